@@ -2,4 +2,8 @@ module github.com/pleo-auth-proxy/pleo-auth-proxy
 
 go 1.26.0
 
-require gopkg.in/yaml.v3 v3.0.1 // indirect
+require (
+	go.uber.org/multierr v1.10.0 // indirect
+	go.uber.org/zap v1.28.0 // indirect
+	gopkg.in/yaml.v3 v3.0.1 // indirect
+)
