@@ -1,0 +1,105 @@
+package credstore
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// Kind says what sort of credential a connection has.
+type Kind string
+
+// The kinds of credential that Pleo knows.
+const (
+	OAuth         Kind = "oauth"
+	IntegratedKey Kind = "integrated_key"
+	StandaloneKey Kind = "standalone_key"
+)
+
+// Kinds lists every kind.
+func Kinds() []Kind { return []Kind{OAuth, IntegratedKey, StandaloneKey} }
+
+// IsKey reports whether credentials of the kind are API keys.
+func (k Kind) IsKey() bool { return k == IntegratedKey || k == StandaloneKey }
+
+// ParseKind returns the kind called s.
+func ParseKind(s string) (Kind, error) {
+	for _, k := range Kinds() {
+		if string(k) == s {
+			return k, nil
+		}
+	}
+	return "", fmt.Errorf("unknown kind %q: use oauth, integrated_key or standalone_key", s)
+}
+
+// Status says whether a connection can be used, and if not, who can help.
+type Status string
+
+// The statuses. A connection is Degraded while its refreshes fail and it may
+// still recover by itself; in ReauthorizationRequired only a person can mend it.
+const (
+	Pending                 Status = "pending"
+	Active                  Status = "active"
+	Degraded                Status = "degraded"
+	ReauthorizationRequired Status = "reauthorization_required"
+	Disabled                Status = "disabled"
+)
+
+// Statuses lists every status.
+func Statuses() []Status {
+	return []Status{Pending, Active, Degraded, ReauthorizationRequired, Disabled}
+}
+
+// Reasons for a status, as users see them.
+const (
+	ReasonNoCredential   = "no_credential"           // pending: nobody has given consent or a key yet
+	ReasonRefused        = "refresh_refused"         // the authorization server refused the refresh token
+	ReasonUnknownOutcome = "refresh_outcome_unknown" // refused after an answer was lost
+	ReasonInactive       = "refresh_token_inactive"  // introspection calls the refresh token inactive
+	ReasonUnexpected     = "refresh_answer_unusual"  // repeated answers that no rule names
+	ReasonUnavailable    = "refresh_unavailable"     // degraded: the authorization server is away or busy
+	ReasonClientRefused  = "oauth_client_refused"    // degraded: our client id or secret is wrong
+	ReasonKeyRefused     = "key_refused"             // the API refused the key
+	ReasonUninstalled    = "uninstalled"             // DELETE /v1/installations/me was answered
+	ReasonCompany        = "company_conflict"        // the credential belongs to an unexpected company
+	ReasonOperator       = "operator"                // disabled by hand
+)
+
+// Connection is a named link between one Pleo company and one tenant of the
+// external system. It holds nothing secret. Zero times and empty strings mean
+// that there is nothing to say.
+type Connection struct {
+	ID   string // immutable; never used again, even when the name is
+	Name string // a label: what clients call the connection
+	Kind Kind
+
+	Status    Status
+	Reason    string
+	LastError *Failure // the latest failure to get or use a credential; nil after a success
+
+	CompanyID      string // of Pleo, a UUID; empty until it is learned
+	CompanyName    string
+	Subject        string // the URN that introspection gave, e.g. urn:pleo:company:UUID
+	SharedCompany  bool   // the company may be bound to other connections of this kind too
+	ExternalTenant string
+	Scope          string // as granted, space-separated
+
+	Version     int64     // of the credential; 0 while there is none
+	ExpiresAt   time.Time // of the access token
+	RefreshedAt time.Time // when the stored token pair was obtained
+	CreatedAt   time.Time
+}
+
+// Failure is the latest thing that went wrong with a connection, for people.
+// Message never holds a secret.
+type Failure struct {
+	Code    string
+	Message string
+	At      time.Time
+}
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~:-]{0,127}$`)
+
+// ValidName reports whether name can be the name of a connection: 1 to 128
+// letters, digits and . _ ~ : -, the first a letter or a digit.
+func ValidName(name string) bool { return namePattern.MatchString(name) }

@@ -1,0 +1,99 @@
+package credstore
+
+import "time"
+
+// Credential is the secret state of one connection: an OAuth token pair, or an
+// API key.
+type Credential struct {
+	ConnectionID string
+	Version      int64 // counts the saved changes, from 1; 0 means that there is none
+
+	AccessToken  Secret
+	RefreshToken Secret
+	ExpiresAt    time.Time // of the access token; zero when it has no known expiry
+	ObtainedAt   time.Time // when the token request was sent
+
+	APIKey  Secret
+	NextKey Secret // staged: takes APIKey's place once that is refused
+
+	// ForcedAt and ForcedStreak pace the refreshes that a 401 asked for, across
+	// processes: when the last one was saved, and how many came in a row.
+	ForcedAt     time.Time
+	ForcedStreak int
+
+	// RefusedAt is when the authorization server refused RefreshToken; zero
+	// while it has not. The refused token is kept for an operator's retry and
+	// forgotten after [RefusedTokenKept].
+	RefusedAt time.Time
+}
+
+// RefusedTokenKept is how long a store keeps a refused refresh token, sealed.
+const RefusedTokenKept = 7 * 24 * time.Hour
+
+// Parent names this credential as the one that a successor is obtained from.
+func (c Credential) Parent() Parent {
+	return Parent{ConnectionID: c.ConnectionID, Version: c.Version, RefreshHash: c.RefreshToken.Hash()}
+}
+
+// Parent names the credential that a new pair was obtained from. Two parents
+// are the same credential exactly when they are ==.
+type Parent struct {
+	ConnectionID string
+	Version      int64
+	RefreshHash  Hash
+}
+
+// Successor is the outcome of a refresh: what takes the place of its parent.
+type Successor struct {
+	Parent       Parent
+	AccessToken  Secret // empty when only the refresh token could be read from a broken answer
+	RefreshToken Secret // the parent's own, when the answer had none
+	ExpiresAt    time.Time
+	ObtainedAt   time.Time
+	Scope        string // empty: as before
+	Forced       bool   // a 401 asked for the refresh
+}
+
+// Outcome says what is known about a refresh that an intent announced.
+type Outcome string
+
+// An intent is Sending from before its refresh token leaves until its outcome
+// is recorded; an intent found Sending whose owner is gone was left by a crash.
+// It is Unknown once the answer is known to be lost.
+const (
+	Sending Outcome = "sending"
+	Unknown Outcome = "unknown"
+)
+
+// Intent is the durable note "I am about to spend this refresh token", written
+// before the token is sent. A connection has at most one.
+type Intent struct {
+	Parent  Parent
+	Owner   string    // the process that wrote it
+	Fence   int64     // of the lease it was written under
+	At      time.Time // when the latest presentation was announced
+	FirstAt time.Time // when the first one was
+	Outcome Outcome
+
+	// Presentations counts how often the token has been announced; above 1 only
+	// after unknown outcomes.
+	Presentations int
+	// NextAt is when the token may be presented again, once Outcome is Unknown.
+	NextAt time.Time
+}
+
+// State is all that a refresher decides on: one connection with its credential
+// and intent, read in one transaction.
+type State struct {
+	Connection Connection
+	Credential Credential // zero while there is none
+	Intent     *Intent    // nil when none is outstanding
+
+	// RetryAt is when a refresh may be tried again after an answered failure;
+	// zero when nothing stands in the way.
+	RetryAt time.Time
+	// Unusual counts the answers in a row that no rule names, and UnusualSince
+	// is when the first of them came.
+	Unusual      int
+	UnusualSince time.Time
+}

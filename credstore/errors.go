@@ -1,0 +1,57 @@
+package credstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What a store answers when it does not do what it was asked to.
+var (
+	// ErrNotFound: there is no such connection.
+	ErrNotFound = errors.New("no such connection")
+	// ErrNameTaken: another connection has the name, or one that differs only
+	// by case.
+	ErrNameTaken = errors.New("the name is taken")
+	// ErrCompanyBound: another connection of the same kind is bound to the company.
+	ErrCompanyBound = errors.New("the company is bound to another connection of this kind")
+	// ErrSuperseded: the stored credential is not the one that was named. What
+	// came with it is of no use any more.
+	ErrSuperseded = errors.New("superseded by another credential")
+	// ErrBusy: another process or goroutine holds the lease.
+	ErrBusy = errors.New("another process is changing this credential")
+	// ErrLeaseLost: the lease ended before the work did.
+	ErrLeaseLost = errors.New("the lease has ended")
+	// ErrUnavailable: the store cannot be read or written now. Whether a write
+	// happened is not known; read again.
+	ErrUnavailable = errors.New("the store is unavailable")
+)
+
+// Conflict is an ErrNameTaken or ErrCompanyBound that says which connection is
+// in the way.
+type Conflict struct {
+	Err  error  // ErrNameTaken or ErrCompanyBound
+	With string // the name of the other connection
+}
+
+func (e *Conflict) Error() string { return fmt.Sprintf("%v: connection %q", e.Err, e.With) }
+
+// Unwrap returns the sentinel.
+func (e *Conflict) Unwrap() error { return e.Err }
+
+// SetupError is a store, keyset or directory that cannot be used as it is: the
+// wrong keyset, a newer schema, another environment, a damaged file. A person
+// has to mend it; trying again does not help.
+type SetupError struct {
+	Err  error  // what is wrong
+	Hint string // what to do about it
+}
+
+func (e *SetupError) Error() string {
+	if e.Hint == "" {
+		return e.Err.Error()
+	}
+	return e.Err.Error() + "; " + e.Hint
+}
+
+// Unwrap returns what is wrong, without the hint.
+func (e *SetupError) Unwrap() error { return e.Err }

@@ -1,0 +1,170 @@
+package credstore
+
+import (
+	"context"
+	"time"
+)
+
+// Store keeps connections, their sealed credentials, and what processes must
+// know about each other to refresh safely.
+//
+// All methods may be called by several goroutines and, through stores opened
+// on the same data, by several processes at once. Each write is one
+// transaction, durable before the method returns nil. Errors can be matched
+// with errors.Is against the sentinels of this package; anything that may pass
+// by itself matches [ErrUnavailable], and after it a write may or may not have
+// happened.
+type Store interface {
+	// Create adds a connection and, where c.Credential is not nil, its first
+	// credential (version 1, status active); otherwise its status is pending.
+	// It returns a [Conflict] of ErrNameTaken or ErrCompanyBound.
+	Create(ctx context.Context, c NewConnection) (Connection, error)
+
+	// Find returns the connection called name, or ErrNotFound. Names are
+	// compared with case.
+	Find(ctx context.Context, name string) (Connection, error)
+
+	// Read returns the whole state of the connection with the id, or
+	// ErrNotFound. It is one consistent snapshot.
+	Read(ctx context.Context, id string) (State, error)
+
+	// List returns connections in the order of their names.
+	List(ctx context.Context, q Query) (Page, error)
+
+	// Count returns how many connections there are of each kind and status.
+	Count(ctx context.Context) (map[Group]int, error)
+
+	// Due returns up to limit connections of kind oauth that may be refreshed
+	// and whose token pair was obtained before the given time, oldest first.
+	Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]Connection, error)
+
+	// Remove forgets the connection and everything secret about it. Its id is
+	// never used again: what is saved to it later is ErrSuperseded.
+	Remove(ctx context.Context, id string) error
+
+	// Acquire takes the lease on the connection's credential for owner, which
+	// names the process. It does not wait: it returns ErrBusy while anyone
+	// holds the lease, a goroutine of this process included.
+	Acquire(ctx context.Context, id, owner string) (Lease, error)
+
+	// Intend records the intent to present the refresh token of parent. It
+	// returns ErrLeaseLost when the lease has ended and ErrSuperseded when the
+	// stored credential is not the parent. An intent that the connection has
+	// already for the same parent becomes the lease owner's, with one more
+	// presentation.
+	Intend(ctx context.Context, l Lease, parent Parent, at time.Time) (Intent, error)
+
+	// Withdraw records that the refresh was not sent, or answered without
+	// spending the token: it removes the intent, or, where earlier
+	// presentations have an unknown outcome, puts it back to Unknown. f, if not
+	// nil, becomes the connection's status, reason and last error, with retry
+	// as the time of the next try.
+	Withdraw(ctx context.Context, l Lease, parent Parent, f *Setback) error
+
+	// Doubt records that the outcome of the intended refresh is unknown and
+	// that the token may be presented again from f.RetryAt on.
+	Doubt(ctx context.Context, l Lease, parent Parent, f Setback) error
+
+	// Save puts s in the place of its parent, if and only if the stored
+	// credential is that parent, whoever holds the lease: version parent+1,
+	// status active, intent and last error gone. Saving the same successor
+	// again is no error. Otherwise it returns ErrSuperseded. A connection that
+	// is disabled stays so.
+	Save(ctx context.Context, s Successor) (Connection, error)
+
+	// Condemn records that only a person can mend the connection, if the stored
+	// credential is still parent (else ErrSuperseded) and the lease still held
+	// (else ErrLeaseLost): status reauthorization_required with the reason, and
+	// the intent gone. The refused token stays stored, sealed and unused, so
+	// that a successor of it that somebody holds can still be saved. Where
+	// dropAccess is set the access token is forgotten, else it may be used until
+	// it expires.
+	Condemn(ctx context.Context, l Lease, parent Parent, f Failure, reason string, dropAccess bool) error
+
+	// Identify records the company that introspection gave. A [Conflict] of
+	// ErrCompanyBound means that nothing was recorded.
+	Identify(ctx context.Context, id string, company Company) error
+
+	// Watch calls changed with the ids of connections that any process has
+	// created, changed or removed, within a second of the change, until ctx
+	// ends; then it returns ctx's error. It may report a connection that did not
+	// change. While the store is unavailable it keeps trying, and reports what
+	// it missed afterwards.
+	Watch(ctx context.Context, changed func(ids []string)) error
+
+	// Ping reads from the store.
+	Ping(ctx context.Context) error
+
+	// Close releases the store. Leases end.
+	Close() error
+}
+
+// Lease is the right to change one credential.
+type Lease interface {
+	ConnectionID() string
+	// Fence is larger than that of every earlier lease on the credential under
+	// which anything was written.
+	Fence() int64
+	// Owner is the process that holds it.
+	Owner() string
+	// Remaining is how long the lease still lasts if it is not renewed: a lease
+	// that ends only with its process says a large number.
+	Remaining() time.Duration
+	// Release gives the lease back. It does nothing the second time.
+	Release() error
+}
+
+// NewConnection is what Create makes a connection of.
+type NewConnection struct {
+	Name           string
+	Kind           Kind
+	ExternalTenant string
+	Company        Company
+	Scope          string
+	SharedCompany  bool
+	Credential     *FirstCredential
+}
+
+// FirstCredential is the credential a connection starts with: a token pair for
+// kind oauth, an API key for the others.
+type FirstCredential struct {
+	AccessToken  Secret
+	RefreshToken Secret
+	ExpiresAt    time.Time // of the access token; zero when it has no known expiry
+	APIKey       Secret
+}
+
+// Company is what introspection says about whom a credential belongs to.
+type Company struct {
+	ID      string // a UUID; empty for an organisation's credential
+	Name    string
+	Subject string // the URN
+}
+
+// Setback is an answered or lost refresh that did not condemn the connection.
+type Setback struct {
+	Failure Failure
+	Reason  string    // of status degraded
+	RetryAt time.Time // when to try again
+	Unusual bool      // an answer that no rule names
+}
+
+// Query selects a page of connections.
+type Query struct {
+	Limit  int    // 1 to 200; 0 means 50
+	Cursor string // Page.Next of the page before; empty for the first
+	Status Status // empty: any
+	Search string // part of the name, tenant or company, without regard to case
+}
+
+// Page is one page of a listing.
+type Page struct {
+	Connections []Connection
+	Next        string // the cursor of the next page; empty on the last
+}
+
+// Group is what connections are counted by.
+type Group struct {
+	Kind   Kind
+	Status Status
+}
