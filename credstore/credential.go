@@ -51,7 +51,10 @@ type Successor struct {
 	ExpiresAt    time.Time
 	ObtainedAt   time.Time
 	Scope        string // empty: as before
-	Forced       bool   // a 401 asked for the refresh
+
+	// ForcedStreak counts the refreshes in quick succession that 401s asked
+	// for, this one included; 0 when none did. It is stored beside the pair.
+	ForcedStreak int
 }
 
 // Outcome says what is known about a refresh that an intent announced.

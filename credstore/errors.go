@@ -14,6 +14,9 @@ var (
 	ErrNameTaken = errors.New("the name is taken")
 	// ErrCompanyBound: another connection of the same kind is bound to the company.
 	ErrCompanyBound = errors.New("the company is bound to another connection of this kind")
+	// ErrBadQuery: a listing was asked for with a limit or cursor that no page
+	// can have.
+	ErrBadQuery = errors.New("no such page")
 	// ErrSuperseded: the stored credential is not the one that was named. What
 	// came with it is of no use any more.
 	ErrSuperseded = errors.New("superseded by another credential")

@@ -28,7 +28,10 @@ type Store interface {
 	// ErrNotFound. It is one consistent snapshot.
 	Read(ctx context.Context, id string) (State, error)
 
-	// List returns connections in the order of their names.
+	// List returns connections in the order of their names, compared byte by
+	// byte. Connections that stay are on exactly one page each, whatever is
+	// created or removed between the pages. A limit or cursor that cannot be is
+	// ErrBadQuery.
 	List(ctx context.Context, q Query) (Page, error)
 
 	// Count returns how many connections there are of each kind and status.
@@ -36,6 +39,8 @@ type Store interface {
 
 	// Due returns up to limit connections of kind oauth that may be refreshed
 	// and whose token pair was obtained before the given time, oldest first.
+	// May be refreshed: active or degraded, with a refresh token that was not
+	// refused, and neither RetryAt nor the intent's NextAt ahead.
 	Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]Connection, error)
 
 	// Remove forgets the connection and everything secret about it. Its id is
@@ -56,13 +61,16 @@ type Store interface {
 
 	// Withdraw records that the refresh was not sent, or answered without
 	// spending the token: it removes the intent, or, where earlier
-	// presentations have an unknown outcome, puts it back to Unknown. f, if not
-	// nil, becomes the connection's status, reason and last error, with retry
-	// as the time of the next try.
+	// presentations have an unknown outcome, puts it back to Unknown with one
+	// presentation less. f, if not nil, becomes the connection's status degraded
+	// (one that is neither active nor degraded keeps its status and reason) and
+	// last error, with f.RetryAt as the time of the next try. It returns
+	// ErrLeaseLost and ErrSuperseded as Intend does.
 	Withdraw(ctx context.Context, l Lease, parent Parent, f *Setback) error
 
 	// Doubt records that the outcome of the intended refresh is unknown and
-	// that the token may be presented again from f.RetryAt on.
+	// that the token may be presented again from f.RetryAt on. Otherwise it is
+	// like Withdraw; without an intent for parent it returns ErrSuperseded.
 	Doubt(ctx context.Context, l Lease, parent Parent, f Setback) error
 
 	// Save puts s in the place of its parent, if and only if the stored
@@ -82,13 +90,25 @@ type Store interface {
 	Condemn(ctx context.Context, l Lease, parent Parent, f Failure, reason string, dropAccess bool) error
 
 	// Identify records the company that introspection gave. A [Conflict] of
-	// ErrCompanyBound means that nothing was recorded.
+	// ErrCompanyBound means that the connection was disabled instead, with
+	// reason company_conflict.
 	Identify(ctx context.Context, id string, company Company) error
 
-	// Watch calls changed with the ids of connections that any process has
-	// created, changed or removed, within a second of the change, until ctx
-	// ends; then it returns ctx's error. It may report a connection that did not
-	// change. While the store is unavailable it keeps trying, and reports what
+	// Unsettled returns up to limit ids of connections with an outstanding
+	// intent or a time for the next try, the earliest first.
+	Unsettled(ctx context.Context, limit int) ([]string, error)
+
+	// Fact returns what SetFact recorded under the name, or "" when nothing was.
+	// Facts are about the store's whole environment, such as whether the
+	// authorization server's introspection can be trusted.
+	Fact(ctx context.Context, name string) (string, error)
+	SetFact(ctx context.Context, name, value string) error
+
+	// Watch calls changed with the ids of connections that any process, this
+	// one included, has created, changed or removed since the store was opened:
+	// first those of the past, then each within a second of its change, until
+	// ctx ends; then it returns ctx's error. It may report a connection that did
+	// not change, and does not report what changes an intent only. While the store is unavailable it keeps trying, and reports what
 	// it missed afterwards.
 	Watch(ctx context.Context, changed func(ids []string)) error
 
