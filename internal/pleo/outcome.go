@@ -39,7 +39,9 @@ func (e *NotSentError) Unwrap() error { return e.Err }
 // been spent.
 type UnknownError struct {
 	Status int // of the answer's head; 0 when there was none
-	Err    error
+	// RetryAfter is how long the server asked to wait; 0 when it did not say.
+	RetryAfter time.Duration
+	Err        error
 }
 
 func (e *UnknownError) Error() string {

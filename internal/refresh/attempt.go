@@ -1,0 +1,378 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+const (
+	// answerDeadline is how long the authorization server may take. Losing an
+	// answer loses the grant, so it is long.
+	answerDeadline = 60 * time.Second
+	// ownerGrace is how long a successor that another process seems to hold is
+	// waited for.
+	ownerGrace = 10 * time.Minute
+	// leaseMargin is what must be left of a lease when a token is sent.
+	leaseMargin = 2 * time.Second
+	// leasePoll is how often a lease that somebody else holds is tried again.
+	leasePoll = 50 * time.Millisecond
+	// leasePatience is how long it is tried.
+	leasePatience = answerDeadline + 30*time.Second
+	// forcedEvery is the least time between two refreshes that 401s asked for;
+	// it doubles with each in a row, up to forcedAtMost.
+	forcedEvery  = 30 * time.Second
+	forcedAtMost = time.Hour
+)
+
+// attempt is one refresh of one connection, from the lease to the saved pair.
+type attempt struct {
+	m      *Manager
+	e      *entry
+	why    why
+	flight *flight
+
+	lease  credstore.Lease // nil until it is held
+	slot   *Slot           // reserved in the spool; nil until then
+	state  credstore.State // as read under the lease
+	intent credstore.Intent
+	began  time.Time
+}
+
+// run returns nil once a newer credential is in memory, or nothing was to do;
+// else why there is none. What must outlast the waiters' release is done by
+// then or has been handed over to settle.
+func (a *attempt) run(ctx context.Context) error {
+	leave, err := a.enter(ctx)
+	if err != nil {
+		return a.unavailable(err)
+	}
+	defer leave()
+	if done, err := a.own(ctx); done || err != nil {
+		return err
+	}
+	if done, err := a.settled(ctx); done || err != nil {
+		return err
+	}
+	if err := a.announce(ctx); err != nil {
+		return err
+	}
+	return a.present()
+}
+
+// enter waits for room among the refreshes of this process, and for what
+// earlier processes left in the spool. A background refresh that a request
+// comes to wait for no longer queues behind the others of its sort.
+func (a *attempt) enter(ctx context.Context) (leave func(), err error) {
+	if err := a.m.recovered(ctx); err != nil {
+		return nil, err
+	}
+	patient, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-a.flight.urgent:
+			cancel()
+		case <-patient.Done():
+		}
+	}()
+	if a.why.ahead && a.m.background.Acquire(patient, 1) == nil {
+		return func() { a.m.background.Release(1) }, nil
+	}
+	if err := a.m.onDemand.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	return func() { a.m.onDemand.Release(1) }, nil
+}
+
+// recovered waits until the spool of earlier processes has been tried: it may
+// hold the successor of the token that is about to be presented.
+func (m *Manager) recovered(ctx context.Context) error {
+	if m.Spool == nil {
+		return nil
+	}
+	select {
+	case <-m.Spool.replayed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// own takes the lease and reads the state again under it. Whoever held it may
+// have done our work: done is then true.
+func (a *attempt) own(ctx context.Context) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, leasePatience)
+	defer cancel()
+	for {
+		a.lease, err = a.m.Store.Acquire(ctx, a.e.id, a.m.Owner)
+		if !errors.Is(err, credstore.ErrBusy) {
+			break
+		}
+		if done, err := a.overtaken(ctx); done || err != nil {
+			return done, err
+		}
+		if err := pause(ctx, leasePoll); err != nil {
+			return false, a.unavailable(credstore.ErrBusy)
+		}
+	}
+	if err != nil {
+		return false, a.storeError(err)
+	}
+	return a.look(ctx)
+}
+
+// overtaken reports whether the holder of the lease has saved what we want.
+func (a *attempt) overtaken(ctx context.Context) (bool, error) {
+	err := a.m.reread(ctx, a.e)
+	return a.newer(), err
+}
+
+// look reads the state under the lease.
+func (a *attempt) look(ctx context.Context) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	a.state, err = a.m.Store.Read(ctx, a.e.id)
+	if errors.Is(err, credstore.ErrNotFound) {
+		a.m.drop(a.e)
+	}
+	if err != nil {
+		return false, a.storeError(err)
+	}
+	a.m.install(a.e, a.state)
+	return a.newer(), nil
+}
+
+// newer reports whether memory holds a good credential newer than the one that
+// needed a successor.
+func (a *attempt) newer() bool {
+	s := a.e.current.Load()
+	return s.conn.Version > a.why.version && s.good(a.m.Now()) && !s.due(a.m.Now())
+}
+
+// due reports whether a token should be refreshed although it is good.
+func (s *snapshot) due(now time.Time) bool {
+	return !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
+}
+
+// settled decides, under the lease, whether the refresh token may be presented
+// now. If not it says why, or that there is nothing to do.
+func (a *attempt) settled(ctx context.Context) (done bool, err error) {
+	s := a.e.current.Load()
+	now := a.m.Now()
+	if err := s.refusal(); err != nil {
+		return false, err
+	}
+	if s.conn.Version > a.state.Credential.Version {
+		// Memory is ahead of the store: a pair waits to be saved, and the
+		// stored token is spent.
+		return false, a.unavailable(errUnsaved)
+	}
+	if a.m.Server == nil || a.state.Credential.RefreshToken.IsZero() {
+		return false, a.unavailable(errNotConfigured)
+	}
+	if a.idle(s, now) {
+		return true, nil
+	}
+	if a.why.rejected && a.pacedOut(now) {
+		return false, ErrSuppressed
+	}
+	if left := s.retryAt.Sub(now); left > 0 {
+		return false, a.later(left, nil)
+	}
+	return false, a.doubts(ctx)
+}
+
+var (
+	errUnsaved       = errors.New("a new token pair waits to be saved")
+	errNotConfigured = errors.New("OAuth is not configured here: set oauth.client_id and oauth.client_secret")
+)
+
+// idle reports whether the credential needs no refresh after all.
+func (a *attempt) idle(s *snapshot, now time.Time) bool {
+	if a.why.keepAlive || a.why.rejected && s.conn.Version <= a.why.version {
+		return false
+	}
+	return s.good(now) && !s.due(now)
+}
+
+// pacedOut reports whether a refresh for a 401 would follow the last such one
+// too soon.
+func (a *attempt) pacedOut(now time.Time) bool {
+	c := a.state.Credential
+	return c.ForcedStreak > 0 && now.Sub(c.ForcedAt) < forcedInterval(c.ForcedStreak)
+}
+
+func forcedInterval(streak int) time.Duration {
+	interval := forcedEvery
+	for ; streak > 1 && interval < forcedAtMost; streak-- {
+		interval *= 2
+	}
+	return min(interval, forcedAtMost)
+}
+
+// streak counts this refresh among those that 401s asked for in quick
+// succession.
+func (a *attempt) streak() int {
+	c := a.state.Credential
+	if !a.why.rejected {
+		return 0
+	}
+	if a.m.Now().Sub(c.ForcedAt) > 2*forcedInterval(c.ForcedStreak) {
+		return 1
+	}
+	return c.ForcedStreak + 1
+}
+
+// doubts decides what to do where a successor of the refresh token may exist:
+// after an intent whose owner is gone, or where the token comes from a time
+// that this process knows nothing of. Nil means that it may be presented.
+func (a *attempt) doubts(ctx context.Context) error {
+	intent := a.state.Intent
+	if intent != nil && intent.Outcome == credstore.Unknown {
+		return nil // nobody can hold the successor; retryAt has passed
+	}
+	if intent == nil && a.e.proven.Load() == a.state.Credential.Version {
+		return nil
+	}
+	switch a.m.oracle.ask(ctx, a.state.Credential.RefreshToken) {
+	case alive:
+		return nil
+	case dead:
+		return a.spent(ctx, intent)
+	default:
+		return a.unasked(intent)
+	}
+}
+
+// spent deals with a refresh token that introspection calls inactive: its
+// successor is waited for where somebody may still bring it.
+func (a *attempt) spent(ctx context.Context, intent *credstore.Intent) error {
+	if intent != nil && !a.m.Spool.Abandoned(intent.Parent) {
+		if left := ownerGrace - a.m.Now().Sub(intent.At); left > 0 {
+			return a.later(left, nil)
+		}
+	}
+	return a.condemn(ctx, verdict{
+		reason:  credstore.ReasonInactive,
+		message: "the authorization server calls the refresh token inactive",
+	})
+}
+
+// unasked deals with a dead owner's intent when there is nobody to ask: its
+// request may be on the way until the answer deadline.
+func (a *attempt) unasked(intent *credstore.Intent) error {
+	if intent == nil {
+		return nil
+	}
+	if left := answerDeadline - a.m.Now().Sub(intent.At); left > 0 {
+		return a.later(left, nil)
+	}
+	return nil
+}
+
+// announce reserves room in the spool and writes the intent. The token is not
+// sent unless both are durable.
+func (a *attempt) announce(ctx context.Context) error {
+	parent := a.state.Credential.Parent()
+	slot, err := a.m.Spool.Reserve(parent)
+	if err != nil {
+		a.m.logger(a.e).Error("no refresh is started: the spool cannot be written", errField(err))
+		return a.unavailable(fmt.Errorf("reserving a spool record: %w", err))
+	}
+	a.slot = slot
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	a.intent, err = a.m.Store.Intend(ctx, a.lease, parent, a.m.Now())
+	if errors.Is(err, credstore.ErrSuperseded) {
+		_ = a.m.reread(ctx, a.e) // counted; the waiters read what memory holds
+	}
+	if err != nil {
+		return a.storeError(err)
+	}
+	if a.lease.Remaining() < leaseMargin {
+		a.withdraw(nil)
+		return a.unavailable(credstore.ErrLeaseLost)
+	}
+	return nil
+}
+
+// present sends the refresh token and settles what comes back. It is not
+// cancelled by anything but the deadline.
+func (a *attempt) present() error {
+	ctx, cancel := context.WithTimeout(context.Background(), answerDeadline)
+	defer cancel()
+	a.began = a.m.Now()
+	tokens, err := a.m.Server.Refresh(ctx, a.state.Credential.RefreshToken)
+	a.m.metrics.duration.Observe(a.m.Now().Sub(a.began).Seconds())
+	if err != nil {
+		return a.settle(err)
+	}
+	return a.keep(a.successor(tokens))
+}
+
+// successor is the credential that the tokens make of the parent.
+func (a *attempt) successor(t pleo.Tokens) credstore.Successor {
+	s := credstore.Successor{
+		Parent:       a.state.Credential.Parent(),
+		AccessToken:  t.AccessToken,
+		RefreshToken: t.RefreshToken,
+		ObtainedAt:   t.SentAt,
+		Scope:        t.Scope,
+		ForcedStreak: a.streak(),
+	}
+	if s.RefreshToken.IsZero() {
+		s.RefreshToken = a.state.Credential.RefreshToken
+	}
+	if t.Lifetime > 0 {
+		s.ExpiresAt = t.SentAt.Add(t.Lifetime)
+	}
+	if s.AccessToken.IsZero() {
+		s.ExpiresAt = t.SentAt // there is none to use: due at once
+	}
+	return s
+}
+
+// finish gives back what the attempt holds. It does nothing the second time.
+func (a *attempt) finish() {
+	if a.slot != nil {
+		a.slot.Discard()
+		a.slot = nil
+	}
+	if a.lease == nil {
+		return
+	}
+	if err := a.lease.Release(); err != nil {
+		a.m.logger(a.e).Warn("releasing a lease", errField(err))
+	}
+	a.lease = nil
+}
+
+// unavailable tells clients that a refresh could not be made now.
+func (a *attempt) unavailable(err error) error { return a.later(time.Second, err) }
+
+// later tells clients when a refresh may be tried again.
+func (a *attempt) later(left time.Duration, err error) error {
+	s := a.e.current.Load()
+	return &Error{Code: ServerUnavailable, Connection: s.conn.Name, Reason: s.conn.Reason, RetryAfter: left, Err: err}
+}
+
+func (a *attempt) storeError(err error) error {
+	return a.m.storeError(a.e.current.Load().conn.Name, err)
+}
+
+// pause waits for d, or returns the context's error.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

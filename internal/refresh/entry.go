@@ -1,0 +1,249 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// introspectEvery spaces the questions to the API about one connection.
+const introspectEvery = 30 * time.Second
+
+// entry is one connection in memory. It is found by name and by id, and lives
+// until the connection is removed.
+type entry struct {
+	id       string
+	inFlight atomic.Int64 // requests under way
+	current  atomic.Pointer[snapshot]
+	flight   atomic.Pointer[flight] // the refresh under way; nil when there is none
+
+	exonerated atomic.Int64 // the version that a 401 does not lead to a refresh of
+	wasUsed    atomic.Bool  // the current version has been used
+	failures   atomic.Int32 // refreshes in a row that were not sent
+	proven     atomic.Int64 // the version that this process obtained, or saw alive
+
+	mu      sync.Mutex  // guards what follows, the order of installs, and the start of flights
+	timer   *time.Timer // ahead of expiry, or for the next try; nil when not set
+	askedAt time.Time   // when the API was last asked about the connection
+	removed bool
+}
+
+// snapshot is what is known of a connection at one moment. It is immutable.
+type snapshot struct {
+	conn      credstore.Connection
+	auth      *Authorization // nil when there is nothing to send
+	expiresAt time.Time      // of the access token; zero when it has no known expiry
+	refreshAt time.Time      // when to refresh ahead of expiry; zero when never
+	retryAt   time.Time      // no refresh before this; zero when nothing stands in the way
+}
+
+// good reports whether the authorization may be sent at the time now.
+func (s *snapshot) good(now time.Time) bool {
+	if s.auth == nil {
+		return false
+	}
+	switch s.conn.Status {
+	case credstore.Active, credstore.Degraded:
+		return s.expiresAt.IsZero() || now.Before(s.expiresAt)
+	case credstore.ReauthorizationRequired:
+		// What is still valid is served, but only while it is known to be.
+		return now.Before(s.expiresAt)
+	}
+	return false
+}
+
+// refusal says why no refresh can help, or nil when one may.
+func (s *snapshot) refusal() error {
+	code := Code("")
+	switch s.conn.Status {
+	case credstore.Disabled:
+		code = ConnectionDisabled
+	case credstore.Pending:
+		code = ConnectionPending
+	case credstore.ReauthorizationRequired:
+		code = ReauthorizationRequired
+	default:
+		return nil
+	}
+	return &Error{Code: code, Connection: s.conn.Name, Reason: s.conn.Reason}
+}
+
+// find returns the entry of the connection called name, loading it on first use.
+func (m *Manager) find(ctx context.Context, name string) (*entry, error) {
+	if e, ok := m.byName.Load(name); ok {
+		return e.(*entry), nil
+	}
+	// The load is shared, so it must not end with the request that began it.
+	load := m.loading.DoChan(name, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		return m.load(ctx, name)
+	})
+	select {
+	case r := <-load:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*entry), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (m *Manager) load(ctx context.Context, name string) (*entry, error) {
+	conn, err := m.Store.Find(ctx, name)
+	if err != nil {
+		return nil, m.storeError(name, err)
+	}
+	state, err := m.Store.Read(ctx, conn.ID)
+	if err != nil {
+		return nil, m.storeError(name, err)
+	}
+	return m.admit(state), nil
+}
+
+// admit makes sure that the connection has an entry, and that the entry knows
+// the state.
+func (m *Manager) admit(state credstore.State) *entry {
+	fresh := &entry{id: state.Connection.ID}
+	found, loaded := m.byID.LoadOrStore(fresh.id, fresh)
+	e := found.(*entry)
+	m.install(e, state)
+	if !loaded && e.current.Load().good(m.Now()) {
+		e.proven.Store(state.Credential.Version)
+	}
+	m.byName.Store(state.Connection.Name, e)
+	return e
+}
+
+// install makes the state the entry's current one, unless the entry knows a
+// newer credential that the store has not taken yet.
+func (m *Manager) install(e *entry, state credstore.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next := m.snapshotOf(e, state)
+	old := e.current.Load()
+	if old == nil {
+		e.current.Store(next)
+		return
+	}
+	switch known := old.conn.Version; {
+	case next.conn.Version < known:
+		ahead := *old
+		ahead.conn.Status, ahead.conn.Reason = next.conn.Status, next.conn.Reason
+		next = &ahead
+	case next.conn.Version > known:
+		e.wasUsed.Store(false)
+		e.failures.Store(0)
+	case old.auth != nil && next.auth != nil:
+		// The same version: keep the expiry as the monotonic clock knows it.
+		next.expiresAt, next.refreshAt = old.expiresAt, old.refreshAt
+	case old.auth == nil:
+		next.auth = nil // found dead since it was stored
+	}
+	e.current.Store(next)
+}
+
+func (m *Manager) snapshotOf(e *entry, state credstore.State) *snapshot {
+	c := state.Credential
+	s := &snapshot{
+		conn:      state.Connection,
+		expiresAt: c.ExpiresAt,
+		refreshAt: m.refreshTime(c.ObtainedAt, c.ExpiresAt),
+		retryAt:   state.RetryAt,
+	}
+	if i := state.Intent; i != nil && i.NextAt.After(s.retryAt) {
+		s.retryAt = i.NextAt
+	}
+	if value := pleo.AuthorizationValue(s.conn.Kind, c); !value.IsZero() {
+		s.auth = &Authorization{
+			ConnectionID: s.conn.ID, Connection: s.conn.Name, Kind: s.conn.Kind, CompanyID: s.conn.CompanyID,
+			Version: c.Version, Value: value, inFlight: &e.inFlight,
+		}
+	}
+	return s
+}
+
+// forget drops the access token of the version, which the API has refused.
+func (e *entry) forget(version int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := *e.current.Load()
+	if s.conn.Version == version {
+		s.auth = nil
+		e.current.Store(&s)
+	}
+}
+
+// postpone records when the next refresh may be tried.
+func (e *entry) postpone(version int64, at time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := *e.current.Load()
+	if s.conn.Version == version {
+		s.retryAt = at
+		e.current.Store(&s)
+	}
+}
+
+// mayAsk reports whether the API may be asked about the connection again.
+func (e *entry) mayAsk(now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now.Sub(e.askedAt) < introspectEvery {
+		return false
+	}
+	e.askedAt = now
+	return true
+}
+
+// drop forgets a connection that was removed.
+func (m *Manager) drop(e *entry) {
+	m.byID.Delete(e.id)
+	m.byName.CompareAndDelete(e.current.Load().conn.Name, e)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.removed = true
+	e.disarm()
+}
+
+// changed reads again what other processes, or this one, have changed.
+func (m *Manager) changed(ids []string) {
+	m.sole.Store(nil)
+	for _, id := range ids {
+		found, ok := m.byID.Load(id)
+		if !ok {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
+		_ = m.reread(ctx, found.(*entry)) // counted; the next change or use reads again
+		cancel()
+	}
+}
+
+// reread brings the entry up to date with the store.
+func (m *Manager) reread(ctx context.Context, e *entry) error {
+	state, err := m.Store.Read(ctx, e.id)
+	if errors.Is(err, credstore.ErrNotFound) {
+		m.drop(e)
+	}
+	if err != nil {
+		return m.storeError(e.current.Load().conn.Name, err)
+	}
+	m.install(e, state)
+	return nil
+}
+
+// storeError turns an error of the store into one for clients.
+func (m *Manager) storeError(name string, err error) error {
+	if errors.Is(err, credstore.ErrNotFound) {
+		return &Error{Code: ConnectionUnknown, Connection: name}
+	}
+	m.metrics.storeErrors.Inc()
+	return &Error{Code: StoreUnavailable, Connection: name, RetryAfter: time.Second, Err: err}
+}

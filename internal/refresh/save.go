@@ -1,0 +1,154 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+const (
+	// spoolAfter is how long the store alone is given to confirm a new pair.
+	spoolAfter = 20 * time.Millisecond
+	// saveTimeout bounds one try to save; it is tried again until it succeeds.
+	saveTimeout = 30 * time.Second
+	// Tries are this far apart, doubling: a pair is saved within a second of the
+	// store's return.
+	saveFirst  = 50 * time.Millisecond
+	saveAtMost = 500 * time.Millisecond
+)
+
+// keep makes the successor durable, in the store or, if that takes longer than
+// spoolAfter, in the spool; hands it out; and returns when the store has it. It
+// does not return before that unless the spool has it and the process gives up.
+func (a *attempt) keep(s credstore.Successor) error {
+	a.m.metrics.unsaved.Inc()
+	defer a.m.metrics.unsaved.Dec()
+	first := a.save(s)
+	select {
+	case r := <-first:
+		if !r.again() {
+			return a.saved(s, r)
+		}
+		first = settledResult(r)
+	case <-time.After(spoolAfter):
+	}
+	spooled := a.slot.Fill(s)
+	if spooled != nil {
+		a.m.logger(a.e).Error("a new token pair is in memory only: neither the store nor the spool has taken it yet", errField(spooled))
+		if r := <-first; !r.again() {
+			return a.saved(s, r)
+		}
+		first = settledResult(saveResult{err: credstore.ErrUnavailable})
+	}
+	a.handOut(s)
+	return a.saveAgain(s, first, spooled == nil)
+}
+
+// saveResult is what the store said to one try.
+type saveResult struct {
+	conn credstore.Connection
+	err  error
+}
+
+// again reports whether saving should be tried again: only a store that has
+// answered, by taking the pair or by having a newer one, settles it.
+func (r saveResult) again() bool {
+	return r.err != nil && !errors.Is(r.err, credstore.ErrSuperseded) && !errors.Is(r.err, credstore.ErrNotFound)
+}
+
+func settledResult(r saveResult) <-chan saveResult {
+	c := make(chan saveResult, 1)
+	c <- r
+	return c
+}
+
+// save tries once, in the background.
+func (a *attempt) save(s credstore.Successor) <-chan saveResult {
+	c := make(chan saveResult, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), saveTimeout)
+		defer cancel()
+		conn, err := a.m.Store.Save(ctx, s)
+		c <- saveResult{conn, err}
+	}()
+	return c
+}
+
+// saveAgain tries until the store has settled the pair. When the process gives
+// up, a pair that the spool holds is left to it.
+func (a *attempt) saveAgain(s credstore.Successor, result <-chan saveResult, spooled bool) error {
+	for wait := saveFirst; ; wait = min(2*wait, saveAtMost) {
+		r := <-result
+		if !r.again() {
+			return a.saved(s, r)
+		}
+		a.m.metrics.storeErrors.Inc()
+		a.m.logger(a.e).Error("saving a new token pair; it is tried again", zap.Bool("spooled", spooled), errField(r.err))
+		if !spooled {
+			spooled = a.slot.Fill(s) == nil
+		}
+		if spooled && pause(a.m.lifetime, wait) != nil {
+			a.slot.Keep()
+			return nil
+		}
+		if !spooled {
+			time.Sleep(wait) // with the only copy in memory, not even the end of the process is waited for
+		}
+		result = a.save(s)
+	}
+}
+
+// saved ends a refresh whose pair the store has taken, or has no use for.
+func (a *attempt) saved(s credstore.Successor, r saveResult) error {
+	if r.err != nil {
+		a.count("superseded")
+		a.m.logger(a.e).Warn("a new token pair was dropped: the connection has a newer credential or was removed")
+		a.e.revert()
+		return a.rereadNow()
+	}
+	a.count("refreshed")
+	a.install(s, r.conn)
+	a.m.logger(a.e).Info("refreshed", zap.Int64("version", r.conn.Version), zap.String("reason", a.why.reason()),
+		zap.Duration("took", a.m.Now().Sub(a.began)))
+	a.land(nil)
+	a.finish()
+	a.m.oracle.calibrate(s.RefreshToken)
+	a.m.identify(a.e)
+	return nil
+}
+
+// handOut gives the pair to the waiters before the store has it.
+func (a *attempt) handOut(s credstore.Successor) {
+	conn := a.e.current.Load().conn
+	conn.Version, conn.Status, conn.Reason = s.Parent.Version+1, credstore.Active, ""
+	conn.ExpiresAt, conn.RefreshedAt, conn.LastError = s.ExpiresAt, s.ObtainedAt, nil
+	a.install(s, conn)
+	a.land(nil)
+}
+
+// install puts the pair in memory.
+func (a *attempt) install(s credstore.Successor, conn credstore.Connection) {
+	a.e.proven.Store(conn.Version)
+	a.m.install(a.e, credstore.State{
+		Connection: conn,
+		Credential: credstore.Credential{
+			ConnectionID: conn.ID, Version: conn.Version,
+			AccessToken: s.AccessToken, RefreshToken: s.RefreshToken,
+			ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt,
+		},
+	})
+}
+
+// revert makes the entry take whatever the store holds, although memory knows a
+// higher version: that one has been superseded.
+func (e *entry) revert() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := *e.current.Load()
+	s.conn.Version, s.auth = 0, nil
+	e.current.Store(&s)
+}

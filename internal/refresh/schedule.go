@@ -1,0 +1,196 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+const (
+	// A refresh ahead of expiry waits for a moment without requests under way,
+	// until loudBefore ahead of the expiry.
+	quietPoll  = 250 * time.Millisecond
+	loudBefore = 30 * time.Second
+
+	// keepAliveAge is the age at which an idle grant is refreshed, give or take
+	// keepAliveJitter: Pleo promises 60 days, a week leaves room for trouble.
+	keepAliveAge    = 7 * 24 * time.Hour
+	keepAliveJitter = 12 * time.Hour
+	keepAliveEvery  = 10 * time.Minute
+	batch           = 200
+)
+
+// refreshTime is when a token should be refreshed ahead of its expiry: the
+// configured margin before it, but never more than a fifth of the token's life.
+func (m *Manager) refreshTime(obtained, expires time.Time) time.Time {
+	life := expires.Sub(obtained)
+	if expires.IsZero() || life <= 0 {
+		return time.Time{}
+	}
+	return expires.Add(-min(m.BeforeExpiry, life/5))
+}
+
+// used notes that the current version is in use, and so is worth a refresh
+// ahead of its expiry.
+func (m *Manager) used(e *entry, s *snapshot) {
+	if s.refreshAt.IsZero() || e.wasUsed.Load() || e.wasUsed.Swap(true) {
+		return
+	}
+	m.arm(e, nil)
+}
+
+// arm sets the entry's timer for its next refresh, if it needs one: after a
+// setback, or ahead of the expiry of a token in use. failed is why the refresh
+// that has just ended brought nothing; nil if it did, or there was none.
+func (m *Manager) arm(e *entry, failed error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.disarm()
+	at := m.nextRefresh(e, failed)
+	if at.IsZero() || e.removed || m.lifetime.Err() != nil {
+		return
+	}
+	e.timer = time.AfterFunc(max(at.Sub(m.Now()), 0), func() { m.tick(e) })
+}
+
+// nextRefresh is when the entry should be refreshed next without being asked
+// to, or zero.
+func (m *Manager) nextRefresh(e *entry, failed error) time.Time {
+	s := e.current.Load()
+	if s.conn.Kind.IsKey() || s.refusal() != nil {
+		return time.Time{}
+	}
+	now := m.Now()
+	if s.retryAt.After(now) {
+		return s.retryAt
+	}
+	var unavailable *Error
+	if errors.As(failed, &unavailable) {
+		return now.Add(max(unavailable.RetryAfter, time.Second))
+	}
+	if e.wasUsed.Load() {
+		return s.refreshAt
+	}
+	return time.Time{}
+}
+
+// disarm stops the timer. The caller holds e.mu.
+func (e *entry) disarm() {
+	if e.timer != nil {
+		e.timer.Stop()
+		e.timer = nil
+	}
+}
+
+// tick starts the refresh that the timer was set for, or waits for a quieter
+// moment.
+func (m *Manager) tick(e *entry) {
+	s := e.current.Load()
+	now := m.Now()
+	if !s.retryAt.After(now) && e.inFlight.Load() > 0 && s.expiresAt.Sub(now) > loudBefore {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !e.removed {
+			e.timer = time.AfterFunc(quietPoll, func() { m.tick(e) })
+		}
+		return
+	}
+	m.fly(e, why{version: s.conn.Version, ahead: true})
+}
+
+// Run watches the store for changes, brings in what earlier processes left in
+// the spool, takes up unsettled refreshes, and keeps idle grants alive, until
+// ctx ends. It returns ctx's error.
+func (m *Manager) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.Store.Watch(ctx, m.changed) })
+	if m.Server != nil {
+		g.Go(func() error { return m.Spool.Replay(ctx, m.Store, m.Logger, m.metrics.spooled()) })
+		g.Go(func() error { return m.resume(ctx) })
+		g.Go(func() error { return m.keepAlive(ctx) })
+	}
+	return g.Wait()
+}
+
+// resume takes up the refreshes that an earlier process left unsettled.
+func (m *Manager) resume(ctx context.Context) error {
+	for {
+		ids, err := m.Store.Unsettled(ctx, batch)
+		if err == nil {
+			for _, id := range ids {
+				m.takeUp(ctx, id, why{ahead: true})
+			}
+			return nil
+		}
+		if err := pause(ctx, saveAtMost); err != nil {
+			return err
+		}
+	}
+}
+
+// keepAlive refreshes grants that nobody uses before they grow too old.
+func (m *Manager) keepAlive(ctx context.Context) error {
+	for {
+		now := m.Now()
+		due, err := m.Store.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), batch)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			m.metrics.storeErrors.Inc()
+		}
+		for _, c := range due {
+			if now.Sub(c.RefreshedAt) >= keepAliveAge-jitter(c.ID) {
+				m.takeUp(ctx, c.ID, why{ahead: true, keepAlive: true})
+			}
+		}
+		if err := pause(ctx, keepAliveEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// jitter spreads connections that were connected at once, up to
+// keepAliveJitter; it is the same for a connection each time.
+func jitter(id string) time.Duration {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id))
+	return time.Duration(h.Sum32()) % keepAliveJitter
+}
+
+// takeUp starts a refresh of a connection that may not be in memory yet.
+func (m *Manager) takeUp(ctx context.Context, id string, w why) {
+	state, err := m.Store.Read(ctx, id)
+	if err != nil {
+		return // removed, or the store is away: the next round finds it again
+	}
+	e := m.admit(state)
+	w.version = state.Credential.Version
+	if left := e.current.Load().retryAt.Sub(m.Now()); left > 0 {
+		m.arm(e, nil)
+		return
+	}
+	m.fly(e, w)
+}
+
+// identify learns the company of a connection that has none yet, from the API.
+// It waits for the answer, but nobody waits for it.
+func (m *Manager) identify(e *entry) {
+	s := e.current.Load()
+	if m.API == nil || s.conn.CompanyID != "" || s.conn.Subject != "" || s.auth == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
+	defer cancel()
+	who, err := m.API.Introspect(ctx, s.auth.Value)
+	if err != nil {
+		return // the next refresh asks again
+	}
+	err = m.Store.Identify(ctx, e.id, credstore.Company{ID: who.CompanyID, Subject: who.Subject})
+	if errors.Is(err, credstore.ErrCompanyBound) {
+		m.logger(e).Error("the connection was disabled: its company belongs to another connection", errField(err))
+	}
+	_ = m.reread(ctx, e) // counted; the change notice reads again
+}

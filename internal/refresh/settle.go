@@ -1,0 +1,237 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// How long to wait before the next try, by what went wrong.
+const (
+	notSentFirst    = time.Second // doubles up to notSentAtMost
+	notSentAtMost   = time.Minute
+	clientRefusedIn = time.Minute // a person changes the client secret; the file is read again
+	busyIn          = 30 * time.Second
+	retryAtMost     = 24 * time.Hour // of a Retry-After
+	unusualIn       = time.Hour
+	// A token is condemned after unusualAnswers answers that no rule names, if
+	// the first is at least unusualSpan old.
+	unusualAnswers = 3
+	unusualSpan    = 24 * time.Hour
+)
+
+// doubtIn is how long to wait before a token whose outcome is unknown is
+// presented again, by how often it has been presented; then hourly. Nobody holds
+// its successor, so trying again risks nothing, and condemning it costs a person.
+func doubtIn(presentations int) time.Duration {
+	waits := [...]time.Duration{time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute}
+	if presentations < 1 || presentations > len(waits) {
+		return time.Hour
+	}
+	return waits[presentations-1]
+}
+
+// Codes of a connection's last error.
+const (
+	codeUnreachable = "authorization_server_unreachable"
+	codeBusy        = "authorization_server_busy"
+	codeClient      = "oauth_client_refused"
+	codeRefused     = "refresh_token_refused"
+	codeInactive    = "refresh_token_inactive"
+	codeUnusual     = "refresh_answer_unusual"
+	codeUnknown     = "refresh_outcome_unknown"
+)
+
+// settle acts on a refresh that brought no tokens, and says what the waiters
+// get.
+func (a *attempt) settle(err error) error {
+	var notSent *pleo.NotSentError
+	if errors.As(err, &notSent) {
+		return a.notSent(err)
+	}
+	var answer *pleo.AnswerError
+	if errors.As(err, &answer) {
+		return a.answered(answer)
+	}
+	return a.unknown(err)
+}
+
+func (a *attempt) notSent(err error) error {
+	a.count("not_sent")
+	n := min(a.e.failures.Add(1), 10)
+	wait := min(notSentFirst<<(n-1), notSentAtMost)
+	wait = wait/2 + rand.N(wait/2) // spread, so that connections do not come back in step
+	return a.setback(codeUnreachable, credstore.ReasonUnavailable, wait, err)
+}
+
+func (a *attempt) answered(answer *pleo.AnswerError) error {
+	switch answer.Class {
+	case pleo.Refused:
+		return a.refused(answer)
+	case pleo.ClientRefused:
+		a.count("client_refused")
+		a.m.logger(a.e).Error("the authorization server refuses our OAuth client; check oauth.client_id and oauth.client_secret", errField(answer))
+		return a.setback(codeClient, credstore.ReasonClientRefused, clientRefusedIn, answer)
+	case pleo.Busy:
+		a.count("busy")
+		return a.setback(codeBusy, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, busyIn), answer)
+	default:
+		return a.unusual(answer)
+	}
+}
+
+// retryIn obeys the server's Retry-After where it gave one.
+func retryIn(asked, otherwise time.Duration) time.Duration {
+	return min(max(asked, otherwise), retryAtMost)
+}
+
+func (a *attempt) refused(answer *pleo.AnswerError) error {
+	a.count("refused")
+	reason := credstore.ReasonRefused
+	if a.intent.Presentations > 1 {
+		reason = credstore.ReasonUnknownOutcome
+	}
+	return a.condemn(context.Background(), verdict{
+		reason: reason, code: codeRefused, message: answer.Error(), dropAccess: a.why.rejected,
+	})
+}
+
+func (a *attempt) unusual(answer *pleo.AnswerError) error {
+	a.count("unusual")
+	if a.m.oracle.ask(context.Background(), a.state.Credential.RefreshToken) == dead {
+		return a.condemn(context.Background(), verdict{
+			reason: credstore.ReasonInactive, code: codeInactive, message: answer.Error(),
+		})
+	}
+	since := a.state.UnusualSince
+	if a.state.Unusual+1 >= unusualAnswers && !since.IsZero() && a.m.Now().Sub(since) >= unusualSpan {
+		return a.condemn(context.Background(), verdict{
+			reason: credstore.ReasonUnexpected, code: codeUnusual, message: answer.Error(),
+		})
+	}
+	s := a.setbackAt(codeUnusual, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, unusualIn), answer)
+	s.Unusual = true
+	return a.withdraw(&s)
+}
+
+func (a *attempt) unknown(err error) error {
+	a.count("unknown")
+	a.m.metrics.unknown.Inc()
+	wait := doubtIn(a.intent.Presentations)
+	var unknown *pleo.UnknownError
+	if errors.As(err, &unknown) {
+		wait = retryIn(unknown.RetryAfter, wait)
+	}
+	s := a.setbackAt(codeUnknown, credstore.ReasonUnavailable, wait, err)
+	a.m.logger(a.e).Warn("the outcome of a refresh is unknown; it is tried again",
+		zap.Int("presentations", a.intent.Presentations), zap.Time("next_at", s.RetryAt), errField(err))
+	return a.record(s.RetryAt, err, func(ctx context.Context) error {
+		return a.m.Store.Doubt(ctx, a.lease, a.intent.Parent, s)
+	})
+}
+
+// setback withdraws the intent and tells when to try again.
+func (a *attempt) setback(code, reason string, wait time.Duration, err error) error {
+	s := a.setbackAt(code, reason, wait, err)
+	a.m.logger(a.e).Warn("a refresh failed; it is tried again",
+		zap.String("code", code), zap.Time("next_at", s.RetryAt), errField(err))
+	return a.withdraw(&s)
+}
+
+func (a *attempt) setbackAt(code, reason string, wait time.Duration, err error) credstore.Setback {
+	now := a.m.Now()
+	return credstore.Setback{
+		Failure: credstore.Failure{Code: code, Message: err.Error(), At: now},
+		Reason:  reason,
+		RetryAt: now.Add(wait),
+	}
+}
+
+// withdraw records that the token was not spent. A nil setback means that the
+// refresh was given up before it was sent.
+func (a *attempt) withdraw(s *credstore.Setback) error {
+	at := a.m.Now().Add(time.Second)
+	var cause error
+	if s != nil {
+		at, cause = s.RetryAt, errors.New(s.Failure.Message)
+	}
+	return a.record(at, cause, func(ctx context.Context) error {
+		return a.m.Store.Withdraw(ctx, a.lease, a.intent.Parent, s)
+	})
+}
+
+// record writes down a refresh that brought nothing, and gives the waiters the
+// time of the next try. While the store cannot take it, it lets the waiters go
+// and keeps trying, with the lease held.
+func (a *attempt) record(retryAt time.Time, cause error, write func(context.Context) error) error {
+	a.e.postpone(a.state.Credential.Version, retryAt)
+	answer := a.later(retryAt.Sub(a.m.Now()), cause)
+	if a.insist(answer, write) == nil {
+		_ = a.rereadNow() // counted; memory has the time of the next try already
+	}
+	return answer
+}
+
+// insist calls write until the store has taken it, or the process gives up. It
+// lets the waiters go with answer as soon as the first try has failed.
+func (a *attempt) insist(answer error, write func(context.Context) error) error {
+	for wait := saveFirst; ; wait = min(2*wait, saveAtMost) {
+		ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+		err := write(ctx)
+		cancel()
+		if !errors.Is(err, credstore.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		a.m.metrics.storeErrors.Inc()
+		a.m.logger(a.e).Error("recording a refresh; it is tried again", errField(err))
+		a.land(answer)
+		if pause(a.m.lifetime, wait) != nil {
+			return err
+		}
+	}
+}
+
+// verdict is why only a person can mend a connection.
+type verdict struct {
+	reason     string
+	code       string // empty: as the reason
+	message    string
+	dropAccess bool
+}
+
+// condemn records the verdict on the token that was judged, if it still is the
+// stored one; where it is not, somebody else has got a newer one.
+func (a *attempt) condemn(_ context.Context, v verdict) error {
+	if v.code == "" {
+		v.code = v.reason
+	}
+	failure := credstore.Failure{Code: v.code, Message: v.message, At: a.m.Now()}
+	parent := a.state.Credential.Parent()
+	err := a.insist(a.unavailable(errors.New(v.message)), func(ctx context.Context) error {
+		return a.m.Store.Condemn(ctx, a.lease, parent, failure, v.reason, v.dropAccess)
+	})
+	if reread := a.rereadNow(); reread != nil {
+		return reread
+	}
+	if err != nil && !errors.Is(err, credstore.ErrSuperseded) {
+		return a.storeError(err)
+	}
+	if refusal := a.e.current.Load().refusal(); refusal != nil {
+		a.m.logger(a.e).Error("the connection needs a person: its grant has ended",
+			zap.String("reason", v.reason), zap.String("message", v.message))
+		return refusal
+	}
+	return nil
+}
+
+func (a *attempt) rereadNow() error {
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	return a.m.reread(ctx, a.e)
+}

@@ -1,0 +1,377 @@
+package refresh
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// A spool record is one file, spoolSize bytes long from the start, so that
+// filling it later needs no new room on the disk:
+//
+//	0     header: the parent as JSON, padded with spaces to headerSize
+//	512   length of the sealed pair, 4 bytes big endian; 0 while it is only reserved
+//	516   the sealed pair
+//
+// Whoever works on a record holds a kernel lock on its file (flock), which ends
+// with the process: an unlocked record has no owner any more.
+const (
+	headerSize = 512
+	spoolSize  = 64 << 10
+	spoolExt   = ".pair"
+	spoolLabel = "spool"
+)
+
+// Sealer encrypts what is written to the spool, as [credstore.Keyset] does.
+type Sealer interface {
+	Seal(label string, plaintext []byte) ([]byte, error)
+	Open(label string, sealed []byte) ([]byte, error)
+}
+
+// Spool holds sealed, synced copies of new token pairs that the store has not
+// taken yet, in a directory of this process or of its successors on the same
+// machine. Its methods may be called by several goroutines at once.
+type Spool struct {
+	dir    string
+	sealer Sealer
+
+	replayed chan struct{} // closed once what earlier processes left was tried
+
+	mu        sync.Mutex // guards abandoned
+	abandoned map[credstore.Parent]bool
+}
+
+// OpenSpool returns the spool in dir, which it makes, for this user only, if it
+// is not there.
+func OpenSpool(dir string, sealer Sealer) (*Spool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, &credstore.SetupError{
+			Err:  fmt.Errorf("making the spool directory: %w", err),
+			Hint: "set store.spool_dir to a directory on a local disk that this user may write to",
+		}
+	}
+	return &Spool{
+		dir: dir, sealer: sealer,
+		replayed:  make(chan struct{}),
+		abandoned: map[credstore.Parent]bool{},
+	}, nil
+}
+
+// Slot is a record reserved for the successor of one parent. It belongs to one
+// goroutine, but Discard and Keep may follow each other.
+type Slot struct {
+	spool  *Spool
+	file   *os.File
+	parent credstore.Parent
+}
+
+// errFilled says that the spool holds a successor of the parent already: the
+// parent's refresh token is spent and must not be presented.
+var errFilled = errors.New("the spool holds a newer token pair that waits to be saved")
+
+// Reserve makes a record, of full length and synced, for the successor of
+// parent. It returns an error, and nothing may be sent, if there is no room, if
+// another process has reserved the same, or if the spool holds a successor
+// already.
+func (s *Spool) Reserve(parent credstore.Parent) (*Slot, error) {
+	slot, err := s.lock(s.path(parent))
+	if err != nil {
+		return nil, err
+	}
+	slot.parent = parent
+	if _, pair, _ := slot.read(); pair != nil {
+		slot.close()
+		return nil, errFilled
+	}
+	if err := slot.clear(); err != nil {
+		slot.Discard()
+		return nil, err
+	}
+	return slot, nil
+}
+
+// Abandoned reports whether a dead process of this machine had reserved a
+// record for the parent's successor and not filled it: then nobody holds one.
+func (s *Spool) Abandoned(parent credstore.Parent) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.abandoned[parent]
+}
+
+func (s *Spool) path(p credstore.Parent) string {
+	name := fmt.Sprintf("%s-%d-%s%s", p.ConnectionID, p.Version, hex.EncodeToString(p.RefreshHash[:8]), spoolExt)
+	return filepath.Join(s.dir, filepath.Base(name))
+}
+
+// lock opens the file at path, making it if need be, and locks it. It fails if
+// another process holds the lock.
+func (s *Spool) lock(path string) (*Slot, error) {
+	for {
+		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("opening a spool record: %w", err)
+		}
+		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			_ = file.Close()
+			return nil, fmt.Errorf("locking a spool record: %w", err)
+		}
+		if sameFile(file, path) {
+			return &Slot{spool: s, file: file}, nil
+		}
+		_ = file.Close() // it was removed between opening and locking
+	}
+}
+
+// sameFile reports whether path still names the open file.
+func sameFile(file *os.File, path string) bool {
+	open, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(open, named)
+}
+
+// header is the readable part of a record. It names no token: the hash is of a
+// token too long to be guessed.
+type header struct {
+	Connection string `json:"connection"`
+	Version    int64  `json:"version"`
+	Hash       string `json:"hash"`
+}
+
+// clear writes an empty record of full length and syncs it and its name.
+func (t *Slot) clear() error {
+	head, err := json.Marshal(header{t.parent.ConnectionID, t.parent.Version, hex.EncodeToString(t.parent.RefreshHash[:])})
+	if err != nil || len(head) > headerSize {
+		return fmt.Errorf("encoding a spool header of %d bytes: %w", len(head), err)
+	}
+	record := make([]byte, spoolSize)
+	copy(record, append(head, bytes.Repeat([]byte(" "), headerSize-len(head))...))
+	if _, err := t.file.WriteAt(record, 0); err != nil {
+		return fmt.Errorf("reserving room in the spool: %w", err)
+	}
+	if err := t.file.Sync(); err != nil {
+		return fmt.Errorf("syncing a spool record: %w", err)
+	}
+	return syncDir(t.spool.dir)
+}
+
+// pair is the sealed part of a record.
+type pair struct {
+	AccessToken  string    `json:"access_token"`
+	RefreshToken string    `json:"refresh_token"`
+	ExpiresAt    time.Time `json:"expires_at,omitzero"`
+	ObtainedAt   time.Time `json:"obtained_at,omitzero"`
+	Scope        string    `json:"scope,omitempty"`
+	ForcedStreak int       `json:"forced_streak,omitempty"`
+}
+
+// Fill seals the successor into the record and syncs it.
+func (t *Slot) Fill(s credstore.Successor) error {
+	plain, err := json.Marshal(pair{
+		AccessToken: s.AccessToken.Reveal(), RefreshToken: s.RefreshToken.Reveal(),
+		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope, ForcedStreak: s.ForcedStreak,
+	})
+	if err != nil {
+		return fmt.Errorf("encoding a token pair: %w", err)
+	}
+	sealed, err := t.spool.sealer.Seal(t.label(), plain)
+	if err != nil {
+		return fmt.Errorf("sealing a token pair: %w", err)
+	}
+	record := binary.BigEndian.AppendUint32(nil, uint32(len(sealed))) //nolint:gosec // a token answer is at most 1 MB
+	if _, err := t.file.WriteAt(append(record, sealed...), headerSize); err != nil {
+		return fmt.Errorf("writing a spool record: %w", err)
+	}
+	if err := t.file.Sync(); err != nil {
+		return fmt.Errorf("syncing a spool record: %w", err)
+	}
+	return nil
+}
+
+func (t *Slot) label() string {
+	return credstore.Label(t.parent.ConnectionID, fmt.Sprintf("%s/%d", spoolLabel, t.parent.Version))
+}
+
+// Discard removes the record.
+func (t *Slot) Discard() {
+	if t.file == nil {
+		return
+	}
+	_ = os.Remove(t.file.Name()) // one left behind is found superseded at the next start
+	t.close()
+}
+
+// Keep leaves the record for the next process.
+func (t *Slot) Keep() { t.close() }
+
+func (t *Slot) close() {
+	if t.file != nil {
+		_ = t.file.Close()
+		t.file = nil
+	}
+}
+
+// read returns the parent that the record names and, if it was filled wholly,
+// the successor in it. The error says that not even the parent can be read.
+func (t *Slot) read() (credstore.Parent, *credstore.Successor, error) {
+	raw, err := io.ReadAll(io.NewSectionReader(t.file, 0, 2<<20))
+	if err != nil {
+		return credstore.Parent{}, nil, fmt.Errorf("reading a spool record: %w", err)
+	}
+	parent, err := parseHeader(raw)
+	if err != nil {
+		return credstore.Parent{}, nil, err
+	}
+	t.parent = parent
+	return parent, t.open(raw[headerSize:]), nil
+}
+
+func parseHeader(raw []byte) (credstore.Parent, error) {
+	var h header
+	if len(raw) < headerSize+4 {
+		return credstore.Parent{}, errors.New("the spool record is cut short")
+	}
+	if err := json.Unmarshal(raw[:headerSize], &h); err != nil {
+		return credstore.Parent{}, fmt.Errorf("parsing a spool header: %w", err)
+	}
+	parent := credstore.Parent{ConnectionID: h.Connection, Version: h.Version}
+	if n, err := hex.Decode(parent.RefreshHash[:], []byte(h.Hash)); err != nil || n != len(parent.RefreshHash) {
+		return credstore.Parent{}, errors.New("the spool header has no hash")
+	}
+	return parent, nil
+}
+
+// open returns the successor in the sealed part, or nil if there is none, or it
+// was not written to the end.
+func (t *Slot) open(body []byte) *credstore.Successor {
+	length := uint64(binary.BigEndian.Uint32(body))
+	if length == 0 || length > uint64(len(body)-4) {
+		return nil
+	}
+	plain, err := t.spool.sealer.Open(t.label(), body[4:4+length])
+	if err != nil {
+		return nil
+	}
+	var p pair
+	if json.Unmarshal(plain, &p) != nil {
+		return nil
+	}
+	return &credstore.Successor{
+		Parent:      t.parent,
+		AccessToken: credstore.NewSecret(p.AccessToken), RefreshToken: credstore.NewSecret(p.RefreshToken),
+		ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt, Scope: p.Scope, ForcedStreak: p.ForcedStreak,
+	}
+}
+
+// Replay saves what earlier processes left in the spool, each pair only onto its
+// parent, and removes what is of no use any more. While the store is
+// unavailable it keeps trying. It returns nil once nothing is left to save, or
+// ctx's error. waiting is told how many pairs wait for the store.
+func (s *Spool) Replay(ctx context.Context, store credstore.Store, log *zap.Logger, waiting func(int)) error {
+	var first sync.Once
+	for {
+		left := s.replayAll(ctx, store, log)
+		waiting(left)
+		first.Do(func() { close(s.replayed) })
+		if left == 0 {
+			return nil
+		}
+		if err := pause(ctx, saveAtMost); err != nil {
+			return err
+		}
+	}
+}
+
+// replayAll tries every record once and returns how many pairs are left.
+func (s *Spool) replayAll(ctx context.Context, store credstore.Store, log *zap.Logger) (left int) {
+	records, err := filepath.Glob(filepath.Join(s.dir, "*"+spoolExt))
+	if err != nil {
+		return 0 // the pattern is well-formed
+	}
+	for _, path := range records {
+		err := s.replay(ctx, store, path)
+		if err == nil {
+			continue
+		}
+		left++
+		log.Error("saving a spooled token pair; it is tried again",
+			zap.String("record", strings.TrimSuffix(filepath.Base(path), spoolExt)), errField(err))
+	}
+	return left
+}
+
+// replay settles one record. The error says that it must be tried again.
+func (s *Spool) replay(ctx context.Context, store credstore.Store, path string) error {
+	slot, err := s.lock(path)
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
+		return nil // its owner lives, or has removed it
+	}
+	if err != nil {
+		return err
+	}
+	defer slot.close()
+	parent, successor, err := slot.read()
+	if err != nil {
+		slot.Discard() // not even reserved wholly: its token was never sent
+		return nil
+	}
+	if successor == nil {
+		return s.abandon(ctx, store, slot, parent)
+	}
+	_, err = store.Save(ctx, *successor)
+	if err == nil || errors.Is(err, credstore.ErrSuperseded) || errors.Is(err, credstore.ErrNotFound) {
+		slot.Discard()
+		return nil
+	}
+	return err
+}
+
+// abandon notes that nobody holds a successor of the parent, as long as the
+// parent is what the store holds; else the record is of no use.
+func (s *Spool) abandon(ctx context.Context, store credstore.Store, slot *Slot, parent credstore.Parent) error {
+	state, err := store.Read(ctx, parent.ConnectionID)
+	switch {
+	case errors.Is(err, credstore.ErrNotFound):
+		slot.Discard()
+	case err != nil:
+		return fmt.Errorf("reading the parent of a spool record: %w", err)
+	case state.Credential.Version != parent.Version:
+		slot.Discard()
+	default:
+		s.mu.Lock()
+		s.abandoned[parent] = true
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("opening the spool directory: %w", err)
+	}
+	defer func() { _ = d.Close() }()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("syncing the spool directory: %w", err)
+	}
+	return nil
+}
