@@ -1,0 +1,167 @@
+package pleo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+var (
+	// ErrUnauthorized says that the API answered 401: the credential is not good.
+	ErrUnauthorized = errors.New("the API does not accept the credential")
+
+	errNoIdentity = errors.New("introspecting a credential: the answer does not name one")
+)
+
+// StatusError is an answer with a status that is no good to us and that says
+// nothing about the credential.
+type StatusError struct {
+	Status     int
+	RetryAfter time.Duration // how long the server asked to wait; 0 when it did not say
+}
+
+func (e *StatusError) Error() string { return fmt.Sprintf("the server answered %d", e.Status) }
+
+const defaultAPITimeout = 30 * time.Second
+
+// APIConfig is what an [API] is made of.
+type APIConfig struct {
+	URL       *url.URL          // of the API, without a version prefix; required
+	Transport http.RoundTripper // as [NewTransport] returns it; required
+	Timeout   time.Duration     // of one call; 0 means 30 seconds
+	Now       func() time.Time  // nil: time.Now
+}
+
+// API speaks to the Pleo API on our own behalf. It may be used by several
+// goroutines at once.
+type API struct {
+	introspectURL string
+	transport     http.RoundTripper
+	timeout       time.Duration
+	now           func() time.Time
+}
+
+// NewAPI returns the API of cfg.
+func NewAPI(cfg APIConfig) *API {
+	a := &API{
+		introspectURL: cfg.URL.JoinPath("v1/introspect").String(),
+		transport:     cfg.Transport,
+		timeout:       cfg.Timeout,
+		now:           cfg.Now,
+	}
+	if a.timeout == 0 {
+		a.timeout = defaultAPITimeout
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	return a
+}
+
+// Identity is what the API knows about a credential. What it did not say is empty.
+type Identity struct {
+	AuthMethod      string // OAUTH2, API_KEY or NONE
+	ClientID        string
+	Scope           string // space-separated
+	ApplicationName string
+	Subject         string // the URN of the company or organisation
+	CompanyID       string // a UUID in lower case; empty for an organisation's credential
+}
+
+// Introspect asks the API whose credential it is that goes into the
+// Authorization header field as authorization. The error matches
+// [ErrUnauthorized] when the API does not know the credential, and is a
+// *[StatusError] for any other status than 200.
+func (a *API) Introspect(ctx context.Context, authorization credstore.Secret) (Identity, error) {
+	if authorization.IsZero() {
+		return Identity{}, errors.New("introspecting a credential: there is none")
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.introspectURL, nil)
+	if err != nil {
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", errNotFormed)
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", userAgent)
+	req.Header.Set("Authorization", authorization.Reveal())
+	// Not by an http.Client: it would follow redirects with the credential.
+	resp, err := a.transport.RoundTrip(req)
+	if err != nil {
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", causeOf(ctx, err))
+	}
+	defer func() { _ = resp.Body.Close() }() // what was read counts
+	return a.identity(ctx, resp)
+}
+
+func (a *API) identity(ctx context.Context, resp *http.Response) (Identity, error) {
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized:
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", ErrUnauthorized)
+	default:
+		return Identity{}, &StatusError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, a.now())}
+	}
+	body, err := readBody(ctx, resp.Body)
+	if err != nil {
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", err)
+	}
+	return identityFrom(body)
+}
+
+// identityFrom reads an introspection answer: an object wrapped in data.
+func identityFrom(body []byte) (Identity, error) {
+	var answer struct {
+		Data *struct {
+			AuthMethod      string `json:"authMethod"`
+			ClientID        string `json:"clientId"`
+			Scope           string `json:"scope"`
+			ApplicationName string `json:"applicationName"`
+			SubjectURN      string `json:"subjectURN"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(body, &answer) != nil || answer.Data == nil {
+		return Identity{}, errNoIdentity
+	}
+	d := answer.Data
+	return Identity{
+		AuthMethod:      d.AuthMethod,
+		ClientID:        d.ClientID,
+		Scope:           d.Scope,
+		ApplicationName: d.ApplicationName,
+		Subject:         d.SubjectURN,
+		CompanyID:       companyOf(d.SubjectURN),
+	}, nil
+}
+
+const (
+	companyURN   = "urn:pleo:company:"
+	maxCompanyID = 64
+)
+
+// companyOf returns the company that the URN names, or "" when it names
+// something else. Neither a URN's beginning nor a UUID depends on case
+// (RFC 8141 section 3.1, RFC 9562 section 4).
+func companyOf(urn string) string {
+	if len(urn) < len(companyURN) || !strings.EqualFold(urn[:len(companyURN)], companyURN) {
+		return ""
+	}
+	id := strings.ToLower(urn[len(companyURN):])
+	if len(id) > maxCompanyID || strings.ContainsFunc(id, notInUUID) {
+		return ""
+	}
+	return id
+}
+
+// notInUUID is lenient: what tells companies apart is of use even where the
+// digits are not those of a UUID.
+func notInUUID(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-'
+}

@@ -1,0 +1,118 @@
+package pleo
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"time"
+)
+
+// maxAnswer is how much of an answer's body is read, in bytes.
+const maxAnswer = 1 << 20
+
+var (
+	errCaptured    = errors.New("the answer was captured")
+	errSecondTry   = errors.New("a token request is sent once")
+	errTooLong     = errors.New("the answer is longer than 1 MB")
+	errNotFormed   = errors.New("the request could not be formed")
+	errNothingSend = errors.New("there is no token to send")
+)
+
+// exchange is one request to the authorization server and what became of it. It
+// is the [http.RoundTripper] of the client that sends the request, and captures
+// the answer instead of handing it on: what it means is not the sender's to
+// decide. It sends one request in its life, and belongs to one goroutine.
+type exchange struct {
+	base  http.RoundTripper
+	now   func() time.Time
+	touch func(*http.Request) // finishes the request; may be nil
+
+	ran     bool
+	gotConn bool
+	conn    *watchedConn // nil: the connection is not watched
+	mark    int          // of conn, from before the request was written
+	sentAt  time.Time    // just before the request was written
+
+	answer *answer // nil when no head of one came
+	cause  error   // why not
+}
+
+// answer is what could be read of an answer.
+type answer struct {
+	status     int
+	retryAfter time.Duration // 0 when the server did not say
+	body       []byte        // at most maxAnswer
+	broken     error         // why the body ended early; nil when it is whole
+}
+
+// RoundTrip sends the request and captures the answer. It always returns an error.
+func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	if x.ran {
+		_ = req.Body.Close() // a RoundTripper's duty; it is a reader of bytes
+		return nil, errSecondTry
+	}
+	x.ran = true
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: x.connected})
+	req = req.Clone(ctx)
+	req.GetBody = nil // nobody is to send it again
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", userAgent)
+	if x.touch != nil {
+		x.touch(req)
+	}
+	resp, err := x.base.RoundTrip(req)
+	if err != nil {
+		x.cause = causeOf(ctx, err)
+		return nil, errCaptured
+	}
+	x.answer = x.read(ctx, resp)
+	return nil, errCaptured
+}
+
+// connected is called before the request is written.
+func (x *exchange) connected(info httptrace.GotConnInfo) {
+	x.gotConn = true
+	x.sentAt = x.now()
+	x.conn = watchedUnder(info.Conn)
+	if x.conn != nil {
+		x.mark = x.conn.mark()
+	}
+}
+
+func (x *exchange) read(ctx context.Context, resp *http.Response) *answer {
+	a := &answer{status: resp.StatusCode, retryAfter: retryAfter(resp.Header, x.now())}
+	if a.success() || a.clientError() {
+		a.body, a.broken = readBody(ctx, resp.Body)
+	}
+	_ = resp.Body.Close() // the connection is not used again
+	return a
+}
+
+func (a *answer) success() bool     { return a.status >= 200 && a.status <= 299 }
+func (a *answer) clientError() bool { return a.status >= 400 && a.status <= 499 }
+
+// readBody returns what can be read of body, and why it is not the whole.
+func readBody(ctx context.Context, body io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
+	if err != nil {
+		return b, causeOf(ctx, err)
+	}
+	if len(b) > maxAnswer {
+		return b[:maxAnswer], errTooLong
+	}
+	return b, nil
+}
+
+// silence says what became of a request without an answer: a [NotSentError] or
+// an [UnknownError].
+func (x *exchange) silence() error {
+	if !x.ran {
+		return &NotSentError{Err: errNotFormed}
+	}
+	if !x.gotConn || x.conn != nil && x.conn.untouched(x.mark) {
+		return &NotSentError{Err: x.cause}
+	}
+	return &UnknownError{Err: x.cause}
+}

@@ -1,0 +1,181 @@
+package pleo
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Limits of what a token answer can say.
+const (
+	maxLifetime = 24 * time.Hour
+	maxScope    = 4096
+)
+
+// tokensFrom reads the body of a successful answer (RFC 6749 section 5.1). ok is
+// false when it holds no tokens, or may have held a refresh token that cannot be
+// read any more. SentAt is left to the caller.
+//
+// A refresh token that can be read completely counts as received, however odd
+// or short the body is: it has taken the place of the one that was sent.
+func tokensFrom(body []byte) (t Tokens, ok bool) {
+	m, end, whole := readMembers(body)
+	access, refresh := m.text("access_token"), m.text("refresh_token")
+	if whole && access == "" && refresh == "" {
+		end = 0 // nothing where it belongs: look deeper
+	}
+	if !whole || end == 0 {
+		access = firstOf(access, salvage(body[end:], "access_token"))
+		refresh = firstOf(refresh, salvage(body[end:], "refresh_token"))
+	}
+	if !bearer(m.text("token_type")) || !sendable(access) {
+		access = ""
+	}
+	if refresh == "" && (access == "" || !whole) {
+		return Tokens{}, false
+	}
+	return Tokens{
+		AccessToken:  credstore.NewSecret(access),
+		RefreshToken: credstore.NewSecret(refresh),
+		Lifetime:     lifetime(m["expires_in"]),
+		Scope:        scope(m.text("scope")),
+	}, true
+}
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// bearer reports whether access tokens of the type can be used. RFC 6749 section
+// 7.1 forbids to use one of a type that we do not understand; the refresh token
+// that came with it is good all the same. Pleo documents no token_type, so an
+// absent one is taken for bearer.
+func bearer(tokenType string) bool {
+	return tokenType == "" || strings.EqualFold(tokenType, "bearer")
+}
+
+// sendable reports whether s can stand in a header field: it consists of the
+// characters that RFC 6749 appendix A.12 allows in a token.
+func sendable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
+}
+
+// lifetime reads expires_in, seconds as a number or a numeric string.
+func lifetime(raw json.RawMessage) time.Duration {
+	text := string(raw)
+	var quoted string
+	if json.Unmarshal(raw, &quoted) == nil {
+		text = strings.TrimSpace(quoted)
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return 0
+	}
+	return secondsUpTo(seconds, maxLifetime)
+}
+
+// scope returns s if it is a scope as in RFC 6749 section 3.3, else "".
+func scope(s string) string {
+	if len(s) > maxScope || !errorChars(s) {
+		return ""
+	}
+	return s
+}
+
+// members are those of a JSON object, by name. Of two with one name the last counts.
+type members map[string]json.RawMessage
+
+// text returns the member if it is a string, else "".
+func (m members) text(name string) string {
+	var s string
+	if json.Unmarshal(m[name], &s) != nil {
+		return ""
+	}
+	return s
+}
+
+// readMembers reads the JSON object that body begins with, as far as its members
+// are there completely. end is where the last of them ends, and whole whether
+// the object is closed.
+func readMembers(body []byte) (m members, end int, whole bool) {
+	m = make(members)
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return m, 0, false
+	}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return m, end, false
+		}
+		var value json.RawMessage
+		if dec.Decode(&value) != nil || perhapsCut(value, int(dec.InputOffset()), len(body)) {
+			return m, end, false
+		}
+		if key, ok := name.(string); ok {
+			m[key] = value
+		}
+		end = int(dec.InputOffset())
+	}
+	_, err := dec.Token()
+	return m, end, err == nil
+}
+
+// perhapsCut reports whether value may be the beginning of a number whose rest
+// is missing: unlike a string, a number does not show where it ends.
+func perhapsCut(value json.RawMessage, end, length int) bool {
+	return end == length && len(value) > 0 && value[0] != '"' && value[0] != '{' && value[0] != '['
+}
+
+// salvage returns the first non-empty string that stands, complete, as the
+// member's value anywhere in body; "" when there is none. body need not be JSON.
+func salvage(body []byte, name string) string {
+	key := []byte(`"` + name + `"`)
+	for {
+		before, after, found := bytes.Cut(body, key)
+		if !found {
+			return ""
+		}
+		body = after
+		if bytes.HasSuffix(before, []byte(`\`)) {
+			continue // inside a string
+		}
+		value, colon := bytes.CutPrefix(trimSpace(after), []byte(":"))
+		if !colon {
+			continue
+		}
+		if s := leadingString(trimSpace(value)); s != "" {
+			return s
+		}
+	}
+}
+
+// trimSpace removes what JSON calls whitespace from the beginning.
+func trimSpace(b []byte) []byte { return bytes.TrimLeft(b, " \t\r\n") }
+
+// leadingString returns the JSON string that b begins with, or "".
+func leadingString(b []byte) string {
+	if len(b) == 0 || b[0] != '"' {
+		return ""
+	}
+	for i := 1; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			var s string
+			if json.Unmarshal(b[:i+1], &s) != nil {
+				return ""
+			}
+			return s
+		}
+	}
+	return ""
+}
