@@ -1,0 +1,256 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// Credentials hands out what requests are authorized with. Its methods are
+// called by many goroutines at once, and Authorize on every request: it should
+// answer from memory.
+type Credentials interface {
+	// Authorize returns the current authorization of the connection called
+	// name. It waits, within ctx, where that gives a better answer. Its error is
+	// a *[refresh.Error], or that of ctx.
+	Authorize(ctx context.Context, name string) (*refresh.Authorization, error)
+
+	// Reauthorize is called after a 401 and returns a newer authorization than
+	// the rejected one. Its error is [refresh.ErrSuppressed] when the 401 should
+	// go back as it is, a *[refresh.Error], or that of ctx.
+	Reauthorize(ctx context.Context, rejected *refresh.Authorization) (*refresh.Authorization, error)
+
+	// ReplayRejected says that a replay with a, which Reauthorize returned, was
+	// answered 401 too: the credential is not the reason.
+	ReplayRejected(a *refresh.Authorization)
+}
+
+// Config is what a [Proxy] is made of. Upstream and Credentials are required;
+// the zero value of everything else is usable.
+type Config struct {
+	// Upstream is the API's base URL: scheme and host, and a path if the API
+	// does not stand at the root of its host.
+	Upstream *url.URL
+
+	// Transport sends requests upstream. It must not follow redirects, add
+	// header fields or decompress. Nil means NewTransport(TransportConfig{}).
+	Transport http.RoundTripper
+
+	Credentials Credentials
+
+	// ConnectionHeader is the header field that names the connection. Empty
+	// means Pleo-Connection.
+	ConnectionHeader string
+
+	// ConnectionHeaderAliases are further fields that may do so. Nil means
+	// Connection-Id; an empty list that is not nil means none.
+	ConnectionHeaderAliases []string
+
+	// DefaultConnection is meant by requests that name none. Empty: such
+	// requests are refused.
+	DefaultConnection string
+
+	// DefaultConnectionShared keeps DefaultConnection in use when there are
+	// other connections too.
+	DefaultConnectionShared bool
+
+	// Sole reports whether the store holds at most one connection. It is asked
+	// for each request that would use DefaultConnection, so it should answer
+	// from memory. Required if DefaultConnection is set and not shared.
+	Sole func(context.Context) (bool, error)
+
+	// AllowedHosts are names, without port, that requests may have in Host
+	// besides those no public web page can be served from.
+	AllowedHosts []string
+
+	// ReplayMemory is how many bytes of a body are kept for a replay. A larger
+	// body is streamed once, and a 401 to it goes back. 0 means 1 MiB; less
+	// than 0 means that nothing is kept.
+	ReplayMemory int64
+
+	// ReplayMemoryTotal limits what all requests together keep, in bytes. 0
+	// means 32 MiB.
+	ReplayMemoryTotal int64
+
+	// UpstreamTimeout is how long the API may take to answer: from the last
+	// byte that it was sent to the head of its answer. 0 means 60 seconds.
+	UpstreamTimeout time.Duration
+
+	// AccessLog gets one entry per request. Nil means none.
+	AccessLog *zap.Logger
+
+	// Registerer gets the metrics. Nil: they are counted and not shown.
+	Registerer prometheus.Registerer
+}
+
+// What the zero values of a Config mean.
+const (
+	defaultConnectionHeader  = "Pleo-Connection"
+	defaultConnectionAlias   = "Connection-Id"
+	defaultReplayMemory      = 1 << 20
+	defaultReplayMemoryTotal = 32 << 20
+	defaultUpstreamTimeout   = time.Minute
+)
+
+// expectCompanyHeader holds the company that the client believes the
+// connection to belong to.
+const expectCompanyHeader = "Pleo-Expect-Company"
+
+// Proxy is the handler of the proxy listener. Use [New] to make one, and
+// [NewServer] to serve it: it has to see every request as it came, so nothing
+// that cleans paths, such as [http.ServeMux], may stand in front of it.
+type Proxy struct {
+	credentials Credentials
+	transport   http.RoundTripper
+	upstream    upstream
+	naming      naming
+	hosts       map[string]bool // allowed name, in lower case
+	dropped     map[string]bool // canonical field name that never leaves, besides dropsAlways
+	memory      *budget
+	perRequest  int64 // of memory
+	timeout     time.Duration
+	accessLog   *zap.Logger
+	metrics     *metrics
+	buffers     sync.Pool // of *[]byte
+}
+
+// New makes a Proxy. Its error reports everything that is wrong with c.
+func New(c Config) (*Proxy, error) {
+	c = c.withDefaults()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(c.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{
+		credentials: c.Credentials,
+		transport:   c.Transport,
+		upstream:    newUpstream(c.Upstream),
+		naming:      newNaming(c),
+		hosts:       make(map[string]bool, len(c.AllowedHosts)),
+		dropped:     map[string]bool{expectCompanyHeader: true},
+		memory:      &budget{limit: c.ReplayMemoryTotal},
+		perRequest:  c.ReplayMemory,
+		timeout:     c.UpstreamTimeout,
+		accessLog:   c.AccessLog,
+		metrics:     m,
+	}
+	for _, h := range c.AllowedHosts {
+		p.hosts[strings.ToLower(h)] = true
+	}
+	for _, h := range p.naming.fields {
+		p.dropped[h] = true
+	}
+	p.buffers.New = func() any { b := make([]byte, copyBufferSize); return &b }
+	return p, nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Transport == nil {
+		c.Transport = NewTransport(TransportConfig{})
+	}
+	if c.ConnectionHeader == "" {
+		c.ConnectionHeader = defaultConnectionHeader
+	}
+	if c.ConnectionHeaderAliases == nil {
+		c.ConnectionHeaderAliases = []string{defaultConnectionAlias}
+	}
+	if c.ReplayMemory == 0 {
+		c.ReplayMemory = defaultReplayMemory
+	}
+	if c.ReplayMemoryTotal == 0 {
+		c.ReplayMemoryTotal = defaultReplayMemoryTotal
+	}
+	if c.UpstreamTimeout == 0 {
+		c.UpstreamTimeout = defaultUpstreamTimeout
+	}
+	if c.AccessLog == nil {
+		c.AccessLog = zap.NewNop()
+	}
+	return c
+}
+
+func (c Config) check() error {
+	errs := []error{checkUpstream(c.Upstream), c.checkDefault()}
+	if c.Credentials == nil {
+		errs = append(errs, errors.New("credentials are missing"))
+	}
+	for _, f := range append([]string{c.ConnectionHeader}, c.ConnectionHeaderAliases...) {
+		errs = append(errs, checkConnectionField(f))
+	}
+	for _, h := range c.AllowedHosts {
+		if !isHostName(h) {
+			errs = append(errs, fmt.Errorf("allowed host %q is not a host name without port", h))
+		}
+	}
+	if c.ReplayMemoryTotal < 0 {
+		errs = append(errs, fmt.Errorf("replay memory in total must not be negative: %d", c.ReplayMemoryTotal))
+	}
+	if c.UpstreamTimeout < 0 {
+		errs = append(errs, fmt.Errorf("upstream timeout must not be negative: %v", c.UpstreamTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) checkDefault() error {
+	if c.DefaultConnection == "" {
+		return nil
+	}
+	if !credstore.ValidName(c.DefaultConnection) {
+		return fmt.Errorf("default connection %q is not a connection name", c.DefaultConnection)
+	}
+	if c.Sole == nil && !c.DefaultConnectionShared {
+		return errors.New("a default connection that is not shared needs Sole")
+	}
+	return nil
+}
+
+func checkUpstream(u *url.URL) error {
+	if u == nil {
+		return errors.New("upstream URL is missing")
+	}
+	// Not printed as a whole: a URL may hold a password.
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("upstream URL must begin with http:// or https://, not %q", u.Scheme)
+	}
+	if u.Host == "" || u.Opaque != "" {
+		return errors.New("upstream URL has no host")
+	}
+	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return errors.New("upstream URL may have a path and nothing else after its host, and no user before it")
+	}
+	return nil
+}
+
+// checkConnectionField refuses fields that mean something else already.
+func checkConnectionField(f string) error {
+	if !isToken(f) {
+		return fmt.Errorf("connection header %q is not a header field name", f)
+	}
+	canonical := textproto.CanonicalMIMEHeaderKey(f)
+	if dropsAlways(canonical) || ownMeaning[canonical] {
+		return fmt.Errorf("connection header %q has a meaning of its own", f)
+	}
+	return nil
+}
+
+// ownMeaning lists the fields that cannot name a connection, besides those that
+// are dropped from every request.
+var ownMeaning = map[string]bool{
+	"Accept": true, "Content-Length": true, "Content-Type": true, "Expect": true,
+	"Host": true, "Origin": true, "User-Agent": true, expectCompanyHeader: true,
+}

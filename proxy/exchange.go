@@ -1,0 +1,186 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// ServeHTTP forwards the request, or answers it with a problem. It panics with
+// [http.ErrAbortHandler] where the client must not take what it got for a whole
+// answer.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r, "") }
+
+// ForConnection returns a handler for a listener that is tied to one
+// connection. It shares everything with p.
+func (p *Proxy) ForConnection(name string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, name) })
+}
+
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, own string) {
+	x := &exchange{proxy: p, w: w, in: r, entry: entry{began: time.Now()}}
+	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	defer x.finish()
+	res, err := x.run(own)
+	if err != nil {
+		x.refuse(err)
+		return
+	}
+	x.relay(res)
+}
+
+// exchange is one request of a client and its answer.
+type exchange struct {
+	proxy  *Proxy
+	w      http.ResponseWriter
+	in     *http.Request
+	ctx    context.Context // ends with the client's, or by cancel
+	cancel context.CancelCauseFunc
+	target target
+	name   string  // of the connection; empty until it is known
+	upload *upload // nil without a body
+	url    *url.URL
+	header http.Header // what goes upstream, without the credential
+	entry  entry
+
+	connected atomic.Bool // the attempt under way has got a connection
+
+	mu      sync.Mutex // guards w while an attempt is under way, and the fields below
+	sending bool       // an attempt is under way
+	interim int        // 1xx answers passed on
+}
+
+// finish ends the exchange, whether it was answered or aborted.
+func (x *exchange) finish() {
+	if x.upload != nil {
+		x.entry.received, _ = x.upload.state()
+		x.upload.finish()
+	}
+	x.cancel(nil)
+	x.proxy.record(x)
+}
+
+// run takes the request as far as the head of the answer that the client is to
+// get. Its error is a [problem] or errClientGone.
+func (x *exchange) run(own string) (*http.Response, error) {
+	var err error
+	if x.target, err = x.proxy.guard(x.in); err != nil {
+		return nil, err
+	}
+	name, err := x.proxy.naming.find(x.ctx, own, x.target, x.in.Header)
+	if err != nil {
+		return nil, err
+	}
+	x.name = name
+	a, err := x.proxy.credentials.Authorize(x.ctx, name)
+	if err != nil {
+		return nil, x.noCredential(err)
+	}
+	if err := x.check(a); err != nil {
+		return nil, err
+	}
+	x.prepare()
+	return x.forward(a)
+}
+
+// check refuses an authorization that does not fit the request.
+func (x *exchange) check(a *refresh.Authorization) error {
+	if a == nil || a.Value.IsZero() {
+		return problemStore(x.name, errors.New("the authorization is empty"))
+	}
+	expected, ok := x.in.Header[expectCompanyHeader]
+	if ok && (len(expected) != 1 || a.CompanyID == "" || !strings.EqualFold(expected[0], a.CompanyID)) {
+		return problemCompany(x.name)
+	}
+	return nil
+}
+
+// prepare makes what all attempts have in common.
+func (x *exchange) prepare() {
+	x.header = x.stripped(x.in.Header)
+	quiet(x.header)
+	x.url = x.proxy.upstream.locate(x.target)
+	x.upload = newUpload(x.ctx, x.in, x.proxy.perRequest, x.proxy.memory, x.stripped)
+	if x.upload != nil {
+		// Without this the server swallows the rest of the body itself once an
+		// early answer begins. HTTP/2 needs no such thing.
+		_ = http.NewResponseController(x.w).EnableFullDuplex()
+	} else {
+		delete(x.header, "Expect") // there is nothing to wait with
+	}
+	x.ctx = httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
+		GotConn:        func(httptrace.GotConnInfo) { x.connected.Store(true) },
+		Got1xxResponse: x.relayInterim,
+	})
+}
+
+func (x *exchange) stripped(h http.Header) http.Header {
+	return x.proxy.strip(h, x.in.Header["Connection"])
+}
+
+// noCredential turns an error of Credentials into one that run returns.
+func (x *exchange) noCredential(err error) error {
+	if e, ok := errors.AsType[*refresh.Error](err); ok {
+		return problemCredential(e)
+	}
+	if x.in.Context().Err() != nil {
+		return errClientGone
+	}
+	return problemStore(x.name, err)
+}
+
+// forward sends the request, and once more if the first answer is a 401 that a
+// newer credential may heal.
+func (x *exchange) forward(a *refresh.Authorization) (*http.Response, error) {
+	body, _ := x.openBody()
+	res, err := x.send(a, body)
+	if err != nil || res.StatusCode != http.StatusUnauthorized {
+		return res, err
+	}
+	fresh, err := x.proxy.credentials.Reauthorize(x.ctx, a)
+	if errors.Is(err, refresh.ErrSuppressed) {
+		x.proxy.metrics.replayed(replaySuppressed)
+		return res, nil
+	}
+	if err == nil {
+		err = x.check(fresh)
+	} else {
+		err = x.noCredential(err)
+	}
+	if err != nil {
+		x.proxy.metrics.replayed(replayNoCredential)
+		_ = res.Body.Close()
+		return nil, err
+	}
+	return x.replay(fresh, res)
+}
+
+// replay sends the request again after it was rejected, unless that cannot be
+// done: then the rejection is the answer.
+func (x *exchange) replay(a *refresh.Authorization, rejected *http.Response) (*http.Response, error) {
+	body, ok := x.openBody()
+	if !ok {
+		x.proxy.metrics.replayed(replayNotKept)
+		return rejected, nil
+	}
+	discard(rejected.Body)
+	res, err := x.send(a, body)
+	switch {
+	case err != nil:
+		x.proxy.metrics.replayed(replayFailed)
+	case res.StatusCode == http.StatusUnauthorized:
+		x.proxy.metrics.replayed(replayRejected)
+		x.proxy.credentials.ReplayRejected(a)
+	default:
+		x.proxy.metrics.replayed(replayHealed)
+	}
+	return res, err
+}

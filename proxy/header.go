@@ -1,0 +1,131 @@
+package proxy
+
+import (
+	"iter"
+	"net/http"
+	"net/textproto"
+	"strings"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// strip returns a copy of a request's header or trailer section without what
+// must not leave. Values are shared with h, not copied.
+//
+// connection are the values of the request's Connection field, which nominate
+// further fields to be dropped (RFC 9110 section 7.6.1).
+func (p *Proxy) strip(h http.Header, connection []string) http.Header {
+	out := make(http.Header, len(h)+2)
+	for name, values := range h {
+		if !p.drops(name) {
+			out[name] = values
+		}
+	}
+	for name := range listed(connection) {
+		delete(out, textproto.CanonicalMIMEHeaderKey(name))
+	}
+	return out
+}
+
+// drops reports whether the request field called name, in canonical form, does
+// not leave.
+func (p *Proxy) drops(name string) bool {
+	if strings.IndexByte(name, '_') >= 0 {
+		// Servers that hand fields on as CGI variables take X_Y for X-Y.
+		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	}
+	return dropsAlways(name) || p.dropped[name]
+}
+
+// dropsAlways reports whether a request field is dropped whatever the
+// configuration: credentials, what belongs to one hop, and what says where the
+// request came from.
+func dropsAlways(canonical string) bool {
+	switch canonical {
+	case "Authorization", "Cookie", "Forwarded":
+		return true
+	}
+	return hopByHop(canonical) ||
+		strings.HasPrefix(canonical, "Proxy-") ||
+		strings.HasPrefix(canonical, "X-Forwarded-")
+}
+
+// hopByHop reports whether a field belongs to one connection only, named by a
+// Connection field or not.
+func hopByHop(canonical string) bool {
+	switch canonical {
+	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+		"Http2-Settings", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization":
+		return true
+	}
+	return false
+}
+
+// authorize puts the credential on a header that strip has made. It is the last
+// change to it.
+func authorize(h http.Header, value credstore.Secret) {
+	h["Authorization"] = []string{value.Reveal()}
+}
+
+// quiet keeps the transport from adding to a header, and from reading meaning
+// into it.
+func quiet(h http.Header) {
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = nil // present without a value: none is made up
+	}
+	// The transport re-sends requests that carry one of these when a connection
+	// breaks. It knows them by their canonical names, which mean the same on
+	// the wire in any case (RFC 9110 section 5.1).
+	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if values, ok := h[name]; ok {
+			delete(h, name)
+			h[strings.ToLower(name)] = values
+		}
+	}
+}
+
+// relayHeader copies to dst what a client may see of an answer's header or
+// trailer section.
+func relayHeader(dst, src http.Header, connection []string) {
+	for name, values := range src {
+		if !withheld(name) {
+			dst[name] = values
+		}
+	}
+	for name := range listed(connection) {
+		delete(dst, textproto.CanonicalMIMEHeaderKey(name))
+	}
+}
+
+// withheld reports whether an answer's field is not for the client: it belongs
+// to one hop, or speaks for the API's origin, which the proxy is not.
+func withheld(canonical string) bool {
+	switch canonical {
+	case "Set-Cookie", "Alt-Svc", "Strict-Transport-Security":
+		return true
+	}
+	return hopByHop(canonical) || strings.HasPrefix(canonical, "Access-Control-")
+}
+
+// listed yields the members of comma-separated lists.
+func listed(values []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, list := range values {
+			for member := range strings.SplitSeq(list, ",") {
+				if member = textproto.TrimString(member); member != "" && !yield(member) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// isToken reports whether s is a token (RFC 9110 section 5.6.2), as field names
+// are.
+func isToken(s string) bool {
+	return s != "" && strings.IndexFunc(s, notInToken) < 0
+}
+
+func notInToken(r rune) bool {
+	return !isAlphanumeric(r) && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+}

@@ -1,0 +1,244 @@
+package proxy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// code names a problem for programs. Codes are a promise to clients.
+type code string
+
+const (
+	codeConnectionRequired      code = "connection_required"
+	codeConnectionUnknown       code = "connection_unknown"
+	codeConnectionConflict      code = "connection_conflict"
+	codeBadRequestTarget        code = "bad_request_target"
+	codeBadRequestBody          code = "bad_request_body"
+	codeUpgradeRefused          code = "upgrade_refused"
+	codeReauthorizationRequired code = "reauthorization_required"
+	codeConnectionPending       code = "connection_pending"
+	codeCrossSiteRequest        code = "cross_site_request"
+	codeHostNotAllowed          code = "host_not_allowed"
+	codeConnectionDisabled      code = "connection_disabled"
+	codeMethodNotSupported      code = "method_not_supported"
+	codeCompanyMismatch         code = "company_mismatch"
+	codeUpstreamUnreachable     code = "upstream_unreachable"
+	codeUpstreamProtocolError   code = "upstream_protocol_error"
+	codeServerUnavailable       code = "authorization_server_unavailable"
+	codeStoreUnavailable        code = "store_unavailable"
+	codeShuttingDown            code = "shutting_down"
+	codeUpstreamTimeout         code = "upstream_timeout"
+
+	// codeClientClosed stands in the access log only: the client left before
+	// there was an answer to send.
+	codeClientClosed code = "client_closed_request"
+)
+
+// problemType is what the type members begin with. It is a name and not an
+// address: it stays when pages move, and no client is led to fetch it.
+const problemType = "urn:pleo-auth-proxy:problem:"
+
+// kinds says what all problems of one code have in common: status, title and
+// the error type that RFC 9209 section 2.3 registers for it.
+var kinds = map[code]struct {
+	status int
+	title  string
+	proxy  string
+}{
+	codeConnectionRequired:      {400, "Connection required", "http_request_error"},
+	codeConnectionUnknown:       {400, "Connection unknown", "http_request_error"},
+	codeConnectionConflict:      {400, "Conflicting connections", "http_request_error"},
+	codeBadRequestTarget:        {400, "Bad request target", "http_request_error"},
+	codeBadRequestBody:          {400, "Bad request body", "http_request_error"},
+	codeUpgradeRefused:          {400, "Upgrade refused", "http_request_error"},
+	codeReauthorizationRequired: {401, "Reauthorization required", "http_request_denied"},
+	codeConnectionPending:       {401, "Connection pending", "http_request_denied"},
+	codeCrossSiteRequest:        {403, "Cross-site request", "http_request_denied"},
+	codeHostNotAllowed:          {403, "Host not allowed", "http_request_denied"},
+	codeConnectionDisabled:      {403, "Connection disabled", "http_request_denied"},
+	codeMethodNotSupported:      {405, "Method not supported", "http_request_error"},
+	codeCompanyMismatch:         {412, "Company mismatch", "http_request_denied"},
+	codeUpstreamUnreachable:     {502, "Pleo cannot be reached", "destination_unavailable"},
+	codeUpstreamProtocolError:   {502, "No usable answer from Pleo", "http_protocol_error"},
+	codeServerUnavailable:       {503, "Authorization server unavailable", "proxy_internal_response"},
+	codeStoreUnavailable:        {503, "Store unavailable", "proxy_internal_response"},
+	codeShuttingDown:            {503, "Shutting down", "proxy_internal_response"},
+	codeUpstreamTimeout:         {504, "Pleo did not answer in time", "http_response_timeout"},
+}
+
+// problem is an answer of our own (RFC 9457), and the error that leads to it.
+// All of it but cause is shown to the client.
+type problem struct {
+	code       code
+	detail     string
+	connection string        // the name; empty when none, or none that is valid, was given
+	retryAfter time.Duration // 0: waiting does not help
+	cause      error         // for the log; holds no secret
+}
+
+func (p *problem) Error() string {
+	if p.cause != nil {
+		return string(p.code) + ": " + p.cause.Error()
+	}
+	return string(p.code)
+}
+
+// Unwrap returns the cause.
+func (p *problem) Unwrap() error { return p.cause }
+
+// problemDocument is the body of an answer of our own.
+type problemDocument struct {
+	Type       string `json:"type"`
+	Title      string `json:"title"`
+	Status     int    `json:"status"`
+	Detail     string `json:"detail"`
+	Code       code   `json:"code"`
+	Message    string `json:"message"` // what clients of Pleo's own errors print
+	Connection string `json:"connection,omitempty"`
+}
+
+// write sends the problem, and returns how many bytes its body has.
+func (p *problem) write(w http.ResponseWriter) (int64, error) {
+	kind := kinds[p.code]
+	body, err := json.MarshalIndent(problemDocument{
+		Type:       problemType + string(p.code),
+		Title:      kind.title,
+		Status:     kind.status,
+		Detail:     p.detail,
+		Code:       p.code,
+		Message:    p.detail,
+		Connection: p.connection,
+	}, "", "  ")
+	if err != nil {
+		return 0, fmt.Errorf("encoding problem: %w", err)
+	}
+	body = append(body, '\n')
+	p.writeHeader(w.Header())
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(kind.status)
+	n, err := w.Write(body)
+	return int64(n), err
+}
+
+func (p *problem) writeHeader(h http.Header) {
+	kind := kinds[p.code]
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Proxy-Status", fmt.Sprintf("pleo-auth-proxy; error=%s; details=%q", kind.proxy, p.code))
+	if kind.status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="Pleo connection", error="invalid_token"`)
+	}
+	if kind.status == http.StatusMethodNotAllowed {
+		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	}
+	if p.retryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatInt(seconds(p.retryAfter), 10))
+	}
+}
+
+// seconds rounds up, so that nobody comes back too early.
+func seconds(d time.Duration) int64 {
+	return int64((d + time.Second - 1) / time.Second)
+}
+
+// retrySoon is what a client is told to wait for something that is away and may
+// be back at any time.
+const retrySoon = 5 * time.Second
+
+func problemRequired(what, field string) *problem {
+	return &problem{code: codeConnectionRequired, detail: fmt.Sprintf("%s Name one by the header \"%s: NAME\", or by /@NAME in front of the path.", what, field)}
+}
+
+func problemConflict(what string) *problem {
+	return &problem{code: codeConnectionConflict, detail: what + " It was not forwarded, because either could be the wrong company."}
+}
+
+// problemUnknown does not repeat a name that cannot be one: name is empty then.
+func problemUnknown(name string) *problem {
+	detail := "The name in the request cannot be the name of a connection: names are 1 to 128 letters, digits and . _ ~ : - and begin with a letter or a digit."
+	if name != "" {
+		detail = fmt.Sprintf("There is no connection called %q. Names are case-sensitive; `pleo-auth-proxy connections list` shows them.", name)
+	}
+	return &problem{code: codeConnectionUnknown, connection: name, detail: detail}
+}
+
+func problemBadTarget() *problem {
+	return &problem{code: codeBadRequestTarget, detail: "The request target has to be a path that begins with a single slash, such as /v1/companies. Point the client at the proxy as a base URL, not as an HTTP proxy."}
+}
+
+func problemBody(name string, cause error) *problem {
+	return &problem{code: codeBadRequestBody, connection: name, cause: cause, detail: "The request body ended early or was malformed. Pleo may have received part of it."}
+}
+
+func problemUpgrade() *problem {
+	return &problem{code: codeUpgradeRefused, detail: "The proxy does not change protocols. Set the client to HTTP/1.1 (Java's HttpClient: version(HTTP_1_1)), without h2c or WebSocket upgrades."}
+}
+
+func problemMethod(method string) *problem {
+	return &problem{code: codeMethodNotSupported, detail: method + " is not forwarded. Point the client at the proxy as a base URL, not as an HTTP proxy."}
+}
+
+func problemHost() *problem {
+	return &problem{code: codeHostNotAllowed, detail: "The Host of the request is a name that a public web page could have. Use localhost, an IP address or a name of the local network, or add the name to proxy.allowed_hosts."}
+}
+
+func problemCrossSite() *problem {
+	return &problem{code: codeCrossSiteRequest, detail: "The request comes from a web page (it has Origin, or Sec-Fetch-Site other than none). Call the proxy from a server, not from a browser."}
+}
+
+func problemCompany(name string) *problem {
+	return &problem{code: codeCompanyMismatch, connection: name, detail: fmt.Sprintf("Connection %q does not belong to the company that %s asks for, or its company is not known. Nothing was sent to Pleo.", name, expectCompanyHeader)}
+}
+
+func problemStore(name string, cause error) *problem {
+	return &problem{code: codeStoreUnavailable, connection: name, cause: cause, retryAfter: retrySoon, detail: "The credential store cannot be read now, so the request was not authorized. Try again later."}
+}
+
+// problemUpstream is a request that brought no usable answer. sent says what
+// may have arrived at the API.
+func problemUpstream(c code, name string, cause error) *problem {
+	detail := map[code]string{
+		codeUpstreamUnreachable:   "No connection to the Pleo API could be made. The request was not sent; it is safe to try again.",
+		codeUpstreamProtocolError: "The Pleo API broke off or answered with something that is not HTTP. It may have carried out the request: look before sending it again.",
+		codeUpstreamTimeout:       "The Pleo API has not answered in time. It may still carry out the request: look before sending it again.",
+	}[c]
+	return &problem{code: c, connection: name, cause: cause, detail: detail}
+}
+
+// problemCredential says why no credential can be had.
+func problemCredential(e *refresh.Error) *problem {
+	if e.Code == refresh.ConnectionUnknown {
+		return problemUnknown(e.Connection)
+	}
+	p := &problem{code: code(e.Code), connection: e.Connection, retryAfter: e.RetryAfter, cause: e.Err}
+	if _, ok := kinds[p.code]; !ok {
+		return problemStore(e.Connection, e)
+	}
+	if kinds[p.code].status == http.StatusServiceUnavailable && p.retryAfter <= 0 {
+		p.retryAfter = retrySoon
+	}
+	p.detail = fmt.Sprintf(credentialDetails[e.Code], e.Connection)
+	if e.Reason != "" {
+		p.detail += " Reason: " + e.Reason + "."
+	}
+	return p
+}
+
+// credentialDetails has a verb for the connection's name in each text.
+var credentialDetails = map[refresh.Code]string{
+	refresh.ConnectionPending:       "Connection %q has no credential yet: a person has to give consent or enter a key first.",
+	refresh.ConnectionDisabled:      "Connection %q is disabled, and stays so until an operator enables it.",
+	refresh.ReauthorizationRequired: "Pleo no longer accepts the credential of connection %q, and only a person can mend that, by a new consent or key. `pleo-auth-proxy connections show` says more.",
+	refresh.ServerUnavailable:       "The access token of connection %q has expired, and Pleo's authorization server gives no new one now. Nothing is lost; try again later.",
+	refresh.StoreUnavailable:        "The credential of connection %q cannot be read or saved now, since its store is away. Try again later.",
+	refresh.ShuttingDown:            "The proxy is shutting down and gets no new token for connection %q. Try again in a moment.",
+}
+
+// errClientGone ends an exchange whose client left. There is nobody to answer.
+var errClientGone = errors.New("the client closed the request")

@@ -1,0 +1,132 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// copyBufferSize is how much of an answer is read at a time, in bytes.
+const copyBufferSize = 32 << 10
+
+// relay passes an answer of the API on to the client.
+func (x *exchange) relay(res *http.Response) {
+	defer func() { _ = res.Body.Close() }()
+	x.entry.status = res.StatusCode
+	x.entry.requestID = res.Header.Get("Request-Id")
+
+	h := x.w.Header()
+	relayHeader(h, res.Header, res.Header["Connection"])
+	x.proxy.upstream.localizeAll(h, x.target.prefix)
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // or the server guesses one
+	}
+	announced := announce(h, res.Trailer)
+	x.w.WriteHeader(res.StatusCode)
+	if c, err := x.copyBody(res); err != nil {
+		x.entry.code, x.entry.err = c, err
+		x.abort()
+	}
+	relayTrailer(h, res.Trailer, announced)
+}
+
+// copyBody streams the body of res. The code of its error says who broke off.
+func (x *exchange) copyBody(res *http.Response) (code, error) {
+	// An answer of unknown length may be a stream whose reader waits for each
+	// piece of it, the head being the first.
+	streamed := res.ContentLength < 0 && x.in.Method != http.MethodHead
+	flush := func() error { return nil }
+	if streamed {
+		flush = http.NewResponseController(x.w).Flush
+	}
+	buf := x.proxy.buffers.Get().(*[]byte)
+	defer x.proxy.buffers.Put(buf)
+	for err := flush(); ; {
+		if err != nil {
+			return codeClientClosed, err
+		}
+		n, readErr := res.Body.Read(*buf)
+		if n > 0 {
+			if err = x.write((*buf)[:n]); err == nil {
+				err = flush()
+			}
+		}
+		if errors.Is(readErr, io.EOF) && err == nil {
+			return "", nil
+		}
+		if readErr != nil {
+			return x.brokenOff(), withoutAnswer(readErr)
+		}
+	}
+}
+
+func (x *exchange) write(p []byte) error {
+	n, err := x.w.Write(p)
+	x.entry.sent += int64(n)
+	return err
+}
+
+// brokenOff says why an answer ended early: reading fails too when the client
+// has left.
+func (x *exchange) brokenOff() code {
+	if x.in.Context().Err() != nil {
+		return codeClientClosed
+	}
+	return codeUpstreamProtocolError
+}
+
+// abort ends the client's connection in the middle of an answer, which is how a
+// client sees that the answer is not whole.
+func (x *exchange) abort() {
+	if x.upload != nil {
+		x.upload.finish()
+		x.upload.settle(x.w)
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// refuse answers a request that was not, or not successfully, forwarded.
+func (x *exchange) refuse(err error) {
+	p, ok := errors.AsType[*problem](err)
+	if !ok {
+		// Nobody is there to read an answer. Returning would make the server send
+		// an empty 200.
+		x.entry.status, x.entry.code, x.entry.own = statusClientClosed, codeClientClosed, true
+		x.abort()
+	}
+	x.entry.status, x.entry.code, x.entry.own = kinds[p.code].status, p.code, true
+	x.entry.err = p.cause
+	x.entry.sent, err = p.write(x.w)
+	if err != nil && x.entry.err == nil {
+		x.entry.err = err
+	}
+}
+
+// announce names in h the trailer fields that an answer announces, and returns
+// the names.
+func announce(h, trailer http.Header) []string {
+	var names []string
+	for name := range trailer {
+		if !withheld(name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) > 0 {
+		h["Trailer"] = []string{strings.Join(names, ", ")}
+	}
+	return names
+}
+
+// relayTrailer passes the trailer section on once the body has been read.
+func relayTrailer(h, trailer http.Header, announced []string) {
+	for _, name := range announced {
+		h[name] = trailer[name] // also when it did not come: a header field of the name is not it
+		delete(trailer, name)
+	}
+	for name, values := range trailer {
+		if !withheld(name) {
+			h[http.TrailerPrefix+name] = values
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/textproto"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// openBody returns the request's body from its first byte, nil if it has none.
+// It reports false when the first byte is not kept any more.
+func (x *exchange) openBody() (*attemptBody, bool) {
+	if x.upload == nil {
+		return nil, true
+	}
+	return x.upload.attach()
+}
+
+// send makes one attempt, and returns the head of a final answer. Its error is
+// a [problem] or errClientGone.
+func (x *exchange) send(a *refresh.Authorization, body *attemptBody) (*http.Response, error) {
+	x.entry.attempts++
+	x.entry.version = a.Version
+	clock := startClock(x.proxy.timeout, func() { x.cancel(errLate) })
+	defer clock.stop()
+	if body != nil {
+		body.clock = clock
+	}
+	x.connected.Store(false)
+	a.Begin()
+	defer a.End()
+
+	out := x.outbound(a, body)
+	x.setSending(true)
+	began := time.Now()
+	res, err := x.proxy.transport.RoundTrip(out)
+	x.entry.upstream += time.Since(began)
+	x.setSending(false)
+	if err != nil {
+		return nil, x.failed(err)
+	}
+	if res.StatusCode < http.StatusOK {
+		_ = res.Body.Close()
+		return nil, problemUpstream(codeUpstreamProtocolError, x.name, errSwitched)
+	}
+	return res, nil
+}
+
+var (
+	errLate     = errors.New("the upstream timeout has passed")
+	errSwitched = errors.New("the answer changes protocols, or its status is below 200")
+	errInterim  = errors.New("too many 1xx answers")
+	errNotHTTP  = errors.New("the answer is not HTTP")
+)
+
+// outbound builds the request of one attempt.
+//
+// The transport re-sends requests by itself when a reused connection breaks,
+// even after their bytes were written, if they have no body and their method is
+// safe or they carry an idempotency key. A request may not be sent twice here
+// except after a 401. The key is disguised by [quiet]; safe methods get a body
+// that is empty, but of a type of its own. The coding "identity" puts nothing
+// on the wire, and keeps the transport from chunking that body.
+func (x *exchange) outbound(a *refresh.Authorization, body *attemptBody) *http.Request {
+	out := new(http.Request).WithContext(x.ctx)
+	out.Method = x.in.Method
+	out.URL = x.url
+	out.Host = x.proxy.upstream.host
+	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
+	out.Header = x.header
+	if x.entry.attempts > 1 {
+		out.Header = maps.Clone(x.header) // the transport may still be writing the first
+	}
+	switch {
+	case body != nil:
+		out.Body, out.ContentLength, out.Trailer = body, x.in.ContentLength, body.trailer
+		if out.ContentLength < 0 {
+			out.TransferEncoding = []string{"chunked"} // or it would be probed for being empty
+		}
+	case out.Method == http.MethodGet, out.Method == http.MethodHead, out.Method == http.MethodOptions:
+		out.Body, out.TransferEncoding = noBody{}, []string{"identity"}
+	}
+	authorize(out.Header, a.Value)
+	return out
+}
+
+// failed says what it means for the client that an attempt brought no answer.
+func (x *exchange) failed(err error) error {
+	if errors.Is(context.Cause(x.ctx), errLate) {
+		return problemUpstream(codeUpstreamTimeout, x.name, errLate)
+	}
+	if x.in.Context().Err() != nil {
+		return errClientGone
+	}
+	if x.upload != nil {
+		if _, err := x.upload.state(); err != nil {
+			return problemBody(x.name, err)
+		}
+	}
+	if !x.connected.Load() {
+		return problemUpstream(codeUpstreamUnreachable, x.name, err)
+	}
+	return problemUpstream(codeUpstreamProtocolError, x.name, withoutAnswer(err))
+}
+
+// withoutAnswer returns err if it says nothing that the upstream made up. Errors
+// of parsing quote the answer, which may quote our request.
+func withoutAnswer(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op
+	}
+	for _, known := range []error{errInterim, io.ErrUnexpectedEOF, io.EOF} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	return errNotHTTP
+}
+
+// maxInterim is how many 1xx answers one request may get. The transport bounds
+// only the size of each.
+const maxInterim = 32
+
+func (x *exchange) setSending(sending bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.sending = sending
+}
+
+// relayInterim passes a 1xx answer on. The transport calls it from a goroutine
+// of its own, perhaps after the attempt has been given up; holding mu while
+// writing is what keeps the handler from writing at the same time.
+func (x *exchange) relayInterim(status int, header textproto.MIMEHeader) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.interim++; x.interim > maxInterim {
+		return errInterim
+	}
+	// 100 is between the API and us. The server sends its own to the client once
+	// the body is read, which is when the API has asked for it.
+	if !x.sending || status == http.StatusContinue || !x.in.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	h := x.w.Header()
+	relayHeader(h, http.Header(header), header["Connection"])
+	x.w.WriteHeader(status)
+	clear(h)
+	return nil
+}
+
+// How much of a rejection is read, and for how long, to use its connection
+// again.
+const (
+	discardSize = 64 << 10
+	discardTime = 100 * time.Millisecond
+)
+
+func discard(body io.ReadCloser) {
+	hurry := time.AfterFunc(discardTime, func() { _ = body.Close() })
+	defer hurry.Stop()
+	_, _ = io.CopyN(io.Discard, body, discardSize)
+	_ = body.Close()
+}

@@ -1,0 +1,92 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// Limits of the proxy listener. There is none on the time that a body or an
+// answer takes: both are streams.
+const (
+	readHeaderTimeout = 15 * time.Second
+	idleTimeout       = 3 * time.Minute
+	maxHeaderBytes    = 256 << 10
+)
+
+// NewServer returns the server of a proxy listener: HTTP/1.1 without TLS, with
+// limits that slow clients cannot exceed. errorLog gets what clients do wrong
+// below HTTP; nil discards it.
+func NewServer(h http.Handler, errorLog *log.Logger) *http.Server {
+	if errorLog == nil {
+		errorLog = log.New(discardLog{}, "", 0)
+	}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          errorLog,
+		Protocols:         &protocols,
+		// OPTIONS * is for the handler to refuse.
+		DisableGeneralOptionsHandler: true,
+	}
+}
+
+type discardLog struct{}
+
+func (discardLog) Write(p []byte) (int, error) { return len(p), nil }
+
+// Limits of the connections to the API.
+const (
+	dialTimeout      = 10 * time.Second
+	handshakeTimeout = 10 * time.Second
+	maxIdle          = 512
+	// Load balancers commonly close idle connections after 60 seconds. Being
+	// first avoids sending a request on one that is being closed.
+	upstreamIdleTimeout = 55 * time.Second
+	continueTimeout     = time.Second
+	maxAnswerHeader     = 1 << 20
+)
+
+// TransportConfig says how the API is reached. Its zero value is usable.
+type TransportConfig struct {
+	// RootCAs verify the API's certificate. Nil means those of the system.
+	RootCAs *x509.CertPool
+
+	// ProxyURL is an HTTP proxy on the way to the API. Nil means none; the
+	// environment is not asked.
+	ProxyURL *url.URL
+}
+
+// NewTransport returns a transport for [Config]: HTTP/1.1 over warm, pooled
+// connections, nothing added to requests and nothing decompressed.
+//
+// It does not speak HTTP/2, which sends requests again on its own account when
+// a connection ends, and puts all of them behind each other on one connection.
+func NewTransport(c TransportConfig) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	t := &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:        &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    handshakeTimeout,
+		DisableCompression:     true,
+		MaxIdleConns:           maxIdle,
+		MaxIdleConnsPerHost:    maxIdle,
+		IdleConnTimeout:        upstreamIdleTimeout,
+		ExpectContinueTimeout:  continueTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+		Protocols:              &protocols,
+	}
+	if c.ProxyURL != nil {
+		t.Proxy = http.ProxyURL(c.ProxyURL)
+	}
+	return t
+}

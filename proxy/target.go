@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// target is the request target (RFC 9112 section 3.2), taken apart without
+// changing a byte of it.
+type target struct {
+	prefix string // "/@NAME" as it was received; empty without one
+	name   string // the NAME in prefix, decoded; may be anything
+	path   string // the rest up to the query; begins with exactly one slash
+	query  string // behind the question mark
+	hasQ   bool   // there was a question mark
+}
+
+// parseTarget reads the target of a request in origin form. Other forms are
+// refused, and so is a path that begins with two slashes: somebody upstream
+// might take what follows for a host.
+func parseTarget(uri string) (target, error) {
+	if !strings.HasPrefix(uri, "/") {
+		return target{}, problemBadTarget()
+	}
+	var t target
+	t.path, t.query, t.hasQ = strings.Cut(uri, "?")
+	t.cutPrefix()
+	if strings.HasPrefix(t.path, "//") {
+		return target{}, problemBadTarget()
+	}
+	return t, nil
+}
+
+// cutPrefix moves a leading /@NAME or /%40NAME from path to prefix.
+func (t *target) cutPrefix() {
+	rest, ok := strings.CutPrefix(t.path, "/@")
+	if !ok {
+		rest, ok = strings.CutPrefix(t.path, "/%40")
+	}
+	if !ok {
+		return
+	}
+	name, _, _ := strings.Cut(rest, "/")
+	t.prefix = t.path[:len(t.path)-len(rest)+len(name)]
+	t.path = t.path[len(t.prefix):]
+	if t.path == "" {
+		t.path = "/"
+	}
+	t.name = name
+	if decoded, err := url.PathUnescape(name); err == nil {
+		t.name = decoded
+	}
+}
+
+// upstream is where requests go.
+type upstream struct {
+	scheme string
+	host   string // as it goes into the Host field
+	origin string // scheme and host in one form, default port included
+	base   string // of all paths; without a slash at the end
+}
+
+func newUpstream(u *url.URL) upstream {
+	return upstream{
+		scheme: u.Scheme,
+		host:   u.Host,
+		origin: origin(u),
+		base:   strings.TrimSuffix(u.EscapedPath(), "/"),
+	}
+}
+
+// locate returns the URL that t has upstream. Opaque carries the path, since
+// Path and RawPath would not keep every spelling of it.
+func (u upstream) locate(t target) *url.URL {
+	return &url.URL{
+		Scheme:     u.scheme,
+		Host:       u.host,
+		Opaque:     u.base + t.path,
+		RawQuery:   t.query,
+		ForceQuery: t.hasQ,
+	}
+}
+
+// localize rewrites a Location that leads to the API into one that leads to
+// the proxy: the same path, with the prefix that named the connection. Any
+// other location is returned as it is.
+func (u upstream) localize(location, prefix string) string {
+	path, ok := u.pathOf(location)
+	if !ok {
+		return location
+	}
+	path, ok = strings.CutPrefix(path, u.base)
+	if !ok {
+		return location
+	}
+	if path == "" || path[0] == '?' || path[0] == '#' {
+		path = "/" + path
+	}
+	// A browser takes //x and /\x for another host.
+	if path[0] != '/' || len(path) > 1 && (path[1] == '/' || path[1] == '\\') {
+		return location
+	}
+	return prefix + path
+}
+
+// pathOf returns the path, query and fragment of a location on the API's
+// origin, as they are spelled.
+func (u upstream) pathOf(location string) (string, bool) {
+	if strings.HasPrefix(location, "/") && !strings.HasPrefix(location, "//") {
+		return location, true
+	}
+	parsed, err := url.Parse(location)
+	if err != nil || parsed.Host == "" || parsed.User != nil {
+		return "", false
+	}
+	if parsed.Scheme == "" {
+		parsed.Scheme = u.scheme
+	}
+	if origin(parsed) != u.origin {
+		return "", false
+	}
+	_, rest, _ := strings.Cut(location, "//")
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		return rest[i:], true
+	}
+	return "", true
+}
+
+// origin returns scheme, host and port of u in one form (RFC 6454 section 4).
+func origin(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
+// localizeAll does what localize does to every Location of an answer.
+func (u upstream) localizeAll(h http.Header, prefix string) {
+	for i, location := range h["Location"] {
+		h["Location"][i] = u.localize(location, prefix)
+	}
+}
