@@ -1,0 +1,309 @@
+package simulator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Config is what [New] makes a simulator of. The zero Config works.
+type Config struct {
+	Settings Settings
+	// Now tells the time; nil: time.Now. Delays use timers of package time in
+	// any case.
+	Now func() time.Time
+	// Logger gets one line per request, without secrets; nil: none.
+	Logger *zap.Logger
+}
+
+// Simulator is a Pleo: an authorization server, an API and a control endpoint
+// that share one state, all of it in memory. All methods and handlers may be
+// called at once.
+type Simulator struct {
+	now    func() time.Time
+	logger *zap.Logger
+
+	settings atomic.Pointer[Settings] // what it points to is never changed
+	requests atomic.Int64             // numbers the request-Ids
+
+	world   *world
+	ledger  *ledger
+	records *records
+	counts  *counts
+	events  *eventLog
+	faults  *faults
+}
+
+// New returns a simulator. It reports everything wrong with the settings at
+// once.
+func New(c Config) (*Simulator, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if err := c.Settings.validate(); err != nil {
+		return nil, fmt.Errorf("checking the settings: %w", err)
+	}
+	w, err := newWorld(c.Settings)
+	if err != nil {
+		return nil, fmt.Errorf("making the world: %w", err)
+	}
+	s := &Simulator{
+		now: c.Now, logger: c.Logger, world: w,
+		ledger: newLedger(), records: newRecords(), counts: newCounts(),
+		events: newEventLog(), faults: &faults{},
+	}
+	s.settings.Store(&c.Settings)
+	return s, nil
+}
+
+// Close lets everything that hangs on a fault go on. The simulator can still be
+// used.
+func (s *Simulator) Close() { s.ClearFaults() }
+
+// Settings returns the settings in force. Companies, clients and keys are those
+// of the start.
+func (s *Simulator) Settings() Settings { return *s.settings.Load() }
+
+// Configure changes how the simulator behaves from the next request on.
+// Companies, clients and keys in the new settings have no effect.
+func (s *Simulator) Configure(n Settings) error {
+	if err := n.validate(); err != nil {
+		return fmt.Errorf("checking the settings: %w", err)
+	}
+	old := s.settings.Load()
+	n.Companies, n.Clients, n.Keys = old.Companies, old.Clients, old.Keys
+	s.settings.Store(&n)
+	return nil
+}
+
+// Handler serves everything on one port: /_control/ is [Simulator.Control],
+// /oauth/ is [Simulator.AuthorizationServer], all else is [Simulator.API].
+func (s *Simulator) Handler() http.Handler {
+	control, auth, api := s.Control(), s.AuthorizationServer(), s.API()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/_control/"):
+			control.ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, "/oauth/"):
+			auth.ServeHTTP(w, r)
+		default:
+			api.ServeHTTP(w, r)
+		}
+	})
+}
+
+// AuthorizationServer serves /oauth/authorize, /oauth/token and
+// /oauth/token/introspect. Like Pleo's it has no discovery document and no
+// revocation endpoint.
+func (s *Simulator) AuthorizationServer() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /oauth/authorize", s.answering(s.authorize))
+	mux.HandleFunc("POST /oauth/authorize", s.answering(s.decide))
+	mux.HandleFunc("POST /oauth/token", s.answering(s.token))
+	mux.HandleFunc("POST /oauth/token/introspect", s.answering(s.introspectToken))
+	mux.HandleFunc("/", s.answering(func(*http.Request, string) reply {
+		return exception(http.StatusNotFound, "NOT_FOUND", "the authorization server has no such endpoint")
+	}))
+	return mux
+}
+
+// answering makes a handler of a function from a request and its request-Id to
+// a reply.
+func (s *Simulator) answering(answer func(*http.Request, string) reply) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id := s.nextRequestID()
+		re := answer(r, id)
+		s.lag()
+		s.logger.Info("request", zap.String("request_id", id), zap.String("method", r.Method),
+			zap.String("path", r.URL.Path), zap.String("outcome", re.outcome()))
+		w.Header()["request-Id"] = []string{id} // Pleo writes it so
+		re.write(w)
+	}
+}
+
+func (s *Simulator) nextRequestID() string {
+	return deriveUUID("request", s.requests.Add(1), s.now().UnixNano())
+}
+
+// lag waits for the latency that the settings ask for.
+func (s *Simulator) lag() {
+	if d := s.settings.Load().Latency; d > 0 {
+		time.Sleep(time.Duration(d))
+	}
+}
+
+// SetFault makes something go wrong and returns the fault with its id.
+func (s *Simulator) SetFault(f Fault) (Fault, error) { return s.faults.set(f) }
+
+// Faults lists the faults that are set, those included that have acted as often
+// as they were to.
+func (s *Simulator) Faults() []Fault { return s.faults.list() }
+
+// ClearFaults removes all faults and lets what hangs on them go on.
+func (s *Simulator) ClearFaults() { _ = s.faults.clear("") } // fails for a named fault only
+
+// ClearFault removes a fault and lets what hangs on it go on. The error wraps
+// [ErrNotFound] if there is no such fault.
+func (s *Simulator) ClearFault(id string) error { return s.faults.clear(id) }
+
+// Subscribe returns a channel of what happens at the token endpoint from now
+// on. The simulator never waits for its reader: with 1,024 events waiting it
+// drops the next ones, which shows in Seq. stop ends the subscription.
+func (s *Simulator) Subscribe() (events <-chan Event, stop func()) { return s.events.subscribe() }
+
+// AwaitEvent returns the first event after number after (0: any yet to be
+// remembered) that matches, waiting for it until the context ends.
+func (s *Simulator) AwaitEvent(ctx context.Context, after int64, match func(Event) bool) (Event, error) {
+	found, _ := s.events.await(ctx, after, match)
+	if len(found) == 0 {
+		return Event{}, fmt.Errorf("waiting for an event: %w", ctx.Err())
+	}
+	return found[0], nil
+}
+
+// Counters returns what the simulator has seen.
+func (s *Simulator) Counters() Counters {
+	c := s.counts.snapshot(s.world.isKey)
+	now := s.now()
+	for hash, t := range c.RefreshTokens {
+		t.State = string(s.ledger.refreshState(hash, now))
+		c.RefreshTokens[hash] = t
+	}
+	return c
+}
+
+// ResetCounters sets all counters to zero.
+func (s *Simulator) ResetCounters() { s.counts.reset() }
+
+// Grants lists all grants, revoked ones too, in the order of their creation.
+func (s *Simulator) Grants() []GrantState { return s.ledger.states(s.now()) }
+
+// AddCompany adds a company. Id, name and organisation are made up where they
+// are empty.
+func (s *Simulator) AddCompany(c Company) (Company, error) { return s.world.addCompany(c) }
+
+// SetClient adds a client or replaces the one with its id. The grants of that
+// client stay as they are.
+func (s *Simulator) SetClient(c Client) error { return s.world.setClient(c) }
+
+// IssueKey adds an API key; its id and value are made up where they are empty.
+func (s *Simulator) IssueKey(k Key) (Key, error) { return s.world.addKey(k) }
+
+// RevokeKey ends a key. The error wraps [ErrNotFound] if there is no such key.
+func (s *Simulator) RevokeKey(id string) error { return s.world.revokeKey(id) }
+
+// GrantRequest asks for a grant without a browser.
+type GrantRequest struct {
+	Company      string   `json:"company,omitempty"`      // id or name; empty, as Organisation: a new company
+	Organisation string   `json:"organisation,omitempty"` // id; the grant is for all its companies
+	ClientID     string   `json:"client_id,omitempty"`    // empty: the first client by id
+	Scopes       []string `json:"scopes,omitempty"`       // none: all of the client's
+
+	AccessTokenLifetime  Duration `json:"access_token_lifetime,omitempty"`  // 0: as the settings say
+	RefreshTokenLifetime Duration `json:"refresh_token_lifetime,omitempty"` // 0: as the settings say
+}
+
+// Grant is a new grant with its first tokens.
+type Grant struct {
+	ID           string    `json:"grant"`
+	ClientID     string    `json:"client_id"`
+	Company      string    `json:"company_id,omitempty"` // empty: for an organisation
+	CompanyName  string    `json:"company_name,omitempty"`
+	Subject      string    `json:"subject"` // urn:pleo:company:UUID or urn:pleo:organisation:UUID
+	AccessToken  string    `json:"access_token"`
+	RefreshToken string    `json:"refresh_token"`
+	ExpiresAt    time.Time `json:"expires_at"` // of the access token
+	Scope        string    `json:"scope"`
+}
+
+// IssueGrant gives a client a grant as consent would. The error wraps
+// [ErrNotFound] if company or client do not exist.
+func (s *Simulator) IssueGrant(req GrantRequest) (Grant, error) {
+	spec, company, err := s.grantSpecOf(req)
+	if err != nil {
+		return Grant{}, fmt.Errorf("issuing a grant: %w", err)
+	}
+	p := s.ledger.issue(spec, s.settings.Load().OAuth, s.now())
+	s.installed(spec)
+	return Grant{
+		ID: p.grant, ClientID: spec.clientID, Company: company.ID, CompanyName: company.Name,
+		Subject: p.subject.urn(), AccessToken: p.access, RefreshToken: p.refresh,
+		ExpiresAt: p.issuedAt.Add(p.lifetime), Scope: strings.Join(p.scopes, " "),
+	}, nil
+}
+
+func (s *Simulator) grantSpecOf(req GrantRequest) (grantSpec, Company, error) {
+	client, err := s.world.anyClient()
+	if req.ClientID != "" {
+		client, err = s.world.client(req.ClientID)
+	}
+	if err != nil {
+		return grantSpec{}, Company{}, err
+	}
+	spec := grantSpec{
+		clientID: client.ID, scopes: req.Scopes, subject: subject{organisation: req.Organisation},
+		accessLifetime: req.AccessTokenLifetime, refreshLifetime: req.RefreshTokenLifetime,
+	}
+	if len(spec.scopes) == 0 {
+		spec.scopes = client.Scopes
+	}
+	if req.Organisation != "" {
+		return spec, Company{}, nil
+	}
+	company, err := s.companyOrNew(req.Company)
+	spec.subject = subject{company: company.ID}
+	return spec, company, err
+}
+
+func (s *Simulator) companyOrNew(idOrName string) (Company, error) {
+	if idOrName == "" {
+		return s.world.addCompany(Company{})
+	}
+	return s.world.company(idOrName)
+}
+
+// RevokeGrant ends a grant as the customer can: all its tokens die. The error
+// wraps [ErrNotFound] if there is no such live grant.
+func (s *Simulator) RevokeGrant(id string) error {
+	n := s.ledger.revokeWhere("revoked by the customer", func(g *grant) bool { return g.id == id })
+	if n == 0 {
+		return fmt.Errorf("live grant %q: %w", id, ErrNotFound)
+	}
+	return nil
+}
+
+// KillAccessTokens ends access tokens before their time and leaves the refresh
+// tokens good: those of one grant, of one company, or, where both are empty,
+// all. It returns how many died.
+func (s *Simulator) KillAccessTokens(grantID, companyID string) int {
+	return s.ledger.killAccessWhere(selecting(grantID, companyID))
+}
+
+// ExpireRefreshTokens lets refresh tokens end now, selected as by
+// [Simulator.KillAccessTokens]. It returns how many did.
+func (s *Simulator) ExpireRefreshTokens(grantID, companyID string) int {
+	return s.ledger.expireRefreshWhere(s.now(), selecting(grantID, companyID))
+}
+
+func selecting(grantID, companyID string) func(*grant) bool {
+	return func(g *grant) bool {
+		return (grantID == "" || g.id == grantID) && (companyID == "" || g.subject.company == companyID)
+	}
+}
+
+// status maps the errors of the methods above to a status for HTTP.
+func status(err error) int {
+	if errors.Is(err, ErrNotFound) {
+		return http.StatusNotFound
+	}
+	return http.StatusBadRequest
+}
