@@ -1,0 +1,129 @@
+package config
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// check reports what is wrong between keys.
+func (l *loader) check() {
+	l.checkEnvironment()
+	l.checkSecrets()
+	l.checkListeners()
+	l.checkHeaders()
+}
+
+// checkEnvironment settles the URLs, which production and staging fix and
+// custom needs.
+func (l *loader) checkEnvironment() {
+	if l.config.Environment == "" {
+		if !l.hasMistake("environment") {
+			l.mistake(place{}, "environment", "is needed: production, staging, or custom with upstream.api_url and upstream.auth_url")
+		}
+		return
+	}
+	if l.config.EndpointsFixed() {
+		l.fixEndpoints()
+		return
+	}
+	for _, path := range []string{"upstream.api_url", "upstream.auth_url"} {
+		if !l.given(path) {
+			l.mistake(place{}, path, "is needed with environment custom")
+		}
+	}
+}
+
+func (l *loader) fixEndpoints() {
+	for _, path := range []string{"upstream.api_url", "upstream.auth_url"} {
+		if l.given(path) {
+			l.mistake(l.places[path], path, "is fixed by environment %s; leave it out, or use environment custom", l.config.Environment)
+		}
+	}
+	endpoints, ok := pleo.EndpointsOf(l.config.Environment)
+	if !ok {
+		l.mistake(l.places["environment"], "environment", "has no known URLs")
+		return
+	}
+	l.config.Upstream.APIURL, l.config.Upstream.AuthURL = endpoints.API, endpoints.Auth
+}
+
+func (l *loader) hasMistake(path string) bool {
+	return slices.ContainsFunc(l.mistakes, func(m Mistake) bool { return m.Key == path })
+}
+
+func (l *loader) given(path string) bool { return l.places[path] != (place{}) }
+
+func (l *loader) checkSecrets() {
+	for _, path := range []string{"oauth.client_secret", "oauth.previous_client_secret"} {
+		if l.given(path) && l.given(path+"_file") {
+			l.mistake(l.places[path+"_file"], path+"_file", "cannot be used together with %s; keep one of them", path)
+		}
+	}
+	secret := l.given("oauth.client_secret") || l.given("oauth.client_secret_file")
+	previous := l.given("oauth.previous_client_secret") || l.given("oauth.previous_client_secret_file")
+	id := l.places["oauth.client_id"]
+	if l.given("oauth.client_id") && !secret {
+		l.mistake(id, "oauth.client_id", "needs oauth.client_secret_file or oauth.client_secret beside it")
+	}
+	if secret && !l.given("oauth.client_id") {
+		l.mistake(place{}, "oauth.client_id", "is needed where a client secret is given")
+	}
+	if previous && !secret {
+		l.mistake(place{}, "oauth.client_secret_file", "is needed where a previous client secret is given")
+	}
+}
+
+func (l *loader) checkListeners() {
+	c := l.config
+	if !c.Proxy.Listen.Local() && !c.Proxy.DangerouslyAllowAnyone {
+		l.mistake(l.places["proxy.listen"], "proxy.listen",
+			"can be reached from other machines, and whoever reaches it acts with every connection; use a loopback address or unix:/path, or say proxy.dangerously_allow_anyone: true")
+	}
+	if !c.Admin.Listen.Local() {
+		l.mistake(l.places["admin.listen"], "admin.listen",
+			"can be reached from other machines; use a loopback address or unix:/path, and health.listen for probes and metrics")
+	}
+	l.checkDistinct()
+}
+
+// checkDistinct finds listeners that would fight for one address.
+func (l *loader) checkDistinct() {
+	c := l.config
+	seen := map[Listen]string{} // listener → path of its key
+	for _, at := range []struct {
+		path   string
+		listen Listen
+	}{{"proxy.listen", c.Proxy.Listen}, {"admin.listen", c.Admin.Listen}, {"health.listen", c.Health.Listen}} {
+		if at.listen.Off() || strings.HasSuffix(at.listen.Address, ":0") {
+			continue
+		}
+		if other, taken := seen[at.listen]; taken {
+			l.mistake(l.places[at.path], at.path, "is the address of %s too", other)
+		}
+		seen[at.listen] = at.path
+	}
+}
+
+// checkHeaders refuses to name the connection in a field that means something
+// else to HTTP or to Pleo.
+func (l *loader) checkHeaders() {
+	c := l.config.Proxy
+	if isReservedField(c.ConnectionHeader) {
+		l.mistake(l.places["proxy.connection_header"], "proxy.connection_header", "cannot be %s, which has a meaning of its own", c.ConnectionHeader)
+	}
+	for _, alias := range c.ConnectionHeaderAliases {
+		if isReservedField(alias) {
+			l.mistake(l.places["proxy.connection_header_aliases"], "proxy.connection_header_aliases", "cannot hold %s, which has a meaning of its own", alias)
+		}
+	}
+}
+
+func isReservedField(name string) bool {
+	reserved := []string{
+		"authorization", "host", "connection", "content-length", "content-type", "transfer-encoding",
+		"cookie", "te", "trailer", "upgrade", "origin", "forwarded", "accept", "expect", "idempotency-key",
+	}
+	return slices.Contains(reserved, strings.ToLower(name))
+}

@@ -1,0 +1,103 @@
+// Package config reads the configuration of pleo-auth-proxy: a YAML file, the
+// environment over it, and defaults under both, with every mistake reported at
+// once.
+package config
+
+import (
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// Config is a complete and checked configuration, as [Load] returns it.
+type Config struct {
+	// File is the path of the file that was read; empty when there was none.
+	File string
+
+	Environment string // production, staging or custom
+	DataDir     string // where everything is kept that has no path of its own
+
+	Upstream Upstream
+	Proxy    Proxy
+	Replay   Replay
+	OAuth    OAuth
+	Store    Store
+	Admin    Admin
+	Health   Health
+	Shutdown Shutdown
+	Log      Log
+}
+
+// Upstream is the Pleo API, and how it and the authorization server are reached.
+type Upstream struct {
+	APIURL   *url.URL
+	AuthURL  *url.URL
+	CAFile   string        // certificates trusted in place of the system's; empty: the system's
+	ProxyURL *url.URL      // nil: connect directly. It may hold a password: never log it
+	Timeout  time.Duration // until the head of an answer has come
+}
+
+// Proxy is the listener for clients, and how they name a connection.
+type Proxy struct {
+	Listen                  Listen
+	ConnectionHeader        string
+	ConnectionHeaderAliases []string
+	DefaultConnection       string // empty: none
+	DefaultConnectionShared bool
+	AllowedHosts            []string
+	DangerouslyAllowAnyone  bool
+	CredentialWait          time.Duration
+	AccessLog               bool
+}
+
+// Replay limits what is kept of request bodies, in bytes, to send them again
+// after a 401.
+type Replay struct {
+	Memory      int64 // of one request
+	MemoryTotal int64 // of all requests together
+}
+
+// OAuth is our client at the authorization server.
+type OAuth struct {
+	ClientID             string // empty: only API keys are used
+	ClientSecret         SecretSource
+	PreviousClientSecret SecretSource
+	ClientAuth           pleo.ClientAuth
+	RefreshBeforeExpiry  time.Duration
+}
+
+// Store says where connections and credentials are kept.
+type Store struct {
+	Path       string
+	KeysetFile string
+	SpoolDir   string
+}
+
+// Admin is the listener for operators.
+type Admin struct{ Listen Listen }
+
+// Health is the listener for probes and metrics.
+type Health struct{ Listen Listen }
+
+// Shutdown says how the program ends.
+type Shutdown struct {
+	Drain time.Duration // how long requests under way may take to finish
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string // debug, info, warn or error
+	Format string // json or console
+}
+
+// EndpointsFixed reports whether the environment decides the URLs of the API
+// and the authorization server.
+func (c *Config) EndpointsFixed() bool { return c.Environment != customEnvironment }
+
+// KeysetBesideStore reports whether a copy of the store's directory holds the
+// keyset too, so that sealing protects a copied database file only.
+func (c *Config) KeysetBesideStore() bool {
+	return filepath.Dir(c.Store.KeysetFile) == filepath.Dir(c.Store.Path)
+}

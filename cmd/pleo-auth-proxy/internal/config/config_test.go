@@ -1,0 +1,355 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// minimal is the least that is a configuration.
+const minimal = "environment: staging\n"
+
+func writeFile(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func load(t *testing.T, yaml string, environ ...string) (*Config, error) {
+	t.Helper()
+	path := writeFile(t, "c.yaml", yaml)
+	return Load(Source{Path: path, Environ: append([]string{"HOME=/home/somebody"}, environ...)})
+}
+
+func mustLoad(t *testing.T, yaml string, environ ...string) *Config {
+	t.Helper()
+	c, err := load(t, yaml, environ...)
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	return c
+}
+
+// problems returns the messages of err with the file's directory taken out.
+func problems(t *testing.T, err error) []string {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatalf("Load returned %v, want an *Error", err)
+	}
+	var lines []string
+	for _, m := range e.Mistakes {
+		if m.File != "" {
+			m.File = filepath.Base(m.File)
+		}
+		lines = append(lines, m.String())
+	}
+	return lines
+}
+
+func TestDefaults(t *testing.T) {
+	c := mustLoad(t, minimal)
+	got := map[string]any{
+		"proxy":   c.Proxy.Listen.String(),
+		"admin":   c.Admin.Listen.String(),
+		"health":  c.Health.Listen.String(),
+		"api":     c.Upstream.APIURL.String(),
+		"auth":    c.Upstream.AuthURL.String(),
+		"header":  c.Proxy.ConnectionHeader,
+		"aliases": c.Proxy.ConnectionHeaderAliases,
+		"wait":    c.Proxy.CredentialWait,
+		"drain":   c.Shutdown.Drain,
+		"margin":  c.OAuth.RefreshBeforeExpiry,
+		"memory":  c.Replay.Memory,
+		"total":   c.Replay.MemoryTotal,
+		"auth_by": string(c.OAuth.ClientAuth),
+		"log":     c.Log,
+		"access":  c.Proxy.AccessLog,
+		"store":   c.Store,
+	}
+	dir := "/home/somebody/.local/state/pleo-auth-proxy"
+	want := map[string]any{
+		"proxy":   "127.0.0.1:8484",
+		"admin":   "127.0.0.1:8485",
+		"health":  "off",
+		"api":     "https://external.staging.pleo.io",
+		"auth":    "https://auth.staging.pleo.io",
+		"header":  "Pleo-Connection",
+		"aliases": []string{"Connection-Id"},
+		"wait":    20 * time.Second,
+		"drain":   20 * time.Second,
+		"margin":  2 * time.Minute,
+		"memory":  int64(1 << 20),
+		"total":   int64(32 << 20),
+		"auth_by": "basic",
+		"log":     Log{Level: "info", Format: "json"},
+		"access":  true,
+		"store":   Store{Path: dir + "/store.db", KeysetFile: dir + "/keyset.json", SpoolDir: dir + "/spool"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+}
+
+func TestDataDir(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		root    bool
+		environ []string
+		want    string
+	}{
+		{name: "systemd", environ: []string{"STATE_DIRECTORY=/var/lib/a:/var/lib/b", "HOME=/h"}, want: "/var/lib/a"},
+		{name: "root", root: true, environ: []string{"HOME=/root", "XDG_STATE_HOME=/x"}, want: "/var/lib/pleo-auth-proxy"},
+		{name: "XDG", environ: []string{"HOME=/h", "XDG_STATE_HOME=/x"}, want: "/x/pleo-auth-proxy"},
+		{name: "relative XDG does not count", environ: []string{"HOME=/h", "XDG_STATE_HOME=x"}, want: "/h/.local/state/pleo-auth-proxy"},
+		{name: "own variable first", environ: []string{"PLEO_DATA_DIR=/d", "STATE_DIRECTORY=/s"}, want: "/d"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := Load(Source{Path: writeFile(t, "c.yaml", minimal), Environ: test.environ, Root: test.root})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.DataDir != test.want {
+				t.Errorf("DataDir = %q, want %q", c.DataDir, test.want)
+			}
+		})
+	}
+}
+
+func TestMistakesInTheFile(t *testing.T) {
+	for _, test := range []struct {
+		name, yaml string
+		want       []string
+	}{
+		{"nothing", "", []string{"environment: is needed: production, staging, or custom with upstream.api_url and upstream.auth_url"}},
+		{"unknown key", minimal + "proxy:\n  listn: 127.0.0.1:1\n",
+			[]string{"c.yaml:3: proxy.listn: unknown key; did you mean proxy.listen?"}},
+		{"unknown section", minimal + "proxi:\n  listen: 127.0.0.1:1\n",
+			[]string{"c.yaml:2: proxi: unknown key; did you mean proxy?"}},
+		{"key of another section", minimal + "client_id: x\n",
+			[]string{"c.yaml:2: client_id: unknown key; did you mean oauth.client_id?"}},
+		{"nothing near", minimal + "quux: 1\n", []string{"c.yaml:2: quux: unknown key"}},
+		{"given twice", minimal + "log:\n  level: info\n  level: debug\n",
+			[]string{"c.yaml:4: log.level: is given twice, here and in line 3"}},
+		{"section is a text", minimal + "proxy: here\n", []string{"c.yaml:2: proxy: wants keys and values, not a text"}},
+		{"list for a text", minimal + "data_dir: [a]\n", []string{"c.yaml:2: data_dir: wants a text, not a list"}},
+		{"text for a list", minimal + "proxy: {allowed_hosts: a}\n",
+			[]string{"c.yaml:2: proxy.allowed_hosts: wants a list such as [one, two], not a text"}},
+		{"mapping in a list", minimal + "proxy:\n  allowed_hosts:\n  - a: b\n",
+			[]string{"c.yaml:4: proxy.allowed_hosts: wants a list of texts, not of keys and values"}},
+		{"boolean in quotes", minimal + "proxy: {access_log: \"true\"}\n",
+			[]string{"c.yaml:2: proxy.access_log: wants true or false, not a text"}},
+		{"text is a boolean", minimal + "data_dir: true\n",
+			[]string{"c.yaml:2: data_dir: wants a text, not true or false without quotes"}},
+		{"no value", minimal + "data_dir:\n", []string{"c.yaml:2: data_dir: has no value; give it one or leave the key out"}},
+		{"duration without unit", minimal + "shutdown: {drain: 20}\n",
+			[]string{`c.yaml:2: shutdown.drain: wants a duration above zero such as 20s, 2m or 1m30s (it is "20")`}},
+		{"size in another unit", minimal + "replay: {memory: 1MB}\n",
+			[]string{`c.yaml:2: replay.memory: wants a size such as 512KiB or 64MiB (it is "1MB")`}},
+		{"size too large", minimal + "replay: {memory: 99999999999GiB}\n",
+			[]string{`c.yaml:2: replay.memory: wants a size such as 512KiB or 64MiB (it is "99999999999GiB")`}},
+		{"word", "environment: prodution\n",
+			[]string{`c.yaml:1: environment: wants production, staging or custom; did you mean production? (it is "prodution")`}},
+		{"listen without host", minimal + "proxy: {listen: 8484}\n",
+			[]string{`c.yaml:2: proxy.listen: wants host:port such as 127.0.0.1:8484, or unix:/path/of/socket (it is "8484")`}},
+		{"port too large", minimal + "proxy: {listen: \"127.0.0.1:84840\"}\n",
+			[]string{`c.yaml:2: proxy.listen: wants host:port such as 127.0.0.1:8484, or unix:/path/of/socket (it is "127.0.0.1:84840")`}},
+		{"relative socket", minimal + "proxy: {listen: \"unix:sock\"}\n",
+			[]string{`c.yaml:2: proxy.listen: wants an absolute path after unix: (it is "unix:sock")`}},
+		{"open to all", minimal + "proxy: {listen: \":8484\"}\n",
+			[]string{"c.yaml:2: proxy.listen: can be reached from other machines, and whoever reaches it acts with every connection; use a loopback address or unix:/path, or say proxy.dangerously_allow_anyone: true"}},
+		{"admin open to all", minimal + "admin: {listen: \"0.0.0.0:8485\"}\n",
+			[]string{"c.yaml:2: admin.listen: can be reached from other machines; use a loopback address or unix:/path, and health.listen for probes and metrics"}},
+		{"one address twice", minimal + "admin: {listen: \"127.0.0.1:8484\"}\n",
+			[]string{"c.yaml:2: admin.listen: is the address of proxy.listen too"}},
+		{"fixed URL", minimal + "upstream:\n  api_url: https://api.example.com\n",
+			[]string{"c.yaml:3: upstream.api_url: is fixed by environment staging; leave it out, or use environment custom"}},
+		{"custom without URLs", "environment: custom\n", []string{
+			"upstream.api_url: is needed with environment custom",
+			"upstream.auth_url: is needed with environment custom"}},
+		{"plain http", "environment: custom\nupstream: {api_url: \"http://api.example.com\", auth_url: \"http://127.0.0.1:1\"}\n",
+			[]string{`c.yaml:2: upstream.api_url: is plain http to another machine, which would show every credential; use https (it is "http://api.example.com")`}},
+		{"URL with a path", "environment: custom\nupstream: {api_url: \"https://a.example/v1\", auth_url: \"https://a.example/\"}\n",
+			[]string{`c.yaml:2: upstream.api_url: wants a URL without user, path, query and fragment such as https://api.example.com (it is "https://a.example/v1")`}},
+		{"two secrets", minimal + "oauth:\n  client_id: c\n  client_secret: s\n  client_secret_file: /f\n",
+			[]string{"c.yaml:5: oauth.client_secret_file: cannot be used together with oauth.client_secret; keep one of them"}},
+		{"id without secret", minimal + "oauth: {client_id: c}\n",
+			[]string{"c.yaml:2: oauth.client_id: needs oauth.client_secret_file or oauth.client_secret beside it"}},
+		{"secret without id", minimal + "oauth: {client_secret: s}\n",
+			[]string{"oauth.client_id: is needed where a client secret is given"}},
+		{"odd default connection", minimal + "proxy: {default_connection: a/b}\n",
+			[]string{`c.yaml:2: proxy.default_connection: wants the name of a connection: 1 to 128 letters, digits and . _ ~ : -, the first a letter or a digit (it is "a/b")`}},
+		{"header with a meaning", minimal + "proxy: {connection_header: authorization}\n",
+			[]string{"c.yaml:2: proxy.connection_header: cannot be authorization, which has a meaning of its own"}},
+		{"syntax", "environment: [\n", []string{"c.yaml:1: is not YAML: did not find expected node content"}},
+		{"second document", minimal + "---\nlog: {}\n", []string{"c.yaml:2: a second YAML document; there can be only one"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := load(t, test.yaml)
+			if diff := cmp.Diff(test.want, problems(t, err)); diff != "" {
+				t.Errorf("mistakes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAllMistakesAtOnce(t *testing.T) {
+	_, err := load(t, "environmet: staging\nlog:\n  level: loud\nshutdown:\n  drain: long\n",
+		"PLEO_PROXY_LISTN=x", "PLEO_REPLAY_MEMORY=much")
+	want := []string{
+		"c.yaml:1: environmet: unknown key; did you mean environment?",
+		`c.yaml:3: log.level: wants debug, info, warn or error (it is "loud")`,
+		`c.yaml:5: shutdown.drain: wants a duration above zero such as 20s, 2m or 1m30s (it is "long")`,
+		`PLEO_REPLAY_MEMORY: wants a size such as 512KiB or 64MiB (it is "much")`,
+		"PLEO_PROXY_LISTN: unknown variable; did you mean PLEO_PROXY_LISTEN?",
+		"environment: is needed: production, staging, or custom with upstream.api_url and upstream.auth_url",
+	}
+	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
+		t.Errorf("mistakes (-want +got):\n%s", diff)
+	}
+}
+
+func TestEnvironmentWinsOverFile(t *testing.T) {
+	c := mustLoad(t, minimal+"proxy:\n  listen: 127.0.0.1:1\n  allowed_hosts: [a]\n  connection_header: X-A\n",
+		"PLEO_PROXY_LISTEN=unix:/run/p.sock", "PLEO_PROXY_ALLOWED_HOSTS=b.example, c.example",
+		"PLEO_PROXY_CONNECTION_HEADER=", "PLEO_PROXY_ACCESS_LOG=false")
+	if got, want := c.Proxy.Listen, (Listen{Network: "unix", Address: "/run/p.sock"}); got != want {
+		t.Errorf("Listen = %v, want %v", got, want)
+	}
+	if diff := cmp.Diff([]string{"b.example", "c.example"}, c.Proxy.AllowedHosts); diff != "" {
+		t.Errorf("AllowedHosts (-want +got):\n%s", diff)
+	}
+	if c.Proxy.ConnectionHeader != "X-A" {
+		t.Errorf("an empty variable changed ConnectionHeader to %q, want X-A", c.Proxy.ConnectionHeader)
+	}
+	if c.Proxy.AccessLog {
+		t.Error("AccessLog = true, want false from the environment")
+	}
+}
+
+func TestVariablesOfKubernetesServices(t *testing.T) {
+	mustLoad(t, minimal,
+		"PLEO_SERVICE_HOST=10.0.0.1", "PLEO_SERVICE_PORT=80", "PLEO_PORT=tcp://10.0.0.1:80",
+		"PLEO_PROXY_SERVICE_HOST=10.0.0.1", "PLEO_PROXY_SERVICE_PORT_HTTP=80",
+		"PLEO_PROXY_PORT=tcp://10.0.0.1:80", "PLEO_X_PORT_8484_TCP=tcp://10.0.0.1:8484",
+		"PLEO_X_PORT_8484_TCP_ADDR=10.0.0.1", "PLEO_X_PORT_8484_TCP_PORT=8484", "PLEO_X_PORT_8484_TCP_PROTO=tcp")
+
+	_, err := load(t, minimal, "PLEO_PROXY_PORT=8484")
+	want := []string{"PLEO_PROXY_PORT: unknown variable"}
+	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
+		t.Errorf("mistakes (-want +got):\n%s", diff)
+	}
+}
+
+// TestNoSecretInAnyMistake plants a secret in every place where one may stand
+// and be wrong.
+func TestNoSecretInAnyMistake(t *testing.T) {
+	const canary = "s3cr3t-canary"
+	for _, yaml := range []string{
+		"oauth: {client_secret: [" + canary + "]}",
+		"oauth: {client_secret: *" + canary + "}",
+		"oauth: {client_secret: {a: " + canary + "}}",
+		"oauth: {client_secret: \"" + canary + "\\n" + canary + "\"}",
+		"oauth: {client_secret: !x " + canary + "}",
+		"upstream: {proxy_url: \"ftp://u:" + canary + "@h\"}",
+		"upstream: {proxy_url: \"http://u:" + canary + "@h/path\"}",
+		"upstream: {proxy_url: \"http://u:" + canary + "%zz@h\"}",
+		"environment: custom\nupstream: {api_url: \"https://u:" + canary + "@h\"}",
+	} {
+		_, err := load(t, yaml)
+		if err == nil {
+			t.Errorf("Load(%q) = nil, want an error", yaml)
+			continue
+		}
+		if strings.Contains(err.Error(), canary) {
+			t.Errorf("Load(%q) shows the secret: %v", yaml, err)
+		}
+	}
+}
+
+func TestProxyURLKeepsItsUser(t *testing.T) {
+	c := mustLoad(t, minimal+"upstream: {proxy_url: \"http://u:p@proxy.example:3128\"}\n")
+	if got, want := c.Upstream.ProxyURL.String(), "http://u:p@proxy.example:3128"; got != want {
+		t.Errorf("ProxyURL = %q, want %q", got, want)
+	}
+}
+
+func TestSearchOrder(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("pleo-auth-proxy.yaml", []byte("environment: staging\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	named := writeFile(t, "named.yaml", "environment: production\n")
+	environ := []string{"HOME=/h"}
+	for _, test := range []struct {
+		name string
+		src  Source
+		want string
+	}{
+		{"working directory", Source{Environ: environ}, "staging"},
+		{"PLEO_CONFIG", Source{Environ: append([]string{"PLEO_CONFIG=" + named}, environ...)}, "production"},
+		{"flag", Source{Path: named, Environ: append([]string{"PLEO_CONFIG=/nowhere"}, environ...)}, "production"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := Load(test.src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Environment != test.want {
+				t.Errorf("Environment = %q, want %q", c.Environment, test.want)
+			}
+		})
+	}
+	_, err := Load(Source{Environ: append([]string{"PLEO_CONFIG=/nowhere", "PLEO_ENVIRONMENT=staging"}, environ...)})
+	if diff := cmp.Diff([]string{"nowhere: reading the configuration: no such file or directory"}, problems(t, err)); diff != "" {
+		t.Errorf("a named file that is not there (-want +got):\n%s", diff)
+	}
+}
+
+// Run with -update to write the example again after a change of the keys.
+var update = flag.Bool("update", false, "write config.example.yaml")
+
+const examplePath = "../../../../config.example.yaml"
+
+func TestExampleIsUpToDate(t *testing.T) {
+	if *update {
+		if err := os.WriteFile(examplePath, []byte(Example()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(examplePath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Example(), string(got)); diff != "" {
+		t.Errorf("config.example.yaml is not what the keys give; run this test with -update (-want +got):\n%s", diff)
+	}
+}
+
+// TestExampleHoldsTheDefaults loads the example: it means the same as a file
+// that says the environment only.
+func TestExampleHoldsTheDefaults(t *testing.T) {
+	got, want := mustLoad(t, Example()), mustLoad(t, "environment: production\n")
+	got.File, want.File = "", ""
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(SecretSource{}), cmp.Comparer(equalSecrets), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("example (-defaults +got):\n%s", diff)
+	}
+}
+
+func TestEveryKeyIsDocumentedInOneSentence(t *testing.T) {
+	for _, k := range allKeys() {
+		if !strings.HasSuffix(k.doc, ".") || len(k.doc) < 20 {
+			t.Errorf("the sentence of %s is %q, want a sentence", k.path, k.doc)
+		}
+	}
+}

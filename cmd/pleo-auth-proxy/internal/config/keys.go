@@ -1,0 +1,200 @@
+package config
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// customEnvironment is the environment that names its own URLs.
+const customEnvironment = "custom"
+
+// key is one key of the configuration: all that the file, the environment, the
+// example and the checks need to know about it.
+type key struct {
+	path string // as in messages: proxy.listen
+	doc  string // one sentence for the example
+	// fallback is the default, as it would stand in the environment; empty when
+	// there is none, or when it follows from other things.
+	fallback string
+	form     form
+	private  bool // the value must not be shown
+	// set reads the value into the configuration: one text for a scalar, any
+	// number for a list. Its error says what would be right.
+	set func(c *Config, texts []string) error
+}
+
+// form is what a key's value looks like.
+type form int
+
+const (
+	scalar  form = iota // any text or number
+	boolean             // true or false
+	list                // a list of texts
+)
+
+// variable returns the name of the key's environment variable.
+func (k key) variable() string {
+	return variablePrefix + strings.ToUpper(strings.ReplaceAll(k.path, ".", "_"))
+}
+
+// section returns the part of the path before the last dot, and the rest.
+func (k key) section() (section, name string) {
+	if i := strings.LastIndexByte(k.path, '.'); i >= 0 {
+		return k.path[:i], k.path[i+1:]
+	}
+	return "", k.path
+}
+
+// one makes the set function of a key with one value.
+func one[T any](parse func(string) (T, error), at func(*Config) *T) func(*Config, []string) error {
+	return func(c *Config, texts []string) error {
+		value, err := parse(texts[0])
+		if err != nil {
+			return err
+		}
+		*at(c) = value
+		return nil
+	}
+}
+
+// many makes the set function of a key with a list of values.
+func many[T any](parse func(string) (T, error), at func(*Config) *[]T) func(*Config, []string) error {
+	return func(c *Config, texts []string) error {
+		values := make([]T, 0, len(texts))
+		for _, text := range texts {
+			value, err := parse(text)
+			if err != nil {
+				return err
+			}
+			values = append(values, value)
+		}
+		*at(c) = values
+		return nil
+	}
+}
+
+// allKeys returns every key in the order of the example. It is the one place
+// that knows them.
+func allKeys() []key {
+	return slices.Concat(
+		generalKeys(), upstreamKeys(), listenerKeys(), replayKeys(),
+		oauthKeys(), storeKeys(), operationKeys(),
+	)
+}
+
+func generalKeys() []key {
+	return []key{
+		{
+			path: "environment",
+			doc:  "Which Pleo to talk to: production, staging, or custom with upstream URLs of your own. Required.",
+			set:  one(oneOf("production", "staging", customEnvironment), func(c *Config) *string { return &c.Environment }),
+		},
+		{
+			path: "data_dir",
+			doc:  "Where the store, the keyset and the spool are kept; by default $STATE_DIRECTORY, else /var/lib/pleo-auth-proxy for root, else $XDG_STATE_HOME/pleo-auth-proxy.",
+			set:  one(parsePath, func(c *Config) *string { return &c.DataDir }),
+		},
+	}
+}
+
+func oauthKeys() []key {
+	return []key{
+		{
+			path: "oauth.client_id",
+			doc:  "The id of your OAuth client at Pleo; empty where only API keys are used.",
+			set:  one(parseText, func(c *Config) *string { return &c.OAuth.ClientID }),
+		},
+		{
+			path:    "oauth.client_secret",
+			doc:     "The secret of your OAuth client; better kept in a file of its own.",
+			private: true,
+			set:     one(parseSecret, func(c *Config) *SecretSource { return &c.OAuth.ClientSecret }),
+		},
+		{
+			path: "oauth.client_secret_file",
+			doc:  "A file that holds the client secret, read again when it changes.",
+			set:  one(parseSecretFile, func(c *Config) *SecretSource { return &c.OAuth.ClientSecret }),
+		},
+		{
+			path:    "oauth.previous_client_secret",
+			doc:     "The secret before the present one, tried when Pleo answers invalid_client.",
+			private: true,
+			set:     one(parseSecret, func(c *Config) *SecretSource { return &c.OAuth.PreviousClientSecret }),
+		},
+		{
+			path: "oauth.previous_client_secret_file",
+			doc:  "A file that holds the secret before the present one, read again when it changes.",
+			set:  one(parseSecretFile, func(c *Config) *SecretSource { return &c.OAuth.PreviousClientSecret }),
+		},
+		{
+			path:     "oauth.client_auth",
+			doc:      "How the client proves itself to the authorization server: basic (form-encoded, RFC 6749 section 2.3.1), post, or basic_plain (not form-encoded).",
+			fallback: "basic",
+			set:      one(parseClientAuth, func(c *Config) *pleo.ClientAuth { return &c.OAuth.ClientAuth }),
+		},
+		{
+			path:     "oauth.refresh_before_expiry",
+			doc:      "How long before its expiry an access token is refreshed, but never more than a fifth of its life.",
+			fallback: "2m",
+			set:      one(parseDuration, func(c *Config) *time.Duration { return &c.OAuth.RefreshBeforeExpiry }),
+		},
+	}
+}
+
+func storeKeys() []key {
+	return []key{
+		{
+			path: "store.path",
+			doc:  "The SQLite database, on a local disk that survives restarts; by default store.db in data_dir.",
+			set:  one(parsePath, func(c *Config) *string { return &c.Store.Path }),
+		},
+		{
+			path: "store.keyset_file",
+			doc:  "The keys that seal the store, made on first use: back it up apart from the store; by default keyset.json in data_dir.",
+			set:  one(parsePath, func(c *Config) *string { return &c.Store.KeysetFile }),
+		},
+		{
+			path: "store.spool_dir",
+			doc:  "Where new tokens wait, sealed, while the store cannot take them; by default spool in data_dir.",
+			set:  one(parsePath, func(c *Config) *string { return &c.Store.SpoolDir }),
+		},
+	}
+}
+
+func operationKeys() []key {
+	return []key{
+		{
+			path:     "admin.listen",
+			doc:      "Where operators read health, metrics and connections: a loopback address or unix:/path, or off.",
+			fallback: "127.0.0.1:8485",
+			set:      one(parseListenOrOff, func(c *Config) *Listen { return &c.Admin.Listen }),
+		},
+		{
+			path:     "health.listen",
+			doc:      "Where /livez, /readyz and /metrics answer without any check, for Kubernetes and Prometheus: such as :8487, or off.",
+			fallback: off,
+			set:      one(parseListenOrOff, func(c *Config) *Listen { return &c.Health.Listen }),
+		},
+		{
+			path:     "shutdown.drain",
+			doc:      "How long requests under way may take to finish once the program is told to stop; refreshes finish in any case.",
+			fallback: "20s",
+			set:      one(parseDuration, func(c *Config) *time.Duration { return &c.Shutdown.Drain }),
+		},
+		{
+			path:     "log.level",
+			doc:      "What is logged: debug, info, warn or error.",
+			fallback: "info",
+			set:      one(oneOf("debug", "info", "warn", "error"), func(c *Config) *string { return &c.Log.Level }),
+		},
+		{
+			path:     "log.format",
+			doc:      "How it is logged, on standard error: json or console.",
+			fallback: "json",
+			set:      one(oneOf("json", "console"), func(c *Config) *string { return &c.Log.Format }),
+		},
+	}
+}

@@ -1,0 +1,83 @@
+package config
+
+import (
+	"errors"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Listen is where a listener waits: a TCP address or a unix socket. The zero
+// Listen is a listener that is off.
+type Listen struct {
+	Network string // tcp or unix; empty: off
+	Address string // host:port, or the path of the socket
+}
+
+// off is what a listener that may be left out is set to.
+const off = "off"
+
+// Off reports whether there is to be no listener.
+func (l Listen) Off() bool { return l.Network == "" }
+
+// Local reports whether only programs of this machine can reach the listener.
+func (l Listen) Local() bool {
+	if l.Network != "tcp" {
+		return true
+	}
+	host, _, err := net.SplitHostPort(l.Address)
+	return err == nil && isLoopback(host)
+}
+
+// String returns the listener as it stands in the configuration.
+func (l Listen) String() string {
+	switch l.Network {
+	case "":
+		return off
+	case "unix":
+		return unixPrefix + l.Address
+	}
+	return l.Address
+}
+
+const unixPrefix = "unix:"
+
+func parseListen(s string) (Listen, error) {
+	if path, ok := strings.CutPrefix(s, unixPrefix); ok {
+		return parseUnixListen(path)
+	}
+	wants := errors.New("wants host:port such as 127.0.0.1:8484, or unix:/path/of/socket")
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return Listen{}, wants
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return Listen{}, wants
+	}
+	if _, err := parseHost(host); err != nil && host != "" {
+		return Listen{}, wants
+	}
+	return Listen{Network: "tcp", Address: s}, nil
+}
+
+// unixPathMax is what fits into a sockaddr_un on every system we run on.
+const unixPathMax = 103
+
+func parseUnixListen(path string) (Listen, error) {
+	if !filepath.IsAbs(path) {
+		return Listen{}, errors.New("wants an absolute path after unix:")
+	}
+	if len(path) > unixPathMax {
+		return Listen{}, errors.New("has a socket path of more than 103 bytes, which systems refuse; use a shorter one")
+	}
+	return Listen{Network: "unix", Address: filepath.Clean(path)}, nil
+}
+
+// parseListenOrOff reads a listener that may be left out.
+func parseListenOrOff(s string) (Listen, error) {
+	if s == off {
+		return Listen{}, nil
+	}
+	return parseListen(s)
+}

@@ -1,0 +1,160 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// secretFileMax is far more than any secret needs, and little enough to read
+// at any time.
+const secretFileMax = 64 << 10
+
+// SecretSource is where a secret comes from: the configuration itself or a
+// file of its own. The zero SecretSource is no secret.
+type SecretSource struct {
+	value credstore.Secret
+	path  string
+}
+
+// IsZero reports whether there is no secret.
+func (s SecretSource) IsZero() bool { return s.value.IsZero() && s.path == "" }
+
+// Open reads the secret for the first time and returns what gives it from then
+// on. The error says which file cannot be used.
+func (s SecretSource) Open() (*SecretReader, error) {
+	r := &SecretReader{path: s.path, current: s.value}
+	if s.path == "" {
+		return r, nil
+	}
+	secret, state, err := readSecretFile(s.path)
+	if err != nil {
+		return nil, err
+	}
+	r.current, r.seen = secret, state
+	return r, nil
+}
+
+// SecretReader gives a secret, reading its file again when that has changed.
+// It may be used by several goroutines at once.
+type SecretReader struct {
+	path string // empty: the secret never changes
+
+	mu      sync.Mutex // guards what follows
+	current credstore.Secret
+	seen    fileState // of the file when current was read
+	err     error     // why the file cannot be used now
+}
+
+// Secret returns the secret. While its file cannot be read or is empty, as
+// happens while it is being replaced, it is the last one that could.
+func (r *SecretReader) Secret() credstore.Secret {
+	if r.path == "" {
+		return r.current
+	}
+	state, err := stateOf(r.path)
+	if err == nil && r.isCurrent(state) {
+		return r.last()
+	}
+	secret, state, err := readSecretFile(r.path)
+	return r.keep(secret, state, err)
+}
+
+// Err returns why the file could not be used the last time, or nil.
+func (r *SecretReader) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+func (r *SecretReader) isCurrent(state fileState) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err == nil && r.seen == state
+}
+
+func (r *SecretReader) last() credstore.Secret {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current
+}
+
+func (r *SecretReader) keep(secret credstore.Secret, state fileState, err error) credstore.Secret {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+	if err == nil {
+		r.current, r.seen = secret, state
+	}
+	return r.current
+}
+
+// fileState tells whether a file has been changed or replaced.
+type fileState struct {
+	inode    uint64
+	size     int64
+	modified time.Time
+}
+
+func stateOf(path string) (fileState, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileState{}, err
+	}
+	return stateFrom(info), nil
+}
+
+func stateFrom(info os.FileInfo) fileState {
+	return fileState{inode: inodeOf(info), size: info.Size(), modified: info.ModTime().UTC()}
+}
+
+// readSecretFile reads a file that holds one secret and at most one line break
+// after it, which editors and echo leave behind.
+func readSecretFile(path string) (credstore.Secret, fileState, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret: %w", err)
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	info, err := f.Stat()
+	if err != nil {
+		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret: %s is not a regular file", path)
+	}
+	secret, err := ReadSecret(f)
+	if err != nil {
+		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret in %s: %w", path, err)
+	}
+	return secret, stateFrom(info), nil
+}
+
+// ReadSecret reads one secret from r: everything but one line break at the end.
+// Empty input, control characters and more than 64 KiB are errors, none of
+// which shows what was read.
+func ReadSecret(r io.Reader) (credstore.Secret, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, secretFileMax+1))
+	if err != nil {
+		return credstore.Secret{}, err
+	}
+	if len(raw) > secretFileMax {
+		return credstore.Secret{}, errors.New("it is larger than 64KiB")
+	}
+	raw = bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r"))
+	if len(raw) == 0 {
+		return credstore.Secret{}, errors.New("it is empty")
+	}
+	if bytes.ContainsFunc(raw, isControl) {
+		return credstore.Secret{}, errors.New("it holds a control character, such as a second line")
+	}
+	return credstore.NewSecret(string(raw)), nil
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
