@@ -1,0 +1,316 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// server is an authorization server as strict as Pleo's: a rotation ends the old
+// refresh token at once, and presenting a spent one revokes the whole grant.
+type server struct {
+	life  time.Duration // of access tokens; 0: answers name no expiry
+	delay time.Duration // between a token's arrival and the answer
+
+	// before is called with the number of the presentation, from 1, before
+	// anything is committed; an error is the answer. after is called when the
+	// new pair exists; an error means that the answer is lost.
+	before func(n int) error
+	after  func(n int) error
+	blind  bool // no introspection
+
+	mu        sync.Mutex // guards everything below
+	serial    int
+	live      map[string]int // refresh token → grant
+	revoked   map[int]bool   // grant → ended
+	owner     map[string]int // refresh token, live or spent → grant
+	presented map[string]int // refresh token → times
+	inFlight  map[int]int    // grant → requests under way
+	most      int            // most requests of one grant under way at once
+	calls     int
+	asked     int
+}
+
+func newServer() *server {
+	return &server{
+		life: 15 * time.Minute, live: map[string]int{}, revoked: map[int]bool{},
+		owner: map[string]int{}, presented: map[string]int{}, inFlight: map[int]int{},
+	}
+}
+
+// grant begins a new grant and returns its first tokens.
+func (s *server) grant() pleo.Tokens {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serial++
+	return s.issue(s.serial)
+}
+
+func (s *server) issue(grant int) pleo.Tokens {
+	s.serial++
+	refresh := fmt.Sprintf("refresh-%d", s.serial)
+	s.live[refresh], s.owner[refresh] = grant, grant
+	return pleo.Tokens{
+		AccessToken:  credstore.NewSecret(fmt.Sprintf("access-%d", s.serial)),
+		RefreshToken: credstore.NewSecret(refresh),
+		Lifetime:     s.life, SentAt: time.Now(),
+	}
+}
+
+var errRefused = &pleo.AnswerError{Class: pleo.Refused, Status: 400, Code: "invalid_grant"}
+
+func (s *server) Refresh(_ context.Context, token credstore.Secret) (pleo.Tokens, error) {
+	sent := time.Now()
+	n, grant := s.arrive(token.Reveal())
+	time.Sleep(s.delay)
+	defer s.depart(grant)
+	if s.before != nil {
+		if err := s.before(n); err != nil {
+			return pleo.Tokens{}, err
+		}
+	}
+	tokens, err := s.rotate(token.Reveal())
+	if err != nil {
+		return tokens, err
+	}
+	if s.after != nil {
+		if err := s.after(n); err != nil {
+			return pleo.Tokens{}, err
+		}
+	}
+	tokens.SentAt = sent
+	return tokens, nil
+}
+
+func (s *server) arrive(token string) (n, grant int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls++
+	s.presented[token]++
+	grant = s.owner[token]
+	s.inFlight[grant]++
+	s.most = max(s.most, s.inFlight[grant])
+	return s.calls, grant
+}
+
+func (s *server) depart(grant int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inFlight[grant]--
+}
+
+func (s *server) rotate(token string) (pleo.Tokens, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	grant, ok := s.live[token]
+	if !ok || s.revoked[grant] {
+		s.revoked[s.owner[token]] = true
+		return pleo.Tokens{}, errRefused
+	}
+	delete(s.live, token)
+	return s.issue(grant), nil
+}
+
+func (s *server) Active(_ context.Context, token credstore.Secret, _ string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.blind {
+		return false, pleo.ErrNoIntrospection
+	}
+	s.asked++
+	grant, ok := s.live[token.Reveal()]
+	return ok && !s.revoked[grant], nil
+}
+
+// revokeAll ends every grant, as their users could.
+func (s *server) revokeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, grant := range s.owner {
+		s.revoked[grant] = true
+	}
+}
+
+// spentTwice lists the refresh tokens presented more often than allowed.
+func (s *server) presentedMoreThan(allowed int) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var tokens []string
+	for token, n := range s.presented {
+		if n > allowed {
+			tokens = append(tokens, fmt.Sprintf("%s: %d", token, n))
+		}
+	}
+	return tokens
+}
+
+func (s *server) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls
+}
+
+// world is a store and an authorization server, and what processes share.
+type world struct {
+	t      *testing.T
+	data   *memory
+	server *server
+	sealer Sealer
+	serial int
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{t: t, data: newMemory(), server: newServer(), sealer: keyset}
+}
+
+// connect adds a connection of kind oauth with a fresh grant.
+func (w *world) connect(name string) credstore.Connection {
+	w.t.Helper()
+	tokens := w.server.grant()
+	first := &credstore.FirstCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken}
+	if tokens.Lifetime > 0 {
+		first.ExpiresAt = time.Now().Add(tokens.Lifetime)
+	}
+	conn, err := (&memoryStore{memory: w.data}).Create(w.t.Context(), credstore.NewConnection{
+		Name: name, Kind: credstore.OAuth, Credential: first,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return conn
+}
+
+// process is one running proxy, as far as refreshes go.
+type process struct {
+	*Manager
+	w      *world
+	store  *memoryStore
+	cancel context.CancelFunc
+	done   chan struct{}
+	link   *link
+}
+
+// start runs a process with a spool of its own in dir, or in a new directory.
+func (w *world) start(dir string) *process {
+	w.t.Helper()
+	if dir == "" {
+		dir = w.t.TempDir()
+	}
+	spool, err := OpenSpool(dir, w.sealer)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.serial++
+	p := &process{w: w, store: &memoryStore{memory: w.data}, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
+	p.Manager, err = New(Config{Store: p.store, Server: p.link, Spool: spool, Owner: fmt.Sprintf("process-%d", w.serial)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	p.cancel = cancel
+	go func() {
+		defer close(p.done)
+		_ = p.Run(ctx) // ends with the context
+	}()
+	return p
+}
+
+// stop ends the process as SIGTERM does.
+func (p *process) stop() {
+	p.cancel()
+	_ = p.Drain(context.Background())
+	_ = p.store.Close()
+	<-p.done
+}
+
+// link is a process's connection to the server; a killed process hears no
+// answer any more.
+type link struct {
+	*server
+	cut chan struct{}
+}
+
+var errCut = &pleo.UnknownError{Err: errors.New("the process was killed")}
+
+func (l *link) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
+	type result struct {
+		tokens pleo.Tokens
+		err    error
+	}
+	answered := make(chan result, 1)
+	go func() {
+		tokens, err := l.server.Refresh(ctx, token)
+		answered <- result{tokens, err}
+	}()
+	select {
+	case r := <-answered:
+		return r.tokens, r.err
+	case <-l.cut:
+		return pleo.Tokens{}, errCut
+	}
+}
+
+// kill ends the process as SIGKILL does: at once, without another word to the
+// store or the spool, its leases freed by the kernel. It returns a directory
+// with what was in the spool at that moment.
+func (p *process) kill() string {
+	p.w.t.Helper()
+	left := p.w.t.TempDir()
+	if err := os.CopyFS(left, os.DirFS(p.Spool.dir)); err != nil {
+		p.w.t.Fatal(err)
+	}
+	p.store.fault = func(string) error { return errors.New("killed") }
+	_ = p.store.Close()
+	close(p.link.cut)
+	p.cancel()
+	p.giveUp()
+	_ = p.Drain(context.Background())
+	<-p.done
+	return left
+}
+
+// mustAuthorize returns the access token that a request is sent with.
+func (p *process) mustAuthorize(name string) *Authorization {
+	p.w.t.Helper()
+	a, err := p.Authorize(p.w.t.Context(), name)
+	if err != nil {
+		p.w.t.Fatalf("Authorize(%q) = %v, want an authorization", name, err)
+	}
+	return a
+}
+
+func token(a *Authorization) string { return strings.TrimPrefix(a.Value.Reveal(), "Bearer ") }
+
+// wantCode fails the test unless err is an *Error with the code.
+func wantCode(t *testing.T, err error, code Code) *Error {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) || e.Code != code {
+		t.Fatalf("got error %v, want code %q", err, code)
+	}
+	return e
+}
+
+// state reads what the store holds.
+func (w *world) state(id string) credstore.State {
+	w.t.Helper()
+	s, err := (&memoryStore{memory: w.data}).Read(context.Background(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}

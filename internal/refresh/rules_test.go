@@ -1,0 +1,722 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// bubble runs f in virtual time, in a world of its own.
+func bubble(t *testing.T, f func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { f(t, newWorld(t)) })
+}
+
+// expire lets the current access token of a 15-minute life run out.
+func expire() { time.Sleep(16 * time.Minute) }
+
+func TestRule1OneRefreshForAllWhoWait(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		w.server.delay = time.Second
+		p := w.start("")
+		defer p.stop()
+		expire()
+		tokens := inParallel(200, func() string { return token(p.mustAuthorize("acme")) })
+		if len(tokens) != 1 || w.server.count() != 1 {
+			t.Errorf("200 requests got %d different tokens by %d refreshes, want 1 by 1", len(tokens), w.server.count())
+		}
+	})
+}
+
+func TestRule1OneRefreshForAll401s(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		w.server.delay = time.Second
+		p := w.start("")
+		defer p.stop()
+		sent := p.mustAuthorize("acme")
+		versions := inParallel(200, func() string {
+			a, err := p.Reauthorize(t.Context(), sent)
+			if err != nil {
+				return err.Error()
+			}
+			return fmt.Sprint(a.Version)
+		})
+		if len(versions) != 1 || !versions["2"] || w.server.count() != 1 {
+			t.Errorf("200 rejected requests got %v by %d refreshes, want version 2 by 1", versions, w.server.count())
+		}
+	})
+}
+
+func TestRule1LooksAgainAfterWaitingForAnotherProcess(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		w.server.delay = 3 * time.Second
+		a, b, c := w.start(""), w.start(""), w.start("")
+		defer a.stop()
+		defer b.stop()
+		defer c.stop()
+		expire()
+		var turn sync.Mutex
+		next := 0
+		tokens := inParallel(90, func() string {
+			turn.Lock()
+			p := []*process{a, b, c}[next%3]
+			next++
+			turn.Unlock()
+			return token(p.mustAuthorize("acme"))
+		})
+		if len(tokens) != 1 || w.server.count() != 1 {
+			t.Errorf("3 processes got %d different tokens by %d refreshes, want 1 by 1", len(tokens), w.server.count())
+		}
+	})
+}
+
+// inParallel runs f n times at once and returns the different results.
+func inParallel(n int, f func() string) map[string]bool {
+	var (
+		mu      sync.Mutex
+		wg      sync.WaitGroup
+		results = map[string]bool{}
+	)
+	for range n {
+		wg.Go(func() {
+			r := f()
+			mu.Lock()
+			defer mu.Unlock()
+			results[r] = true
+		})
+	}
+	wg.Wait()
+	return results
+}
+
+func TestRule2WhoeverAskedMayLeave(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		w.server.delay = 10 * time.Second
+		p := w.start("")
+		defer p.stop()
+		expire()
+		ctx, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		if _, err := p.Authorize(ctx, "acme"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Authorize of a client that leaves = %v, want its context's error", err)
+		}
+		time.Sleep(10 * time.Second)
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version after the client left = %d, want 2", v)
+		}
+	})
+}
+
+func TestRule2WaitersGiveUpAfterTheirPatience(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		w.server.delay = 30 * time.Second
+		p := w.start("")
+		defer p.stop()
+		expire()
+		began := time.Now()
+		_, err := p.Authorize(t.Context(), "acme")
+		if e := wantCode(t, err, ServerUnavailable); e.RetryAfter <= 0 {
+			t.Errorf("RetryAfter = %v, want some", e.RetryAfter)
+		}
+		if waited := time.Since(began); waited != 20*time.Second {
+			t.Errorf("waited %v, want 20s", waited)
+		}
+		time.Sleep(11 * time.Second)
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version after a late answer = %d, want 2", v)
+		}
+	})
+}
+
+func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
+	t.Run("intent", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("acme")
+			p := w.start("")
+			defer p.stop()
+			p.store.fault = failing("intend")
+			expire()
+			_, err := p.Authorize(t.Context(), "acme")
+			wantCode(t, err, StoreUnavailable)
+			if n := w.server.count(); n != 0 {
+				t.Errorf("presented %d times without an intent, want 0", n)
+			}
+			p.store.fault = nil
+		})
+	})
+	t.Run("spool", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("acme")
+			p := w.start("")
+			defer p.stop()
+			synctest.Wait()
+			if err := os.RemoveAll(p.Spool.dir); err != nil {
+				t.Fatal(err)
+			}
+			expire()
+			_, err := p.Authorize(t.Context(), "acme")
+			wantCode(t, err, ServerUnavailable)
+			if n := w.server.count(); n != 0 {
+				t.Errorf("presented %d times without a spool record, want 0", n)
+			}
+		})
+	})
+	t.Run("order", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			conn := w.connect("acme")
+			p := w.start("")
+			defer p.stop()
+			w.server.before = func(int) error {
+				intent := w.state(conn.ID).Intent
+				if intent == nil || intent.Outcome != credstore.Sending || intent.Owner != p.Owner {
+					t.Errorf("intent when the token arrives = %+v, want one of %s", intent, p.Owner)
+				}
+				return nil
+			}
+			expire()
+			p.mustAuthorize("acme")
+			if left := w.state(conn.ID).Intent; left != nil {
+				t.Errorf("intent after the refresh = %+v, want none", left)
+			}
+		})
+	})
+}
+
+// failing fails the operations named.
+func failing(ops ...string) func(string) error {
+	return func(op string) error {
+		for _, o := range ops {
+			if o == op {
+				return errors.New("the disk is on fire")
+			}
+		}
+		return nil
+	}
+}
+
+func TestRule4DurableBeforeItIsHandedOut(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.store.fault = func(op string) error {
+			if op == "save" {
+				time.Sleep(5 * time.Second)
+			}
+			return nil
+		}
+		expire()
+		began := time.Now()
+		a := p.mustAuthorize("acme")
+		if took := time.Since(began); took != spoolAfter {
+			t.Errorf("waiters were released after %v, want after %v: when the spool had it", took, spoolAfter)
+		}
+		if a.Version != 2 || w.state(conn.ID).Credential.Version != 1 {
+			t.Errorf("handed out version %d while the store has %d, want 2 and 1", a.Version, w.state(conn.ID).Credential.Version)
+		}
+		wantSpooled(t, w, p.Spool.dir, token(a))
+		time.Sleep(6 * time.Second)
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version in the store = %d, want 2", v)
+		}
+		wantEmpty(t, p.Spool.dir)
+	})
+}
+
+// wantSpooled fails the test unless a spool opened on dir replays the access
+// token.
+func wantSpooled(t *testing.T, w *world, dir, access string) {
+	t.Helper()
+	copied := t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenSpool(copied, w.sealer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(copied)
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("the spool holds %d records (%v), want 1", len(entries), err)
+	}
+	slot, err := s.lock(copied + "/" + entries[0].Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slot.Keep()
+	_, pair, err := slot.read()
+	if err != nil || pair == nil || pair.AccessToken.Reveal() != access {
+		t.Errorf("the spool record holds %+v (%v), want access token %q", pair, err, access)
+	}
+}
+
+func wantEmpty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 0 {
+		t.Errorf("the spool holds %d records (%v), want none", len(entries), err)
+	}
+}
+
+func TestRule5AFailedSaveIsRetriedUntilItSucceeds(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.store.fault = failing("save")
+		expire()
+		if a := p.mustAuthorize("acme"); a.Version != 2 {
+			t.Errorf("Authorize gives version %d, want 2 from memory", a.Version)
+		}
+		time.Sleep(10 * time.Minute)
+		if a := p.mustAuthorize("acme"); a.Version != 2 || w.server.count() != 1 {
+			t.Errorf("version %d after %d refreshes, want 2 after 1", a.Version, w.server.count())
+		}
+		p.store.fault = nil
+		time.Sleep(time.Second)
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version in the store a second after its return = %d, want 2", v)
+		}
+	})
+}
+
+func TestRule5AStartReplaysTheSpool(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		p.store.fault = failing("save")
+		expire()
+		a := p.mustAuthorize("acme")
+		left := p.kill()
+
+		p = w.start(left)
+		defer p.stop()
+		synctest.Wait()
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version after the start = %d, want 2 from the spool", v)
+		}
+		if b := p.mustAuthorize("acme"); token(b) != token(a) || w.server.count() != 1 {
+			t.Errorf("token %q after %d refreshes, want %q after 1", token(b), w.server.count(), token(a))
+		}
+		wantEmpty(t, left)
+	})
+}
+
+func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		seal := &breakSeal{Sealer: w.sealer}
+		w.sealer = seal
+		p := w.start("")
+		defer p.stop()
+		p.store.fault = failing("save")
+		seal.broken.Store(true)
+		expire()
+		if a := p.mustAuthorize("acme"); a.Version != 2 {
+			t.Errorf("Authorize gives version %d, want 2 from memory", a.Version)
+		}
+		drained := make(chan struct{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		go func() {
+			_ = p.Drain(ctx)
+			close(drained)
+		}()
+		time.Sleep(time.Minute)
+		select {
+		case <-drained:
+			t.Error("the process would end while only memory holds the pair")
+		default:
+		}
+		p.store.fault = nil
+		<-drained
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version in the store = %d, want 2", v)
+		}
+	})
+}
+
+// breakSeal makes every record unwritable from now on.
+type breakSeal struct {
+	Sealer
+	broken atomic.Bool
+}
+
+func (s *breakSeal) Seal(label string, plaintext []byte) ([]byte, error) {
+	if s.broken.Load() {
+		return nil, errors.New("the disk is on fire")
+	}
+	return s.Sealer.Seal(label, plaintext)
+}
+
+func TestRule6SavedOntoItsParentOnly(t *testing.T) {
+	t.Run("a newer grant wins", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			conn := w.connect("acme")
+			p := w.start("")
+			defer p.stop()
+			w.server.after = func(int) error {
+				w.regrant(conn.ID)
+				return nil
+			}
+			expire()
+			a, err := p.Authorize(t.Context(), "acme")
+			if err != nil || token(a) != "consented" {
+				t.Errorf("Authorize = %v, %v, want the token of the newer grant", a, err)
+			}
+			if got := w.state(conn.ID).Credential; got.AccessToken.Reveal() != "consented" || got.Version != 2 {
+				t.Errorf("the store holds version %d, want the newer grant's, 2", got.Version)
+			}
+		})
+	})
+	t.Run("removed stays removed", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			conn := w.connect("acme")
+			p := w.start("")
+			defer p.stop()
+			w.server.after = func(int) error { return p.store.Remove(context.Background(), conn.ID) }
+			expire()
+			_, err := p.Authorize(t.Context(), "acme")
+			wantCode(t, err, ConnectionUnknown)
+			if _, err := p.store.Read(t.Context(), conn.ID); !errors.Is(err, credstore.ErrNotFound) {
+				t.Errorf("Read after the removal = %v, want ErrNotFound", err)
+			}
+		})
+	})
+}
+
+// regrant replaces the credential as a new consent would.
+func (w *world) regrant(id string) {
+	w.data.mu.Lock()
+	defer w.data.mu.Unlock()
+	r := w.data.rows[id]
+	r.Credential.Version++
+	r.Credential.AccessToken, r.Credential.RefreshToken = credstore.NewSecret("consented"), credstore.NewSecret("consented-refresh")
+	r.Credential.ExpiresAt, r.Credential.ObtainedAt = time.Now().Add(time.Hour), time.Now()
+	r.activate(r.Credential.ExpiresAt, time.Now())
+}
+
+func TestRule7ServeWhileValid(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		w.server.before = func(int) error { return &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: time.Hour} }
+		first := p.mustAuthorize("acme")
+		time.Sleep(14 * time.Minute) // within the margin: a refresh has been tried
+		if n := w.server.count(); n != 1 {
+			t.Fatalf("tried %d refreshes ahead of expiry, want 1", n)
+		}
+		if a := p.mustAuthorize("acme"); a.Version != first.Version {
+			t.Errorf("version %d, want the one that is still good, %d", a.Version, first.Version)
+		}
+		time.Sleep(time.Minute)
+		_, err := p.Authorize(t.Context(), "acme")
+		if e := wantCode(t, err, ServerUnavailable); e.RetryAfter < 50*time.Minute {
+			t.Errorf("RetryAfter = %v, want the rest of the hour that the server asked for", e.RetryAfter)
+		}
+		if s := w.state(conn.ID).Connection; s.Status != credstore.Degraded {
+			t.Errorf("status %q, want degraded", s.Status)
+		}
+		w.server.before = nil
+		time.Sleep(time.Hour)
+		if a := p.mustAuthorize("acme"); a.Version != 2 {
+			t.Errorf("version %d after the hour, want 2", a.Version)
+		}
+	})
+}
+
+func TestRule7AGoodTokenOutlivesItsCondemnedGrant(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		first := p.mustAuthorize("acme")
+		w.server.revokeAll()
+		time.Sleep(13*time.Minute + 10*time.Second)
+		if a := p.mustAuthorize("acme"); a.Version != first.Version {
+			t.Errorf("version %d, want %d until it expires", a.Version, first.Version)
+		}
+		if _, err := p.Reauthorize(t.Context(), first); err == nil {
+			t.Error("Reauthorize of a condemned connection gives an authorization, want none")
+		}
+		_, err := p.Authorize(t.Context(), "acme")
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefused {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefused)
+		}
+	})
+}
+
+func TestRule8UnknownOutcomesAreTriedAgainUntilAnswered(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		lost := &pleo.UnknownError{Err: errors.New("connection reset")}
+		var at []time.Duration
+		var began time.Time
+		w.server.before = func(int) error {
+			at = append(at, time.Since(began).Round(time.Second))
+			return lost
+		}
+		expire()
+		began = time.Now()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ServerUnavailable)
+		time.Sleep(3 * time.Hour)
+		want := []time.Duration{0, 1 * time.Second, 31 * time.Second, 151 * time.Second, 751 * time.Second, 4351 * time.Second, 7951 * time.Second}
+		if fmt.Sprint(at) != fmt.Sprint(want) {
+			t.Errorf("presented at %v, want %v", at, want)
+		}
+		if s := w.state(conn.ID).Connection; s.Status != credstore.Degraded {
+			t.Errorf("status %q, want degraded", s.Status)
+		}
+		w.server.before = nil
+		time.Sleep(2 * time.Hour)
+		if a := p.mustAuthorize("acme"); a.Version < 2 || w.server.most != 1 {
+			t.Errorf("version %d with %d in flight at most, want a new one with 1", a.Version, w.server.most)
+		}
+	})
+}
+
+func TestRule8ARefusalAfterALostAnswerSaysSo(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		w.server.after = func(n int) error { return &pleo.UnknownError{Err: errors.New("connection reset")} }
+		expire()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ServerUnavailable)
+		time.Sleep(2 * time.Second)
+		_, err = p.Authorize(t.Context(), "acme")
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonUnknownOutcome {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonUnknownOutcome)
+		}
+		time.Sleep(24 * time.Hour)
+		if n := w.server.count(); n != 2 {
+			t.Errorf("presented %d times, want 2: none after a refusal", n)
+		}
+		if s := w.state(conn.ID); s.Intent != nil || s.Credential.RefreshToken.IsZero() {
+			t.Errorf("state after the refusal = %+v, want no intent and the refused token kept", s)
+		}
+	})
+}
+
+func TestRule8NotSentIsFreeToRetry(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		w.server.before = func(int) error { return &pleo.NotSentError{Err: errors.New("no such host")} }
+		expire()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ServerUnavailable)
+		time.Sleep(10 * time.Minute)
+		if n := w.server.count(); n < 8 || n > 40 {
+			t.Errorf("tried %d times in 10 minutes, want a backoff up to a minute", n)
+		}
+		if s := w.state(conn.ID); s.Intent != nil || s.Connection.Status != credstore.Degraded {
+			t.Errorf("intent %v and status %q, want none and degraded", s.Intent, s.Connection.Status)
+		}
+		w.server.before = nil
+		time.Sleep(time.Minute)
+		p.mustAuthorize("acme")
+	})
+}
+
+func TestRule9AStrangersIntent(t *testing.T) {
+	t.Run("never reached the server", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("acme")
+			p := w.start("")
+			left := killBefore(w, p)
+			p = w.start(left)
+			defer p.stop()
+			if a := p.mustAuthorize("acme"); a.Version != 2 {
+				t.Errorf("version %d, want 2", a.Version)
+			}
+			if twice := w.server.presentedMoreThan(2); len(twice) > 0 {
+				t.Errorf("presented too often: %v", twice)
+			}
+		})
+	})
+	t.Run("committed, the answer lost with the owner", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("acme")
+			w.calibrate()
+			p := w.start("")
+			left := killAfterCommit(w, p)
+			before := w.server.count()
+			p = w.start(left)
+			defer p.stop()
+			_, err := p.Authorize(t.Context(), "acme")
+			if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
+				t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
+			}
+			if n := w.server.count() - before; n != 0 {
+				t.Errorf("presented %d times after introspection said inactive, want 0", n)
+			}
+		})
+	})
+	t.Run("committed, the owner may still bring the successor", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("acme")
+			w.calibrate()
+			p := w.start("")
+			killAfterCommit(w, p)
+			before := w.server.count()
+			p = w.start("") // elsewhere: the spool of the dead process is not here
+			defer p.stop()
+			_, err := p.Authorize(t.Context(), "acme")
+			wantCode(t, err, ServerUnavailable)
+			time.Sleep(ownerGrace)
+			_, err = p.Authorize(t.Context(), "acme")
+			wantCode(t, err, ReauthorizationRequired)
+			if n := w.server.count() - before; n != 0 {
+				t.Errorf("presented %d times, want 0", n)
+			}
+		})
+	})
+	t.Run("nobody to ask", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.server.blind = true
+			w.connect("acme")
+			p := w.start("")
+			left := killBefore(w, p)
+			died := time.Now()
+			p = w.start(left)
+			defer p.stop()
+			_, err := p.Authorize(t.Context(), "acme")
+			wantCode(t, err, ServerUnavailable)
+			for p.current("acme").Version == 1 {
+				time.Sleep(time.Second)
+			}
+			if waited := time.Since(died); waited < answerDeadline-time.Second || waited > answerDeadline+2*time.Second {
+				t.Errorf("presented %v after the owner's death, want after its answer deadline of %v", waited, answerDeadline)
+			}
+		})
+	})
+}
+
+func (p *process) current(name string) credstore.Connection {
+	c, err := p.store.Find(p.w.t.Context(), name)
+	if err != nil {
+		p.w.t.Fatal(err)
+	}
+	return c
+}
+
+// killBefore kills p while its refresh token is on the way, before the server
+// commits: the request dies with it.
+func killBefore(w *world, p *process) (spool string) {
+	arrived, died := make(chan struct{}), make(chan struct{})
+	w.server.before = func(int) error {
+		close(arrived)
+		<-died
+		return &pleo.UnknownError{Err: errors.New("the client is gone")}
+	}
+	expire()
+	go func() { _, _ = p.Authorize(context.Background(), "acme") }()
+	<-arrived
+	spool = p.kill()
+	w.server.before = nil
+	close(died)
+	return spool
+}
+
+// killAfterCommit kills p between the server's commit and its answer.
+func killAfterCommit(w *world, p *process) (spool string) {
+	committed, died := make(chan struct{}), make(chan struct{})
+	w.server.after = func(int) error {
+		close(committed)
+		<-died
+		return nil
+	}
+	expire()
+	go func() { _, _ = p.Authorize(context.Background(), "acme") }()
+	<-committed
+	spool = p.kill()
+	w.server.after = nil
+	close(died)
+	return spool
+}
+
+// calibrate makes the oracle trusted, as an earlier refresh of any connection
+// would have.
+func (w *world) calibrate() {
+	if err := (&memoryStore{memory: w.data}).SetFact(context.Background(), factOracle, "yes"); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestRule10ARefusalJudgesTheTokenThatWasSent(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		w.server.before = func(int) error {
+			w.regrant(conn.ID) // another process has a newer credential by now
+			return errRefused
+		}
+		expire()
+		a, err := p.Authorize(t.Context(), "acme")
+		if err != nil || token(a) != "consented" {
+			t.Errorf("Authorize = %v, %v, want the newer credential", a, err)
+		}
+		if s := w.state(conn.ID).Connection; s.Status != credstore.Active {
+			t.Errorf("status %q, want active", s.Status)
+		}
+	})
+}
+
+func TestRule12AsksBeforeADoubtfulPresentation(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.calibrate()
+		conn := w.connect("acme")
+		w.server.revokeAll()
+		expire()
+		p := w.start("")
+		defer p.stop()
+		_, err := p.Authorize(t.Context(), "acme")
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
+		}
+		if n := w.server.count(); n != 0 {
+			t.Errorf("presented %d times, want 0", n)
+		}
+		_ = conn
+	})
+}
+
+func TestRule12AnUntrustedInactiveCondemnsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.oracle.server = liar{w.server}
+		expire()
+		if a := p.mustAuthorize("acme"); a.Version != 2 {
+			t.Errorf("version %d, want 2: the oracle has never been right", a.Version)
+		}
+	})
+}
+
+// liar is a server whose introspection knows no refresh token.
+type liar struct{ AuthorizationServer }
+
+func (liar) Active(context.Context, credstore.Secret, string) (bool, error) { return false, nil }
