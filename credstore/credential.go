@@ -17,7 +17,8 @@ type Credential struct {
 	NextKey Secret // staged: takes APIKey's place once that is refused
 
 	// ForcedAt and ForcedStreak pace the refreshes that a 401 asked for, across
-	// processes: when the last one was saved, and how many came in a row.
+	// processes: when the last one was made, and how many came in quick
+	// succession.
 	ForcedAt     time.Time
 	ForcedStreak int
 
@@ -52,8 +53,8 @@ type Successor struct {
 	ObtainedAt   time.Time
 	Scope        string // empty: as before
 
-	// ForcedStreak counts the refreshes in quick succession that 401s asked
-	// for, this one included; 0 when none did. It is stored beside the pair.
+	// ForcedAt and ForcedStreak are stored beside the pair, see [Credential].
+	ForcedAt     time.Time
 	ForcedStreak int
 }
 

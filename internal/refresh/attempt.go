@@ -215,17 +215,17 @@ func forcedInterval(streak int) time.Duration {
 	return min(interval, forcedAtMost)
 }
 
-// streak counts this refresh among those that 401s asked for in quick
-// succession.
-func (a *attempt) streak() int {
+// pace is what the successor records of the refreshes that 401s asked for:
+// this one counts, on top of those in quick succession before it.
+func (a *attempt) pace() (at time.Time, streak int) {
 	c := a.state.Credential
 	if !a.why.rejected {
-		return 0
+		return c.ForcedAt, c.ForcedStreak
 	}
-	if a.m.Now().Sub(c.ForcedAt) > 2*forcedInterval(c.ForcedStreak) {
-		return 1
+	if a.began.Sub(c.ForcedAt) > 2*forcedInterval(c.ForcedStreak) {
+		return a.began, 1
 	}
-	return c.ForcedStreak + 1
+	return a.began, c.ForcedStreak + 1
 }
 
 // doubts decides what to do where a successor of the refresh token may exist:
@@ -323,8 +323,8 @@ func (a *attempt) successor(t pleo.Tokens) credstore.Successor {
 		RefreshToken: t.RefreshToken,
 		ObtainedAt:   t.SentAt,
 		Scope:        t.Scope,
-		ForcedStreak: a.streak(),
 	}
+	s.ForcedAt, s.ForcedStreak = a.pace()
 	if s.RefreshToken.IsZero() {
 		s.RefreshToken = a.state.Credential.RefreshToken
 	}

@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -19,14 +21,14 @@ import (
 // refresh token at once, and presenting a spent one revokes the whole grant.
 type server struct {
 	life  time.Duration // of access tokens; 0: answers name no expiry
-	delay time.Duration // between a token's arrival and the answer
+	delay time.Duration // between a token's arrival and the answer; see slow
 
-	// before is called with the number of the presentation, from 1, before
-	// anything is committed; an error is the answer. after is called when the
-	// new pair exists; an error means that the answer is lost.
-	before func(n int) error
-	after  func(n int) error
-	blind  bool // no introspection
+	blind bool // no introspection
+
+	// before is called when a token has arrived and nothing is committed; an
+	// error is the answer. after is called when the new pair exists; an error
+	// means that the answer is lost. See onArrival and onCommit.
+	before, after atomic.Pointer[func() error]
 
 	mu        sync.Mutex // guards everything below
 	serial    int
@@ -36,7 +38,7 @@ type server struct {
 	presented map[string]int // refresh token → times
 	inFlight  map[int]int    // grant → requests under way
 	most      int            // most requests of one grant under way at once
-	calls     int
+	arrivals  []time.Time
 	asked     int
 }
 
@@ -70,36 +72,52 @@ var errRefused = &pleo.AnswerError{Class: pleo.Refused, Status: 400, Code: "inva
 
 func (s *server) Refresh(_ context.Context, token credstore.Secret) (pleo.Tokens, error) {
 	sent := time.Now()
-	n, grant := s.arrive(token.Reveal())
-	time.Sleep(s.delay)
+	delay, grant := s.arrive(token.Reveal())
+	time.Sleep(delay)
 	defer s.depart(grant)
-	if s.before != nil {
-		if err := s.before(n); err != nil {
-			return pleo.Tokens{}, err
-		}
+	if err := call(&s.before); err != nil {
+		return pleo.Tokens{}, err
 	}
 	tokens, err := s.rotate(token.Reveal())
 	if err != nil {
 		return tokens, err
 	}
-	if s.after != nil {
-		if err := s.after(n); err != nil {
-			return pleo.Tokens{}, err
-		}
+	if err := call(&s.after); err != nil {
+		return pleo.Tokens{}, err
 	}
 	tokens.SentAt = sent
 	return tokens, nil
 }
 
-func (s *server) arrive(token string) (n, grant int) {
+// onArrival sets what happens before anything is committed; nil: nothing.
+func (s *server) onArrival(f func() error) { s.before.Store(&f) }
+
+// onCommit sets what happens when the new pair exists; nil: nothing.
+func (s *server) onCommit(f func() error) { s.after.Store(&f) }
+
+func call(hook *atomic.Pointer[func() error]) error {
+	if f := hook.Load(); f != nil && *f != nil {
+		return (*f)()
+	}
+	return nil
+}
+
+// slow sets the delay of later answers.
+func (s *server) slow(delay time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls++
+	s.delay = delay
+}
+
+func (s *server) arrive(token string) (delay time.Duration, grant int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.arrivals = append(s.arrivals, time.Now())
 	s.presented[token]++
 	grant = s.owner[token]
 	s.inFlight[grant]++
 	s.most = max(s.most, s.inFlight[grant])
-	return s.calls, grant
+	return s.delay, grant
 }
 
 func (s *server) depart(grant int) {
@@ -156,7 +174,25 @@ func (s *server) presentedMoreThan(allowed int) []string {
 func (s *server) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.calls
+	return len(s.arrivals)
+}
+
+// since returns when tokens were presented, counted from began.
+func (s *server) since(began time.Time) []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var at []time.Duration
+	for _, a := range s.arrivals {
+		at = append(at, a.Sub(began).Round(time.Second))
+	}
+	return at
+}
+
+// mostInFlight is the most requests of one grant that were under way at once.
+func (s *server) mostInFlight() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most
 }
 
 // world is a store and an authorization server, and what processes share.
@@ -165,6 +201,7 @@ type world struct {
 	data   *memory
 	server *server
 	sealer Sealer
+	api    API // of processes that start from now on; nil: none
 	serial int
 }
 
@@ -216,7 +253,7 @@ func (w *world) start(dir string) *process {
 	}
 	w.serial++
 	p := &process{w: w, store: &memoryStore{memory: w.data}, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
-	p.Manager, err = New(Config{Store: p.store, Server: p.link, Spool: spool, Owner: fmt.Sprintf("process-%d", w.serial)})
+	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Owner: fmt.Sprintf("process-%d", w.serial)})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -226,6 +263,7 @@ func (w *world) start(dir string) *process {
 		defer close(p.done)
 		_ = p.Run(ctx) // ends with the context
 	}()
+	synctest.Wait() // it watches the store from here on
 	return p
 }
 
@@ -273,7 +311,7 @@ func (p *process) kill() string {
 	if err := os.CopyFS(left, os.DirFS(p.Spool.dir)); err != nil {
 		p.w.t.Fatal(err)
 	}
-	p.store.fault = func(string) error { return errors.New("killed") }
+	p.store.fail(func(string) error { return errors.New("killed") })
 	_ = p.store.Close()
 	close(p.link.cut)
 	p.cancel()

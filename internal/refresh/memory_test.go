@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -36,30 +37,29 @@ func newMemory() *memory {
 	return &memory{rows: map[string]*row{}, facts: map[string]string{}, watches: map[chan string]bool{}}
 }
 
-// memoryStore is one process's store on the memory. fault, if set, is asked
-// before each operation and its error returned; after is asked after the
-// operation has taken effect.
+// memoryStore is one process's store on the memory. Operations can be made to
+// fail before they take effect (fail), or their answer to be lost after it
+// (lose).
 type memoryStore struct {
 	*memory
-	fault func(op string) error
-	after func(op string) error
+	before, after atomic.Pointer[func(op string) error]
 }
 
-func (s *memoryStore) enter(op string) error {
-	if s.fault == nil {
-		return nil
-	}
-	if err := s.fault(op); err != nil {
-		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
-	}
-	return nil
-}
+// fail asks f before each operation and answers with its error; nil ends it.
+func (s *memoryStore) fail(f func(op string) error) { s.before.Store(&f) }
 
-func (s *memoryStore) leave(op string) error {
-	if s.after == nil {
+// lose asks f after each write has taken effect and answers with its error.
+func (s *memoryStore) lose(f func(op string) error) { s.after.Store(&f) }
+
+func (s *memoryStore) enter(op string) error { return fault(&s.before, op) }
+func (s *memoryStore) leave(op string) error { return fault(&s.after, op) }
+
+func fault(set *atomic.Pointer[func(string) error], op string) error {
+	f := set.Load()
+	if f == nil || *f == nil {
 		return nil
 	}
-	if err := s.after(op); err != nil {
+	if err := (*f)(op); err != nil {
 		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
 	}
 	return nil
@@ -378,10 +378,7 @@ func (r *row) succeed(n credstore.Successor) {
 	r.saved = n.Parent
 	c.Version++
 	c.AccessToken, c.RefreshToken, c.ExpiresAt, c.ObtainedAt = n.AccessToken, n.RefreshToken, n.ExpiresAt, n.ObtainedAt
-	c.RefusedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, time.Time{}
-	if n.ForcedStreak > 0 {
-		c.ForcedAt = n.ObtainedAt
-	}
+	c.RefusedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, n.ForcedAt
 	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
 	r.activate(n.ExpiresAt, n.ObtainedAt)
 }

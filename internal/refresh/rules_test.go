@@ -27,7 +27,7 @@ func expire() { time.Sleep(16 * time.Minute) }
 func TestRule1OneRefreshForAllWhoWait(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.connect("acme")
-		w.server.delay = time.Second
+		w.server.slow(time.Second)
 		p := w.start("")
 		defer p.stop()
 		expire()
@@ -41,7 +41,7 @@ func TestRule1OneRefreshForAllWhoWait(t *testing.T) {
 func TestRule1OneRefreshForAll401s(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.connect("acme")
-		w.server.delay = time.Second
+		w.server.slow(time.Second)
 		p := w.start("")
 		defer p.stop()
 		sent := p.mustAuthorize("acme")
@@ -61,7 +61,7 @@ func TestRule1OneRefreshForAll401s(t *testing.T) {
 func TestRule1LooksAgainAfterWaitingForAnotherProcess(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.connect("acme")
-		w.server.delay = 3 * time.Second
+		w.server.slow(3 * time.Second)
 		a, b, c := w.start(""), w.start(""), w.start("")
 		defer a.stop()
 		defer b.stop()
@@ -104,7 +104,7 @@ func inParallel(n int, f func() string) map[string]bool {
 func TestRule2WhoeverAskedMayLeave(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		conn := w.connect("acme")
-		w.server.delay = 10 * time.Second
+		w.server.slow(10 * time.Second)
 		p := w.start("")
 		defer p.stop()
 		expire()
@@ -123,7 +123,7 @@ func TestRule2WhoeverAskedMayLeave(t *testing.T) {
 func TestRule2WaitersGiveUpAfterTheirPatience(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		conn := w.connect("acme")
-		w.server.delay = 30 * time.Second
+		w.server.slow(30 * time.Second)
 		p := w.start("")
 		defer p.stop()
 		expire()
@@ -148,14 +148,14 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			w.connect("acme")
 			p := w.start("")
 			defer p.stop()
-			p.store.fault = failing("intend")
+			p.store.fail(failing("intend"))
 			expire()
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, StoreUnavailable)
 			if n := w.server.count(); n != 0 {
 				t.Errorf("presented %d times without an intent, want 0", n)
 			}
-			p.store.fault = nil
+			p.store.fail(nil)
 		})
 	})
 	t.Run("spool", func(t *testing.T) {
@@ -180,13 +180,13 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			conn := w.connect("acme")
 			p := w.start("")
 			defer p.stop()
-			w.server.before = func(int) error {
+			w.server.onArrival(func() error {
 				intent := w.state(conn.ID).Intent
 				if intent == nil || intent.Outcome != credstore.Sending || intent.Owner != p.Owner {
 					t.Errorf("intent when the token arrives = %+v, want one of %s", intent, p.Owner)
 				}
 				return nil
-			}
+			})
 			expire()
 			p.mustAuthorize("acme")
 			if left := w.state(conn.ID).Intent; left != nil {
@@ -213,12 +213,12 @@ func TestRule4DurableBeforeItIsHandedOut(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		p.store.fault = func(op string) error {
+		p.store.fail(func(op string) error {
 			if op == "save" {
 				time.Sleep(5 * time.Second)
 			}
 			return nil
-		}
+		})
 		expire()
 		began := time.Now()
 		a := p.mustAuthorize("acme")
@@ -277,7 +277,7 @@ func TestRule5AFailedSaveIsRetriedUntilItSucceeds(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		p.store.fault = failing("save")
+		p.store.fail(failing("save"))
 		expire()
 		if a := p.mustAuthorize("acme"); a.Version != 2 {
 			t.Errorf("Authorize gives version %d, want 2 from memory", a.Version)
@@ -286,7 +286,7 @@ func TestRule5AFailedSaveIsRetriedUntilItSucceeds(t *testing.T) {
 		if a := p.mustAuthorize("acme"); a.Version != 2 || w.server.count() != 1 {
 			t.Errorf("version %d after %d refreshes, want 2 after 1", a.Version, w.server.count())
 		}
-		p.store.fault = nil
+		p.store.fail(nil)
 		time.Sleep(time.Second)
 		if v := w.state(conn.ID).Credential.Version; v != 2 {
 			t.Errorf("version in the store a second after its return = %d, want 2", v)
@@ -298,7 +298,7 @@ func TestRule5AStartReplaysTheSpool(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		conn := w.connect("acme")
 		p := w.start("")
-		p.store.fault = failing("save")
+		p.store.fail(failing("save"))
 		expire()
 		a := p.mustAuthorize("acme")
 		left := p.kill()
@@ -323,7 +323,7 @@ func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
 		w.sealer = seal
 		p := w.start("")
 		defer p.stop()
-		p.store.fault = failing("save")
+		p.store.fail(failing("save"))
 		seal.broken.Store(true)
 		expire()
 		if a := p.mustAuthorize("acme"); a.Version != 2 {
@@ -342,7 +342,7 @@ func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
 			t.Error("the process would end while only memory holds the pair")
 		default:
 		}
-		p.store.fault = nil
+		p.store.fail(nil)
 		<-drained
 		if v := w.state(conn.ID).Credential.Version; v != 2 {
 			t.Errorf("version in the store = %d, want 2", v)
@@ -369,10 +369,10 @@ func TestRule6SavedOntoItsParentOnly(t *testing.T) {
 			conn := w.connect("acme")
 			p := w.start("")
 			defer p.stop()
-			w.server.after = func(int) error {
+			w.server.onCommit(func() error {
 				w.regrant(conn.ID)
 				return nil
-			}
+			})
 			expire()
 			a, err := p.Authorize(t.Context(), "acme")
 			if err != nil || token(a) != "consented" {
@@ -388,7 +388,7 @@ func TestRule6SavedOntoItsParentOnly(t *testing.T) {
 			conn := w.connect("acme")
 			p := w.start("")
 			defer p.stop()
-			w.server.after = func(int) error { return p.store.Remove(context.Background(), conn.ID) }
+			w.server.onCommit(func() error { return p.store.Remove(context.Background(), conn.ID) })
 			expire()
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, ConnectionUnknown)
@@ -415,7 +415,7 @@ func TestRule7ServeWhileValid(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.before = func(int) error { return &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: time.Hour} }
+		w.server.onArrival(func() error { return &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: time.Hour} })
 		first := p.mustAuthorize("acme")
 		time.Sleep(14 * time.Minute) // within the margin: a refresh has been tried
 		if n := w.server.count(); n != 1 {
@@ -432,7 +432,7 @@ func TestRule7ServeWhileValid(t *testing.T) {
 		if s := w.state(conn.ID).Connection; s.Status != credstore.Degraded {
 			t.Errorf("status %q, want degraded", s.Status)
 		}
-		w.server.before = nil
+		w.server.onArrival(nil)
 		time.Sleep(time.Hour)
 		if a := p.mustAuthorize("acme"); a.Version != 2 {
 			t.Errorf("version %d after the hour, want 2", a.Version)
@@ -467,28 +467,23 @@ func TestRule8UnknownOutcomesAreTriedAgainUntilAnswered(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		lost := &pleo.UnknownError{Err: errors.New("connection reset")}
-		var at []time.Duration
-		var began time.Time
-		w.server.before = func(int) error {
-			at = append(at, time.Since(began).Round(time.Second))
-			return lost
-		}
+		w.server.onArrival(func() error { return lost })
 		expire()
-		began = time.Now()
+		began := time.Now()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)
 		time.Sleep(3 * time.Hour)
 		want := []time.Duration{0, 1 * time.Second, 31 * time.Second, 151 * time.Second, 751 * time.Second, 4351 * time.Second, 7951 * time.Second}
-		if fmt.Sprint(at) != fmt.Sprint(want) {
+		if at := w.server.since(began); fmt.Sprint(at) != fmt.Sprint(want) {
 			t.Errorf("presented at %v, want %v", at, want)
 		}
 		if s := w.state(conn.ID).Connection; s.Status != credstore.Degraded {
 			t.Errorf("status %q, want degraded", s.Status)
 		}
-		w.server.before = nil
+		w.server.onArrival(nil)
 		time.Sleep(2 * time.Hour)
-		if a := p.mustAuthorize("acme"); a.Version < 2 || w.server.most != 1 {
-			t.Errorf("version %d with %d in flight at most, want a new one with 1", a.Version, w.server.most)
+		if a := p.mustAuthorize("acme"); a.Version < 2 || w.server.mostInFlight() != 1 {
+			t.Errorf("version %d with %d in flight at most, want a new one with 1", a.Version, w.server.mostInFlight())
 		}
 	})
 }
@@ -498,7 +493,7 @@ func TestRule8ARefusalAfterALostAnswerSaysSo(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.after = func(n int) error { return &pleo.UnknownError{Err: errors.New("connection reset")} }
+		w.server.onCommit(func() error { return &pleo.UnknownError{Err: errors.New("connection reset")} })
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)
@@ -522,7 +517,7 @@ func TestRule8NotSentIsFreeToRetry(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.before = func(int) error { return &pleo.NotSentError{Err: errors.New("no such host")} }
+		w.server.onArrival(func() error { return &pleo.NotSentError{Err: errors.New("no such host")} })
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)
@@ -533,7 +528,7 @@ func TestRule8NotSentIsFreeToRetry(t *testing.T) {
 		if s := w.state(conn.ID); s.Intent != nil || s.Connection.Status != credstore.Degraded {
 			t.Errorf("intent %v and status %q, want none and degraded", s.Intent, s.Connection.Status)
 		}
-		w.server.before = nil
+		w.server.onArrival(nil)
 		time.Sleep(time.Minute)
 		p.mustAuthorize("acme")
 	})
@@ -625,16 +620,16 @@ func (p *process) current(name string) credstore.Connection {
 // commits: the request dies with it.
 func killBefore(w *world, p *process) (spool string) {
 	arrived, died := make(chan struct{}), make(chan struct{})
-	w.server.before = func(int) error {
+	w.server.onArrival(func() error {
 		close(arrived)
 		<-died
 		return &pleo.UnknownError{Err: errors.New("the client is gone")}
-	}
+	})
 	expire()
 	go func() { _, _ = p.Authorize(context.Background(), "acme") }()
 	<-arrived
 	spool = p.kill()
-	w.server.before = nil
+	w.server.onArrival(nil)
 	close(died)
 	return spool
 }
@@ -642,16 +637,16 @@ func killBefore(w *world, p *process) (spool string) {
 // killAfterCommit kills p between the server's commit and its answer.
 func killAfterCommit(w *world, p *process) (spool string) {
 	committed, died := make(chan struct{}), make(chan struct{})
-	w.server.after = func(int) error {
+	w.server.onCommit(func() error {
 		close(committed)
 		<-died
 		return nil
-	}
+	})
 	expire()
 	go func() { _, _ = p.Authorize(context.Background(), "acme") }()
 	<-committed
 	spool = p.kill()
-	w.server.after = nil
+	w.server.onCommit(nil)
 	close(died)
 	return spool
 }
@@ -669,10 +664,10 @@ func TestRule10ARefusalJudgesTheTokenThatWasSent(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.before = func(int) error {
+		w.server.onArrival(func() error {
 			w.regrant(conn.ID) // another process has a newer credential by now
 			return errRefused
-		}
+		})
 		expire()
 		a, err := p.Authorize(t.Context(), "acme")
 		if err != nil || token(a) != "consented" {

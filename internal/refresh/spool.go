@@ -180,6 +180,7 @@ type pair struct {
 	ExpiresAt    time.Time `json:"expires_at,omitzero"`
 	ObtainedAt   time.Time `json:"obtained_at,omitzero"`
 	Scope        string    `json:"scope,omitempty"`
+	ForcedAt     time.Time `json:"forced_at,omitzero"`
 	ForcedStreak int       `json:"forced_streak,omitempty"`
 }
 
@@ -187,7 +188,8 @@ type pair struct {
 func (t *Slot) Fill(s credstore.Successor) error {
 	plain, err := json.Marshal(pair{
 		AccessToken: s.AccessToken.Reveal(), RefreshToken: s.RefreshToken.Reveal(),
-		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope, ForcedStreak: s.ForcedStreak,
+		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope,
+		ForcedAt: s.ForcedAt, ForcedStreak: s.ForcedStreak,
 	})
 	if err != nil {
 		return fmt.Errorf("encoding a token pair: %w", err)
@@ -277,7 +279,8 @@ func (t *Slot) open(body []byte) *credstore.Successor {
 	return &credstore.Successor{
 		Parent:      t.parent,
 		AccessToken: credstore.NewSecret(p.AccessToken), RefreshToken: credstore.NewSecret(p.RefreshToken),
-		ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt, Scope: p.Scope, ForcedStreak: p.ForcedStreak,
+		ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt, Scope: p.Scope,
+		ForcedAt: p.ForcedAt, ForcedStreak: p.ForcedStreak,
 	}
 }
 

@@ -1,0 +1,519 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// TestAnswers holds what each sort of answer makes of a connection whose token
+// has expired: what the client is told, what the store records, and when the
+// token is presented again.
+func TestAnswers(t *testing.T) {
+	tests := []struct {
+		name   string
+		answer error
+		code   Code
+		status credstore.Status
+		reason string
+		next   time.Duration // of the second presentation; 0: never
+	}{
+		{"refusal", errRefused, ReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefused, 0},
+		{"our client is wrong", &pleo.AnswerError{Class: pleo.ClientRefused, Status: 401, Code: "invalid_client"},
+			ServerUnavailable, credstore.Degraded, credstore.ReasonClientRefused, time.Minute},
+		{"busy", &pleo.AnswerError{Class: pleo.Busy, Status: 429},
+			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 30 * time.Second},
+		{"busy with a time", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: 5 * time.Minute},
+			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 5 * time.Minute},
+		{"another 4xx", &pleo.AnswerError{Class: pleo.Unusual, Status: 418},
+			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, time.Hour},
+		{"5xx", &pleo.UnknownError{Status: 503, Err: errors.New("503")},
+			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, time.Second},
+		{"5xx with a time", &pleo.UnknownError{Status: 503, RetryAfter: 2 * time.Minute, Err: errors.New("503")},
+			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 2 * time.Minute},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				conn := w.connect("acme")
+				p := w.start("")
+				defer p.stop()
+				w.server.onArrival(func() error { return tt.answer })
+				expire()
+				began := time.Now()
+				_, err := p.Authorize(t.Context(), "acme")
+				wantCode(t, err, tt.code)
+				if c := w.state(conn.ID).Connection; c.Status != tt.status || c.Reason != tt.reason || c.LastError == nil {
+					t.Errorf("connection is %s (%s), last error %v; want %s (%s) and an error", c.Status, c.Reason, c.LastError, tt.status, tt.reason)
+				}
+				time.Sleep(max(tt.next, time.Hour) + time.Second)
+				at := w.server.since(began)
+				if tt.next == 0 && len(at) != 1 {
+					t.Errorf("presented %d times, want once", len(at))
+				}
+				if tt.next != 0 && (len(at) < 2 || at[1] != tt.next) {
+					t.Errorf("presented at %v, want again after %v", at, tt.next)
+				}
+			})
+		})
+	}
+}
+
+func TestUnusualAnswersCondemnOnlyAfterThreeIn24Hours(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		w.server.onArrival(func() error { return &pleo.AnswerError{Class: pleo.Unusual, Status: 418} })
+		expire()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ServerUnavailable)
+		time.Sleep(23 * time.Hour)
+		if c := w.state(conn.ID).Connection; c.Status != credstore.Degraded {
+			t.Errorf("status after 23 hours = %q, want degraded", c.Status)
+		}
+		time.Sleep(2 * time.Hour)
+		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonUnexpected {
+			t.Errorf("reason after 25 hours = %q, want %q", c.Reason, credstore.ReasonUnexpected)
+		}
+	})
+}
+
+func TestAnAnswerWithoutRefreshTokenKeepsTheOldOne(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.link.server = w.server
+		p.Server = tokens{pleo.Tokens{AccessToken: credstore.NewSecret("new"), Lifetime: time.Hour}}
+		before := w.state(conn.ID).Credential.RefreshToken
+		expire()
+		if a := p.mustAuthorize("acme"); token(a) != "new" {
+			t.Errorf("token %q, want the new one", token(a))
+		}
+		if after := w.state(conn.ID).Credential; !after.RefreshToken.Equal(before) || after.Version != 2 {
+			t.Errorf("version %d, refresh token kept: %v; want 2 and kept", after.Version, after.RefreshToken.Equal(before))
+		}
+	})
+}
+
+// tokens answers every refresh with the same tokens.
+type tokens struct{ pleo.Tokens }
+
+func (f tokens) Refresh(context.Context, credstore.Secret) (pleo.Tokens, error) {
+	answer := f.Tokens
+	answer.SentAt = time.Now()
+	return answer, nil
+}
+
+func (tokens) Active(context.Context, credstore.Secret, string) (bool, error) { return true, nil }
+
+func TestARefreshTokenFromABrokenAnswerIsUsed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.Server = &broken{server: w.server}
+		expire()
+		_, _ = p.Authorize(t.Context(), "acme") // has a refresh token to go on with, nothing to send
+		if a := p.mustAuthorize("acme"); a.Version != 3 {
+			t.Errorf("version %d, want 3: the saved half, then its successor", a.Version)
+		}
+		if s := w.state(conn.ID).Connection; s.Status != credstore.Active {
+			t.Errorf("status %q, want active", s.Status)
+		}
+	})
+}
+
+// broken loses the access token of the first answer.
+type broken struct{ *server }
+
+func (b *broken) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
+	answer, err := b.server.Refresh(ctx, token)
+	if b.count() == 1 { // only this one is under way
+		answer.AccessToken = credstore.Secret{}
+	}
+	return answer, err
+}
+
+func TestTokensOfAnyLifeCauseNoLoop(t *testing.T) {
+	for _, life := range []time.Duration{0, time.Second, 4 * time.Second, time.Minute, 15 * time.Minute} {
+		t.Run(life.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.server.life = life
+				w.connect("acme")
+				p := w.start("")
+				defer p.stop()
+				const span = 10 * time.Minute
+				for end := time.Now().Add(span); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+					p.mustAuthorize("acme")
+				}
+				most := 0
+				if life > 0 {
+					most = int(span/(life*4/5)) + 2
+				}
+				if n := w.server.count(); n > most {
+					t.Errorf("%d refreshes in %v with tokens of %v, want at most %d", n, span, life, most)
+				}
+				if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+					t.Errorf("presented more than once: %v", twice)
+				}
+			})
+		})
+	}
+}
+
+func TestForcedRefreshesAreSpaced(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		a, b := w.start(""), w.start("")
+		defer a.stop()
+		defer b.stop()
+		var times []time.Duration
+		began := time.Now()
+		for time.Since(began) < 2*time.Hour {
+			p := []*process{a, b}[len(times)%2] // the limit holds across processes
+			sent := p.mustAuthorize("acme")
+			forced := p.metrics.refreshes.WithLabelValues("refreshed", "rejected")
+			before := testutil.ToFloat64(forced)
+			_, err := p.Reauthorize(t.Context(), sent)
+			if err != nil && !errors.Is(err, ErrSuppressed) {
+				t.Fatalf("Reauthorize = %v, want an authorization or ErrSuppressed", err)
+			}
+			synctest.Wait()
+			if testutil.ToFloat64(forced) > before {
+				times = append(times, time.Since(began))
+			}
+			time.Sleep(time.Second)
+		}
+		for i := 1; i < len(times); i++ {
+			if gap := times[i] - times[i-1]; gap < forcedEvery {
+				t.Errorf("forced refreshes %v and %v are %v apart, want at least %v", times[i-1], times[i], gap, forcedEvery)
+			}
+		}
+		if len(times) < 3 || len(times) > 40 {
+			t.Errorf("%d forced refreshes in two hours of 401s, want some, ever further apart", len(times))
+		}
+	})
+}
+
+func TestABrandNewTokenIsNotTheReason(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		replay, err := p.Reauthorize(t.Context(), p.mustAuthorize("acme"))
+		if err != nil {
+			t.Fatalf("Reauthorize = %v, want a new authorization", err)
+		}
+		p.ReplayRejected(replay)
+		time.Sleep(5 * time.Minute)
+		if _, err := p.Reauthorize(t.Context(), replay); !errors.Is(err, ErrSuppressed) {
+			t.Errorf("Reauthorize of an exonerated token = %v, want ErrSuppressed", err)
+		}
+		expire()
+		if a := p.mustAuthorize("acme"); a.Version != 3 {
+			t.Errorf("version %d after the normal expiry, want 3", a.Version)
+		}
+	})
+}
+
+func TestIntrospectionCondemnsAnExoneratedToken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		w.api = api{err: pleo.ErrUnauthorized}
+		p := w.start("")
+		defer p.stop()
+		replay, err := p.Reauthorize(t.Context(), p.mustAuthorize("acme"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.ReplayRejected(replay)
+		time.Sleep(5 * time.Minute)
+		if a, err := p.Reauthorize(t.Context(), replay); err != nil || a.Version != 3 {
+			t.Errorf("Reauthorize = %v, %v, want version 3: introspection refuses the token too", a, err)
+		}
+	})
+}
+
+// api is the API's introspection.
+type api struct {
+	company string
+	err     error
+}
+
+func (a api) Introspect(context.Context, credstore.Secret) (pleo.Identity, error) {
+	return pleo.Identity{CompanyID: a.company, Subject: "urn:pleo:company:" + a.company}, a.err
+}
+
+func TestTheCompanyIsLearnedAfterARefresh(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn, other := w.connect("acme"), w.connect("other")
+		w.api = api{company: "c1"}
+		p := w.start("")
+		defer p.stop()
+		expire()
+		p.mustAuthorize("acme")
+		synctest.Wait()
+		if a := p.mustAuthorize("acme"); a.CompanyID != "c1" || w.state(conn.ID).Connection.CompanyID != "c1" {
+			t.Errorf("company %q, want c1", a.CompanyID)
+		}
+		p.mustAuthorize("other")
+		synctest.Wait()
+		_, err := p.Authorize(t.Context(), "other")
+		if e := wantCode(t, err, ConnectionDisabled); e.Reason != credstore.ReasonCompany {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonCompany)
+		}
+		if v := w.state(other.ID).Credential.Version; v != 2 {
+			t.Errorf("version %d, want 2: the pair is saved first", v)
+		}
+	})
+}
+
+func TestRefreshAheadOfExpiry(t *testing.T) {
+	t.Run("of a connection in use", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("acme")
+			p := w.start("")
+			defer p.stop()
+			p.mustAuthorize("acme")
+			time.Sleep(13*time.Minute + time.Second)
+			if n := w.server.count(); n != 1 {
+				t.Errorf("%d refreshes two minutes ahead of the expiry, want 1", n)
+			}
+			time.Sleep(24 * time.Hour)
+			if n := w.server.count(); n != 1 {
+				t.Errorf("%d refreshes of a connection that is no longer used, want 1", n)
+			}
+		})
+	})
+	t.Run("waits for a quiet moment", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("acme")
+			p := w.start("")
+			defer p.stop()
+			a := p.mustAuthorize("acme")
+			a.Begin()
+			time.Sleep(14 * time.Minute)
+			if n := w.server.count(); n != 0 {
+				t.Errorf("%d refreshes while a request is under way, want 0", n)
+			}
+			a.End()
+			time.Sleep(time.Second)
+			if n := w.server.count(); n != 1 {
+				t.Errorf("%d refreshes after the request, want 1", n)
+			}
+		})
+	})
+	t.Run("but not for ever", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("acme")
+			p := w.start("")
+			defer p.stop()
+			p.mustAuthorize("acme").Begin()
+			time.Sleep(15*time.Minute - loudBefore + time.Second)
+			if n := w.server.count(); n != 1 {
+				t.Errorf("%d refreshes half a minute ahead of the expiry, want 1", n)
+			}
+		})
+	})
+}
+
+func TestRequestsWaitForARefreshUnderWayWhileTheirTokenIsGood(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		for _, tt := range []struct {
+			delay   time.Duration
+			waited  time.Duration
+			version int64
+		}{{time.Second, 999 * time.Millisecond, 2}, {5 * time.Second, refreshPatience, 2}} {
+			w.server.slow(tt.delay)
+			p.mustAuthorize("acme")
+			time.Sleep(13*time.Minute + time.Millisecond)
+			began := time.Now()
+			a := p.mustAuthorize("acme")
+			if waited := time.Since(began); waited != tt.waited || a.Version != tt.version {
+				t.Errorf("with a refresh of %v: version %d after %v, want %d after %v", tt.delay, a.Version, waited, tt.version, tt.waited)
+			}
+		}
+	})
+}
+
+func TestIdleGrantsAreKeptAlive(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		for i := range 50 {
+			w.connect(fmt.Sprintf("c%d", i))
+		}
+		p := w.start("")
+		defer p.stop()
+		time.Sleep(8 * 24 * time.Hour)
+		if n := w.server.count(); n != 50 {
+			t.Errorf("%d refreshes of 50 idle connections in 8 days, want 50", n)
+		}
+	})
+}
+
+func TestAStartTakesUpUnsettledRefreshes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		w.server.onArrival(func() error { return &pleo.UnknownError{Err: errors.New("connection reset")} })
+		expire()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ServerUnavailable)
+		p.stop()
+		w.server.onArrival(nil)
+		p = w.start("")
+		defer p.stop()
+		time.Sleep(2 * time.Second)
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version %d soon after the start, want 2 without a request", v)
+		}
+	})
+}
+
+func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		w.server.slow(10 * time.Second)
+		p := w.start("")
+		expire()
+		go func() { _, _ = p.Authorize(context.Background(), "acme") }()
+		time.Sleep(time.Second)
+		p.stop()
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version after the drain = %d, want 2", v)
+		}
+		_, err := p.Authorize(t.Context(), "unheard-of")
+		wantCode(t, err, ConnectionUnknown)
+		expire()
+		_, err = p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ShuttingDown)
+	})
+}
+
+func TestConnectionsThatCannotBeUsed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		store := &memoryStore{memory: w.data}
+		for name, status := range map[string]credstore.Status{"waiting": credstore.Pending, "off": credstore.Disabled} {
+			conn, err := store.Create(t.Context(), credstore.NewConnection{Name: name, Kind: credstore.StandaloneKey})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.data.rows[conn.ID].Connection.Status = status
+		}
+		p := w.start("")
+		defer p.stop()
+		for name, code := range map[string]Code{"waiting": ConnectionPending, "off": ConnectionDisabled, "nobody": ConnectionUnknown} {
+			_, err := p.Authorize(t.Context(), name)
+			wantCode(t, err, code)
+		}
+	})
+}
+
+func TestStoreAway(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		w.connect("other")
+		p := w.start("")
+		defer p.stop()
+		first := p.mustAuthorize("acme")
+		p.store.fail(failing("find", "read", "acquire", "intend", "save", "unsettled"))
+		if a := p.mustAuthorize("acme"); a != first {
+			t.Error("a good token in memory is not served while the store is away")
+		}
+		_, err := p.Authorize(t.Context(), "other")
+		wantCode(t, err, StoreUnavailable)
+		expire()
+		_, err = p.Authorize(t.Context(), "acme")
+		wantCode(t, err, StoreUnavailable)
+		if n := w.server.count(); n != 0 {
+			t.Errorf("presented %d times without a store, want 0", n)
+		}
+		p.store.fail(nil)
+		p.mustAuthorize("acme")
+	})
+}
+
+func TestChangesOfOtherProcessesAreSeen(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		if sole, err := p.Sole(t.Context()); err != nil || !sole {
+			t.Errorf("Sole = %v, %v, want true", sole, err)
+		}
+		p.mustAuthorize("acme")
+		w.connect("other")
+		if err := (&memoryStore{memory: w.data}).Remove(t.Context(), conn.ID); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ConnectionUnknown)
+		w.connect("third")
+		synctest.Wait()
+		if sole, err := p.Sole(t.Context()); err != nil || sole {
+			t.Errorf("Sole of two = %v, %v, want false", sole, err)
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		registry := prometheus.NewRegistry()
+		p.metrics = newMetrics(registry)
+		expire()
+		p.mustAuthorize("acme")
+		synctest.Wait()
+		if got := testutil.ToFloat64(p.metrics.refreshes.WithLabelValues("refreshed", "expired")); got != 1 {
+			t.Errorf("pleo_refreshes_total{refreshed,expired} = %v, want 1", got)
+		}
+		if got := testutil.ToFloat64(p.metrics.unsaved); got != 0 {
+			t.Errorf("pleo_unsaved_credentials = %v, want 0", got)
+		}
+		if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+			t.Errorf("metrics lint: %v %v", problems, err)
+		}
+	})
+}
+
+// BenchmarkAuthorize is the part of the hot path that refresh has: a good token
+// in memory.
+func BenchmarkAuthorize(b *testing.B) {
+	data := newMemory()
+	store := &memoryStore{memory: data}
+	_, err := store.Create(b.Context(), credstore.NewConnection{Name: "acme", Kind: credstore.OAuth, Credential: &credstore.FirstCredential{
+		AccessToken: credstore.NewSecret("a"), RefreshToken: credstore.NewSecret("r"), ExpiresAt: time.Now().Add(time.Hour),
+	}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, err := New(Config{Store: store, Owner: "bench"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx := b.Context()
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := m.Authorize(ctx, "acme"); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
