@@ -26,6 +26,7 @@ func (x *exchange) relay(res *http.Response) {
 	x.w.WriteHeader(res.StatusCode)
 	if c, err := x.copyBody(res); err != nil {
 		x.entry.code, x.entry.err = c, err
+		_ = http.NewResponseController(x.w).Flush() // what there is, request-Id included
 		x.abort()
 	}
 	relayTrailer(h, res.Trailer, announced)

@@ -95,18 +95,30 @@ func (x *exchange) failed(err error) error {
 	if errors.Is(context.Cause(x.ctx), errLate) {
 		return problemUpstream(codeUpstreamTimeout, x.name, errLate)
 	}
+	// Before the context, which ends too when a client stops in the middle.
+	if err := x.badBody(); err != nil {
+		return problemBody(x.name, err)
+	}
 	if x.in.Context().Err() != nil {
 		return errClientGone
-	}
-	if x.upload != nil {
-		if _, err := x.upload.state(); err != nil {
-			return problemBody(x.name, err)
-		}
 	}
 	if !x.connected.Load() {
 		return problemUpstream(codeUpstreamUnreachable, x.name, err)
 	}
 	return problemUpstream(codeUpstreamProtocolError, x.name, withoutAnswer(err))
+}
+
+// badBody returns how the client's body was cut short or malformed; nil where it
+// was not, and where the client's connection broke.
+func (x *exchange) badBody() error {
+	if x.upload == nil {
+		return nil
+	}
+	_, err := x.upload.state()
+	if _, broken := errors.AsType[*net.OpError](err); broken {
+		return nil
+	}
+	return err
 }
 
 // withoutAnswer returns err if it says nothing that the upstream made up. Errors

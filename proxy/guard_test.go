@@ -1,0 +1,156 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// statusOf returns the status of the first answer in raw.
+func statusOf(t *testing.T, raw string) int {
+	t.Helper()
+	var minor, status int
+	if _, err := fmt.Sscanf(raw, "HTTP/1.%d %d ", &minor, &status); err != nil {
+		t.Fatalf("reading the status of %q: %v", raw, err)
+	}
+	return status
+}
+
+func TestHostGuard(t *testing.T) {
+	tests := []struct {
+		host string
+		want bool
+	}{
+		{"localhost", true}, {"localhost:8484", true}, {"LOCALHOST", true}, {"localhost.", true}, {"app.localhost:1", true},
+		{"127.0.0.1", true}, {"127.0.0.1:8484", true}, {"10.1.2.3", true}, {"[::1]", true}, {"[::1]:8484", true}, {"[fe80::1]:1", true},
+		{"proxy", true}, {"proxy:8484", true}, {"pleo_proxy", true},
+		{"host.docker.internal", true}, {"proxy.default.svc", true}, {"proxy.default.svc.cluster.local", true}, {"proxy.default.svc.cluster.local.:80", true},
+		{"pleo.example.com", true}, {"PLEO.example.com:443", true}, {"pleo.example.com.", true},
+		{"", false}, {":8484", false}, {".", false}, {"evil.com", false}, {"evil.com:8484", false}, {"www.pleo.example.com", false},
+		{"ai.", false}, {"localhost.evil.com", false}, {"evil.com.localhost.com", false}, {"notinternal.evilinternal", false},
+		{"127.0.0.1.nip.io", false}, {"127.0.0.1.evil.com:80", false}, {"svc.evil.com", false}, {"evil.com:80:localhost", false},
+		{"localhost,evil.com", false}, {"localhost evil", false}, {"evil.com#localhost", false}, {"evil.com\\.localhost", false}, {"..localhost", false},
+	}
+	p := newRig(t, newVault(), ok, func(c *Config) { c.AllowedHosts = []string{"pleo.Example.com"} }).proxy
+	for _, tt := range tests {
+		if got := p.hostAllowed(tt.host); got != tt.want {
+			t.Errorf("hostAllowed(%q) = %v, want %v", tt.host, got, tt.want)
+		}
+	}
+}
+
+func TestRefusedBeforeAnythingIsSent(t *testing.T) {
+	tests := []struct {
+		name    string
+		request string // line and further header fields
+		status  int
+		code    string
+	}{
+		{"rebound host", "GET / HTTP/1.1\r\nHost: evil.com\r\n", 403, "host_not_allowed"},
+		{"two slashes", "GET //evil.com/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
+		{"two slashes behind the prefix", "GET /@acme//evil.com/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
+		{"absolute form", "GET http://evil.com/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
+		{"absolute form of ourselves", "GET http://localhost/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
+		{"absolute form without authority", "GET mailto:x HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
+		{"asterisk", "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
+		{"connect", "CONNECT evil.com:443 HTTP/1.1\r\nHost: localhost\r\n", 405, "method_not_supported"},
+		{"connect to a path", "CONNECT /v1 HTTP/1.1\r\nHost: localhost\r\n", 405, "method_not_supported"},
+		{"trace", "TRACE / HTTP/1.1\r\nHost: localhost\r\n", 405, "method_not_supported"},
+		{"h2c", "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nConnection: Upgrade, HTTP2-Settings\r\n", 400, "upgrade_refused"},
+		{"websocket", "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, upgrade\r\nSec-WebSocket-Key: x\r\n", 400, "upgrade_refused"},
+		{"cross-site post", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nOrigin: https://evil.com\r\n", 403, "cross_site_request"},
+		{"origin null", "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\n", 403, "cross_site_request"},
+		{"our own origin", "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n", 403, "cross_site_request"},
+		{"empty origin", "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin:\r\n", 403, "cross_site_request"},
+		{"no-cors get", "GET / HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n", 403, "cross_site_request"},
+		{"same-site get", "GET / HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: none\r\nSec-Fetch-Site: same-origin\r\n", 403, "cross_site_request"},
+		{"preflight", "OPTIONS / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.com\r\nAccess-Control-Request-Private-Network: true\r\n", 403, "cross_site_request"},
+	}
+	api := newTCPUpstream(t, answering(okResponse))
+	r := newRigAt(t, newVault("acme"), api.url)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := r.raw(tt.request + "Pleo-Connection: acme\r\nConnection: close\r\n\r\n")
+			if status, code := statusOf(t, got), nameOrCode(t, got); status != tt.status || code != tt.code {
+				t.Errorf("answer = %d %s, want %d %s", status, code, tt.status, tt.code)
+			}
+		})
+	}
+	if got := api.bytes(); got != "" {
+		t.Errorf("upstream got %q, want nothing", got)
+	}
+}
+
+func TestAddressBarIsNoOtherSite(t *testing.T) {
+	v := newVault("acme")
+	r := newRig(t, v, v.guarded(ok))
+	if got := r.do("GET", "/v1", nil, "Sec-Fetch-Site", "none").StatusCode; got != 200 {
+		t.Errorf("status = %d, want 200", got)
+	}
+}
+
+func TestMalformedFramingIsNotForwarded(t *testing.T) {
+	tests := []struct{ name, request string }{
+		{"two lengths", "POST / HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde"},
+		{"negative length", "POST / HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nContent-Length: -1\r\n\r\n"},
+		{"unknown coding", "POST / HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"},
+		{"space before the colon", "GET / HTTP/1.1\r\nHost: localhost\r\nPleo-Connection : acme\r\n\r\n"},
+		{"NUL in a value", "GET / HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nX-A: a\x00b\r\n\r\n"},
+		{"CR in a value", "GET / HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nX-A: a\rAuthorization: b\r\n\r\n"},
+		{"two hosts", "GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.com\r\nPleo-Connection: acme\r\n\r\n"},
+		{"no host", "GET / HTTP/1.1\r\nPleo-Connection: acme\r\n\r\n"},
+		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"},
+	}
+	v := newVault("acme")
+	smuggled := 0
+	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+		if req.Header.Get("X-Probe") == "" {
+			smuggled++
+		}
+		ok(w, req)
+	})
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := statusOf(t, r.raw(tt.request)); got < 400 || got >= 500 && got != 501 && got != 505 {
+				t.Errorf("status = %d, want a refusal", got)
+			}
+			if got := r.do("GET", "/v1", nil, "X-Probe", "1").StatusCode; got != 200 {
+				t.Errorf("status of the next request = %d, want 200", got)
+			}
+		})
+	}
+	if smuggled != 0 {
+		t.Errorf("%d requests reached the API, want 0", smuggled)
+	}
+}
+
+func TestUnixSocketHasNoHostGuard(t *testing.T) {
+	v := newVault("acme")
+	r := newRig(t, v, v.guarded(ok))
+	path := filepath.Join(t.TempDir(), "proxy.sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := NewServer(r.proxy, nil)
+	done := make(chan error)
+	go func() { done <- server.Serve(listener) }()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.1\r\nHost: anything.example\r\nConnection: close\r\n\r\n")
+	answer, _ := io.ReadAll(conn)
+	_ = conn.Close()
+	if got := statusOf(t, string(answer)); got != http.StatusOK {
+		t.Errorf("status = %d, want 200", got)
+	}
+	_ = server.Close()
+	if err := <-done; !strings.Contains(err.Error(), "closed") {
+		t.Errorf("Serve = %v, want that it was closed", err)
+	}
+}

@@ -1,0 +1,133 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+var update = flag.Bool("update", false, "write the golden files in testdata")
+
+// everyProblem has one problem for each code.
+func everyProblem() []*problem {
+	all := []*problem{
+		problemRequired("The request names no connection.", "Pleo-Connection"),
+		problemUnknown("acme"),
+		problemConflict("The request names two different connections."),
+		problemBadTarget(),
+		problemBody("acme", errors.New("unexpected EOF")),
+		problemUpgrade(),
+		problemMethod("TRACE"),
+		problemHost(),
+		problemCrossSite(),
+		problemCompany("acme"),
+		problemUpstream(codeUpstreamUnreachable, "acme", errors.New("connection refused")),
+		problemUpstream(codeUpstreamProtocolError, "acme", errNotHTTP),
+		problemUpstream(codeUpstreamTimeout, "acme", errLate),
+	}
+	for _, e := range []*refresh.Error{
+		{Code: refresh.ConnectionPending, Reason: "no_credential"},
+		{Code: refresh.ConnectionDisabled, Reason: "operator"},
+		{Code: refresh.ReauthorizationRequired, Reason: "refresh_refused"},
+		{Code: refresh.ServerUnavailable, RetryAfter: 1500 * time.Millisecond},
+		{Code: refresh.StoreUnavailable, Err: errors.New("disk I/O error")},
+		{Code: refresh.ShuttingDown},
+	} {
+		e.Connection = "acme"
+		all = append(all, problemCredential(e))
+	}
+	return all
+}
+
+func TestProblemsOnTheWire(t *testing.T) {
+	seen := map[code]bool{}
+	for _, p := range everyProblem() {
+		seen[p.code] = true
+		t.Run(string(p.code), func(t *testing.T) {
+			w := httptest.NewRecorder()
+			if _, err := p.write(w); err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			if err := w.Result().Write(&got); err != nil {
+				t.Fatal(err)
+			}
+			compareGolden(t, string(p.code), strings.ReplaceAll(got.String(), "\r\n", "\n"))
+			if p.cause != nil && strings.Contains(got.String(), p.cause.Error()) {
+				t.Errorf("the answer shows the cause %q, which is for the log", p.cause)
+			}
+		})
+	}
+	for c := range kinds {
+		if !seen[c] {
+			t.Errorf("no problem of code %s was written", c)
+		}
+	}
+}
+
+func compareGolden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("answer (-want +got):\n%s", diff)
+	}
+}
+
+func TestSecondsAreRoundedUp(t *testing.T) {
+	tests := []struct {
+		in   time.Duration
+		want int64
+	}{{time.Millisecond, 1}, {time.Second, 1}, {1001 * time.Millisecond, 2}, {time.Minute, 60}}
+	for _, tt := range tests {
+		if got := seconds(tt.in); got != tt.want {
+			t.Errorf("seconds(%v) = %d, want %d", tt.in, got, tt.want)
+		}
+	}
+}
+
+func TestCredentialsThatCannotBeHad(t *testing.T) {
+	v := newVault("acme")
+	api := newTCPUpstream(t, answering(okResponse))
+	r := newRigAt(t, v, api.url)
+	v.fail(&refresh.Error{Code: refresh.ReauthorizationRequired, Connection: "acme", Reason: "refresh_refused", Err: errors.New("cause")})
+	got := r.do("GET", "/", nil)
+	if p := decodeProblem(t, got.body); got.StatusCode != 401 || p.Connection != "acme" || api.bytes() != "" {
+		t.Errorf("answer = %d for %q, upstream got %q, want 401 for acme, nothing", got.StatusCode, p.Connection, api.bytes())
+	}
+	line := r.line()
+	want := map[string]any{"status": int64(401), "origin": "proxy", "code": "reauthorization_required", "attempts": int64(0), "error": "cause"}
+	for key, value := range want {
+		if line[key] != value {
+			t.Errorf("log: %s = %v, want %v", key, line[key], value)
+		}
+	}
+}
+
+func TestEmptyAuthorizationIsNeverSent(t *testing.T) {
+	v := newVault("acme")
+	v.current["acme"] = &refresh.Authorization{Connection: "acme"}
+	api := newTCPUpstream(t, answering(okResponse))
+	r := newRigAt(t, v, api.url)
+	if got := r.do("GET", "/", nil).StatusCode; got != 503 || api.bytes() != "" {
+		t.Errorf("status = %d, upstream got %q, want 503 and nothing", got, api.bytes())
+	}
+}

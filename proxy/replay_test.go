@@ -1,0 +1,303 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// echo answers with the body, once it has all of it.
+func echo(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	_, _ = w.Write(body)
+}
+
+func TestReplayHealsA401(t *testing.T) {
+	body := strings.Repeat("0123456789", 10_000)
+	tests := []struct {
+		name, method string
+		body         func() io.Reader
+		want         string
+	}{
+		{"get", "GET", func() io.Reader { return nil }, ""},
+		{"post without a body", "POST", func() io.Reader { return nil }, ""},
+		{"known length", "POST", func() io.Reader { return strings.NewReader(body) }, body},
+		{"chunked", "POST", func() io.Reader { return io.MultiReader(strings.NewReader(body)) }, body},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newVault("acme")
+			r := newRig(t, v, v.guarded(echo))
+			v.expire("acme")
+			got := r.do(tt.method, "/", tt.body())
+			if got.StatusCode != 200 || got.body != tt.want {
+				t.Errorf("answer = %d with %d bytes, want 200 with %d", got.StatusCode, len(got.body), len(tt.want))
+			}
+			if rotated, _ := v.counts(); rotated != 1 {
+				t.Errorf("rotations = %d, want 1", rotated)
+			}
+			if line := r.line(); line["attempts"] != int64(2) || line["version"] != int64(2) {
+				t.Errorf("log = %v attempts, version %v, want 2 and 2", line["attempts"], line["version"])
+			}
+			if used := r.proxy.memory.used.Load(); used != 0 {
+				t.Errorf("replay memory in use afterwards = %d, want 0", used)
+			}
+			r.wantReplays(map[replayResult]float64{replayHealed: 1})
+		})
+	}
+}
+
+func (r *rig) wantReplays(want map[replayResult]float64) {
+	r.t.Helper()
+	for _, result := range replayResults() {
+		got := testutil.ToFloat64(r.proxy.metrics.replays.WithLabelValues(string(result)))
+		if got != want[result] {
+			r.t.Errorf("pleo_proxy_replays_total{result=%q} = %v, want %v", result, got, want[result])
+		}
+	}
+}
+
+func TestTrailersAreReplayed(t *testing.T) {
+	v := newVault("acme")
+	sums := make(chan string, 2)
+	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+		_, _ = io.Copy(io.Discard, req.Body)
+		sums <- req.Trailer.Get("X-Sum")
+		v.guarded(ok)(w, req)
+	})
+	v.expire("acme")
+	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 42\r\n\r\n")
+	if status := statusOf(t, got); status != 200 {
+		t.Errorf("status = %d, want 200", status)
+	}
+	if first, second := <-sums, <-sums; first != "42" || second != "42" {
+		t.Errorf("trailers = %q and %q, want 42 twice", first, second)
+	}
+}
+
+func TestSimultaneous401sAreAllHealed(t *testing.T) {
+	v := newVault("acme")
+	r := newRig(t, v, v.guarded(echo))
+	v.expire("acme")
+	var clients sync.WaitGroup
+	for range 100 {
+		clients.Go(func() {
+			if got := r.do("POST", "/", strings.NewReader("hi")); got.StatusCode != 200 || got.body != "hi" {
+				t.Errorf("answer = %d %q, want 200 hi", got.StatusCode, got.body)
+			}
+		})
+	}
+	clients.Wait()
+}
+
+// The 401 of the API goes back, untouched, where a replay cannot or must not be
+// made; attempts is how often the request was sent.
+func TestThe401GoesBack(t *testing.T) {
+	tests := []struct {
+		name     string
+		body     io.Reader
+		adjust   func(*vault, *Config)
+		attempts int64
+		result   replayResult
+	}{
+		{"suppressed", nil, func(v *vault, _ *Config) { v.refuse = refresh.ErrSuppressed }, 1, replaySuppressed},
+		{"body above the limit of one", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemory = 4 }, 1, replayNotKept},
+		{"chunked body above it", io.MultiReader(strings.NewReader("12345")), func(_ *vault, c *Config) { c.ReplayMemory = 4 }, 1, replayNotKept},
+		{"body above the limit of all", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemoryTotal = 4 }, 1, replayNotKept},
+		{"nothing is kept", strings.NewReader("1"), func(_ *vault, c *Config) { c.ReplayMemory = -1 }, 1, replayNotKept},
+		{"new token refused too", nil, func(v *vault, _ *Config) { v.distrust = true }, 2, replayRejected},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newVault("acme")
+			r := newRig(t, v, drained(v.guarded(echo)), func(c *Config) { tt.adjust(v, c) })
+			v.expire("acme")
+			got := r.do("POST", "/", tt.body)
+			if got.StatusCode != 401 || got.body != `{"type":"unauthorized"}` || got.Header.Get("Request-Id") != "rejected" || got.Header.Get("Proxy-Status") != "" {
+				t.Errorf("answer = %d %q %v, want Pleo's 401", got.StatusCode, got.body, got.Header)
+			}
+			r.wantReplays(map[replayResult]float64{tt.result: 1})
+			if line := r.line(); line["attempts"] != tt.attempts || line["origin"] != "upstream" {
+				t.Errorf("log = %v attempts, origin %v, want %d, upstream", line["attempts"], line["origin"], tt.attempts)
+			}
+			if used := r.proxy.memory.used.Load(); used != 0 {
+				t.Errorf("replay memory in use afterwards = %d, want 0", used)
+			}
+		})
+	}
+}
+
+// drained reads bodies before answering.
+func drained(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		next(w, r)
+	}
+}
+
+func TestReplayThatIsRejectedIsReported(t *testing.T) {
+	v := newVault("acme")
+	v.distrust = true
+	r := newRig(t, v, v.guarded(ok))
+	for range 3 {
+		r.do("GET", "/", nil)
+	}
+	if rotated, proven := v.counts(); rotated != 1 || proven != 1 {
+		t.Errorf("rotations = %d, reports = %d, want 1 and 1", rotated, proven)
+	}
+}
+
+func TestOurAnswerTakesThePlaceOfThe401(t *testing.T) {
+	tests := []struct {
+		name string
+		err  error
+		want int
+		code string
+	}{
+		{"refused", &refresh.Error{Code: refresh.ReauthorizationRequired, Connection: "acme"}, 401, "reauthorization_required"},
+		{"server away", &refresh.Error{Code: refresh.ServerUnavailable, Connection: "acme"}, 503, "authorization_server_unavailable"},
+		{"unforeseen", errors.New("odd"), 503, "store_unavailable"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newVault("acme")
+			v.refuse = tt.err
+			r := newRig(t, v, v.guarded(ok))
+			v.expire("acme")
+			got := r.do("GET", "/", nil)
+			if p := decodeProblem(t, got.body); got.StatusCode != tt.want || p.Code != tt.code {
+				t.Errorf("answer = %d %s, want %d %s", got.StatusCode, p.Code, tt.want, tt.code)
+			}
+			r.wantReplays(map[replayResult]float64{replayNoCredential: 1})
+		})
+	}
+}
+
+func TestCompanyIsCheckedAgainBeforeAReplay(t *testing.T) {
+	v := newVault("acme")
+	v.current["acme"].CompanyID = "another"
+	sent := 0
+	r := newRig(t, v, func(w http.ResponseWriter, _ *http.Request) {
+		sent++
+		w.WriteHeader(401)
+	})
+	// The fake's rotation yields companyOfAcme.
+	got := r.do("GET", "/", nil, "Pleo-Expect-Company", "another")
+	if got.StatusCode != 412 || sent != 1 {
+		t.Errorf("answer = %d after %d attempts, want 412 after 1", got.StatusCode, sent)
+	}
+}
+
+// A 401 that comes before the body has been sent is healed too: the first
+// attempt is still waiting for the client then.
+func TestReplayAfterAnEarly401(t *testing.T) {
+	v := newVault("acme")
+	early := make(chan struct{})
+	var once sync.Once
+	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+		if _, ok := v.owner(req.Header); !ok {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			w.WriteHeader(401)
+			return
+		}
+		once.Do(func() { close(early) })
+		echo(w, req)
+	})
+	v.expire("acme")
+	reader, writer := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(writer, "before ")
+		<-early // the replay has begun
+		_, _ = io.WriteString(writer, "after")
+		_ = writer.Close()
+	}()
+	if got := r.do("POST", "/", reader); got.StatusCode != 200 || got.body != "before after" {
+		t.Errorf("answer = %d %q, want 200 with the whole body", got.StatusCode, got.body)
+	}
+}
+
+// A request is sent once only, whatever becomes of it: the transport on its own
+// would send these again when a reused connection breaks.
+func TestNothingIsSentAgainWhenAConnectionBreaks(t *testing.T) {
+	tests := []struct{ name, method, header, body string }{
+		{"get", "GET", "", ""},
+		{"head", "HEAD", "", ""},
+		{"options", "OPTIONS", "", ""},
+		{"post", "POST", "Content-Length: 2\r\n", "hi"},
+		{"post with a key", "POST", "Idempotency-Key: k\r\nContent-Length: 2\r\n", "hi"},
+		{"post with a key and no body", "POST", "Idempotency-Key: k\r\nContent-Length: 0\r\n", ""},
+		{"delete with another key", "DELETE", "X-Idempotency-Key: k\r\n", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+				if readHead(r) {
+					_, _ = io.WriteString(w, okResponse)
+				}
+				if readHead(r) {
+					_, _ = r.Peek(len(tt.body)) // and close without an answer
+				}
+			})
+			r := newRigAt(t, newVault("acme"), api.url)
+			r.do("GET", "/warm", nil)
+			got := r.raw(tt.method + " /@acme/x HTTP/1.1\r\nHost: localhost\r\n" + tt.header + "Connection: close\r\n\r\n" + tt.body)
+			if status := statusOf(t, got); status != 502 {
+				t.Errorf("status = %d, want 502", status)
+			}
+			if n := strings.Count(api.bytes(), tt.method+" /x "); n != 1 {
+				t.Errorf("the request was sent %d times, want once", n)
+			}
+		})
+	}
+}
+
+func TestUpstreamTimeout(t *testing.T) {
+	const timeout = 50 * time.Millisecond
+	api := newTCPUpstream(t, func(r *bufio.Reader, _ net.Conn) { _, _ = io.Copy(io.Discard, r) })
+	r := newRigAt(t, newVault("acme"), api.url, func(c *Config) { c.UpstreamTimeout = timeout })
+	got := r.do("GET", "/", nil)
+	if p := decodeProblem(t, got.body); got.StatusCode != 504 || p.Code != "upstream_timeout" {
+		t.Errorf("answer = %d %s, want 504 upstream_timeout", got.StatusCode, p.Code)
+	}
+}
+
+func TestClientThatLeavesIsNoUpstreamError(t *testing.T) {
+	arrived := make(chan struct{})
+	api := newTCPUpstream(t, func(r *bufio.Reader, _ net.Conn) {
+		readHead(r)
+		close(arrived)
+		_, _ = io.Copy(io.Discard, r)
+	})
+	r := newRigAt(t, newVault("acme"), api.url)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-arrived
+		cancel()
+	}()
+	req, err := http.NewRequestWithContext(ctx, "GET", r.url+"/@acme/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{}
+	if _, err := transport.RoundTrip(req); !errors.Is(err, context.Canceled) {
+		t.Fatalf("RoundTrip = %v, want context.Canceled", err)
+	}
+	if line := r.line(); line["status"] != int64(499) || line["code"] != "client_closed_request" {
+		t.Errorf("log = %v %v, want 499 client_closed_request", line["status"], line["code"])
+	}
+}

@@ -1,0 +1,133 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func newTestUpload(t *testing.T, body io.Reader, length, limit int64, pool *budget) *upload {
+	t.Helper()
+	in := &http.Request{Body: io.NopCloser(body), ContentLength: length}
+	return newUpload(t.Context(), in, limit, pool, func(h http.Header) http.Header { return h.Clone() })
+}
+
+// attempt attaches a new attempt, with a clock that does not strike.
+func attempt(t *testing.T, u *upload) *attemptBody {
+	t.Helper()
+	b, ok := u.attach()
+	if !ok {
+		t.Fatal("attach = false, want a body")
+	}
+	b.clock = startClock(time.Hour, func() {})
+	t.Cleanup(b.clock.stop)
+	return b
+}
+
+// A read of the first attempt that is under way when the replay begins takes
+// bytes from the client. They belong to the replay.
+func TestLateReadIsNotLostToTheReplay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reader, writer := io.Pipe()
+		// The limit is below what the late read brings: the replay needs it all
+		// the same.
+		u := newTestUpload(t, reader, -1, 4, &budget{limit: 4})
+		first := attempt(t, u)
+		go func() { _, _ = io.WriteString(writer, "one ") }()
+		if _, err := io.ReadFull(first, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		late := make(chan error)
+		go func() {
+			_, err := first.Read(make([]byte, 100))
+			late <- err
+		}()
+		synctest.Wait() // the late read waits for the client
+		second := attempt(t, u)
+		go func() {
+			_, _ = io.WriteString(writer, "two three")
+			_ = writer.Close()
+		}()
+		got, err := io.ReadAll(second)
+		if string(got) != "one two three" || err != nil {
+			t.Errorf("the replay read %q, %v, want all", got, err)
+		}
+		if err := <-late; !errors.Is(err, errDetached) {
+			t.Errorf("late read = %v, want errDetached", err)
+		}
+		u.finish()
+		if used := u.pool.used.Load(); used != 0 {
+			t.Errorf("memory in use afterwards = %d, want 0", used)
+		}
+	})
+}
+
+func TestMemoryOfAllRequestsIsBounded(t *testing.T) {
+	pool := &budget{limit: 10 << 10}
+	var uploads []*upload
+	kept := 0
+	for range 10 {
+		u := newTestUpload(t, strings.NewReader(strings.Repeat("x", 3<<10)), -1, 4<<10, pool)
+		if _, err := io.Copy(io.Discard, attempt(t, u)); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := u.attach(); ok {
+			kept++
+		}
+		uploads = append(uploads, u)
+	}
+	if used := pool.used.Load(); used > pool.limit || kept == 0 || kept > 3 {
+		t.Errorf("kept %d bodies in %d bytes, want 1 to 3 in at most %d", kept, used, pool.limit)
+	}
+	for _, u := range uploads {
+		u.finish()
+	}
+	if used := pool.used.Load(); used != 0 {
+		t.Errorf("memory in use afterwards = %d, want 0", used)
+	}
+}
+
+func TestNobodyReadsAfterTheEnd(t *testing.T) {
+	source := strings.NewReader("body")
+	u := newTestUpload(t, source, 4, 10, &budget{limit: 10})
+	b := attempt(t, u)
+	u.finish()
+	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, errDetached) || source.Len() != 4 {
+		t.Errorf("Read = %v with %d bytes left, want errDetached with 4", err, source.Len())
+	}
+}
+
+func TestClockCountsOnlyTheAPI(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var late atomic.Bool
+		c := startClock(time.Minute, func() { late.Store(true) })
+		time.Sleep(59 * time.Second)
+		c.pause() // the client is slow
+		time.Sleep(time.Hour)
+		c.resume()
+		time.Sleep(59 * time.Second)
+		if late.Load() {
+			t.Error("the clock struck before the API had had a minute")
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !late.Load() {
+			t.Error("the clock has not struck after a minute of the API's")
+		}
+	})
+}
+
+func TestClockIsSilentOnceStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startClock(time.Minute, func() { t.Error("the clock struck after it was stopped") })
+		c.stop()
+		c.resume() // a late read ends
+		time.Sleep(time.Hour)
+		synctest.Wait()
+	})
+}
