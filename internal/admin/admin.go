@@ -1,0 +1,127 @@
+// Package admin is the operator's side: health, metrics, and a JSON API that
+// shows the connections.
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Store is what the operator's side reads. Its methods are those of
+// [credstore.Store].
+type Store interface {
+	Find(ctx context.Context, name string) (credstore.Connection, error)
+	List(ctx context.Context, q credstore.Query) (credstore.Page, error)
+}
+
+// Check is something worth knowing about a running program. Checks are shown by
+// /readyz?verbose and never make the program unready: a process that holds an
+// unsaved token pair is the only one that can serve it.
+type Check struct {
+	Name  string
+	Probe func(context.Context) error // nil: all is well; the error holds no secret
+}
+
+// Config is what an [Admin] is made of. Store and Gatherer are required.
+type Config struct {
+	Store    Store
+	Gatherer prometheus.Gatherer
+
+	// Ready returns nil once the program can serve, and why it cannot before
+	// that and while it drains. Nil means always ready.
+	Ready func() error
+	// Checks are probed for /readyz?verbose, each for at most 2 seconds.
+	Checks []Check
+
+	// AllowedHosts are names, without port, that requests may have in Host
+	// besides those no public web page can be served from.
+	AllowedHosts []string
+
+	Logger *zap.Logger // nil: nothing is logged
+}
+
+// Admin serves the operator's side. Use [New] to make one.
+type Admin struct {
+	store   Store
+	ready   func() error
+	checks  []Check
+	hosts   map[string]bool // allowed name, in lower case
+	metrics http.Handler
+	logger  *zap.Logger
+}
+
+// New returns an Admin.
+func New(c Config) (*Admin, error) {
+	if c.Store == nil || c.Gatherer == nil {
+		return nil, errors.New("admin: Config needs a Store and a Gatherer")
+	}
+	if c.Ready == nil {
+		c.Ready = func() error { return nil }
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	a := &Admin{
+		store:   c.Store,
+		ready:   c.Ready,
+		checks:  c.Checks,
+		hosts:   make(map[string]bool, len(c.AllowedHosts)),
+		metrics: promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
+		logger:  c.Logger,
+	}
+	for _, h := range c.AllowedHosts {
+		a.hosts[strings.ToLower(h)] = true
+	}
+	return a, nil
+}
+
+// Handler returns the handler of the admin listener. Everything on it can be
+// read without a token, so the listener must be a loopback address or a unix
+// socket; what web pages send to it is refused.
+func (a *Admin) Handler() http.Handler {
+	mux := a.health()
+	get(mux, "/api/v1/connections", a.listConnections)
+	get(mux, "/api/v1/connections/{name}", a.showConnection)
+	return private(a.guard(mux))
+}
+
+// HealthHandler returns the handler of the health listener: probes and metrics
+// without any check of who asks, and nothing else.
+func (a *Admin) HealthHandler() http.Handler { return private(a.health()) }
+
+func (a *Admin) health() *http.ServeMux {
+	mux := http.NewServeMux()
+	get(mux, "/livez", a.livez)
+	get(mux, "/readyz", a.readyz)
+	get(mux, "/metrics", a.metrics.ServeHTTP)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		problemOf(codeNotFound, "There is nothing at this address.").write(w)
+	})
+	return mux
+}
+
+// get serves GET and HEAD of the pattern and refuses other methods.
+func get(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
+	mux.HandleFunc("GET "+pattern, h)
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", "GET, HEAD")
+		problemOf(codeMethodNotSupported, "This address can only be read.").write(w)
+	})
+}
+
+// private keeps answers out of caches, and browsers from guessing what they are.
+func private(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}

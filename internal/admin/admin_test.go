@@ -1,0 +1,366 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// memoryStore holds connections in the order of their names. With err set it
+// is a store that is down.
+type memoryStore struct {
+	connections []credstore.Connection
+	err         error
+}
+
+func (s *memoryStore) Find(_ context.Context, name string) (credstore.Connection, error) {
+	if s.err != nil {
+		return credstore.Connection{}, s.err
+	}
+	for _, c := range s.connections {
+		if c.Name == name {
+			return c, nil
+		}
+	}
+	return credstore.Connection{}, credstore.ErrNotFound
+}
+
+func (s *memoryStore) List(_ context.Context, q credstore.Query) (credstore.Page, error) {
+	if s.err != nil {
+		return credstore.Page{}, s.err
+	}
+	if strings.HasPrefix(q.Cursor, "!") {
+		return credstore.Page{}, fmt.Errorf("reading the cursor: %w", credstore.ErrBadQuery)
+	}
+	limit := q.Limit
+	if limit == 0 {
+		limit = 50
+	}
+	var page credstore.Page
+	for _, c := range s.connections {
+		if c.Name <= q.Cursor || q.Status != "" && c.Status != q.Status || !strings.Contains(c.Name, q.Search) {
+			continue
+		}
+		if len(page.Connections) == limit {
+			page.Next = page.Connections[limit-1].Name
+			break
+		}
+		page.Connections = append(page.Connections, c)
+	}
+	return page, nil
+}
+
+func (s *memoryStore) Count(ctx context.Context) (map[credstore.Group]int, error) {
+	counts := map[credstore.Group]int{}
+	for _, c := range s.connections {
+		counts[credstore.Group{Kind: c.Kind, Status: c.Status}]++
+	}
+	return counts, errors.Join(s.err, ctx.Err())
+}
+
+func fullConnection() credstore.Connection {
+	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
+	return credstore.Connection{
+		ID: "internal-id", Name: "acme", Kind: credstore.OAuth,
+		Status: credstore.Degraded, Reason: credstore.ReasonUnavailable,
+		LastError: &credstore.Failure{Code: "busy", Message: "the authorization server answered 429", At: at},
+		CompanyID: "11111111-2222-3333-4444-555555555555", CompanyName: "Acme", Subject: "urn:pleo:company:1",
+		ExternalTenant: "t-1", Version: 7, ExpiresAt: at, RefreshedAt: at, CreatedAt: at,
+	}
+}
+
+func bareConnection() credstore.Connection {
+	return credstore.Connection{ID: "x", Name: "bare", Kind: credstore.StandaloneKey, Status: credstore.Pending, CreatedAt: time.Unix(0, 0)}
+}
+
+// newAdmin returns an Admin over the store.
+func newAdmin(t *testing.T, store *memoryStore, change func(*Config)) *Admin {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewCollector(store))
+	c := Config{Store: store, Gatherer: registry, AllowedHosts: []string{"Ops.Example.com"}}
+	if change != nil {
+		change(&c)
+	}
+	a, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func ask(h http.Handler, method, target string, header map[string]string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, nil)
+	r.Host = "127.0.0.1:8485"
+	for name, value := range header {
+		if name == "Host" {
+			r.Host = value
+			continue
+		}
+		r.Header.Set(name, value)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// problemCode returns the code of a problem document and checks what all of
+// them have in common.
+func problemCode(t *testing.T, w *httptest.ResponseRecorder) string {
+	t.Helper()
+	if got, want := w.Header().Get("Content-Type"), "application/problem+json"; got != want {
+		t.Errorf("Content-Type = %q, want %q", got, want)
+	}
+	var doc problem
+	if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil {
+		t.Fatalf("the problem is not JSON: %v", err)
+	}
+	if doc.Status != w.Code || doc.Detail == "" || doc.Message != doc.Detail || doc.Title == "" {
+		t.Errorf("problem = %+v, want status %d and the same detail and message", doc, w.Code)
+	}
+	if want := "urn:pleo-auth-proxy:problem:" + string(doc.Code); doc.Type != want {
+		t.Errorf("type = %q, want %q", doc.Type, want)
+	}
+	return string(doc.Code)
+}
+
+func TestShowConnection(t *testing.T) {
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
+	h := newAdmin(t, store, nil).Handler()
+	for name, want := range map[string]string{
+		"acme": `{"name":"acme","kind":"oauth","status":"degraded","reason":"refresh_unavailable",
+			"company_id":"11111111-2222-3333-4444-555555555555","company_name":"Acme","subject":"urn:pleo:company:1",
+			"external_tenant":"t-1","version":7,"expires_at":"2030-01-02T02:04:05Z","refreshed_at":"2030-01-02T02:04:05Z",
+			"last_error":{"code":"busy","message":"the authorization server answered 429","at":"2030-01-02T02:04:05Z"},
+			"created_at":"2030-01-02T02:04:05Z"}`,
+		"bare": `{"name":"bare","kind":"standalone_key","status":"pending","reason":null,"company_id":null,"company_name":null,
+			"subject":null,"external_tenant":null,"version":null,"expires_at":null,"refreshed_at":null,"last_error":null,
+			"created_at":"1970-01-01T00:00:00Z"}`,
+	} {
+		w := ask(h, "GET", "/api/v1/connections/"+name, nil)
+		if w.Code != http.StatusOK || w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("GET %s = %d %v, want 200 that nobody keeps", name, w.Code, w.Header())
+		}
+		if diff := cmp.Diff(decode(t, want), decode(t, w.Body.String())); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func decode(t *testing.T, text string) any {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	return v
+}
+
+func TestListConnectionsByPage(t *testing.T) {
+	var store memoryStore
+	for i := range 5 {
+		store.connections = append(store.connections, credstore.Connection{Name: fmt.Sprint("c", i), Status: credstore.Active})
+	}
+	store.connections[3].Status = credstore.Pending
+	h := newAdmin(t, &store, nil).Handler()
+	var names []string
+	cursor, pages := "", 0
+	for {
+		w := ask(h, "GET", "/api/v1/connections?limit=2&status=active&q=c&cursor="+cursor, nil)
+		var page Page
+		if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range page.Connections {
+			names = append(names, c.Name)
+		}
+		pages++
+		if page.NextCursor == nil {
+			break
+		}
+		cursor = *page.NextCursor
+	}
+	if want := []string{"c0", "c1", "c2", "c4"}; !slices.Equal(names, want) || pages != 2 {
+		t.Errorf("listed %v on %d pages, want %v on 2", names, pages, want)
+	}
+	w := ask(h, "GET", "/api/v1/connections?q=nothing", nil)
+	if diff := cmp.Diff(decode(t, `{"connections":[],"next_cursor":null}`), decode(t, w.Body.String())); diff != "" {
+		t.Errorf("an empty listing (-want +got):\n%s", diff)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	up := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, nil).Handler()
+	down := newAdmin(t, &memoryStore{err: fmt.Errorf("reading: %w", credstore.ErrUnavailable)}, nil).Handler()
+	for _, test := range []struct {
+		name           string
+		h              http.Handler
+		method, target string
+		header         map[string]string
+		status         int
+		code           string
+	}{
+		{"limit 0", up, "GET", "/api/v1/connections?limit=0", nil, 400, "bad_request"},
+		{"limit 201", up, "GET", "/api/v1/connections?limit=201", nil, 400, "bad_request"},
+		{"limit in words", up, "GET", "/api/v1/connections?limit=many", nil, 400, "bad_request"},
+		{"status", up, "GET", "/api/v1/connections?status=fine", nil, 400, "bad_request"},
+		{"misspelt filter", up, "GET", "/api/v1/connections?stauts=active", nil, 400, "bad_request"},
+		{"twice", up, "GET", "/api/v1/connections?q=a&q=b", nil, 400, "bad_request"},
+		{"cursor", up, "GET", "/api/v1/connections?cursor=!", nil, 400, "bad_request"},
+		{"escape", up, "GET", "/api/v1/connections?q=%zz", nil, 400, "bad_request"},
+		{"unknown", up, "GET", "/api/v1/connections/nobody", nil, 404, "connection_unknown"},
+		{"other case", up, "GET", "/api/v1/connections/ACME", nil, 404, "connection_unknown"},
+		{"no name", up, "GET", "/api/v1/connections/%2e%2e", nil, 404, "connection_unknown"},
+		{"nothing there", up, "GET", "/api/v2", nil, 404, "not_found"},
+		{"write", up, "DELETE", "/api/v1/connections/acme", nil, 405, "method_not_supported"},
+		{"write a probe", up, "POST", "/livez", nil, 405, "method_not_supported"},
+		{"store down: list", down, "GET", "/api/v1/connections", nil, 503, "store_unavailable"},
+		{"store down: show", down, "GET", "/api/v1/connections/acme", nil, 503, "store_unavailable"},
+		{"rebound host", up, "GET", "/api/v1/connections", map[string]string{"Host": "evil.example.com:8485"}, 403, "host_not_allowed"},
+		{"rebound host at metrics", up, "GET", "/metrics", map[string]string{"Host": "evil.example.com"}, 403, "host_not_allowed"},
+		{"no host", up, "GET", "/livez", map[string]string{"Host": ""}, 403, "host_not_allowed"},
+		{"other origin", up, "GET", "/livez", map[string]string{"Origin": "http://evil.example"}, 403, "cross_site_request"},
+		{"other port", up, "GET", "/livez", map[string]string{"Origin": "http://127.0.0.1:1"}, 403, "cross_site_request"},
+		{"opaque origin", up, "GET", "/livez", map[string]string{"Origin": "null"}, 403, "cross_site_request"},
+		{"cross-site link", up, "GET", "/livez", map[string]string{"Sec-Fetch-Site": "cross-site"}, 403, "cross_site_request"},
+		{"same site is not same origin", up, "GET", "/livez", map[string]string{"Sec-Fetch-Site": "same-site"}, 403, "cross_site_request"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := ask(test.h, test.method, test.target, test.header)
+			if got := problemCode(t, w); w.Code != test.status || got != test.code {
+				t.Errorf("%s %s = %d %s, want %d %s", test.method, test.target, w.Code, got, test.status, test.code)
+			}
+		})
+	}
+}
+
+func TestHostsAndOriginsThatMayRead(t *testing.T) {
+	h := newAdmin(t, &memoryStore{}, nil).Handler()
+	for _, header := range []map[string]string{
+		{"Host": "127.0.0.1:8485"},
+		{"Host": "[::1]:8485"},
+		{"Host": "10.1.2.3"},
+		{"Host": "localhost:8485"},
+		{"Host": "proxy.localhost"},
+		{"Host": "pleo-proxy"},
+		{"Host": "PLEO_PROXY:8485"},
+		{"Host": "proxy.team.svc"},
+		{"Host": "proxy.team.svc.cluster.local."},
+		{"Host": "host.docker.internal:8485"},
+		{"Host": "ops.example.COM:8485"},
+		{"Host": "localhost:8485", "Origin": "http://localhost:8485", "Sec-Fetch-Site": "same-origin"},
+		{"Sec-Fetch-Site": "none"},
+	} {
+		if w := ask(h, "GET", "/livez", header); w.Code != http.StatusOK {
+			t.Errorf("GET /livez with %v = %d, want 200", header, w.Code)
+		}
+	}
+}
+
+func TestHealthListenerServesProbesAndMetricsOnly(t *testing.T) {
+	h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, nil).HealthHandler()
+	for target, want := range map[string]int{
+		"/livez": 200, "/readyz": 200, "/metrics": 200, "/api/v1/connections": 404, "/api/v1/connections/acme": 404, "/": 404,
+	} {
+		if w := ask(h, "GET", target, map[string]string{"Host": "anything.example.com"}); w.Code != want {
+			t.Errorf("GET %s = %d, want %d", target, w.Code, want)
+		}
+	}
+}
+
+func TestReadyz(t *testing.T) {
+	var notReady error
+	store := &memoryStore{}
+	h := newAdmin(t, store, func(c *Config) {
+		c.Ready = func() error { return notReady }
+		c.Checks = []Check{
+			{Name: "store", Probe: func(context.Context) error { return store.err }},
+			{Name: "spool", Probe: func(context.Context) error { return nil }},
+		}
+	}).Handler()
+	expect := func(target string, status int, body string) {
+		t.Helper()
+		w := ask(h, "GET", target, nil)
+		if w.Code != status || w.Body.String() != body {
+			t.Errorf("GET %s = %d %q, want %d %q", target, w.Code, w.Body, status, body)
+		}
+	}
+	expect("/readyz", 200, "ready\n")
+	store.err = credstore.ErrUnavailable
+	expect("/readyz?verbose", 200, "[-] store: the store is unavailable\n[+] spool: ok\nready\n")
+	notReady = errors.New("draining")
+	expect("/readyz", 503, "not ready: draining\n")
+	expect("/livez", 200, "ok\n")
+}
+
+func TestACheckThatHangsDoesNotHangReadyz(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newAdmin(t, &memoryStore{}, func(c *Config) {
+			c.Checks = []Check{{Name: "store", Probe: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}}
+		}).Handler()
+		w := ask(h, "GET", "/readyz?verbose", nil)
+		if w.Code != 200 || w.Body.String() != "[-] store: context deadline exceeded\nready\n" {
+			t.Errorf("GET /readyz?verbose = %d %q, want 200 and the deadline", w.Code, w.Body)
+		}
+	})
+}
+
+func TestConnectionMetrics(t *testing.T) {
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
+	h := newAdmin(t, store, nil).Handler()
+	body := ask(h, "GET", "/metrics", nil).Body.String()
+	for _, want := range []string{
+		"pleo_store_up 1\n",
+		`pleo_connections{kind="oauth",status="degraded"} 1` + "\n",
+		`pleo_connections{kind="oauth",status="active"} 0` + "\n",
+		`pleo_connections{kind="standalone_key",status="pending"} 1` + "\n",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the metrics lack %q", want)
+		}
+	}
+	store.err = credstore.ErrUnavailable
+	body = ask(h, "GET", "/metrics", nil).Body.String()
+	if !strings.Contains(body, "pleo_store_up 0\n") || strings.Contains(body, "pleo_connections{") {
+		t.Errorf("with the store down the metrics are %q, want pleo_store_up 0 and no counts", body)
+	}
+}
+
+func TestUnixSocketNeedsNoHost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := NewServer(newAdmin(t, &memoryStore{}, nil).Handler(), nil)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	defer func() { _ = server.Close(); <-served }()
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}}
+	defer client.CloseIdleConnections()
+	response, err := client.Get("http://any.example.com/livez")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("GET /livez by the socket = %d, want 200", response.StatusCode)
+	}
+}

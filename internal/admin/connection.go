@@ -1,0 +1,90 @@
+package admin
+
+import (
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Connection is a connection as operators see it: what the admin API answers
+// with and what the command line prints as JSON. What is not there is null.
+// Nothing in it is secret.
+type Connection struct {
+	Name           string     `json:"name"`
+	Kind           string     `json:"kind"`
+	Status         string     `json:"status"`
+	Reason         *string    `json:"reason"`
+	CompanyID      *string    `json:"company_id"`
+	CompanyName    *string    `json:"company_name"`
+	Subject        *string    `json:"subject"`
+	ExternalTenant *string    `json:"external_tenant"`
+	Version        *int64     `json:"version"`
+	ExpiresAt      *time.Time `json:"expires_at"`
+	RefreshedAt    *time.Time `json:"refreshed_at"`
+	LastError      *Failure   `json:"last_error"`
+	CreatedAt      *time.Time `json:"created_at"`
+}
+
+// Failure is the latest thing that went wrong with a connection.
+type Failure struct {
+	Code    string    `json:"code"`
+	Message string    `json:"message"`
+	At      time.Time `json:"at"`
+}
+
+// Page is one page of connections.
+type Page struct {
+	Connections []Connection `json:"connections"`
+	NextCursor  *string      `json:"next_cursor"` // null on the last page
+}
+
+// Describe returns c as operators see it, with its times in UTC.
+func Describe(c credstore.Connection) Connection {
+	return Connection{
+		Name:           c.Name,
+		Kind:           string(c.Kind),
+		Status:         string(c.Status),
+		Reason:         orNull(c.Reason),
+		CompanyID:      orNull(c.CompanyID),
+		CompanyName:    orNull(c.CompanyName),
+		Subject:        orNull(c.Subject),
+		ExternalTenant: orNull(c.ExternalTenant),
+		Version:        orNull(c.Version),
+		ExpiresAt:      timeOrNull(c.ExpiresAt),
+		RefreshedAt:    timeOrNull(c.RefreshedAt),
+		LastError:      describeFailure(c.LastError),
+		CreatedAt:      timeOrNull(c.CreatedAt),
+	}
+}
+
+// DescribePage returns a page as operators see it.
+func DescribePage(p credstore.Page) Page {
+	page := Page{Connections: make([]Connection, 0, len(p.Connections)), NextCursor: orNull(p.Next)}
+	for _, c := range p.Connections {
+		page.Connections = append(page.Connections, Describe(c))
+	}
+	return page
+}
+
+func describeFailure(f *credstore.Failure) *Failure {
+	if f == nil {
+		return nil
+	}
+	return &Failure{Code: f.Code, Message: f.Message, At: f.At.UTC()}
+}
+
+func orNull[T comparable](v T) *T {
+	var none T
+	if v == none {
+		return nil
+	}
+	return &v
+}
+
+func timeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	utc := t.UTC()
+	return &utc
+}

@@ -1,0 +1,71 @@
+package admin
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Counter counts the connections of a store, as [credstore.Store] does.
+type Counter interface {
+	Count(ctx context.Context) (map[credstore.Group]int, error)
+}
+
+// NewCollector returns a collector that counts store's connections when it is
+// asked, for at most 2 seconds: pleo_connections by kind and status, and
+// pleo_store_up, which says whether that worked. Those who ask at the same time
+// share one count.
+func NewCollector(store Counter) prometheus.Collector {
+	return &collector{
+		store: store,
+		connections: prometheus.NewDesc("pleo_connections",
+			"Connections by kind and status.", []string{"kind", "status"}, nil),
+		up: prometheus.NewDesc("pleo_store_up",
+			"1 if the store could be read when this was asked, else 0.", nil, nil),
+	}
+}
+
+type collector struct {
+	store       Counter
+	connections *prometheus.Desc
+	up          *prometheus.Desc
+	counting    singleflight.Group
+}
+
+// Describe implements [prometheus.Collector].
+func (c *collector) Describe(descs chan<- *prometheus.Desc) {
+	descs <- c.connections
+	descs <- c.up
+}
+
+// Collect implements [prometheus.Collector].
+func (c *collector) Collect(metrics chan<- prometheus.Metric) {
+	counts, err := c.count()
+	if err != nil {
+		metrics <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, 0)
+		return
+	}
+	metrics <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, 1)
+	for _, kind := range credstore.Kinds() {
+		for _, status := range credstore.Statuses() {
+			n := float64(counts[credstore.Group{Kind: kind, Status: status}])
+			metrics <- prometheus.MustNewConstMetric(c.connections, prometheus.GaugeValue, n, string(kind), string(status))
+		}
+	}
+}
+
+func (c *collector) count() (map[credstore.Group]int, error) {
+	counts, err, _ := c.counting.Do("", func() (any, error) {
+		// A collector is given no context: nobody's leaving can end the count.
+		ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+		defer cancel()
+		return c.store.Count(ctx)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return counts.(map[credstore.Group]int), nil
+}
