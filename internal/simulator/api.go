@@ -93,12 +93,12 @@ func (s *Simulator) calling(rt route) http.HandlerFunc {
 		who, known := s.authenticate(r)
 		end := s.counts.beginAPI(who.id())
 		acting := s.faults.take(occasion{target: TargetAPI, path: r.URL.Path, grant: who.grant, subject: who.subject})
-		re := scene{now: s.now, unauthorized: s.unauthorized, commit: func() reply {
+		re := s.scene(s.unauthorized, func() reply {
 			if !known {
 				return s.unauthorized()
 			}
 			return s.permitted(rt, call{r: r, query: r.URL.Query(), who: who})
-		}}.play(r.Context(), acting)
+		}).play(r.Context(), acting)
 		end(re.outcome())
 		return re
 	})

@@ -11,7 +11,7 @@ const (
 	PhaseReceived  = "received"  // read and understood, nothing has changed yet
 	PhaseCommitted = "committed" // the grant has changed: the old token is spent
 	PhaseRefused   = "refused"   // nothing is given; a grant may have been revoked
-	PhaseAnswered  = "answered"  // the answer was written, or the connection ended
+	PhaseAnswered  = "answered"  // the answer is about to be written, or the connection to be ended
 )
 
 // Event is one step of one token request.

@@ -31,7 +31,7 @@ const (
 	FaultStatus       = "status"       // answer Status, with RetryAfter and Body
 	FaultHTML         = "html"         // answer 200 with a page
 	FaultGarbage      = "garbage"      // answer 200 with broken JSON
-	FaultUnauthorized = "unauthorized" // answer 401 as for a dead token
+	FaultUnauthorized = "unauthorized" // answer 401 as for a dead token, or a wrong client secret
 )
 
 // When a [Fault] acts.
@@ -218,12 +218,19 @@ var errAbandoned = errors.New("the client has left")
 // scene is what faults act on: one request.
 type scene struct {
 	now          func() time.Time
+	latency      Duration     // of the server
 	unauthorized func() reply // a 401 in the style of the server
 	commit       func() reply // does what the request asks for
 }
 
 // play runs a request with the faults that act on it.
 func (s scene) play(ctx context.Context, acting []*activeFault) reply {
+	r := s.act(ctx, acting)
+	time.Sleep(time.Duration(s.latency))
+	return r
+}
+
+func (s scene) act(ctx context.Context, acting []*activeFault) reply {
 	for _, f := range acting {
 		if f.When != BeforeCommit {
 			continue

@@ -35,17 +35,17 @@ func (s *Simulator) introspectionOf(r *http.Request) reply {
 	if bad != nil {
 		return *bad
 	}
-	h := s.ledger.refreshHolder(form.Get("token"))
+	h, _ := s.ledger.anyHolder(form.Get("token"))
 	acting := s.faults.take(occasion{
 		target: TargetIntrospection, path: r.URL.Path, grant: h.grant, subject: h.subject,
 	})
-	return scene{now: s.now, unauthorized: invalidClient, commit: func() reply {
+	return s.scene(invalidClient, func() reply {
 		client, ok := s.clientOf(r, form)
 		if !ok || client.Secret == "" {
 			return invalidClient()
 		}
 		return s.introspectFor(client, form.Get("token"))
-	}}.play(r.Context(), acting)
+	}).play(r.Context(), acting)
 }
 
 func (s *Simulator) introspectFor(client Client, token string) reply {

@@ -52,8 +52,8 @@ type Settings struct {
 	Clients   []Client  `json:"clients,omitempty"`   // none: one with the default id and secret
 	Keys      []Key     `json:"keys,omitempty"`
 
-	// Latency is added before every answer of the API and the authorization
-	// server, after what the request asks for has been done.
+	// Latency is added before every answer of the API, the token endpoint and
+	// introspection, after what the request asks for has been done.
 	Latency Duration `json:"latency,omitempty"`
 
 	OAuth OAuthSettings `json:"oauth,omitzero"`

@@ -122,7 +122,6 @@ func (s *Simulator) answering(answer func(*http.Request, string) reply) http.Han
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := s.nextRequestID()
 		re := answer(r, id)
-		s.lag()
 		s.logger.Info("request", zap.String("request_id", id), zap.String("method", r.Method),
 			zap.String("path", r.URL.Path), zap.String("outcome", re.outcome()))
 		w.Header()["request-Id"] = []string{id} // Pleo writes it so
@@ -132,13 +131,6 @@ func (s *Simulator) answering(answer func(*http.Request, string) reply) http.Han
 
 func (s *Simulator) nextRequestID() string {
 	return deriveUUID("request", s.requests.Add(1), s.now().UnixNano())
-}
-
-// lag waits for the latency that the settings ask for.
-func (s *Simulator) lag() {
-	if d := s.settings.Load().Latency; d > 0 {
-		time.Sleep(time.Duration(d))
-	}
 }
 
 // SetFault makes something go wrong and returns the fault with its id.
@@ -191,6 +183,18 @@ func (s *Simulator) Grants() []GrantState { return s.ledger.states(s.now()) }
 // are empty.
 func (s *Simulator) AddCompany(c Company) (Company, error) { return s.world.addCompany(c) }
 
+// FirstClient returns the client with the lowest id: the only one, mostly.
+func (s *Simulator) FirstClient() Client {
+	c, _ := s.world.clientOrFirst("") // there always is one
+	return c
+}
+
+// Companies lists all companies in the order of their creation.
+func (s *Simulator) Companies() []Company { return s.world.allCompanies() }
+
+// Keys lists all keys, revoked ones too, in the order of their creation.
+func (s *Simulator) Keys() []Key { return s.world.allKeys() }
+
 // SetClient adds a client or replaces the one with its id. The grants of that
 // client stay as they are.
 func (s *Simulator) SetClient(c Client) error { return s.world.setClient(c) }
@@ -242,10 +246,7 @@ func (s *Simulator) IssueGrant(req GrantRequest) (Grant, error) {
 }
 
 func (s *Simulator) grantSpecOf(req GrantRequest) (grantSpec, Company, error) {
-	client, err := s.world.anyClient()
-	if req.ClientID != "" {
-		client, err = s.world.client(req.ClientID)
-	}
+	client, err := s.world.clientOrFirst(req.ClientID)
 	if err != nil {
 		return grantSpec{}, Company{}, err
 	}

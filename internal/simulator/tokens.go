@@ -24,6 +24,11 @@ func oauthErrorReply(status int, code, description string) reply {
 	return jsonReply(status, oauthError{code, description})
 }
 
+// scene sets up a request for the faults to act on.
+func (s *Simulator) scene(unauthorized, commit func() reply) scene {
+	return scene{now: s.now, latency: s.settings.Load().Latency, unauthorized: unauthorized, commit: commit}
+}
+
 // token is the token endpoint.
 func (s *Simulator) token(r *http.Request, requestID string) reply {
 	form, bad := readForm(r)
@@ -84,7 +89,7 @@ func (t *tokenRequest) answer() reply {
 	}
 	t.announce(PhaseReceived, "")
 	acting := t.faults.take(occasion{target: TargetToken, path: t.r.URL.Path, grant: h.grant, subject: h.subject})
-	re := scene{now: t.now, unauthorized: invalidClient, commit: t.commit}.play(t.r.Context(), acting)
+	re := t.scene(invalidClient, t.commit).play(t.r.Context(), acting)
 	t.announce(PhaseAnswered, re.outcome())
 	return re
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -206,17 +207,15 @@ func (w *world) client(id string) (Client, error) {
 	return c, nil
 }
 
-// anyClient returns the only client, or the first by id.
-func (w *world) anyClient() (Client, error) {
+// clientOrFirst returns the client with the id, or for an empty one the client
+// with the lowest id.
+func (w *world) clientOrFirst(id string) (Client, error) {
+	if id != "" {
+		return w.client(id)
+	}
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	first := ""
-	for id := range w.clients {
-		if first == "" || id < first {
-			first = id
-		}
-	}
-	return w.clients[first], nil
+	return w.clients[slices.Min(slices.Collect(maps.Keys(w.clients)))], nil
 }
 
 func (w *world) addKey(k Key) (Key, error) {
@@ -283,6 +282,16 @@ func (w *world) liveKey(value string, now time.Time) (Key, bool) {
 		return Key{}, false
 	}
 	return *k, true
+}
+
+func (w *world) allKeys() []Key {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	all := make([]Key, 0, len(w.keys))
+	for _, k := range w.keys {
+		all = append(all, *k)
+	}
+	return all
 }
 
 func (w *world) isKey(id string) bool {
