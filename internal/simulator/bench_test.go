@@ -1,0 +1,221 @@
+package simulator
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// bench is a simulator on a real port, with a clock that tests turn.
+type bench struct {
+	*Simulator
+	t      *testing.T
+	url    string
+	client *http.Client // follows no redirects
+
+	mu  sync.Mutex // guards now
+	now time.Time
+}
+
+func newBench(t *testing.T, s Settings) *bench {
+	t.Helper()
+	b := &bench{t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	sim, err := New(Config{Settings: s, Now: b.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Simulator = sim
+	server := httptest.NewUnstartedServer(nil)
+	server.Listener = RecordHeads(server.Listener)
+	server.Config = NewServer(sim.Handler())
+	server.Start()
+	t.Cleanup(server.Close)
+	t.Cleanup(sim.Close)
+	b.url = server.URL
+	b.client = &http.Client{
+		Transport:     &http.Transport{},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	t.Cleanup(b.client.CloseIdleConnections)
+	return b
+}
+
+func (b *bench) clock() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.now
+}
+
+func (b *bench) advance(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.now = b.now.Add(d)
+}
+
+// answer is what a client saw.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// member returns a member of a JSON answer, or a path of members like
+// "data.status".
+func (a answer) member(path string) any {
+	var document any
+	if json.Unmarshal([]byte(a.body), &document) != nil {
+		return nil
+	}
+	for name := range strings.SplitSeq(path, ".") {
+		object, _ := document.(map[string]any)
+		document = object[name]
+	}
+	return document
+}
+
+func (a answer) text(path string) string {
+	s, _ := a.member(path).(string)
+	return s
+}
+
+// do sends a request and reads the answer as far as it goes.
+func (b *bench) do(method, path, body string, header ...string) (answer, error) {
+	b.t.Helper()
+	req, err := http.NewRequest(method, b.url+path, strings.NewReader(body))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	resp, err := b.client.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(text)}, err
+}
+
+// must is do for requests that are answered in full.
+func (b *bench) must(method, path, body string, header ...string) answer {
+	b.t.Helper()
+	a, err := b.do(method, path, body, header...)
+	if err != nil {
+		b.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return a
+}
+
+func (b *bench) wantStatus(a answer, want int) {
+	b.t.Helper()
+	if a.status != want {
+		b.t.Fatalf("status = %d, want %d; body %s", a.status, want, a.body)
+	}
+}
+
+// form posts a form with the default client's credentials.
+func (b *bench) form(path string, form url.Values) (answer, error) {
+	b.t.Helper()
+	return b.do("POST", path, form.Encode(),
+		"Content-Type", "application/x-www-form-urlencoded", "Authorization", b.basic())
+}
+
+func (b *bench) basic() string {
+	req := &http.Request{Header: http.Header{}}
+	req.SetBasicAuth(url.QueryEscape(DefaultClientID), url.QueryEscape(DefaultClientSecret))
+	return req.Header.Get("Authorization")
+}
+
+func refreshForm(token string) url.Values {
+	return url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}}
+}
+
+// refresh sends a refresh token and returns the answer, whatever it is.
+func (b *bench) refresh(token string) answer {
+	b.t.Helper()
+	a, err := b.form("/oauth/token", refreshForm(token))
+	if err != nil {
+		b.t.Fatalf("refreshing: %v", err)
+	}
+	return a
+}
+
+// mustRefresh returns the new refresh token.
+func (b *bench) mustRefresh(token string) string {
+	b.t.Helper()
+	a := b.refresh(token)
+	b.wantStatus(a, http.StatusOK)
+	return a.text("refresh_token")
+}
+
+func (b *bench) grant(req GrantRequest) Grant {
+	b.t.Helper()
+	g, err := b.IssueGrant(req)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return g
+}
+
+func (b *bench) key(k Key) Key {
+	b.t.Helper()
+	if k.Company == "" && k.Organisation == "" {
+		k.Company = b.Companies()[0].ID
+	}
+	k, err := b.IssueKey(k)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return k
+}
+
+// api asks the API with a token.
+func (b *bench) api(method, path, body, token string, header ...string) answer {
+	b.t.Helper()
+	return b.must(method, path, body, append([]string{"Authorization", "Bearer " + token}, header...)...)
+}
+
+// wantToken checks whether the API takes an access token.
+func (b *bench) wantToken(token string, want int) {
+	b.t.Helper()
+	if a := b.api("GET", "/v1/introspect", "", token); a.status != want {
+		b.t.Errorf("GET /v1/introspect = %d, want %d", a.status, want)
+	}
+}
+
+func (b *bench) oauth2Config() *oauth2.Config {
+	return &oauth2.Config{
+		ClientID: DefaultClientID, ClientSecret: DefaultClientSecret, RedirectURL: DefaultRedirectURI,
+		Endpoint: oauth2.Endpoint{
+			AuthURL: b.url + "/oauth/authorize", TokenURL: b.url + "/oauth/token", AuthStyle: oauth2.AuthStyleInHeader,
+		},
+	}
+}
+
+func (b *bench) fault(f Fault) Fault {
+	b.t.Helper()
+	f, err := b.SetFault(f)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return f
+}
+
+func mustJSON(t *testing.T, v any) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := json.NewEncoder(&out).Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
