@@ -269,6 +269,22 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
+// The answer breaks off while the client still owes half of its body.
+func TestTruncatedEarlyAnswerEndsTheConnection(t *testing.T) {
+	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+		readHead(r)
+		_, _ = io.WriteString(w, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+	})
+	r := newRigAt(t, newVault("acme"), api.url)
+	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
+	if status := statusOf(t, got); status != 200 || !strings.HasSuffix(got, "\r\n\r\nhalf") {
+		t.Errorf("answer = %q, want 200 with half of its body", got)
+	}
+	if line := r.line(); line["code"] != "upstream_protocol_error" {
+		t.Errorf("log: code = %v, want upstream_protocol_error", line["code"])
+	}
+}
+
 func TestExpectContinueWaitsForTheAPI(t *testing.T) {
 	asked := make(chan struct{})
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {

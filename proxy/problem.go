@@ -216,14 +216,15 @@ func problemCredential(e *refresh.Error) *problem {
 	if e.Code == refresh.ConnectionUnknown {
 		return problemUnknown(e.Connection)
 	}
-	p := &problem{code: code(e.Code), connection: e.Connection, retryAfter: e.RetryAfter, cause: e.Err}
-	if _, ok := kinds[p.code]; !ok {
+	detail, ok := credentialDetails[e.Code]
+	if !ok {
 		return problemStore(e.Connection, e)
 	}
+	p := &problem{code: code(e.Code), connection: e.Connection, retryAfter: e.RetryAfter, cause: e.Err}
 	if kinds[p.code].status == http.StatusServiceUnavailable && p.retryAfter <= 0 {
 		p.retryAfter = retrySoon
 	}
-	p.detail = fmt.Sprintf(credentialDetails[e.Code], e.Connection)
+	p.detail = fmt.Sprintf(detail, e.Connection)
 	if e.Reason != "" {
 		p.detail += " Reason: " + e.Reason + "."
 	}

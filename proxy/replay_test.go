@@ -266,6 +266,29 @@ func TestNothingIsSentAgainWhenAConnectionBreaks(t *testing.T) {
 	}
 }
 
+func TestUpstreamConnectionsStayWarm(t *testing.T) {
+	v := newVault("acme")
+	var dialled sync.Map
+	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+		dialled.Store(req.RemoteAddr, true)
+		v.guarded(echo)(w, req)
+	})
+	v.expire("acme")
+	for range 20 {
+		if got := r.do("POST", "/", strings.NewReader("hi")); got.StatusCode != 200 {
+			t.Fatalf("status = %d, want 200", got.StatusCode)
+		}
+	}
+	connections := 0
+	dialled.Range(func(any, any) bool {
+		connections++
+		return true
+	})
+	if connections != 1 {
+		t.Errorf("20 requests, one of them replayed, took %d upstream connections, want 1", connections)
+	}
+}
+
 func TestUpstreamTimeout(t *testing.T) {
 	const timeout = 50 * time.Millisecond
 	api := newTCPUpstream(t, func(r *bufio.Reader, _ net.Conn) { _, _ = io.Copy(io.Discard, r) })

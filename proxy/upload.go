@@ -261,3 +261,6 @@ type noBody struct{}
 
 func (noBody) Read([]byte) (int, error) { return 0, io.EOF }
 func (noBody) Close() error             { return nil }
+
+// WriteTo keeps the transport from getting itself a buffer to copy nothing.
+func (noBody) WriteTo(io.Writer) (int64, error) { return 0, nil }
