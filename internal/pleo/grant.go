@@ -25,10 +25,10 @@ const (
 func tokensFrom(body []byte) (t Tokens, ok bool) {
 	m, end, whole := readMembers(body)
 	access, refresh := m.text("access_token"), m.text("refresh_token")
-	if whole && access == "" && refresh == "" {
-		end = 0 // nothing where it belongs: look deeper
+	if access == "" && refresh == "" {
+		end, whole = 0, false // nothing where it belongs: look everywhere
 	}
-	if !whole || end == 0 {
+	if !whole {
 		access = firstOf(access, salvage(body[end:], "access_token"))
 		refresh = firstOf(refresh, salvage(body[end:], "refresh_token"))
 	}

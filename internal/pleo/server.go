@@ -108,6 +108,9 @@ func (c ServerConfig) check() error {
 	if c.ClientSecret == nil {
 		return errors.New("the authorization server needs a client secret")
 	}
+	if c.Auth == BasicPlain && strings.Contains(c.ClientID, ":") {
+		return errors.New("a client id with a colon cannot be sent as basic_plain: use basic or post") // RFC 7617 section 2
+	}
 	if c.Auth != "" {
 		_, err := ParseClientAuth(string(c.Auth))
 		return err

@@ -1,0 +1,162 @@
+package pleo
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+const company = "8f14e45f-ceea-467f-a0e6-1d9c0c2b7a11"
+
+func TestIntrospect(t *testing.T) {
+	tests := []struct {
+		name, body string
+		want       Identity
+	}{
+		{
+			"a company's token",
+			`{"data":{"authMethod":"OAUTH2","clientId":"c","scope":"a b","applicationName":"App","subjectURN":"urn:pleo:company:` + company + `"}}`,
+			Identity{AuthMethod: "OAUTH2", ClientID: "c", Scope: "a b", ApplicationName: "App", Subject: "urn:pleo:company:" + company, CompanyID: company},
+		},
+		{
+			"a key without the optional members",
+			`{"data":{"authMethod":"API_KEY","clientId":"c","scope":""}}`,
+			Identity{AuthMethod: "API_KEY", ClientID: "c"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var header http.Header
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodGet || r.URL.Path != "/v1/introspect" {
+					t.Errorf("the request is %s %s, want GET /v1/introspect", r.Method, r.URL.Path)
+				}
+				header = r.Header.Clone()
+				_, _ = w.Write([]byte(tt.body))
+			}))
+			defer server.Close()
+			got, err := newAPI(t, server.URL).Introspect(t.Context(), credstore.NewSecret("Bearer tok"))
+			if err != nil {
+				t.Fatalf("Introspect = %v, want an identity", err)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("Introspect: identity differs (-want +got):\n%s", diff)
+			}
+			want := http.Header{"Authorization": {"Bearer tok"}, "Accept": {"application/json"}, "User-Agent": {"pleo-auth-proxy"}}
+			if diff := cmp.Diff(want, header); diff != "" {
+				t.Errorf("header differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestCompanyOf(t *testing.T) {
+	tests := map[string]string{
+		"urn:pleo:company:" + company:                  company,
+		"URN:Pleo:company:" + strings.ToUpper(company): company,
+		"urn:pleo:organisation:" + company:             "",
+		"urn:pleo:organization:" + company:             "",
+		"urn:pleo:company:":                            "",
+		"urn:pleo:company":                             "",
+		"urn:pleo:company:a/b":                         "",
+		"urn:pleo:company:" + strings.Repeat("a", 65):  "",
+		"": "",
+	}
+	for urn, want := range tests {
+		if got := companyOf(urn); got != want {
+			t.Errorf("companyOf(%q) = %q, want %q", urn, got, want)
+		}
+	}
+}
+
+func TestIntrospectWithoutAnIdentity(t *testing.T) {
+	tests := []struct {
+		name   string
+		status int
+		body   string
+	}{
+		{"unauthorized", 401, `{"type":"canary"}`},
+		{"forbidden", 403, ``},
+		{"busy", 429, ``},
+		{"redirect", 307, ``},
+		{"error", 502, `canary`},
+		{"no data", 200, `{"authMethod":"OAUTH2"}`},
+		{"page", 200, `<html>canary</html>`},
+		{"empty", 200, ``},
+		{"too long", 200, `{"data":{"authMethod":"` + strings.Repeat("y", maxAnswer) + `"}}`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			server := record(t, answering(tt.status, tt.body, "Location", "/canary", "Retry-After", "7"))
+			_, err := newAPI(t, server.URL).Introspect(t.Context(), credstore.NewSecret("Bearer "+sentToken))
+			if err == nil || errors.Is(err, ErrUnauthorized) != (tt.status == 401) {
+				t.Errorf("Introspect answered %d = %v", tt.status, err)
+			}
+			var status *StatusError
+			other := tt.status != 200 && tt.status != 401
+			if errors.As(err, &status) != other || other && *status != (StatusError{tt.status, 7 * time.Second}) {
+				t.Errorf("Introspect answered %d = %#v, want a StatusError of it: %v", tt.status, err, other)
+			}
+			assertNoSecret(t, err)
+			if n := len(server.requests()); n != 1 {
+				t.Errorf("%d requests, want 1", n)
+			}
+		})
+	}
+}
+
+func TestIntrospectNothing(t *testing.T) {
+	server := record(t, answering(200, `{"data":{}}`))
+	if _, err := newAPI(t, server.URL).Introspect(t.Context(), credstore.Secret{}); err == nil {
+		t.Error("Introspect without a credential brings an identity, want an error")
+	}
+	if n := len(server.requests()); n != 0 {
+		t.Errorf("%d requests, want 0", n)
+	}
+}
+
+func TestIntrospectEndsInTime(t *testing.T) {
+	var asked atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked.Store(true)
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	api := newAPI(t, server.URL)
+	api.timeout = 50 * time.Millisecond
+	_, err := api.Introspect(t.Context(), credstore.NewSecret("Bearer tok"))
+	if err == nil || !asked.Load() {
+		t.Errorf("Introspect of a server that hangs = %v, want an error", err)
+	}
+}
+
+func TestAuthorizationValue(t *testing.T) {
+	full := credstore.Credential{
+		AccessToken: credstore.NewSecret("tok"), RefreshToken: credstore.NewSecret("never"),
+		APIKey: credstore.NewSecret("pls_key"), NextKey: credstore.NewSecret("never"),
+	}
+	tests := []struct {
+		kind credstore.Kind
+		c    credstore.Credential
+		want string
+	}{
+		{credstore.OAuth, full, "Bearer tok"},
+		{credstore.IntegratedKey, full, "Basic cGxzX2tleTo="},
+		{credstore.StandaloneKey, full, "Basic cGxzX2tleTo="},
+		{credstore.OAuth, credstore.Credential{APIKey: full.APIKey, RefreshToken: full.RefreshToken}, ""},
+		{credstore.StandaloneKey, credstore.Credential{AccessToken: full.AccessToken, NextKey: full.NextKey}, ""},
+	}
+	for _, tt := range tests {
+		if got := AuthorizationValue(tt.kind, tt.c).Reveal(); got != tt.want {
+			t.Errorf("AuthorizationValue(%q) = %q, want %q", tt.kind, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package pleo
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// answers are bodies that hold the refresh token "rt-2" in different shapes.
+var answers = map[string]string{
+	"as Pleo's":   goodAnswer,
+	"token first": `{"refresh_token":"rt-2","access_token":"at-1","expires_in":900}`,
+	"pretty":      "{\r\n  \"access_token\" : \"at-1\",\n\t\"refresh_token\"\n:\n\"rt-2\"\n}\n",
+	"escaped":     `{"access_token":"at-1","refresh_token":"rt\u002d2","x":"\\\""}`,
+	"decoys": `{"scope":"\"refresh_token\":\"no\"","a \"refresh_token":"no","grant":"refresh_token",` +
+		`"access_token":"at-1","refresh_token":"rt-2"}`,
+	"damaged": `<p>oops</p>{"access_token":at-1,"refresh_token":"rt-2"}`,
+	"nested":  `{"data":{"access_token":"at-1","refresh_token":"rt-2"}}`,
+}
+
+// closing returns the length of the part of body that ends with the closing
+// quote of the refresh token.
+func closing(t testing.TB, body string) int {
+	t.Helper()
+	for _, token := range []string{`"rt-2"`, `"rt\u002d2"`} {
+		if i := strings.LastIndex(body, token); i >= 0 {
+			return i + len(token)
+		}
+	}
+	t.Fatalf("no refresh token in %s", body)
+	return 0
+}
+
+func TestRefreshTokenInTheReadPartIsNeverLost(t *testing.T) {
+	for name, body := range answers {
+		t.Run(name, func(t *testing.T) {
+			complete := closing(t, body)
+			for cut := range len(body) + 1 {
+				got, _ := tokensFrom([]byte(body[:cut]))
+				want := ""
+				if cut >= complete {
+					want = "rt-2"
+				}
+				if got.RefreshToken.Reveal() != want {
+					t.Errorf("refresh token in %q = %q, want %q", body[:cut], got.RefreshToken.Reveal(), want)
+				}
+			}
+		})
+	}
+}
+
+func TestPartOfAnAccessTokenIsNeverUsed(t *testing.T) {
+	for name, body := range answers {
+		for cut := range len(body) + 1 {
+			got, ok := tokensFrom([]byte(body[:cut]))
+			if access := got.AccessToken.Reveal(); access != "" && access != "at-1" {
+				t.Errorf("%s: access token in %q = %q, want at-1 or none", name, body[:cut], access)
+			}
+			if got.RefreshToken.IsZero() && ok {
+				t.Errorf("%s: tokens without a refresh token in %q, which may have held one", name, body[:cut])
+			}
+		}
+	}
+}
+
+func TestPartOfALifetimeIsNeverUsed(t *testing.T) {
+	const body = `{"refresh_token":"r","expires_in":86000}`
+	for cut := strings.Index(body, ","); cut <= len(body); cut++ {
+		got, ok := tokensFrom([]byte(body[:cut]))
+		want := 0.0
+		if cut == len(body) {
+			want = 86000
+		}
+		if !ok || got.Lifetime.Seconds() != want {
+			t.Errorf("lifetime in %q = %v, ok %v, want %v s", body[:cut], got.Lifetime, ok, want)
+		}
+	}
+}
+
+// TestRefreshOfAnAnswerCutAnywhere cuts real answers at every byte, head
+// included: with an orderly end all that was sent is read.
+func TestRefreshOfAnAnswerCutAnywhere(t *testing.T) {
+	half := strings.Index(goodAnswer, "rt-2") + 2 // in the middle of the token
+	wires := map[string]string{
+		"with a length": httpAnswer(200, goodAnswer),
+		"in chunks":     chunkedAnswer(200, goodAnswer, half),
+	}
+	for name, wire := range wires {
+		t.Run(name, func(t *testing.T) {
+			complete := strings.Index(wire, `-2",`) + len(`-2"`)
+			if i := strings.Index(wire, `rt-2"`); i >= 0 {
+				complete = i + len(`rt-2"`)
+			}
+			var part atomic.Value // string: what of the answer is sent
+			s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
+				if _, err := readRequest(conn); err == nil {
+					_, _ = io.WriteString(conn, part.Load().(string))
+				}
+			}))
+			for cut := range len(wire) + 1 {
+				part.Store(wire[:cut])
+				got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+				checkCut(t, wire[:cut], cut >= complete, got, err)
+			}
+		})
+	}
+}
+
+func checkCut(t *testing.T, part string, complete bool, got Tokens, err error) {
+	t.Helper()
+	assertNoSecret(t, err)
+	if complete {
+		if err != nil || got.RefreshToken.Reveal() != "rt-2" || got.AccessToken.Reveal() != "at-1" {
+			t.Errorf("Refresh answered %q = %+v, %v, want both tokens", part, shown(got), err)
+		}
+		return
+	}
+	var unknown *UnknownError
+	if !errors.As(err, &unknown) {
+		t.Errorf("Refresh answered %q = %+v, %v, want an UnknownError", part, shown(got), err)
+	}
+}
+
+// TestRefreshOfAnAnswerThatIsReset cannot know how much arrives before the
+// reset; whatever does must be judged right.
+func TestRefreshOfAnAnswerThatIsReset(t *testing.T) {
+	wire := httpAnswer(200, goodAnswer)
+	var part atomic.Value // string: what of the answer is sent
+	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
+		if _, err := readRequest(conn); err == nil {
+			_, _ = io.WriteString(conn, part.Load().(string))
+			_ = conn.SetLinger(0)
+		}
+	}))
+	for cut := 0; cut < len(wire); cut += 7 {
+		part.Store(wire[:cut])
+		got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+		var unknown *UnknownError
+		if err != nil && !errors.As(err, &unknown) {
+			t.Errorf("Refresh reset after %q = %v, want tokens or an UnknownError", wire[:cut], err)
+		}
+		if token := got.RefreshToken.Reveal(); err == nil && token != "rt-2" {
+			t.Errorf("Refresh reset after %q: refresh token %q, want rt-2", wire[:cut], token)
+		}
+	}
+}
+
+func TestBrokenErrorAnswers(t *testing.T) {
+	const body = `{"error":"invalid_grant","error_description":"canary"}`
+	complete := strings.Index(body, ",")
+	for cut := range len(body) {
+		a := &answer{status: 400, body: []byte(body[:cut]), broken: io.ErrUnexpectedEOF}
+		_, err := a.tokens()
+		var refusal *AnswerError
+		if refused := errors.As(err, &refusal) && refusal.Class == Refused; refused != (cut >= complete) {
+			t.Errorf("400 with %q, then broken off: %v, refused %v, want %v", body[:cut], err, refused, cut >= complete)
+		}
+		assertNoSecret(t, err)
+	}
+}
+
+func TestBusyNeedsNoBody(t *testing.T) {
+	_, err := (&answer{status: 429, broken: io.ErrUnexpectedEOF}).tokens()
+	if diff := cmp.Diff(error(&AnswerError{Class: Busy, Status: 429}), err); diff != "" {
+		t.Errorf("a broken 429 differs (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,141 @@
+package pleo
+
+import (
+	"errors"
+	"net/http"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// accepting returns what takes one client secret and refuses all others.
+func accepting(secret *string, good func(http.ResponseWriter, seen)) func(http.ResponseWriter, seen) {
+	return func(w http.ResponseWriter, req seen) {
+		if req.Secret != *secret {
+			answering(401, `{"error":"invalid_client"}`)(w, req)
+			return
+		}
+		good(w, req)
+	}
+}
+
+// secretsOf returns the client secrets that the requests came with.
+func secretsOf(reqs []seen) []string {
+	var secrets []string
+	for _, r := range reqs {
+		secrets = append(secrets, r.Secret)
+	}
+	return secrets
+}
+
+func TestPreviousClientSecret(t *testing.T) {
+	tests := []struct {
+		name              string
+		current, previous string
+		accepted          []string // by the server, one after the other
+		want              []string // secrets that are sent
+		ok                bool     // the last refresh
+	}{
+		{"not needed", "new", "old", []string{"new", "new"}, []string{"new", "new"}, true},
+		{"used and remembered", "new", "old", []string{"old", "old"}, []string{"new", "old", "old"}, true},
+		{"given up when the new one is accepted", "new", "old", []string{"old", "new", "new"}, []string{"new", "old", "old", "new", "new"}, true},
+		{"both refused", "new", "old", []string{"other"}, []string{"new", "old"}, false},
+		{"none", "new", "", []string{"old"}, []string{"new"}, false},
+		{"the same", "new", "new", []string{"old"}, []string{"new"}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var accepted string
+			server := record(t, accepting(&accepted, answering(200, goodAnswer)))
+			s := newServer(t, server.URL, func(c *ServerConfig) {
+				c.ClientID, c.Auth = "id", BasicPlain
+				c.ClientSecret, c.PreviousClientSecret = secret(tt.current), secret(tt.previous)
+			})
+			var err error
+			for _, accepted = range tt.accepted {
+				_, err = s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+			}
+			if ok := err == nil; ok != tt.ok || !ok && !secretRefused(err) {
+				t.Errorf("Refresh = %v, want ok %v, else invalid_client", err, tt.ok)
+			}
+			if diff := cmp.Diff(tt.want, secretsOf(server.requests())); diff != "" {
+				t.Errorf("secrets sent differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestNewCurrentSecretIsTriedFirst(t *testing.T) {
+	current, accepted := "new", "old"
+	server := record(t, accepting(&accepted, answering(200, goodAnswer)))
+	s := newServer(t, server.URL, func(c *ServerConfig) {
+		c.ClientID, c.Auth = "id", BasicPlain
+		c.ClientSecret = func() credstore.Secret { return credstore.NewSecret(current) }
+		c.PreviousClientSecret = secret("old")
+	})
+	for _, current = range []string{"new", "newer"} {
+		if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err != nil {
+			t.Fatalf("Refresh = %v, want tokens", err)
+		}
+		accepted = "newer"
+	}
+	if diff := cmp.Diff([]string{"new", "old", "newer"}, secretsOf(server.requests())); diff != "" {
+		t.Errorf("secrets sent differ (-want +got):\n%s", diff)
+	}
+}
+
+// TestPreviousSecretIsForInvalidClientAlone: after any other answer the refresh
+// token may be spent, and is not sent again.
+func TestPreviousSecretIsForInvalidClientAlone(t *testing.T) {
+	answers := map[string]func(http.ResponseWriter, seen){
+		"refused":        answering(400, `{"error":"invalid_grant"}`),
+		"unauthorized":   answering(400, `{"error":"unauthorized_client"}`),
+		"401":            answering(401, ``),
+		"busy":           answering(429, `{"error":"invalid_client"}`),
+		"server error":   answering(500, `{"error":"invalid_client"}`),
+		"200":            answering(200, `{"error":"invalid_client"}`),
+		"only mentioned": answering(400, `{"error":"invalid_request","error_description":"invalid_client"}`),
+		"hung up":        func(http.ResponseWriter, seen) { panic(http.ErrAbortHandler) },
+	}
+	for name, answer := range answers {
+		server := record(t, answer)
+		s := newServer(t, server.URL, func(c *ServerConfig) { c.PreviousClientSecret = secret(olderSecret) })
+		if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err == nil {
+			t.Errorf("%s: Refresh brings tokens, want an error", name)
+		}
+		if n := len(server.requests()); n != 1 {
+			t.Errorf("%s: %d requests, want 1", name, n)
+		}
+	}
+}
+
+// TestPreviousSecretAfterARefusal: the outcome is that of the second request.
+func TestPreviousSecretAfterARefusal(t *testing.T) {
+	accepted := olderSecret
+	server := record(t, func(w http.ResponseWriter, req seen) {
+		accepting(&accepted, answering(400, `{"error":"invalid_grant"}`))(w, req)
+	})
+	s := newServer(t, server.URL, func(c *ServerConfig) {
+		c.ClientID, c.Auth, c.PreviousClientSecret = "id", BasicPlain, secret(olderSecret)
+	})
+	_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+	var answer *AnswerError
+	if !errors.As(err, &answer) || answer.Class != Refused {
+		t.Errorf("Refresh = %v, want a refusal", err)
+	}
+}
+
+func TestParseClientAuth(t *testing.T) {
+	for _, want := range []ClientAuth{Basic, Post, BasicPlain} {
+		if got, err := ParseClientAuth(string(want)); got != want || err != nil {
+			t.Errorf("ParseClientAuth(%q) = %q, %v, want it back", want, got, err)
+		}
+	}
+	for _, s := range []string{"", "Basic", "auto", "none"} {
+		if got, err := ParseClientAuth(s); err == nil {
+			t.Errorf("ParseClientAuth(%q) = %q, want an error", s, got)
+		}
+	}
+}

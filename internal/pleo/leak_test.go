@@ -1,0 +1,158 @@
+package pleo
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// TestNoEchoOfSecretsInErrors: a server that repeats what it was sent,
+// wherever it can, brings none of it into an error or the log.
+func TestNoEchoOfSecretsInErrors(t *testing.T) {
+	pieces := []string{sentToken, clientSecret, url.QueryEscape(sentToken), url.QueryEscape(clientSecret), "canary-K4x7W", "canary-P2m6V"}
+	shapes := []string{`{"error":%q}`, `{"type":%q}`, `{"error":"invalid_request","error_description":%q}`, `{"error":"invalid_grant","error_description":%q}`, `%s`}
+	core, logs := observer.New(zap.DebugLevel)
+	for _, auth := range []ClientAuth{Basic, Post, BasicPlain} {
+		for i, shape := range shapes {
+			for _, piece := range pieces {
+				server := record(t, answering([]int{400, 401, 429, 500, 200}[i], fmt.Sprintf(shape, piece)))
+				s := newServer(t, server.URL, func(c *ServerConfig) {
+					c.ClientID, c.Auth, c.Logger = "id", auth, zap.New(core)
+					c.PreviousClientSecret = secret(olderSecret)
+				})
+				_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+				_, err2 := s.Active(t.Context(), credstore.NewSecret(sentToken), "")
+				if err == nil || err2 == nil {
+					t.Fatalf("Refresh = %v, Active = %v, want errors", err, err2)
+				}
+				assertNoSecret(t, err)
+				assertNoSecret(t, err2)
+			}
+		}
+	}
+	for _, entry := range logs.All() {
+		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "canary") {
+			t.Errorf("the log shows a secret: %s", text)
+		}
+	}
+}
+
+// TestNoEchoInBrokenHeads: net/http quotes what it cannot parse.
+func TestNoEchoInBrokenHeads(t *testing.T) {
+	heads := []string{"HTTP/1.1 %s", "%s 200 OK", "HTTP/1.1 200 OK\r\n%s\r\n", "HTTP/1.1 200 OK\r\nContent-Length: %s", "HTTP/1.1 200 OK\r\nTransfer-Encoding: %s"}
+	for _, head := range heads {
+		address := tcpServer(t, func(conn *net.TCPConn) {
+			_, _ = readRequest(conn)
+			_, _ = io.WriteString(conn, fmt.Sprintf(head, "canary")+"\r\n\r\n")
+		})
+		_, err := newServer(t, "http://"+address).Refresh(t.Context(), credstore.NewSecret(sentToken))
+		_, err2 := newAPI(t, "http://user:canary@"+address+"?canary=1").Introspect(t.Context(), credstore.NewSecret(sentToken))
+		if err == nil || err2 == nil {
+			t.Errorf("head %q: Refresh = %v, Introspect = %v, want errors", head, err, err2)
+		}
+		assertNoSecret(t, err)
+		assertNoSecret(t, err2)
+	}
+}
+
+func TestPrintableCode(t *testing.T) {
+	sent := []credstore.Secret{credstore.NewSecret("s3cret/with+odd chars"), credstore.NewSecret("tiny"), {}}
+	tests := map[string]string{
+		"":                         "",
+		"temporarily_unavailable":  "temporarily_unavailable",
+		"SOME.Code-7":              "SOME.Code-7",
+		"no s3cret/with+odd chars": "",
+		"s3cret":                   "",
+		"cret/w":                   "",
+		"cret/":                    "cret/",
+		"With%2Fodd":               "With%2Fodd",
+		"t%2Fwith%2Bodd":           "",
+		"a tiny mistake":           "",
+		"quote\"d":                 "",
+		"back\\slash":              "",
+		"line\nbreak":              "",
+		"caf\u00e9":                "",
+		strings.Repeat("y", 64):    strings.Repeat("y", 64),
+		strings.Repeat("y", 65):    "",
+	}
+	for code, want := range tests {
+		if got := printableCode(code, sent); got != want {
+			t.Errorf("printableCode(%q) = %q, want %q", code, got, want)
+		}
+	}
+}
+
+// FuzzAnswerNeverLeaksNorPanics gives any status and body to the code that
+// judges answers. Whatever comes: exactly one outcome, no tokens without a
+// successful status, and no piece of what was sent in any error.
+func FuzzAnswerNeverLeaksNorPanics(f *testing.F) {
+	for _, body := range answers {
+		f.Add(200, []byte(body), false)
+		f.Add(200, []byte(body[:len(body)/2]), true)
+		f.Add(503, []byte(body), false)
+	}
+	f.Add(400, []byte(`{"error":"invalid_grant"}`), false)
+	f.Add(400, []byte(`{"error":"`+sentToken+`"}`), false)
+	f.Add(401, []byte(`{"type":"INVALID_CLIENT","error_description":"`+clientSecret), true)
+	f.Add(429, []byte(`{"refresh_token":"\ud800","refresh_token":{}}`), false)
+	f.Add(200, []byte(`{"refresh_token":"\`), true)
+	f.Fuzz(func(t *testing.T, status int, body []byte, broken bool) {
+		a := &answer{status: status, body: body}
+		if broken {
+			a.broken = io.ErrUnexpectedEOF
+		}
+		tokens, err := a.tokens(credstore.NewSecret(sentToken), credstore.NewSecret(clientSecret))
+		checkOutcome(t, a, tokens, err)
+	})
+}
+
+func checkOutcome(t *testing.T, a *answer, tokens Tokens, err error) {
+	t.Helper()
+	var answered *AnswerError
+	var unknown *UnknownError
+	switch {
+	case err == nil:
+		if !a.success() || tokens.AccessToken.IsZero() && tokens.RefreshToken.IsZero() {
+			t.Errorf("answer %d %q: tokens %+v, want an error", a.status, a.body, shown(tokens))
+		}
+		if tokens.Lifetime < 0 || tokens.Lifetime > maxLifetime || !sendable(tokens.AccessToken.Reveal()) {
+			t.Errorf("answer %d %q: tokens %+v are not usable", a.status, a.body, shown(tokens))
+		}
+	case errors.As(err, &answered):
+		if !a.clientError() || !slices.Contains([]Class{Refused, ClientRefused, Busy, Unusual}, answered.Class) {
+			t.Errorf("answer %d %q: %#v, want no such error", a.status, a.body, err)
+		}
+	case !errors.As(err, &unknown):
+		t.Errorf("answer %d %q: %#v, want one of the outcomes", a.status, a.body, err)
+	}
+	text := fmt.Sprintf("%v %+v %#v", err, err, err)
+	for _, s := range []string{sentToken, clientSecret} {
+		if err != nil && echoes(text, s) {
+			t.Errorf("answer %d %q: the error shows a piece of %q: %s", a.status, a.body, s, text)
+		}
+	}
+}
+
+// newAPI returns an API on a transport of ours.
+func newAPI(t testing.TB, base string) *API {
+	t.Helper()
+	transport, err := NewTransport(TransportConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return NewAPI(APIConfig{URL: mustURL(t, base), Transport: transport})
+}
+
+var _ http.RoundTripper = (*exchange)(nil)

@@ -1,0 +1,112 @@
+package pleo
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func TestActive(t *testing.T) {
+	tests := []struct {
+		name   string
+		status int
+		body   string
+		active bool
+		ok     bool
+	}{
+		{"active", 200, `{"active":true,"sub":"x","exp":1}`, true, true},
+		{"inactive", 200, `{"active":false}`, false, true},
+		{"not said", 200, `{"sub":"x"}`, false, false},
+		{"null", 200, `{"active":null}`, false, false},
+		{"text", 200, `{"active":"true"}`, false, false},
+		{"page", 200, `<html>canary</html>`, false, false},
+		{"empty", 200, ``, false, false},
+		{"other success", 202, `{"active":false}`, false, false},
+		{"redirect", 302, `{"active":false}`, false, false},
+		{"client refused", 401, `{"active":false}`, false, false},
+		{"forbidden", 403, `{"active":false}`, false, false},
+		{"busy", 429, `{"active":false}`, false, false},
+		{"error", 500, `{"active":false}`, false, false},
+		{"too long", 200, `{"active":false}` + strings.Repeat(" ", maxAnswer), false, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			server := record(t, answering(tt.status, tt.body))
+			got, err := newServer(t, server.URL).Active(t.Context(), credstore.NewSecret(sentToken), "refresh_token")
+			if got != tt.active || (err == nil) != tt.ok || errors.Is(err, ErrNoIntrospection) {
+				t.Errorf("Active = %v, %v, want %v, ok %v", got, err, tt.active, tt.ok)
+			}
+			assertNoSecret(t, err)
+		})
+	}
+}
+
+func TestActiveWithoutIntrospection(t *testing.T) {
+	server := record(t, answering(404, `{"active":true}`))
+	_, err := newServer(t, server.URL).Active(t.Context(), credstore.NewSecret(sentToken), "")
+	if !errors.Is(err, ErrNoIntrospection) {
+		t.Errorf("Active = %v, want ErrNoIntrospection", err)
+	}
+}
+
+func TestActiveUnreachable(t *testing.T) {
+	_, err := newServer(t, "http://"+closedPort(t)).Active(t.Context(), credstore.NewSecret(sentToken), "")
+	if err == nil || errors.Is(err, ErrNoIntrospection) {
+		t.Errorf("Active = %v, want an error that is not ErrNoIntrospection", err)
+	}
+}
+
+func TestActiveRequest(t *testing.T) {
+	tests := []struct {
+		auth   ClientAuth
+		hint   string
+		decode func(string) (string, error)
+		form   url.Values
+	}{
+		{Basic, "refresh_token", url.QueryUnescape, url.Values{"token": {sentToken}, "token_type_hint": {"refresh_token"}}},
+		{BasicPlain, "", func(s string) (string, error) { return s, nil }, url.Values{"token": {sentToken}}},
+		{Post, "", nil, url.Values{"token": {sentToken}, "client_id": {"id"}, "client_secret": {clientSecret}}},
+	}
+	for _, tt := range tests {
+		t.Run(string(tt.auth), func(t *testing.T) {
+			server := record(t, answering(200, `{"active":true}`))
+			s := newServer(t, server.URL, func(c *ServerConfig) { c.ClientID, c.Auth = "id", tt.auth })
+			if _, err := s.Active(t.Context(), credstore.NewSecret(sentToken), tt.hint); err != nil {
+				t.Fatalf("Active = %v, want an answer", err)
+			}
+			want := seen{Method: "POST", Path: "/oauth/token/introspect", Basic: tt.decode != nil, Form: tt.form,
+				Accept: "application/json", Close: "close", Agent: "pleo-auth-proxy"}
+			if tt.decode != nil {
+				want.ID, want.Secret = "id", clientSecret
+			}
+			if diff := cmp.Diff([]seen{want}, decodeBasic(t, server.requests(), tt.decode)); diff != "" {
+				t.Errorf("requests differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestActiveTriesThePreviousSecret(t *testing.T) {
+	accepted := "old"
+	server := record(t, accepting(&accepted, answering(200, `{"active":true}`)))
+	s := newServer(t, server.URL, func(c *ServerConfig) {
+		c.ClientID, c.Auth = "id", BasicPlain
+		c.ClientSecret, c.PreviousClientSecret = secret("new"), secret("old")
+	})
+	got, err := s.Active(t.Context(), credstore.NewSecret(sentToken), "")
+	if !got || err != nil {
+		t.Errorf("Active = %v, %v, want true", got, err)
+	}
+	// What was learned there spares the refresh a detour.
+	if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err == nil {
+		t.Error("Refresh brings tokens from an introspection answer")
+	}
+	if diff := cmp.Diff([]string{"new", "old", "old"}, secretsOf(server.requests())); diff != "" {
+		t.Errorf("secrets sent differ (-want +got):\n%s", diff)
+	}
+}

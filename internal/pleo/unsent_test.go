@@ -1,0 +1,324 @@
+package pleo
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"encoding/pem"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// closedPort is an address that refuses connections.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().String()
+}
+
+// caFile writes the certificate of the server to a file.
+func caFile(t *testing.T, server *httptest.Server) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "ca.pem")
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(name, block, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func quietTLS(t *testing.T, answer http.HandlerFunc, config *tls.Config) *httptest.Server {
+	t.Helper()
+	server := httptest.NewUnstartedServer(answer)
+	server.TLS = config
+	server.Config.ErrorLog = discard()
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
+// TestRefreshNotSent: refused dials, names that do not resolve and TLS that
+// fails never count as sent.
+func TestRefreshNotSent(t *testing.T) {
+	var requests atomic.Int32
+	count := func(http.ResponseWriter, *http.Request) { requests.Add(1) }
+	server := quietTLS(t, count, nil)
+	old := quietTLS(t, count, &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}) //nolint:gosec // G402: what we refuse
+	plainText := tcpServer(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "220 canary ready\r\n") })
+	silent := tcpServer(t, func(*net.TCPConn) {})
+	trust := func(c *ServerConfig) { c.Transport.CAFile = caFile(t, server) }
+
+	tests := []struct {
+		name, url, says string
+		opt             func(*ServerConfig)
+	}{
+		{"refused", "http://" + closedPort(t), "connection refused", nil},
+		{"no such name", "https://canary.invalid", "no such host", failingDNS},
+		{"unknown authority", server.URL, "unknown authority", nil},
+		{"name on the certificate", strings.Replace(server.URL, "127.0.0.1", "localhost", 1), `not for "localhost"`, trust},
+		{"TLS too old", old.URL, "TLS", nil},
+		{"no TLS", "https://" + plainText, "TLS", nil},
+		{"closed during the handshake", "https://" + silent, "connection", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newServer(t, tt.url, opts(tt.opt)...)
+			_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+			var notSent *NotSentError
+			if !errors.As(err, &notSent) || !strings.Contains(err.Error(), tt.says) {
+				t.Fatalf("Refresh = %v, want a NotSentError that says %q", err, tt.says)
+			}
+			if tt.opt == nil {
+				assertNoSecret(t, err)
+			}
+		})
+	}
+	if n := requests.Load(); n != 0 {
+		t.Errorf("%d requests arrived, want 0", n)
+	}
+}
+
+func opts(opt func(*ServerConfig)) []func(*ServerConfig) {
+	if opt == nil {
+		return nil
+	}
+	return []func(*ServerConfig){opt}
+}
+
+// failingDNS answers as a resolver does that knows no such name.
+func failingDNS(c *ServerConfig) {
+	c.Transport.Dial = func(_ context.Context, network, address string) (net.Conn, error) {
+		host, _, _ := net.SplitHostPort(address)
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}}
+	}
+}
+
+func TestRefreshKeepsTheErrorNumber(t *testing.T) {
+	_, err := newServer(t, "http://"+closedPort(t)).Refresh(t.Context(), credstore.NewSecret(sentToken))
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("Refresh = %v, want ECONNREFUSED", err)
+	}
+}
+
+func TestRefreshWithContextEndedBefore(t *testing.T) {
+	server := record(t, answering(200, goodAnswer))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := newServer(t, server.URL).Refresh(ctx, credstore.NewSecret(sentToken))
+	var notSent *NotSentError
+	if !errors.As(err, &notSent) || !errors.Is(err, context.Canceled) {
+		t.Errorf("Refresh = %v, want a NotSentError of context.Canceled", err)
+	}
+	if n := len(server.requests()); n != 0 {
+		t.Errorf("%d requests, want 0", n)
+	}
+}
+
+// TestRefreshDialThatHangs ends by the timeout, and nothing was sent.
+func TestRefreshDialThatHangs(t *testing.T) {
+	s := newServer(t, "http://127.0.0.1:1", func(c *ServerConfig) {
+		c.Timeout = 20 * time.Millisecond
+		c.Transport.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+	var notSent *NotSentError
+	if !errors.As(err, &notSent) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Refresh = %v, want a NotSentError of context.DeadlineExceeded", err)
+	}
+}
+
+// TestRefreshSentAndSilent: once bytes may have left, silence is an unknown
+// outcome, whatever ended it.
+func TestRefreshSentAndSilent(t *testing.T) {
+	tests := []struct {
+		name  string
+		serve func(conn *net.TCPConn)
+		is    error
+	}{
+		{"closed after the request", func(conn *net.TCPConn) { _, _ = readRequest(conn) }, nil},
+		{"reset after the request", func(conn *net.TCPConn) {
+			_, _ = readRequest(conn)
+			_ = conn.SetLinger(0)
+		}, nil},
+		{"reset in the middle of the request", func(conn *net.TCPConn) {
+			_, _ = io.ReadFull(conn, make([]byte, 10))
+			_ = conn.SetLinger(0)
+		}, nil},
+		{"no answer in time", func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }, context.DeadlineExceeded},
+		{"not HTTP", func(conn *net.TCPConn) {
+			body, _ := readRequest(conn)
+			_, _ = io.WriteString(conn, "220 canary "+body+"\r\n")
+		}, nil},
+		{"a bad head", func(conn *net.TCPConn) {
+			body, _ := readRequest(conn)
+			_, _ = io.WriteString(conn, "HTTP/1.1 canary"+body+"\r\n\r\n")
+		}, nil},
+		{"a bad field", func(conn *net.TCPConn) {
+			body, _ := readRequest(conn)
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\ncanary "+body+"\r\n\r\n")
+		}, nil},
+		{"switching protocols", func(conn *net.TCPConn) {
+			_, _ = readRequest(conn)
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 canary\r\nConnection: upgrade\r\nUpgrade: canary\r\n\r\n")
+			_, _ = io.Copy(io.Discard, conn)
+		}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newServer(t, "http://"+tcpServer(t, tt.serve), func(c *ServerConfig) { c.Timeout = 200 * time.Millisecond })
+			_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+			var unknown *UnknownError
+			if !errors.As(err, &unknown) || tt.is != nil && !errors.Is(err, tt.is) {
+				t.Fatalf("Refresh = %#v, want an UnknownError of %v", err, tt.is)
+			}
+			assertNoSecret(t, err)
+		})
+	}
+}
+
+// TestRefreshAnsweredLate: the end of the caller's patience is not the end of
+// what was read until then.
+func TestRefreshAnsweredAndHeldOpen(t *testing.T) {
+	head, body, _ := strings.Cut(httpAnswer(200, goodAnswer+" "), "\r\n\r\n")
+	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
+		_, _ = readRequest(conn)
+		_, _ = io.WriteString(conn, head+"\r\n\r\n"+strings.TrimSuffix(body, " "))
+		_, _ = io.Copy(io.Discard, conn)
+	}), func(c *ServerConfig) { c.Timeout = 300 * time.Millisecond })
+	got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+	if err != nil || got.RefreshToken.Reveal() != "rt-2" {
+		t.Errorf("Refresh = %+v, %v, want the tokens that were read", shown(got), err)
+	}
+}
+
+// TestRefreshOnAConnectionThatTakesNothing: a connection that fails before it
+// has taken a byte is a refresh that was not sent, and one that has taken a
+// single byte is not.
+func TestRefreshOnAConnectionThatTakesNothing(t *testing.T) {
+	address := tcpServer(t, func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) })
+	for _, takes := range []int{0, 1} {
+		s := newServer(t, "http://"+address, func(c *ServerConfig) {
+			dial := dialer(TransportConfig{})
+			c.Transport.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dial(ctx, network, address)
+				return &failingConn{Conn: conn, takes: takes}, err
+			}
+		})
+		_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+		var notSent *NotSentError
+		if got := errors.As(err, &notSent); got != (takes == 0) {
+			t.Errorf("after %d bytes: Refresh = %v, not sent %v, want %v", takes, err, got, takes == 0)
+		}
+	}
+}
+
+// failingConn takes so many bytes of a write, then fails it.
+type failingConn struct {
+	net.Conn
+	takes int
+}
+
+func (c *failingConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b[:c.takes])
+	if err != nil {
+		return n, err
+	}
+	return n, syscall.EPIPE
+}
+
+func TestWatchedConnStaysShut(t *testing.T) {
+	near, far := net.Pipe()
+	defer func() { _, _ = near.Close(), far.Close() }()
+	conn := &watchedConn{Conn: near}
+	if !conn.untouched(conn.mark()) {
+		t.Fatal("untouched = false before any write")
+	}
+	if n, err := conn.Write([]byte("x")); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Write after untouched = %d, %v, want 0, %v", n, err, net.ErrClosed)
+	}
+}
+
+func TestWatchedConnCountsAWriteUnderWay(t *testing.T) {
+	near, far := net.Pipe()
+	conn := &watchedConn{Conn: near}
+	mark := conn.mark()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = conn.Write([]byte("xy")) // until far is closed
+	}()
+	if _, err := far.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if conn.untouched(mark) {
+		t.Error("untouched = true during a write")
+	}
+	_ = far.Close()
+	<-done
+	if conn.untouched(mark) {
+		t.Error("untouched = true after half a write")
+	}
+}
+
+// TestRefreshThroughAProxy: a proxy that does not connect us has sent nothing,
+// and neither its words nor its password come out.
+func TestRefreshThroughAProxy(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, goodAnswer)
+	}))
+	defer server.Close()
+	for _, status := range []string{"200 Connected", "407 canary", "503 canary"} {
+		address := tcpServer(t, func(conn *net.TCPConn) { connect(conn, status, server.Listener.Addr().String()) })
+		s := newServer(t, server.URL, func(c *ServerConfig) {
+			c.Transport.CAFile = caFile(t, server)
+			c.Transport.ProxyURL = &url.URL{Scheme: "http", Host: address, User: url.UserPassword("me", "canary")}
+		})
+		_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+		assertNoSecret(t, err)
+		var notSent *NotSentError
+		if refused := errors.As(err, &notSent); refused == strings.HasPrefix(status, "200") {
+			t.Errorf("Refresh through a proxy that answers %q = %v", status, err)
+		}
+	}
+}
+
+// connect answers a CONNECT request with the status, and joins the connection
+// with the address if that is a good one.
+func connect(conn *net.TCPConn, status, address string) {
+	if _, err := readHead(conn); err != nil {
+		return
+	}
+	_, _ = io.WriteString(conn, "HTTP/1.1 "+status+"\r\n\r\n")
+	if !strings.HasPrefix(status, "200") {
+		return
+	}
+	server, err := net.Dial("tcp", address)
+	if err != nil {
+		return
+	}
+	go func() {
+		_, _ = io.Copy(server, conn)
+		_ = server.Close()
+	}()
+	_, _ = io.Copy(conn, server)
+}
