@@ -1,0 +1,243 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// connectionColumns are what scanConnection reads.
+const connectionColumns = `id, name, kind, status, reason, error_code, error_message, error_at,
+	company_id, company_name, subject, shared_company, external_tenant, scope,
+	version, expires_at, refreshed_at, created_at`
+
+// scanConnection reads the connectionColumns, and into more what comes after.
+func scanConnection(scan func(...any) error, more ...any) (c credstore.Connection, err error) {
+	var failure credstore.Failure
+	var errorAt, expires, refreshed, created sql.NullInt64
+	err = scan(append([]any{
+		&c.ID, &c.Name, &c.Kind, &c.Status, &c.Reason, &failure.Code, &failure.Message, &errorAt,
+		&c.CompanyID, &c.CompanyName, &c.Subject, &c.SharedCompany, &c.ExternalTenant, &c.Scope,
+		&c.Version, &expires, &refreshed, &created,
+	}, more...)...)
+	if err != nil {
+		return credstore.Connection{}, err
+	}
+	if errorAt.Valid {
+		failure.At = timeOf(errorAt)
+		c.LastError = &failure
+	}
+	c.ExpiresAt, c.RefreshedAt, c.CreatedAt = timeOf(expires), timeOf(refreshed), timeOf(created)
+	return c, nil
+}
+
+// Create adds a connection; see [credstore.Store].
+func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
+	doing := fmt.Sprintf("creating connection %q", n.Name)
+	if err := validate(n); err != nil {
+		return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	id := rand.Text()
+	var sealed *sealedCredential
+	if n.Credential != nil {
+		var err error
+		if sealed, err = s.sealFirst(id, *n.Credential); err != nil {
+			return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
+		}
+	}
+	var created credstore.Connection
+	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
+		if err := checkFree(ctx, tx, n); err != nil {
+			return err
+		}
+		number, err := s.insert(ctx, tx, id, n)
+		if err != nil {
+			return err
+		}
+		if err := insertCredential(ctx, tx, number, sealed); err != nil {
+			return err
+		}
+		created, err = connectionWithID(ctx, tx, id)
+		return err
+	})
+	return created, err
+}
+
+// validate finds what no store would take.
+func validate(n credstore.NewConnection) error {
+	if !credstore.ValidName(n.Name) {
+		return errors.New("the name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit")
+	}
+	if _, err := credstore.ParseKind(string(n.Kind)); err != nil {
+		return err
+	}
+	c := n.Credential
+	if c == nil {
+		return nil
+	}
+	hasTokens := !c.AccessToken.IsZero() || !c.RefreshToken.IsZero()
+	if n.Kind.IsKey() && (c.APIKey.IsZero() || hasTokens) {
+		return fmt.Errorf("a credential of kind %s is an API key and nothing else", n.Kind)
+	}
+	if n.Kind == credstore.OAuth && (!c.APIKey.IsZero() || !hasTokens) {
+		return fmt.Errorf("a credential of kind %s is a token pair and nothing else", n.Kind)
+	}
+	return nil
+}
+
+// checkFree returns a Conflict if the name or the company is not to be had.
+func checkFree(ctx context.Context, tx *sql.Tx, n credstore.NewConnection) error {
+	var with string
+	err := tx.QueryRowContext(ctx, `SELECT name FROM connections WHERE folded_name = $1`, strings.ToLower(n.Name)).Scan(&with)
+	if err == nil {
+		return &credstore.Conflict{Err: credstore.ErrNameTaken, With: with}
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if n.SharedCompany {
+		return nil
+	}
+	return checkCompany(ctx, tx, "", n.Kind, n.Company.ID)
+}
+
+// checkCompany returns a Conflict if a connection of the kind, other than the
+// one with the id, is bound to the company.
+func checkCompany(ctx context.Context, tx *sql.Tx, id string, kind credstore.Kind, company string) error {
+	if company == "" {
+		return nil
+	}
+	var with string
+	err := tx.QueryRowContext(ctx, `
+		SELECT name FROM connections WHERE company_id = $1 AND company_id <> '' AND kind = $2 AND id <> $3
+		ORDER BY name LIMIT 1`, company, kind, id).Scan(&with)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &credstore.Conflict{Err: credstore.ErrCompanyBound, With: with}
+}
+
+func (s *Store) insert(ctx context.Context, tx *sql.Tx, id string, n credstore.NewConnection) (number int64, err error) {
+	now := s.now()
+	first := firstState(n, now)
+	err = tx.QueryRowContext(ctx, `
+		INSERT INTO connections (id, name, folded_name, kind, status, reason,
+			company_id, company_name, subject, shared_company, external_tenant, search, scope, created_at,
+			version, refresh_hash, expires_at, refreshed_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) RETURNING number`,
+		id, n.Name, strings.ToLower(n.Name), n.Kind, first.status, first.reason,
+		n.Company.ID, n.Company.Name, n.Company.Subject, asInt(n.SharedCompany), n.ExternalTenant,
+		searchText(n.Name, n.ExternalTenant, n.Company), n.Scope, now.UnixMilli(),
+		first.version, first.refreshHash, millis(first.expires), millis(first.refreshed)).Scan(&number)
+	return number, err
+}
+
+// first is what a connection starts with.
+type first struct {
+	version            int64
+	status             credstore.Status
+	reason             string
+	refreshHash        []byte // nil without a credential
+	expires, refreshed time.Time
+}
+
+func firstState(n credstore.NewConnection, now time.Time) first {
+	if n.Credential == nil {
+		return first{status: credstore.Pending, reason: credstore.ReasonNoCredential}
+	}
+	hash := n.Credential.RefreshToken.Hash()
+	f := first{version: 1, status: credstore.Active, refreshHash: hash[:], expires: n.Credential.ExpiresAt}
+	if n.Kind == credstore.OAuth {
+		f.refreshed = now // when it was really obtained is not known
+	}
+	return f
+}
+
+func asInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// searchText is what a search looks through.
+func searchText(name, tenant string, company credstore.Company) string {
+	return strings.ToLower(strings.Join([]string{name, tenant, company.Name, company.ID}, "\n"))
+}
+
+// Find returns the connection called name; see [credstore.Store].
+func (s *Store) Find(ctx context.Context, name string) (credstore.Connection, error) {
+	row := s.dialect.readers().QueryRowContext(ctx, `SELECT `+connectionColumns+` FROM connections WHERE name = $1`, name)
+	c, err := scanConnection(row.Scan)
+	if err != nil {
+		return c, s.failure(fmt.Sprintf("finding connection %q", name), orNotFound(err))
+	}
+	return c, nil
+}
+
+func connectionWithID(ctx context.Context, q querier, id string) (credstore.Connection, error) {
+	row := q.QueryRowContext(ctx, `SELECT `+connectionColumns+` FROM connections WHERE id = $1`, id)
+	c, err := scanConnection(row.Scan)
+	return c, orNotFound(err)
+}
+
+// Remove forgets the connection; see [credstore.Store].
+func (s *Store) Remove(ctx context.Context, id string) error {
+	return s.change(ctx, "removing a connection", id, func(tx *sql.Tx) error {
+		result, err := tx.ExecContext(ctx, `DELETE FROM connections WHERE id = $1`, id)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n > 0 {
+			return err
+		}
+		return credstore.ErrNotFound
+	})
+}
+
+// Identify records the company of a connection; see [credstore.Store].
+func (s *Store) Identify(ctx context.Context, id string, company credstore.Company) error {
+	const doing = "recording a connection's company"
+	var conflict error
+	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
+		c, err := connectionWithID(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if !c.SharedCompany {
+			conflict = checkCompany(ctx, tx, id, c.Kind, company.ID)
+		}
+		if errors.Is(conflict, credstore.ErrCompanyBound) {
+			return disable(ctx, tx, id, credstore.ReasonCompany)
+		}
+		if conflict != nil {
+			return conflict
+		}
+		return setCompany(ctx, tx, c, company)
+	})
+	if err != nil || conflict == nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", doing, conflict)
+}
+
+func disable(ctx context.Context, tx *sql.Tx, id, reason string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE connections SET status = 'disabled', reason = $1 WHERE id = $2`, reason, id)
+	return err
+}
+
+func setCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
+	_, err := tx.ExecContext(ctx, `
+		UPDATE connections SET company_id = $1, company_name = $2, subject = $3, search = $4 WHERE id = $5`,
+		company.ID, company.Name, company.Subject, searchText(c.Name, c.ExternalTenant, company), c.ID)
+	return err
+}

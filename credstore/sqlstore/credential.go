@@ -1,0 +1,145 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// The sealed columns, as the labels of the seal name them.
+const (
+	columnAccessToken  = "access_token"
+	columnRefreshToken = "refresh_token"
+	columnAPIKey       = "api_key"
+	columnNextKey      = "next_key"
+)
+
+// sealedCredential is a row of the table credentials; nil is what is not there.
+type sealedCredential struct {
+	accessToken, refreshToken, apiKey, nextKey []byte
+}
+
+// seal returns nil for an empty secret: what is not there is NULL.
+func (s *Store) seal(id, column string, secret credstore.Secret) ([]byte, error) {
+	if secret.IsZero() {
+		return nil, nil
+	}
+	return s.keyset.Seal(credstore.Label(id, column), []byte(secret.Reveal()))
+}
+
+func (s *Store) open(id, column string, sealed []byte) (credstore.Secret, error) {
+	if sealed == nil {
+		return credstore.Secret{}, nil
+	}
+	value, err := s.keyset.Open(credstore.Label(id, column), sealed)
+	if err != nil {
+		return credstore.Secret{}, &credstore.SetupError{
+			Err:  fmt.Errorf("opening %s: %w", column, err),
+			Hint: "the record is damaged, or its key was taken out of the keyset; restore the keyset, or give the connection a new credential",
+		}
+	}
+	return credstore.NewSecret(string(value)), nil
+}
+
+func (s *Store) sealFirst(id string, c credstore.FirstCredential) (*sealedCredential, error) {
+	var errs [3]error
+	var sealed sealedCredential
+	sealed.accessToken, errs[0] = s.seal(id, columnAccessToken, c.AccessToken)
+	sealed.refreshToken, errs[1] = s.seal(id, columnRefreshToken, c.RefreshToken)
+	sealed.apiKey, errs[2] = s.seal(id, columnAPIKey, c.APIKey)
+	return &sealed, errors.Join(errs[:]...)
+}
+
+// insertCredential does nothing for a connection that starts without one.
+func insertCredential(ctx context.Context, tx *sql.Tx, number int64, c *sealedCredential) error {
+	if c == nil {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `
+		INSERT INTO credentials (connection, access_token, refresh_token, api_key) VALUES ($1, $2, $3, $4)`,
+		number, c.accessToken, c.refreshToken, c.apiKey)
+	return err
+}
+
+// Read returns the whole state of a connection; see [credstore.Store]. A
+// credential that does not open is a [credstore.SetupError].
+func (s *Store) Read(ctx context.Context, id string) (credstore.State, error) {
+	const doing = "reading a connection"
+	var state credstore.State
+	var sealed *sealedCredential
+	err := s.snapshot(ctx, doing, func(tx *sql.Tx) (err error) {
+		var number int64
+		if state, number, err = readState(ctx, tx, id); err != nil {
+			return err
+		}
+		if sealed, err = readSealed(ctx, tx, number); err != nil {
+			return err
+		}
+		state.Intent, err = readIntent(ctx, tx, id, number)
+		return err
+	})
+	if err != nil || sealed == nil {
+		return state, err
+	}
+	if err := s.openCredential(&state.Credential, sealed); err != nil {
+		return credstore.State{}, fmt.Errorf("reading connection %q: %w", state.Connection.Name, err)
+	}
+	return state, nil
+}
+
+// readState reads all but what is sealed and the intent.
+func readState(ctx context.Context, tx *sql.Tx, id string) (state credstore.State, number int64, err error) {
+	row := tx.QueryRowContext(ctx, `
+		SELECT `+connectionColumns+`, number, retry_at, unusual, unusual_since, forced_at, forced_streak, refused_at
+		FROM connections WHERE id = $1`, id)
+	var retry, unusualSince, forced, refused sql.NullInt64
+	c, err := scanConnection(row.Scan,
+		&number, &retry, &state.Unusual, &unusualSince, &forced, &state.Credential.ForcedStreak, &refused)
+	if err != nil {
+		return credstore.State{}, 0, orNotFound(err)
+	}
+	state.Connection = c
+	state.RetryAt, state.UnusualSince = timeOf(retry), timeOf(unusualSince)
+	if c.Version == 0 {
+		return state, number, nil
+	}
+	state.Credential.ConnectionID, state.Credential.Version = c.ID, c.Version
+	state.Credential.ExpiresAt, state.Credential.ObtainedAt = c.ExpiresAt, c.RefreshedAt
+	state.Credential.ForcedAt, state.Credential.RefusedAt = timeOf(forced), timeOf(refused)
+	return state, number, nil
+}
+
+// readSealed returns nil if the connection has no credential.
+func readSealed(ctx context.Context, tx *sql.Tx, number int64) (*sealedCredential, error) {
+	var c sealedCredential
+	err := tx.QueryRowContext(ctx, `
+		SELECT access_token, refresh_token, api_key, next_key FROM credentials WHERE connection = $1`, number).
+		Scan(&c.accessToken, &c.refreshToken, &c.apiKey, &c.nextKey)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	return &c, err
+}
+
+func (s *Store) openCredential(c *credstore.Credential, sealed *sealedCredential) error {
+	for _, part := range []struct {
+		column string
+		sealed []byte
+		secret *credstore.Secret
+	}{
+		{columnAccessToken, sealed.accessToken, &c.AccessToken},
+		{columnRefreshToken, sealed.refreshToken, &c.RefreshToken},
+		{columnAPIKey, sealed.apiKey, &c.APIKey},
+		{columnNextKey, sealed.nextKey, &c.NextKey},
+	} {
+		secret, err := s.open(c.ConnectionID, part.column, part.sealed)
+		if err != nil {
+			return err
+		}
+		*part.secret = secret
+	}
+	return nil
+}

@@ -1,0 +1,21 @@
+package sqlstore
+
+import "database/sql"
+
+// dialect is what databases do each in their own way.
+type dialect interface {
+	// writer returns the pool for transactions that write. They are serialised
+	// against each other, in this process and in others, from their beginning.
+	writer() *sql.DB
+	// readers returns the pool for everything else.
+	readers() *sql.DB
+	// classify says what an error of the database means, in the words of
+	// package credstore.
+	classify(err error) error
+	// lock takes the lock behind the lease on the connection with the number,
+	// which ends with the process at the latest. It returns credstore.ErrBusy
+	// while anyone holds it.
+	lock(number int64) (unlock func() error, err error)
+	// close ends all locks and closes the pools.
+	close() error
+}

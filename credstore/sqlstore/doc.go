@@ -1,0 +1,20 @@
+// Package sqlstore keeps connections and credentials in an SQL database.
+//
+// The database is SQLite, embedded, for one host. Three tables hold a
+// connection: what everybody may see of it and what decides whether a write
+// applies (connections), what is sealed (credentials), and the intent
+// outstanding (intents). The SQL keeps to what PostgreSQL understands too; what
+// does not is behind the dialect interface or in the sqlite_*.go files.
+//
+// Every write is one transaction that takes the write lock when it begins, so
+// no write is decided on something that has changed since. A credential is
+// saved by an UPDATE that names its parent, which makes the check part of the
+// write.
+//
+// Files, all readable by their owner only:
+//
+//	store.db          the database
+//	store.db-wal      what is committed and not yet moved into it
+//	store.db-shm      SQLite's index of the above
+//	store.db.leases   empty; locked byte by byte, one byte per connection
+package sqlstore

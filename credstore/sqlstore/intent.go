@@ -1,0 +1,141 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// readIntent returns nil if none is outstanding.
+func readIntent(ctx context.Context, q querier, id string, number int64) (*credstore.Intent, error) {
+	i := credstore.Intent{Parent: credstore.Parent{ConnectionID: id}}
+	var hash []byte
+	var at, firstAt, nextAt sql.NullInt64
+	err := q.QueryRowContext(ctx, `
+		SELECT parent_version, parent_hash, owner, fence, at, first_at, outcome, presentations, next_at
+		FROM intents WHERE connection = $1`, number).
+		Scan(&i.Parent.Version, &hash, &i.Owner, &i.Fence, &at, &firstAt, &i.Outcome, &i.Presentations, &nextAt)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	copy(i.Parent.RefreshHash[:], hash)
+	i.At, i.FirstAt, i.NextAt = timeOf(at), timeOf(firstAt), timeOf(nextAt)
+	return &i, err
+}
+
+// Intend records an intent; see [credstore.Store].
+func (s *Store) Intend(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
+	run := func(f func(*sql.Tx) error) error { return s.write(ctx, "recording an intent", f) }
+	var intent credstore.Intent
+	err := s.underLease(ctx, l, parent, run, func(g guarded) error {
+		if err := g.announce(ctx, parent, l.Owner(), at); err != nil {
+			return err
+		}
+		stored, err := readIntent(ctx, g.tx, parent.ConnectionID, g.number)
+		if err != nil {
+			return err
+		}
+		intent = *stored
+		return nil
+	})
+	return intent, err
+}
+
+// announce writes the intent. One that is there for the same parent is taken
+// over and counts on; one for an earlier parent is replaced.
+func (g guarded) announce(ctx context.Context, parent credstore.Parent, owner string, at time.Time) error {
+	_, err := g.tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1 AND (parent_version <> $2 OR parent_hash <> $3)`,
+		g.number, parent.Version, parent.RefreshHash[:])
+	if err != nil {
+		return err
+	}
+	_, err = g.tx.ExecContext(ctx, `
+		INSERT INTO intents (connection, parent_version, parent_hash, owner, fence, at, first_at, outcome, presentations)
+		VALUES ($1, $2, $3, $4, $5, $6, $6, $7, 1)
+		ON CONFLICT (connection) DO UPDATE SET owner = excluded.owner, fence = excluded.fence, at = excluded.at,
+			outcome = excluded.outcome, presentations = intents.presentations + 1, next_at = NULL`,
+		g.number, parent.Version, parent.RefreshHash[:], owner, g.fence, at.UnixMilli(), credstore.Sending)
+	return err
+}
+
+// Withdraw takes an intent back; see [credstore.Store]. Withdrawing again, as one
+// does after ErrUnavailable, changes nothing more.
+func (s *Store) Withdraw(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
+	run := func(f func(*sql.Tx) error) error {
+		return s.change(ctx, "withdrawing an intent", parent.ConnectionID, f)
+	}
+	return s.underLease(ctx, l, parent, run, func(g guarded) error {
+		withdrawn, err := g.withdraw(ctx, f)
+		if err != nil || f == nil {
+			return err
+		}
+		return g.setback(ctx, *f, f.RetryAt, withdrawn)
+	})
+}
+
+// withdraw reports whether there was an intent to withdraw. Only what this very
+// lease has announced is: the intent of a dead owner says that its token may be
+// on the way, whoever comes after.
+func (g guarded) withdraw(ctx context.Context, f *credstore.Setback) (bool, error) {
+	gone, err := g.affected(ctx, `
+		DELETE FROM intents WHERE connection = $1 AND fence = $2 AND outcome = $3 AND presentations = 1`,
+		g.number, g.fence, credstore.Sending)
+	if err != nil || gone {
+		return gone, err
+	}
+	var next sql.NullInt64
+	if f != nil {
+		next = millis(f.RetryAt)
+	}
+	return g.affected(ctx, `
+		UPDATE intents SET outcome = $4, presentations = presentations - 1, next_at = $5
+		WHERE connection = $1 AND fence = $2 AND outcome = $3`,
+		g.number, g.fence, credstore.Sending, credstore.Unknown, next)
+}
+
+// Doubt records an unknown outcome; see [credstore.Store].
+func (s *Store) Doubt(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
+	run := func(f func(*sql.Tx) error) error {
+		return s.change(ctx, "recording an unknown outcome", parent.ConnectionID, f)
+	}
+	return s.underLease(ctx, l, parent, run, func(g guarded) error {
+		found, err := g.affected(ctx, `
+			UPDATE intents SET outcome = $2, next_at = $3 WHERE connection = $1 AND parent_version = $4`,
+			g.number, credstore.Unknown, millis(f.RetryAt), parent.Version)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return credstore.ErrSuperseded
+		}
+		return g.setback(ctx, f, time.Time{}, false)
+	})
+}
+
+// setback records what went wrong. Whoever is neither active nor degraded stays
+// what he is: it takes more than a failed refresh to change that.
+func (g guarded) setback(ctx context.Context, f credstore.Setback, retryAt time.Time, counts bool) error {
+	_, err := g.tx.ExecContext(ctx, `
+		UPDATE connections SET
+			status = CASE WHEN status = 'active' THEN 'degraded' ELSE status END,
+			reason = CASE WHEN status IN ('active', 'degraded') THEN $2 ELSE reason END,
+			error_code = $3, error_message = $4, error_at = $5, retry_at = $6,
+			unusual = unusual + $7,
+			unusual_since = CASE WHEN $7 = 1 AND unusual_since IS NULL THEN $5 ELSE unusual_since END
+		WHERE number = $1`,
+		g.number, f.Reason, f.Failure.Code, f.Failure.Message, millis(f.Failure.At), millis(retryAt), asInt(counts && f.Unusual))
+	return err
+}
+
+// affected runs a statement and reports whether it changed a row.
+func (g guarded) affected(ctx context.Context, statement string, args ...any) (bool, error) {
+	result, err := g.tx.ExecContext(ctx, statement, args...)
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
+}

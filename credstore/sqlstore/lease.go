@@ -1,0 +1,173 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// lease is a credstore.Lease that lasts until it is released or its process
+// ends.
+type lease struct {
+	store  *Store
+	id     string // of the connection
+	owner  string
+	fence  int64
+	unlock func() error
+
+	mu       sync.Mutex // guards what follows
+	released bool
+	writes   int // under way; the lock outlasts them
+}
+
+// Acquire takes the lease on the connection's credential; see [credstore.Store].
+func (s *Store) Acquire(ctx context.Context, id, owner string) (credstore.Lease, error) {
+	const doing = "acquiring a lease"
+	db := s.dialect.readers()
+	var number int64
+	err := db.QueryRowContext(ctx, `SELECT number FROM connections WHERE id = $1`, id).Scan(&number)
+	if err != nil {
+		return nil, s.failure(doing, orNotFound(err))
+	}
+	unlock, err := s.dialect.lock(number)
+	if err != nil {
+		return nil, s.failure(doing, err)
+	}
+	l := &lease{store: s, id: id, owner: owner, unlock: unlock}
+	// Read only now: the holder before may just have written.
+	err = db.QueryRowContext(ctx, `SELECT fence + 1 FROM connections WHERE number = $1`, number).Scan(&l.fence)
+	if err != nil {
+		return nil, s.failure(doing, errors.Join(orNotFound(err), unlock()))
+	}
+	return l, nil
+}
+
+func orNotFound(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return credstore.ErrNotFound
+	}
+	return err
+}
+
+// ConnectionID returns the id of the connection whose credential it is about.
+func (l *lease) ConnectionID() string { return l.id }
+
+// Fence returns the lease's number; see [credstore.Lease].
+func (l *lease) Fence() int64 { return l.fence }
+
+// Owner returns the name of the process that holds the lease.
+func (l *lease) Owner() string { return l.owner }
+
+// Remaining returns centuries, or 0 once the lease is released.
+func (l *lease) Remaining() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released {
+		return 0
+	}
+	return math.MaxInt64
+}
+
+// Release gives the lease back as soon as no write under it is under way.
+func (l *lease) Release() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released {
+		return nil
+	}
+	l.released = true
+	if l.writes > 0 {
+		return nil
+	}
+	return l.end()
+}
+
+// end unlocks, unless the store was closed, which has ended the lease already.
+func (l *lease) end() error {
+	select {
+	case <-l.store.closed:
+		return nil
+	default:
+	}
+	if err := l.unlock(); err != nil {
+		return fmt.Errorf("releasing a lease: %w", err)
+	}
+	return nil
+}
+
+// enter announces a write under the lease. It returns false when the lease has
+// ended.
+func (l *lease) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released {
+		return false
+	}
+	l.writes++
+	return true
+}
+
+// leave ends what enter announced.
+func (l *lease) leave() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writes--
+	if !l.released || l.writes > 0 {
+		return nil
+	}
+	return l.end()
+}
+
+// guarded is a write under a lease about the credential that is the parent.
+type guarded struct {
+	tx     *sql.Tx
+	number int64 // of the connection
+	fence  int64
+}
+
+// underLease runs f in a transaction if the lease is held and the stored
+// credential is parent; else it returns ErrLeaseLost or ErrSuperseded.
+func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credstore.Parent, run runner, f func(guarded) error) (err error) {
+	held, ok := l.(*lease)
+	if !ok || held.store != s || held.id != parent.ConnectionID || !held.enter() {
+		return s.failure("using a lease", credstore.ErrLeaseLost)
+	}
+	defer func() { err = errors.Join(err, held.leave()) }()
+	return run(func(tx *sql.Tx) error {
+		g := guarded{tx: tx, fence: held.fence}
+		err := tx.QueryRowContext(ctx, `
+			UPDATE connections SET fence = $1
+			WHERE id = $2 AND version = $3 AND refresh_hash = $4 AND fence <= $1 RETURNING number`,
+			held.fence, parent.ConnectionID, parent.Version, parent.RefreshHash[:]).Scan(&g.number)
+		if errors.Is(err, sql.ErrNoRows) {
+			return whyRefused(ctx, tx, held)
+		}
+		if err != nil {
+			return err
+		}
+		return f(g)
+	})
+}
+
+// runner runs a function in a transaction.
+type runner func(func(*sql.Tx) error) error
+
+// whyRefused tells a lease that somebody has written after from a credential
+// that is not the parent.
+func whyRefused(ctx context.Context, tx *sql.Tx, l *lease) error {
+	var fence int64
+	err := tx.QueryRowContext(ctx, `SELECT fence FROM connections WHERE id = $1`, l.id).Scan(&fence)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if fence > l.fence {
+		return credstore.ErrLeaseLost
+	}
+	return credstore.ErrSuperseded
+}

@@ -1,0 +1,154 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+const (
+	defaultPage = 50
+	maxPage     = 200
+)
+
+// List returns a page of connections; see [credstore.Store].
+func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
+	const doing = "listing connections"
+	limit, after, err := pageOf(q)
+	if err != nil {
+		return credstore.Page{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	// One more than asked for tells whether there is a next page.
+	found, err := s.connections(ctx, `
+		SELECT `+connectionColumns+` FROM connections
+		WHERE name > $1 AND ($2 = '' OR status = $2) AND ($3 = '' OR search LIKE $3 ESCAPE '\')
+		ORDER BY name LIMIT $4`, after, string(q.Status), pattern(q.Search), limit+1)
+	if err != nil {
+		return credstore.Page{}, s.failure(doing, err)
+	}
+	if len(found) <= limit {
+		return credstore.Page{Connections: found}, nil
+	}
+	found = found[:limit]
+	return credstore.Page{Connections: found, Next: cursorAfter(found[limit-1].Name)}, nil
+}
+
+func pageOf(q credstore.Query) (limit int, after string, err error) {
+	limit = q.Limit
+	if limit == 0 {
+		limit = defaultPage
+	}
+	if limit < 1 || limit > maxPage {
+		return 0, "", fmt.Errorf("%w: the limit is %d, not between 1 and %d", credstore.ErrBadQuery, limit, maxPage)
+	}
+	after, err = nameBefore(q.Cursor)
+	return limit, after, err
+}
+
+// cursorAfter makes the cursor of the page that begins after name. A name, and
+// not a position, since it stays right when connections come and go.
+func cursorAfter(name string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte("after " + name))
+}
+
+// nameBefore is the inverse of cursorAfter; it is empty for the first page.
+func nameBefore(cursor string) (string, error) {
+	if cursor == "" {
+		return "", nil
+	}
+	text, err := base64.RawURLEncoding.DecodeString(cursor)
+	name, ok := strings.CutPrefix(string(text), "after ")
+	if err != nil || !ok || !credstore.ValidName(name) {
+		return "", fmt.Errorf("%w: the cursor is not one that a listing gave", credstore.ErrBadQuery)
+	}
+	return name, nil
+}
+
+// pattern is for LIKE ... ESCAPE '\'; empty when there is nothing to search for.
+func pattern(search string) string {
+	if search == "" {
+		return ""
+	}
+	escape := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+	return "%" + escape.Replace(strings.ToLower(search)) + "%"
+}
+
+// Count counts the connections; see [credstore.Store].
+func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
+	const doing = "counting connections"
+	counts := make(map[credstore.Group]int)
+	err := s.each(ctx, func(rows *sql.Rows) error {
+		var g credstore.Group
+		var n int
+		err := rows.Scan(&g.Kind, &g.Status, &n)
+		counts[g] = n
+		return err
+	}, `SELECT kind, status, count(*) FROM connections GROUP BY kind, status`)
+	if err != nil {
+		return nil, s.failure(doing, err)
+	}
+	return counts, nil
+}
+
+// Due returns the connections to refresh; see [credstore.Store].
+func (s *Store) Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]credstore.Connection, error) {
+	// An index is for exactly the kind and the statuses that are written out here.
+	found, err := s.connections(ctx, `
+		SELECT `+connectionColumns+` FROM connections
+		WHERE kind = 'oauth' AND status IN ('active', 'degraded') AND refreshed_at < $1
+			AND refused_at IS NULL AND (retry_at IS NULL OR retry_at <= $2)
+			AND EXISTS (SELECT 1 FROM credentials WHERE connection = number AND refresh_token IS NOT NULL)
+			AND NOT EXISTS (SELECT 1 FROM intents WHERE connection = number AND next_at > $2)
+		ORDER BY refreshed_at LIMIT $3`, obtainedBefore.UnixMilli(), s.now().UnixMilli(), limit)
+	return found, s.failure("finding connections to refresh", err)
+}
+
+// Unsettled returns ids of connections with something outstanding; see
+// [credstore.Store].
+func (s *Store) Unsettled(ctx context.Context, limit int) ([]string, error) {
+	var ids []string
+	err := s.each(ctx, func(rows *sql.Rows) error {
+		var id string
+		var when int64
+		err := rows.Scan(&id, &when)
+		ids = append(ids, id)
+		return err
+	}, `
+		SELECT id, min(due) AS due FROM (
+			SELECT id, retry_at AS due FROM connections WHERE retry_at IS NOT NULL
+			UNION ALL
+			SELECT id, coalesce(next_at, at) AS due FROM intents JOIN connections ON number = connection
+		) AS outstanding GROUP BY id ORDER BY due, id LIMIT $1`, limit)
+	return ids, s.failure("finding unsettled refreshes", err)
+}
+
+func (s *Store) connections(ctx context.Context, query string, args ...any) ([]credstore.Connection, error) {
+	var found []credstore.Connection
+	err := s.each(ctx, func(rows *sql.Rows) error {
+		c, err := scanConnection(rows.Scan)
+		found = append(found, c)
+		return err
+	}, query, args...)
+	return found, err
+}
+
+// each calls f for every row that the query gives.
+func (s *Store) each(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) (err error) {
+	rows, err := s.dialect.readers().QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}

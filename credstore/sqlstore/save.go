@@ -1,0 +1,136 @@
+package sqlstore
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Save puts a new pair in the place of its parent; see [credstore.Store].
+func (s *Store) Save(ctx context.Context, n credstore.Successor) (credstore.Connection, error) {
+	const doing = "saving a token pair"
+	id := n.Parent.ConnectionID
+	if n.RefreshToken.IsZero() {
+		return credstore.Connection{}, fmt.Errorf("%s: it has no refresh token; the parent's stays if the answer had none", doing)
+	}
+	var sealed sealedCredential
+	var errs [2]error
+	sealed.accessToken, errs[0] = s.seal(id, columnAccessToken, n.AccessToken)
+	sealed.refreshToken, errs[1] = s.seal(id, columnRefreshToken, n.RefreshToken)
+	if err := errors.Join(errs[:]...); err != nil {
+		return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	var saved credstore.Connection
+	err := s.change(ctx, doing, id, func(tx *sql.Tx) (err error) {
+		saved, err = replaceParent(ctx, tx, n, sealed)
+		if errors.Is(err, sql.ErrNoRows) {
+			saved, err = s.savedBefore(ctx, tx, n)
+		}
+		return err
+	})
+	return saved, err
+}
+
+// replaceParent returns sql.ErrNoRows if the stored credential is not the
+// parent.
+func replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Successor, sealed sealedCredential) (credstore.Connection, error) {
+	hash := n.RefreshToken.Hash()
+	row := tx.QueryRowContext(ctx, `
+		UPDATE connections SET
+			version = version + 1, parent_hash = refresh_hash, refresh_hash = $4,
+			expires_at = $5, refreshed_at = $6,
+			scope = CASE WHEN $7 = '' THEN scope ELSE $7 END,
+			status = CASE WHEN status = 'disabled' THEN status ELSE 'active' END,
+			reason = CASE WHEN status = 'disabled' THEN reason ELSE '' END,
+			error_code = '', error_message = '', error_at = NULL,
+			retry_at = NULL, unusual = 0, unusual_since = NULL, refused_at = NULL,
+			forced_at = CASE WHEN $8 = 0 THEN NULL ELSE $6 END, forced_streak = $8
+		WHERE id = $1 AND version = $2 AND refresh_hash = $3 AND kind = 'oauth'
+		RETURNING `+connectionColumns+`, number`,
+		n.Parent.ConnectionID, n.Parent.Version, n.Parent.RefreshHash[:],
+		hash[:], millis(n.ExpiresAt), millis(n.ObtainedAt), n.Scope, n.ForcedStreak)
+	var number int64
+	saved, err := scanConnection(row.Scan, &number)
+	if err != nil {
+		return saved, err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE credentials SET access_token = $2, refresh_token = $3 WHERE connection = $1`,
+		number, sealed.accessToken, sealed.refreshToken)
+	if err != nil {
+		return saved, err
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, number)
+	return saved, err
+}
+
+// savedBefore returns the connection if it has the very successor already, as it
+// does after a COMMIT whose answer was lost; else ErrSuperseded.
+func (s *Store) savedBefore(ctx context.Context, tx *sql.Tx, n credstore.Successor) (credstore.Connection, error) {
+	row := tx.QueryRowContext(ctx, `
+		SELECT `+connectionColumns+`, refresh_hash, parent_hash, access_token
+		FROM connections JOIN credentials ON connection = number WHERE id = $1`, n.Parent.ConnectionID)
+	var hash, parentHash, access []byte
+	stored, err := scanConnection(row.Scan, &hash, &parentHash, &access)
+	if errors.Is(err, sql.ErrNoRows) {
+		return stored, credstore.ErrSuperseded
+	}
+	if err != nil {
+		return stored, err
+	}
+	want := n.RefreshToken.Hash()
+	if stored.Version != n.Parent.Version+1 || !bytes.Equal(hash, want[:]) || !bytes.Equal(parentHash, n.Parent.RefreshHash[:]) {
+		return credstore.Connection{}, credstore.ErrSuperseded
+	}
+	// A refresh token that did not rotate is common to different pairs. An access
+	// token that is gone was dropped by a condemnation since.
+	token, err := s.open(stored.ID, columnAccessToken, access)
+	if err == nil && !token.IsZero() && !token.Equal(n.AccessToken) {
+		err = credstore.ErrSuperseded
+	}
+	return stored, err
+}
+
+// Condemn records that only a person can mend the connection; see
+// [credstore.Store].
+func (s *Store) Condemn(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
+	run := func(f func(*sql.Tx) error) error {
+		return s.change(ctx, "condemning a credential", parent.ConnectionID, f)
+	}
+	return s.underLease(ctx, l, parent, run, func(g guarded) error {
+		if err := g.condemn(ctx, f, reason); err != nil {
+			return err
+		}
+		if !dropAccess {
+			return nil
+		}
+		return g.dropAccess(ctx)
+	})
+}
+
+func (g guarded) condemn(ctx context.Context, f credstore.Failure, reason string) error {
+	_, err := g.tx.ExecContext(ctx, `
+		UPDATE connections SET
+			status = CASE WHEN status = 'disabled' THEN status ELSE 'reauthorization_required' END,
+			reason = CASE WHEN status = 'disabled' THEN reason ELSE $2 END,
+			error_code = $3, error_message = $4, error_at = $5,
+			refused_at = CASE WHEN kind = 'oauth' THEN $5 END, retry_at = NULL
+		WHERE number = $1`, g.number, reason, f.Code, f.Message, millis(f.At))
+	if err != nil {
+		return err
+	}
+	_, err = g.tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, g.number)
+	return err
+}
+
+func (g guarded) dropAccess(ctx context.Context) error {
+	_, err := g.tx.ExecContext(ctx, `UPDATE credentials SET access_token = NULL WHERE connection = $1`, g.number)
+	if err != nil {
+		return err
+	}
+	_, err = g.tx.ExecContext(ctx, `UPDATE connections SET expires_at = NULL WHERE number = $1`, g.number)
+	return err
+}

@@ -1,0 +1,137 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+const (
+	// applicationID marks our files in the header of SQLite's: "PLEO".
+	applicationID = 0x504c454f
+	// busyTimeout is how long a transaction waits for those of other processes.
+	busyTimeout = 5 * time.Second
+	// maxReaders bounds the connections that read, and with them the memory.
+	maxReaders = 4
+)
+
+// sqliteDialect is the dialect of SQLite.
+type sqliteDialect struct {
+	write *sql.DB // one connection: SQLite has one writer at a time anyway
+	read  *sql.DB
+	locks *lockFile
+}
+
+func openSQLite(ctx context.Context, path string, log *zap.Logger) (_ *sqliteDialect, err error) {
+	path, err = prepareFile(path, log)
+	if err != nil {
+		return nil, err
+	}
+	d := new(sqliteDialect)
+	if err = d.connect(ctx, path); err == nil {
+		d.locks, err = openLockFile(path + ".leases")
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+// connect opens the pools, the database being of the newest schema then.
+func (d *sqliteDialect) connect(ctx context.Context, path string) (err error) {
+	d.write, err = openPool(path, url.Values{"_txlock": {"immediate"}, "_synchronous": {"FULL"}}, 1)
+	if err != nil {
+		return err
+	}
+	if err := migrate(ctx, d.write, schema()); err != nil {
+		return setupError(err)
+	}
+	d.read, err = openPool(path, url.Values{"_query_only": {"1"}}, maxReaders)
+	return err
+}
+
+func openPool(path string, options url.Values, size int) (*sql.DB, error) {
+	options.Set("mode", "rw") // a file that is gone is not made anew
+	options.Set("_busy_timeout", fmt.Sprint(busyTimeout.Milliseconds()))
+	options.Set("_foreign_keys", "1")
+	options.Set("_pragma", "secure_delete(1)") // what is removed is overwritten
+	options.Set("_dqs", "0")
+	options.Set("_defensive", "1")
+	options.Set("_error_rc", "1")
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: options.Encode()}
+	connector, err := sqlite.NewConnector(dsn.String())
+	if err != nil {
+		return nil, err
+	}
+	pool := sql.OpenDB(connector)
+	pool.SetMaxOpenConns(size)
+	pool.SetMaxIdleConns(size)
+	return pool, nil
+}
+
+func (d *sqliteDialect) writer() *sql.DB { return d.write }
+
+func (d *sqliteDialect) readers() *sql.DB { return d.read }
+
+func (d *sqliteDialect) lock(number int64) (unlock func() error, err error) {
+	return d.locks.lock(number)
+}
+
+// close closes the lock file last, so that no lease ends before the writes
+// under it.
+func (d *sqliteDialect) close() error {
+	var errs []error
+	for _, pool := range []*sql.DB{d.write, d.read} {
+		if pool != nil {
+			errs = append(errs, pool.Close())
+		}
+	}
+	if d.locks != nil {
+		errs = append(errs, d.locks.close())
+	}
+	return errors.Join(errs...)
+}
+
+// classify calls everything that SQLite may say at run time unavailable. Some of
+// it does not pass by itself, like a damaged file, but a person may mend it
+// meanwhile, and a token pair that could not be saved must be tried again then.
+func (d *sqliteDialect) classify(err error) error {
+	return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
+}
+
+// setupError says what to do about a database that cannot be opened.
+func setupError(err error) error {
+	if isAnswer(err) {
+		return err
+	}
+	hint := ""
+	switch primaryCode(err) {
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		hint = "the file is damaged or no SQLite database; restore it from a backup"
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN:
+		hint = "the file and its directory must be writable for this user, and the disk not read-only"
+	case sqlite3.SQLITE_FULL:
+		hint = "the disk is full; make room on it"
+	default:
+		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
+	}
+	return &credstore.SetupError{Err: err, Hint: hint}
+}
+
+// primaryCode is SQLite's result code without the details; 0 for other errors.
+func primaryCode(err error) int {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return 0
+	}
+	return e.Code() & 0xff
+}

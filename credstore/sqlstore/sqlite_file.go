@@ -1,0 +1,98 @@
+package sqlstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// prepareFile makes sure that there is a private file for the database on a
+// local file system, and returns its one true path: processes that reach it by
+// different symbolic links must find the same lock file.
+func prepareFile(path string, log *zap.Logger) (string, error) {
+	path, err := truePath(path)
+	if err != nil {
+		return "", pathError(err)
+	}
+	if err := checkFilesystem(filepath.Dir(path), log); err != nil {
+		return "", err
+	}
+	// SQLite gives the files that it puts beside the database its permissions.
+	if err := createPrivate(path); err != nil {
+		return "", pathError(err)
+	}
+	return path, keepPrivate(path, log)
+}
+
+func pathError(err error) error {
+	return &credstore.SetupError{Err: err, Hint: "the store needs a directory that this user can write to"}
+}
+
+// truePath resolves symbolic links, and creates the directory if it is missing.
+func truePath(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", err
+	}
+	resolved, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return resolved, err
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	return filepath.Join(dir, filepath.Base(path)), err
+}
+
+// createPrivate creates an empty file unless there is one. It does not open one
+// that is there: closing it again would end the locks that SQLite holds on it in
+// this process (POSIX, fcntl: "all locks associated with a file for a given
+// process shall be removed when a file descriptor for that file is closed").
+func createPrivate(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator's own path
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), syncDirectory(filepath.Dir(path)))
+}
+
+func syncDirectory(path string) error {
+	dir, err := os.Open(path) //nolint:gosec // the operator's own path
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// keepPrivate refuses what is not a regular file, and takes from everybody but
+// the owner what they may do with it.
+func keepPrivate(path string, log *zap.Logger) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return pathError(err)
+	}
+	if !info.Mode().IsRegular() {
+		return pathError(fmt.Errorf("%s is not a regular file", path))
+	}
+	if info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	log.Warn("the store was open to other users of this host", zap.String("path", path), zap.Stringer("mode", info.Mode()))
+	if err := os.Chmod(path, 0o600); err != nil {
+		return pathError(err)
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package sqlstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// lockFile takes locks that the kernel ends together with the process, however
+// that ends, and keeps while it is merely stopped. Each lock is on one byte of
+// the file, at the offset of the connection's number.
+//
+// The locks belong to the open file description (fcntl F_OFD_SETLK). Those of
+// POSIX belong to the process, and any other close of the file would end them.
+type lockFile struct {
+	file *os.File
+
+	mu   sync.Mutex         // guards held
+	held map[int64]struct{} // numbers locked here: an open file does not exclude itself
+}
+
+// openLockFile opens or creates the file, and makes sure that its file system
+// can lock.
+func openLockFile(path string) (*lockFile, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) //nolint:gosec // the operator's own path
+	if err != nil {
+		return nil, pathError(err)
+	}
+	l := &lockFile{file: file, held: make(map[int64]struct{})}
+	// Byte 0 is no connection's. The lock is shared, so all may try it at once.
+	if err := l.fcntl(unix.F_RDLCK, 0); err != nil {
+		return nil, &credstore.SetupError{
+			Err:  errors.Join(fmt.Errorf("locking %s: %w", path, err), file.Close()),
+			Hint: "keep the store on a local file system that supports open file description locks",
+		}
+	}
+	return l, nil
+}
+
+// lock returns credstore.ErrBusy while the number is locked, by whomever.
+func (l *lockFile) lock(number int64) (unlock func() error, err error) {
+	if !l.reserve(number) {
+		return nil, credstore.ErrBusy
+	}
+	if err := l.take(number); err != nil {
+		l.forget(number)
+		return nil, err
+	}
+	return func() error {
+		defer l.forget(number)
+		return l.fcntl(unix.F_UNLCK, number)
+	}, nil
+}
+
+func (l *lockFile) take(number int64) error {
+	err := l.fcntl(unix.F_WRLCK, number)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return credstore.ErrBusy
+	}
+	if err != nil {
+		return fmt.Errorf("locking a credential: %w", err)
+	}
+	return nil
+}
+
+func (l *lockFile) reserve(number int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, taken := l.held[number]; taken {
+		return false
+	}
+	l.held[number] = struct{}{}
+	return true
+}
+
+func (l *lockFile) forget(number int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.held, number)
+}
+
+// fcntl sets or ends the lock on one byte, without waiting.
+func (l *lockFile) fcntl(kind int16, offset int64) error {
+	conn, err := l.file.SyscallConn() // keeps the descriptor from being closed meanwhile
+	if err != nil {
+		return err
+	}
+	var errno error
+	err = conn.Control(func(fd uintptr) {
+		lock := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: offset, Len: 1}
+		errno = unix.FcntlFlock(fd, fcntlSetLock, &lock)
+	})
+	return errors.Join(err, errno)
+}
+
+func (l *lockFile) close() error { return l.file.Close() }

@@ -1,0 +1,118 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// canary is sealed into every store; whoever opens it has the right keyset.
+const canary = "the keyset opens this store"
+
+// stampRow is the row of the table store.
+type stampRow struct {
+	id          string
+	stamp       credstore.Stamp
+	fingerprint string
+	canary      []byte
+}
+
+// checkStamp compares what the store was made for with what it is opened for.
+// It stamps a new store, and adds a client id to one that had none.
+func (s *Store) checkStamp(ctx context.Context, want credstore.Stamp) error {
+	row, err := readStamp(ctx, s.dialect.readers())
+	if errors.Is(err, sql.ErrNoRows) {
+		row, err = s.stampOnce(ctx, want)
+	}
+	if err != nil {
+		return s.failure("reading the store's stamp", err)
+	}
+	if err := compareStamps(row.stamp, want); err != nil {
+		return err
+	}
+	if err := s.checkKeyset(row); err != nil {
+		return err
+	}
+	if row.stamp.ClientID != "" || want.ClientID == "" {
+		return nil
+	}
+	return s.write(ctx, "recording the OAuth client id", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE store SET client_id = $1 WHERE client_id = ''`, want.ClientID)
+		return err
+	})
+}
+
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+func readStamp(ctx context.Context, q querier) (r stampRow, err error) {
+	err = q.QueryRowContext(ctx, `SELECT id, environment, auth_url, client_id, key_fingerprint, canary FROM store`).
+		Scan(&r.id, &r.stamp.Environment, &r.stamp.AuthURL, &r.stamp.ClientID, &r.fingerprint, &r.canary)
+	return r, err
+}
+
+// stampOnce stamps the store unless somebody else has just done so, and returns
+// the stamp it has then.
+func (s *Store) stampOnce(ctx context.Context, stamp credstore.Stamp) (r stampRow, err error) {
+	id := rand.Text()
+	sealed, err := s.keyset.Seal(canaryLabel(id), []byte(canary))
+	if err != nil {
+		return r, err
+	}
+	err = s.write(ctx, "stamping the store", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `
+			INSERT INTO store (one, id, environment, auth_url, client_id, key_fingerprint, canary, created_at)
+			VALUES (1, $1, $2, $3, $4, $5, $6, $7) ON CONFLICT (one) DO NOTHING`,
+			id, stamp.Environment, stamp.AuthURL, stamp.ClientID, s.keyset.Fingerprint(), sealed, s.now().UnixMilli())
+		if err != nil {
+			return err
+		}
+		r, err = readStamp(ctx, tx)
+		return err
+	})
+	return r, err
+}
+
+func canaryLabel(id string) string { return credstore.Label(id, "canary") }
+
+func compareStamps(have, want credstore.Stamp) error {
+	for _, part := range []struct{ what, have, want, hint string }{
+		{"environment", have.Environment, want.Environment, "environment"},
+		{"authorization server", have.AuthURL, want.AuthURL, "upstream.auth_url"},
+		{"OAuth client", have.ClientID, want.ClientID, "oauth.client_id"},
+	} {
+		// Without a client id no refresh token can be presented to the wrong place.
+		if part.have == part.want || part.what == "OAuth client" && (part.have == "" || part.want == "") {
+			continue
+		}
+		return &credstore.SetupError{
+			Err:  fmt.Errorf("the store was made for the %s %q, not %q", part.what, part.have, part.want),
+			Hint: "correct " + part.hint + ", or give this configuration a store of its own",
+		}
+	}
+	return nil
+}
+
+func (s *Store) checkKeyset(row stampRow) error {
+	const hint = "use the keyset that the store was made with, from its backup if need be"
+	if !s.keyset.Holds(row.fingerprint) {
+		return &credstore.SetupError{
+			Err: fmt.Errorf("the store was sealed under the key %s, and the keyset, whose primary key is %s, does not hold it",
+				row.fingerprint, s.keyset.Fingerprint()),
+			Hint: hint,
+		}
+	}
+	opened, err := s.keyset.Open(canaryLabel(row.id), row.canary)
+	if err != nil || string(opened) != canary {
+		return &credstore.SetupError{
+			Err:  errors.New("the keyset does not open the store, although it holds the key: the store is damaged"),
+			Hint: "restore the store from a backup",
+		}
+	}
+	return nil
+}

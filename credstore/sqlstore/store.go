@@ -1,0 +1,186 @@
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Config says which store to open, and what for.
+type Config struct {
+	// Path of the SQLite database. It is created if it does not exist, and so
+	// is its directory. It must be on a local file system.
+	Path string
+	// Keyset seals what is secret. It must hold the key that the store was made
+	// with.
+	Keyset *credstore.Keyset
+	// Stamp must be the one that the store was made with, but for a client id
+	// that is given for the first time.
+	Stamp credstore.Stamp
+
+	Logger *zap.Logger      // nil: nothing is logged
+	Now    func() time.Time // nil: time.Now
+}
+
+// Store is a credstore.Store in an SQL database. Its methods may be called by
+// several goroutines at once.
+type Store struct {
+	dialect dialect
+	keyset  *credstore.Keyset
+	log     *zap.Logger
+	now     func() time.Time
+
+	opened  int64         // number of the latest change when the store was opened
+	changes broadcast     // of the changes that this process makes
+	closed  chan struct{} // closed by Close
+	close   func() error  // closes once
+	tidied  atomic.Int64  // when tidy ran last, in Unix milliseconds
+}
+
+var _ credstore.Store = (*Store)(nil)
+
+// Open opens the store, and makes or migrates it where necessary. What a person
+// has to mend is a [credstore.SetupError]: a path that cannot be used, a file
+// that is damaged or no store, a newer schema, another stamp, a keyset that
+// lacks the key. Nothing is written then.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if c.Keyset == nil {
+		return nil, errors.New("opening the store: Config.Keyset is missing")
+	}
+	log := cmp.Or(c.Logger, zap.NewNop())
+	database, err := openSQLite(ctx, c.Path, log)
+	if err != nil {
+		return nil, fmt.Errorf("opening store %s: %w", c.Path, err)
+	}
+	s := newStore(c, database, log)
+	if err := s.prepare(ctx, c.Stamp); err != nil {
+		return nil, fmt.Errorf("opening store %s: %w", c.Path, errors.Join(err, s.Close()))
+	}
+	return s, nil
+}
+
+func newStore(c Config, d dialect, log *zap.Logger) *Store {
+	s := &Store{dialect: d, keyset: c.Keyset, log: log, now: c.Now, closed: make(chan struct{})}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.close = sync.OnceValue(func() error {
+		close(s.closed)
+		return s.dialect.close()
+	})
+	return s
+}
+
+func (s *Store) prepare(ctx context.Context, stamp credstore.Stamp) error {
+	if err := s.checkStamp(ctx, stamp); err != nil {
+		return err
+	}
+	err := s.dialect.readers().QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM changes`).Scan(&s.opened)
+	if err != nil {
+		return s.dialect.classify(err)
+	}
+	s.tidy(ctx)
+	return nil
+}
+
+// Ping reads from the store.
+func (s *Store) Ping(ctx context.Context) error {
+	var one int
+	err := s.dialect.readers().QueryRowContext(ctx, `SELECT one FROM store`).Scan(&one)
+	return s.failure("reading from the store", err)
+}
+
+// Close waits for running transactions, ends all leases and closes the store.
+// It does nothing the second time.
+func (s *Store) Close() error { return s.close() }
+
+// write runs f in a transaction that no other write runs beside, and commits it
+// unless f returns an error.
+func (s *Store) write(ctx context.Context, doing string, f func(*sql.Tx) error) error {
+	tx, err := s.dialect.writer().BeginTx(ctx, nil)
+	if err != nil {
+		return s.failure(doing, err)
+	}
+	defer tx.Rollback() //nolint:errcheck // does nothing after a commit
+	if err := f(tx); err != nil {
+		return s.failure(doing, err)
+	}
+	if err := tx.Commit(); err != nil {
+		return s.failure(doing, err)
+	}
+	return nil
+}
+
+// change is write for what other processes want to hear of: it records that the
+// connection with the id has changed.
+func (s *Store) change(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
+	err := s.write(ctx, doing, func(tx *sql.Tx) error {
+		if err := f(tx); err != nil {
+			return err
+		}
+		return s.noteChange(ctx, tx, id)
+	})
+	if err == nil {
+		s.changes.send()
+		s.tidyAtTimes(ctx)
+	}
+	return err
+}
+
+// snapshot runs f in a transaction in which all reads see the same state.
+func (s *Store) snapshot(ctx context.Context, doing string, f func(*sql.Tx) error) error {
+	tx, err := s.dialect.readers().BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return s.failure(doing, err)
+	}
+	defer tx.Rollback() //nolint:errcheck // there is nothing to undo
+	return s.failure(doing, f(tx))
+}
+
+// failure wraps what went wrong; nil stays nil. What is not an answer of our own
+// comes from the database.
+func (s *Store) failure(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if !isAnswer(err) {
+		err = s.dialect.classify(err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// isAnswer reports whether err is a decision of the store's, not a failure of
+// the database.
+func isAnswer(err error) bool {
+	for _, answer := range []error{
+		credstore.ErrNotFound, credstore.ErrNameTaken, credstore.ErrCompanyBound, credstore.ErrBadQuery,
+		credstore.ErrSuperseded, credstore.ErrBusy, credstore.ErrLeaseLost, credstore.ErrUnavailable,
+	} {
+		if errors.Is(err, answer) {
+			return true
+		}
+	}
+	var setup *credstore.SetupError
+	return errors.As(err, &setup)
+}
+
+// millis is how a time is stored: Unix milliseconds, NULL for the zero time.
+func millis(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: t.UnixMilli(), Valid: !t.IsZero()}
+}
+
+func timeOf(n sql.NullInt64) time.Time {
+	if !n.Valid {
+		return time.Time{}
+	}
+	return time.UnixMilli(n.Int64).UTC()
+}
