@@ -37,7 +37,7 @@ type attempt struct {
 	flight *flight
 
 	lease  credstore.Lease // nil until it is held
-	slot   *Slot           // reserved in the spool; nil until then
+	slot   Slot            // reserved in the spool; nil until then
 	state  credstore.State // as read under the lease
 	intent credstore.Intent
 	began  time.Time
@@ -96,7 +96,7 @@ func (m *Manager) recovered(ctx context.Context) error {
 		return nil
 	}
 	select {
-	case <-m.Spool.replayed:
+	case <-m.Spool.Replayed():
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

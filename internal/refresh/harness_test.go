@@ -236,6 +236,7 @@ type process struct {
 	*Manager
 	w      *world
 	store  *memoryStore
+	dir    string // of the spool
 	cancel context.CancelFunc
 	done   chan struct{}
 	link   *link
@@ -252,7 +253,7 @@ func (w *world) start(dir string) *process {
 		w.t.Fatal(err)
 	}
 	w.serial++
-	p := &process{w: w, store: &memoryStore{memory: w.data}, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
+	p := &process{w: w, store: &memoryStore{memory: w.data}, dir: dir, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
 	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Owner: fmt.Sprintf("process-%d", w.serial)})
 	if err != nil {
 		w.t.Fatal(err)
@@ -308,7 +309,7 @@ func (l *link) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens
 func (p *process) kill() string {
 	p.w.t.Helper()
 	left := p.w.t.TempDir()
-	if err := os.CopyFS(left, os.DirFS(p.Spool.dir)); err != nil {
+	if err := os.CopyFS(left, os.DirFS(p.dir)); err != nil {
 		p.w.t.Fatal(err)
 	}
 	p.store.fail(func(string) error { return errors.New("killed") })

@@ -3,6 +3,7 @@ package refresh
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,7 +46,7 @@ type Config struct {
 	Store  credstore.Store     // required
 	Server AuthorizationServer // nil: OAuth is not configured, and no token is refreshed
 	API    API                 // nil: companies are not learned and 401s not double-checked
-	Spool  *Spool              // required when Server is set
+	Spool  Spool               // required when Server is set
 
 	// Owner names this process in leases and intents. Required; never used by
 	// another process, or by this one after a restart.
@@ -60,6 +61,9 @@ type Config struct {
 	Logger     *zap.Logger           // nil: nothing is logged
 	Registerer prometheus.Registerer // nil: metrics are not registered
 	Now        func() time.Time      // nil: time.Now
+	// Jitter returns a random part of a wait, so that connections do not come
+	// back in step. Nil: uniformly from 0 up to the wait.
+	Jitter func(wait time.Duration) time.Duration
 }
 
 // Manager hands out authorizations and keeps them fresh. Its methods may be
@@ -117,6 +121,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Jitter == nil {
+		c.Jitter = rand.N[time.Duration]
 	}
 	return c
 }

@@ -164,7 +164,7 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			p := w.start("")
 			defer p.stop()
 			synctest.Wait()
-			if err := os.RemoveAll(p.Spool.dir); err != nil {
+			if err := os.RemoveAll(p.dir); err != nil {
 				t.Fatal(err)
 			}
 			expire()
@@ -228,12 +228,12 @@ func TestRule4DurableBeforeItIsHandedOut(t *testing.T) {
 		if a.Version != 2 || w.state(conn.ID).Credential.Version != 1 {
 			t.Errorf("handed out version %d while the store has %d, want 2 and 1", a.Version, w.state(conn.ID).Credential.Version)
 		}
-		wantSpooled(t, w, p.Spool.dir, token(a))
+		wantSpooled(t, w, p.dir, token(a))
 		time.Sleep(6 * time.Second)
 		if v := w.state(conn.ID).Credential.Version; v != 2 {
 			t.Errorf("version in the store = %d, want 2", v)
 		}
-		wantEmpty(t, p.Spool.dir)
+		wantEmpty(t, p.dir)
 	})
 }
 

@@ -3,7 +3,6 @@ package refresh
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
@@ -66,7 +65,7 @@ func (a *attempt) notSent(err error) error {
 	a.count("not_sent")
 	n := min(a.e.failures.Add(1), 10)
 	wait := min(notSentFirst<<(n-1), notSentAtMost)
-	wait = wait/2 + rand.N(wait/2) // spread, so that connections do not come back in step
+	wait = wait/2 + a.m.Jitter(wait/2)
 	return a.setback(codeUnreachable, credstore.ReasonUnavailable, wait, err)
 }
 

@@ -44,10 +44,36 @@ type Sealer interface {
 	Open(label string, sealed []byte) ([]byte, error)
 }
 
-// Spool holds sealed, synced copies of new token pairs that the store has not
-// taken yet, in a directory of this process or of its successors on the same
-// machine. Its methods may be called by several goroutines at once.
-type Spool struct {
+// Spool holds copies of new token pairs that the store has not taken yet, where
+// they outlive the process. Its methods may be called by several goroutines at
+// once.
+type Spool interface {
+	// Reserve makes room, durably, for the successor of parent. The error says
+	// that nothing may be sent: there is no room, somebody else has reserved the
+	// same, or the spool holds a successor already.
+	Reserve(parent credstore.Parent) (Slot, error)
+	// Abandoned reports whether a dead process of this machine had reserved a
+	// record for the parent's successor and not filled it: then nobody holds one.
+	Abandoned(parent credstore.Parent) bool
+	// Replay saves what earlier processes left, each pair only onto its parent,
+	// and removes what is of no use any more. While the store is unavailable it
+	// keeps trying. It returns nil once nothing is left to save, or ctx's error.
+	// waiting is told how many pairs wait for the store.
+	Replay(ctx context.Context, store credstore.Store, log *zap.Logger, waiting func(int)) error
+	// Replayed is closed once everything that earlier processes left was tried.
+	Replayed() <-chan struct{}
+}
+
+// Slot is the room reserved for the successor of one parent. It belongs to one
+// goroutine, but Discard and Keep may follow each other.
+type Slot interface {
+	Fill(credstore.Successor) error // seals the successor into it, durably
+	Discard()                       // removes it
+	Keep()                          // leaves it for the next process
+}
+
+// DirSpool is a [Spool] of sealed, synced files in a directory on this machine.
+type DirSpool struct {
 	dir    string
 	sealer Sealer
 
@@ -59,24 +85,23 @@ type Spool struct {
 
 // OpenSpool returns the spool in dir, which it makes, for this user only, if it
 // is not there.
-func OpenSpool(dir string, sealer Sealer) (*Spool, error) {
+func OpenSpool(dir string, sealer Sealer) (*DirSpool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, &credstore.SetupError{
 			Err:  fmt.Errorf("making the spool directory: %w", err),
 			Hint: "set store.spool_dir to a directory on a local disk that this user may write to",
 		}
 	}
-	return &Spool{
+	return &DirSpool{
 		dir: dir, sealer: sealer,
 		replayed:  make(chan struct{}),
 		abandoned: map[credstore.Parent]bool{},
 	}, nil
 }
 
-// Slot is a record reserved for the successor of one parent. It belongs to one
-// goroutine, but Discard and Keep may follow each other.
-type Slot struct {
-	spool  *Spool
+// fileSlot is a record, locked by this process.
+type fileSlot struct {
+	spool  *DirSpool
 	file   *os.File
 	parent credstore.Parent
 }
@@ -85,11 +110,8 @@ type Slot struct {
 // parent's refresh token is spent and must not be presented.
 var errFilled = errors.New("the spool holds a newer token pair that waits to be saved")
 
-// Reserve makes a record, of full length and synced, for the successor of
-// parent. It returns an error, and nothing may be sent, if there is no room, if
-// another process has reserved the same, or if the spool holds a successor
-// already.
-func (s *Spool) Reserve(parent credstore.Parent) (*Slot, error) {
+// Reserve makes a record, of full length and synced.
+func (s *DirSpool) Reserve(parent credstore.Parent) (Slot, error) {
 	slot, err := s.lock(s.path(parent))
 	if err != nil {
 		return nil, err
@@ -106,22 +128,21 @@ func (s *Spool) Reserve(parent credstore.Parent) (*Slot, error) {
 	return slot, nil
 }
 
-// Abandoned reports whether a dead process of this machine had reserved a
-// record for the parent's successor and not filled it: then nobody holds one.
-func (s *Spool) Abandoned(parent credstore.Parent) bool {
+// Abandoned reports what Replay has found out about the parent.
+func (s *DirSpool) Abandoned(parent credstore.Parent) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.abandoned[parent]
 }
 
-func (s *Spool) path(p credstore.Parent) string {
+func (s *DirSpool) path(p credstore.Parent) string {
 	name := fmt.Sprintf("%s-%d-%s%s", p.ConnectionID, p.Version, hex.EncodeToString(p.RefreshHash[:8]), spoolExt)
 	return filepath.Join(s.dir, filepath.Base(name))
 }
 
 // lock opens the file at path, making it if need be, and locks it. It fails if
 // another process holds the lock.
-func (s *Spool) lock(path string) (*Slot, error) {
+func (s *DirSpool) lock(path string) (*fileSlot, error) {
 	for {
 		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
@@ -132,7 +153,7 @@ func (s *Spool) lock(path string) (*Slot, error) {
 			return nil, fmt.Errorf("locking a spool record: %w", err)
 		}
 		if sameFile(file, path) {
-			return &Slot{spool: s, file: file}, nil
+			return &fileSlot{spool: s, file: file}, nil
 		}
 		_ = file.Close() // it was removed between opening and locking
 	}
@@ -157,7 +178,7 @@ type header struct {
 }
 
 // clear writes an empty record of full length and syncs it and its name.
-func (t *Slot) clear() error {
+func (t *fileSlot) clear() error {
 	head, err := json.Marshal(header{t.parent.ConnectionID, t.parent.Version, hex.EncodeToString(t.parent.RefreshHash[:])})
 	if err != nil || len(head) > headerSize {
 		return fmt.Errorf("encoding a spool header of %d bytes: %w", len(head), err)
@@ -185,7 +206,7 @@ type pair struct {
 }
 
 // Fill seals the successor into the record and syncs it.
-func (t *Slot) Fill(s credstore.Successor) error {
+func (t *fileSlot) Fill(s credstore.Successor) error {
 	plain, err := json.Marshal(pair{
 		AccessToken: s.AccessToken.Reveal(), RefreshToken: s.RefreshToken.Reveal(),
 		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope,
@@ -208,12 +229,12 @@ func (t *Slot) Fill(s credstore.Successor) error {
 	return nil
 }
 
-func (t *Slot) label() string {
+func (t *fileSlot) label() string {
 	return credstore.Label(t.parent.ConnectionID, fmt.Sprintf("%s/%d", spoolLabel, t.parent.Version))
 }
 
-// Discard removes the record.
-func (t *Slot) Discard() {
+// Discard removes the record and gives up the lock.
+func (t *fileSlot) Discard() {
 	if t.file == nil {
 		return
 	}
@@ -221,10 +242,10 @@ func (t *Slot) Discard() {
 	t.close()
 }
 
-// Keep leaves the record for the next process.
-func (t *Slot) Keep() { t.close() }
+// Keep gives up the lock alone.
+func (t *fileSlot) Keep() { t.close() }
 
-func (t *Slot) close() {
+func (t *fileSlot) close() {
 	if t.file != nil {
 		_ = t.file.Close()
 		t.file = nil
@@ -233,7 +254,7 @@ func (t *Slot) close() {
 
 // read returns the parent that the record names and, if it was filled wholly,
 // the successor in it. The error says that not even the parent can be read.
-func (t *Slot) read() (credstore.Parent, *credstore.Successor, error) {
+func (t *fileSlot) read() (credstore.Parent, *credstore.Successor, error) {
 	raw, err := io.ReadAll(io.NewSectionReader(t.file, 0, 2<<20))
 	if err != nil {
 		return credstore.Parent{}, nil, fmt.Errorf("reading a spool record: %w", err)
@@ -263,7 +284,7 @@ func parseHeader(raw []byte) (credstore.Parent, error) {
 
 // open returns the successor in the sealed part, or nil if there is none, or it
 // was not written to the end.
-func (t *Slot) open(body []byte) *credstore.Successor {
+func (t *fileSlot) open(body []byte) *credstore.Successor {
 	length := uint64(binary.BigEndian.Uint32(body))
 	if length == 0 || length > uint64(len(body)-4) {
 		return nil
@@ -284,11 +305,11 @@ func (t *Slot) open(body []byte) *credstore.Successor {
 	}
 }
 
-// Replay saves what earlier processes left in the spool, each pair only onto its
-// parent, and removes what is of no use any more. While the store is
-// unavailable it keeps trying. It returns nil once nothing is left to save, or
-// ctx's error. waiting is told how many pairs wait for the store.
-func (s *Spool) Replay(ctx context.Context, store credstore.Store, log *zap.Logger, waiting func(int)) error {
+// Replayed is closed by the first round of Replay.
+func (s *DirSpool) Replayed() <-chan struct{} { return s.replayed }
+
+// Replay goes through the records that nobody holds a lock on.
+func (s *DirSpool) Replay(ctx context.Context, store credstore.Store, log *zap.Logger, waiting func(int)) error {
 	var first sync.Once
 	for {
 		left := s.replayAll(ctx, store, log)
@@ -304,7 +325,7 @@ func (s *Spool) Replay(ctx context.Context, store credstore.Store, log *zap.Logg
 }
 
 // replayAll tries every record once and returns how many pairs are left.
-func (s *Spool) replayAll(ctx context.Context, store credstore.Store, log *zap.Logger) (left int) {
+func (s *DirSpool) replayAll(ctx context.Context, store credstore.Store, log *zap.Logger) (left int) {
 	records, err := filepath.Glob(filepath.Join(s.dir, "*"+spoolExt))
 	if err != nil {
 		return 0 // the pattern is well-formed
@@ -322,7 +343,7 @@ func (s *Spool) replayAll(ctx context.Context, store credstore.Store, log *zap.L
 }
 
 // replay settles one record. The error says that it must be tried again.
-func (s *Spool) replay(ctx context.Context, store credstore.Store, path string) error {
+func (s *DirSpool) replay(ctx context.Context, store credstore.Store, path string) error {
 	slot, err := s.lock(path)
 	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
 		return nil // its owner lives, or has removed it
@@ -349,7 +370,7 @@ func (s *Spool) replay(ctx context.Context, store credstore.Store, path string) 
 
 // abandon notes that nobody holds a successor of the parent, as long as the
 // parent is what the store holds; else the record is of no use.
-func (s *Spool) abandon(ctx context.Context, store credstore.Store, slot *Slot, parent credstore.Parent) error {
+func (s *DirSpool) abandon(ctx context.Context, store credstore.Store, slot *fileSlot, parent credstore.Parent) error {
 	state, err := store.Read(ctx, parent.ConnectionID)
 	switch {
 	case errors.Is(err, credstore.ErrNotFound):
