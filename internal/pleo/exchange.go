@@ -53,6 +53,12 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		_ = req.Body.Close() // a RoundTripper's duty; it is a reader of bytes
 		return nil, errSecondTry
 	}
+	x.send(req)
+	return nil, errCaptured
+}
+
+// send sends the request and captures what becomes of it.
+func (x *exchange) send(req *http.Request) {
 	x.ran = true
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: x.connected})
 	req = req.Clone(ctx)
@@ -65,10 +71,9 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := x.base.RoundTrip(req)
 	if err != nil {
 		x.cause = causeOf(ctx, err)
-		return nil, errCaptured
+		return
 	}
 	x.answer = x.read(ctx, resp)
-	return nil, errCaptured
 }
 
 // connected is called before the request is written.

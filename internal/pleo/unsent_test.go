@@ -3,11 +3,13 @@ package pleo
 import (
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,8 +18,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"encoding/pem"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -196,7 +196,7 @@ func TestRefreshSentAndSilent(t *testing.T) {
 	}
 }
 
-// TestRefreshAnsweredLate: the end of the caller's patience is not the end of
+// TestRefreshAnsweredAndHeldOpen: the end of the caller's patience is not the end of
 // what was read until then.
 func TestRefreshAnsweredAndHeldOpen(t *testing.T) {
 	head, body, _ := strings.Cut(httpAnswer(200, goodAnswer+" "), "\r\n\r\n")
@@ -230,6 +230,42 @@ func TestRefreshOnAConnectionThatTakesNothing(t *testing.T) {
 			t.Errorf("after %d bytes: Refresh = %v, not sent %v, want %v", takes, err, got, takes == 0)
 		}
 	}
+}
+
+// TestRefreshOverTLSThatTakesNothing: bytes of the TLS handshake are not bytes
+// of the request.
+func TestRefreshOverTLSThatTakesNothing(t *testing.T) {
+	server := quietTLS(t, func(http.ResponseWriter, *http.Request) {}, nil)
+	var conn failingLater
+	s := newServer(t, server.URL, func(c *ServerConfig) {
+		c.Transport.CAFile = caFile(t, server)
+		dial := dialer(TransportConfig{})
+		c.Transport.Dial = func(ctx context.Context, network, address string) (_ net.Conn, err error) {
+			conn.Conn, err = dial(ctx, network, address)
+			return &conn, err
+		}
+	})
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		TLSHandshakeDone: func(tls.ConnectionState, error) { conn.failing.Store(true) },
+	})
+	_, err := s.Refresh(ctx, credstore.NewSecret(sentToken))
+	var notSent *NotSentError
+	if !errors.As(err, &notSent) || !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("Refresh = %v, want a NotSentError of EPIPE", err)
+	}
+}
+
+// failingLater takes everything until it is told to fail.
+type failingLater struct {
+	net.Conn
+	failing atomic.Bool
+}
+
+func (c *failingLater) Write(b []byte) (int, error) {
+	if c.failing.Load() {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(b)
 }
 
 // failingConn takes so many bytes of a write, then fails it.
