@@ -10,12 +10,15 @@ import (
 	"syscall"
 )
 
-func main() {
+func main() { os.Exit(run()) }
+
+// run runs the program until it is told to stop, and returns its exit status.
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := newCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "pleo-sim: "+err.Error())
-		stop()
-		os.Exit(exitCode(err)) //nolint:gocritic // stop has been called
+		return exitCode(err)
 	}
+	return 0
 }

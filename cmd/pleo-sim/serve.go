@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,13 +34,12 @@ func newLogger(level string, w io.Writer) (*zap.Logger, error) {
 // site is one listener and what it serves.
 type site struct {
 	listener net.Listener
-	server   *http.Server
-	tls      bool
+	server   *http.Server // over TLS if it has a TLSConfig
 }
 
 // url is where the site is reached.
 func (s site) url() string {
-	if s.tls {
+	if s.server.TLSConfig != nil {
 		return "https://" + s.listener.Addr().String()
 	}
 	return "http://" + s.listener.Addr().String()
@@ -65,7 +65,7 @@ func (o *options) serve(ctx context.Context, sim *simulator.Simulator, out io.Wr
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range sites {
-		g.Go(func() error { return o.run(s) })
+		g.Go(s.run)
 	}
 	g.Go(func() error {
 		if err := json.NewEncoder(out).Encode(line); err != nil {
@@ -79,13 +79,13 @@ func (o *options) serve(ctx context.Context, sim *simulator.Simulator, out io.Wr
 		end(sites)
 		return nil
 	})
-	return g.Wait() //nolint:wrapcheck // both functions have said what they were doing
+	return g.Wait()
 }
 
-func (o *options) run(s site) error {
+func (s site) run() error {
 	serve := func() error { return s.server.Serve(s.listener) }
-	if s.tls {
-		serve = func() error { return s.server.ServeTLS(s.listener, o.tlsCert, o.tlsKey) }
+	if s.server.TLSConfig != nil {
+		serve = func() error { return s.server.ServeTLS(s.listener, "", "") }
 	}
 	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving %s: %w", s.url(), err)
@@ -108,7 +108,10 @@ func end(sites []site) {
 // open listens on all addresses and tells where the three parts are. What has
 // no address of its own is served together.
 func (o *options) open(ctx context.Context, sim *simulator.Simulator) ([]site, ready, error) {
-	secure := o.tlsCert != ""
+	secure, err := o.tlsConfig()
+	if err != nil {
+		return nil, ready{}, err
+	}
 	main, err := listen(ctx, o.listen, sim.Handler(), secure)
 	if err != nil {
 		return nil, ready{}, err
@@ -123,11 +126,11 @@ func (o *options) open(ctx context.Context, sim *simulator.Simulator) ([]site, r
 	for _, own := range []struct {
 		address string
 		handler http.Handler
-		secure  bool
+		secure  *tls.Config
 		url     *string
 	}{
 		{o.authListen, sim.AuthorizationServer(), secure, &line.AuthURL},
-		{o.controlListen, sim.Control(), false, &line.ControlURL},
+		{o.controlListen, sim.Control(), nil, &line.ControlURL},
 	} {
 		if own.address == "" {
 			continue
@@ -142,11 +145,25 @@ func (o *options) open(ctx context.Context, sim *simulator.Simulator) ([]site, r
 	return sites, line, nil
 }
 
-func listen(ctx context.Context, address string, h http.Handler, secure bool) (site, error) {
+// tlsConfig returns nil where no certificate is given.
+func (o *options) tlsConfig() (*tls.Config, error) {
+	if o.tlsCert == "" && o.tlsKey == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(o.tlsCert, o.tlsKey)
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading --tls-cert and --tls-key: %w", errUsage, err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+func listen(ctx context.Context, address string, h http.Handler, secure *tls.Config) (site, error) {
 	var config net.ListenConfig
 	ln, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return site{}, fmt.Errorf("opening %s: %w", address, err)
 	}
-	return site{simulator.RecordHeads(ln), simulator.NewServer(h), secure}, nil
+	server := simulator.NewServer(h)
+	server.TLSConfig = secure
+	return site{simulator.RecordHeads(ln), server}, nil
 }
