@@ -131,7 +131,7 @@ func TestIntrospectEndsInTime(t *testing.T) {
 	}))
 	defer server.Close()
 	api := newAPI(t, server.URL)
-	api.timeout = 50 * time.Millisecond
+	api.timeout = 500 * time.Millisecond
 	_, err := api.Introspect(t.Context(), credstore.NewSecret("Bearer tok"))
 	if err == nil || !asked.Load() {
 		t.Errorf("Introspect of a server that hangs = %v, want an error", err)

@@ -185,7 +185,7 @@ func TestRefreshSentAndSilent(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newServer(t, "http://"+tcpServer(t, tt.serve), func(c *ServerConfig) { c.Timeout = 200 * time.Millisecond })
+			s := newServer(t, "http://"+tcpServer(t, tt.serve), func(c *ServerConfig) { c.Timeout = 500 * time.Millisecond })
 			_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 			var unknown *UnknownError
 			if !errors.As(err, &unknown) || tt.is != nil && !errors.Is(err, tt.is) {
@@ -204,7 +204,7 @@ func TestRefreshAnsweredAndHeldOpen(t *testing.T) {
 		_, _ = readRequest(conn)
 		_, _ = io.WriteString(conn, head+"\r\n\r\n"+strings.TrimSuffix(body, " "))
 		_, _ = io.Copy(io.Discard, conn)
-	}), func(c *ServerConfig) { c.Timeout = 300 * time.Millisecond })
+	}), func(c *ServerConfig) { c.Timeout = time.Second })
 	got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 	if err != nil || got.RefreshToken.Reveal() != "rt-2" {
 		t.Errorf("Refresh = %+v, %v, want the tokens that were read", shown(got), err)
