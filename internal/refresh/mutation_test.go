@@ -1,0 +1,100 @@
+package refresh
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var mutations = flag.Bool("mutations", false, "break the protocol in several ways and see the simulation notice each")
+
+// TestSimulationNoticesABrokenProtocol builds the tests again with one promise
+// of the protocol broken at a time: a simulation that passes then proves
+// nothing.
+func TestSimulationNoticesABrokenProtocol(t *testing.T) {
+	if !*mutations {
+		t.Skip("runs with -args -mutations, as `make faults` does")
+	}
+	type edit struct{ file, from, to string }
+	tests := []struct {
+		name   string
+		edits  []edit
+		notice string // part of what the simulation says
+	}{
+		{"no second look under the lease", []edit{
+			{"attempt.go", "	for {\n		a.lease, err =", "	if done, err := a.look(ctx); done || err != nil {\n		return done, err\n	}\n	for {\n		a.lease, err ="},
+			{"attempt.go", "	return a.look(ctx)\n", "	return false, nil\n"},
+			{"memory_test.go", "if r.Credential.Parent() != parent {", "if r.Credential.Parent() != parent && op != \"intend\" {"},
+		}, "which is spent"},
+		{"saved onto anything", []edit{
+			{"memory_test.go", "if r.Credential.Parent() != n.Parent && !again {", "if false {"},
+		}, "which is spent"},
+		{"handed out before it is saved", []edit{
+			{"save.go", "	first := a.save(s)\n", "	a.handOut(s)\n	first := a.save(s)\n"},
+		}, "before it is durable"},
+		{"a stranger's intent presented at once", []edit{
+			{"attempt.go", "	intent := a.state.Intent\n	if intent != nil && intent.Outcome", "	intent := a.state.Intent\n	if true {\n		return nil\n	}\n	if intent != nil && intent.Outcome"},
+			{"attempt.go", "	case <-m.Spool.Replayed():\n		return nil\n", "	default:\n		return nil\n"},
+			{"simulation_test.go", "	if ok && r.successor != nil {\n", "	if ok && r == nil {\n"},
+		}, "which is spent"},
+		{"a pair that the store does not take is dropped", []edit{
+			{"save.go", "		if !spooled {\n			spooled = a.slot.Fill(s) == nil\n		}\n", "		return nil\n"},
+		}, "which is spent"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			overlay := map[string]string{}
+			for _, e := range tt.edits {
+				overlayEdit(t, overlay, e.file, e.from, e.to)
+			}
+			out, err := runMutant(t, overlay)
+			if err == nil || !strings.Contains(out, tt.notice) {
+				t.Errorf("the simulation says (%v):\n%s\nwant a failure with %q", err, out, tt.notice)
+			}
+		})
+	}
+}
+
+// overlayEdit replaces from by to in the file, on top of earlier edits.
+func overlayEdit(t *testing.T, overlay map[string]string, file, from, to string) {
+	t.Helper()
+	path, err := filepath.Abs(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := path
+	if edited, ok := overlay[path]; ok {
+		source = edited
+	}
+	text, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), from); n != 1 {
+		t.Fatalf("%s holds %q %d times, want once: bring the mutation up to date", file, from, n)
+	}
+	edited := filepath.Join(t.TempDir(), file)
+	if err := os.WriteFile(edited, []byte(strings.Replace(string(text), from, to, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overlay[path] = edited
+}
+
+func runMutant(t *testing.T, overlay map[string]string) (string, error) {
+	t.Helper()
+	raw, err := json.Marshal(map[string]any{"Replace": overlay})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "overlay.json")
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-overlay", file, "-run", "^TestSimulation$", ".", "-args", "-schedules", "3000")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}

@@ -1,0 +1,533 @@
+package refresh
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// The protocol as a model: the real refresh code of several processes runs in a
+// bubble of virtual time, where every call to the store, the spool and the
+// authorization server stops and waits for a scheduler that lets one go at a
+// time, chosen by a seed. The scheduler also makes calls fail, loses answers,
+// crashes processes and starts new ones, lets time pass, and sends requests.
+// After each step it holds the world against the invariants (see check).
+
+var (
+	schedules = flag.Int("schedules", 300, "how many schedules the simulation runs")
+	firstSeed = flag.Uint64("seed", 1, "seed of the simulation's first schedule")
+)
+
+func TestSimulation(t *testing.T) {
+	for seed := *firstSeed; seed < *firstSeed+uint64(*schedules); seed++ {
+		simulate(t, seed)
+	}
+}
+
+// simulate runs one schedule and, if it fails, says how to see it again.
+func simulate(t *testing.T, seed uint64) {
+	s := &sim{rng: rand.New(rand.NewPCG(seed, 0))}
+	passed := false
+	defer func() {
+		if !passed { // a failure in the bubble ends the test
+			t.Logf("run it alone with: go test -run TestSimulation ./internal/refresh -args -seed %d -schedules 1\n%s",
+				seed, strings.Join(s.trace, "\n"))
+		}
+	}()
+	synctest.Test(t, func(t *testing.T) { s.run(t) })
+	passed = true
+}
+
+const (
+	simProcesses   = 3
+	simConnections = 2
+	simSteps       = 120
+)
+
+// sim is one schedule.
+type sim struct {
+	t      *testing.T
+	rng    *rand.Rand
+	faults float64 // how likely a call is to go wrong
+	trace  []string
+
+	data    *memory
+	server  *simServer
+	spools  []*simDisk // one per machine; a restarted process finds its own again
+	procs   []*simProcess
+	conns   []credstore.Connection
+	pending []*simCall
+	waiting int // requests that have not been answered
+	serial  int
+}
+
+// simCall is one call that waits to be let go.
+type simCall struct {
+	p      *simProcess
+	op, id string
+	serial int
+	go_    chan simFate
+}
+
+// simFate is what the scheduler makes of a call.
+type simFate int
+
+const (
+	simOK   simFate = iota
+	simFail         // it fails and has no effect
+	simLose         // it takes effect and its answer is lost
+)
+
+var errSim = errors.New("made to fail")
+
+// run runs the schedule in a bubble.
+func (s *sim) run(t *testing.T) {
+	s.t, s.data = t, newMemory()
+	s.faults = []float64{0, 0.05, 0.3}[s.rng.IntN(3)]
+	s.server = newSimServer(s)
+	for i := range simConnections {
+		s.conns = append(s.conns, s.server.connect(fmt.Sprintf("c%d", i)))
+	}
+	for i := range simProcesses {
+		s.spools = append(s.spools, &simDisk{records: map[credstore.Parent]*simRecord{}})
+		s.procs = append(s.procs, s.start(i))
+	}
+	for range simSteps {
+		s.act()
+	}
+	s.settle()
+}
+
+// act takes one step of the schedule.
+func (s *sim) act() {
+	synctest.Wait()
+	switch r := s.rng.IntN(100); {
+	case r < 60 && len(s.pending) > 0:
+		s.release(s.rng.IntN(len(s.pending)), s.fate())
+	case r < 80:
+		s.request()
+	case r < 85:
+		i := s.rng.IntN(len(s.procs))
+		s.crash(i)
+		s.procs[i] = s.start(i)
+	default:
+		waits := []time.Duration{time.Millisecond, 30 * time.Millisecond, time.Second, 65 * time.Second, 11 * time.Minute}
+		wait := waits[s.rng.IntN(len(waits))]
+		s.note("time passes: %v", wait)
+		time.Sleep(wait)
+	}
+	synctest.Wait()
+	s.check()
+}
+
+func (s *sim) fate() simFate {
+	if s.rng.Float64() >= s.faults {
+		return simOK
+	}
+	return simFail + simFate(s.rng.IntN(2))
+}
+
+func (s *sim) note(format string, args ...any) {
+	s.trace = append(s.trace, fmt.Sprintf("%3d ", len(s.trace))+fmt.Sprintf(format, args...))
+}
+
+// release lets a pending call go.
+func (s *sim) release(i int, fate simFate) {
+	slices.SortFunc(s.pending, func(a, b *simCall) int { // arrival may depend on the machine
+		return cmp.Or(cmp.Compare(a.p.name, b.p.name), cmp.Compare(a.op, b.op), cmp.Compare(a.id, b.id), cmp.Compare(a.serial, b.serial))
+	})
+	c := s.pending[i]
+	s.pending = slices.Delete(s.pending, i, i+1)
+	s.note("%s: %s %s %s", c.p.name, c.op, c.id, [...]string{"", "fails", "loses its answer"}[fate])
+	c.go_ <- fate
+}
+
+// settle ends the faults, lets everything come to rest, and holds the end
+// against what users were promised.
+func (s *sim) settle() {
+	s.note("the faults end")
+	s.faults = 0
+	s.rest(3 * time.Hour)
+	for range 2 {
+		for range s.conns {
+			s.request()
+		}
+		s.rest(time.Hour)
+	}
+	if s.waiting != 0 {
+		s.t.Errorf("%d requests were never answered", s.waiting)
+	}
+	for i, p := range s.procs {
+		if n := s.spools[i].filled(); n != 0 {
+			s.t.Errorf("%s: %d pairs are still in the spool", p.name, n)
+		}
+		s.crash(i)
+	}
+	for _, g := range s.server.grants {
+		s.atRest(g)
+	}
+}
+
+// rest lets calls go, one by one, for a while.
+func (s *sim) rest(span time.Duration) {
+	for end := time.Now().Add(span); time.Now().Before(end); {
+		synctest.Wait()
+		if len(s.pending) == 0 {
+			time.Sleep(5 * time.Second)
+			continue
+		}
+		s.release(s.rng.IntN(len(s.pending)), simOK)
+		synctest.Wait()
+		s.check()
+	}
+}
+
+// request sends one request of a client through a process.
+func (s *sim) request() {
+	p, conn := s.procs[s.rng.IntN(len(s.procs))], s.conns[s.rng.IntN(len(s.conns))]
+	s.note("%s: request for %s", p.name, conn.Name)
+	s.waiting++
+	go func() {
+		p.request(conn)
+		s.data.mu.Lock() // the tests' lock for everything that is not a step
+		defer s.data.mu.Unlock()
+		s.waiting--
+	}()
+}
+
+func (p *simProcess) request(conn credstore.Connection) {
+	a, err := p.m.Authorize(context.Background(), conn.Name)
+	if err != nil || p.dead() {
+		return
+	}
+	p.s.handedOut(p, a)
+	if p.s.server.accepts(a.Value.Reveal()) {
+		return
+	}
+	if a, err = p.m.Reauthorize(context.Background(), a); err == nil && !p.dead() {
+		p.s.handedOut(p, a)
+	}
+}
+
+// simProcess is one process, from its start to its crash.
+type simProcess struct {
+	s       *sim
+	name    string
+	machine int
+	m       *Manager
+	store   *memoryStore
+	crashed chan struct{}
+	cancel  context.CancelFunc
+	done    chan struct{}
+}
+
+func (s *sim) start(machine int) *simProcess {
+	s.serial++
+	p := &simProcess{
+		s: s, name: fmt.Sprintf("p%d.%d", machine, s.serial), machine: machine,
+		store: &memoryStore{memory: s.data}, crashed: make(chan struct{}), done: make(chan struct{}),
+	}
+	s.note("%s: starts", p.name)
+	var err error
+	p.m, err = New(Config{
+		Store: &simStore{memoryStore: p.store, p: p}, Server: &simLink{p: p},
+		Spool: &simSpool{p: p, disk: s.spools[machine], replayed: make(chan struct{}), abandoned: map[credstore.Parent]bool{}},
+		Owner: p.name, Jitter: func(wait time.Duration) time.Duration { return wait / 2 },
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	go func() {
+		defer close(p.done)
+		_ = p.m.Run(ctx) // ends with the context
+	}()
+	return p
+}
+
+// crash ends a process at once: what waits to be let go never happens, its
+// leases and spool locks are freed by the kernel, what only it knew is lost.
+func (s *sim) crash(machine int) {
+	p := s.procs[machine]
+	s.note("%s: crashes", p.name)
+	close(p.crashed)
+	s.pending = slices.DeleteFunc(s.pending, func(c *simCall) bool { return c.p == p })
+	s.server.forget(p)
+	s.spools[machine].unlock()
+	_ = p.store.Close()
+	p.cancel()
+	p.m.giveUp()
+	_ = p.m.Drain(context.Background())
+	<-p.done
+}
+
+func (p *simProcess) dead() bool {
+	select {
+	case <-p.crashed:
+		return true
+	default:
+		return false
+	}
+}
+
+// step waits until the scheduler lets the call go. Once the process has
+// crashed nothing of what it does has any effect.
+func (p *simProcess) step(ctx context.Context, op, id string) (simFate, error) {
+	if p.dead() {
+		return simFail, errSim
+	}
+	s := p.s
+	c := &simCall{p: p, op: op, id: id, go_: make(chan simFate, 1)}
+	s.data.mu.Lock()
+	s.serial++
+	c.serial = s.serial
+	s.pending = append(s.pending, c)
+	s.data.mu.Unlock()
+	select {
+	case fate := <-c.go_:
+		if fate == simFail {
+			return fate, errSim
+		}
+		return fate, nil
+	case <-p.crashed:
+		return simFail, errSim
+	case <-ctx.Done():
+		s.data.mu.Lock()
+		defer s.data.mu.Unlock()
+		s.pending = slices.DeleteFunc(s.pending, func(o *simCall) bool { return o == c })
+		return simFail, ctx.Err()
+	}
+}
+
+// simStore is a process's store, each call of which is a step.
+type simStore struct {
+	*memoryStore
+	p *simProcess
+}
+
+// do takes the step and calls f, whose effect is kept even where the answer is
+// lost.
+func (s *simStore) do(ctx context.Context, op, id string, f func() error) error {
+	fate, err := s.p.step(ctx, op, id)
+	if err != nil {
+		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	if fate == simLose {
+		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, errSim)
+	}
+	return nil
+}
+
+func (s *simStore) Read(ctx context.Context, id string) (state credstore.State, err error) {
+	err = s.do(ctx, "read", id, func() (err error) {
+		state, err = s.memoryStore.Read(ctx, id)
+		return err
+	})
+	return state, err
+}
+
+func (s *simStore) Acquire(ctx context.Context, id, owner string) (lease credstore.Lease, err error) {
+	err = s.do(ctx, "acquire", id, func() (err error) {
+		lease, err = s.memoryStore.Acquire(ctx, id, owner)
+		return err
+	})
+	if err != nil && lease != nil {
+		_ = lease.Release() // a kernel lock that was not handed out is not held
+		lease = nil
+	}
+	return lease, err
+}
+
+func (s *simStore) Intend(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (i credstore.Intent, err error) {
+	err = s.do(ctx, "intend", parent.ConnectionID, func() (err error) {
+		i, err = s.memoryStore.Intend(ctx, l, parent, at)
+		return err
+	})
+	return i, err
+}
+
+func (s *simStore) Withdraw(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
+	return s.do(ctx, "withdraw", parent.ConnectionID, func() error { return s.memoryStore.Withdraw(ctx, l, parent, f) })
+}
+
+func (s *simStore) Doubt(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
+	return s.do(ctx, "doubt", parent.ConnectionID, func() error { return s.memoryStore.Doubt(ctx, l, parent, f) })
+}
+
+func (s *simStore) Condemn(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, drop bool) error {
+	return s.do(ctx, "condemn", parent.ConnectionID, func() error { return s.memoryStore.Condemn(ctx, l, parent, f, reason, drop) })
+}
+
+func (s *simStore) Save(ctx context.Context, n credstore.Successor) (conn credstore.Connection, err error) {
+	if s.p.dead() {
+		return conn, credstore.ErrSuperseded // so that the dead stop trying
+	}
+	err = s.do(ctx, "save", n.Parent.ConnectionID, func() (err error) {
+		conn, err = s.memoryStore.Save(ctx, n)
+		return err
+	})
+	if err != nil {
+		s.p.s.server.notTaken(n)
+	}
+	return conn, err
+}
+
+// simDisk is what the spools of one machine's processes are on.
+type simDisk struct {
+	records map[credstore.Parent]*simRecord // guarded by memory.mu
+}
+
+type simRecord struct {
+	locked    bool
+	successor *credstore.Successor // nil while it is only reserved
+}
+
+func (d *simDisk) unlock() {
+	for _, r := range d.records {
+		r.locked = false
+	}
+}
+
+func (d *simDisk) filled() (n int) {
+	for _, r := range d.records {
+		if r.successor != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// simSpool is a process's spool, each call of which is a step.
+type simSpool struct {
+	p         *simProcess
+	disk      *simDisk
+	replayed  chan struct{}
+	abandoned map[credstore.Parent]bool // guarded by memory.mu
+}
+
+func (s *simSpool) Replayed() <-chan struct{} { return s.replayed }
+
+func (s *simSpool) Abandoned(parent credstore.Parent) bool {
+	s.p.store.mu.Lock()
+	defer s.p.store.mu.Unlock()
+	return s.abandoned[parent]
+}
+
+func (s *simSpool) Reserve(parent credstore.Parent) (Slot, error) {
+	if _, err := s.p.step(context.Background(), "reserve", parent.ConnectionID); err != nil {
+		return nil, err
+	}
+	s.p.store.mu.Lock()
+	defer s.p.store.mu.Unlock()
+	r, ok := s.disk.records[parent]
+	if ok && r.successor != nil {
+		return nil, errFilled
+	}
+	s.disk.records[parent] = &simRecord{locked: true}
+	return &simSlot{spool: s, parent: parent}, nil
+}
+
+func (s *simSpool) Replay(ctx context.Context, store credstore.Store, _ logger, waiting func(int)) error {
+	for first := true; ; first = false {
+		left := 0
+		for _, parent := range s.unlocked() {
+			if s.replay(ctx, store, parent) != nil {
+				left++
+			}
+		}
+		waiting(left)
+		if first {
+			close(s.replayed)
+		}
+		if left == 0 {
+			return nil
+		}
+		if err := pause(ctx, saveAtMost); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *simSpool) unlocked() (parents []credstore.Parent) {
+	s.p.store.mu.Lock()
+	defer s.p.store.mu.Unlock()
+	for parent, r := range s.disk.records {
+		if !r.locked {
+			parents = append(parents, parent)
+		}
+	}
+	slices.SortFunc(parents, func(a, b credstore.Parent) int {
+		return cmp.Or(cmp.Compare(a.ConnectionID, b.ConnectionID), cmp.Compare(a.Version, b.Version))
+	})
+	return parents
+}
+
+func (s *simSpool) replay(ctx context.Context, store credstore.Store, parent credstore.Parent) error {
+	successor := s.disk.records[parent].successor
+	var err error
+	if successor != nil {
+		_, err = store.Save(ctx, *successor)
+	} else {
+		var state credstore.State
+		state, err = store.Read(ctx, parent.ConnectionID)
+		if err == nil && state.Credential.Parent() == parent {
+			s.p.store.mu.Lock()
+			defer s.p.store.mu.Unlock()
+			s.abandoned[parent] = true
+			return nil
+		}
+	}
+	if errors.Is(err, credstore.ErrUnavailable) || s.p.dead() {
+		return errSim
+	}
+	s.p.store.mu.Lock()
+	defer s.p.store.mu.Unlock()
+	delete(s.disk.records, parent)
+	return nil
+}
+
+type simSlot struct {
+	spool  *simSpool
+	parent credstore.Parent
+}
+
+func (t *simSlot) Fill(n credstore.Successor) error {
+	fate, err := t.spool.p.step(context.Background(), "fill", t.parent.ConnectionID)
+	if err != nil {
+		t.spool.p.s.server.notSpooled(n)
+		return err
+	}
+	t.spool.p.store.mu.Lock()
+	t.spool.disk.records[t.parent].successor = &n
+	t.spool.p.store.mu.Unlock()
+	if fate == simLose {
+		t.spool.p.s.server.notSpooled(n)
+		return errSim
+	}
+	return nil
+}
+
+func (t *simSlot) Discard() {
+	if t.spool.p.dead() {
+		return
+	}
+	t.spool.p.store.mu.Lock()
+	defer t.spool.p.store.mu.Unlock()
+	delete(t.spool.disk.records, t.parent)
+}
+
+func (t *simSlot) Keep() {}

@@ -1,0 +1,260 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+type logger = *zap.Logger
+
+// simServer is the authorization server of a simulation, and the witness: it
+// knows who holds what.
+type simServer struct {
+	s      *sim
+	grants []*simGrant
+	tokens map[string]*simToken // by refresh token
+	serial int
+}
+
+// simGrant is one refresh-token family.
+type simGrant struct {
+	conn    credstore.Connection
+	newest  *simToken
+	revoked bool
+	excused bool // its newest token was lost by a fault that nothing can survive
+}
+
+type simToken struct {
+	grant     *simGrant
+	refresh   string
+	access    string
+	number    int // in its grant
+	spent     bool
+	travels   bool        // its answer is on the way to a live process
+	holder    *simProcess // that has received it; nil when nobody has, or it crashed
+	notTaken  bool        // the store has failed to take it
+	notFilled bool        // the spool has
+	expires   time.Time
+}
+
+func newSimServer(s *sim) *simServer { return &simServer{s: s, tokens: map[string]*simToken{}} }
+
+const simLife = 5 * time.Minute
+
+func (v *simServer) connect(name string) credstore.Connection {
+	g := &simGrant{}
+	t := v.issue(g)
+	conn, err := (&memoryStore{memory: v.s.data}).Create(context.Background(), credstore.NewConnection{
+		Name: name, Kind: credstore.OAuth,
+		Credential: &credstore.FirstCredential{
+			AccessToken: credstore.NewSecret(t.access), RefreshToken: credstore.NewSecret(t.refresh), ExpiresAt: t.expires,
+		},
+	})
+	if err != nil {
+		v.s.t.Fatal(err)
+	}
+	g.conn = conn
+	v.grants = append(v.grants, g)
+	return conn
+}
+
+func (v *simServer) issue(g *simGrant) *simToken {
+	v.serial++
+	t := &simToken{grant: g, refresh: fmt.Sprintf("r%d", v.serial), access: fmt.Sprintf("a%d", v.serial), expires: time.Now().Add(simLife)}
+	if g.newest != nil {
+		t.number = g.newest.number + 1
+	}
+	g.newest, v.tokens[t.refresh] = t, t
+	return t
+}
+
+// simLink is a process's way to the server. A call is three steps: on the way
+// there, at the server, and on the way back.
+type simLink struct{ p *simProcess }
+
+func (l *simLink) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
+	s := l.p.s
+	old := s.server.tokens[token.Reveal()]
+	id := old.grant.conn.ID
+	sent := time.Now()
+	fate, err := l.p.step(ctx, "send", id)
+	if err != nil && ctx.Err() == nil {
+		return pleo.Tokens{}, &pleo.NotSentError{Err: err}
+	}
+	if err != nil || fate == simLose {
+		return pleo.Tokens{}, &pleo.UnknownError{Err: errSim} // lost on the way there
+	}
+	next, err := s.server.arrive(l.p, old)
+	if err != nil {
+		return pleo.Tokens{}, err
+	}
+	fate, err = l.p.step(ctx, "answer", id)
+	next.travels = false
+	if err != nil || fate == simLose {
+		if next.grant.newest == next {
+			next.grant.excused = true // the answer is lost for ever
+		}
+		return pleo.Tokens{}, &pleo.UnknownError{Err: errSim}
+	}
+	next.holder = l.p
+	return pleo.Tokens{
+		AccessToken: credstore.NewSecret(next.access), RefreshToken: credstore.NewSecret(next.refresh), Lifetime: simLife, SentAt: sent,
+	}, nil
+}
+
+// arrive is the moment at which the server decides. A spent token revokes its
+// grant; that it could come here at all is a mistake, if anybody holds what
+// came of it.
+func (v *simServer) arrive(p *simProcess, t *simToken) (*simToken, error) {
+	v.s.data.mu.Lock()
+	defer v.s.data.mu.Unlock()
+	g := t.grant
+	if t.spent && !g.excused {
+		v.s.t.Errorf("%s presents %s, which is spent, while %s may be held", p.name, t.refresh, g.newest.refresh)
+	}
+	if t.spent || g.revoked {
+		g.revoked = true
+		return nil, errRefused
+	}
+	t.spent = true
+	next := v.issue(g)
+	next.travels = true
+	return next, nil
+}
+
+func (l *simLink) Active(ctx context.Context, token credstore.Secret, _ string) (bool, error) {
+	t := l.p.s.server.tokens[token.Reveal()]
+	fate, err := l.p.step(ctx, "introspect", t.grant.conn.ID)
+	if err != nil || fate != simOK {
+		return false, errors.New("no answer")
+	}
+	return !t.spent && !t.grant.revoked, nil
+}
+
+// accepts reports whether the API takes the Authorization value.
+func (v *simServer) accepts(value string) bool {
+	v.s.data.mu.Lock()
+	defer v.s.data.mu.Unlock()
+	for _, g := range v.grants {
+		if "Bearer "+g.newest.access == value {
+			return !g.revoked && time.Now().Before(g.newest.expires)
+		}
+	}
+	return false
+}
+
+// forget notes what is lost with a crashed process: answers on the way to it,
+// and pairs that neither the store nor the spool has.
+func (v *simServer) forget(p *simProcess) {
+	v.s.data.mu.Lock()
+	defer v.s.data.mu.Unlock()
+	for _, g := range v.grants {
+		t := g.newest
+		if t.holder == p {
+			t.holder = nil
+		}
+		if !v.held(t) && !t.travels {
+			g.excused = true
+		}
+	}
+}
+
+func (v *simServer) notTaken(n credstore.Successor) {
+	v.s.data.mu.Lock()
+	defer v.s.data.mu.Unlock()
+	v.tokens[n.RefreshToken.Reveal()].notTaken = true
+}
+
+func (v *simServer) notSpooled(n credstore.Successor) {
+	v.s.data.mu.Lock()
+	defer v.s.data.mu.Unlock()
+	v.tokens[n.RefreshToken.Reveal()].notFilled = true
+}
+
+// held reports whether anybody still has the token, or will receive it.
+func (v *simServer) held(t *simToken) bool { return t.travels || t.holder != nil || v.durable(t) }
+
+// durable reports whether the store or a spool has the token.
+func (v *simServer) durable(t *simToken) bool {
+	if v.s.data.rows[t.grant.conn.ID].Credential.RefreshToken.Reveal() == t.refresh {
+		return true
+	}
+	for _, d := range v.s.spools {
+		for r := range maps.Values(d.records) {
+			if r.successor != nil && r.successor.RefreshToken.Reveal() == t.refresh {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// check holds the world against the invariants that every step must keep.
+// That no token is presented while its successor may be held is checked where
+// it is presented (arrive), and what is handed out where it is (handedOut).
+func (s *sim) check() {
+	s.data.mu.Lock()
+	defer s.data.mu.Unlock()
+	for _, g := range s.server.grants {
+		r := s.data.rows[g.conn.ID]
+		stored := s.server.tokens[r.Credential.RefreshToken.Reveal()]
+		if int64(stored.number)+1 != r.Credential.Version {
+			s.t.Errorf("%s: version %d holds the grant's pair number %d: an older pair over a newer one", g.conn.Name, r.Credential.Version, stored.number)
+		}
+		if !g.excused && !s.server.held(g.newest) {
+			s.t.Errorf("%s: nobody holds %s any more: the only copy was dropped", g.conn.Name, g.newest.refresh)
+			g.excused = true // said once
+		}
+		if r.Connection.Status == credstore.ReauthorizationRequired && !g.excused && !g.revoked {
+			s.t.Errorf("%s: condemned (%s) although its grant lives", g.conn.Name, r.Connection.Reason)
+			g.excused = true
+		}
+		if g.revoked && !g.excused {
+			s.t.Errorf("%s: its grant was revoked because of us", g.conn.Name)
+			g.excused = true
+		}
+	}
+}
+
+// handedOut holds what a request is sent with against what was promised: it has
+// not expired, and it is durable unless both the store and the spool failed.
+func (s *sim) handedOut(p *simProcess, a *Authorization) {
+	s.data.mu.Lock()
+	defer s.data.mu.Unlock()
+	access := strings.TrimPrefix(a.Value.Reveal(), "Bearer ")
+	for t := range maps.Values(s.server.tokens) {
+		if t.access != access {
+			continue
+		}
+		if !time.Now().Before(t.expires) {
+			s.t.Errorf("%s sends %s, which has expired", p.name, access)
+		}
+		if t == t.grant.newest && !s.server.durable(t) && !(t.notTaken && t.notFilled) {
+			s.t.Errorf("%s hands out %s before it is durable", p.name, access)
+		}
+	}
+}
+
+// atRest holds the end, when all faults are over, against what was promised: a
+// grant that no fault has taken is stored and works.
+func (s *sim) atRest(g *simGrant) {
+	r := s.data.rows[g.conn.ID]
+	if g.excused {
+		return
+	}
+	if got := r.Credential.RefreshToken.Reveal(); got != g.newest.refresh {
+		s.t.Errorf("%s: the store ends with %s, want %s", g.conn.Name, got, g.newest.refresh)
+	}
+	if st := r.Connection.Status; st != credstore.Active && st != credstore.Degraded {
+		s.t.Errorf("%s: ends %s (%s), want it to work", g.conn.Name, st, r.Connection.Reason)
+	}
+}
