@@ -18,6 +18,9 @@ type Config struct {
 
 	Environment string // production, staging or custom
 	DataDir     string // where everything is kept that has no path of its own
+	// DataDirChosen says that the configuration names DataDir, so that it may be
+	// a mistake if its parent is not there.
+	DataDirChosen bool
 
 	Upstream Upstream
 	Proxy    Proxy
@@ -91,6 +94,16 @@ type Log struct {
 	Level  string // debug, info, warn or error
 	Format string // json or console
 }
+
+// The names of what is kept in the data directory unless it has another path.
+const (
+	StoreName  = "store.db"
+	KeysetName = "keyset.json"
+	SpoolName  = "spool"
+)
+
+// InDataDir returns the path of name in the data directory.
+func (c *Config) InDataDir(name string) string { return filepath.Join(c.DataDir, name) }
 
 // EndpointsFixed reports whether the environment decides the URLs of the API
 // and the authorization server.

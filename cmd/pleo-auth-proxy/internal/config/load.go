@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -126,19 +127,13 @@ func (k key) show(texts []string) string {
 // fillIn computes the defaults that depend on other keys or on the system.
 func (l *loader) fillIn() {
 	c := l.config
+	c.DataDirChosen = l.given("data_dir")
 	if c.DataDir == "" {
 		c.DataDir = l.defaultDataDir()
 	}
-	c.Store.Path = orIn(c.DataDir, c.Store.Path, "store.db")
-	c.Store.KeysetFile = orIn(c.DataDir, c.Store.KeysetFile, "keyset.json")
-	c.Store.SpoolDir = orIn(c.DataDir, c.Store.SpoolDir, "spool")
-}
-
-func orIn(dir, path, name string) string {
-	if path != "" {
-		return path
-	}
-	return filepath.Join(dir, name)
+	c.Store.Path = cmp.Or(c.Store.Path, c.InDataDir(StoreName))
+	c.Store.KeysetFile = cmp.Or(c.Store.KeysetFile, c.InDataDir(KeysetName))
+	c.Store.SpoolDir = cmp.Or(c.Store.SpoolDir, c.InDataDir(SpoolName))
 }
 
 func (l *loader) defaultDataDir() string {

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
+)
+
+// parts are what a server is assembled of, in the order in which each needs
+// the one before.
+type parts struct {
+	manager *refresh.Manager
+	proxy   *proxy.Proxy
+	admin   *admin.Admin
+}
+
+// assemble makes the parts. ready is what /readyz asks.
+func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error) (*parts, error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		admin.NewCollector(v.store),
+	)
+	api, err := newAPI(cfg)
+	if err != nil {
+		return nil, err
+	}
+	manager, err := newManager(cfg, v, api, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	p, err := newProxy(cfg, manager, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	a, err := admin.New(admin.Config{
+		Store:        v.store,
+		Gatherer:     registry,
+		Ready:        ready,
+		Checks:       []admin.Check{{Name: "store", Probe: v.store.Ping}},
+		AllowedHosts: cfg.Proxy.AllowedHosts,
+		Logger:       log.Named("admin"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &parts{manager: manager, proxy: p, admin: a}, nil
+}
+
+func newManager(cfg *config.Config, v *vault, api *pleo.API, registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
+	c := refresh.Config{
+		Store:        v.store,
+		API:          api,
+		Owner:        processName(),
+		BeforeExpiry: cfg.OAuth.RefreshBeforeExpiry,
+		Wait:         cfg.Proxy.CredentialWait,
+		Logger:       log.Named("refresh"),
+		Registerer:   registry,
+	}
+	if cfg.OAuth.ClientID == "" {
+		log.Info("oauth.client_id is not set: only API keys can be used")
+		return refresh.New(c)
+	}
+	server, err := newAuthorizationServer(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	spool, err := refresh.OpenSpool(cfg.Store.SpoolDir, v.keyset)
+	if err != nil {
+		return nil, err
+	}
+	c.Server, c.Spool = server, spool
+	return refresh.New(c)
+}
+
+func newAuthorizationServer(cfg *config.Config, log *zap.Logger) (*pleo.AuthorizationServer, error) {
+	s, err := openSecrets(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return pleo.NewAuthorizationServer(pleo.ServerConfig{
+		URL:                  cfg.Upstream.AuthURL,
+		ClientID:             cfg.OAuth.ClientID,
+		ClientSecret:         rereading("oauth.client_secret_file", s.current, log),
+		PreviousClientSecret: rereading("oauth.previous_client_secret_file", s.previous, log),
+		Auth:                 cfg.OAuth.ClientAuth,
+		Transport:            transportOf(cfg),
+		Logger:               log.Named("pleo"),
+	})
+}
+
+// rereading returns a function that gives the secret of r and logs when its
+// file cannot be used.
+func rereading(key string, r *config.SecretReader, log *zap.Logger) func() credstore.Secret {
+	return func() credstore.Secret {
+		secret := r.Secret()
+		if err := r.Err(); err != nil {
+			log.Warn("a secret file cannot be used; going on with what it held before", zap.String("key", key), zap.Error(err))
+		}
+		return secret
+	}
+}
+
+func newProxy(cfg *config.Config, manager *refresh.Manager, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
+	transport, err := pleo.NewTransport(transportOf(cfg))
+	if err != nil {
+		return nil, wrongUpstream(err)
+	}
+	// The proxy has a timeout of its own, which it can tell from other ends of
+	// a connection.
+	transport.ResponseHeaderTimeout = 0
+	c := proxy.Config{
+		Upstream:                cfg.Upstream.APIURL,
+		Transport:               transport,
+		Credentials:             manager,
+		ConnectionHeader:        cfg.Proxy.ConnectionHeader,
+		ConnectionHeaderAliases: cfg.Proxy.ConnectionHeaderAliases,
+		DefaultConnection:       cfg.Proxy.DefaultConnection,
+		DefaultConnectionShared: cfg.Proxy.DefaultConnectionShared,
+		Sole:                    manager.Sole,
+		AllowedHosts:            cfg.Proxy.AllowedHosts,
+		ReplayMemory:            orNone(cfg.Replay.Memory),
+		ReplayMemoryTotal:       cfg.Replay.MemoryTotal,
+		UpstreamTimeout:         cfg.Upstream.Timeout,
+		Registerer:              registry,
+	}
+	if cfg.Proxy.AccessLog {
+		c.AccessLog = log.Named("access")
+	}
+	p, err := proxy.New(c)
+	if err != nil {
+		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "proxy", Problem: err.Error()}}}
+	}
+	return p, nil
+}
+
+// orNone returns what the proxy takes for a limit of nothing: its 0 means the
+// default.
+func orNone(limit int64) int64 {
+	if limit == 0 {
+		return -1
+	}
+	return limit
+}
+
+// processName names this run of the program in leases and intents. No other
+// process has the name, nor this one after a restart.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), rand.Text())
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+)
+
+func (p *program) connectionsCommand() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:   "connections",
+		Short: "Adds, shows and removes connections",
+		Long: `These commands work on the store itself. A server that runs beside them sees
+what they change within a second.`,
+	})
+	cmd.AddCommand(p.addCommand(), p.listCommand(), p.showCommand(), p.removeCommand(), p.importCommand())
+	return cmd
+}
+
+func (p *program) listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "Lists all connections",
+		Args:  args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return p.withStore(cmd.Context(), p.list)
+		},
+	}
+}
+
+// withStore runs work on the store and closes it.
+func (p *program) withStore(ctx context.Context, work func(context.Context, credstore.Store) error) error {
+	_, store, err := p.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(work(ctx, store), store.Close())
+}
+
+// pageSize is the largest page that a store gives.
+const pageSize = 200
+
+func (p *program) list(ctx context.Context, store credstore.Store) error {
+	all := admin.Page{Connections: []admin.Connection{}}
+	for q := (credstore.Query{Limit: pageSize}); ; {
+		page, err := store.List(ctx, q)
+		if err != nil {
+			return fmt.Errorf("listing connections: %w", err)
+		}
+		all.Connections = append(all.Connections, admin.DescribePage(page).Connections...)
+		if page.Next == "" {
+			break
+		}
+		q.Cursor = page.Next
+	}
+	if p.asJSON {
+		return p.printJSON(all)
+	}
+	t := newTable(p.stdout)
+	for _, c := range all.Connections {
+		t.add(c)
+	}
+	return flush(t.w)
+}
+
+func (p *program) showCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show NAME",
+		Short: "Shows one connection",
+		Args:  args("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.withStore(cmd.Context(), func(ctx context.Context, store credstore.Store) error {
+				c, err := find(ctx, store, args[0])
+				if err != nil {
+					return err
+				}
+				return p.printConnection(admin.Describe(c))
+			})
+		},
+	}
+}
+
+// find returns the connection called name. Its errors name it only if it can be
+// a name at all.
+func find(ctx context.Context, store credstore.Store, name string) (credstore.Connection, error) {
+	if !credstore.ValidName(name) {
+		return credstore.Connection{}, fmt.Errorf("what was given cannot be the name of a connection: %w", credstore.ErrNotFound)
+	}
+	c, err := store.Find(ctx, name)
+	if err != nil {
+		return credstore.Connection{}, fmt.Errorf("connection %q: %w", name, err)
+	}
+	return c, nil
+}
+
+func (p *program) removeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Forgets a connection and its credential",
+		Long: `Forgets a connection and everything secret about it. Pleo is not told: until the
+customer removes the integration or the key there, the credential stays valid
+for whoever has a copy.`,
+		Args: args("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.withStore(cmd.Context(), func(ctx context.Context, store credstore.Store) error {
+				return p.remove(ctx, store, args[0])
+			})
+		},
+	}
+}
+
+func (p *program) remove(ctx context.Context, store credstore.Store, name string) error {
+	c, err := find(ctx, store, name)
+	if err != nil {
+		return err
+	}
+	if err := store.Remove(ctx, c.ID); err != nil {
+		return fmt.Errorf("removing connection %q: %w", name, err)
+	}
+	p.say("removed connection %q; Pleo was not told, so the customer should remove the integration or key there too", name)
+	if p.asJSON {
+		return p.printJSON(admin.Describe(c))
+	}
+	return nil
+}

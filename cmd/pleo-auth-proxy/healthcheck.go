@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+)
+
+// healthcheckTimeout is shorter than what image and pod health checks allow.
+const healthcheckTimeout = 3 * time.Second
+
+func (p *program) healthcheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Asks the running server whether it is ready",
+		Long: `Asks /readyz of the running server, at health.listen or else at admin.listen, and
+exits 0 if it is ready. For images that have no shell and no curl:
+
+  HEALTHCHECK CMD ["/pleo-auth-proxy", "healthcheck"]`,
+		Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := p.loadConfig()
+			if err != nil {
+				return err
+			}
+			return p.healthcheck(cmd.Context(), cfg)
+		},
+	}
+}
+
+func (p *program) healthcheck(ctx context.Context, cfg *config.Config) error {
+	at, err := askAt(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
+	defer cancel()
+	answer, err := askReady(ctx, at)
+	if err != nil {
+		return fmt.Errorf("asking the server at %s: %w", at, err)
+	}
+	if p.asJSON {
+		if err := p.printJSON(map[string]any{"ready": answer.ok, "answer": answer.text}); err != nil {
+			return err
+		}
+	}
+	if !answer.ok {
+		return errors.New(answer.text)
+	}
+	p.say("%s", answer.text)
+	return nil
+}
+
+// askAt returns the listener to ask.
+func askAt(cfg *config.Config) (config.Listen, error) {
+	at := cfg.Health.Listen
+	if at.Off() {
+		at = cfg.Admin.Listen
+	}
+	if at.Off() || strings.HasSuffix(at.Address, ":0") {
+		return at, &config.Error{Mistakes: []config.Mistake{{
+			Key: "health.listen", Problem: "must have a fixed address for a health check, or else admin.listen",
+		}}}
+	}
+	return at, nil
+}
+
+type readyAnswer struct {
+	ok   bool
+	text string
+}
+
+// askReady asks /readyz over a connection of its own, past any HTTP_PROXY.
+func askReady(ctx context.Context, at config.Listen) (readyAnswer, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, at.Network, dialable(at))
+		},
+	}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/readyz", nil)
+	if err != nil {
+		return readyAnswer{}, err
+	}
+	response, err := client.Do(r)
+	if err != nil {
+		return readyAnswer{}, errors.Unwrap(err) // without the URL, which is not where it went
+	}
+	defer func() { _ = response.Body.Close() }() // it has been read
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	if err != nil {
+		return readyAnswer{}, err
+	}
+	return readyAnswer{ok: response.StatusCode == http.StatusOK, text: strings.TrimSpace(string(body))}, nil
+}
+
+// dialable returns the address to reach a listener at: one that waits on all
+// addresses is asked on a loopback one.
+func dialable(at config.Listen) string {
+	host, port, err := net.SplitHostPort(at.Address)
+	if err != nil {
+		return at.Address // a socket
+	}
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case host == "", err == nil && ip.IsUnspecified() && ip.Is4():
+		return net.JoinHostPort("127.0.0.1", port)
+	case err == nil && ip.IsUnspecified():
+		return net.JoinHostPort("::1", port)
+	}
+	return at.Address
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+)
+
+// socketMode lets the user and the group of the program connect.
+const socketMode = 0o660
+
+// bind opens a listener. The error names the key of the configuration that
+// asked for it.
+func bind(ctx context.Context, key string, at config.Listen) (net.Listener, error) {
+	if at.Network == "unix" {
+		return bindSocket(ctx, key, at.Address)
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, at.Network, at.Address)
+	if err != nil {
+		return nil, bindError(key, at, err)
+	}
+	return l, nil
+}
+
+// bindSocket opens a unix socket. A socket file is in the way of the next one
+// when a program was killed, so one that nobody answers at is taken away; what
+// is not a socket is left alone.
+func bindSocket(ctx context.Context, key, path string) (net.Listener, error) {
+	at := config.Listen{Network: "unix", Address: path}
+	if err := clearSocket(ctx, path); err != nil {
+		return nil, bindError(key, at, err)
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, bindError(key, at, err)
+	}
+	if err := os.Chmod(path, socketMode); err != nil {
+		return nil, bindError(key, at, errors.Join(err, l.Close()))
+	}
+	return l, nil
+}
+
+var errNotSocket = errors.New("there is a file that is not a socket")
+
+func clearSocket(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errNotSocket
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err == nil {
+		return errors.Join(syscall.EADDRINUSE, conn.Close())
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return err
+	}
+	return os.Remove(path)
+}
+
+// bindError says what to do about a listener that cannot be had.
+func bindError(key string, at config.Listen, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("listening on %s (%s): another program is listening there; stop it or choose another address", at, key)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("listening on %s (%s): this machine does not have the address", at, key)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("listening on %s (%s): permission denied; ports below 1024 need a privilege, sockets a directory that this user may write to", at, key)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("listening on %s (%s): the directory does not exist", at, key)
+	}
+	return fmt.Errorf("listening on %s (%s): %w", at, key, err)
+}

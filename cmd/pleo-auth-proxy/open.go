@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// vault is the keyset and the store that it opens.
+type vault struct {
+	keyset *credstore.Keyset
+	store  *sqlstore.Store
+	// madeKeyset says that there was no keyset before: somebody should be told
+	// to back it up.
+	madeKeyset bool
+}
+
+// openVault opens the keyset and the store, and makes both where there is
+// neither.
+func openVault(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault, error) {
+	if err := makeDataDir(cfg); err != nil {
+		return nil, err
+	}
+	if err := refuseNewKeyset(cfg); err != nil {
+		return nil, err
+	}
+	keyset, made, err := credstore.OpenKeyset(cfg.Store.KeysetFile)
+	if err != nil {
+		return nil, err
+	}
+	store, err := sqlstore.Open(ctx, sqlstore.Config{
+		Path:   cfg.Store.Path,
+		Keyset: keyset,
+		Stamp: credstore.Stamp{
+			Environment: cfg.Environment,
+			AuthURL:     cfg.Upstream.AuthURL.String(),
+			ClientID:    cfg.OAuth.ClientID,
+		},
+		Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &vault{keyset: keyset, store: store, madeKeyset: made}, nil
+}
+
+// makeDataDir makes the data directory if it is not there. One that was chosen
+// has to have a parent: a volume that is not mounted must not pass for an empty
+// store.
+func makeDataDir(cfg *config.Config) error {
+	if !needsDataDir(cfg) {
+		return nil
+	}
+	makeDir := os.MkdirAll
+	if cfg.DataDirChosen {
+		makeDir = os.Mkdir
+	}
+	err := makeDir(cfg.DataDir, 0o700)
+	if err == nil || errors.Is(err, fs.ErrExist) && isDir(cfg.DataDir) {
+		return nil
+	}
+	return &credstore.SetupError{
+		Err:  fmt.Errorf("making the data directory: %w", err),
+		Hint: "make it, or set data_dir to a directory on a local disk that this user may write to",
+	}
+}
+
+// needsDataDir reports whether anything is kept in the data directory itself.
+func needsDataDir(cfg *config.Config) bool {
+	s := cfg.Store
+	return s.Path == cfg.InDataDir(config.StoreName) || s.KeysetFile == cfg.InDataDir(config.KeysetName) || s.SpoolDir == cfg.InDataDir(config.SpoolName)
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// refuseNewKeyset refuses to make a keyset for a store that exists: it was made
+// under another, and nothing in it could be opened. The store is looked for
+// first, since a process that makes both at this moment begins with the keyset.
+func refuseNewKeyset(cfg *config.Config) error {
+	if _, err := os.Stat(cfg.Store.Path); err != nil {
+		return nil // there is none, or opening it will say what is wrong
+	}
+	if _, err := os.Stat(cfg.Store.KeysetFile); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return &credstore.SetupError{
+		Err:  fmt.Errorf("the store %s exists, but not the keyset %s that opens it", cfg.Store.Path, cfg.Store.KeysetFile),
+		Hint: "put the keyset back from its backup, or set store.keyset_file to where it is",
+	}
+}
+
+// toldToBackUp is what is said once, when a keyset is made.
+const toldToBackUp = "made a new keyset; back it up apart from the store, which cannot be opened without it"
+
+// openStore opens the store for a command that works beside a running server.
+func (p *program) openStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
+	cfg, err := p.loadConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+	if err != nil {
+		return nil, nil, err
+	}
+	if v.madeKeyset {
+		p.say("%s: %s", toldToBackUp, cfg.Store.KeysetFile)
+	}
+	return cfg, v.store, nil
+}
+
+// newAPI returns the API and the transport that reaches it.
+func newAPI(cfg *config.Config) (*pleo.API, error) {
+	transport, err := pleo.NewTransport(transportOf(cfg))
+	if err != nil {
+		return nil, wrongUpstream(err)
+	}
+	return pleo.NewAPI(pleo.APIConfig{URL: cfg.Upstream.APIURL, Transport: transport}), nil
+}
+
+// wrongUpstream is a transport that cannot be made of what is configured.
+func wrongUpstream(err error) error {
+	return &config.Error{Mistakes: []config.Mistake{{Key: "upstream", Problem: err.Error()}}}
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+)
+
+// say tells people something.
+func (p *program) say(format string, args ...any) {
+	fmt.Fprintf(p.stderr, "pleo-auth-proxy: "+format+"\n", args...)
+}
+
+// printJSON writes the one JSON document of a command.
+func (p *program) printJSON(v any) error {
+	enc := json.NewEncoder(p.stdout)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("writing the result: %w", err)
+	}
+	return nil
+}
+
+// printLine writes a JSON document on one line, for programs that go on after it.
+func (p *program) printLine(v any) error {
+	if err := json.NewEncoder(p.stdout).Encode(v); err != nil {
+		return fmt.Errorf("writing the addresses: %w", err)
+	}
+	return nil
+}
+
+// printConnection writes one connection, as JSON or for people.
+func (p *program) printConnection(c admin.Connection) error {
+	if p.asJSON {
+		return p.printJSON(c)
+	}
+	w := tabwriter.NewWriter(p.stdout, 0, 8, 2, ' ', 0)
+	for _, row := range []struct{ label, value string }{
+		{"name", c.Name},
+		{"kind", c.Kind},
+		{"status", c.Status},
+		{"reason", text(c.Reason)},
+		{"company id", text(c.CompanyID)},
+		{"company name", text(c.CompanyName)},
+		{"subject", text(c.Subject)},
+		{"external tenant", text(c.ExternalTenant)},
+		{"version", number(c.Version)},
+		{"expires at", moment(c.ExpiresAt)},
+		{"refreshed at", moment(c.RefreshedAt)},
+		{"last error", failure(c.LastError)},
+		{"created at", moment(c.CreatedAt)},
+	} {
+		fmt.Fprintf(w, "%s\t%s\n", row.label, row.value)
+	}
+	return flush(w)
+}
+
+// table writes connections as lines with columns.
+type table struct{ w *tabwriter.Writer }
+
+func newTable(out io.Writer) *table {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tKIND\tSTATUS\tREASON\tCOMPANY\tTENANT\tEXPIRES")
+	return &table{w: w}
+}
+
+func (t *table) add(c admin.Connection) {
+	company := c.CompanyName
+	if company == nil {
+		company = c.CompanyID
+	}
+	fmt.Fprintf(t.w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+		c.Name, c.Kind, c.Status, text(c.Reason), text(company), text(c.ExternalTenant), moment(c.ExpiresAt))
+}
+
+func flush(w *tabwriter.Writer) error {
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("writing the result: %w", err)
+	}
+	return nil
+}
+
+// nothing stands where there is no value.
+const nothing = "-"
+
+// text returns s for a terminal, quoted where it holds what a terminal might
+// obey: names of tenants and companies come from outside.
+func text(s *string) string {
+	if s == nil {
+		return nothing
+	}
+	if quoted := strconv.Quote(*s); strings.Contains(quoted, `\`) {
+		return quoted
+	}
+	return *s
+}
+
+func number(n *int64) string {
+	if n == nil {
+		return nothing
+	}
+	return strconv.FormatInt(*n, 10)
+}
+
+func moment(t *time.Time) string {
+	if t == nil {
+		return nothing
+	}
+	return t.Format(time.RFC3339)
+}
+
+func failure(f *admin.Failure) string {
+	if f == nil {
+		return nothing
+	}
+	return fmt.Sprintf("%s: %s (%s)", text(&f.Code), text(&f.Message), f.At.Format(time.RFC3339))
+}

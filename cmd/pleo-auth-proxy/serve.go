@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+)
+
+func (p *program) serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Runs the proxy until it is told to stop",
+		Long: `Runs the proxy until SIGTERM, SIGINT or SIGHUP. Then it takes no new requests,
+lets those under way finish within shutdown.drain, waits for refreshes until
+every new token is saved, and exits 0.
+
+Logs go to standard error. With --json one line of JSON with the addresses goes to
+standard output once everything is ready.`,
+		Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return p.serve(cmd.Context())
+		},
+	}
+}
+
+func (p *program) serve(ctx context.Context) error {
+	// From the first moment, so that a signal during the start is not lost.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	cfg, err := p.loadConfig()
+	if err != nil {
+		return err
+	}
+	log := newLogger(p.stderr, cfg.Log)
+	s := newServer(cfg, log)
+	// Before the store is touched: a port that is taken leaves nothing behind.
+	if err := s.bind(ctx); err != nil {
+		return err
+	}
+	defer s.closeListeners()
+	v, err := openVault(ctx, cfg, log.Named("store"))
+	if err != nil {
+		return err
+	}
+	p.remark(cfg, v, log)
+	if err := s.assemble(v); err != nil {
+		return errors.Join(err, v.store.Close())
+	}
+	return errors.Join(s.run(ctx, signals, p.announce), v.store.Close())
+}
+
+// remark logs what an operator should know about this start.
+func (p *program) remark(cfg *config.Config, v *vault, log *zap.Logger) {
+	if v.madeKeyset {
+		log.Warn(toldToBackUp, zap.String("file", cfg.Store.KeysetFile))
+	}
+	if cfg.KeysetBesideStore() {
+		log.Warn("the keyset lies beside the store: sealing then protects a copy of the database only; set store.keyset_file to another place",
+			zap.String("file", cfg.Store.KeysetFile))
+	}
+	if cfg.Proxy.DangerouslyAllowAnyone && !cfg.Proxy.Listen.Local() {
+		log.Warn("whoever reaches the proxy listener acts with every connection, as proxy.dangerously_allow_anyone says",
+			zap.Stringer("listen", cfg.Proxy.Listen))
+	}
+	if ignored := ignoredProxyVariables(p.environ); len(ignored) > 0 {
+		log.Warn("variables that name a forward proxy are ignored; upstream.proxy_url is the way", zap.Strings("variables", ignored))
+	}
+}
+
+// announce says on standard output where the server listens, for programs that
+// let it choose its ports.
+func (p *program) announce(addresses map[string]string) error {
+	if !p.asJSON {
+		return nil
+	}
+	return p.printLine(addresses)
+}
+
+// server is one run of serve.
+type server struct {
+	cfg       *config.Config
+	log       *zap.Logger
+	phase     phase
+	listeners []*listener
+	parts     *parts
+}
+
+func newServer(cfg *config.Config, log *zap.Logger) *server {
+	return &server{cfg: cfg, log: log, listeners: listenersOf(cfg)}
+}
+
+// bind opens all listeners. Clients that come early wait for their answer
+// until the server is ready.
+func (s *server) bind(ctx context.Context) error {
+	for _, l := range s.listeners {
+		bound, err := bind(ctx, l.name+".listen", l.at)
+		if err != nil {
+			s.closeListeners()
+			return err
+		}
+		l.bound = bound
+	}
+	return nil
+}
+
+// closeListeners closes what bind has opened. It does nothing to listeners that
+// are closed already.
+func (s *server) closeListeners() {
+	for _, l := range s.listeners {
+		if l.bound != nil {
+			_ = l.bound.Close() // a second close is all that can fail
+		}
+	}
+}
+
+// assemble puts handlers behind the listeners.
+func (s *server) assemble(v *vault) error {
+	parts, err := assemble(s.cfg, v, s.log, s.phase.ready)
+	if err != nil {
+		return err
+	}
+	s.parts = parts
+	for _, l := range s.listeners {
+		l.serve(parts, s.log)
+	}
+	return nil
+}
+
+// run serves until ctx ends, a signal comes or a listener fails, and then ends
+// in order. announce is called once everything is ready.
+func (s *server) run(ctx context.Context, signals <-chan os.Signal, announce func(map[string]string) error) error {
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	failed := make(chan error, len(s.listeners)+1)
+	background := s.start(work, failed)
+
+	s.phase.set(serving)
+	s.log.Info("ready", s.addressFields()...)
+	cause := announce(s.addresses())
+	if cause == nil {
+		cause = s.wait(ctx, signals, failed)
+	}
+	s.drain(signals)
+	stopWork()
+	<-background
+	s.log.Info("stopped")
+	return cause
+}
+
+// start runs everything that goes on until the end. The channel that it returns
+// is closed once the background work has ended.
+func (s *server) start(work context.Context, failed chan<- error) <-chan struct{} {
+	for _, l := range s.listeners {
+		go l.run(failed)
+	}
+	background := make(chan struct{})
+	go func() {
+		defer close(background)
+		if err := s.parts.manager.Run(work); err != nil && work.Err() == nil {
+			failed <- fmt.Errorf("running background work: %w", err)
+		}
+	}()
+	return background
+}
+
+// wait returns when the server should end: with an error if that is because
+// something failed.
+func (s *server) wait(ctx context.Context, signals <-chan os.Signal, failed <-chan error) error {
+	select {
+	case <-ctx.Done():
+		s.log.Info("told to stop")
+		return nil
+	case sig := <-signals:
+		s.log.Info("told to stop", zap.Stringer("signal", sig))
+		return nil
+	case err := <-failed:
+		s.log.Error("cannot go on", zap.Error(err))
+		return err
+	}
+}
+
+func (s *server) addresses() map[string]string {
+	addresses := map[string]string{}
+	for _, l := range s.listeners {
+		addresses[l.name] = l.address()
+	}
+	return addresses
+}
+
+func (s *server) addressFields() []zap.Field {
+	var fields []zap.Field
+	for _, l := range s.listeners {
+		fields = append(fields, zap.String(l.name, l.address()))
+	}
+	return fields
+}

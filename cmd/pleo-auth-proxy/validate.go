@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+func (p *program) configCommand() *cobra.Command {
+	cmd := group(&cobra.Command{Use: "config", Short: "Checks the configuration"})
+	cmd.AddCommand(&cobra.Command{
+		Use:   "validate",
+		Short: "Reports every mistake in the configuration",
+		Long: `Reports every mistake in the configuration file and the environment, and files
+named there that cannot be used. It does not touch the store or the network.`,
+		Args: args(),
+		RunE: func(*cobra.Command, []string) error { return p.validate() },
+	})
+	return cmd
+}
+
+// verdict is what --json prints.
+type verdict struct {
+	Valid    bool             `json:"valid"`
+	Mistakes []config.Mistake `json:"mistakes"`
+}
+
+func (p *program) validate() error {
+	cfg, err := p.loadConfig()
+	if err == nil {
+		err = checkFiles(cfg)
+	}
+	if p.asJSON {
+		v := verdict{Valid: err == nil, Mistakes: []config.Mistake{}}
+		var wrong *config.Error
+		if errors.As(err, &wrong) {
+			v.Mistakes = wrong.Mistakes
+		}
+		if err := p.printJSON(v); err != nil {
+			return err
+		}
+	}
+	if err == nil {
+		p.say("the configuration is valid%s", fromFile(cfg))
+	}
+	return err
+}
+
+func fromFile(cfg *config.Config) string {
+	if cfg.File == "" {
+		return "; there is no file"
+	}
+	return ": " + cfg.File
+}
+
+// checkFiles reports the files that the configuration names and that cannot be
+// used.
+func checkFiles(cfg *config.Config) error {
+	var wrong config.Error
+	if _, err := openSecrets(cfg); err != nil {
+		var e *config.Error
+		if errors.As(err, &e) {
+			wrong.Mistakes = append(wrong.Mistakes, e.Mistakes...)
+		}
+	}
+	if _, err := pleo.NewTransport(transportOf(cfg)); err != nil {
+		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "upstream", Problem: err.Error()})
+	}
+	if len(wrong.Mistakes) > 0 {
+		return &wrong
+	}
+	return nil
+}
+
+// secrets are the client secrets, ready to be read at each use.
+type secrets struct{ current, previous *config.SecretReader }
+
+// openSecrets reads the client secrets for the first time.
+func openSecrets(cfg *config.Config) (secrets, error) {
+	var (
+		s     secrets
+		wrong config.Error
+		err   error
+	)
+	if s.current, err = cfg.OAuth.ClientSecret.Open(); err != nil {
+		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "oauth.client_secret_file", Problem: err.Error()})
+	}
+	if s.previous, err = cfg.OAuth.PreviousClientSecret.Open(); err != nil {
+		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "oauth.previous_client_secret_file", Problem: err.Error()})
+	}
+	if len(wrong.Mistakes) > 0 {
+		return secrets{}, &wrong
+	}
+	return s, nil
+}
+
+func transportOf(cfg *config.Config) pleo.TransportConfig {
+	return pleo.TransportConfig{CAFile: cfg.Upstream.CAFile, ProxyURL: cfg.Upstream.ProxyURL}
+}
