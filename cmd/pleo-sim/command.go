@@ -42,6 +42,7 @@ Control (JSON in, JSON out)
   GET    /_control/grants
   POST   /_control/grants                 {"company":"Acme","access_token_lifetime":"4s"}; {} makes a company too
   DELETE /_control/grants/g1              the customer revokes the grant
+  POST   /_control/grants/revoke          {"grant":"g1"} or {"company_id":"…"}; {} revokes all
   POST   /_control/keys                   {"kind":"integrated_key","company":"Acme","expires_in":"1h"}
   DELETE /_control/keys/k1
   POST   /_control/access-tokens/kill     {"grant":"g1"} or {"company_id":"…"}; {} kills all
@@ -56,7 +57,7 @@ Faults
   target  token (default), introspection, api, all
   kind    delay, hang, drop, reset, truncate, status, html, garbage, unauthorized
   when    before_commit (default) or after_commit: before or after the request took effect
-  and     count (0: until cleared), skip, grant, company_id, path, delay, abandon,
+  and     count (0: until cleared), skip, grant (or key), company_id, path, delay, abandon,
           cut, cut_behind, cut_reset, status, body, retry_after (seconds|date|none), wait
   {"kind":"drop","when":"after_commit","count":1}          rotated, but the answer is lost
   {"kind":"truncate","cut_behind":"refresh_token"}

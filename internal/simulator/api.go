@@ -92,7 +92,7 @@ func (s *Simulator) calling(rt route) http.HandlerFunc {
 	return s.answering(func(r *http.Request, _ string) reply {
 		who, known := s.authenticate(r)
 		end := s.counts.beginAPI(who.id())
-		acting := s.faults.take(occasion{target: TargetAPI, path: r.URL.Path, grant: who.grant, subject: who.subject})
+		acting := s.faults.take(occasion{target: TargetAPI, path: r.URL.Path, id: who.id(), subject: who.subject})
 		re := s.scene(s.unauthorized, func() reply {
 			if !known {
 				return s.unauthorized()

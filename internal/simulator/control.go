@@ -56,6 +56,7 @@ func (s *Simulator) controls() map[string]control {
 		"POST /_control/clients":               creating(func(c Client) (Client, error) { return c, s.SetClient(c) }),
 		"GET /_control/grants":                 func(*http.Request) (any, error) { return s.Grants(), nil },
 		"POST /_control/grants":                creating(s.IssueGrant),
+		"POST /_control/grants/revoke":         creating(s.revokeSelected),
 		"DELETE /_control/grants/{id}":         deleting(s.RevokeGrant),
 		"POST /_control/keys":                  creating(s.issueKeyFor),
 		"DELETE /_control/keys/{id}":           deleting(s.RevokeKey),
@@ -136,6 +137,17 @@ type selection struct {
 
 type affected struct {
 	Tokens int `json:"tokens"`
+}
+
+type revoked struct {
+	Grants int `json:"grants"`
+}
+
+func (s *Simulator) revokeSelected(sel selection) (revoked, error) {
+	if sel.Grant != "" {
+		return revoked{1}, s.RevokeGrant(sel.Grant)
+	}
+	return revoked{s.RevokeGrants(sel.Company)}, nil
 }
 
 func (s *Simulator) killSelected(sel selection) (affected, error) {

@@ -106,6 +106,26 @@ func TestControlKillsAccessTokens(t *testing.T) {
 	}
 }
 
+func TestControlRevokes(t *testing.T) {
+	b := newBench(t, Settings{})
+	var grants []Grant
+	for range 4 {
+		grants = append(grants, b.grant(GrantRequest{}))
+	}
+	for i, step := range []struct {
+		body string
+		want int
+	}{{`{"grant":"g1"}`, 1}, {`{"company_id":"` + grants[1].Company + `"}`, 1}, {"{}", 2}} {
+		var got revoked
+		b.control("POST", "grants/revoke", step.body, 200, &got)
+		if got.Grants != step.want {
+			t.Errorf("%s revoked %d grants, want %d", step.body, got.Grants, step.want)
+		}
+		b.wantToken(grants[i].AccessToken, 401)
+	}
+	b.control("POST", "grants/revoke", `{"grant":"g1"}`, 404, nil)
+}
+
 func TestControlExpiresRefreshTokens(t *testing.T) {
 	b := newBench(t, Settings{})
 	g := b.grant(GrantRequest{})

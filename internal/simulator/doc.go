@@ -49,6 +49,7 @@
 //	GET    /_control/grants
 //	POST   /_control/grants                 {"company":"Acme","access_token_lifetime":"4s"}   {} makes a company too
 //	DELETE /_control/grants/g1              the customer revokes it
+//	POST   /_control/grants/revoke          {"grant":"g1"} or {"company_id":"…"}; {} revokes all
 //	POST   /_control/keys                   {"kind":"integrated_key","company":"Acme","expires_in":"1h"}
 //	DELETE /_control/keys/k1
 //	POST   /_control/access-tokens/kill     {"grant":"g1"} or {"company_id":"…"}; {} kills all

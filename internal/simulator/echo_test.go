@@ -122,3 +122,12 @@ func TestEchoWithoutRecordedHeads(t *testing.T) {
 		t.Errorf("as received %v, headers (-want +got):\n%s", got.AsReceived, diff)
 	}
 }
+
+// TestEarlyAnswerReachesTheClient refuses an upload before it has been read.
+func TestEarlyAnswerReachesTheClient(t *testing.T) {
+	b := newBench(t, Settings{})
+	body := strings.Repeat("x", 8<<20)
+	for range 5 {
+		b.wantStatus(b.api("POST", "/echo", body, "dead"), http.StatusUnauthorized)
+	}
+}

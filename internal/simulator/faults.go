@@ -49,7 +49,7 @@ type Fault struct {
 	Kind   string `json:"kind"`
 	When   string `json:"when,omitempty"` // empty: [BeforeCommit], for truncate [AfterCommit]
 
-	Grant   string `json:"grant,omitempty"`      // id; empty: any
+	Grant   string `json:"grant,omitempty"`      // id of a grant or key; empty: any
 	Company string `json:"company_id,omitempty"` // empty: any
 	Path    string `json:"path,omitempty"`       // prefix of the API's path; empty: any
 	Skip    int    `json:"skip,omitempty"`       // let that many requests pass first
@@ -131,13 +131,13 @@ type activeFault struct {
 type occasion struct {
 	target  string
 	path    string
-	grant   string
+	id      string // of the grant or key
 	subject subject
 }
 
 func (f *activeFault) matches(o occasion) bool {
 	return (f.Target == TargetAll || f.Target == o.target) &&
-		(f.Grant == "" || f.Grant == o.grant) &&
+		(f.Grant == "" || f.Grant == o.id) &&
 		(f.Company == "" || f.Company == o.subject.company) &&
 		strings.HasPrefix(o.path, f.Path)
 }

@@ -63,6 +63,16 @@ func (c *headConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// CloseWrite lets the server close its half after an early answer, without
+// which the client could lose that answer to a reset.
+func (c *headConn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return nil // a pipe: closing it loses nothing
+	}
+	return half.CloseWrite()
+}
+
 // headField is one header field as it came.
 type headField struct {
 	Name  string `json:"name"`

@@ -37,7 +37,7 @@ func (s *Simulator) introspectionOf(r *http.Request) reply {
 	}
 	h, _ := s.ledger.anyHolder(form.Get("token"))
 	acting := s.faults.take(occasion{
-		target: TargetIntrospection, path: r.URL.Path, grant: h.grant, subject: h.subject,
+		target: TargetIntrospection, path: r.URL.Path, id: h.grant, subject: h.subject,
 	})
 	return s.scene(invalidClient, func() reply {
 		client, ok := s.clientOf(r, form)

@@ -282,6 +282,12 @@ func (s *Simulator) RevokeGrant(id string) error {
 	return nil
 }
 
+// RevokeGrants ends the live grants of one company, or all for an empty id. It
+// returns how many they were.
+func (s *Simulator) RevokeGrants(companyID string) int {
+	return s.ledger.revokeWhere("revoked by the customer", selecting("", companyID))
+}
+
 // KillAccessTokens ends access tokens before their time and leaves the refresh
 // tokens good: those of one grant, of one company, or, where both are empty,
 // all. It returns how many died.

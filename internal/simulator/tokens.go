@@ -88,7 +88,7 @@ func (t *tokenRequest) answer() reply {
 		defer t.counts.beginRefresh(t.event.TokenHash, h.grant)()
 	}
 	t.announce(PhaseReceived, "")
-	acting := t.faults.take(occasion{target: TargetToken, path: t.r.URL.Path, grant: h.grant, subject: h.subject})
+	acting := t.faults.take(occasion{target: TargetToken, path: t.r.URL.Path, id: h.grant, subject: h.subject})
 	re := t.scene(invalidClient, t.commit).play(t.r.Context(), acting)
 	t.announce(PhaseAnswered, re.outcome())
 	return re

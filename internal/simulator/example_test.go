@@ -1,0 +1,46 @@
+package simulator_test
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+
+	"golang.org/x/oauth2"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// A refresh whose answer is lost behind the commit spends the refresh token.
+func Example() {
+	sim, err := simulator.New(simulator.Config{})
+	if err != nil {
+		panic(err)
+	}
+	server := httptest.NewServer(sim.Handler())
+	defer server.Close()
+	grant, err := sim.IssueGrant(simulator.GrantRequest{})
+	if err != nil {
+		panic(err)
+	}
+	lost := simulator.Fault{Kind: simulator.FaultDrop, When: simulator.AfterCommit, Count: 1}
+	if _, err := sim.SetFault(lost); err != nil {
+		panic(err)
+	}
+
+	config := oauth2.Config{
+		ClientID: grant.ClientID, ClientSecret: simulator.DefaultClientSecret,
+		Endpoint: oauth2.Endpoint{TokenURL: server.URL + "/oauth/token", AuthStyle: oauth2.AuthStyleInHeader},
+	}
+	for range 2 {
+		_, err := config.TokenSource(context.Background(), &oauth2.Token{RefreshToken: grant.RefreshToken}).Token()
+		fmt.Println("refreshed:", err == nil)
+	}
+	c := sim.Counters()
+	fmt.Println("committed:", c.Refreshes, "refused:", c.Refusals, "presented:", c.MostPresentations)
+	fmt.Println(sim.Grants()[0].Reason)
+	// Output:
+	// refreshed: false
+	// refreshed: false
+	// committed: 1 refused: 1 presented: 2
+	// a spent refresh token was presented
+}
