@@ -1,0 +1,166 @@
+package credstoretest
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func testLeaseExcludes(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	if l.ConnectionID() != c.ID || l.Owner() != "me" || l.Fence() < 1 || l.Remaining() < 10*time.Second {
+		t.Errorf("lease = %q, %q, fence %d, %v, want one for %q by me that lasts",
+			l.ConnectionID(), l.Owner(), l.Fence(), l.Remaining(), c.ID)
+	}
+	_, err := s.Acquire(t.Context(), c.ID, "me")
+	wantErr(t, "Acquire in the same process", err, credstore.ErrBusy)
+	_, err = other.Acquire(t.Context(), c.ID, "other")
+	wantErr(t, "Acquire in another process", err, credstore.ErrBusy)
+	release(t, l)
+	release(t, acquire(t, other, c.ID, "other"))
+	release(t, acquire(t, s, c.ID, "me"))
+}
+
+func testLeasePerConnection(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
+	defer release(t, acquire(t, s, c.ID, "me"))
+	release(t, acquire(t, s, d.ID, "me"))
+	release(t, acquire(t, other, d.ID, "other"))
+}
+
+func testLeaseRelease(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	release(t, l)
+	successor := acquire(t, other, c.ID, "other")
+	release(t, l) // must not end the lease of somebody else
+	_, err := s.Acquire(t.Context(), c.ID, "me")
+	wantErr(t, "Acquire after releasing twice", err, credstore.ErrBusy)
+	release(t, successor)
+}
+
+func testLeaseClose(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	if err := s.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	successor := acquire(t, other, c.ID, "other")
+	release(t, l) // must not end the lease of somebody else
+	_, err := data.Open(t).Acquire(t.Context(), c.ID, "third")
+	wantErr(t, "Acquire after the release of a lease that had ended", err, credstore.ErrBusy)
+	release(t, successor)
+}
+
+func testLeaseLost(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	parent := parentOf(t, s, c.ID)
+	l := acquire(t, s, c.ID, "me")
+	release(t, l)
+	want := read(t, s, c.ID)
+	f := setback(false)
+	_, err := s.Intend(t.Context(), l, parent, start())
+	wantErr(t, "Intend", err, credstore.ErrLeaseLost)
+	wantErr(t, "Withdraw", s.Withdraw(t.Context(), l, parent, &f), credstore.ErrLeaseLost)
+	wantErr(t, "Doubt", s.Doubt(t.Context(), l, parent, f), credstore.ErrLeaseLost)
+	wantErr(t, "Condemn", s.Condemn(t.Context(), l, parent, f.Failure, f.Reason, true), credstore.ErrLeaseLost)
+	wantSame(t, "the state", read(t, s, c.ID), want)
+	if l.Remaining() > 0 {
+		t.Errorf("Remaining of a released lease = %v, want 0", l.Remaining())
+	}
+}
+
+func testLeaseUnknown(t *testing.T, data Data) {
+	s := data.Open(t)
+	_, err := s.Acquire(t.Context(), "nothing", "me")
+	wantErr(t, "Acquire of an unknown id", err, credstore.ErrNotFound)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	if err := s.Remove(t.Context(), c.ID); err != nil {
+		t.Fatalf("Remove: %v", err)
+	}
+	_, err = s.Acquire(t.Context(), c.ID, "me")
+	wantErr(t, "Acquire of a removed id", err, credstore.ErrNotFound)
+	release(t, l)
+}
+
+func testFence(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c := create(t, s, pair("acme"))
+	parent := parentOf(t, s, c.ID)
+	var last int64
+	for i := range 6 {
+		store := []credstore.Store{s, other}[i%2]
+		l := acquire(t, store, c.ID, fmt.Sprint("process ", i%2))
+		if l.Fence() <= last {
+			t.Errorf("fence = %d, want more than %d", l.Fence(), last)
+		}
+		last = intend(t, store, l, parent).Fence
+		release(t, l)
+	}
+}
+
+// testOneByOne has many goroutines of two processes refresh one credential, each
+// as the protocol wants it: every version is made from the one before, and none
+// is lost.
+func testOneByOne(t *testing.T, data Data) {
+	const goroutines = 100
+	stores := []credstore.Store{data.Open(t), data.Open(t)}
+	c := create(t, stores[0], pair("acme"))
+	versions := make(chan int64, goroutines)
+	var wg sync.WaitGroup
+	for i := range goroutines {
+		wg.Go(func() {
+			v, err := refreshOnce(t, stores[i%2], c.ID, fmt.Sprint(i))
+			if err != nil {
+				t.Errorf("refreshing: %v", err)
+			}
+			versions <- v
+		})
+	}
+	wg.Wait()
+	close(versions)
+	seen := map[int64]bool{}
+	for v := range versions {
+		seen[v] = true
+	}
+	if got := read(t, stores[0], c.ID); len(seen) != goroutines || got.Connection.Version != goroutines+1 || got.Intent != nil {
+		t.Errorf("%d versions, the last %d, intent %+v, want %d versions in a row and no intent",
+			len(seen), got.Connection.Version, got.Intent, goroutines)
+	}
+}
+
+func refreshOnce(t *testing.T, s credstore.Store, id, tokens string) (version int64, err error) {
+	l, err := s.Acquire(t.Context(), id, tokens)
+	for errors.Is(err, credstore.ErrBusy) {
+		time.Sleep(time.Millisecond) // a lease does not tell when it ends
+		l, err = s.Acquire(t.Context(), id, tokens)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	state, err := s.Read(t.Context(), id)
+	if err != nil {
+		return 0, err
+	}
+	intent, err := s.Intend(t.Context(), l, state.Credential.Parent(), start())
+	if err == nil && intent.Presentations != 1 {
+		err = fmt.Errorf("token presented %d times", intent.Presentations)
+	}
+	if err != nil {
+		return 0, err
+	}
+	saved, err := s.Save(t.Context(), next(intent.Parent, tokens))
+	return saved.Version, err
+}

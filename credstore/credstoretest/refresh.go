@@ -1,0 +1,525 @@
+package credstoretest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func testSave(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	parent := parentOf(t, s, c.ID)
+	intend(t, s, l, parent)
+
+	n := next(parent, "2")
+	want := c
+	want.Version, want.ExpiresAt, want.RefreshedAt = 2, n.ExpiresAt, n.ObtainedAt
+	wantSame(t, "Save", save(t, s, n), want)
+	wantSame(t, "the state in another process", read(t, data.Open(t), c.ID), credstore.State{
+		Connection: want,
+		Credential: credstore.Credential{
+			ConnectionID: c.ID, Version: 2, AccessToken: secret("access-2"), RefreshToken: secret("refresh-2"),
+			ExpiresAt: n.ExpiresAt, ObtainedAt: n.ObtainedAt,
+		},
+	})
+}
+
+func testSaveSuperseded(t *testing.T, data Data) {
+	s := data.Open(t)
+	c, legacy := create(t, s, pair("acme")), create(t, s, key("legacy"))
+	parent := parentOf(t, s, c.ID)
+	newer, other, unknown := parent, parent, parent
+	newer.Version++
+	other.RefreshHash = secret("another token").Hash()
+	unknown.ConnectionID = "nothing"
+	for _, test := range []struct {
+		name   string
+		parent credstore.Parent
+	}{
+		{"another version", newer},
+		{"another token", other},
+		{"an unknown connection", unknown},
+		{"a key", parentOf(t, s, legacy.ID)},
+	} {
+		_, err := s.Save(t.Context(), next(test.parent, "2"))
+		wantErr(t, "Save onto "+test.name, err, credstore.ErrSuperseded)
+	}
+	save(t, s, next(parent, "2"))
+	_, err := s.Save(t.Context(), next(parent, "2b"))
+	wantErr(t, "Save of a second successor", err, credstore.ErrSuperseded)
+	if got := read(t, s, c.ID).Credential; got.Version != 2 || !got.AccessToken.Equal(secret("access-2")) {
+		t.Errorf("credential = version %d, want the first successor at version 2", got.Version)
+	}
+}
+
+func testSaveTwice(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	n := next(parentOf(t, s, c.ID), "2")
+	first := save(t, s, n)
+	wantSame(t, "Save of the same successor", save(t, s, n), first)
+
+	// The refresh token did not rotate: another pair with it is another successor.
+	n = next(parentOf(t, s, c.ID), "3")
+	n.RefreshToken = secret("refresh-2")
+	save(t, s, n)
+	n.AccessToken = secret("access-3b")
+	_, err := s.Save(t.Context(), n)
+	wantErr(t, "Save of another pair with the same refresh token", err, credstore.ErrSuperseded)
+
+	save(t, s, next(parentOf(t, s, c.ID), "4"))
+	_, err = s.Save(t.Context(), n)
+	wantErr(t, "Save of a grandparent", err, credstore.ErrSuperseded)
+}
+
+func testSaveWithoutAccess(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	n := next(parentOf(t, s, c.ID), "2")
+	n.AccessToken, n.ExpiresAt = credstore.Secret{}, time.Time{}
+	for range 2 {
+		save(t, s, n)
+	}
+	got := read(t, s, c.ID).Credential
+	if !got.AccessToken.IsZero() || !got.RefreshToken.Equal(secret("refresh-2")) || !got.ExpiresAt.IsZero() {
+		t.Errorf("credential = %+v, want the refresh token alone", got)
+	}
+}
+
+func testSaveInvalid(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	n := next(parentOf(t, s, c.ID), "2")
+	n.RefreshToken = credstore.Secret{}
+	if _, err := s.Save(t.Context(), n); err == nil {
+		t.Error("Save without a refresh token = nil, want an error")
+	}
+	if v := read(t, s, c.ID).Credential.Version; v != 1 {
+		t.Errorf("version = %d, want 1", v)
+	}
+}
+
+func testSaveCondemned(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	parent := parentOf(t, s, c.ID)
+	condemn(t, s, parent, true)
+	saved := save(t, s, next(parent, "2"))
+	if saved.Status != credstore.Active || saved.Reason != "" || saved.LastError != nil || saved.Version != 2 {
+		t.Errorf("Save onto a condemned credential = %+v, want version 2, active, no error", saved)
+	}
+	if got := read(t, s, c.ID).Credential; !got.RefusedAt.IsZero() {
+		t.Errorf("RefusedAt = %v, want zero", got.RefusedAt)
+	}
+}
+
+func testForced(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	for _, streak := range []int{1, 2, 0, 1} {
+		n := next(parentOf(t, s, c.ID), "again")
+		n.ForcedStreak = streak
+		save(t, s, n)
+		var at time.Time
+		if streak > 0 {
+			at = n.ObtainedAt
+		}
+		got := read(t, s, c.ID).Credential
+		if got.ForcedStreak != streak || !got.ForcedAt.Equal(at) {
+			t.Errorf("after streak %d: ForcedStreak, ForcedAt = %d, %v, want %v", streak, got.ForcedStreak, got.ForcedAt, at)
+		}
+	}
+}
+
+func setback(unusual bool) credstore.Setback {
+	return credstore.Setback{
+		Failure: credstore.Failure{Code: "busy", Message: "later", At: start()},
+		Reason:  credstore.ReasonUnavailable,
+		RetryAt: start().Add(time.Hour),
+		Unusual: unusual,
+	}
+}
+
+// setBack makes the connection degraded by a refresh that was answered so.
+func setBack(t *testing.T, s credstore.Store, id string, f credstore.Setback) {
+	t.Helper()
+	l := acquire(t, s, id, "me")
+	defer release(t, l)
+	parent := parentOf(t, s, id)
+	intend(t, s, l, parent)
+	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+		t.Fatalf("Withdraw: %v", err)
+	}
+}
+
+func testSaveEndsSetbacks(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	setBack(t, s, c.ID, setback(true))
+	save(t, s, next(parentOf(t, s, c.ID), "2"))
+	got := read(t, s, c.ID)
+	want := credstore.State{Connection: got.Connection, Credential: got.Credential}
+	wantSame(t, "the state after a success", got, want)
+	if c := got.Connection; c.Status != credstore.Active || c.Reason != "" || c.LastError != nil {
+		t.Errorf("connection = %+v, want it active without a reason or an error", c)
+	}
+}
+
+func testSaveScope(t *testing.T, data Data) {
+	s := data.Open(t)
+	n := pair("acme")
+	n.Scope = "a b"
+	c := create(t, s, n)
+	for _, test := range []struct{ scope, want string }{{"", "a b"}, {"a", "a"}} {
+		successor := next(parentOf(t, s, c.ID), "more")
+		successor.Scope = test.scope
+		if got := save(t, s, successor).Scope; got != test.want {
+			t.Errorf("scope after an answer with %q = %q, want %q", test.scope, got, test.want)
+		}
+	}
+}
+
+func testSaveDisabled(t *testing.T, data Data) {
+	s := data.Open(t)
+	n := pair("first")
+	n.Company.ID = "c-1"
+	create(t, s, n)
+	c := create(t, s, pair("acme"))
+	err := s.Identify(t.Context(), c.ID, credstore.Company{ID: "c-1"})
+	wantErr(t, "Identify", err, credstore.ErrCompanyBound)
+	saved := save(t, s, next(parentOf(t, s, c.ID), "2"))
+	if saved.Status != credstore.Disabled || saved.Reason != credstore.ReasonCompany || saved.Version != 2 {
+		t.Errorf("Save = %+v, want version 2, still disabled", saved)
+	}
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompany {
+		t.Errorf("after Condemn: %+v, want it still disabled", got)
+	}
+}
+
+func testIntend(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	parent := parentOf(t, s, c.ID)
+	at := start()
+	got, err := s.Intend(t.Context(), l, parent, at)
+	if err != nil {
+		t.Fatalf("Intend: %v", err)
+	}
+	want := credstore.Intent{
+		Parent: parent, Owner: "me", Fence: l.Fence(), At: at, FirstAt: at, Outcome: credstore.Sending, Presentations: 1,
+	}
+	wantSame(t, "Intend", got, want)
+	wantSame(t, "the intent in another process", read(t, data.Open(t), c.ID).Intent, &want)
+}
+
+func testIntendAgain(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	parent := parentOf(t, s, c.ID)
+	l := acquire(t, s, c.ID, "dead")
+	first := intend(t, s, l, parent)
+	release(t, l)
+
+	other := data.Open(t)
+	heir := acquire(t, other, c.ID, "heir")
+	later := start().Add(time.Minute)
+	got, err := other.Intend(t.Context(), heir, parent, later)
+	if err != nil {
+		t.Fatalf("Intend: %v", err)
+	}
+	want := first
+	want.Owner, want.Fence, want.At, want.Presentations = "heir", heir.Fence(), later, 2
+	wantSame(t, "Intend after a dead owner", got, want)
+
+	save(t, other, next(parent, "2"))
+	fresh := intend(t, other, heir, parentOf(t, other, c.ID))
+	if fresh.Presentations != 1 || !fresh.FirstAt.Equal(fresh.At) {
+		t.Errorf("Intend for a new parent = %+v, want a first presentation", fresh)
+	}
+	release(t, heir)
+}
+
+func testIntendRefused(t *testing.T, data Data) {
+	s := data.Open(t)
+	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
+	l := acquire(t, s, c.ID, "me")
+	stale := parentOf(t, s, c.ID)
+	save(t, s, next(stale, "2"))
+	_, err := s.Intend(t.Context(), l, stale, start())
+	wantErr(t, "Intend for a spent token", err, credstore.ErrSuperseded)
+	_, err = s.Intend(t.Context(), l, parentOf(t, s, d.ID), start())
+	wantErr(t, "Intend under the lease on another connection", err, credstore.ErrLeaseLost)
+	_, err = data.Open(t).Intend(t.Context(), l, parentOf(t, s, c.ID), start())
+	wantErr(t, "Intend under the lease of another process", err, credstore.ErrLeaseLost)
+	parent := parentOf(t, s, c.ID)
+	if err := s.Remove(t.Context(), c.ID); err != nil {
+		t.Fatalf("Remove: %v", err)
+	}
+	_, err = s.Intend(t.Context(), l, parent, start())
+	wantErr(t, "Intend for a removed connection", err, credstore.ErrSuperseded)
+	release(t, l)
+	if got := read(t, s, d.ID).Intent; got != nil {
+		t.Errorf("intent = %+v, want none", got)
+	}
+}
+
+func testWithdraw(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	parent := parentOf(t, s, c.ID)
+
+	before := read(t, s, c.ID)
+	intend(t, s, l, parent)
+	if err := s.Withdraw(t.Context(), l, parent, nil); err != nil {
+		t.Fatalf("Withdraw: %v", err)
+	}
+	wantSame(t, "the state after a refresh that was given up", read(t, s, c.ID), before)
+
+	intend(t, s, l, parent)
+	f := setback(false)
+	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+		t.Fatalf("Withdraw: %v", err)
+	}
+	want := before
+	want.Connection.Status, want.Connection.Reason = credstore.Degraded, f.Reason
+	want.Connection.LastError, want.RetryAt = &f.Failure, f.RetryAt
+	wantSame(t, "the state after a setback", read(t, s, c.ID), want)
+}
+
+// doubtful returns the connection's parent with an intent that is Unknown after
+// one presentation.
+func doubtful(t *testing.T, s credstore.Store, l credstore.Lease) credstore.Parent {
+	t.Helper()
+	parent := parentOf(t, s, l.ConnectionID())
+	intend(t, s, l, parent)
+	if err := s.Doubt(t.Context(), l, parent, setback(false)); err != nil {
+		t.Fatalf("Doubt: %v", err)
+	}
+	return parent
+}
+
+func testWithdrawToUnknown(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	parent := doubtful(t, s, l)
+	want := intend(t, s, l, parent)
+	if want.Presentations != 2 || want.Outcome != credstore.Sending || !want.NextAt.IsZero() {
+		t.Fatalf("Intend after a doubt = %+v, want the second presentation, sending", want)
+	}
+	f := setback(false)
+	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+		t.Fatalf("Withdraw: %v", err)
+	}
+	want.Outcome, want.Presentations, want.NextAt = credstore.Unknown, 1, f.RetryAt
+	wantSame(t, "the intent", read(t, s, c.ID).Intent, &want)
+}
+
+func testWithdrawTwice(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	parent := doubtful(t, s, l)
+	intend(t, s, l, parent)
+	f := setback(true)
+	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+		t.Fatalf("Withdraw: %v", err)
+	}
+	want := read(t, s, c.ID)
+	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+		t.Fatalf("Withdraw again: %v", err)
+	}
+	wantSame(t, "the state after withdrawing twice", read(t, s, c.ID), want)
+}
+
+func testWithdrawStranger(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	parent := parentOf(t, s, c.ID)
+	dead := acquire(t, s, c.ID, "dead")
+	want := intend(t, s, dead, parent)
+	release(t, dead)
+
+	l := acquire(t, s, c.ID, "heir")
+	defer release(t, l)
+	if err := s.Withdraw(t.Context(), l, parent, nil); err != nil {
+		t.Fatalf("Withdraw: %v", err)
+	}
+	wantSame(t, "the dead owner's intent", read(t, s, c.ID).Intent, &want)
+}
+
+func testDoubt(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	parent := parentOf(t, s, c.ID)
+	f := setback(false)
+	wantErr(t, "Doubt without an intent", s.Doubt(t.Context(), l, parent, f), credstore.ErrSuperseded)
+
+	want := intend(t, s, l, parent)
+	for range 2 { // as after a lost answer to COMMIT
+		if err := s.Doubt(t.Context(), l, parent, f); err != nil {
+			t.Fatalf("Doubt: %v", err)
+		}
+	}
+	want.Outcome, want.NextAt = credstore.Unknown, f.RetryAt
+	got := read(t, s, c.ID)
+	wantSame(t, "the intent", got.Intent, &want)
+	if conn := got.Connection; conn.Status != credstore.Degraded || conn.Reason != f.Reason || conn.LastError == nil {
+		t.Errorf("connection = %+v, want it degraded with an error", conn)
+	}
+}
+
+func testUnusual(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	var since time.Time
+	for i, unusual := range []bool{false, true, false, true} {
+		f := setback(unusual)
+		f.Failure.At = f.Failure.At.Add(time.Duration(i) * time.Hour)
+		if i == 1 {
+			since = f.Failure.At
+		}
+		setBack(t, s, c.ID, f)
+		got, want := read(t, s, c.ID), (i+1)/2
+		if got.Unusual != want || !got.UnusualSince.Equal(since) {
+			t.Errorf("after %d setbacks: Unusual, UnusualSince = %d, %v, want %d, %v", i+1, got.Unusual, got.UnusualSince, want, since)
+		}
+	}
+}
+
+func testCondemn(t *testing.T, data Data) {
+	for _, drop := range []bool{false, true} {
+		s := data.Open(t)
+		c := create(t, s, pair(map[bool]string{false: "keeps", true: "drops"}[drop]))
+		want := read(t, s, c.ID)
+		l := acquire(t, s, c.ID, "me")
+		intend(t, s, l, want.Credential.Parent())
+		f := credstore.Failure{Code: "invalid_grant", Message: "refused", At: start()}
+		for range 2 { // as after a lost answer to COMMIT
+			err := s.Condemn(t.Context(), l, want.Credential.Parent(), f, credstore.ReasonRefused, drop)
+			if err != nil {
+				t.Fatalf("Condemn: %v", err)
+			}
+		}
+		release(t, l)
+		want.Connection.Status, want.Connection.Reason = credstore.ReauthorizationRequired, credstore.ReasonRefused
+		want.Connection.LastError, want.Credential.RefusedAt = &f, f.At
+		if drop {
+			want.Credential.AccessToken = credstore.Secret{}
+			want.Credential.ExpiresAt, want.Connection.ExpiresAt = time.Time{}, time.Time{}
+		}
+		wantSame(t, "the condemned state", read(t, s, c.ID), want)
+	}
+}
+
+func testCondemnSuperseded(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	stale := parentOf(t, s, c.ID)
+	save(t, s, next(stale, "2"))
+	want := read(t, s, c.ID)
+	err := s.Condemn(t.Context(), l, stale, credstore.Failure{At: start()}, credstore.ReasonRefused, true)
+	wantErr(t, "Condemn of a spent token", err, credstore.ErrSuperseded)
+	wantSame(t, "the state", read(t, s, c.ID), want)
+}
+
+func testCondemnKey(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, key("legacy"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	got := read(t, s, c.ID)
+	if got.Connection.Status != credstore.ReauthorizationRequired || !got.Credential.RefusedAt.IsZero() {
+		t.Errorf("state = %+v, want reauthorization_required, no refused refresh token", got)
+	}
+	if !got.Credential.APIKey.Equal(secret("key-legacy")) {
+		t.Error("the key is gone; it may be probed again")
+	}
+}
+
+func testDue(t *testing.T, data Data) {
+	s := data.Open(t)
+	soon := start().Add(time.Hour)
+	dueNames := func(limit int, before time.Time) []string {
+		due, err := s.Due(t.Context(), before, limit)
+		if err != nil {
+			t.Fatalf("Due: %v", err)
+		}
+		names := []string{}
+		for _, c := range due {
+			names = append(names, c.Name)
+		}
+		return names
+	}
+	for i, name := range []string{"middle", "oldest", "newest", "failing", "refused", "doubtful"} {
+		c := create(t, s, pair(name))
+		n := next(parentOf(t, s, c.ID), name)
+		n.ObtainedAt = start().Add(time.Duration([]int{-2, -3, -1, -9, -9, -9}[i]) * 24 * time.Hour)
+		save(t, s, n)
+		hinder(t, s, name, c.ID)
+	}
+	create(t, s, key("key"))
+	create(t, s, credstore.NewConnection{Name: "pending", Kind: credstore.OAuth})
+	noRefresh := pair("no-refresh-token")
+	noRefresh.Credential.RefreshToken = credstore.Secret{}
+	create(t, s, noRefresh)
+
+	wantSame(t, "Due", dueNames(10, soon), []string{"oldest", "middle", "newest"})
+	wantSame(t, "Due with a limit", dueNames(2, soon), []string{"oldest", "middle"})
+	wantSame(t, "Due before a time", dueNames(10, start().Add(-36*time.Hour)), []string{"oldest", "middle"})
+}
+
+// hinder gives the connection the reason in its name not to be refreshed now.
+func hinder(t *testing.T, s credstore.Store, name, id string) {
+	t.Helper()
+	switch name {
+	case "failing":
+		setBack(t, s, id, setback(false))
+	case "refused":
+		condemn(t, s, parentOf(t, s, id), false)
+	case "doubtful":
+		l := acquire(t, s, id, "me")
+		defer release(t, l)
+		doubtful(t, s, l)
+	}
+}
+
+func testUnsettled(t *testing.T, data Data) {
+	s := data.Open(t)
+	ids := map[string]string{} // id → name
+	for _, name := range []string{"settled", "failing", "sending"} {
+		c := create(t, s, pair(name))
+		ids[c.ID] = name
+		hinder(t, s, name, c.ID)
+		if name == "sending" {
+			l := acquire(t, s, c.ID, "dead")
+			intend(t, s, l, parentOf(t, s, c.ID))
+			release(t, l)
+		}
+	}
+	for limit, want := range map[int][]string{5: {"sending", "failing"}, 1: {"sending"}} {
+		got, err := s.Unsettled(t.Context(), limit)
+		if err != nil {
+			t.Fatalf("Unsettled: %v", err)
+		}
+		var names []string
+		for _, id := range got {
+			names = append(names, ids[id])
+		}
+		wantSame(t, "Unsettled", names, want)
+	}
+}
