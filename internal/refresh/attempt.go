@@ -17,6 +17,11 @@ const (
 	// ownerGrace is how long a successor that another process seems to hold is
 	// waited for.
 	ownerGrace = 10 * time.Minute
+	// askAgain is when introspection is asked again that gave no answer about a
+	// dead owner's intent, for silenceAtMost: the successor may be in a spool
+	// that nobody has read yet.
+	askAgain      = 5 * time.Second
+	silenceAtMost = 24 * time.Hour
 	// leaseMargin is what must be left of a lease when a token is sent.
 	leaseMargin = 2 * time.Second
 	// leasePoll is how often a lease that somebody else holds is tried again.
@@ -243,21 +248,36 @@ func (a *attempt) doubts(ctx context.Context) error {
 	case alive:
 		return nil
 	case dead:
-		return a.spent(ctx, intent)
-	default:
-		return a.unasked(intent)
-	}
-}
-
-// spent deals with a refresh token that introspection calls inactive: its
-// successor is waited for where somebody may still bring it.
-func (a *attempt) spent(ctx context.Context, intent *credstore.Intent) error {
-	if intent != nil && !a.m.Spool.Abandoned(intent.Parent) {
-		if left := ownerGrace - a.m.Now().Sub(intent.At); left > 0 {
+		if left := a.graceLeft(intent); left > 0 {
 			return a.later(left, nil)
 		}
+		return a.spent()
+	case perhapsDead:
+		if left := a.graceLeft(intent); left > 0 {
+			return a.later(left, nil)
+		}
+	case noAnswer:
+		if intent != nil && a.m.Now().Sub(intent.At) < silenceAtMost {
+			return a.later(askAgain, nil)
+		}
+	case nobodyKnows:
 	}
-	return a.condemn(ctx, verdict{
+	return a.unasked(intent)
+}
+
+// graceLeft is how long the owner of the intent is still waited for: it may
+// hold the successor in a spool that is not ours.
+func (a *attempt) graceLeft(intent *credstore.Intent) time.Duration {
+	if intent == nil || a.m.Spool.Abandoned(intent.Parent) {
+		return 0
+	}
+	return ownerGrace - a.m.Now().Sub(intent.At)
+}
+
+// spent ends a connection whose refresh token introspection calls inactive, and
+// whose successor nobody is left to bring.
+func (a *attempt) spent() error {
+	return a.condemn(verdict{
 		reason:  credstore.ReasonInactive,
 		message: "the authorization server calls the refresh token inactive",
 	})

@@ -22,9 +22,11 @@ const oracleTimeout = 10 * time.Second
 type answer int
 
 const (
-	nobodyKnows answer = iota // no introspection, no answer, or one that is not trusted
+	nobodyKnows answer = iota // there is no introspection
+	noAnswer                  // none now; ask again
 	alive
 	dead
+	perhapsDead // it says so, but is not trusted
 )
 
 // oracle asks the authorization server's introspection (RFC 7662) about refresh
@@ -51,13 +53,23 @@ func (o *oracle) ask(ctx context.Context, token credstore.Secret) answer {
 	active, err := o.server.Active(ctx, token, "refresh_token")
 	switch {
 	case err != nil:
-		return nobodyKnows
+		return unanswered(err)
 	case active:
 		return alive
 	case o.isTrusted(ctx):
 		return dead
 	}
-	return nobodyKnows
+	return perhapsDead
+}
+
+// unanswered tells a server without introspection for us from one that could not
+// answer this time.
+func unanswered(err error) answer {
+	var refused *pleo.AnswerError
+	if errors.Is(err, pleo.ErrNoIntrospection) || errors.As(err, &refused) && refused.Class != pleo.Busy {
+		return nobodyKnows
+	}
+	return noAnswer
 }
 
 func (o *oracle) isTrusted(ctx context.Context) bool {

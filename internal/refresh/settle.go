@@ -96,7 +96,7 @@ func (a *attempt) refused(answer *pleo.AnswerError) error {
 	if a.intent.Presentations > 1 {
 		reason = credstore.ReasonUnknownOutcome
 	}
-	return a.condemn(context.Background(), verdict{
+	return a.condemn(verdict{
 		reason: reason, code: codeRefused, message: answer.Error(), dropAccess: a.why.rejected,
 	})
 }
@@ -104,13 +104,13 @@ func (a *attempt) refused(answer *pleo.AnswerError) error {
 func (a *attempt) unusual(answer *pleo.AnswerError) error {
 	a.count("unusual")
 	if a.m.oracle.ask(context.Background(), a.state.Credential.RefreshToken) == dead {
-		return a.condemn(context.Background(), verdict{
+		return a.condemn(verdict{
 			reason: credstore.ReasonInactive, code: codeInactive, message: answer.Error(),
 		})
 	}
 	since := a.state.UnusualSince
 	if a.state.Unusual+1 >= unusualAnswers && !since.IsZero() && a.m.Now().Sub(since) >= unusualSpan {
-		return a.condemn(context.Background(), verdict{
+		return a.condemn(verdict{
 			reason: credstore.ReasonUnexpected, code: codeUnusual, message: answer.Error(),
 		})
 	}
@@ -206,7 +206,7 @@ type verdict struct {
 
 // condemn records the verdict on the token that was judged, if it still is the
 // stored one; where it is not, somebody else has got a newer one.
-func (a *attempt) condemn(_ context.Context, v verdict) error {
+func (a *attempt) condemn(v verdict) error {
 	if v.code == "" {
 		v.code = v.reason
 	}

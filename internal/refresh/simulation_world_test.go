@@ -214,7 +214,10 @@ func (s *sim) check() {
 			s.t.Errorf("%s: nobody holds %s any more: the only copy was dropped", g.conn.Name, g.newest.refresh)
 			g.excused = true // said once
 		}
-		if r.Connection.Status == credstore.ReauthorizationRequired && !g.excused && !g.revoked {
+		// A successor in the spool of a process that has been away for longer than
+		// the grace is not waited for; its return revives the connection (atRest).
+		condemned := r.Connection.Status == credstore.ReauthorizationRequired && r.Connection.Reason != credstore.ReasonInactive
+		if condemned && !g.excused && !g.revoked {
 			s.t.Errorf("%s: condemned (%s) although its grant lives", g.conn.Name, r.Connection.Reason)
 			g.excused = true
 		}
