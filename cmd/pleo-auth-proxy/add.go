@@ -100,7 +100,7 @@ func (p *program) add(ctx context.Context, n credstore.NewConnection, offline bo
 	return p.withIntake(ctx, offline, func(in *intake) error {
 		c, warning, err := in.take(ctx, n)
 		if err != nil {
-			return fmt.Errorf("adding connection %q: %w", n.Name, err)
+			return err
 		}
 		p.say("added connection %q: %s", c.Name, c.Status)
 		if warning != "" {

@@ -91,11 +91,7 @@ func find(ctx context.Context, store credstore.Store, name string) (credstore.Co
 	if !credstore.ValidName(name) {
 		return credstore.Connection{}, fmt.Errorf("what was given cannot be the name of a connection: %w", credstore.ErrNotFound)
 	}
-	c, err := store.Find(ctx, name)
-	if err != nil {
-		return credstore.Connection{}, fmt.Errorf("connection %q: %w", name, err)
-	}
-	return c, nil
+	return store.Find(ctx, name)
 }
 
 func (p *program) removeCommand() *cobra.Command {

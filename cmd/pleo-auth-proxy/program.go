@@ -102,6 +102,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage, configuration, keyset or schema;
 // group makes cmd one that only holds other commands.
 func group(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cobra.ArbitraryArgs
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return &usageError{command: cmd.CommandPath(), err: errors.New("a command is missing")}
