@@ -1,0 +1,362 @@
+package sqlstore
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func openStore(t testing.TB, path string) *Store {
+	t.Helper()
+	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	if err != nil {
+		t.Fatalf("OpenKeyset: %v", err)
+	}
+	s, err := Open(context.Background(), Config{Path: path, Keyset: keyset})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func newOAuth(name string) credstore.NewConnection {
+	return credstore.NewConnection{
+		Name: name,
+		Kind: credstore.OAuth,
+		Credential: &credstore.FirstCredential{
+			AccessToken:  credstore.NewSecret("access of " + name),
+			RefreshToken: credstore.NewSecret("refresh of " + name),
+		},
+	}
+}
+
+func mustCreate(t testing.TB, s *Store, n credstore.NewConnection) credstore.Connection {
+	t.Helper()
+	c, err := s.Create(context.Background(), n)
+	if err != nil {
+		t.Fatalf("Create(%q): %v", n.Name, err)
+	}
+	return c
+}
+
+func mustExec(t testing.TB, db *sql.DB, statement string, args ...any) {
+	t.Helper()
+	if _, err := db.ExecContext(context.Background(), statement, args...); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// raw opens a database file without any of our checks.
+func raw(t *testing.T, path string) *sql.DB {
+	t.Helper()
+	if err := createPrivate(path); err != nil {
+		t.Fatalf("creating a file: %v", err)
+	}
+	db, err := openPool(path, url.Values{"_txlock": {"immediate"}}, 1)
+	if err != nil {
+		t.Fatalf("opening a database: %v", err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func TestMigrationsApplyInOrderAndWhole(t *testing.T) {
+	db := raw(t, filepath.Join(t.TempDir(), "store.db"))
+	first, second := `CREATE TABLE a (x INTEGER)`, `ALTER TABLE a ADD COLUMN y INTEGER; INSERT INTO a VALUES (1, 2)`
+	broken := `INSERT INTO a VALUES (3, 4); INSERT INTO nowhere VALUES (5)`
+	for _, test := range []struct {
+		name       string
+		migrations []string
+		wantErr    bool
+		want       int // version
+	}{
+		{"first", []string{first}, false, 1},
+		{"again", []string{first}, false, 1},
+		{"second", []string{first, second}, false, 2},
+		{"broken", []string{first, second, broken}, true, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := migrate(t.Context(), db, test.migrations)
+			if (err != nil) != test.wantErr {
+				t.Fatalf("migrate = %v, want an error: %v", err, test.wantErr)
+			}
+			if got, err := checkVersion(t.Context(), db, 9); got != test.want || err != nil {
+				t.Errorf("version = %d, %v, want %d", got, err, test.want)
+			}
+		})
+	}
+	var rows int
+	if err := db.QueryRowContext(t.Context(), `SELECT count(*) FROM a WHERE x + 1 = y`).Scan(&rows); err != nil || rows != 1 {
+		t.Errorf("rows = %d, %v, want the one of the second migration", rows, err)
+	}
+}
+
+func TestForeignSchemaIsRefusedUntouched(t *testing.T) {
+	for _, test := range []struct {
+		name, setup, want string
+	}{
+		{"newer", `CREATE TABLE a (x); PRAGMA application_id = 0x504c454f; PRAGMA user_version = 99`, "newer"},
+		{"another program's", `CREATE TABLE a (x)`, "another program"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "store.db")
+			db := raw(t, path)
+			mustExec(t, db, test.setup)
+			if err := db.Close(); err != nil {
+				t.Fatalf("Close: %v", err)
+			}
+			before := readFile(t, path)
+			_, err := openSQLite(t.Context(), path, zap.NewNop())
+			var setup *credstore.SetupError
+			if !errors.As(err, &setup) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("opening = %v, want a SetupError that says %q", err, test.want)
+			}
+			if !bytes.Equal(readFile(t, path), before) {
+				t.Error("the database was written to")
+			}
+		})
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("reading a file: %v", err)
+	}
+	return data
+}
+
+func TestFullDiskIsUnavailableAndLeavesNothing(t *testing.T) {
+	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
+	c := mustCreate(t, s, newOAuth("acme"))
+	before, err := s.Read(t.Context(), c.ID)
+	if err != nil {
+		t.Fatalf("Read: %v", err)
+	}
+	mustExec(t, s.dialect.writer(), `PRAGMA max_page_count = 1`) // no more pages than there are
+	n := credstore.Successor{
+		Parent:       before.Credential.Parent(),
+		AccessToken:  credstore.NewSecret(strings.Repeat("long", 1<<16)),
+		RefreshToken: credstore.NewSecret("next"),
+	}
+	if _, err := s.Save(t.Context(), n); !errors.Is(err, credstore.ErrUnavailable) || !strings.Contains(err.Error(), "full") {
+		t.Errorf("Save on a full disk = %v, want %v that says so", err, credstore.ErrUnavailable)
+	}
+	after, err := s.Read(t.Context(), c.ID)
+	if err != nil || after.Credential.Parent() != before.Credential.Parent() || !after.Credential.AccessToken.Equal(before.Credential.AccessToken) {
+		t.Errorf("Read after a failed save = %+v, %v, want it as before", after, err)
+	}
+	mustExec(t, s.dialect.writer(), `PRAGMA max_page_count = 1000000`)
+	if saved, err := s.Save(t.Context(), n); err != nil || saved.Version != 2 {
+		t.Errorf("Save with room again = version %d, %v, want 2", saved.Version, err)
+	}
+}
+
+func TestMovedRecordDoesNotOpen(t *testing.T) {
+	for name, move := range map[string]string{
+		"to another column":     `UPDATE credentials SET access_token = refresh_token`,
+		"to another connection": `UPDATE credentials SET access_token = (SELECT access_token FROM credentials ORDER BY connection DESC LIMIT 1)`,
+		"nowhere, but cut":      `UPDATE credentials SET access_token = substr(access_token, 1, length(access_token) - 1)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
+			c := mustCreate(t, s, newOAuth("acme"))
+			mustCreate(t, s, newOAuth("other"))
+			mustExec(t, s.dialect.writer(), move)
+			state, err := s.Read(t.Context(), c.ID)
+			var setup *credstore.SetupError
+			if !errors.As(err, &setup) || !state.Credential.AccessToken.IsZero() {
+				t.Errorf("Read of a record that was moved = %v, want a SetupError and no token", err)
+			}
+		})
+	}
+}
+
+func TestRemovalsAreForgottenLater(t *testing.T) {
+	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	c := mustCreate(t, s, newOAuth("gone"))
+	mustCreate(t, s, newOAuth("stays"))
+	if err := s.Remove(t.Context(), c.ID); err != nil {
+		t.Fatalf("Remove: %v", err)
+	}
+	for _, test := range []struct {
+		after time.Duration
+		want  int
+	}{{removalKept - 2*tidyEvery, 2}, {removalKept + tidyEvery, 1}} {
+		start := now
+		now = now.Add(test.after)
+		s.tidyAtTimes(t.Context())
+		now = start
+		ids, _, err := s.changesSince(t.Context(), 0)
+		if err != nil || len(ids) != test.want {
+			t.Errorf("changes known after %v = %d, %v, want %d", test.after, len(ids), err, test.want)
+		}
+	}
+}
+
+// outage is a database that is away while down is set.
+type outage struct {
+	dialect
+	down   atomic.Bool
+	broken *sql.DB
+}
+
+func (o *outage) readers() *sql.DB {
+	if o.down.Load() {
+		return o.broken
+	}
+	return o.dialect.readers()
+}
+
+func TestWatchSurvivesAnOutage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := openStore(t, path)
+	core, logged := observer.New(zap.WarnLevel)
+	s.log = zap.New(core)
+	o := &outage{dialect: s.dialect, broken: raw(t, filepath.Join(t.TempDir(), "gone.db"))}
+	s.dialect = o
+	if err := o.broken.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+
+	o.down.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	reports, done := make(chan []string, 10), make(chan error, 1)
+	go func() { done <- s.Watch(ctx, func(ids []string) { reports <- slices.Clone(ids) }) }()
+	for logged.Len() == 0 { // until Watch has met the outage
+		time.Sleep(time.Millisecond)
+	}
+	c := mustCreate(t, s, newOAuth("acme"))
+	o.down.Store(false)
+	if ids := <-reports; !slices.Contains(ids, c.ID) {
+		t.Errorf("reported after the outage: %v, want %q", ids, c.ID)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Watch = %v, want %v", err, context.Canceled)
+	}
+	if logged.Len() != 1 {
+		t.Errorf("log = %v, want one warning for one outage", logged.All())
+	}
+}
+
+// fill adds n connections in one transaction.
+func fill(b *testing.B, s *Store, n int) []string {
+	b.Helper()
+	ids := make([]string, n)
+	err := s.write(b.Context(), "filling", func(tx *sql.Tx) error {
+		for i := range ids {
+			id := fmt.Sprintf("%026d", i)
+			ids[i] = id
+			if err := s.fillOne(b.Context(), tx, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatalf("filling the store: %v", err)
+	}
+	return ids
+}
+
+func (s *Store) fillOne(ctx context.Context, tx *sql.Tx, id string) error {
+	n := newOAuth("c-" + id)
+	sealed, err := s.sealFirst(id, *n.Credential)
+	if err != nil {
+		return err
+	}
+	number, err := s.insert(ctx, tx, id, n)
+	if err != nil {
+		return err
+	}
+	if err := insertCredential(ctx, tx, number, sealed); err != nil {
+		return err
+	}
+	return s.noteChange(ctx, tx, id)
+}
+
+const benchmarkSize = 10_000
+
+func filledStore(b *testing.B) (*Store, []string) {
+	b.Helper()
+	s := openStore(b, filepath.Join(b.TempDir(), "store.db"))
+	return s, fill(b, s, benchmarkSize)
+}
+
+func BenchmarkRead(b *testing.B) {
+	s, ids := filledStore(b)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, err := s.Read(b.Context(), ids[i*7919%len(ids)]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSave(b *testing.B) {
+	s, ids := filledStore(b)
+	state, err := s.Read(b.Context(), ids[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	parent := state.Credential.Parent()
+	token := credstore.NewSecret(strings.Repeat("t", 1000))
+	b.ReportAllocs()
+	for b.Loop() {
+		saved, err := s.Save(b.Context(), credstore.Successor{Parent: parent, AccessToken: token, RefreshToken: token, ObtainedAt: time.Now()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		parent.Version, parent.RefreshHash = saved.Version, token.Hash()
+	}
+}
+
+func BenchmarkListPage(b *testing.B) {
+	s, ids := filledStore(b)
+	cursor := cursorAfter("c-" + ids[len(ids)/2])
+	b.ReportAllocs()
+	for b.Loop() {
+		page, err := s.List(b.Context(), credstore.Query{Cursor: cursor})
+		if err != nil || len(page.Connections) != defaultPage {
+			b.Fatal(len(page.Connections), err)
+		}
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	s, _ := filledStore(b)
+	path := filepath.Join(b.TempDir(), "copy.db")
+	if _, err := s.dialect.writer().ExecContext(b.Context(), `VACUUM INTO ?`, path); err != nil {
+		b.Fatal(err)
+	}
+	c := Config{Path: path, Keyset: s.keyset}
+	for b.Loop() {
+		opened, err := Open(b.Context(), c)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := opened.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
