@@ -1,0 +1,220 @@
+package credstore_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func newKeyset(t testing.TB) *credstore.Keyset {
+	t.Helper()
+	k, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	if err != nil {
+		t.Fatalf("OpenKeyset: %v", err)
+	}
+	return k
+}
+
+func seal(t testing.TB, k *credstore.Keyset, label, plaintext string) []byte {
+	t.Helper()
+	sealed, err := k.Seal(label, []byte(plaintext))
+	if err != nil {
+		t.Fatalf("Seal: %v", err)
+	}
+	return sealed
+}
+
+func TestKeysetIsMadeOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	first, created, err := credstore.OpenKeyset(path)
+	if err != nil || !created {
+		t.Fatalf("OpenKeyset on nothing = created %v, %v, want true", created, err)
+	}
+	sealed := seal(t, first, "label", "secret")
+	second, created, err := credstore.OpenKeyset(path)
+	if err != nil || created {
+		t.Fatalf("OpenKeyset again = created %v, %v, want false", created, err)
+	}
+	if got, err := second.Open("label", sealed); err != nil || string(got) != "secret" {
+		t.Errorf("Open under the keyset read again = %q, %v, want what was sealed", got, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode of the keyset = %v, %v, want 0600", info.Mode(), err)
+	}
+}
+
+func TestKeysetIsMadeByOneOfMany(t *testing.T) {
+	dir := t.TempDir()
+	const openers = 16
+	fingerprints, makers := make([]string, openers), make([]bool, openers)
+	var wg sync.WaitGroup
+	for i := range openers {
+		wg.Go(func() {
+			k, created, err := credstore.OpenKeyset(filepath.Join(dir, "keyset.json"))
+			if err != nil {
+				t.Errorf("OpenKeyset: %v", err)
+				return
+			}
+			fingerprints[i], makers[i] = k.Fingerprint(), created
+		})
+	}
+	wg.Wait()
+	made := 0
+	for i := range openers {
+		if makers[i] {
+			made++
+		}
+		if fingerprints[i] != fingerprints[0] {
+			t.Errorf("fingerprints %q and %q, want one keyset for all", fingerprints[0], fingerprints[i])
+		}
+	}
+	left, err := os.ReadDir(dir)
+	if made != 1 || len(left) != 1 || err != nil {
+		t.Errorf("made %d times, files %v, %v, want one of each", made, left, err)
+	}
+}
+
+func TestKeysetThatCannotBeUsed(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		prepare func(t *testing.T, path string) error
+		want    string
+	}{
+		{"empty", func(_ *testing.T, path string) error { return os.WriteFile(path, nil, 0o600) }, "JSON"},
+		{"cut off", cutOff, "JSON"},
+		{"other JSON", func(_ *testing.T, path string) error { return os.WriteFile(path, []byte(`{"a":1}`), 0o600) }, "JSON"},
+		{"too large", func(_ *testing.T, path string) error { return os.WriteFile(path, make([]byte, 2<<20), 0o600) }, "larger"},
+		{"directory", func(_ *testing.T, path string) error { return os.Mkdir(path, 0o700) }, "not a regular file"},
+		{"named pipe", func(_ *testing.T, path string) error { return unix.Mkfifo(path, 0o600) }, "not a regular file"},
+		{"missing directory", func(_ *testing.T, path string) error { return os.Remove(filepath.Dir(path)) }, "directory"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "keys", "keyset.json")
+			if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), test.prepare(t, path)); err != nil {
+				t.Fatalf("preparing: %v", err)
+			}
+			_, _, err := credstore.OpenKeyset(path)
+			var setup *credstore.SetupError
+			if !errors.As(err, &setup) || setup.Hint == "" || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
+				t.Errorf("OpenKeyset = %v, want a SetupError with a hint that says %q and names the file", err, test.want)
+			}
+		})
+	}
+}
+
+// cutOff leaves a keyset that was only half written.
+func cutOff(_ *testing.T, path string) error {
+	if _, _, err := credstore.OpenKeyset(path); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(path, info.Size()/2)
+}
+
+// TestKeysetErrorsQuoteNothing: what is damaged may still hold key material.
+func TestKeysetErrorsQuoteNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	const material = "cGxhbnRlZCBrZXkgbWF0ZXJpYWw"
+	damaged := `{"primaryKeyId":1,"key":[{"keyData":{"value":"` + material + `","typeUrl":"` + material + `"}}]}`
+	for _, data := range []string{damaged, damaged[:len(damaged)-3], material} {
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatalf("WriteFile: %v", err)
+		}
+		_, _, err := credstore.OpenKeyset(path)
+		if err == nil || strings.Contains(err.Error(), material) {
+			t.Errorf("OpenKeyset = %v, want an error that quotes nothing", err)
+		}
+	}
+}
+
+func TestKeysetThroughSymbolicLink(t *testing.T) {
+	target := filepath.Join(t.TempDir(), "keyset.json")
+	want, _, err := credstore.OpenKeyset(target)
+	if err != nil {
+		t.Fatalf("OpenKeyset: %v", err)
+	}
+	link := filepath.Join(t.TempDir(), "link") // as Kubernetes mounts secrets
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatalf("Symlink: %v", err)
+	}
+	got, created, err := credstore.OpenKeyset(link)
+	if err != nil || created || got.Fingerprint() != want.Fingerprint() {
+		t.Errorf("OpenKeyset through a link = created %v, %v, want the keyset it leads to", created, err)
+	}
+}
+
+func TestFingerprint(t *testing.T) {
+	k, other := newKeyset(t), newKeyset(t)
+	if len(k.Fingerprint()) != 32 || k.Fingerprint() == other.Fingerprint() {
+		t.Errorf("fingerprints %q and %q, want two of 32 digits", k.Fingerprint(), other.Fingerprint())
+	}
+	for fingerprint, want := range map[string]bool{k.Fingerprint(): true, other.Fingerprint(): false, "": false} {
+		if got := k.Holds(fingerprint); got != want {
+			t.Errorf("Holds(%q) = %v, want %v", fingerprint, got, want)
+		}
+	}
+}
+
+func TestSealedOpensOnlyAsItWasSealed(t *testing.T) {
+	k := newKeyset(t)
+	label := credstore.Label("id", "column")
+	sealed := seal(t, k, label, "secret")
+	if again := seal(t, k, label, "secret"); bytes.Equal(sealed, again) {
+		t.Error("sealing twice gave the same bytes: equal secrets can be told")
+	}
+	for name, attempt := range map[string]func() ([]byte, error){
+		"another column":     func() ([]byte, error) { return k.Open(credstore.Label("id", "columns"), sealed) },
+		"another connection": func() ([]byte, error) { return k.Open(credstore.Label("other", "column"), sealed) },
+		"another keyset":     func() ([]byte, error) { return newKeyset(t).Open(label, sealed) },
+		"nothing":            func() ([]byte, error) { return k.Open(label, nil) },
+	} {
+		if got, err := attempt(); err == nil {
+			t.Errorf("%s: Open = %q, want an error", name, got)
+		}
+	}
+}
+
+func TestLabelsDiffer(t *testing.T) {
+	pairs := [][2]string{{"a", "b"}, {"a b", ""}, {"", "a b"}, {"a\" \"b", ""}, {"a", "b\" \""}, {"ab", ""}, {"a", "\"b"}, {"a\\", "b"}}
+	seen := map[string][2]string{}
+	for _, p := range pairs {
+		label := credstore.Label(p[0], p[1])
+		if earlier, ok := seen[label]; ok {
+			t.Errorf("Label(%q) = Label(%q) = %s", p, earlier, label)
+		}
+		seen[label] = p
+	}
+}
+
+func FuzzTamperedCiphertextDoesNotOpen(f *testing.F) {
+	k := newKeyset(f)
+	sealed := seal(f, k, "label", "secret")
+	f.Add(sealed, "other label")
+	f.Add(sealed[:len(sealed)-1], "label")
+	f.Add(append(bytes.Clone(sealed), 0), "label")
+	for i := range sealed {
+		tampered := bytes.Clone(sealed)
+		tampered[i] ^= 1
+		f.Add(tampered, "label")
+	}
+	f.Fuzz(func(t *testing.T, data []byte, label string) {
+		if bytes.Equal(data, sealed) && label == "label" {
+			return
+		}
+		if got, err := k.Open(label, data); err == nil {
+			t.Errorf("Open(%q, %x) = %q, want an error", label, data, got)
+		}
+	})
+}
