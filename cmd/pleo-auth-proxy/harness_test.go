@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -28,6 +27,8 @@ type world struct {
 	sim    *simulator.Simulator
 	url    string
 	config string // path of the configuration
+
+	arrived chan string // the paths of requests, as long as somebody reads them
 }
 
 // newWorld starts a simulator. The settings are lines of configuration beside
@@ -38,10 +39,17 @@ func newWorld(t testing.TB, settings simulator.Settings, lines ...string) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(sim.Handler())
+	w := &world{t: t, dir: t.TempDir(), sim: sim, arrived: make(chan string, 1024)}
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		select {
+		case w.arrived <- r.URL.Path:
+		default:
+		}
+		sim.Handler().ServeHTTP(rw, r)
+	}))
 	t.Cleanup(server.Close)
 	t.Cleanup(sim.Close)
-	w := &world{t: t, dir: t.TempDir(), sim: sim, url: server.URL}
+	w.url = server.URL
 	w.config = filepath.Join(w.dir, "config.yaml")
 	w.write("config.yaml", configFor(sim, server.URL, filepath.Join(w.dir, "data"))+strings.Join(lines, "\n")+"\n")
 	return w
@@ -58,6 +66,21 @@ admin: {listen: "127.0.0.1:0"}
 health: {listen: "127.0.0.1:0"}
 oauth: {client_id: %q, client_secret: %q}
 `, dataDir, url, url, client.ID, client.Secret)
+}
+
+// awaitRequest waits until a request for the path has arrived at the simulator.
+func (w *world) awaitRequest(path string) {
+	w.t.Helper()
+	for {
+		select {
+		case got := <-w.arrived:
+			if got == path {
+				return
+			}
+		case <-time.After(time.Minute):
+			w.t.Fatalf("no request for %s has arrived", path)
+		}
+	}
 }
 
 func (w *world) write(name, content string) string {
@@ -251,13 +274,4 @@ func send(c *http.Client, r *http.Request) (answer, error) {
 	defer func() { _ = response.Body.Close() }() // it is read to the end
 	body, err := io.ReadAll(response.Body)
 	return answer{status: response.StatusCode, body: string(body), header: response.Header}, err
-}
-
-// takenAddress returns an address that somebody listens on.
-func takenAddress(t interface{ Fatal(...any) }) (address string, release func()) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l.Addr().String(), func() { _ = l.Close() }
 }

@@ -41,6 +41,9 @@ func (p *program) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := checkFiles(cfg); err != nil {
+		return err
+	}
 	log := newLogger(p.stderr, cfg.Log)
 	s := newServer(cfg, log)
 	// Before the store is touched: a port that is taken leaves nothing behind.

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// together sends n requests of one connection at once and counts the answers
+// by status. 0 counts the requests that were not answered.
+func (p *process) together(n int, connection string) map[int]int {
+	c := client(p.t)
+	var (
+		mu       sync.Mutex // guards statuses
+		statuses = map[int]int{}
+		running  sync.WaitGroup
+		begin    = make(chan struct{})
+	)
+	for range n {
+		running.Go(func() {
+			<-begin
+			a, _ := p.get(c, connection, "/v2/employees") // an error counts as status 0
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[a.status]++
+		})
+	}
+	close(begin)
+	running.Wait()
+	return statuses
+}
+
+// await waits for a step of a token request.
+func (w *world) await(phase string) simulator.Event {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	e, err := w.sim.AwaitEvent(ctx, 0, func(e simulator.Event) bool { return e.Phase == phase })
+	if err != nil {
+		w.t.Fatalf("waiting for a token request to be %s: %v", phase, err)
+	}
+	return e
+}
+
+func (w *world) fault(f simulator.Fault) {
+	w.t.Helper()
+	if _, err := w.sim.SetFault(f); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// expired makes an import line whose access token has expired.
+func (w *world) expired(name string) (simulator.Grant, string) {
+	g, line := w.grant(name, simulator.GrantRequest{})
+	return g, strings.Replace(line, g.ExpiresAt.Format(time.RFC3339Nano), "2001-01-01T00:00:00Z", 1)
+}
+
+// checkAlive reports a grant that was revoked, and refresh tokens that were
+// presented more often than allowed.
+func (w *world) checkAlive(presentations int) {
+	w.t.Helper()
+	for _, g := range w.sim.Grants() {
+		if !g.Live {
+			w.t.Errorf("grant %s was lost: %s", g.ID, g.Reason)
+		}
+	}
+	if got := w.sim.Counters().MostPresentations; got > presentations {
+		w.t.Errorf("a refresh token was presented %d times, want at most %d", got, presentations)
+	}
+}
+
+func TestManyClientsShareOneRefresh(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		prepare func(*world) string // returns the line to import
+		api     map[string]int      // answers of the API by status
+	}{
+		{
+			name:    "token has expired",
+			prepare: func(w *world) string { _, line := w.expired("acme"); return line },
+			api:     map[string]int{"200": 200},
+		},
+		{
+			name: "API says 401",
+			prepare: func(w *world) string {
+				g, line := w.grant("acme", simulator.GrantRequest{})
+				w.sim.KillAccessTokens(g.ID, "")
+				return line
+			},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, simulator.Settings{})
+			w.importLines(test.prepare(w))
+			p := w.serve()
+			w.sim.ResetCounters()
+			if diff := cmp.Diff(map[int]int{http.StatusOK: 200}, p.together(200, "acme")); diff != "" {
+				t.Errorf("answers by status (-want +got):\n%s", diff)
+			}
+			counters := w.sim.Counters()
+			if counters.Refreshes != 1 {
+				t.Errorf("%d refreshes, want 1", counters.Refreshes)
+			}
+			if test.api != nil && !cmp.Equal(test.api, counters.APIRequests) {
+				t.Errorf("the API answered %v, want %v", counters.APIRequests, test.api)
+			}
+			w.checkAlive(1)
+		})
+	}
+}
+
+// TestKilledBeforeTheServerCommits kills the program while its refresh token is
+// under way and nothing has changed at the authorization server.
+func TestKilledBeforeTheServerCommits(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	_, line := w.expired("acme")
+	w.importLines(line)
+	w.fault(simulator.Fault{Kind: "hang", Abandon: true, Count: 1})
+	p := w.serve()
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		_, _ = p.get(client(t), "acme", "/v2/employees") // it is killed under this request
+	}()
+	w.await(simulator.PhaseReceived)
+	p.kill()
+	<-asked
+	w.checkServesAgain(2)
+}
+
+// TestKilledSoonAfterTheCommit kills the program 20 ms after the authorization
+// server has rotated the token: the new one is safe by then.
+func TestKilledSoonAfterTheCommit(t *testing.T) {
+	after := 20 * time.Millisecond
+	if raceDetector {
+		after *= 10
+	}
+	for range 3 {
+		w := newWorld(t, simulator.Settings{})
+		_, line := w.expired("acme")
+		w.importLines(line)
+		p := w.serve()
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			_, _ = p.get(client(t), "acme", "/v2/employees") // it may be killed under this request
+		}()
+		committed := w.await(simulator.PhaseCommitted)
+		time.Sleep(time.Until(committed.Time.Add(after))) // the moment is what is tested
+		p.kill()
+		<-asked
+		w.checkServesAgain(1)
+	}
+}
+
+// checkServesAgain starts the program again on what is left and sends a
+// request.
+func (w *world) checkServesAgain(presentations int) {
+	w.t.Helper()
+	p := w.serve()
+	began := time.Now()
+	a, err := p.get(client(w.t), "acme", "/v2/employees")
+	if err != nil || a.status != http.StatusOK {
+		w.t.Errorf("after the restart: %d %v, want 200\n%s\n%s", a.status, err, a.body, p.log)
+	}
+	w.t.Logf("first answer %v after the restart was ready", time.Since(began).Round(time.Millisecond))
+	if code := p.stop(); code != 0 {
+		w.t.Errorf("exit code %d, want 0", code)
+	}
+	w.checkAlive(presentations)
+}
+
+// TestStopDuringARefresh tells the program to stop, more than once, while a
+// refresh is under way. It answers probes, waits, saves, and then ends.
+func TestStopDuringARefresh(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	_, line := w.expired("acme")
+	w.importLines(line)
+	w.fault(simulator.Fault{Kind: "hang", Count: 1})
+	p := w.serve()
+	var got answer
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		got, _ = p.get(client(t), "acme", "/v2/employees") // an error shows as status 0
+	}()
+	w.await(simulator.PhaseReceived)
+	p.signal(syscall.SIGTERM)
+	p.awaitNotReady()
+	p.signal(syscall.SIGINT)
+	p.signal(syscall.SIGTERM)
+	w.sim.ClearFaults()
+	if code := p.wait(); code != 0 {
+		t.Errorf("exit code %d, want 0:\n%s", code, p.log)
+	}
+	<-asked
+	if got.status != http.StatusOK {
+		t.Errorf("the request under way got %d, want 200: %s", got.status, got.body)
+	}
+	w.checkServesAgain(1)
+}
+
+// awaitNotReady asks the health listener until it says that the server drains.
+func (p *process) awaitNotReady() {
+	p.t.Helper()
+	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses[healthListener]+"/readyz", nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for c, began := client(p.t), time.Now(); time.Since(began) < 20*time.Second; {
+		a, err := send(c, r)
+		if err != nil {
+			p.t.Fatalf("asking a draining server: %v", err)
+		}
+		if a.status == http.StatusServiceUnavailable && a.body == "not ready: draining\n" {
+			return
+		}
+	}
+	p.t.Fatal("the server does not say that it drains")
+}
+
+func TestRequestsUnderWayFinish(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	_, line := w.grant("acme", simulator.GrantRequest{})
+	w.importLines(line)
+	w.fault(simulator.Fault{Target: "api", Kind: "hang", Count: 1})
+	p := w.serve()
+	var got answer
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		got, _ = p.get(client(t), "acme", "/v2/employees") // an error shows as status 0
+	}()
+	w.awaitRequest("/v2/employees")
+	p.signal(syscall.SIGTERM)
+	p.awaitNotReady()
+	w.sim.ClearFaults()
+	<-asked
+	if got.status != http.StatusOK {
+		t.Errorf("the request under way got %d, want 200: %s", got.status, got.body)
+	}
+	if code := p.wait(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
