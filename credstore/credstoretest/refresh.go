@@ -156,6 +156,19 @@ func setBack(t *testing.T, s credstore.Store, id string, f credstore.Setback) {
 	}
 }
 
+// testSetbackOfCondemned: it takes more than a failed try, such as an operator's,
+// to make a condemned connection look as if it might recover by itself.
+func testSetbackOfCondemned(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	setBack(t, s, c.ID, setback(false))
+	got := read(t, s, c.ID).Connection
+	if got.Status != credstore.ReauthorizationRequired || got.Reason != credstore.ReasonRefused || got.LastError.Code != "busy" {
+		t.Errorf("connection = %+v, want its status and reason kept, and the new error", got)
+	}
+}
+
 func testSaveEndsSetbacks(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))

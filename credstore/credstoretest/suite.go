@@ -64,6 +64,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"withdraw back to unknown", testWithdrawToUnknown},
 		{"withdraw twice", testWithdrawTwice},
 		{"withdraw leaves a stranger's intent", testWithdrawStranger},
+		{"withdraw keeps a worse status", testSetbackOfCondemned},
 		{"doubt", testDoubt},
 		{"unusual answers are counted", testUnusual},
 		{"condemn", testCondemn},

@@ -213,6 +213,25 @@ func TestRemovalsAreForgottenLater(t *testing.T) {
 	}
 }
 
+// TestOwnChangesAreReportedAtOnce: whoever changes a connection sees it without
+// waiting for the next look at the database.
+func TestOwnChangesAreReportedAtOnce(t *testing.T) {
+	const changes = 20
+	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
+	reports := make(chan []string, changes)
+	go func() { _ = s.Watch(t.Context(), func(ids []string) { reports <- slices.Clone(ids) }) }()
+	began := time.Now()
+	for i := range changes {
+		c := mustCreate(t, s, newOAuth(fmt.Sprint("c-", i)))
+		for !slices.Contains(<-reports, c.ID) {
+			continue
+		}
+	}
+	if took := time.Since(began); took > changes*watchEvery/2 {
+		t.Errorf("%d own changes took %v to be reported, want them not to wait %v each", changes, took, watchEvery)
+	}
+}
+
 // outage is a database that is away while down is set.
 type outage struct {
 	dialect
