@@ -1,0 +1,110 @@
+# Everything here needs Go and make only; what a target needs beyond that it
+# fetches into bin/tools at the version given below.
+
+GO ?= go
+
+# The versions of the tools that are not part of Go.
+GOLANGCI_LINT_VERSION := v2.15.0
+
+FUZZTIME  ?= 20s
+BENCHTIME ?= 1s
+SCHEDULES ?= 10000
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+# The most that the stripped program may weigh, in bytes.
+SIZE_LIMIT := 30000000
+
+# The version comes from git. In a tree without git, or with one that git does
+# not trust, the programs call themselves (devel).
+VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
+BUILD := $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
+
+TOOLS := $(CURDIR)/bin/tools
+GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+# Static programs, and tests of them as they are built. Only the race detector
+# wants a C compiler.
+export CGO_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## Print this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build both programs, static and stripped, into bin/
+	$(BUILD) -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: build ## Show the proxy at work against a simulated Pleo, in some seconds
+	@$(GO) run ./demo -bin bin -dir .demo
+
+.PHONY: test
+test: ## Vet, and run all tests but the long ones
+	$(GO) vet ./...
+	$(GO) test -shuffle=on ./...
+
+.PHONY: race
+race: ## Run the tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on $(TESTFLAGS) ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yml
+	$(GOLANGCI_LINT) run ./...
+
+# Not linked into anything of ours, so it is fetched by version and not by go.mod.
+$(GOLANGCI_LINT):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv $(TOOLS)/golangci-lint $@
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## Format the code and sort its imports
+	$(GOLANGCI_LINT) fmt ./...
+
+# go test fuzzes one target at a time.
+.PHONY: fuzz
+fuzz: ## Run every fuzz target in turn, FUZZTIME each
+	@set -e; grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \
+	while IFS=: read -r file name; do \
+		name=$${name#func }; echo "== $$name in $$(dirname $$file), $(FUZZTIME)"; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)" </dev/null; \
+	done
+
+.PHONY: bench
+bench: ## Run the benchmarks, with allocations
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+.PHONY: faults
+faults: ## Put the refresh protocol through SCHEDULES orders of faults, and check that broken ones are noticed
+	$(GO) test -v -run Simulation ./internal/refresh -args -schedules $(SCHEDULES) -mutations
+
+.PHONY: cover
+cover: ## Run the tests and print which share of the code they reach
+	$(GO) test -coverpkg=./... -coverprofile=coverage.out ./...
+	@$(GO) tool cover -func=coverage.out | tail -n 1
+
+.PHONY: cross
+cross: ## Build both programs for PLATFORMS into dist/
+	@set -e; for p in $(PLATFORMS); do \
+		dir=dist/$${p%/*}-$${p#*/}; mkdir -p $$dir; echo "$(BUILD) -o $$dir/ ./cmd/... # $$p"; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} $(BUILD) -o $$dir/ ./cmd/...; \
+	done
+
+.PHONY: size
+size: build ## Check that the program is not heavier than SIZE_LIMIT bytes
+	@size=$$(wc -c <bin/pleo-auth-proxy | tr -d ' '); echo "bin/pleo-auth-proxy: $$size bytes of at most $(SIZE_LIMIT)"; \
+	test "$$size" -le $(SIZE_LIMIT)
+
+.PHONY: tidy-check
+tidy-check: ## Check go.mod and go.sum, and the list of modules that the program links
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+	$(GO) test -count=1 -run '^(TestLinkedModules|TestNoReplace)$$' .
+
+.PHONY: clean
+clean: ## Remove what was built; fetched tools stay
+	rm -rf dist .demo coverage.out bin/pleo-auth-proxy bin/pleo-sim
+
+.PHONY: ci
+ci: ## Run all that a change must pass
+	.ci/run
