@@ -171,7 +171,7 @@ func startServer(t testing.TB, dir, config string) *process {
 	p := &process{t: t, log: &output{}, exited: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], "serve", "--json", "--config", config)
 	p.cmd.Dir = dir
-	p.cmd.Env = []string{asProgram + "=1", "HOME=" + dir}
+	p.cmd.Env = []string{asProgram + "=1", quickExit, "HOME=" + dir}
 	p.cmd.Stderr = p.log
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {

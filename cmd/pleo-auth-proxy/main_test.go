@@ -11,6 +11,10 @@ import (
 // run, kill and look at the real program.
 const asProgram = "TEST_AS_PROGRAM"
 
+// quickExit makes a program with the race detector end without its usual pause
+// of a second.
+const quickExit = "GORACE=atexit_sleep_ms=0"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()

@@ -77,6 +77,7 @@ func setupScript(env *testscript.Env) error {
 	env.Defer(sim.Close)
 	env.Setenv("SIM", server.URL)
 	env.Setenv("HOME", env.WorkDir)
+	env.Vars = append(env.Vars, quickExit)
 	env.Values[simulatorKey{}] = sim
 	env.Values[serverKey{}] = new(*process)
 	config := configFor(sim, server.URL, filepath.Join(env.WorkDir, "data"))

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// How long TestLoadUnderRotation lasts. The figure that is promised is 30s.
+var loadFor = flag.Duration("load", 6*time.Second, "how long the load test lasts")
+
+// TestLoadUnderRotation sends requests on 10 connections by 40 clients each,
+// while each token lives 4 seconds only: less than refresh_before_expiry.
+func TestLoadUnderRotation(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	const connections, clients = 10, 40
+	life := simulator.Duration(4 * time.Second)
+	w := newWorld(t, simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: life}}, "log: {level: warn}")
+	var lines, companies []string
+	for i := range connections {
+		g, line := w.grant(fmt.Sprint("c", i), simulator.GrantRequest{})
+		lines, companies = append(lines, line), append(companies, g.Company)
+	}
+	w.importLines(lines...)
+	p := w.serve()
+	l := &load{p: p, client: client(t), ends: time.Now().Add(*loadFor)}
+	var running sync.WaitGroup
+	for i := range connections {
+		for range clients {
+			running.Go(func() { l.run(fmt.Sprint("c", i), companies[i]) })
+		}
+	}
+	running.Wait()
+
+	counters := w.sim.Counters()
+	if l.failed.Load() != nil || counters.WrongCompany != 0 {
+		t.Errorf("%d requests: %v, %d for a wrong company; want only 200 and none", l.sent.Load(), *l.failed.Load(), counters.WrongCompany)
+	}
+	w.checkAlive(1)
+	// One refresh ahead of each expiry, and no loop.
+	expiries := int(*loadFor / (3 * time.Second))
+	if most := connections * (expiries + 2); counters.Refreshes < connections || counters.Refreshes > most {
+		t.Errorf("%d refreshes, want %d to %d", counters.Refreshes, connections, most)
+	}
+	t.Logf("%d requests, %d refreshes", l.sent.Load(), counters.Refreshes)
+}
+
+// load is what the clients of one test share.
+type load struct {
+	p      *process
+	client *http.Client
+	ends   time.Time
+	sent   atomic.Int64
+	failed atomic.Pointer[string] // the latest answer that was not 200
+}
+
+// think is the time between the requests of one client: it keeps the machine
+// from being the limit.
+const think = 200 * time.Millisecond
+
+func (l *load) run(connection, company string) {
+	pace := time.NewTicker(think)
+	defer pace.Stop()
+	for ; time.Now().Before(l.ends); <-pace.C {
+		r, err := http.NewRequest(http.MethodGet, "http://"+l.p.addresses[proxyListener]+"/v1/companies", nil)
+		if err != nil {
+			l.fail(err.Error())
+			return
+		}
+		r.Header.Set("Pleo-Connection", connection)
+		r.Header.Set("Simulator-Expect-Company", company)
+		a, err := send(l.client, r)
+		l.sent.Add(1)
+		if err != nil || a.status != http.StatusOK {
+			l.fail(fmt.Sprintf("%s got %d %v %s", connection, a.status, err, a.body))
+		}
+	}
+}
+
+func (l *load) fail(how string) { l.failed.Store(&how) }
+
+// BenchmarkStart measures the time from the start of the process until it is
+// ready, with 1,000 connections in the store. It is to be at most 100 ms.
+func BenchmarkStart(b *testing.B) {
+	w := newWorld(b, simulator.Settings{}, "log: {level: warn}")
+	lines := make([]string, 0, 1000)
+	for i := range 1000 {
+		_, line := w.grant(fmt.Sprint("c", i), simulator.GrantRequest{})
+		lines = append(lines, line)
+	}
+	w.importLines(lines...)
+	var total time.Duration
+	b.ResetTimer()
+	for range b.N {
+		p := w.serve()
+		total += p.took
+		b.StopTimer()
+		p.kill()
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(total.Milliseconds())/float64(b.N), "ms/ready")
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// The planted secrets. The simulator's tokens all begin alike, so that those
+// which a refresh brings are found too.
+const (
+	plantedClientSecret = "canary+client/secret %:42"
+	plantedPrevious     = "canary-previous-secret"
+	plantedKey          = "canary_api_key"
+	accessTokenMark     = "sim-access."
+	refreshTokenMark    = "sim-refresh."
+)
+
+// plantedForms are the secrets in every form in which they travel.
+func plantedForms(clientID string) []string {
+	encode := base64.StdEncoding.EncodeToString
+	return []string{
+		plantedClientSecret, url.QueryEscape(plantedClientSecret), plantedPrevious, plantedKey,
+		accessTokenMark, refreshTokenMark,
+		encode([]byte(plantedKey + ":")),
+		encode([]byte(url.QueryEscape(clientID) + ":" + url.QueryEscape(plantedClientSecret))),
+		encode([]byte(clientID + ":" + plantedClientSecret)),
+	}
+}
+
+// TestNoSecretLeaves plants secrets, lets everything happen to them that can,
+// and looks for them in all that the program says at debug level and in all
+// that it leaves on disk.
+func TestNoSecretLeaves(t *testing.T) {
+	w := newWorld(t, simulator.Settings{}, "log: {level: debug}")
+	w.plantClientSecret()
+	var said strings.Builder
+	w.plantConnections(&said)
+	p := w.serve()
+	w.misfortunes(p, &said)
+	for _, path := range []string{
+		"/metrics", "/readyz?verbose", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/dead",
+		"/api/v1/connections/nobody", "/api/v1/connections?cursor=" + plantedKey,
+	} {
+		a := p.admin(path)
+		fmt.Fprintf(&said, "%v %s\n", a.header, a.body)
+	}
+	for _, args := range [][]string{{"connections", "list"}, {"connections", "list", "--json"}, {"connections", "show", "dead"}, {"config", "validate", "--json"}} {
+		_, stdout, stderr := w.run("", args...)
+		said.WriteString(stdout + stderr)
+	}
+	w.searchFiles(filepath.Join(w.dir, "data")) // while it runs, with the write-ahead log
+	if code := p.stop(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	w.search("what the program said", said.String())
+	w.search("the log", p.log.String())
+	w.searchFiles(filepath.Join(w.dir, "data"))
+	for _, happened := range []string{`"msg":"refreshed"`, `"connection":"ill"`, `"code":"reauthorization_required"`, `"msg":"stopped"`} {
+		if !strings.Contains(p.log.String(), happened) {
+			t.Errorf("the log lacks %s, so that did not happen and was not tested:\n%s", happened, p.log)
+		}
+	}
+}
+
+// plantClientSecret gives the client a known secret, and the configuration too.
+func (w *world) plantClientSecret() {
+	w.t.Helper()
+	client := w.sim.FirstClient()
+	old := client.Secret
+	client.Secret = plantedClientSecret
+	if err := w.sim.SetClient(client); err != nil {
+		w.t.Fatal(err)
+	}
+	config, err := os.ReadFile(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	changed := strings.Replace(string(config), fmt.Sprintf("client_secret: %q", old),
+		fmt.Sprintf("client_secret: %q, previous_client_secret: %q", plantedClientSecret, plantedPrevious), 1)
+	w.write("config.yaml", changed)
+}
+
+// plantConnections makes one connection of each kind, one of them with a grant
+// that will die.
+func (w *world) plantConnections(said *strings.Builder) {
+	w.t.Helper()
+	_, acme := w.expired("acme")
+	_, ill := w.expired("ill")
+	grant, dead := w.expired("dead")
+	if err := w.sim.RevokeGrant(grant.ID); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.sim.IssueKey(simulator.Key{ID: "k", Value: plantedKey, Company: w.sim.Companies()[0].ID}); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, step := range []struct {
+		stdin string
+		args  []string
+	}{
+		{strings.Join([]string{acme, dead, ill, "broken " + acme, `{"name":"` + plantedKey}, "\n"), []string{"connections", "import", "-"}},
+		{acme, []string{"connections", "import", "-", "--json"}},
+		{plantedKey, []string{"connections", "add", "key", "--kind", "standalone_key", "--key-file", "-"}},
+		{plantedKey + "\nmore", []string{"connections", "add", "key2", "--kind", "standalone_key", "--key-file", "-"}},
+		{"", []string{"connections", "show", plantedKey + "/"}},
+		{"", []string{"connections", "list", plantedKey}},
+	} {
+		_, stdout, stderr := w.run(step.stdin, step.args...)
+		said.WriteString(stdout + stderr)
+	}
+}
+
+// misfortunes sends requests that go well, and requests that do not.
+func (w *world) misfortunes(p *process, said *strings.Builder) {
+	w.t.Helper()
+	c := client(w.t)
+	ask := func(connection, path string, want int) {
+		w.t.Helper()
+		a, err := p.get(c, connection, path)
+		if err != nil || a.status != want {
+			w.t.Errorf("GET %s as %s: %d %v, want %d", path, connection, a.status, err, want)
+		}
+		fmt.Fprintf(said, "%d %v %s\n", a.status, a.header, a.body)
+	}
+	ask("acme", "/v2/employees", 200)
+	ask("acme", "/v2/employees?q="+url.QueryEscape(plantedClientSecret), 200)
+	ask("dead", "/v2/employees", 401)
+	ask("key", "/echo/x", 200)
+	ask("nobody", "/echo", 400)
+	for _, f := range []simulator.Fault{{Kind: "status", Status: 429, Count: 1}, {Kind: "html", Count: 1}} {
+		w.fault(f)
+		ask("ill", "/v2/employees", 503)
+	}
+	w.fault(simulator.Fault{Target: "api", Kind: "reset", Count: 1})
+	ask("key", "/v2/employees", 502)
+	if err := w.sim.RevokeKey("k"); err != nil {
+		w.t.Fatal(err)
+	}
+	ask("key", "/v2/employees", 401)
+	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses[proxyListener]+"/echo", nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Header.Set("Pleo-Connection", "acme")
+	r.Header.Set("Authorization", "Bearer "+plantedKey)
+	a, err := send(c, r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	said.WriteString(a.body)
+}
+
+// search reports every planted secret in text.
+func (w *world) search(where, text string) {
+	w.t.Helper()
+	for _, secret := range plantedForms(w.sim.FirstClient().ID) {
+		if i := strings.Index(text, secret); i >= 0 {
+			w.t.Errorf("%s shows %q: …%s…", where, secret, text[max(0, i-100):min(len(text), i+100)])
+		}
+	}
+}
+
+func (w *world) searchFiles(dir string) {
+	w.t.Helper()
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		files++
+		w.search(path, string(data))
+		info, err := entry.Info()
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			w.t.Errorf("%s has mode %v, want nothing for group and others", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if files < 2 {
+		w.t.Errorf("%s holds %d files, want a keyset and a store at least", dir, files)
+	}
+}
