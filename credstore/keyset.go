@@ -118,11 +118,11 @@ func readKeyset(path string) (*Keyset, error) {
 // files as such.
 func readRegularFile(path string) ([]byte, error) {
 	// Without O_NONBLOCK the open of a named pipe would wait for a writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) //nolint:gosec // the operator's own path
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func createKeyset(path string) (created bool, err error) {
 	if err != nil {
 		return false, &SetupError{Err: err, Hint: "the directory must exist and this user be allowed to write to it"}
 	}
-	defer os.Remove(temp) //nolint:errcheck // a copy that is left over is as private as the original
+	defer os.Remove(temp) // what is left over if that fails is as private as the keyset
 
 	// A link, unlike a rename, never takes the place of a file that is there.
 	err = os.Link(temp, path)
@@ -233,7 +233,7 @@ func writeTemporary(path string, data []byte) (name string, err error) {
 }
 
 func syncDirectory(path string) error {
-	dir, err := os.Open(path) //nolint:gosec // the operator's own path
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -280,11 +280,11 @@ func TestReadOnlyDirectoryIsRefused(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	state := filepath.Join(dir, "state")
-	if err := errors.Join(os.Mkdir(state, 0o700), os.Chmod(dir, 0o755)); err != nil { //nolint:gosec // as the test needs it
+	if err := errors.Join(os.Mkdir(state, 0o700), os.Chmod(dir, 0o755)); err != nil {
 		t.Fatalf("making directories: %v", err)
 	}
 	openKeyset(t, filepath.Join(dir, "keyset.json"))
-	if err := errors.Join(os.Chmod(filepath.Join(dir, "keyset.json"), 0o644), os.Chmod(state, 0o555)); err != nil { //nolint:gosec // as the test needs it
+	if err := errors.Join(os.Chmod(filepath.Join(dir, "keyset.json"), 0o644), os.Chmod(state, 0o555)); err != nil {
 		t.Fatalf("Chmod: %v", err)
 	}
 	got := start(t, "open unprivileged", filepath.Join(state, "store.db")).line()

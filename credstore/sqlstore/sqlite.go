@@ -113,7 +113,7 @@ func setupError(err error) error {
 	if isAnswer(err) {
 		return err
 	}
-	hint := ""
+	var hint string
 	switch primaryCode(err) {
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		hint = "the file is damaged or no SQLite database; restore it from a backup"

@@ -59,7 +59,7 @@ func createPrivate(path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return nil
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator's own path
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
@@ -70,7 +70,7 @@ func createPrivate(path string) error {
 }
 
 func syncDirectory(path string) error {
-	dir, err := os.Open(path) //nolint:gosec // the operator's own path
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}

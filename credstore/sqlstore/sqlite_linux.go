@@ -55,7 +55,7 @@ func checkFilesystem(dir string, log *zap.Logger) error {
 	if err := unix.Statfs(dir, &stat); err != nil {
 		return pathError(err)
 	}
-	kind := filesystemOf(uint32(stat.Type)) //nolint:gosec,unconvert // magic numbers have 32 bits; the type differs by platform
+	kind := filesystemOf(uint32(stat.Type)) //nolint:gosec // magic numbers have 32 bits; the type differs by platform
 	if kind.remote {
 		return &credstore.SetupError{
 			Err:  fmt.Errorf("%s is on %s, where SQLite's locks cannot be relied on", dir, kind.name),

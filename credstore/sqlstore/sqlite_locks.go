@@ -28,7 +28,7 @@ type lockFile struct {
 // openLockFile opens or creates the file, and makes sure that its file system
 // can lock.
 func openLockFile(path string) (*lockFile, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) //nolint:gosec // the operator's own path
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, pathError(err)
 	}
