@@ -3,6 +3,7 @@ package credstoretest
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
@@ -143,7 +144,7 @@ func testOneByOne(t *testing.T, data Data) {
 func refreshOnce(t *testing.T, s credstore.Store, id, tokens string) (version int64, err error) {
 	l, err := s.Acquire(t.Context(), id, tokens)
 	for errors.Is(err, credstore.ErrBusy) {
-		time.Sleep(4 * time.Millisecond) // a lease does not tell when it ends
+		time.Sleep(rand.N(40 * time.Millisecond)) // a lease does not tell when it ends
 		l, err = s.Acquire(t.Context(), id, tokens)
 	}
 	if err != nil {

@@ -24,10 +24,14 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 	if err != nil {
 		return credstore.Page{}, fmt.Errorf("%s: %w", doing, err)
 	}
+	status := `$2 = ''`
+	if q.Status != "" {
+		status = `status = $2` // alone, so that the index serves
+	}
 	// One more than asked for tells whether there is a next page.
 	found, err := s.connections(ctx, `
 		SELECT `+connectionColumns+` FROM connections
-		WHERE name > $1 AND ($2 = '' OR status = $2) AND ($3 = '' OR search LIKE $3 ESCAPE '\')
+		WHERE name > $1 AND `+status+` AND ($3 = '' OR search LIKE $3 ESCAPE '\')
 		ORDER BY name LIMIT $4`, after, string(q.Status), pattern(q.Search), limit+1)
 	if err != nil {
 		return credstore.Page{}, s.failure(doing, err)
@@ -98,7 +102,6 @@ func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 
 // Due returns the connections to refresh; see [credstore.Store].
 func (s *Store) Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]credstore.Connection, error) {
-	// An index is for exactly the kind and the statuses that are written out here.
 	found, err := s.connections(ctx, `
 		SELECT `+connectionColumns+` FROM connections
 		WHERE kind = 'oauth' AND status IN ('active', 'degraded') AND refreshed_at < $1

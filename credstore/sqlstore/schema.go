@@ -6,8 +6,9 @@ package sqlstore
 //
 // Times are Unix milliseconds, UTC, NULL where there is none. A connection's
 // number is never used again, not even after a removal: leases stand on it.
-func schema() []string {
-	return []string{`
+func schema() []string { return []string{schema1} }
+
+const schema1 = `
 CREATE TABLE store (
 	one             INTEGER PRIMARY KEY CHECK (one = 1),
 	id              TEXT NOT NULL,
@@ -63,8 +64,7 @@ CREATE UNIQUE INDEX connections_company ON connections (kind, company_id)
 	WHERE company_id <> '' AND shared_company = 0;
 CREATE INDEX connections_bound ON connections (company_id) WHERE company_id <> '';
 CREATE INDEX connections_status ON connections (status, name, kind);
-CREATE INDEX connections_due ON connections (refreshed_at)
-	WHERE kind = 'oauth' AND status IN ('active', 'degraded');
+CREATE INDEX connections_due ON connections (kind, status, refreshed_at);
 CREATE INDEX connections_retry ON connections (retry_at) WHERE retry_at IS NOT NULL;
 CREATE INDEX connections_refused ON connections (refused_at) WHERE refused_at IS NOT NULL;
 
@@ -100,5 +100,4 @@ CREATE TABLE changes (
 ) STRICT;
 
 CREATE INDEX changes_removed ON changes (at) WHERE removed = 1;
-`}
-}
+`
