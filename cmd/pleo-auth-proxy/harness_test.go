@@ -162,17 +162,26 @@ func (o *output) String() string {
 // serve starts the server and waits until it is ready.
 func (w *world) serve() *process {
 	w.t.Helper()
-	return startServer(w.t, w.dir, w.config)
+	return startServer(w.t, os.Args[0], w.dir, w.config)
 }
 
-func startServer(t testing.TB, dir, config string) *process {
+// startServer starts the server that the executable holds.
+func startServer(t testing.TB, executable, dir, config string) *process {
+	t.Helper()
+	p := &process{t: t, log: &output{}, exited: make(chan struct{})}
+	p.start(executable, dir, config, p.log)
+	return p
+}
+
+// start starts the server, with its log going to where it is told.
+func (p *process) start(executable, dir, config string, log io.Writer) {
+	t := p.t
 	t.Helper()
 	began := time.Now()
-	p := &process{t: t, log: &output{}, exited: make(chan struct{})}
-	p.cmd = exec.Command(os.Args[0], "serve", "--json", "--config", config)
+	p.cmd = exec.Command(executable, "serve", "--json", "--config", config)
 	p.cmd.Dir = dir
 	p.cmd.Env = []string{asProgram + "=1", quickExit, "HOME=" + dir}
-	p.cmd.Stderr = p.log
+	p.cmd.Stderr = log
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +203,6 @@ func startServer(t testing.TB, dir, config string) *process {
 	if err := json.Unmarshal(line, &p.addresses); err != nil {
 		t.Fatal(err)
 	}
-	return p
 }
 
 // kill ends the process as a crash does.

@@ -86,25 +86,3 @@ func (l *load) run(connection, company string) {
 }
 
 func (l *load) fail(how string) { l.failed.Store(&how) }
-
-// BenchmarkStart measures the time from the start of the process until it is
-// ready, with 1,000 connections in the store. It is to be at most 100 ms.
-func BenchmarkStart(b *testing.B) {
-	w := newWorld(b, simulator.Settings{}, "log: {level: warn}")
-	lines := make([]string, 0, 1000)
-	for i := range 1000 {
-		_, line := w.grant(fmt.Sprint("c", i), simulator.GrantRequest{})
-		lines = append(lines, line)
-	}
-	w.importLines(lines...)
-	var total time.Duration
-	b.ResetTimer()
-	for range b.N {
-		p := w.serve()
-		total += p.took
-		b.StopTimer()
-		p.kill()
-		b.StartTimer()
-	}
-	b.ReportMetric(float64(total.Milliseconds())/float64(b.N), "ms/ready")
-}

@@ -12,9 +12,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 )
 
-// say tells people something.
+// say tells people something. If it cannot be written there is nobody to tell.
 func (p *program) say(format string, args ...any) {
-	fmt.Fprintf(p.stderr, "pleo-auth-proxy: "+format+"\n", args...)
+	_, _ = fmt.Fprintf(p.stderr, "pleo-auth-proxy: "+format+"\n", args...)
 }
 
 // printJSON writes the one JSON document of a command.
@@ -56,17 +56,18 @@ func (p *program) printConnection(c admin.Connection) error {
 		{"last error", failure(c.LastError)},
 		{"created at", moment(c.CreatedAt)},
 	} {
-		fmt.Fprintf(w, "%s\t%s\n", row.label, row.value)
+		_, _ = fmt.Fprintf(w, "%s\t%s\n", row.label, row.value)
 	}
 	return flush(w)
 }
 
-// table writes connections as lines with columns.
+// table writes connections as lines with columns. Its errors show when it is
+// flushed.
 type table struct{ w *tabwriter.Writer }
 
 func newTable(out io.Writer) *table {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tKIND\tSTATUS\tREASON\tCOMPANY\tTENANT\tEXPIRES")
+	_, _ = fmt.Fprintln(w, "NAME\tKIND\tSTATUS\tREASON\tCOMPANY\tTENANT\tEXPIRES")
 	return &table{w: w}
 }
 
@@ -75,7 +76,7 @@ func (t *table) add(c admin.Connection) {
 	if company == nil {
 		company = c.CompanyID
 	}
-	fmt.Fprintf(t.w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+	_, _ = fmt.Fprintf(t.w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
 		c.Name, c.Kind, c.Status, text(c.Reason), text(company), text(c.ExternalTenant), moment(c.ExpiresAt))
 }
 

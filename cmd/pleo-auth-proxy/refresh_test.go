@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -250,4 +252,31 @@ func TestRequestsUnderWayFinish(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
+}
+
+// TestTheEndOfTheLogEndsNothing closes the pipe that the program logs to, as
+// happens when the program that reads the log dies.
+func TestTheEndOfTheLogEndsNothing(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	_, line := w.expired("acme")
+	w.importLines(line)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, log: &output{}, exited: make(chan struct{})}
+	p.start(os.Args[0], w.dir, w.config, writer)
+	if err := errors.Join(reader.Close(), writer.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		a, err := p.get(client(t), "acme", "/v2/employees")
+		if err != nil || a.status != http.StatusOK {
+			t.Errorf("without a log: %d %v, want 200", a.status, err)
+		}
+	}
+	if code := p.stop(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	w.checkAlive(1)
 }

@@ -151,7 +151,7 @@ func (t scriptT) Cleanup(f func())                 { t.ts.Defer(f) }
 func serverOf(ts *testscript.TestScript) **process { return ts.Value(serverKey{}).(**process) }
 
 func startCommand(ts *testscript.TestScript, _ bool, _ []string) {
-	p := startServer(scriptT{ts: ts}, ts.MkAbs("."), ts.MkAbs("config.yaml"))
+	p := startServer(scriptT{ts: ts}, os.Args[0], ts.MkAbs("."), ts.MkAbs("config.yaml"))
 	*serverOf(ts) = p
 	ts.Setenv("PROXY", p.addresses[proxyListener])
 	ts.Setenv("ADMIN", p.addresses[adminListener])

@@ -36,6 +36,9 @@ func (p *program) serve(ctx context.Context) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	// Else the end of whoever reads the log would end the program at once, and
+	// with it the only copy of a token pair that is not saved yet.
+	signal.Ignore(syscall.SIGPIPE)
 
 	cfg, err := p.loadConfig()
 	if err != nil {
@@ -70,6 +73,10 @@ func (p *program) remark(cfg *config.Config, v *vault, log *zap.Logger) {
 	if cfg.KeysetBesideStore() {
 		log.Warn("the keyset lies beside the store: sealing then protects a copy of the database only; set store.keyset_file to another place",
 			zap.String("file", cfg.Store.KeysetFile))
+	}
+	if info, err := os.Stat(cfg.Store.KeysetFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+		log.Warn("other users of this machine can read the keyset; take the permission from them",
+			zap.String("file", cfg.Store.KeysetFile), zap.Stringer("mode", info.Mode().Perm()))
 	}
 	if cfg.Proxy.DangerouslyAllowAnyone && !cfg.Proxy.Listen.Local() {
 		log.Warn("whoever reaches the proxy listener acts with every connection, as proxy.dangerously_allow_anyone says",

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+func TestExitCodes(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		err  error
+		want int
+	}{
+		{"done", nil, 0},
+		{"anything else", errors.New("x"), 1},
+		{"name taken", &credstore.Conflict{Err: credstore.ErrNameTaken, With: "a"}, 1},
+		{"store away", fmt.Errorf("reading: %w", credstore.ErrUnavailable), 1},
+		{"usage", &usageError{err: errors.New("x")}, 2},
+		{"configuration", &config.Error{}, 2},
+		{"keyset or schema", fmt.Errorf("opening: %w", &credstore.SetupError{Err: errors.New("x")}), 2},
+		{"not found", fmt.Errorf("finding: %w", credstore.ErrNotFound), 3},
+		{"closing failed too", errors.Join(fmt.Errorf("finding: %w", credstore.ErrNotFound), errors.New("x")), 3},
+	} {
+		if got := exitCode(test.err); got != test.want {
+			t.Errorf("%s: exitCode(%v) = %d, want %d", test.name, test.err, got, test.want)
+		}
+	}
+}
+
+func TestTerminalsAreNotObeyed(t *testing.T) {
+	for written, want := range map[string]string{
+		"Acme ApS":       "Acme ApS",
+		"Smørrebrød & ✓": "Smørrebrød & ✓",
+		"a\x1b[2Jb":      `"a\x1b[2Jb"`,
+		"two\nlines":     `"two\nlines"`,
+	} {
+		if got := text(&written); got != want {
+			t.Errorf("text(%q) = %s, want %s", written, got, want)
+		}
+	}
+}
+
+func TestHealthcheckAsksWhereItCan(t *testing.T) {
+	for address, want := range map[string]string{
+		":8487":          "127.0.0.1:8487",
+		"0.0.0.0:8487":   "127.0.0.1:8487",
+		"[::]:8487":      "[::1]:8487",
+		"10.0.0.1:8487":  "10.0.0.1:8487",
+		"localhost:8487": "localhost:8487",
+	} {
+		if got := dialable(config.Listen{Network: "tcp", Address: address}); got != want {
+			t.Errorf("dialable(%q) = %q, want %q", address, got, want)
+		}
+	}
+}
+
+func TestIgnoredProxyVariables(t *testing.T) {
+	got := ignoredProxyVariables([]string{"HTTP_PROXY=http://u:p@h", "https_proxy=x", "ALL_PROXY=", "NO_PROXY=x", "HTTP_PROXYX=x"})
+	if diff := cmp.Diff([]string{"HTTP_PROXY", "https_proxy"}, got); diff != "" {
+		t.Errorf("ignored (-want +got), names only:\n%s", diff)
+	}
+}
+
+// acceptingStore creates whatever it is given.
+type acceptingStore struct{ credstore.Store }
+
+func (acceptingStore) Create(_ context.Context, n credstore.NewConnection) (credstore.Connection, error) {
+	return credstore.Connection{Name: n.Name, CompanyID: n.Company.ID}, nil
+}
+
+// unreachableAPI counts how often somebody tries to reach it.
+type unreachableAPI struct{ asked int }
+
+func (a *unreachableAPI) Introspect(context.Context, credstore.Secret) (pleo.Identity, error) {
+	a.asked++
+	return pleo.Identity{}, &url.Error{Op: "Get", Err: errors.New("connection refused")}
+}
+
+// TestImportStopsAskingAnAPIThatIsAway: a long import must not wait for a
+// timeout at each line.
+func TestImportStopsAskingAnAPIThatIsAway(t *testing.T) {
+	api := &unreachableAPI{}
+	in := &intake{store: acceptingStore{}, api: api, now: time.Now}
+	for i := range 100 {
+		_, warning, err := in.take(t.Context(), credstore.NewConnection{
+			Name: fmt.Sprint("c", i), Kind: credstore.StandaloneKey,
+			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("k")},
+		})
+		if err != nil || warning == "" {
+			t.Fatalf("take = %q, %v; want a warning and no error", warning, err)
+		}
+	}
+	if api.asked != enough {
+		t.Errorf("the API was asked %d times, want %d", api.asked, enough)
+	}
+}
+
+func TestImportDoesNotAskWithAnExpiredToken(t *testing.T) {
+	api := &unreachableAPI{}
+	now := time.Unix(1e9, 0)
+	in := &intake{store: acceptingStore{}, api: api, now: func() time.Time { return now }}
+	_, warning, err := in.take(t.Context(), credstore.NewConnection{
+		Name: "c", Kind: credstore.OAuth,
+		Credential: &credstore.FirstCredential{
+			RefreshToken: credstore.NewSecret("r"), AccessToken: credstore.NewSecret("a"), ExpiresAt: now,
+		},
+	})
+	if err != nil || warning != "" || api.asked != 0 {
+		t.Errorf("take = %q, %v after %d questions; want none of them", warning, err, api.asked)
+	}
+}
