@@ -126,12 +126,21 @@ func TestDataDir(t *testing.T) {
 	}
 }
 
-func TestMistakesInTheFile(t *testing.T) {
-	for _, test := range []struct {
-		name, yaml string
-		want       []string
-	}{
-		{"nothing", "", []string{"environment: is needed: production, staging, or custom with upstream.api_url and upstream.auth_url"}},
+// mistakesOf is a configuration with what is wrong with it.
+type mistakesOf struct {
+	name, yaml string
+	want       []string
+}
+
+func (test mistakesOf) check(t *testing.T) {
+	_, err := load(t, test.yaml)
+	if diff := cmp.Diff(test.want, problems(t, err)); diff != "" {
+		t.Errorf("mistakes (-want +got):\n%s", diff)
+	}
+}
+
+func TestMistakesInOneKey(t *testing.T) {
+	for _, test := range []mistakesOf{
 		{"unknown key", minimal + "proxy:\n  listn: 127.0.0.1:1\n",
 			[]string{"c.yaml:3: proxy.listn: unknown key; did you mean proxy.listen?"}},
 		{"unknown section", minimal + "proxi:\n  listen: 127.0.0.1:1\n",
@@ -166,6 +175,18 @@ func TestMistakesInTheFile(t *testing.T) {
 			[]string{`c.yaml:2: proxy.listen: wants host:port such as 127.0.0.1:8484, or unix:/path/of/socket (it is "127.0.0.1:84840")`}},
 		{"relative socket", minimal + "proxy: {listen: \"unix:sock\"}\n",
 			[]string{`c.yaml:2: proxy.listen: wants an absolute path after unix: (it is "unix:sock")`}},
+		{"odd default connection", minimal + "proxy: {default_connection: a/b}\n",
+			[]string{`c.yaml:2: proxy.default_connection: wants the name of a connection: 1 to 128 letters, digits and . _ ~ : -, the first a letter or a digit (it is "a/b")`}},
+		{"syntax", "environment: [\n", []string{"c.yaml:1: is not YAML: did not find expected node content"}},
+		{"second document", minimal + "---\nlog: {}\n", []string{"c.yaml:2: a second YAML document; there can be only one"}},
+	} {
+		t.Run(test.name, test.check)
+	}
+}
+
+func TestMistakesBetweenKeys(t *testing.T) {
+	for _, test := range []mistakesOf{
+		{"nothing", "", []string{"environment: is needed: production, staging, or custom with upstream.api_url and upstream.auth_url"}},
 		{"open to all", minimal + "proxy: {listen: \":8484\"}\n",
 			[]string{"c.yaml:2: proxy.listen: can be reached from other machines, and whoever reaches it acts with every connection; use a loopback address or unix:/path, or say proxy.dangerously_allow_anyone: true"}},
 		{"admin open to all", minimal + "admin: {listen: \"0.0.0.0:8485\"}\n",
@@ -187,19 +208,10 @@ func TestMistakesInTheFile(t *testing.T) {
 			[]string{"c.yaml:2: oauth.client_id: needs oauth.client_secret_file or oauth.client_secret beside it"}},
 		{"secret without id", minimal + "oauth: {client_secret: s}\n",
 			[]string{"oauth.client_id: is needed where a client secret is given"}},
-		{"odd default connection", minimal + "proxy: {default_connection: a/b}\n",
-			[]string{`c.yaml:2: proxy.default_connection: wants the name of a connection: 1 to 128 letters, digits and . _ ~ : -, the first a letter or a digit (it is "a/b")`}},
 		{"header with a meaning", minimal + "proxy: {connection_header: authorization}\n",
 			[]string{"c.yaml:2: proxy.connection_header: cannot be authorization, which has a meaning of its own"}},
-		{"syntax", "environment: [\n", []string{"c.yaml:1: is not YAML: did not find expected node content"}},
-		{"second document", minimal + "---\nlog: {}\n", []string{"c.yaml:2: a second YAML document; there can be only one"}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			_, err := load(t, test.yaml)
-			if diff := cmp.Diff(test.want, problems(t, err)); diff != "" {
-				t.Errorf("mistakes (-want +got):\n%s", diff)
-			}
-		})
+		t.Run(test.name, test.check)
 	}
 }
 
