@@ -26,7 +26,7 @@ func start(ready any, log string, name string, args ...string) (*process, error)
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cmd: exec.Command(name, args...), log: file}
+	p := &process{cmd: exec.Command(name, args...), log: file} //nolint:noctx // stop ends it, after the demo has ended
 	p.cmd.Stderr = file
 	p.cmd.Env = environ()
 	out, err := p.cmd.StdoutPipe()
