@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -75,6 +77,14 @@ type Config struct {
 	// besides those no public web page can be served from.
 	AllowedHosts []string
 
+	// Clients are the programs that may use the proxy. Nil: whoever reaches it
+	// may, if ClientNetworks does not say otherwise.
+	Clients []Client
+
+	// ClientNetworks are where clients may connect from, besides unix sockets.
+	// Nil means everywhere. With Clients, both have to agree.
+	ClientNetworks []netip.Prefix
+
 	// ReplayMemory is how many bytes of a body are kept for a replay. A larger
 	// body is streamed once, and a 401 to it goes back. 0 means 1 MiB; less
 	// than 0 means that nothing is kept.
@@ -116,6 +126,7 @@ type Proxy struct {
 	transport   http.RoundTripper
 	upstream    upstream
 	naming      naming
+	gate        gate
 	hosts       map[string]bool // allowed name, in lower case
 	dropped     map[string]bool // canonical field name that never leaves, besides dropsAlways
 	memory      *budget
@@ -141,6 +152,7 @@ func New(c Config) (*Proxy, error) {
 		transport:   c.Transport,
 		upstream:    newUpstream(c.Upstream),
 		naming:      newNaming(c),
+		gate:        gate{clients: slices.Clone(c.Clients), networks: c.ClientNetworks},
 		hosts:       make(map[string]bool, len(c.AllowedHosts)),
 		dropped:     map[string]bool{expectCompanyHeader: true},
 		memory:      &budget{limit: c.ReplayMemoryTotal},
@@ -185,7 +197,7 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) check() error {
-	errs := []error{checkUpstream(c.Upstream), c.checkDefault()}
+	errs := []error{checkUpstream(c.Upstream), c.checkDefault(), checkClients(c.Clients)}
 	if c.Credentials == nil {
 		errs = append(errs, errors.New("credentials are missing"))
 	}

@@ -4,7 +4,9 @@
 // The way of one request:
 //
 //	guard     method, target, Host, Origin, Upgrade: may this be forwarded at all?
+//	admit     network, token: who is it?
 //	name      listener, path prefix, header or default: which connection is meant?
+//	permit    may this client send this, for this connection?
 //	authorize the connection's current credential, from memory
 //	send      what the client sent, less what must not leave, plus the credential
 //	replay    after a 401, once, with a newer credential

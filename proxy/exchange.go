@@ -45,6 +45,7 @@ type exchange struct {
 	ctx    context.Context // ends with the client's, or by cancel
 	cancel context.CancelCauseFunc
 	target target
+	client *Client // nil until it is known, and where clients need not prove themselves
 	name   string  // of the connection; empty until it is known
 	upload *upload // nil without a body
 	url    *url.URL
@@ -75,11 +76,19 @@ func (x *exchange) run(own string) (*http.Response, error) {
 	if x.target, err = x.proxy.guard(x.in); err != nil {
 		return nil, err
 	}
+	client, err := x.proxy.gate.admit(x.in)
+	if err != nil {
+		return nil, err
+	}
+	x.client = client
 	name, err := x.proxy.naming.find(x.ctx, own, x.target, x.in.Header)
 	if err != nil {
 		return nil, err
 	}
 	x.name = name
+	if err := client.permit(x.in, x.target, name); err != nil {
+		return nil, err
+	}
 	a, err := x.proxy.credentials.Authorize(x.ctx, name)
 	if err != nil {
 		return nil, x.noCredential(err)

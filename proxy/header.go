@@ -30,11 +30,17 @@ func (p *Proxy) strip(h http.Header, connection []string) http.Header {
 // drops reports whether the request field called name, in canonical form, does
 // not leave.
 func (p *Proxy) drops(name string) bool {
-	if strings.IndexByte(name, '_') >= 0 {
-		// Servers that hand fields on as CGI variables take X_Y for X-Y.
-		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
-	}
+	name = dashed(name)
 	return dropsAlways(name) || p.dropped[name]
+}
+
+// dashed returns a field name as servers read it that hand fields on as CGI
+// variables: they take X_Y for X-Y.
+func dashed(name string) string {
+	if strings.IndexByte(name, '_') < 0 {
+		return name
+	}
+	return textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
 }
 
 // dropsAlways reports whether a request field is dropped whatever the

@@ -34,6 +34,9 @@ const (
 	codeStoreUnavailable        code = "store_unavailable"
 	codeShuttingDown            code = "shutting_down"
 	codeUpstreamTimeout         code = "upstream_timeout"
+	codeClientUnauthenticated   code = "client_unauthenticated"
+	codeClientNotAllowed        code = "client_not_allowed"
+	codePolicyDenied            code = "policy_denied"
 
 	// codeClientClosed stands in the access log only: the client left before
 	// there was an answer to send.
@@ -59,6 +62,9 @@ var kinds = map[code]struct {
 	codeUpgradeRefused:          {400, "Upgrade refused", "http_request_error"},
 	codeReauthorizationRequired: {401, "Reauthorization required", "http_request_denied"},
 	codeConnectionPending:       {401, "Connection pending", "http_request_denied"},
+	codeClientUnauthenticated:   {401, "Client unauthenticated", "http_request_denied"},
+	codeClientNotAllowed:        {403, "Client not allowed", "http_request_denied"},
+	codePolicyDenied:            {403, "Denied by policy", "http_request_denied"},
 	codeCrossSiteRequest:        {403, "Cross-site request", "http_request_denied"},
 	codeHostNotAllowed:          {403, "Host not allowed", "http_request_denied"},
 	codeConnectionDisabled:      {403, "Connection disabled", "http_request_denied"},
@@ -132,7 +138,7 @@ func (p *problem) writeHeader(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Proxy-Status", fmt.Sprintf("pleo-auth-proxy; error=%s; details=%q", kind.proxy, p.code))
 	if kind.status == http.StatusUnauthorized {
-		h.Set("WWW-Authenticate", `Bearer realm="Pleo connection", error="invalid_token"`)
+		h["Www-Authenticate"] = p.challenges()
 	}
 	if kind.status == http.StatusMethodNotAllowed {
 		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
@@ -140,6 +146,15 @@ func (p *problem) writeHeader(h http.Header) {
 	if p.retryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(seconds(p.retryAfter), 10))
 	}
+}
+
+// challenges says what has to be proven (RFC 9110 section 11.6.1): by the client
+// to us, or by the connection to Pleo.
+func (p *problem) challenges() []string {
+	if p.code == codeClientUnauthenticated {
+		return []string{`Bearer realm="pleo-auth-proxy"`, `Basic realm="pleo-auth-proxy", charset="UTF-8"`}
+	}
+	return []string{`Bearer realm="Pleo connection", error="invalid_token"`}
 }
 
 // seconds rounds up, so that nobody comes back too early.
@@ -190,6 +205,23 @@ func problemHost() *problem {
 
 func problemCrossSite() *problem {
 	return &problem{code: codeCrossSiteRequest, detail: "The request comes from a web page (it has Origin, or Sec-Fetch-Site other than none). Call the proxy from a server, not from a browser."}
+}
+
+func problemUnauthenticated() *problem {
+	return &problem{code: codeClientUnauthenticated, detail: "The proxy wants to know its clients. Send \"Authorization: Bearer TOKEN\" or \"Basic NAME:TOKEN\", once, with the token that was set up for this client in proxy.clients."}
+}
+
+func problemNetwork() *problem {
+	return &problem{code: codeClientNotAllowed, detail: "The client's address is in none of the networks of proxy.client_networks."}
+}
+
+// problemClient does not say whether there is such a connection.
+func problemClient(client, name string) *problem {
+	return &problem{code: codeClientNotAllowed, connection: name, detail: fmt.Sprintf("Client %q may not use connection %q: no pattern in its connections fits. Nothing was sent to Pleo.", client, name)}
+}
+
+func problemPolicy(client, name string) *problem {
+	return &problem{code: codePolicyDenied, connection: name, detail: fmt.Sprintf("Client %q may not send this request: nothing in its allow list fits method and path, or servers could read the path in different ways. Nothing was sent to Pleo.", client)}
 }
 
 func problemCompany(name string) *problem {

@@ -56,7 +56,12 @@ func (p *Proxy) record(x *exchange) {
 	if path == "" {
 		path = "-" // a target that was refused is not repeated
 	}
+	client := ""
+	if x.client != nil {
+		client = x.client.Name
+	}
 	line.Write(
+		zap.String("client", shorten(client, 128)),
 		zap.String("connection", x.name),
 		zap.String("method", shorten(x.in.Method, 32)),
 		zap.String("path", shorten(path, 512)),

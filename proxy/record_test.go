@@ -26,7 +26,7 @@ func TestAccessLog(t *testing.T) {
 		delete(line, timed)
 	}
 	want := map[string]any{
-		"connection": "acme", "method": "POST", "path": "/v1/a%2Fb", "status": int64(200), "origin": "upstream", "code": "",
+		"client": "", "connection": "acme", "method": "POST", "path": "/v1/a%2Fb", "status": int64(200), "origin": "upstream", "code": "",
 		"attempts": int64(1), "version": int64(1), "bytes_in": int64(5), "bytes_out": int64(5), "request_id": "r-1",
 	}
 	if diff := cmp.Diff(want, line); diff != "" {
