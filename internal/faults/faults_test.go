@@ -1,0 +1,18 @@
+package faults
+
+// window is the only interval in which a crash may lose a token, by design.
+const window = "the answer was lost with the process that waited for it"
+
+// allFaults lists the faults of one machine, in the order of the reliability
+// matrix. Those that are left out need replicas and a database server.
+func allFaults() []fault {
+	return []fault{
+		{id: "F1", title: "SIGKILL before the server commits", full: 200, presented: 2, alone: true, run: killedBeforeCommit},
+		{id: "F2", title: "SIGKILL after the commit, no answer", full: 100, presented: 2, mayLose: window, run: killedWithoutAnswer},
+		{id: "F3", title: "SIGKILL 0 to 50 ms after the commit", full: 200, presented: 1, mayLose: window, alone: true, run: killedSoonAfterCommit},
+		{id: "F4", title: "answer truncated or reset after the commit", full: 200, presented: 2, mayLose: "the refresh token was in the part that was lost", run: answerBroken},
+		{id: "F5", title: "answer 30 s late", full: 60, presented: 1, run: answerLate},
+		{id: "F6", title: "the client that caused the refresh leaves", full: 200, presented: 1, run: clientLeaves},
+		{id: "F7", title: "SIGTERM during a refresh", full: 200, presented: 1, run: toldToStop},
+	}
+}

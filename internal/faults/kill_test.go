@@ -1,0 +1,246 @@
+package faults
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// killedBeforeCommit is F1: the process dies while its refresh token is under
+// way and nothing has changed at the server.
+func killedBeforeCommit(r *run) {
+	r.spread(3, func(r *run) {
+		w := r.world(simulator.Settings{})
+		links := w.expired(r.trials)
+		p := w.serve()
+		for _, l := range links {
+			w.fault(simulator.Fault{Kind: "hang", Abandon: true, Grant: l.grant.ID, Count: 1})
+			asked := p.ask(l)
+			w.await(simulator.PhaseReceived, l)
+			p.kill()
+			<-asked
+			w.sim.ClearFaults()
+			began := time.Now()
+			p = w.serve()
+			if a := p.get(l); a.status != http.StatusOK || time.Since(began) > 2*time.Second {
+				r.wrong("%v after the restart: %d %s, want 200 within 2 s\n%s", time.Since(began), a.status, a.body, p.log)
+			}
+		}
+		w.kept(p, links)
+		p.stop()
+		w.tally(len(links))
+	})
+}
+
+// killedWithoutAnswer is F2: nobody has the successor. Where introspection can
+// be trusted the token is not even presented again; without it, once.
+func killedWithoutAnswer(r *run) {
+	half := max(1, r.trials/2)
+	for name, settings := range map[string]simulator.OAuthSettings{
+		"introspection":    {},
+		"no introspection": {Introspection: "absent"},
+	} {
+		r.variant(name, func(r *run) {
+			r.Parallel()
+			w := r.world(simulator.Settings{OAuth: settings})
+			before, links := w.expired(1), w.expired(half)
+			p := w.serve()
+			w.kept(p, before) // and introspection has proven itself
+			w.killWithoutAnswers(p, links)
+			p = w.serve()
+			w.settled(p, links)
+			w.ended(p, links)
+			p.stop()
+			w.tally(len(links))
+		})
+	}
+}
+
+// killWithoutAnswers kills the process when the grants of all links have been
+// rotated and nothing was answered.
+func (w *world) killWithoutAnswers(p *process, links []link) {
+	w.Helper()
+	w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
+	for batch := links; len(batch) > 0; {
+		n := min(len(batch), 50) // refreshes on demand at once
+		answers := p.askAll(batch[:n])
+		for _, l := range batch[:n] {
+			w.await(simulator.PhaseCommitted, l)
+		}
+		p.kill()
+		for _, a := range answers {
+			<-a
+		}
+		if batch = batch[n:]; len(batch) > 0 {
+			p = w.serve()
+		}
+	}
+	w.sim.ClearFaults()
+}
+
+// ended checks that clients of lost connections hear so at once, and that their
+// tokens are never presented again.
+func (w *world) ended(p *process, links []link) {
+	w.Helper()
+	before := w.sim.Counters().TokenRequests
+	for _, l := range links {
+		best := time.Hour
+		for range 5 {
+			a := p.get(l)
+			if a.code() != "reauthorization_required" {
+				w.wrong("%s: %d %s, want our 401", l.name, a.status, a.body)
+			}
+			best = min(best, a.took)
+		}
+		if best > 50*time.Millisecond {
+			w.wrong("%s: our 401 took %v, want at most 50 ms", l.name, best)
+		}
+	}
+	if after := w.sim.Counters().TokenRequests; fmt.Sprint(after) != fmt.Sprint(before) {
+		w.wrong("ended grants led to token requests: %v before, %v after", before, after)
+	}
+}
+
+// killedSoonAfterCommit is F3. What is 20 ms old is durable.
+func killedSoonAfterCommit(r *run) {
+	delays := []int{0, 1, 2, 3, 5, 10, 20, 30, 40, 50} // milliseconds
+	each := max(1, r.trials/len(delays))
+	w := r.world(simulator.Settings{})
+	links := w.expired(1 + each*len(delays))
+	p := w.serve()
+	w.kept(p, links[:1]) // and introspection has proven itself
+	lost := map[int]int{}
+	for i, l := range links[1:] {
+		delay := delays[i%len(delays)]
+		asked := p.ask(l)
+		committed := w.await(simulator.PhaseCommitted, l)
+		time.Sleep(time.Until(committed.Time.Add(time.Duration(delay) * time.Millisecond))) // the moment is the fault
+		p.kill()
+		<-asked
+		p = w.serve()
+		if a := p.until(l, final); a.status != http.StatusOK {
+			lost[delay]++
+		}
+		w.wholeRecords(p)
+	}
+	p.stop()
+	w.tally(len(links) - 1)
+	w.reportLosses(delays, lost, each)
+}
+
+// reportLosses counts what was lost, by the delay of the kill.
+func (w *world) reportLosses(delays []int, lost map[int]int, each int) {
+	w.Helper()
+	var parts []string
+	for _, d := range delays {
+		if lost[d] == 0 {
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("%d ms: %d of %d lost", d, lost[d], each))
+		w.row.add(func(r *row) { r.Lost += lost[d] })
+		if d >= 20 {
+			w.wrong("%d of %d were lost %d ms after the commit", lost[d], each, d)
+		}
+	}
+	w.row.add(func(r *row) { r.Note = strings.Join(append(parts, "none from 20 ms on"), "; ") })
+}
+
+// wholeRecords checks that a restarted process has made sense of what its
+// predecessor left: no pair is left in the spool, and nothing failed to open.
+// What may stay is room that was reserved for a pair that never came.
+func (w *world) wholeRecords(p *process) {
+	w.Helper()
+	if !eventually(10*time.Second, func() bool { return len(w.spooledPairs()) == 0 }) {
+		w.wrong("pairs are left in the spool: %q\n%s", w.spooledPairs(), p.log)
+	}
+	if log := p.log.String(); strings.Contains(log, `"level":"error"`) && !strings.Contains(log, "needs a person") {
+		w.wrong("the restarted process logs errors:\n%s", log)
+	}
+}
+
+// spooledPairs lists the records of the spool that hold a pair, or a part of one.
+func (w *world) spooledPairs() []string {
+	w.Helper()
+	records, err := filepath.Glob(w.data("spool/*.pair"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	return slices.DeleteFunc(records, func(path string) bool {
+		record, err := os.ReadFile(path)
+		const header = 512
+		return err != nil || len(record) <= header || len(bytes.Trim(record[header:], "\x00")) == 0
+	})
+}
+
+// toldToStop is F7. The answer comes while the process drains.
+func toldToStop(r *run) {
+	r.variant("answer at once", func(r *run) {
+		r.Parallel()
+		r.stopSoon()
+	})
+	for name, late := range map[string]struct{ answer, exit time.Duration }{
+		"answer after 24 s": {24 * time.Second, 30 * time.Second},
+		"answer after 55 s": {55 * time.Second, 90 * time.Second},
+	} {
+		r.variant(name, func(r *run) {
+			r.Parallel()
+			w := r.world(simulator.Settings{})
+			links := w.expired(3)
+			p := w.serve()
+			w.fault(simulator.Fault{Kind: "delay", When: simulator.AfterCommit, Delay: simulator.Duration(late.answer)})
+			p.askAll(links)
+			for _, l := range links {
+				w.await(simulator.PhaseCommitted, l)
+			}
+			began := time.Now()
+			p.stop()
+			if took := time.Since(began); took > late.exit {
+				r.wrong("the process ended %v after SIGTERM, want at most %v", took, late.exit)
+			}
+			w.sim.ClearFaults()
+			p = w.serve()
+			w.kept(p, links)
+			p.stop()
+			w.tally(len(links))
+		})
+	}
+}
+
+// stopSoon tells the process to stop while refreshes are under way, more than
+// once, before and after the server's commit.
+func (r *run) stopSoon() {
+	w := r.world(simulator.Settings{})
+	links := w.expired(r.trials)
+	for i, l := range links {
+		when, phase := simulator.BeforeCommit, simulator.PhaseReceived
+		if i%2 == 1 {
+			when, phase = simulator.AfterCommit, simulator.PhaseCommitted
+		}
+		p := w.serve()
+		w.fault(simulator.Fault{Kind: "hang", When: when, Count: 1})
+		asked := p.ask(l)
+		w.await(phase, l)
+		p.signal(syscall.SIGTERM)
+		if !eventually(10*time.Second, func() bool { return p.operator("/readyz").status == http.StatusServiceUnavailable }) {
+			r.wrong("the process does not say that it drains")
+		}
+		p.signal(syscall.SIGTERM)
+		w.sim.ClearFaults()
+		p.ended()
+		if a := <-asked; a.status != http.StatusOK {
+			r.wrong("the request under way got %d %s, want 200", a.status, a.body)
+		}
+	}
+	p := w.serve()
+	w.kept(p, links)
+	p.stop()
+	w.tally(len(links))
+}

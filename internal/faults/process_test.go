@@ -1,0 +1,249 @@
+package faults
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// process is a running proxy.
+type process struct {
+	*world
+	cmd       *exec.Cmd
+	log       *output
+	addresses map[string]string // listener → address
+	client    *http.Client
+	exited    chan struct{} // closed when it has ended
+}
+
+// output collects what a process writes.
+type output struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// serve starts a proxy on the world's data and waits until it is ready.
+func (w *world) serve() *process {
+	w.Helper()
+	return w.start(exec.Command(*program, "serve", "--json", "--config", w.config))
+}
+
+func (w *world) start(cmd *exec.Cmd) *process {
+	w.Helper()
+	p := &process{world: w, cmd: cmd, log: &output{}, exited: make(chan struct{})}
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	p.client = &http.Client{Transport: transport, Timeout: patience}
+	w.Cleanup(transport.CloseIdleConnections)
+	cmd.Dir, cmd.Env, cmd.Stderr = w.dir, []string{"HOME=" + w.dir}, p.log
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		w.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(p.kill)
+	line, err := bufio.NewReader(stdout).ReadBytes('\n')
+	go func() {
+		_ = cmd.Wait() // the exit code is in ProcessState
+		close(p.exited)
+	}()
+	if err != nil {
+		<-p.exited
+		w.Fatalf("the proxy did not become ready:\n%s", p.log)
+	}
+	if err := json.Unmarshal(line, &p.addresses); err != nil {
+		w.Fatal(err)
+	}
+	return p
+}
+
+// kill ends the process as a crash does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended already
+	<-p.exited
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// pause stops the process in its tracks and returns once it stands.
+func (p *process) pause() {
+	p.Helper()
+	p.signal(syscall.SIGSTOP)
+	for p.state() != "T" {
+		time.Sleep(time.Millisecond) // the kernel tells nobody but the parent's wait, which is taken
+	}
+}
+
+// state is what the kernel says the process does: "R", "S", "T" and so on.
+func (p *process) state() string {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
+	if err != nil {
+		p.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	state, _, _ := strings.Cut(rest, " ")
+	return state
+}
+
+// stop asks the process to end; it must end well.
+func (p *process) stop() {
+	p.Helper()
+	p.signal(syscall.SIGTERM)
+	p.ended()
+}
+
+// ended waits for the process to end well.
+func (p *process) ended() {
+	p.Helper()
+	select {
+	case <-p.exited:
+	case <-time.After(patience):
+		p.Fatalf("the proxy does not end:\n%s", p.log)
+	}
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		p.wrong("exit code %d, want 0:\n%s", code, p.log)
+	}
+}
+
+// answer is what came back to a request; status 0: none came, and body says why.
+type answer struct {
+	status int
+	body   string
+	header http.Header
+	took   time.Duration
+}
+
+// code is the code of a problem document.
+func (a answer) code() string {
+	var problem struct{ Code string }
+	_ = json.Unmarshal([]byte(a.body), &problem) // other bodies have none
+	return problem.Code
+}
+
+// get sends a request on behalf of the connection.
+func (p *process) get(l link) answer {
+	return p.getPath(p.Context(), l, "/v1/companies")
+}
+
+func (p *process) getPath(ctx context.Context, l link, path string) answer {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addresses["proxy"]+path, nil)
+	if err != nil {
+		return answer{body: err.Error()}
+	}
+	r.Header.Set("Pleo-Connection", l.name)
+	r.Header.Set("Simulator-Expect-Company", l.grant.Company)
+	return p.send(r)
+}
+
+func (p *process) send(r *http.Request) answer {
+	began := time.Now()
+	response, err := p.client.Do(r)
+	if err != nil {
+		return answer{body: err.Error()}
+	}
+	defer func() { _ = response.Body.Close() }() // it is read to the end
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return answer{body: err.Error()}
+	}
+	return answer{response.StatusCode, string(body), response.Header, time.Since(began)}
+}
+
+// ask sends a request in the background. Its answer may never come.
+func (p *process) ask(l link) <-chan answer {
+	c := make(chan answer, 1)
+	go func() { c <- p.get(l) }()
+	return c
+}
+
+// askAll sends a request for each connection in the background.
+func (p *process) askAll(links []link) []<-chan answer {
+	answers := make([]<-chan answer, len(links))
+	for i, l := range links {
+		answers[i] = p.ask(l)
+	}
+	return answers
+}
+
+// final tells answers that will not change by themselves.
+func final(a answer) bool { return a.status == http.StatusOK || a.status == http.StatusUnauthorized }
+
+// until asks until the answer is wanted, and returns the last one. What it waits
+// for is a time of the program's own, of which nothing tells.
+func (p *process) until(l link, wanted func(answer) bool) answer {
+	p.Helper()
+	for began := time.Now(); ; {
+		a := p.get(l)
+		if wanted(a) || time.Since(began) > patience {
+			return a
+		}
+		if a.status == http.StatusServiceUnavailable && a.header.Get("Retry-After") == "" {
+			p.wrong("503 without Retry-After: %s", a.body)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// operator asks the health listener.
+func (p *process) operator(path string) answer {
+	r, err := http.NewRequestWithContext(p.Context(), http.MethodGet, "http://"+p.addresses["health"]+path, nil)
+	if err != nil {
+		p.Fatal(err)
+	}
+	return p.send(r)
+}
+
+// metric returns the value of a metric without labels, or with those given.
+func (p *process) metric(name string) float64 {
+	p.Helper()
+	for line := range strings.Lines(p.operator("/metrics").body) {
+		if value, found := strings.CutPrefix(line, name+" "); found {
+			number, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				p.Fatal(err)
+			}
+			return number
+		}
+	}
+	p.Fatalf("there is no metric %s", name)
+	return 0
+}
+
+// eventually waits for something that the program does in its own time, and
+// reports whether it was done within the limit.
+func eventually(limit time.Duration, done func() bool) bool {
+	for began := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > limit {
+			return false
+		}
+	}
+	return true
+}

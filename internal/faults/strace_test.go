@@ -1,0 +1,81 @@
+package faults
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// tracer is a strace that is attached to a process.
+type tracer struct {
+	*run
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+// needStrace skips a fault that needs it where it is not there.
+func (r *run) needStrace() {
+	r.Helper()
+	if _, err := exec.LookPath("strace"); err != nil {
+		r.missing("strace is not installed")
+	}
+}
+
+// trace attaches strace to the process and returns once it is attached.
+func (p *process) trace(args ...string) *tracer {
+	p.Helper()
+	args = append([]string{"-f", "-p", strconv.Itoa(p.cmd.Process.Pid)}, args...)
+	t := &tracer{run: p.run, cmd: exec.Command("strace", args...), exited: make(chan struct{})}
+	stderr, err := t.cmd.StderrPipe()
+	if err != nil {
+		p.Fatal(err)
+	}
+	if err := t.cmd.Start(); err != nil {
+		p.Fatal(err)
+	}
+	said := make(chan string, 1)
+	go t.read(bufio.NewScanner(stderr), said)
+	p.Cleanup(t.detach)
+	if first := <-said; !strings.Contains(first, "attached") {
+		p.missing("strace cannot attach to a process: " + first)
+	}
+	return t
+}
+
+// read tells the first line that strace says, and waits for its end.
+func (t *tracer) read(lines *bufio.Scanner, said chan<- string) {
+	for first := true; lines.Scan(); first = false {
+		if first {
+			said <- lines.Text()
+		}
+	}
+	_ = t.cmd.Wait() // its exit code is that of the traced process
+	close(said)
+	close(t.exited)
+}
+
+// detach lets the process go on without strace.
+func (t *tracer) detach() {
+	_ = t.cmd.Process.Signal(os.Interrupt) // it may have ended with the process
+	select {
+	case <-t.exited:
+	case <-time.After(patience):
+		t.Error("strace does not end")
+	}
+}
+
+// ofStore selects the system calls on the database and its companions.
+func (w *world) ofStore() []string {
+	return []string{"-P", w.data("store.db"), "-P", w.data("store.db-wal"), "-P", w.data("store.db-shm")}
+}
+
+// takeStoreAway makes every access to the database fail until it is called back.
+func (p *process) takeStoreAway() (back func()) {
+	p.Helper()
+	const calls = "pread64,pwrite64,fsync,fdatasync,fcntl"
+	t := p.trace(append(p.ofStore(), "-o", "/dev/null", "-e", "trace="+calls, "-e", "inject="+calls+":error=EIO")...)
+	return t.detach
+}

@@ -1,0 +1,263 @@
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// patience is how long an event is waited for that must come.
+const patience = 2 * time.Minute
+
+// world is a simulated Pleo and a data directory for proxies.
+type world struct {
+	*run
+	dir    string
+	config string // path of the configuration
+	sim    *simulator.Simulator
+	server *httptest.Server
+
+	mu       sync.Mutex // guards all below
+	arrivals map[string]int
+	named    int
+}
+
+// world makes one. The lines are added to the configuration.
+func (r *run) world(settings simulator.Settings, lines ...string) *world {
+	r.Helper()
+	return r.worldWith(simulator.Config{Settings: settings}, nil, lines...)
+}
+
+// elsewhere puts the authorization server somewhere else than the API, and
+// returns what the proxy is told about it: auth_url, and ca_file where it needs
+// one.
+type elsewhere func(*world) string
+
+func (r *run) worldWith(c simulator.Config, move elsewhere, lines ...string) *world {
+	r.Helper()
+	sim, err := simulator.New(c)
+	if err != nil {
+		r.Fatal(err)
+	}
+	w := &world{run: r, dir: r.TempDir(), sim: sim, arrivals: map[string]int{}}
+	w.server = httptest.NewServer(w.counting(sim.Handler()))
+	r.Cleanup(w.server.Close)
+	r.Cleanup(sim.Close)
+	auth := fmt.Sprintf("auth_url: %q", w.server.URL)
+	if move != nil {
+		auth = move(w)
+	}
+	client := sim.FirstClient()
+	w.config = w.write("config.yaml", fmt.Sprintf(`environment: custom
+data_dir: %q
+upstream: {api_url: %q, %s}
+health: {listen: "127.0.0.1:0"}
+admin: {listen: "127.0.0.1:0"}
+oauth: {client_id: %q, client_secret: %q}
+`, filepath.Join(w.dir, "data"), w.server.URL, auth, client.ID, client.Secret)+
+		orDefault(lines, `proxy: {listen: "127.0.0.1:0"}`))
+	return w
+}
+
+func orDefault(lines []string, line string) string {
+	for _, l := range lines {
+		if strings.HasPrefix(l, "proxy:") {
+			line = ""
+		}
+	}
+	return strings.Join(append(lines, line), "\n") + "\n"
+}
+
+// counting counts the requests for each path.
+func (w *world) counting(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		w.arrivals[r.URL.Path]++
+		w.mu.Unlock()
+		next.ServeHTTP(rw, r)
+	})
+}
+
+// arrived returns how many requests there were for the path.
+func (w *world) arrived(path string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.arrivals[path]
+}
+
+func (w *world) data(name string) string { return filepath.Join(w.dir, "data", name) }
+
+func (w *world) write(name, content string) string {
+	w.Helper()
+	path := filepath.Join(w.dir, name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		w.Fatal(err)
+	}
+	return path
+}
+
+// link is a connection, and the grant that it began with.
+type link struct {
+	name  string
+	grant simulator.Grant
+}
+
+// expired adds n connections whose access tokens have expired.
+func (w *world) expired(n int) []link {
+	w.Helper()
+	return w.connect(n, simulator.GrantRequest{}, time.Unix(0, 0))
+}
+
+// fresh adds n connections whose access tokens are good.
+func (w *world) fresh(n int) []link {
+	w.Helper()
+	return w.connect(n, simulator.GrantRequest{}, time.Time{})
+}
+
+// connect adds n connections with grants of their own. Zero expires: as the
+// simulator says.
+func (w *world) connect(n int, request simulator.GrantRequest, expires time.Time) []link {
+	w.Helper()
+	var links []link
+	var lines strings.Builder
+	for range n {
+		g, err := w.sim.IssueGrant(request)
+		if err != nil {
+			w.Fatal(err)
+		}
+		w.named++
+		l := link{fmt.Sprintf("c%d", w.named), g}
+		links = append(links, l)
+		lines.WriteString(l.line(expires) + "\n")
+	}
+	w.imports(lines.String())
+	return links
+}
+
+// line is the connection as a line to import.
+func (l link) line(expires time.Time) string {
+	if expires.IsZero() {
+		expires = l.grant.ExpiresAt
+	}
+	text, _ := json.Marshal(map[string]any{ // a map of strings and a time cannot fail
+		"name": l.name, "kind": "oauth", "company_id": l.grant.Company, "expires_at": expires.UTC(),
+		"refresh_token": l.grant.RefreshToken, "access_token": l.grant.AccessToken,
+	})
+	return string(text)
+}
+
+// imports imports lines without asking the simulator about them.
+func (w *world) imports(lines string) {
+	w.Helper()
+	path := w.write("import.jsonl", lines)
+	if code, out := w.command("connections", "import", "--offline", path); code != 0 {
+		w.Fatalf("connections import exits %d, want 0:\n%s", code, out)
+	}
+}
+
+// command runs a command of the program.
+func (w *world) command(args ...string) (code int, output string) {
+	w.Helper()
+	cmd := exec.Command(*program, append([]string{"--config", w.config}, args...)...)
+	cmd.Dir, cmd.Env = w.dir, []string{"HOME=" + w.dir}
+	out, err := cmd.CombinedOutput()
+	if err != nil && cmd.ProcessState == nil {
+		w.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// fault makes something go wrong at the simulator.
+func (w *world) fault(f simulator.Fault) simulator.Fault {
+	w.Helper()
+	set, err := w.sim.SetFault(f)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return set
+}
+
+// await waits for a step of a token request of the connection.
+func (w *world) await(phase string, l link) simulator.Event {
+	w.Helper()
+	return w.awaitNth(phase, l, 1)
+}
+
+// awaitNth waits for the nth such step.
+func (w *world) awaitNth(phase string, l link, n int) simulator.Event {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), patience)
+	defer cancel()
+	after := int64(0)
+	for {
+		e, err := w.sim.AwaitEvent(ctx, after, func(e simulator.Event) bool {
+			return e.Phase == phase && e.Grant == l.grant.ID
+		})
+		if err != nil {
+			w.Fatalf("waiting for token request %d of %s to be %s: %v", n, l.name, phase, err)
+		}
+		if n--; n == 0 {
+			return e
+		}
+		after = e.Seq
+	}
+}
+
+// tally ends a world: it counts the trials, and what the simulator saw.
+func (w *world) tally(trials int) {
+	w.Helper()
+	c := w.sim.Counters()
+	w.row.add(func(r *row) {
+		r.Trials += trials
+		r.Presented = max(r.Presented, c.MostPresentations)
+	})
+	if c.AuthorizationNotOnce > 0 || c.WrongCompany > 0 {
+		w.wrong("%d requests had no or several Authorization fields, %d another company's", c.AuthorizationNotOnce, c.WrongCompany)
+	}
+	for id, g := range c.Grants {
+		if g.MostRefreshesInFlight > 1 {
+			w.wrong("%d refreshes of grant %s were in flight at once", g.MostRefreshesInFlight, id)
+		}
+	}
+}
+
+// settled asks for each connection until its outcome is final, and counts those
+// that are lost.
+func (w *world) settled(p *process, links []link) {
+	w.Helper()
+	for _, l := range links {
+		switch a := p.until(l, final); {
+		case a.status == http.StatusOK:
+		case a.code() == "reauthorization_required":
+			w.row.add(func(r *row) { r.Lost++ })
+			if w.run.fault.mayLose == "" {
+				w.Errorf("%s was lost: %s\n%s", l.name, a.body, p.log)
+			}
+		default:
+			w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+		}
+	}
+}
+
+// kept asks once for each connection, which must work.
+func (w *world) kept(p *process, links []link) {
+	w.Helper()
+	for _, l := range links {
+		if a := p.get(l); a.status != http.StatusOK {
+			w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+			if a.code() == "reauthorization_required" {
+				w.row.add(func(r *row) { r.Lost++ })
+			}
+		}
+	}
+}
