@@ -120,17 +120,17 @@ func testSaveCondemned(t *testing.T, data Data) {
 func testForced(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	for _, streak := range []int{1, 2, 0, 1} {
+	forced := start().Add(-time.Hour) // long before this refresh, which nothing forced
+	for _, pace := range []struct {
+		at     time.Time
+		streak int
+	}{{forced, 1}, {forced, 2}, {time.Time{}, 0}, {start(), 1}} {
 		n := next(parentOf(t, s, c.ID), "again")
-		n.ForcedStreak = streak
+		n.ForcedAt, n.ForcedStreak = pace.at, pace.streak
 		save(t, s, n)
-		var at time.Time
-		if streak > 0 {
-			at = n.ObtainedAt
-		}
 		got := read(t, s, c.ID).Credential
-		if got.ForcedStreak != streak || !got.ForcedAt.Equal(at) {
-			t.Errorf("after streak %d: ForcedStreak, ForcedAt = %d, %v, want %v", streak, got.ForcedStreak, got.ForcedAt, at)
+		if got.ForcedStreak != pace.streak || !got.ForcedAt.Equal(pace.at) {
+			t.Errorf("ForcedAt, ForcedStreak = %v, %d, want them as saved, %v, %d", got.ForcedAt, got.ForcedStreak, pace.at, pace.streak)
 		}
 	}
 }

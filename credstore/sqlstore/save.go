@@ -17,16 +17,9 @@ func (s *Store) Save(ctx context.Context, n credstore.Successor) (credstore.Conn
 	if n.RefreshToken.IsZero() {
 		return credstore.Connection{}, fmt.Errorf("%s: it has no refresh token; the parent's stays if the answer had none", doing)
 	}
-	var sealed sealedCredential
-	var errs [2]error
-	sealed.accessToken, errs[0] = s.seal(id, columnAccessToken, n.AccessToken)
-	sealed.refreshToken, errs[1] = s.seal(id, columnRefreshToken, n.RefreshToken)
-	if err := errors.Join(errs[:]...); err != nil {
-		return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
-	}
 	var saved credstore.Connection
 	err := s.change(ctx, doing, id, func(tx *sql.Tx) (err error) {
-		saved, err = replaceParent(ctx, tx, n, sealed)
+		saved, err = s.replaceParent(ctx, tx, n)
 		if errors.Is(err, sql.ErrNoRows) {
 			saved, err = s.savedBefore(ctx, tx, n)
 		}
@@ -37,7 +30,7 @@ func (s *Store) Save(ctx context.Context, n credstore.Successor) (credstore.Conn
 
 // replaceParent returns sql.ErrNoRows if the stored credential is not the
 // parent.
-func replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Successor, sealed sealedCredential) (credstore.Connection, error) {
+func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Successor) (credstore.Connection, error) {
 	hash := n.RefreshToken.Hash()
 	row := tx.QueryRowContext(ctx, `
 		UPDATE connections SET
@@ -48,23 +41,36 @@ func replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Successor, seale
 			reason = CASE WHEN status = 'disabled' THEN reason ELSE '' END,
 			error_code = '', error_message = '', error_at = NULL,
 			retry_at = NULL, unusual = 0, unusual_since = NULL, refused_at = NULL,
-			forced_at = CASE WHEN $8 = 0 THEN NULL ELSE $6 END, forced_streak = $8
+			forced_at = $8, forced_streak = $9
 		WHERE id = $1 AND version = $2 AND refresh_hash = $3 AND kind = 'oauth'
 		RETURNING `+connectionColumns+`, number`,
 		n.Parent.ConnectionID, n.Parent.Version, n.Parent.RefreshHash[:],
-		hash[:], millis(n.ExpiresAt), millis(n.ObtainedAt), n.Scope, n.ForcedStreak)
+		hash[:], millis(n.ExpiresAt), millis(n.ObtainedAt), n.Scope, millis(n.ForcedAt), n.ForcedStreak)
 	var number int64
 	saved, err := scanConnection(row.Scan, &number)
 	if err != nil {
 		return saved, err
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE credentials SET access_token = $2, refresh_token = $3 WHERE connection = $1`,
-		number, sealed.accessToken, sealed.refreshToken)
-	if err != nil {
+	if err := s.replacePair(ctx, tx, number, n); err != nil {
 		return saved, err
 	}
 	_, err = tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, number)
 	return saved, err
+}
+
+func (s *Store) replacePair(ctx context.Context, tx *sql.Tx, number int64, n credstore.Successor) error {
+	id := n.Parent.ConnectionID
+	access, err := s.seal(ctx, tx, id, columnAccessToken, n.AccessToken)
+	if err != nil {
+		return err
+	}
+	refresh, err := s.seal(ctx, tx, id, columnRefreshToken, n.RefreshToken)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE credentials SET access_token = $2, refresh_token = $3 WHERE connection = $1`,
+		number, access, refresh)
+	return err
 }
 
 // savedBefore returns the connection if it has the very successor already, as it
