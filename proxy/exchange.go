@@ -27,7 +27,10 @@ func (p *Proxy) ForConnection(name string) http.Handler {
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, own string) {
 	x := &exchange{proxy: p, w: w, in: r, entry: entry{began: time.Now()}}
-	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	// Detached, because the server ends r's context also for a client that still
+	// waits for its answer.
+	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
+	x.stay = context.AfterFunc(r.Context(), x.inputEnded)
 	defer x.finish()
 	res, err := x.run(own)
 	if err != nil {
@@ -42,8 +45,9 @@ type exchange struct {
 	proxy  *Proxy
 	w      http.ResponseWriter
 	in     *http.Request
-	ctx    context.Context // ends with the client's, or by cancel
+	ctx    context.Context // ends when the client leaves, or by cancel
 	cancel context.CancelCauseFunc
+	stay   func() bool // ends the watch for a client that leaves
 	target target
 	client *Client // nil until it is known, and where clients need not prove themselves
 	name   string  // of the connection; empty until it is known
@@ -61,6 +65,7 @@ type exchange struct {
 
 // finish ends the exchange, whether it was answered or aborted.
 func (x *exchange) finish() {
+	x.stay()
 	if x.upload != nil {
 		x.entry.received, _ = x.upload.state()
 		x.upload.finish()
@@ -68,6 +73,16 @@ func (x *exchange) finish() {
 	x.cancel(nil)
 	x.proxy.record(x)
 }
+
+// inputEnded ends the exchange if the client has left.
+func (x *exchange) inputEnded() {
+	if leaves(x.in) {
+		x.cancel(errClientGone)
+	}
+}
+
+// clientGone reports whether the client has left.
+func (x *exchange) clientGone() bool { return errors.Is(context.Cause(x.ctx), errClientGone) }
 
 // run takes the request as far as the head of the answer that the client is to
 // get. Its error is a [problem] or errClientGone.
@@ -140,7 +155,7 @@ func (x *exchange) noCredential(err error) error {
 	if e, ok := errors.AsType[*refresh.Error](err); ok {
 		return problemCredential(e)
 	}
-	if x.in.Context().Err() != nil {
+	if x.clientGone() {
 		return errClientGone
 	}
 	return problemStore(x.name, err)

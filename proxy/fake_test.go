@@ -189,11 +189,11 @@ func (r *rig) listen(h http.Handler) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	server := NewServer(h, nil)
+	server := NewServer(h, nil, nil)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(listener)
+		_ = server.Serve(WatchConnections(listener))
 	}()
 	r.t.Cleanup(func() {
 		_ = server.Close()

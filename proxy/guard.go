@@ -13,6 +13,9 @@ func (p *Proxy) guard(r *http.Request) (target, error) {
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		return target{}, problemMethod(r.Method)
 	}
+	if conflict(r) {
+		return target{}, problemFraming()
+	}
 	t, err := parseTarget(r.RequestURI)
 	if err != nil {
 		return t, err

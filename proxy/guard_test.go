@@ -136,9 +136,9 @@ func TestUnixSocketHasNoHostGuard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := NewServer(r.proxy, nil)
+	server := NewServer(r.proxy, nil, nil)
 	done := make(chan error)
-	go func() { done <- server.Serve(listener) }()
+	go func() { done <- server.Serve(WatchConnections(listener)) }()
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)

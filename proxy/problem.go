@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ const (
 	codeConnectionRequired      code = "connection_required"
 	codeConnectionUnknown       code = "connection_unknown"
 	codeConnectionConflict      code = "connection_conflict"
+	codeBadRequest              code = "bad_request"
 	codeBadRequestTarget        code = "bad_request_target"
 	codeBadRequestBody          code = "bad_request_body"
 	codeUpgradeRefused          code = "upgrade_refused"
@@ -57,6 +59,7 @@ var kinds = map[code]struct {
 	codeConnectionRequired:      {400, "Connection required", "http_request_error"},
 	codeConnectionUnknown:       {400, "Connection unknown", "http_request_error"},
 	codeConnectionConflict:      {400, "Conflicting connections", "http_request_error"},
+	codeBadRequest:              {400, "Bad request", "http_request_error"},
 	codeBadRequestTarget:        {400, "Bad request target", "http_request_error"},
 	codeBadRequestBody:          {400, "Bad request body", "http_request_error"},
 	codeUpgradeRefused:          {400, "Upgrade refused", "http_request_error"},
@@ -86,6 +89,7 @@ type problem struct {
 	connection string        // the name; empty when none, or none that is valid, was given
 	retryAfter time.Duration // 0: waiting does not help
 	cause      error         // for the log; holds no secret
+	hangUp     bool          // the connection cannot be used after this request
 }
 
 func (p *problem) Error() string {
@@ -111,25 +115,51 @@ type problemDocument struct {
 
 // write sends the problem, and returns how many bytes its body has.
 func (p *problem) write(w http.ResponseWriter) (int64, error) {
-	kind := kinds[p.code]
+	status := kinds[p.code].status
+	body, err := p.body(status)
+	if err != nil {
+		return 0, err
+	}
+	p.writeHeader(w.Header())
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	n, err := w.Write(body)
+	return int64(n), err
+}
+
+func (p *problem) body(status int) ([]byte, error) {
 	body, err := json.MarshalIndent(problemDocument{
 		Type:       problemType + string(p.code),
-		Title:      kind.title,
-		Status:     kind.status,
+		Title:      kinds[p.code].title,
+		Status:     status,
 		Detail:     p.detail,
 		Code:       p.code,
 		Message:    p.detail,
 		Connection: p.connection,
 	}, "", "  ")
 	if err != nil {
-		return 0, fmt.Errorf("encoding problem: %w", err)
+		return nil, fmt.Errorf("encoding problem: %w", err)
 	}
-	body = append(body, '\n')
-	p.writeHeader(w.Header())
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(kind.status)
-	n, err := w.Write(body)
-	return int64(n), err
+	return append(body, '\n'), nil
+}
+
+// bytes returns the problem as an answer on the wire, for a request that never
+// became one. Its status may differ from that of its code.
+func (p *problem) bytes(status int) []byte {
+	body, err := p.body(status)
+	if err != nil {
+		body = nil // texts of ours can be encoded
+	}
+	h := http.Header{}
+	p.writeHeader(h)
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
+	h.Set("Connection", "close")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	_ = h.Write(&out) // a buffer takes everything
+	out.WriteString("\r\n")
+	out.Write(body)
+	return out.Bytes()
 }
 
 func (p *problem) writeHeader(h http.Header) {
@@ -142,6 +172,9 @@ func (p *problem) writeHeader(h http.Header) {
 	}
 	if kind.status == http.StatusMethodNotAllowed {
 		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	}
+	if p.hangUp {
+		h.Set("Connection", "close")
 	}
 	if p.retryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(seconds(p.retryAfter), 10))
@@ -185,6 +218,20 @@ func problemUnknown(name string) *problem {
 
 func problemBadTarget() *problem {
 	return &problem{code: codeBadRequestTarget, detail: "The request target has to be a path that begins with a single slash, such as /v1/companies. Point the client at the proxy as a base URL, not as an HTTP proxy."}
+}
+
+// problemMalformed is a request that the server could not read; text says more,
+// where the server does.
+func problemMalformed(text string) *problem {
+	detail := "The request is not well-formed HTTP/1.1, for example because of a bad percent sign in its path."
+	if text != "" {
+		detail = "The request is not well-formed HTTP/1.1: " + text + "."
+	}
+	return &problem{code: codeBadRequest, hangUp: true, detail: detail + " Nothing was sent to Pleo."}
+}
+
+func problemFraming() *problem {
+	return &problem{code: codeBadRequest, hangUp: true, detail: "The request has both Content-Length and Transfer-Encoding, so that its end is in doubt. Nothing was sent to Pleo."}
 }
 
 func problemBody(name string, cause error) *problem {

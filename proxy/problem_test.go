@@ -25,6 +25,7 @@ func everyProblem() []*problem {
 		problemUnknown("acme"),
 		problemConflict("The request names two different connections."),
 		problemBadTarget(),
+		problemFraming(),
 		problemBody("acme", errors.New("unexpected EOF")),
 		problemUpgrade(),
 		problemMethod("TRACE"),

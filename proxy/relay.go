@@ -71,7 +71,7 @@ func (x *exchange) write(p []byte) error {
 // brokenOff says why an answer ended early: reading fails too when the client
 // has left.
 func (x *exchange) brokenOff() code {
-	if x.in.Context().Err() != nil {
+	if x.clientGone() {
 		return codeClientClosed
 	}
 	return codeUpstreamProtocolError

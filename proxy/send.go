@@ -99,7 +99,7 @@ func (x *exchange) failed(err error) error {
 	if err := x.badBody(); err != nil {
 		return problemBody(x.name, err)
 	}
-	if x.in.Context().Err() != nil {
+	if x.clientGone() {
 		return errClientGone
 	}
 	if !x.connected.Load() {

@@ -18,22 +18,28 @@ const (
 	maxHeaderBytes    = 256 << 10
 )
 
-// NewServer returns the server of a proxy listener: HTTP/1.1 without TLS, with
-// limits that slow clients cannot exceed. errorLog gets what clients do wrong
-// below HTTP; nil discards it.
-func NewServer(h http.Handler, errorLog *log.Logger) *http.Server {
+// NewServer returns the server of a proxy listener, with limits that slow
+// clients cannot exceed: HTTP/1.1 in the clear if t is nil, else HTTP/1.1 and 2
+// over TLS, by ServeTLS without files. What it serves should come from
+// [WatchConnections]. errorLog gets what clients do wrong below HTTP; nil
+// discards it.
+func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server {
 	if errorLog == nil {
 		errorLog = log.New(discardLog{}, "", 0)
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(t != nil)
 	return &http.Server{
 		Handler:           h,
+		TLSConfig:         t,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          errorLog,
 		Protocols:         &protocols,
+		ConnContext:       connContext,
+		ConnState:         connState,
 		// OPTIONS * is for the handler to refuse.
 		DisableGeneralOptionsHandler: true,
 	}

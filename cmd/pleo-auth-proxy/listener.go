@@ -50,7 +50,8 @@ func (l *listener) serve(p *parts, log *zap.Logger) {
 	}
 	switch l.name {
 	case proxyListener:
-		l.http = proxy.NewServer(p.proxy, errorLog)
+		l.bound = proxy.WatchConnections(l.bound)
+		l.http = proxy.NewServer(p.proxy, nil, errorLog)
 	case adminListener:
 		l.http = admin.NewServer(p.admin.Handler(), errorLog)
 	default:

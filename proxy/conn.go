@@ -1,0 +1,183 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+)
+
+// WatchConnections returns l with connections that tell a [Proxy] what net/http
+// keeps to itself. The server of [NewServer] should serve it:
+//
+//   - A client that has shut down its side for writing gets its answer all the
+//     same; without this it is taken for one that has left.
+//   - A request with both Content-Length and Transfer-Encoding is refused.
+//   - A request that is not HTTP is answered by problem+json.
+//
+// Over TLS only the first is done.
+func WatchConnections(l net.Listener) net.Listener { return watchedListener{l} }
+
+type watchedListener struct{ net.Listener }
+
+func (l watchedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &clientConn{Conn: c}, nil
+}
+
+// clientConn is the connection of a client. The server reads it from one
+// goroutine at a time.
+type clientConn struct {
+	net.Conn
+
+	broken atomic.Bool // reading failed, other than by the end of what is sent
+
+	// head is what was read since the last answer, until the header section of
+	// a request was complete. A pipelined request has none: it was read with the
+	// one before.
+	head     []byte
+	complete bool
+}
+
+// Read is Conn's, and remembers what it saw.
+func (c *clientConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if !c.complete && n > 0 {
+		c.gather(p[:n])
+	}
+	if err != nil && !errors.Is(err, io.EOF) && !isTimeout(err) {
+		c.broken.Store(true)
+	}
+	return n, err
+}
+
+// isTimeout: the server interrupts its own reads by a deadline in the past.
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
+}
+
+func (c *clientConn) gather(p []byte) {
+	from := max(len(c.head)-len("\n\r"), 0)
+	c.head = append(c.head, p...)
+	fresh := c.head[from:]
+	c.complete = bytes.Contains(fresh, []byte("\n\r\n")) || bytes.Contains(fresh, []byte("\n\n")) ||
+		len(c.head) > maxHeaderBytes+4096 // more than the server reads
+}
+
+// headBufferSize is what most header sections fit into, in bytes. A larger
+// buffer is not kept for the next one.
+const headBufferSize = 4 << 10
+
+// next forgets the request that has been answered.
+func (c *clientConn) next() {
+	if cap(c.head) > headBufferSize {
+		c.head = nil
+	}
+	c.head, c.complete = c.head[:0], false
+}
+
+// framedTwice reports whether the header section has both of the fields that
+// say how long a body is. Whoever is between us and the client may go by the
+// other one (RFC 9112 section 6.1).
+func (c *clientConn) framedTwice() bool {
+	var length, coding bool
+	for line := range bytes.SplitSeq(c.head, []byte("\n")) {
+		if len(bytes.TrimSuffix(line, []byte("\r"))) == 0 {
+			break
+		}
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		length = length || bytes.EqualFold(name, []byte("Content-Length"))
+		coding = coding || bytes.EqualFold(name, []byte("Transfer-Encoding"))
+	}
+	return length && coding
+}
+
+// serverRefusal is what stands between the status line and the text of the
+// answers that net/http gives by itself, to requests that are not HTTP. No
+// answer of a handler looks like it: those have at least a Date.
+const serverRefusal = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+
+// Write is Conn's, but puts a problem in the place of the server's own
+// refusals, so that clients can tell them from those of the API.
+func (c *clientConn) Write(p []byte) (int, error) {
+	status, text, ok := readServerRefusal(p)
+	if !ok {
+		return c.Conn.Write(p)
+	}
+	if _, err := c.Conn.Write(problemMalformed(text).bytes(status)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// readServerRefusal takes apart an answer of the server's own.
+func readServerRefusal(p []byte) (status int, text string, ok bool) {
+	if !bytes.HasPrefix(p, []byte("HTTP/1.1 4")) && !bytes.HasPrefix(p, []byte("HTTP/1.1 5")) {
+		return 0, "", false
+	}
+	line, rest, _ := bytes.Cut(p, []byte("\r\n"))
+	if !bytes.HasPrefix(rest, []byte(serverRefusal[len("\r\n"):])) || len(line) < len("HTTP/1.1 400 ") {
+		return 0, "", false
+	}
+	for _, digit := range line[len("HTTP/1.1 "):len("HTTP/1.1 400")] {
+		status = status*10 + int(digit-'0')
+	}
+	_, text, _ = strings.Cut(string(line), ": ")
+	return status, text, true
+}
+
+// connKey is the context key of the [clientConn] that a request came by.
+type connKey struct{}
+
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	if watched := underneath(c); watched != nil {
+		return context.WithValue(ctx, connKey{}, watched)
+	}
+	return ctx
+}
+
+// connState tells the connection that a request has been answered.
+func connState(c net.Conn, state http.ConnState) {
+	if watched, ok := c.(*clientConn); ok && state == http.StateIdle {
+		watched.next()
+	}
+}
+
+// underneath returns the watched connection that c is, or is TLS over.
+func underneath(c net.Conn) *clientConn {
+	if over, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = over.NetConn()
+	}
+	watched, _ := c.(*clientConn)
+	return watched
+}
+
+func connOf(r *http.Request) *clientConn {
+	c, _ := r.Context().Value(connKey{}).(*clientConn)
+	return c
+}
+
+// leaves reports whether the end of r's context means that the client is not
+// there to be answered. The server ends it as soon as nothing more can be read;
+// a client that has only shut down its side for writing still reads.
+func leaves(r *http.Request) bool {
+	c := connOf(r)
+	return c == nil || r.ProtoMajor != 1 || c.broken.Load()
+}
+
+// conflict reports whether the request's framing is in doubt.
+func conflict(r *http.Request) bool {
+	if len(r.TransferEncoding) == 0 || r.TLS != nil {
+		return false
+	}
+	c := connOf(r)
+	return c != nil && c.framedTwice()
+}

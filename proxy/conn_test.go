@@ -1,0 +1,259 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// halfClosed sends bytes, shuts down the side for writing when it is told to,
+// and returns all that comes back.
+func (r *rig) halfClosed(request string, when <-chan struct{}) string {
+	r.t.Helper()
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, request); err != nil {
+		r.t.Fatal(err)
+	}
+	<-when
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		r.t.Fatal(err)
+	}
+	all, err := io.ReadAll(conn)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(all)
+}
+
+func TestHalfClosedClientGetsItsAnswer(t *testing.T) {
+	tests := []struct{ name, request, want string }{
+		{"without a body", "GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n", ""},
+		{"with a body", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi", "hi"},
+		{"chunked", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", "hi"},
+		{"HTTP/1.0", "GET /@acme/ HTTP/1.0\r\nHost: localhost\r\n\r\n", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newVault("acme")
+			arrived, closed := make(chan struct{}), make(chan struct{})
+			r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+				body, _ := io.ReadAll(req.Body)
+				close(arrived)
+				<-closed
+				_, _ = io.WriteString(w, "late "+string(body))
+			}))
+			// The upstream answers once the server has seen the end of what is sent.
+			r.listen(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				context.AfterFunc(req.Context(), func() { close(closed) })
+				r.proxy.ServeHTTP(w, req)
+			}))
+			got := r.halfClosed(tt.request, arrived)
+			if status := statusOf(t, got); status != 200 || !strings.Contains(got, "late "+tt.want) {
+				t.Errorf("answer = %q, want 200 with late %s", got, tt.want)
+			}
+			if line := r.line(); line["status"] != int64(200) || line["code"] != "" {
+				t.Errorf("log = %v %v, want 200 and no code", line["status"], line["code"])
+			}
+		})
+	}
+}
+
+func TestTwoFramingsAreRefused(t *testing.T) {
+	const chunks = "2\r\nhi\r\n0\r\n\r\n"
+	tests := []struct {
+		name, request string
+		pieces        int
+	}{
+		{"length first", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 1},
+		{"coding first", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n" + chunks, 1},
+		{"odd case, bare LF", "POST /@acme/ HTTP/1.1\nHost: localhost\ncontent-LENGTH: 4\nTRANSFER-encoding: chunked\n\n" + chunks, 1},
+		{"byte by byte", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 1000},
+		{"on a used connection", "GET /@acme/used HTTP/1.1\r\nHost: localhost\r\n\r\n|POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newVault("acme")
+			posts := 0
+			r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+				if req.Method == "POST" {
+					posts++
+				}
+				ok(w, req)
+			}))
+			conn, err := net.Dial("tcp", r.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			answers := bufio.NewReader(conn)
+			first, request, used := strings.Cut(tt.request, "|")
+			if used {
+				_, _ = io.WriteString(conn, first)
+				res, err := http.ReadResponse(answers, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, res.Body)
+			} else {
+				request = first
+			}
+			for piece := range strings.SplitSeq(request, "") {
+				if tt.pieces == 1 {
+					piece = request
+				}
+				_, _ = io.WriteString(conn, piece)
+				if tt.pieces == 1 {
+					break
+				}
+			}
+			all, _ := io.ReadAll(answers) // to the end: the proxy hangs up
+			if status, code := statusOf(t, string(all)), nameOrCode(t, string(all)); status != 400 || code != "bad_request" || posts != 0 {
+				t.Errorf("answer = %d %s after %d requests, want 400 bad_request and none", status, code, posts)
+			}
+		})
+	}
+}
+
+func TestMalformedRequestsGetAProblem(t *testing.T) {
+	tests := []struct {
+		name, request string
+		status        int
+	}{
+		{"bad percent sign in the path", "GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n", 400},
+		{"no host", "GET / HTTP/1.1\r\n\r\n", 400},
+		{"unknown coding", "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501},
+		{"not HTTP", "hello\r\n\r\n", 400},
+		{"endless header", "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + strings.Repeat("x", 300<<10) + "\r\n\r\n", 431},
+		{"another version", "GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", 505},
+	}
+	api := newTCPUpstream(t, answering(okResponse))
+	r := newRigAt(t, newVault("acme"), api.url)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := r.raw(tt.request)
+			if status, code := statusOf(t, got), nameOrCode(t, got); status != tt.status || code != "bad_request" {
+				t.Errorf("answer = %d %s, want %d bad_request", status, code, tt.status)
+			}
+			if !strings.Contains(got, "\r\nProxy-Status: pleo-auth-proxy") {
+				t.Errorf("answer = %q, which does not say whose it is", got)
+			}
+		})
+	}
+	if got := api.bytes(); got != "" {
+		t.Errorf("upstream got %q, want nothing", got)
+	}
+}
+
+// What only looks like a refusal of the server is the API's and stays so.
+func TestRefusalsOfTheAPIAreNotReplaced(t *testing.T) {
+	const body = "400 Bad Request"
+	api := newTCPUpstream(t, answering("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\nConnection: close\r\n\r\n"+body))
+	r := newRigAt(t, newVault("acme"), api.url)
+	if got := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "\r\n\r\n"+body) {
+		t.Errorf("answer = %q, want the API's", got)
+	}
+}
+
+// tlsRig serves the proxy of r over TLS, and returns a client that trusts it.
+func (r *rig) tlsRig(h2 bool) *http.Client {
+	r.t.Helper()
+	borrowed := httptest.NewTLSServer(nil)
+	r.t.Cleanup(borrowed.Close)
+	roots := borrowed.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	server := NewServer(r.proxy, &tls.Config{Certificates: borrowed.TLS.Certificates, MinVersion: tls.VersionTLS12}, nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.ServeTLS(WatchConnections(listener), "", "")
+	}()
+	r.t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+	})
+	r.addr, r.url = listener.Addr().String(), "https://"+listener.Addr().String()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: h2, DisableCompression: true}
+	r.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+func TestOverTLS(t *testing.T) {
+	for name, h2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2.0": true} {
+		t.Run(name, func(t *testing.T) {
+			v := newVault("acme")
+			r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+				body, _ := io.ReadAll(req.Body)
+				w.Header().Set("X-Uri", req.RequestURI)
+				w.Header().Set("X-Sum", req.Trailer.Get("X-Sum"))
+				_, _ = w.Write(body)
+			}))
+			client := r.tlsRig(h2)
+			v.expire("acme") // the replay too
+			req, err := http.NewRequest("POST", r.url+"/@acme/v1/a%2Fb?x=%zz;", io.MultiReader(strings.NewReader("hello")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer mine")
+			req.Trailer = http.Header{"X-Sum": {"42"}}
+			res, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			body, err := io.ReadAll(res.Body)
+			if res.Proto != name || res.StatusCode != 200 || string(body) != "hello" || err != nil {
+				t.Errorf("answer = %s %d %q, %v, want %s 200 hello", res.Proto, res.StatusCode, body, err, name)
+			}
+			if uri, sum := res.Header.Get("X-Uri"), res.Header.Get("X-Sum"); uri != "/v1/a%2Fb?x=%zz;" || sum != "42" {
+				t.Errorf("upstream got %q with trailer %q, want both as they were sent", uri, sum)
+			}
+		})
+	}
+}
+
+// A stream that the client gives up ends its request upstream, and no other of
+// its connection.
+func TestStreamThatIsGivenUp(t *testing.T) {
+	arrived, ended := make(chan struct{}), make(chan struct{})
+	v := newVault("acme")
+	r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/slow" {
+			close(arrived)
+			<-req.Context().Done()
+			close(ended)
+			return
+		}
+		ok(w, req)
+	}))
+	client := r.tlsRig(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, "GET", r.url+"/@acme/slow", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-arrived
+		cancel()
+	}()
+	if res, err := client.Do(req); err == nil {
+		_ = res.Body.Close()
+		t.Error("Do = no error, want that it was given up")
+	}
+	<-ended
+	if got := fetch(client, r.url+"/@acme/"); got != "ok" {
+		t.Errorf("the next answer = %q, want ok", got)
+	}
+}
