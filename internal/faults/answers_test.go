@@ -81,3 +81,61 @@ func answerLate(r *run) {
 		})
 	}
 }
+
+// serverIll is F9: what is not an answer about the token costs no token, and a
+// token that is still good is used meanwhile.
+func serverIll(r *run) {
+	const wait = 35 * time.Second // longer than the program would wait by itself
+	for _, test := range []struct {
+		name  string
+		fault simulator.Fault
+		wait  time.Duration // that the server asks for
+	}{
+		{"429", simulator.Fault{Kind: "status", Status: 429, RetryAfter: "seconds", Wait: simulator.Duration(wait)}, wait},
+		{"429 with a date", simulator.Fault{Kind: "status", Status: 429, RetryAfter: "date", Wait: simulator.Duration(wait)}, wait - time.Second},
+		{"503", simulator.Fault{Kind: "status", Status: 503}, time.Second},
+		{"500", simulator.Fault{Kind: "status", Status: 500}, time.Second},
+		{"page", simulator.Fault{Kind: "html"}, time.Second},
+		{"garbage", simulator.Fault{Kind: "garbage"}, time.Second},
+	} {
+		r.variant(test.name, func(r *run) {
+			r.Parallel()
+			w := r.world(simulator.Settings{})
+			each := max(1, r.trials/12)
+			expired := w.expired(each)
+			// These are refreshed ahead of their expiry, after 8 s of 10.
+			good := w.connect(each, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(10 * time.Second)}, time.Time{})
+			p := w.serve()
+			w.kept(p, good)
+			w.fault(test.fault)
+			answers := p.askAll(expired)
+			for _, l := range good {
+				w.await(simulator.PhaseAnswered, l)
+			}
+			w.kept(p, good)
+			for i, c := range answers {
+				if a := <-c; a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
+					r.wrong("%s: %d %q, want 503 with Retry-After: %s", expired[i].name, a.status, a.header.Get("Retry-After"), a.body)
+				}
+			}
+			w.sim.ClearFaults()
+			links := append(expired, good...)
+			w.settled(p, links)
+			for _, l := range links {
+				w.checkWait(l, test.wait)
+			}
+			p.stop()
+			w.tally(len(links))
+		})
+	}
+}
+
+// checkWait checks how long after the first answer the token came again.
+func (w *world) checkWait(l link, atLeast time.Duration) {
+	w.Helper()
+	answered := w.await(simulator.PhaseAnswered, l)
+	again := w.awaitNth(simulator.PhaseReceived, l, 2)
+	if wait := again.Time.Sub(answered.Time); wait < atLeast-10*time.Millisecond {
+		w.wrong("%s was presented again after %v, want at least %v", l.name, wait, atLeast)
+	}
+}

@@ -14,5 +14,9 @@ func allFaults() []fault {
 		{id: "F5", title: "answer 30 s late", full: 60, presented: 1, run: answerLate},
 		{id: "F6", title: "the client that caused the refresh leaves", full: 200, presented: 1, run: clientLeaves},
 		{id: "F7", title: "SIGTERM during a refresh", full: 200, presented: 1, run: toldToStop},
+		{id: "F8", title: "refused dial, DNS failure, TLS failure", full: 60, presented: 1, run: unreachable},
+		{id: "F9", title: "429, 503, 500, a page or garbage", full: 240, presented: 3, run: serverIll},
+		{id: "F12", title: "SIGKILL before the token is sent", full: 100, presented: 1, run: killedBeforeSending},
+		{id: "F13", title: "owner of a refresh paused, then continued", full: 100, presented: 1, run: paused},
 	}
 }
