@@ -8,6 +8,7 @@ GOLANGCI_LINT_VERSION := v2.15.0
 
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
+LOADTIME  ?= 30s
 SCHEDULES ?= 10000
 PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 # The most that the stripped program may weigh, in bytes.
@@ -41,11 +42,11 @@ demo: build ## Show the proxy at work against a simulated Pleo, in some seconds
 .PHONY: test
 test: ## Vet, and run all tests but the long ones
 	$(GO) vet ./...
-	$(GO) test -shuffle=on ./...
+	$(GO) test -shuffle=on -timeout 5m ./...
 
 .PHONY: race
 race: ## Run the tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -shuffle=on $(TESTFLAGS) ./...
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 10m $(TESTFLAGS) ./...
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yml
@@ -74,9 +75,20 @@ fuzz: ## Run every fuzz target in turn, FUZZTIME each
 bench: ## Run the benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
+# In orders of events first, then with the real program and real signals.
 .PHONY: faults
-faults: ## Put the refresh protocol through SCHEDULES orders of faults, and check that broken ones are noticed
-	$(GO) test -v -run Simulation ./internal/refresh -args -schedules $(SCHEDULES) -mutations
+faults: ## Try to lose a token: SCHEDULES orders of faults, and a tenth of the fault suite's trials
+	$(GO) test -v -count=1 -timeout 20m -run Simulation ./internal/refresh -args -schedules $(SCHEDULES) -mutations
+	$(GO) test -v -count=1 -timeout 20m ./internal/faults -args -share 10 -require
+
+.PHONY: faults-full
+faults-full: ## The same with ten times as many, for an hour; writes the table in docs/reliability.md
+	$(GO) test -v -count=1 -timeout 2h -run Simulation ./internal/refresh -args -schedules $(SCHEDULES)0 -mutations
+	$(GO) test -v -count=1 -timeout 4h ./internal/faults -args -share 100 -require -doc ../../docs/reliability.md
+
+.PHONY: load
+load: ## Put 10 connections under load for LOADTIME while their tokens live 4 seconds
+	$(GO) test -v -count=1 -run '^TestLoadUnderRotation$$' ./cmd/pleo-auth-proxy -args -load $(LOADTIME)
 
 .PHONY: cover
 cover: ## Run the tests and print which share of the code they reach
