@@ -1,40 +1,42 @@
 package credstore
 
 import (
-	"bytes"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
-
-	"github.com/tink-crypto/tink-go/v2/aead"
-	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
-	"github.com/tink-crypto/tink-go/v2/keyset"
-	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
-	"github.com/tink-crypto/tink-go/v2/tink"
-	"golang.org/x/sys/unix"
+	"slices"
+	"sync"
+	"sync/atomic"
 )
 
-// maxKeysetSize bounds how much of a keyset file is read. A key takes about
-// 200 bytes.
-const maxKeysetSize = 1 << 20
-
-// Keyset seals and opens what a store keeps secret, with a Tink AEAD keyset.
-// It is immutable and may be used by several goroutines at once.
+// Keyset seals and opens what is kept secret, with the keys of a Tink AEAD
+// keyset in a file. It follows the file: see [Keyset.Reload]. It may be used by
+// several goroutines at once.
 //
 // What is sealed starts with Tink's prefix, which names the key it was sealed
-// under, so that a keyset may hold older keys beside its primary one:
+// under, so that a keyset may hold other keys beside its primary one:
 //
 //	01 | key id, 4 bytes, big-endian | nonce | ciphertext and tag
+//
+// A key that is taken out of the file still opens what was sealed under it
+// until the process ends, so that nothing is lost to a hasty hand.
 type Keyset struct {
-	aead    tink.AEAD
-	primary string              // fingerprint
-	held    map[string]struct{} // fingerprints of the enabled keys
+	path string
+
+	mu      sync.Mutex                 // lets one goroutine at a time read the file
+	current atomic.Pointer[loadedKeys] // replaced, never changed
+}
+
+// Key is a key of a keyset, without anything secret.
+type Key struct {
+	// Fingerprint names the key without giving anything of it away: 32
+	// hexadecimal digits.
+	Fingerprint string
+	// ID stands in front of what was sealed under the key. Unlike fingerprints,
+	// ids of different keysets may be the same.
+	ID      uint32
+	Primary bool
 }
 
 // OpenKeyset reads the cleartext Tink JSON keyset at path. Where there is no
@@ -44,198 +46,129 @@ type Keyset struct {
 //
 // A file that cannot be used is a [SetupError].
 func OpenKeyset(path string) (k *Keyset, created bool, err error) {
-	k, err = readKeyset(path)
+	k = &Keyset{path: path}
+	_, err = k.Reload()
 	if !errors.Is(err, fs.ErrNotExist) {
-		return k, false, err
+		return orNone(k, err), false, err
 	}
 	created, err = createKeyset(path)
 	if err != nil {
 		return nil, false, fmt.Errorf("creating keyset %s: %w", path, err)
 	}
-	k, err = readKeyset(path)
-	return k, created, err
+	_, err = k.Reload()
+	return orNone(k, err), created, err
+}
+
+// ReadKeyset is OpenKeyset for a file that must exist: where there is none it
+// returns an error that matches [fs.ErrNotExist].
+func ReadKeyset(path string) (*Keyset, error) {
+	k := &Keyset{path: path}
+	_, err := k.Reload()
+	return orNone(k, err), err
+}
+
+func orNone(k *Keyset, err error) *Keyset {
+	if err != nil {
+		return nil
+	}
+	return k
+}
+
+// Reload reads the file again if it is another one than before, or was written
+// to since, and reports whether its keys have changed. That costs little when
+// nothing has happened, so it may be called often; and Seal, SealUnder and Open
+// do so themselves where it matters. When it returns an error the keys stay as
+// they were.
+func (k *Keyset) Reload() (changed bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before := k.current.Load()
+	if before != nil && before.upToDate(k.path) {
+		return false, nil
+	}
+	now, err := loadKeys(k.path)
+	if err != nil {
+		return false, err
+	}
+	if before == nil {
+		k.current.Store(now)
+		return true, nil
+	}
+	now.keep(before)
+	k.current.Store(now)
+	return !slices.Equal(before.inFile, now.inFile), nil
+}
+
+// fresh returns the keys as they are in the file now.
+func (k *Keyset) fresh() *loadedKeys {
+	// A file that cannot be read is no reason to stop: whoever calls Reload at
+	// times says what is wrong with it.
+	_, _ = k.Reload()
+	return k.current.Load()
 }
 
 // Seal encrypts plaintext under the primary key, bound to label: it opens with
 // the same label only.
 func (k *Keyset) Seal(label string, plaintext []byte) ([]byte, error) {
-	sealed, err := k.aead.Encrypt(plaintext, []byte(label))
-	if err != nil {
-		return nil, fmt.Errorf("sealing: %w", err)
+	keys := k.fresh()
+	return keys.seal(keys.primary, label, plaintext)
+}
+
+// SealUnder is Seal under the key with the fingerprint. A keyset that does not
+// hold the key is a [SetupError].
+func (k *Keyset) SealUnder(fingerprint, label string, plaintext []byte) ([]byte, error) {
+	keys := k.current.Load()
+	if !keys.holds(fingerprint) {
+		keys = k.fresh() // it may have been added since
 	}
-	return sealed, nil
+	return keys.seal(fingerprint, label, plaintext)
 }
 
 // Open decrypts what Seal returned for the same label, under any key of the
 // keyset. It fails for anything else, altered in whatever way.
 func (k *Keyset) Open(label string, sealed []byte) ([]byte, error) {
-	plaintext, err := k.aead.Decrypt(sealed, []byte(label))
-	if err != nil {
-		return nil, fmt.Errorf("opening what was sealed: %w", err)
+	keys := k.current.Load()
+	id, ok := SealedUnder(sealed)
+	if !ok {
+		return nil, errors.New("opening what was sealed: it is no ciphertext of ours")
 	}
-	return plaintext, nil
+	if keys.byID[id] == nil {
+		keys = k.fresh() // another process may have sealed under a new key
+	}
+	return keys.open(id, label, sealed)
 }
 
 // Fingerprint names the primary key without giving anything of it away.
-func (k *Keyset) Fingerprint() string { return k.primary }
+func (k *Keyset) Fingerprint() string { return k.current.Load().primary }
 
 // Holds reports whether the keyset can open what was sealed under the key with
 // the fingerprint.
 func (k *Keyset) Holds(fingerprint string) bool {
-	_, ok := k.held[fingerprint]
-	return ok
+	return k.current.Load().holds(fingerprint) || k.fresh().holds(fingerprint)
 }
+
+// Keys returns the enabled keys of the file, in its order, which is that in
+// which they were added.
+func (k *Keyset) Keys() []Key { return slices.Clone(k.current.Load().inFile) }
+
+// sealedPrefix is the length of Tink's prefix.
+const sealedPrefix = 5
+
+// SealedUnder returns the id of the key that something was sealed under. It
+// reports false for what no keyset has sealed.
+func SealedUnder(sealed []byte) (id uint32, ok bool) {
+	if len(sealed) < sealedPrefix || sealed[0] != 1 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(sealed[1:]), true
+}
+
+// SealedPrefix returns what everything that was sealed under the key with the
+// id starts with, and nothing else does.
+func SealedPrefix(id uint32) []byte { return binary.BigEndian.AppendUint32([]byte{1}, id) }
 
 // Label names a column of a connection, for Seal and Open. Different arguments
 // give different labels.
 func Label(connectionID, column string) string {
 	return fmt.Sprintf("%q %q", connectionID, column)
-}
-
-// readKeyset returns an error that matches fs.ErrNotExist when there is no file.
-func readKeyset(path string) (*Keyset, error) {
-	data, err := readRegularFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if err != nil {
-		return nil, &SetupError{
-			Err:  fmt.Errorf("reading keyset: %w", err),
-			Hint: "name a keyset file that this user can read",
-		}
-	}
-	k, err := parseKeyset(data)
-	if err != nil {
-		return nil, &SetupError{
-			Err:  fmt.Errorf("reading keyset %s: %w", path, err),
-			Hint: "restore the file from a backup; a new keyset does not open what the old one sealed",
-		}
-	}
-	return k, nil
-}
-
-// readRegularFile follows symbolic links, since Kubernetes mounts a Secret's
-// files as such.
-func readRegularFile(path string) ([]byte, error) {
-	// Without O_NONBLOCK the open of a named pipe would wait for a writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxKeysetSize+1))
-	if err == nil && len(data) > maxKeysetSize {
-		return nil, fmt.Errorf("%s is larger than a keyset can be", path)
-	}
-	return data, err
-}
-
-// parseKeyset keeps the errors of the JSON parser to itself: they may quote
-// what they stumbled over.
-func parseKeyset(data []byte) (*Keyset, error) {
-	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(data)))
-	if err != nil {
-		return nil, errors.New("not a keyset in Tink's JSON format, or a damaged one")
-	}
-	primitive, err := aead.New(handle)
-	if err != nil {
-		return nil, errors.New("not a keyset for authenticated encryption (AEAD)")
-	}
-	k := &Keyset{aead: primitive, held: make(map[string]struct{})}
-	material := insecurecleartextkeyset.KeysetMaterial(handle)
-	for _, key := range material.GetKey() {
-		k.note(key, key.GetKeyId() == material.GetPrimaryKeyId())
-	}
-	return k, nil
-}
-
-func (k *Keyset) note(key *tinkpb.Keyset_Key, primary bool) {
-	if key.GetStatus() != tinkpb.KeyStatusType_ENABLED {
-		return
-	}
-	name := fingerprint(key.GetKeyData())
-	k.held[name] = struct{}{}
-	if primary {
-		k.primary = name
-	}
-}
-
-// fingerprint is a MAC under the key itself: whoever lacks the key can neither
-// make nor test it, and 128 bits tell any two keys apart.
-func fingerprint(key *tinkpb.KeyData) string {
-	mac := hmac.New(sha256.New, key.GetValue())
-	mac.Write([]byte("pleo-auth-proxy keyset fingerprint, version 1: " + key.GetTypeUrl()))
-	return hex.EncodeToString(mac.Sum(nil)[:16])
-}
-
-// createKeyset makes the keyset file, or reports created = false where somebody
-// else has just done so.
-func createKeyset(path string) (created bool, err error) {
-	data, err := newKeyset()
-	if err != nil {
-		return false, err
-	}
-	temp, err := writeTemporary(path, data)
-	if err != nil {
-		return false, &SetupError{Err: err, Hint: "the directory must exist and this user be allowed to write to it"}
-	}
-	defer os.Remove(temp) // what is left over if that fails is as private as the keyset
-
-	// A link, unlike a rename, never takes the place of a file that is there.
-	err = os.Link(temp, path)
-	if errors.Is(err, fs.ErrExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, &SetupError{Err: err, Hint: "keep the keyset on a local file system"}
-	}
-	return true, syncDirectory(filepath.Dir(path))
-}
-
-// newKeyset returns a keyset file. XChaCha20-Poly1305 because its nonces are
-// long enough to be drawn at random for ever; AES-GCM's suffice for 2^32 of
-// them under one key (NIST SP 800-38D section 8.3).
-func newKeyset() ([]byte, error) {
-	handle, err := keyset.NewHandle(aead.XChaCha20Poly1305KeyTemplate())
-	if err != nil {
-		return nil, err
-	}
-	var buf bytes.Buffer
-	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&buf)); err != nil {
-		return nil, err
-	}
-	buf.WriteByte('\n')
-	return buf.Bytes(), nil
-}
-
-// writeTemporary writes data, durably, to a new file beside path that only its
-// owner can read.
-func writeTemporary(path string, data []byte) (name string, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
-}
-
-func syncDirectory(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -44,13 +44,6 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 		return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	id := rand.Text()
-	var sealed *sealedCredential
-	if n.Credential != nil {
-		var err error
-		if sealed, err = s.sealFirst(id, *n.Credential); err != nil {
-			return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
-		}
-	}
 	var created credstore.Connection
 	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
 		if err := checkFree(ctx, tx, n); err != nil {
@@ -60,7 +53,7 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 		if err != nil {
 			return err
 		}
-		if err := insertCredential(ctx, tx, number, sealed); err != nil {
+		if err := s.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
 			return err
 		}
 		created, err = connectionWithID(ctx, tx, id)

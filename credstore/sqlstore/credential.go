@@ -22,12 +22,21 @@ type sealedCredential struct {
 	accessToken, refreshToken, apiKey, nextKey []byte
 }
 
-// seal returns nil for an empty secret: what is not there is NULL.
-func (s *Store) seal(id, column string, secret credstore.Secret) ([]byte, error) {
+// seal seals for the transaction that it is part of. It returns nil for an empty
+// secret: what is not there is NULL.
+//
+// The key is the one that the store is stamped with at this moment, and not
+// whichever this process takes for the primary one: once the stamp names
+// another key, no process writes anything under the old one any more.
+func (s *Store) seal(ctx context.Context, tx *sql.Tx, id, column string, secret credstore.Secret) ([]byte, error) {
 	if secret.IsZero() {
 		return nil, nil
 	}
-	return s.keyset.Seal(credstore.Label(id, column), []byte(secret.Reveal()))
+	var key string
+	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`).Scan(&key); err != nil {
+		return nil, err
+	}
+	return s.keyset.SealUnder(key, credstore.Label(id, column), []byte(secret.Reveal()))
 }
 
 func (s *Store) open(id, column string, sealed []byte) (credstore.Secret, error) {
@@ -44,23 +53,22 @@ func (s *Store) open(id, column string, sealed []byte) (credstore.Secret, error)
 	return credstore.NewSecret(string(value)), nil
 }
 
-func (s *Store) sealFirst(id string, c credstore.FirstCredential) (*sealedCredential, error) {
-	var errs [3]error
-	var sealed sealedCredential
-	sealed.accessToken, errs[0] = s.seal(id, columnAccessToken, c.AccessToken)
-	sealed.refreshToken, errs[1] = s.seal(id, columnRefreshToken, c.RefreshToken)
-	sealed.apiKey, errs[2] = s.seal(id, columnAPIKey, c.APIKey)
-	return &sealed, errors.Join(errs[:]...)
-}
-
 // insertCredential does nothing for a connection that starts without one.
-func insertCredential(ctx context.Context, tx *sql.Tx, number int64, c *sealedCredential) error {
+func (s *Store) insertCredential(ctx context.Context, tx *sql.Tx, number int64, id string, c *credstore.FirstCredential) error {
 	if c == nil {
 		return nil
 	}
+	var errs [3]error
+	var sealed sealedCredential
+	sealed.accessToken, errs[0] = s.seal(ctx, tx, id, columnAccessToken, c.AccessToken)
+	sealed.refreshToken, errs[1] = s.seal(ctx, tx, id, columnRefreshToken, c.RefreshToken)
+	sealed.apiKey, errs[2] = s.seal(ctx, tx, id, columnAPIKey, c.APIKey)
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO credentials (connection, access_token, refresh_token, api_key) VALUES ($1, $2, $3, $4)`,
-		number, c.accessToken, c.refreshToken, c.apiKey)
+		number, sealed.accessToken, sealed.refreshToken, sealed.apiKey)
 	return err
 }
 

@@ -20,9 +20,13 @@ func (s *Store) Fact(ctx context.Context, name string) (string, error) {
 // SetFact records a fact; see [credstore.Store].
 func (s *Store) SetFact(ctx context.Context, name, value string) error {
 	return s.write(ctx, fmt.Sprintf("recording fact %q", name), func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `
-			INSERT INTO facts (name, value) VALUES ($1, $2)
-			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
-		return err
+		return setFact(ctx, tx, name, value)
 	})
+}
+
+func setFact(ctx context.Context, tx *sql.Tx, name, value string) error {
+	_, err := tx.ExecContext(ctx, `
+		INSERT INTO facts (name, value) VALUES ($1, $2)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
+	return err
 }

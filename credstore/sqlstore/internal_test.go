@@ -300,15 +300,11 @@ func fill(b *testing.B, s *Store, n int) []string {
 
 func (s *Store) fillOne(ctx context.Context, tx *sql.Tx, id string) error {
 	n := newOAuth("c-" + id)
-	sealed, err := s.sealFirst(id, *n.Credential)
-	if err != nil {
-		return err
-	}
 	number, err := s.insert(ctx, tx, id, n)
 	if err != nil {
 		return err
 	}
-	if err := insertCredential(ctx, tx, number, sealed); err != nil {
+	if err := s.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
 		return err
 	}
 	return s.noteChange(ctx, tx, id)

@@ -59,8 +59,8 @@ func readStamp(ctx context.Context, q querier) (r stampRow, err error) {
 // stampOnce stamps the store unless somebody else has just done so, and returns
 // the stamp it has then.
 func (s *Store) stampOnce(ctx context.Context, stamp credstore.Stamp) (r stampRow, err error) {
-	id := rand.Text()
-	sealed, err := s.keyset.Seal(canaryLabel(id), []byte(canary))
+	id, key := rand.Text(), s.keyset.Fingerprint()
+	sealed, err := s.keyset.SealUnder(key, canaryLabel(id), []byte(canary))
 	if err != nil {
 		return r, err
 	}
@@ -68,7 +68,7 @@ func (s *Store) stampOnce(ctx context.Context, stamp credstore.Stamp) (r stampRo
 		_, err := tx.ExecContext(ctx, `
 			INSERT INTO store (one, id, environment, auth_url, client_id, key_fingerprint, canary, created_at)
 			VALUES (1, $1, $2, $3, $4, $5, $6, $7) ON CONFLICT (one) DO NOTHING`,
-			id, stamp.Environment, stamp.AuthURL, stamp.ClientID, s.keyset.Fingerprint(), sealed, s.now().UnixMilli())
+			id, stamp.Environment, stamp.AuthURL, stamp.ClientID, key, sealed, s.now().UnixMilli())
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,249 @@
+package credstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
+	"golang.org/x/sys/unix"
+)
+
+// What the functions that edit a keyset file return when they leave it alone.
+var (
+	// ErrNoKey: the keyset has no key with the fingerprint.
+	ErrNoKey = errors.New("the keyset has no such key")
+	// ErrPrimaryKey: the key is the one that everything new is sealed under.
+	ErrPrimaryKey = errors.New("the key is the primary one")
+	// ErrKeysetBusy: another process is editing the keyset.
+	ErrKeysetBusy = errors.New("another process is changing the keyset")
+)
+
+// CreateKeyset makes a keyset of one key at path, or returns an error that
+// matches [fs.ErrExist].
+func CreateKeyset(path string) (Key, error) {
+	created, err := createKeyset(path)
+	if err != nil {
+		return Key{}, fmt.Errorf("creating keyset %s: %w", path, err)
+	}
+	if !created {
+		return Key{}, fmt.Errorf("creating keyset %s: %w", path, fs.ErrExist)
+	}
+	keys, err := loadKeys(path)
+	if err != nil {
+		return Key{}, err
+	}
+	return keys.inFile[0], nil
+}
+
+// AddKey adds a new key to the keyset at path, at its end. Nothing is sealed
+// under it before it is promoted, so that every process that shares what was
+// sealed can be given the file first.
+func AddKey(path string) (Key, error) {
+	keys, err := editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
+		key, err := newKey(file)
+		file.Key = append(file.Key, key)
+		return true, err
+	})
+	if err != nil {
+		return Key{}, fmt.Errorf("adding a key to keyset %s: %w", path, err)
+	}
+	return keys.inFile[len(keys.inFile)-1], nil
+}
+
+// PromoteKey makes the key with the fingerprint the primary one of the keyset at
+// path, and reports whether it was not. The error may match [ErrNoKey].
+func PromoteKey(path, name string) (changed bool, err error) {
+	_, err = editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
+		i := findKey(file, name)
+		if i < 0 {
+			return false, ErrNoKey
+		}
+		changed = file.GetPrimaryKeyId() != file.GetKey()[i].GetKeyId()
+		file.PrimaryKeyId = file.GetKey()[i].GetKeyId()
+		return changed, nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("promoting a key of keyset %s: %w", path, err)
+	}
+	return changed, nil
+}
+
+// RetireKey takes the key with the fingerprint out of the keyset at path if
+// unused, which it calls while nobody else can change the file, returns nil.
+// The error may match [ErrNoKey] or [ErrPrimaryKey], or be what unused returned.
+func RetireKey(path, name string, unused func() error) error {
+	_, err := editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
+		i := findKey(file, name)
+		if i < 0 {
+			return false, ErrNoKey
+		}
+		if file.GetPrimaryKeyId() == file.GetKey()[i].GetKeyId() {
+			return false, ErrPrimaryKey
+		}
+		file.Key = slices.Delete(file.Key, i, i+1)
+		return true, unused()
+	})
+	if err != nil {
+		return fmt.Errorf("retiring a key of keyset %s: %w", path, err)
+	}
+	return nil
+}
+
+// findKey returns the index of the enabled key with the fingerprint, or -1.
+func findKey(file *tinkpb.Keyset, name string) int {
+	return slices.IndexFunc(file.GetKey(), func(key *tinkpb.Keyset_Key) bool {
+		return key.GetStatus() == tinkpb.KeyStatusType_ENABLED && fingerprint(key.GetKeyData()) == name
+	})
+}
+
+// newKey returns a key whose id none in the file has.
+func newKey(file *tinkpb.Keyset) (*tinkpb.Keyset_Key, error) {
+	for {
+		handle, err := keyset.NewHandle(aead.XChaCha20Poly1305KeyTemplate())
+		if err != nil {
+			return nil, fmt.Errorf("making a key: %w", err)
+		}
+		key := insecurecleartextkeyset.KeysetMaterial(handle).GetKey()[0]
+		taken := slices.ContainsFunc(file.GetKey(), func(other *tinkpb.Keyset_Key) bool { return other.GetKeyId() == key.GetKeyId() })
+		if !taken {
+			return key, nil
+		}
+	}
+}
+
+// editKeyset puts what edit makes of the keyset file in its place, in one step:
+// whoever reads the file, or has the power fail, finds the old keyset or the new
+// one. Nothing is written if edit returns false or an error. One process at a
+// time edits a file; the others get ErrKeysetBusy.
+func editKeyset(path string, edit func(*tinkpb.Keyset) (bool, error)) (*loadedKeys, error) {
+	path, err := filepath.EvalSymlinks(path) // the file is replaced, not the link to it
+	if err != nil {
+		return nil, editError(err)
+	}
+	f, err := lockKeyset(path)
+	if err != nil {
+		return nil, editError(err)
+	}
+	defer func() { _ = f.Close() }() // which ends the lock
+	data, info, err := readOpenFile(f)
+	if err != nil {
+		return nil, editError(err)
+	}
+	if _, err := parseKeys(data); err != nil {
+		return nil, &SetupError{Err: err, Hint: "restore the file from a backup"}
+	}
+	data, keys, err := applyEdit(data, edit)
+	if err != nil || data == nil {
+		return keys, err
+	}
+	return keys, editError(replaceFile(path, data, info))
+}
+
+// applyEdit returns the keyset file that edit makes of data, or nil if it leaves it
+// as it is.
+func applyEdit(data []byte, edit func(*tinkpb.Keyset) (bool, error)) ([]byte, *loadedKeys, error) {
+	file, err := keyset.NewJSONReader(bytes.NewReader(data)).Read()
+	if err != nil {
+		return nil, nil, errors.New("not a keyset in Tink's JSON format")
+	}
+	changed, err := edit(file)
+	if err != nil || !changed {
+		return nil, nil, err
+	}
+	var buf bytes.Buffer
+	if err := keyset.NewJSONWriter(&buf).Write(file); err != nil {
+		return nil, nil, errors.New("encoding the keyset")
+	}
+	buf.WriteByte('\n')
+	keys, err := parseKeys(buf.Bytes()) // what could not be read must not take the place of what can
+	return buf.Bytes(), keys, err
+}
+
+// lockKeyset opens the file and locks it until it is closed, without waiting.
+// Writing access is asked for so that a file system that cannot be written to
+// says so at once.
+func lockKeyset(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !names(path, f) {
+		err = ErrKeysetBusy
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// names reports whether path is still the name of the open file: somebody may
+// have replaced it before it was locked.
+func names(path string, f *os.File) bool {
+	open, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(open, named)
+}
+
+// replaceFile puts data in the place of the file, with the owner and the
+// permissions that it has, but for those of others: an edit by root must not
+// take the keyset from the server.
+func replaceFile(path string, data []byte, old fs.FileInfo) error {
+	temp, err := writeTemporary(path, data)
+	if err != nil {
+		return err
+	}
+	err = likeBefore(temp, old)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return syncDirectory(filepath.Dir(path))
+}
+
+func likeBefore(path string, old fs.FileInfo) error {
+	if err := os.Chmod(path, old.Mode().Perm()&0o660|0o600); err != nil {
+		return err
+	}
+	now, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	was := ownerOf(old)
+	if was == ownerOf(now) {
+		return nil
+	}
+	return os.Lchown(path, was.uid, was.gid)
+}
+
+// editError says what to do about a keyset file that cannot be edited; nil stays
+// nil.
+func editError(err error) error {
+	var hint string
+	switch {
+	case err == nil, errors.Is(err, ErrKeysetBusy):
+		return err
+	case errors.Is(err, fs.ErrNotExist):
+		hint = "make a keyset with: pleo-auth-proxy keyset create"
+	case errors.Is(err, unix.EROFS):
+		hint = "the keyset is on a read-only mount: change it where it comes from, and roll it out"
+	case errors.Is(err, unix.EBUSY):
+		hint = "the keyset is mounted as a single file, which cannot be replaced in one step: mount its directory instead"
+	default:
+		hint = "the keyset and its directory must be writable for this user"
+	}
+	return &SetupError{Err: err, Hint: hint}
+}

@@ -1,0 +1,187 @@
+package credstore
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
+	"github.com/tink-crypto/tink-go/v2/tink"
+	"golang.org/x/sys/unix"
+)
+
+// maxKeysetSize bounds how much of a keyset file is read. A key takes about
+// 200 bytes.
+const maxKeysetSize = 1 << 20
+
+// loadedKeys are the keys of a keyset file as it was at one moment.
+type loadedKeys struct {
+	file    fs.FileInfo // which file that was
+	inFile  []Key
+	primary string               // fingerprint
+	byID    map[uint32]tink.AEAD // each seals and opens under its one key
+	byName  map[string]tink.AEAD // the same by fingerprint
+}
+
+// loadKeys returns an error that matches fs.ErrNotExist when there is no file.
+func loadKeys(path string) (*loadedKeys, error) {
+	data, info, err := readRegularFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, &SetupError{
+			Err:  fmt.Errorf("reading keyset: %w", err),
+			Hint: "name a keyset file that this user can read",
+		}
+	}
+	keys, err := parseKeys(data)
+	if err != nil {
+		return nil, &SetupError{
+			Err:  fmt.Errorf("reading keyset %s: %w", path, err),
+			Hint: "restore the file from a backup; a new keyset does not open what the old one sealed",
+		}
+	}
+	keys.file = info
+	return keys, nil
+}
+
+// readRegularFile follows symbolic links, since Kubernetes mounts a Secret's
+// files as such.
+func readRegularFile(path string) ([]byte, fs.FileInfo, error) {
+	// Without O_NONBLOCK the open of a named pipe would wait for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = f.Close() }() // nothing was written to it
+	return readOpenFile(f)
+}
+
+func readOpenFile(f *os.File) ([]byte, fs.FileInfo, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s is not a regular file", f.Name())
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxKeysetSize+1))
+	if err == nil && len(data) > maxKeysetSize {
+		err = fmt.Errorf("%s is larger than a keyset can be", f.Name())
+	}
+	return data, info, err
+}
+
+// parseKeys keeps the errors of the JSON parser to itself: they may quote what
+// they stumbled over.
+func parseKeys(data []byte) (*loadedKeys, error) {
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(data)))
+	if err != nil {
+		return nil, errors.New("not a keyset in Tink's JSON format, or a damaged one")
+	}
+	k := &loadedKeys{byID: make(map[uint32]tink.AEAD), byName: make(map[string]tink.AEAD)}
+	material := insecurecleartextkeyset.KeysetMaterial(handle)
+	for _, key := range material.GetKey() {
+		if key.GetStatus() != tinkpb.KeyStatusType_ENABLED {
+			continue
+		}
+		if err := k.add(key, key.GetKeyId() == material.GetPrimaryKeyId()); err != nil {
+			return nil, err
+		}
+	}
+	if k.primary == "" {
+		return nil, errors.New("its primary key is not enabled")
+	}
+	return k, nil
+}
+
+func (k *loadedKeys) add(key *tinkpb.Keyset_Key, primary bool) error {
+	if key.GetOutputPrefixType() != tinkpb.OutputPrefixType_TINK {
+		return errors.New("a key without Tink's prefix (output prefix type TINK): what it seals would not say by which key it opens")
+	}
+	alone := &tinkpb.Keyset{PrimaryKeyId: key.GetKeyId(), Key: []*tinkpb.Keyset_Key{key}}
+	handle, err := insecurecleartextkeyset.Read(&keyset.MemReaderWriter{Keyset: alone})
+	if err != nil {
+		return errors.New("a key that cannot be used")
+	}
+	primitive, err := aead.New(handle)
+	if err != nil {
+		return errors.New("not a keyset for authenticated encryption (AEAD)")
+	}
+	name := fingerprint(key.GetKeyData())
+	k.inFile = append(k.inFile, Key{Fingerprint: name, ID: key.GetKeyId(), Primary: primary})
+	k.byID[key.GetKeyId()], k.byName[name] = primitive, primitive
+	if primary {
+		k.primary = name
+	}
+	return nil
+}
+
+// fingerprint is a MAC under the key itself: whoever lacks the key can neither
+// make nor test it, and 128 bits tell any two keys apart.
+func fingerprint(key *tinkpb.KeyData) string {
+	mac := hmac.New(sha256.New, key.GetValue())
+	mac.Write([]byte("pleo-auth-proxy keyset fingerprint, version 1: " + key.GetTypeUrl()))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+// upToDate reports whether path still names the file that the keys are from, as
+// it was then. Where that cannot be told, it is not.
+func (k *loadedKeys) upToDate(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && os.SameFile(k.file, info) &&
+		k.file.ModTime().Equal(info.ModTime()) && k.file.Size() == info.Size()
+}
+
+// keep lets the keys that were loaded before open and seal on.
+func (k *loadedKeys) keep(before *loadedKeys) {
+	for id, primitive := range before.byID {
+		if k.byID[id] == nil {
+			k.byID[id] = primitive
+		}
+	}
+	for name, primitive := range before.byName {
+		if k.byName[name] == nil {
+			k.byName[name] = primitive
+		}
+	}
+}
+
+func (k *loadedKeys) holds(fingerprint string) bool { return k.byName[fingerprint] != nil }
+
+func (k *loadedKeys) seal(fingerprint, label string, plaintext []byte) ([]byte, error) {
+	primitive := k.byName[fingerprint]
+	if primitive == nil {
+		return nil, &SetupError{
+			Err:  fmt.Errorf("sealing: the keyset does not hold the key %s", fingerprint),
+			Hint: "bring the keyset file up to date: a new key must be in every copy of it before it is promoted",
+		}
+	}
+	sealed, err := primitive.Encrypt(plaintext, []byte(label))
+	if err != nil {
+		return nil, fmt.Errorf("sealing: %w", err)
+	}
+	return sealed, nil
+}
+
+func (k *loadedKeys) open(id uint32, label string, sealed []byte) ([]byte, error) {
+	primitive := k.byID[id]
+	if primitive == nil {
+		return nil, fmt.Errorf("opening what was sealed: the keyset does not hold the key with the id %d", id)
+	}
+	plaintext, err := primitive.Decrypt(sealed, []byte(label))
+	if err != nil {
+		return nil, fmt.Errorf("opening what was sealed: %w", err)
+	}
+	return plaintext, nil
+}

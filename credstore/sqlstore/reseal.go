@@ -1,0 +1,317 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// How a store gets from one key to the next. The stamp names the key that
+// everything new is sealed under, in whatever process; each step is one
+// transaction, so a crash between any two leaves records that open:
+//
+//	the keyset has a new primary key
+//	-> the stamp and its canary move to it               (Rekey)
+//	-> old records follow, a few at a time               (Reseal)
+//	-> no record is under the old key, which is recorded
+//	-> the old key is marked, and may leave the keyset   (Retire)
+
+// Names of facts about keys.
+const (
+	// factResealed holds the fingerprint of the key that every record was found
+	// to be sealed under.
+	factResealed = "resealed_under"
+	// factReplaced, with a fingerprint after it, says that the key has been
+	// replaced by another: a process that still takes it for the primary one, or
+	// a copy of the keyset that is older, must not bring it back.
+	factReplaced = "key_replaced/"
+)
+
+// Rekeying is what Rekey found.
+type Rekeying string
+
+// What Rekey may find.
+const (
+	RekeyCurrent Rekeying = "current" // the stamp names the primary key
+	RekeyMoved   Rekeying = "moved"   // it has just been moved there
+	// RekeyBehind: the primary key of this keyset was replaced by another one
+	// before, so the stamp stays. Promote the new key in this keyset too.
+	RekeyBehind Rekeying = "behind"
+	// RekeyForeign: the file does not hold the key that the stamp names, so the
+	// stamp stays: records under that key would be lost.
+	RekeyForeign Rekeying = "foreign"
+)
+
+// Rekey makes the store's stamp name the keyset's primary key, under which all
+// processes seal from then on. A key that was replaced before comes back only
+// where again is set, as it is for an operator who has promoted it by hand.
+func (s *Store) Rekey(ctx context.Context, again bool) (Rekeying, error) {
+	const doing = "moving the store to another key"
+	if _, err := s.keyset.Reload(); err != nil {
+		return "", fmt.Errorf("%s: %w", doing, err)
+	}
+	row, err := readStamp(ctx, s.dialect.readers())
+	if err != nil {
+		return "", s.failure(doing, err)
+	}
+	primary := s.keyset.Fingerprint()
+	if row.fingerprint == primary {
+		return RekeyCurrent, nil
+	}
+	if !inFile(s.keyset.Keys(), row.fingerprint) {
+		return RekeyForeign, nil
+	}
+	sealed, err := s.keyset.SealUnder(primary, canaryLabel(row.id), []byte(canary))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", doing, err)
+	}
+	found := RekeyMoved
+	err = s.write(ctx, doing, func(tx *sql.Tx) (err error) {
+		if found, err = mayMove(ctx, tx, primary, again); err != nil || found != RekeyMoved {
+			return err
+		}
+		return moveStamp(ctx, tx, row, primary, sealed, s.now())
+	})
+	return found, err
+}
+
+func inFile(keys []credstore.Key, fingerprint string) bool {
+	for _, k := range keys {
+		if k.Fingerprint == fingerprint {
+			return true
+		}
+	}
+	return false
+}
+
+// mayMove returns RekeyMoved if the stamp may name the key.
+func mayMove(ctx context.Context, tx *sql.Tx, fingerprint string, again bool) (Rekeying, error) {
+	if again {
+		_, err := tx.ExecContext(ctx, `DELETE FROM facts WHERE name = $1`, factReplaced+fingerprint)
+		return RekeyMoved, err
+	}
+	var replaced bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM facts WHERE name = $1)`, factReplaced+fingerprint).Scan(&replaced)
+	if replaced {
+		return RekeyBehind, err
+	}
+	return RekeyMoved, err
+}
+
+// moveStamp does nothing if another process has changed the stamp since.
+func moveStamp(ctx context.Context, tx *sql.Tx, old stampRow, fingerprint string, sealed []byte, now time.Time) error {
+	result, err := tx.ExecContext(ctx, `
+		UPDATE store SET key_fingerprint = $1, canary = $2 WHERE key_fingerprint = $3 AND canary = $4`,
+		fingerprint, sealed, old.fingerprint, old.canary)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM facts WHERE name = $1`, factResealed); err != nil {
+		return err
+	}
+	return markReplaced(ctx, tx, old.fingerprint, now)
+}
+
+func markReplaced(ctx context.Context, tx *sql.Tx, fingerprint string, now time.Time) error {
+	return setFact(ctx, tx, factReplaced+fingerprint, now.UTC().Format(time.RFC3339))
+}
+
+// Resealed reports whether every record was found to be sealed under the key
+// that the stamp names. It is cheap.
+func (s *Store) Resealed(ctx context.Context) (bool, error) {
+	var done bool
+	err := s.dialect.readers().QueryRowContext(ctx, `
+		SELECT EXISTS (SELECT 1 FROM store JOIN facts ON value = key_fingerprint WHERE name = $1)`, factResealed).Scan(&done)
+	return done, s.failure("looking for the key of the records", err)
+}
+
+// resealBatch is how many records are sealed anew in one transaction, which a
+// token pair that is to be saved may have to wait for.
+const resealBatch = 32
+
+// Resealing is what Reseal has done.
+type Resealing struct {
+	Records int // sealed anew
+	// Unopened counts the records left alone because they do not open: their
+	// key is not in the keyset, or they are damaged.
+	Unopened int
+}
+
+// Reseal seals every record that is under another key than the stamp names anew
+// under that key. It never changes a version, and leaves a record alone that
+// anyone has changed meanwhile; other writes go on beside it. It may be stopped
+// at any moment, and continues where it was when it is called again.
+//
+// After each transaction it calls pause with the time that it took; pause waits
+// as long as it sees fit, and ends Reseal by returning an error.
+func (s *Store) Reseal(ctx context.Context, pause func(context.Context, time.Duration) error) (Resealing, error) {
+	var total Resealing
+	for {
+		pass, err := s.resealPass(ctx, pause)
+		total.Records += pass.done
+		total.Unopened = pass.unopened
+		if err != nil {
+			return total, fmt.Errorf("sealing records anew: %w", err)
+		}
+		if pass.done == 0 && pass.missed == 0 {
+			return total, s.recordResealed(ctx, pass)
+		}
+	}
+}
+
+// pass is one look at all records.
+type pass struct {
+	key      credstore.Key // that records are sealed under
+	done     int           // records sealed anew
+	missed   int           // records that somebody changed meanwhile
+	unopened int
+}
+
+func (s *Store) resealPass(ctx context.Context, pause func(context.Context, time.Duration) error) (p pass, err error) {
+	if p.key, err = s.stampKey(ctx); err != nil {
+		return p, err
+	}
+	for after := int64(0); ; {
+		began := s.now()
+		records, err := s.oldRecords(ctx, p.key, after)
+		if err != nil || len(records) == 0 {
+			return p, err
+		}
+		if err := s.resealRecords(ctx, &p, records); err != nil {
+			return p, err
+		}
+		after = records[len(records)-1].number
+		if err := pause(ctx, s.now().Sub(began)); err != nil {
+			return p, err
+		}
+	}
+}
+
+// stampKey returns the key that the stamp names.
+func (s *Store) stampKey(ctx context.Context) (credstore.Key, error) {
+	row, err := readStamp(ctx, s.dialect.readers())
+	if err != nil {
+		return credstore.Key{}, s.failure("reading the store's stamp", err)
+	}
+	id, ok := credstore.SealedUnder(row.canary)
+	if !ok {
+		return credstore.Key{}, errors.New("the store's canary is damaged")
+	}
+	return credstore.Key{Fingerprint: row.fingerprint, ID: id}, nil
+}
+
+// record is what of a connection is sealed, with what it is bound to.
+type record struct {
+	number  int64
+	id      string
+	version int64
+	sealed  sealedCredential
+}
+
+// underOtherKey is true of a record of which anything is sealed under another
+// key than the one whose prefix is $1.
+const underOtherKey = `(substr(access_token, 1, 5) <> $1 OR substr(refresh_token, 1, 5) <> $1
+	OR substr(api_key, 1, 5) <> $1 OR substr(next_key, 1, 5) <> $1)`
+
+func (s *Store) oldRecords(ctx context.Context, key credstore.Key, after int64) (records []record, err error) {
+	err = s.each(ctx, func(rows *sql.Rows) error {
+		var r record
+		c := &r.sealed
+		err := rows.Scan(&r.number, &r.id, &r.version, &c.accessToken, &c.refreshToken, &c.apiKey, &c.nextKey)
+		records = append(records, r)
+		return err
+	}, `
+		SELECT number, id, version, access_token, refresh_token, api_key, next_key
+		FROM credentials JOIN connections ON number = connection
+		WHERE number > $2 AND `+underOtherKey+` ORDER BY number LIMIT $3`,
+		credstore.SealedPrefix(key.ID), after, resealBatch)
+	return records, s.failure("looking for records under an old key", err)
+}
+
+func (s *Store) resealRecords(ctx context.Context, p *pass, records []record) error {
+	openable := make([]record, 0, len(records))
+	opened := make([]credstore.Credential, 0, len(records))
+	for _, r := range records {
+		c := credstore.Credential{ConnectionID: r.id}
+		if err := s.openCredential(&c, &r.sealed); err != nil {
+			p.unopened++
+			continue
+		}
+		openable, opened = append(openable, r), append(opened, c)
+	}
+	if len(openable) == 0 {
+		return nil
+	}
+	done := 0
+	err := s.write(ctx, "sealing records anew", func(tx *sql.Tx) error {
+		for i, r := range openable {
+			replaced, err := s.resealRecord(ctx, tx, r, opened[i])
+			if err != nil {
+				return err
+			}
+			if replaced {
+				done++
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		p.done += done
+		p.missed += len(openable) - done
+	}
+	return err
+}
+
+// resealRecord is a compare-and-swap on the version and all that is sealed. It
+// reports false if the record is not as it was read.
+func (s *Store) resealRecord(ctx context.Context, tx *sql.Tx, old record, c credstore.Credential) (bool, error) {
+	now, err := s.sealCredential(ctx, tx, c)
+	if err != nil {
+		return false, err
+	}
+	result, err := tx.ExecContext(ctx, `
+		UPDATE credentials SET access_token = $1, refresh_token = $2, api_key = $3, next_key = $4
+		WHERE connection = $5 AND EXISTS (SELECT 1 FROM connections WHERE number = $5 AND version = $6)
+			AND access_token IS NOT DISTINCT FROM $7 AND refresh_token IS NOT DISTINCT FROM $8
+			AND api_key IS NOT DISTINCT FROM $9 AND next_key IS NOT DISTINCT FROM $10`,
+		now.accessToken, now.refreshToken, now.apiKey, now.nextKey, old.number, old.version,
+		old.sealed.accessToken, old.sealed.refreshToken, old.sealed.apiKey, old.sealed.nextKey)
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
+}
+
+func (s *Store) sealCredential(ctx context.Context, tx *sql.Tx, c credstore.Credential) (sealed sealedCredential, err error) {
+	for _, part := range []struct {
+		column string
+		secret credstore.Secret
+		sealed *[]byte
+	}{
+		{columnAccessToken, c.AccessToken, &sealed.accessToken},
+		{columnRefreshToken, c.RefreshToken, &sealed.refreshToken},
+		{columnAPIKey, c.APIKey, &sealed.apiKey},
+		{columnNextKey, c.NextKey, &sealed.nextKey},
+	} {
+		if *part.sealed, err = s.seal(ctx, tx, c.ConnectionID, part.column, part.secret); err != nil {
+			return sealedCredential{}, err
+		}
+	}
+	return sealed, nil
+}
+
+// recordResealed records that no record is under an old key, if that is so.
+func (s *Store) recordResealed(ctx context.Context, p pass) error {
+	if p.unopened > 0 {
+		return nil
+	}
+	return s.SetFact(ctx, factResealed, p.key.Fingerprint)
+}

@@ -1,0 +1,304 @@
+package sqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+)
+
+// keysetPath is where the directory's keyset is.
+func (d *directory) keysetPath() string {
+	return filepath.Join(filepath.Dir(filepath.Dir(d.path)), "keyset.json")
+}
+
+// promote adds a key to the keyset file, makes it primary and returns it.
+func (d *directory) promote(t testing.TB) credstore.Key {
+	t.Helper()
+	key, err := credstore.AddKey(d.keysetPath())
+	if err != nil {
+		t.Fatalf("AddKey: %v", err)
+	}
+	if _, err := credstore.PromoteKey(d.keysetPath(), key.Fingerprint); err != nil {
+		t.Fatalf("PromoteKey: %v", err)
+	}
+	return key
+}
+
+// another opens the store as another process would: with a keyset of its own.
+func (d *directory) another(t *testing.T) *sqlstore.Store {
+	t.Helper()
+	return (&directory{path: d.path, keyset: openKeyset(t, d.keysetPath())}).open(t)
+}
+
+func rekey(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rekeying) {
+	t.Helper()
+	if got, err := s.Rekey(t.Context(), again); err != nil || got != want {
+		t.Fatalf("Rekey(%v) = %q, %v, want %q", again, got, err, want)
+	}
+}
+
+func noPause(ctx context.Context, _ time.Duration) error { return ctx.Err() }
+
+func reseal(t *testing.T, s *sqlstore.Store) sqlstore.Resealing {
+	t.Helper()
+	done, err := s.Reseal(t.Context(), noPause)
+	if err != nil {
+		t.Fatalf("Reseal: %v", err)
+	}
+	return done
+}
+
+// wantUse fails the test unless the records are sealed as rows says: key →
+// connections.
+func wantUse(t *testing.T, s *sqlstore.Store, stamp credstore.Key, rows map[uint32]int) {
+	t.Helper()
+	got, err := s.KeyUse(t.Context())
+	if err != nil {
+		t.Fatalf("KeyUse: %v", err)
+	}
+	if diff := cmp.Diff(sqlstore.KeyUse{Stamp: stamp.Fingerprint, Rows: rows}, got); diff != "" {
+		t.Errorf("KeyUse (-want +got):\n%s", diff)
+	}
+}
+
+// fillMixed makes connections of every kind, so that every column is in use.
+func fillMixed(t *testing.T, s *sqlstore.Store, n int) []credstore.Connection {
+	t.Helper()
+	all := make([]credstore.Connection, 0, n)
+	for i := range n {
+		if i%3 > 0 {
+			all = append(all, create(t, s, fmt.Sprintf("oauth-%d", i)))
+			continue
+		}
+		c, err := s.Create(t.Context(), credstore.NewConnection{
+			Name: fmt.Sprintf("key-%d", i), Kind: credstore.StandaloneKey,
+			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("api-key")},
+		})
+		if err != nil {
+			t.Fatalf("Create: %v", err)
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+func readAll(t *testing.T, s credstore.Store, connections []credstore.Connection) map[string]credstore.State {
+	t.Helper()
+	states := make(map[string]credstore.State)
+	for _, c := range connections {
+		state, err := s.Read(t.Context(), c.ID)
+		if err != nil {
+			t.Fatalf("Read(%q): %v", c.Name, err)
+		}
+		states[c.Name] = state
+	}
+	return states
+}
+
+func TestResealMovesEverythingAndChangesNothingElse(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	connections := fillMixed(t, s, 100)
+	before := readAll(t, s, connections)
+	old := d.keyset.Keys()[0]
+	key := d.promote(t)
+
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	if done, err := s.Resealed(t.Context()); err != nil || done {
+		t.Errorf("Resealed before = %v, %v, want false", done, err)
+	}
+	if got := reseal(t, s); got != (sqlstore.Resealing{Records: 100}) {
+		t.Errorf("Reseal = %+v, want 100 records", got)
+	}
+	wantUse(t, s, key, map[uint32]int{key.ID: 100})
+	if done, err := s.Resealed(t.Context()); err != nil || !done {
+		t.Errorf("Resealed afterwards = %v, %v, want true", done, err)
+	}
+	if err := s.Retire(t.Context(), old); err != nil {
+		t.Fatalf("Retire: %v", err)
+	}
+	if err := credstore.RetireKey(d.keysetPath(), old.Fingerprint, func() error { return nil }); err != nil {
+		t.Fatalf("RetireKey: %v", err)
+	}
+	if diff := cmp.Diff(before, readAll(t, d.another(t), connections)); diff != "" {
+		t.Errorf("the connections under the new key alone (-before +after):\n%s", diff)
+	}
+}
+
+// TestNothingIsSealedUnderAReplacedKey: a process that has not looked at the
+// keyset file since it was changed seals under the new key all the same.
+func TestNothingIsSealedUnderAReplacedKey(t *testing.T) {
+	d := newDirectory(t)
+	stale := d.open(t)
+	c := create(t, stale, "acme")
+	key := d.promote(t)
+	rekey(t, d.another(t), false, sqlstore.RekeyMoved)
+
+	if _, err := stale.Save(t.Context(), successor(parentOf(t, stale, c.ID))); err != nil {
+		t.Fatalf("Save: %v", err)
+	}
+	create(t, stale, "new")
+	wantUse(t, stale, key, map[uint32]int{key.ID: 2})
+}
+
+func parentOf(t *testing.T, s credstore.Store, id string) credstore.Parent {
+	t.Helper()
+	state, err := s.Read(t.Context(), id)
+	if err != nil {
+		t.Fatalf("Read: %v", err)
+	}
+	return state.Credential.Parent()
+}
+
+// TestReplacedKeyDoesNotComeBack: a replica with an older copy of the keyset
+// must not drag the store back to the old primary key.
+func TestReplacedKeyDoesNotComeBack(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	old := d.keyset.Keys()[0]
+	key := d.promote(t)
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	if _, err := credstore.PromoteKey(d.keysetPath(), old.Fingerprint); err != nil {
+		t.Fatalf("PromoteKey: %v", err)
+	}
+	replica := d.another(t)
+	rekey(t, replica, false, sqlstore.RekeyBehind)
+	create(t, replica, "acme")
+	wantUse(t, replica, key, map[uint32]int{key.ID: 1})
+
+	rekey(t, replica, true, sqlstore.RekeyMoved) // by hand
+	rekey(t, s, false, sqlstore.RekeyCurrent)
+	if got := reseal(t, s); got.Records != 1 {
+		t.Errorf("Reseal after going back = %+v, want 1 record", got)
+	}
+	wantUse(t, s, old, map[uint32]int{old.ID: 1})
+}
+
+// TestForeignKeysetFileChangesNothing: somebody puts a keyset in the place of
+// the one that a server runs with.
+func TestForeignKeysetFileChangesNothing(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	c := create(t, s, "acme")
+	old := d.keyset.Keys()[0]
+	other := filepath.Join(t.TempDir(), "other.json")
+	openKeyset(t, other)
+	if err := os.Rename(other, d.keysetPath()); err != nil {
+		t.Fatalf("Rename: %v", err)
+	}
+
+	rekey(t, s, false, sqlstore.RekeyForeign)
+	if _, err := s.Save(t.Context(), successor(parentOf(t, s, c.ID))); err != nil {
+		t.Errorf("Save under the keyset that was taken away = %v, want nil", err)
+	}
+	wantUse(t, s, old, map[uint32]int{old.ID: 1})
+}
+
+func TestRetireIsRefusedWhileTheKeyIsInUse(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	create(t, s, "acme")
+	old := d.keyset.Keys()[0]
+	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
+		t.Errorf("Retire of the key that the store seals under = %v, want %v", err, sqlstore.ErrKeyInUse)
+	}
+	d.promote(t)
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
+		t.Errorf("Retire of a key that records are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
+	}
+	reseal(t, s)
+	if err := s.Retire(t.Context(), old); err != nil {
+		t.Errorf("Retire of a key that nothing is sealed under = %v, want nil", err)
+	}
+}
+
+func TestResealGivesWayToOtherWrites(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	connections := fillMixed(t, s, 200)
+	key := d.promote(t)
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	// At each pause somebody saves a pair, and condemns another connection's.
+	saved, dropped := connections[199], connections[1]
+	lease, err := s.Acquire(t.Context(), dropped.ID, "me")
+	if err != nil {
+		t.Fatalf("Acquire: %v", err)
+	}
+	parent := parentOf(t, s, dropped.ID)
+	_, err = s.Reseal(t.Context(), func(ctx context.Context, _ time.Duration) error {
+		_, err := s.Save(ctx, successor(parentOf(t, s, saved.ID)))
+		return errors.Join(err, s.Condemn(ctx, lease, parent, credstore.Failure{At: time.Now()}, credstore.ReasonRefused, true))
+	})
+	if err != nil {
+		t.Fatalf("Reseal: %v", err)
+	}
+	wantUse(t, s, key, map[uint32]int{key.ID: 200})
+	state := readAll(t, s, connections)
+	if c := state[saved.Name].Credential; c.Version < 2 || c.AccessToken.Reveal() != fmt.Sprintf("access-%d", c.Version) {
+		t.Errorf("the pair saved meanwhile = version %d, %q, want the latest", c.Version, c.AccessToken.Reveal())
+	}
+	if c := state[dropped.Name].Credential; !c.AccessToken.IsZero() || c.RefreshToken.IsZero() {
+		t.Error("the token dropped meanwhile is back, or the refused one gone")
+	}
+}
+
+func TestResealStopsAndContinues(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	connections := fillMixed(t, s, 100)
+	old := d.keyset.Keys()[0]
+	key := d.promote(t)
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	enough := errors.New("enough")
+	got, err := s.Reseal(t.Context(), func(context.Context, time.Duration) error { return enough })
+	if !errors.Is(err, enough) || got.Records == 0 || got.Records == 100 {
+		t.Fatalf("Reseal that is stopped = %+v, %v, want a part of the records and %v", got, err, enough)
+	}
+	wantUse(t, s, key, map[uint32]int{key.ID: got.Records, old.ID: 100 - got.Records})
+	readAll(t, d.another(t), connections)
+	if rest := reseal(t, s); got.Records+rest.Records != 100 {
+		t.Errorf("Reseal again = %d records after %d, want 100 in all", rest.Records, got.Records)
+	}
+}
+
+// damage changes the database behind the store's back.
+func damage(t *testing.T, path, statement string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatalf("opening the database: %v", err)
+	}
+	if _, err := db.ExecContext(t.Context(), statement); err != nil {
+		t.Errorf("damaging the database: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatalf("closing the database: %v", err)
+	}
+}
+
+func TestResealLeavesAloneWhatDoesNotOpen(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	fillMixed(t, s, 10)
+	d.promote(t)
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	damage(t, d.path, `UPDATE credentials SET refresh_token = substr(refresh_token, 1, 20)
+		WHERE connection = (SELECT number FROM connections WHERE name = 'oauth-1')`)
+	if got := reseal(t, s); got != (sqlstore.Resealing{Records: 9, Unopened: 1}) {
+		t.Errorf("Reseal = %+v, want 9 records and 1 that does not open", got)
+	}
+	if done, err := s.Resealed(t.Context()); err != nil || done {
+		t.Errorf("Resealed with a record left = %v, %v, want false", done, err)
+	}
+}
