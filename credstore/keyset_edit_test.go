@@ -1,0 +1,354 @@
+package credstore_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// keysetFile is a keyset of one key in a directory of its own.
+func keysetFile(t *testing.T) (path string, key credstore.Key) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "keyset.json")
+	key, err := credstore.CreateKeyset(path)
+	if err != nil {
+		t.Fatalf("CreateKeyset: %v", err)
+	}
+	return path, key
+}
+
+func open(t *testing.T, path string) *credstore.Keyset {
+	t.Helper()
+	k, err := credstore.ReadKeyset(path)
+	if err != nil {
+		t.Fatalf("ReadKeyset: %v", err)
+	}
+	return k
+}
+
+func add(t *testing.T, path string) credstore.Key {
+	t.Helper()
+	key, err := credstore.AddKey(path)
+	if err != nil {
+		t.Fatalf("AddKey: %v", err)
+	}
+	return key
+}
+
+func promote(t *testing.T, path string, key credstore.Key) {
+	t.Helper()
+	if changed, err := credstore.PromoteKey(path, key.Fingerprint); err != nil || !changed {
+		t.Fatalf("PromoteKey = %v, %v, want true", changed, err)
+	}
+}
+
+func unused() error { return nil }
+
+func primary(k credstore.Key, is bool) credstore.Key {
+	k.Primary = is
+	return k
+}
+
+func wantKeys(t *testing.T, path string, want ...credstore.Key) {
+	t.Helper()
+	if diff := cmp.Diff(want, open(t, path).Keys()); diff != "" {
+		t.Errorf("keys of the file (-want +got):\n%s", diff)
+	}
+}
+
+func TestKeysetIsNotCreatedOverAnother(t *testing.T) {
+	path, key := keysetFile(t)
+	if _, err := credstore.CreateKeyset(path); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("CreateKeyset over a keyset = %v, want %v", err, fs.ErrExist)
+	}
+	wantKeys(t, path, key)
+}
+
+func TestKeysetThatIsNotThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	if _, err := credstore.ReadKeyset(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ReadKeyset = %v, want %v", err, fs.ErrNotExist)
+	}
+	var setup *credstore.SetupError
+	if _, err := credstore.AddKey(path); !errors.As(err, &setup) || !strings.Contains(err.Error(), "keyset create") {
+		t.Errorf("AddKey = %v, want a SetupError that names keyset create", err)
+	}
+}
+
+func TestRotation(t *testing.T) {
+	path, first := keysetFile(t)
+	sealed := seal(t, open(t, path), "label", "old")
+
+	second := add(t, path)
+	wantKeys(t, path, first, second)
+	if id, ok := credstore.SealedUnder(seal(t, open(t, path), "label", "x")); !ok || id != first.ID {
+		t.Errorf("Seal after AddKey uses key %d, %v, want still %d", id, ok, first.ID)
+	}
+
+	promote(t, path, second)
+	wantKeys(t, path, primary(first, false), primary(second, true))
+	k := open(t, path)
+	if id, ok := credstore.SealedUnder(seal(t, k, "label", "x")); !ok || id != second.ID {
+		t.Errorf("Seal after PromoteKey uses key %d, %v, want %d", id, ok, second.ID)
+	}
+	if got, err := k.Open("label", sealed); err != nil || string(got) != "old" {
+		t.Errorf("Open of what the old key sealed = %q, %v, want it", got, err)
+	}
+
+	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
+		t.Fatalf("RetireKey: %v", err)
+	}
+	wantKeys(t, path, primary(second, true))
+	if got, err := open(t, path).Open("label", sealed); err == nil {
+		t.Errorf("Open under a retired key = %q, want an error", got)
+	}
+}
+
+func TestEditsThatAreRefused(t *testing.T) {
+	path, first := keysetFile(t)
+	second := add(t, path)
+	inUse := errors.New("in use")
+	for _, test := range []struct {
+		name string
+		edit func() error
+		want error
+	}{
+		{"promote an unknown key", func() error { _, err := credstore.PromoteKey(path, "none"); return err }, credstore.ErrNoKey},
+		{"retire an unknown key", func() error { return credstore.RetireKey(path, "none", unused) }, credstore.ErrNoKey},
+		{"retire the primary key", func() error { return credstore.RetireKey(path, first.Fingerprint, unused) }, credstore.ErrPrimaryKey},
+		{"retire a key in use", func() error {
+			return credstore.RetireKey(path, second.Fingerprint, func() error { return inUse })
+		}, inUse},
+		{"edit during an edit", func() error {
+			return credstore.RetireKey(path, second.Fingerprint, func() error { _, err := credstore.AddKey(path); return err })
+		}, credstore.ErrKeysetBusy},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if err := test.edit(); !errors.Is(err, test.want) {
+				t.Errorf("error = %v, want %v", err, test.want)
+			}
+			wantKeys(t, path, first, second)
+		})
+	}
+	if changed, err := credstore.PromoteKey(path, first.Fingerprint); changed || err != nil {
+		t.Errorf("PromoteKey of the primary key = %v, %v, want no change", changed, err)
+	}
+}
+
+// TestEditsLoseNoKey: of commands that run at once each either works or says
+// that it did not.
+func TestEditsLoseNoKey(t *testing.T) {
+	path, first := keysetFile(t)
+	var mu sync.Mutex
+	added := map[string]bool{first.Fingerprint: true}
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			key, err := credstore.AddKey(path)
+			if errors.Is(err, credstore.ErrKeysetBusy) {
+				return
+			}
+			if err != nil {
+				t.Errorf("AddKey: %v", err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			added[key.Fingerprint] = true
+		})
+	}
+	wg.Wait()
+	got := map[string]bool{}
+	for _, key := range open(t, path).Keys() {
+		got[key.Fingerprint] = true
+	}
+	if diff := cmp.Diff(added, got); diff != "" {
+		t.Errorf("keys that were added, keys that are there:\n%s", diff)
+	}
+}
+
+func TestEditKeepsWhoMayRead(t *testing.T) {
+	path, _ := keysetFile(t)
+	for mode, want := range map[fs.FileMode]fs.FileMode{0o600: 0o600, 0o640: 0o640, 0o644: 0o640} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatalf("Chmod: %v", err)
+		}
+		add(t, path)
+		info, err := os.Stat(path)
+		if err != nil || info.Mode() != want {
+			t.Errorf("mode %v after an edit of %v, %v, want %v", info.Mode(), mode, err, want)
+		}
+	}
+	left, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(left) != 1 {
+		t.Errorf("files = %v, %v, want the keyset alone", left, err)
+	}
+}
+
+func TestEditByRootKeepsTheOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	path, _ := keysetFile(t)
+	const nobody = 65534
+	if err := os.Chown(path, nobody, nobody); err != nil {
+		t.Fatalf("Chown: %v", err)
+	}
+	add(t, path)
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil || stat.Uid != nobody || stat.Gid != nobody {
+		t.Errorf("owner after an edit by root = %d:%d, %v, want %d", stat.Uid, stat.Gid, err, nobody)
+	}
+}
+
+func TestEditThroughSymbolicLink(t *testing.T) {
+	path, first := keysetFile(t)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatalf("Symlink: %v", err)
+	}
+	second := add(t, link)
+	wantKeys(t, path, first, second)
+	if info, err := os.Lstat(link); err != nil || info.Mode().Type() != fs.ModeSymlink {
+		t.Errorf("the link = %v, %v, want a link still", info.Mode(), err)
+	}
+}
+
+func TestKeysWithoutPrefixAreRefused(t *testing.T) {
+	path, _ := keysetFile(t)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("ReadFile: %v", err)
+	}
+	raw := bytes.Replace(data, []byte(`"TINK"`), []byte(`"RAW"`), 1)
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatalf("WriteFile: %v", err)
+	}
+	if _, err := credstore.ReadKeyset(path); err == nil || !strings.Contains(err.Error(), "prefix") {
+		t.Errorf("ReadKeyset of a key without prefix = %v, want an error that says so", err)
+	}
+}
+
+func TestKeysetFollowsItsFile(t *testing.T) {
+	path, first := keysetFile(t)
+	k := open(t, path)
+	if changed, err := k.Reload(); changed || err != nil {
+		t.Errorf("Reload of the same file = %v, %v, want false", changed, err)
+	}
+	second := add(t, path)
+	if changed, err := k.Reload(); !changed || err != nil || !k.Holds(second.Fingerprint) {
+		t.Errorf("Reload after AddKey = %v, %v, want the new key", changed, err)
+	}
+	promote(t, path, second)
+	// Nobody has called Reload: what needs the newest keys looks by itself.
+	if id, _ := credstore.SealedUnder(seal(t, k, "label", "x")); id != second.ID {
+		t.Errorf("Seal after PromoteKey uses key %d, want %d", id, second.ID)
+	}
+	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
+		t.Fatalf("RetireKey: %v", err)
+	}
+	third := add(t, path)
+	if _, err := k.SealUnder(third.Fingerprint, "label", nil); err != nil {
+		t.Errorf("SealUnder a key that has just been added = %v, want nil", err)
+	}
+	fourth := add(t, path)
+	promote(t, path, fourth)
+	sealed := seal(t, open(t, path), "label", "secret")
+	if got, err := k.Open("label", sealed); err != nil || string(got) != "secret" {
+		t.Errorf("Open under a key that has just been added = %q, %v, want it", got, err)
+	}
+}
+
+func TestRetiredKeyOpensUntilTheEnd(t *testing.T) {
+	path, first := keysetFile(t)
+	k := open(t, path)
+	sealed := seal(t, k, "label", "secret")
+	promote(t, path, add(t, path))
+	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
+		t.Fatalf("RetireKey: %v", err)
+	}
+	if changed, err := k.Reload(); !changed || err != nil {
+		t.Fatalf("Reload = %v, %v, want true", changed, err)
+	}
+	if got, err := k.Open("label", sealed); err != nil || string(got) != "secret" {
+		t.Errorf("Open of what was sealed before = %q, %v, want it", got, err)
+	}
+	if _, err := k.SealUnder(first.Fingerprint, "label", nil); err != nil {
+		t.Errorf("SealUnder the key of a store that has not moved = %v, want nil", err)
+	}
+}
+
+// TestKeysetOutlivesItsFile: a file that is gone or damaged for a moment takes
+// nothing from a running server.
+func TestKeysetOutlivesItsFile(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		harm func(path string) error
+	}{
+		{"gone", os.Remove},
+		{"empty", func(path string) error { return os.Truncate(path, 0) }},
+		{"damaged", func(path string) error { return os.WriteFile(path, []byte(`{"primaryKeyId":1}`), 0o600) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path, key := keysetFile(t)
+			k := open(t, path)
+			whole, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatalf("ReadFile: %v", err)
+			}
+			if err := test.harm(path); err != nil {
+				t.Fatalf("harming the file: %v", err)
+			}
+			if changed, err := k.Reload(); changed || err == nil {
+				t.Errorf("Reload = %v, %v, want an error", changed, err)
+			}
+			if got, err := k.Open("label", seal(t, k, "label", "secret")); err != nil || string(got) != "secret" {
+				t.Errorf("Open = %q, %v, want what was sealed", got, err)
+			}
+			if err := os.WriteFile(path, whole, 0o600); err != nil {
+				t.Fatalf("WriteFile: %v", err)
+			}
+			if _, err := k.Reload(); err != nil || k.Fingerprint() != key.Fingerprint {
+				t.Errorf("Reload of the file as it was = %v, want nil", err)
+			}
+		})
+	}
+}
+
+// TestKeysetIsReplacedInOneStep: whoever reads while keys are added finds a
+// whole keyset each time.
+func TestKeysetIsReplacedInOneStep(t *testing.T) {
+	path, _ := keysetFile(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 50 {
+			if _, err := credstore.AddKey(path); err != nil {
+				t.Errorf("AddKey: %v", err)
+			}
+		}
+	}()
+	for reads := 0; ; reads++ {
+		if _, err := credstore.ReadKeyset(path); err != nil {
+			t.Fatalf("ReadKeyset during edits: %v", err)
+		}
+		select {
+		case <-done:
+			if reads == 0 {
+				t.Error("nothing was read during the edits")
+			}
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
