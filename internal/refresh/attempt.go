@@ -327,6 +327,7 @@ func (a *attempt) present() error {
 	ctx, cancel := context.WithTimeout(context.Background(), answerDeadline)
 	defer cancel()
 	a.began = a.m.Now()
+	a.flight.presented.Store(true)
 	tokens, err := a.m.Server.Refresh(ctx, a.state.Credential.RefreshToken)
 	a.m.metrics.duration.Observe(a.m.Now().Sub(a.began).Seconds())
 	if err != nil {

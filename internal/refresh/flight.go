@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,6 +38,10 @@ type flight struct {
 	landed sync.Once
 	done   chan struct{} // closed when the waiters may go on
 	err    error         // why there is no newer credential; set before done is closed
+
+	// presented is set when the refresh token is about to be sent. Until then
+	// the access token that is in use is in no danger.
+	presented atomic.Bool
 
 	hurried sync.Once
 	urgent  chan struct{} // closed when a request has come to wait

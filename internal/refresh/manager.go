@@ -138,7 +138,7 @@ func (m *Manager) Authorize(ctx context.Context, name string) (*Authorization, e
 		return nil, err
 	}
 	s := e.current.Load()
-	if f := e.flight.Load(); f != nil && s.good(m.Now()) {
+	if f := e.flight.Load(); f != nil && f.presented.Load() && s.good(m.Now()) {
 		if err := f.wait(ctx, refreshPatience); err != nil && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -253,7 +254,7 @@ func wantSpooled(t *testing.T, w *world, dir, access string) {
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("the spool holds %d records (%v), want 1", len(entries), err)
 	}
-	slot, err := s.lock(copied + "/" + entries[0].Name())
+	slot, err := s.lock(copied+"/"+entries[0].Name(), os.O_RDWR)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,6 +364,35 @@ func (s *breakSeal) Seal(label string, plaintext []byte) ([]byte, error) {
 	return s.Sealer.Seal(label, plaintext)
 }
 
+func TestRule5APeersSpoolIsReplayedWhileWeRun(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		w.calibrate()
+		shared := filepath.Join(t.TempDir(), "gl[ob") // also a directory that is no pattern
+		a, b := w.start(shared), w.start(shared)
+		defer b.stop()
+		a.store.fail(failing("save"))
+		expire()
+		served := a.mustAuthorize("acme")
+		left := a.kill()
+		// The kernel would have unlocked the record where it is.
+		if err := os.RemoveAll(shared); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(left, shared); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(replayEvery)
+		synctest.Wait()
+		if got := b.mustAuthorize("acme"); token(got) != token(served) || w.state(conn.ID).Credential.Version != 2 {
+			t.Errorf("the living process sends %q, want %q that the dead one had spooled", token(got), token(served))
+		}
+		if n := w.server.count(); n != 1 {
+			t.Errorf("presented %d times, want 1", n)
+		}
+	})
+}
+
 func TestRule6SavedOntoItsParentOnly(t *testing.T) {
 	t.Run("a newer grant wins", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
@@ -457,6 +487,27 @@ func TestRule7AGoodTokenOutlivesItsCondemnedGrant(t *testing.T) {
 		_, err := p.Authorize(t.Context(), "acme")
 		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefused {
 			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefused)
+		}
+	})
+}
+
+func TestRule7AGoodTokenDoesNotWaitForTheStore(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.mustAuthorize("acme")
+		p.store.fail(func(op string) error {
+			if op == "intend" {
+				time.Sleep(5 * time.Second)
+			}
+			return nil
+		})
+		time.Sleep(13*time.Minute + time.Second) // a refresh is under way, and held up
+		began := time.Now()
+		p.mustAuthorize("acme")
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("a request with a good token waited %v for a refresh that has sent nothing, want 0", waited)
 		}
 	})
 }

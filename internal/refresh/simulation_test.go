@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +25,7 @@ import (
 // After each step it holds the world against the invariants (see check).
 
 var (
-	schedules = flag.Int("schedules", 300, "how many schedules the simulation runs")
+	schedules = flag.Int("schedules", 100, "how many schedules the simulation runs")
 	firstSeed = flag.Uint64("seed", 1, "seed of the simulation's first schedule")
 )
 
@@ -66,9 +67,9 @@ type sim struct {
 	spools  []*simDisk // one per machine; a restarted process finds its own again
 	procs   []*simProcess
 	conns   []credstore.Connection
-	pending []*simCall
-	waiting int // requests that have not been answered
+	pending []*simCall // guarded by data.mu, as are serial and the spools
 	serial  int
+	waiting atomic.Int32 // requests that have not been answered
 }
 
 // simCall is one call that waits to be let go.
@@ -116,8 +117,8 @@ func (s *sim) run(t *testing.T) {
 func (s *sim) act() {
 	synctest.Wait()
 	switch r := s.rng.IntN(100); {
-	case r < 60 && len(s.pending) > 0:
-		s.release(s.rng.IntN(len(s.pending)), s.fate())
+	case r < 60 && s.queued() > 0:
+		s.release(s.rng.IntN(s.queued()), s.fate())
 	case r < 80:
 		s.request()
 	case r < 85:
@@ -134,6 +135,13 @@ func (s *sim) act() {
 	s.check()
 }
 
+// queued is how many calls wait to be let go.
+func (s *sim) queued() int {
+	s.data.mu.Lock()
+	defer s.data.mu.Unlock()
+	return len(s.pending)
+}
+
 func (s *sim) fate() simFate {
 	if s.rng.Float64() >= s.faults {
 		return simOK
@@ -147,13 +155,22 @@ func (s *sim) note(format string, args ...any) {
 
 // release lets a pending call go.
 func (s *sim) release(i int, fate simFate) {
-	slices.SortFunc(s.pending, func(a, b *simCall) int { // arrival may depend on the machine
+	c := s.take(i)
+	s.note("%s: %s %s %s", c.p.name, c.op, c.id, [...]string{"", "fails", "loses its answer"}[fate])
+	c.go_ <- fate
+}
+
+// take removes the i-th pending call, in an order that does not depend on the
+// machine.
+func (s *sim) take(i int) *simCall {
+	s.data.mu.Lock()
+	defer s.data.mu.Unlock()
+	slices.SortFunc(s.pending, func(a, b *simCall) int {
 		return cmp.Or(cmp.Compare(a.p.name, b.p.name), cmp.Compare(a.op, b.op), cmp.Compare(a.id, b.id), cmp.Compare(a.serial, b.serial))
 	})
 	c := s.pending[i]
 	s.pending = slices.Delete(s.pending, i, i+1)
-	s.note("%s: %s %s %s", c.p.name, c.op, c.id, [...]string{"", "fails", "loses its answer"}[fate])
-	c.go_ <- fate
+	return c
 }
 
 // settle ends the faults, lets everything come to rest, and holds the end
@@ -168,11 +185,11 @@ func (s *sim) settle() {
 		}
 		s.rest(time.Hour)
 	}
-	if s.waiting != 0 {
-		s.t.Errorf("%d requests were never answered", s.waiting)
+	if n := s.waiting.Load(); n != 0 {
+		s.t.Errorf("%d requests were never answered", n)
 	}
 	for i, p := range s.procs {
-		if n := s.spools[i].filled(); n != 0 {
+		if n := s.filled(i); n != 0 {
 			s.t.Errorf("%s: %d pairs are still in the spool", p.name, n)
 		}
 		s.crash(i)
@@ -186,11 +203,11 @@ func (s *sim) settle() {
 func (s *sim) rest(span time.Duration) {
 	for end := time.Now().Add(span); time.Now().Before(end); {
 		synctest.Wait()
-		if len(s.pending) == 0 {
+		if s.queued() == 0 {
 			time.Sleep(5 * time.Second)
 			continue
 		}
-		s.release(s.rng.IntN(len(s.pending)), simOK)
+		s.release(s.rng.IntN(s.queued()), simOK)
 		synctest.Wait()
 		s.check()
 	}
@@ -200,12 +217,10 @@ func (s *sim) rest(span time.Duration) {
 func (s *sim) request() {
 	p, conn := s.procs[s.rng.IntN(len(s.procs))], s.conns[s.rng.IntN(len(s.conns))]
 	s.note("%s: request for %s", p.name, conn.Name)
-	s.waiting++
+	s.waiting.Add(1)
 	go func() {
+		defer s.waiting.Add(-1)
 		p.request(conn)
-		s.data.mu.Lock() // the tests' lock for everything that is not a step
-		defer s.data.mu.Unlock()
-		s.waiting--
 	}()
 }
 
@@ -236,9 +251,8 @@ type simProcess struct {
 }
 
 func (s *sim) start(machine int) *simProcess {
-	s.serial++
 	p := &simProcess{
-		s: s, name: fmt.Sprintf("p%d.%d", machine, s.serial), machine: machine,
+		s: s, name: fmt.Sprintf("p%d.%d", machine, s.next()), machine: machine,
 		store: &memoryStore{memory: s.data}, crashed: make(chan struct{}), done: make(chan struct{}),
 	}
 	s.note("%s: starts", p.name)
@@ -260,15 +274,25 @@ func (s *sim) start(machine int) *simProcess {
 	return p
 }
 
+// next counts what needs a number of its own.
+func (s *sim) next() int {
+	s.data.mu.Lock()
+	defer s.data.mu.Unlock()
+	s.serial++
+	return s.serial
+}
+
 // crash ends a process at once: what waits to be let go never happens, its
 // leases and spool locks are freed by the kernel, what only it knew is lost.
 func (s *sim) crash(machine int) {
 	p := s.procs[machine]
 	s.note("%s: crashes", p.name)
 	close(p.crashed)
+	s.data.mu.Lock()
 	s.pending = slices.DeleteFunc(s.pending, func(c *simCall) bool { return c.p == p })
-	s.server.forget(p)
 	s.spools[machine].unlock()
+	s.data.mu.Unlock()
+	s.server.forget(p)
 	_ = p.store.Close()
 	p.cancel()
 	p.m.giveUp()
@@ -292,10 +316,8 @@ func (p *simProcess) step(ctx context.Context, op, id string) (simFate, error) {
 		return simFail, errSim
 	}
 	s := p.s
-	c := &simCall{p: p, op: op, id: id, go_: make(chan simFate, 1)}
+	c := &simCall{p: p, op: op, id: id, serial: s.next(), go_: make(chan simFate, 1)}
 	s.data.mu.Lock()
-	s.serial++
-	c.serial = s.serial
 	s.pending = append(s.pending, c)
 	s.data.mu.Unlock()
 	select {
@@ -406,8 +428,11 @@ func (d *simDisk) unlock() {
 	}
 }
 
-func (d *simDisk) filled() (n int) {
-	for _, r := range d.records {
+// filled is how many pairs the machine's spool holds.
+func (s *sim) filled(machine int) (n int) {
+	s.data.mu.Lock()
+	defer s.data.mu.Unlock()
+	for _, r := range s.spools[machine].records {
 		if r.successor != nil {
 			n++
 		}
@@ -481,7 +506,10 @@ func (s *simSpool) unlocked() (parents []credstore.Parent) {
 }
 
 func (s *simSpool) replay(ctx context.Context, store credstore.Store, parent credstore.Parent) error {
-	successor := s.disk.records[parent].successor
+	s.p.store.mu.Lock()
+	record := *s.disk.records[parent]
+	s.p.store.mu.Unlock()
+	successor := record.successor
 	var err error
 	if successor != nil {
 		_, err = store.Save(ctx, *successor)

@@ -77,13 +77,19 @@ func (v *simServer) issue(g *simGrant) *simToken {
 	return t
 }
 
+func (v *simServer) token(refresh credstore.Secret) *simToken {
+	v.s.data.mu.Lock()
+	defer v.s.data.mu.Unlock()
+	return v.tokens[refresh.Reveal()]
+}
+
 // simLink is a process's way to the server. A call is three steps: on the way
 // there, at the server, and on the way back.
 type simLink struct{ p *simProcess }
 
 func (l *simLink) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
 	s := l.p.s
-	old := s.server.tokens[token.Reveal()]
+	old := s.server.token(token)
 	id := old.grant.conn.ID
 	sent := time.Now()
 	fate, err := l.p.step(ctx, "send", id)
@@ -98,14 +104,9 @@ func (l *simLink) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tok
 		return pleo.Tokens{}, err
 	}
 	fate, err = l.p.step(ctx, "answer", id)
-	next.travels = false
-	if err != nil || fate == simLose {
-		if next.grant.newest == next {
-			next.grant.excused = true // the answer is lost for ever
-		}
+	if lost := err != nil || fate == simLose; s.server.arrived(next, l.p, lost) {
 		return pleo.Tokens{}, &pleo.UnknownError{Err: errSim}
 	}
-	next.holder = l.p
 	return pleo.Tokens{
 		AccessToken: credstore.NewSecret(next.access), RefreshToken: credstore.NewSecret(next.refresh), Lifetime: simLife, SentAt: sent,
 	}, nil
@@ -131,12 +132,27 @@ func (v *simServer) arrive(p *simProcess, t *simToken) (*simToken, error) {
 	return next, nil
 }
 
+// arrived ends the way of an answer, and reports whether it was lost on it.
+func (v *simServer) arrived(t *simToken, p *simProcess, lost bool) bool {
+	v.s.data.mu.Lock()
+	defer v.s.data.mu.Unlock()
+	t.travels = false
+	if !lost {
+		t.holder = p
+	} else if t.grant.newest == t {
+		t.grant.excused = true
+	}
+	return lost
+}
+
 func (l *simLink) Active(ctx context.Context, token credstore.Secret, _ string) (bool, error) {
-	t := l.p.s.server.tokens[token.Reveal()]
+	t := l.p.s.server.token(token)
 	fate, err := l.p.step(ctx, "introspect", t.grant.conn.ID)
 	if err != nil || fate != simOK {
 		return false, errors.New("no answer")
 	}
+	l.p.s.data.mu.Lock()
+	defer l.p.s.data.mu.Unlock()
 	return !t.spent && !t.grant.revoked, nil
 }
 

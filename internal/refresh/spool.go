@@ -57,8 +57,8 @@ type Spool interface {
 	Abandoned(parent credstore.Parent) bool
 	// Replay saves what earlier processes left, each pair only onto its parent,
 	// and removes what is of no use any more. While the store is unavailable it
-	// keeps trying. It returns nil once nothing is left to save, or ctx's error.
-	// waiting is told how many pairs wait for the store.
+	// keeps trying. It goes on looking for what processes leave that die later,
+	// and returns ctx's error. waiting is told how many pairs wait for the store.
 	Replay(ctx context.Context, store credstore.Store, log *zap.Logger, waiting func(int)) error
 	// Replayed is closed once everything that earlier processes left was tried.
 	Replayed() <-chan struct{}
@@ -112,7 +112,7 @@ var errFilled = errors.New("the spool holds a newer token pair that waits to be 
 
 // Reserve makes a record, of full length and synced.
 func (s *DirSpool) Reserve(parent credstore.Parent) (Slot, error) {
-	slot, err := s.lock(s.path(parent))
+	slot, err := s.claim(s.path(parent))
 	if err != nil {
 		return nil, err
 	}
@@ -140,11 +140,28 @@ func (s *DirSpool) path(p credstore.Parent) string {
 	return filepath.Join(s.dir, filepath.Base(name))
 }
 
-// lock opens the file at path, making it if need be, and locks it. It fails if
-// another process holds the lock.
-func (s *DirSpool) lock(path string) (*fileSlot, error) {
+// Another process may be looking at a record that is just being reserved; it
+// lets go of it at once.
+const (
+	lockTries = 20
+	lockPause = 5 * time.Millisecond
+)
+
+// claim locks the record at path, making it if need be.
+func (s *DirSpool) claim(path string) (*fileSlot, error) {
+	slot, err := s.lock(path, os.O_RDWR|os.O_CREATE)
+	for try := 1; errors.Is(err, unix.EWOULDBLOCK) && try < lockTries; try++ {
+		time.Sleep(lockPause)
+		slot, err = s.lock(path, os.O_RDWR|os.O_CREATE)
+	}
+	return slot, err
+}
+
+// lock opens the file at path and locks it. It fails if somebody else holds the
+// lock.
+func (s *DirSpool) lock(path string, flags int) (*fileSlot, error) {
 	for {
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		file, err := os.OpenFile(path, flags, 0o600)
 		if err != nil {
 			return nil, fmt.Errorf("opening a spool record: %w", err)
 		}
@@ -308,43 +325,55 @@ func (t *fileSlot) open(body []byte) *credstore.Successor {
 // Replayed is closed by the first round of Replay.
 func (s *DirSpool) Replayed() <-chan struct{} { return s.replayed }
 
-// Replay goes through the records that nobody holds a lock on.
+// Replay goes through the records that nobody holds a lock on, at once and then
+// for as long as ctx lasts: another process on the same directory may die at any
+// time and leave one.
 func (s *DirSpool) Replay(ctx context.Context, store credstore.Store, log *zap.Logger, waiting func(int)) error {
-	var first sync.Once
+	replayed := false
 	for {
-		left := s.replayAll(ctx, store, log)
+		left, err := s.replayAll(ctx, store, log)
 		waiting(left)
-		first.Do(func() { close(s.replayed) })
-		if left == 0 {
-			return nil
+		if err == nil && !replayed {
+			replayed = true
+			close(s.replayed)
 		}
-		if err := pause(ctx, saveAtMost); err != nil {
+		wait := replayEvery
+		if err != nil || left > 0 {
+			wait = saveAtMost
+		}
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}
 }
 
-// replayAll tries every record once and returns how many pairs are left.
-func (s *DirSpool) replayAll(ctx context.Context, store credstore.Store, log *zap.Logger) (left int) {
-	records, err := filepath.Glob(filepath.Join(s.dir, "*"+spoolExt))
+// replayEvery is how often records that a process may have left are looked for.
+const replayEvery = 2 * time.Second
+
+// replayAll tries every record once and returns how many pairs are left. The
+// error says that it could not look.
+func (s *DirSpool) replayAll(ctx context.Context, store credstore.Store, log *zap.Logger) (left int, err error) {
+	records, err := os.ReadDir(s.dir)
 	if err != nil {
-		return 0 // the pattern is well-formed
+		log.Error("reading the spool; no token is refreshed before it can be read", errField(err))
+		return 0, fmt.Errorf("reading the spool: %w", err)
 	}
-	for _, path := range records {
-		err := s.replay(ctx, store, path)
-		if err == nil {
+	for _, record := range records {
+		name, isPair := strings.CutSuffix(record.Name(), spoolExt)
+		if !isPair {
 			continue
 		}
-		left++
-		log.Error("saving a spooled token pair; it is tried again",
-			zap.String("record", strings.TrimSuffix(filepath.Base(path), spoolExt)), errField(err))
+		if err := s.replay(ctx, store, filepath.Join(s.dir, record.Name())); err != nil {
+			left++
+			log.Error("saving a spooled token pair; it is tried again", zap.String("record", name), errField(err))
+		}
 	}
-	return left
+	return left, nil
 }
 
 // replay settles one record. The error says that it must be tried again.
 func (s *DirSpool) replay(ctx context.Context, store credstore.Store, path string) error {
-	slot, err := s.lock(path)
+	slot, err := s.lock(path, os.O_RDWR)
 	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
 		return nil // its owner lives, or has removed it
 	}
