@@ -90,7 +90,7 @@ func isDir(path string) bool {
 // first, since a process that makes both at this moment begins with the keyset.
 func refuseNewKeyset(cfg *config.Config) error {
 	if _, err := os.Stat(cfg.Store.Path); err != nil {
-		return nil // there is none, or opening it will say what is wrong
+		return nil //nolint:nilerr // there is none, or opening it will say what is wrong
 	}
 	if _, err := os.Stat(cfg.Store.KeysetFile); !errors.Is(err, fs.ErrNotExist) {
 		return nil

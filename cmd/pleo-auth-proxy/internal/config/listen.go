@@ -66,7 +66,7 @@ const unixPathMax = 103
 
 func parseUnixListen(path string) (Listen, error) {
 	if !filepath.IsAbs(path) {
-		return Listen{}, errors.New("wants an absolute path after unix:")
+		return Listen{}, errors.New("wants a path after unix: that begins with /")
 	}
 	if len(path) > unixPathMax {
 		return Listen{}, errors.New("has a socket path of more than 103 bytes, which systems refuse; use a shorter one")
