@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,18 +86,34 @@ type Config struct {
 	// Nil means everywhere. With Clients, both have to agree.
 	ClientNetworks []netip.Prefix
 
-	// ReplayMemory is how many bytes of a body are kept for a replay. A larger
-	// body is streamed once, and a 401 to it goes back. 0 means 1 MiB; less
-	// than 0 means that nothing is kept.
+	// ReplayMemory is how many bytes of a body are kept in memory for a replay.
+	// 0 means 1 MiB, less than 0 none.
 	ReplayMemory int64
 
-	// ReplayMemoryTotal limits what all requests together keep, in bytes. 0
-	// means 32 MiB.
+	// ReplayMemoryTotal limits what all requests together keep in memory, in
+	// bytes. 0 means 32 MiB.
 	ReplayMemoryTotal int64
+
+	// ReplayMaxBody is how many bytes of a body are kept altogether. What does
+	// not go into memory goes into a file. A larger body is streamed once, and a
+	// 401 to it goes back. 0 means 64 MiB; less than 0 means no files.
+	ReplayMaxBody int64
+
+	// ReplayFilesTotal limits the files of all requests together, in bytes. 0
+	// means 1 GiB.
+	ReplayFilesTotal int64
+
+	// ReplayDir is where the files are made, which lose their names at once.
+	// Empty means the system's directory for temporary files. If none can be
+	// made there, larger bodies are streamed once.
+	ReplayDir string
 
 	// UpstreamTimeout is how long the API may take to answer: from the last
 	// byte that it was sent to the head of its answer. 0 means 60 seconds.
 	UpstreamTimeout time.Duration
+
+	// Logger gets what an operator should know. Nil means that nobody does.
+	Logger *zap.Logger
 
 	// AccessLog gets one entry per request. Nil means none.
 	AccessLog *zap.Logger
@@ -111,6 +128,8 @@ const (
 	defaultConnectionAlias   = "Connection-Id"
 	defaultReplayMemory      = 1 << 20
 	defaultReplayMemoryTotal = 32 << 20
+	defaultReplayMaxBody     = 64 << 20
+	defaultReplayFilesTotal  = 1 << 30
 	defaultUpstreamTimeout   = time.Minute
 )
 
@@ -129,8 +148,7 @@ type Proxy struct {
 	gate        gate
 	hosts       map[string]bool // allowed name, in lower case
 	dropped     map[string]bool // canonical field name that never leaves, besides dropsAlways
-	memory      *budget
-	perRequest  int64 // of memory
+	keeper      *keeper
 	timeout     time.Duration
 	accessLog   *zap.Logger
 	metrics     *metrics
@@ -155,8 +173,7 @@ func New(c Config) (*Proxy, error) {
 		gate:        gate{clients: slices.Clone(c.Clients), networks: c.ClientNetworks},
 		hosts:       make(map[string]bool, len(c.AllowedHosts)),
 		dropped:     map[string]bool{expectCompanyHeader: true},
-		memory:      &budget{limit: c.ReplayMemoryTotal},
-		perRequest:  c.ReplayMemory,
+		keeper:      newKeeper(c),
 		timeout:     c.UpstreamTimeout,
 		accessLog:   c.AccessLog,
 		metrics:     m,
@@ -181,14 +198,13 @@ func (c Config) withDefaults() Config {
 	if c.ConnectionHeaderAliases == nil {
 		c.ConnectionHeaderAliases = []string{defaultConnectionAlias}
 	}
-	if c.ReplayMemory == 0 {
-		c.ReplayMemory = defaultReplayMemory
-	}
-	if c.ReplayMemoryTotal == 0 {
-		c.ReplayMemoryTotal = defaultReplayMemoryTotal
-	}
-	if c.UpstreamTimeout == 0 {
-		c.UpstreamTimeout = defaultUpstreamTimeout
+	c.ReplayMemory = cmp.Or(c.ReplayMemory, defaultReplayMemory)
+	c.ReplayMemoryTotal = cmp.Or(c.ReplayMemoryTotal, defaultReplayMemoryTotal)
+	c.ReplayMaxBody = cmp.Or(c.ReplayMaxBody, defaultReplayMaxBody)
+	c.ReplayFilesTotal = cmp.Or(c.ReplayFilesTotal, defaultReplayFilesTotal)
+	c.UpstreamTimeout = cmp.Or(c.UpstreamTimeout, defaultUpstreamTimeout)
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
 	}
 	if c.AccessLog == nil {
 		c.AccessLog = zap.NewNop()
@@ -209,8 +225,8 @@ func (c Config) check() error {
 			errs = append(errs, fmt.Errorf("allowed host %q is not a host name without port", h))
 		}
 	}
-	if c.ReplayMemoryTotal < 0 {
-		errs = append(errs, fmt.Errorf("replay memory in total must not be negative: %d", c.ReplayMemoryTotal))
+	if c.ReplayMemoryTotal < 0 || c.ReplayFilesTotal < 0 {
+		errs = append(errs, fmt.Errorf("replay memory and files in total must not be negative: %d, %d", c.ReplayMemoryTotal, c.ReplayFilesTotal))
 	}
 	if c.UpstreamTimeout < 0 {
 		errs = append(errs, fmt.Errorf("upstream timeout must not be negative: %v", c.UpstreamTimeout))

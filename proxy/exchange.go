@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
@@ -54,11 +53,11 @@ type exchange struct {
 	upload *upload // nil without a body
 	url    *url.URL
 	header http.Header // what goes upstream, without the credential
+	sent   bool        // header has been handed to the transport
 	entry  entry
 
-	connected atomic.Bool // the attempt under way has got a connection
-
 	mu      sync.Mutex // guards w while an attempt is under way, and the fields below
+	line    line       // of the attempt under way, or the last one
 	sending bool       // an attempt is under way
 	interim int        // 1xx answers passed on
 }
@@ -132,7 +131,7 @@ func (x *exchange) prepare() {
 	x.header = x.stripped(x.in.Header)
 	quiet(x.header)
 	x.url = x.proxy.upstream.locate(x.target)
-	x.upload = newUpload(x.ctx, x.in, x.proxy.perRequest, x.proxy.memory, x.stripped)
+	x.upload = newUpload(x.ctx, x.in, x.proxy.keeper, x.stripped)
 	if x.upload != nil {
 		// Without this the server swallows the rest of the body itself once an
 		// early answer begins. HTTP/2 needs no such thing.
@@ -141,9 +140,15 @@ func (x *exchange) prepare() {
 		delete(x.header, "Expect") // there is nothing to wait with
 	}
 	x.ctx = httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
-		GotConn:        func(httptrace.GotConnInfo) { x.connected.Store(true) },
+		GotConn:        x.gotConn,
 		Got1xxResponse: x.relayInterim,
 	})
+}
+
+func (x *exchange) gotConn(info httptrace.GotConnInfo) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.line = newLine(info)
 }
 
 func (x *exchange) stripped(h http.Header) http.Header {

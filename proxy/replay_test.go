@@ -52,7 +52,7 @@ func TestReplayHealsA401(t *testing.T) {
 			if line := r.line(); line["attempts"] != int64(2) || line["version"] != int64(2) {
 				t.Errorf("log = %v attempts, version %v, want 2 and 2", line["attempts"], line["version"])
 			}
-			if used := r.proxy.memory.used.Load(); used != 0 {
+			if used := r.proxy.keeper.memory.used.Load() + r.proxy.keeper.files.used.Load(); used != 0 {
 				t.Errorf("replay memory in use afterwards = %d, want 0", used)
 			}
 			r.wantReplays(map[replayResult]float64{replayHealed: 1})
@@ -114,10 +114,13 @@ func TestThe401GoesBack(t *testing.T) {
 		result   replayResult
 	}{
 		{"suppressed", nil, func(v *vault, _ *Config) { v.refuse = refresh.ErrSuppressed }, 1, replaySuppressed},
-		{"body above the limit of one", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemory = 4 }, 1, replayNotKept},
-		{"chunked body above it", io.MultiReader(strings.NewReader("12345")), func(_ *vault, c *Config) { c.ReplayMemory = 4 }, 1, replayNotKept},
-		{"body above the limit of all", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemoryTotal = 4 }, 1, replayNotKept},
-		{"nothing is kept", strings.NewReader("1"), func(_ *vault, c *Config) { c.ReplayMemory = -1 }, 1, replayNotKept},
+		{"body above the limit of one", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 4, -1 }, 1, replayNotKept},
+		{"chunked body above it", io.MultiReader(strings.NewReader("12345")), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 4, -1 }, 1, replayNotKept},
+		{"body above the limit of all", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemoryTotal, c.ReplayMaxBody = 4, -1 }, 1, replayNotKept},
+		{"body above the limit of files", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 2, 4 }, 1, replayNotKept},
+		{"body above the limit of all files", io.MultiReader(strings.NewReader("12345")), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayFilesTotal = 2, 4 }, 1, replayNotKept},
+		{"nowhere to make files", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayDir = 4, "/proc/1/nowhere" }, 1, replayNotKept},
+		{"nothing is kept", strings.NewReader("1"), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayMaxBody = -1, -1 }, 1, replayNotKept},
 		{"new token refused too", nil, func(v *vault, _ *Config) { v.distrust = true }, 2, replayRejected},
 	}
 	for _, tt := range tests {
@@ -133,7 +136,7 @@ func TestThe401GoesBack(t *testing.T) {
 			if line := r.line(); line["attempts"] != tt.attempts || line["origin"] != "upstream" {
 				t.Errorf("log = %v attempts, origin %v, want %d, upstream", line["attempts"], line["origin"], tt.attempts)
 			}
-			if used := r.proxy.memory.used.Load(); used != 0 {
+			if used := r.proxy.keeper.memory.used.Load() + r.proxy.keeper.files.used.Load(); used != 0 {
 				t.Errorf("replay memory in use afterwards = %d, want 0", used)
 			}
 		})

@@ -27,21 +27,16 @@ func (x *exchange) openBody() (*attemptBody, bool) {
 func (x *exchange) send(a *refresh.Authorization, body *attemptBody) (*http.Response, error) {
 	x.entry.attempts++
 	x.entry.version = a.Version
-	clock := startClock(x.proxy.timeout, func() { x.cancel(errLate) })
-	defer clock.stop()
-	if body != nil {
-		body.clock = clock
-	}
-	x.connected.Store(false)
 	a.Begin()
 	defer a.End()
-
-	out := x.outbound(a, body)
-	x.setSending(true)
-	began := time.Now()
-	res, err := x.proxy.transport.RoundTrip(out)
-	x.entry.upstream += time.Since(began)
-	x.setSending(false)
+	res, err := x.roundTrip(a, body)
+	for tries := 0; err != nil && tries < maxUnsent && x.unsent(); tries++ {
+		again, ok := x.openBody()
+		if !ok {
+			break
+		}
+		res, err = x.roundTrip(a, again)
+	}
 	if err != nil {
 		return nil, x.failed(err)
 	}
@@ -50,6 +45,32 @@ func (x *exchange) send(a *refresh.Authorization, body *attemptBody) (*http.Resp
 		return nil, problemUpstream(codeUpstreamProtocolError, x.name, errSwitched)
 	}
 	return res, nil
+}
+
+// maxUnsent is how many pooled connections in a row one attempt may find dead.
+const maxUnsent = 16
+
+// unsent reports whether the last try has failed for no other reason than that
+// its pooled connection was dead before anything was written to it.
+func (x *exchange) unsent() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.ctx.Err() == nil && x.badBody() == nil && x.line.unused()
+}
+
+// roundTrip makes one try of an attempt.
+func (x *exchange) roundTrip(a *refresh.Authorization, body *attemptBody) (*http.Response, error) {
+	clock := startClock(x.proxy.timeout, func() { x.cancel(errLate) })
+	defer clock.stop()
+	if body != nil {
+		body.clock = clock
+	}
+	x.setSending(true)
+	defer x.setSending(false)
+	began := time.Now()
+	res, err := x.proxy.transport.RoundTrip(x.outbound(a, body))
+	x.entry.upstream += time.Since(began)
+	return res, err
 }
 
 var (
@@ -74,9 +95,10 @@ func (x *exchange) outbound(a *refresh.Authorization, body *attemptBody) *http.R
 	out.Host = x.proxy.upstream.host
 	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
 	out.Header = x.header
-	if x.entry.attempts > 1 {
-		out.Header = maps.Clone(x.header) // the transport may still be writing the first
+	if x.sent {
+		out.Header = maps.Clone(x.header) // the transport may still be writing the one before
 	}
+	x.sent = true
 	switch {
 	case body != nil:
 		out.Body, out.ContentLength, out.Trailer = body, x.in.ContentLength, body.trailer
@@ -102,10 +124,16 @@ func (x *exchange) failed(err error) error {
 	if x.clientGone() {
 		return errClientGone
 	}
-	if !x.connected.Load() {
+	if !x.hadLine() {
 		return problemUpstream(codeUpstreamUnreachable, x.name, err)
 	}
 	return problemUpstream(codeUpstreamProtocolError, x.name, withoutAnswer(err))
+}
+
+func (x *exchange) hadLine() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.line.got
 }
 
 // badBody returns how the client's body was cut short or malformed; nil where it
@@ -143,6 +171,9 @@ func (x *exchange) setSending(sending bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.sending = sending
+	if sending {
+		x.line = line{}
+	}
 }
 
 // relayInterim passes a 1xx answer on. The transport calls it from a goroutine

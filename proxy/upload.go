@@ -7,31 +7,16 @@ import (
 	"maps"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 )
-
-// budget is memory that requests share.
-type budget struct {
-	limit int64 // bytes
-	used  atomic.Int64
-}
-
-// take reserves n bytes, or none and reports false.
-func (b *budget) take(n int64) bool {
-	if b.used.Add(n) > b.limit {
-		b.used.Add(-n)
-		return false
-	}
-	return true
-}
-
-func (b *budget) give(n int64) { b.used.Add(-n) }
 
 var (
 	// errDetached ends reads for an attempt that another has taken the place of,
 	// or whose exchange is over.
 	errDetached = errors.New("the body is no longer read for this attempt")
+
+	// errNotKept ends a replay whose body was lost after it began.
+	errNotKept = errors.New("the body could not be kept")
 )
 
 // upload is the body of one request on its way from the client, kept while it
@@ -43,10 +28,9 @@ var (
 // the first attempt is not lost to the second.
 type upload struct {
 	in    *http.Request
-	ctx   context.Context // of the exchange; ends waits for the turn
-	turn  chan struct{}   // holds one token while somebody reads from the client
-	limit int64           // how many bytes to keep at most
-	pool  *budget
+	ctx   context.Context               // of the exchange; ends waits for the turn
+	turn  chan struct{}                 // holds one token while somebody reads from the client
+	kept  *kept                         // appended to by who has the turn
 	strip func(http.Header) http.Header // for trailers
 
 	// announced is the trailer section before it has come: names without
@@ -55,26 +39,21 @@ type upload struct {
 
 	mu       sync.Mutex // guards the fields below
 	owner    *attemptBody
-	kept     []byte // what has been read, from the first byte on
-	keeping  bool
-	reserved int64 // of pool, for kept
 	received int64 // bytes
 	err      error // that the client's body ended with; io.EOF at its end
 }
 
 // newUpload returns nil for a request without a body.
-func newUpload(ctx context.Context, in *http.Request, limit int64, pool *budget, strip func(http.Header) http.Header) *upload {
+func newUpload(ctx context.Context, in *http.Request, k *keeper, strip func(http.Header) http.Header) *upload {
 	if in.ContentLength == 0 || in.Body == nil || in.Body == http.NoBody {
 		return nil
 	}
 	u := &upload{
-		in:      in,
-		ctx:     ctx,
-		turn:    make(chan struct{}, 1),
-		limit:   limit,
-		pool:    pool,
-		strip:   strip,
-		keeping: in.ContentLength <= limit && limit > 0,
+		in:    in,
+		ctx:   ctx,
+		turn:  make(chan struct{}, 1),
+		kept:  k.keep(in.ContentLength),
+		strip: strip,
 	}
 	if in.ContentLength < 0 {
 		u.announced = strip(in.Trailer)
@@ -87,21 +66,21 @@ func newUpload(ctx context.Context, in *http.Request, limit int64, pool *budget,
 func (u *upload) attach() (*attemptBody, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.received > 0 && !u.keeping {
+	if u.received > 0 && !u.kept.whole() {
 		return nil, false
 	}
-	u.owner = &attemptBody{upload: u, first: u.owner == nil, trailer: maps.Clone(u.announced)}
+	u.owner = &attemptBody{upload: u, trailer: maps.Clone(u.announced)}
 	return u.owner, true
 }
 
-// finish releases the memory and lets nobody read any more. A read that is
+// finish releases what is kept and lets nobody read any more. A read that is
 // under way goes on until the client sends something or the server closes the
 // body.
 func (u *upload) finish() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.owner = nil
-	u.forget()
+	u.kept.release()
 }
 
 // settle waits until nobody reads from the client, and makes w's connection
@@ -129,52 +108,12 @@ func (u *upload) state() (int64, error) {
 	return u.received, u.err
 }
 
-// keep appends p to what is kept, or gives up keeping. u.mu is held.
-func (u *upload) keep(p []byte) {
-	if !u.keeping {
-		return
-	}
-	need := int64(len(u.kept) + len(p))
-	if need > u.limit {
-		u.forget()
-		return
-	}
-	if have := int64(cap(u.kept)); need > have {
-		size := min(max(2*have, need, u.in.ContentLength, 1<<10), u.limit)
-		if !u.pool.take(size - u.reserved) {
-			u.forget()
-			return
-		}
-		u.reserved = size
-		grown := make([]byte, len(u.kept), size)
-		copy(grown, u.kept)
-		u.kept = grown
-	}
-	u.kept = append(u.kept, p...)
-}
-
-// keepLate appends what was read for an attempt that is over, while its
-// successor relies on having everything. It is one read at most, and so may
-// exceed the limits. u.mu is held.
-func (u *upload) keepLate(p []byte) {
-	u.pool.used.Add(int64(len(p)))
-	u.reserved += int64(len(p))
-	u.kept = append(u.kept, p...)
-}
-
-// forget drops what is kept. u.mu is held.
-func (u *upload) forget() {
-	u.pool.give(u.reserved)
-	u.kept, u.keeping, u.reserved = nil, false, 0
-}
-
 // attemptBody is the request body of one attempt.
 type attemptBody struct {
 	upload  *upload
 	clock   *headClock  // of the attempt; set before it is sent
-	first   bool        // of the request's attempts: what it reads is kept
 	trailer http.Header // filled in at the end of the body; nil unless chunked
-	offset  int64       // what this attempt has got; guarded by upload.mu
+	offset  int64       // what this attempt has got; of its reader
 }
 
 // Read gives what is kept, then what the client sends.
@@ -194,7 +133,8 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 		return n, err
 	}
 	n, err := b.upload.in.Body.Read(p)
-	return b.took(p[:n], err)
+	whole := b.upload.kept.append(p[:n])
+	return b.took(p[:n], err, whole)
 }
 
 // again reads what an earlier attempt, or an earlier read for it, has taken
@@ -202,43 +142,54 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 func (b *attemptBody) again(p []byte) (int, error, bool) {
 	u := b.upload
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.owner != b {
+	if u.owner != b || b.offset >= u.received {
+		defer u.mu.Unlock()
+		return b.atEnd()
+	}
+	u.mu.Unlock()
+	n, err := u.kept.readAt(p, b.offset)
+	b.offset += int64(n)
+	if n == 0 && err == nil {
+		err = errNotKept
+	}
+	return n, err, true
+}
+
+// atEnd is what again returns where nothing is left to read again. u.mu is held.
+func (b *attemptBody) atEnd() (int, error, bool) {
+	if b.upload.owner != b {
 		return 0, errDetached, true
 	}
-	if b.offset < int64(len(u.kept)) {
-		n := copy(p, u.kept[b.offset:])
-		b.offset += int64(n)
-		return n, nil, true
-	}
-	if u.err != nil {
+	if b.upload.err != nil {
 		b.fillTrailer()
-		return 0, u.err, true
+		return 0, b.upload.err, true
 	}
 	return 0, nil, false
 }
 
-// took records what was read from the client.
-func (b *attemptBody) took(p []byte, err error) (int, error) {
+// took records what was read from the client, and whether everything is kept.
+func (b *attemptBody) took(p []byte, err error, whole bool) (int, error) {
 	u := b.upload
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.received += int64(len(p))
 	u.err = err
-	if u.owner != b {
-		if u.owner != nil {
-			u.keepLate(p)
+	if u.owner == b {
+		if !whole {
+			u.kept.lose()
 		}
-		return 0, errDetached
+		u.received += int64(len(p))
+		b.offset = u.received
+		if err != nil {
+			b.fillTrailer()
+		}
+		return len(p), err
 	}
-	if b.first {
-		u.keep(p)
+	// The successor relies on having everything: it was told so by attach.
+	if u.owner != nil && !whole && !u.kept.insist(p) {
+		u.err = errNotKept
 	}
-	b.offset += int64(len(p))
-	if err != nil {
-		b.fillTrailer()
-	}
-	return len(p), err
+	u.received += int64(len(p))
+	return 0, errDetached
 }
 
 // fillTrailer takes over the trailer section, which net/http has once the body

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-func newTestUpload(t *testing.T, body io.Reader, length, limit int64, pool *budget) *upload {
+func newTestUpload(t *testing.T, body io.Reader, length int64, k *keeper) *upload {
 	t.Helper()
 	in := &http.Request{Body: io.NopCloser(body), ContentLength: length}
-	return newUpload(t.Context(), in, limit, pool, func(h http.Header) http.Header { return h.Clone() })
+	return newUpload(t.Context(), in, k, func(h http.Header) http.Header { return h.Clone() })
 }
 
 // attempt attaches a new attempt, with a clock that does not strike.
@@ -36,7 +36,7 @@ func TestLateReadIsNotLostToTheReplay(t *testing.T) {
 		reader, writer := io.Pipe()
 		// The limit is below what the late read brings: the replay needs it all
 		// the same.
-		u := newTestUpload(t, reader, -1, 4, &budget{limit: 4})
+		u := newTestUpload(t, reader, -1, newKeeper(Config{ReplayMemory: 4, ReplayMemoryTotal: 4}))
 		first := attempt(t, u)
 		go func() { _, _ = io.WriteString(writer, "one ") }()
 		if _, err := io.ReadFull(first, make([]byte, 4)); err != nil {
@@ -61,18 +61,18 @@ func TestLateReadIsNotLostToTheReplay(t *testing.T) {
 			t.Errorf("late read = %v, want errDetached", err)
 		}
 		u.finish()
-		if used := u.pool.used.Load(); used != 0 {
+		if used := u.kept.keeper.memory.used.Load(); used != 0 {
 			t.Errorf("memory in use afterwards = %d, want 0", used)
 		}
 	})
 }
 
 func TestMemoryOfAllRequestsIsBounded(t *testing.T) {
-	pool := &budget{limit: 10 << 10}
+	k := newKeeper(Config{ReplayMemory: 4 << 10, ReplayMemoryTotal: 10 << 10})
 	var uploads []*upload
 	kept := 0
 	for range 10 {
-		u := newTestUpload(t, strings.NewReader(strings.Repeat("x", 3<<10)), -1, 4<<10, pool)
+		u := newTestUpload(t, strings.NewReader(strings.Repeat("x", 3<<10)), -1, k)
 		if _, err := io.Copy(io.Discard, attempt(t, u)); err != nil {
 			t.Fatal(err)
 		}
@@ -81,20 +81,20 @@ func TestMemoryOfAllRequestsIsBounded(t *testing.T) {
 		}
 		uploads = append(uploads, u)
 	}
-	if used := pool.used.Load(); used > pool.limit || kept == 0 || kept > 3 {
-		t.Errorf("kept %d bodies in %d bytes, want 1 to 3 in at most %d", kept, used, pool.limit)
+	if used := k.memory.used.Load(); used > k.memory.limit || kept == 0 || kept > 3 {
+		t.Errorf("kept %d bodies in %d bytes, want 1 to 3 in at most %d", kept, used, k.memory.limit)
 	}
 	for _, u := range uploads {
 		u.finish()
 	}
-	if used := pool.used.Load(); used != 0 {
+	if used := k.memory.used.Load(); used != 0 {
 		t.Errorf("memory in use afterwards = %d, want 0", used)
 	}
 }
 
 func TestNobodyReadsAfterTheEnd(t *testing.T) {
 	source := strings.NewReader("body")
-	u := newTestUpload(t, source, 4, 10, &budget{limit: 10})
+	u := newTestUpload(t, source, 4, newKeeper(Config{ReplayMemory: 10, ReplayMemoryTotal: 10}))
 	b := attempt(t, u)
 	u.finish()
 	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, errDetached) || source.Len() != 4 {

@@ -121,6 +121,7 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, registry prometheus.
 	// The proxy has a timeout of its own, which it can tell from other ends of
 	// a connection.
 	transport.ResponseHeaderTimeout = 0
+	transport.DialContext = proxy.CountWrites(transport.DialContext)
 	c := proxy.Config{
 		Upstream:                cfg.Upstream.APIURL,
 		Transport:               transport,
