@@ -20,9 +20,10 @@ import (
 // parts are what a server is assembled of, in the order in which each needs
 // the one before.
 type parts struct {
-	manager *refresh.Manager
-	proxy   *proxy.Proxy
-	admin   *admin.Admin
+	manager  *refresh.Manager
+	proxy    *proxy.Proxy
+	admin    *admin.Admin
+	rotation *rotation
 }
 
 // assemble makes the parts. ready is what /readyz asks.
@@ -56,7 +57,10 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	return &parts{manager: manager, proxy: p, admin: a}, nil
+	return &parts{
+		manager: manager, proxy: p, admin: a,
+		rotation: &rotation{keyset: v.keyset, store: v.store, log: log.Named("keyset")},
+	}, nil
 }
 
 func newManager(cfg *config.Config, v *vault, api *pleo.API, registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
@@ -75,6 +79,9 @@ func newManager(cfg *config.Config, v *vault, api *pleo.API, registry prometheus
 	}
 	server, err := newAuthorizationServer(cfg, log)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkSpool(cfg, v.keyset); err != nil {
 		return nil, err
 	}
 	spool, err := refresh.OpenSpool(cfg.Store.SpoolDir, v.keyset)

@@ -61,6 +61,39 @@ func (p *program) printConnection(c admin.Connection) error {
 	return flush(w)
 }
 
+// printKeysetStatus writes the keys as lines with columns.
+func (p *program) printKeysetStatus(s keysetStatus) error {
+	w := tabwriter.NewWriter(p.stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "KEY\tUSE\tCONNECTIONS\tSPOOL\tCAN RETIRE")
+	for _, k := range s.Keys {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", k.Fingerprint, useOf(k), k.Rows, k.SpoolRecords, yesNo(k.CanRetire))
+	}
+	if s.UnknownRows > 0 || s.UnknownSpoolRecords > 0 {
+		fmt.Fprintf(w, "not in the keyset\t\t%d\t%d\t%s\n", s.UnknownRows, s.UnknownSpoolRecords, nothing)
+	}
+	return flush(w)
+}
+
+// useOf says what a key is used for.
+func useOf(k keyStatus) string {
+	switch {
+	case k.Primary && k.Store:
+		return "primary"
+	case k.Primary:
+		return "primary, not in the store yet"
+	case k.Store:
+		return "of the store"
+	}
+	return nothing
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
 // table writes connections as lines with columns. Its errors show when it is
 // flushed.
 type table struct{ w *tabwriter.Writer }

@@ -71,7 +71,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &usage), errors.As(err, &wrong), errors.As(err, &setup):
 		return exitUsage
-	case errors.Is(err, credstore.ErrNotFound):
+	case errors.Is(err, credstore.ErrNotFound), errors.Is(err, credstore.ErrNoKey):
 		return exitNotFound
 	}
 	return exitFailed
@@ -95,7 +95,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage, configuration, keyset or schema;
 	flags := root.PersistentFlags()
 	flags.StringVar(&p.configPath, "config", "", "the configuration `FILE`; by default $PLEO_CONFIG, ./pleo-auth-proxy.yaml or /etc/pleo-auth-proxy/config.yaml")
 	flags.BoolVar(&p.asJSON, "json", false, "print one JSON document on standard output")
-	root.AddCommand(p.serveCommand(), p.connectionsCommand(), p.configCommand(), p.healthcheckCommand(), p.versionCommand())
+	root.AddCommand(p.serveCommand(), p.connectionsCommand(), p.keysetCommand(), p.configCommand(), p.healthcheckCommand(), p.versionCommand())
 	return root
 }
 
@@ -128,6 +128,16 @@ func args(names ...string) cobra.PositionalArgs {
 			wants = strings.Join(names, " and ")
 		}
 		return &usageError{command: cmd.CommandPath(), err: fmt.Errorf("it takes %s, not %d arguments", wants, len(given))}
+	}
+}
+
+// atMostOne is args for commands that take one argument or none.
+func atMostOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if len(given) <= 1 {
+			return nil
+		}
+		return &usageError{command: cmd.CommandPath(), err: fmt.Errorf("it takes %s or nothing, not %d arguments", name, len(given))}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -28,6 +29,7 @@ import (
 //	exits CODE COMMAND...   runs a command that must end with the exit code
 //	grant NAME FILE         issues a grant and adds a line for import to the file
 //	key FILE                issues a standalone key and writes it to the file
+//	set VAR FILE            sets VAR to what stands in the file
 //	taken VAR               sets VAR to an address that somebody listens on
 //	sql FILE STATEMENT      changes a store behind the program's back
 //	start                   starts the server, and sets PROXY, ADMIN and HEALTH
@@ -50,6 +52,7 @@ func TestScripts(t *testing.T) {
 			"exits":    exitsCommand,
 			"grant":    grantCommand,
 			"key":      keyCommand,
+			"set":      setCommand,
 			"taken":    takenCommand,
 			"sql":      sqlCommand,
 			"start":    startCommand,
@@ -122,6 +125,10 @@ func keyCommand(ts *testscript.TestScript, _ bool, args []string) {
 	k, err := sim.IssueKey(simulator.Key{Company: sim.Companies()[0].ID})
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(k.Value+"\n"), 0o600))
+}
+
+func setCommand(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
 }
 
 func takenCommand(ts *testscript.TestScript, _ bool, args []string) {

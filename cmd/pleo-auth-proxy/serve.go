@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -173,12 +174,17 @@ func (s *server) start(work context.Context, failed chan<- error) <-chan struct{
 	for _, l := range s.listeners {
 		go l.run(failed)
 	}
-	background := make(chan struct{})
-	go func() {
-		defer close(background)
+	var running sync.WaitGroup
+	running.Go(func() {
 		if err := s.parts.manager.Run(work); err != nil && work.Err() == nil {
 			failed <- fmt.Errorf("running background work: %w", err)
 		}
+	})
+	running.Go(func() { s.parts.rotation.run(work) })
+	background := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(background)
 	}()
 	return background
 }

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+const (
+	// rotationEvery is how often a server looks for a new primary key; the look
+	// is a stat of the keyset file and two reads of the store, by their keys.
+	rotationEvery = 500 * time.Millisecond
+	// unopenedEvery is how often records that did not open are tried again.
+	unopenedEvery = time.Hour
+	// resealShare is how many times as long as it has worked re-sealing pauses:
+	// the rest of the time belongs to the requests.
+	resealShare = 4
+	resealPause = 10 * time.Millisecond // the shortest
+)
+
+// rotation keeps the store sealed under the primary key of the keyset file,
+// whoever changes the file.
+type rotation struct {
+	keyset *credstore.Keyset
+	store  *sqlstore.Store
+	log    *zap.Logger
+
+	wrong string    // what was wrong at the latest look, so that it is logged once
+	again time.Time // not before this are unopened records tried again
+}
+
+// run looks again and again until ctx ends.
+func (r *rotation) run(ctx context.Context) {
+	ticker := time.NewTicker(rotationEvery)
+	defer ticker.Stop()
+	for {
+		err := r.look(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.remark(err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// remark logs what is wrong, once.
+func (r *rotation) remark(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != r.wrong {
+		r.log.Error("the keyset cannot be followed; sealing goes on under the keys that were read before", zap.Error(err))
+	}
+	if text == "" && r.wrong != "" {
+		r.log.Info("the keyset can be followed again")
+	}
+	r.wrong = text
+}
+
+// look moves the store to the primary key, and its records after it.
+func (r *rotation) look(ctx context.Context) error {
+	changed, err := r.keyset.Reload()
+	if err != nil {
+		return fmt.Errorf("reading the keyset file again: %w", err)
+	}
+	if changed {
+		r.log.Info("the keyset has changed", zap.String("primary", r.keyset.Fingerprint()), zap.Int("keys", len(r.keyset.Keys())))
+	}
+	found, err := r.store.Rekey(ctx, false)
+	if err != nil {
+		return err
+	}
+	switch found {
+	case sqlstore.RekeyMoved:
+		r.log.Info("sealing under another key from now on", zap.String("key", r.keyset.Fingerprint()))
+	case sqlstore.RekeyBehind:
+		return fmt.Errorf("the primary key %s was replaced by another one before: promote that one in this keyset file too", r.keyset.Fingerprint())
+	case sqlstore.RekeyForeign:
+		return fmt.Errorf("the keyset file does not hold the key that the store is sealed under; put it back, or the store does not open at the next start")
+	case sqlstore.RekeyCurrent:
+	}
+	return r.reseal(ctx)
+}
+
+// reseal seals records anew if any are under another key than the store's.
+func (r *rotation) reseal(ctx context.Context) error {
+	done, err := r.store.Resealed(ctx)
+	if err != nil || done || time.Now().Before(r.again) {
+		return err
+	}
+	result, err := r.store.Reseal(ctx, pauseReseal)
+	if result.Records > 0 {
+		r.log.Info("sealed records anew under the new key", zap.Int("records", result.Records), zap.Bool("all", err == nil && result.Unopened == 0))
+	}
+	if err != nil {
+		return err
+	}
+	if result.Unopened > 0 {
+		r.again = time.Now().Add(unopenedEvery)
+		r.log.Error("records do not open, and stay under their old key: they are damaged, or the key was taken out of the keyset too early",
+			zap.Int("records", result.Unopened))
+	}
+	return nil
+}
+
+// pauseReseal lets others at the store.
+func pauseReseal(ctx context.Context, took time.Duration) error {
+	timer := time.NewTimer(max(resealShare*took, resealPause))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// checkSpool refuses to start with a keyset that lacks the key of a token pair
+// in the spool: the pair would pass for one that was never received, and its
+// parent, which is spent, be presented.
+func checkSpool(cfg *config.Config, keyset *credstore.Keyset) error {
+	pairs, err := refresh.SpoolKeys(cfg.Store.SpoolDir)
+	if err != nil {
+		return err
+	}
+	for _, key := range keyset.Keys() {
+		delete(pairs, key.ID)
+	}
+	if len(pairs) == 0 {
+		return nil
+	}
+	return &credstore.SetupError{
+		Err:  fmt.Errorf("the spool %s holds token pairs that are sealed under a key that the keyset does not hold", cfg.Store.SpoolDir),
+		Hint: "put the key back into the keyset, from its backup if need be; the pairs are the only copies of new tokens",
+	}
+}
