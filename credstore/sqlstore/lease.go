@@ -29,6 +29,9 @@ type lease struct {
 // Acquire takes the lease on the connection's credential; see [credstore.Store].
 func (s *Store) Acquire(ctx context.Context, id, owner string) (credstore.Lease, error) {
 	const doing = "acquiring a lease"
+	if err := s.dialect.present(); err != nil {
+		return nil, s.failure(doing, err)
+	}
 	db := s.dialect.readers()
 	var number int64
 	err := db.QueryRowContext(ctx, `SELECT number FROM connections WHERE id = $1`, id).Scan(&number)

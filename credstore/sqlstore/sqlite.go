@@ -29,6 +29,7 @@ type sqliteDialect struct {
 	write *sql.DB // one connection: SQLite has one writer at a time anyway
 	read  *sql.DB
 	locks *lockFile
+	files []openedFile
 }
 
 func openSQLite(ctx context.Context, path string, log *zap.Logger) (_ *sqliteDialect, err error) {
@@ -39,6 +40,9 @@ func openSQLite(ctx context.Context, path string, log *zap.Logger) (_ *sqliteDia
 	d := new(sqliteDialect)
 	if err = d.connect(ctx, path); err == nil {
 		d.locks, err = openLockFile(path + ".leases")
+	}
+	if err == nil {
+		d.files, err = remember(path, path+".leases")
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.close())
@@ -84,6 +88,16 @@ func (d *sqliteDialect) readers() *sql.DB { return d.read }
 
 func (d *sqliteDialect) lock(number int64) (unlock func() error, err error) {
 	return d.locks.lock(number)
+}
+
+// present compares the files that are open with those that the paths name.
+func (d *sqliteDialect) present() error {
+	for _, f := range d.files {
+		if err := f.present(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // close closes the lock file last, so that no lease ends before the writes

@@ -96,3 +96,30 @@ func keepPrivate(path string, log *zap.Logger) error {
 	}
 	return nil
 }
+
+// openedFile is a file as it was when it was opened.
+type openedFile struct {
+	path string
+	info os.FileInfo
+}
+
+func remember(paths ...string) (files []openedFile, err error) {
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, pathError(err)
+		}
+		files = append(files, openedFile{path, info})
+	}
+	return files, nil
+}
+
+// present returns an error if the path names another file by now, or none: a
+// program that goes on writing would write into what nobody finds any more.
+func (f openedFile) present() error {
+	info, err := os.Stat(f.path)
+	if err == nil && os.SameFile(info, f.info) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s was removed or replaced while it was in use; stop the program and put the file back", credstore.ErrUnavailable, f.path)
+}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 
+	"go.uber.org/zap"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
@@ -75,6 +77,9 @@ func (s *Store) stampOnce(ctx context.Context, stamp credstore.Stamp) (r stampRo
 		r, err = readStamp(ctx, tx)
 		return err
 	})
+	if err == nil && r.id == id {
+		s.log.Warn("made a new store; if there was one before, stop and put it back", zap.String("environment", stamp.Environment))
+	}
 	return r, err
 }
 

@@ -94,6 +94,9 @@ func (s *Store) prepare(ctx context.Context, stamp credstore.Stamp) error {
 
 // Ping reads from the store.
 func (s *Store) Ping(ctx context.Context) error {
+	if err := s.dialect.present(); err != nil {
+		return s.failure("reading from the store", err)
+	}
 	var one int
 	err := s.dialect.readers().QueryRowContext(ctx, `SELECT one FROM store`).Scan(&one)
 	return s.failure("reading from the store", err)
@@ -106,6 +109,9 @@ func (s *Store) Close() error { return s.close() }
 // write runs f in a transaction that no other write runs beside, and commits it
 // unless f returns an error.
 func (s *Store) write(ctx context.Context, doing string, f func(*sql.Tx) error) error {
+	if err := s.dialect.present(); err != nil {
+		return s.failure(doing, err)
+	}
 	tx, err := s.dialect.writer().BeginTx(ctx, nil)
 	if err != nil {
 		return s.failure(doing, err)

@@ -34,6 +34,7 @@ import (
 const (
 	headerSize = 512
 	spoolSize  = 64 << 10
+	maxRecord  = 4 << 20 // a token answer is at most 1 MB
 	spoolExt   = ".pair"
 	spoolLabel = "spool"
 )
@@ -117,15 +118,31 @@ func (s *DirSpool) Reserve(parent credstore.Parent) (Slot, error) {
 		return nil, err
 	}
 	slot.parent = parent
-	if _, pair, _ := slot.read(); pair != nil {
+	if err := slot.vacate(); err != nil {
 		slot.close()
-		return nil, errFilled
+		return nil, err
 	}
 	if err := slot.clear(); err != nil {
 		slot.Discard()
 		return nil, err
 	}
 	return slot, nil
+}
+
+// vacate makes sure that nothing of worth is in the record before it is reserved.
+func (t *fileSlot) vacate() error {
+	parent := t.parent
+	_, successor, err := t.read()
+	t.parent = parent
+	switch {
+	case successor != nil:
+		return errFilled
+	case errors.Is(err, errDamaged):
+		return t.setAside()
+	case errors.Is(err, errTorn):
+		return nil
+	}
+	return err
 }
 
 // Abandoned reports what Replay has found out about the parent.
@@ -269,26 +286,36 @@ func (t *fileSlot) close() {
 	}
 }
 
+// What read says of a record that holds no successor for a reason.
+var (
+	// errTorn: it was not even reserved to the end, so its token was never sent.
+	errTorn = errors.New("the spool record was not reserved to the end")
+	// errDamaged: something was filled in that does not open.
+	errDamaged = errors.New("the spool record does not open")
+)
+
 // read returns the parent that the record names and, if it was filled wholly,
-// the successor in it. The error says that not even the parent can be read.
+// the successor in it. Errors are errTorn, errDamaged (with the parent, where
+// that can be read) and those of reading.
 func (t *fileSlot) read() (credstore.Parent, *credstore.Successor, error) {
-	raw, err := io.ReadAll(io.NewSectionReader(t.file, 0, 2<<20))
+	raw, err := io.ReadAll(io.NewSectionReader(t.file, 0, maxRecord))
 	if err != nil {
 		return credstore.Parent{}, nil, fmt.Errorf("reading a spool record: %w", err)
 	}
+	if len(raw) < spoolSize {
+		return credstore.Parent{}, nil, errTorn
+	}
 	parent, err := parseHeader(raw)
 	if err != nil {
-		return credstore.Parent{}, nil, err
+		return credstore.Parent{}, nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	t.parent = parent
-	return parent, t.open(raw[headerSize:]), nil
+	successor, err := t.open(raw[headerSize:])
+	return parent, successor, err
 }
 
 func parseHeader(raw []byte) (credstore.Parent, error) {
 	var h header
-	if len(raw) < headerSize+4 {
-		return credstore.Parent{}, errors.New("the spool record is cut short")
-	}
 	if err := json.Unmarshal(raw[:headerSize], &h); err != nil {
 		return credstore.Parent{}, fmt.Errorf("parsing a spool header: %w", err)
 	}
@@ -299,27 +326,38 @@ func parseHeader(raw []byte) (credstore.Parent, error) {
 	return parent, nil
 }
 
-// open returns the successor in the sealed part, or nil if there is none, or it
-// was not written to the end.
-func (t *fileSlot) open(body []byte) *credstore.Successor {
+// open returns the successor in the sealed part; nil if nothing was filled in.
+func (t *fileSlot) open(body []byte) (*credstore.Successor, error) {
 	length := uint64(binary.BigEndian.Uint32(body))
-	if length == 0 || length > uint64(len(body)-4) {
-		return nil
+	if length == 0 {
+		return nil, nil //nolint:nilnil // nothing was filled in, and that is no error
+	}
+	if length > uint64(len(body)-4) {
+		return nil, errDamaged
 	}
 	plain, err := t.spool.sealer.Open(t.label(), body[4:4+length])
 	if err != nil {
-		return nil
+		return nil, errDamaged
 	}
 	var p pair
 	if json.Unmarshal(plain, &p) != nil {
-		return nil
+		return nil, errDamaged
 	}
 	return &credstore.Successor{
 		Parent:      t.parent,
 		AccessToken: credstore.NewSecret(p.AccessToken), RefreshToken: credstore.NewSecret(p.RefreshToken),
 		ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt, Scope: p.Scope,
 		ForcedAt: p.ForcedAt, ForcedStreak: p.ForcedStreak,
+	}, nil
+}
+
+// setAside keeps a damaged record for a person to look at, out of the way.
+func (t *fileSlot) setAside() error {
+	name := t.file.Name()
+	if err := os.Rename(name, name+".damaged"); err != nil {
+		return fmt.Errorf("setting a damaged spool record aside: %w", err)
 	}
+	return syncDir(t.spool.dir)
 }
 
 // Replayed is closed by the first round of Replay.
@@ -360,10 +398,10 @@ func (s *DirSpool) replayAll(ctx context.Context, store credstore.Store, log *za
 	}
 	for _, record := range records {
 		name, isPair := strings.CutSuffix(record.Name(), spoolExt)
-		if !isPair {
-			continue
+		if !isPair || !record.Type().IsRegular() {
+			continue // not ours
 		}
-		if err := s.replay(ctx, store, filepath.Join(s.dir, record.Name())); err != nil {
+		if err := s.replay(ctx, store, log, filepath.Join(s.dir, record.Name())); err != nil {
 			left++
 			log.Error("saving a spooled token pair; it is tried again", zap.String("record", name), errField(err))
 		}
@@ -372,7 +410,7 @@ func (s *DirSpool) replayAll(ctx context.Context, store credstore.Store, log *za
 }
 
 // replay settles one record. The error says that it must be tried again.
-func (s *DirSpool) replay(ctx context.Context, store credstore.Store, path string) error {
+func (s *DirSpool) replay(ctx context.Context, store credstore.Store, log *zap.Logger, path string) error {
 	slot, err := s.lock(path, os.O_RDWR)
 	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
 		return nil // its owner lives, or has removed it
@@ -382,11 +420,16 @@ func (s *DirSpool) replay(ctx context.Context, store credstore.Store, path strin
 	}
 	defer slot.close()
 	parent, successor, err := slot.read()
-	if err != nil {
-		slot.Discard() // not even reserved wholly: its token was never sent
+	switch {
+	case errors.Is(err, errTorn):
+		slot.Discard()
 		return nil
-	}
-	if successor == nil {
+	case errors.Is(err, errDamaged):
+		log.Error("a spooled token pair does not open; it is kept as .damaged", zap.String("record", filepath.Base(path)), errField(err))
+		return slot.setAside()
+	case err != nil:
+		return err
+	case successor == nil:
 		return s.abandon(ctx, store, slot, parent)
 	}
 	_, err = store.Save(ctx, *successor)

@@ -16,13 +16,16 @@ import (
 // they are sealed under. A directory that does not exist holds none. It changes
 // nothing, and may be called beside a running server.
 func SpoolKeys(dir string) (map[uint32]int, error) {
-	records, err := filepath.Glob(filepath.Join(dir, "*"+spoolExt))
-	if err != nil {
+	records, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("looking into the spool: %w", err)
 	}
 	pairs := make(map[uint32]int)
-	for _, path := range records {
-		id, filled, err := keyOfRecord(path)
+	for _, record := range records {
+		if filepath.Ext(record.Name()) != spoolExt || !record.Type().IsRegular() {
+			continue
+		}
+		id, filled, err := keyOfRecord(filepath.Join(dir, record.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has just been saved
 		}

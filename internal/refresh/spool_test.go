@@ -1,0 +1,173 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// spoolIn opens a spool in a directory of the test's, under a new keyset.
+func spoolIn(t *testing.T, dir string) *DirSpool {
+	t.Helper()
+	s, err := OpenSpool(dir, newWorld(t).sealer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func successorOf(parent credstore.Parent) credstore.Successor {
+	return credstore.Successor{
+		Parent: parent, AccessToken: credstore.NewSecret("access-token"), RefreshToken: credstore.NewSecret("refresh-token"),
+		ExpiresAt: time.Now().Add(time.Hour), ObtainedAt: time.Now(),
+	}
+}
+
+// round lets the spool try every record once and returns what it says.
+func round(t *testing.T, s *DirSpool, store credstore.Store) (left int, said string) {
+	t.Helper()
+	core, logs := observer.New(zap.DebugLevel)
+	left, err := s.replayAll(context.Background(), store, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, entry := range logs.All() {
+		lines = append(lines, entry.Message)
+	}
+	return left, strings.Join(lines, "\n")
+}
+
+func names(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return strings.Join(all, " ")
+}
+
+func TestSpoolHoldsNoPlainSecret(t *testing.T) {
+	dir := t.TempDir()
+	slot, err := spoolIn(t, dir).Reserve(credstore.Parent{ConnectionID: "id-1", Version: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := slot.Fill(successorOf(credstore.Parent{ConnectionID: "id-1", Version: 7})); err != nil {
+		t.Fatal(err)
+	}
+	slot.Keep()
+	raw, err := os.ReadFile(filepath.Join(dir, names(t, dir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"access-token", "refresh-token"} {
+		if strings.Contains(string(raw), secret) {
+			t.Errorf("%q stands in the spool", secret)
+		}
+	}
+	info, err := os.Stat(filepath.Join(dir, names(t, dir)))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v (%v), want 0600", info.Mode(), err)
+	}
+}
+
+func TestSpoolReservesOncePerParent(t *testing.T) {
+	s := spoolIn(t, t.TempDir())
+	parent := credstore.Parent{ConnectionID: "id-1", Version: 7}
+	slot, err := s.Reserve(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Reserve(parent); err == nil {
+		t.Error("a record was reserved twice")
+	}
+	if err := slot.Fill(successorOf(parent)); err != nil {
+		t.Fatal(err)
+	}
+	slot.Keep()
+	if _, err := s.Reserve(parent); !errors.Is(err, errFilled) {
+		t.Errorf("Reserve for a parent whose successor is spooled = %v, want %v", err, errFilled)
+	}
+}
+
+func TestSpoolKeepsWhatItCannotRead(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	s, err := OpenSpool(dir, w.sealer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := w.connect("acme")
+	parent := w.state(conn.ID).Credential.Parent()
+	slot, err := s.Reserve(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := slot.Fill(successorOf(parent)); err != nil {
+		t.Fatal(err)
+	}
+	slot.Keep()
+	path := filepath.Join(dir, names(t, dir))
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[headerSize+20] ^= 1
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	left, said := round(t, s, &memoryStore{memory: w.data})
+	if left != 0 || !strings.Contains(said, "does not open") || !strings.HasSuffix(names(t, dir), ".damaged") {
+		t.Errorf("left %d, said %q, directory %q; want the record kept as damaged and an error in the log", left, said, names(t, dir))
+	}
+}
+
+func TestSpoolOfOddFiles(t *testing.T) {
+	dir := t.TempDir()
+	s := spoolIn(t, dir)
+	if err := os.Mkdir(filepath.Join(dir, "a.pair"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "b.pair"), []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if left, said := round(t, s, &memoryStore{memory: newMemory()}); left != 0 || said != "" {
+		t.Errorf("left %d, said %q, want nothing", left, said)
+	}
+	if got := names(t, dir); got != "a.pair notes.txt" {
+		t.Errorf("directory holds %q, want the torn reservation gone and the rest left alone", got)
+	}
+}
+
+func TestSpoolThatCannotBeListedHoldsRefreshesUp(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := spoolIn(t, dir)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_ = s.Replay(ctx, &memoryStore{memory: newMemory()}, zap.NewNop(), func(int) {})
+	select {
+	case <-s.Replayed():
+		t.Error("a spool that cannot be read passes for one without records")
+	default:
+	}
+}
