@@ -46,6 +46,7 @@ type attempt struct {
 	state  credstore.State // as read under the lease
 	intent credstore.Intent
 	began  time.Time
+	braked bool // the brake holds since the answer
 }
 
 // run returns nil once a newer credential is in memory, or nothing was to do;
@@ -63,7 +64,15 @@ func (a *attempt) run(ctx context.Context) error {
 	if done, err := a.settled(ctx); done || err != nil {
 		return err
 	}
+	held, err := a.m.brake.enter(ctx, a.m.Now)
+	if err != nil {
+		return a.unavailable(err)
+	}
+	if held > 0 {
+		return a.later(held, errBrake)
+	}
 	if err := a.announce(ctx); err != nil {
+		a.m.brake.leave(a.m.Now(), nil)
 		return err
 	}
 	return a.present()
@@ -193,6 +202,7 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 }
 
 var (
+	errBrake         = errors.New("many connections are refused at once, so no refresh tokens are spent for now")
 	errUnsaved       = errors.New("a new token pair waits to be saved")
 	errNotConfigured = errors.New("OAuth is not configured here: set oauth.client_id and oauth.client_secret")
 )
@@ -330,10 +340,23 @@ func (a *attempt) present() error {
 	a.flight.presented.Store(true)
 	tokens, err := a.m.Server.Refresh(ctx, a.state.Credential.RefreshToken)
 	a.m.metrics.duration.Observe(a.m.Now().Sub(a.began).Seconds())
+	a.braked = a.m.brake.leave(a.m.Now(), judgement(a.e.id, a.m.Now(), err))
 	if err != nil {
 		return a.settle(err)
 	}
 	return a.keep(a.successor(tokens))
+}
+
+// judgement is what the outcome of a refresh says about its token, or nil.
+func judgement(id string, at time.Time, err error) *judged {
+	var answer *pleo.AnswerError
+	if err == nil {
+		return &judged{at: at, id: id}
+	}
+	if errors.As(err, &answer) && answer.Class == pleo.Refused {
+		return &judged{at: at, id: id, refused: true}
+	}
+	return nil
 }
 
 // successor is the credential that the tokens make of the parent.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -158,7 +160,18 @@ func (s *server) revokeAll() {
 	}
 }
 
-// spentTwice lists the refresh tokens presented more often than allowed.
+// revoke ends every n-th grant.
+func (s *server) revoke(every int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, grant := range slices.Sorted(maps.Values(s.owner)) {
+		if i%every == 0 {
+			s.revoked[grant] = true
+		}
+	}
+}
+
+// presentedMoreThan lists the refresh tokens presented more often than allowed.
 func (s *server) presentedMoreThan(allowed int) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,9 +283,14 @@ func (w *world) start(dir string) *process {
 
 // stop ends the process as SIGTERM does.
 func (p *process) stop() {
+	p.drain()
+	_ = p.store.Close()
+}
+
+// drain does what stop does but for closing the store.
+func (p *process) drain() {
 	p.cancel()
 	_ = p.Drain(context.Background())
-	_ = p.store.Close()
 	<-p.done
 }
 

@@ -76,6 +76,7 @@ type Manager struct {
 	loading singleflight.Group
 	metrics *metrics
 	oracle  *oracle
+	brake   *brake
 
 	onDemand   *semaphore.Weighted
 	background *semaphore.Weighted
@@ -105,6 +106,7 @@ func New(c Config) (*Manager, error) {
 		background: semaphore.NewWeighted(backgroundAtOnce),
 	}
 	m.oracle = newOracle(m.Server, m.Store)
+	m.brake = newBrake(m.Logger, m.metrics.massRefusal)
 	m.lifetime, m.giveUp = context.WithCancel(context.Background())
 	return m, nil
 }

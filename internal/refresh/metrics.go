@@ -11,6 +11,7 @@ type metrics struct {
 	unknown     prometheus.Counter
 	unsaved     prometheus.Gauge
 	storeErrors prometheus.Counter
+	massRefusal prometheus.Gauge
 }
 
 // newMetrics registers the metrics of refreshes. No label names a connection.
@@ -37,9 +38,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "pleo_store_errors_total",
 			Help: "Reads and writes that the store could not do.",
 		}),
+		massRefusal: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pleo_mass_refusal",
+			Help: "1 while no refresh tokens are spent because many connections were refused at once.",
+		}),
 	}
 	if r != nil {
-		r.MustRegister(m.refreshes, m.duration, m.unknown, m.unsaved, m.storeErrors)
+		r.MustRegister(m.refreshes, m.duration, m.unknown, m.unsaved, m.storeErrors, m.massRefusal)
 	}
 	return m
 }

@@ -45,6 +45,7 @@ const (
 	codeInactive    = "refresh_token_inactive"
 	codeUnusual     = "refresh_answer_unusual"
 	codeUnknown     = "refresh_outcome_unknown"
+	codeMassRefusal = "mass_refusal"
 )
 
 // settle acts on a refresh that brought no tokens, and says what the waiters
@@ -92,6 +93,11 @@ func retryIn(asked, otherwise time.Duration) time.Duration {
 
 func (a *attempt) refused(answer *pleo.AnswerError) error {
 	a.count("refused")
+	if a.braked {
+		// One of many at once: that says more about Pleo, or our client, than
+		// about this token, which is kept and tried again.
+		return a.setback(codeMassRefusal, credstore.ReasonUnavailable, brakeProbe, answer)
+	}
 	reason := credstore.ReasonRefused
 	if a.intent.Presentations > 1 {
 		reason = credstore.ReasonUnknownOutcome

@@ -1,0 +1,111 @@
+package refresh
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// connectMany adds n connections whose tokens have expired.
+func (w *world) connectMany(n int) (names []string) {
+	for i := range n {
+		name := fmt.Sprintf("c%d", i)
+		w.connect(name)
+		names = append(names, name)
+	}
+	return names
+}
+
+// useAll sends one request of each connection, a few dozen a second.
+func (p *process) useAll(names []string) (good int) {
+	var (
+		mu sync.Mutex
+		wg sync.WaitGroup
+	)
+	for _, name := range names {
+		time.Sleep(50 * time.Millisecond)
+		wg.Go(func() {
+			if _, err := p.Authorize(p.w.t.Context(), name); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				good++
+			}
+		})
+	}
+	wg.Wait()
+	return good
+}
+
+func TestRule13TheBrakeHoldsWhenAllAreRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		names := w.connectMany(1000)
+		w.server.slow(200 * time.Millisecond)
+		w.server.onArrival(func() error { return errRefused })
+		p := w.start("")
+		defer p.stop()
+		expire()
+		if good := p.useAll(names); good != 0 {
+			t.Fatalf("%d requests were authorized, want none", good)
+		}
+		if n := w.server.count(); n > 20 {
+			t.Errorf("%d tokens spent while all are refused, want at most 20", n)
+		}
+		if testutil.ToFloat64(p.metrics.massRefusal) != 1 {
+			t.Error("pleo_mass_refusal is not raised")
+		}
+		condemned := w.count(credstore.ReauthorizationRequired)
+		time.Sleep(2 * time.Hour)
+		if n := w.server.count(); n > 20+13 {
+			t.Errorf("%d tokens spent two hours later, want one probe every ten minutes", n)
+		}
+		if n := w.count(credstore.ReauthorizationRequired); n != condemned || n > brakeLeast {
+			t.Errorf("%d connections condemned, then %d; want at most %d, and none while the brake holds", condemned, n, brakeLeast)
+		}
+
+		w.server.onArrival(nil)
+		time.Sleep(21 * time.Minute)
+		synctest.Wait()
+		if testutil.ToFloat64(p.metrics.massRefusal) != 0 {
+			t.Error("pleo_mass_refusal is still raised after the refusals have ended")
+		}
+		if good := p.useAll(names); good < len(names)-condemned {
+			t.Errorf("%d of %d connections work after the refusals have ended, want all but the %d condemned before the brake held", good, len(names), condemned)
+		}
+	})
+}
+
+func TestRule13AFewRefusalsAmongManyHoldNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		names := w.connectMany(100)
+		p := w.start("")
+		defer p.stop()
+		w.server.revoke(10)
+		expire()
+		if good := p.useAll(names); good != 90 {
+			t.Errorf("%d of 100 connections work, want the 90 whose grants live", good)
+		}
+		if testutil.ToFloat64(p.metrics.massRefusal) != 0 {
+			t.Error("pleo_mass_refusal is raised by one refusal in ten")
+		}
+	})
+}
+
+// count is how many connections have the status.
+func (w *world) count(status credstore.Status) (n int) {
+	counts, err := (&memoryStore{memory: w.data}).Count(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for group, c := range counts {
+		if group.Status == status {
+			n += c
+		}
+	}
+	return n
+}
