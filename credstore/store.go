@@ -2,6 +2,8 @@ package credstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 )
 
@@ -143,6 +145,29 @@ type NewConnection struct {
 	Scope          string
 	SharedCompany  bool
 	Credential     *FirstCredential
+}
+
+// Validate finds what no store takes: a name or kind that cannot be, or a
+// credential that is not of the kind.
+func (n NewConnection) Validate() error {
+	if !ValidName(n.Name) {
+		return errors.New("the name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit")
+	}
+	if _, err := ParseKind(string(n.Kind)); err != nil {
+		return err
+	}
+	c := n.Credential
+	if c == nil {
+		return nil
+	}
+	hasTokens := !c.AccessToken.IsZero() || !c.RefreshToken.IsZero()
+	if n.Kind.IsKey() && (c.APIKey.IsZero() || hasTokens) {
+		return fmt.Errorf("a credential of kind %s is an API key and nothing else", n.Kind)
+	}
+	if n.Kind == OAuth && (!c.APIKey.IsZero() || !hasTokens) {
+		return fmt.Errorf("a credential of kind %s is a token pair and nothing else", n.Kind)
+	}
+	return nil
 }
 
 // FirstCredential is the credential a connection starts with: a token pair for

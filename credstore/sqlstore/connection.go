@@ -40,7 +40,7 @@ func scanConnection(scan func(...any) error, more ...any) (c credstore.Connectio
 // Create adds a connection; see [credstore.Store].
 func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	doing := fmt.Sprintf("creating connection %q", n.Name)
-	if err := validate(n); err != nil {
+	if err := n.Validate(); err != nil {
 		return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	id := rand.Text()
@@ -60,28 +60,6 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 		return err
 	})
 	return created, err
-}
-
-// validate finds what no store would take.
-func validate(n credstore.NewConnection) error {
-	if !credstore.ValidName(n.Name) {
-		return errors.New("the name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit")
-	}
-	if _, err := credstore.ParseKind(string(n.Kind)); err != nil {
-		return err
-	}
-	c := n.Credential
-	if c == nil {
-		return nil
-	}
-	hasTokens := !c.AccessToken.IsZero() || !c.RefreshToken.IsZero()
-	if n.Kind.IsKey() && (c.APIKey.IsZero() || hasTokens) {
-		return fmt.Errorf("a credential of kind %s is an API key and nothing else", n.Kind)
-	}
-	if n.Kind == credstore.OAuth && (!c.APIKey.IsZero() || !hasTokens) {
-		return fmt.Errorf("a credential of kind %s is a token pair and nothing else", n.Kind)
-	}
-	return nil
 }
 
 // checkFree returns a Conflict if the name or the company is not to be had.

@@ -391,7 +391,8 @@ func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
 		expire()
 		go func() { _, _ = p.Authorize(context.Background(), "acme") }()
 		time.Sleep(time.Second)
-		p.stop()
+		p.drain()
+		defer p.stop()
 		if v := w.state(conn.ID).Credential.Version; v != 2 {
 			t.Errorf("version after the drain = %d, want 2", v)
 		}

@@ -9,32 +9,56 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/credstoretest"
 )
+
+// The store that these tests stand on is held to the promises of the real one.
+func TestMemoryStoreIsAStore(t *testing.T) {
+	credstoretest.TestStore(t, func(*testing.T) credstoretest.Data { return memoryData{newMemory()} })
+}
+
+type memoryData struct{ *memory }
+
+func (d memoryData) Open(t *testing.T) credstore.Store {
+	s := &memoryStore{memory: d.memory, opened: len(d.log)}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func (d memoryData) Dump(*testing.T) []byte {
+	dump := []byte{}
+	for r := range maps.Values(d.rows) {
+		dump = fmt.Appendf(dump, "%+v", r)
+	}
+	return dump
+}
 
 // memory is the data of a store that keeps everything in memory, shared by the
 // stores of several pretended processes. It keeps the promises of
 // credstore.Store, as its run of the conformance suite shows.
 type memory struct {
-	mu      sync.Mutex // guards everything below
-	rows    map[string]*row
-	facts   map[string]string
-	watches map[chan string]bool
-	serial  int
+	mu     sync.Mutex // guards everything below
+	rows   map[string]*row
+	facts  map[string]string
+	log    []string      // ids, in the order of their changes
+	logged chan struct{} // closed by the next change
+	serial int
 }
 
 // row is one connection as stored.
 type row struct {
 	credstore.State
-	saved credstore.Parent // what the current credential was saved onto
+	saved credstore.Successor // what the current credential was saved as
 	fence int64
 	lease *memoryLease
 }
 
 func newMemory() *memory {
-	return &memory{rows: map[string]*row{}, facts: map[string]string{}, watches: map[chan string]bool{}}
+	return &memory{rows: map[string]*row{}, facts: map[string]string{}, logged: make(chan struct{})}
 }
 
 // memoryStore is one process's store on the memory. Operations can be made to
@@ -42,6 +66,8 @@ func newMemory() *memory {
 // (lose).
 type memoryStore struct {
 	*memory
+	opened        int  // how long the log was then
+	closed        bool // guarded by memory.mu
 	before, after atomic.Pointer[func(op string) error]
 }
 
@@ -51,7 +77,18 @@ func (s *memoryStore) fail(f func(op string) error) { s.before.Store(&f) }
 // lose asks f after each write has taken effect and answers with its error.
 func (s *memoryStore) lose(f func(op string) error) { s.after.Store(&f) }
 
-func (s *memoryStore) enter(op string) error { return fault(&s.before, op) }
+var errClosed = fmt.Errorf("%w: closed", credstore.ErrUnavailable)
+
+func (s *memoryStore) enter(op string) error {
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return errClosed
+	}
+	return fault(&s.before, op)
+}
+
 func (s *memoryStore) leave(op string) error { return fault(&s.after, op) }
 
 func fault(set *atomic.Pointer[func(string) error], op string) error {
@@ -65,21 +102,29 @@ func fault(set *atomic.Pointer[func(string) error], op string) error {
 	return nil
 }
 
-// write runs f on the row with the lock held and tells the watchers.
-func (s *memoryStore) write(op, id string, f func(*row) error) error {
+// locked runs f with the lock held.
+func (s *memoryStore) locked(op string, f func() error) error {
 	if err := s.enter(op); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	r, ok := s.rows[id]
-	err := credstore.ErrNotFound
-	if ok {
-		err = f(r)
-	}
-	if err == nil {
+	defer s.mu.Unlock()
+	return f()
+}
+
+// write runs f on the row with the lock held and tells the watchers.
+func (s *memoryStore) write(op, id string, f func(*row) error) error {
+	err := s.locked(op, func() error {
+		r, ok := s.rows[id]
+		if !ok {
+			return credstore.ErrNotFound
+		}
+		if err := f(r); err != nil {
+			return err
+		}
 		s.tell(id)
-	}
-	s.mu.Unlock()
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -87,85 +132,117 @@ func (s *memoryStore) write(op, id string, f func(*row) error) error {
 }
 
 func (m *memory) tell(id string) {
-	for w := range m.watches {
-		w <- id
-	}
+	m.log = append(m.log, id)
+	close(m.logged)
+	m.logged = make(chan struct{})
 }
 
-func (s *memoryStore) Create(_ context.Context, c credstore.NewConnection) (credstore.Connection, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range s.rows {
-		if strings.EqualFold(r.Connection.Name, c.Name) {
-			return credstore.Connection{}, &credstore.Conflict{Err: credstore.ErrNameTaken, With: r.Connection.Name}
-		}
-		if s.bound(r, c.Kind, c.Company.ID) && !c.SharedCompany {
-			return credstore.Connection{}, &credstore.Conflict{Err: credstore.ErrCompanyBound, With: r.Connection.Name}
-		}
+func (s *memoryStore) Create(_ context.Context, c credstore.NewConnection) (conn credstore.Connection, err error) {
+	if err := c.Validate(); err != nil {
+		return credstore.Connection{}, err
 	}
-	s.serial++
+	err = s.locked("create", func() error {
+		if err := s.free(c); err != nil {
+			return err
+		}
+		s.serial++
+		r := newRow(fmt.Sprintf("id-%d", s.serial), c)
+		s.rows[r.Connection.ID] = r
+		s.tell(r.Connection.ID)
+		conn = r.Connection
+		return nil
+	})
+	return conn, err
+}
+
+func newRow(id string, c credstore.NewConnection) *row {
 	r := &row{}
 	r.Connection = credstore.Connection{
-		ID: fmt.Sprintf("id-%d", s.serial), Name: c.Name, Kind: c.Kind, Status: credstore.Pending, Reason: credstore.ReasonNoCredential,
+		ID: id, Name: c.Name, Kind: c.Kind, Status: credstore.Pending, Reason: credstore.ReasonNoCredential,
 		CompanyID: c.Company.ID, CompanyName: c.Company.Name, Subject: c.Company.Subject, Scope: c.Scope,
 		SharedCompany: c.SharedCompany, ExternalTenant: c.ExternalTenant, CreatedAt: time.Now(),
 	}
-	if first := c.Credential; first != nil {
-		r.Credential = credstore.Credential{
-			ConnectionID: r.Connection.ID, Version: 1, APIKey: first.APIKey,
-			AccessToken: first.AccessToken, RefreshToken: first.RefreshToken, ExpiresAt: first.ExpiresAt, ObtainedAt: time.Now(),
-		}
-		r.activate(first.ExpiresAt, time.Now())
+	first := c.Credential
+	if first == nil {
+		return r
 	}
-	s.rows[r.Connection.ID] = r
-	s.tell(r.Connection.ID)
-	return r.Connection, nil
+	r.Credential = credstore.Credential{
+		ConnectionID: id, Version: 1, APIKey: first.APIKey,
+		AccessToken: first.AccessToken, RefreshToken: first.RefreshToken, ExpiresAt: first.ExpiresAt,
+	}
+	if c.Kind == credstore.OAuth {
+		r.Credential.ObtainedAt = time.Now()
+	}
+	r.activate()
+	return r
 }
 
-func (s *memoryStore) bound(r *row, kind credstore.Kind, company string) bool {
-	return company != "" && !r.Connection.SharedCompany && r.Connection.Kind == kind && r.Connection.CompanyID == company
+// free returns a conflict if the name or the company is not to be had.
+func (m *memory) free(c credstore.NewConnection) error {
+	for _, r := range m.rows {
+		if strings.EqualFold(r.Connection.Name, c.Name) {
+			return &credstore.Conflict{Err: credstore.ErrNameTaken, With: r.Connection.Name}
+		}
+	}
+	if c.SharedCompany {
+		return nil
+	}
+	return m.unbound("", c.Kind, c.Company.ID)
+}
+
+// unbound returns a conflict if a connection of the kind, other than the one
+// with the id, is bound to the company.
+func (m *memory) unbound(id string, kind credstore.Kind, company string) error {
+	with := ""
+	for other, r := range m.rows {
+		c := r.Connection
+		if company != "" && other != id && c.Kind == kind && c.CompanyID == company && (with == "" || c.Name < with) {
+			with = c.Name
+		}
+	}
+	if with == "" {
+		return nil
+	}
+	return &credstore.Conflict{Err: credstore.ErrCompanyBound, With: with}
 }
 
 // activate makes the connection show its new credential.
-func (r *row) activate(expires, obtained time.Time) {
+func (r *row) activate() {
 	c := &r.Connection
 	if c.Status != credstore.Disabled {
 		c.Status, c.Reason = credstore.Active, ""
 	}
-	c.LastError, c.Version, c.ExpiresAt, c.RefreshedAt = nil, r.Credential.Version, expires, obtained
-	r.Intent, r.RetryAt, r.Unusual, r.UnusualSince = nil, time.Time{}, 0, time.Time{}
+	c.LastError, c.Version, c.ExpiresAt, c.RefreshedAt = nil, r.Credential.Version, r.Credential.ExpiresAt, r.Credential.ObtainedAt
+	r.State = credstore.State{Connection: *c, Credential: r.Credential}
 }
 
-func (s *memoryStore) Find(_ context.Context, name string) (credstore.Connection, error) {
-	if err := s.enter("find"); err != nil {
-		return credstore.Connection{}, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range s.rows {
-		if r.Connection.Name == name {
-			return r.Connection, nil
+func (s *memoryStore) Find(_ context.Context, name string) (conn credstore.Connection, err error) {
+	err = s.locked("find", func() error {
+		for _, r := range s.rows {
+			if r.Connection.Name == name {
+				conn = r.Connection
+				return nil
+			}
 		}
-	}
-	return credstore.Connection{}, credstore.ErrNotFound
+		return credstore.ErrNotFound
+	})
+	return conn, err
 }
 
-func (s *memoryStore) Read(_ context.Context, id string) (credstore.State, error) {
-	if err := s.enter("read"); err != nil {
-		return credstore.State{}, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r, ok := s.rows[id]
-	if !ok {
-		return credstore.State{}, credstore.ErrNotFound
-	}
-	state := r.State
-	if r.Intent != nil {
-		intent := *r.Intent
-		state.Intent = &intent
-	}
-	return state, nil
+func (s *memoryStore) Read(_ context.Context, id string) (state credstore.State, err error) {
+	err = s.locked("read", func() error {
+		r, ok := s.rows[id]
+		if !ok {
+			return credstore.ErrNotFound
+		}
+		state = r.State
+		if r.Intent != nil {
+			intent := *r.Intent
+			state.Intent = &intent
+		}
+		return nil
+	})
+	return state, err
 }
 
 func (s *memoryStore) sorted() []credstore.Connection {
@@ -180,14 +257,18 @@ func (s *memoryStore) sorted() []credstore.Connection {
 }
 
 func (s *memoryStore) List(_ context.Context, q credstore.Query) (credstore.Page, error) {
+	after, ok := strings.CutPrefix(q.Cursor, "after ")
+	if q.Limit < 0 || q.Limit > 200 || q.Cursor != "" && !ok {
+		return credstore.Page{}, credstore.ErrBadQuery
+	}
 	limit := cmp.Or(q.Limit, 50)
 	var page credstore.Page
 	for _, c := range s.sorted() {
-		if c.Name <= q.Cursor || q.Status != "" && c.Status != q.Status || !matches(c, q.Search) {
+		if c.Name <= after || q.Status != "" && c.Status != q.Status || !matches(c, q.Search) {
 			continue
 		}
 		if len(page.Connections) == limit {
-			page.Next = page.Connections[limit-1].Name
+			page.Next = "after " + page.Connections[limit-1].Name
 			break
 		}
 		page.Connections = append(page.Connections, c)
@@ -208,31 +289,53 @@ func (s *memoryStore) Count(context.Context) (map[credstore.Group]int, error) {
 	return counts, nil
 }
 
-func (s *memoryStore) Due(_ context.Context, before time.Time, limit int) ([]credstore.Connection, error) {
-	var due []credstore.Connection
-	for _, c := range s.sorted() {
-		if c.Kind == credstore.OAuth && c.RefreshedAt.Before(before) && (c.Status == credstore.Active || c.Status == credstore.Degraded) {
-			due = append(due, c)
+func (s *memoryStore) Due(_ context.Context, before time.Time, limit int) (due []credstore.Connection, err error) {
+	err = s.locked("due", func() error {
+		for r := range maps.Values(s.rows) {
+			if r.Connection.Kind == credstore.OAuth && r.Connection.RefreshedAt.Before(before) && r.mayBeRefreshed(time.Now()) {
+				due = append(due, r.Connection)
+			}
 		}
-	}
+		return nil
+	})
 	slices.SortFunc(due, func(a, b credstore.Connection) int { return a.RefreshedAt.Compare(b.RefreshedAt) })
-	return due[:min(limit, len(due))], nil
+	return due[:min(limit, len(due))], err
 }
 
-func (s *memoryStore) Unsettled(_ context.Context, limit int) ([]string, error) {
-	if err := s.enter("unsettled"); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var ids []string
-	for id, r := range s.rows {
-		if r.Intent != nil || !r.RetryAt.IsZero() {
-			ids = append(ids, id)
+func (r *row) mayBeRefreshed(now time.Time) bool {
+	works := r.Connection.Status == credstore.Active || r.Connection.Status == credstore.Degraded
+	mayNow := !r.RetryAt.After(now) && (r.Intent == nil || !r.Intent.NextAt.After(now))
+	return works && mayNow && !r.Credential.RefreshToken.IsZero() && r.Credential.RefusedAt.IsZero()
+}
+
+func (s *memoryStore) Unsettled(_ context.Context, limit int) (ids []string, err error) {
+	due := map[string]time.Time{}
+	err = s.locked("unsettled", func() error {
+		for id, r := range s.rows {
+			if at := r.unsettledAt(); !at.IsZero() {
+				due[id] = at
+				ids = append(ids, id)
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(ids, func(a, b string) int { return cmp.Or(due[a].Compare(due[b]), cmp.Compare(a, b)) })
+	return ids[:min(limit, len(ids))], err
+}
+
+// unsettledAt is when something outstanding is due; zero when nothing is.
+func (r *row) unsettledAt() time.Time {
+	at := r.RetryAt
+	if i := r.Intent; i != nil {
+		due := i.At
+		if !i.NextAt.IsZero() {
+			due = i.NextAt
+		}
+		if at.IsZero() || due.Before(at) {
+			at = due
 		}
 	}
-	slices.Sort(ids)
-	return ids[:min(limit, len(ids))], nil
+	return at
 }
 
 func (s *memoryStore) Remove(_ context.Context, id string) error {
@@ -242,219 +345,76 @@ func (s *memoryStore) Remove(_ context.Context, id string) error {
 	})
 }
 
-// memoryLease dies with its process, as a kernel lock does.
-type memoryLease struct {
-	store *memoryStore
-	id    string
-	owner string
-	fence int64
-}
-
-func (l *memoryLease) ConnectionID() string     { return l.id }
-func (l *memoryLease) Fence() int64             { return l.fence }
-func (l *memoryLease) Owner() string            { return l.owner }
-func (l *memoryLease) Remaining() time.Duration { return time.Hour }
-
-func (l *memoryLease) Release() error {
-	l.store.mu.Lock()
-	defer l.store.mu.Unlock()
-	if r, ok := l.store.rows[l.id]; ok && r.lease == l {
-		r.lease = nil
-	}
-	return nil
-}
-
-func (s *memoryStore) Acquire(_ context.Context, id, owner string) (credstore.Lease, error) {
-	if err := s.enter("acquire"); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r, ok := s.rows[id]
-	if !ok {
-		return nil, credstore.ErrNotFound
-	}
-	if r.lease != nil {
-		return nil, credstore.ErrBusy
-	}
-	r.lease = &memoryLease{store: s, id: id, owner: owner, fence: r.fence + 1}
-	return r.lease, nil
-}
-
-// guarded runs f if the lease is held and the stored credential is parent.
-func (s *memoryStore) guarded(op string, l credstore.Lease, parent credstore.Parent, f func(*row)) error {
-	return s.write(op, parent.ConnectionID, func(r *row) error {
-		if r.lease != l {
-			return credstore.ErrLeaseLost
-		}
-		if r.Credential.Parent() != parent {
-			return credstore.ErrSuperseded
-		}
-		r.fence = l.Fence()
-		f(r)
-		return nil
-	})
-}
-
-func (s *memoryStore) Intend(_ context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
-	var written credstore.Intent
-	err := s.guarded("intend", l, parent, func(r *row) {
-		written = credstore.Intent{FirstAt: at}
-		if r.Intent != nil {
-			written = *r.Intent
-		}
-		written.Parent, written.Owner, written.Fence, written.At = parent, l.Owner(), l.Fence(), at
-		written.Outcome, written.NextAt = credstore.Sending, time.Time{}
-		written.Presentations++
-		intent := written
-		r.Intent, r.RetryAt = &intent, time.Time{}
-	})
-	return written, err
-}
-
-func (s *memoryStore) Withdraw(_ context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
-	return s.guarded("withdraw", l, parent, func(r *row) {
-		if r.Intent != nil && r.Intent.Presentations > 1 {
-			r.Intent.Presentations--
-			r.Intent.Outcome = credstore.Unknown
-		} else {
-			r.Intent = nil
-		}
-		r.degrade(f)
-	})
-}
-
-func (r *row) degrade(f *credstore.Setback) {
-	if f == nil {
-		return
-	}
-	failure := f.Failure
-	r.Connection.LastError = &failure
-	if r.Connection.Status == credstore.Active || r.Connection.Status == credstore.Degraded {
-		r.Connection.Status, r.Connection.Reason = credstore.Degraded, f.Reason
-	}
-	r.RetryAt = f.RetryAt
-	if r.Intent != nil && r.Intent.Outcome == credstore.Unknown {
-		r.Intent.NextAt = f.RetryAt
-	}
-	if !f.Unusual {
-		return
-	}
-	if r.Unusual++; r.Unusual == 1 {
-		r.UnusualSince = failure.At
-	}
-}
-
-func (s *memoryStore) Doubt(_ context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
-	return s.guarded("doubt", l, parent, func(r *row) {
-		if r.Intent != nil {
-			r.Intent.Outcome = credstore.Unknown
-		}
-		r.degrade(&f)
-	})
-}
-
-func (s *memoryStore) Save(_ context.Context, n credstore.Successor) (credstore.Connection, error) {
-	var conn credstore.Connection
-	err := s.write("save", n.Parent.ConnectionID, func(r *row) error {
-		again := r.saved == n.Parent && r.Credential.RefreshToken.Equal(n.RefreshToken) && r.Credential.Version == n.Parent.Version+1
-		if r.Credential.Parent() != n.Parent && !again {
-			return credstore.ErrSuperseded
-		}
-		if !again {
-			r.succeed(n)
-		}
-		conn = r.Connection
-		return nil
-	})
-	if err == credstore.ErrNotFound { //nolint:errorlint // made just above
-		err = credstore.ErrSuperseded
-	}
-	return conn, err
-}
-
-func (r *row) succeed(n credstore.Successor) {
-	c := &r.Credential
-	r.saved = n.Parent
-	c.Version++
-	c.AccessToken, c.RefreshToken, c.ExpiresAt, c.ObtainedAt = n.AccessToken, n.RefreshToken, n.ExpiresAt, n.ObtainedAt
-	c.RefusedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, n.ForcedAt
-	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
-	r.activate(n.ExpiresAt, n.ObtainedAt)
-}
-
-func (s *memoryStore) Condemn(_ context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
-	return s.guarded("condemn", l, parent, func(r *row) {
-		if r.Connection.Status != credstore.Disabled {
-			r.Connection.Status, r.Connection.Reason = credstore.ReauthorizationRequired, reason
-		}
-		r.Connection.LastError = &f
-		r.Intent, r.RetryAt, r.Credential.RefusedAt = nil, time.Time{}, f.At
-		if dropAccess {
-			r.Credential.AccessToken = credstore.Secret{}
-		}
-	})
-}
-
 func (s *memoryStore) Identify(_ context.Context, id string, company credstore.Company) error {
 	var conflict error
 	err := s.write("identify", id, func(r *row) error {
-		for other, o := range s.rows {
-			if other != id && s.bound(o, r.Connection.Kind, company.ID) && !r.Connection.SharedCompany {
-				r.Connection.Status, r.Connection.Reason = credstore.Disabled, credstore.ReasonCompany
-				conflict = &credstore.Conflict{Err: credstore.ErrCompanyBound, With: o.Connection.Name}
-				return nil
-			}
+		c := &r.Connection
+		if !c.SharedCompany {
+			conflict = s.unbound(id, c.Kind, company.ID)
 		}
-		r.Connection.CompanyID, r.Connection.CompanyName, r.Connection.Subject = company.ID, company.Name, company.Subject
+		if conflict != nil {
+			c.Status, c.Reason = credstore.Disabled, credstore.ReasonCompany
+			return nil
+		}
+		c.CompanyID, c.CompanyName, c.Subject = company.ID, company.Name, company.Subject
 		return nil
 	})
 	return cmp.Or(err, conflict)
 }
 
-func (s *memoryStore) Fact(_ context.Context, name string) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.facts[name], nil
+func (s *memoryStore) Fact(_ context.Context, name string) (value string, err error) {
+	err = s.locked("fact", func() error {
+		value = s.facts[name]
+		return nil
+	})
+	return value, err
 }
 
 func (s *memoryStore) SetFact(_ context.Context, name, value string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.facts[name] = value
-	return nil
+	return s.locked("set fact", func() error {
+		s.facts[name] = value
+		return nil
+	})
 }
 
 func (s *memoryStore) Watch(ctx context.Context, changed func([]string)) error {
-	w := make(chan string, 100_000) // never blocks a writer
-	s.mu.Lock()
-	s.watches[w] = true
-	s.mu.Unlock()
-	defer func() {
+	for seen := s.opened; ; {
 		s.mu.Lock()
-		delete(s.watches, w)
+		ids, logged, closed := slices.Clone(s.log[seen:]), s.logged, s.closed
 		s.mu.Unlock()
-	}()
-	for {
+		if closed {
+			return errClosed
+		}
+		if len(ids) > 0 {
+			seen += len(ids)
+			changed(ids)
+		}
 		select {
-		case id := <-w:
-			changed([]string{id})
+		case <-logged:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-func (s *memoryStore) Ping(context.Context) error { return s.enter("ping") }
+func (s *memoryStore) Ping(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, ctx.Err())
+	}
+	return s.enter("ping")
+}
 
-// Close ends the leases of this process.
+// Close ends the leases of this process, and its watching.
 func (s *memoryStore) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for _, r := range s.rows {
 		if r.lease != nil && r.lease.store == s {
 			r.lease = nil
 		}
 	}
+	close(s.logged)
+	s.logged = make(chan struct{})
 	return nil
 }

@@ -28,10 +28,10 @@ func TestSimulationNoticesABrokenProtocol(t *testing.T) {
 		{"no second look under the lease", []edit{
 			{"attempt.go", "	for {\n		a.lease, err =", "	if done, err := a.look(ctx); done || err != nil {\n		return done, err\n	}\n	for {\n		a.lease, err ="},
 			{"attempt.go", "	return a.look(ctx)\n", "	return false, nil\n"},
-			{"memory_test.go", "if r.Credential.Parent() != parent {", "if r.Credential.Parent() != parent && op != \"intend\" {"},
+			{"memory_refresh_test.go", "if r.Credential.Parent() != parent {", "if r.Credential.Parent() != parent && op != \"intend\" {"},
 		}, "which is spent"},
 		{"saved onto anything", []edit{
-			{"memory_test.go", "if r.Credential.Parent() != n.Parent && !again {", "if false {"},
+			{"memory_refresh_test.go", "if r.Credential.Parent() != n.Parent && !again || r.Connection.Kind != credstore.OAuth {", "if false {"},
 		}, "which is spent"},
 		{"handed out before it is saved", []edit{
 			{"save.go", "	first := a.save(s)\n", "	a.handOut(s)\n	first := a.save(s)\n"},

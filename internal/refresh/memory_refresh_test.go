@@ -1,0 +1,199 @@
+package refresh
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// memoryLease dies with its process, as a kernel lock does.
+type memoryLease struct {
+	store *memoryStore
+	id    string
+	owner string
+	fence int64
+}
+
+func (l *memoryLease) ConnectionID() string { return l.id }
+func (l *memoryLease) Fence() int64         { return l.fence }
+func (l *memoryLease) Owner() string        { return l.owner }
+
+func (l *memoryLease) Remaining() time.Duration {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	if r, ok := l.store.rows[l.id]; !ok || r.lease != l {
+		return 0
+	}
+	return math.MaxInt64
+}
+
+func (l *memoryLease) Release() error {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	if r, ok := l.store.rows[l.id]; ok && r.lease == l {
+		r.lease = nil
+	}
+	return nil
+}
+
+func (s *memoryStore) Acquire(_ context.Context, id, owner string) (lease credstore.Lease, err error) {
+	err = s.locked("acquire", func() error {
+		r, ok := s.rows[id]
+		if !ok {
+			return credstore.ErrNotFound
+		}
+		if r.lease != nil {
+			return credstore.ErrBusy
+		}
+		r.lease = &memoryLease{store: s, id: id, owner: owner, fence: r.fence + 1}
+		lease = r.lease
+		return nil
+	})
+	return lease, err
+}
+
+// guarded runs f if the lease is held and the stored credential is parent.
+func (s *memoryStore) guarded(op string, l credstore.Lease, parent credstore.Parent, f func(*row) error) error {
+	held, ok := l.(*memoryLease)
+	if !ok || held.store != s || held.id != parent.ConnectionID {
+		return credstore.ErrLeaseLost
+	}
+	err := s.write(op, parent.ConnectionID, func(r *row) error {
+		if r.lease != held {
+			return credstore.ErrLeaseLost
+		}
+		if r.Credential.Parent() != parent {
+			return credstore.ErrSuperseded
+		}
+		r.fence = l.Fence()
+		return f(r)
+	})
+	return supersededIfGone(err)
+}
+
+// supersededIfGone: what is about a removed connection has been superseded.
+func supersededIfGone(err error) error {
+	if errors.Is(err, credstore.ErrNotFound) {
+		return credstore.ErrSuperseded
+	}
+	return err
+}
+
+func (s *memoryStore) Intend(_ context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
+	var written credstore.Intent
+	err := s.guarded("intend", l, parent, func(r *row) error {
+		written = credstore.Intent{FirstAt: at}
+		if r.Intent != nil && r.Intent.Parent == parent {
+			written = *r.Intent
+		}
+		written.Parent, written.Owner, written.Fence, written.At = parent, l.Owner(), l.Fence(), at
+		written.Outcome, written.NextAt = credstore.Sending, time.Time{}
+		written.Presentations++
+		intent := written
+		r.Intent = &intent
+		return nil
+	})
+	return written, err
+}
+
+func (s *memoryStore) Withdraw(_ context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
+	return s.guarded("withdraw", l, parent, func(r *row) error {
+		i := r.Intent
+		own := i != nil && i.Fence == l.Fence() && i.Outcome == credstore.Sending
+		if own && i.Presentations == 1 {
+			r.Intent = nil
+		}
+		if own && i.Presentations > 1 {
+			i.Presentations--
+			i.Outcome = credstore.Unknown
+			if f != nil {
+				i.NextAt = f.RetryAt
+			}
+		}
+		if f == nil {
+			return nil
+		}
+		r.setBack(f, f.RetryAt)
+		if own && f.Unusual {
+			r.countUnusual(f.Failure.At)
+		}
+		return nil
+	})
+}
+
+func (r *row) setBack(f *credstore.Setback, retryAt time.Time) {
+	failure := f.Failure
+	r.Connection.LastError = &failure
+	if r.Connection.Status == credstore.Active || r.Connection.Status == credstore.Degraded {
+		r.Connection.Status, r.Connection.Reason = credstore.Degraded, f.Reason
+	}
+	r.RetryAt = retryAt
+}
+
+func (r *row) countUnusual(at time.Time) {
+	if r.Unusual++; r.UnusualSince.IsZero() {
+		r.UnusualSince = at
+	}
+}
+
+func (s *memoryStore) Doubt(_ context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
+	return s.guarded("doubt", l, parent, func(r *row) error {
+		if r.Intent == nil || r.Intent.Parent != parent {
+			return credstore.ErrSuperseded
+		}
+		r.Intent.Outcome, r.Intent.NextAt = credstore.Unknown, f.RetryAt
+		r.setBack(&f, time.Time{})
+		return nil
+	})
+}
+
+func (s *memoryStore) Save(_ context.Context, n credstore.Successor) (credstore.Connection, error) {
+	if n.RefreshToken.IsZero() {
+		return credstore.Connection{}, errors.New("a pair without a refresh token")
+	}
+	var conn credstore.Connection
+	err := s.write("save", n.Parent.ConnectionID, func(r *row) error {
+		again := r.saved.Parent == n.Parent && r.saved.RefreshToken.Equal(n.RefreshToken) && r.saved.AccessToken.Equal(n.AccessToken)
+		if r.Credential.Parent() != n.Parent && !again || r.Connection.Kind != credstore.OAuth {
+			return credstore.ErrSuperseded
+		}
+		if !again {
+			r.succeed(n)
+		}
+		conn = r.Connection
+		return nil
+	})
+	return conn, supersededIfGone(err)
+}
+
+func (r *row) succeed(n credstore.Successor) {
+	c := &r.Credential
+	r.saved = n
+	c.Version++
+	c.AccessToken, c.RefreshToken, c.ExpiresAt, c.ObtainedAt = n.AccessToken, n.RefreshToken, n.ExpiresAt, n.ObtainedAt
+	c.RefusedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, n.ForcedAt
+	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
+	r.activate()
+}
+
+func (s *memoryStore) Condemn(_ context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
+	return s.guarded("condemn", l, parent, func(r *row) error {
+		c := &r.Connection
+		if c.Status != credstore.Disabled {
+			c.Status, c.Reason = credstore.ReauthorizationRequired, reason
+		}
+		c.LastError = &f
+		r.Intent, r.RetryAt = nil, time.Time{}
+		if c.Kind == credstore.OAuth {
+			r.Credential.RefusedAt = f.At
+		}
+		if dropAccess {
+			r.Credential.AccessToken, r.Credential.ExpiresAt, c.ExpiresAt = credstore.Secret{}, time.Time{}, time.Time{}
+		}
+		return nil
+	})
+}
