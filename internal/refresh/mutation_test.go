@@ -32,7 +32,7 @@ func TestSimulationNoticesABrokenProtocol(t *testing.T) {
 		}, "which is spent"},
 		{"saved onto anything", []edit{
 			{"memory_refresh_test.go", "if r.Credential.Parent() != n.Parent && !again || r.Connection.Kind != credstore.OAuth {", "if false {"},
-		}, "which is spent"},
+		}, "an older pair over a newer one"},
 		{"handed out before it is saved", []edit{
 			{"save.go", "	first := a.save(s)\n", "	a.handOut(s)\n	first := a.save(s)\n"},
 		}, "before it is durable"},
