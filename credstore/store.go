@@ -77,19 +77,47 @@ type Store interface {
 
 	// Save puts s in the place of its parent, if and only if the stored
 	// credential is that parent, whoever holds the lease: version parent+1,
-	// status active, intent and last error gone. Saving the same successor
-	// again is no error. Otherwise it returns ErrSuperseded. A connection that
+	// status active (degraded with s.Setback), intent, request and last error
+	// gone. Saving the same successor again is no error. Otherwise it returns ErrSuperseded. A connection that
 	// is disabled stays so.
 	Save(ctx context.Context, s Successor) (Connection, error)
 
 	// Condemn records that only a person can mend the connection, if the stored
 	// credential is still parent (else ErrSuperseded) and the lease still held
-	// (else ErrLeaseLost): status reauthorization_required with the reason, and
-	// the intent gone. The refused token stays stored, sealed and unused, so
+	// (else ErrLeaseLost): status reauthorization_required with the reason,
+	// intent and request gone. The refused token stays stored, sealed and unused, so
 	// that a successor of it that somebody holds can still be saved. Where
 	// dropAccess is set the access token is forgotten, else it may be used until
-	// it expires.
+	// it expires. A credential may be condemned again, for another reason.
 	Condemn(ctx context.Context, l Lease, parent Parent, f Failure, reason string, dropAccess bool) error
+
+	// Acquit takes a condemnation back after the credential has proven good:
+	// status active, and no reason, last error or RefusedAt any more. It returns
+	// ErrLeaseLost and ErrSuperseded as Condemn does. A connection that is
+	// disabled stays so.
+	Acquit(ctx context.Context, l Lease, parent Parent) error
+
+	// StageKey stores an API key that is to take the place of the connection's
+	// own once that is refused. The version stays: what requests are sent with
+	// does not change.
+	StageKey(ctx context.Context, id string, key Secret) error
+
+	// PromoteKey puts the staged key in the place of parent's: version parent+1,
+	// status active, last error gone. It returns ErrLeaseLost as Condemn does,
+	// and ErrSuperseded also when no key is staged.
+	PromoteKey(ctx context.Context, l Lease, parent Parent) (Connection, error)
+
+	// RequestRefresh records that an operator wants the token pair refreshed;
+	// whoever serves the connection hears of it through Watch and sees it in
+	// State.RequestedAt. What settles a refresh ends the request: Save, Condemn,
+	// Doubt, and Withdraw with a setback.
+	RequestRefresh(ctx context.Context, id string, at time.Time) error
+
+	// Retry has a refused refresh token presented again: a connection of kind
+	// oauth in reauthorization_required whose token is still kept becomes
+	// degraded with reason retry_requested, its token counts as not refused, and
+	// a refresh is requested as of at. Any other is ErrNotRefused.
+	Retry(ctx context.Context, id string, at time.Time) error
 
 	// Identify records the company that introspection gave. A [Conflict] of
 	// ErrCompanyBound means that the connection was disabled instead, with
@@ -97,7 +125,8 @@ type Store interface {
 	Identify(ctx context.Context, id string, company Company) error
 
 	// Unsettled returns up to limit ids of connections with an outstanding
-	// intent or a time for the next try, the earliest first.
+	// intent, a time for the next try or an operator's request, the earliest
+	// first.
 	Unsettled(ctx context.Context, limit int) ([]string, error)
 
 	// Fact returns what SetFact recorded under the name, or "" when nothing was.
@@ -106,12 +135,21 @@ type Store interface {
 	Fact(ctx context.Context, name string) (string, error)
 	SetFact(ctx context.Context, name, value string) error
 
+	// Position returns the store's id, which no other store has, and a number
+	// that grows with each change. A copy that is put back has a smaller one.
+	Position(ctx context.Context) (store string, change int64, err error)
+
+	// Position names the store, by an id that a copy of it shares and no other
+	// store has, and counts the changes that Watch reports. A copy that was made
+	// earlier, and put back, counts less than the store did.
+	Position(ctx context.Context) (storeID string, changes int64, err error)
+
 	// Watch calls changed with the ids of connections that any process, this
 	// one included, has created, changed or removed since the store was opened:
 	// first those of the past, then each within a second of its change, until
 	// ctx ends; then it returns ctx's error. It may report a connection that did
-	// not change, and does not report what changes an intent only. While the store is unavailable it keeps trying, and reports what
-	// it missed afterwards.
+	// not change, and does not report what changes an intent only. While the store
+	// is unavailable it keeps trying, and reports what it missed afterwards.
 	Watch(ctx context.Context, changed func(ids []string)) error
 
 	// Ping reads from the store.

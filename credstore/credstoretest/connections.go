@@ -323,3 +323,16 @@ func testPing(t *testing.T, data Data) {
 		t.Errorf("Close once more = %v, want nil", err)
 	}
 }
+
+func testPosition(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	id, before, err := s.Position(t.Context())
+	if err != nil || id == "" {
+		t.Fatalf("Position = %q, %d, %v, want an id", id, before, err)
+	}
+	create(t, other, pair("acme"))
+	sameID, after, err := s.Position(t.Context())
+	if err != nil || sameID != id || after <= before {
+		t.Errorf("Position after a change = %q, %d, %v, want %q and more than %d", sameID, after, err, id, before)
+	}
+}

@@ -44,6 +44,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"identify refuses a bound company", testIdentifyConflict},
 		{"remove", testRemove},
 		{"facts", testFacts},
+		{"position", testPosition},
 		{"ping", testPing},
 
 		{"save onto the parent", testSave},

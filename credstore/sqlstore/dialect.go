@@ -16,6 +16,9 @@ type dialect interface {
 	// which ends with the process at the latest. It returns credstore.ErrBusy
 	// while anyone holds it.
 	lock(number int64) (unlock func() error, err error)
+	// lastChange is an SQL expression for the largest number that a change has
+	// ever had, also when its row is gone.
+	lastChange() string
 	// present returns an error if the data are no longer where others would find
 	// them: what is written then is lost with this process.
 	present() error

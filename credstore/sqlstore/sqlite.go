@@ -86,6 +86,10 @@ func (d *sqliteDialect) writer() *sql.DB { return d.write }
 
 func (d *sqliteDialect) readers() *sql.DB { return d.read }
 
+func (d *sqliteDialect) lastChange() string {
+	return `coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)`
+}
+
 func (d *sqliteDialect) lock(number int64) (unlock func() error, err error) {
 	return d.locks.lock(number)
 }

@@ -22,6 +22,9 @@ const (
 	// that nobody has read yet.
 	askAgain      = 5 * time.Second
 	silenceAtMost = 24 * time.Hour
+	// restoredAgain is when clients may ask again while a restored store waits to
+	// be accepted.
+	restoredAgain = 10 * time.Second
 	// leaseMargin is what must be left of a lease when a token is sent.
 	leaseMargin = 2 * time.Second
 	// leasePoll is how often a lease that somebody else holds is tried again.
@@ -103,18 +106,21 @@ func (a *attempt) enter(ctx context.Context) (leave func(), err error) {
 	return func() { a.m.onDemand.Release(1) }, nil
 }
 
-// recovered waits until the spool of earlier processes has been tried: it may
-// hold the successor of the token that is about to be presented.
+// recovered waits until the spool of earlier processes has been tried, which may
+// hold the successor of the token that is about to be presented, and the store
+// has been compared with its witness.
 func (m *Manager) recovered(ctx context.Context) error {
 	if m.Spool == nil {
 		return nil
 	}
-	select {
-	case <-m.Spool.Replayed():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	for _, done := range []<-chan struct{}{m.Spool.Replayed(), m.witnessed} {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	return nil
 }
 
 // own takes the lease and reads the state again under it. Whoever held it may
@@ -192,6 +198,9 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 	if a.idle(s, now) {
 		return true, nil
 	}
+	if a.m.Restored() {
+		return false, a.later(restoredAgain, errRestored)
+	}
 	if a.why.rejected && a.pacedOut(now) {
 		return false, ErrSuppressed
 	}
@@ -251,10 +260,11 @@ func (a *attempt) doubts(ctx context.Context) error {
 	if intent != nil && intent.Outcome == credstore.Unknown {
 		return nil // nobody can hold the successor; retryAt has passed
 	}
-	if intent == nil && a.e.proven.Load() == a.state.Credential.Version {
+	c := a.state.Credential
+	if intent == nil && a.e.proven.Load() == c.Version && !a.m.doubtful(c.ObtainedAt) {
 		return nil
 	}
-	switch a.m.oracle.ask(ctx, a.state.Credential.RefreshToken) {
+	switch a.m.oracle.ask(ctx, c.RefreshToken) {
 	case alive:
 		return nil
 	case dead:

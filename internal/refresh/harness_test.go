@@ -267,7 +267,7 @@ func (w *world) start(dir string) *process {
 	}
 	w.serial++
 	p := &process{w: w, store: &memoryStore{memory: w.data}, dir: dir, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
-	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Owner: fmt.Sprintf("process-%d", w.serial)})
+	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Witness: WitnessIn(dir), Owner: fmt.Sprintf("process-%d", w.serial)})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -48,6 +48,9 @@ type Config struct {
 	API    API                 // nil: companies are not learned and 401s not double-checked
 	Spool  Spool               // required when Server is set
 
+	// Witness, if not nil, notices a store that was restored from a backup.
+	Witness *Witness
+
 	// Owner names this process in leases and intents. Required; never used by
 	// another process, or by this one after a restart.
 	Owner string
@@ -81,6 +84,11 @@ type Manager struct {
 	onDemand   *semaphore.Weighted
 	background *semaphore.Weighted
 
+	restored    atomic.Bool               // the store waits to be accepted
+	doubtBefore atomic.Pointer[time.Time] // tokens obtained before are from a restored store; nil: none
+	witnessed   chan struct{}             // closed once the store was compared with its witness
+	witnessOnce sync.Once
+
 	sole atomic.Pointer[bool] // whether the store holds at most one connection; nil when not known
 
 	mu       sync.Mutex     // guards draining, and running against Add after Wait
@@ -104,6 +112,10 @@ func New(c Config) (*Manager, error) {
 		metrics:    newMetrics(c.Registerer),
 		onDemand:   semaphore.NewWeighted(onDemandAtOnce),
 		background: semaphore.NewWeighted(backgroundAtOnce),
+		witnessed:  make(chan struct{}),
+	}
+	if m.Witness == nil {
+		close(m.witnessed)
 	}
 	m.oracle = newOracle(m.Server, m.Store)
 	m.brake = newBrake(m.Logger, m.metrics.massRefusal)

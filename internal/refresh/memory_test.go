@@ -418,3 +418,12 @@ func (s *memoryStore) Close() error {
 	s.logged = make(chan struct{})
 	return nil
 }
+
+func (s *memoryStore) Position(context.Context) (store string, change int64, err error) {
+	if err := s.enter("position"); err != nil {
+		return "", 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "memory", int64(len(s.log)), nil
+}

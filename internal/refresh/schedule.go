@@ -112,6 +112,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	if m.Server != nil {
 		g.Go(func() error { return m.Spool.Replay(ctx, m.Store, m.Logger, m.metrics.spooled()) })
 		g.Go(func() error { return m.resume(ctx) })
+		if m.Witness != nil {
+			g.Go(func() error { return m.witness(ctx) })
+		}
 		g.Go(func() error { return m.keepAlive(ctx) })
 	}
 	return g.Wait()

@@ -1,0 +1,172 @@
+package refresh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Witness remembers, apart from the store, how far the store had come. A store
+// that has come less far was restored from a backup: its refresh tokens may be
+// spent, and presenting a spent one ends the grant. So none is presented before
+// an operator has accepted the restored store.
+//
+// It is a small file; processes that share it may write it at once.
+type Witness struct{ path string }
+
+// WitnessIn returns the witness in dir, which is the directory of the spool.
+func WitnessIn(dir string) *Witness { return &Witness{filepath.Join(dir, "witness.json")} }
+
+const (
+	// witnessEvery is how often the witness looks at the store.
+	witnessEvery = 2 * time.Second
+	// factRestored is when a restored store was accepted: tokens obtained
+	// before it are asked about before they are presented.
+	factRestored = "restore_accepted_at"
+)
+
+// seen is what the witness has seen.
+type seen struct {
+	Store  string `json:"store"`
+	Change int64  `json:"change"`
+}
+
+func (w *Witness) read() (s seen, err error) {
+	raw, err := os.ReadFile(w.path)
+	if err != nil {
+		return s, fmt.Errorf("reading the witness: %w", err)
+	}
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return s, fmt.Errorf("parsing the witness %s: %w", w.path, err)
+	}
+	return s, nil
+}
+
+// write replaces the file: it is wholly old or wholly new after a crash.
+func (w *Witness) write(s seen) error {
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encoding the witness: %w", err)
+	}
+	file, err := os.CreateTemp(filepath.Dir(w.path), ".witness-*")
+	if err != nil {
+		return fmt.Errorf("writing the witness: %w", err)
+	}
+	_, err = file.Write(append(raw, '\n'))
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return fmt.Errorf("writing the witness: %w", errors.Join(err, os.Remove(file.Name())))
+	}
+	if err := os.Rename(file.Name(), w.path); err != nil {
+		return fmt.Errorf("writing the witness: %w", errors.Join(err, os.Remove(file.Name())))
+	}
+	return syncDir(filepath.Dir(w.path))
+}
+
+// errRestored says why no refresh token is presented.
+var errRestored = errors.New("the store is older than its witness: it was restored from a backup or replaced, " +
+	"and its refresh tokens may be spent; see `pleo-auth-proxy store accept-restore`")
+
+// compare returns errRestored if the store has come less far than the witness
+// has seen. now is how far it has come.
+func (w *Witness) compare(ctx context.Context, store credstore.Store) (now seen, err error) {
+	now.Store, now.Change, err = store.Position(ctx)
+	if err != nil {
+		return now, err
+	}
+	was, err := w.read()
+	if errors.Is(err, fs.ErrNotExist) {
+		return now, nil
+	}
+	if err != nil {
+		return now, err
+	}
+	if was.Store != now.Store || was.Change > now.Change {
+		return now, errRestored
+	}
+	return now, nil
+}
+
+// Accept makes a restored store be used from now on: introspection is asked
+// about each token in it before that is presented. It does nothing harmful to a
+// store that was not restored.
+func (w *Witness) Accept(ctx context.Context, store credstore.Store, now time.Time) error {
+	if err := store.SetFact(ctx, factRestored, now.UTC().Format(time.RFC3339Nano)); err != nil {
+		return err
+	}
+	s, err := w.compare(ctx, store)
+	if err != nil && !errors.Is(err, errRestored) {
+		return err
+	}
+	return w.write(s)
+}
+
+// Restored reports whether refreshes wait for an operator to accept a store that
+// is older than its witness.
+func (m *Manager) Restored() bool { return m.restored.Load() }
+
+// witness compares the store with its witness, holds refreshes up while it is
+// older, and keeps the witness up to date, until ctx ends.
+func (m *Manager) witness(ctx context.Context) error {
+	var written seen
+	for {
+		now, err := m.Witness.compare(ctx, m.Store)
+		if err == nil {
+			err = m.trust(ctx)
+		}
+		if err == nil && now != written {
+			if err = m.Witness.write(now); err == nil {
+				written = now
+			}
+		}
+		m.judgeWitness(err)
+		if err := pause(ctx, witnessEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// trust lets refreshes go on, with the doubts that a restored store deserves.
+func (m *Manager) trust(ctx context.Context) error {
+	accepted, err := m.Store.Fact(ctx, factRestored)
+	if err != nil {
+		return err
+	}
+	if at, err := time.Parse(time.RFC3339Nano, accepted); err == nil {
+		m.doubtBefore.Store(&at)
+	}
+	if m.restored.Swap(false) {
+		m.Logger.Info("the restored store was accepted")
+	}
+	m.witnessOnce.Do(func() { close(m.witnessed) })
+	return nil
+}
+
+func (m *Manager) judgeWitness(err error) {
+	switch {
+	case err == nil || errors.Is(err, context.Canceled):
+	case errors.Is(err, errRestored):
+		if !m.restored.Swap(true) {
+			m.Logger.Error("no refresh token is presented until the store is accepted", errField(err))
+		}
+		m.witnessOnce.Do(func() { close(m.witnessed) })
+	case !errors.Is(err, credstore.ErrUnavailable):
+		m.Logger.Error("the witness of the store cannot be kept", errField(err), zap.String("file", m.Witness.path))
+		m.witnessOnce.Do(func() { close(m.witnessed) })
+	}
+}
+
+// doubtful reports whether a token that was obtained at the time comes from a
+// restored store.
+func (m *Manager) doubtful(obtained time.Time) bool {
+	before := m.doubtBefore.Load()
+	return before != nil && obtained.Before(*before)
+}

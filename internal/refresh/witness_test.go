@@ -1,0 +1,105 @@
+package refresh
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// backup copies the store's data.
+func (m *memory) backup() *memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := newMemory()
+	for id, r := range m.rows {
+		row := *r
+		row.lease = nil
+		c.rows[id] = &row
+	}
+	maps.Copy(c.facts, m.facts)
+	c.log, c.serial = append([]string(nil), m.log...), m.serial
+	return c
+}
+
+func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.calibrate()
+		w.connect("spent")
+		w.connect("untouched")
+		old := w.data.backup()
+		dir := t.TempDir()
+		p := w.start(dir)
+		expire()
+		p.mustAuthorize("spent") // its refresh token in the backup is spent from here on
+		time.Sleep(2 * witnessEvery)
+		p.stop()
+		before := w.server.count()
+
+		w.data = old
+		p = w.start(dir)
+		defer p.stop()
+		for _, name := range []string{"spent", "untouched"} {
+			_, err := p.Authorize(t.Context(), name)
+			e := wantCode(t, err, ServerUnavailable)
+			if !strings.Contains(e.Error(), "accept-restore") || !p.Restored() {
+				t.Errorf("error %q, Restored %v; want the way out to be named", e, p.Restored())
+			}
+		}
+		time.Sleep(time.Hour)
+		if n := w.server.count() - before; n != 0 {
+			t.Errorf("presented %d times from a restored store, want 0", n)
+		}
+
+		if err := WitnessIn(dir).Accept(t.Context(), p.store, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		_, err := p.Authorize(t.Context(), "spent")
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
+		}
+		p.mustAuthorize("untouched")
+		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+			t.Errorf("presented more than once: %v", twice)
+		}
+	})
+}
+
+func TestWitnessFollowsTheStore(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		dir := t.TempDir()
+		p := w.start(dir)
+		w.connect("acme")
+		time.Sleep(2 * witnessEvery)
+		p.stop()
+		p = w.start(dir)
+		defer p.stop()
+		expire()
+		p.mustAuthorize("acme")
+		if p.Restored() {
+			t.Error("a store that was not restored is taken for one")
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, ".witness-*")); err != nil || len(left) > 0 {
+			t.Errorf("temporary files left: %v %v", left, err)
+		}
+	})
+}
+
+func TestADamagedWitnessHoldsNothingUp(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "witness.json"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.connect("acme")
+		p := w.start(dir)
+		defer p.stop()
+		expire()
+		p.mustAuthorize("acme")
+	})
+}
