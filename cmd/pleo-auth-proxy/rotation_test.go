@@ -1,0 +1,442 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// fill imports n connections of kind oauth.
+func (w *world) fill(n int) {
+	w.t.Helper()
+	lines := make([]string, 0, n)
+	for i := range n {
+		_, line := w.grant(fmt.Sprintf("c%03d", i), simulator.GrantRequest{})
+		lines = append(lines, line)
+	}
+	w.importLines(lines...)
+}
+
+// keyset runs a keyset command, which must work.
+func (w *world) keyset(args ...string) string {
+	w.t.Helper()
+	code, stdout, stderr := w.run("", append([]string{"keyset"}, args...)...)
+	if code != exitDone {
+		w.t.Fatalf("keyset %v exits %d, want 0:\n%s", args, code, stderr)
+	}
+	return strings.TrimSpace(stdout)
+}
+
+func (w *world) keysetStatus() (s keysetStatus) {
+	w.t.Helper()
+	if err := json.Unmarshal([]byte(w.keyset("status", "--json")), &s); err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// keysetFile is where the keyset of the configuration is.
+func (w *world) keysetFile() string { return filepath.Join(w.dir, "data", config.KeysetName) }
+
+// wantAllOpen fails the test unless the keyset file opens the store and each of
+// n connections in it.
+func (w *world) wantAllOpen(n int) {
+	w.t.Helper()
+	cfg, err := config.Load(config.Source{Path: w.config, Environ: []string{"HOME=" + w.dir}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	v, err := openVault(w.t.Context(), cfg, zap.NewNop())
+	if err != nil {
+		w.t.Fatalf("opening the store: %v", err)
+	}
+	defer func() {
+		if err := v.store.Close(); err != nil {
+			w.t.Error(err)
+		}
+	}()
+	page, err := v.store.List(w.t.Context(), credstore.Query{Limit: pageSize})
+	if err != nil || len(page.Connections) != n {
+		w.t.Fatalf("List = %d connections, %v, want %d", len(page.Connections), err, n)
+	}
+	for _, c := range page.Connections {
+		if _, err := v.store.Read(w.t.Context(), c.ID); err != nil {
+			w.t.Errorf("connection %q does not open: %v", c.Name, err)
+		}
+	}
+}
+
+// awaitRetirable waits until nothing needs the key.
+func (w *world) awaitRetirable(fingerprint string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		for _, key := range w.keysetStatus().Keys {
+			if key.Fingerprint == fingerprint && key.CanRetire {
+				return
+			}
+		}
+	}
+	w.t.Fatalf("the key %s is still in use: %+v", fingerprint, w.keysetStatus())
+}
+
+// TestServerFollowsTheKeyset: nobody tells the server, and nobody but the server
+// touches the store.
+func TestServerFollowsTheKeyset(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	w.fill(100)
+	p := w.serve()
+	old := w.keysetStatus().Primary
+	key, err := credstore.AddKey(w.keysetFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := credstore.PromoteKey(w.keysetFile(), key.Fingerprint); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRetirable(old)
+	w.keyset("retire")
+	w.wantAllOpen(100)
+	if a, err := p.get(client(t), "c000", "/v2/employees"); err != nil || a.status != http.StatusOK {
+		t.Errorf("a request after the rotation = %d, %v, want 200", a.status, err)
+	}
+	if code := p.stop(); code != exitDone {
+		t.Errorf("the server exits %d, want 0:\n%s", code, p.log)
+	}
+	for _, want := range []string{"the keyset has changed", "sealing under another key from now on", "sealed records anew"} {
+		if !strings.Contains(p.log.String(), want) {
+			t.Errorf("the log does not say %q:\n%s", want, p.log)
+		}
+	}
+	w.wantAllOpen(100)
+}
+
+// TestServerSurvivesAHastyRotation: the whole rotation passes between two looks
+// of the server at the file.
+func TestServerSurvivesAHastyRotation(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	w.fill(10)
+	p := w.serve()
+	for range 3 {
+		w.keyset("add")
+		w.keyset("promote")
+		w.keyset("retire")
+		if a, err := p.get(client(t), "c000", "/v2/employees"); err != nil || a.status != http.StatusOK {
+			t.Fatalf("a request after a rotation = %d, %v, want 200:\n%s", a.status, err, p.log)
+		}
+	}
+	if code := p.stop(); code != exitDone {
+		t.Errorf("the server exits %d, want 0:\n%s", code, p.log)
+	}
+	w.wantAllOpen(10)
+}
+
+// TestServerSaysThatTheKeysetIsGone: it goes on with the keys that it has.
+func TestServerSaysThatTheKeysetIsGone(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	w.fill(1)
+	p := w.serve()
+	whole, err := os.ReadFile(w.keysetFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(w.keysetFile()); err != nil {
+		t.Fatal(err)
+	}
+	p.awaitLog("the keyset cannot be followed")
+	if a, err := p.get(client(t), "c000", "/v2/employees"); err != nil || a.status != http.StatusOK {
+		t.Errorf("a request without the keyset file = %d, %v, want 200", a.status, err)
+	}
+	w.write(filepath.Join("data", config.KeysetName), string(whole))
+	p.awaitLog("the keyset can be followed again")
+}
+
+// awaitLog waits until the process has logged the words.
+func (p *process) awaitLog(words string) {
+	p.t.Helper()
+	awaitWords(p.t, p.log, words)
+}
+
+func awaitWords(t testing.TB, log *output, words string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if strings.Contains(log.String(), words) {
+			return
+		}
+	}
+	t.Fatalf("the log does not say %q:\n%s", words, log)
+}
+
+// TestRetireIsRefusedForASpooledPair: the only copy of a token pair may be
+// sealed under the key.
+func TestRetireIsRefusedForASpooledPair(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	w.fill(1)
+	old := w.keysetStatus().Primary
+	keyset, err := credstore.ReadKeyset(w.keysetFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := w.spoolPair(keyset)
+	w.keyset("add")
+	w.keyset("promote")
+	code, _, stderr := w.run("", "keyset", "retire", old)
+	if code != exitFailed || !strings.Contains(stderr, "1 token pairs in the spool") {
+		t.Errorf("keyset retire exits %d, want 1 and why:\n%s", code, stderr)
+	}
+	if s := w.keysetStatus(); s.Keys[0].SpoolRecords != 1 || s.Keys[0].CanRetire {
+		t.Errorf("keyset status = %+v, want a record in the spool and no retirement", s.Keys[0])
+	}
+
+	// Without the key the server must not take the pair for one that never came.
+	whole, err := os.ReadFile(w.keysetFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := credstore.RetireKey(w.keysetFile(), old, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr = w.run("", "serve")
+	if code != exitUsage || !strings.Contains(stderr, "sealed under a key that the keyset does not hold") {
+		t.Errorf("serve without the key of a spooled pair exits %d, want 2 and why:\n%s", code, stderr)
+	}
+	w.write(filepath.Join("data", config.KeysetName), string(whole))
+	if err := os.Remove(record); err != nil {
+		t.Fatal(err)
+	}
+	w.keyset("retire", old)
+}
+
+// spoolPair puts something into the spool that a pair could be: its key shows at
+// its beginning.
+func (w *world) spoolPair(keyset *credstore.Keyset) (path string) {
+	w.t.Helper()
+	sealed, err := keyset.Seal("label", []byte("pair"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	record := append(make([]byte, 512), 0, 0, 0, byte(len(sealed)))
+	copy(record, `{}`)
+	if err := os.MkdirAll(filepath.Join(w.dir, "data", config.SpoolName), 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	return w.write(filepath.Join("data", config.SpoolName, "x-1-0.pair"), string(append(record, sealed...)))
+}
+
+// TestKeysetOnAReadOnlyMount: it serves, and says what cannot be done with it.
+func TestKeysetOnAReadOnlyMount(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	keys := filepath.Join(w.dir, "keys")
+	w.write("config.yaml", configFor(w.sim, w.url, filepath.Join(w.dir, "data"))+
+		fmt.Sprintf("store: {keyset_file: %q}\n", filepath.Join(keys, config.KeysetName)))
+	if err := os.Mkdir(keys, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.fill(1)
+	readOnly := func(args ...string) ([]byte, error) {
+		script := `mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"`
+		cmd := exec.CommandContext(t.Context(), "unshare", append([]string{"-rm", "sh", "-c", script, keys, os.Args[0], "--config", w.config}, args...)...)
+		cmd.Env = append(os.Environ(), asProgram+"=1", quickExit)
+		return cmd.CombinedOutput()
+	}
+	if out, err := exec.CommandContext(t.Context(), "unshare", "-rm", "mount", "--bind", keys, keys).CombinedOutput(); err != nil {
+		t.Skipf("this user may not mount: %v: %s", err, out)
+	}
+	if out, err := readOnly("keyset", "status"); err != nil {
+		t.Errorf("keyset status = %v, want nil:\n%s", err, out)
+	}
+	if out, err := readOnly("keyset", "promote"); err != nil || !strings.Contains(string(out), "primary one already") {
+		t.Errorf("keyset promote of the primary key = %v, want nil:\n%s", err, out)
+	}
+	if out, err := readOnly("connections", "add", "new", "--kind", "oauth"); err != nil {
+		t.Errorf("connections add = %v, want nil:\n%s", err, out)
+	}
+	out, err := readOnly("keyset", "add")
+	if err == nil || !strings.Contains(string(out), "read-only file system; the keyset is on a read-only mount: change it where it comes from") {
+		t.Errorf("keyset add = %v, want what to do instead:\n%s", err, out)
+	}
+}
+
+// killedAt lists at which of its writes, as each thread counts them, a command
+// is killed.
+func killedAt() []int {
+	if raceDetector {
+		return []int{2, 5, 12, 28}
+	}
+	return []int{1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 28, 36}
+}
+
+// writes are the system calls that change something on disk.
+const writes = "write,pwrite64,fsync,fdatasync,ftruncate,fchmod,chmod,fchmodat,lchown,fchown,fchownat,rename,renameat,renameat2,unlink,unlinkat"
+
+// TestKeysetRotationKilledAtAnyWrite: all records open after a kill at any write
+// of any step, and the step can be done again (F24).
+func TestKeysetRotationKilledAtAnyWrite(t *testing.T) {
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Skip("strace is not installed")
+	}
+	const connections = 70 // three transactions
+	w := newWorld(t, simulator.Settings{})
+	w.fill(connections)
+	kills := 0
+	for _, step := range []string{"add", "promote", "retire"} {
+		for _, n := range killedAt() {
+			again := w.copyOf(fmt.Sprintf("%s-%d", step, n))
+			if again.killed(n, "keyset", step) {
+				kills++
+			}
+			again.wantAllOpen(connections)
+			again.finish(step)
+			again.wantAllOpen(connections)
+		}
+		w.keyset(step)
+	}
+	if kills < len(killedAt()) {
+		t.Errorf("%d commands were killed, want more: too little was tried", kills)
+	}
+}
+
+// copyOf returns a world with a copy of all that is on disk.
+func (w *world) copyOf(name string) *world {
+	w.t.Helper()
+	c := *w
+	c.dir = filepath.Join(w.t.TempDir(), name)
+	if err := os.CopyFS(c.dir, os.DirFS(w.dir)); err != nil {
+		w.t.Fatal(err)
+	}
+	err := filepath.WalkDir(c.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o600) // CopyFS gives more
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c.config = filepath.Join(c.dir, "config.yaml")
+	c.write("config.yaml", configFor(w.sim, w.url, filepath.Join(c.dir, "data")))
+	return &c
+}
+
+// killed runs the program and has it killed at the n-th of its writes. It reports
+// false if there were not that many.
+func (w *world) killed(n int, args ...string) bool {
+	w.t.Helper()
+	inject := fmt.Sprintf("inject=%s:signal=KILL:when=%d", writes, n)
+	cmd := exec.CommandContext(w.t.Context(), "strace", append([]string{
+		"-f", "-qqq", "-e", "trace=" + writes, "-e", inject, "-o", filepath.Join(w.dir, "strace"),
+		os.Args[0], "--config", w.config,
+	}, args...)...)
+	// One thread at a time, so that more of the writes are one thread's.
+	cmd.Env = append(os.Environ(), asProgram+"=1", quickExit, "GOMAXPROCS=1")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return false
+	}
+	if state, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !state.Signaled() || state.Signal() != syscall.SIGKILL {
+		w.t.Fatalf("%v under strace: %v\n%s", args, err, out)
+	}
+	return true
+}
+
+// finish does a step again that was killed, unless it had been done already.
+func (w *world) finish(step string) {
+	w.t.Helper()
+	if step == "retire" && len(w.keysetStatus().Keys) == 1 {
+		return
+	}
+	w.keyset(step)
+}
+
+// TestServerKilledWhileItResealsLosesNothing kills the server at some moment in
+// the middle of its work.
+func TestServerKilledWhileItResealsLosesNothing(t *testing.T) {
+	const connections = 150
+	w := newWorld(t, simulator.Settings{})
+	w.fill(connections)
+	for range 3 {
+		p := w.serve()
+		key, err := credstore.AddKey(w.keysetFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := credstore.PromoteKey(w.keysetFile(), key.Fingerprint); err != nil {
+			t.Fatal(err)
+		}
+		p.awaitLog("sealing under another key from now on")
+		time.Sleep(rand.N(100 * time.Millisecond)) // lands somewhere in the work
+		p.kill()
+		w.wantAllOpen(connections)
+	}
+	w.keyset("promote")
+	for _, key := range w.keysetStatus().Keys {
+		if !key.Primary {
+			w.keyset("retire", key.Fingerprint)
+		}
+	}
+	w.wantAllOpen(connections)
+}
+
+// TestProcessesStartTogetherOnNothing: commands and servers that find neither a
+// keyset nor a store end up with one of each (F29).
+func TestProcessesStartTogetherOnNothing(t *testing.T) {
+	const adders = 6
+	for range 3 {
+		w := newWorld(t, simulator.Settings{})
+		key := w.write("key", "secret-key\n")
+		servers := []*exec.Cmd{w.command("serve"), w.command("serve")}
+		var logs [2]output
+		for i, s := range servers {
+			s.Stderr = &logs[i]
+			if err := s.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = s.Process.Kill() })
+		}
+		added := make(chan error, adders)
+		for i := range adders {
+			cmd := w.command("connections", "add", fmt.Sprintf("k%d", i), "--kind", "standalone_key", "--offline", "--key-file", key)
+			go func() {
+				if out, err := cmd.CombinedOutput(); err != nil {
+					added <- fmt.Errorf("%w: %s", err, out)
+					return
+				}
+				added <- nil
+			}()
+		}
+		for range adders {
+			if err := <-added; err != nil {
+				t.Errorf("connections add beside others: %v", err)
+			}
+		}
+		for i, s := range servers {
+			awaitWords(t, &logs[i], "ready")
+			if err := errors.Join(s.Process.Signal(syscall.SIGTERM), s.Wait()); err != nil {
+				t.Errorf("a server ends with %v:\n%s", err, &logs[i])
+			}
+		}
+		w.wantAllOpen(adders)
+	}
+}
+
+// command returns the program as a process of its own.
+func (w *world) command(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(w.t.Context(), os.Args[0], append([]string{"--config", w.config}, args...)...)
+	cmd.Env = append(os.Environ(), asProgram+"=1", quickExit)
+	return cmd
+}
