@@ -18,5 +18,15 @@ func allFaults() []fault {
 		{id: "F9", title: "429, 503, 500, a page or garbage", full: 240, presented: 3, run: serverIll},
 		{id: "F12", title: "SIGKILL before the token is sent", full: 100, presented: 1, run: killedBeforeSending},
 		{id: "F13", title: "owner of a refresh paused, then continued", full: 100, presented: 1, run: paused},
+		{id: "F14", title: "store away before a refresh", full: 20, presented: 1, run: storeAway},
+		{id: "F15", title: "store dies after the commit", full: 100, presented: 1, alone: true, run: storeDies},
+		{id: "F16", title: "the answer to COMMIT is lost", full: 100, presented: 1, alone: true, run: commitUnanswered},
+		{id: "F18", title: "EIO, ENOSPC, EROFS or SIGKILL at a file operation", full: 200, presented: 2, mayLose: window, alone: true, run: diskFails},
+		{id: "F19", title: "clock off by 5 minutes; expires_in of any form", full: 100, presented: 1, run: oddTimes},
+		{id: "F20", title: "access token dies while requests are in flight", full: 20, presented: 1, run: oldTokenDies},
+		{id: "F21", title: "the API answers 401 for ever", full: 20, presented: 1, run: apiRefuses},
+		{id: "F23", title: "connection removed during a refresh", full: 100, presented: 1, run: removedMeanwhile},
+		{id: "F25", title: "two processes on one SQLite file", full: 20, presented: 1, run: twoProcesses},
+		{id: "F26", title: "store restored from an old backup", full: 20, presented: 1, mayLose: "the backup's tokens are spent", run: oldBackup},
 	}
 }

@@ -11,7 +11,6 @@ import (
 
 // tracer is a strace that is attached to a process.
 type tracer struct {
-	*run
 	cmd    *exec.Cmd
 	exited chan struct{}
 }
@@ -28,7 +27,7 @@ func (r *run) needStrace() {
 func (p *process) trace(args ...string) *tracer {
 	p.Helper()
 	args = append([]string{"-f", "-p", strconv.Itoa(p.cmd.Process.Pid)}, args...)
-	t := &tracer{run: p.run, cmd: exec.Command("strace", args...), exited: make(chan struct{})}
+	t := &tracer{cmd: exec.Command("strace", args...), exited: make(chan struct{})}
 	stderr, err := t.cmd.StderrPipe()
 	if err != nil {
 		p.Fatal(err)
@@ -60,10 +59,17 @@ func (t *tracer) read(lines *bufio.Scanner, said chan<- string) {
 // detach lets the process go on without strace.
 func (t *tracer) detach() {
 	_ = t.cmd.Process.Signal(os.Interrupt) // it may have ended with the process
+	t.end()
+}
+
+// end waits for strace to end. It may hang on threads that die while it lets
+// them go; the kernel lets them go when it is killed.
+func (t *tracer) end() {
 	select {
 	case <-t.exited:
-	case <-time.After(patience):
-		t.Error("strace does not end")
+	case <-time.After(2 * time.Second):
+		_ = t.cmd.Process.Kill() // it has ended this moment
+		<-t.exited
 	}
 }
 

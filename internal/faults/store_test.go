@@ -1,0 +1,246 @@
+package faults
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// storeAway is F14: without the store nothing is sent, what is in memory is
+// served, and operators can see why.
+func storeAway(r *run) {
+	r.needStrace()
+	w := r.world(simulator.Settings{})
+	links := w.connect(r.trials, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(10 * time.Second)}, time.Time{})
+	p := w.serve()
+	w.kept(p, links)
+	back := p.takeStoreAway()
+	w.kept(p, links) // from memory
+	if !eventually(10*time.Second, func() bool { return !p.storeIsUp() }) {
+		r.wrong("the store's absence is not reported within 10 s")
+	}
+	for _, l := range links {
+		a := p.until(l, func(a answer) bool { return a.status != http.StatusOK }) // until it expires
+		if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
+			r.wrong("%s: %d %q with an expired token and no store, want 503 with Retry-After: %s",
+				l.name, a.status, a.header.Get("Retry-After"), a.body)
+		}
+	}
+	if a := p.operator("/readyz"); a.status != http.StatusOK {
+		r.wrong("not ready because the store is away: %d %s", a.status, a.body)
+	}
+	if most := w.sim.Counters().MostPresentations; most != 0 {
+		r.wrong("a token was presented %d times without a store", most)
+	}
+	back()
+	if !eventually(5*time.Second, p.storeIsUp) {
+		r.wrong("the store's return is not reported within 5 s:\n%s", p.operator("/readyz?verbose").body)
+	}
+	w.settled(p, links)
+	p.stop()
+	w.tally(len(links))
+}
+
+// storeIsUp reports whether both signs that operators have say so.
+func (p *process) storeIsUp() bool {
+	return p.metric("pleo_store_up") == 1 && strings.Contains(p.operator("/readyz?verbose").body, "[+] store: ok")
+}
+
+// storeDies is F15: the store goes away when the token has been spent.
+func storeDies(r *run) {
+	r.needStrace()
+	for _, killed := range []bool{false, true} {
+		name := map[bool]string{false: "and comes back", true: "and the process with it"}[killed]
+		r.variant(name, func(r *run) {
+			w := r.world(simulator.Settings{})
+			links := w.expired(max(1, r.trials/2))
+			p := w.serve()
+			for batch := links; len(batch) > 0; {
+				n := min(len(batch), 10)
+				back := w.refreshWithoutStore(p, batch[:n])
+				if killed {
+					p.kill()
+				}
+				back()
+				if killed {
+					p = w.serve()
+				}
+				w.savedSoon(p, batch[:n])
+				batch = batch[n:]
+			}
+			w.kept(p, links)
+			p.stop()
+			w.tally(len(links))
+		})
+	}
+}
+
+// refreshWithoutStore takes the store away after the server's commit. Clients
+// get the new token at once.
+func (w *world) refreshWithoutStore(p *process, links []link) (back func()) {
+	w.Helper()
+	w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
+	answers := p.askAll(links)
+	for _, l := range links {
+		w.await(simulator.PhaseCommitted, l)
+	}
+	back = p.takeStoreAway()
+	w.sim.ClearFaults()
+	released := time.Now()
+	for i, c := range answers {
+		if a := <-c; a.status != http.StatusOK {
+			w.wrong("%s: %d %s, want 200 with the new token\n%s", links[i].name, a.status, a.body, p.log)
+		}
+	}
+	if took := time.Since(released); took > time.Second {
+		w.wrong("clients waited %v for tokens that only the store has not taken", took)
+	}
+	return back
+}
+
+// savedSoon checks that the second version of each credential is in the store
+// within a second.
+func (w *world) savedSoon(p *process, links []link) {
+	w.Helper()
+	began := time.Now()
+	for _, l := range links {
+		if !eventually(time.Second-time.Since(began), func() bool { return p.version(l) == 2 }) {
+			w.wrong("%s has version %d in the store after %v, want 2\n%s", l.name, p.version(l), time.Since(began), p.log)
+		}
+	}
+}
+
+// version is that of the stored credential.
+func (p *process) version(l link) int {
+	r, err := http.NewRequestWithContext(p.Context(), http.MethodGet, "http://"+p.addresses["admin"]+"/api/v1/connections/"+l.name, nil)
+	if err != nil {
+		p.Fatal(err)
+	}
+	var connection struct{ Version int }
+	_ = json.Unmarshal([]byte(p.send(r).body), &connection) // a problem has no version
+	return connection.Version
+}
+
+// commitUnanswered is F16: the disk fails at the sync that ends the transaction,
+// so that nobody knows whether it took place.
+func commitUnanswered(r *run) {
+	r.needStrace()
+	w := r.world(simulator.Settings{})
+	links := w.expired(r.trials)
+	p := w.serve()
+	for i, l := range links {
+		w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit, Count: 1})
+		asked := p.ask(l)
+		w.await(simulator.PhaseCommitted, l)
+		// The first sync of each thread fails.
+		t := p.trace("-P", w.data("store.db-wal"), "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1")
+		w.sim.ClearFaults()
+		if a := <-asked; a.status != http.StatusOK {
+			r.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+		}
+		if i%2 == 1 {
+			p.kill()
+		}
+		t.detach()
+		if i%2 == 1 {
+			p = w.serve()
+		}
+		w.savedSoon(p, []link{l})
+	}
+	w.kept(p, links)
+	if c := w.sim.Counters(); c.Refreshes != len(links) {
+		r.wrong("%d refreshes, want %d", c.Refreshes, len(links))
+	}
+	for _, l := range links {
+		if v := p.version(l); v != 2 {
+			r.wrong("%s has version %d after one refresh, want 2", l.name, v)
+		}
+	}
+	p.stop()
+	w.tally(len(links))
+}
+
+// diskFails is F18: each write, sync, opening, cutting and removal of a file
+// during a refresh fails in turn, or ends the process.
+func diskFails(r *run) {
+	r.needStrace()
+	type point struct {
+		call, what string
+		nth        int
+	}
+	var points []point
+	for _, what := range []string{"error=EIO", "error=ENOSPC", "error=EROFS", "signal=KILL"} {
+		for call, most := range map[string]int{"pwrite64": 12, "fsync": 6, "openat": 3, "unlinkat": 1, "ftruncate": 1} {
+			for nth := range most {
+				points = append(points, point{call, what, nth + 1})
+			}
+		}
+	}
+	w := r.world(simulator.Settings{})
+	links := w.expired(1 + r.trials)
+	p := w.serve()
+	w.kept(p, links[:1]) // and introspection has proven itself
+	p.stop()
+	for i, l := range links[1:] {
+		at := points[i*len(points)/r.trials%len(points)]
+		w.failDisk(l, at.call, fmt.Sprintf("inject=%s:%s:when=%d", at.call, at.what, at.nth), strings.HasPrefix(at.what, "signal"))
+	}
+	w.tally(len(links) - 1)
+}
+
+// failDisk refreshes one connection while the disk fails as injected, and checks
+// what is left. Each thread counts its own calls.
+func (w *world) failDisk(l link, call, injection string, kills bool) {
+	w.Helper()
+	p := w.serve()
+	report := filepath.Join(w.dir, "strace.txt")
+	t := p.trace("-o", report, "-e", "trace="+call, "-e", injection)
+	a := <-p.ask(l)
+	if kills { // it may have been too late for the call in question
+		_ = p.cmd.Process.Kill() // mostly it is dead
+		t.end()
+	} else {
+		t.detach()
+	}
+	if a.status != http.StatusOK && a.status != http.StatusServiceUnavailable && !kills {
+		w.wrong("%s under %s: %d %s, want 200 or 503\n%s", l.name, injection, a.status, a.body, p.log)
+	}
+	if w.injected(report) && !kills && call != "unlinkat" && !p.alarmed() {
+		w.wrong("%s: an injected error (%s) was reported to nobody: %d %s\n%s", l.name, injection, a.status, a.body, p.log)
+	}
+	if kills {
+		<-p.exited
+		p = w.serve()
+	}
+	if a := p.until(l, final); a.status != http.StatusOK {
+		w.row.add(func(r *row) { r.Lost++ })
+		if !kills {
+			w.wrong("%s was lost to %s: %s\n%s", l.name, injection, a.body, p.log)
+		}
+	}
+	if kills {
+		w.wholeRecords(p)
+	}
+	p.stop()
+}
+
+// alarmed reports whether operators can see that something is wrong.
+func (p *process) alarmed() bool {
+	return strings.Contains(p.log.String(), `"level":"error"`) || p.metric("pleo_store_errors_total") > 0
+}
+
+// injected reports whether strace had an occasion to do what it was to do.
+func (w *world) injected(report string) bool {
+	w.Helper()
+	text, err := os.ReadFile(report)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return strings.Contains(string(text), "(INJECTED)")
+}
