@@ -24,6 +24,7 @@ type parts struct {
 	proxy    *proxy.Proxy
 	admin    *admin.Admin
 	rotation *rotation
+	tls      *tlsFiles // of the proxy's ports; nil without TLS
 }
 
 // assemble makes the parts. ready is what /readyz asks.
@@ -42,6 +43,10 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
+	t, err := openTLS(cfg.Proxy.TLS, log.Named("tls"))
+	if err != nil {
+		return nil, err
+	}
 	p, err := newProxy(cfg, manager, registry, log)
 	if err != nil {
 		return nil, err
@@ -50,7 +55,11 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 		Store:        v.store,
 		Gatherer:     registry,
 		Ready:        ready,
-		Checks:       []admin.Check{{Name: "store", Probe: v.store.Ping}},
+		Checks: []admin.Check{
+			{Name: "store", Probe: v.store.Ping},
+			{Name: "authorization server", Probe: manager.CheckServer},
+			{Name: "credentials", Probe: manager.CheckCredentials},
+		},
 		AllowedHosts: cfg.Proxy.AllowedHosts,
 		Logger:       log.Named("admin"),
 	})
@@ -58,7 +67,7 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 		return nil, err
 	}
 	return &parts{
-		manager: manager, proxy: p, admin: a,
+		manager: manager, proxy: p, admin: a, tls: t,
 		rotation: &rotation{keyset: v.keyset, store: v.store, log: log.Named("keyset")},
 	}, nil
 }
@@ -88,7 +97,7 @@ func newManager(cfg *config.Config, v *vault, api *pleo.API, registry prometheus
 	if err != nil {
 		return nil, err
 	}
-	c.Server, c.Spool = server, spool
+	c.Server, c.Spool, c.Witness = server, spool, refresh.WitnessIn(cfg.Store.SpoolDir)
 	return refresh.New(c)
 }
 
@@ -129,6 +138,10 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, registry prometheus.
 	// a connection.
 	transport.ResponseHeaderTimeout = 0
 	transport.DialContext = proxy.CountWrites(transport.DialContext)
+	clients, err := clientsOf(cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	c := proxy.Config{
 		Upstream:                cfg.Upstream.APIURL,
 		Transport:               transport,
@@ -141,6 +154,12 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, registry prometheus.
 		AllowedHosts:            cfg.Proxy.AllowedHosts,
 		ReplayMemory:            orNone(cfg.Replay.Memory),
 		ReplayMemoryTotal:       cfg.Replay.MemoryTotal,
+		ReplayMaxBody:           orNone(cfg.Replay.MaxBody),
+		ReplayFilesTotal:        cfg.Replay.FilesTotal,
+		ReplayDir:               cfg.Replay.Dir,
+		Clients:                 clients,
+		ClientNetworks:          cfg.Proxy.ClientNetworks,
+		Logger:                  log.Named("proxy"),
 		UpstreamTimeout:         cfg.Upstream.Timeout,
 		Registerer:              registry,
 	}

@@ -59,11 +59,18 @@ func (s *server) drain(signals <-chan os.Signal) {
 }
 
 func (s *server) finishRequests(ctx context.Context) {
+	var running sync.WaitGroup
 	for _, l := range s.listeners {
-		if l.name == proxyListener && !l.shutdown(ctx) {
-			s.log.Warn("requests were cut off, since they took longer than shutdown.drain")
+		if !l.forClients() {
+			continue
 		}
+		running.Go(func() {
+			if !l.shutdown(ctx) {
+				s.log.Warn("requests were cut off, since they took longer than shutdown.drain", zap.String("listener", l.name))
+			}
+		})
 	}
+	running.Wait()
 }
 
 func (s *server) finishRefreshes(ctx context.Context) {
@@ -79,7 +86,7 @@ func (s *server) closeOperatorListeners() {
 	ctx, cancel := context.WithTimeout(context.Background(), operatorGrace)
 	defer cancel()
 	for _, l := range s.listeners {
-		if l.name != proxyListener {
+		if !l.forClients() {
 			_ = l.shutdown(ctx) // a probe cut off now is no loss
 		}
 	}

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -14,13 +17,13 @@ import (
 )
 
 // socketMode lets the user and the group of the program connect.
-const socketMode = 0o660
+const socketMode fs.FileMode = 0o660
 
 // bind opens a listener. The error names the key of the configuration that
 // asked for it.
 func bind(ctx context.Context, key string, at config.Listen) (net.Listener, error) {
 	if at.Network == "unix" {
-		return bindSocket(ctx, key, at.Address)
+		return bindSocket(ctx, key, at)
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, at.Network, at.Address)
 	if err != nil {
@@ -32,19 +35,52 @@ func bind(ctx context.Context, key string, at config.Listen) (net.Listener, erro
 // bindSocket opens a unix socket. A socket file is in the way of the next one
 // when a program was killed, so one that nobody answers at is taken away; what
 // is not a socket is left alone.
-func bindSocket(ctx context.Context, key, path string) (net.Listener, error) {
-	at := config.Listen{Network: "unix", Address: path}
-	if err := clearSocket(ctx, path); err != nil {
-		return nil, bindError(key, at, err)
-	}
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+func bindSocket(ctx context.Context, key string, at config.Listen) (net.Listener, error) {
+	group, err := groupOf(at)
 	if err != nil {
 		return nil, bindError(key, at, err)
 	}
-	if err := os.Chmod(path, socketMode); err != nil {
+	if err := clearSocket(ctx, at.Address); err != nil {
+		return nil, bindError(key, at, err)
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", at.Address)
+	if err != nil {
+		return nil, bindError(key, at, err)
+	}
+	if err := admit(at, group); err != nil {
 		return nil, bindError(key, at, errors.Join(err, l.Close()))
 	}
 	return l, nil
+}
+
+// sameGroup leaves a socket to the group of the process.
+const sameGroup = -1
+
+// groupOf returns the group that a socket is to belong to, by name or number.
+func groupOf(at config.Listen) (int, error) {
+	if at.Group == "" {
+		return sameGroup, nil
+	}
+	found, err := user.LookupGroup(at.Group)
+	if err == nil {
+		at.Group = found.Gid
+	}
+	id, err := strconv.Atoi(at.Group)
+	if err != nil || id < 0 {
+		return 0, fmt.Errorf("there is no group %q", at.Group)
+	}
+	return id, nil
+}
+
+// admit lets those connect whom the configuration names. The group comes first:
+// until then the mode counts for another one.
+func admit(at config.Listen, group int) error {
+	if group != sameGroup {
+		if err := os.Chown(at.Address, -1, group); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(at.Address, cmp.Or(at.Mode, socketMode))
 }
 
 var errNotSocket = errors.New("there is a file that is not a socket")

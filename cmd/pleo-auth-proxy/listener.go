@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"net"
 	"net/http"
 	"slices"
@@ -19,10 +20,11 @@ import (
 
 // listener is one place where the server waits for requests.
 type listener struct {
-	name  string // as in the configuration: proxy, admin, health
-	at    config.Listen
-	bound net.Listener
-	http  *http.Server
+	name       string // as in the configuration: proxy, proxy.listeners[0], admin, health
+	at         config.Listen
+	connection string // that all requests are for; empty unless it is one of proxy.listeners
+	bound      net.Listener
+	http       *http.Server
 }
 
 // The names of the listeners.
@@ -34,11 +36,15 @@ const (
 
 // listenersOf returns the listeners that are not off.
 func listenersOf(cfg *config.Config) []*listener {
-	all := []*listener{
-		{name: proxyListener, at: cfg.Proxy.Listen},
-		{name: adminListener, at: cfg.Admin.Listen},
-		{name: healthListener, at: cfg.Health.Listen},
+	all := []*listener{{name: proxyListener, at: cfg.Proxy.Listen}}
+	for i, own := range cfg.Proxy.Listeners {
+		name := fmt.Sprintf("%s.listeners[%d]", proxyListener, i)
+		all = append(all, &listener{name: name, at: own.Listen, connection: own.Connection})
 	}
+	all = append(all,
+		&listener{name: adminListener, at: cfg.Admin.Listen},
+		&listener{name: healthListener, at: cfg.Health.Listen},
+	)
 	return slices.DeleteFunc(all, func(l *listener) bool { return l.at.Off() })
 }
 
@@ -48,20 +54,41 @@ func (l *listener) serve(p *parts, log *zap.Logger) {
 	if err != nil {
 		errorLog = zap.NewStdLog(log) // only an unknown level makes it fail
 	}
-	switch l.name {
-	case proxyListener:
-		l.bound = proxy.WatchConnections(l.bound)
-		l.http = proxy.NewServer(p.proxy, nil, errorLog)
-	case adminListener:
+	switch {
+	case l.forClients():
+		l.serveProxy(p, errorLog)
+	case l.name == adminListener:
 		l.http = admin.NewServer(p.admin.Handler(), errorLog)
 	default:
 		l.http = admin.NewServer(p.admin.HealthHandler(), errorLog)
 	}
 }
 
+// forClients reports whether requests to the API are sent here.
+func (l *listener) forClients() bool { return strings.HasPrefix(l.name, proxyListener) }
+
+// serveProxy puts the proxy behind the listener. There is no TLS on unix
+// sockets, whose file says who may connect.
+func (l *listener) serveProxy(p *parts, errorLog *stdlog.Logger) {
+	var handler http.Handler = p.proxy
+	if l.connection != "" {
+		handler = p.proxy.ForConnection(l.connection)
+	}
+	l.bound = proxy.WatchConnections(l.bound)
+	if p.tls == nil || l.at.Network == "unix" {
+		l.http = proxy.NewServer(handler, nil, errorLog)
+		return
+	}
+	l.http = proxy.NewServer(handler, p.tls.config(), errorLog)
+}
+
 // run serves until the listener is shut down, and reports any other end.
 func (l *listener) run(failed chan<- error) {
-	if err := l.http.Serve(l.bound); !errors.Is(err, http.ErrServerClosed) {
+	serve := l.http.Serve
+	if l.http.TLSConfig != nil {
+		serve = func(bound net.Listener) error { return l.http.ServeTLS(bound, "", "") }
+	}
+	if err := serve(l.bound); !errors.Is(err, http.ErrServerClosed) {
 		failed <- fmt.Errorf("serving %s: %w", l.address(), err)
 	}
 }

@@ -79,7 +79,7 @@ func (p *program) remark(cfg *config.Config, v *vault, log *zap.Logger) {
 		log.Warn("other users of this machine can read the keyset; take the permission from them",
 			zap.String("file", cfg.Store.KeysetFile), zap.Stringer("mode", info.Mode().Perm()))
 	}
-	if cfg.Proxy.DangerouslyAllowAnyone && !cfg.Proxy.Listen.Local() {
+	if cfg.Proxy.DangerouslyAllowAnyone && !cfg.Proxy.Listen.Local() && len(cfg.Proxy.Clients) == 0 && len(cfg.Proxy.ClientNetworks) == 0 {
 		log.Warn("whoever reaches the proxy listener acts with every connection, as proxy.dangerously_allow_anyone says",
 			zap.Stringer("listen", cfg.Proxy.Listen))
 	}

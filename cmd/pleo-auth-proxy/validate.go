@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -60,9 +61,13 @@ func fromFile(cfg *config.Config) string {
 // used.
 func checkFiles(cfg *config.Config) error {
 	var wrong config.Error
-	if _, err := openSecrets(cfg); err != nil {
+	for _, open := range []func() error{
+		func() error { _, err := openSecrets(cfg); return err },
+		func() error { _, err := clientsOf(cfg, zap.NewNop()); return err },
+		func() error { _, err := openTLS(cfg.Proxy.TLS, zap.NewNop()); return err },
+	} {
 		var e *config.Error
-		if errors.As(err, &e) {
+		if errors.As(open(), &e) {
 			wrong.Mistakes = append(wrong.Mistakes, e.Mistakes...)
 		}
 	}

@@ -12,6 +12,10 @@ func (l *loader) check() {
 	l.checkEnvironment()
 	l.checkSecrets()
 	l.checkListeners()
+	l.checkOwnListeners()
+	l.checkExposed()
+	l.checkClients()
+	l.checkTLS()
 	l.checkHeaders()
 }
 
@@ -77,10 +81,6 @@ func (l *loader) checkSecrets() {
 
 func (l *loader) checkListeners() {
 	c := l.config
-	if !c.Proxy.Listen.Local() && !c.Proxy.DangerouslyAllowAnyone {
-		l.mistake(l.places["proxy.listen"], "proxy.listen",
-			"can be reached from other machines, and whoever reaches it acts with every connection; use a loopback address or unix:/path, or say proxy.dangerously_allow_anyone: true")
-	}
 	if !c.Admin.Listen.Local() {
 		l.mistake(l.places["admin.listen"], "admin.listen",
 			"can be reached from other machines; use a loopback address or unix:/path, and health.listen for probes and metrics")
@@ -91,18 +91,18 @@ func (l *loader) checkListeners() {
 // checkDistinct finds listeners that would fight for one address.
 func (l *loader) checkDistinct() {
 	c := l.config
-	seen := map[Listen]string{} // listener → path of its key
-	for _, at := range []struct {
-		path   string
-		listen Listen
-	}{{"proxy.listen", c.Proxy.Listen}, {"admin.listen", c.Admin.Listen}, {"health.listen", c.Health.Listen}} {
+	type address struct{ network, address string }
+	seen := map[address]string{} // → path of the listener's key
+	all := append(c.proxyListens(), keyedListen{"admin.listen", c.Admin.Listen}, keyedListen{"health.listen", c.Health.Listen})
+	for _, at := range all {
 		if at.listen.Off() || strings.HasSuffix(at.listen.Address, ":0") {
 			continue
 		}
-		if other, taken := seen[at.listen]; taken {
+		to := address{at.listen.Network, at.listen.Address}
+		if other, taken := seen[to]; taken {
 			l.mistake(l.places[at.path], at.path, "is the address of %s too", other)
 		}
-		seen[at.listen] = at.path
+		seen[to] = at.path
 	}
 }
 

@@ -4,6 +4,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"time"
@@ -42,9 +44,14 @@ type Upstream struct {
 	Timeout  time.Duration // until the head of an answer has come
 }
 
-// Proxy is the listener for clients, and how they name a connection.
+// Proxy is the listeners for clients, who may use them, and how they name a
+// connection.
 type Proxy struct {
 	Listen                  Listen
+	Listeners               []Listener
+	Clients                 []Client       // nil or empty: whoever reaches the proxy
+	ClientNetworks          []netip.Prefix // nil or empty: all
+	TLS                     TLS
 	ConnectionHeader        string
 	ConnectionHeaderAliases []string
 	DefaultConnection       string // empty: none
@@ -55,11 +62,50 @@ type Proxy struct {
 	AccessLog               bool
 }
 
+// Listener is a listener that is tied to one connection.
+type Listener struct {
+	Listen     Listen
+	Connection string
+}
+
+// TokenHash is the SHA-256 of a client's token.
+type TokenHash [sha256.Size]byte
+
+// Client is a program that may use the proxy. It has either a TokenHash or a
+// Token.
+type Client struct {
+	Name        string
+	TokenHash   TokenHash
+	Token       SecretSource
+	Connections []string // patterns; nil: all connections
+	Allow       []Rule   // nil: everything
+}
+
+// Rule allows requests by method and path.
+type Rule struct {
+	Methods []string // nil: all
+	Paths   []string // patterns; nil: all
+}
+
+// TLS names the files that a listener takes its certificate from. Its zero value
+// is plain HTTP.
+type TLS struct {
+	CertFile     string
+	KeyFile      string
+	ClientCAFile string // empty: no client certificates
+}
+
+// Off reports whether there is no TLS.
+func (t TLS) Off() bool { return t.CertFile == "" }
+
 // Replay limits what is kept of request bodies, in bytes, to send them again
 // after a 401.
 type Replay struct {
-	Memory      int64 // of one request
-	MemoryTotal int64 // of all requests together
+	Memory      int64  // of one request in memory
+	MemoryTotal int64  // of all requests together in memory
+	MaxBody     int64  // of one request in memory or a file
+	FilesTotal  int64  // of all requests together in files
+	Dir         string // of the files; empty: the system's
 }
 
 // OAuth is our client at the authorization server.

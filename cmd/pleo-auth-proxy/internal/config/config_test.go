@@ -188,7 +188,7 @@ func TestMistakesBetweenKeys(t *testing.T) {
 	for _, test := range []mistakesOf{
 		{"nothing", "", []string{"environment: is needed: production, staging, or custom with upstream.api_url and upstream.auth_url"}},
 		{"open to all", minimal + "proxy: {listen: \":8484\"}\n",
-			[]string{"c.yaml:2: proxy.listen: can be reached from other machines, and whoever reaches it acts with every connection; use a loopback address or unix:/path, or say proxy.dangerously_allow_anyone: true"}},
+			[]string{"c.yaml:2: proxy.listen: can be reached from other machines, and whoever reaches it acts with every connection; name who may in proxy.clients or proxy.client_networks, use a loopback address or unix:/path, or say proxy.dangerously_allow_anyone: true"}},
 		{"admin open to all", minimal + "admin: {listen: \"0.0.0.0:8485\"}\n",
 			[]string{"c.yaml:2: admin.listen: can be reached from other machines; use a loopback address or unix:/path, and health.listen for probes and metrics"}},
 		{"one address twice", minimal + "admin: {listen: \"127.0.0.1:8484\"}\n",

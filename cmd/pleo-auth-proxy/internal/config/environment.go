@@ -18,6 +18,9 @@ const (
 func (l *loader) readEnvironment() {
 	known := map[string]bool{fileVariable: true}
 	for _, k := range l.order {
+		if k.form == objects {
+			continue
+		}
 		name := k.variable()
 		known[name] = true
 		if value := l.env[name]; value != "" {

@@ -23,24 +23,49 @@ func Example() string {
 	for _, k := range allKeys() {
 		section, name := k.section()
 		b.WriteByte('\n')
-		if section != open && section != "" {
-			fmt.Fprintf(&b, "%s:\n", section)
-		}
+		indent := openSections(&b, open, section)
 		open = section
-		indent := strings.Repeat("  ", min(len(section), 1))
 		for _, line := range wrap(k.doc, 90) {
 			fmt.Fprintf(&b, "%s# %s\n", indent, line)
 		}
+		k.describeItems(&b, indent+"#   ")
 		fmt.Fprintf(&b, "%s%s: %s\n", indent, name, k.exampleValue())
 	}
 	return b.String()
+}
+
+// openSections writes the parts of a section that are not open yet, and returns
+// the indent of its keys.
+func openSections(b *strings.Builder, open, section string) string {
+	if section == "" {
+		return ""
+	}
+	parts := strings.Split(section, ".")
+	for i := range parts {
+		if path := strings.Join(parts[:i+1], "."); path != open && !strings.HasPrefix(open, path+".") {
+			fmt.Fprintf(b, "%s%s:\n", strings.Repeat("  ", i), parts[i])
+		}
+	}
+	return strings.Repeat("  ", len(parts))
+}
+
+// describeItems writes the keys of a list's items, as comments.
+func (k key) describeItems(b *strings.Builder, indent string) {
+	if k.items == nil {
+		return
+	}
+	for _, field := range k.items.fields {
+		_, name := field.section()
+		fmt.Fprintf(b, "%s%s: %s\n", indent, name, field.doc)
+		field.describeItems(b, indent+"  ")
+	}
 }
 
 func (k key) exampleValue() string {
 	switch {
 	case k.path == "environment":
 		return "production"
-	case k.form == list:
+	case k.form == list, k.form == objects:
 		return "[" + strings.ReplaceAll(k.fallback, ",", ", ") + "]"
 	case k.fallback == "":
 		return `""`

@@ -24,6 +24,8 @@ type key struct {
 	// set reads the value into the configuration: one text for a scalar, any
 	// number for a list. Its error says what would be right.
 	set func(c *Config, texts []string) error
+	// items is set in place of set for a list of objects.
+	items *items
 }
 
 // form is what a key's value looks like.
@@ -33,6 +35,7 @@ const (
 	scalar  form = iota // any text or number
 	boolean             // true or false
 	list                // a list of texts
+	objects             // a list of keys and values
 )
 
 // variable returns the name of the key's environment variable.
@@ -80,7 +83,7 @@ func many[T any](parse func(string) (T, error), at func(*Config) *[]T) func(*Con
 // that knows them.
 func allKeys() []key {
 	return slices.Concat(
-		generalKeys(), upstreamKeys(), listenerKeys(), replayKeys(),
+		generalKeys(), upstreamKeys(), listenerKeys(), accessKeys(), replayKeys(),
 		oauthKeys(), storeKeys(), operationKeys(),
 	)
 }

@@ -41,7 +41,7 @@ func listenerKeys() []key {
 	return []key{
 		{
 			path:     "proxy.listen",
-			doc:      "Where clients send their requests: host:port or unix:/path.",
+			doc:      "Where clients send their requests: host:port or unix:/path, or unix:/path?mode=0660&group=NAME.",
 			fallback: "127.0.0.1:8484",
 			set:      one(parseListen, func(c *Config) *Listen { return &c.Proxy.Listen }),
 		},
@@ -78,7 +78,7 @@ func listenerKeys() []key {
 		},
 		{
 			path:     "proxy.dangerously_allow_anyone",
-			doc:      "Accept a proxy.listen that other machines can reach, so that whoever reaches it acts with every connection.",
+			doc:      "Accept listeners that other machines can reach without clients or client_networks, so that whoever reaches them acts with every connection.",
 			fallback: "false",
 			form:     boolean,
 			set:      one(parseBool, func(c *Config) *bool { return &c.Proxy.DangerouslyAllowAnyone }),
@@ -103,15 +103,32 @@ func replayKeys() []key {
 	return []key{
 		{
 			path:     "replay.memory",
-			doc:      "How much of a request's body is kept to send it again after a 401; larger ones are sent once.",
+			doc:      "How much of a request's body is kept in memory to send it again after a 401.",
 			fallback: "1MiB",
 			set:      one(parseSize, func(c *Config) *int64 { return &c.Replay.Memory }),
 		},
 		{
 			path:     "replay.memory_total",
-			doc:      "How much the bodies of all requests together may take.",
+			doc:      "How much memory the bodies of all requests together may take.",
 			fallback: "32MiB",
 			set:      one(parseSize, func(c *Config) *int64 { return &c.Replay.MemoryTotal }),
+		},
+		{
+			path:     "replay.max_body",
+			doc:      "Up to which size a body that does not fit into memory is kept in a file; larger ones are sent once.",
+			fallback: "64MiB",
+			set:      one(parseSize, func(c *Config) *int64 { return &c.Replay.MaxBody }),
+		},
+		{
+			path:     "replay.files_total",
+			doc:      "How much the files of all requests together may take.",
+			fallback: "1GiB",
+			set:      one(parseSize, func(c *Config) *int64 { return &c.Replay.FilesTotal }),
+		},
+		{
+			path: "replay.dir",
+			doc:  "Where these files are made, without names; by default the system's directory for temporary files. Where none can be made, larger bodies are sent once.",
+			set:  one(parsePath, func(c *Config) *string { return &c.Replay.Dir }),
 		},
 	}
 }

@@ -2,7 +2,9 @@ package config
 
 import (
 	"errors"
+	"io/fs"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -11,8 +13,10 @@ import (
 // Listen is where a listener waits: a TCP address or a unix socket. The zero
 // Listen is a listener that is off.
 type Listen struct {
-	Network string // tcp or unix; empty: off
-	Address string // host:port, or the path of the socket
+	Network string      // tcp or unix; empty: off
+	Address string      // host:port, or the path of the socket
+	Mode    fs.FileMode // of the socket; 0: 0660
+	Group   string      // of the socket; empty: that of the process
 }
 
 // off is what a listener that may be left out is set to.
@@ -64,14 +68,40 @@ func parseListen(s string) (Listen, error) {
 // unixPathMax is what fits into a sockaddr_un on every system we run on.
 const unixPathMax = 103
 
-func parseUnixListen(path string) (Listen, error) {
+func parseUnixListen(s string) (Listen, error) {
+	path, options, _ := strings.Cut(s, "?")
 	if !filepath.IsAbs(path) {
 		return Listen{}, errors.New("wants a path after unix: that begins with /")
 	}
 	if len(path) > unixPathMax {
 		return Listen{}, errors.New("has a socket path of more than 103 bytes, which systems refuse; use a shorter one")
 	}
-	return Listen{Network: "unix", Address: filepath.Clean(path)}, nil
+	l := Listen{Network: "unix", Address: filepath.Clean(path)}
+	return l, l.setOptions(options)
+}
+
+// setOptions reads what follows the question mark behind a socket's path.
+func (l *Listen) setOptions(options string) error {
+	wants := errors.New("wants unix:/path?mode=0660&group=NAME; either may be left out")
+	given, err := url.ParseQuery(options)
+	if err != nil {
+		return wants
+	}
+	for name, values := range given {
+		switch name {
+		case "mode":
+			mode, err := strconv.ParseUint(values[0], 8, 32)
+			if err != nil || mode == 0 || mode > 0o777 {
+				return errors.New("wants a mode of three octal digits, such as unix:/path?mode=0660")
+			}
+			l.Mode = fs.FileMode(mode)
+		case "group":
+			l.Group = values[0]
+		default:
+			return wants
+		}
+	}
+	return nil
 }
 
 // parseListenOrOff reads a listener that may be left out.

@@ -70,10 +70,7 @@ func newLoader(src Source) *loader {
 		places:   map[string]place{},
 	}
 	for _, k := range l.order {
-		l.keys[k.path] = k
-		if section, _ := k.section(); section != "" {
-			l.sections[section] = true
-		}
+		l.register(k)
 	}
 	return l
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -42,6 +43,33 @@ func parseSecret(s string) (SecretSource, error) {
 func parseSecretFile(s string) (SecretSource, error) {
 	path, err := parsePath(s)
 	return SecretSource{path: path}, err
+}
+
+// parseHash reads a SHA-256 in hex.
+func parseHash(s string) (TokenHash, error) {
+	var h TokenHash
+	raw, err := hex.DecodeString(s)
+	if err != nil || len(raw) != len(h) {
+		return h, errors.New("wants 64 hex digits, as sha256sum prints them")
+	}
+	copy(h[:], raw)
+	return h, nil
+}
+
+// parseNetwork reads a network, or an address as the network of itself.
+func parseNetwork(s string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p.Addr().Is4In6() {
+		return p, errors.New("wants a network such as 10.0.0.0/8 or fd00::/8")
+	}
+	if p != p.Masked() {
+		return p, fmt.Errorf("has bits behind its length; the network is %v", p.Masked())
+	}
+	return p, nil
 }
 
 func parseBool(s string) (bool, error) {

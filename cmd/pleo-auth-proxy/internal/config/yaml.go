@@ -89,7 +89,8 @@ func joinPath(section, name string) string {
 }
 
 func (l *loader) readKey(p place, path string, value *yaml.Node) {
-	if k, ok := l.keys[path]; ok {
+	if k, ok := l.keys[template(path)]; ok {
+		k.path = path // with the numbers of items
 		l.readValue(p, k, resolve(value))
 		return
 	}
@@ -103,7 +104,7 @@ func (l *loader) readKey(p place, path string, value *yaml.Node) {
 // suggestKey names the key that was probably meant: the one spelt most like
 // path, or the one of the same name in another section.
 func (l *loader) suggestKey(path string) string {
-	if s := suggest(path, l.known()); s != "" {
+	if s := suggest(template(path), l.known()); s != "" {
 		return s
 	}
 	name := path[strings.LastIndexByte(path, '.')+1:]
@@ -122,6 +123,10 @@ func (l *loader) readValue(p place, k key, node *yaml.Node) {
 	}
 	if k.form == list {
 		l.readList(p, k, node)
+		return
+	}
+	if k.form == objects {
+		l.readItems(p, k, node)
 		return
 	}
 	if !k.form.accepts(node) {
@@ -170,6 +175,8 @@ func (f form) String() string {
 		return "true or false"
 	case list:
 		return "a list such as [one, two]"
+	case objects:
+		return "a list of keys and values"
 	}
 	return "a text"
 }

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+)
+
+// tlsFiles is the TLS of a listener by files, which are read again when they
+// change. Its methods may be called by several goroutines at once.
+type tlsFiles struct {
+	paths config.TLS
+	log   *zap.Logger
+	now   func() time.Time
+
+	mu      sync.Mutex    // guards the fields below
+	checked time.Time     // when the files were looked at
+	seen    []os.FileInfo // of the files when they were read
+	current *tls.Config   // nil while nobody can be let in
+}
+
+// openTLS reads the files for the first time. It returns nil without TLS, and a
+// *config.Error for files that cannot be used.
+func openTLS(paths config.TLS, log *zap.Logger) (*tlsFiles, error) {
+	if paths.Off() {
+		return nil, nil
+	}
+	t := &tlsFiles{paths: paths, log: log, now: time.Now}
+	var wrong config.Error
+	if _, err := tls.LoadX509KeyPair(paths.CertFile, paths.KeyFile); err != nil {
+		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "proxy.tls.cert_file", Problem: err.Error()})
+	}
+	if _, err := readAuthorities(paths.ClientCAFile); err != nil {
+		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "proxy.tls.client_ca_file", Problem: err.Error()})
+	}
+	if len(wrong.Mistakes) > 0 {
+		return nil, &wrong
+	}
+	t.look()
+	return t, nil
+}
+
+// config returns a configuration that follows the files, handshake by
+// handshake. Connections that are open stay so.
+func (t *tlsFiles) config() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if t.now().Sub(t.checked) >= fileInterval {
+				t.look()
+			}
+			if t.current == nil {
+				return nil, errNoAuthorities
+			}
+			return t.current, nil
+		},
+	}
+}
+
+var errNoAuthorities = errors.New("the authorities of client certificates cannot be read, so nobody is let in")
+
+// look reads the files if they have changed. t.mu is held, or nobody else has t.
+func (t *tlsFiles) look() {
+	t.checked = t.now()
+	seen := t.stat()
+	if t.current != nil && same(seen, t.seen) {
+		return
+	}
+	next, err := t.read()
+	if err == nil {
+		t.current, t.seen = next, seen
+		return
+	}
+	if _, unknown := readAuthorities(t.paths.ClientCAFile); unknown != nil {
+		t.current = nil
+		t.log.Error("nobody is let in: proxy.tls.client_ca_file cannot be used", zap.Error(unknown))
+		return
+	}
+	if !same(seen, t.seen) {
+		t.seen = seen // said once for each change
+		t.log.Warn("the certificate in proxy.tls cannot be used; going on with the one before", zap.Error(err))
+	}
+}
+
+func (t *tlsFiles) stat() []os.FileInfo {
+	var seen []os.FileInfo
+	for _, path := range []string{t.paths.CertFile, t.paths.KeyFile, t.paths.ClientCAFile} {
+		info, err := os.Stat(path)
+		if err != nil {
+			info = nil // not there: a change as well
+		}
+		seen = append(seen, info)
+	}
+	return seen
+}
+
+// same reports whether files are the ones that were seen before, unchanged.
+func same(now, before []os.FileInfo) bool {
+	if len(now) != len(before) {
+		return false
+	}
+	for i, a := range now {
+		b := before[i]
+		if (a == nil) != (b == nil) {
+			return false
+		}
+		if a != nil && (!os.SameFile(a, b) || a.Size() != b.Size() || !a.ModTime().Equal(b.ModTime())) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *tlsFiles) read() (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(t.paths.CertFile, t.paths.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate: %w", err)
+	}
+	authorities, err := readAuthorities(t.paths.ClientCAFile)
+	if err != nil {
+		return nil, err
+	}
+	c := &tls.Config{
+		Certificates: []tls.Certificate{pair},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"h2", "http/1.1"},
+	}
+	if authorities != nil {
+		c.ClientCAs, c.ClientAuth = authorities, tls.RequireAndVerifyClientCert
+		// A session that is resumed would be let in by authorities of the past.
+		c.SessionTicketsDisabled = true
+	}
+	return c, nil
+}
+
+// readAuthorities returns nil without a file.
+func readAuthorities(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the authorities of client certificates: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(raw) {
+		return nil, fmt.Errorf("reading the authorities of client certificates: there is no certificate in %s", path)
+	}
+	return pool, nil
+}
