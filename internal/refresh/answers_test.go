@@ -518,3 +518,32 @@ func BenchmarkAuthorize(b *testing.B) {
 		}
 	})
 }
+
+func TestChecksTellTheOperator(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		if err := errors.Join(p.CheckServer(t.Context()), p.CheckCredentials(t.Context())); err != nil {
+			t.Errorf("checks at the start = %v, want nil", err)
+		}
+		p.store.fail(failing("save"))
+		expire()
+		p.mustAuthorize("acme")
+		if err := p.CheckCredentials(t.Context()); err == nil {
+			t.Error("CheckCredentials with an unsaved pair = nil, want an error")
+		}
+		p.store.fail(nil)
+		time.Sleep(time.Second)
+		if err := p.CheckCredentials(t.Context()); err != nil {
+			t.Errorf("CheckCredentials after the save = %v, want nil", err)
+		}
+		w.server.onArrival(func() error { return &pleo.NotSentError{Err: errors.New("no route to host")} })
+		expire()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ServerUnavailable)
+		if err := p.CheckServer(t.Context()); err == nil {
+			t.Error("CheckServer while the server cannot be reached = nil, want an error")
+		}
+	})
+}

@@ -349,6 +349,7 @@ func (a *attempt) present() error {
 	a.began = a.m.Now()
 	a.flight.presented.Store(true)
 	tokens, err := a.m.Server.Refresh(ctx, a.state.Credential.RefreshToken)
+	a.m.heard(err)
 	a.m.metrics.duration.Observe(a.m.Now().Sub(a.began).Seconds())
 	a.braked = a.m.brake.leave(a.m.Now(), judgement(a.e.id, a.m.Now(), err))
 	if err != nil {

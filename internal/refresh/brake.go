@@ -65,6 +65,13 @@ func (b *brake) enter(ctx context.Context, now func() time.Time) (held time.Dura
 	}
 }
 
+// isOn reports whether the brake holds.
+func (b *brake) isOn() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.holds
+}
+
 // try returns a channel to wait on when there is no room yet.
 func (b *brake) try(now time.Time) (held time.Duration, room <-chan struct{}) {
 	b.mu.Lock()

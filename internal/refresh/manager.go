@@ -84,6 +84,9 @@ type Manager struct {
 	onDemand   *semaphore.Weighted
 	background *semaphore.Weighted
 
+	serverTrouble atomic.Pointer[error] // of the latest refresh; nil when it was answered
+	unsaved       atomic.Int64          // pairs that this process obtained and the store has not taken
+
 	restored    atomic.Bool               // the store waits to be accepted
 	doubtBefore atomic.Pointer[time.Time] // tokens obtained before are from a restored store; nil: none
 	witnessed   chan struct{}             // closed once the store was compared with its witness

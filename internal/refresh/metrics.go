@@ -51,10 +51,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 
 // spooled returns a function that keeps the pairs left in the spool by earlier
 // processes among the unsaved ones.
-func (m *metrics) spooled() func(int) {
+func (m *Manager) spooled() func(int) {
 	before := 0
 	return func(now int) {
-		m.unsaved.Add(float64(now - before))
+		m.holding(now - before)
 		before = now
 	}
 }

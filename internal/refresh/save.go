@@ -25,8 +25,8 @@ const (
 // spoolAfter, in the spool; hands it out; and returns when the store has it. It
 // does not return before that unless the spool has it and the process gives up.
 func (a *attempt) keep(s credstore.Successor) error {
-	a.m.metrics.unsaved.Inc()
-	defer a.m.metrics.unsaved.Dec()
+	a.m.holding(1)
+	defer a.m.holding(-1)
 	first := a.save(s)
 	select {
 	case r := <-first:
@@ -46,6 +46,12 @@ func (a *attempt) keep(s credstore.Successor) error {
 	}
 	a.handOut(s)
 	return a.saveAgain(s, first, spooled == nil)
+}
+
+// holding counts the pairs that the store has not taken.
+func (m *Manager) holding(change int) {
+	m.unsaved.Add(int64(change))
+	m.metrics.unsaved.Add(float64(change))
 }
 
 // saveResult is what the store said to one try.

@@ -110,7 +110,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.Store.Watch(ctx, m.changed) })
 	if m.Server != nil {
-		g.Go(func() error { return m.Spool.Replay(ctx, m.Store, m.Logger, m.metrics.spooled()) })
+		g.Go(func() error { return m.Spool.Replay(ctx, m.Store, m.Logger, m.spooled()) })
 		g.Go(func() error { return m.resume(ctx) })
 		if m.Witness != nil {
 			g.Go(func() error { return m.witness(ctx) })

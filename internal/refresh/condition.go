@@ -1,0 +1,45 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// CheckServer returns an error while the authorization server was away or ill
+// the last time that a token was sent to it.
+func (m *Manager) CheckServer(context.Context) error {
+	if err := m.serverTrouble.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// CheckCredentials returns an error while something about credentials needs an
+// operator's eye: a pair that the store has not taken, a restored store, the
+// brake.
+func (m *Manager) CheckCredentials(context.Context) error {
+	var errs []error
+	if n := m.unsaved.Load(); n > 0 {
+		errs = append(errs, fmt.Errorf("%d new token pairs wait for the store", n))
+	}
+	if m.Restored() {
+		errs = append(errs, errRestored)
+	}
+	if m.brake.isOn() {
+		errs = append(errs, errBrake)
+	}
+	return errors.Join(errs...)
+}
+
+// heard notes how the authorization server took a refresh.
+func (m *Manager) heard(err error) {
+	var answer *pleo.AnswerError
+	if err == nil || errors.As(err, &answer) && answer.Class != pleo.Busy {
+		m.serverTrouble.Store(nil)
+		return
+	}
+	m.serverTrouble.Store(&err)
+}
