@@ -75,14 +75,19 @@ fuzz: ## Run every fuzz target in turn, FUZZTIME each
 bench: ## Run the benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
-# In orders of events first, then with the real program and real signals.
-.PHONY: faults
-faults: ## Try to lose a token: SCHEDULES orders of faults, and a tenth of the fault suite's trials
+.PHONY: simulate
+simulate: ## Put the refresh protocol through SCHEDULES orders of faults, and check that broken ones are noticed
 	$(GO) test -v -count=1 -timeout 20m -run Simulation ./internal/refresh -args -schedules $(SCHEDULES) -mutations
+
+.PHONY: fault-suite
+fault-suite: ## Kill, pause and cut off the real program, a tenth of a full run's trials
 	$(GO) test -v -count=1 -timeout 20m ./internal/faults -args -share 10 -require
 
+.PHONY: faults
+faults: simulate fault-suite ## Try to lose a token: both of the above
+
 .PHONY: faults-full
-faults-full: ## The same with ten times as many, for an hour; writes the table in docs/reliability.md
+faults-full: ## Both with ten times as many, for an hour or more; writes the table in docs/reliability.md
 	$(GO) test -v -count=1 -timeout 2h -run Simulation ./internal/refresh -args -schedules $(SCHEDULES)0 -mutations
 	$(GO) test -v -count=1 -timeout 4h ./internal/faults -args -share 100 -require -doc ../../docs/reliability.md
 
