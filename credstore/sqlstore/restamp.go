@@ -1,0 +1,52 @@
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Restamp gives an existing store the stamp of c in the place of its own, which
+// it returns. What was known about the environment before (see Fact) is
+// forgotten. Credentials stay, whether the new environment takes them or not.
+func Restamp(ctx context.Context, c Config) (before credstore.Stamp, err error) {
+	log := cmp.Or(c.Logger, zap.NewNop())
+	database, err := openSQLite(ctx, c.Path, log)
+	if err != nil {
+		return before, fmt.Errorf("opening store %s: %w", c.Path, err)
+	}
+	s := newStore(c, database, log)
+	before, err = s.restamp(ctx, c.Stamp)
+	if err = errors.Join(err, s.Close()); err != nil {
+		return before, fmt.Errorf("stamping store %s anew: %w", c.Path, err)
+	}
+	return before, nil
+}
+
+func (s *Store) restamp(ctx context.Context, stamp credstore.Stamp) (before credstore.Stamp, err error) {
+	row, err := readStamp(ctx, s.dialect.readers())
+	if errors.Is(err, sql.ErrNoRows) {
+		row, err = s.stampOnce(ctx, stamp)
+	}
+	if err != nil {
+		return before, s.failure("reading the store's stamp", err)
+	}
+	if err := s.checkKeyset(row); err != nil {
+		return before, err
+	}
+	return row.stamp, s.write(ctx, "writing the stamp", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE store SET environment = $1, auth_url = $2, client_id = $3`,
+			stamp.Environment, stamp.AuthURL, stamp.ClientID)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM facts WHERE name <> $1 AND name NOT LIKE $2`, factResealed, factReplaced+"%")
+		return err
+	})
+}

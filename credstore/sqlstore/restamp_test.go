@@ -1,0 +1,66 @@
+package sqlstore_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+)
+
+func TestRestamp(t *testing.T) {
+	d := made(t)
+	c := d.config()
+	c.Stamp.AuthURL, c.Stamp.ClientID = "http://127.0.0.1:2", "client-2"
+	wantSetupError(t, c, "http://127.0.0.1:2")
+	before, err := sqlstore.Restamp(t.Context(), c)
+	if err != nil || before != d.config().Stamp {
+		t.Errorf("Restamp = %v, %v, want the stamp before, %v", before, err, d.config().Stamp)
+	}
+	wantSetupError(t, d.config(), "http://127.0.0.1:1")
+	s, err := sqlstore.Open(t.Context(), c)
+	if err != nil {
+		t.Fatalf("Open as it is stamped now: %v", err)
+	}
+	if _, err := s.Find(t.Context(), "acme"); err != nil {
+		t.Errorf("Find: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+}
+
+func TestRestampNeedsTheKeyset(t *testing.T) {
+	d := made(t)
+	c := d.config()
+	c.Keyset = openKeyset(t, filepath.Join(t.TempDir(), "other.json"))
+	c.Stamp.ClientID = "client-2"
+	if _, err := sqlstore.Restamp(t.Context(), c); err == nil {
+		t.Error("Restamp under a foreign keyset = nil, want an error")
+	}
+	d.open(t)
+}
+
+// TestRestampForgetsFacts: what is known of one authorization server says
+// nothing about another.
+func TestRestampForgetsFacts(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	if err := s.SetFact(t.Context(), "known", "yes"); err != nil {
+		t.Fatalf("SetFact: %v", err)
+	}
+	old := d.keyset.Keys()[0]
+	d.promote(t)
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	if _, err := sqlstore.Restamp(t.Context(), d.config()); err != nil {
+		t.Fatalf("Restamp: %v", err)
+	}
+	if got, err := s.Fact(t.Context(), "known"); err != nil || got != "" {
+		t.Errorf("Fact after Restamp = %q, %v, want none", got, err)
+	}
+	// That a key was replaced has nothing to do with the server.
+	if _, err := credstore.PromoteKey(d.keysetPath(), old.Fingerprint); err != nil {
+		t.Fatalf("PromoteKey: %v", err)
+	}
+	rekey(t, s, false, sqlstore.RekeyBehind)
+}
