@@ -60,6 +60,9 @@ const (
 	ReasonUnavailable    = "refresh_unavailable"     // degraded: the authorization server is away or busy
 	ReasonClientRefused  = "oauth_client_refused"    // degraded: our client id or secret is wrong
 	ReasonKeyRefused     = "key_refused"             // the API refused the key
+	ReasonRetry          = "retry_requested"         // degraded: an operator has a refused refresh token presented again
+	ReasonHalfAnswer     = "access_token_missing"    // degraded: a refresh brought a refresh token and nothing to send
+	ReasonMassRefusal    = "mass_refusal"            // degraded: many connections are refused at once, and it was too
 	ReasonUninstalled    = "uninstalled"             // DELETE /v1/installations/me was answered
 	ReasonCompany        = "company_conflict"        // the credential belongs to an unexpected company
 	ReasonOperator       = "operator"                // disabled by hand

@@ -56,6 +56,10 @@ type Successor struct {
 	// ForcedAt and ForcedStreak are stored beside the pair, see [Credential].
 	ForcedAt     time.Time
 	ForcedStreak int
+
+	// Setback, if not nil, says that the pair is of no use yet: the status
+	// becomes degraded instead of active. Unusual in it has no meaning.
+	Setback *Setback
 }
 
 // Outcome says what is known about a refresh that an intent announced.
@@ -96,6 +100,9 @@ type State struct {
 	// RetryAt is when a refresh may be tried again after an answered failure;
 	// zero when nothing stands in the way.
 	RetryAt time.Time
+	// RequestedAt is when an operator asked for a refresh that has not been
+	// settled yet; zero when nobody has.
+	RequestedAt time.Time
 	// Unusual counts the answers in a row that no rule names, and UnusualSince
 	// is when the first of them came.
 	Unusual      int

@@ -24,6 +24,9 @@ var (
 	ErrBusy = errors.New("another process is changing this credential")
 	// ErrLeaseLost: the lease ended before the work did.
 	ErrLeaseLost = errors.New("the lease has ended")
+	// ErrNotRefused: the connection has no refused refresh token that could be
+	// presented again.
+	ErrNotRefused = errors.New("there is no refused refresh token to present again")
 	// ErrUnavailable: the store cannot be read or written now. Whether a write
 	// happened is not known; read again.
 	ErrUnavailable = errors.New("the store is unavailable")

@@ -78,17 +78,17 @@ type Store interface {
 	// Save puts s in the place of its parent, if and only if the stored
 	// credential is that parent, whoever holds the lease: version parent+1,
 	// status active (degraded with s.Setback), intent, request and last error
-	// gone. Saving the same successor again is no error. Otherwise it returns ErrSuperseded. A connection that
-	// is disabled stays so.
+	// gone. Saving the same successor again is no error. Otherwise it returns
+	// ErrSuperseded. A connection that is disabled stays so.
 	Save(ctx context.Context, s Successor) (Connection, error)
 
 	// Condemn records that only a person can mend the connection, if the stored
 	// credential is still parent (else ErrSuperseded) and the lease still held
 	// (else ErrLeaseLost): status reauthorization_required with the reason,
-	// intent and request gone. The refused token stays stored, sealed and unused, so
-	// that a successor of it that somebody holds can still be saved. Where
-	// dropAccess is set the access token is forgotten, else it may be used until
-	// it expires. A credential may be condemned again, for another reason.
+	// intent and request gone. The refused token stays stored, sealed and
+	// unused, so that a successor of it that somebody holds can still be saved.
+	// Where dropAccess is set the access token is forgotten, else it may be used
+	// until it expires. A credential may be condemned again, for another reason.
 	Condemn(ctx context.Context, l Lease, parent Parent, f Failure, reason string, dropAccess bool) error
 
 	// Acquit takes a condemnation back after the credential has proven good:
@@ -138,11 +138,6 @@ type Store interface {
 	// Position returns the store's id, which no other store has, and a number
 	// that grows with each change. A copy that is put back has a smaller one.
 	Position(ctx context.Context) (store string, change int64, err error)
-
-	// Position names the store, by an id that a copy of it shares and no other
-	// store has, and counts the changes that Watch reports. A copy that was made
-	// earlier, and put back, counts less than the store did.
-	Position(ctx context.Context) (storeID string, changes int64, err error)
 
 	// Watch calls changed with the ids of connections that any process, this
 	// one included, has created, changed or removed since the store was opened:

@@ -182,6 +182,27 @@ func testSaveEndsSetbacks(t *testing.T, data Data) {
 	}
 }
 
+// testSaveWithSetback: the half of an answer that could be read is kept, and
+// tried again later.
+func testSaveWithSetback(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	parent, f := parentOf(t, s, c.ID), setback(false)
+	n := next(parent, "2")
+	n.AccessToken, n.Setback = credstore.Secret{}, &f
+	for range 2 { // as after a lost answer to COMMIT
+		save(t, s, n)
+	}
+	got := read(t, s, c.ID)
+	if c := got.Connection; c.Status != credstore.Degraded || c.Reason != f.Reason || c.Version != 2 {
+		t.Errorf("connection = %+v, want version 2, degraded (%s)", c, f.Reason)
+	}
+	wantSame(t, "the last error", got.Connection.LastError, &f.Failure)
+	if !got.RetryAt.Equal(f.RetryAt) {
+		t.Errorf("RetryAt = %v, want %v", got.RetryAt, f.RetryAt)
+	}
+}
+
 func testSaveScope(t *testing.T, data Data) {
 	s := data.Open(t)
 	n := pair("acme")
@@ -524,7 +545,12 @@ func testUnsettled(t *testing.T, data Data) {
 			release(t, l)
 		}
 	}
-	for limit, want := range map[int][]string{5: {"sending", "failing"}, 1: {"sending"}} {
+	c := create(t, s, pair("requested"))
+	ids[c.ID] = "requested"
+	if err := s.RequestRefresh(t.Context(), c.ID, start().Add(-time.Minute)); err != nil {
+		t.Fatalf("RequestRefresh: %v", err)
+	}
+	for limit, want := range map[int][]string{5: {"requested", "sending", "failing"}, 1: {"requested"}} {
 		got, err := s.Unsettled(t.Context(), limit)
 		if err != nil {
 			t.Fatalf("Unsettled: %v", err)

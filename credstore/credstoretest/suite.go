@@ -55,6 +55,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"save onto a condemned credential", testSaveCondemned},
 		{"save paces forced refreshes", testForced},
 		{"save ends setbacks", testSaveEndsSetbacks},
+		{"save with a setback", testSaveWithSetback},
 		{"save keeps the scope", testSaveScope},
 		{"identify disables, and save does not enable", testSaveDisabled},
 
@@ -71,6 +72,13 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"condemn", testCondemn},
 		{"condemn only the parent", testCondemnSuperseded},
 		{"condemn a key", testCondemnKey},
+		{"acquit", testAcquit},
+		{"request a refresh", testRequestRefresh},
+		{"requests end when a refresh is settled", testRequestSettled},
+		{"retry", testRetry},
+		{"retry what was not refused", testRetryNothing},
+		{"promote a staged key", testPromoteKey},
+		{"promote nothing", testPromoteNothing},
 		{"due", testDue},
 		{"unsettled", testUnsettled},
 

@@ -164,14 +164,7 @@ func connectionWithID(ctx context.Context, q querier, id string) (credstore.Conn
 // Remove forgets the connection; see [credstore.Store].
 func (s *Store) Remove(ctx context.Context, id string) error {
 	return s.change(ctx, "removing a connection", id, func(tx *sql.Tx) error {
-		result, err := tx.ExecContext(ctx, `DELETE FROM connections WHERE id = $1`, id)
-		if err != nil {
-			return err
-		}
-		if n, err := result.RowsAffected(); err != nil || n > 0 {
-			return err
-		}
-		return credstore.ErrNotFound
+		return changedOne(tx.ExecContext(ctx, `DELETE FROM connections WHERE id = $1`, id))
 	})
 }
 

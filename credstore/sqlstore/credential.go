@@ -101,16 +101,16 @@ func (s *Store) Read(ctx context.Context, id string) (credstore.State, error) {
 // readState reads all but what is sealed and the intent.
 func readState(ctx context.Context, tx *sql.Tx, id string) (state credstore.State, number int64, err error) {
 	row := tx.QueryRowContext(ctx, `
-		SELECT `+connectionColumns+`, number, retry_at, unusual, unusual_since, forced_at, forced_streak, refused_at
+		SELECT `+connectionColumns+`, number, retry_at, requested_at, unusual, unusual_since, forced_at, forced_streak, refused_at
 		FROM connections WHERE id = $1`, id)
-	var retry, unusualSince, forced, refused sql.NullInt64
+	var retry, requested, unusualSince, forced, refused sql.NullInt64
 	c, err := scanConnection(row.Scan,
-		&number, &retry, &state.Unusual, &unusualSince, &forced, &state.Credential.ForcedStreak, &refused)
+		&number, &retry, &requested, &state.Unusual, &unusualSince, &forced, &state.Credential.ForcedStreak, &refused)
 	if err != nil {
 		return credstore.State{}, 0, orNotFound(err)
 	}
 	state.Connection = c
-	state.RetryAt, state.UnusualSince = timeOf(retry), timeOf(unusualSince)
+	state.RetryAt, state.RequestedAt, state.UnusualSince = timeOf(retry), timeOf(requested), timeOf(unusualSince)
 	if c.Version == 0 {
 		return state, number, nil
 	}

@@ -122,7 +122,7 @@ func (g guarded) setback(ctx context.Context, f credstore.Setback, retryAt time.
 		UPDATE connections SET
 			status = CASE WHEN status = 'active' THEN 'degraded' ELSE status END,
 			reason = CASE WHEN status IN ('active', 'degraded') THEN $2 ELSE reason END,
-			error_code = $3, error_message = $4, error_at = $5, retry_at = $6,
+			error_code = $3, error_message = $4, error_at = $5, retry_at = $6, requested_at = NULL,
 			unusual = unusual + $7,
 			unusual_since = CASE WHEN $7 = 1 AND unusual_since IS NULL THEN $5 ELSE unusual_since END
 		WHERE number = $1`,

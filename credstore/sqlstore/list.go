@@ -126,6 +126,8 @@ func (s *Store) Unsettled(ctx context.Context, limit int) ([]string, error) {
 		SELECT id, min(due) AS due FROM (
 			SELECT id, retry_at AS due FROM connections WHERE retry_at IS NOT NULL
 			UNION ALL
+			SELECT id, requested_at AS due FROM connections WHERE requested_at IS NOT NULL
+			UNION ALL
 			SELECT id, coalesce(next_at, at) AS due FROM intents JOIN connections ON number = connection
 		) AS outstanding GROUP BY id ORDER BY due, id LIMIT $1`, limit)
 	return ids, s.failure("finding unsettled refreshes", err)

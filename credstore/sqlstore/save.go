@@ -32,20 +32,25 @@ func (s *Store) Save(ctx context.Context, n credstore.Successor) (credstore.Conn
 // parent.
 func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Successor) (credstore.Connection, error) {
 	hash := n.RefreshToken.Hash()
+	status, f := credstore.Active, credstore.Setback{}
+	if n.Setback != nil {
+		status, f = credstore.Degraded, *n.Setback
+	}
 	row := tx.QueryRowContext(ctx, `
 		UPDATE connections SET
 			version = version + 1, parent_hash = refresh_hash, refresh_hash = $4,
 			expires_at = $5, refreshed_at = $6,
 			scope = CASE WHEN $7 = '' THEN scope ELSE $7 END,
-			status = CASE WHEN status = 'disabled' THEN status ELSE 'active' END,
-			reason = CASE WHEN status = 'disabled' THEN reason ELSE '' END,
-			error_code = '', error_message = '', error_at = NULL,
-			retry_at = NULL, unusual = 0, unusual_since = NULL, refused_at = NULL,
-			forced_at = $8, forced_streak = $9
+			forced_at = $8, forced_streak = $9,
+			status = CASE WHEN status = 'disabled' THEN status ELSE $10 END,
+			reason = CASE WHEN status = 'disabled' THEN reason ELSE $11 END,
+			error_code = $12, error_message = $13, error_at = $14, retry_at = $15,
+			requested_at = NULL, unusual = 0, unusual_since = NULL, refused_at = NULL
 		WHERE id = $1 AND version = $2 AND refresh_hash = $3 AND kind = 'oauth'
 		RETURNING `+connectionColumns+`, number`,
 		n.Parent.ConnectionID, n.Parent.Version, n.Parent.RefreshHash[:],
-		hash[:], millis(n.ExpiresAt), millis(n.ObtainedAt), n.Scope, millis(n.ForcedAt), n.ForcedStreak)
+		hash[:], millis(n.ExpiresAt), millis(n.ObtainedAt), n.Scope, millis(n.ForcedAt), n.ForcedStreak,
+		status, f.Reason, f.Failure.Code, f.Failure.Message, millis(f.Failure.At), millis(f.RetryAt))
 	var number int64
 	saved, err := scanConnection(row.Scan, &number)
 	if err != nil {
@@ -123,12 +128,30 @@ func (g guarded) condemn(ctx context.Context, f credstore.Failure, reason string
 			status = CASE WHEN status = 'disabled' THEN status ELSE 'reauthorization_required' END,
 			reason = CASE WHEN status = 'disabled' THEN reason ELSE $2 END,
 			error_code = $3, error_message = $4, error_at = $5,
-			refused_at = CASE WHEN kind = 'oauth' THEN $5 END, retry_at = NULL
+			refused_at = CASE WHEN kind = 'oauth' THEN $5 END, retry_at = NULL, requested_at = NULL
 		WHERE number = $1`, g.number, reason, f.Code, f.Message, millis(f.At))
 	if err != nil {
 		return err
 	}
 	_, err = g.tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, g.number)
+	return err
+}
+
+// Acquit takes a condemnation back; see [credstore.Store].
+func (s *Store) Acquit(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
+	run := func(f func(*sql.Tx) error) error {
+		return s.change(ctx, "acquitting a credential", parent.ConnectionID, f)
+	}
+	return s.underLease(ctx, l, parent, run, func(g guarded) error { return g.acquit(ctx) })
+}
+
+func (g guarded) acquit(ctx context.Context) error {
+	_, err := g.tx.ExecContext(ctx, `
+		UPDATE connections SET
+			status = CASE WHEN status = 'disabled' THEN status ELSE 'active' END,
+			reason = CASE WHEN status = 'disabled' THEN reason ELSE '' END,
+			error_code = '', error_message = '', error_at = NULL, refused_at = NULL
+		WHERE number = $1`, g.number)
 	return err
 }
 

@@ -53,6 +53,7 @@ CREATE TABLE connections (
 
 	fence           INTEGER NOT NULL DEFAULT 0, -- of the latest lease that wrote
 	retry_at        INTEGER,
+	requested_at    INTEGER,                -- by an operator
 	unusual         INTEGER NOT NULL DEFAULT 0,
 	unusual_since   INTEGER,
 	forced_at       INTEGER,
@@ -66,6 +67,7 @@ CREATE INDEX connections_bound ON connections (company_id) WHERE company_id <> '
 CREATE INDEX connections_status ON connections (status, name, kind);
 CREATE INDEX connections_due ON connections (kind, status, refreshed_at);
 CREATE INDEX connections_retry ON connections (retry_at) WHERE retry_at IS NOT NULL;
+CREATE INDEX connections_requested ON connections (requested_at) WHERE requested_at IS NOT NULL;
 CREATE INDEX connections_refused ON connections (refused_at) WHERE refused_at IS NOT NULL;
 
 -- Each column is sealed with a label of its own.

@@ -131,7 +131,7 @@ func (r *row) setBack(f *credstore.Setback, retryAt time.Time) {
 	if r.Connection.Status == credstore.Active || r.Connection.Status == credstore.Degraded {
 		r.Connection.Status, r.Connection.Reason = credstore.Degraded, f.Reason
 	}
-	r.RetryAt = retryAt
+	r.RetryAt, r.RequestedAt = retryAt, time.Time{}
 }
 
 func (r *row) countUnusual(at time.Time) {
@@ -178,6 +178,10 @@ func (r *row) succeed(n credstore.Successor) {
 	c.RefusedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, n.ForcedAt
 	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
 	r.activate()
+	if n.Setback == nil {
+		return
+	}
+	r.setBack(n.Setback, n.Setback.RetryAt) // leaves one that is disabled so
 }
 
 func (s *memoryStore) Condemn(_ context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
@@ -187,13 +191,72 @@ func (s *memoryStore) Condemn(_ context.Context, l credstore.Lease, parent creds
 			c.Status, c.Reason = credstore.ReauthorizationRequired, reason
 		}
 		c.LastError = &f
-		r.Intent, r.RetryAt = nil, time.Time{}
+		r.Intent, r.RetryAt, r.RequestedAt = nil, time.Time{}, time.Time{}
 		if c.Kind == credstore.OAuth {
 			r.Credential.RefusedAt = f.At
 		}
 		if dropAccess {
 			r.Credential.AccessToken, r.Credential.ExpiresAt, c.ExpiresAt = credstore.Secret{}, time.Time{}, time.Time{}
 		}
+		return nil
+	})
+}
+
+func (s *memoryStore) Acquit(_ context.Context, l credstore.Lease, parent credstore.Parent) error {
+	return s.guarded("acquit", l, parent, func(r *row) error {
+		r.acquit()
+		return nil
+	})
+}
+
+func (r *row) acquit() {
+	c := &r.Connection
+	if c.Status != credstore.Disabled {
+		c.Status, c.Reason = credstore.Active, ""
+	}
+	c.LastError, r.Credential.RefusedAt = nil, time.Time{}
+}
+
+func (s *memoryStore) StageKey(_ context.Context, id string, key credstore.Secret) error {
+	return s.write("stage key", id, func(r *row) error {
+		if !r.Connection.Kind.IsKey() || r.Credential.Version == 0 || key.IsZero() {
+			return credstore.ErrSuperseded
+		}
+		r.Credential.NextKey = key
+		return nil
+	})
+}
+
+func (s *memoryStore) PromoteKey(_ context.Context, l credstore.Lease, parent credstore.Parent) (conn credstore.Connection, err error) {
+	err = s.guarded("promote key", l, parent, func(r *row) error {
+		if r.Credential.NextKey.IsZero() {
+			return credstore.ErrSuperseded
+		}
+		r.acquit()
+		r.Credential.APIKey, r.Credential.NextKey = r.Credential.NextKey, credstore.Secret{}
+		r.Credential.Version++
+		r.Connection.Version++
+		conn = r.Connection
+		return nil
+	})
+	return conn, err
+}
+
+func (s *memoryStore) RequestRefresh(_ context.Context, id string, at time.Time) error {
+	return s.write("request refresh", id, func(r *row) error {
+		r.RequestedAt = at
+		return nil
+	})
+}
+
+func (s *memoryStore) Retry(_ context.Context, id string, at time.Time) error {
+	return s.write("retry", id, func(r *row) error {
+		c := &r.Connection
+		if c.Kind != credstore.OAuth || c.Status != credstore.ReauthorizationRequired || r.Credential.RefreshToken.IsZero() {
+			return credstore.ErrNotRefused
+		}
+		c.Status, c.Reason = credstore.Degraded, credstore.ReasonRetry
+		r.Credential.RefusedAt, r.RequestedAt = time.Time{}, at
 		return nil
 	})
 }

@@ -326,6 +326,9 @@ func (s *memoryStore) Unsettled(_ context.Context, limit int) (ids []string, err
 // unsettledAt is when something outstanding is due; zero when nothing is.
 func (r *row) unsettledAt() time.Time {
 	at := r.RetryAt
+	if asked := r.RequestedAt; !asked.IsZero() && (at.IsZero() || asked.Before(at)) {
+		at = asked
+	}
 	if i := r.Intent; i != nil {
 		due := i.At
 		if !i.NextAt.IsZero() {

@@ -1,0 +1,172 @@
+package credstoretest
+
+import (
+	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func requestRefresh(t *testing.T, s credstore.Store, id string) {
+	t.Helper()
+	if err := s.RequestRefresh(t.Context(), id, start()); err != nil {
+		t.Fatalf("RequestRefresh(%q): %v", id, err)
+	}
+}
+
+func testRequestRefresh(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c := create(t, s, pair("acme"))
+	reports := watch(t, other)
+	await(t, "a creation", reports, c.ID)
+	want := read(t, s, c.ID)
+	requestRefresh(t, s, c.ID)
+	await(t, "a request", reports, c.ID)
+	want.RequestedAt = start()
+	got := read(t, other, c.ID)
+	if got.RequestedAt.IsZero() || got.RequestedAt.After(want.RequestedAt) {
+		t.Errorf("RequestedAt = %v, want about %v", got.RequestedAt, want.RequestedAt)
+	}
+	want.RequestedAt = got.RequestedAt
+	wantSame(t, "the state", got, want)
+	wantErr(t, "RequestRefresh of an unknown id", s.RequestRefresh(t.Context(), "nothing", start()), credstore.ErrNotFound)
+}
+
+func testRequestSettled(t *testing.T, data Data) {
+	s := data.Open(t)
+	f := setback(false)
+	for _, test := range []struct {
+		name   string
+		settle func(l credstore.Lease, parent credstore.Parent) error
+		want   bool // that the request is still there
+	}{
+		{"save", func(_ credstore.Lease, parent credstore.Parent) error {
+			_, err := s.Save(t.Context(), next(parent, "2"))
+			return err
+		}, false},
+		{"setback", func(l credstore.Lease, parent credstore.Parent) error { return s.Withdraw(t.Context(), l, parent, &f) }, false},
+		{"doubt", func(l credstore.Lease, parent credstore.Parent) error { return s.Doubt(t.Context(), l, parent, f) }, false},
+		{"condemnation", func(l credstore.Lease, parent credstore.Parent) error {
+			return s.Condemn(t.Context(), l, parent, f.Failure, f.Reason, false)
+		}, false},
+		{"refresh-given-up", func(l credstore.Lease, parent credstore.Parent) error { return s.Withdraw(t.Context(), l, parent, nil) }, true},
+	} {
+		c := create(t, s, pair(test.name))
+		requestRefresh(t, s, c.ID)
+		l := acquire(t, s, c.ID, "me")
+		parent := parentOf(t, s, c.ID)
+		intend(t, s, l, parent)
+		if err := test.settle(l, parent); err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		release(t, l)
+		if got := !read(t, s, c.ID).RequestedAt.IsZero(); got != test.want {
+			t.Errorf("after a %s the request is there: %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+func testRetry(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), true)
+	reports := watch(t, data.Open(t))
+	if err := s.Retry(t.Context(), c.ID, start()); err != nil {
+		t.Fatalf("Retry: %v", err)
+	}
+	await(t, "a retry", reports, c.ID)
+	got := read(t, s, c.ID)
+	if got.Connection.Status != credstore.Degraded || got.Connection.Reason != credstore.ReasonRetry || got.RequestedAt.IsZero() {
+		t.Errorf("state = %+v, want degraded (%s) with a request", got, credstore.ReasonRetry)
+	}
+	if !got.Credential.RefusedAt.IsZero() || got.Credential.RefreshToken.IsZero() || got.Connection.LastError == nil {
+		t.Errorf("state = %+v, want the token kept and not refused, and the last error still there", got)
+	}
+	due, err := s.Due(t.Context(), start().Add(1e12), 10)
+	if err != nil || len(due) != 1 {
+		t.Errorf("Due = %v, %v, want the connection", due, err)
+	}
+}
+
+func testRetryNothing(t *testing.T, data Data) {
+	s := data.Open(t)
+	apiKey, tokens := create(t, s, key("legacy")), create(t, s, pair("works"))
+	condemn(t, s, parentOf(t, s, apiKey.ID), false)
+	for _, c := range []credstore.Connection{apiKey, tokens} {
+		want := read(t, s, c.ID)
+		wantErr(t, "Retry of "+c.Name, s.Retry(t.Context(), c.ID, start()), credstore.ErrNotRefused)
+		wantSame(t, "the state", read(t, s, c.ID), want)
+	}
+	wantErr(t, "Retry of an unknown id", s.Retry(t.Context(), "nothing", start()), credstore.ErrNotFound)
+}
+
+func testAcquit(t *testing.T, data Data) {
+	s := data.Open(t)
+	for _, n := range []credstore.NewConnection{pair("acme"), key("legacy")} {
+		c := create(t, s, n)
+		want := read(t, s, c.ID)
+		parent := want.Credential.Parent()
+		condemn(t, s, parent, false)
+		l := acquire(t, s, c.ID, "me")
+		for range 2 { // as after a lost answer to COMMIT
+			if err := s.Acquit(t.Context(), l, parent); err != nil {
+				t.Fatalf("Acquit: %v", err)
+			}
+		}
+		wantSame(t, "the acquitted state", read(t, s, c.ID), want)
+		parent.Version++
+		wantErr(t, "Acquit of another version", s.Acquit(t.Context(), l, parent), credstore.ErrSuperseded)
+		release(t, l)
+		wantErr(t, "Acquit without a lease", s.Acquit(t.Context(), l, want.Credential.Parent()), credstore.ErrLeaseLost)
+	}
+}
+
+func stage(t *testing.T, s credstore.Store, id, value string) {
+	t.Helper()
+	if err := s.StageKey(t.Context(), id, secret(value)); err != nil {
+		t.Fatalf("StageKey(%q): %v", id, err)
+	}
+}
+
+func testPromoteKey(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, key("legacy"))
+	want := read(t, s, c.ID)
+	stage(t, s, c.ID, "first")
+	stage(t, s, c.ID, "second")
+	want.Credential.NextKey = secret("second")
+	wantSame(t, "the state with a staged key", read(t, s, c.ID), want)
+
+	parent := want.Credential.Parent()
+	condemn(t, s, parent, false)
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	promoted, err := s.PromoteKey(t.Context(), l, parent)
+	if err != nil {
+		t.Fatalf("PromoteKey: %v", err)
+	}
+	want.Connection.Version, want.Credential.Version = 2, 2
+	want.Credential.APIKey, want.Credential.NextKey = secret("second"), credstore.Secret{}
+	wantSame(t, "PromoteKey", promoted, want.Connection)
+	wantSame(t, "the state in another process", read(t, data.Open(t), c.ID), want)
+	_, err = s.PromoteKey(t.Context(), l, parent)
+	wantErr(t, "PromoteKey of the version before", err, credstore.ErrSuperseded)
+}
+
+func testPromoteNothing(t *testing.T, data Data) {
+	s := data.Open(t)
+	c, tokens := create(t, s, key("legacy")), create(t, s, pair("acme"))
+	want := read(t, s, c.ID)
+	l := acquire(t, s, c.ID, "me")
+	_, err := s.PromoteKey(t.Context(), l, want.Credential.Parent())
+	wantErr(t, "PromoteKey with none staged", err, credstore.ErrSuperseded)
+	wantSame(t, "the state", read(t, s, c.ID), want)
+
+	stage(t, s, c.ID, "next")
+	release(t, l)
+	_, err = s.PromoteKey(t.Context(), l, want.Credential.Parent())
+	wantErr(t, "PromoteKey without a lease", err, credstore.ErrLeaseLost)
+	wantErr(t, "StageKey of an unknown id", s.StageKey(t.Context(), "nothing", secret("k")), credstore.ErrNotFound)
+	if s.StageKey(t.Context(), tokens.ID, secret("k")) == nil || s.StageKey(t.Context(), c.ID, credstore.Secret{}) == nil {
+		t.Error("StageKey beside a token pair, or of an empty key = nil, want errors")
+	}
+}

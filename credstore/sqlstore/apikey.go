@@ -1,0 +1,79 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// StageKey stores the key that is next; see [credstore.Store].
+func (s *Store) StageKey(ctx context.Context, id string, key credstore.Secret) error {
+	const doing = "staging a key"
+	if key.IsZero() {
+		return fmt.Errorf("%s: it is empty", doing)
+	}
+	return s.change(ctx, doing, id, func(tx *sql.Tx) error {
+		c, err := connectionWithID(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if !c.Kind.IsKey() || c.Version == 0 {
+			return fmt.Errorf("%w: %q has no API key that another could follow", credstore.ErrSuperseded, c.Name)
+		}
+		sealed, err := s.seal(ctx, tx, id, columnNextKey, key)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `
+			UPDATE credentials SET next_key = $2
+			WHERE connection = (SELECT number FROM connections WHERE id = $1)`, id, sealed)
+		return err
+	})
+}
+
+// PromoteKey puts the staged key in the place of the present one; see
+// [credstore.Store].
+func (s *Store) PromoteKey(ctx context.Context, l credstore.Lease, parent credstore.Parent) (credstore.Connection, error) {
+	run := func(f func(*sql.Tx) error) error {
+		return s.change(ctx, "promoting a staged key", parent.ConnectionID, f)
+	}
+	var promoted credstore.Connection
+	err := s.underLease(ctx, l, parent, run, func(g guarded) error {
+		if err := s.moveNextKey(ctx, g, parent.ConnectionID); err != nil {
+			return err
+		}
+		if err := g.acquit(ctx); err != nil {
+			return err
+		}
+		row := g.tx.QueryRowContext(ctx, `
+			UPDATE connections SET version = version + 1 WHERE number = $1 RETURNING `+connectionColumns, g.number)
+		var err error
+		promoted, err = scanConnection(row.Scan)
+		return err
+	})
+	return promoted, err
+}
+
+// moveNextKey seals the staged key anew, since the seal is bound to the column.
+func (s *Store) moveNextKey(ctx context.Context, g guarded, id string) error {
+	var sealed []byte
+	err := g.tx.QueryRowContext(ctx, `SELECT next_key FROM credentials WHERE connection = $1`, g.number).Scan(&sealed)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && sealed == nil {
+		return credstore.ErrSuperseded
+	}
+	if err != nil {
+		return err
+	}
+	key, err := s.open(id, columnNextKey, sealed)
+	if err != nil {
+		return err
+	}
+	if sealed, err = s.seal(ctx, g.tx, id, columnAPIKey, key); err != nil {
+		return err
+	}
+	_, err = g.tx.ExecContext(ctx, `UPDATE credentials SET api_key = $2, next_key = NULL WHERE connection = $1`, g.number, sealed)
+	return err
+}
