@@ -40,6 +40,15 @@ type Credentials interface {
 	ReplayRejected(a *refresh.Authorization)
 }
 
+// Uninstaller is what Credentials may be besides: it is told when the API has
+// ended a connection at the client's own request.
+type Uninstaller interface {
+	// Uninstalled says that a request sent with a has uninstalled the
+	// integration at the company. It should not take long: the client waits. ctx
+	// does not end when the client leaves.
+	Uninstalled(ctx context.Context, a *refresh.Authorization)
+}
+
 // Config is what a [Proxy] is made of. Upstream and Credentials are required;
 // the zero value of everything else is usable.
 type Config struct {

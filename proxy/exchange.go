@@ -52,8 +52,9 @@ type exchange struct {
 	name   string  // of the connection; empty until it is known
 	upload *upload // nil without a body
 	url    *url.URL
-	header http.Header // what goes upstream, without the credential
-	sent   bool        // header has been handed to the transport
+	header http.Header            // what goes upstream, without the credential
+	used   *refresh.Authorization // of the last attempt
+	sent   bool                   // header has been handed to the transport
 	entry  entry
 
 	mu      sync.Mutex // guards w while an attempt is under way, and the fields below
@@ -111,7 +112,27 @@ func (x *exchange) run(own string) (*http.Response, error) {
 		return nil, err
 	}
 	x.prepare()
-	return x.forward(a)
+	res, err := x.forward(a)
+	if err == nil && x.uninstalled(res) {
+		x.proxy.uninstalled(context.WithoutCancel(x.ctx), x.used)
+	}
+	return res, err
+}
+
+// uninstalled reports whether the answer says that the integration is not
+// installed at the company any more, so that its tokens are worth nothing.
+func (x *exchange) uninstalled(res *http.Response) bool {
+	if x.in.Method != http.MethodDelete || res.StatusCode != http.StatusNoContent || x.used.Kind.IsKey() {
+		return false
+	}
+	path, err := url.PathUnescape(x.target.path)
+	return err == nil && strings.TrimSuffix(path, "/") == "/v1/installations/me"
+}
+
+func (p *Proxy) uninstalled(ctx context.Context, a *refresh.Authorization) {
+	if u, ok := p.credentials.(Uninstaller); ok {
+		u.Uninstalled(ctx, a)
+	}
 }
 
 // check refuses an authorization that does not fit the request.

@@ -31,7 +31,8 @@ type vault struct {
 	refuse   error                             // of Reauthorize only
 	distrust bool                              // the API takes no token at all
 	rotated  int
-	proven   int // calls of ReplayRejected
+	proven   int                      // calls of ReplayRejected
+	ended    []*refresh.Authorization // by Uninstalled
 }
 
 const companyOfAcme = "11111111-2222-3333-4444-555555555555"
@@ -91,6 +92,14 @@ func (v *vault) ReplayRejected(*refresh.Authorization) {
 	defer v.mu.Unlock()
 	v.proven++
 	v.refuse = refresh.ErrSuppressed
+}
+
+func (v *vault) Uninstalled(ctx context.Context, a *refresh.Authorization) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if ctx.Err() == nil {
+		v.ended = append(v.ended, a)
+	}
 }
 
 // expire makes the API refuse the token that Authorize hands out.

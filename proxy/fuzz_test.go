@@ -2,11 +2,19 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/url"
+	"path"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // captured is a transport that keeps what it would send.
@@ -103,4 +111,98 @@ func FuzzUpstreamHostNeverChanges(f *testing.F) {
 			}
 		}
 	})
+}
+
+// quoting is a transport whose answers and errors repeat what they can of the
+// request, as careless servers and libraries do.
+type quoting struct{ mode int }
+
+func (q quoting) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+	httptrace.ContextClientTrace(r.Context()).GotConn(httptrace.GotConnInfo{}) // it got as far as that
+	quoted := fmt.Sprintf("%v %v", r.URL, r.Header)
+	if q.mode%3 == 0 {
+		return nil, errors.New("malformed HTTP response: " + quoted)
+	}
+	status := map[int]int{1: 401, 2: 200}[q.mode%3]
+	return &http.Response{StatusCode: status, Header: http.Header{"Location": {"//" + r.URL.Host + "/x"}}, Body: io.NopCloser(strings.NewReader("")), Request: r}, nil
+}
+
+func FuzzNoSecretInAnswerOrLog(f *testing.F) {
+	for i, h := range hostile {
+		f.Add("GET /@acme/v1", h.header, i)
+		f.Add("POST /%40"+h.name, h.header, i)
+	}
+	f.Add("GET /@acme/\xff", "Pleo-Expect-Company: x\r\n", 0)
+	f.Fuzz(func(t *testing.T, line, header string, mode int) {
+		const token = "token-of-erp"
+		if strings.Contains(line+header, token) || strings.Contains(line+header, "secret") {
+			return // it is the client's own doing
+		}
+		raw := line + " HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + token + "\r\n" + header + "\r\n"
+		in, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
+		if err != nil {
+			return
+		}
+		answer, log := serveQuoting(t, in, mode)
+		for _, secret := range []string{token, "secret-of-acme"} {
+			if strings.Contains(answer, secret) || strings.Contains(log, secret) {
+				t.Errorf("%q shows in answer %q or log %q", secret, answer, log)
+			}
+		}
+	})
+}
+
+// serveQuoting returns the answer to in as text, and its line in the log.
+func serveQuoting(t *testing.T, in *http.Request, mode int) (answer, line string) {
+	t.Helper()
+	var log strings.Builder
+	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(&log), zap.DebugLevel)
+	p, err := New(Config{
+		Upstream: parseURL(t, "https://api.test"), Transport: quoting{mode}, Credentials: newVault("acme"), AccessLog: zap.New(core), Logger: zap.New(core),
+		DefaultConnection: "acme", DefaultConnectionShared: true, Clients: []Client{{Name: "erp", TokenHash: hashOf("token-of-erp")}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	p.ServeHTTP(w, in)
+	return fmt.Sprintf("%v %s", w.Result().Header, w.Body), log.String()
+}
+
+// FuzzPolicyIsNotEscaped: whatever a path is made of, a server that cleans and
+// decodes it in the usual ways ends up below what the rule allows.
+func FuzzPolicyIsNotEscaped(f *testing.F) {
+	for _, p := range []string{"/v1/expenses/1", "/v1/expenses/../x", "/v1/expenses/%2e%2e/x", "/v1/expenses/..;/x", "/v1/expenses//x", "/v1/expenses/%252e%252e/x", "/v1/expenses/..%5cx", "/v1/expenses/\\..\\x"} {
+		f.Add(p)
+	}
+	rule := Rule{Paths: []string{"/v1/expenses/**"}}
+	f.Fuzz(func(t *testing.T, raw string) {
+		segments, ok := plain(raw)
+		if !strings.HasPrefix(raw, "/") || !ok || !rule.covers(segments) {
+			return
+		}
+		reading := raw
+		for range 3 { // as often as servers in a row may decode it
+			for _, seen := range []string{reading, strings.ReplaceAll(reading, "\\", "/"), withoutParameters(reading)} {
+				if cleaned := path.Clean(seen); cleaned != "/v1/expenses" && !strings.HasPrefix(cleaned, "/v1/expenses/") {
+					t.Fatalf("%q is allowed, and may be read as %q", raw, cleaned)
+				}
+			}
+			if decoded, err := url.PathUnescape(reading); err == nil {
+				reading = decoded
+			}
+		}
+	})
+}
+
+// withoutParameters drops what follows a semicolon in each segment.
+func withoutParameters(p string) string {
+	segments := strings.Split(p, "/")
+	for i, s := range segments {
+		segments[i], _, _ = strings.Cut(s, ";")
+	}
+	return strings.Join(segments, "/")
 }

@@ -27,6 +27,7 @@ func (x *exchange) openBody() (*attemptBody, bool) {
 func (x *exchange) send(a *refresh.Authorization, body *attemptBody) (*http.Response, error) {
 	x.entry.attempts++
 	x.entry.version = a.Version
+	x.used = a
 	a.Begin()
 	defer a.End()
 	res, err := x.roundTrip(a, body)

@@ -1,0 +1,51 @@
+package proxy
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func TestUninstalling(t *testing.T) {
+	tests := []struct {
+		name, method, path string
+		kind               credstore.Kind
+		status             int
+		want               bool
+	}{
+		{"answered 204", "DELETE", "/v1/installations/me", credstore.OAuth, 204, true},
+		{"behind the prefix", "DELETE", "/@acme/v1/installations/me", credstore.OAuth, 204, true},
+		{"with a query", "DELETE", "/v1/installations/me?x=y", credstore.OAuth, 204, true},
+		{"in other letters", "DELETE", "/v1/installations/%6de/", credstore.OAuth, 204, true},
+		{"refused", "DELETE", "/v1/installations/me", credstore.OAuth, 403, false},
+		{"not found", "DELETE", "/v1/installations/me", credstore.OAuth, 404, false},
+		{"asked for", "GET", "/v1/installations/me", credstore.OAuth, 204, false},
+		{"something else", "DELETE", "/v1/expenses/me", credstore.OAuth, 204, false},
+		{"a key", "DELETE", "/v1/installations/me", credstore.StandaloneKey, 204, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newVault("acme")
+			v.current["acme"].Kind = tt.kind
+			r := newRig(t, v, v.guarded(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(tt.status) }))
+			if got := r.do(tt.method, tt.path, nil).StatusCode; got != tt.status {
+				t.Fatalf("status = %d, want %d", got, tt.status)
+			}
+			if got := len(v.ended) == 1 && v.ended[0].Connection == "acme"; got != tt.want {
+				t.Errorf("told of the end: %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// The replay's token is the one that has ended, not that of the first attempt.
+func TestUninstallingByAReplay(t *testing.T) {
+	v := newVault("acme")
+	r := newRig(t, v, v.guarded(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
+	v.expire("acme")
+	r.do("DELETE", "/v1/installations/me", nil)
+	if len(v.ended) != 1 || v.ended[0].Version != 2 {
+		t.Errorf("told of %v, want of version 2", v.ended)
+	}
+}
