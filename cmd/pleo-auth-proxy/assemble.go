@@ -52,9 +52,9 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 		return nil, err
 	}
 	a, err := admin.New(admin.Config{
-		Store:        v.store,
-		Gatherer:     registry,
-		Ready:        ready,
+		Store:    v.store,
+		Gatherer: registry,
+		Ready:    ready,
 		Checks: []admin.Check{
 			{Name: "store", Probe: v.store.Ping},
 			{Name: "authorization server", Probe: manager.CheckServer},
