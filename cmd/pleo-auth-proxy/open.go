@@ -37,7 +37,16 @@ func openVault(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault
 	if err != nil {
 		return nil, err
 	}
-	store, err := sqlstore.Open(ctx, sqlstore.Config{
+	store, err := sqlstore.Open(ctx, storeConfig(cfg, keyset, log))
+	if err != nil {
+		return nil, err
+	}
+	return &vault{keyset: keyset, store: store, madeKeyset: made}, nil
+}
+
+// storeConfig says which store the configuration means.
+func storeConfig(cfg *config.Config, keyset *credstore.Keyset, log *zap.Logger) sqlstore.Config {
+	return sqlstore.Config{
 		Path:   cfg.Store.Path,
 		Keyset: keyset,
 		Stamp: credstore.Stamp{
@@ -46,11 +55,7 @@ func openVault(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault
 			ClientID:    cfg.OAuth.ClientID,
 		},
 		Logger: log,
-	})
-	if err != nil {
-		return nil, err
 	}
-	return &vault{keyset: keyset, store: store, madeKeyset: made}, nil
 }
 
 // makeDataDir makes the data directory if it is not there. One that was chosen

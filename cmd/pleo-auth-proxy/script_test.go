@@ -33,6 +33,7 @@ import (
 //	taken VAR               sets VAR to an address that somebody listens on
 //	sql FILE STATEMENT      changes a store behind the program's back
 //	start                   starts the server, and sets PROXY, ADMIN and HEALTH
+//	logs WORDS              waits until the server has logged the words
 //	end SIGNAL CODE         signals the server, which must end with the code
 //	get URL [HEADER VALUE]  prints status and body
 //	stale FILE              leaves a socket behind that nobody listens at
@@ -56,6 +57,7 @@ func TestScripts(t *testing.T) {
 			"taken":    takenCommand,
 			"sql":      sqlCommand,
 			"start":    startCommand,
+			"logs":     logsCommand,
 			"end":      endCommand,
 			"get":      getCommand,
 			"stale":    staleCommand,
@@ -163,6 +165,10 @@ func startCommand(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("PROXY", p.addresses[proxyListener])
 	ts.Setenv("ADMIN", p.addresses[adminListener])
 	ts.Setenv("HEALTH", p.addresses[healthListener])
+}
+
+func logsCommand(ts *testscript.TestScript, _ bool, args []string) {
+	(*serverOf(ts)).awaitLog(args[0])
 }
 
 func endCommand(ts *testscript.TestScript, _ bool, args []string) {

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+func (p *program) storeCommand() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:   "store",
+		Short: "Backs the store up, and takes a restored one into use",
+	})
+	cmd.AddCommand(p.storeBackupCommand(), p.storeAcceptRestoreCommand(), p.storeRestampCommand())
+	return cmd
+}
+
+// existingStore opens the store, which none of these commands is to make.
+func (p *program) existingStore(ctx context.Context) (*config.Config, *vault, error) {
+	cfg, err := p.loadConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkStoreExists(cfg); err != nil {
+		return nil, nil, err
+	}
+	v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+	return cfg, v, err
+}
+
+func checkStoreExists(cfg *config.Config) error {
+	_, err := os.Stat(cfg.Store.Path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil // opening it says what else is wrong
+	}
+	return &credstore.SetupError{
+		Err:  fmt.Errorf("there is no store %s", cfg.Store.Path),
+		Hint: "put it where the configuration says, or correct data_dir or store.path",
+	}
+}
+
+func (p *program) storeBackupCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Copies the store to a new file, beside a running server",
+		Long: `Copies the store, as it is at this moment, to a new file that only its owner can
+read. Servers may go on meanwhile. An existing file is left alone.
+
+The copy opens with the same keyset, which should be backed up elsewhere. It is
+for disasters: what is restored from it holds refresh tokens that have been spent
+since, so that connections refreshed after the backup may need a new consent.`,
+		Args: args("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, v, err := p.existingStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return errors.Join(p.backup(cmd.Context(), v, args[0]), v.store.Close())
+		},
+	}
+}
+
+// backupResult is what store backup prints.
+type backupResult struct {
+	File string   `json:"file"`
+	Keys []string `json:"keys"` // fingerprints of the keys that it opens with
+}
+
+func (p *program) backup(ctx context.Context, v *vault, path string) error {
+	if err := v.store.Backup(ctx, path); err != nil {
+		return err
+	}
+	use, err := v.store.KeyUse(ctx)
+	if err != nil {
+		return err
+	}
+	result := backupResult{File: path}
+	for _, key := range v.keyset.Keys() {
+		if use.Rows[key.ID] > 0 || key.Fingerprint == use.Stamp {
+			result.Keys = append(result.Keys, key.Fingerprint)
+		}
+	}
+	p.say("backed up the store to %s; it opens with the keys %v", path, result.Keys)
+	if p.asJSON {
+		return p.printJSON(result)
+	}
+	return nil
+}
+
+func (p *program) storeAcceptRestoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "accept-restore",
+		Short: "Takes a store that was restored from a backup into use",
+		Long: `Takes a store that is older than its witness into use. Until then servers serve
+the tokens that are valid still, and present no refresh token, since one that was
+spent after the backup would end its grant.
+
+Afterwards each refresh token of the store is asked about at the authorization
+server before it is presented; connections whose token is spent need a new
+consent. Before you accept, look for the newer store: nothing is lost if it can
+be found.`,
+		Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, v, err := p.existingStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return errors.Join(p.acceptRestore(cmd.Context(), cfg, v.store), v.store.Close())
+		},
+	}
+}
+
+// acceptResult is what store accept-restore prints.
+type acceptResult struct {
+	Store      string    `json:"store"` // path
+	AcceptedAt time.Time `json:"accepted_at"`
+}
+
+func (p *program) acceptRestore(ctx context.Context, cfg *config.Config, store credstore.Store) error {
+	if err := doubtAll(ctx, cfg, store); err != nil {
+		return err
+	}
+	p.say("accepted the store %s; a running server goes on with it within seconds", cfg.Store.Path)
+	if p.asJSON {
+		return p.printJSON(acceptResult{Store: cfg.Store.Path, AcceptedAt: time.Now().UTC().Truncate(time.Second)})
+	}
+	return nil
+}
+
+// doubtAll has each refresh token that the store holds now asked about before it
+// is presented.
+func doubtAll(ctx context.Context, cfg *config.Config, store credstore.Store) error {
+	if err := os.MkdirAll(cfg.Store.SpoolDir, 0o700); err != nil {
+		return fmt.Errorf("making the spool directory: %w", err)
+	}
+	return refresh.WitnessIn(cfg.Store.SpoolDir).Accept(ctx, store, time.Now())
+}
+
+func (p *program) storeRestampCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "restamp",
+		Short: "Makes the store one for the configured environment and client",
+		Long: `A store remembers the environment, the authorization server and the OAuth client
+that it was made for, and refuses others. This makes it remember those of the
+configuration instead. Stop every server that uses the store first.
+
+Credentials stay as they are. A refresh token belongs to the client that it was
+issued to: presented by another one it is refused. Each is asked about at the
+authorization server before it is presented.`,
+		Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := p.loadConfig()
+			if err != nil {
+				return err
+			}
+			return p.restamp(cmd.Context(), cfg)
+		},
+	}
+}
+
+// stampResult is what store restamp prints of a stamp.
+type stampResult struct {
+	Environment string `json:"environment"`
+	AuthURL     string `json:"auth_url"`
+	ClientID    string `json:"client_id"`
+}
+
+func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
+	if err := errors.Join(checkStoreExists(cfg), refuseNewKeyset(cfg)); err != nil {
+		return err
+	}
+	keyset, err := credstore.ReadKeyset(cfg.Store.KeysetFile)
+	if err != nil {
+		return err
+	}
+	log := newLogger(p.stderr, config.Log{Level: "warn", Format: "console"})
+	c := storeConfig(cfg, keyset, log)
+	before, err := sqlstore.Restamp(ctx, c)
+	if err != nil {
+		return err
+	}
+	store, err := sqlstore.Open(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(doubtAll(ctx, cfg, store), store.Close()); err != nil {
+		return err
+	}
+	p.say("the store was made for %s, %s, client %q; it is now for %s, %s, client %q",
+		before.Environment, before.AuthURL, before.ClientID, c.Stamp.Environment, c.Stamp.AuthURL, c.Stamp.ClientID)
+	if p.asJSON {
+		return p.printJSON(map[string]stampResult{"before": stampResult(before), "after": stampResult(c.Stamp)})
+	}
+	return nil
+}
