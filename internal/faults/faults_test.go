@@ -26,7 +26,11 @@ func allFaults() []fault {
 		{id: "F20", title: "access token dies while requests are in flight", full: 20, presented: 1, run: oldTokenDies},
 		{id: "F21", title: "the API answers 401 for ever", full: 20, presented: 1, run: apiRefuses},
 		{id: "F23", title: "connection removed during a refresh", full: 100, presented: 1, run: removedMeanwhile},
+		{id: "F24", title: "rotation of the keyset interrupted", full: 240, presented: 1, run: rotationInterrupted},
 		{id: "F25", title: "two processes on one SQLite file", full: 20, presented: 1, run: twoProcesses},
 		{id: "F26", title: "store restored from an old backup", full: 20, presented: 1, mayLose: "the backup's tokens are spent", run: oldBackup},
+		{id: "F27", title: "many connections refused at once", full: 1000, presented: 1, mayLose: "refused before the brake held", run: massRefusal},
+		{id: "S", title: "soak: three processes, one killed every 10 s", full: 60, presented: 3, run: soak},
+		{id: "T", title: "no fault: commit to durable pair", full: 500, presented: 1, alone: true, run: timeToDurable},
 	}
 }

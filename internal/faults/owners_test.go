@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bytes"
 	"net/http"
 	"os"
 	"time"
@@ -72,45 +73,72 @@ func twoProcesses(r *run) {
 	w.tally(len(links))
 }
 
-// oldBackup is F26: a token of an old store may be spent. Introspection tells,
-// and what it calls inactive is not presented.
+// oldBackup is F26: a token of an old store may be spent. Nothing is presented
+// before an operator accepts the store; then introspection is asked about each
+// token, and what it calls inactive is not presented either.
 func oldBackup(r *run) {
-	w := r.world(simulator.Settings{})
-	rotated, untouched := w.expired(max(1, r.trials/2)), w.expired(max(1, r.trials/2))
-	before := w.expired(1)
+	w := r.world(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 1s}`)
+	half := max(1, r.trials/2)
+	rotated, untouched, before := w.expired(half), w.expired(half), w.expired(1)
 	p := w.serve()
 	w.kept(p, before) // and introspection has proven itself
 	p.stop()
-	backup, err := os.ReadFile(w.data("store.db"))
-	if err != nil {
-		r.Fatal(err)
-	}
+	backup := w.readFile("store.db")
 	p = w.serve()
+	seen := w.readFile("spool/witness.json")
 	w.kept(p, rotated)
+	if !eventually(patience, func() bool { return !bytes.Equal(seen, w.readFile("spool/witness.json")) }) {
+		r.Fatal("the witness does not follow the store")
+	}
 	p.stop()
 	if err := os.WriteFile(w.data("store.db"), backup, 0o600); err != nil {
 		r.Fatal(err)
 	}
 	p = w.serve()
-	w.kept(p, untouched)
-	for _, l := range rotated {
-		if a := p.until(l, final); a.code() != "reauthorization_required" || a.status != http.StatusUnauthorized {
-			r.wrong("%s: %d %s, want our 401: the restored token is spent", l.name, a.status, a.body)
-		}
-		r.row.add(func(row *row) { row.Lost++ })
+	w.heldUp(p, append(rotated, untouched...))
+	if code, out := w.command("store", "accept-restore"); code != 0 {
+		r.Fatalf("store accept-restore exits %d, want 0:\n%s", code, out)
 	}
-	w.introspectedFirst(append(rotated, untouched...))
+	w.settled(p, append(untouched, rotated...))
+	w.spentOnce(rotated)
 	p.stop()
-	w.tally(len(rotated) + len(untouched))
+	w.tally(2 * half)
 }
 
-// introspectedFirst checks that introspection was asked about each connection.
-func (w *world) introspectedFirst(links []link) {
+// heldUp checks that nothing is presented from a store that nobody has accepted.
+func (w *world) heldUp(p *process, links []link) {
+	w.Helper()
+	before := w.sim.Counters().Refreshes
+	for i, c := range p.askAll(links) {
+		if a := <-c; a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
+			w.wrong("%s of a restored store: %d %s, want 503 with Retry-After\n%s", links[i].name, a.status, a.body, p.log)
+		}
+	}
+	if after := w.sim.Counters().Refreshes; after != before {
+		w.wrong("%d tokens of a restored store were presented before it was accepted", after-before)
+	}
+}
+
+// spentOnce checks that tokens which a restored store had spent before were asked
+// about and not presented again.
+func (w *world) spentOnce(links []link) {
 	w.Helper()
 	grants := w.sim.Counters().Grants
 	for _, l := range links {
-		if grants[l.grant.ID].Introspections == 0 {
-			w.wrong("%s was refreshed from a restored store without asking introspection first", l.name)
+		if g := grants[l.grant.ID]; g.Introspections == 0 || g.Presentations != 1 {
+			w.wrong("%s was asked about %d times and presented %d times, want at least once and once", l.name, g.Introspections, g.Presentations)
 		}
 	}
+	if got := w.row.read().Lost; got != len(links) {
+		w.wrong("%d connections need a person, want the %d whose tokens were spent", got, len(links))
+	}
+}
+
+func (w *world) readFile(name string) []byte {
+	w.Helper()
+	content, err := os.ReadFile(w.data(name))
+	if err != nil {
+		w.Fatal(err)
+	}
+	return content
 }

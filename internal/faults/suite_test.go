@@ -42,6 +42,10 @@ func runSuite(m *testing.M) (code int, err error) {
 		}
 		defer remove()
 	}
+	// Most faults are a wait for something; more of them at once cost little.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		return 0, fmt.Errorf("trying faults together: %w", err)
+	}
 	code = m.Run()
 	return code, results.publish()
 }

@@ -1,0 +1,87 @@
+package faults
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// rotationInterrupted is F24: each step of a rotation of the keyset is killed at
+// a write, a sync or a rename, then done again. Everything still opens.
+func rotationInterrupted(r *run) {
+	r.needStrace()
+	type point struct {
+		step, call string
+		nth        int
+	}
+	var points []point
+	for _, step := range []string{"add", "promote", "retire"} {
+		for _, call := range []string{"write", "pwrite64", "fsync", "renameat"} {
+			for nth := range 5 {
+				points = append(points, point{step, call, nth + 1})
+			}
+		}
+	}
+	w := r.world(simulator.Settings{})
+	links := w.expired(r.trials)
+	kills := 0
+	for i, l := range links {
+		at := points[i*len(points)/r.trials%len(points)]
+		old := w.primaryKey()
+		for _, step := range []string{"add", "promote", "retire"} {
+			args := []string{"keyset", step}
+			if step == "retire" {
+				args = append(args, old)
+			}
+			if step == at.step && w.killAt(at.call, at.nth, args...) {
+				kills++
+			}
+			w.again(args...)
+		}
+		p := w.serve()
+		w.kept(p, links[:i+1])
+		if v := p.version(l); v != 2 {
+			r.wrong("%s has version %d, want 2: its refresh token does not open", l.name, v)
+		}
+		p.stop()
+	}
+	r.row.add(func(row *row) { row.Note = fmt.Sprintf("%d commands were killed, the others ended before", kills) })
+	w.tally(len(links))
+}
+
+// killAt runs a command that is killed at its nth system call of a kind, and
+// reports whether it came so far.
+func (w *world) killAt(call string, nth int, args ...string) bool {
+	w.Helper()
+	inject := fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)
+	cmd := exec.Command("strace", append([]string{"-f", "-o", "/dev/null", "-e", "trace=" + call, "-e", inject, *program, "--config", w.config}, args...)...)
+	cmd.Dir, cmd.Env = w.dir, []string{"HOME=" + w.dir}
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		w.Fatal(err)
+	}
+	return !cmd.ProcessState.Exited()
+}
+
+// again does a step that may have been done, wholly or in part.
+func (w *world) again(args ...string) {
+	w.Helper()
+	code, out := w.command(args...)
+	done := args[1] == "retire" && code == 3 // the key is gone already
+	if code != 0 && !done {
+		w.wrong("keyset %s exits %d after it was interrupted, want 0:\n%s", args[1], code, out)
+	}
+}
+
+// primaryKey names the key that everything is sealed under.
+func (w *world) primaryKey() string {
+	w.Helper()
+	code, out := w.command("--json", "keyset", "status")
+	var status struct{ Primary string }
+	if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &status); code != 0 || err != nil {
+		w.Fatalf("keyset status exits %d: %v\n%s", code, err, out)
+	}
+	return status.Primary
+}
