@@ -18,7 +18,8 @@ func (p *program) connectionsCommand() *cobra.Command {
 		Long: `These commands work on the store itself. A server that runs beside them sees
 what they change within a second.`,
 	})
-	cmd.AddCommand(p.addCommand(), p.listCommand(), p.showCommand(), p.removeCommand(), p.importCommand())
+	cmd.AddCommand(p.addCommand(), p.listCommand(), p.showCommand(), p.removeCommand(), p.importCommand(),
+		p.refreshCommand(), p.retryCommand())
 	return cmd
 }
 
@@ -46,18 +47,11 @@ func (p *program) withStore(ctx context.Context, work func(context.Context, cred
 const pageSize = 200
 
 func (p *program) list(ctx context.Context, store credstore.Store) error {
-	all := admin.Page{Connections: []admin.Connection{}}
-	for q := (credstore.Query{Limit: pageSize}); ; {
-		page, err := store.List(ctx, q)
-		if err != nil {
-			return fmt.Errorf("listing connections: %w", err)
-		}
-		all.Connections = append(all.Connections, admin.DescribePage(page).Connections...)
-		if page.Next == "" {
-			break
-		}
-		q.Cursor = page.Next
+	connections, err := listAll(ctx, store, "")
+	if err != nil {
+		return err
 	}
+	all := admin.DescribePage(credstore.Page{Connections: connections})
 	if p.asJSON {
 		return p.printJSON(all)
 	}
