@@ -109,14 +109,9 @@ func (k *loadedKeys) add(key *tinkpb.Keyset_Key, primary bool) error {
 	if key.GetOutputPrefixType() != tinkpb.OutputPrefixType_TINK {
 		return errors.New("a key without Tink's prefix (output prefix type TINK): what it seals would not say by which key it opens")
 	}
-	alone := &tinkpb.Keyset{PrimaryKeyId: key.GetKeyId(), Key: []*tinkpb.Keyset_Key{key}}
-	handle, err := insecurecleartextkeyset.Read(&keyset.MemReaderWriter{Keyset: alone})
+	primitive, err := aeadOf(key)
 	if err != nil {
-		return errors.New("a key that cannot be used")
-	}
-	primitive, err := aead.New(handle)
-	if err != nil {
-		return errors.New("not a keyset for authenticated encryption (AEAD)")
+		return err
 	}
 	name := fingerprint(key.GetKeyData())
 	k.inFile = append(k.inFile, Key{Fingerprint: name, ID: key.GetKeyId(), Primary: primary})
@@ -125,6 +120,24 @@ func (k *loadedKeys) add(key *tinkpb.Keyset_Key, primary bool) error {
 		k.primary = name
 	}
 	return nil
+}
+
+// aeadOf returns what seals and opens under the key alone.
+func aeadOf(key *tinkpb.Keyset_Key) (tink.AEAD, error) {
+	alone := &tinkpb.Keyset{PrimaryKeyId: key.GetKeyId(), Key: []*tinkpb.Keyset_Key{key}}
+	var buf bytes.Buffer
+	if err := keyset.NewBinaryWriter(&buf).Write(alone); err != nil {
+		return nil, errors.New("a key that cannot be used")
+	}
+	handle, err := insecurecleartextkeyset.Read(keyset.NewBinaryReader(&buf))
+	if err != nil {
+		return nil, errors.New("a key that cannot be used")
+	}
+	primitive, err := aead.New(handle)
+	if err != nil {
+		return nil, errors.New("not a keyset for authenticated encryption (AEAD)")
+	}
+	return primitive, nil
 }
 
 // fingerprint is a MAC under the key itself: whoever lacks the key can neither
