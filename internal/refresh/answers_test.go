@@ -134,15 +134,47 @@ func TestARefreshTokenFromABrokenAnswerIsUsed(t *testing.T) {
 	})
 }
 
-// broken loses the access token of the first answer.
-type broken struct{ *server }
+// broken loses the access token of the first answer, or of all.
+type broken struct {
+	*server
+	always bool
+}
 
 func (b *broken) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
 	answer, err := b.server.Refresh(ctx, token)
-	if b.count() == 1 { // only this one is under way
+	if b.always || b.count() == 1 { // only this one is under way
 		answer.AccessToken = credstore.Secret{}
 	}
 	return answer, err
+}
+
+func TestAnswersWithoutAccessTokenAreSpaced(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.Server = &broken{server: w.server, always: true}
+		expire()
+		began := time.Now()
+		for time.Since(began) < 16*time.Minute {
+			_, _ = p.Authorize(t.Context(), "acme")
+			time.Sleep(time.Second)
+		}
+		want := "[0s 1s 1m1s 3m1s 7m1s 15m1s]"
+		if at := fmt.Sprint(w.server.since(began)); at != want {
+			t.Errorf("refreshed at %v, want %v", at, want)
+		}
+		got := w.state(conn.ID)
+		if c := got.Connection; c.Status != credstore.Degraded || c.LastError == nil || c.LastError.Code != codeHalf {
+			t.Errorf("connection is %s, last error %v; want degraded because of %s", c.Status, c.LastError, codeHalf)
+		}
+		p.Server = w.server
+		time.Sleep(time.Hour)
+		p.mustAuthorize("acme")
+		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+			t.Errorf("presented more than once: %v", twice)
+		}
+	})
 }
 
 func TestTokensOfAnyLifeCauseNoLoop(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
@@ -35,6 +37,8 @@ const (
 	// it doubles with each in a row, up to forcedAtMost.
 	forcedEvery  = 30 * time.Second
 	forcedAtMost = time.Hour
+	// halfEvery is the same for answers in a row that bring nothing to send.
+	halfEvery = time.Minute
 )
 
 // attempt is one refresh of one connection, from the lease to the saved pair.
@@ -49,6 +53,7 @@ type attempt struct {
 	state  credstore.State // as read under the lease
 	intent credstore.Intent
 	began  time.Time
+	probe  bool // let through although the brake holds
 	braked bool // the brake holds since the answer
 }
 
@@ -67,18 +72,30 @@ func (a *attempt) run(ctx context.Context) error {
 	if done, err := a.settled(ctx); done || err != nil {
 		return err
 	}
-	held, err := a.m.brake.enter(ctx, a.m.Now)
+	if err := a.pass(ctx); err != nil {
+		return err
+	}
+	if err := a.announce(ctx); err != nil {
+		a.m.brake.leave(a.m.Now(), a.probe, nil)
+		return err
+	}
+	return a.present()
+}
+
+// pass waits for room among the tokens under way, unless the brake holds.
+func (a *attempt) pass(ctx context.Context) error {
+	held, probe, err := a.m.brake.enter(ctx, a.m.Now)
 	if err != nil {
 		return a.unavailable(err)
 	}
 	if held > 0 {
-		return a.later(held, errBrake)
+		return &Error{
+			Code: ServerUnavailable, Connection: a.e.current.Load().conn.Name,
+			Reason: credstore.ReasonMassRefusal, RetryAfter: held, Err: errBrake,
+		}
 	}
-	if err := a.announce(ctx); err != nil {
-		a.m.brake.leave(a.m.Now(), nil)
-		return err
-	}
-	return a.present()
+	a.probe = probe
+	return nil
 }
 
 // enter waits for room among the refreshes of this process, and for what
@@ -171,7 +188,7 @@ func (a *attempt) look(ctx context.Context) (done bool, err error) {
 // needed a successor.
 func (a *attempt) newer() bool {
 	s := a.e.current.Load()
-	return s.conn.Version > a.why.version && s.good(a.m.Now()) && !s.due(a.m.Now())
+	return s.conn.Version > a.why.version && s.good(a.m.Now()) && !s.due(a.m.Now()) && !s.requested
 }
 
 // due reports whether a token should be refreshed although it is good.
@@ -195,6 +212,9 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 	if a.m.Server == nil || a.state.Credential.RefreshToken.IsZero() {
 		return false, a.unavailable(errNotConfigured)
 	}
+	if a.why.requested && !a.requested() {
+		return true, nil // somebody else has seen to it
+	}
 	if a.idle(s, now) {
 		return true, nil
 	}
@@ -204,10 +224,20 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 	if a.why.rejected && a.pacedOut(now) {
 		return false, ErrSuppressed
 	}
-	if left := s.retryAt.Sub(now); left > 0 {
+	if left := s.retryAt.Sub(now); left > 0 && !a.hastened() {
 		return false, a.later(left, nil)
 	}
 	return false, a.doubts(ctx)
+}
+
+// requested reports whether an operator waits for a refresh.
+func (a *attempt) requested() bool { return !a.state.RequestedAt.IsZero() }
+
+// hastened reports whether an operator's request goes before the pace of our
+// own tries. The wait that a busy server has asked for stands.
+func (a *attempt) hastened() bool {
+	last := a.state.Connection.LastError
+	return a.requested() && (last == nil || last.Code != codeBusy)
 }
 
 var (
@@ -218,7 +248,7 @@ var (
 
 // idle reports whether the credential needs no refresh after all.
 func (a *attempt) idle(s *snapshot, now time.Time) bool {
-	if a.why.keepAlive || a.why.rejected && s.conn.Version <= a.why.version {
+	if a.requested() || a.why.keepAlive || a.why.rejected && s.conn.Version <= a.why.version {
 		return false
 	}
 	return s.good(now) && !s.due(now)
@@ -239,10 +269,14 @@ func forcedInterval(streak int) time.Duration {
 	return min(interval, forcedAtMost)
 }
 
-// pace is what the successor records of the refreshes that 401s asked for:
-// this one counts, on top of those in quick succession before it.
+// pace is what the successor records of the refreshes that had to be made before
+// the time, because of a 401 or of an answer that brought nothing to send: this
+// one counts, on top of those in quick succession before it.
 func (a *attempt) pace() (at time.Time, streak int) {
 	c := a.state.Credential
+	if a.halved() {
+		return a.began, c.ForcedStreak + 1
+	}
 	if !a.why.rejected {
 		return c.ForcedAt, c.ForcedStreak
 	}
@@ -261,7 +295,7 @@ func (a *attempt) doubts(ctx context.Context) error {
 		return nil // nobody can hold the successor; retryAt has passed
 	}
 	c := a.state.Credential
-	if intent == nil && a.e.proven.Load() == c.Version && !a.m.doubtful(c.ObtainedAt) {
+	if intent == nil && a.e.proven.Load() == c.Version && a.suspectSince().IsZero() {
 		return nil
 	}
 	switch a.m.oracle.ask(ctx, c.RefreshToken) {
@@ -277,12 +311,25 @@ func (a *attempt) doubts(ctx context.Context) error {
 			return a.later(left, nil)
 		}
 	case noAnswer:
-		if intent != nil && a.m.Now().Sub(intent.At) < silenceAtMost {
+		if since := a.suspectSince(); !since.IsZero() && a.m.Now().Sub(since) < silenceAtMost {
 			return a.later(askAgain, nil)
 		}
 	case nobodyKnows:
 	}
 	return a.unasked(intent)
+}
+
+// suspectSince is when something happened after which the refresh token is only
+// presented if introspection has been heard, or cannot be; zero if nothing has.
+func (a *attempt) suspectSince() time.Time {
+	switch s := a.state; {
+	case s.Intent != nil:
+		return s.Intent.At
+	case s.Connection.Reason == credstore.ReasonRetry:
+		return s.RequestedAt // it was refused, or called inactive, before
+	default:
+		return a.m.doubtfulSince(s.Credential.ObtainedAt)
+	}
 }
 
 // graceLeft is how long the owner of the intent is still waited for: it may
@@ -351,7 +398,7 @@ func (a *attempt) present() error {
 	tokens, err := a.m.Server.Refresh(ctx, a.state.Credential.RefreshToken)
 	a.m.heard(err)
 	a.m.metrics.duration.Observe(a.m.Now().Sub(a.began).Seconds())
-	a.braked = a.m.brake.leave(a.m.Now(), judgement(a.e.id, a.m.Now(), err))
+	a.braked = a.m.brake.leave(a.m.Now(), a.probe, judgement(a.e.id, a.m.Now(), err))
 	if err != nil {
 		return a.settle(err)
 	}
@@ -388,8 +435,29 @@ func (a *attempt) successor(t pleo.Tokens) credstore.Successor {
 	}
 	if s.AccessToken.IsZero() {
 		s.ExpiresAt = t.SentAt // there is none to use: due at once
+		s.Setback = a.half(s.ForcedStreak)
 	}
 	return s
+}
+
+// half is what is recorded of an answer with a refresh token and no access
+// token. The next refresh may follow at once; after a second such answer in a
+// row it waits, longer each time, since each spends a token for nothing.
+func (a *attempt) half(streak int) *credstore.Setback {
+	const message = "the authorization server answered with a refresh token and without a readable access token"
+	s := a.setbackAt(codeHalf, credstore.ReasonHalfAnswer, 0, errors.New(message))
+	s.RetryAt = time.Time{}
+	if a.halved() {
+		s.RetryAt = a.m.Now().Add(min(halfEvery/forcedEvery*forcedInterval(streak), forcedAtMost))
+	}
+	a.m.logger(a.e).Warn("a refresh brought nothing to send; it is tried again", zap.String("code", codeHalf), zap.Time("next_at", s.RetryAt))
+	return &s
+}
+
+// halved reports whether the parent came without an access token.
+func (a *attempt) halved() bool {
+	last := a.state.Connection.LastError
+	return a.state.Credential.AccessToken.IsZero() && last != nil && last.Code == codeHalf
 }
 
 // finish gives back what the attempt holds. It does nothing the second time.

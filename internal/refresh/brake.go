@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,9 +19,14 @@ const (
 	brakeShare = 5
 	// brakeProbe is how often one refresh is let through while it holds.
 	brakeProbe = 10 * time.Minute
-	// trialAtOnce is how many tokens are under way at most while fewer than
-	// that have been exchanged lately: if all are refused, no more are spent.
+	// brakeLatest: the same is asked of so many of the latest answers, or it
+	// would take hundreds of refusals to outweigh a busy time without any.
+	brakeLatest = 25
+	// trialAtOnce is how many tokens are under way at most while fewer than that
+	// have been exchanged in the last trialSpan: if all are refused, no more are
+	// spent.
 	trialAtOnce = 16
+	trialSpan   = 10 * time.Second
 )
 
 // brake stops spending refresh tokens when many connections are refused at
@@ -49,18 +55,18 @@ func newBrake(log *zap.Logger, raised prometheus.Gauge) *brake {
 }
 
 // enter waits until a token may be sent. While the brake holds it returns at
-// once how long that will not be. Each enter that returns 0 and nil must be
-// followed by a leave.
-func (b *brake) enter(ctx context.Context, now func() time.Time) (held time.Duration, err error) {
+// once how long that will not be, but for a probe. Each enter that returns 0 and
+// nil must be followed by a leave.
+func (b *brake) enter(ctx context.Context, now func() time.Time) (held time.Duration, probe bool, err error) {
 	for {
-		held, room := b.try(now())
+		held, probe, room := b.try(now())
 		if room == nil {
-			return held, nil
+			return held, probe, nil
 		}
 		select {
 		case <-room:
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return 0, false, ctx.Err()
 		}
 	}
 }
@@ -73,67 +79,89 @@ func (b *brake) isOn() bool {
 }
 
 // try returns a channel to wait on when there is no room yet.
-func (b *brake) try(now time.Time) (held time.Duration, room <-chan struct{}) {
+func (b *brake) try(now time.Time) (held time.Duration, probe bool, room <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.holds && now.Before(b.probeAt) {
-		return b.probeAt.Sub(now), nil
+		return b.probeAt.Sub(now), false, nil
 	}
 	if b.holds {
 		b.probeAt = now.Add(brakeProbe)
-	}
-	if good, _ := b.tally(now); good < trialAtOnce && b.flying >= trialAtOnce {
-		return 0, b.room
+	} else if b.flying >= trialAtOnce && !b.onTrack(now) {
+		return 0, false, b.room
 	}
 	b.flying++
-	return 0, nil
+	return 0, b.holds, nil
 }
 
-// tally counts the answers that still count, and the connections refused.
-func (b *brake) tally(now time.Time) (good, refused int) {
-	old := 0
-	for old < len(b.answers) && now.Sub(b.answers[old].at) > brakeSpan {
-		old++
+// onTrack reports whether the latest trialAtOnce answers are fresh and good.
+func (b *brake) onTrack(now time.Time) bool {
+	if len(b.answers) < trialAtOnce {
+		return false
 	}
-	b.answers = b.answers[old:]
-	connections := map[string]bool{}
-	for _, a := range b.answers {
+	for _, a := range b.answers[len(b.answers)-trialAtOnce:] {
+		if a.refused || now.Sub(a.at) > trialSpan {
+			return false
+		}
+	}
+	return true
+}
+
+// tooMany reports whether the answers hold more refusals than single customers
+// account for.
+func tooMany(answers []judged) bool {
+	refusals, connections := 0, map[string]bool{}
+	for _, a := range answers {
 		if a.refused {
+			refusals++
 			connections[a.id] = true
 		}
 	}
-	return len(b.answers) - len(connections), len(connections)
+	return len(connections) >= brakeLeast && refusals*brakeShare > len(answers)
 }
 
 // leave says that a token that was let through has had an answer. judgement is
 // nil when the answer said nothing about the token. It reports whether the brake
 // holds now.
-func (b *brake) leave(now time.Time, judgement *judged) (holds bool) {
+func (b *brake) leave(now time.Time, probe bool, judgement *judged) (holds bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.flying--
 	if judgement != nil {
-		b.judge(now, *judgement)
+		b.judge(now, probe, *judgement)
 	}
 	close(b.room)
 	b.room = make(chan struct{})
 	return b.holds
 }
 
-func (b *brake) judge(now time.Time, j judged) {
-	if b.holds && !j.refused {
-		b.holds, b.answers = false, nil
-		b.raised.Set(0)
-		b.log.Info("refresh tokens are accepted again; the brake is released")
-	}
-	b.answers = append(b.answers, j)
-	good, refused := b.tally(now)
-	if b.holds || refused < brakeLeast || refused*brakeShare <= good+refused {
+func (b *brake) judge(now time.Time, probe bool, j judged) {
+	if b.holds {
+		// What was under way when it began to hold says nothing about now.
+		if probe && !j.refused {
+			b.release()
+		}
 		return
 	}
-	b.holds, b.probeAt = true, now.Add(brakeProbe)
+	b.answers = append(b.answers, j)
+	old := slices.IndexFunc(b.answers, func(a judged) bool { return now.Sub(a.at) <= brakeSpan })
+	b.answers = b.answers[max(old, 0):]
+	latest := b.answers[max(len(b.answers)-brakeLatest, 0):]
+	if j.refused && (tooMany(b.answers) || tooMany(latest)) {
+		b.hold(now)
+	}
+}
+
+func (b *brake) hold(now time.Time) {
+	b.holds, b.probeAt, b.answers = true, now.Add(brakeProbe), nil
 	b.raised.Set(1)
 	b.log.Error("mass_refusal: many connections are refused at once, so no more refresh tokens are spent; "+
 		"see whether Pleo is ill, or our client's registration or secret. One connection is tried every so often",
-		zap.Int("refused", refused), zap.Int("accepted", good), zap.Duration("tried_every", brakeProbe))
+		zap.Duration("tried_every", brakeProbe))
+}
+
+func (b *brake) release() {
+	b.holds = false
+	b.raised.Set(0)
+	b.log.Info("refresh tokens are accepted again; the brake is released")
 }

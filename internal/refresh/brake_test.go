@@ -96,6 +96,34 @@ func TestRule13AFewRefusalsAmongManyHoldNothing(t *testing.T) {
 	})
 }
 
+// A third of many connections is refused at once. Those under way that are
+// accepted do not release the brake, and a busy, good time before does not
+// outweigh what is now.
+func TestRule13NeitherWhatIsUnderWayNorAGoodTimeBeforeReleasesTheBrake(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.server.life = 5 * time.Minute
+		w.server.slow(200 * time.Millisecond)
+		names := w.connectMany(300)
+		p := w.start("")
+		defer p.stop()
+		expire()
+		if good := p.useAll(names); good != len(names) {
+			t.Fatalf("%d of %d connections work, want all", good, len(names))
+		}
+		time.Sleep(9*time.Minute + 30*time.Second) // one more refresh ahead of expiry, 5 minutes ago
+		w.server.revoke(3)
+		before := w.server.count()
+		var wg sync.WaitGroup
+		for _, name := range names { // all at once
+			wg.Go(func() { _, _ = p.Authorize(t.Context(), name) })
+		}
+		wg.Wait()
+		if n := w.server.count() - before; n == 0 || n > 40 || testutil.ToFloat64(p.metrics.massRefusal) != 1 {
+			t.Errorf("%d tokens spent while a third is refused, want the brake to hold soon", n)
+		}
+	})
+}
+
 // count is how many connections have the status.
 func (w *world) count(status credstore.Status) (n int) {
 	counts, err := (&memoryStore{memory: w.data}).Count(w.t.Context())

@@ -40,6 +40,7 @@ type snapshot struct {
 	expiresAt time.Time      // of the access token; zero when it has no known expiry
 	refreshAt time.Time      // when to refresh ahead of expiry; zero when never
 	retryAt   time.Time      // no refresh before this; zero when nothing stands in the way
+	requested bool           // an operator waits for a refresh
 }
 
 // good reports whether the authorization may be sent at the time now.
@@ -156,6 +157,7 @@ func (m *Manager) snapshotOf(e *entry, state credstore.State) *snapshot {
 		expiresAt: c.ExpiresAt,
 		refreshAt: m.refreshTime(c.ObtainedAt, c.ExpiresAt),
 		retryAt:   state.RetryAt,
+		requested: !state.RequestedAt.IsZero(),
 	}
 	if i := state.Intent; i != nil && i.NextAt.After(s.retryAt) {
 		s.retryAt = i.NextAt
@@ -216,14 +218,35 @@ func (m *Manager) drop(e *entry) {
 func (m *Manager) changed(ids []string) {
 	m.sole.Store(nil)
 	for _, id := range ids {
-		found, ok := m.byID.Load(id)
-		if !ok {
-			continue
-		}
 		ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
-		_ = m.reread(ctx, found.(*entry)) // counted; the next change or use reads again
+		m.hear(ctx, id)
 		cancel()
 	}
+}
+
+// hear brings an entry up to date after a change, and starts the refresh that an
+// operator may have requested, also of a connection that is not in memory.
+func (m *Manager) hear(ctx context.Context, id string) {
+	found, ok := m.byID.Load(id)
+	if !ok && m.Server == nil {
+		return
+	}
+	if !ok {
+		m.takeUp(ctx, id, why{requested: true})
+		return
+	}
+	e := found.(*entry)
+	if m.reread(ctx, e) != nil {
+		return // counted; the next change or use reads again
+	}
+	if s := e.current.Load(); s.requested && m.refreshable(s) {
+		m.fly(e, why{version: s.conn.Version, requested: true})
+	}
+}
+
+// refreshable reports whether this process can refresh the connection at all.
+func (m *Manager) refreshable(s *snapshot) bool {
+	return m.Server != nil && !s.conn.Kind.IsKey() && s.refusal() == nil
 }
 
 // reread brings the entry up to date with the store.

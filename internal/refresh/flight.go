@@ -17,6 +17,7 @@ type why struct {
 	rejected  bool  // the API answered 401 to that version
 	ahead     bool  // nobody waits: ahead of expiry, or to keep an idle grant alive
 	keepAlive bool  // whatever the access token's expiry
+	requested bool  // by an operator
 }
 
 // reason names the refresh in metrics and logs.
@@ -24,6 +25,8 @@ func (w why) reason() string {
 	switch {
 	case w.rejected:
 		return "rejected"
+	case w.requested:
+		return "requested"
 	case w.keepAlive:
 		return "keep_alive"
 	case w.ahead:
@@ -96,8 +99,9 @@ func (m *Manager) fly(e *entry, w why) *flight {
 	go func() {
 		defer m.running.Done()
 		a := &attempt{m: m, e: e, why: w, flight: f}
-		a.land(a.run(m.lifetime))
-		a.finish()
+		err := a.run(m.lifetime)
+		a.finish() // first, so that who tries again finds the lease free
+		a.land(err)
 	}()
 	return f
 }

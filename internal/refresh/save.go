@@ -116,9 +116,13 @@ func (a *attempt) saved(s credstore.Successor, r saveResult) error {
 		a.e.revert()
 		return a.rereadNow()
 	}
-	a.count("refreshed")
+	result := "refreshed"
+	if s.Setback != nil {
+		result = "incomplete"
+	}
+	a.count(result)
 	a.install(s, r.conn)
-	a.m.logger(a.e).Info("refreshed", zap.Int64("version", r.conn.Version), zap.String("reason", a.why.reason()),
+	a.m.logger(a.e).Info(result, zap.Int64("version", r.conn.Version), zap.String("reason", a.why.reason()),
 		zap.Duration("took", a.m.Now().Sub(a.began)))
 	a.land(nil)
 	a.finish()
@@ -132,6 +136,9 @@ func (a *attempt) handOut(s credstore.Successor) {
 	conn := a.e.current.Load().conn
 	conn.Version, conn.Status, conn.Reason = s.Parent.Version+1, credstore.Active, ""
 	conn.ExpiresAt, conn.RefreshedAt, conn.LastError = s.ExpiresAt, s.ObtainedAt, nil
+	if f := s.Setback; f != nil {
+		conn.Status, conn.Reason, conn.LastError = credstore.Degraded, f.Reason, &f.Failure
+	}
 	a.install(s, conn)
 	a.land(nil)
 }
@@ -139,8 +146,13 @@ func (a *attempt) handOut(s credstore.Successor) {
 // install puts the pair in memory.
 func (a *attempt) install(s credstore.Successor, conn credstore.Connection) {
 	a.e.proven.Store(conn.Version)
+	var retryAt time.Time
+	if s.Setback != nil {
+		retryAt = s.Setback.RetryAt
+	}
 	a.m.install(a.e, credstore.State{
 		Connection: conn,
+		RetryAt:    retryAt,
 		Credential: credstore.Credential{
 			ConnectionID: conn.ID, Version: conn.Version,
 			AccessToken: s.AccessToken, RefreshToken: s.RefreshToken,

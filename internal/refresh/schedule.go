@@ -62,10 +62,13 @@ func (m *Manager) arm(e *entry, failed error) {
 // to, or zero.
 func (m *Manager) nextRefresh(e *entry, failed error) time.Time {
 	s := e.current.Load()
-	if s.conn.Kind.IsKey() || s.refusal() != nil {
+	if !m.refreshable(s) {
 		return time.Time{}
 	}
 	now := m.Now()
+	if s.requested && failed == nil {
+		return now // it came while another refresh was under way
+	}
 	if s.retryAt.After(now) {
 		return s.retryAt
 	}
@@ -92,7 +95,7 @@ func (e *entry) disarm() {
 func (m *Manager) tick(e *entry) {
 	s := e.current.Load()
 	now := m.Now()
-	if !s.retryAt.After(now) && e.inFlight.Load() > 0 && s.expiresAt.Sub(now) > loudBefore {
+	if !s.requested && !s.retryAt.After(now) && e.inFlight.Load() > 0 && s.expiresAt.Sub(now) > loudBefore {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if !e.removed {
@@ -100,7 +103,7 @@ func (m *Manager) tick(e *entry) {
 		}
 		return
 	}
-	m.fly(e, why{version: s.conn.Version, ahead: true})
+	m.fly(e, why{version: s.conn.Version, ahead: !s.requested, requested: s.requested})
 }
 
 // Run watches the store for changes, brings in what earlier processes left in
@@ -163,14 +166,23 @@ func jitter(id string) time.Duration {
 	return time.Duration(h.Sum32()) % keepAliveJitter
 }
 
-// takeUp starts a refresh of a connection that may not be in memory yet.
+// takeUp starts a refresh of a connection that may not be in memory yet. One
+// that was taken for requested, and is not, is left alone.
 func (m *Manager) takeUp(ctx context.Context, id string, w why) {
 	state, err := m.Store.Read(ctx, id)
 	if err != nil {
 		return // removed, or the store is away: the next round finds it again
 	}
+	requested := !state.RequestedAt.IsZero()
+	if w.requested && !requested {
+		return
+	}
 	e := m.admit(state)
 	w.version = state.Credential.Version
+	if requested && m.refreshable(e.current.Load()) {
+		m.fly(e, why{version: w.version, requested: true})
+		return
+	}
 	if left := e.current.Load().retryAt.Sub(m.Now()); left > 0 {
 		m.arm(e, nil)
 		return

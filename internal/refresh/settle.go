@@ -46,6 +46,7 @@ const (
 	codeUnusual     = "refresh_answer_unusual"
 	codeUnknown     = "refresh_outcome_unknown"
 	codeMassRefusal = "mass_refusal"
+	codeHalf        = "access_token_missing"
 )
 
 // settle acts on a refresh that brought no tokens, and says what the waiters
@@ -96,7 +97,7 @@ func (a *attempt) refused(answer *pleo.AnswerError) error {
 	if a.braked {
 		// One of many at once: that says more about Pleo, or our client, than
 		// about this token, which is kept and tried again.
-		return a.setback(codeMassRefusal, credstore.ReasonUnavailable, brakeProbe, answer)
+		return a.setback(codeMassRefusal, credstore.ReasonMassRefusal, brakeProbe, answer)
 	}
 	reason := credstore.ReasonRefused
 	if a.intent.Presentations > 1 {

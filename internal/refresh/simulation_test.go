@@ -121,7 +121,9 @@ func (s *sim) act() {
 		s.release(s.rng.IntN(s.queued()), s.fate())
 	case r < 80:
 		s.request()
-	case r < 85:
+	case r < 83:
+		s.operate()
+	case r < 87:
 		i := s.rng.IntN(len(s.procs))
 		s.crash(i)
 		s.procs[i] = s.start(i)
@@ -140,6 +142,19 @@ func (s *sim) queued() int {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
 	return len(s.pending)
+}
+
+// operate does what an operator may do at any time.
+func (s *sim) operate() {
+	conn, store := s.conns[s.rng.IntN(len(s.conns))], &memoryStore{memory: s.data}
+	s.note("operator: refresh %s", conn.Name)
+	err := store.Retry(context.Background(), conn.ID, time.Now())
+	if errors.Is(err, credstore.ErrNotRefused) {
+		err = store.RequestRefresh(context.Background(), conn.ID, time.Now())
+	}
+	if err != nil {
+		s.t.Error(err)
+	}
 }
 
 func (s *sim) fate() simFate {

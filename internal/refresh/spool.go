@@ -237,6 +237,8 @@ type pair struct {
 	Scope        string    `json:"scope,omitempty"`
 	ForcedAt     time.Time `json:"forced_at,omitzero"`
 	ForcedStreak int       `json:"forced_streak,omitempty"`
+
+	Setback *credstore.Setback `json:"setback,omitempty"`
 }
 
 // Fill seals the successor into the record and syncs it.
@@ -244,7 +246,7 @@ func (t *fileSlot) Fill(s credstore.Successor) error {
 	plain, err := json.Marshal(pair{
 		AccessToken: s.AccessToken.Reveal(), RefreshToken: s.RefreshToken.Reveal(),
 		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope,
-		ForcedAt: s.ForcedAt, ForcedStreak: s.ForcedStreak,
+		ForcedAt: s.ForcedAt, ForcedStreak: s.ForcedStreak, Setback: s.Setback,
 	})
 	if err != nil {
 		return fmt.Errorf("encoding a token pair: %w", err)
@@ -347,7 +349,7 @@ func (t *fileSlot) open(body []byte) (*credstore.Successor, error) {
 		Parent:      t.parent,
 		AccessToken: credstore.NewSecret(p.AccessToken), RefreshToken: credstore.NewSecret(p.RefreshToken),
 		ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt, Scope: p.Scope,
-		ForcedAt: p.ForcedAt, ForcedStreak: p.ForcedStreak,
+		ForcedAt: p.ForcedAt, ForcedStreak: p.ForcedStreak, Setback: p.Setback,
 	}, nil
 }
 

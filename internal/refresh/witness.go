@@ -164,9 +164,12 @@ func (m *Manager) judgeWitness(err error) {
 	}
 }
 
-// doubtful reports whether a token that was obtained at the time comes from a
-// restored store.
-func (m *Manager) doubtful(obtained time.Time) bool {
+// doubtfulSince is when the restored store was accepted that a token obtained at
+// the time comes from; zero if it comes from none.
+func (m *Manager) doubtfulSince(obtained time.Time) time.Time {
 	before := m.doubtBefore.Load()
-	return before != nil && obtained.Before(*before)
+	if before == nil || !obtained.Before(*before) {
+		return time.Time{}
+	}
+	return *before
 }

@@ -1,0 +1,205 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// command is the store as a command has it open, beside the running server.
+func (w *world) command() *memoryStore { return &memoryStore{memory: w.data} }
+
+func (w *world) request(id string) {
+	w.t.Helper()
+	if err := w.command().RequestRefresh(w.t.Context(), id, time.Now()); err != nil {
+		w.t.Fatal(err)
+	}
+	time.Sleep(2 * leasePoll) // another process may have the lease first
+	synctest.Wait()
+}
+
+func (w *world) retry(id string) {
+	w.t.Helper()
+	if err := w.command().Retry(w.t.Context(), id, time.Now()); err != nil {
+		w.t.Fatal(err)
+	}
+	time.Sleep(2 * leasePoll) // another process may have the lease first
+	synctest.Wait()
+}
+
+func TestAnOperatorsRequestRefreshes(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		prepare func(p *process)
+	}{
+		{"a connection in memory", func(p *process) { p.mustAuthorize("acme") }},
+		{"a connection that is not", func(*process) {}},
+		{"again, however soon", func(p *process) {
+			if _, err := p.Reauthorize(p.w.t.Context(), p.mustAuthorize("acme")); err != nil {
+				p.w.t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				conn := w.connect("acme")
+				a, b := w.start(""), w.start("") // one of them does it
+				defer a.stop()
+				defer b.stop()
+				tt.prepare(a)
+				before := w.state(conn.ID).Credential.Version
+				w.request(conn.ID)
+				got := w.state(conn.ID)
+				if got.Credential.Version != before+1 || !got.RequestedAt.IsZero() {
+					t.Errorf("version %d, requested at %v; want %d and the request gone", got.Credential.Version, got.RequestedAt, before+1)
+				}
+				reason := func(p *process) float64 {
+					return testutil.ToFloat64(p.metrics.refreshes.WithLabelValues("refreshed", "requested"))
+				}
+				if n := reason(a) + reason(b); n != 1 {
+					t.Errorf("%v refreshes with reason requested, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+func TestARequestDuringARefreshIsSatisfiedByIt(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		w.server.slow(5 * time.Second)
+		p := w.start("")
+		defer p.stop()
+		expire()
+		go func() { _, _ = p.Authorize(context.Background(), "acme") }()
+		time.Sleep(time.Second)
+		w.request(conn.ID)
+		time.Sleep(time.Minute)
+		if got := w.state(conn.ID); got.Credential.Version != 2 || !got.RequestedAt.IsZero() {
+			t.Errorf("version %d, requested at %v; want 2 and the request gone", got.Credential.Version, got.RequestedAt)
+		}
+	})
+}
+
+func TestARequestIsTakenUpAtTheStart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		w.request(conn.ID)
+		p := w.start("")
+		defer p.stop()
+		synctest.Wait()
+		if v := w.state(conn.ID).Credential.Version; v != 2 {
+			t.Errorf("version %d after the start, want 2", v)
+		}
+	})
+}
+
+func TestARequestGoesBeforeOurPaceAndNotBeforeTheServers(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer error
+		want   int // presentations after the request
+	}{
+		{"an answer that no rule names", &pleo.AnswerError{Class: pleo.Unusual, Status: 418}, 2},
+		{"a lost answer", &pleo.UnknownError{RetryAfter: time.Hour, Err: errors.New("connection reset")}, 2},
+		{"our client refused", &pleo.AnswerError{Class: pleo.ClientRefused, Status: 401}, 2},
+		{"a server that asks to wait", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: time.Hour}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				conn := w.connect("acme")
+				p := w.start("")
+				defer p.stop()
+				w.server.onArrival(func() error { return tt.answer })
+				expire()
+				_, err := p.Authorize(t.Context(), "acme")
+				wantCode(t, err, ServerUnavailable)
+				w.request(conn.ID)
+				if n := w.server.count(); n != tt.want {
+					t.Errorf("presented %d times, want %d", n, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestARequestWaitsForTheBrake(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		names := w.connectMany(40)
+		conn := w.connect("acme")
+		w.server.onArrival(func() error { return errRefused })
+		p := w.start("")
+		defer p.stop()
+		expire()
+		p.useAll(names)
+		before := w.server.count()
+		w.server.onArrival(nil)
+		w.request(conn.ID)
+		if n := w.server.count() - before; n != 0 {
+			t.Errorf("presented %d times while the brake holds, want 0", n)
+		}
+		time.Sleep(21 * time.Minute)
+		if got := w.state(conn.ID); !got.RequestedAt.IsZero() || got.Credential.Version < 2 {
+			t.Errorf("version %d, requested at %v after the brake was released; want a new one and the request gone", got.Credential.Version, got.RequestedAt)
+		}
+	})
+}
+
+func TestARequestOfAConnectionThatCannotBeRefreshedSpendsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		off := w.connect("off")
+		w.data.rows[off.ID].Connection.Status = credstore.Disabled
+		p := w.start("")
+		defer p.stop()
+		w.request(off.ID)
+		time.Sleep(time.Hour)
+		if n := w.server.count(); n != 0 {
+			t.Errorf("presented %d times, want 0", n)
+		}
+	})
+}
+
+func TestRule10ARefusedTokenIsPresentedAgainOnRetry(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.calibrate()
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		w.server.onArrival(func() error { return errRefused }) // although the grant lives
+		expire()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ReauthorizationRequired)
+		w.server.onArrival(nil)
+		time.Sleep(6 * 24 * time.Hour)
+		w.retry(conn.ID)
+		if got := w.state(conn.ID).Connection; got.Status != credstore.Active || got.Version != 2 {
+			t.Errorf("connection is %s at version %d, want active at 2", got.Status, got.Version)
+		}
+		p.mustAuthorize("acme")
+	})
+}
+
+func TestRule12ARetryAsksFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.calibrate()
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		expire()
+		w.server.revokeAll()
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ReauthorizationRequired)
+		before := w.server.count()
+		w.retry(conn.ID)
+		if got := w.state(conn.ID).Connection; got.Reason != credstore.ReasonInactive || w.server.count() != before {
+			t.Errorf("reason %q after %d more presentations, want %q after none", got.Reason, w.server.count()-before, credstore.ReasonInactive)
+		}
+	})
+}
