@@ -30,29 +30,32 @@ func answerBroken(r *run) {
 		{"reset, server with a grace period", lost, simulator.OAuthSettings{Grace: simulator.Duration(time.Minute)}, true},
 	} {
 		r.variant(test.name, func(r *run) {
-			r.Parallel()
-			w := r.world(simulator.Settings{OAuth: test.oauth})
-			links := w.expired(max(1, r.trials/6))
-			for _, l := range links {
-				test.fault.Grant = l.grant.ID
-				w.fault(test.fault)
-			}
-			p := w.serve()
-			if test.kept {
-				for _, l := range links {
-					if a := p.until(l, final); a.status != http.StatusOK {
-						r.wrong("%s: %d %s, want 200: its refresh token can be had\n%s", l.name, a.status, a.body, p.log)
-					}
-				}
-			}
-			w.settled(p, links)
-			if !test.kept {
-				w.ended(p, links)
-			}
-			p.stop()
-			w.tally(len(links))
+			r.trials = max(1, r.trials/6)
+			r.spread((r.trials+fewLost-1)/fewLost, func(r *run) { r.breakAnswers(test.fault, test.oauth, test.kept) })
 		})
 	}
+}
+
+// breakAnswers breaks the first answer to each refresh.
+func (r *run) breakAnswers(broken simulator.Fault, oauth simulator.OAuthSettings, kept bool) {
+	w := r.world(simulator.Settings{OAuth: oauth})
+	links := w.expired(r.trials)
+	for _, l := range links {
+		broken.Grant = l.grant.ID
+		w.fault(broken)
+	}
+	p := w.serve()
+	for _, l := range links {
+		if a := p.until(l, final); kept && a.status != http.StatusOK {
+			r.wrong("%s: %d %s, want 200: its refresh token can be had\n%s", l.name, a.status, a.body, p.log)
+		}
+	}
+	w.settled(p, links)
+	if !kept {
+		w.ended(p, links)
+	}
+	p.stop()
+	w.tally(len(links))
 }
 
 // answerLate is F5. The refresh is waited for longer than clients wait.
@@ -61,7 +64,7 @@ func answerLate(r *run) {
 		r.variant(when, func(r *run) {
 			r.Parallel()
 			w := r.world(simulator.Settings{})
-			links := w.expired(min(50, max(1, r.trials/2)))
+			links := w.expired(min(atOnce, max(1, r.trials/2)))
 			w.fault(simulator.Fault{Kind: "delay", When: when, Delay: simulator.Duration(30 * time.Second), Count: len(links)})
 			p := w.serve()
 			answers := p.askAll(links)

@@ -17,7 +17,7 @@ func clientLeaves(r *run) {
 	links := w.expired(r.trials)
 	p := w.serve()
 	for batch := links; len(batch) > 0; {
-		n := min(len(batch), 50) // refreshes on demand at once
+		n := min(len(batch), atOnce)
 		w.leave(p, batch[:n])
 		batch = batch[n:]
 	}

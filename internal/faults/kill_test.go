@@ -43,23 +43,24 @@ func killedBeforeCommit(r *run) {
 // killedWithoutAnswer is F2: nobody has the successor. Where introspection can
 // be trusted the token is not even presented again; without it, once.
 func killedWithoutAnswer(r *run) {
-	half := max(1, r.trials/2)
 	for name, settings := range map[string]simulator.OAuthSettings{
 		"introspection":    {},
 		"no introspection": {Introspection: "absent"},
 	} {
 		r.variant(name, func(r *run) {
-			r.Parallel()
-			w := r.world(simulator.Settings{OAuth: settings})
-			before, links := w.expired(1), w.expired(half)
-			p := w.serve()
-			w.kept(p, before) // and introspection has proven itself
-			w.killWithoutAnswers(p, links)
-			p = w.serve()
-			w.settled(p, links)
-			w.ended(p, links)
-			p.stop()
-			w.tally(len(links))
+			r.trials = max(1, r.trials/2)
+			r.spread((r.trials+fewLost-1)/fewLost, func(r *run) {
+				w := r.world(simulator.Settings{OAuth: settings})
+				before, links := w.expired(1), w.expired(r.trials)
+				p := w.serve()
+				w.kept(p, before) // and introspection has proven itself
+				w.killWithoutAnswers(p, links)
+				p = w.serve()
+				w.settled(p, links)
+				w.ended(p, links)
+				p.stop()
+				w.tally(len(links))
+			})
 		})
 	}
 }
@@ -69,19 +70,13 @@ func killedWithoutAnswer(r *run) {
 func (w *world) killWithoutAnswers(p *process, links []link) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
-	for batch := links; len(batch) > 0; {
-		n := min(len(batch), 50) // refreshes on demand at once
-		answers := p.askAll(batch[:n])
-		for _, l := range batch[:n] {
-			w.await(simulator.PhaseCommitted, l)
-		}
-		p.kill()
-		for _, a := range answers {
-			<-a
-		}
-		if batch = batch[n:]; len(batch) > 0 {
-			p = w.serve()
-		}
+	answers := p.askAll(links)
+	for _, l := range links {
+		w.await(simulator.PhaseCommitted, l)
+	}
+	p.kill()
+	for _, a := range answers {
+		<-a
 	}
 	w.sim.ClearFaults()
 }

@@ -23,7 +23,7 @@ func paused(r *run) {
 			links := w.expired(half)
 			holder, other := w.serve(), w.serve()
 			for batch := links; len(batch) > 0; {
-				n := min(len(batch), 25)
+				n := min(len(batch), atOnce)
 				w.pauseBetween(holder, other, when, batch[:n])
 				batch = batch[n:]
 			}

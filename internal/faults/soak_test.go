@@ -110,12 +110,11 @@ func (p *process) dying() bool {
 // committed that is not durable, and puts another in its place.
 func (w *world) killQuietly(slot *atomic.Pointer[process]) {
 	w.Helper()
-	nothing := w.fault(simulator.Fault{Kind: "drop"}) // before the commit
-	time.Sleep(200 * time.Millisecond)                // what was committed before is answered and durable by then
+	w.fault(simulator.Fault{Kind: "hang", Abandon: true}) // before the commit
+	time.Sleep(200 * time.Millisecond)                    // what was committed before is answered and durable by then
 	slot.Load().kill()
-	if err := w.sim.ClearFault(nothing.ID); err != nil {
-		w.Fatal(err)
-	}
+	time.Sleep(200 * time.Millisecond) // the simulator notices who has left
+	w.sim.ClearFaults()
 	slot.Store(w.serve())
 }
 

@@ -16,6 +16,14 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
+// atOnce is how many refreshes a process has under way at most before some have
+// succeeded.
+const atOnce = 16
+
+// fewLost is how many connections may be refused before a process suspects the
+// server instead.
+const fewLost = 4
+
 // patience is how long an event is waited for that must come.
 const patience = 2 * time.Minute
 
