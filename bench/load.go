@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// target is where requests are sent, and in what form.
+type target struct {
+	address string
+	tls     *tls.Config // nil: in the clear
+	request []byte      // the whole of it
+}
+
+// caller sends requests on one connection.
+type caller struct {
+	conn   net.Conn
+	in     *bufio.Reader
+	target target
+}
+
+func (t target) dial(ctx context.Context) (*caller, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", t.address)
+	if err != nil {
+		return nil, fmt.Errorf("connecting: %w", err)
+	}
+	if t.tls != nil {
+		conn = tls.Client(conn, t.tls)
+	}
+	return &caller{conn: conn, in: bufio.NewReader(conn), target: t}, nil
+}
+
+func (c *caller) close() { _ = c.conn.Close() }
+
+var errAnswer = errors.New("an answer is not 200 with a length")
+
+// call sends the request and reads its answer.
+func (c *caller) call() error {
+	if _, err := c.conn.Write(c.target.request); err != nil {
+		return fmt.Errorf("sending: %w", err)
+	}
+	length := int64(-1)
+	for first := true; ; first = false {
+		line, err := c.in.ReadSlice('\n')
+		if err != nil {
+			return fmt.Errorf("reading: %w", err)
+		}
+		if first && !bytes.HasPrefix(line, []byte("HTTP/1.1 200 ")) {
+			return fmt.Errorf("%w: %q", errAnswer, line)
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) == 0 {
+			break
+		}
+		name, value, _ := bytes.Cut(line, []byte(": "))
+		if bytes.EqualFold(name, []byte("Content-Length")) {
+			length, err = strconv.ParseInt(string(value), 10, 64)
+			if err != nil {
+				return errAnswer
+			}
+		}
+	}
+	if length < 0 {
+		return errAnswer
+	}
+	if _, err := io.CopyN(io.Discard, c.in, length); err != nil {
+		return fmt.Errorf("reading: %w", err)
+	}
+	return nil
+}
+
+// flat sends n requests from several connections, each as fast as it can.
+func flat(ctx context.Context, t target, n, concurrency int) (time.Duration, error) {
+	began := time.Now()
+	err := together(concurrency, func(int) error {
+		c, err := t.dial(ctx)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		for range n / concurrency {
+			if err := c.call(); err != nil {
+				return err
+			}
+		}
+		return ctx.Err()
+	})
+	return time.Since(began), err
+}
+
+// paced sends requests at a fixed rate, and returns how long each took from the
+// moment when it was due: a server that is late makes those behind it late too.
+func paced(ctx context.Context, t target, perSecond float64, how time.Duration, concurrency int) ([]time.Duration, error) {
+	gap := time.Duration(float64(time.Second) * float64(concurrency) / perSecond)
+	began := time.Now().Add(10 * time.Millisecond)
+	took := make([][]time.Duration, concurrency)
+	err := together(concurrency, func(i int) error {
+		c, err := t.dial(ctx)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		offset := gap * time.Duration(i) / time.Duration(concurrency)
+		for due := began.Add(offset); due.Before(began.Add(how)) && ctx.Err() == nil; due = due.Add(gap) {
+			waitFor(due)
+			if err := c.call(); err != nil {
+				return err
+			}
+			took[i] = append(took[i], time.Since(due))
+		}
+		return ctx.Err()
+	})
+	return slices.Concat(took...), err
+}
+
+// waitFor waits for a moment that is not long ahead.
+func waitFor(due time.Time) {
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
+	<-timer.C
+}
+
+// reconnecting counts the requests of clients that connect for each of them.
+func reconnecting(ctx context.Context, t target, how time.Duration, concurrency int) (perSecond float64, err error) {
+	var (
+		mu    sync.Mutex // guards total
+		total int
+	)
+	began := time.Now()
+	err = together(concurrency, func(int) error {
+		n := 0
+		for time.Since(began) < how && ctx.Err() == nil {
+			c, err := t.dial(ctx)
+			if err != nil {
+				return err
+			}
+			err = c.call()
+			c.close()
+			if err != nil {
+				return err
+			}
+			n++
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		total += n
+		return ctx.Err()
+	})
+	return float64(total) / time.Since(began).Seconds(), err
+}
+
+// together runs f n times at once, and returns all that went wrong.
+func together(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var running sync.WaitGroup
+	for i := range n {
+		running.Go(func() { errs[i] = f(i) })
+	}
+	running.Wait()
+	return errors.Join(errs...)
+}
+
+// quantile returns the value that a share of the sorted values does not exceed.
+func quantile(sorted []time.Duration, share float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(int(share*float64(len(sorted))), len(sorted)-1)]
+}

@@ -1,0 +1,95 @@
+// Command bench measures what pleo-auth-proxy costs beside nginx, a bare
+// httputil.ReverseProxy and no proxy at all, in one run on one upstream with
+// TLS, and writes the table and the plot of docs/performance.md.
+//
+// Every subject is a process of its own, so that its CPU time can be read from
+// the system; so is the upstream. It runs on Linux, and wants nginx in the path.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+)
+
+// plan says what to measure and for how long.
+type plan struct {
+	program     string        // the pleo-auth-proxy to measure
+	doc         string        // the page that holds the table; empty: only printed
+	plot        string        // the SVG beside it
+	rounds      int           // interleaved, of each subject
+	requests    int           // in a round
+	concurrency int           // connections that send at once
+	atRate      time.Duration // how long the fixed rate is held for each subject
+	reconnect   time.Duration // how long clients reconnect for each request
+	rest        time.Duration // without load, between measurements
+	limit       float64       // CPU time per request against the bare ReverseProxy; 0: none
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		if role, ok := roles[os.Args[1]]; ok {
+			exit(role(os.Args[2:]))
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	exit(run(ctx, readPlan(), os.Stdout))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func readPlan() plan {
+	var p plan
+	flag.StringVar(&p.program, "program", "bin/pleo-auth-proxy", "the `file` to measure")
+	flag.StringVar(&p.doc, "doc", "", "the `page` to put the table into; its plot goes beside it")
+	flag.IntVar(&p.rounds, "rounds", 5, "interleaved rounds")
+	flag.IntVar(&p.requests, "requests", 20_000, "requests of a round")
+	flag.IntVar(&p.concurrency, "concurrency", 16, "connections that send at once")
+	flag.DurationVar(&p.atRate, "at-rate", 10*time.Second, "how long to hold the fixed rate")
+	flag.DurationVar(&p.reconnect, "reconnect", 4*time.Second, "how long to reconnect for each request")
+	flag.DurationVar(&p.rest, "rest", 300*time.Millisecond, "rest between measurements")
+	flag.Float64Var(&p.limit, "limit", 1.25, "the most CPU time per request against the bare ReverseProxy; 0 for no limit")
+	flag.Parse()
+	if p.doc != "" {
+		p.plot = p.doc[:len(p.doc)-len(".md")] + ".svg"
+	}
+	return p
+}
+
+// run measures, and writes what it found.
+func run(ctx context.Context, p plan, out io.Writer) error {
+	field, err := assemble(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer field.close()
+	results, err := measure(ctx, p, field.subjects, out)
+	if err != nil {
+		return err
+	}
+	r := report{plan: p, results: results, machine: machine(ctx)}
+	if _, err := io.WriteString(out, r.table()); err != nil {
+		return fmt.Errorf("writing the table: %w", err)
+	}
+	if p.doc != "" {
+		if err := r.publish(); err != nil {
+			return err
+		}
+	}
+	return r.check()
+}
+
+// errTooMuch is a program that needs more CPU time than it may.
+var errTooMuch = errors.New("the program needs more CPU time per request than its limit")

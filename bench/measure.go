@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// result is what was found about one subject.
+type result struct {
+	name       string
+	cpu        []time.Duration // per request, of each round; none for no proxy
+	throughput []float64       // requests per second, of each round
+	rate       float64         // that p50 and p99 were taken at
+	p50, p99   time.Duration
+	reconnects float64 // requests per second
+}
+
+// measure takes all subjects through the plan.
+func measure(ctx context.Context, p plan, subjects []*subject, out io.Writer) ([]*result, error) {
+	var results []*result
+	for _, s := range subjects {
+		results = append(results, &result{name: s.name})
+		if _, err := flat(ctx, s.target, p.requests/4, p.concurrency); err != nil { // warms up
+			return nil, fmt.Errorf("warming %s up: %w", s.name, err)
+		}
+	}
+	if err := measureRounds(ctx, p, subjects, results, out); err != nil {
+		return nil, err
+	}
+	rate := saturation(results) / 2
+	for i, s := range subjects {
+		time.Sleep(p.rest)
+		took, err := paced(ctx, s.target, rate, p.atRate, p.concurrency)
+		if err != nil {
+			return nil, fmt.Errorf("sending to %s at a fixed rate: %w", s.name, err)
+		}
+		slices.Sort(took)
+		results[i].rate, results[i].p50, results[i].p99 = rate, quantile(took, .5), quantile(took, .99)
+	}
+	for i, s := range subjects {
+		time.Sleep(p.rest)
+		perSecond, err := reconnecting(ctx, s.fresh, p.reconnect, p.concurrency)
+		if err != nil {
+			return nil, fmt.Errorf("reconnecting to %s: %w", s.name, err)
+		}
+		results[i].reconnects = perSecond
+	}
+	return results, nil
+}
+
+// measureRounds goes round the subjects, so that what else the machine does
+// falls on all of them. Each round begins with another one.
+func measureRounds(ctx context.Context, p plan, subjects []*subject, results []*result, out io.Writer) error {
+	for round := range p.rounds {
+		for i := range subjects {
+			at := (i + round) % len(subjects)
+			time.Sleep(p.rest)
+			if err := results[at].round(ctx, p, subjects[at]); err != nil {
+				return err
+			}
+		}
+		if _, err := fmt.Fprintf(out, "round %d of %d\n", round+1, p.rounds); err != nil {
+			return fmt.Errorf("writing: %w", err)
+		}
+	}
+	return nil
+}
+
+func (r *result) round(ctx context.Context, p plan, s *subject) error {
+	before, err := s.cpuTime()
+	if err != nil {
+		return err
+	}
+	took, err := flat(ctx, s.target, p.requests, p.concurrency)
+	if err != nil {
+		return fmt.Errorf("loading %s: %w", s.name, err)
+	}
+	after, err := s.cpuTime()
+	if err != nil {
+		return err
+	}
+	n := p.requests / p.concurrency * p.concurrency
+	r.throughput = append(r.throughput, float64(n)/took.Seconds())
+	if s.running() {
+		r.cpu = append(r.cpu, (after-before)/time.Duration(n))
+	}
+	return nil
+}
+
+// saturation returns the throughput of the slowest subject.
+func saturation(results []*result) float64 {
+	slowest := median(results[0].throughput)
+	for _, r := range results {
+		slowest = min(slowest, median(r.throughput))
+	}
+	return slowest
+}
+
+// median returns the middle of the values, 0 of none.
+func median[T int64 | float64 | time.Duration](values []T) T {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}

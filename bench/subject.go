@@ -1,0 +1,330 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// subject is what is measured: a proxy, or none.
+type subject struct {
+	name   string
+	target target // for many requests on a connection
+	fresh  target // for one request on a connection
+	cmd    *exec.Cmd
+}
+
+func (s *subject) running() bool { return s.cmd != nil }
+
+// The names of the subjects, as the table has them.
+const (
+	ours   = "pleo-auth-proxy"
+	bare   = "bare ReverseProxy"
+	nginx  = "nginx"
+	direct = "no proxy"
+)
+
+// field is the upstream and all subjects before it.
+type field struct {
+	dir      string
+	upstream *exec.Cmd
+	subjects []*subject
+}
+
+// assemble starts everything.
+func assemble(ctx context.Context, p plan) (_ *field, err error) {
+	dir, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		return nil, fmt.Errorf("making a directory: %w", err)
+	}
+	f := &field{dir: dir}
+	defer func() {
+		if err != nil {
+			f.close()
+		}
+	}()
+	roots, err := writeCertificate(dir)
+	if err != nil {
+		return nil, err
+	}
+	var api string
+	if f.upstream, api, err = startRole(ctx, "upstream", f.path("cert.pem"), f.path("key.pem")); err != nil {
+		return nil, err
+	}
+	for _, start := range []func(context.Context, plan, string) (*subject, error){f.startOurs, f.startBare, f.startNginx} {
+		s, err := start(ctx, p, api)
+		if err != nil {
+			return nil, err
+		}
+		f.subjects = append(f.subjects, s)
+	}
+	secure := &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
+	f.subjects = append(f.subjects, &subject{
+		name:   direct,
+		target: target{api, secure, request(api, "Authorization: "+credential+"\r\n")},
+		fresh:  target{api, secure, request(api, "Authorization: "+credential+"\r\nConnection: close\r\n")},
+	})
+	return f, nil
+}
+
+// credential is what every proxy puts on a request.
+const (
+	apiKey     = "benchmark"
+	credential = "Basic YmVuY2htYXJrOg=="
+)
+
+func request(host, fields string) []byte {
+	return []byte("GET /v1/expenses?limit=10 HTTP/1.1\r\nHost: " + host + "\r\nUser-Agent: bench\r\nAccept: application/json\r\n" + fields + "\r\n")
+}
+
+func (f *field) path(name string) string { return filepath.Join(f.dir, name) }
+
+// proxied is a subject that listens in the clear.
+func proxied(name, address string, cmd *exec.Cmd) *subject {
+	const selector = "Pleo-Connection: acme\r\n"
+	return &subject{
+		name: name, cmd: cmd,
+		target: target{address: address, request: request("localhost", selector)},
+		fresh:  target{address: address, request: request("localhost", selector+"Connection: close\r\n")},
+	}
+}
+
+// close ends all processes and waits for them.
+func (f *field) close() {
+	for _, s := range f.subjects {
+		stop(s.cmd)
+	}
+	stop(f.upstream)
+	_ = os.RemoveAll(f.dir) // a directory for temporary files
+}
+
+func stop(cmd *exec.Cmd) {
+	if cmd == nil || cmd.Process == nil {
+		return
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	_ = cmd.Wait()                          // how does not matter
+}
+
+// start starts a program and returns the first line that it prints. What it logs
+// goes to the file.
+func start(ctx context.Context, log *os.File, name string, args ...string) (*exec.Cmd, string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stderr = log
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, "", fmt.Errorf("starting %s: %w", name, err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, "", fmt.Errorf("starting %s: %w", name, err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		stop(cmd)
+		return nil, "", fmt.Errorf("waiting for %s: %w", name, err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the program
+	return cmd, strings.TrimSpace(line), nil
+}
+
+// startRole starts this program as a server, which prints its address.
+func startRole(ctx context.Context, role string, args ...string) (*exec.Cmd, string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, "", fmt.Errorf("finding this program: %w", err)
+	}
+	return start(ctx, os.Stderr, self, append([]string{role}, args...)...)
+}
+
+func (f *field) startBare(ctx context.Context, _ plan, api string) (*subject, error) {
+	cmd, address, err := startRole(ctx, "reverseproxy", "https://"+api, f.path("cert.pem"))
+	if err != nil {
+		return nil, err
+	}
+	return proxied(bare, address, cmd), nil
+}
+
+// startOurs starts the program as users do, with everything on: guard, access
+// log, metrics, replay.
+func (f *field) startOurs(ctx context.Context, p plan, api string) (*subject, error) {
+	config := fmt.Sprintf(`environment: custom
+data_dir: %q
+upstream: {api_url: "https://%s", auth_url: "https://%s", ca_file: %q}
+proxy: {listen: "127.0.0.1:0"}
+admin: {listen: off}
+`, f.path("data"), api, api, f.path("cert.pem"))
+	path := f.path("config.yaml")
+	line := fmt.Sprintf(`{"name":"acme","kind":"standalone_key","api_key":%q}`, apiKey)
+	if err := errors.Join(os.WriteFile(path, []byte(config), 0o600), os.WriteFile(f.path("import.jsonl"), []byte(line), 0o600)); err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	if out, err := exec.CommandContext(ctx, p.program, "connections", "import", "--offline", f.path("import.jsonl"), "--config", path).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("importing a connection: %w: %s", err, out)
+	}
+	log, err := os.Create(f.path("ours.log"))
+	if err != nil {
+		return nil, fmt.Errorf("creating the log: %w", err)
+	}
+	defer func() { _ = log.Close() }() // the program has its own handle
+	cmd, ready, err := start(ctx, log, p.program, "serve", "--json", "--config", path)
+	if err != nil {
+		return nil, err
+	}
+	var addresses map[string]string
+	if err := json.Unmarshal([]byte(ready), &addresses); err != nil {
+		stop(cmd)
+		return nil, fmt.Errorf("reading the address of %s: %w", ours, err)
+	}
+	return proxied(ours, addresses["proxy"], cmd), nil
+}
+
+// startNginx starts nginx with a static header, and an access log as ours has.
+func (f *field) startNginx(ctx context.Context, p plan, api string) (*subject, error) {
+	address, err := freeAddress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config := fmt.Sprintf(nginxConfig, f.dir, api, address, credential, api, f.path("cert.pem"))
+	path := f.path("nginx.conf")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, "nginx", "-p", f.dir, "-c", path, "-e", f.path("error.log"), "-g", "daemon off;")
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting nginx: %w", err)
+	}
+	if err := await(ctx, address); err != nil {
+		stop(cmd)
+		return nil, fmt.Errorf("waiting for nginx: %w", err)
+	}
+	return proxied(nginx, address, cmd), nil
+}
+
+// nginxConfig takes directory, upstream, address, credential, host and
+// authorities.
+const nginxConfig = `worker_processes auto;
+pid %[1]s/nginx.pid;
+events { worker_connections 1024; }
+http {
+  access_log %[1]s/access.log;
+  client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/fastcgi; uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
+  keepalive_requests 1000000;
+  upstream api { server %[2]s; keepalive 64; keepalive_requests 1000000; }
+  server {
+    listen %[3]s reuseport;
+    location / {
+      proxy_pass https://api;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Authorization "%[4]s";
+      proxy_set_header Host %[5]s;
+      proxy_ssl_verify on;
+      proxy_ssl_name 127.0.0.1;
+      proxy_ssl_trusted_certificate %[6]s;
+    }
+  }
+}
+`
+
+// freeAddress returns an address that nobody listens on.
+func freeAddress(ctx context.Context) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("finding a free port: %w", err)
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// await waits until somebody listens.
+func await(ctx context.Context, address string) error {
+	for range 100 {
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		if err == nil {
+			return c.Close()
+		}
+		waitFor(time.Now().Add(50 * time.Millisecond))
+	}
+	return errors.New("nobody listens")
+}
+
+// ticks is how the system counts CPU time, per second (USER_HZ, on all that Go
+// runs on).
+const ticks = 100
+
+// cpuTime returns the CPU time that the subject and its children have used.
+func (s *subject) cpuTime() (time.Duration, error) {
+	if !s.running() {
+		return 0, nil
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return 0, fmt.Errorf("listing processes: %w", err)
+	}
+	var total time.Duration
+	for _, path := range processes {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		st, err := parseStat(string(raw))
+		if err != nil {
+			return 0, err
+		}
+		if st.pid == s.cmd.Process.Pid || st.parent == s.cmd.Process.Pid {
+			total += st.cpu
+		}
+	}
+	return total, nil
+}
+
+// stat is what /proc tells of a process.
+type stat struct {
+	pid, parent int
+	cpu         time.Duration
+}
+
+// parseStat reads /proc/PID/stat (proc(5)). The name may hold anything, and ends
+// with the last parenthesis.
+func parseStat(raw string) (stat, error) {
+	end := strings.LastIndexByte(raw, ')')
+	first, _, _ := strings.Cut(raw, " ")
+	fields := strings.Fields(raw[end+1:])
+	if end < 0 || len(fields) < 13 {
+		return stat{}, errors.New("reading /proc: too few fields")
+	}
+	var numbers [4]int
+	for i, text := range []string{first, fields[1], fields[11], fields[12]} {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return stat{}, fmt.Errorf("reading /proc: %w", err)
+		}
+		numbers[i] = n
+	}
+	return stat{numbers[0], numbers[1], time.Duration(numbers[2]+numbers[3]) * time.Second / ticks}, nil
+}
+
+// readRoots returns the authorities in a file.
+func readRoots(path string) (*x509.CertPool, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading authorities: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(raw) {
+		return nil, errors.New("reading authorities: none found")
+	}
+	return pool, nil
+}

@@ -1,0 +1,358 @@
+//go:build heavy && linux
+
+// The tests in this file take minutes, so they have a tag of their own. They
+// measure a program without the race detector on a machine with little else to
+// do.
+
+package main
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+var soakTime = flag.Duration("soak", time.Minute, "how long TestSoak runs")
+
+// behind starts the program before an API of the test's own. Settings are lines
+// of configuration.
+func behind(t *testing.T, api http.HandlerFunc, settings ...string) *process {
+	t.Helper()
+	server := httptest.NewServer(api)
+	t.Cleanup(server.Close)
+	w := newWorld(t, simulator.Settings{})
+	config := configFor(w.sim, w.url, filepath.Join(w.dir, "data"))
+	config = replaceOnce(t, config, fmt.Sprintf("api_url: %q", w.url), fmt.Sprintf("api_url: %q", server.URL))
+	w.write("config.yaml", config+strings.Join(settings, "\n")+"\n")
+	w.importLines(`{"name":"acme","kind":"standalone_key","api_key":"key"}`)
+	return w.serve()
+}
+
+// status returns a number from /proc/PID/status, in KiB.
+func (p *process) status(name string) int64 {
+	p.t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^` + name + `:\s+([0-9]+)`).FindSubmatch(raw)
+	if m == nil {
+		p.t.Fatalf("/proc has no %s", name)
+	}
+	n, err := strconv.ParseInt(string(m[1]), 10, 64)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return n
+}
+
+const (
+	gigabyte = 1 << 30
+	// residentLimit is what bodies of any size may make the program take.
+	residentLimit = 64 << 10 // KiB
+)
+
+// zeros yields n bytes.
+func zeros(n int64) io.Reader { return io.LimitReader(endless{}, n) }
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+func TestGigabyteBothWays(t *testing.T) {
+	p := behind(t, func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		w.Header().Set("X-Received", fmt.Sprint(n))
+		if r.Method == http.MethodGet {
+			_, _ = io.Copy(w, zeros(gigabyte))
+		}
+	})
+	tests := []struct {
+		name, method     string
+		length           int64 // of the body; -1: chunked
+		sent, downloaded int64
+	}{
+		{"down", "GET", 0, 0, gigabyte},
+		{"up", "POST", gigabyte, gigabyte, 0},
+		{"up in chunks", "POST", -1, gigabyte, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := http.NewRequest(tt.method, "http://"+p.addresses[proxyListener]+"/@acme/x", zeros(tt.sent))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.ContentLength = tt.length
+			if tt.length == 0 {
+				r.Body = nil
+			}
+			began := time.Now()
+			res, err := client(t).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			n, err := io.Copy(io.Discard, res.Body)
+			if err != nil || n != tt.downloaded || res.Header.Get("X-Received") != fmt.Sprint(tt.sent) {
+				t.Errorf("down %d bytes, %v, up %s, want %d and %d", n, err, res.Header.Get("X-Received"), tt.downloaded, tt.sent)
+			}
+			t.Logf("%s took %v", tt.name, time.Since(began).Round(time.Millisecond))
+		})
+	}
+	peak := p.status("VmHWM")
+	t.Logf("resident memory at its peak: %d KiB", peak)
+	if peak > residentLimit {
+		t.Errorf("resident memory at its peak = %d KiB, want at most %d", peak, residentLimit)
+	}
+}
+
+// crowd is how many clients of each slow sort there are at once.
+const crowd = 200
+
+func TestSlowClientsDoNotSlowOthers(t *testing.T) {
+	p := behind(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/large" {
+			_, _ = io.Copy(w, zeros(64<<20))
+		}
+	})
+	c := client(t)
+	measure(p, c) // warms up
+	before := measure(p, c)
+	p.slowHeaders()
+	p.slowBodies()
+	p.slowReaders()
+	after := measure(p, c)
+	t.Logf("a healthy request takes %v, and %v beside %d slow clients", before, after, 3*crowd)
+	if after > before*6/5 {
+		t.Errorf("a healthy request takes %v beside slow clients and %v without, want at most a fifth more", after, before)
+	}
+	if peak := p.status("VmHWM"); peak > 4*residentLimit {
+		t.Errorf("resident memory at its peak = %d KiB, want at most %d", peak, 4*residentLimit)
+	}
+}
+
+// measure returns how long a healthy request takes: the best median of several
+// rounds, since other programs only ever make it worse.
+func measure(p *process, c *http.Client) time.Duration {
+	p.t.Helper()
+	best := time.Hour
+	for range 15 {
+		var took []time.Duration
+		for range 500 {
+			began := time.Now()
+			if a, err := p.get(c, "acme", "/x"); err != nil || a.status != http.StatusOK {
+				p.t.Fatalf("answer = %d, %v, want 200", a.status, err)
+			}
+			took = append(took, time.Since(began))
+		}
+		slices.Sort(took)
+		best = min(best, took[len(took)/2])
+	}
+	return best
+}
+
+// dialSlow opens a connection that stays until the test ends.
+func (p *process) dialSlow(first string) net.Conn {
+	p.t.Helper()
+	conn, err := net.Dial("tcp", p.addresses[proxyListener])
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = conn.Close() })
+	if _, err := io.WriteString(conn, first); err != nil {
+		p.t.Fatal(err)
+	}
+	return conn
+}
+
+// drip sends a piece on every connection five times a second.
+func (p *process) drip(piece string, conns []net.Conn) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	done := make(chan struct{})
+	p.t.Cleanup(func() { close(done) })
+	go func() {
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			for _, conn := range conns {
+				_, _ = io.WriteString(conn, piece) // it may have been cut off, as it should
+			}
+		}
+	}()
+}
+
+func (p *process) slowHeaders() {
+	var conns []net.Conn
+	for range crowd {
+		conns = append(conns, p.dialSlow("GET /@acme/x HTTP/1.1\r\nHost: localhost\r\nX-Slow: "))
+	}
+	p.drip("x", conns)
+}
+
+func (p *process) slowBodies() {
+	var conns []net.Conn
+	for range crowd {
+		conns = append(conns, p.dialSlow("POST /@acme/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"))
+	}
+	p.drip("x", conns)
+}
+
+func (p *process) slowReaders() {
+	for range crowd {
+		conn := p.dialSlow("GET /@acme/large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		if _, err := bufio.NewReaderSize(conn, 16).ReadString('\n'); err != nil { // and no more than that
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// What a program that runs for long holds on to.
+type holdings struct{ files, goroutines, resident int64 }
+
+func (p *process) holdings() holdings {
+	p.t.Helper()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^go_goroutines ([0-9]+)`).FindStringSubmatch(p.admin("/metrics").body)
+	if m == nil {
+		p.t.Fatal("/metrics has no go_goroutines")
+	}
+	goroutines, err := strconv.ParseInt(m[1], 10, 64)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return holdings{int64(len(files)), goroutines, p.status("VmRSS")}
+}
+
+// TestSoak mixes everything that clients do for a while, under rotation, and
+// looks at what is left when they rest.
+func TestSoak(t *testing.T) {
+	const connections, workers = 50, 40
+	settings := simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: simulator.Duration(5 * time.Second)}}
+	for i := range connections {
+		settings.Companies = append(settings.Companies, simulator.Company{ID: fmt.Sprintf("%08d-0000-4000-8000-000000000000", i), Name: fmt.Sprintf("Company %d", i)})
+	}
+	w := newWorld(t, settings)
+	var lines []string
+	for i, company := range settings.Companies {
+		_, line := w.grant(fmt.Sprintf("company-%d", i), simulator.GrantRequest{Company: company.ID})
+		lines = append(lines, line)
+	}
+	w.importLines(lines...)
+	p := w.serve()
+	s := &soak{p: p, c: client(t)}
+	s.run(workers, connections, 10*time.Second)
+	before := p.rested()
+	s.run(workers, connections, *soakTime)
+	after := p.rested()
+	t.Logf("%d requests, of which %d were given up; before %+v, after %+v", s.requests.Load(), s.left.Load(), before, after)
+	if n := s.wrong.Load(); n > 0 {
+		t.Errorf("%d answers other than 200", n)
+	}
+	if after.files > before.files+8 || after.goroutines > before.goroutines+8 || after.resident > before.resident*5/4+8<<10 {
+		t.Errorf("after %v the program holds %+v, before %+v, want no more", *soakTime, after, before)
+	}
+	w.checkAlive(1)
+}
+
+// poolTime is longer than a connection to the API stays in the pool.
+const poolTime = 100 * time.Second
+
+// rested looks once idle connections have been closed.
+func (p *process) rested() holdings {
+	p.t.Helper()
+	time.Sleep(poolTime)
+	return p.holdings()
+}
+
+type soak struct {
+	p                     *process
+	c                     *http.Client
+	requests, left, wrong atomic.Int64
+}
+
+func (s *soak) run(workers, connections int, how time.Duration) {
+	until := time.Now().Add(how)
+	var running sync.WaitGroup
+	for range workers {
+		running.Go(func() {
+			for time.Now().Before(until) {
+				s.one(fmt.Sprintf("company-%d", rand.IntN(connections)))
+			}
+		})
+	}
+	running.Wait()
+	s.c.CloseIdleConnections()
+}
+
+// one sends a request of a random sort.
+func (s *soak) one(connection string) {
+	s.requests.Add(1)
+	switch rand.IntN(10) {
+	case 0: // leaves in the middle
+		conn, err := net.Dial("tcp", s.p.addresses[proxyListener])
+		if err != nil {
+			s.wrong.Add(1)
+			return
+		}
+		_, _ = fmt.Fprintf(conn, "POST /@%s/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf", connection)
+		_ = conn.Close()
+		s.left.Add(1)
+	case 1: // a body that is kept in a file
+		s.post(connection, zeros(1500<<10))
+	case 2:
+		s.post(connection, strings.NewReader("small"))
+	default:
+		a, err := s.p.get(s.c, connection, "/v2/employees")
+		s.count(a.status, err)
+	}
+}
+
+func (s *soak) post(connection string, body io.Reader) {
+	res, err := s.c.Post("http://"+s.p.addresses[proxyListener]+"/@"+connection+"/echo", "text/plain", body)
+	if err != nil {
+		s.count(0, err)
+		return
+	}
+	_, err = io.Copy(io.Discard, res.Body)
+	_ = res.Body.Close()
+	s.count(res.StatusCode, err)
+}
+
+func (s *soak) count(status int, err error) {
+	if err != nil || status != http.StatusOK {
+		if s.wrong.Add(1) == 1 {
+			s.p.t.Logf("the first wrong answer: %d, %v", status, err)
+		}
+	}
+}
