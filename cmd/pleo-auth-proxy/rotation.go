@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -54,8 +55,12 @@ func (r *rotation) run(ctx context.Context) {
 	}
 }
 
-// remark logs what is wrong, once.
+// remark logs what is wrong, once. That the store is away others say, who need
+// it more.
 func (r *rotation) remark(err error) {
+	if errors.Is(err, credstore.ErrUnavailable) {
+		return
+	}
 	text := ""
 	if err != nil {
 		text = err.Error()

@@ -1,0 +1,132 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func pauseNever(context.Context, time.Duration) error { return nil }
+
+// rotated returns a store in dir with n connections under an old key, whose
+// stamp has moved to a new one.
+func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
+	t.Helper()
+	path := filepath.Join(dir, "keyset.json")
+	keyset, _, err := credstore.OpenKeyset(path)
+	if err != nil {
+		t.Fatalf("OpenKeyset: %v", err)
+	}
+	s, err = Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: keyset})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = s.Close() }) // what it would say, the reads have said
+	for i := range n {
+		c, err := s.Create(t.Context(), newOAuth(fmt.Sprintf("c-%d", i)))
+		if err != nil {
+			t.Fatalf("Create: %v", err)
+		}
+		ids = append(ids, c.ID)
+	}
+	key, err := credstore.AddKey(path)
+	if err != nil {
+		t.Fatalf("AddKey: %v", err)
+	}
+	if _, err := credstore.PromoteKey(path, key.Fingerprint); err != nil {
+		t.Fatalf("PromoteKey: %v", err)
+	}
+	if found, err := s.Rekey(t.Context(), false); err != nil || found != RekeyMoved {
+		t.Fatalf("Rekey = %q, %v, want %q", found, err, RekeyMoved)
+	}
+	return s, ids
+}
+
+func savePair(t *testing.T, s *Store, id, access, refresh string) error {
+	t.Helper()
+	state, err := s.Read(t.Context(), id)
+	if err != nil {
+		return err
+	}
+	_, err = s.Save(t.Context(), credstore.Successor{
+		Parent: state.Credential.Parent(), ObtainedAt: time.Now(),
+		AccessToken: credstore.NewSecret(access), RefreshToken: credstore.NewSecret(refresh),
+	})
+	return err
+}
+
+// TestResealSwapsOnlyWhatItHasRead: what others write between the reading of a
+// record and its sealing stays.
+func TestResealSwapsOnlyWhatItHasRead(t *testing.T) {
+	s, ids := rotated(t, t.TempDir(), 3)
+	key, err := s.stampKey(t.Context())
+	if err != nil {
+		t.Fatalf("stampKey: %v", err)
+	}
+	read, err := s.oldRecords(t.Context(), key, 0)
+	if err != nil || len(read) != len(ids) {
+		t.Fatalf("oldRecords = %d, %v, want %d", len(read), err, len(ids))
+	}
+	if err := savePair(t, s, ids[0], "newer", "newer"); err != nil {
+		t.Fatalf("saving: %v", err)
+	}
+	// As dropAccess does: the version stays.
+	if _, err := s.dialect.writer().ExecContext(t.Context(), `
+		UPDATE credentials SET access_token = NULL WHERE connection = (SELECT number FROM connections WHERE id = $1)`, ids[1]); err != nil {
+		t.Fatalf("dropping a token: %v", err)
+	}
+	p := pass{key: key}
+	if err := s.resealRecords(t.Context(), &p, read); err != nil || p.done != 1 || p.missed != 2 {
+		t.Errorf("resealRecords = %d done, %d missed, %v, want 1 and 2", p.done, p.missed, err)
+	}
+	for id, want := range map[string]string{ids[0]: "newer", ids[1]: ""} {
+		state, err := s.Read(t.Context(), id)
+		if err != nil || state.Credential.AccessToken.Reveal() != want {
+			t.Errorf("access token = %q, %v, want %q", state.Credential.AccessToken.Reveal(), err, want)
+		}
+	}
+}
+
+// TestResealBesideOthers: several processes may seal anew at once, while pairs
+// are saved.
+func TestResealBesideOthers(t *testing.T) {
+	dir := t.TempDir()
+	s, ids := rotated(t, dir, 100)
+	other, err := Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: s.keyset})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = other.Close() })
+	var running sync.WaitGroup
+	for _, store := range []*Store{s, other} {
+		running.Go(func() {
+			if _, err := store.Reseal(t.Context(), pauseNever); err != nil {
+				t.Errorf("Reseal: %v", err)
+			}
+		})
+	}
+	for i, id := range ids {
+		if err := savePair(t, s, id, fmt.Sprint("access-", i), fmt.Sprint("refresh-", i)); err != nil {
+			t.Errorf("saving: %v", err)
+		}
+	}
+	running.Wait()
+	for i, id := range ids {
+		state, err := s.Read(t.Context(), id)
+		if want := fmt.Sprint("access-", i); err != nil || state.Credential.AccessToken.Reveal() != want {
+			t.Errorf("access token = %q, %v, want %q", state.Credential.AccessToken.Reveal(), err, want)
+		}
+	}
+	key, err := s.stampKey(t.Context())
+	if err != nil {
+		t.Fatalf("stampKey: %v", err)
+	}
+	if use, err := s.KeyUse(t.Context()); err != nil || use.Rows[key.ID] != len(ids) || len(use.Rows) != 1 {
+		t.Errorf("KeyUse = %+v, %v, want all under %d", use, err, key.ID)
+	}
+}
