@@ -227,7 +227,7 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 	if left := s.retryAt.Sub(now); left > 0 && !a.hastened() {
 		return false, a.later(left, nil)
 	}
-	return false, a.doubts(ctx)
+	return a.doubts(ctx)
 }
 
 // requested reports whether an operator waits for a refresh.
@@ -288,35 +288,38 @@ func (a *attempt) pace() (at time.Time, streak int) {
 
 // doubts decides what to do where a successor of the refresh token may exist:
 // after an intent whose owner is gone, or where the token comes from a time
-// that this process knows nothing of. Nil means that it may be presented.
-func (a *attempt) doubts(ctx context.Context) error {
+// that this process knows nothing of. It may be presented if neither is done nor
+// an error.
+func (a *attempt) doubts(ctx context.Context) (done bool, err error) {
 	intent := a.state.Intent
 	if intent != nil && intent.Outcome == credstore.Unknown {
-		return nil // nobody can hold the successor; retryAt has passed
+		return false, nil // nobody can hold the successor; retryAt has passed
 	}
 	c := a.state.Credential
 	if intent == nil && a.e.proven.Load() == c.Version && a.suspectSince().IsZero() {
-		return nil
+		return false, nil
 	}
 	switch a.m.oracle.ask(ctx, c.RefreshToken) {
 	case alive:
-		return nil
+		return false, nil
 	case dead:
 		if left := a.graceLeft(intent); left > 0 {
-			return a.later(left, nil)
+			return false, a.later(left, nil)
 		}
-		return a.spent()
+		// Also where the verdict came too late to be recorded: then somebody has
+		// changed the credential, and it is not ours to present any more.
+		return true, a.spent()
 	case perhapsDead:
 		if left := a.graceLeft(intent); left > 0 {
-			return a.later(left, nil)
+			return false, a.later(left, nil)
 		}
 	case noAnswer:
 		if since := a.suspectSince(); !since.IsZero() && a.m.Now().Sub(since) < silenceAtMost {
-			return a.later(askAgain, nil)
+			return false, a.later(askAgain, nil)
 		}
 	case nobodyKnows:
 	}
-	return a.unasked(intent)
+	return false, a.unasked(intent)
 }
 
 // suspectSince is when something happened after which the refresh token is only

@@ -3,6 +3,7 @@ package refresh
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,6 +201,31 @@ func TestRule12ARetryAsksFirst(t *testing.T) {
 		w.retry(conn.ID)
 		if got := w.state(conn.ID).Connection; got.Reason != credstore.ReasonInactive || w.server.count() != before {
 			t.Errorf("reason %q after %d more presentations, want %q after none", got.Reason, w.server.count()-before, credstore.ReasonInactive)
+		}
+	})
+}
+
+// The operator's retry comes between the verdict on an inactive token and the
+// look at what has become of it.
+func TestRule12AnInactiveTokenIsNotPresentedWhateverHappensMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.calibrate()
+		conn := w.connect("acme")
+		w.server.revokeAll()
+		expire()
+		p := w.start("")
+		defer p.stop()
+		var once sync.Once
+		p.store.lose(func(op string) (err error) {
+			if op == "condemn" {
+				once.Do(func() { err = w.command().Retry(context.Background(), conn.ID, time.Now()) })
+			}
+			return err
+		})
+		_, _ = p.Authorize(t.Context(), "acme")
+		time.Sleep(time.Minute)
+		if got := w.state(conn.ID).Connection; w.server.count() != 0 || got.Reason != credstore.ReasonInactive {
+			t.Errorf("presented %d times, reason %q; want 0 and %q", w.server.count(), got.Reason, credstore.ReasonInactive)
 		}
 	})
 }

@@ -121,12 +121,10 @@ func (s *sim) act() {
 		s.release(s.rng.IntN(s.queued()), s.fate())
 	case r < 80:
 		s.request()
-	case r < 83:
+	case r < 82:
 		s.operate()
 	case r < 87:
-		i := s.rng.IntN(len(s.procs))
-		s.crash(i)
-		s.procs[i] = s.start(i)
+		s.crashOrStart(s.rng.IntN(len(s.procs)))
 	default:
 		waits := []time.Duration{time.Millisecond, 30 * time.Millisecond, time.Second, 65 * time.Second, 11 * time.Minute}
 		wait := waits[s.rng.IntN(len(waits))]
@@ -142,6 +140,16 @@ func (s *sim) queued() int {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
 	return len(s.pending)
+}
+
+// crashOrStart changes whether the machine's process runs: one that has crashed
+// stays away for a while.
+func (s *sim) crashOrStart(machine int) {
+	if s.procs[machine].dead() {
+		s.procs[machine] = s.start(machine)
+		return
+	}
+	s.crash(machine)
 }
 
 // operate does what an operator may do at any time.
@@ -193,6 +201,11 @@ func (s *sim) take(i int) *simCall {
 func (s *sim) settle() {
 	s.note("the faults end")
 	s.faults = 0
+	for i, p := range s.procs {
+		if p.dead() {
+			s.procs[i] = s.start(i)
+		}
+	}
 	s.rest(3 * time.Hour)
 	for range 2 {
 		for range s.conns {
@@ -231,6 +244,9 @@ func (s *sim) rest(span time.Duration) {
 // request sends one request of a client through a process.
 func (s *sim) request() {
 	p, conn := s.procs[s.rng.IntN(len(s.procs))], s.conns[s.rng.IntN(len(s.conns))]
+	if p.dead() {
+		return
+	}
 	s.note("%s: request for %s", p.name, conn.Name)
 	s.waiting.Add(1)
 	go func() {
