@@ -96,7 +96,7 @@ func TestResealSwapsOnlyWhatItHasRead(t *testing.T) {
 // are saved.
 func TestResealBesideOthers(t *testing.T) {
 	dir := t.TempDir()
-	s, ids := rotated(t, dir, 100)
+	s, ids := rotated(t, dir, 40)
 	other, err := Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: s.keyset})
 	if err != nil {
 		t.Fatalf("Open: %v", err)

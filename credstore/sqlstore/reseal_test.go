@@ -108,7 +108,7 @@ func readAll(t *testing.T, s credstore.Store, connections []credstore.Connection
 func TestResealMovesEverythingAndChangesNothingElse(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	connections := fillMixed(t, s, 100)
+	connections := fillMixed(t, s, 40)
 	before := readAll(t, s, connections)
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
@@ -117,10 +117,10 @@ func TestResealMovesEverythingAndChangesNothingElse(t *testing.T) {
 	if done, err := s.Resealed(t.Context()); err != nil || done {
 		t.Errorf("Resealed before = %v, %v, want false", done, err)
 	}
-	if got := reseal(t, s); got != (sqlstore.Resealing{Records: 100}) {
-		t.Errorf("Reseal = %+v, want 100 records", got)
+	if got := reseal(t, s); got != (sqlstore.Resealing{Records: 40}) {
+		t.Errorf("Reseal = %+v, want 40 records", got)
 	}
-	wantUse(t, s, key, map[uint32]int{key.ID: 100})
+	wantUse(t, s, key, map[uint32]int{key.ID: 40})
 	if done, err := s.Resealed(t.Context()); err != nil || !done {
 		t.Errorf("Resealed afterwards = %v, %v, want true", done, err)
 	}
@@ -226,11 +226,11 @@ func TestRetireIsRefusedWhileTheKeyIsInUse(t *testing.T) {
 func TestResealGivesWayToOtherWrites(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	connections := fillMixed(t, s, 200)
+	connections := fillMixed(t, s, 70)
 	key := d.promote(t)
 	rekey(t, s, false, sqlstore.RekeyMoved)
 	// At each pause somebody saves a pair, and condemns another connection's.
-	saved, dropped := connections[199], connections[1]
+	saved, dropped := connections[67], connections[1]
 	lease, err := s.Acquire(t.Context(), dropped.ID, "me")
 	if err != nil {
 		t.Fatalf("Acquire: %v", err)
@@ -243,7 +243,7 @@ func TestResealGivesWayToOtherWrites(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Reseal: %v", err)
 	}
-	wantUse(t, s, key, map[uint32]int{key.ID: 200})
+	wantUse(t, s, key, map[uint32]int{key.ID: 70})
 	state := readAll(t, s, connections)
 	if c := state[saved.Name].Credential; c.Version < 2 || c.AccessToken.Reveal() != fmt.Sprintf("access-%d", c.Version) {
 		t.Errorf("the pair saved meanwhile = version %d, %q, want the latest", c.Version, c.AccessToken.Reveal())
@@ -256,19 +256,19 @@ func TestResealGivesWayToOtherWrites(t *testing.T) {
 func TestResealStopsAndContinues(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	connections := fillMixed(t, s, 100)
+	connections := fillMixed(t, s, 40)
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
 	rekey(t, s, false, sqlstore.RekeyMoved)
 	enough := errors.New("enough")
 	got, err := s.Reseal(t.Context(), func(context.Context, time.Duration) error { return enough })
-	if !errors.Is(err, enough) || got.Records == 0 || got.Records == 100 {
+	if !errors.Is(err, enough) || got.Records == 0 || got.Records == 40 {
 		t.Fatalf("Reseal that is stopped = %+v, %v, want a part of the records and %v", got, err, enough)
 	}
-	wantUse(t, s, key, map[uint32]int{key.ID: got.Records, old.ID: 100 - got.Records})
+	wantUse(t, s, key, map[uint32]int{key.ID: got.Records, old.ID: 40 - got.Records})
 	readAll(t, d.another(t), connections)
-	if rest := reseal(t, s); got.Records+rest.Records != 100 {
-		t.Errorf("Reseal again = %d records after %d, want 100 in all", rest.Records, got.Records)
+	if rest := reseal(t, s); got.Records+rest.Records != 40 {
+		t.Errorf("Reseal again = %d records after %d, want 40 in all", rest.Records, got.Records)
 	}
 }
 
