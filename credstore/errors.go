@@ -17,6 +17,9 @@ var (
 	// ErrBadQuery: a listing was asked for with a limit or cursor that no page
 	// can have.
 	ErrBadQuery = errors.New("no such page")
+	// ErrTokenTaken: another connection has the same refresh token, or had it
+	// until its last refresh. Two owners of one refresh token kill it for both.
+	ErrTokenTaken = errors.New("the refresh token belongs to another connection")
 	// ErrSuperseded: the stored credential is not the one that was named. What
 	// came with it is of no use any more.
 	ErrSuperseded = errors.New("superseded by another credential")
@@ -32,10 +35,10 @@ var (
 	ErrUnavailable = errors.New("the store is unavailable")
 )
 
-// Conflict is an ErrNameTaken or ErrCompanyBound that says which connection is
+// Conflict is an ErrNameTaken, ErrTokenTaken or ErrCompanyBound that says which connection is
 // in the way.
 type Conflict struct {
-	Err  error  // ErrNameTaken or ErrCompanyBound
+	Err  error  // ErrNameTaken, ErrTokenTaken or ErrCompanyBound
 	With string // the name of the other connection
 }
 

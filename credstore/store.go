@@ -19,7 +19,7 @@ import (
 type Store interface {
 	// Create adds a connection and, where c.Credential is not nil, its first
 	// credential (version 1, status active); otherwise its status is pending.
-	// It returns a [Conflict] of ErrNameTaken or ErrCompanyBound.
+	// It returns a [Conflict] of ErrNameTaken, ErrTokenTaken or ErrCompanyBound.
 	Create(ctx context.Context, c NewConnection) (Connection, error)
 
 	// Find returns the connection called name, or ErrNotFound. Names are

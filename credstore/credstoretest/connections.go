@@ -100,6 +100,18 @@ func testCompanyBound(t *testing.T, data Data) {
 	wantConflict(t, "Create for a bound company", bind(pair("second"), "c-1", false), credstore.ErrCompanyBound, "first")
 }
 
+func testTokenTaken(t *testing.T, data Data) {
+	s := data.Open(t)
+	first := create(t, s, pair("first"))
+	again := pair("second")
+	again.Credential.RefreshToken = pair("first").Credential.RefreshToken
+	_, err := s.Create(t.Context(), again)
+	wantConflict(t, "Create with the refresh token of another connection", err, credstore.ErrTokenTaken, "first")
+	save(t, s, next(parentOf(t, s, first.ID), "2"))
+	_, err = s.Create(t.Context(), again)
+	wantConflict(t, "Create with a token that another connection has spent", err, credstore.ErrTokenTaken, "first")
+}
+
 func testRead(t *testing.T, data Data) {
 	s := data.Open(t)
 	oauth, apiKey := create(t, s, pair("acme")), create(t, s, key("legacy"))

@@ -33,6 +33,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"create refuses what cannot be", testCreateInvalid},
 		{"create refuses a taken name", testNameTaken},
 		{"create refuses a bound company", testCompanyBound},
+		{"create refuses another's refresh token", testTokenTaken},
 		{"read what was created", testRead},
 		{"read an unknown connection", testReadUnknown},
 		{"list by page", testPages},

@@ -62,7 +62,8 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 	return created, err
 }
 
-// checkFree returns a Conflict if the name or the company is not to be had.
+// checkFree returns a Conflict if the name, the refresh token or the company is
+// not to be had.
 func checkFree(ctx context.Context, tx *sql.Tx, n credstore.NewConnection) error {
 	var with string
 	err := tx.QueryRowContext(ctx, `SELECT name FROM connections WHERE folded_name = $1`, strings.ToLower(n.Name)).Scan(&with)
@@ -72,10 +73,30 @@ func checkFree(ctx context.Context, tx *sql.Tx, n credstore.NewConnection) error
 	if !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	if n.SharedCompany {
-		return nil
+	if err := checkToken(ctx, tx, n.Credential); err != nil || n.SharedCompany {
+		return err
 	}
 	return checkCompany(ctx, tx, "", n.Kind, n.Company.ID)
+}
+
+// checkToken returns a Conflict if the refresh token is, or was until its last
+// refresh, another connection's.
+func checkToken(ctx context.Context, tx *sql.Tx, c *credstore.FirstCredential) error {
+	if c == nil || c.RefreshToken.IsZero() {
+		return nil
+	}
+	hash := c.RefreshToken.Hash()
+	var with string
+	err := tx.QueryRowContext(ctx, `
+		SELECT name FROM connections WHERE kind = 'oauth' AND refresh_hash = $1
+		UNION ALL SELECT name FROM connections WHERE parent_hash IS NOT NULL AND parent_hash = $1 LIMIT 1`, hash[:]).Scan(&with)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &credstore.Conflict{Err: credstore.ErrTokenTaken, With: with}
 }
 
 // checkCompany returns a Conflict if a connection of the kind, other than the

@@ -60,7 +60,7 @@ func create(t testing.TB, s credstore.Store, name string) credstore.Connection {
 		Name: name,
 		Kind: credstore.OAuth,
 		Credential: &credstore.FirstCredential{
-			AccessToken: credstore.NewSecret("access-1"), RefreshToken: credstore.NewSecret("refresh-1"),
+			AccessToken: credstore.NewSecret("access-1"), RefreshToken: credstore.NewSecret("refresh-1 of " + name),
 		},
 	})
 	if err != nil {

@@ -63,6 +63,8 @@ CREATE TABLE connections (
 
 CREATE UNIQUE INDEX connections_company ON connections (kind, company_id)
 	WHERE company_id <> '' AND shared_company = 0;
+CREATE INDEX connections_token ON connections (refresh_hash) WHERE kind = 'oauth';
+CREATE INDEX connections_spent ON connections (parent_hash) WHERE parent_hash IS NOT NULL;
 CREATE INDEX connections_bound ON connections (company_id) WHERE company_id <> '';
 CREATE INDEX connections_status ON connections (status, name, kind);
 CREATE INDEX connections_due ON connections (kind, status, refreshed_at);

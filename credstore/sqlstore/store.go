@@ -168,7 +168,7 @@ func (s *Store) failure(doing string, err error) error {
 // the database.
 func isAnswer(err error) bool {
 	for _, answer := range []error{
-		credstore.ErrNotFound, credstore.ErrNameTaken, credstore.ErrCompanyBound, credstore.ErrBadQuery,
+		credstore.ErrNotFound, credstore.ErrNameTaken, credstore.ErrTokenTaken, credstore.ErrCompanyBound, credstore.ErrBadQuery,
 		credstore.ErrSuperseded, credstore.ErrBusy, credstore.ErrLeaseLost, credstore.ErrNotRefused, credstore.ErrUnavailable, ErrKeyInUse,
 	} {
 		if errors.Is(err, answer) {

@@ -34,6 +34,8 @@ func TestAnswers(t *testing.T) {
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 30 * time.Second},
 		{"busy with a time", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: 5 * time.Minute},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 5 * time.Minute},
+		{"busy for a moment", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: 3 * time.Second},
+			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 3 * time.Second},
 		{"another 4xx", &pleo.AnswerError{Class: pleo.Unusual, Status: 418},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, time.Hour},
 		{"5xx", &pleo.UnknownError{Status: 503, Err: errors.New("503")},
@@ -71,6 +73,7 @@ func TestAnswers(t *testing.T) {
 func TestUnusualAnswersCondemnOnlyAfterThreeIn24Hours(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		conn := w.connect("acme")
+		w.idle = true
 		p := w.start("")
 		defer p.stop()
 		w.server.onArrival(func() error { return &pleo.AnswerError{Class: pleo.Unusual, Status: 418} })
@@ -387,6 +390,7 @@ func TestIdleGrantsAreKeptAlive(t *testing.T) {
 		for i := range 50 {
 			w.connect(fmt.Sprintf("c%d", i))
 		}
+		w.idle = true
 		p := w.start("")
 		defer p.stop()
 		time.Sleep(8 * 24 * time.Hour)
@@ -577,5 +581,23 @@ func TestChecksTellTheOperator(t *testing.T) {
 		if err := p.CheckServer(t.Context()); err == nil {
 			t.Error("CheckServer while the server cannot be reached = nil, want an error")
 		}
+	})
+}
+
+func TestAChangeThatCouldNotBeReadIsReadLater(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.mustAuthorize("acme")
+		p.store.fail(failing("read"))
+		if err := (&memoryStore{memory: w.data}).Remove(t.Context(), conn.ID); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		p.store.fail(nil)
+		time.Sleep(time.Second)
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ConnectionUnknown)
 	})
 }

@@ -27,6 +27,9 @@ const (
 	// restoredAgain is when clients may ask again while a restored store waits to
 	// be accepted.
 	restoredAgain = 10 * time.Second
+	// notConfiguredAgain is when clients may ask again for a token that cannot be
+	// refreshed here.
+	notConfiguredAgain = time.Minute
 	// leaseMargin is what must be left of a lease when a token is sent.
 	leaseMargin = 2 * time.Second
 	// leasePoll is how often a lease that somebody else holds is tried again.
@@ -210,7 +213,7 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 		return false, a.unavailable(errUnsaved)
 	}
 	if a.m.Server == nil || a.state.Credential.RefreshToken.IsZero() {
-		return false, a.unavailable(errNotConfigured)
+		return false, a.later(notConfiguredAgain, errNotConfigured)
 	}
 	if a.why.requested && !a.requested() {
 		return true, nil // somebody else has seen to it
@@ -370,7 +373,10 @@ func (a *attempt) unasked(intent *credstore.Intent) error {
 func (a *attempt) announce(ctx context.Context) error {
 	parent := a.state.Credential.Parent()
 	slot, err := a.m.Spool.Reserve(parent)
+	a.m.spoolTrouble.Store(nil)
 	if err != nil {
+		a.m.spoolTrouble.Store(&err)
+		a.m.metrics.storeErrors.Inc()
 		a.m.logger(a.e).Error("no refresh is started: the spool cannot be written", errField(err))
 		return a.unavailable(fmt.Errorf("reserving a spool record: %w", err))
 	}

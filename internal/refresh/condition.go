@@ -18,12 +18,15 @@ func (m *Manager) CheckServer(context.Context) error {
 }
 
 // CheckCredentials returns an error while something about credentials needs an
-// operator's eye: a pair that the store has not taken, a restored store, the
-// brake.
+// operator's eye: a pair that the store has not taken, a spool without room, a restored
+// store, the brake.
 func (m *Manager) CheckCredentials(context.Context) error {
 	var errs []error
 	if n := m.unsaved.Load(); n > 0 {
 		errs = append(errs, fmt.Errorf("%d new token pairs wait for the store", n))
+	}
+	if err := m.spoolTrouble.Load(); err != nil {
+		errs = append(errs, fmt.Errorf("no token is refreshed: %w", *err))
 	}
 	if m.Restored() {
 		errs = append(errs, errRestored)

@@ -97,6 +97,7 @@ func (m *Manager) find(ctx context.Context, name string) (*entry, error) {
 }
 
 func (m *Manager) load(ctx context.Context, name string) (*entry, error) {
+	before := m.told.Load()
 	conn, err := m.Store.Find(ctx, name)
 	if err != nil {
 		return nil, m.storeError(name, err)
@@ -105,7 +106,13 @@ func (m *Manager) load(ctx context.Context, name string) (*entry, error) {
 	if err != nil {
 		return nil, m.storeError(name, err)
 	}
-	return m.admit(state), nil
+	e := m.admit(state)
+	if m.told.Load() == before {
+		return e, nil
+	}
+	// Something has changed meanwhile, perhaps this, and even gone: its notice
+	// came before there was an entry to tell.
+	return e, m.reread(ctx, e)
 }
 
 // admit makes sure that the connection has an entry, and that the entry knows
@@ -216,6 +223,7 @@ func (m *Manager) drop(e *entry) {
 
 // changed reads again what other processes, or this one, have changed.
 func (m *Manager) changed(ids []string) {
+	m.told.Add(1)
 	m.sole.Store(nil)
 	for _, id := range ids {
 		ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
@@ -236,8 +244,12 @@ func (m *Manager) hear(ctx context.Context, id string) {
 		return
 	}
 	e := found.(*entry)
-	if m.reread(ctx, e) != nil {
-		return // counted; the next change or use reads again
+	var unread *Error
+	if errors.As(m.reread(ctx, e), &unread) {
+		if unread.Code == StoreUnavailable {
+			m.hearLater(id)
+		}
+		return
 	}
 	if s := e.current.Load(); s.requested && m.refreshable(s) {
 		m.fly(e, why{version: s.conn.Version, requested: true})
@@ -247,6 +259,16 @@ func (m *Manager) hear(ctx context.Context, id string) {
 // refreshable reports whether this process can refresh the connection at all.
 func (m *Manager) refreshable(s *snapshot) bool {
 	return m.Server != nil && !s.conn.Kind.IsKey() && s.refusal() == nil
+}
+
+// hearLater reads again what could not be read when its change was told: that is
+// told once.
+func (m *Manager) hearLater(id string) {
+	time.AfterFunc(saveAtMost, func() {
+		if m.lifetime.Err() == nil {
+			m.changed([]string{id})
+		}
+	})
 }
 
 // reread brings the entry up to date with the store.

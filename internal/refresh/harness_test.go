@@ -214,7 +214,8 @@ type world struct {
 	data   *memory
 	server *server
 	sealer Sealer
-	api    API // of processes that start from now on; nil: none
+	idle   bool // processes look at the spool once a day and have no witness: for weeks of virtual time
+	api    API  // of processes that start from now on; nil: none
 	serial int
 }
 
@@ -267,7 +268,11 @@ func (w *world) start(dir string) *process {
 	}
 	w.serial++
 	p := &process{w: w, store: &memoryStore{memory: w.data}, dir: dir, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
-	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Witness: WitnessIn(dir), Owner: fmt.Sprintf("process-%d", w.serial)})
+	witness := WitnessIn(dir)
+	if w.idle {
+		spool.every, witness = 24*time.Hour, nil
+	}
+	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Witness: witness, Owner: fmt.Sprintf("process-%d", w.serial)})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -85,6 +85,8 @@ type Manager struct {
 	background *semaphore.Weighted
 
 	serverTrouble atomic.Pointer[error] // of the latest refresh; nil when it was answered
+	spoolTrouble  atomic.Pointer[error] // of the latest reservation; nil when it succeeded
+	told          atomic.Int64          // counts the notices of changes
 	unsaved       atomic.Int64          // pairs that this process obtained and the store has not taken
 
 	restored    atomic.Bool               // the store waits to be accepted

@@ -183,6 +183,10 @@ func (m *memory) free(c credstore.NewConnection) error {
 		if strings.EqualFold(r.Connection.Name, c.Name) {
 			return &credstore.Conflict{Err: credstore.ErrNameTaken, With: r.Connection.Name}
 		}
+		if f := c.Credential; f != nil && !f.RefreshToken.IsZero() &&
+			(r.Credential.RefreshToken.Equal(f.RefreshToken) || r.saved.Parent.RefreshHash == f.RefreshToken.Hash()) {
+			return &credstore.Conflict{Err: credstore.ErrTokenTaken, With: r.Connection.Name}
+		}
 	}
 	if c.SharedCompany {
 		return nil

@@ -89,7 +89,10 @@ func (a *attempt) answered(answer *pleo.AnswerError) error {
 
 // retryIn obeys the server's Retry-After where it gave one.
 func retryIn(asked, otherwise time.Duration) time.Duration {
-	return min(max(asked, otherwise), retryAtMost)
+	if asked > 0 {
+		return min(asked, retryAtMost)
+	}
+	return otherwise
 }
 
 func (a *attempt) refused(answer *pleo.AnswerError) error {
@@ -132,7 +135,7 @@ func (a *attempt) unknown(err error) error {
 	wait := doubtIn(a.intent.Presentations)
 	var unknown *pleo.UnknownError
 	if errors.As(err, &unknown) {
-		wait = retryIn(unknown.RetryAfter, wait)
+		wait = max(wait, retryIn(unknown.RetryAfter, 0))
 	}
 	s := a.setbackAt(codeUnknown, credstore.ReasonUnavailable, wait, err)
 	a.m.logger(a.e).Warn("the outcome of a refresh is unknown; it is tried again",

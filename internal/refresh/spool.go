@@ -77,6 +77,7 @@ type Slot interface {
 type DirSpool struct {
 	dir    string
 	sealer Sealer
+	every  time.Duration // between two looks at what others have left
 
 	replayed chan struct{} // closed once what earlier processes left was tried
 
@@ -94,7 +95,7 @@ func OpenSpool(dir string, sealer Sealer) (*DirSpool, error) {
 		}
 	}
 	return &DirSpool{
-		dir: dir, sealer: sealer,
+		dir: dir, sealer: sealer, every: replayEvery,
 		replayed:  make(chan struct{}),
 		abandoned: map[credstore.Parent]bool{},
 	}, nil
@@ -377,7 +378,7 @@ func (s *DirSpool) Replay(ctx context.Context, store credstore.Store, log *zap.L
 			replayed = true
 			close(s.replayed)
 		}
-		wait := replayEvery
+		wait := s.every
 		if err != nil || left > 0 {
 			wait = saveAtMost
 		}
