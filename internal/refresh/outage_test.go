@@ -1,0 +1,102 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// TestSimulationOfAnOutage lets the authorization server give no usable answer
+// for two hours, to twenty connections in use; to a thousand where as many
+// schedules as in the fault suite are asked for.
+func TestSimulationOfAnOutage(t *testing.T) {
+	const busy = 10 * time.Minute
+	connections := min(1000, max(20, *schedules/10))
+	for _, test := range []struct {
+		name      string
+		answer    error
+		presented int           // the most presentations of one token that pass
+		recovers  time.Duration // after the outage
+	}{
+		{"429", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: busy}, int(2*time.Hour/busy) + 2, busy},
+		{"503", &pleo.UnknownError{Err: errors.New("503")}, 7, time.Hour},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				names := w.connectMany(connections)
+				p := w.start("")
+				defer p.stop()
+				if good := p.useAll(names); good != len(names) {
+					t.Fatalf("%d of %d connections work before the outage", good, len(names))
+				}
+				w.server.onArrival(func() error { return test.answer })
+				time.Sleep(12*time.Minute + 30*time.Second) // the refreshes ahead of expiry fail
+				if good := p.useAll(names); good != len(names) {
+					t.Errorf("%d of %d connections are served with tokens that are still good", good, len(names))
+				}
+				time.Sleep(2 * time.Hour)
+				w.server.onArrival(nil)
+				time.Sleep(test.recovers + time.Minute)
+				if good := p.useAll(names); good != len(names) {
+					t.Errorf("%d of %d connections work after the outage", good, len(names))
+				}
+				if n := w.count(credstore.ReauthorizationRequired); n != 0 {
+					t.Errorf("%d connections were condemned, want none", n)
+				}
+				if most := w.server.mostInFlight(); most > 1 {
+					t.Errorf("%d refreshes of one connection were in flight at once", most)
+				}
+				if tokens := w.server.presentedMoreThan(test.presented); len(tokens) > 0 {
+					t.Errorf("%d tokens were presented more than %d times, such as %s", len(tokens), test.presented, tokens[0])
+				}
+			})
+		})
+	}
+}
+
+// jumping is an authorization server whose answers are timed by a clock that
+// jumps, as those of the real one are in a process whose clock does.
+type jumping struct {
+	AuthorizationServer
+	now func() time.Time
+}
+
+func (j *jumping) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
+	tokens, err := j.AuthorizationServer.Refresh(ctx, token)
+	tokens.SentAt = j.now()
+	return tokens, err
+}
+
+// TestAJumpOfTheClockCausesNoLoop sets the clock forth and back. Each version is
+// refreshed at most once, and requests go on.
+func TestAJumpOfTheClockCausesNoLoop(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		var off atomic.Int64
+		p.Now = func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
+		p.Server = &jumping{p.Server, p.Now}
+		for _, jump := range []time.Duration{5 * time.Minute, -5 * time.Minute, time.Hour, -time.Hour, 24 * time.Hour, -24 * time.Hour} {
+			before := w.server.count()
+			off.Add(int64(jump))
+			for range 30 {
+				p.mustAuthorize("acme")
+				time.Sleep(time.Second)
+			}
+			synctest.Wait()
+			if n := w.server.count() - before; n > 1 {
+				t.Errorf("%d refreshes in 30 s after the clock jumped by %v, want at most 1", n, jump)
+			}
+		}
+		if tokens := w.server.presentedMoreThan(1); len(tokens) > 0 {
+			t.Errorf("tokens were presented more than once: %v", tokens)
+		}
+	})
+}
