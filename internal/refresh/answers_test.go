@@ -73,7 +73,6 @@ func TestAnswers(t *testing.T) {
 func TestUnusualAnswersCondemnOnlyAfterThreeIn24Hours(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		conn := w.connect("acme")
-		w.idle = true
 		p := w.start("")
 		defer p.stop()
 		w.server.onArrival(func() error { return &pleo.AnswerError{Class: pleo.Unusual, Status: 418} })
@@ -390,7 +389,6 @@ func TestIdleGrantsAreKeptAlive(t *testing.T) {
 		for i := range 50 {
 			w.connect(fmt.Sprintf("c%d", i))
 		}
-		w.idle = true
 		p := w.start("")
 		defer p.stop()
 		time.Sleep(8 * 24 * time.Hour)

@@ -214,8 +214,10 @@ type world struct {
 	data   *memory
 	server *server
 	sealer Sealer
-	idle   bool // processes look at the spool once a day and have no witness: for weeks of virtual time
-	api    API  // of processes that start from now on; nil: none
+	// alert makes processes look at the spool as often as they should, and keep a
+	// witness. It costs real time in weeks of virtual time.
+	alert  bool
+	api    API // of processes that start from now on; nil: none
 	serial int
 }
 
@@ -269,7 +271,7 @@ func (w *world) start(dir string) *process {
 	w.serial++
 	p := &process{w: w, store: &memoryStore{memory: w.data}, dir: dir, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
 	witness := WitnessIn(dir)
-	if w.idle {
+	if !w.alert {
 		spool.every, witness = 24*time.Hour, nil
 	}
 	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Witness: witness, Owner: fmt.Sprintf("process-%d", w.serial)})

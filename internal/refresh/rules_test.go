@@ -368,6 +368,7 @@ func TestRule5APeersSpoolIsReplayedWhileWeRun(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		conn := w.connect("acme")
 		w.calibrate()
+		w.alert = true
 		shared := filepath.Join(t.TempDir(), "gl[ob") // also a directory that is no pattern
 		a, b := w.start(shared), w.start(shared)
 		defer b.stop()

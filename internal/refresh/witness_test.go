@@ -28,6 +28,7 @@ func (m *memory) backup() *memory {
 
 func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
+		w.alert = true
 		w.calibrate()
 		w.connect("spent")
 		w.connect("untouched")
@@ -72,6 +73,7 @@ func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
 
 func TestWitnessFollowsTheStore(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
+		w.alert = true
 		dir := t.TempDir()
 		p := w.start(dir)
 		w.connect("acme")
@@ -92,6 +94,7 @@ func TestWitnessFollowsTheStore(t *testing.T) {
 
 func TestADamagedWitnessHoldsNothingUp(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
+		w.alert = true
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, "witness.json"), []byte("{"), 0o600); err != nil {
 			t.Fatal(err)
