@@ -476,6 +476,7 @@ func TestStoreAway(t *testing.T) {
 		if n := w.server.count(); n != 0 {
 			t.Errorf("presented %d times without a store, want 0", n)
 		}
+		synctest.Wait() // whatever is tried at this moment has failed
 		p.store.fail(nil)
 		p.mustAuthorize("acme")
 	})

@@ -80,7 +80,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ErrSuppressed says that a 401 does not lead to a refresh: the credential is an
-// API key, has been proven not to be the reason, or was refreshed by force a
-// moment ago. The client gets the 401 as it is.
-var ErrSuppressed = errors.New("no refresh for this 401")
+// ErrSuppressed says that a 401 stands: the credential has been proven not to be
+// the reason, or was refreshed by force a moment ago, or is an API key that no
+// other can take the place of. The client gets the 401 as it is.
+var ErrSuppressed = errors.New("no other credential for this 401")

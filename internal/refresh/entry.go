@@ -30,6 +30,8 @@ type entry struct {
 	mu      sync.Mutex  // guards what follows, the order of installs, and the start of flights
 	timer   *time.Timer // ahead of expiry, or for the next try; nil when not set
 	askedAt time.Time   // when the API was last asked about the connection
+	hearing *hearing    // the latest one of a key; nil when there was none
+	ended   int64       // the version whose grant was ended by a request; 0: none
 	removed bool
 }
 
@@ -134,7 +136,7 @@ func (m *Manager) admit(state credstore.State) *entry {
 func (m *Manager) install(e *entry, state credstore.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	next := m.snapshotOf(e, state)
+	next := e.asEnded(m.snapshotOf(e, state))
 	old := e.current.Load()
 	if old == nil {
 		e.current.Store(next)

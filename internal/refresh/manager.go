@@ -168,6 +168,9 @@ func (m *Manager) Authorize(ctx context.Context, name string) (*Authorization, e
 		return s.auth, nil
 	}
 	if err := s.refusal(); err != nil {
+		if s.conn.Kind.IsKey() {
+			return m.authorizeKey(ctx, e)
+		}
 		return nil, err
 	}
 	return m.await(ctx, e, why{version: s.conn.Version})
@@ -182,12 +185,15 @@ func (m *Manager) Reauthorize(ctx context.Context, rejected *Authorization) (*Au
 	if err != nil {
 		return nil, err
 	}
-	if e.id != rejected.ConnectionID || rejected.Kind.IsKey() {
+	if e.id != rejected.ConnectionID {
 		return nil, ErrSuppressed
 	}
+	if rejected.Kind.IsKey() {
+		return m.reauthorizeKey(ctx, e, rejected)
+	}
 	s := e.current.Load()
-	if s.conn.Version > rejected.Version && s.good(m.Now()) {
-		return s.auth, nil
+	if a := s.newerThan(rejected, m.Now()); a != nil {
+		return a, nil
 	}
 	if e.exonerated.Load() == rejected.Version && s.good(m.Now()) && !m.condemnedByAPI(ctx, e, rejected) {
 		return nil, ErrSuppressed

@@ -1,0 +1,277 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// keyAPI is an API that knows keys, and how often it was asked.
+type keyAPI struct {
+	mu        sync.Mutex        // guards everything below
+	companies map[string]string // Authorization value → company
+	down      error
+	asked     int
+	delay     time.Duration
+}
+
+func newKeyAPI() *keyAPI { return &keyAPI{companies: map[string]string{}} }
+
+func valueOf(key string) string {
+	return pleo.AuthorizationValue(credstore.IntegratedKey, credstore.Credential{APIKey: credstore.NewSecret(key)}).Reveal()
+}
+
+// knows makes the key good for the company, or, with an empty one, for nothing.
+func (a *keyAPI) knows(key, company string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.companies, valueOf(key))
+	if company != "" {
+		a.companies[valueOf(key)] = company
+	}
+}
+
+func (a *keyAPI) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.down = err
+}
+
+func (a *keyAPI) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked
+}
+
+func (a *keyAPI) Introspect(_ context.Context, authorization credstore.Secret) (pleo.Identity, error) {
+	time.Sleep(a.delay)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked++
+	if a.down != nil {
+		return pleo.Identity{}, a.down
+	}
+	company, ok := a.companies[authorization.Reveal()]
+	if !ok {
+		return pleo.Identity{}, pleo.ErrUnauthorized
+	}
+	return pleo.Identity{CompanyID: company, Subject: "urn:pleo:company:" + company}, nil
+}
+
+// withKey runs f on a process that serves the connection "legacy" of company
+// c1, whose key the API has just ended.
+func withKey(t *testing.T, f func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection)) {
+	t.Helper()
+	bubble(t, func(t *testing.T, w *world) {
+		conn, err := w.command().Create(t.Context(), credstore.NewConnection{
+			Name: "legacy", Kind: credstore.IntegratedKey, Company: credstore.Company{ID: "c1"},
+			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("old")},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		api := newKeyAPI()
+		w.api = api
+		p := w.start("")
+		defer p.stop()
+		f(t, w, api, p, conn)
+	})
+}
+
+// rejected reports a 401 to the connection's present key.
+func (p *process) rejected(name string) (*Authorization, error) {
+	return p.Reauthorize(p.w.t.Context(), p.mustAuthorize(name))
+}
+
+func TestA401OfAGoodKeyCondemnsNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		prepare func(*keyAPI)
+	}{
+		{"introspection says good", func(a *keyAPI) { a.knows("old", "c1") }},
+		{"introspection is forbidden", func(a *keyAPI) { a.fail(&pleo.StatusError{Status: 403}) }},
+		{"introspection is away", func(a *keyAPI) { a.fail(errors.New("connection refused")) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+				tt.prepare(api)
+				for range 59 { // seconds
+					if _, err := p.rejected("legacy"); !errors.Is(err, ErrSuppressed) {
+						t.Fatalf("Reauthorize = %v, want ErrSuppressed", err)
+					}
+					time.Sleep(time.Second)
+				}
+				if n := api.count(); n != 2 {
+					t.Errorf("asked %d times in a minute, want once in 30 s", n)
+				}
+				if c := w.state(conn.ID).Connection; c.Status != credstore.Active {
+					t.Errorf("status %q, want active", c.Status)
+				}
+			})
+		})
+	}
+}
+
+func TestARefusedKeyIsCondemnedByIntrospectionOnly(t *testing.T) {
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		api.delay = time.Second
+		sent := p.mustAuthorize("legacy")
+		results := inParallel(200, func() string {
+			_, err := p.Reauthorize(t.Context(), sent)
+			return err.Error()
+		})
+		if len(results) != 1 || !results[ErrSuppressed.Error()] || api.count() != 1 {
+			t.Errorf("200 rejected requests got %v by %d questions, want ErrSuppressed by 1", results, api.count())
+		}
+		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonKeyRefused || c.LastError == nil {
+			t.Errorf("connection = %+v, want reason %q and an error", c, credstore.ReasonKeyRefused)
+		}
+		for range 119 { // seconds
+			_, err := p.Authorize(t.Context(), "legacy")
+			if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonKeyRefused {
+				t.Fatalf("reason %q, want %q", e.Reason, credstore.ReasonKeyRefused)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := api.count(); n < 3 || n > 5 {
+			t.Errorf("asked %d times in two minutes, want every 30 s", n)
+		}
+		api.knows("old", "c1") // Pleo has changed its mind
+		time.Sleep(30 * time.Second)
+		p.mustAuthorize("legacy")
+		if c := w.state(conn.ID).Connection; c.Status != credstore.Active || c.LastError != nil || c.Version != 1 {
+			t.Errorf("connection = %+v, want it active at version 1 again", c)
+		}
+	})
+}
+
+func TestAStagedKeyTakesTheRefusedOnesPlace(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		company string // of the staged key; empty: it is no good
+		taken   bool
+	}{
+		{"of the same company", "C1", true},
+		{"of another company", "c2", false},
+		{"no good either", "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+				p.mustAuthorize("legacy")
+				if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next")); err != nil {
+					t.Fatal(err)
+				}
+				api.knows("next", tt.company)
+				a, err := p.rejected("legacy")
+				got := w.state(conn.ID)
+				if !tt.taken {
+					if !errors.Is(err, ErrSuppressed) || got.Connection.Reason != credstore.ReasonKeyRefused || got.Credential.NextKey.IsZero() {
+						t.Errorf("Reauthorize = %v, state %+v; want ErrSuppressed, %s and the key still staged", err, got, credstore.ReasonKeyRefused)
+					}
+					return
+				}
+				if err != nil || a.Value.Reveal() != valueOf("next") || a.Version != 2 {
+					t.Fatalf("Reauthorize = %+v, %v, want the staged key at version 2", a, err)
+				}
+				if c := got.Connection; c.Status != credstore.Active || c.Version != 2 || !got.Credential.NextKey.IsZero() {
+					t.Errorf("state = %+v, want active at version 2 and nothing staged", got)
+				}
+			})
+		})
+	}
+}
+
+func TestAKeyStagedAfterTheRefusalIsFound(t *testing.T) {
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		if _, err := p.rejected("legacy"); !errors.Is(err, ErrSuppressed) {
+			t.Fatalf("Reauthorize = %v, want ErrSuppressed", err)
+		}
+		api.knows("next", "c1")
+		if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("next") {
+			t.Errorf("authorized with version %d, want the staged key", a.Version)
+		}
+	})
+}
+
+func TestTwoProcessesPromoteAKeyOnce(t *testing.T) {
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		q := w.start("")
+		defer q.stop()
+		api.knows("next", "c1")
+		if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next")); err != nil {
+			t.Fatal(err)
+		}
+		sent := []*Authorization{p.mustAuthorize("legacy"), q.mustAuthorize("legacy")}
+		var wg sync.WaitGroup
+		for i, process := range []*process{p, q} {
+			wg.Go(func() {
+				if a, err := process.Reauthorize(t.Context(), sent[i]); err != nil || a.Version != 2 {
+					t.Errorf("Reauthorize = %+v, %v, want version 2", a, err)
+				}
+			})
+		}
+		wg.Wait()
+		if v := w.state(conn.ID).Connection.Version; v != 2 {
+			t.Errorf("version %d, want 2", v)
+		}
+	})
+}
+
+func TestUninstallEndsTheConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.Uninstalled(t.Context(), p.mustAuthorize("acme"))
+		_, err := p.Authorize(t.Context(), "acme")
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonUninstalled {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonUninstalled)
+		}
+		synctest.Wait()
+		got := w.state(conn.ID)
+		if got.Connection.Reason != credstore.ReasonUninstalled || !got.Credential.AccessToken.IsZero() {
+			t.Errorf("state = %+v, want reason %q and the access token gone", got, credstore.ReasonUninstalled)
+		}
+		time.Sleep(time.Hour)
+		if n := w.server.count(); n != 0 {
+			t.Errorf("presented %d times, want 0", n)
+		}
+		w.regrant(conn.ID) // a new consent
+		w.data.mu.Lock()
+		w.data.tell(conn.ID)
+		w.data.mu.Unlock()
+		synctest.Wait()
+		if a := p.mustAuthorize("acme"); token(a) != "consented" {
+			t.Errorf("token %q, want that of the new consent", token(a))
+		}
+	})
+}
+
+func TestUninstallDuringARefreshEndsWhatItBrings(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		w.server.slow(10 * time.Second)
+		p := w.start("")
+		defer p.stop()
+		a := p.mustAuthorize("acme")
+		go func() { _, _ = p.Reauthorize(context.Background(), a) }()
+		time.Sleep(time.Second)
+		p.Uninstalled(t.Context(), a)
+		time.Sleep(time.Minute)
+		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonUninstalled || c.Version != 2 {
+			t.Errorf("connection is %s (%s) at version %d, want uninstalled at 2", c.Status, c.Reason, c.Version)
+		}
+		_, err := p.Authorize(t.Context(), "acme")
+		wantCode(t, err, ReauthorizationRequired)
+	})
+}
