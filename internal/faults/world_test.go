@@ -164,7 +164,7 @@ func (l link) line(expires time.Time) string {
 	return string(text)
 }
 
-// imports imports lines without asking the simulator about them.
+// imports brings in lines without asking the simulator about them.
 func (w *world) imports(lines string) {
 	w.Helper()
 	path := w.write("import.jsonl", lines)

@@ -40,8 +40,9 @@ const (
 	// it doubles with each in a row, up to forcedAtMost.
 	forcedEvery  = 30 * time.Second
 	forcedAtMost = time.Hour
-	// halfEvery is the same for answers in a row that bring nothing to send.
-	halfEvery = time.Minute
+	// halfTimes is how much longer it is for answers in a row that bring nothing
+	// to send.
+	halfTimes = 2
 )
 
 // attempt is one refresh of one connection, from the lease to the saved pair.
@@ -391,7 +392,7 @@ func (a *attempt) announce(ctx context.Context) error {
 		return a.storeError(err)
 	}
 	if a.lease.Remaining() < leaseMargin {
-		a.withdraw(nil)
+		_ = a.withdraw(nil) // what there is to say is that the lease has ended
 		return a.unavailable(credstore.ErrLeaseLost)
 	}
 	return nil
@@ -457,7 +458,7 @@ func (a *attempt) half(streak int) *credstore.Setback {
 	s := a.setbackAt(codeHalf, credstore.ReasonHalfAnswer, 0, errors.New(message))
 	s.RetryAt = time.Time{}
 	if a.halved() {
-		s.RetryAt = a.m.Now().Add(min(halfEvery/forcedEvery*forcedInterval(streak), forcedAtMost))
+		s.RetryAt = a.m.Now().Add(min(halfTimes*forcedInterval(streak), forcedAtMost))
 	}
 	a.m.logger(a.e).Warn("a refresh brought nothing to send; it is tried again", zap.String("code", codeHalf), zap.Time("next_at", s.RetryAt))
 	return &s

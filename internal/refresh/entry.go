@@ -62,7 +62,7 @@ func (s *snapshot) good(now time.Time) bool {
 
 // refusal says why no refresh can help, or nil when one may.
 func (s *snapshot) refusal() error {
-	code := Code("")
+	var code Code
 	switch s.conn.Status {
 	case credstore.Disabled:
 		code = ConnectionDisabled

@@ -361,7 +361,7 @@ func (s *memoryStore) Identify(_ context.Context, id string, company credstore.C
 		}
 		if conflict != nil {
 			c.Status, c.Reason = credstore.Disabled, credstore.ReasonCompany
-			return nil
+			return nil //nolint:nilerr // that is recorded, and conflict returned
 		}
 		c.CompanyID, c.CompanyName, c.Subject = company.ID, company.Name, company.Subject
 		return nil

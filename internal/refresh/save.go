@@ -97,7 +97,10 @@ func (a *attempt) saveAgain(s credstore.Successor, result <-chan saveResult, spo
 		if !spooled {
 			spooled = a.slot.Fill(s) == nil
 		}
-		if spooled && pause(a.m.lifetime, wait) != nil {
+		if spooled {
+			_ = pause(a.m.lifetime, wait) // asked for just below
+		}
+		if spooled && a.m.lifetime.Err() != nil {
 			a.slot.Keep()
 			return nil
 		}

@@ -77,7 +77,7 @@ type simCall struct {
 	p      *simProcess
 	op, id string
 	serial int
-	go_    chan simFate
+	let    chan simFate
 }
 
 // simFate is what the scheduler makes of a call.
@@ -180,7 +180,7 @@ func (s *sim) note(format string, args ...any) {
 func (s *sim) release(i int, fate simFate) {
 	c := s.take(i)
 	s.note("%s: %s %s %s", c.p.name, c.op, c.id, [...]string{"", "fails", "loses its answer"}[fate])
-	c.go_ <- fate
+	c.let <- fate
 }
 
 // take removes the i-th pending call, in an order that does not depend on the
@@ -347,12 +347,12 @@ func (p *simProcess) step(ctx context.Context, op, id string) (simFate, error) {
 		return simFail, errSim
 	}
 	s := p.s
-	c := &simCall{p: p, op: op, id: id, serial: s.next(), go_: make(chan simFate, 1)}
+	c := &simCall{p: p, op: op, id: id, serial: s.next(), let: make(chan simFate, 1)}
 	s.data.mu.Lock()
 	s.pending = append(s.pending, c)
 	s.data.mu.Unlock()
 	select {
-	case fate := <-c.go_:
+	case fate := <-c.let:
 		if fate == simFail {
 			return fate, errSim
 		}

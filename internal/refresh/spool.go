@@ -331,11 +331,11 @@ func parseHeader(raw []byte) (credstore.Parent, error) {
 
 // open returns the successor in the sealed part; nil if nothing was filled in.
 func (t *fileSlot) open(body []byte) (*credstore.Successor, error) {
-	length := uint64(binary.BigEndian.Uint32(body))
+	length := int64(binary.BigEndian.Uint32(body))
 	if length == 0 {
 		return nil, nil //nolint:nilnil // nothing was filled in, and that is no error
 	}
-	if length > uint64(len(body)-4) {
+	if length > int64(len(body)-4) {
 		return nil, errDamaged
 	}
 	plain, err := t.spool.sealer.Open(t.label(), body[4:4+length])
