@@ -97,18 +97,23 @@ func (a *attempt) saveAgain(s credstore.Successor, result <-chan saveResult, spo
 		if !spooled {
 			spooled = a.slot.Fill(s) == nil
 		}
-		if spooled {
-			_ = pause(a.m.lifetime, wait) // asked for just below
-		}
-		if spooled && a.m.lifetime.Err() != nil {
+		if a.restBeforeSaving(wait, spooled) {
 			a.slot.Keep()
 			return nil
 		}
-		if !spooled {
-			time.Sleep(wait) // with the only copy in memory, not even the end of the process is waited for
-		}
 		result = a.save(s)
 	}
+}
+
+// restBeforeSaving waits for the next try to save. It reports whether the pair
+// can be left to the spool, since the process gives up. With the only copy in
+// memory the process does not get to give up.
+func (a *attempt) restBeforeSaving(wait time.Duration, spooled bool) (leave bool) {
+	if !spooled {
+		time.Sleep(wait)
+		return false
+	}
+	return pause(a.m.lifetime, wait) != nil
 }
 
 // saved ends a refresh whose pair the store has taken, or has no use for.
