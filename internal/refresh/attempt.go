@@ -127,21 +127,28 @@ func (a *attempt) enter(ctx context.Context) (leave func(), err error) {
 	return func() { a.m.onDemand.Release(1) }, nil
 }
 
-// recovered waits until the spool of earlier processes has been tried, which may
-// hold the successor of the token that is about to be presented, and the store
-// has been compared with its witness.
+// recovered waits until the store has been compared with its witness, and the
+// spool of earlier processes has been tried, which may hold the successor of the
+// token that is about to be presented. Nothing is presented from a store that
+// waits to be accepted; nor is the spool brought into it.
 func (m *Manager) recovered(ctx context.Context) error {
 	if m.Spool == nil {
 		return nil
 	}
-	for _, done := range []<-chan struct{}{m.Spool.Replayed(), m.witnessed} {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if err := await(ctx, m.witnessed); err != nil || m.Restored() {
+		return err
 	}
-	return nil
+	return await(ctx, m.Spool.Replayed())
+}
+
+// await returns when done is closed, or the context's error.
+func await(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // own takes the lease and reads the state again under it. Whoever held it may

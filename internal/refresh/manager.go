@@ -93,6 +93,8 @@ type Manager struct {
 	doubtBefore atomic.Pointer[time.Time] // tokens obtained before are from a restored store; nil: none
 	witnessed   chan struct{}             // closed once the store was compared with its witness
 	witnessOnce sync.Once
+	trusted     chan struct{} // closed once the store is known not to wait to be accepted
+	trustOnce   sync.Once
 
 	sole atomic.Pointer[bool] // whether the store holds at most one connection; nil when not known
 
@@ -118,9 +120,11 @@ func New(c Config) (*Manager, error) {
 		onDemand:   semaphore.NewWeighted(onDemandAtOnce),
 		background: semaphore.NewWeighted(backgroundAtOnce),
 		witnessed:  make(chan struct{}),
+		trusted:    make(chan struct{}),
 	}
 	if m.Witness == nil {
 		close(m.witnessed)
+		close(m.trusted)
 	}
 	m.oracle = newOracle(m.Server, m.Store)
 	m.brake = newBrake(m.Logger, m.metrics.massRefusal)

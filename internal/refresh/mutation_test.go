@@ -37,7 +37,7 @@ func TestSimulationNoticesABrokenProtocol(t *testing.T) {
 		}},
 		{"a stranger's intent presented at once", []edit{
 			{"attempt.go", "	intent := a.state.Intent\n	if intent != nil && intent.Outcome", "	intent := a.state.Intent\n	if true {\n		return false, nil\n	}\n	if intent != nil && intent.Outcome"},
-			{"attempt.go", "		case <-done:\n", "		case <-done:\n		default:\n"},
+			{"attempt.go", "	return await(ctx, m.Spool.Replayed())\n", "	return nil\n"},
 			{"simulation_test.go", "	if ok && r.successor != nil {\n", "	if ok && r == nil {\n"},
 		}},
 		{"a pair that the store does not take is dropped", []edit{

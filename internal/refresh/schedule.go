@@ -23,6 +23,9 @@ const (
 	keepAliveJitter = 12 * time.Hour
 	keepAliveEvery  = 10 * time.Minute
 	batch           = 200
+	// unsettledAtOnce is how many unsettled refreshes a start takes up. The others
+	// wait for a request, or for the keep-alive.
+	unsettledAtOnce = 10_000
 )
 
 // refreshTime is when a token should be refreshed ahead of its expiry: the
@@ -113,7 +116,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.Store.Watch(ctx, m.changed) })
 	if m.Server != nil {
-		g.Go(func() error { return m.Spool.Replay(ctx, m.Store, m.Logger, m.spooled()) })
+		g.Go(func() error { return m.replaySpool(ctx) })
 		g.Go(func() error { return m.resume(ctx) })
 		if m.Witness != nil {
 			g.Go(func() error { return m.witness(ctx) })
@@ -126,7 +129,7 @@ func (m *Manager) Run(ctx context.Context) error {
 // resume takes up the refreshes that an earlier process left unsettled.
 func (m *Manager) resume(ctx context.Context) error {
 	for {
-		ids, err := m.Store.Unsettled(ctx, batch)
+		ids, err := m.Store.Unsettled(ctx, unsettledAtOnce)
 		if err == nil {
 			for _, id := range ids {
 				m.takeUp(ctx, id, why{ahead: true})

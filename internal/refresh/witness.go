@@ -32,6 +32,11 @@ const (
 	// factRestored is when a restored store was accepted: tokens obtained
 	// before it are asked about before they are presented.
 	factRestored = "restore_accepted_at"
+	// factWaiting is when a restored store was noticed; empty once it is
+	// accepted. What is changed in the store meanwhile lets it catch up with the
+	// number that the witness has seen, and would make it look as if it were not
+	// old.
+	factWaiting = "restore_noticed_at"
 )
 
 // seen is what the witness has seen.
@@ -76,11 +81,18 @@ var errRestored = errors.New("the store is older than its witness: it was restor
 	"and its refresh tokens may be spent; see `pleo-auth-proxy store accept-restore`")
 
 // compare returns errRestored if the store has come less far than the witness
-// has seen. now is how far it has come.
+// has seen, or had when it was last looked at. now is how far it has come.
 func (w *Witness) compare(ctx context.Context, store credstore.Store) (now seen, err error) {
 	now.Store, now.Change, err = store.Position(ctx)
 	if err != nil {
 		return now, err
+	}
+	waiting, err := store.Fact(ctx, factWaiting)
+	if err != nil {
+		return now, err
+	}
+	if waiting != "" {
+		return now, errRestored
 	}
 	was, err := w.read()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -102,11 +114,15 @@ func (w *Witness) Accept(ctx context.Context, store credstore.Store, now time.Ti
 	if err := store.SetFact(ctx, factRestored, now.UTC().Format(time.RFC3339Nano)); err != nil {
 		return err
 	}
-	s, err := w.compare(ctx, store)
-	if err != nil && !errors.Is(err, errRestored) {
+	var s seen
+	var err error
+	if s.Store, s.Change, err = store.Position(ctx); err != nil {
 		return err
 	}
-	return w.write(s)
+	if err := w.write(s); err != nil {
+		return err
+	}
+	return store.SetFact(ctx, factWaiting, "")
 }
 
 // Restored reports whether refreshes wait for an operator to accept a store that
@@ -127,7 +143,7 @@ func (m *Manager) witness(ctx context.Context) error {
 				written = now
 			}
 		}
-		m.judgeWitness(err)
+		m.judgeWitness(ctx, err)
 		if err := pause(ctx, witnessEvery); err != nil {
 			return err
 		}
@@ -147,21 +163,45 @@ func (m *Manager) trust(ctx context.Context) error {
 		m.Logger.Info("the restored store was accepted")
 	}
 	m.witnessOnce.Do(func() { close(m.witnessed) })
+	m.trustOnce.Do(func() { close(m.trusted) })
 	return nil
 }
 
-func (m *Manager) judgeWitness(err error) {
+func (m *Manager) judgeWitness(ctx context.Context, err error) {
 	switch {
 	case err == nil || errors.Is(err, context.Canceled):
 	case errors.Is(err, errRestored):
 		if !m.restored.Swap(true) {
 			m.Logger.Error("no refresh token is presented until the store is accepted", errField(err))
 		}
+		m.noteRestored(ctx)
 		m.witnessOnce.Do(func() { close(m.witnessed) })
 	case !errors.Is(err, credstore.ErrUnavailable):
 		m.Logger.Error("the witness of the store cannot be kept", errField(err), zap.String("file", m.Witness.path))
 		m.witnessOnce.Do(func() { close(m.witnessed) })
+		m.trustOnce.Do(func() { close(m.trusted) })
 	}
+}
+
+// noteRestored makes the store itself remember that it waits to be accepted.
+func (m *Manager) noteRestored(ctx context.Context) {
+	waiting, err := m.Store.Fact(ctx, factWaiting)
+	if err == nil && waiting == "" {
+		err = m.Store.SetFact(ctx, factWaiting, m.Now().UTC().Format(time.RFC3339Nano))
+	}
+	if err != nil && ctx.Err() == nil {
+		m.metrics.storeErrors.Inc() // the next look tries again
+	}
+}
+
+// replaySpool brings in what earlier processes left, but not into a store that
+// waits to be accepted: in one that is too old every pair would pass for
+// superseded, and be dropped.
+func (m *Manager) replaySpool(ctx context.Context) error {
+	if err := await(ctx, m.trusted); err != nil {
+		return err
+	}
+	return m.Spool.Replay(ctx, m.Store, m.Logger, m.spooled())
 }
 
 // doubtfulSince is when the restored store was accepted that a token obtained at

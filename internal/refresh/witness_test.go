@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -68,6 +69,69 @@ func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
 		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
 			t.Errorf("presented more than once: %v", twice)
 		}
+	})
+}
+
+// What commands change in a restored store must not make it look as if it had
+// come as far as its witness has seen.
+func TestARestoredStoreWaitsWhateverIsChangedInIt(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.alert = true
+		w.calibrate()
+		w.connect("acme")
+		old := w.data.backup()
+		dir := t.TempDir()
+		p := w.start(dir)
+		expire()
+		p.mustAuthorize("acme")
+		time.Sleep(2 * witnessEvery)
+		p.stop()
+		before := w.server.count()
+
+		w.data = old
+		for _, restarted := range []bool{false, true} {
+			p = w.start(dir)
+			for i := range 20 {
+				w.connect(fmt.Sprintf("c%d-%v", i, restarted))
+			}
+			time.Sleep(time.Minute)
+			_, err := p.Authorize(t.Context(), "acme")
+			wantCode(t, err, ServerUnavailable)
+			if n := w.server.count() - before; n != 0 || !p.Restored() {
+				t.Errorf("restarted %v: presented %d times, Restored %v; want 0 and true", restarted, n, p.Restored())
+			}
+			p.stop()
+		}
+		if err := WitnessIn(dir).Accept(t.Context(), w.command(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		p = w.start(dir)
+		defer p.stop()
+		if p.Restored() {
+			t.Error("still waiting after the store was accepted")
+		}
+	})
+}
+
+func TestTheSpoolIsNotBroughtIntoAStoreThatWaits(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.alert = true
+		w.connect("acme")
+		old := w.data.backup()
+		p := w.start("")
+		expire()
+		p.mustAuthorize("acme")
+		time.Sleep(2 * witnessEvery)
+		p.store.fail(failing("save"))
+		expire()
+		access := token(p.mustAuthorize("acme"))
+		left := p.kill()
+
+		w.data = old
+		p = w.start(left)
+		defer p.stop()
+		time.Sleep(time.Minute)
+		wantSpooled(t, w, left, access)
 	})
 }
 

@@ -1,0 +1,56 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync/atomic"
+	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// A client that finds out how to authenticate by trying sends a refresh token
+// twice, and the second time it is spent.
+func TestRule14TheAuthStyleIsSet(t *testing.T) {
+	for _, auth := range []pleo.ClientAuth{pleo.Basic, pleo.Post, pleo.BasicPlain} {
+		t.Run(string(auth), func(t *testing.T) {
+			var presented atomic.Int32
+			endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.FormValue("refresh_token") == "token" {
+					presented.Add(1)
+				}
+				_, _, basic := r.BasicAuth()
+				if basic != (auth != pleo.Post) {
+					t.Errorf("Basic %v, want the style that is set", basic)
+				}
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(http.StatusUnauthorized)
+				_, _ = w.Write([]byte(`{"error":"invalid_client"}`))
+			}))
+			defer endpoint.Close()
+			base, err := url.Parse(endpoint.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			server, err := pleo.NewAuthorizationServer(pleo.ServerConfig{
+				URL: base, ClientID: "client", Auth: auth,
+				ClientSecret: func() credstore.Secret { return credstore.NewSecret("secret") },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = server.Refresh(context.Background(), credstore.NewSecret("token"))
+			var answer *pleo.AnswerError
+			if !errors.As(err, &answer) || answer.Class != pleo.ClientRefused {
+				t.Errorf("Refresh = %v, want our client refused", err)
+			}
+			if n := presented.Load(); n != 1 {
+				t.Errorf("the refresh token was sent %d times, want once", n)
+			}
+		})
+	}
+}
