@@ -106,8 +106,8 @@ func serverIll(r *run) {
 			w := r.world(simulator.Settings{})
 			each := max(1, r.trials/12)
 			expired := w.expired(each)
-			// These are refreshed ahead of their expiry, after 8 s of 10.
-			good := w.connect(each, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(10 * time.Second)}, time.Time{})
+			// These are refreshed ahead of their expiry, after 16 s of 20.
+			good := w.connect(each, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(20 * time.Second)}, time.Time{})
 			p := w.serve()
 			w.kept(p, good)
 			w.fault(test.fault)

@@ -90,7 +90,7 @@ func (w *world) soakClient(ctx context.Context, slot *atomic.Pointer[process], l
 		p := slot.Load()
 		a := p.getPath(w.Context(), l, "/v1/companies")
 		if a.status != http.StatusOK && (a.status != 0 || !p.dying()) {
-			w.wrong("%s: %d %s, want 200", l.name, a.status, a.body)
+			w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
 		}
 		time.Sleep(50 * time.Millisecond) // a client has other things to do
 	}
