@@ -21,5 +21,9 @@
 //	             memory, then the waiters
 //
 // Refreshes ahead of expiry and the keep-alive of idle connections start in
-// schedule.go.
+// schedule.go. What may keep a token from being presented has files of its own:
+// oracle.go asks introspection, brake.go stops when many are refused at once,
+// witness.go when the store was restored from a backup. API keys, which are
+// never refreshed, are judged in keys.go; uninstall.go ends a grant that a
+// request has ended.
 package refresh

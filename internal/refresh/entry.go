@@ -124,7 +124,8 @@ func (m *Manager) admit(state credstore.State) *entry {
 	found, loaded := m.byID.LoadOrStore(fresh.id, fresh)
 	e := found.(*entry)
 	m.install(e, state)
-	if !loaded && e.current.Load().good(m.Now()) {
+	// A first version was given to us: whoever did may have used it since.
+	if !loaded && state.Credential.Version > 1 && e.current.Load().good(m.Now()) {
 		e.proven.Store(state.Credential.Version)
 	}
 	m.byName.Store(state.Connection.Name, e)

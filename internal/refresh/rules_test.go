@@ -376,6 +376,7 @@ func TestRule5APeersSpoolIsReplayedWhileWeRun(t *testing.T) {
 		expire()
 		served := a.mustAuthorize("acme")
 		left := a.kill()
+		synctest.Wait() // the other process writes nothing now
 		// The kernel would have unlocked the record where it is.
 		if err := os.RemoveAll(shared); err != nil {
 			t.Fatal(err)
@@ -747,6 +748,23 @@ func TestRule12AsksBeforeADoubtfulPresentation(t *testing.T) {
 			t.Errorf("presented %d times, want 0", n)
 		}
 		_ = conn
+	})
+}
+
+func TestRule12AsksBeforeTheFirstUseOfAnImportedToken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.calibrate()
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		a := p.mustAuthorize("acme") // the access token is good
+		w.server.revokeAll()         // the refresh token has been spent where it came from
+		if _, err := p.Reauthorize(t.Context(), a); err == nil {
+			t.Error("Reauthorize gives an authorization, want none")
+		}
+		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonInactive || w.server.count() != 0 {
+			t.Errorf("reason %q after %d presentations, want %q after none", c.Reason, w.server.count(), credstore.ReasonInactive)
+		}
 	})
 }
 
