@@ -9,6 +9,7 @@ GOLANGCI_LINT_VERSION := v2.15.0
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
 LOADTIME  ?= 30s
+SOAKTIME  ?= 1h
 SCHEDULES ?= 10000
 PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 # The most that the stripped program may weigh, in bytes.
@@ -92,8 +93,18 @@ faults-full: ## Both with ten times as many, for an hour or more; writes the tab
 	$(GO) test -v -count=1 -timeout 4h ./internal/faults -args -share 100 -require -doc ../../docs/reliability.md
 
 .PHONY: load
-load: ## Put 10 connections under load for LOADTIME while their tokens live 4 seconds
+load: ## Put 10 connections under load for LOADTIME while their tokens live 4 seconds; then a gigabyte each way and slow clients
 	$(GO) test -v -count=1 -run '^TestLoadUnderRotation$$' ./cmd/pleo-auth-proxy -args -load $(LOADTIME)
+	$(GO) test -v -count=1 -tags heavy -run '^(TestGigabyteBothWays|TestSlowClientsDoNotSlowOthers)$$' ./cmd/pleo-auth-proxy
+
+.PHONY: soak
+soak: ## Mix all that clients do for SOAKTIME, and look at descriptors, goroutines and memory
+	$(GO) test -v -count=1 -timeout 0 -tags heavy -run '^TestSoak$$' ./cmd/pleo-auth-proxy -args -soak $(SOAKTIME)
+
+.PHONY: compare
+compare: build ## Measure the program beside nginx and a bare ReverseProxy; writes the table in docs/performance.md
+	$(GO) build -trimpath -o bin/tools/bench ./bench
+	bin/tools/bench -program bin/pleo-auth-proxy -doc docs/performance.md
 
 .PHONY: cover
 cover: ## Run the tests and print which share of the code they reach

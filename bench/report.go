@@ -116,7 +116,8 @@ func (r report) publish() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.WriteFile(r.plan.doc, next, 0o644), os.WriteFile(r.plan.plot, []byte(r.svg()), 0o644)); err != nil {
+	const pageMode = 0o644                                                                                                              // as git keeps it
+	if err := errors.Join(os.WriteFile(r.plan.doc, next, pageMode), os.WriteFile(r.plan.plot, []byte(r.svg()), pageMode)); err != nil { //nolint:gosec // pages are for everybody to read
 		return fmt.Errorf("writing the page: %w", err)
 	}
 	return nil

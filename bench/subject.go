@@ -122,7 +122,7 @@ func stop(cmd *exec.Cmd) {
 // start starts a program and returns the first line that it prints. What it logs
 // goes to the file.
 func start(ctx context.Context, log *os.File, name string, args ...string) (*exec.Cmd, string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // whoever runs this chooses the program
 	cmd.Stderr = log
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -171,7 +171,8 @@ admin: {listen: off}
 	if err := errors.Join(os.WriteFile(path, []byte(config), 0o600), os.WriteFile(f.path("import.jsonl"), []byte(line), 0o600)); err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
-	if out, err := exec.CommandContext(ctx, p.program, "connections", "import", "--offline", f.path("import.jsonl"), "--config", path).CombinedOutput(); err != nil {
+	add := exec.CommandContext(ctx, p.program, "connections", "import", "--offline", f.path("import.jsonl"), "--config", path) //nolint:gosec // whoever runs this chooses the program
+	if out, err := add.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("importing a connection: %w: %s", err, out)
 	}
 	log, err := os.Create(f.path("ours.log"))
@@ -202,7 +203,7 @@ func (f *field) startNginx(ctx context.Context, p plan, api string) (*subject, e
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, "nginx", "-p", f.dir, "-c", path, "-e", f.path("error.log"), "-g", "daemon off;")
+	cmd := exec.CommandContext(ctx, "nginx", "-p", f.dir, "-c", path, "-e", f.path("error.log"), "-g", "daemon off;") //nolint:gosec // the directory is ours
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting nginx: %w", err)
 	}
@@ -275,7 +276,7 @@ func (s *subject) cpuTime() (time.Duration, error) {
 	}
 	var total time.Duration
 	for _, path := range processes {
-		raw, err := os.ReadFile(path)
+		raw, err := os.ReadFile(path) //nolint:gosec // a path of /proc
 		if err != nil {
 			continue // it has ended
 		}
@@ -318,7 +319,7 @@ func parseStat(raw string) (stat, error) {
 
 // readRoots returns the authorities in a file.
 func readRoots(path string) (*x509.CertPool, error) {
-	raw, err := os.ReadFile(path)
+	raw, err := os.ReadFile(path) //nolint:gosec // its caller names the file
 	if err != nil {
 		return nil, fmt.Errorf("reading authorities: %w", err)
 	}

@@ -33,7 +33,7 @@ func TestClientsProveThemselves(t *testing.T) {
 		{"empty bearer", "Authorization: Bearer \r\n", 401, "client_unauthenticated"},
 		{"unknown token", "Authorization: Bearer wrong\r\n", 401, "client_unauthenticated"},
 		{"longer token", "Authorization: Bearer token-of-erp2\r\n", 401, "client_unauthenticated"},
-		{"the hash instead of the token", "Authorization: Bearer " + string(base64.StdEncoding.EncodeToString(sumOf("token-of-erp"))) + "\r\n", 401, "client_unauthenticated"},
+		{"the hash instead of the token", "Authorization: Bearer " + base64.StdEncoding.EncodeToString(sumOf("token-of-erp")) + "\r\n", 401, "client_unauthenticated"},
 		{"token of another name", "Authorization: " + basic("shop", "token-of-erp") + "\r\n", 401, "client_unauthenticated"},
 		{"no name", "Authorization: " + basic("", "token-of-erp") + "\r\n", 401, "client_unauthenticated"},
 		{"no token", "Authorization: " + basic("erp", "") + "\r\n", 401, "client_unauthenticated"},

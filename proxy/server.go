@@ -54,12 +54,14 @@ const (
 	dialTimeout      = 10 * time.Second
 	handshakeTimeout = 10 * time.Second
 	maxIdle          = 512
-	// Load balancers commonly close idle connections after 60 seconds. Being
-	// first avoids sending a request on one that is being closed.
-	upstreamIdleTimeout = 55 * time.Second
-	continueTimeout     = time.Second
-	maxAnswerHeader     = 1 << 20
+	continueTimeout  = time.Second
+	maxAnswerHeader  = 1 << 20
 )
+
+// UpstreamIdleTimeout is how long a connection to the API stays in the pool.
+// Load balancers commonly close idle connections after 60 seconds. Being first
+// avoids sending a request on one that is being closed.
+const UpstreamIdleTimeout = 55 * time.Second
 
 // TransportConfig says how the API is reached. Its zero value is usable.
 type TransportConfig struct {
@@ -86,7 +88,7 @@ func NewTransport(c TransportConfig) *http.Transport {
 		DisableCompression:     true,
 		MaxIdleConns:           maxIdle,
 		MaxIdleConnsPerHost:    maxIdle,
-		IdleConnTimeout:        upstreamIdleTimeout,
+		IdleConnTimeout:        UpstreamIdleTimeout,
 		ExpectContinueTimeout:  continueTimeout,
 		MaxResponseHeaderBytes: maxAnswerHeader,
 		Protocols:              &protocols,

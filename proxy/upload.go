@@ -118,7 +118,7 @@ type attemptBody struct {
 
 // Read gives what is kept, then what the client sends.
 func (b *attemptBody) Read(p []byte) (int, error) {
-	if n, err, ok := b.again(p); ok {
+	if n, ok, err := b.again(p); ok {
 		return n, err
 	}
 	b.clock.pause()
@@ -129,7 +129,7 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 		return 0, context.Cause(b.upload.ctx)
 	}
 	defer func() { <-b.upload.turn }()
-	if n, err, ok := b.again(p); ok {
+	if n, ok, err := b.again(p); ok {
 		return n, err
 	}
 	n, err := b.upload.in.Body.Read(p)
@@ -139,7 +139,7 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 
 // again reads what an earlier attempt, or an earlier read for it, has taken
 // from the client. It reports false when there is no such thing.
-func (b *attemptBody) again(p []byte) (int, error, bool) {
+func (b *attemptBody) again(p []byte) (n int, ok bool, err error) {
 	u := b.upload
 	u.mu.Lock()
 	if u.owner != b || b.offset >= u.received {
@@ -147,24 +147,24 @@ func (b *attemptBody) again(p []byte) (int, error, bool) {
 		return b.atEnd()
 	}
 	u.mu.Unlock()
-	n, err := u.kept.readAt(p, b.offset)
+	n, err = u.kept.readAt(p, b.offset)
 	b.offset += int64(n)
 	if n == 0 && err == nil {
 		err = errNotKept
 	}
-	return n, err, true
+	return n, true, err
 }
 
 // atEnd is what again returns where nothing is left to read again. u.mu is held.
-func (b *attemptBody) atEnd() (int, error, bool) {
+func (b *attemptBody) atEnd() (n int, ok bool, err error) {
 	if b.upload.owner != b {
-		return 0, errDetached, true
+		return 0, true, errDetached
 	}
 	if b.upload.err != nil {
 		b.fillTrailer()
-		return 0, b.upload.err, true
+		return 0, true, b.upload.err
 	}
-	return 0, nil, false
+	return 0, false, nil
 }
 
 // took records what was read from the client, and whether everything is kept.

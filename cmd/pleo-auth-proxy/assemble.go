@@ -138,6 +138,7 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, registry prometheus.
 	// a connection.
 	transport.ResponseHeaderTimeout = 0
 	transport.DialContext = proxy.CountWrites(transport.DialContext)
+	transport.IdleConnTimeout = proxy.UpstreamIdleTimeout
 	clients, err := clientsOf(cfg, log)
 	if err != nil {
 		return nil, err

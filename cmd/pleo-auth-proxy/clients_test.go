@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"net"
@@ -43,7 +44,7 @@ func TestSharedGateway(t *testing.T) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.pool()}, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
 	base := "https://127.0.0.1:" + port
-	overSocket := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+	overSocket := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
 	t.Cleanup(overSocket.CloseIdleConnections)
 	tests := []struct {
 		name, method, url, connection, token string
