@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,12 +140,12 @@ func TestARefreshTokenFromABrokenAnswerIsUsed(t *testing.T) {
 // broken loses the access token of the first answer, or of all.
 type broken struct {
 	*server
-	always bool
+	always atomic.Bool
 }
 
 func (b *broken) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
 	answer, err := b.server.Refresh(ctx, token)
-	if b.always || b.count() == 1 { // only this one is under way
+	if b.always.Load() || b.count() == 1 { // only this one is under way
 		answer.AccessToken = credstore.Secret{}
 	}
 	return answer, err
@@ -155,7 +156,9 @@ func TestAnswersWithoutAccessTokenAreSpaced(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		p.Server = &broken{server: w.server, always: true}
+		half := &broken{server: w.server}
+		half.always.Store(true)
+		p.Server = half
 		expire()
 		began := time.Now()
 		for time.Since(began) < 16*time.Minute {
@@ -170,7 +173,7 @@ func TestAnswersWithoutAccessTokenAreSpaced(t *testing.T) {
 		if c := got.Connection; c.Status != credstore.Degraded || c.LastError == nil || c.LastError.Code != codeHalf {
 			t.Errorf("connection is %s, last error %v; want degraded because of %s", c.Status, c.LastError, codeHalf)
 		}
-		p.Server = w.server
+		half.always.Store(false)
 		time.Sleep(time.Hour)
 		p.mustAuthorize("acme")
 		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {

@@ -121,6 +121,7 @@ func (m *Manager) load(ctx context.Context, name string) (*entry, error) {
 // the state.
 func (m *Manager) admit(state credstore.State) *entry {
 	fresh := &entry{id: state.Connection.ID}
+	fresh.current.Store(m.snapshotOf(fresh, state)) // nobody must find it without
 	found, loaded := m.byID.LoadOrStore(fresh.id, fresh)
 	e := found.(*entry)
 	m.install(e, state)

@@ -28,7 +28,7 @@ func (l *memoryLease) Remaining() time.Duration {
 	if r, ok := l.store.rows[l.id]; !ok || r.lease != l {
 		return 0
 	}
-	return math.MaxInt64
+	return time.Duration(cmp.Or(l.store.leaseLeft.Load(), math.MaxInt64))
 }
 
 func (l *memoryLease) Release() error {

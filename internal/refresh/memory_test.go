@@ -69,6 +69,7 @@ type memoryStore struct {
 	opened        int  // how long the log was then
 	closed        bool // guarded by memory.mu
 	before, after atomic.Pointer[func(op string) error]
+	leaseLeft     atomic.Int64 // how long its leases last, in nanoseconds; 0: for ever
 }
 
 // fail asks f before each operation and answers with its error; nil ends it.

@@ -1,58 +1,23 @@
 package refresh
 
 import (
-	"context"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
-
-// shortLeases is a store whose leases last no longer than left.
-type shortLeases struct {
-	*memoryStore
-	left atomic.Int64
-}
-
-type shortLease struct {
-	credstore.Lease
-	left time.Duration
-}
-
-func (l shortLease) Remaining() time.Duration { return l.left }
-
-func (s *shortLeases) Acquire(ctx context.Context, id, owner string) (credstore.Lease, error) {
-	l, err := s.memoryStore.Acquire(ctx, id, owner)
-	if err != nil {
-		return nil, err
-	}
-	return shortLease{l, time.Duration(s.left.Load())}, nil
-}
-
-func (s *shortLeases) Intend(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
-	return s.memoryStore.Intend(ctx, l.(shortLease).Lease, parent, at)
-}
-
-func (s *shortLeases) Withdraw(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
-	return s.memoryStore.Withdraw(ctx, l.(shortLease).Lease, parent, f)
-}
 
 func TestRule11NothingIsSentUnderALeaseThatIsAboutToEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		store := &shortLeases{memoryStore: p.store}
-		store.left.Store(int64(leaseMargin - time.Millisecond))
-		p.Store = store
+		p.store.leaseLeft.Store(int64(leaseMargin - time.Millisecond))
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)
 		if s := w.state(conn.ID); w.server.count() != 0 || s.Intent != nil {
 			t.Errorf("presented %d times, intent %+v; want 0 and none", w.server.count(), s.Intent)
 		}
-		store.left.Store(int64(time.Minute))
+		p.store.leaseLeft.Store(int64(time.Minute))
 		time.Sleep(2 * time.Second)
 		p.mustAuthorize("acme")
 	})
