@@ -80,15 +80,32 @@ type importRun struct {
 const lineMax = 1 << 20
 
 func (r *importRun) all(ctx context.Context, in io.Reader) error {
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, lineMax)
-	for number := 1; lines.Scan(); number++ {
-		line := bytes.TrimSpace(bytes.TrimPrefix(lines.Bytes(), []byte("\ufeff")))
+	lines := bufio.NewReaderSize(in, lineMax)
+	for number := 1; ; number++ {
+		line, err := readLine(lines)
+		line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\ufeff")))
 		if len(line) > 0 {
 			r.take(ctx, number, line)
 		}
+		if errors.Is(err, io.EOF) {
+			return r.finish()
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("reading line %d: %w", number, err), r.finish())
+		}
 	}
-	return errors.Join(lines.Err(), r.finish())
+}
+
+// readLine returns the next line, without its end. Of one longer than lineMax it
+// returns the beginning, which no object ends in, so that the line is refused
+// and the next one is read.
+func readLine(in *bufio.Reader) ([]byte, error) {
+	line, cut, err := in.ReadLine()
+	line = bytes.Clone(line)
+	for cut && err == nil {
+		_, cut, err = in.ReadLine()
+	}
+	return line, err
 }
 
 // take imports one line and reports what became of it.
@@ -200,7 +217,10 @@ func decodeLine(line []byte, l *importLine) error {
 	if err != nil && strings.HasPrefix(err.Error(), "json: unknown field") {
 		return errors.New("the object has a member that is not known; it takes name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant")
 	}
-	if err != nil || dec.More() {
+	if err == nil {
+		_, err = dec.Token() // there is nothing behind the object
+	}
+	if !errors.Is(err, io.EOF) {
 		return errors.New("the line is not one JSON object")
 	}
 	return nil

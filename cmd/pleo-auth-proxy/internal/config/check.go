@@ -71,6 +71,9 @@ func (l *loader) checkSecrets() {
 	if l.given("oauth.client_id") && !secret {
 		l.mistake(id, "oauth.client_id", "needs oauth.client_secret_file or oauth.client_secret beside it")
 	}
+	if l.config.OAuth.ClientAuth == pleo.BasicPlain && strings.Contains(l.config.OAuth.ClientID, ":") {
+		l.mistake(id, "oauth.client_id", "must not hold a colon with oauth.client_auth basic_plain, which would end it there; use basic")
+	}
 	if secret && !l.given("oauth.client_id") {
 		l.mistake(place{}, "oauth.client_id", "is needed where a client secret is given")
 	}

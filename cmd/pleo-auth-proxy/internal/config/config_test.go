@@ -206,6 +206,8 @@ func TestMistakesBetweenKeys(t *testing.T) {
 			[]string{"c.yaml:5: oauth.client_secret_file: cannot be used together with oauth.client_secret; keep one of them"}},
 		{"id without secret", minimal + "oauth: {client_id: c}\n",
 			[]string{"c.yaml:2: oauth.client_id: needs oauth.client_secret_file or oauth.client_secret beside it"}},
+		{"colon in the id", minimal + "oauth: {client_id: \"a:b\", client_secret: s, client_auth: basic_plain}\n",
+			[]string{"c.yaml:2: oauth.client_id: must not hold a colon with oauth.client_auth basic_plain, which would end it there; use basic"}},
 		{"secret without id", minimal + "oauth: {client_secret: s}\n",
 			[]string{"oauth.client_id: is needed where a client secret is given"}},
 		{"header with a meaning", minimal + "proxy: {connection_header: authorization}\n",
