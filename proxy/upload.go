@@ -83,18 +83,15 @@ func (u *upload) finish() {
 	u.kept.release()
 }
 
-// settle waits until nobody reads from the client, and makes w's connection
-// unreadable for that. A handler that panics has to: the server then takes the
-// connection's buffers back without closing the body first.
+// settle makes w's connection unreadable, and waits until nobody reads from the
+// client. A handler that panics has to: the server then takes the connection's
+// buffers back without closing the body first, and drains what a silent client
+// may never send.
 func (u *upload) settle(w http.ResponseWriter) {
-	select {
-	case u.turn <- struct{}{}:
-		return
-	default:
+	if http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) != nil {
+		return // a read under way could not be ended
 	}
-	if http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) == nil {
-		u.turn <- struct{}{}
-	}
+	u.turn <- struct{}{}
 }
 
 // state returns how many bytes the client has sent, and the error that its body

@@ -131,3 +131,26 @@ func TestClockIsSilentOnceStopped(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// deadlines is a response writer that keeps the read deadline it is given.
+type deadlines struct {
+	http.ResponseWriter
+	read time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.read = t
+	return nil
+}
+
+// When a handler panics the server drains the body first, and a client that
+// sends no more of it would hold the connection for ever, without learning that
+// its answer has broken off. It did where nobody was reading at that moment.
+func TestAbortDoesNotWaitForASilentClient(t *testing.T) {
+	u := newTestUpload(t, strings.NewReader("body"), 4, newKeeper(Config{ReplayMemory: 10, ReplayMemoryTotal: 10}))
+	w := &deadlines{}
+	u.settle(w)
+	if w.read.IsZero() || w.read.After(time.Now()) {
+		t.Errorf("read deadline = %v, want one that has passed", w.read)
+	}
+}
