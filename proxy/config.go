@@ -38,11 +38,7 @@ type Credentials interface {
 	// ReplayRejected says that a replay with a, which Reauthorize returned, was
 	// answered 401 too: the credential is not the reason.
 	ReplayRejected(a *refresh.Authorization)
-}
 
-// Uninstaller is what Credentials may be besides: it is told when the API has
-// ended a connection at the client's own request.
-type Uninstaller interface {
 	// Uninstalled says that a request sent with a has uninstalled the
 	// integration at the company. It should not take long: the client waits. ctx
 	// does not end when the client leaves.

@@ -114,7 +114,7 @@ func (x *exchange) run(own string) (*http.Response, error) {
 	x.prepare()
 	res, err := x.forward(a)
 	if err == nil && x.uninstalled(res) {
-		x.proxy.uninstalled(context.WithoutCancel(x.ctx), x.used)
+		x.proxy.credentials.Uninstalled(context.WithoutCancel(x.ctx), x.used)
 	}
 	return res, err
 }
@@ -127,12 +127,6 @@ func (x *exchange) uninstalled(res *http.Response) bool {
 	}
 	path, err := url.PathUnescape(x.target.path)
 	return err == nil && strings.TrimSuffix(path, "/") == "/v1/installations/me"
-}
-
-func (p *Proxy) uninstalled(ctx context.Context, a *refresh.Authorization) {
-	if u, ok := p.credentials.(Uninstaller); ok {
-		u.Uninstalled(ctx, a)
-	}
 }
 
 // check refuses an authorization that does not fit the request.
