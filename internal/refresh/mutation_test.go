@@ -94,7 +94,7 @@ func runMutant(t *testing.T, overlay map[string]string) (string, error) {
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-overlay", file, "-run", "^TestSimulation$", ".", "-args", "-schedules", "3000")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-overlay", file, "-run", "^TestSimulation$", ".", "-args", "-schedules", "20000")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
