@@ -70,6 +70,7 @@ func readPlan() plan {
 
 // run measures, and writes what it found.
 func run(ctx context.Context, p plan, out io.Writer) error {
+	on := machine(ctx) // before there is load of our own
 	field, err := assemble(ctx, p)
 	if err != nil {
 		return err
@@ -79,7 +80,7 @@ func run(ctx context.Context, p plan, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r := report{plan: p, results: results, machine: machine(ctx)}
+	r := report{plan: p, results: results, machine: on}
 	if _, err := io.WriteString(out, r.table()); err != nil {
 		return fmt.Errorf("writing the table: %w", err)
 	}

@@ -33,7 +33,18 @@ func machine(ctx context.Context) string {
 		_, v, _ := strings.Cut(strings.TrimSpace(string(out)), ": ")
 		version = v
 	}
-	return fmt.Sprintf("%d x %s, %s, %s", runtime.NumCPU(), cpu, runtime.Version(), version)
+	return fmt.Sprintf("%d x %s, %s, %s, %s", runtime.NumCPU(), cpu, runtime.Version(), version, busy())
+}
+
+// busy says what else the machine did: times are worth little where that was
+// much, and CPU times still are.
+func busy() string {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "load unknown"
+	}
+	load, _, _ := strings.Cut(string(raw), " ")
+	return "load average " + load + " before the run"
 }
 
 func (r report) of(name string) *result {
