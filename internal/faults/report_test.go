@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 )
 
 // row is what came of one fault.
@@ -162,4 +164,20 @@ func updateDocument(path string, rows [][]string) error {
 		return fmt.Errorf("writing the document: %w", err)
 	}
 	return nil
+}
+
+// TestDocumentHoldsAllFaults finds a fault that is not in the table that users read.
+func TestDocumentHoldsAllFaults(t *testing.T) {
+	text, err := os.ReadFile("../../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), tableBegins)
+	inDocument, _, _ := strings.Cut(rest, tableEnds)
+	for _, f := range allFaults() {
+		line := regexp.MustCompile(`(?m)^\| ` + f.id + ` +\| ` + regexp.QuoteMeta(f.title) + ` +\|`)
+		if !line.MatchString(inDocument) {
+			t.Errorf("docs/reliability.md has no row for %s, %q: run make faults-full", f.id, f.title)
+		}
+	}
 }
