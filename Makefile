@@ -92,6 +92,10 @@ faults-full: ## Both with ten times as many, for an hour or more; writes the tab
 	$(GO) test -v -count=1 -timeout 2h -run Simulation ./internal/refresh -args -schedules $(SCHEDULES)0 -mutations
 	$(GO) test -v -count=1 -timeout 4h ./internal/faults -args -share 100 -require -doc ../../docs/reliability.md
 
+.PHONY: clients
+clients: ## Run the clients in examples/, which need PHP, Python, Node.js, Java and jq
+	$(GO) test -v -count=1 ./examples -args -clients
+
 .PHONY: load
 load: ## Put 10 connections under load for LOADTIME while their tokens live 4 seconds; then a gigabyte each way and slow clients
 	$(GO) test -v -count=1 -run '^TestLoadUnderRotation$$' ./cmd/pleo-auth-proxy -args -load $(LOADTIME)

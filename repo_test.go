@@ -129,6 +129,7 @@ var mayImport = map[string][]string{
 	"internal/simulator": {},
 	"internal/faults":    {}, // tests alone, which run the programs
 	"demo":               {},
+	"examples":           {}, // tests alone, which run the programs
 	"bench":              {}, // runs the program beside others
 
 	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/refresh", "internal/pleo", "credstore"},
