@@ -3,7 +3,9 @@ package credstore
 import (
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Kind says what sort of credential a connection has.
@@ -106,3 +108,14 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~:-]{0,127}$`)
 // ValidName reports whether name can be the name of a connection: 1 to 128
 // letters, digits and . _ ~ : -, the first a letter or a digit.
 func ValidName(name string) bool { return namePattern.MatchString(name) }
+
+const tenantMax = 256 // bytes of an external tenant
+
+// CheckTenant says what is wrong with the external tenant of a connection: it
+// has at most 256 bytes and no control characters, and may be empty.
+func CheckTenant(tenant string) error {
+	if len(tenant) > tenantMax || strings.ContainsFunc(tenant, unicode.IsControl) {
+		return fmt.Errorf("the external tenant is not usable: it takes up to %d bytes without control characters", tenantMax)
+	}
+	return nil
+}

@@ -11,7 +11,7 @@ import (
 )
 
 // Keyset seals and opens what is kept secret, with the keys of a Tink AEAD
-// keyset in a file. It follows the file: see [Keyset.Reload]. It may be used by
+// keyset, which is in a file unless it is a [TemporaryKeyset]. It follows the file: see [Keyset.Reload]. It may be used by
 // several goroutines at once.
 //
 // What is sealed starts with Tink's prefix, which names the key it was sealed
@@ -22,7 +22,7 @@ import (
 // A key that is taken out of the file still opens what was sealed under it
 // until the process ends, so that nothing is lost to a hasty hand.
 type Keyset struct {
-	path string
+	path string // empty when there is no file
 
 	mu      sync.Mutex                 // lets one goroutine at a time read the file
 	current atomic.Pointer[loadedKeys] // replaced, never changed
@@ -67,6 +67,22 @@ func ReadKeyset(path string) (*Keyset, error) {
 	return orNone(k, err), err
 }
 
+// TemporaryKeyset returns a keyset of one key that no file holds: what is sealed
+// under it can be opened only by this process.
+func TemporaryKeyset() (*Keyset, error) {
+	data, err := newKeyset()
+	if err != nil {
+		return nil, fmt.Errorf("creating a keyset: %w", err)
+	}
+	keys, err := parseKeys(data)
+	if err != nil {
+		return nil, fmt.Errorf("creating a keyset: %w", err)
+	}
+	k := new(Keyset)
+	k.current.Store(keys)
+	return k, nil
+}
+
 func orNone(k *Keyset, err error) *Keyset {
 	if err != nil {
 		return nil
@@ -83,7 +99,7 @@ func (k *Keyset) Reload() (changed bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	before := k.current.Load()
-	if before != nil && before.upToDate(k.path) {
+	if before != nil && (k.path == "" || before.upToDate(k.path)) {
 		return false, nil
 	}
 	now, err := loadKeys(k.path)

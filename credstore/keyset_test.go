@@ -218,3 +218,28 @@ func FuzzTamperedCiphertextDoesNotOpen(f *testing.F) {
 		}
 	})
 }
+
+func TestTemporaryKeysetOpensWhatItSealed(t *testing.T) {
+	k, err := credstore.TemporaryKeyset()
+	if err != nil {
+		t.Fatalf("TemporaryKeyset: %v", err)
+	}
+	if changed, err := k.Reload(); changed || err != nil {
+		t.Errorf("Reload = %t, %v, want no change", changed, err)
+	}
+	sealed, err := k.Seal("label", []byte("secret"))
+	if err != nil {
+		t.Fatalf("Seal: %v", err)
+	}
+	got, err := k.Open("label", sealed)
+	if err != nil || string(got) != "secret" {
+		t.Errorf("Open = %q, %v, want secret", got, err)
+	}
+	other, err := credstore.TemporaryKeyset()
+	if err != nil {
+		t.Fatalf("TemporaryKeyset: %v", err)
+	}
+	if _, err := other.Open("label", sealed); err == nil {
+		t.Error("another temporary keyset opens what this one sealed")
+	}
+}

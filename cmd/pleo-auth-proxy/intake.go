@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -51,8 +50,6 @@ func (in *intake) take(ctx context.Context, n credstore.NewConnection) (c credst
 
 var companyPattern = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
-const tenantMax = 256 // characters of an external tenant
-
 // checkNewConnection says what is wrong with n, without anything secret.
 func checkNewConnection(n credstore.NewConnection) error {
 	if !credstore.ValidName(n.Name) {
@@ -61,8 +58,8 @@ func checkNewConnection(n credstore.NewConnection) error {
 	if n.Company.ID != "" && !companyPattern.MatchString(n.Company.ID) {
 		return errors.New("the company id is not a UUID")
 	}
-	if len(n.ExternalTenant) > tenantMax || strings.ContainsFunc(n.ExternalTenant, unicode.IsControl) {
-		return fmt.Errorf("the external tenant is not usable: it takes up to %d bytes without control characters", tenantMax)
+	if err := credstore.CheckTenant(n.ExternalTenant); err != nil {
+		return err
 	}
 	return checkCredential(n.Kind, n.Credential)
 }

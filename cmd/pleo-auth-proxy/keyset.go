@@ -60,7 +60,7 @@ func (p *program) keysetCreateCommand() *cobra.Command {
 itself when it starts for the first time. An existing keyset is left alone.`,
 		Args: args(),
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := p.loadConfig()
+			cfg, err := p.loadKept()
 			if err != nil {
 				return err
 			}
@@ -85,7 +85,7 @@ func (p *program) keysetAddCommand() *cobra.Command {
 under it before keyset promote.`,
 		Args: args(),
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := p.loadConfig()
+			cfg, err := p.loadKept()
 			if err != nil {
 				return err
 			}
@@ -230,7 +230,7 @@ type keysetWork struct {
 
 // withKeys runs work on the keyset that exists, and on the store if that does.
 func (p *program) withKeys(ctx context.Context, work func(context.Context, *keysetWork) error) error {
-	cfg, err := p.loadConfig()
+	cfg, err := p.loadKept()
 	if err != nil {
 		return err
 	}

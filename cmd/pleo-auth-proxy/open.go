@@ -27,6 +27,9 @@ type vault struct {
 // openVault opens the keyset and the store, and makes both where there is
 // neither.
 func openVault(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault, error) {
+	if cfg.Store.Driver == config.DriverMemory {
+		return openMemory(ctx, cfg, log)
+	}
 	if err := makeDataDir(cfg); err != nil {
 		return nil, err
 	}
@@ -42,6 +45,22 @@ func openVault(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault
 		return nil, err
 	}
 	return &vault{keyset: keyset, store: store, madeKeyset: made}, nil
+}
+
+// openMemory makes a store that ends with the process, as does the keyset that
+// opens it.
+func openMemory(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault, error) {
+	keyset, err := credstore.TemporaryKeyset()
+	if err != nil {
+		return nil, err
+	}
+	c := storeConfig(cfg, keyset, log)
+	c.Memory = sqlstore.NewMemory()
+	store, err := sqlstore.Open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return &vault{keyset: keyset, store: store}, nil
 }
 
 // storeConfig says which store the configuration means.
@@ -111,7 +130,7 @@ const toldToBackUp = "made a new keyset; back it up apart from the store, which 
 
 // openStore opens the store for a command that works beside a running server.
 func (p *program) openStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
-	cfg, err := p.loadConfig()
+	cfg, err := p.loadKept()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -123,6 +142,18 @@ func (p *program) openStore(ctx context.Context) (*config.Config, *sqlstore.Stor
 		p.say("%s: %s", toldToBackUp, cfg.Store.KeysetFile)
 	}
 	return cfg, v.store, nil
+}
+
+// loadKept loads the configuration for a command that works on the store itself.
+func (p *program) loadKept() (*config.Config, error) {
+	cfg, err := p.loadConfig()
+	if err == nil && cfg.Store.Driver == config.DriverMemory {
+		return nil, &credstore.SetupError{
+			Err:  errors.New("with store.driver memory the store is in the server, where no other program can look"),
+			Hint: "ask the server: GET /api/v1/connections on its admin listener",
+		}
+	}
+	return cfg, err
 }
 
 // newAPI returns the API and the transport that reaches it.

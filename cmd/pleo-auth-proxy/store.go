@@ -27,7 +27,7 @@ func (p *program) storeCommand() *cobra.Command {
 
 // existingStore opens the store, which none of these commands is to make.
 func (p *program) existingStore(ctx context.Context) (*config.Config, *vault, error) {
-	cfg, err := p.loadConfig()
+	cfg, err := p.loadKept()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -159,7 +159,7 @@ issued to: presented by another one it is refused. Each is asked about at the
 authorization server before it is presented.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := p.loadConfig()
+			cfg, err := p.loadKept()
 			if err != nil {
 				return err
 			}

@@ -11,7 +11,8 @@
 // saved by an UPDATE that names its parent, which makes the check part of the
 // write.
 //
-// Files, all readable by their owner only:
+// A Memory is the same database without files. Otherwise there are these, all
+// readable by their owner only:
 //
 //	store.db          the database
 //	store.db-wal      what is committed and not yet moved into it

@@ -52,19 +52,19 @@ func openSQLite(ctx context.Context, path string, log *zap.Logger) (_ *sqliteDia
 
 // connect opens the pools, the database being of the newest schema then.
 func (d *sqliteDialect) connect(ctx context.Context, path string) (err error) {
-	d.write, err = openPool(path, url.Values{"_txlock": {"immediate"}, "_synchronous": {"FULL"}}, 1)
+	// A file that is gone is not made anew.
+	d.write, err = openPool(path, url.Values{"mode": {"rw"}, "_txlock": {"immediate"}, "_synchronous": {"FULL"}}, 1)
 	if err != nil {
 		return err
 	}
 	if err := migrate(ctx, d.write, schema()); err != nil {
 		return setupError(err)
 	}
-	d.read, err = openPool(path, url.Values{"_query_only": {"1"}}, maxReaders)
+	d.read, err = openPool(path, url.Values{"mode": {"rw"}, "_query_only": {"1"}}, maxReaders)
 	return err
 }
 
 func openPool(path string, options url.Values, size int) (*sql.DB, error) {
-	options.Set("mode", "rw") // a file that is gone is not made anew
 	options.Set("_busy_timeout", fmt.Sprint(busyTimeout.Milliseconds()))
 	options.Set("_foreign_keys", "1")
 	options.Set("_pragma", "secure_delete(1)") // what is removed is overwritten

@@ -16,11 +16,19 @@ import (
 // at once. A database of a newer schema, or of another program, is refused, and
 // nothing written to it.
 func migrate(ctx context.Context, db *sql.DB, migrations []string) error {
-	version, err := checkVersion(ctx, db, len(migrations))
-	if err != nil {
+	if _, err := checkVersion(ctx, db, len(migrations)); err != nil {
 		return err
 	}
 	if err := switchToWAL(ctx, db); err != nil {
+		return err
+	}
+	return applyMigrations(ctx, db, migrations)
+}
+
+// applyMigrations is migrate for a database whose journal is as it should be.
+func applyMigrations(ctx context.Context, db *sql.DB, migrations []string) error {
+	version, err := checkVersion(ctx, db, len(migrations))
+	if err != nil {
 		return err
 	}
 	for ; version < len(migrations); version++ {

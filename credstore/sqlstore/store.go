@@ -20,6 +20,8 @@ type Config struct {
 	// Path of the SQLite database. It is created if it does not exist, and so
 	// is its directory. It must be on a local file system.
 	Path string
+	// Memory is the database, in place of the one at Path. Nil: that one.
+	Memory *Memory
 	// Keyset seals what is secret. It must hold the key that the store was made
 	// with.
 	Keyset *credstore.Keyset
@@ -57,7 +59,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, errors.New("opening the store: Config.Keyset is missing")
 	}
 	log := cmp.Or(c.Logger, zap.NewNop())
-	database, err := openSQLite(ctx, c.Path, log)
+	database, err := openDialect(ctx, c, log)
 	if err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", c.Path, err)
 	}
@@ -66,6 +68,13 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, fmt.Errorf("opening store %s: %w", c.Path, errors.Join(err, s.Close()))
 	}
 	return s, nil
+}
+
+func openDialect(ctx context.Context, c Config, log *zap.Logger) (dialect, error) {
+	if c.Memory != nil {
+		return openMemory(ctx, c.Memory)
+	}
+	return openSQLite(ctx, c.Path, log)
 }
 
 func newStore(c Config, d dialect, log *zap.Logger) *Store {

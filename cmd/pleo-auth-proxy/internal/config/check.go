@@ -17,6 +17,8 @@ func (l *loader) check() {
 	l.checkClients()
 	l.checkTLS()
 	l.checkHeaders()
+	l.checkDeclared()
+	l.checkMemory()
 }
 
 // checkEnvironment settles the URLs, which production and staging fix and

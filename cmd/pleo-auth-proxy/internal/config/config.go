@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -28,6 +29,9 @@ type Config struct {
 	Proxy    Proxy
 	Replay   Replay
 	OAuth    OAuth
+	// Connections are those that the configuration declares.
+	Connections []Declared
+
 	Store    Store
 	Admin    Admin
 	Health   Health
@@ -117,8 +121,23 @@ type OAuth struct {
 	RefreshBeforeExpiry  time.Duration
 }
 
+// Declared is a connection whose API key is kept in the configuration.
+type Declared struct {
+	Name           string
+	Kind           credstore.Kind // one of an API key
+	APIKey         SecretSource
+	ExternalTenant string
+}
+
+// What Store.Driver may be.
+const (
+	DriverSQLite = "sqlite"
+	DriverMemory = "memory" // nothing is kept
+)
+
 // Store says where connections and credentials are kept.
 type Store struct {
+	Driver     string
 	Path       string
 	KeysetFile string
 	SpoolDir   string
@@ -158,5 +177,5 @@ func (c *Config) EndpointsFixed() bool { return c.Environment != customEnvironme
 // KeysetBesideStore reports whether a copy of the store's directory holds the
 // keyset too, so that sealing protects a copied database file only.
 func (c *Config) KeysetBesideStore() bool {
-	return filepath.Dir(c.Store.KeysetFile) == filepath.Dir(c.Store.Path)
+	return c.Store.Driver == DriverSQLite && filepath.Dir(c.Store.KeysetFile) == filepath.Dir(c.Store.Path)
 }

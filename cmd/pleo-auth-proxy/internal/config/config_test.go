@@ -94,7 +94,7 @@ func TestDefaults(t *testing.T) {
 		"auth_by": "basic",
 		"log":     Log{Level: "info", Format: "json"},
 		"access":  true,
-		"store":   Store{Path: dir + "/store.db", KeysetFile: dir + "/keyset.json", SpoolDir: dir + "/spool"},
+		"store":   Store{Driver: DriverSQLite, Path: dir + "/store.db", KeysetFile: dir + "/keyset.json", SpoolDir: dir + "/spool"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -84,7 +85,7 @@ func many[T any](parse func(string) (T, error), at func(*Config) *[]T) func(*Con
 func allKeys() []key {
 	return slices.Concat(
 		generalKeys(), upstreamKeys(), listenerKeys(), accessKeys(), replayKeys(),
-		oauthKeys(), storeKeys(), operationKeys(),
+		oauthKeys(), connectionKeys(), storeKeys(), operationKeys(),
 	)
 }
 
@@ -147,8 +148,54 @@ func oauthKeys() []key {
 	}
 }
 
+// connectionKeys declare connections with API keys, which are left to whoever
+// keeps the configuration. Refresh tokens are not: a restart would bring a spent
+// one back.
+func connectionKeys() []key {
+	declared := func(c *Config) *Declared { return last(c.Connections) }
+	return []key{{
+		path: "connections",
+		doc:  "Connections whose API key is kept here or in a file, for a program without a store of its own.",
+		form: objects,
+		items: listAt(func(c *Config) *[]Declared { return &c.Connections },
+			key{
+				path: "connections[].name",
+				doc:  "what clients call it",
+				set:  one(parseConnectionName, func(c *Config) *string { return &declared(c).Name }),
+			},
+			key{
+				path: "connections[].kind",
+				doc:  "standalone_key or integrated_key",
+				set:  one(parseKeyKind, func(c *Config) *credstore.Kind { return &declared(c).Kind }),
+			},
+			key{
+				path: "connections[].api_key_file",
+				doc:  "a file that holds the key, read again when it changes",
+				set:  one(parseSecretFile, func(c *Config) *SecretSource { return &declared(c).APIKey }),
+			},
+			key{
+				path:    "connections[].api_key",
+				doc:     "or the key itself",
+				private: true,
+				set:     one(parseSecret, func(c *Config) *SecretSource { return &declared(c).APIKey }),
+			},
+			key{
+				path: "connections[].external_tenant",
+				doc:  "what the other system calls the customer",
+				set:  one(parseTenant, func(c *Config) *string { return &declared(c).ExternalTenant }),
+			},
+		),
+	}}
+}
+
 func storeKeys() []key {
 	return []key{
+		{
+			path:     "store.driver",
+			doc:      "Where connections are kept: sqlite, or memory, which keeps nothing and is for connections that are declared here.",
+			fallback: DriverSQLite,
+			set:      one(oneOf(DriverSQLite, DriverMemory), func(c *Config) *string { return &c.Store.Driver }),
+		},
 		{
 			path: "store.path",
 			doc:  "The SQLite database, on a local disk that survives restarts; by default store.db in data_dir.",

@@ -138,6 +138,17 @@ func parseConnectionName(s string) (string, error) {
 	return s, nil
 }
 
+// parseKeyKind takes the kinds whose credential does not rotate.
+func parseKeyKind(s string) (credstore.Kind, error) {
+	kind, err := credstore.ParseKind(s)
+	if err != nil || !kind.IsKey() {
+		return "", errors.New("wants standalone_key or integrated_key")
+	}
+	return kind, nil
+}
+
+func parseTenant(s string) (string, error) { return s, credstore.CheckTenant(s) }
+
 // RFC 9110 section 5.6.2.
 var fieldNamePattern = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 

@@ -1,0 +1,67 @@
+package config
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func TestDeclaredConnectionsAreRead(t *testing.T) {
+	file := writeFile(t, "acme.key", "key-of-acme\n")
+	c := mustLoad(t, minimal+`store: {driver: memory}
+connections:
+  - {name: acme, kind: standalone_key, api_key_file: `+file+`, external_tenant: "4711"}
+  - {name: shop, kind: integrated_key, api_key: key-of-shop}
+`)
+	if c.Store.Driver != DriverMemory {
+		t.Errorf("Driver = %q, want %q", c.Store.Driver, DriverMemory)
+	}
+	type declared struct {
+		Name, Key, Tenant string
+		Kind              credstore.Kind
+	}
+	var got []declared
+	for _, d := range c.Connections {
+		key, err := d.APIKey.Open()
+		if err != nil {
+			t.Fatalf("opening the key of %q: %v", d.Name, err)
+		}
+		got = append(got, declared{d.Name, key.Secret().Reveal(), d.ExternalTenant, d.Kind})
+	}
+	want := []declared{
+		{"acme", "key-of-acme", "4711", credstore.StandaloneKey},
+		{"shop", "key-of-shop", "", credstore.IntegratedKey},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("connections (-want +got):\n%s", diff)
+	}
+}
+
+func TestMistakesInDeclaredConnections(t *testing.T) {
+	for _, test := range []mistakesOf{
+		{"tokens are not declared", minimal + "connections:\n  - {name: a, kind: oauth, api_key: k}\n",
+			[]string{`c.yaml:3: connections[0].kind: wants standalone_key or integrated_key (it is "oauth")`}},
+		{"no key", minimal + "connections:\n  - {name: a, kind: standalone_key}\n",
+			[]string{"c.yaml:3: connections[0]: needs api_key_file or api_key"}},
+		{"two keys", minimal + "connections:\n  - {name: a, kind: standalone_key, api_key: k, api_key_file: /f}\n",
+			[]string{"c.yaml:3: connections[0].api_key: cannot be used together with api_key_file; keep one of them"}},
+		{"nothing but a key", minimal + "connections:\n  - api_key: k\n", []string{
+			"c.yaml:3: connections[0].name: is needed",
+			"c.yaml:3: connections[0].kind: is needed"}},
+		{"names that differ by case", minimal + "connections:\n  - {name: acme, kind: standalone_key, api_key: k}\n  - {name: Acme, kind: standalone_key, api_key: l}\n",
+			[]string{"c.yaml:4: connections[1].name: is the name of connections[0] too, but for upper and lower case"}},
+		{"refresh token", minimal + "connections:\n  - {name: a, kind: standalone_key, api_key: k, refresh_token: canary}\n",
+			[]string{"c.yaml:3: connections[0].refresh_token: unknown key"}},
+		{"tenant over two lines", minimal + "connections:\n  - {name: a, kind: standalone_key, api_key: k, external_tenant: \"b\\nc\"}\n",
+			[]string{`c.yaml:3: connections[0].external_tenant: the external tenant is not usable: it takes up to 256 bytes without control characters (it is "b\nc")`}},
+		{"memory without connections", minimal + "store: {driver: memory}\n",
+			[]string{"c.yaml:2: store.driver: is memory, which is for connections that the configuration declares; declare one under connections, or use sqlite"}},
+		{"memory for what is kept", minimal + "store: {driver: memory, path: /p}\noauth: {client_id: c, client_secret: s}\nconnections: [{name: a, kind: standalone_key, api_key: k}]\n", []string{
+			"c.yaml:3: oauth.client_id: cannot be used with store.driver memory: refresh tokens would be lost with the process; use sqlite",
+			"c.yaml:2: store.path: has no meaning with store.driver memory; leave it out"}},
+	} {
+		t.Run(test.name, test.check)
+	}
+}
