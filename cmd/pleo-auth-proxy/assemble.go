@@ -25,6 +25,7 @@ type parts struct {
 	admin    *admin.Admin
 	rotation *rotation
 	tls      *tlsFiles // of the proxy's ports; nil without TLS
+	adminTLS *tlsFiles // of the admin listener; nil without TLS
 }
 
 // assemble makes the parts. ready is what /readyz asks.
@@ -43,7 +44,11 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	t, err := openTLS(cfg.Proxy.TLS, log.Named("tls"))
+	t, err := openTLS("proxy.tls", cfg.Proxy.TLS, log.Named("tls"))
+	if err != nil {
+		return nil, err
+	}
+	adminTLS, err := openTLS("admin.tls", cfg.Admin.TLS, log.Named("tls"))
 	if err != nil {
 		return nil, err
 	}
@@ -51,23 +56,12 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	a, err := admin.New(admin.Config{
-		Store:    v.store,
-		Gatherer: registry,
-		Ready:    ready,
-		Checks: []admin.Check{
-			{Name: "store", Probe: v.store.Ping},
-			{Name: "authorization server", Probe: manager.CheckServer},
-			{Name: "credentials", Probe: manager.CheckCredentials},
-		},
-		AllowedHosts: cfg.Proxy.AllowedHosts,
-		Logger:       log.Named("admin"),
-	})
+	a, err := newAdmin(cfg, v, manager, registry, log.Named("admin"), ready)
 	if err != nil {
 		return nil, err
 	}
 	return &parts{
-		manager: manager, proxy: p, admin: a, tls: t,
+		manager: manager, proxy: p, admin: a, tls: t, adminTLS: adminTLS,
 		rotation: &rotation{keyset: v.keyset, store: v.store, log: log.Named("keyset")},
 	}, nil
 }
@@ -172,6 +166,30 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, registry prometheus.
 		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "proxy", Problem: err.Error()}}}
 	}
 	return p, nil
+}
+
+func newAdmin(cfg *config.Config, v *vault, manager *refresh.Manager, registry prometheus.Gatherer, log *zap.Logger, ready func() error) (*admin.Admin, error) {
+	c := admin.Config{
+		Store:    v.store,
+		Gatherer: registry,
+		Ready:    ready,
+		Checks: []admin.Check{
+			{Name: "store", Probe: v.store.Ping},
+			{Name: "authorization server", Probe: manager.CheckServer},
+			{Name: "credentials", Probe: manager.CheckCredentials},
+		},
+		AllowedHosts: cfg.Proxy.AllowedHosts,
+		Logger:       log,
+	}
+	if cfg.Admin.Listen.Off() {
+		return admin.New(c)
+	}
+	token, err := openAdminToken(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	c.Token, c.Exposed = token, !cfg.Admin.Listen.Local()
+	return admin.New(c)
 }
 
 // orNone returns what the proxy takes for a limit of nothing: its 0 means the

@@ -67,6 +67,11 @@ func askAt(cfg *config.Config) (config.Listen, error) {
 	if at.Off() {
 		at = cfg.Admin.Listen
 	}
+	if at == cfg.Admin.Listen && at.Network == "tcp" && !cfg.Admin.TLS.Off() {
+		return at, &config.Error{Mistakes: []config.Mistake{{
+			Key: "health.listen", Problem: "is needed for a health check, since admin.listen speaks TLS",
+		}}}
+	}
 	if at.Off() || strings.HasSuffix(at.Address, ":0") {
 		return at, &config.Error{Mistakes: []config.Mistake{{
 			Key: "health.listen", Problem: "must have a fixed address for a health check, or else admin.listen",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	stdlog "log"
@@ -58,28 +59,32 @@ func (l *listener) serve(p *parts, log *zap.Logger) {
 	case l.forClients():
 		l.serveProxy(p, errorLog)
 	case l.name == adminListener:
-		l.http = admin.NewServer(p.admin.Handler(), errorLog)
+		l.http = admin.NewServer(p.admin.Handler(), l.tls(p.adminTLS), errorLog)
 	default:
-		l.http = admin.NewServer(p.admin.HealthHandler(), errorLog)
+		l.http = admin.NewServer(p.admin.HealthHandler(), nil, errorLog)
 	}
 }
 
 // forClients reports whether requests to the API are sent here.
 func (l *listener) forClients() bool { return strings.HasPrefix(l.name, proxyListener) }
 
-// serveProxy puts the proxy behind the listener. There is no TLS on unix
-// sockets, whose file says who may connect.
+// tls returns what the listener needs to speak TLS by the files; nil without,
+// and on unix sockets, whose file says who may connect.
+func (l *listener) tls(files *tlsFiles) *tls.Config {
+	if files == nil || l.at.Network == "unix" {
+		return nil
+	}
+	return files.config()
+}
+
+// serveProxy puts the proxy behind the listener.
 func (l *listener) serveProxy(p *parts, errorLog *stdlog.Logger) {
 	var handler http.Handler = p.proxy
 	if l.connection != "" {
 		handler = p.proxy.ForConnection(l.connection)
 	}
 	l.bound = proxy.WatchConnections(l.bound)
-	if p.tls == nil || l.at.Network == "unix" {
-		l.http = proxy.NewServer(handler, nil, errorLog)
-		return
-	}
-	l.http = proxy.NewServer(handler, p.tls.config(), errorLog)
+	l.http = proxy.NewServer(handler, l.tls(p.tls), errorLog)
 }
 
 // run serves until the listener is shut down, and reports any other end.

@@ -100,6 +100,9 @@ func makeDataDir(cfg *config.Config) error {
 
 // needsDataDir reports whether anything is kept in the data directory itself.
 func needsDataDir(cfg *config.Config) bool {
+	if !cfg.Admin.Listen.Off() && cfg.Admin.TokenFile == cfg.InDataDir(config.TokenName) {
+		return true
+	}
 	s := cfg.Store
 	return s.Path == cfg.InDataDir(config.StoreName) || s.KeysetFile == cfg.InDataDir(config.KeysetName) || s.SpoolDir == cfg.InDataDir(config.SpoolName)
 }

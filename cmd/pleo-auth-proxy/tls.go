@@ -17,9 +17,10 @@ import (
 // tlsFiles is the TLS of a listener by files, which are read again when they
 // change. Its methods may be called by several goroutines at once.
 type tlsFiles struct {
-	paths config.TLS
-	log   *zap.Logger
-	now   func() time.Time
+	section string // of the configuration, such as proxy.tls
+	paths   config.TLS
+	log     *zap.Logger
+	now     func() time.Time
 
 	mu      sync.Mutex    // guards the fields below
 	checked time.Time     // when the files were looked at
@@ -27,19 +28,19 @@ type tlsFiles struct {
 	current *tls.Config   // nil while nobody can be let in
 }
 
-// openTLS reads the files for the first time. It returns nil without TLS, and a
-// *config.Error for files that cannot be used.
-func openTLS(paths config.TLS, log *zap.Logger) (*tlsFiles, error) {
+// openTLS reads the files of a section of the configuration for the first time.
+// It returns nil without TLS, and a *config.Error for files that cannot be used.
+func openTLS(section string, paths config.TLS, log *zap.Logger) (*tlsFiles, error) {
 	if paths.Off() {
 		return nil, nil
 	}
-	t := &tlsFiles{paths: paths, log: log, now: time.Now}
+	t := &tlsFiles{section: section, paths: paths, log: log, now: time.Now}
 	var wrong config.Error
 	if _, err := tls.LoadX509KeyPair(paths.CertFile, paths.KeyFile); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "proxy.tls.cert_file", Problem: err.Error()})
+		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: section + ".cert_file", Problem: err.Error()})
 	}
 	if _, err := readAuthorities(paths.ClientCAFile); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "proxy.tls.client_ca_file", Problem: err.Error()})
+		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: section + ".client_ca_file", Problem: err.Error()})
 	}
 	if len(wrong.Mistakes) > 0 {
 		return nil, &wrong
@@ -83,12 +84,12 @@ func (t *tlsFiles) look() {
 	}
 	if _, unknown := readAuthorities(t.paths.ClientCAFile); unknown != nil {
 		t.current = nil
-		t.log.Error("nobody is let in: proxy.tls.client_ca_file cannot be used", zap.Error(unknown))
+		t.log.Error("nobody is let in: the file of client authorities cannot be used", zap.String("key", t.section+".client_ca_file"), zap.Error(unknown))
 		return
 	}
 	if !same(seen, t.seen) {
 		t.seen = seen // said once for each change
-		t.log.Warn("the certificate in proxy.tls cannot be used; going on with the one before", zap.Error(err))
+		t.log.Warn("the certificate cannot be used; going on with the one before", zap.String("key", t.section), zap.Error(err))
 	}
 }
 

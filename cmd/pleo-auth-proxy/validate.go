@@ -64,7 +64,9 @@ func checkFiles(cfg *config.Config) error {
 	for _, open := range []func() error{
 		func() error { _, err := openSecrets(cfg); return err },
 		func() error { _, err := clientsOf(cfg, zap.NewNop()); return err },
-		func() error { _, err := openTLS(cfg.Proxy.TLS, zap.NewNop()); return err },
+		func() error { _, err := openTLS("proxy.tls", cfg.Proxy.TLS, zap.NewNop()); return err },
+		func() error { return checkAdminToken(cfg) },
+		func() error { _, err := openTLS("admin.tls", cfg.Admin.TLS, zap.NewNop()); return err },
 	} {
 		var e *config.Error
 		if errors.As(open(), &e) {

@@ -45,6 +45,13 @@ type Config struct {
 	// besides those no public web page can be served from.
 	AllowedHosts []string
 
+	// Token gives the admin token, which every change takes. Nil or an empty one:
+	// nothing can be changed.
+	Token func() credstore.Secret
+	// Exposed says that others than this machine's users may reach the listener:
+	// then reading takes the token too.
+	Exposed bool
+
 	Logger *zap.Logger // nil: nothing is logged
 }
 
@@ -54,6 +61,8 @@ type Admin struct {
 	ready   func() error
 	checks  []Check
 	hosts   map[string]bool // allowed name, in lower case
+	token   func() credstore.Secret
+	exposed bool
 	metrics http.Handler
 	logger  *zap.Logger
 }
@@ -66,6 +75,9 @@ func New(c Config) (*Admin, error) {
 	if c.Ready == nil {
 		c.Ready = func() error { return nil }
 	}
+	if c.Token == nil {
+		c.Token = func() credstore.Secret { return credstore.Secret{} }
+	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -73,6 +85,8 @@ func New(c Config) (*Admin, error) {
 		store:   c.Store,
 		ready:   c.Ready,
 		checks:  c.Checks,
+		token:   c.Token,
+		exposed: c.Exposed,
 		hosts:   make(map[string]bool, len(c.AllowedHosts)),
 		metrics: promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
 		logger:  c.Logger,
@@ -83,25 +97,30 @@ func New(c Config) (*Admin, error) {
 	return a, nil
 }
 
-// Handler returns the handler of the admin listener. Everything on it can be
-// read without a token, so the listener must be a loopback address or a unix
-// socket; what web pages send to it is refused.
+// Handler returns the handler of the admin listener. What web pages of others
+// send to it is refused.
 func (a *Admin) Handler() http.Handler {
-	mux := a.health()
-	get(mux, "/api/v1/connections", a.listConnections)
-	get(mux, "/api/v1/connections/{name}", a.showConnection)
+	mux := a.probes()
+	get(mux, "/metrics", a.reading(a.metrics.ServeHTTP))
+	get(mux, "/api/v1/connections", a.reading(a.listConnections))
+	get(mux, "/api/v1/connections/{name}", a.reading(a.showConnection))
 	return private(a.guard(mux))
 }
 
 // HealthHandler returns the handler of the health listener: probes and metrics
 // without any check of who asks, and nothing else.
-func (a *Admin) HealthHandler() http.Handler { return private(a.health()) }
+func (a *Admin) HealthHandler() http.Handler {
+	mux := a.probes()
+	get(mux, "/metrics", a.metrics.ServeHTTP)
+	return private(mux)
+}
 
-func (a *Admin) health() *http.ServeMux {
+// probes serves what tells nothing but whether requests should be sent here,
+// and so takes no token anywhere.
+func (a *Admin) probes() *http.ServeMux {
 	mux := http.NewServeMux()
 	get(mux, "/livez", a.livez)
 	get(mux, "/readyz", a.readyz)
-	get(mux, "/metrics", a.metrics.ServeHTTP)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		problemOf(codeNotFound, "There is nothing at this address.").write(w)
 	})

@@ -347,7 +347,7 @@ func TestUnixSocketNeedsNoHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := NewServer(newAdmin(t, &memoryStore{}, nil).Handler(), nil)
+	server := NewServer(newAdmin(t, &memoryStore{}, nil).Handler(), nil, nil)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	defer func() { _ = server.Close(); <-served }()

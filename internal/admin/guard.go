@@ -57,7 +57,8 @@ func (a *Admin) hostAllowed(host string) bool {
 
 // ownOrigin reports whether the request comes from no web page at all or from
 // one of this listener's own. Sec-Fetch-Site covers what browsers send without
-// Origin, such as a GET that another page's link or image caused.
+// Origin, such as a GET that another page's link or image caused. The origin is
+// https also where something in front of a plain listener does the TLS.
 func ownOrigin(r *http.Request) bool {
 	for _, site := range r.Header.Values("Sec-Fetch-Site") {
 		if site != "none" && site != "same-origin" {
@@ -66,7 +67,7 @@ func ownOrigin(r *http.Request) bool {
 	}
 	for _, origin := range r.Header.Values("Origin") {
 		u, err := url.Parse(origin)
-		if err != nil || u.Scheme != "http" || !strings.EqualFold(u.Host, r.Host) {
+		if err != nil || u.Scheme != "https" && (u.Scheme != "http" || r.TLS != nil) || !strings.EqualFold(u.Host, r.Host) {
 			return false
 		}
 	}

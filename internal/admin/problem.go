@@ -17,6 +17,7 @@ const (
 	codeMethodNotSupported code = "method_not_supported"
 	codeNotFound           code = "not_found"
 	codeStoreUnavailable   code = "store_unavailable"
+	codeTokenRequired      code = "admin_token_required"
 )
 
 // heading returns what all problems of the code have in common.
@@ -32,6 +33,8 @@ func (c code) heading() (status int, title string) {
 		return http.StatusForbidden, "Host not allowed"
 	case codeMethodNotSupported:
 		return http.StatusMethodNotAllowed, "Method not supported"
+	case codeTokenRequired:
+		return http.StatusUnauthorized, "Admin token required"
 	case codeNotFound:
 		return http.StatusNotFound, "Not found"
 	}

@@ -15,7 +15,8 @@ func (l *loader) check() {
 	l.checkOwnListeners()
 	l.checkExposed()
 	l.checkClients()
-	l.checkTLS()
+	l.checkTLS("proxy.tls")
+	l.checkTLS("admin.tls")
 	l.checkHeaders()
 	l.checkDeclared()
 	l.checkMemory()
@@ -85,10 +86,10 @@ func (l *loader) checkSecrets() {
 }
 
 func (l *loader) checkListeners() {
-	c := l.config
-	if !c.Admin.Listen.Local() {
+	admin := l.config.Admin
+	if !admin.Listen.Local() && admin.TLS.Off() && !l.given("admin.token_file") {
 		l.mistake(l.places["admin.listen"], "admin.listen",
-			"can be reached from other machines; use a loopback address or unix:/path, and health.listen for probes and metrics")
+			"can be reached from other machines; give it admin.tls, or admin.token_file if something in front of it does TLS; or use a loopback address or unix:/path, and health.listen for probes and metrics")
 	}
 	l.checkDistinct()
 }

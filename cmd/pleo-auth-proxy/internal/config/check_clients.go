@@ -72,14 +72,16 @@ func (l *loader) checkOwnListeners() {
 	}
 }
 
-func (l *loader) checkTLS() {
-	cert, key := l.given("proxy.tls.cert_file"), l.given("proxy.tls.key_file")
+// checkTLS reports a certificate without its key, and the like, in the section of
+// a listener.
+func (l *loader) checkTLS(section string) {
+	cert, key, ca := section+".cert_file", section+".key_file", section+".client_ca_file"
 	switch {
-	case cert && !key:
-		l.mistake(l.places["proxy.tls.cert_file"], "proxy.tls.cert_file", "needs proxy.tls.key_file beside it")
-	case key && !cert:
-		l.mistake(l.places["proxy.tls.key_file"], "proxy.tls.key_file", "needs proxy.tls.cert_file beside it")
-	case l.given("proxy.tls.client_ca_file") && !cert:
-		l.mistake(l.places["proxy.tls.client_ca_file"], "proxy.tls.client_ca_file", "needs proxy.tls.cert_file and proxy.tls.key_file beside it")
+	case l.given(cert) && !l.given(key):
+		l.mistake(l.places[cert], cert, "needs %s beside it", key)
+	case l.given(key) && !l.given(cert):
+		l.mistake(l.places[key], key, "needs %s beside it", cert)
+	case l.given(ca) && !l.given(cert):
+		l.mistake(l.places[ca], ca, "needs %s and %s beside it", cert, key)
 	}
 }

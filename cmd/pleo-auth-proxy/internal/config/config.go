@@ -143,8 +143,17 @@ type Store struct {
 	SpoolDir   string
 }
 
-// Admin is the listener for operators.
-type Admin struct{ Listen Listen }
+// Admin is the listener for operators and the back office.
+type Admin struct {
+	Listen Listen
+	TLS    TLS
+	// TokenFile holds the token that every change takes, and reading too where
+	// others can reach Listen. Empty: there is none, and nothing can be changed.
+	TokenFile string
+}
+
+// Token is where the admin token comes from.
+func (a Admin) Token() SecretSource { return SecretSource{path: a.TokenFile} }
 
 // Health is the listener for probes and metrics.
 type Health struct{ Listen Listen }
@@ -165,6 +174,7 @@ const (
 	StoreName  = "store.db"
 	KeysetName = "keyset.json"
 	SpoolName  = "spool"
+	TokenName  = "admin-token"
 )
 
 // InDataDir returns the path of name in the data directory.

@@ -101,6 +101,19 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// TestAdminForOthers: either TLS, or a token that somebody has chosen to send
+// through something that does TLS.
+func TestAdminForOthers(t *testing.T) {
+	for _, admin := range []string{
+		`{listen: "0.0.0.0:8485", tls: {cert_file: /c, key_file: /k}}`,
+		`{listen: "0.0.0.0:8485", token_file: /t}`,
+	} {
+		if c := mustLoad(t, minimal+"admin: "+admin+"\n"); c.Admin.Listen.Local() {
+			t.Errorf("the listener of %s passes for local", admin)
+		}
+	}
+}
+
 func TestDataDir(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -190,7 +203,9 @@ func TestMistakesBetweenKeys(t *testing.T) {
 		{"open to all", minimal + "proxy: {listen: \":8484\"}\n",
 			[]string{"c.yaml:2: proxy.listen: can be reached from other machines, and whoever reaches it acts with every connection; name who may in proxy.clients or proxy.client_networks, use a loopback address or unix:/path, or say proxy.dangerously_allow_anyone: true"}},
 		{"admin open to all", minimal + "admin: {listen: \"0.0.0.0:8485\"}\n",
-			[]string{"c.yaml:2: admin.listen: can be reached from other machines; use a loopback address or unix:/path, and health.listen for probes and metrics"}},
+			[]string{"c.yaml:2: admin.listen: can be reached from other machines; give it admin.tls, or admin.token_file if something in front of it does TLS; or use a loopback address or unix:/path, and health.listen for probes and metrics"}},
+		{"admin certificate without key", minimal + "admin: {listen: \"0.0.0.0:8485\", tls: {cert_file: /c}}\n",
+			[]string{"c.yaml:2: admin.tls.cert_file: needs admin.tls.key_file beside it"}},
 		{"one address twice", minimal + "admin: {listen: \"127.0.0.1:8484\"}\n",
 			[]string{"c.yaml:2: admin.listen: is the address of proxy.listen too"}},
 		{"fixed URL", minimal + "upstream:\n  api_url: https://api.example.com\n",

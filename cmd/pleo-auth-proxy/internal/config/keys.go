@@ -84,8 +84,11 @@ func many[T any](parse func(string) (T, error), at func(*Config) *[]T) func(*Con
 // that knows them.
 func allKeys() []key {
 	return slices.Concat(
-		generalKeys(), upstreamKeys(), listenerKeys(), accessKeys(), replayKeys(),
-		oauthKeys(), connectionKeys(), storeKeys(), operationKeys(),
+		generalKeys(), upstreamKeys(), listenerKeys(), accessKeys(),
+		tlsKeys("proxy.tls", "the proxy's ports", func(c *Config) *TLS { return &c.Proxy.TLS }),
+		replayKeys(), oauthKeys(), connectionKeys(), storeKeys(), adminKeys(),
+		tlsKeys("admin.tls", "the admin listener", func(c *Config) *TLS { return &c.Admin.TLS }),
+		operationKeys(),
 	)
 }
 
@@ -214,14 +217,24 @@ func storeKeys() []key {
 	}
 }
 
-func operationKeys() []key {
+func adminKeys() []key {
 	return []key{
 		{
 			path:     "admin.listen",
-			doc:      "Where operators read health, metrics and connections: a loopback address or unix:/path, or off.",
+			doc:      "Where operators have their dashboard and the back office its API: host:port or unix:/path, or off. Where other machines can reach it, reading takes the admin token too.",
 			fallback: "127.0.0.1:8485",
 			set:      one(parseListenOrOff, func(c *Config) *Listen { return &c.Admin.Listen }),
 		},
+		{
+			path: "admin.token_file",
+			doc:  "A file that holds the admin token, made on first use and read again when it changes; by default admin-token in data_dir, and none with store.driver memory, so that nothing can be changed.",
+			set:  one(parsePath, func(c *Config) *string { return &c.Admin.TokenFile }),
+		},
+	}
+}
+
+func operationKeys() []key {
+	return []key{
 		{
 			path:     "health.listen",
 			doc:      "Where /livez, /readyz and /metrics answer without any check, for Kubernetes and Prometheus: such as :8487, or off.",

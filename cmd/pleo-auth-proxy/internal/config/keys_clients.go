@@ -33,20 +33,27 @@ func accessKeys() []key {
 			form: list,
 			set:  many(parseNetwork, func(c *Config) *[]netip.Prefix { return &c.Proxy.ClientNetworks }),
 		},
+	}
+}
+
+// tlsKeys are the keys of a section that holds the TLS of a listener, which is
+// called what in sentences.
+func tlsKeys(section, what string, at func(*Config) *TLS) []key {
+	return []key{
 		{
-			path: "proxy.tls.cert_file",
-			doc:  "The certificate chain (PEM) of the proxy's ports, read again when it changes; empty for plain HTTP. Unix sockets have no TLS.",
-			set:  one(parsePath, func(c *Config) *string { return &c.Proxy.TLS.CertFile }),
+			path: section + ".cert_file",
+			doc:  "The certificate chain (PEM) of " + what + ", read again when it changes; empty for plain HTTP. Unix sockets have no TLS.",
+			set:  one(parsePath, func(c *Config) *string { return &at(c).CertFile }),
 		},
 		{
-			path: "proxy.tls.key_file",
+			path: section + ".key_file",
 			doc:  "The key (PEM) of the certificate.",
-			set:  one(parsePath, func(c *Config) *string { return &c.Proxy.TLS.KeyFile }),
+			set:  one(parsePath, func(c *Config) *string { return &at(c).KeyFile }),
 		},
 		{
-			path: "proxy.tls.client_ca_file",
+			path: section + ".client_ca_file",
 			doc:  "Authorities (PEM) of client certificates, which are then required; while it cannot be read, nobody is let in.",
-			set:  one(parsePath, func(c *Config) *string { return &c.Proxy.TLS.ClientCAFile }),
+			set:  one(parsePath, func(c *Config) *string { return &at(c).ClientCAFile }),
 		},
 	}
 }
