@@ -20,6 +20,7 @@ type addFlags struct {
 	kind    string
 	tenant  string
 	keyFile string
+	shared  bool
 	offline bool
 }
 
@@ -48,9 +49,12 @@ not accept is stored all the same, with a warning.`,
 	cmd.Flags().StringVar(&f.kind, "kind", "", "the `KIND` of credential: oauth, integrated_key or standalone_key (required)")
 	cmd.Flags().StringVar(&f.tenant, "external-tenant", "", "what the other system calls the customer")
 	cmd.Flags().StringVar(&f.keyFile, "key-file", "", "a `FILE` that holds the API key; - for standard input")
+	cmd.Flags().BoolVar(&f.shared, "allow-shared-company", false, sharedUsage)
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "do not ask the API for the company")
 	return cmd
 }
+
+const sharedUsage = "take the company although another connection of the kind is bound to it; noted in the history"
 
 // newConnection returns what the flags ask for. Its errors are wrong usage.
 func (p *program) newConnection(name string, f addFlags) (credstore.NewConnection, error) {
@@ -61,7 +65,7 @@ func (p *program) newConnection(name string, f addFlags) (credstore.NewConnectio
 	if err != nil {
 		return credstore.NewConnection{}, err
 	}
-	n := credstore.NewConnection{Name: name, Kind: kind, ExternalTenant: f.tenant}
+	n := credstore.NewConnection{Name: name, Kind: kind, ExternalTenant: f.tenant, SharedCompany: f.shared}
 	if f.keyFile != "" {
 		if !kind.IsKey() {
 			return n, errors.New("--key-file is for connections that have a key; kind oauth starts pending, or comes by connections import")

@@ -19,7 +19,7 @@ func (p *program) connectionsCommand() *cobra.Command {
 what they change within a second.`,
 	})
 	cmd.AddCommand(p.addCommand(), p.listCommand(), p.showCommand(), p.removeCommand(), p.importCommand(),
-		p.refreshCommand(), p.retryCommand())
+		p.checkCommand(), p.refreshCommand(), p.retryCommand())
 	return cmd
 }
 
@@ -86,35 +86,4 @@ func find(ctx context.Context, store credstore.Store, name string) (credstore.Co
 		return credstore.Connection{}, fmt.Errorf("what was given cannot be the name of a connection: %w", credstore.ErrNotFound)
 	}
 	return store.Find(ctx, name)
-}
-
-func (p *program) removeCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove NAME",
-		Short: "Forgets a connection and its credential",
-		Long: `Forgets a connection and everything secret about it. Pleo is not told: until the
-customer removes the integration or the key there, the credential stays valid
-for whoever has a copy.`,
-		Args: args("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.withStore(cmd.Context(), func(ctx context.Context, store credstore.Store) error {
-				return p.remove(ctx, store, args[0])
-			})
-		},
-	}
-}
-
-func (p *program) remove(ctx context.Context, store credstore.Store, name string) error {
-	c, err := find(ctx, store, name)
-	if err != nil {
-		return err
-	}
-	if err := store.Remove(ctx, c.ID); err != nil {
-		return fmt.Errorf("removing connection %q: %w", name, err)
-	}
-	p.say("removed connection %q; Pleo was not told, so the customer should remove the integration or key there too", name)
-	if p.asJSON {
-		return p.printJSON(admin.Describe(c))
-	}
-	return nil
 }

@@ -17,7 +17,7 @@ import (
 )
 
 func (p *program) importCommand() *cobra.Command {
-	var offline bool
+	var offline, shared bool
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Adds connections from JSON lines",
@@ -33,20 +33,21 @@ are done, and the exit code is 1. Nothing is refreshed. From then on only this
 proxy may refresh these tokens: of two owners of one refresh token, one kills it.`,
 		Args: args("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.importFile(cmd.Context(), args[0], offline)
+			return p.importFile(cmd.Context(), args[0], offline, shared)
 		},
 	}
 	cmd.Flags().BoolVar(&offline, "offline", false, "do not ask the API for the companies")
+	cmd.Flags().BoolVar(&shared, "allow-shared-company", false, sharedUsage)
 	return cmd
 }
 
-func (p *program) importFile(ctx context.Context, path string, offline bool) error {
+func (p *program) importFile(ctx context.Context, path string, offline, shared bool) error {
 	in, err := p.openInput(path)
 	if err != nil {
 		return fmt.Errorf("opening the file to import: %w", err)
 	}
 	err = p.withIntake(ctx, offline, func(to *intake) error {
-		run := &importRun{program: p, intake: to, report: importReport{Lines: []lineReport{}}}
+		run := &importRun{program: p, intake: to, shared: shared, report: importReport{Lines: []lineReport{}}}
 		return run.all(ctx, in)
 	})
 	return errors.Join(err, in.Close())
@@ -72,6 +73,7 @@ type lineReport struct {
 type importRun struct {
 	program *program
 	intake  *intake
+	shared  bool // companies may have other connections of the kind
 	report  importReport
 	tokens  bool // a refresh token was imported
 }
@@ -112,6 +114,7 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 func (r *importRun) take(ctx context.Context, number int, line []byte) {
 	report := lineReport{Line: number, Result: "imported"}
 	n, err := parseLine(line)
+	n.SharedCompany = r.shared
 	if credstore.ValidName(n.Name) {
 		report.Name = &n.Name
 	}

@@ -29,6 +29,7 @@ import (
 //	exits CODE COMMAND...   runs a command that must end with the exit code
 //	grant NAME FILE         issues a grant and adds a line for import to the file
 //	key FILE                issues a standalone key and writes it to the file
+//	revoke FILE             revokes the key that the file holds
 //	set VAR FILE            sets VAR to what stands in the file
 //	taken VAR               sets VAR to an address that somebody listens on
 //	sql FILE STATEMENT      changes a store behind the program's back
@@ -53,6 +54,7 @@ func TestScripts(t *testing.T) {
 			"exits":    exitsCommand,
 			"grant":    grantCommand,
 			"key":      keyCommand,
+			"revoke":   revokeCommand,
 			"set":      setCommand,
 			"taken":    takenCommand,
 			"sql":      sqlCommand,
@@ -127,6 +129,17 @@ func keyCommand(ts *testscript.TestScript, _ bool, args []string) {
 	k, err := sim.IssueKey(simulator.Key{Company: sim.Companies()[0].ID})
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(k.Value+"\n"), 0o600))
+}
+
+func revokeCommand(ts *testscript.TestScript, _ bool, args []string) {
+	value := strings.TrimSpace(ts.ReadFile(args[0]))
+	for _, k := range simulatorOf(ts).Keys() {
+		if k.Value == value {
+			ts.Check(simulatorOf(ts).RevokeKey(k.ID))
+			return
+		}
+	}
+	ts.Fatalf("%s holds no key that was issued", args[0])
 }
 
 func setCommand(ts *testscript.TestScript, _ bool, args []string) {

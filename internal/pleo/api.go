@@ -42,19 +42,21 @@ type APIConfig struct {
 // API speaks to the Pleo API on our own behalf. It may be used by several
 // goroutines at once.
 type API struct {
-	introspectURL string
-	transport     http.RoundTripper
-	timeout       time.Duration
-	now           func() time.Time
+	introspectURL   string
+	installationURL string
+	transport       http.RoundTripper
+	timeout         time.Duration
+	now             func() time.Time
 }
 
 // NewAPI returns the API of cfg.
 func NewAPI(cfg APIConfig) *API {
 	a := &API{
-		introspectURL: cfg.URL.JoinPath("v1/introspect").String(),
-		transport:     cfg.Transport,
-		timeout:       cfg.Timeout,
-		now:           cfg.Now,
+		introspectURL:   cfg.URL.JoinPath("v1/introspect").String(),
+		installationURL: cfg.URL.JoinPath("v1/installations/me").String(),
+		transport:       cfg.Transport,
+		timeout:         cfg.Timeout,
+		now:             cfg.Now,
 	}
 	if a.timeout == 0 {
 		a.timeout = defaultAPITimeout
@@ -80,14 +82,52 @@ type Identity struct {
 // [ErrUnauthorized] when the API does not know the credential, and is a
 // *[StatusError] for any other status than 200.
 func (a *API) Introspect(ctx context.Context, authorization credstore.Secret) (Identity, error) {
-	if authorization.IsZero() {
-		return Identity{}, errors.New("introspecting a credential: there is none")
-	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.introspectURL, nil)
+	resp, err := a.call(ctx, http.MethodGet, a.introspectURL, authorization)
 	if err != nil {
-		return Identity{}, fmt.Errorf("introspecting a credential: %w", errNotFormed)
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }() // what was read counts
+	if resp.StatusCode != http.StatusOK {
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", a.refusal(resp))
+	}
+	body, err := readBody(ctx, resp.Body)
+	if err != nil {
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", err)
+	}
+	return identityFrom(body)
+}
+
+// Uninstall uninstalls the integration at the company that the credential
+// belongs to, which ends all tokens that the client has there. The error matches
+// [ErrUnauthorized] when the API does not know the credential, and is a
+// *[StatusError] otherwise: 404 where nothing is installed. With any other error
+// it may have happened.
+func (a *API) Uninstall(ctx context.Context, authorization credstore.Secret) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	resp, err := a.call(ctx, http.MethodDelete, a.installationURL, authorization)
+	if err != nil {
+		return fmt.Errorf("uninstalling the integration: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }() // only the status counts
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("uninstalling the integration: %w", a.refusal(resp))
+	}
+	return nil
+}
+
+var errNoCredential = errors.New("there is no credential to send")
+
+// call sends a request without a body and returns the answer, whatever it is.
+func (a *API) call(ctx context.Context, method, url string, authorization credstore.Secret) (*http.Response, error) {
+	if authorization.IsZero() {
+		return nil, errNoCredential
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return nil, errNotFormed
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", userAgent)
@@ -95,25 +135,17 @@ func (a *API) Introspect(ctx context.Context, authorization credstore.Secret) (I
 	// Not by an http.Client: it would follow redirects with the credential.
 	resp, err := a.transport.RoundTrip(req)
 	if err != nil {
-		return Identity{}, fmt.Errorf("introspecting a credential: %w", causeOf(ctx, err))
+		return nil, causeOf(ctx, err)
 	}
-	defer func() { _ = resp.Body.Close() }() // what was read counts
-	return a.identity(ctx, resp)
+	return resp, nil
 }
 
-func (a *API) identity(ctx context.Context, resp *http.Response) (Identity, error) {
-	switch resp.StatusCode {
-	case http.StatusOK:
-	case http.StatusUnauthorized:
-		return Identity{}, fmt.Errorf("introspecting a credential: %w", ErrUnauthorized)
-	default:
-		return Identity{}, &StatusError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, a.now())}
+// refusal is the error of an answer that does not do what was asked for.
+func (a *API) refusal(resp *http.Response) error {
+	if resp.StatusCode == http.StatusUnauthorized {
+		return ErrUnauthorized
 	}
-	body, err := readBody(ctx, resp.Body)
-	if err != nil {
-		return Identity{}, fmt.Errorf("introspecting a credential: %w", err)
-	}
-	return identityFrom(body)
+	return &StatusError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, a.now())}
 }
 
 // identityFrom reads an introspection answer: an object wrapped in data.

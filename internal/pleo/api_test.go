@@ -113,6 +113,42 @@ func TestIntrospectWithoutAnIdentity(t *testing.T) {
 	}
 }
 
+func TestUninstall(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status int
+		want   error
+	}{
+		{"done", 204, nil},
+		{"done with a body", 200, nil},
+		{"not the credential", 401, ErrUnauthorized},
+		{"nothing installed", 404, &StatusError{Status: 404, RetryAfter: 7 * time.Second}},
+		{"ill", 502, &StatusError{Status: 502, RetryAfter: 7 * time.Second}},
+		{"redirect", 308, &StatusError{Status: 308, RetryAfter: 7 * time.Second}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := record(t, answering(tt.status, "", "Location", "/canary", "Retry-After", "7"))
+			err := newAPI(t, server.URL).Uninstall(t.Context(), credstore.NewSecret("Bearer "+sentToken))
+			var got, want *StatusError
+			switch {
+			case errors.As(tt.want, &want):
+				if !errors.As(err, &got) || *got != *want {
+					t.Errorf("Uninstall answered %d = %v, want %v", tt.status, err, want)
+				}
+			case !errors.Is(err, tt.want):
+				t.Errorf("Uninstall answered %d = %v, want %v", tt.status, err, tt.want)
+			}
+			if err != nil {
+				assertNoSecret(t, err)
+			}
+			requests := server.requests()
+			if len(requests) != 1 || requests[0].Method != http.MethodDelete || requests[0].Path != "/v1/installations/me" {
+				t.Errorf("requests %+v, want one DELETE of /v1/installations/me", requests)
+			}
+		})
+	}
+}
+
 func TestIntrospectNothing(t *testing.T) {
 	server := record(t, answering(200, `{"data":{}}`))
 	if _, err := newAPI(t, server.URL).Introspect(t.Context(), credstore.Secret{}); err == nil {
