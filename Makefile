@@ -96,6 +96,15 @@ faults-full: ## Both with ten times as many, for an hour or more; writes the tab
 clients: ## Run the clients in examples/, which need PHP, Python, Node.js, Java and jq
 	$(GO) test -v -count=1 ./examples -args -clients
 
+# What the tests need from npm is named in internal/browsertest/package-lock.json.
+.PHONY: browser
+browser: internal/browsertest/node_modules ## Use the pages with a real Chromium; SCREENSHOTS=DIR leaves pictures there (needs chromium and npm)
+	SCREENSHOTS=$(abspath $(SCREENSHOTS)) $(GO) test -count=1 -timeout 5m -tags browser $(TESTFLAGS) -run Browser ./internal/browsertest ./cmd/pleo-auth-proxy
+
+internal/browsertest/node_modules: internal/browsertest/package-lock.json
+	cd $(@D) && npm ci --ignore-scripts
+	@touch $@
+
 .PHONY: load
 load: ## Put 10 connections under load for LOADTIME while their tokens live 4 seconds; then a gigabyte each way and slow clients
 	$(GO) test -v -count=1 -run '^TestLoadUnderRotation$$' ./cmd/pleo-auth-proxy -args -load $(LOADTIME)

@@ -1,0 +1,58 @@
+//go:build browser
+
+package browsertest
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// TestBrowserInspectionBites holds the inspection itself to finding what is wrong.
+func TestBrowserInspectionBites(t *testing.T) {
+	pages := http.NewServeMux()
+	pages.HandleFunc("GET /good", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `<!doctype html><html lang=en><title>Good</title><meta name=viewport content="width=device-width"><main><h1>Good</h1><a href=/bad>on</a></main>`)
+	})
+	pages.HandleFunc("GET /bad", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'none'")
+		fmt.Fprint(w, `<!doctype html><html><h1>Bad</h1><img src=x.png><script>1</script><pre>`+strings.Repeat("wide", 100)+`</pre>`)
+	})
+	server := httptest.NewServer(pages)
+	t.Cleanup(server.Close)
+	tab := Start(t).Tab()
+	tab.Open(server.URL + "/good")
+	if got := tab.Heading(); got != "Good" {
+		t.Errorf("Heading() = %q, want Good", got)
+	}
+	tab.TabTo("a")
+	tab.FollowByKeyboard()
+	if got, want := tab.URL(), server.URL+"/bad"; got != want {
+		t.Fatalf("URL() = %q, want %q", got, want)
+	}
+	found := strings.Join(tab.violations(), "\n")
+	for _, rule := range []string{"html-has-lang", "image-alt", "document-title"} {
+		if !strings.Contains(found, rule) {
+			t.Errorf("the bad page violates %s, and that is not found:\n%s", rule, found)
+		}
+	}
+	if len(tab.complained()) == 0 {
+		t.Error("the bad page breaks its own policy, and that is not noted")
+	}
+	judge := &verdict{TB: t}
+	tab.t = judge
+	tab.Inspect("bad")
+	if !judge.failed {
+		t.Error("Inspect lets the bad page pass")
+	}
+}
+
+// verdict notes failures in place of failing.
+type verdict struct {
+	testing.TB
+	failed bool
+}
+
+func (v *verdict) Errorf(string, ...any) { v.failed = true }

@@ -1,0 +1,136 @@
+//go:build browser
+
+package browsertest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+)
+
+// view is how somebody looks at a page.
+type view struct {
+	name          string
+	width, height int64
+	scheme        string
+}
+
+// The narrowest phone that WCAG 2.2 asks for (1.4.10), and a desktop.
+var (
+	desktop = view{"desktop", 1200, 900, "light"}
+	views   = [...]view{
+		desktop,
+		{"desktop-dark", 1200, 900, "dark"},
+		{"phone-dark", 320, 640, "dark"},
+		{"phone", 320, 640, "light"},
+	}
+)
+
+// Inspect looks at the page on a desktop and on a phone, in light and in dark.
+// It fails the test for what axe-core finds wrong by WCAG 2.2 AA or good
+// practice, for a page wider than the phone, and for complaints of the browser.
+// Where the environment variable SCREENSHOTS names a directory it leaves a
+// picture of each there.
+func (t *Tab) Inspect(name string) {
+	t.t.Helper()
+	for _, v := range views {
+		t.look(v)
+		where := fmt.Sprintf("%s (%s)", name, v.name)
+		if wide := evaluate[int](t, `document.documentElement.scrollWidth - document.documentElement.clientWidth`); wide > 0 {
+			t.t.Errorf("%s: the page is %d pixels too wide", where, wide)
+		}
+		for _, violation := range t.violations() {
+			t.t.Errorf("%s: %s", where, violation)
+		}
+		t.shoot(fmt.Sprintf("%s-%s.png", name, v.name))
+	}
+	t.look(desktop)
+	for _, complaint := range t.complained() {
+		t.t.Errorf("%s: the browser says: %s", name, complaint)
+	}
+}
+
+// Phone makes the tab as narrow as a phone.
+func (t *Tab) Phone() {
+	t.t.Helper()
+	t.look(views[len(views)-1])
+}
+
+func (t *Tab) look(v view) {
+	t.t.Helper()
+	t.do("changing the view",
+		chromedp.EmulateViewport(v.width, v.height),
+		chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+			_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: v.scheme}},
+			})
+			return err
+		}))
+}
+
+// violations returns what axe-core finds, a line each.
+func (t *Tab) violations() []string {
+	t.t.Helper()
+	return evaluate[[]string](t, axe(t.t)+`;axe.run(document, {
+		runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+		resultTypes: ["violations"],
+	}).then(r => r.violations.map(v => v.id + ": " + v.help + ": " +
+		v.nodes.map(n => n.html + " " + n.any.concat(n.all, n.none).map(c => c.message).join("; ")).join(" | ")))`,
+		chromedp.EvalAwaitPromise)
+}
+
+// axe returns the source of axe-core. It is evaluated by the debugger: the
+// pages' own policy lets no script run.
+func axe(t testing.TB) string {
+	t.Helper()
+	source, err := os.ReadFile(filepath.Join(root(t), "internal/browsertest/node_modules/axe-core/axe.min.js"))
+	if err != nil {
+		t.Fatalf("axe-core is not installed: run `npm ci` in internal/browsertest, as `make browser` does: %v", err)
+	}
+	return string(source)
+}
+
+// root returns the directory of the repository: tests run in that of their package.
+func root(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir != filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+	t.Fatal("no go.mod above the test")
+	return ""
+}
+
+// shoot leaves a picture of the whole page, if pictures are wanted.
+func (t *Tab) shoot(file string) {
+	t.t.Helper()
+	dir := os.Getenv("SCREENSHOTS")
+	if dir == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, patience)
+	defer cancel()
+	picture, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	if err != nil {
+		t.t.Fatalf("taking a picture: %v", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, strings.ReplaceAll(file, "/", "-")), picture, 0o644); err != nil {
+		t.t.Fatal(err)
+	}
+}
