@@ -54,9 +54,8 @@ func (w *world) keysetStatus() (s keysetStatus) {
 // keysetFile is where the keyset of the configuration is.
 func (w *world) keysetFile() string { return filepath.Join(w.dir, "data", config.KeysetName) }
 
-// wantAllOpen fails the test unless the keyset file opens the store and each of
-// n connections in it.
-func (w *world) wantAllOpen(n int) {
+// openVault opens the store beside a server, until the test ends.
+func (w *world) openVault() *vault {
 	w.t.Helper()
 	cfg, err := config.Load(config.Source{Path: w.config, Environ: []string{"HOME=" + w.dir}})
 	if err != nil {
@@ -66,11 +65,19 @@ func (w *world) wantAllOpen(n int) {
 	if err != nil {
 		w.t.Fatalf("opening the store: %v", err)
 	}
-	defer func() {
+	w.t.Cleanup(func() {
 		if err := v.store.Close(); err != nil {
 			w.t.Error(err)
 		}
-	}()
+	})
+	return v
+}
+
+// wantAllOpen fails the test unless the keyset file opens the store and each of
+// n connections in it.
+func (w *world) wantAllOpen(n int) {
+	w.t.Helper()
+	v := w.openVault()
 	page, err := v.store.List(w.t.Context(), credstore.Query{Limit: pageSize})
 	if err != nil || len(page.Connections) != n {
 		w.t.Fatalf("List = %d connections, %v, want %d", len(page.Connections), err, n)

@@ -17,7 +17,7 @@ type route struct {
 
 func routes() []route {
 	return []route{
-		{"GET /v1/introspect", "", (*Simulator).getIntrospect},
+		{introspectPattern, "", (*Simulator).getIntrospect},
 		{"GET /v1/installations/me", "", (*Simulator).getInstallation},
 		{"POST /v1/installations/me", "", (*Simulator).createInstallation},
 		{"PUT /v1/installations/me", "", (*Simulator).updateInstallation},
@@ -86,10 +86,15 @@ func (p principal) id() string { return p.grant + p.key }
 // owner names whom installations belong to.
 func (p principal) owner() installationOwner { return installationOwner{p.clientID, p.subject} }
 
+const introspectPattern = "GET /v1/introspect"
+
 // calling makes a handler of a route: it finds the credential, lets the faults
 // act and counts.
 func (s *Simulator) calling(rt route) http.HandlerFunc {
 	return s.answering(func(r *http.Request, _ string) reply {
+		if rt.pattern == introspectPattern {
+			s.counts.update(func(n *Counters) { n.APIIntrospections++ })
+		}
 		who, known := s.authenticate(r)
 		end := s.counts.beginAPI(who.id())
 		acting := s.faults.take(occasion{target: TargetAPI, path: r.URL.Path, id: who.id(), subject: who.subject})
@@ -222,7 +227,6 @@ type identity struct {
 }
 
 func (s *Simulator) getIntrospect(c call) reply {
-	s.counts.update(func(n *Counters) { n.APIIntrospections++ })
 	return jsonReply(http.StatusOK, data{identity{
 		AuthMethod: c.who.method, ClientID: c.who.clientID, Scope: strings.Join(c.who.scopes, " "),
 		ApplicationName: c.who.application, SubjectURN: c.who.subject.urn(),

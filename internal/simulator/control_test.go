@@ -165,7 +165,7 @@ func TestControlCounters(t *testing.T) {
 	b.control("GET", "counters", "", 200, &got)
 	want := Counters{
 		TokenRequests: map[string]int{"200": 1, "400": 1}, Introspections: map[string]int{"200": 2}, APIRequests: map[string]int{"401": 1},
-		Refreshes: 1, Refusals: 1, MostPresentations: 2,
+		Refreshes: 1, Refusals: 1, MostPresentations: 2, APIIntrospections: 1,
 		RefreshTokens: map[string]TokenCounters{
 			hashOf(g.RefreshToken): {Grant: g.ID, State: "spent", Presentations: 2},
 			hashOf(next):           {Grant: g.ID, State: "revoked", Introspections: 1},

@@ -20,7 +20,7 @@ type Counters struct {
 	Refusals  int `json:"refusals"`  // refresh tokens that were refused
 	Exchanges int `json:"exchanges"` // codes that were redeemed
 
-	// APIIntrospections counts GET /v1/introspect.
+	// APIIntrospections counts GET /v1/introspect, however it was answered.
 	APIIntrospections int `json:"api_introspections"`
 	// WrongCompany counts API requests that named a company that their
 	// credential does not belong to.

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// addKey adds a connection with a new key of the first company.
+func (w *world) addKey(name string) simulator.Key {
+	w.t.Helper()
+	k := w.issueKey(w.sim.Companies()[0].ID)
+	code, _, stderr := w.run(k.Value, "connections", "add", name, "--kind", "standalone_key", "--key-file", "-")
+	if code != exitDone {
+		w.t.Fatalf("connections add exits %d, want 0:\n%s", code, stderr)
+	}
+	return k
+}
+
+func (w *world) issueKey(company string) simulator.Key {
+	w.t.Helper()
+	k, err := w.sim.IssueKey(simulator.Key{Company: company})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return k
+}
+
+func (w *world) revokeKey(k simulator.Key) {
+	w.t.Helper()
+	if err := w.sim.RevokeKey(k.ID); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// stage stores the key that is to follow that of the connection.
+func (w *world) stage(name string, k simulator.Key) {
+	w.t.Helper()
+	v := w.openVault()
+	c, err := v.store.Find(w.t.Context(), name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := v.store.StageKey(w.t.Context(), c.ID, credstore.NewSecret(k.Value)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// connection asks the server about a connection.
+func (p *process) connection(name string) admin.Connection {
+	p.t.Helper()
+	a := p.admin("/api/v1/connections/" + name)
+	var c admin.Connection
+	if err := json.Unmarshal([]byte(a.body), &c); err != nil {
+		p.t.Fatalf("the server answers %d %s: %v", a.status, a.body, err)
+	}
+	return c
+}
+
+// A key that Pleo does not accept any more is asked about once, however many
+// requests it has failed; then the connection needs a person, and clients get
+// Pleo's own 401 or ours.
+func TestRevokedKeyIsCondemnedByOneQuestion(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	k := w.addKey("acme")
+	p := w.serve()
+	if got := p.together(5, "acme"); got[http.StatusOK] != 5 {
+		t.Fatalf("before the revocation the statuses are %v, want 5 times 200", got)
+	}
+	w.revokeKey(k)
+	before := w.sim.Counters().APIIntrospections
+	if got := p.together(50, "acme"); got[http.StatusUnauthorized] != 50 {
+		t.Errorf("after the revocation the statuses are %v, want 50 times 401", got)
+	}
+	if asked := w.sim.Counters().APIIntrospections - before; asked != 1 {
+		t.Errorf("the API was asked about the key %d times, want once", asked)
+	}
+	if c := p.connection("acme"); c.Status != "reauthorization_required" || c.Reason == nil || *c.Reason != credstore.ReasonKeyRefused {
+		t.Errorf("the connection is %s, want reauthorization_required with reason %s", c.Status, credstore.ReasonKeyRefused)
+	}
+}
+
+// A staged key takes over within the request that found the old one refused.
+func TestStagedKeyTakesOver(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	k := w.addKey("acme")
+	w.stage("acme", w.issueKey(k.Company))
+	p := w.serve()
+	w.revokeKey(k)
+	if got := p.together(50, "acme"); got[http.StatusOK] != 50 {
+		t.Errorf("the statuses are %v, want 50 times 200", got)
+	}
+	if c := p.connection("acme"); c.Status != "active" || c.Version == nil || *c.Version != 2 {
+		t.Errorf("the connection is %s, version %v, want active, version 2", c.Status, c.Version)
+	}
+}
+
+// A staged key of another company would book one company's expenses in another
+// company's ledger.
+func TestStagedKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	k := w.addKey("acme")
+	other, err := w.sim.AddCompany(simulator.Company{Name: "Other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.stage("acme", w.issueKey(other.ID))
+	p := w.serve()
+	w.revokeKey(k)
+	if got := p.together(10, "acme"); got[http.StatusUnauthorized] != 10 {
+		t.Errorf("the statuses are %v, want 10 times 401", got)
+	}
+	if c := p.connection("acme"); c.Status != "reauthorization_required" || *c.Version != 1 {
+		t.Errorf("the connection is %s, version %d, want reauthorization_required, version 1", c.Status, *c.Version)
+	}
+}
+
+// An API that answers 401 to everything but introspection does not condemn the
+// key.
+func TestKeyIsNotCondemnedForARefusedRequest(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	w.addKey("acme")
+	p := w.serve()
+	w.fault(simulator.Fault{
+		Target: simulator.TargetAPI, Kind: simulator.FaultStatus, Path: "/v2/employees", Status: http.StatusUnauthorized,
+	})
+	if got := p.together(10, "acme"); got[http.StatusUnauthorized] != 10 {
+		t.Errorf("the statuses are %v, want 10 times Pleo's 401", got)
+	}
+	if c := p.connection("acme"); c.Status != "active" {
+		t.Errorf("the connection is %s, want active", c.Status)
+	}
+}
