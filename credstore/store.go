@@ -139,13 +139,13 @@ type Store interface {
 	// that grows with each change. A copy that is put back has a smaller one.
 	Position(ctx context.Context) (store string, change int64, err error)
 
-	// Watch calls changed with the ids of connections that any process, this
-	// one included, has created, changed or removed since the store was opened:
+	// Watch calls changed with the connections that any process, this one
+	// included, has created, changed or removed since the store was opened:
 	// first those of the past, then each within a second of its change, until
 	// ctx ends; then it returns ctx's error. It may report a connection that did
 	// not change, and does not report what changes an intent only. While the store
 	// is unavailable it keeps trying, and reports what it missed afterwards.
-	Watch(ctx context.Context, changed func(ids []string)) error
+	Watch(ctx context.Context, changed func([]Change)) error
 
 	// Ping reads from the store.
 	Ping(ctx context.Context) error
@@ -167,6 +167,12 @@ type Lease interface {
 	Remaining() time.Duration
 	// Release gives the lease back. It does nothing the second time.
 	Release() error
+}
+
+// Change tells of a connection that has changed.
+type Change struct {
+	ID        string
+	Requested bool // an operator's request for a refresh of it is open
 }
 
 // NewConnection is what Create makes a connection of.

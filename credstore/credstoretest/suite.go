@@ -93,6 +93,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 
 		{"watch", testWatch},
 		{"watch own changes", testWatchOwn},
+		{"watch requests", testWatchRequests},
 		{"watch ends with its context", testWatchEnds},
 		{"one by one", testOneByOne},
 		{"secrets are sealed", testSecrets},

@@ -12,11 +12,11 @@ import (
 )
 
 // watch starts a watcher that ends with the test, and returns what it reports.
-func watch(t *testing.T, s credstore.Store) <-chan []string {
+func watch(t *testing.T, s credstore.Store) <-chan []credstore.Change {
 	t.Helper()
-	reports, done := make(chan []string, 100), make(chan error, 1)
+	reports, done := make(chan []credstore.Change, 100), make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { done <- s.Watch(ctx, func(ids []string) { reports <- slices.Clone(ids) }) }()
+	go func() { done <- s.Watch(ctx, func(found []credstore.Change) { reports <- found }) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -27,13 +27,13 @@ func watch(t *testing.T, s credstore.Store) <-chan []string {
 }
 
 // await fails the test unless the id is reported within a second.
-func await(t *testing.T, what string, reports <-chan []string, id string) {
+func await(t *testing.T, what string, reports <-chan []credstore.Change, id string) {
 	t.Helper()
 	timeout := time.After(time.Second)
 	for {
 		select {
-		case ids := <-reports:
-			if slices.Contains(ids, id) {
+		case found := <-reports:
+			if slices.ContainsFunc(found, func(c credstore.Change) bool { return c.ID == id }) {
 				return
 			}
 		case <-timeout:
@@ -75,15 +75,57 @@ func testWatchOwn(t *testing.T, data Data) {
 	await(t, "an own save", reports, c.ID)
 }
 
+// testWatchRequests: whoever holds nothing of a connection hears of an
+// operator's request all the same, and of nothing else about it that he would
+// have to look at.
+func testWatchRequests(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c := create(t, other, pair("acme"))
+	reports := watch(t, s)
+	parent := parentOf(t, other, c.ID)
+	for _, test := range []struct {
+		name   string
+		change func() error
+		want   bool
+	}{
+		{"before", nil, false},
+		{"a request", func() error { return other.RequestRefresh(t.Context(), c.ID, start()) }, true},
+		{"what settles it", func() error { _, err := other.Save(t.Context(), next(parent, "2")); return err }, false},
+	} {
+		if test.change != nil {
+			if err := test.change(); err != nil {
+				t.Fatalf("%s: %v", test.name, err)
+			}
+		}
+		awaitChange(t, test.name, reports, credstore.Change{ID: c.ID, Requested: test.want})
+	}
+}
+
+// awaitChange fails the test unless the very change is reported within a second.
+func awaitChange(t *testing.T, what string, reports <-chan []credstore.Change, want credstore.Change) {
+	t.Helper()
+	timeout := time.After(time.Second)
+	for {
+		select {
+		case found := <-reports:
+			if slices.Contains(found, want) {
+				return
+			}
+		case <-timeout:
+			t.Fatalf("%s: %+v was not reported within a second", what, want)
+		}
+	}
+}
+
 func testWatchEnds(t *testing.T, data Data) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := data.Open(t).Watch(ctx, func([]string) {})
+	err := data.Open(t).Watch(ctx, func([]credstore.Change) {})
 	wantErr(t, "Watch with an ended context", err, context.Canceled)
 
 	s := data.Open(t)
 	done := make(chan error, 1)
-	go func() { done <- s.Watch(t.Context(), func([]string) {}) }()
+	go func() { done <- s.Watch(t.Context(), func([]credstore.Change) {}) }()
 	if err := s.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
 	}

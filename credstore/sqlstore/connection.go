@@ -46,6 +46,9 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 	id := rand.Text()
 	var created credstore.Connection
 	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
+		if err := s.dialect.alone(ctx, tx); err != nil {
+			return err
+		}
 		if err := checkFree(ctx, tx, n); err != nil {
 			return err
 		}
@@ -194,6 +197,10 @@ func (s *Store) Identify(ctx context.Context, id string, company credstore.Compa
 	const doing = "recording a connection's company"
 	var conflict error
 	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
+		if err := s.dialect.alone(ctx, tx); err != nil {
+			return err
+		}
+		conflict = nil
 		c, err := connectionWithID(ctx, tx, id)
 		if err != nil {
 			return err

@@ -33,7 +33,7 @@ func (s *Store) seal(ctx context.Context, tx *sql.Tx, id, column string, secret 
 		return nil, nil
 	}
 	var key string
-	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`).Scan(&key); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`+s.dialect.shared()).Scan(&key); err != nil {
 		return nil, err
 	}
 	return s.keyset.SealUnder(key, credstore.Label(id, column), []byte(secret.Reveal()))

@@ -28,7 +28,9 @@ func readIntent(ctx context.Context, q querier, id string, number int64) (*creds
 
 // Intend records an intent; see [credstore.Store].
 func (s *Store) Intend(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
-	run := func(f func(*sql.Tx) error) error { return s.write(ctx, "recording an intent", f) }
+	run := func(f func(*sql.Tx) error) error {
+		return s.transact(ctx, "recording an intent", parent.ConnectionID, f)
+	}
 	var intent credstore.Intent
 	err := s.underLease(ctx, l, parent, run, func(g guarded) error {
 		if err := g.announce(ctx, parent, l.Owner(), at); err != nil {

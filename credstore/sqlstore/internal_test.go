@@ -206,7 +206,7 @@ func TestRemovalsAreForgottenLater(t *testing.T) {
 		now = now.Add(test.after)
 		s.tidyAtTimes(t.Context())
 		now = start
-		ids, _, err := s.changesSince(t.Context(), 0)
+		ids, _, _, err := s.changesSince(t.Context(), "0")
 		if err != nil || len(ids) != test.want {
 			t.Errorf("changes known after %v = %d, %v, want %d", test.after, len(ids), err, test.want)
 		}
@@ -219,7 +219,7 @@ func TestOwnChangesAreReportedAtOnce(t *testing.T) {
 	const changes = 20
 	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	reports := make(chan []string, changes)
-	go func() { _ = s.Watch(t.Context(), func(ids []string) { reports <- slices.Clone(ids) }) }()
+	go func() { _ = s.Watch(t.Context(), func(found []credstore.Change) { reports <- idsOf(found) }) }()
 	began := time.Now()
 	for i := range changes {
 		c := mustCreate(t, s, newOAuth(fmt.Sprint("c-", i)))
@@ -230,6 +230,13 @@ func TestOwnChangesAreReportedAtOnce(t *testing.T) {
 	if took := time.Since(began); took > changes*watchEvery/2 {
 		t.Errorf("%d own changes took %v to be reported, want them not to wait %v each", changes, took, watchEvery)
 	}
+}
+
+func idsOf(found []credstore.Change) (ids []string) {
+	for _, c := range found {
+		ids = append(ids, c.ID)
+	}
+	return ids
 }
 
 // outage is a database that is away while down is set.
@@ -260,7 +267,7 @@ func TestWatchSurvivesAnOutage(t *testing.T) {
 	o.down.Store(true)
 	ctx, cancel := context.WithCancel(t.Context())
 	reports, done := make(chan []string, 10), make(chan error, 1)
-	go func() { done <- s.Watch(ctx, func(ids []string) { reports <- slices.Clone(ids) }) }()
+	go func() { done <- s.Watch(ctx, func(found []credstore.Change) { reports <- idsOf(found) }) }()
 	for logged.Len() == 0 { // until Watch has met the outage
 		time.Sleep(time.Millisecond)
 	}
@@ -307,7 +314,7 @@ func (s *Store) fillOne(ctx context.Context, tx *sql.Tx, id string) error {
 	if err := s.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
 		return err
 	}
-	return s.noteChange(ctx, tx, id)
+	return s.dialect.note(ctx, tx, id, s.now())
 }
 
 const benchmarkSize = 10_000

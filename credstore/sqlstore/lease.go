@@ -5,25 +5,22 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// lease is a credstore.Lease that lasts until it is released or its process
-// ends.
+// lease is a credstore.Lease.
 type lease struct {
-	store  *Store
-	id     string // of the connection
-	owner  string
-	fence  int64
-	unlock func() error
+	store *Store
+	id    string // of the connection
+	owner string
+	hold  hold
 
 	mu       sync.Mutex // guards what follows
 	released bool
-	writes   int // under way; the lock outlasts them
+	writes   int // under way; the hold outlasts them
 }
 
 // Acquire takes the lease on the connection's credential; see [credstore.Store].
@@ -32,23 +29,11 @@ func (s *Store) Acquire(ctx context.Context, id, owner string) (credstore.Lease,
 	if err := s.dialect.present(); err != nil {
 		return nil, s.failure(doing, err)
 	}
-	db := s.dialect.readers()
-	var number int64
-	err := db.QueryRowContext(ctx, `SELECT number FROM connections WHERE id = $1`, id).Scan(&number)
-	if err != nil {
-		return nil, s.failure(doing, orNotFound(err))
-	}
-	unlock, err := s.dialect.lock(number)
+	h, err := s.dialect.acquire(ctx, id, owner)
 	if err != nil {
 		return nil, s.failure(doing, err)
 	}
-	l := &lease{store: s, id: id, owner: owner, unlock: unlock}
-	// Read only now: the holder before may just have written.
-	err = db.QueryRowContext(ctx, `SELECT fence + 1 FROM connections WHERE number = $1`, number).Scan(&l.fence)
-	if err != nil {
-		return nil, s.failure(doing, errors.Join(orNotFound(err), unlock()))
-	}
-	return l, nil
+	return &lease{store: s, id: id, owner: owner, hold: h}, nil
 }
 
 func orNotFound(err error) error {
@@ -62,43 +47,47 @@ func orNotFound(err error) error {
 func (l *lease) ConnectionID() string { return l.id }
 
 // Fence returns the lease's number; see [credstore.Lease].
-func (l *lease) Fence() int64 { return l.fence }
+func (l *lease) Fence() int64 { return l.hold.fence() }
 
 // Owner returns the name of the process that holds the lease.
 func (l *lease) Owner() string { return l.owner }
 
-// Remaining returns centuries, or 0 once the lease is released.
+// Remaining returns how long the lease lasts if it is not renewed; 0 once it is
+// released.
 func (l *lease) Remaining() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.released {
 		return 0
 	}
-	return math.MaxInt64
+	return l.hold.remaining()
 }
 
 // Release gives the lease back as soon as no write under it is under way.
 func (l *lease) Release() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.released {
-		return nil
-	}
-	l.released = true
-	if l.writes > 0 {
+	if !l.give() {
 		return nil
 	}
 	return l.end()
 }
 
-// end unlocks, unless the store was closed, which has ended the lease already.
+// give marks the lease as released. It reports whether the hold can go now.
+func (l *lease) give() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := !l.released
+	l.released = true
+	return first && l.writes == 0
+}
+
+// end releases the hold, unless the store was closed, which has ended the lease already.
 func (l *lease) end() error {
 	select {
 	case <-l.store.closed:
 		return nil
 	default:
 	}
-	if err := l.unlock(); err != nil {
+	if err := l.hold.release(); err != nil {
 		return fmt.Errorf("releasing a lease: %w", err)
 	}
 	return nil
@@ -118,13 +107,18 @@ func (l *lease) enter() bool {
 
 // leave ends what enter announced.
 func (l *lease) leave() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.writes--
-	if !l.released || l.writes > 0 {
+	if !l.left() {
 		return nil
 	}
 	return l.end()
+}
+
+// left reports whether the hold can go now.
+func (l *lease) left() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writes--
+	return l.released && l.writes == 0
 }
 
 // guarded is a write under a lease about the credential that is the parent.
@@ -143,11 +137,14 @@ func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credst
 	}
 	defer func() { err = errors.Join(err, held.leave()) }()
 	return run(func(tx *sql.Tx) error {
-		g := guarded{tx: tx, fence: held.fence}
+		g := guarded{tx: tx, fence: held.Fence()}
+		if err := held.hold.check(ctx, tx); err != nil {
+			return err
+		}
 		err := tx.QueryRowContext(ctx, `
 			UPDATE connections SET fence = $1
 			WHERE id = $2 AND version = $3 AND refresh_hash = $4 AND fence <= $1 RETURNING number`,
-			held.fence, parent.ConnectionID, parent.Version, parent.RefreshHash[:]).Scan(&g.number)
+			g.fence, parent.ConnectionID, parent.Version, parent.RefreshHash[:]).Scan(&g.number)
 		if errors.Is(err, sql.ErrNoRows) {
 			return whyRefused(ctx, tx, held)
 		}
@@ -169,7 +166,7 @@ func whyRefused(ctx context.Context, tx *sql.Tx, l *lease) error {
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	if fence > l.fence {
+	if fence > l.Fence() {
 		return credstore.ErrLeaseLost
 	}
 	return credstore.ErrSuperseded

@@ -86,12 +86,28 @@ func (d *sqliteDialect) writer() *sql.DB { return d.write }
 
 func (d *sqliteDialect) readers() *sql.DB { return d.read }
 
-func (d *sqliteDialect) lastChange() string {
-	return `coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)`
+// transact serialises all transactions that write, in this process and in
+// others, from their beginning.
+func (d *sqliteDialect) transact(ctx context.Context, _ string, f func(*sql.Tx) error) error {
+	tx, err := d.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // does nothing after a commit
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
 }
 
-func (d *sqliteDialect) lock(number int64) (unlock func() error, err error) {
-	return d.locks.lock(number)
+func (d *sqliteDialect) alone(context.Context, *sql.Tx) error { return nil } // every one is
+
+func (d *sqliteDialect) shared() string { return "" } // nothing is written beside it
+
+func (d *sqliteDialect) snapshot() *sql.TxOptions { return &sql.TxOptions{ReadOnly: true} }
+
+func (d *sqliteDialect) acquire(ctx context.Context, id, _ string) (hold, error) {
+	return acquireLock(ctx, d.read, id, d.locks.lock)
 }
 
 // present compares the files that are open with those that the paths name.

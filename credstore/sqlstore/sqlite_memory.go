@@ -53,6 +53,10 @@ func (d *memoryDialect) openPool(options url.Values, size int) (*sql.DB, error) 
 	return openPool("/"+d.memory.name, options, size)
 }
 
+func (d *memoryDialect) acquire(ctx context.Context, id, _ string) (hold, error) {
+	return acquireLock(ctx, d.read, id, d.lock)
+}
+
 // lock takes the lock for this store alone, of those open on the same memory.
 func (d *memoryDialect) lock(number int64) (unlock func() error, err error) {
 	m := d.memory

@@ -41,7 +41,7 @@ type Store struct {
 	log     *zap.Logger
 	now     func() time.Time
 
-	opened  int64         // number of the latest change when the store was opened
+	opened  string        // position of the changes when the store was opened
 	changes broadcast     // of the changes that this process makes
 	closed  chan struct{} // closed by Close
 	close   func() error  // closes once
@@ -93,7 +93,7 @@ func (s *Store) prepare(ctx context.Context, stamp credstore.Stamp) error {
 	if err := s.checkStamp(ctx, stamp); err != nil {
 		return err
 	}
-	err := s.dialect.readers().QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM changes`).Scan(&s.opened)
+	err := s.dialect.readers().QueryRowContext(ctx, s.dialect.position()).Scan(&s.opened)
 	if err != nil {
 		return s.dialect.classify(err)
 	}
@@ -115,34 +115,29 @@ func (s *Store) Ping(ctx context.Context) error {
 // It does nothing the second time.
 func (s *Store) Close() error { return s.close() }
 
-// write runs f in a transaction that no other write runs beside, and commits it
-// unless f returns an error.
+// write runs f in a transaction and commits it unless f returns an error.
 func (s *Store) write(ctx context.Context, doing string, f func(*sql.Tx) error) error {
-	if err := s.dialect.present(); err != nil {
-		return s.failure(doing, err)
-	}
-	tx, err := s.dialect.writer().BeginTx(ctx, nil)
-	if err != nil {
-		return s.failure(doing, err)
-	}
-	defer tx.Rollback() //nolint:errcheck // does nothing after a commit
-	if err := f(tx); err != nil {
-		return s.failure(doing, err)
-	}
-	if err := tx.Commit(); err != nil {
-		return s.failure(doing, err)
-	}
-	return nil
+	return s.transact(ctx, doing, "", f)
 }
 
-// change is write for what other processes want to hear of: it records that the
-// connection with the id has changed.
+// transact is write for what is about one connection: no other such transaction
+// about it runs beside f.
+func (s *Store) transact(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
+	err := s.dialect.present()
+	if err == nil {
+		err = s.dialect.transact(ctx, id, f)
+	}
+	return s.failure(doing, err)
+}
+
+// change is transact for what other processes want to hear of: it records that
+// the connection has changed.
 func (s *Store) change(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
-	err := s.write(ctx, doing, func(tx *sql.Tx) error {
+	err := s.transact(ctx, doing, id, func(tx *sql.Tx) error {
 		if err := f(tx); err != nil {
 			return err
 		}
-		return s.noteChange(ctx, tx, id)
+		return s.dialect.note(ctx, tx, id, s.now())
 	})
 	if err == nil {
 		s.changes.send()
@@ -153,7 +148,7 @@ func (s *Store) change(ctx context.Context, doing, id string, f func(*sql.Tx) er
 
 // snapshot runs f in a transaction in which all reads see the same state.
 func (s *Store) snapshot(ctx context.Context, doing string, f func(*sql.Tx) error) error {
-	tx, err := s.dialect.readers().BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	tx, err := s.dialect.readers().BeginTx(ctx, s.dialect.snapshot())
 	if err != nil {
 		return s.failure(doing, err)
 	}

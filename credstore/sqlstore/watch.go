@@ -13,86 +13,88 @@ import (
 )
 
 const (
-	// watchEvery is how often the changes of other processes are looked for; the
-	// look is one search in an index.
+	// watchEvery is how often the changes of other processes are looked for where
+	// the database does not tell; the look is one search in an index.
 	watchEvery = 250 * time.Millisecond
 	// watchAtMost is how long a watcher waits at most while the store is away.
 	watchAtMost = 2 * time.Second
-	// watchBatch is how many changes are reported at once.
-	watchBatch = 500
 )
-
-// noteChange gives the change of a connection the next number.
-func (s *Store) noteChange(ctx context.Context, tx *sql.Tx, id string) error {
-	_, err := tx.ExecContext(ctx, `DELETE FROM changes WHERE connection_id = $1`, id)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, `
-		INSERT INTO changes (connection_id, at, removed)
-		SELECT $1, $2, NOT EXISTS (SELECT 1 FROM connections WHERE id = $1)`, id, s.now().UnixMilli())
-	return err
-}
 
 // Watch reports changes; see [credstore.Store]. It ends with an error when the
 // store is closed.
-func (s *Store) Watch(ctx context.Context, changed func(ids []string)) error {
-	seen, wait := s.opened, watchEvery
+func (s *Store) Watch(ctx context.Context, changed func([]credstore.Change)) error {
+	return s.dialect.watch(ctx, &watcher{store: s, seen: s.opened, changed: changed})
+}
+
+// watcher reports what has changed since it last looked.
+type watcher struct {
+	store   *Store
+	seen    string // the position that it has come to
+	changed func([]credstore.Change)
+}
+
+// look reports all that has changed. On an error it has reported some of it.
+func (w *watcher) look(ctx context.Context) error {
 	for {
-		own := s.changes.next() // before the look, so that nothing falls in between
-		ids, latest, err := s.changesSince(ctx, seen)
-		wait = s.watchPause(ctx, wait, err)
-		if len(ids) > 0 {
-			seen = latest
-			changed(ids)
-		}
-		if len(ids) == watchBatch {
-			continue
-		}
-		if err := s.awaitChange(ctx, own, wait); err != nil {
+		found, latest, more, err := w.store.changesSince(ctx, w.seen)
+		if err != nil {
 			return err
 		}
+		w.seen = latest
+		if len(found) > 0 {
+			w.changed(found)
+		}
+		if !more {
+			return nil
+		}
 	}
 }
 
-// watchPause is how long to wait for the next look: longer each time while the
-// store is unavailable.
-func (s *Store) watchPause(ctx context.Context, last time.Duration, err error) time.Duration {
+// pause is how long to wait for the next look: longer each time while the store
+// is unavailable.
+func (w *watcher) pause(ctx context.Context, last, usual time.Duration, err error) time.Duration {
 	if err == nil {
-		return watchEvery
+		return usual
 	}
-	if last == watchEvery && ctx.Err() == nil {
-		s.log.Warn("changes to connections cannot be watched; trying again", zap.Error(err))
+	if last == usual && ctx.Err() == nil {
+		w.store.log.Warn("changes to connections cannot be watched; trying again", zap.Error(err))
 	}
-	return min(2*last, watchAtMost)
+	return max(usual, min(2*last, watchAtMost))
 }
 
-// awaitChange returns nil when it is time to look again.
-func (s *Store) awaitChange(ctx context.Context, own <-chan struct{}, wait time.Duration) error {
+// await returns nil when it is time to look again.
+func (w *watcher) await(ctx context.Context, wake <-chan struct{}, wait time.Duration) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.closed:
+	case <-w.store.closed:
 		return fmt.Errorf("watching connections: %w: it was closed", credstore.ErrUnavailable)
-	case <-own:
+	case <-wake:
 	case <-timer.C:
 	}
 	return nil
 }
 
-func (s *Store) changesSince(ctx context.Context, seen int64) (ids []string, latest int64, err error) {
+// changesSince returns what has changed since the position seen, and the
+// position that this comes to.
+func (s *Store) changesSince(ctx context.Context, seen string) (found []credstore.Change, latest string, more bool, err error) {
+	query, limit := s.dialect.changes()
+	latest = seen
 	err = s.each(ctx, func(rows *sql.Rows) error {
-		var id string
-		err := rows.Scan(&latest, &id)
-		ids = append(ids, id)
+		var id sql.NullString
+		var c credstore.Change
+		err := rows.Scan(&latest, &id, &c.Requested)
+		if c.ID = id.String; id.Valid {
+			found = append(found, c)
+		}
 		return err
-	}, `SELECT seq, connection_id FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2`, seen, watchBatch)
+	}, query, seen)
 	if err != nil {
-		return nil, seen, s.failure("looking for changes", err)
+		return nil, seen, false, s.failure("looking for changes", err)
 	}
-	return ids, latest, nil
+	return found, latest, limit > 0 && len(found) == limit, nil
 }
 
 // broadcast wakes all who wait. The zero broadcast is ready.

@@ -226,32 +226,32 @@ func (m *Manager) drop(e *entry) {
 }
 
 // changed reads again what other processes, or this one, have changed.
-func (m *Manager) changed(ids []string) {
+func (m *Manager) changed(changes []credstore.Change) {
 	m.told.Add(1)
 	m.sole.Store(nil)
-	for _, id := range ids {
+	for _, c := range changes {
 		ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
-		m.hear(ctx, id)
+		m.hear(ctx, c)
 		cancel()
 	}
 }
 
 // hear brings an entry up to date after a change, and starts the refresh that an
 // operator may have requested, also of a connection that is not in memory.
-func (m *Manager) hear(ctx context.Context, id string) {
-	found, ok := m.byID.Load(id)
-	if !ok && m.Server == nil {
-		return
+func (m *Manager) hear(ctx context.Context, c credstore.Change) {
+	found, ok := m.byID.Load(c.ID)
+	if !ok && (m.Server == nil || !c.Requested) {
+		return // the many changes of connections that others use cost nothing here
 	}
 	if !ok {
-		m.takeUp(ctx, id, why{requested: true})
+		m.takeUp(ctx, c.ID, why{requested: true})
 		return
 	}
 	e := found.(*entry)
 	var unread *Error
 	if errors.As(m.reread(ctx, e), &unread) {
 		if unread.Code == StoreUnavailable {
-			m.hearLater(id)
+			m.hearLater(c)
 		}
 		return
 	}
@@ -267,10 +267,10 @@ func (m *Manager) refreshable(s *snapshot) bool {
 
 // hearLater reads again what could not be read when its change was told: that is
 // told once.
-func (m *Manager) hearLater(id string) {
+func (m *Manager) hearLater(c credstore.Change) {
 	time.AfterFunc(saveAtMost, func() {
 		if m.lifetime.Err() == nil {
-			m.changed([]string{id})
+			m.changed([]credstore.Change{c})
 		}
 	})
 }

@@ -44,7 +44,7 @@ type memory struct {
 	mu     sync.Mutex // guards everything below
 	rows   map[string]*row
 	facts  map[string]string
-	log    []string      // ids, in the order of their changes
+	log    []credstore.Change
 	logged chan struct{} // closed by the next change
 	serial int
 }
@@ -133,7 +133,8 @@ func (s *memoryStore) write(op, id string, f func(*row) error) error {
 }
 
 func (m *memory) tell(id string) {
-	m.log = append(m.log, id)
+	r := m.rows[id]
+	m.log = append(m.log, credstore.Change{ID: id, Requested: r != nil && !r.RequestedAt.IsZero()})
 	close(m.logged)
 	m.logged = make(chan struct{})
 }
@@ -385,17 +386,17 @@ func (s *memoryStore) SetFact(_ context.Context, name, value string) error {
 	})
 }
 
-func (s *memoryStore) Watch(ctx context.Context, changed func([]string)) error {
+func (s *memoryStore) Watch(ctx context.Context, changed func([]credstore.Change)) error {
 	for seen := s.opened; ; {
 		s.mu.Lock()
-		ids, logged, closed := slices.Clone(s.log[seen:]), s.logged, s.closed
+		changes, logged, closed := slices.Clone(s.log[seen:]), s.logged, s.closed
 		s.mu.Unlock()
 		if closed {
 			return errClosed
 		}
-		if len(ids) > 0 {
-			seen += len(ids)
-			changed(ids)
+		if len(changes) > 0 {
+			seen += len(changes)
+			changed(changes)
 		}
 		select {
 		case <-logged:

@@ -23,7 +23,7 @@ func (m *memory) backup() *memory {
 		c.rows[id] = &row
 	}
 	maps.Copy(c.facts, m.facts)
-	c.log, c.serial = append([]string(nil), m.log...), m.serial
+	c.log, c.serial = append([]credstore.Change(nil), m.log...), m.serial
 	return c
 }
 

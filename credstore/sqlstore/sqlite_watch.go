@@ -1,0 +1,49 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+)
+
+// watchBatch is how many changes are reported at once.
+const watchBatch = 500
+
+// note writes a new row in the place of the old one, so that it gets the next
+// number.
+func (d *sqliteDialect) note(ctx context.Context, tx *sql.Tx, id string, at time.Time) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM changes WHERE connection_id = $1`, id)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO changes (connection_id, at, removed)
+		SELECT $1, $2, NOT EXISTS (SELECT 1 FROM connections WHERE id = $1)`, id, at.UnixMilli())
+	return err
+}
+
+func (d *sqliteDialect) position() string { return `SELECT coalesce(max(seq), 0) FROM changes` }
+
+func (d *sqliteDialect) changes() (query string, limit int) {
+	return fmt.Sprintf(`
+		SELECT seq, connection_id,
+			EXISTS (SELECT 1 FROM connections WHERE id = connection_id AND requested_at IS NOT NULL)
+		FROM changes WHERE seq > CAST($1 AS INTEGER) ORDER BY seq LIMIT %d`, watchBatch), watchBatch
+}
+
+func (d *sqliteDialect) lastChange() string {
+	return `coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)`
+}
+
+// watch looks again and again: SQLite does not tell.
+func (d *sqliteDialect) watch(ctx context.Context, w *watcher) error {
+	for wait := watchEvery; ; {
+		own := w.store.changes.next() // before the look, so that nothing falls in between
+		err := w.look(ctx)
+		wait = w.pause(ctx, wait, watchEvery, err)
+		if err := w.await(ctx, own, wait); err != nil {
+			return err
+		}
+	}
+}
