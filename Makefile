@@ -88,7 +88,7 @@ fault-suite: ## Kill, pause and cut off the real program, a tenth of a full run'
 faults: simulate fault-suite ## Try to lose a token: both of the above
 
 .PHONY: faults-full
-faults-full: ## Both with ten times as many, for an hour or more; writes the table in docs/reliability.md
+faults-full: ## Both with ten times as many, for half an hour or more; writes the table in docs/reliability.md
 	$(GO) test -v -count=1 -timeout 2h -run Simulation ./internal/refresh -args -schedules $(SCHEDULES)0 -mutations
 	$(GO) test -v -count=1 -timeout 4h ./internal/faults -args -share 100 -require -doc ../../docs/reliability.md
 
@@ -106,9 +106,9 @@ internal/browsertest/node_modules: internal/browsertest/package-lock.json
 	@touch $@
 
 .PHONY: load
-load: ## Put 10 connections under load for LOADTIME while their tokens live 4 seconds; then a gigabyte each way and slow clients
+load: ## Put 10 connections under load for LOADTIME while their tokens live 4 seconds; then 50 at once, a gigabyte each way, slow clients
 	$(GO) test -v -count=1 -run '^TestLoadUnderRotation$$' ./cmd/pleo-auth-proxy -args -load $(LOADTIME)
-	$(GO) test -v -count=1 -tags heavy -run '^(TestGigabyteBothWays|TestSlowClientsDoNotSlowOthers)$$' ./cmd/pleo-auth-proxy
+	$(GO) test -v -count=1 -tags heavy -run '^(TestGigabyteBothWays|TestSlowClientsDoNotSlowOthers|TestManyConnectionsAtOnce)$$' ./cmd/pleo-auth-proxy
 
 .PHONY: soak
 soak: ## Mix all that clients do for SOAKTIME, and look at descriptors, goroutines and memory

@@ -238,6 +238,50 @@ func drip(conns []net.Conn) (stop func()) {
 	return func() { close(done); running.Wait() }
 }
 
+// TestManyConnectionsAtOnce has 200 clients for each of 50 connections ask at
+// once, again and again, while tokens rotate and all of them die together once.
+func TestManyConnectionsAtOnce(t *testing.T) {
+	const connections, clients, rounds = 50, 200, 4
+	// As many on the wire as the descriptors of the test and the program allow.
+	const onTheWire = 2000
+	life := simulator.Duration(4 * time.Second)
+	w := newWorld(t, simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: life}}, "log: {level: warn}")
+	var lines, companies []string
+	for i := range connections {
+		g, line := w.grant(fmt.Sprint("c", i), simulator.GrantRequest{})
+		lines, companies = append(lines, line), append(companies, g.Company)
+	}
+	w.importLines(lines...)
+	p := w.serve()
+	transport := &http.Transport{MaxIdleConnsPerHost: onTheWire, MaxConnsPerHost: onTheWire}
+	defer transport.CloseIdleConnections()
+	l := &load{p: p, client: &http.Client{Transport: transport}}
+	for round := range rounds {
+		if round == 1 {
+			w.sim.KillAccessTokens("", "")
+		}
+		var running sync.WaitGroup
+		for i := range connections {
+			for range clients {
+				running.Go(func() { l.one(fmt.Sprint("c", i), companies[i]) })
+			}
+		}
+		running.Wait()
+	}
+	if failed := l.failed.Load(); failed != nil {
+		t.Errorf("one of %d requests: %s; want 200 for all", l.sent.Load(), *failed)
+	}
+	counters := w.sim.Counters()
+	if counters.WrongCompany != 0 || counters.AuthorizationNotOnce != 0 {
+		t.Errorf("%d requests went to a wrong company and %d had not one Authorization, want none", counters.WrongCompany, counters.AuthorizationNotOnce)
+	}
+	if counters.Refreshes < connections {
+		t.Errorf("%d refreshes, want at least %d: nothing has rotated", counters.Refreshes, connections)
+	}
+	w.checkAlive(1)
+	t.Logf("%d requests, %d refreshes", l.sent.Load(), counters.Refreshes)
+}
+
 // What a program that runs for long holds on to.
 type holdings struct{ files, goroutines, resident int64 }
 

@@ -73,18 +73,23 @@ func (l *load) run(connection, company string) {
 	pace := time.NewTicker(think)
 	defer pace.Stop()
 	for ; time.Now().Before(l.ends); <-pace.C {
-		r, err := http.NewRequest(http.MethodGet, "http://"+l.p.addresses[proxyListener]+"/v1/companies", nil)
-		if err != nil {
-			l.fail(err.Error())
-			return
-		}
-		r.Header.Set("Pleo-Connection", connection)
-		r.Header.Set("Simulator-Expect-Company", company)
-		a, err := send(l.client, r)
-		l.sent.Add(1)
-		if err != nil || a.status != http.StatusOK {
-			l.fail(fmt.Sprintf("%s got %d %v %s", connection, a.status, err, a.body))
-		}
+		l.one(connection, company)
+	}
+}
+
+// one asks once, for an answer about the company.
+func (l *load) one(connection, company string) {
+	r, err := http.NewRequest(http.MethodGet, "http://"+l.p.addresses[proxyListener]+"/v1/companies", nil)
+	if err != nil {
+		l.fail(err.Error())
+		return
+	}
+	r.Header.Set("Pleo-Connection", connection)
+	r.Header.Set("Simulator-Expect-Company", company)
+	a, err := send(l.client, r)
+	l.sent.Add(1)
+	if err != nil || a.status != http.StatusOK {
+		l.fail(fmt.Sprintf("%s got %d %v %s", connection, a.status, err, a.body))
 	}
 }
 
