@@ -5,6 +5,7 @@ GO ?= go
 
 # The versions of the tools that are not part of Go.
 GOLANGCI_LINT_VERSION := v2.15.0
+PEBBLE_VERSION := v2.10.1
 
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
@@ -22,6 +23,7 @@ BUILD := $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 
 TOOLS := $(CURDIR)/bin/tools
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+PEBBLE := $(TOOLS)/pebble-$(PEBBLE_VERSION)
 
 # Static programs, and tests of them as they are built. Only the race detector
 # wants a C compiler.
@@ -75,6 +77,15 @@ fuzz: ## Run every fuzz target in turn, FUZZTIME each
 .PHONY: bench
 bench: ## Run the benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+.PHONY: acme
+acme: $(PEBBLE) ## Get and renew certificates from a real ACME server, which is away for a minute at first
+	$(GO) test -v -count=1 -timeout 5m -run '^TestACME' ./cmd/pleo-auth-proxy/internal/acme -args -pebble $(PEBBLE)
+
+$(PEBBLE):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) GOFLAGS= $(GO) install github.com/letsencrypt/pebble/v2/cmd/pebble@$(PEBBLE_VERSION)
+	mv $(TOOLS)/pebble $@
 
 .PHONY: simulate
 simulate: ## Put the refresh protocol through SCHEDULES orders of faults, and check that broken ones are noticed

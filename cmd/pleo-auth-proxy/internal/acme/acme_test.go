@@ -1,0 +1,159 @@
+package acme
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+)
+
+// site is a listener that gets its certificates from an authority.
+type site struct {
+	t        *testing.T
+	domain   string // of its own: challenges under way are known to the whole process
+	address  string // of the TLS listener
+	httpAt   string // of the plain one; empty: there is none
+	dir      string
+	ca       *authority
+	checking time.Duration
+}
+
+// run serves the site until the function that it returns is called.
+func (s *site) run() (stop func()) {
+	s.t.Helper()
+	c := Config{
+		Domains: []string{s.domain}, Email: "ops@example.test", CAURL: s.ca.directory(), Roots: s.ca.roots, Dir: s.dir,
+		Host: "127.0.0.1", Port: portOf(s.t, s.address), CheckEvery: s.checking, Logger: zaptest.NewLogger(s.t),
+	}
+	if s.httpAt != "" {
+		c.HTTPPort = portOf(s.t, s.httpAt)
+	}
+	certs := New(c)
+	tlsServer := &http.Server{Handler: http.HandlerFunc(servePage), TLSConfig: certs.TLS(), ReadHeaderTimeout: time.Minute}
+	go func() { _ = tlsServer.ServeTLS(listen(s.t, s.address), "", "") }()
+	plain := &http.Server{Handler: certs.Challenges(http.NotFoundHandler()), ReadHeaderTimeout: time.Minute}
+	if s.httpAt != "" {
+		go func() { _ = plain.Serve(listen(s.t, s.httpAt)) }()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- certs.Run(ctx) }()
+	return func() {
+		s.t.Helper()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			s.t.Errorf("Run = %v, want the context's error", err)
+		}
+		_ = errors.Join(tlsServer.Close(), plain.Close()) // connections that are to end
+	}
+}
+
+func listen(t *testing.T, address string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Error(err)
+	}
+	return l
+}
+
+// certificate returns what the site shows to whoever connects now.
+func (s *site) certificate() (*x509.Certificate, error) {
+	d := tls.Dialer{Config: &tls.Config{ServerName: s.domain, InsecureSkipVerify: true}} // the authority's roots are new each time
+	conn, err := d.DialContext(s.t.Context(), "tcp", s.address)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0], nil
+}
+
+// await waits until the site shows a certificate that is wanted.
+func (s *site) await(within time.Duration, wanted func(*x509.Certificate) bool) *x509.Certificate {
+	s.t.Helper()
+	for deadline := time.Now().Add(within); ; time.Sleep(50 * time.Millisecond) {
+		cert, err := s.certificate()
+		if err == nil && wanted(cert) {
+			return cert
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("no such certificate after %v; the last was %v, %v; the authority says:\n%s", within, cert, err, s.ca.log.bytes())
+		}
+	}
+}
+
+func (s *site) isFor(cert *x509.Certificate) bool { return cert.VerifyHostname(s.domain) == nil }
+
+// newSite returns a site whose authority does not run yet.
+func newSite(t *testing.T, life time.Duration) *site {
+	s := &site{t: t, domain: strings.ToLower(t.Name()) + ".example.test", address: freeAddress(t), dir: t.TempDir()}
+	s.ca = newAuthority(t, authorityConfig{tlsPort: portOf(t, s.address), httpPort: 1, life: life})
+	return s
+}
+
+const long = 90 * 24 * time.Hour
+
+// TestACMEIssuesOnce: a certificate comes by a challenge on the listener itself,
+// and a restart asks for no other one.
+func TestACMEIssuesOnce(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, long)
+	s.ca.start()
+	stop := s.run()
+	first := s.await(30*time.Second, s.isFor)
+	stop()
+	stop = s.run()
+	defer stop()
+	again := s.await(30*time.Second, s.isFor)
+	if again.SerialNumber.Cmp(first.SerialNumber) != 0 || s.ca.issued() != 1 {
+		t.Errorf("certificate %v after the restart, and %d issued, want %v and 1", again.SerialNumber, s.ca.issued(), first.SerialNumber)
+	}
+}
+
+// TestACMEByPlainHTTP: where the authority cannot reach the TLS listener itself,
+// the challenge on the plain one will do.
+func TestACMEByPlainHTTP(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, long)
+	s.httpAt = freeAddress(t)
+	s.ca = newAuthority(t, authorityConfig{tlsPort: 1, httpPort: portOf(t, s.httpAt), life: long})
+	s.ca.start()
+	defer s.run()()
+	s.await(90*time.Second, s.isFor)
+}
+
+func TestACMERenews(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 12*time.Second)
+	s.checking = time.Second
+	s.ca.start()
+	defer s.run()()
+	first := s.await(30*time.Second, s.isFor)
+	second := s.await(30*time.Second, func(c *x509.Certificate) bool {
+		return s.isFor(c) && c.SerialNumber.Cmp(first.SerialNumber) != 0
+	})
+	if !second.NotBefore.Before(first.NotAfter) {
+		t.Errorf("renewed at %v, want before the end of the first certificate at %v", second.NotBefore, first.NotAfter)
+	}
+}
+
+// TestACMEAuthorityIsAway: handshakes fail as long as there is no certificate,
+// and succeed soon after the authority has come.
+func TestACMEAuthorityIsAway(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, long)
+	defer s.run()()
+	time.Sleep(time.Second) // so that it has been asked for in vain
+	if cert, err := s.certificate(); err == nil {
+		t.Fatalf("there is a certificate for %v without an authority", cert.DNSNames)
+	}
+	s.ca.start()
+	s.await(90*time.Second, s.isFor)
+}
