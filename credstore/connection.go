@@ -68,6 +68,7 @@ const (
 	ReasonUninstalled    = "uninstalled"             // DELETE /v1/installations/me was answered
 	ReasonCompany        = "company_conflict"        // the credential belongs to an unexpected company
 	ReasonOperator       = "operator"                // disabled by hand
+	ReasonExported       = "exported"                // disabled: its secrets were given away
 )
 
 // Connection is a named link between one Pleo company and one tenant of the
@@ -82,17 +83,25 @@ type Connection struct {
 	Reason    string
 	LastError *Failure // the latest failure to get or use a credential; nil after a success
 
-	CompanyID      string // of Pleo, a UUID; empty until it is learned
-	CompanyName    string
-	Subject        string // the URN that introspection gave, e.g. urn:pleo:company:UUID
-	SharedCompany  bool   // the company may be bound to other connections of this kind too
+	CompanyID     string // of Pleo, a UUID; empty until it is learned
+	CompanyName   string
+	Subject       string // the URN that introspection gave, e.g. urn:pleo:company:UUID
+	SharedCompany bool   // the company may be bound to other connections of this kind too
+	// Unproven: the credential comes from a consent whose company is not known
+	// to be CompanyID. It must not be sent before Identify has settled that.
+	Unproven       bool
 	ExternalTenant string
 	Scope          string // as granted, space-separated
 
 	Version     int64     // of the credential; 0 while there is none
-	ExpiresAt   time.Time // of the access token
+	ExpiresAt   time.Time // of the access token, or of the key where that is known
 	RefreshedAt time.Time // when the stored token pair was obtained
 	CreatedAt   time.Time
+}
+
+// Company returns what is known of the company that the connection is linked to.
+func (c Connection) Company() Company {
+	return Company{ID: c.CompanyID, Name: c.CompanyName, Subject: c.Subject}
 }
 
 // Failure is the latest thing that went wrong with a connection, for people.

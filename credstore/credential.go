@@ -13,8 +13,11 @@ type Credential struct {
 	ExpiresAt    time.Time // of the access token; zero when it has no known expiry
 	ObtainedAt   time.Time // when the token request was sent
 
-	APIKey  Secret
-	NextKey Secret // staged: takes APIKey's place once that is refused
+	// A key is used until the API refuses it: when it is said to end, which is
+	// Connection.ExpiresAt for APIKey, decides nothing.
+	APIKey           Secret
+	NextKey          Secret    // staged: takes APIKey's place once that is refused
+	NextKeyExpiresAt time.Time // zero when it has no known end
 
 	// ForcedAt and ForcedStreak pace the refreshes that a 401 asked for, across
 	// processes: when the last one was made, and how many came in quick
@@ -44,7 +47,8 @@ type Parent struct {
 	RefreshHash  Hash
 }
 
-// Successor is the outcome of a refresh: what takes the place of its parent.
+// Successor is the outcome of a refresh, or of a consent that was cut short: what
+// takes the place of its parent.
 type Successor struct {
 	Parent       Parent
 	AccessToken  Secret // empty when only the refresh token could be read from a broken answer
@@ -52,6 +56,10 @@ type Successor struct {
 	ExpiresAt    time.Time
 	ObtainedAt   time.Time
 	Scope        string // empty: as before
+
+	// Consent says that it is no refresh that brought it, but a new consent
+	// that may be of another company.
+	Consent bool
 
 	// ForcedAt and ForcedStreak are stored beside the pair, see [Credential].
 	ForcedAt     time.Time
@@ -107,4 +115,11 @@ type State struct {
 	// is when the first of them came.
 	Unusual      int
 	UnusualSince time.Time
+}
+
+// Parent names the stored credential, as version 0 where there is none yet.
+func (s State) Parent() Parent {
+	p := s.Credential.Parent()
+	p.ConnectionID = s.Connection.ID
+	return p
 }

@@ -30,6 +30,15 @@ var (
 	// ErrNotRefused: the connection has no refused refresh token that could be
 	// presented again.
 	ErrNotRefused = errors.New("there is no refused refresh token to present again")
+	// ErrOtherCompany: the credential belongs to another company than the
+	// connection does; see [OtherCompanyError].
+	ErrOtherCompany = errors.New("the credential belongs to another company")
+	// ErrLinkUsed: the connect link has been used.
+	ErrLinkUsed = errors.New("the connect link has been used")
+	// ErrLinkExpired: the connect link can no longer be used.
+	ErrLinkExpired = errors.New("the connect link has expired")
+	// ErrOtherBrowser: the consent began in another browser.
+	ErrOtherBrowser = errors.New("the consent began in another browser")
 	// ErrUnavailable: the store cannot be read or written now. Whether a write
 	// happened is not known; read again.
 	ErrUnavailable = errors.New("the store is unavailable")
@@ -46,6 +55,19 @@ func (e *Conflict) Error() string { return fmt.Sprintf("%v: connection %q", e.Er
 
 // Unwrap returns the sentinel.
 func (e *Conflict) Unwrap() error { return e.Err }
+
+// OtherCompanyError is an ErrOtherCompany that says which companies.
+type OtherCompanyError struct {
+	Have Company // of the connection
+	Got  Company // of the credential
+}
+
+func (e *OtherCompanyError) Error() string {
+	return fmt.Sprintf("%v: to %s, and the connection to %s", ErrOtherCompany, e.Got.label(), e.Have.label())
+}
+
+// Unwrap returns ErrOtherCompany.
+func (e *OtherCompanyError) Unwrap() error { return ErrOtherCompany }
 
 // SetupError is a store, keyset or directory that cannot be used as it is: the
 // wrong keyset, a newer schema, another environment, a damaged file. A person

@@ -1,9 +1,12 @@
 package credstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -45,9 +48,69 @@ type Store interface {
 	// refused, and neither RetryAt nor the intent's NextAt ahead.
 	Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]Connection, error)
 
-	// Remove forgets the connection and everything secret about it. Its id is
-	// never used again: what is saved to it later is ErrSuperseded.
+	// Remove forgets the connection and everything secret about it, connect
+	// links included; its history stays. Its id is never used again: what is
+	// saved to it later is ErrSuperseded.
 	Remove(ctx context.Context, id string) error
+
+	// Disable ends the use of a connection: its status is disabled, with the
+	// reason, whatever happens to its credential, until Enable. One that is
+	// disabled already stays as it is.
+	Disable(ctx context.Context, id, reason string) error
+
+	// Enable takes Disable back: the connection has the status and reason that
+	// it would have if it had not been disabled. It does nothing to others.
+	Enable(ctx context.Context, id string) error
+
+	// Export returns the whole state, secrets included, and disables the
+	// connection with reason exported, in one transaction: whoever gets the
+	// secrets owns them from then on. It returns ErrBusy while somebody holds the
+	// lease, and so may be spending the very token.
+	Export(ctx context.Context, id string) (State, error)
+
+	// Replace puts a new grant or key in the place of whatever credential is
+	// stored, also of none: version one higher, status active, and staged key,
+	// intent, request, refusal and last error gone. A connection that is disabled
+	// stays so. All other connect links of the connection end.
+	//
+	// It returns ErrLeaseLost; ErrNotFound when the connection was removed; a
+	// [Conflict] of ErrTokenTaken or ErrCompanyBound; an [OtherCompanyError];
+	// ErrLinkUsed or ErrLinkExpired (also for one that is not of the connection)
+	// about the link. On any error the old credential stays. Replacing again by
+	// the same credential with the link spent on it is no error.
+	Replace(ctx context.Context, l Lease, r Replacement) (Connection, error)
+
+	// History returns what happened to the connection, the latest first, also
+	// after its removal. before is HistoryPage.Next of the page before, or empty;
+	// limit is 1 to 200, 0 means 50. It returns ErrNotFound and ErrBadQuery.
+	// Every write that a person might ask about adds an Event in the same
+	// transaction; a failure that repeats the last one does not.
+	History(ctx context.Context, id, before string, limit int) (HistoryPage, error)
+
+	// Note adds an event that comes with no other change. Of e, the type, code
+	// and message count.
+	Note(ctx context.Context, id string, e Event) error
+
+	// OpenLink returns the token of a connect link, 256 bits in base64url. As
+	// long as one can be used that was asked for with the same ReturnURL and
+	// permissions it is that one, expiring when it did before, unless r.Fresh is
+	// set.
+	OpenLink(ctx context.Context, id string, r LinkRequest) (token Secret, l Link, err error)
+
+	// FindLink returns the link with the token. It spends nothing. One that was
+	// used, or that has expired or was ended by another, is returned with
+	// ErrLinkUsed or ErrLinkExpired for some time, later it is ErrNotFound.
+	FindLink(ctx context.Context, token Secret) (Link, error)
+
+	// BeginConsent remembers an attempt to get consent. It returns the errors of
+	// FindLink. A connection has a bounded number of attempts; the oldest go.
+	BeginConsent(ctx context.Context, c Consent) error
+
+	// TakeConsent returns the attempt with the state, once. It returns
+	// ErrNotFound about one that is unknown, taken or expired, and, without
+	// taking it, ErrOtherBrowser if it began in another browser. The link may be
+	// used or expired meanwhile.
+	TakeConsent(ctx context.Context, state Secret, browser []byte) (Consent, error)
 
 	// Acquire takes the lease on the connection's credential for owner, which
 	// names the process. It does not wait: it returns ErrBusy while anyone
@@ -79,7 +142,9 @@ type Store interface {
 	// credential is that parent, whoever holds the lease: version parent+1,
 	// status active (degraded with s.Setback), intent, request and last error
 	// gone. Saving the same successor again is no error. Otherwise it returns
-	// ErrSuperseded. A connection that is disabled stays so.
+	// ErrSuperseded. A connection that is disabled stays so. The parent may be
+	// that of a pending connection, see [State.Parent]. After a successor with
+	// Consent set a connection whose company was known is Unproven.
 	Save(ctx context.Context, s Successor) (Connection, error)
 
 	// Condemn records that only a person can mend the connection, if the stored
@@ -98,9 +163,9 @@ type Store interface {
 	Acquit(ctx context.Context, l Lease, parent Parent) error
 
 	// StageKey stores an API key that is to take the place of the connection's
-	// own once that is refused. The version stays: what requests are sent with
-	// does not change.
-	StageKey(ctx context.Context, id string, key Secret) error
+	// own once that is refused, and when it ends; zero when that is not known.
+	// The version stays: what requests are sent with does not change.
+	StageKey(ctx context.Context, id string, key Secret, expiresAt time.Time) error
 
 	// PromoteKey puts the staged key in the place of parent's: version parent+1,
 	// status active, last error gone. It returns ErrLeaseLost as Condemn does,
@@ -119,9 +184,10 @@ type Store interface {
 	// a refresh is requested as of at. Any other is ErrNotRefused.
 	Retry(ctx context.Context, id string, at time.Time) error
 
-	// Identify records the company that introspection gave. A [Conflict] of
-	// ErrCompanyBound means that the connection was disabled instead, with
-	// reason company_conflict.
+	// Identify records the company that introspection gave, and that it is not
+	// Unproven any more. A [Conflict] of ErrCompanyBound, and for one that is
+	// Unproven an [OtherCompanyError], mean that the connection was disabled
+	// instead, with reason company_conflict.
 	Identify(ctx context.Context, id string, company Company) error
 
 	// Unsettled returns up to limit ids of connections with an outstanding
@@ -195,18 +261,10 @@ func (n NewConnection) Validate() error {
 	if _, err := ParseKind(string(n.Kind)); err != nil {
 		return err
 	}
-	c := n.Credential
-	if c == nil {
+	if n.Credential == nil {
 		return nil
 	}
-	hasTokens := !c.AccessToken.IsZero() || !c.RefreshToken.IsZero()
-	if n.Kind.IsKey() && (c.APIKey.IsZero() || hasTokens) {
-		return fmt.Errorf("a credential of kind %s is an API key and nothing else", n.Kind)
-	}
-	if n.Kind == OAuth && (!c.APIKey.IsZero() || !hasTokens) {
-		return fmt.Errorf("a credential of kind %s is a token pair and nothing else", n.Kind)
-	}
-	return nil
+	return n.Credential.Validate(n.Kind)
 }
 
 // FirstCredential is the credential a connection starts with: a token pair for
@@ -214,8 +272,20 @@ func (n NewConnection) Validate() error {
 type FirstCredential struct {
 	AccessToken  Secret
 	RefreshToken Secret
-	ExpiresAt    time.Time // of the access token; zero when it has no known expiry
+	ExpiresAt    time.Time // of the access token or the key; zero when it has no known expiry
 	APIKey       Secret
+}
+
+// Validate finds a credential that is not of the kind.
+func (c FirstCredential) Validate(k Kind) error {
+	hasTokens := !c.AccessToken.IsZero() || !c.RefreshToken.IsZero()
+	if k.IsKey() && (c.APIKey.IsZero() || hasTokens) {
+		return fmt.Errorf("a credential of kind %s is an API key and nothing else", k)
+	}
+	if k == OAuth && (!c.APIKey.IsZero() || !hasTokens) {
+		return fmt.Errorf("a credential of kind %s is a token pair and nothing else", k)
+	}
+	return nil
 }
 
 // Company is what introspection says about whom a credential belongs to.
@@ -224,6 +294,21 @@ type Company struct {
 	Name    string
 	Subject string // the URN
 }
+
+// IsZero reports whether nothing is known about the company.
+func (c Company) IsZero() bool { return c.ID == "" && c.Subject == "" }
+
+// Same reports whether both are known to be the same. The case of ids does not
+// matter (RFC 9562 section 4); an organisation is known by its subject only.
+func (c Company) Same(other Company) bool {
+	if c.ID != "" || other.ID != "" {
+		return strings.EqualFold(c.ID, other.ID)
+	}
+	return c.Subject != "" && c.Subject == other.Subject
+}
+
+// label is how messages name the company.
+func (c Company) label() string { return strconv.Quote(cmp.Or(c.Name, c.ID, c.Subject)) }
 
 // Setback is an answered or lost refresh that did not condemn the connection.
 type Setback struct {
@@ -238,6 +323,7 @@ type Query struct {
 	Limit  int    // 1 to 200; 0 means 50
 	Cursor string // Page.Next of the page before; empty for the first
 	Status Status // empty: any
+	Kind   Kind   // empty: any
 	Search string // part of the name, tenant or company, without regard to case
 }
 

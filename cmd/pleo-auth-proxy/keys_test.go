@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
@@ -45,7 +46,7 @@ func (w *world) stage(name string, k simulator.Key) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := v.store.StageKey(w.t.Context(), c.ID, credstore.NewSecret(k.Value)); err != nil {
+	if err := v.store.StageKey(w.t.Context(), c.ID, credstore.NewSecret(k.Value), time.Time{}); err != nil {
 		w.t.Fatal(err)
 	}
 }

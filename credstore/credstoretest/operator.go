@@ -2,6 +2,7 @@ package credstoretest
 
 import (
 	"testing"
+	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -122,7 +123,7 @@ func testAcquit(t *testing.T, data Data) {
 
 func stage(t *testing.T, s credstore.Store, id, value string) {
 	t.Helper()
-	if err := s.StageKey(t.Context(), id, secret(value)); err != nil {
+	if err := s.StageKey(t.Context(), id, secret(value), time.Time{}); err != nil {
 		t.Fatalf("StageKey(%q): %v", id, err)
 	}
 }
@@ -165,8 +166,8 @@ func testPromoteNothing(t *testing.T, data Data) {
 	release(t, l)
 	_, err = s.PromoteKey(t.Context(), l, want.Credential.Parent())
 	wantErr(t, "PromoteKey without a lease", err, credstore.ErrLeaseLost)
-	wantErr(t, "StageKey of an unknown id", s.StageKey(t.Context(), "nothing", secret("k")), credstore.ErrNotFound)
-	if s.StageKey(t.Context(), tokens.ID, secret("k")) == nil || s.StageKey(t.Context(), c.ID, credstore.Secret{}) == nil {
+	wantErr(t, "StageKey of an unknown id", s.StageKey(t.Context(), "nothing", secret("k"), time.Time{}), credstore.ErrNotFound)
+	if s.StageKey(t.Context(), tokens.ID, secret("k"), time.Time{}) == nil || s.StageKey(t.Context(), c.ID, credstore.Secret{}, time.Time{}) == nil {
 		t.Error("StageKey beside a token pair, or of an empty key = nil, want errors")
 	}
 }

@@ -5,12 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 // StageKey stores the key that is next; see [credstore.Store].
-func (s *Store) StageKey(ctx context.Context, id string, key credstore.Secret) error {
+func (s *Store) StageKey(ctx context.Context, id string, key credstore.Secret, expiresAt time.Time) error {
 	const doing = "staging a key"
 	if key.IsZero() {
 		return fmt.Errorf("%s: it is empty", doing)
@@ -27,10 +28,16 @@ func (s *Store) StageKey(ctx context.Context, id string, key credstore.Secret) e
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `
-			UPDATE credentials SET next_key = $2
-			WHERE connection = (SELECT number FROM connections WHERE id = $1)`, id, sealed)
-		return err
+		var number int64
+		err = tx.QueryRowContext(ctx, `UPDATE connections SET next_expires_at = $2 WHERE id = $1 RETURNING number`,
+			id, millis(expiresAt)).Scan(&number)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE credentials SET next_key = $2 WHERE connection = $1`, number, sealed); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventKeyStaged})
 	})
 }
 
@@ -49,10 +56,16 @@ func (s *Store) PromoteKey(ctx context.Context, l credstore.Lease, parent credst
 			return err
 		}
 		row := g.tx.QueryRowContext(ctx, `
-			UPDATE connections SET version = version + 1 WHERE number = $1 RETURNING `+connectionColumns, g.number)
+			UPDATE connections SET version = version + 1, expires_at = next_expires_at, next_expires_at = NULL, reminded_within = NULL
+			WHERE number = $1 RETURNING `+connectionColumns, g.number)
 		var err error
-		promoted, err = scanConnection(row.Scan)
-		return err
+		if promoted, err = scanConnection(row.Scan); err != nil {
+			return err
+		}
+		if err := s.record(ctx, g.tx, promoted, credstore.Event{Type: credstore.EventKeyPromoted}); err != nil {
+			return err
+		}
+		return s.recordStatus(ctx, g.tx, promoted)
 	})
 	return promoted, err
 }

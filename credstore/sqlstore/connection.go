@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -15,7 +16,7 @@ import (
 // connectionColumns are what scanConnection reads.
 const connectionColumns = `id, name, kind, status, reason, error_code, error_message, error_at,
 	company_id, company_name, subject, shared_company, external_tenant, scope,
-	version, expires_at, refreshed_at, created_at`
+	unproven, version, connections.expires_at, refreshed_at, connections.created_at`
 
 // scanConnection reads the connectionColumns, and into more what comes after.
 func scanConnection(scan func(...any) error, more ...any) (c credstore.Connection, err error) {
@@ -24,7 +25,7 @@ func scanConnection(scan func(...any) error, more ...any) (c credstore.Connectio
 	err = scan(append([]any{
 		&c.ID, &c.Name, &c.Kind, &c.Status, &c.Reason, &failure.Code, &failure.Message, &errorAt,
 		&c.CompanyID, &c.CompanyName, &c.Subject, &c.SharedCompany, &c.ExternalTenant, &c.Scope,
-		&c.Version, &expires, &refreshed, &created,
+		&c.Unproven, &c.Version, &expires, &refreshed, &created,
 	}, more...)...)
 	if err != nil {
 		return credstore.Connection{}, err
@@ -59,10 +60,25 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 		if err := s.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
 			return err
 		}
-		created, err = connectionWithID(ctx, tx, id)
-		return err
+		if created, err = connectionWithID(ctx, tx, id); err != nil {
+			return err
+		}
+		return s.recordCreated(ctx, tx, created)
 	})
 	return created, err
+}
+
+func (s *Store) recordCreated(ctx context.Context, tx *sql.Tx, c credstore.Connection) error {
+	e := credstore.Event{Type: credstore.EventCreated}
+	if c.Version > 0 {
+		e.Type = credstore.EventImported
+	}
+	if err := s.record(ctx, tx, c, e); err != nil || !c.SharedCompany {
+		return err
+	}
+	return s.record(ctx, tx, c, credstore.Event{
+		Type: credstore.EventCompanyOverride, Message: "allowed: its company may be bound to other connections too",
+	})
 }
 
 // checkFree returns a Conflict if the name, the refresh token or the company is
@@ -76,23 +92,24 @@ func checkFree(ctx context.Context, tx *sql.Tx, n credstore.NewConnection) error
 	if !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	if err := checkToken(ctx, tx, n.Credential); err != nil || n.SharedCompany {
+	if err := checkToken(ctx, tx, "", n.Credential); err != nil || n.SharedCompany {
 		return err
 	}
 	return checkCompany(ctx, tx, "", n.Kind, n.Company.ID)
 }
 
 // checkToken returns a Conflict if the refresh token is, or was until its last
-// refresh, another connection's.
-func checkToken(ctx context.Context, tx *sql.Tx, c *credstore.FirstCredential) error {
+// refresh, that of a connection other than the one with the id.
+func checkToken(ctx context.Context, tx *sql.Tx, id string, c *credstore.FirstCredential) error {
 	if c == nil || c.RefreshToken.IsZero() {
 		return nil
 	}
 	hash := c.RefreshToken.Hash()
 	var with string
 	err := tx.QueryRowContext(ctx, `
-		SELECT name FROM connections WHERE kind = 'oauth' AND refresh_hash = $1
-		UNION ALL SELECT name FROM connections WHERE parent_hash IS NOT NULL AND parent_hash = $1 LIMIT 1`, hash[:]).Scan(&with)
+		SELECT name FROM connections WHERE kind = 'oauth' AND refresh_hash = $1 AND id <> $2
+		UNION ALL SELECT name FROM connections WHERE parent_hash IS NOT NULL AND parent_hash = $1 AND id <> $2 LIMIT 1`,
+		hash[:], id).Scan(&with)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
@@ -125,10 +142,10 @@ func (s *Store) insert(ctx context.Context, tx *sql.Tx, id string, n credstore.N
 	now := s.now()
 	first := firstState(n, now)
 	err = tx.QueryRowContext(ctx, `
-		INSERT INTO connections (id, name, folded_name, kind, status, reason,
+		INSERT INTO connections (id, name, folded_name, kind, status, reason, own_status, own_reason,
 			company_id, company_name, subject, shared_company, external_tenant, search, scope, created_at,
 			version, refresh_hash, expires_at, refreshed_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) RETURNING number`,
+		VALUES ($1, $2, $3, $4, $5, $6, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) RETURNING number`,
 		id, n.Name, strings.ToLower(n.Name), n.Kind, first.status, first.reason,
 		n.Company.ID, n.Company.Name, n.Company.Subject, asInt(n.SharedCompany), n.ExternalTenant,
 		searchText(n.Name, n.ExternalTenant, n.Company), n.Scope, now.UnixMilli(),
@@ -141,13 +158,14 @@ type first struct {
 	version            int64
 	status             credstore.Status
 	reason             string
-	refreshHash        []byte // nil without a credential
+	refreshHash        []byte // of the empty token without one
 	expires, refreshed time.Time
 }
 
 func firstState(n credstore.NewConnection, now time.Time) first {
 	if n.Credential == nil {
-		return first{status: credstore.Pending, reason: credstore.ReasonNoCredential}
+		none := credstore.Credential{}.Parent().RefreshHash
+		return first{status: credstore.Pending, reason: credstore.ReasonNoCredential, refreshHash: none[:]}
 	}
 	hash := n.Credential.RefreshToken.Hash()
 	f := first{version: 1, status: credstore.Active, refreshHash: hash[:], expires: n.Credential.ExpiresAt}
@@ -179,6 +197,10 @@ func (s *Store) Find(ctx context.Context, name string) (credstore.Connection, er
 	return c, nil
 }
 
+func connectionWithNumber(ctx context.Context, q querier, number int64) (credstore.Connection, error) {
+	return scanConnection(q.QueryRowContext(ctx, `SELECT `+connectionColumns+` FROM connections WHERE number = $1`, number).Scan)
+}
+
 func connectionWithID(ctx context.Context, q querier, id string) (credstore.Connection, error) {
 	row := q.QueryRowContext(ctx, `SELECT `+connectionColumns+` FROM connections WHERE id = $1`, id)
 	c, err := scanConnection(row.Scan)
@@ -188,7 +210,14 @@ func connectionWithID(ctx context.Context, q querier, id string) (credstore.Conn
 // Remove forgets the connection; see [credstore.Store].
 func (s *Store) Remove(ctx context.Context, id string) error {
 	return s.change(ctx, "removing a connection", id, func(tx *sql.Tx) error {
-		return changedOne(tx.ExecContext(ctx, `DELETE FROM connections WHERE id = $1`, id))
+		c, err := connectionWithID(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if err := changedOne(tx.ExecContext(ctx, `DELETE FROM connections WHERE id = $1`, id)); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventRemoved})
 	})
 }
 
@@ -205,16 +234,16 @@ func (s *Store) Identify(ctx context.Context, id string, company credstore.Compa
 		if err != nil {
 			return err
 		}
-		if !c.SharedCompany {
-			conflict = checkCompany(ctx, tx, id, c.Kind, company.ID)
-		}
-		if errors.Is(conflict, credstore.ErrCompanyBound) {
-			return disable(ctx, tx, id, credstore.ReasonCompany)
+		conflict = checkIdentity(ctx, tx, c, company)
+		if errors.Is(conflict, credstore.ErrCompanyBound) || errors.Is(conflict, credstore.ErrOtherCompany) {
+			return s.disable(ctx, tx, id, credstore.ReasonCompany, credstore.Event{
+				Type: credstore.EventDisabled, Message: conflict.Error(),
+			})
 		}
 		if conflict != nil {
 			return conflict
 		}
-		return setCompany(ctx, tx, c, company)
+		return s.learnCompany(ctx, tx, c, company)
 	})
 	if err != nil || conflict == nil {
 		return err
@@ -222,14 +251,27 @@ func (s *Store) Identify(ctx context.Context, id string, company credstore.Compa
 	return fmt.Errorf("%s: %w", doing, conflict)
 }
 
-func disable(ctx context.Context, tx *sql.Tx, id, reason string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE connections SET status = 'disabled', reason = $1 WHERE id = $2`, reason, id)
-	return err
+// checkIdentity says why the connection cannot have the company.
+func checkIdentity(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
+	if c.Unproven && !c.Company().Same(company) {
+		return &credstore.OtherCompanyError{Have: c.Company(), Got: company}
+	}
+	if c.SharedCompany {
+		return nil
+	}
+	return checkCompany(ctx, tx, c.ID, c.Kind, company.ID)
+}
+
+func (s *Store) learnCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
+	if err := setCompany(ctx, tx, c, company); err != nil || c.Company().Same(company) {
+		return err
+	}
+	return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventCompanyLearned, Message: cmp.Or(company.Name, company.ID, company.Subject)})
 }
 
 func setCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
 	_, err := tx.ExecContext(ctx, `
-		UPDATE connections SET company_id = $1, company_name = $2, subject = $3, search = $4 WHERE id = $5`,
+		UPDATE connections SET company_id = $1, company_name = $2, subject = $3, search = $4, unproven = 0 WHERE id = $5`,
 		company.ID, company.Name, company.Subject, searchText(c.Name, c.ExternalTenant, company), c.ID)
 	return err
 }

@@ -79,18 +79,28 @@ func (s *Store) Read(ctx context.Context, id string) (credstore.State, error) {
 	var state credstore.State
 	var sealed *sealedCredential
 	err := s.snapshot(ctx, doing, func(tx *sql.Tx) (err error) {
-		var number int64
-		if state, number, err = readState(ctx, tx, id); err != nil {
-			return err
-		}
-		if sealed, err = readSealed(ctx, tx, number); err != nil {
-			return err
-		}
-		state.Intent, err = readIntent(ctx, tx, id, number)
+		state, sealed, err = readState(ctx, tx, id)
 		return err
 	})
-	if err != nil || sealed == nil {
+	if err != nil {
 		return state, err
+	}
+	return s.complete(state, sealed)
+}
+
+// readOpened is Read in a transaction that goes on.
+func (s *Store) readOpened(ctx context.Context, tx *sql.Tx, id string) (credstore.State, error) {
+	state, sealed, err := readState(ctx, tx, id)
+	if err != nil {
+		return state, err
+	}
+	return s.complete(state, sealed)
+}
+
+// complete adds what is sealed to the state; nil when there is nothing.
+func (s *Store) complete(state credstore.State, sealed *sealedCredential) (credstore.State, error) {
+	if sealed == nil {
+		return state, nil
 	}
 	if err := s.openCredential(&state.Credential, sealed); err != nil {
 		return credstore.State{}, fmt.Errorf("reading connection %q: %w", state.Connection.Name, err)
@@ -98,14 +108,27 @@ func (s *Store) Read(ctx context.Context, id string) (credstore.State, error) {
 	return state, nil
 }
 
-// readState reads all but what is sealed and the intent.
-func readState(ctx context.Context, tx *sql.Tx, id string) (state credstore.State, number int64, err error) {
+// readState reads all there is of a connection, in any transaction.
+func readState(ctx context.Context, tx *sql.Tx, id string) (state credstore.State, sealed *sealedCredential, err error) {
+	state, number, err := readPlain(ctx, tx, id)
+	if err != nil {
+		return state, nil, err
+	}
+	if sealed, err = readSealed(ctx, tx, number); err != nil {
+		return state, nil, err
+	}
+	state.Intent, err = readIntent(ctx, tx, id, number)
+	return state, sealed, err
+}
+
+// readPlain reads all but what is sealed and the intent.
+func readPlain(ctx context.Context, tx *sql.Tx, id string) (state credstore.State, number int64, err error) {
 	row := tx.QueryRowContext(ctx, `
-		SELECT `+connectionColumns+`, number, retry_at, requested_at, unusual, unusual_since, forced_at, forced_streak, refused_at
+		SELECT `+connectionColumns+`, number, retry_at, requested_at, unusual, unusual_since, forced_at, forced_streak, refused_at, next_expires_at
 		FROM connections WHERE id = $1`, id)
-	var retry, requested, unusualSince, forced, refused sql.NullInt64
+	var retry, requested, unusualSince, forced, refused, nextExpires sql.NullInt64
 	c, err := scanConnection(row.Scan,
-		&number, &retry, &requested, &state.Unusual, &unusualSince, &forced, &state.Credential.ForcedStreak, &refused)
+		&number, &retry, &requested, &state.Unusual, &unusualSince, &forced, &state.Credential.ForcedStreak, &refused, &nextExpires)
 	if err != nil {
 		return credstore.State{}, 0, orNotFound(err)
 	}
@@ -115,7 +138,10 @@ func readState(ctx context.Context, tx *sql.Tx, id string) (state credstore.Stat
 		return state, number, nil
 	}
 	state.Credential.ConnectionID, state.Credential.Version = c.ID, c.Version
-	state.Credential.ExpiresAt, state.Credential.ObtainedAt = c.ExpiresAt, c.RefreshedAt
+	if c.Kind == credstore.OAuth {
+		state.Credential.ExpiresAt, state.Credential.ObtainedAt = c.ExpiresAt, c.RefreshedAt
+	}
+	state.Credential.NextKeyExpiresAt = timeOf(nextExpires)
 	state.Credential.ForcedAt, state.Credential.RefusedAt = timeOf(forced), timeOf(refused)
 	return state, number, nil
 }

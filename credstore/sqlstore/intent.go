@@ -74,7 +74,7 @@ func (s *Store) Withdraw(ctx context.Context, l credstore.Lease, parent credstor
 		if err != nil || f == nil {
 			return err
 		}
-		return g.setback(ctx, *f, f.RetryAt, withdrawn)
+		return s.setback(ctx, g, *f, f.RetryAt, withdrawn)
 	})
 }
 
@@ -113,31 +113,34 @@ func (s *Store) Doubt(ctx context.Context, l credstore.Lease, parent credstore.P
 		if !found {
 			return credstore.ErrSuperseded
 		}
-		return g.setback(ctx, f, time.Time{}, false)
+		return s.setback(ctx, g, f, time.Time{}, false)
 	})
 }
 
 // setback records what went wrong. Whoever is neither active nor degraded stays
 // what he is: it takes more than a failed refresh to change that.
-func (g guarded) setback(ctx context.Context, f credstore.Setback, retryAt time.Time, counts bool) error {
-	_, err := g.tx.ExecContext(ctx, `
+func (s *Store) setback(ctx context.Context, g guarded, f credstore.Setback, retryAt time.Time, counts bool) error {
+	before, err := connectionWithNumber(ctx, g.tx, g.number)
+	if err != nil {
+		return err
+	}
+	row := g.tx.QueryRowContext(ctx, `
 		UPDATE connections SET
-			status = CASE WHEN status = 'active' THEN 'degraded' ELSE status END,
-			reason = CASE WHEN status IN ('active', 'degraded') THEN $2 ELSE reason END,
+			`+becomes(`CASE WHEN own_status = 'active' THEN 'degraded' ELSE own_status END`,
+		`CASE WHEN own_status IN ('active', 'degraded') THEN $2 ELSE own_reason END`)+`,
 			error_code = $3, error_message = $4, error_at = $5, retry_at = $6, requested_at = NULL,
 			unusual = unusual + $7,
 			unusual_since = CASE WHEN $7 = 1 AND unusual_since IS NULL THEN $5 ELSE unusual_since END
-		WHERE number = $1`,
+		WHERE number = $1 RETURNING `+connectionColumns,
 		g.number, f.Reason, f.Failure.Code, f.Failure.Message, millis(f.Failure.At), millis(retryAt), asInt(counts && f.Unusual))
-	return err
+	after, err := scanConnection(row.Scan)
+	if err != nil {
+		return err
+	}
+	return s.recordFailure(ctx, g.tx, before, after)
 }
 
 // affected runs a statement and reports whether it changed a row.
 func (g guarded) affected(ctx context.Context, statement string, args ...any) (bool, error) {
-	result, err := g.tx.ExecContext(ctx, statement, args...)
-	if err != nil {
-		return false, err
-	}
-	n, err := result.RowsAffected()
-	return n > 0, err
+	return affected(g.tx.ExecContext(ctx, statement, args...))
 }

@@ -130,17 +130,9 @@ type guarded struct {
 
 // underLease runs f in a transaction if the lease is held and the stored
 // credential is parent; else it returns ErrLeaseLost or ErrSuperseded.
-func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credstore.Parent, run runner, f func(guarded) error) (err error) {
-	held, ok := l.(*lease)
-	if !ok || held.store != s || held.id != parent.ConnectionID || !held.enter() {
-		return s.failure("using a lease", credstore.ErrLeaseLost)
-	}
-	defer func() { err = errors.Join(err, held.leave()) }()
-	return run(func(tx *sql.Tx) error {
+func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credstore.Parent, run runner, f func(guarded) error) error {
+	return s.whileHeld(ctx, l, parent.ConnectionID, run, func(tx *sql.Tx, held *lease) error {
 		g := guarded{tx: tx, fence: held.Fence()}
-		if err := held.hold.check(ctx, tx); err != nil {
-			return err
-		}
 		err := tx.QueryRowContext(ctx, `
 			UPDATE connections SET fence = $1
 			WHERE id = $2 AND version = $3 AND refresh_hash = $4 AND fence <= $1 RETURNING number`,
@@ -153,6 +145,37 @@ func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credst
 		}
 		return f(g)
 	})
+}
+
+// whileHeld runs f in a transaction if the lease is held, and is on the
+// connection with the id; else it returns ErrLeaseLost.
+func (s *Store) whileHeld(ctx context.Context, l credstore.Lease, id string, run runner, f func(*sql.Tx, *lease) error) (err error) {
+	held, ok := l.(*lease)
+	if !ok || held.store != s || held.id != id || !held.enter() {
+		return s.failure("using a lease", credstore.ErrLeaseLost)
+	}
+	defer func() { err = errors.Join(err, held.leave()) }()
+	return run(func(tx *sql.Tx) error {
+		if err := held.hold.check(ctx, tx); err != nil {
+			return err
+		}
+		return f(tx, held)
+	})
+}
+
+// takeFence records that something is written under the lease, whatever the
+// stored credential, and returns the number of the connection. It returns
+// ErrLeaseLost if somebody has written after it, and ErrNotFound.
+func takeFence(ctx context.Context, tx *sql.Tx, l *lease) (number int64, err error) {
+	err = tx.QueryRowContext(ctx, `
+		UPDATE connections SET fence = $1 WHERE id = $2 AND fence <= $1 RETURNING number`, l.Fence(), l.id).Scan(&number)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return number, err
+	}
+	if _, err := connectionWithID(ctx, tx, l.id); err != nil {
+		return 0, err
+	}
+	return 0, credstore.ErrLeaseLost
 }
 
 // runner runs a function in a transaction.

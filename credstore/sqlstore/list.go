@@ -31,8 +31,8 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 	// One more than asked for tells whether there is a next page.
 	found, err := s.connections(ctx, `
 		SELECT `+connectionColumns+` FROM connections
-		WHERE name > $1 AND `+status+` AND ($3 = '' OR search LIKE $3 ESCAPE '\')
-		ORDER BY name LIMIT $4`, after, string(q.Status), pattern(q.Search), limit+1)
+		WHERE name > $1 AND `+status+` AND ($3 = '' OR search LIKE $3 ESCAPE '\') AND ($5 = '' OR kind = $5)
+		ORDER BY name LIMIT $4`, after, string(q.Status), pattern(q.Search), limit+1, string(q.Kind))
 	if err != nil {
 		return credstore.Page{}, s.failure(doing, err)
 	}
@@ -44,15 +44,21 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 }
 
 func pageOf(q credstore.Query) (limit int, after string, err error) {
-	limit = q.Limit
-	if limit == 0 {
-		limit = defaultPage
-	}
-	if limit < 1 || limit > maxPage {
-		return 0, "", fmt.Errorf("%w: the limit is %d, not between 1 and %d", credstore.ErrBadQuery, limit, maxPage)
+	if limit, err = pageSize(q.Limit); err != nil {
+		return 0, "", err
 	}
 	after, err = nameBefore(q.Cursor)
 	return limit, after, err
+}
+
+func pageSize(limit int) (int, error) {
+	if limit == 0 {
+		return defaultPage, nil
+	}
+	if limit < 1 || limit > maxPage {
+		return 0, fmt.Errorf("%w: the limit is %d, not between 1 and %d", credstore.ErrBadQuery, limit, maxPage)
+	}
+	return limit, nil
 }
 
 // cursorAfter makes the cursor of the page that begins after name. A name, and
@@ -144,8 +150,16 @@ func (s *Store) connections(ctx context.Context, query string, args ...any) ([]c
 }
 
 // each calls f for every row that the query gives.
-func (s *Store) each(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) (err error) {
-	rows, err := s.dialect.readers().QueryContext(ctx, query, args...)
+func (s *Store) each(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) error {
+	return each(ctx, s.dialect.readers(), f, query, args...)
+}
+
+type rowsQuerier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+func each(ctx context.Context, q rowsQuerier, f func(*sql.Rows) error, query string, args ...any) (err error) {
+	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -11,7 +12,12 @@ import (
 // RequestRefresh records an operator's request; see [credstore.Store].
 func (s *Store) RequestRefresh(ctx context.Context, id string, at time.Time) error {
 	return s.change(ctx, "requesting a refresh", id, func(tx *sql.Tx) error {
-		return changedOne(tx.ExecContext(ctx, `UPDATE connections SET requested_at = $2 WHERE id = $1`, id, at.UnixMilli()))
+		row := tx.QueryRowContext(ctx, `UPDATE connections SET requested_at = $2 WHERE id = $1 RETURNING `+connectionColumns, id, at.UnixMilli())
+		c, err := scanConnection(row.Scan)
+		if err != nil {
+			return orNotFound(err)
+		}
+		return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventRefreshRequested})
 	})
 }
 
@@ -21,27 +27,37 @@ func (s *Store) Retry(ctx context.Context, id string, at time.Time) error {
 		if _, err := connectionWithID(ctx, tx, id); err != nil {
 			return err
 		}
-		err := changedOne(tx.ExecContext(ctx, `
-			UPDATE connections SET status = 'degraded', reason = $3, refused_at = NULL, requested_at = $2
+		row := tx.QueryRowContext(ctx, `
+			UPDATE connections SET `+becomes(`'degraded'`, `$3`)+`, refused_at = NULL, requested_at = $2
 			WHERE id = $1 AND kind = 'oauth' AND status = 'reauthorization_required'
-				AND EXISTS (SELECT 1 FROM credentials WHERE connection = number AND refresh_token IS NOT NULL)`,
-			id, at.UnixMilli(), credstore.ReasonRetry))
-		if err == credstore.ErrNotFound { //nolint:errorlint // changedOne has just made it
+				AND EXISTS (SELECT 1 FROM credentials WHERE connection = number AND refresh_token IS NOT NULL)
+			RETURNING `+connectionColumns, id, at.UnixMilli(), credstore.ReasonRetry)
+		c, err := scanConnection(row.Scan)
+		if errors.Is(err, sql.ErrNoRows) {
 			return credstore.ErrNotRefused
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventRetryRequested})
 	})
 }
 
 // changedOne returns ErrNotFound if a statement that is about one connection
 // has changed none.
 func changedOne(result sql.Result, err error) error {
-	if err != nil {
-		return err
-	}
-	n, err := result.RowsAffected()
-	if err == nil && n == 0 {
+	changed, err := affected(result, err)
+	if err == nil && !changed {
 		err = credstore.ErrNotFound
 	}
 	return err
+}
+
+// affected reports whether a statement has changed a row.
+func affected(result sql.Result, err error) (bool, error) {
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
 }

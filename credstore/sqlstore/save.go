@@ -42,25 +42,41 @@ func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Succe
 			expires_at = $5, refreshed_at = $6,
 			scope = CASE WHEN $7 = '' THEN scope ELSE $7 END,
 			forced_at = $8, forced_streak = $9,
-			status = CASE WHEN status = 'disabled' THEN status ELSE $10 END,
-			reason = CASE WHEN status = 'disabled' THEN reason ELSE $11 END,
+			`+becomes(`$10`, `$11`)+`,
 			error_code = $12, error_message = $13, error_at = $14, retry_at = $15,
-			requested_at = NULL, unusual = 0, unusual_since = NULL, refused_at = NULL
+			requested_at = NULL, unusual = 0, unusual_since = NULL, refused_at = NULL,
+			unproven = CASE WHEN $16 = 1 AND company_id || subject <> '' THEN 1 ELSE unproven END
 		WHERE id = $1 AND version = $2 AND refresh_hash = $3 AND kind = 'oauth'
-		RETURNING `+connectionColumns+`, number`,
+		RETURNING `+connectionColumns+`, number, alarmed`,
 		n.Parent.ConnectionID, n.Parent.Version, n.Parent.RefreshHash[:],
 		hash[:], millis(n.ExpiresAt), millis(n.ObtainedAt), n.Scope, millis(n.ForcedAt), n.ForcedStreak,
-		status, f.Reason, f.Failure.Code, f.Failure.Message, millis(f.Failure.At), millis(f.RetryAt))
+		status, f.Reason, f.Failure.Code, f.Failure.Message, millis(f.Failure.At), millis(f.RetryAt), asInt(n.Consent))
 	var number int64
-	saved, err := scanConnection(row.Scan, &number)
+	var alarmed bool
+	saved, err := scanConnection(row.Scan, &number, &alarmed)
 	if err != nil {
 		return saved, err
 	}
 	if err := s.replacePair(ctx, tx, number, n); err != nil {
 		return saved, err
 	}
-	_, err = tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, number)
-	return saved, err
+	if _, err := tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, number); err != nil {
+		return saved, err
+	}
+	return saved, s.recordSaved(ctx, tx, n, saved, alarmed)
+}
+
+// recordSaved says in one event what the new pair means.
+func (s *Store) recordSaved(ctx context.Context, tx *sql.Tx, n credstore.Successor, saved credstore.Connection, alarmed bool) error {
+	switch f := n.Setback; {
+	case f != nil:
+		return s.record(ctx, tx, saved, credstore.Event{Type: credstore.EventDegraded, Code: f.Failure.Code, Message: f.Failure.Message})
+	case alarmed && saved.Status == credstore.Active:
+		return s.recordStatus(ctx, tx, saved)
+	case n.Consent:
+		return s.record(ctx, tx, saved, credstore.Event{Type: credstore.EventConnected})
+	}
+	return s.record(ctx, tx, saved, credstore.Event{Type: credstore.EventRefreshed})
 }
 
 func (s *Store) replacePair(ctx context.Context, tx *sql.Tx, number int64, n credstore.Successor) error {
@@ -73,7 +89,9 @@ func (s *Store) replacePair(ctx context.Context, tx *sql.Tx, number int64, n cre
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE credentials SET access_token = $2, refresh_token = $3 WHERE connection = $1`,
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO credentials (connection, access_token, refresh_token) VALUES ($1, $2, $3)
+		ON CONFLICT (connection) DO UPDATE SET access_token = excluded.access_token, refresh_token = excluded.refresh_token`,
 		number, access, refresh)
 	return err
 }
@@ -112,7 +130,7 @@ func (s *Store) Condemn(ctx context.Context, l credstore.Lease, parent credstore
 		return s.change(ctx, "condemning a credential", parent.ConnectionID, f)
 	}
 	return s.underLease(ctx, l, parent, run, func(g guarded) error {
-		if err := g.condemn(ctx, f, reason); err != nil {
+		if err := s.condemn(ctx, g, f, reason); err != nil {
 			return err
 		}
 		if !dropAccess {
@@ -122,19 +140,28 @@ func (s *Store) Condemn(ctx context.Context, l credstore.Lease, parent credstore
 	})
 }
 
-func (g guarded) condemn(ctx context.Context, f credstore.Failure, reason string) error {
-	_, err := g.tx.ExecContext(ctx, `
-		UPDATE connections SET
-			status = CASE WHEN status = 'disabled' THEN status ELSE 'reauthorization_required' END,
-			reason = CASE WHEN status = 'disabled' THEN reason ELSE $2 END,
-			error_code = $3, error_message = $4, error_at = $5,
-			refused_at = CASE WHEN kind = 'oauth' THEN $5 END, retry_at = NULL, requested_at = NULL
-		WHERE number = $1`, g.number, reason, f.Code, f.Message, millis(f.At))
+func (s *Store) condemn(ctx context.Context, g guarded, f credstore.Failure, reason string) error {
+	before, err := connectionWithNumber(ctx, g.tx, g.number)
 	if err != nil {
 		return err
 	}
-	_, err = g.tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, g.number)
-	return err
+	row := g.tx.QueryRowContext(ctx, `
+		UPDATE connections SET
+			`+becomes(`'reauthorization_required'`, `$2`)+`,
+			error_code = $3, error_message = $4, error_at = $5,
+			refused_at = CASE WHEN kind = 'oauth' THEN $5 END, retry_at = NULL, requested_at = NULL
+		WHERE number = $1 RETURNING `+connectionColumns, g.number, reason, f.Code, f.Message, millis(f.At))
+	after, err := scanConnection(row.Scan)
+	if err != nil {
+		return err
+	}
+	if _, err := g.tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, g.number); err != nil {
+		return err
+	}
+	if before.Status == after.Status && before.Reason == after.Reason {
+		return nil
+	}
+	return s.recordStatus(ctx, g.tx, after)
 }
 
 // Acquit takes a condemnation back; see [credstore.Store].
@@ -142,14 +169,22 @@ func (s *Store) Acquit(ctx context.Context, l credstore.Lease, parent credstore.
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "acquitting a credential", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g guarded) error { return g.acquit(ctx) })
+	return s.underLease(ctx, l, parent, run, func(g guarded) error {
+		if err := g.acquit(ctx); err != nil {
+			return err
+		}
+		c, err := connectionWithNumber(ctx, g.tx, g.number)
+		if err != nil {
+			return err
+		}
+		return s.recordStatus(ctx, g.tx, c)
+	})
 }
 
 func (g guarded) acquit(ctx context.Context) error {
 	_, err := g.tx.ExecContext(ctx, `
 		UPDATE connections SET
-			status = CASE WHEN status = 'disabled' THEN status ELSE 'active' END,
-			reason = CASE WHEN status = 'disabled' THEN reason ELSE '' END,
+			`+becomes(`'active'`, `''`)+`,
 			error_code = '', error_message = '', error_at = NULL, refused_at = NULL
 		WHERE number = $1`, g.number)
 	return err

@@ -6,7 +6,7 @@ package sqlstore
 //
 // Times are Unix milliseconds, UTC, NULL where there is none. A connection's
 // number is never used again, not even after a removal: leases stand on it.
-func schema() []string { return []string{schema1} }
+func schema() []string { return []string{schema1, schema2} }
 
 const schema1 = `
 CREATE TABLE store (
@@ -104,4 +104,109 @@ CREATE TABLE changes (
 ) STRICT;
 
 CREATE INDEX changes_removed ON changes (at) WHERE removed = 1;
+`
+
+// schema2 is for the people around a connection: its history, the links by
+// which they give consent, and whom to tell.
+const schema2 = `
+-- What the credential says: status and reason, unless the connection is disabled.
+ALTER TABLE connections ADD COLUMN own_status TEXT NOT NULL DEFAULT '';
+ALTER TABLE connections ADD COLUMN own_reason TEXT NOT NULL DEFAULT '';
+-- 1 from an event reauthorization_required to the next event recovered.
+ALTER TABLE connections ADD COLUMN alarmed INTEGER NOT NULL DEFAULT 0;
+-- 1 while the credential may be another company's.
+ALTER TABLE connections ADD COLUMN unproven INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE connections ADD COLUMN next_expires_at INTEGER; -- of the staged key
+-- The shortest time before the key's end of which somebody was reminded.
+ALTER TABLE connections ADD COLUMN reminded_within INTEGER;
+
+UPDATE connections SET
+	own_status = CASE
+		WHEN status <> 'disabled' THEN status
+		WHEN version = 0 THEN 'pending'
+		WHEN refused_at IS NOT NULL THEN 'reauthorization_required'
+		ELSE 'active' END,
+	own_reason = CASE
+		WHEN status <> 'disabled' THEN reason
+		WHEN version = 0 THEN 'no_credential'
+		WHEN refused_at IS NOT NULL THEN 'refresh_refused'
+		ELSE '' END,
+	alarmed = CASE WHEN status = 'reauthorization_required' THEN 1 ELSE 0 END;
+
+-- Without a credential a connection may be a parent too: of the empty token.
+UPDATE connections SET refresh_hash = x'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+	WHERE refresh_hash IS NULL;
+
+CREATE INDEX connections_expiring ON connections (expires_at) WHERE kind <> 'oauth' AND expires_at IS NOT NULL;
+
+-- The history; number only grows. The events of a removed connection stay.
+CREATE TABLE events (
+	number        INTEGER PRIMARY KEY,
+	id            TEXT NOT NULL,
+	connection_id TEXT NOT NULL,
+	connection    TEXT NOT NULL,    -- its name then
+	frequent      INTEGER NOT NULL, -- so much that it is counted apart
+	type          TEXT NOT NULL,
+	at            INTEGER NOT NULL,
+	actor         TEXT NOT NULL,
+	status        TEXT NOT NULL,
+	reason        TEXT NOT NULL,
+	version       INTEGER NOT NULL,
+	code          TEXT NOT NULL,
+	message       TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX events_connection ON events (connection_id, frequent, number);
+
+CREATE TABLE subscriptions (
+	name  TEXT NOT NULL,
+	type  TEXT NOT NULL,
+	delay INTEGER NOT NULL, -- milliseconds
+	PRIMARY KEY (name, type)
+) STRICT;
+
+-- What is to be told. One that is claimed is due again when the claim ends.
+CREATE TABLE deliveries (
+	number        INTEGER PRIMARY KEY AUTOINCREMENT,
+	subscription  TEXT NOT NULL,
+	event         INTEGER NOT NULL REFERENCES events (number) ON DELETE CASCADE,
+	connection_id TEXT NOT NULL,
+	due_at        INTEGER NOT NULL,
+	attempts      INTEGER NOT NULL DEFAULT 0,
+	owner         TEXT NOT NULL DEFAULT '',
+	last_error    TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+CREATE INDEX deliveries_due ON deliveries (subscription, due_at);
+CREATE INDEX deliveries_order ON deliveries (connection_id, subscription, number);
+CREATE INDEX deliveries_event ON deliveries (event);
+
+CREATE TABLE links (
+	token_hash     BLOB PRIMARY KEY,
+	connection     INTEGER NOT NULL REFERENCES connections (number) ON DELETE CASCADE,
+	token          BLOB,             -- sealed; NULL once it cannot be used any more
+	created_at     INTEGER NOT NULL,
+	expires_at     INTEGER NOT NULL,
+	used_at        INTEGER,
+	return_url     TEXT NOT NULL,
+	other_company  INTEGER NOT NULL, -- 1: allowed
+	shared_company INTEGER NOT NULL  -- 1: allowed
+) STRICT;
+
+CREATE INDEX links_connection ON links (connection, created_at);
+CREATE INDEX links_expires ON links (expires_at);
+
+-- Attempts to get consent, between the request and the callback.
+CREATE TABLE consents (
+	state_hash   BLOB PRIMARY KEY,
+	connection   INTEGER NOT NULL REFERENCES connections (number) ON DELETE CASCADE,
+	link         BLOB NOT NULL, -- sealed
+	verifier     BLOB NOT NULL, -- sealed
+	browser      BLOB NOT NULL,
+	redirect_uri TEXT NOT NULL,
+	expires_at   INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX consents_connection ON consents (connection, expires_at);
+CREATE INDEX consents_expires ON consents (expires_at);
 `

@@ -32,7 +32,7 @@ func applyMigrations(ctx context.Context, db *sql.DB, migrations []string) error
 		return err
 	}
 	for ; version < len(migrations); version++ {
-		if err := applyMigration(ctx, db, version+1, migrations[version]); err != nil {
+		if err := applyMigration(ctx, db, version+1, migrations); err != nil {
 			return fmt.Errorf("migrating to schema version %d: %w", version+1, err)
 		}
 	}
@@ -89,19 +89,20 @@ func switchToWAL(ctx context.Context, db *sql.DB) error {
 	}
 }
 
-// applyMigration does nothing if another process has done it meanwhile.
-func applyMigration(ctx context.Context, db *sql.DB, version int, statements string) error {
+// applyMigration brings the database to the version. It does nothing if another
+// process has done so, or more, meanwhile.
+func applyMigration(ctx context.Context, db *sql.DB, version int, migrations []string) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // does nothing after a commit
-	have, err := checkVersion(ctx, tx, version)
-	if err != nil || have == version {
+	have, err := checkVersion(ctx, tx, len(migrations))
+	if err != nil || have >= version {
 		return err
 	}
 	// PRAGMA takes no parameters; these are our own numbers.
-	_, err = tx.ExecContext(ctx, fmt.Sprintf("%s; PRAGMA user_version = %d; PRAGMA application_id = %d", statements, version, applicationID))
+	_, err = tx.ExecContext(ctx, fmt.Sprintf("%s; PRAGMA user_version = %d; PRAGMA application_id = %d", migrations[version-1], version, applicationID))
 	if err != nil {
 		return err
 	}

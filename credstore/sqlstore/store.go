@@ -174,6 +174,7 @@ func isAnswer(err error) bool {
 	for _, answer := range []error{
 		credstore.ErrNotFound, credstore.ErrNameTaken, credstore.ErrTokenTaken, credstore.ErrCompanyBound, credstore.ErrBadQuery,
 		credstore.ErrSuperseded, credstore.ErrBusy, credstore.ErrLeaseLost, credstore.ErrNotRefused, credstore.ErrUnavailable, ErrKeyInUse,
+		credstore.ErrOtherCompany, credstore.ErrLinkUsed, credstore.ErrLinkExpired, credstore.ErrOtherBrowser,
 	} {
 		if errors.Is(err, answer) {
 			return true

@@ -109,7 +109,7 @@ func TestCheckOfKeys(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			withKey(t, func(t *testing.T, w *world, api *keyAPI, _ *process, conn credstore.Connection) {
-				if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("new")); err != nil {
+				if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("new"), time.Time{}); err != nil {
 					t.Fatal(err)
 				}
 				for key, company := range tt.knows {

@@ -164,7 +164,7 @@ func TestAStagedKeyTakesTheRefusedOnesPlace(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
 				p.mustAuthorize("legacy")
-				if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next")); err != nil {
+				if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next"), time.Time{}); err != nil {
 					t.Fatal(err)
 				}
 				api.knows("next", tt.company)
@@ -193,7 +193,7 @@ func TestAKeyStagedAfterTheRefusalIsFound(t *testing.T) {
 			t.Fatalf("Reauthorize = %v, want ErrSuppressed", err)
 		}
 		api.knows("next", "c1")
-		if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next")); err != nil {
+		if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next"), time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(30 * time.Second)
@@ -208,7 +208,7 @@ func TestTwoProcessesPromoteAKeyOnce(t *testing.T) {
 		q := w.start("")
 		defer q.stop()
 		api.knows("next", "c1")
-		if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next")); err != nil {
+		if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next"), time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 		sent := []*Authorization{p.mustAuthorize("legacy"), q.mustAuthorize("legacy")}

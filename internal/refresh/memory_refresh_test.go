@@ -57,16 +57,16 @@ func (s *memoryStore) Acquire(_ context.Context, id, owner string) (lease credst
 }
 
 // guarded runs f if the lease is held and the stored credential is parent.
-func (s *memoryStore) guarded(op string, l credstore.Lease, parent credstore.Parent, f func(*row) error) error {
+func (s *memoryStore) guarded(ctx context.Context, op string, l credstore.Lease, parent credstore.Parent, f func(*row) error) error {
 	held, ok := l.(*memoryLease)
 	if !ok || held.store != s || held.id != parent.ConnectionID {
 		return credstore.ErrLeaseLost
 	}
-	err := s.write(op, parent.ConnectionID, func(r *row) error {
+	err := s.write(ctx, op, parent.ConnectionID, func(r *row) error {
 		if r.lease != held {
 			return credstore.ErrLeaseLost
 		}
-		if r.Credential.Parent() != parent {
+		if r.Parent() != parent {
 			return credstore.ErrSuperseded
 		}
 		r.fence = l.Fence()
@@ -83,9 +83,9 @@ func supersededIfGone(err error) error {
 	return err
 }
 
-func (s *memoryStore) Intend(_ context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
+func (s *memoryStore) Intend(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
 	var written credstore.Intent
-	err := s.guarded("intend", l, parent, func(r *row) error {
+	err := s.guarded(ctx, "intend", l, parent, func(r *row) error {
 		written = credstore.Intent{FirstAt: at}
 		if r.Intent != nil && r.Intent.Parent == parent {
 			written = *r.Intent
@@ -100,8 +100,8 @@ func (s *memoryStore) Intend(_ context.Context, l credstore.Lease, parent credst
 	return written, err
 }
 
-func (s *memoryStore) Withdraw(_ context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
-	return s.guarded("withdraw", l, parent, func(r *row) error {
+func (s *memoryStore) Withdraw(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
+	return s.guarded(ctx, "withdraw", l, parent, func(r *row) error {
 		i := r.Intent
 		own := i != nil && i.Fence == l.Fence() && i.Outcome == credstore.Sending
 		if own && i.Presentations == 1 {
@@ -117,7 +117,7 @@ func (s *memoryStore) Withdraw(_ context.Context, l credstore.Lease, parent cred
 		if f == nil {
 			return nil
 		}
-		r.setBack(f, f.RetryAt)
+		s.setBack(r, f, f.RetryAt)
 		if own && f.Unusual {
 			r.countUnusual(f.Failure.At)
 		}
@@ -125,11 +125,23 @@ func (s *memoryStore) Withdraw(_ context.Context, l credstore.Lease, parent cred
 	})
 }
 
+func (s *memoryStore) setBack(r *row, f *credstore.Setback, retryAt time.Time) {
+	before := r.Connection
+	r.setBack(f, retryAt)
+	e := credstore.Event{Type: credstore.EventRefreshFailed, Code: f.Failure.Code, Message: f.Failure.Message}
+	if before.Status != r.Connection.Status {
+		e.Type = credstore.EventDegraded
+	}
+	if e.Type == credstore.EventDegraded || before.LastError == nil || before.LastError.Code != e.Code {
+		s.record(r, e)
+	}
+}
+
 func (r *row) setBack(f *credstore.Setback, retryAt time.Time) {
 	failure := f.Failure
 	r.Connection.LastError = &failure
-	if r.Connection.Status == credstore.Active || r.Connection.Status == credstore.Degraded {
-		r.Connection.Status, r.Connection.Reason = credstore.Degraded, f.Reason
+	if r.own.is == credstore.Active || r.own.is == credstore.Degraded {
+		r.become(credstore.Degraded, f.Reason)
 	}
 	r.RetryAt, r.RequestedAt = retryAt, time.Time{}
 }
@@ -140,29 +152,30 @@ func (r *row) countUnusual(at time.Time) {
 	}
 }
 
-func (s *memoryStore) Doubt(_ context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
-	return s.guarded("doubt", l, parent, func(r *row) error {
+func (s *memoryStore) Doubt(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
+	return s.guarded(ctx, "doubt", l, parent, func(r *row) error {
 		if r.Intent == nil || r.Intent.Parent != parent {
 			return credstore.ErrSuperseded
 		}
 		r.Intent.Outcome, r.Intent.NextAt = credstore.Unknown, f.RetryAt
-		r.setBack(&f, time.Time{})
+		s.setBack(r, &f, time.Time{})
 		return nil
 	})
 }
 
-func (s *memoryStore) Save(_ context.Context, n credstore.Successor) (credstore.Connection, error) {
+func (s *memoryStore) Save(ctx context.Context, n credstore.Successor) (credstore.Connection, error) {
 	if n.RefreshToken.IsZero() {
 		return credstore.Connection{}, errors.New("a pair without a refresh token")
 	}
 	var conn credstore.Connection
-	err := s.write("save", n.Parent.ConnectionID, func(r *row) error {
+	err := s.write(ctx, "save", n.Parent.ConnectionID, func(r *row) error {
 		again := r.saved.Parent == n.Parent && r.saved.RefreshToken.Equal(n.RefreshToken) && r.saved.AccessToken.Equal(n.AccessToken)
-		if r.Credential.Parent() != n.Parent && !again || r.Connection.Kind != credstore.OAuth {
+		if r.Parent() != n.Parent && !again || r.Connection.Kind != credstore.OAuth {
 			return credstore.ErrSuperseded
 		}
 		if !again {
 			r.succeed(n)
+			s.recordSaved(r, n)
 		}
 		conn = r.Connection
 		return nil
@@ -173,23 +186,26 @@ func (s *memoryStore) Save(_ context.Context, n credstore.Successor) (credstore.
 func (r *row) succeed(n credstore.Successor) {
 	c := &r.Credential
 	r.saved = n
+	c.ConnectionID = r.Connection.ID
 	c.Version++
 	c.AccessToken, c.RefreshToken, c.ExpiresAt, c.ObtainedAt = n.AccessToken, n.RefreshToken, n.ExpiresAt, n.ObtainedAt
 	c.RefusedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, n.ForcedAt
 	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
-	r.activate()
+	if n.Consent && !r.Connection.Company().IsZero() {
+		r.Connection.Unproven = true
+	}
+	r.activate(n.ExpiresAt)
 	if n.Setback == nil {
 		return
 	}
 	r.setBack(n.Setback, n.Setback.RetryAt) // leaves one that is disabled so
 }
 
-func (s *memoryStore) Condemn(_ context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
-	return s.guarded("condemn", l, parent, func(r *row) error {
+func (s *memoryStore) Condemn(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
+	return s.guarded(ctx, "condemn", l, parent, func(r *row) error {
 		c := &r.Connection
-		if c.Status != credstore.Disabled {
-			c.Status, c.Reason = credstore.ReauthorizationRequired, reason
-		}
+		was := status{c.Status, c.Reason}
+		r.become(credstore.ReauthorizationRequired, reason)
 		c.LastError = &f
 		r.Intent, r.RetryAt, r.RequestedAt = nil, time.Time{}, time.Time{}
 		if c.Kind == credstore.OAuth {
@@ -198,65 +214,74 @@ func (s *memoryStore) Condemn(_ context.Context, l credstore.Lease, parent creds
 		if dropAccess {
 			r.Credential.AccessToken, r.Credential.ExpiresAt, c.ExpiresAt = credstore.Secret{}, time.Time{}, time.Time{}
 		}
+		if was != (status{c.Status, c.Reason}) {
+			s.recordStatus(r)
+		}
 		return nil
 	})
 }
 
-func (s *memoryStore) Acquit(_ context.Context, l credstore.Lease, parent credstore.Parent) error {
-	return s.guarded("acquit", l, parent, func(r *row) error {
+func (s *memoryStore) Acquit(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
+	return s.guarded(ctx, "acquit", l, parent, func(r *row) error {
 		r.acquit()
+		s.recordStatus(r)
 		return nil
 	})
 }
 
 func (r *row) acquit() {
 	c := &r.Connection
-	if c.Status != credstore.Disabled {
-		c.Status, c.Reason = credstore.Active, ""
-	}
+	r.become(credstore.Active, "")
 	c.LastError, r.Credential.RefusedAt = nil, time.Time{}
 }
 
-func (s *memoryStore) StageKey(_ context.Context, id string, key credstore.Secret) error {
-	return s.write("stage key", id, func(r *row) error {
+func (s *memoryStore) StageKey(ctx context.Context, id string, key credstore.Secret, expiresAt time.Time) error {
+	return s.write(ctx, "stage key", id, func(r *row) error {
 		if !r.Connection.Kind.IsKey() || r.Credential.Version == 0 || key.IsZero() {
 			return credstore.ErrSuperseded
 		}
-		r.Credential.NextKey = key
+		r.Credential.NextKey, r.Credential.NextKeyExpiresAt = key, expiresAt
+		s.record(r, credstore.Event{Type: credstore.EventKeyStaged})
 		return nil
 	})
 }
 
-func (s *memoryStore) PromoteKey(_ context.Context, l credstore.Lease, parent credstore.Parent) (conn credstore.Connection, err error) {
-	err = s.guarded("promote key", l, parent, func(r *row) error {
+func (s *memoryStore) PromoteKey(ctx context.Context, l credstore.Lease, parent credstore.Parent) (conn credstore.Connection, err error) {
+	err = s.guarded(ctx, "promote key", l, parent, func(r *row) error {
 		if r.Credential.NextKey.IsZero() {
 			return credstore.ErrSuperseded
 		}
 		r.acquit()
-		r.Credential.APIKey, r.Credential.NextKey = r.Credential.NextKey, credstore.Secret{}
-		r.Credential.Version++
+		c := &r.Credential
+		r.Connection.ExpiresAt = c.NextKeyExpiresAt
+		c.APIKey, c.NextKey, c.NextKeyExpiresAt = c.NextKey, credstore.Secret{}, time.Time{}
+		c.Version++
 		r.Connection.Version++
+		s.record(r, credstore.Event{Type: credstore.EventKeyPromoted})
+		s.recordStatus(r)
 		conn = r.Connection
 		return nil
 	})
 	return conn, err
 }
 
-func (s *memoryStore) RequestRefresh(_ context.Context, id string, at time.Time) error {
-	return s.write("request refresh", id, func(r *row) error {
+func (s *memoryStore) RequestRefresh(ctx context.Context, id string, at time.Time) error {
+	return s.write(ctx, "request refresh", id, func(r *row) error {
 		r.RequestedAt = at
+		s.record(r, credstore.Event{Type: credstore.EventRefreshRequested})
 		return nil
 	})
 }
 
-func (s *memoryStore) Retry(_ context.Context, id string, at time.Time) error {
-	return s.write("retry", id, func(r *row) error {
+func (s *memoryStore) Retry(ctx context.Context, id string, at time.Time) error {
+	return s.write(ctx, "retry", id, func(r *row) error {
 		c := &r.Connection
 		if c.Kind != credstore.OAuth || c.Status != credstore.ReauthorizationRequired || r.Credential.RefreshToken.IsZero() {
 			return credstore.ErrNotRefused
 		}
-		c.Status, c.Reason = credstore.Degraded, credstore.ReasonRetry
+		r.become(credstore.Degraded, credstore.ReasonRetry)
 		r.Credential.RefusedAt, r.RequestedAt = time.Time{}, at
+		s.record(r, credstore.Event{Type: credstore.EventRetryRequested})
 		return nil
 	})
 }

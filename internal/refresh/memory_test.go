@@ -44,6 +44,9 @@ type memory struct {
 	mu     sync.Mutex // guards everything below
 	rows   map[string]*row
 	facts  map[string]string
+	events map[string][]credstore.Event // id → its history, the latest last
+	links  map[credstore.Hash]*memoryLink
+	begun  map[credstore.Hash]credstore.Consent
 	log    []credstore.Change
 	logged chan struct{} // closed by the next change
 	serial int
@@ -54,11 +57,18 @@ type row struct {
 	credstore.State
 	saved credstore.Successor // what the current credential was saved as
 	fence int64
-	lease *memoryLease
+
+	own     status // what the credential says
+	alarmed bool   // from reauthorization_required to recovered
+	actor   string // of the change under way
+	lease   *memoryLease
 }
 
 func newMemory() *memory {
-	return &memory{rows: map[string]*row{}, facts: map[string]string{}, logged: make(chan struct{})}
+	return &memory{
+		rows: map[string]*row{}, facts: map[string]string{}, logged: make(chan struct{}),
+		events: map[string][]credstore.Event{}, links: map[credstore.Hash]*memoryLink{}, begun: map[credstore.Hash]credstore.Consent{},
+	}
 }
 
 // memoryStore is one process's store on the memory. Operations can be made to
@@ -114,12 +124,13 @@ func (s *memoryStore) locked(op string, f func() error) error {
 }
 
 // write runs f on the row with the lock held and tells the watchers.
-func (s *memoryStore) write(op, id string, f func(*row) error) error {
+func (s *memoryStore) write(ctx context.Context, op, id string, f func(*row) error) error {
 	err := s.locked(op, func() error {
 		r, ok := s.rows[id]
 		if !ok {
 			return credstore.ErrNotFound
 		}
+		r.actor = credstore.Actor(ctx)
 		if err := f(r); err != nil {
 			return err
 		}
@@ -139,7 +150,7 @@ func (m *memory) tell(id string) {
 	m.logged = make(chan struct{})
 }
 
-func (s *memoryStore) Create(_ context.Context, c credstore.NewConnection) (conn credstore.Connection, err error) {
+func (s *memoryStore) Create(ctx context.Context, c credstore.NewConnection) (conn credstore.Connection, err error) {
 	if err := c.Validate(); err != nil {
 		return credstore.Connection{}, err
 	}
@@ -149,7 +160,9 @@ func (s *memoryStore) Create(_ context.Context, c credstore.NewConnection) (conn
 		}
 		s.serial++
 		r := newRow(fmt.Sprintf("id-%d", s.serial), c)
+		r.actor = credstore.Actor(ctx)
 		s.rows[r.Connection.ID] = r
+		s.recordCreated(r)
 		s.tell(r.Connection.ID)
 		conn = r.Connection
 		return nil
@@ -158,7 +171,7 @@ func (s *memoryStore) Create(_ context.Context, c credstore.NewConnection) (conn
 }
 
 func newRow(id string, c credstore.NewConnection) *row {
-	r := &row{}
+	r := &row{own: status{credstore.Pending, credstore.ReasonNoCredential}}
 	r.Connection = credstore.Connection{
 		ID: id, Name: c.Name, Kind: c.Kind, Status: credstore.Pending, Reason: credstore.ReasonNoCredential,
 		CompanyID: c.Company.ID, CompanyName: c.Company.Name, Subject: c.Company.Subject, Scope: c.Scope,
@@ -170,12 +183,12 @@ func newRow(id string, c credstore.NewConnection) *row {
 	}
 	r.Credential = credstore.Credential{
 		ConnectionID: id, Version: 1, APIKey: first.APIKey,
-		AccessToken: first.AccessToken, RefreshToken: first.RefreshToken, ExpiresAt: first.ExpiresAt,
+		AccessToken: first.AccessToken, RefreshToken: first.RefreshToken,
 	}
 	if c.Kind == credstore.OAuth {
-		r.Credential.ObtainedAt = time.Now()
+		r.Credential.ObtainedAt, r.Credential.ExpiresAt = time.Now(), first.ExpiresAt
 	}
-	r.activate()
+	r.activate(first.ExpiresAt)
 	return r
 }
 
@@ -185,15 +198,28 @@ func (m *memory) free(c credstore.NewConnection) error {
 		if strings.EqualFold(r.Connection.Name, c.Name) {
 			return &credstore.Conflict{Err: credstore.ErrNameTaken, With: r.Connection.Name}
 		}
-		if f := c.Credential; f != nil && !f.RefreshToken.IsZero() &&
-			(r.Credential.RefreshToken.Equal(f.RefreshToken) || r.saved.Parent.RefreshHash == f.RefreshToken.Hash()) {
-			return &credstore.Conflict{Err: credstore.ErrTokenTaken, With: r.Connection.Name}
+	}
+	if c.Credential != nil {
+		if err := m.unowned("", c.Credential.RefreshToken); err != nil {
+			return err
 		}
 	}
 	if c.SharedCompany {
 		return nil
 	}
 	return m.unbound("", c.Kind, c.Company.ID)
+}
+
+// unowned returns a conflict if the refresh token is that of a connection other
+// than the one with the id, or was until its last refresh.
+func (m *memory) unowned(id string, token credstore.Secret) error {
+	for other, r := range m.rows {
+		taken := r.Credential.RefreshToken.Equal(token) || r.saved.Parent.RefreshHash == token.Hash()
+		if !token.IsZero() && other != id && taken {
+			return &credstore.Conflict{Err: credstore.ErrTokenTaken, With: r.Connection.Name}
+		}
+	}
+	return nil
 }
 
 // unbound returns a conflict if a connection of the kind, other than the one
@@ -213,12 +239,10 @@ func (m *memory) unbound(id string, kind credstore.Kind, company string) error {
 }
 
 // activate makes the connection show its new credential.
-func (r *row) activate() {
+func (r *row) activate(expiresAt time.Time) {
 	c := &r.Connection
-	if c.Status != credstore.Disabled {
-		c.Status, c.Reason = credstore.Active, ""
-	}
-	c.LastError, c.Version, c.ExpiresAt, c.RefreshedAt = nil, r.Credential.Version, r.Credential.ExpiresAt, r.Credential.ObtainedAt
+	r.become(credstore.Active, "")
+	c.LastError, c.Version, c.ExpiresAt, c.RefreshedAt = nil, r.Credential.Version, expiresAt, r.Credential.ObtainedAt
 	r.State = credstore.State{Connection: *c, Credential: r.Credential}
 }
 
@@ -270,7 +294,7 @@ func (s *memoryStore) List(_ context.Context, q credstore.Query) (credstore.Page
 	limit := cmp.Or(q.Limit, 50)
 	var page credstore.Page
 	for _, c := range s.sorted() {
-		if c.Name <= after || q.Status != "" && c.Status != q.Status || !matches(c, q.Search) {
+		if c.Name <= after || q.Status != "" && c.Status != q.Status || q.Kind != "" && c.Kind != q.Kind || !matches(c, q.Search) {
 			continue
 		}
 		if len(page.Connections) == limit {
@@ -347,25 +371,35 @@ func (r *row) unsettledAt() time.Time {
 	return at
 }
 
-func (s *memoryStore) Remove(_ context.Context, id string) error {
-	return s.write("remove", id, func(*row) error {
+func (s *memoryStore) Remove(ctx context.Context, id string) error {
+	return s.write(ctx, "remove", id, func(r *row) error {
+		s.record(r, credstore.Event{Type: credstore.EventRemoved})
 		delete(s.rows, id)
+		maps.DeleteFunc(s.links, func(_ credstore.Hash, l *memoryLink) bool { return l.ConnectionID == id })
+		maps.DeleteFunc(s.begun, func(_ credstore.Hash, c credstore.Consent) bool { return c.ConnectionID == id })
 		return nil
 	})
 }
 
-func (s *memoryStore) Identify(_ context.Context, id string, company credstore.Company) error {
+func (s *memoryStore) Identify(ctx context.Context, id string, company credstore.Company) error {
 	var conflict error
-	err := s.write("identify", id, func(r *row) error {
+	err := s.write(ctx, "identify", id, func(r *row) error {
 		c := &r.Connection
-		if !c.SharedCompany {
+		if c.Unproven && !c.Company().Same(company) {
+			conflict = &credstore.OtherCompanyError{Have: c.Company(), Got: company}
+		} else if !c.SharedCompany {
 			conflict = s.unbound(id, c.Kind, company.ID)
 		}
 		if conflict != nil {
 			c.Status, c.Reason = credstore.Disabled, credstore.ReasonCompany
+			s.record(r, credstore.Event{Type: credstore.EventDisabled, Message: conflict.Error()})
 			return nil //nolint:nilerr // that is recorded, and conflict returned
 		}
-		c.CompanyID, c.CompanyName, c.Subject = company.ID, company.Name, company.Subject
+		known := c.Company().Same(company)
+		r.setCompany(company)
+		if !known {
+			s.record(r, credstore.Event{Type: credstore.EventCompanyLearned, Message: cmp.Or(company.Name, company.ID, company.Subject)})
+		}
 		return nil
 	})
 	return cmp.Or(err, conflict)

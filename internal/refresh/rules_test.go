@@ -439,7 +439,7 @@ func (w *world) regrant(id string) {
 	r.Credential.Version++
 	r.Credential.AccessToken, r.Credential.RefreshToken = credstore.NewSecret("consented"), credstore.NewSecret("consented-refresh")
 	r.Credential.ExpiresAt, r.Credential.ObtainedAt = time.Now().Add(time.Hour), time.Now()
-	r.activate()
+	r.activate(r.Credential.ExpiresAt)
 }
 
 func TestRule7ServeWhileValid(t *testing.T) {

@@ -1,0 +1,59 @@
+package credstore
+
+import "time"
+
+// LinkRequest is what a connect link is made of.
+type LinkRequest struct {
+	TTL       time.Duration // how long it can be used; required
+	ReturnURL string        // where the browser goes at the end; empty: nowhere
+	// Fresh has a new link made, and ends all others of the connection.
+	Fresh bool
+	// AllowOtherCompany and AllowSharedCompany are passed on to what is done
+	// with the link; see [Replacement].
+	AllowOtherCompany  bool
+	AllowSharedCompany bool
+}
+
+// Link is what a store knows of a connect link, but for its token.
+type Link struct {
+	ConnectionID string
+	CreatedAt    time.Time
+	ExpiresAt    time.Time
+	UsedAt       time.Time // zero while it is not used
+
+	ReturnURL          string
+	AllowOtherCompany  bool
+	AllowSharedCompany bool
+}
+
+// ConsentKept is how long a person has at most to give consent. A connect link
+// may be spent for as long after it has expired by itself.
+const ConsentKept = 10 * time.Minute
+
+// Consent is what the callback has to know of an attempt to get consent, in
+// whichever process it lands.
+type Consent struct {
+	ConnectionID string // given by TakeConsent; BeginConsent takes it from Link
+	State        Secret // of the authorization request
+	Link         Secret // the token of the connect link
+	Verifier     Secret // of PKCE
+	Browser      []byte // a hash of what only the browser that began it holds
+	RedirectURI  string
+	ExpiresAt    time.Time // zero, or later than ConsentKept from now: that
+}
+
+// Replacement is a new grant, or a new key, that takes the place of whatever
+// credential a connection has.
+type Replacement struct {
+	Credential FirstCredential // of the connection's kind
+	ObtainedAt time.Time       // when the token request was sent; zero for a key
+	Scope      string          // empty: as before
+	Company    Company         // zero: not known, and neither compared nor changed
+	LinkToken  Secret          // spent with it; empty: no link is
+	// AllowOtherCompany lets the connection move to another company than it
+	// belonged to.
+	AllowOtherCompany bool
+	// AllowSharedCompany lets it have a company that is bound to another
+	// connection of its kind.
+	AllowSharedCompany bool
+}

@@ -1,0 +1,112 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/subtle"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Columns of the table consents, as the labels of the seal name them.
+const (
+	columnConsentLink     = "consent_link"
+	columnConsentVerifier = "consent_verifier"
+)
+
+// consentsKept is how many attempts a connection has at most at a time.
+const consentsKept = 20
+
+// BeginConsent remembers an attempt; see [credstore.Store].
+func (s *Store) BeginConsent(ctx context.Context, c credstore.Consent) error {
+	const doing = "beginning a consent"
+	if c.State.IsZero() || c.Verifier.IsZero() || len(c.Browser) == 0 {
+		return fmt.Errorf("%s: it needs a state, a verifier and a browser", doing)
+	}
+	found, err := s.FindLink(ctx, c.Link)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	c.ConnectionID = found.ConnectionID
+	return s.transact(ctx, doing, c.ConnectionID, func(tx *sql.Tx) error {
+		l, err := findLink(ctx, tx, c.Link.Hash())
+		if err != nil {
+			return err
+		}
+		if err := l.usable(s.now()); err != nil {
+			return err
+		}
+		return s.insertConsent(ctx, tx, l.number, c)
+	})
+}
+
+func (s *Store) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c credstore.Consent) error {
+	link, err := s.seal(ctx, tx, c.ConnectionID, columnConsentLink, c.Link)
+	if err != nil {
+		return err
+	}
+	verifier, err := s.seal(ctx, tx, c.ConnectionID, columnConsentVerifier, c.Verifier)
+	if err != nil {
+		return err
+	}
+	hash := c.State.Hash()
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO consents (state_hash, connection, link, verifier, browser, redirect_uri, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		hash[:], number, link, verifier, c.Browser, c.RedirectURI, s.consentEnd(c).UnixMilli())
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		DELETE FROM consents WHERE connection = $1 AND state_hash <> $2 AND state_hash NOT IN (
+			SELECT state_hash FROM consents WHERE connection = $1 AND state_hash <> $2 ORDER BY expires_at DESC LIMIT $3)`,
+		number, hash[:], consentsKept-1)
+	return err
+}
+
+func (s *Store) consentEnd(c credstore.Consent) time.Time {
+	latest := s.now().Add(credstore.ConsentKept)
+	if c.ExpiresAt.IsZero() || c.ExpiresAt.After(latest) {
+		return latest
+	}
+	return c.ExpiresAt
+}
+
+// TakeConsent returns an attempt once; see [credstore.Store].
+func (s *Store) TakeConsent(ctx context.Context, state credstore.Secret, browser []byte) (credstore.Consent, error) {
+	var c credstore.Consent
+	err := s.write(ctx, "taking a consent", func(tx *sql.Tx) (err error) {
+		c, err = s.takeConsent(ctx, tx, state, browser)
+		return err
+	})
+	return c, err
+}
+
+func (s *Store) takeConsent(ctx context.Context, tx *sql.Tx, state credstore.Secret, browser []byte) (credstore.Consent, error) {
+	c := credstore.Consent{State: state}
+	hash := state.Hash()
+	var link, verifier []byte
+	var expires sql.NullInt64
+	err := tx.QueryRowContext(ctx, `
+		SELECT id, link, verifier, browser, redirect_uri, consents.expires_at FROM consents JOIN connections ON number = connection
+		WHERE state_hash = $1 AND consents.expires_at > $2`, hash[:], s.now().UnixMilli()).
+		Scan(&c.ConnectionID, &link, &verifier, &c.Browser, &c.RedirectURI, &expires)
+	if err != nil {
+		return credstore.Consent{}, orNotFound(err)
+	}
+	if subtle.ConstantTimeCompare(c.Browser, browser) != 1 {
+		return credstore.Consent{}, credstore.ErrOtherBrowser
+	}
+	// Of two who have read it, one deletes it.
+	if err := changedOne(tx.ExecContext(ctx, `DELETE FROM consents WHERE state_hash = $1`, hash[:])); err != nil {
+		return credstore.Consent{}, err
+	}
+	var errs [2]error
+	c.ExpiresAt = timeOf(expires)
+	c.Link, errs[0] = s.open(c.ConnectionID, columnConsentLink, link)
+	c.Verifier, errs[1] = s.open(c.ConnectionID, columnConsentVerifier, verifier)
+	return c, errors.Join(errs[:]...)
+}

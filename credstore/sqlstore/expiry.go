@@ -1,0 +1,42 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// expiring is true of a connection whose key ends before $1, and of which nobody
+// was reminded of late.
+const expiring = `kind <> 'oauth' AND expires_at <= $1 AND status IN ('active', 'degraded')
+	AND (reminded_within IS NULL OR reminded_within > $2)`
+
+// KeysExpiring returns connections whose key ends soon; see [credstore.Outbox].
+func (s *Store) KeysExpiring(ctx context.Context, within time.Duration, limit int) ([]credstore.Connection, error) {
+	found, err := s.connections(ctx, `
+		SELECT `+connectionColumns+` FROM connections WHERE `+expiring+`
+			AND NOT EXISTS (SELECT 1 FROM credentials WHERE connection = number AND next_key IS NOT NULL
+				AND (next_expires_at IS NULL OR next_expires_at > $1))
+		ORDER BY expires_at LIMIT $3`, s.now().Add(within).UnixMilli(), within.Milliseconds(), limit)
+	return found, s.failure("finding keys that end soon", err)
+}
+
+// RemindKey writes that a key ends soon; see [credstore.Outbox].
+func (s *Store) RemindKey(ctx context.Context, id string, within time.Duration) error {
+	return s.change(ctx, "reminding of a key's end", id, func(tx *sql.Tx) error {
+		reminded, err := affected(tx.ExecContext(ctx, `UPDATE connections SET reminded_within = $2 WHERE id = $3 AND `+expiring,
+			s.now().Add(within).UnixMilli(), within.Milliseconds(), id))
+		if err != nil {
+			return err
+		}
+		c, err := connectionWithID(ctx, tx, id)
+		if err != nil || !reminded {
+			return err
+		}
+		return s.record(ctx, tx, c, credstore.Event{
+			Type: credstore.EventKeyExpiring, Message: "the API key ends at " + c.ExpiresAt.Format(time.RFC3339),
+		})
+	})
+}

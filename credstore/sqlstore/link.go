@@ -1,0 +1,208 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// columnLink names the token of a connect link in the label of its seal.
+const columnLink = "link_token"
+
+const (
+	// linksKept is how many links a connection has at most, those that were used
+	// or have expired included.
+	linksKept = 20
+	// linkRemembered is how long a link that has expired is told from one that
+	// never was.
+	linkRemembered = 90 * 24 * time.Hour
+)
+
+// storedLink is a row of the table links.
+type storedLink struct {
+	credstore.Link
+	number int64 // of the connection
+	hash   []byte
+	sealed []byte // nil once the link cannot be used any more
+}
+
+const linkColumns = `connections.id, links.created_at, links.expires_at, used_at, return_url, other_company, links.shared_company,
+	connection, token_hash, token`
+
+func scanLink(scan func(...any) error) (l storedLink, err error) {
+	var created, expires, used sql.NullInt64
+	err = scan(&l.ConnectionID, &created, &expires, &used, &l.ReturnURL, &l.AllowOtherCompany, &l.AllowSharedCompany,
+		&l.number, &l.hash, &l.sealed)
+	l.CreatedAt, l.ExpiresAt, l.UsedAt = timeOf(created), timeOf(expires), timeOf(used)
+	return l, err
+}
+
+// OpenLink returns the token of a link; see [credstore.Store]. It writes only if
+// it makes a new one.
+func (s *Store) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
+	const doing = "opening a connect link"
+	if r.TTL <= 0 {
+		return token, l, fmt.Errorf("%s: it needs a time to live", doing)
+	}
+	if !r.Fresh {
+		token, l, err = s.openLink(ctx, s.dialect.readers(), id, r)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return token, l, s.failure(doing, err)
+		}
+	}
+	err = s.transact(ctx, doing, id, func(tx *sql.Tx) error {
+		number, err := numberOf(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if !r.Fresh { // somebody else may just have made one
+			token, l, err = s.openLink(ctx, tx, id, r)
+			if !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+		} else if err := endLinks(ctx, tx, number); err != nil {
+			return err
+		}
+		token, l, err = s.makeLink(ctx, tx, number, id, r)
+		return err
+	})
+	return token, l, err
+}
+
+func numberOf(ctx context.Context, q querier, id string) (number int64, err error) {
+	err = q.QueryRowContext(ctx, `SELECT number FROM connections WHERE id = $1`, id).Scan(&number)
+	return number, orNotFound(err)
+}
+
+// openLink finds a link that can be used and is as requested; else it returns
+// sql.ErrNoRows.
+func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
+	row := q.QueryRowContext(ctx, `
+		SELECT `+linkColumns+` FROM links JOIN connections ON number = connection
+		WHERE connections.id = $1 AND token IS NOT NULL AND links.expires_at > $2
+			AND return_url = $3 AND other_company = $4 AND links.shared_company = $5
+		ORDER BY links.created_at DESC LIMIT 1`,
+		id, s.now().UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany))
+	l, err := scanLink(row.Scan)
+	if err != nil {
+		return credstore.Secret{}, credstore.Link{}, err
+	}
+	token, err := s.open(id, columnLink, l.sealed)
+	if err != nil {
+		return credstore.Secret{}, credstore.Link{}, err
+	}
+	if hash := token.Hash(); string(hash[:]) != string(l.hash) {
+		return credstore.Secret{}, credstore.Link{}, &credstore.SetupError{
+			Err: errors.New("a connect link is not the one it was"), Hint: "make a fresh one",
+		}
+	}
+	return token, l.Link, nil
+}
+
+// makeLink forgets the oldest ones if there are too many.
+func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
+	token = newToken()
+	hash := token.Hash()
+	sealed, err := s.seal(ctx, tx, id, columnLink, token)
+	if err != nil {
+		return token, l, err
+	}
+	now := s.now()
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO links (token_hash, connection, token, created_at, expires_at, return_url, other_company, shared_company)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		hash[:], number, sealed, now.UnixMilli(), now.Add(r.TTL).UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany))
+	if err != nil {
+		return token, l, err
+	}
+	_, err = tx.ExecContext(ctx, `
+		DELETE FROM links WHERE connection = $1 AND token_hash <> $2 AND token_hash NOT IN (
+			SELECT token_hash FROM links WHERE connection = $1 AND token_hash <> $2 ORDER BY created_at DESC LIMIT $3)`,
+		number, hash[:], linksKept-1)
+	if err != nil {
+		return token, l, err
+	}
+	made, err := findLink(ctx, tx, hash)
+	if err != nil {
+		return token, l, err
+	}
+	c, err := connectionWithID(ctx, tx, id)
+	if err != nil {
+		return token, l, err
+	}
+	return token, made.Link, s.record(ctx, tx, c, credstore.Event{
+		Type: credstore.EventLinkMade, Message: "it can be used until " + made.ExpiresAt.Format(time.RFC3339),
+	})
+}
+
+// newToken returns 256 random bits in base64url.
+func newToken() credstore.Secret {
+	var bits [32]byte
+	_, _ = rand.Read(bits[:]) // never fails
+	return credstore.NewSecret(base64.RawURLEncoding.EncodeToString(bits[:]))
+}
+
+// endLinks makes all links of the connection unusable.
+func endLinks(ctx context.Context, tx *sql.Tx, number int64) error {
+	_, err := tx.ExecContext(ctx, `UPDATE links SET token = NULL WHERE connection = $1 AND token IS NOT NULL`, number)
+	return err
+}
+
+// FindLink returns the link with the token; see [credstore.Store].
+func (s *Store) FindLink(ctx context.Context, token credstore.Secret) (credstore.Link, error) {
+	l, err := findLink(ctx, s.dialect.readers(), token.Hash())
+	if err == nil {
+		err = l.usable(s.now())
+	}
+	return l.Link, s.failure("finding a connect link", err)
+}
+
+func findLink(ctx context.Context, q querier, hash credstore.Hash) (storedLink, error) {
+	row := q.QueryRowContext(ctx, `SELECT `+linkColumns+` FROM links JOIN connections ON number = connection WHERE token_hash = $1`, hash[:])
+	l, err := scanLink(row.Scan)
+	return l, orNotFound(err)
+}
+
+// usable says why a link cannot be used at the time.
+func (l storedLink) usable(at time.Time) error {
+	switch {
+	case !l.UsedAt.IsZero():
+		return credstore.ErrLinkUsed
+	case l.sealed == nil || !l.ExpiresAt.After(at):
+		return credstore.ErrLinkExpired
+	}
+	return nil
+}
+
+// spendLink spends the link on the connection, and ends all others. Without a
+// token it only ends them.
+func (s *Store) spendLink(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret) error {
+	if err := s.markUsed(ctx, tx, number, token); err != nil {
+		return err
+	}
+	return endLinks(ctx, tx, number)
+}
+
+func (s *Store) markUsed(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret) error {
+	if token.IsZero() {
+		return nil
+	}
+	l, err := findLink(ctx, tx, token.Hash())
+	if errors.Is(err, credstore.ErrNotFound) || err == nil && l.number != number {
+		return credstore.ErrLinkExpired
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.usable(s.now().Add(-credstore.ConsentKept)); err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE links SET used_at = $2 WHERE token_hash = $1`, l.hash, s.now().UnixMilli())
+	return err
+}

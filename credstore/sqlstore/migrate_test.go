@@ -1,0 +1,86 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// versionOne makes a store as releases with schema version 1 left it, with a
+// connection of each status, and a credential for all but the pending one.
+func versionOne(t *testing.T, keyset *credstore.Keyset) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "store.db")
+	db := raw(t, path)
+	if err := migrate(t.Context(), db, []string{schema1}); err != nil {
+		t.Fatalf("migrating to version 1: %v", err)
+	}
+	for i, status := range credstore.Statuses() {
+		id, version := "id-"+string(status), 3
+		token := credstore.NewSecret("refresh of " + string(status))
+		hash := token.Hash()
+		stored, refused := sql.Null[[]byte]{V: hash[:], Valid: true}, sql.NullInt64{}
+		if status == credstore.Pending {
+			version, stored = 0, sql.Null[[]byte]{}
+		}
+		if status == credstore.ReauthorizationRequired {
+			refused = millis(time.Now())
+		}
+		mustExec(t, db, `
+			INSERT INTO connections (number, id, name, folded_name, kind, status, reason, search, created_at, version, refresh_hash, refused_at)
+			VALUES ($1, $2, $3, $3, 'oauth', $3, 'as it was', $3, 1, $4, $5, $6)`, i+1, id, string(status), version, stored, refused)
+		if version == 0 {
+			continue
+		}
+		sealed, err := keyset.SealUnder(keyset.Fingerprint(), credstore.Label(id, columnRefreshToken), []byte(token.Reveal()))
+		if err != nil {
+			t.Fatalf("SealUnder: %v", err)
+		}
+		mustExec(t, db, `INSERT INTO credentials (connection, refresh_token) VALUES ($1, $2)`, i+1, sealed)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	return path
+}
+
+func TestStoreOfVersionOneGoesOn(t *testing.T) {
+	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	if err != nil {
+		t.Fatalf("OpenKeyset: %v", err)
+	}
+	s, err := Open(context.Background(), Config{Path: versionOne(t, keyset), Keyset: keyset})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	for _, status := range credstore.Statuses() {
+		before, err := s.Read(t.Context(), "id-"+string(status))
+		if err != nil || before.Connection.Status != status || before.Connection.Reason != "as it was" {
+			t.Fatalf("Read = %+v, %v, want it %s as it was", before.Connection, err, status)
+		}
+		if status == credstore.Disabled {
+			if err := s.Enable(t.Context(), before.Connection.ID); err != nil {
+				t.Errorf("Enable: %v", err)
+			}
+		}
+		saved, err := s.Save(t.Context(), credstore.Successor{
+			Parent: before.Parent(), AccessToken: credstore.NewSecret("a"), RefreshToken: credstore.NewSecret("new of " + string(status)),
+		})
+		if err != nil || saved.Status != credstore.Active || saved.Version != before.Connection.Version+1 {
+			t.Errorf("Save onto one that was %s = %+v, %v, want it active", status, saved, err)
+		}
+		page, err := s.History(t.Context(), saved.ID, "", 1)
+		want := credstore.EventRefreshed
+		if status == credstore.ReauthorizationRequired {
+			want = credstore.EventRecovered
+		}
+		if err != nil || len(page.Events) != 1 || page.Events[0].Type != want {
+			t.Errorf("History of one that was %s = %+v, %v, want %s", status, page.Events, err, want)
+		}
+	}
+}

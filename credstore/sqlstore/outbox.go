@@ -1,0 +1,230 @@
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+var _ credstore.Outbox = (*Store)(nil)
+
+// subscriber is a row of the table subscriptions.
+type subscriber struct {
+	name  string
+	event credstore.EventType
+	delay time.Duration
+}
+
+// Subscribe replaces the subscriptions; see [credstore.Outbox].
+func (s *Store) Subscribe(ctx context.Context, subscriptions []credstore.Subscription) error {
+	const doing = "subscribing to events"
+	wanted, err := subscribers(subscriptions)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	stored, err := subscribersIn(ctx, s.dialect.readers(), ``)
+	if err != nil || slices.Equal(stored, wanted) {
+		return s.failure(doing, err)
+	}
+	return s.write(ctx, doing, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM subscriptions`); err != nil {
+			return err
+		}
+		for _, sub := range wanted {
+			_, err := tx.ExecContext(ctx, `INSERT INTO subscriptions (name, type, delay) VALUES ($1, $2, $3)`,
+				sub.name, sub.event, sub.delay.Milliseconds())
+			if err != nil {
+				return err
+			}
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM deliveries WHERE subscription NOT IN (SELECT name FROM subscriptions)`)
+		return err
+	})
+}
+
+// subscribers returns the rows that stand for the subscriptions, in their order.
+func subscribers(subscriptions []credstore.Subscription) (rows []subscriber, err error) {
+	names := make(map[string]bool)
+	for _, sub := range subscriptions {
+		if names[sub.Name] {
+			return nil, fmt.Errorf("the subscription %q is there twice", sub.Name)
+		}
+		names[sub.Name] = true
+		for _, t := range sub.Types {
+			if !t.Public() {
+				return nil, fmt.Errorf("subscription %q: nobody can subscribe to %q", sub.Name, t)
+			}
+			rows = append(rows, subscriber{sub.Name, t, sub.Delay.Truncate(time.Millisecond)})
+		}
+	}
+	slices.SortFunc(rows, subscriber.compare)
+	return slices.CompactFunc(rows, func(a, b subscriber) bool { return a.compare(b) == 0 }), nil
+}
+
+func subscribersIn(ctx context.Context, q rowsQuerier, where string, args ...any) (rows []subscriber, err error) {
+	err = each(ctx, q, func(r *sql.Rows) error {
+		var sub subscriber
+		var delay int64
+		err := r.Scan(&sub.name, &sub.event, &delay)
+		sub.delay = time.Duration(delay) * time.Millisecond
+		rows = append(rows, sub)
+		return err
+	}, `SELECT name, type, delay FROM subscriptions `+where, args...)
+	slices.SortFunc(rows, subscriber.compare)
+	return rows, err
+}
+
+// queue adds a delivery for each subscription to events of the type. It goes
+// away with its event.
+func (s *Store) queue(ctx context.Context, tx *sql.Tx, id string, t credstore.EventType, event int64) error {
+	subs, err := subscribersIn(ctx, tx, `WHERE type = $1`, t)
+	if err != nil {
+		return err
+	}
+	for _, sub := range subs {
+		untold := false
+		if t == credstore.EventRecovered {
+			if untold, err = dropUntold(ctx, tx, sub.name, id); err != nil {
+				return err
+			}
+		}
+		if untold {
+			continue
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO deliveries (subscription, event, connection_id, due_at) VALUES ($1, $2, $3, $4)`,
+			sub.name, event, id, s.now().Add(sub.delay).UnixMilli())
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropUntold drops an alarm about the connection that the subscriber has not
+// been told yet, and reports whether there was one.
+func dropUntold(ctx context.Context, tx *sql.Tx, subscription, id string) (bool, error) {
+	return affected(tx.ExecContext(ctx, `
+		DELETE FROM deliveries WHERE subscription = $1 AND connection_id = $2 AND attempts = 0
+			AND event IN (SELECT number FROM events WHERE connection_id = $2 AND type = $3)`,
+		subscription, id, credstore.EventReauthorization))
+}
+
+// inTurn is true of a delivery, d, that is the earliest about its connection.
+const inTurn = `NOT EXISTS (SELECT 1 FROM deliveries AS earlier
+	WHERE earlier.connection_id = d.connection_id AND earlier.subscription = d.subscription AND earlier.number < d.number)`
+
+// ClaimDeliveries gives out deliveries; see [credstore.Outbox]. What is claimed
+// is due again when the hold ends.
+func (s *Store) ClaimDeliveries(ctx context.Context, subscription, owner string, now time.Time, hold time.Duration, limit int) ([]credstore.Delivery, error) {
+	const doing = "claiming deliveries"
+	next, err := s.NextDelivery(ctx, subscription)
+	if err != nil || next.IsZero() || next.After(now) {
+		return nil, err // there is nothing to write
+	}
+	var claimed []credstore.Delivery
+	err = s.write(ctx, doing, func(tx *sql.Tx) error {
+		// A claim that waited for another one looks at due_at again (PostgreSQL).
+		numbers, err := numbersIn(ctx, tx, `
+			UPDATE deliveries SET due_at = $1, owner = $2, attempts = attempts + 1
+			WHERE due_at <= $3 AND number IN (
+				SELECT number FROM deliveries AS d WHERE subscription = $4 AND due_at <= $3 AND `+inTurn+`
+				ORDER BY due_at, number LIMIT $5)
+			RETURNING number`, now.Add(hold).UnixMilli(), owner, now.UnixMilli(), subscription, limit)
+		if err != nil {
+			return err
+		}
+		claimed, err = readDeliveries(ctx, tx, numbers)
+		return err
+	})
+	return claimed, err
+}
+
+func numbersIn(ctx context.Context, q rowsQuerier, query string, args ...any) (numbers []int64, err error) {
+	err = each(ctx, q, func(rows *sql.Rows) error {
+		var n int64
+		err := rows.Scan(&n)
+		numbers = append(numbers, n)
+		return err
+	}, query, args...)
+	slices.Sort(numbers)
+	return numbers, err
+}
+
+func readDeliveries(ctx context.Context, tx *sql.Tx, numbers []int64) ([]credstore.Delivery, error) {
+	found := make([]credstore.Delivery, 0, len(numbers))
+	for _, n := range numbers {
+		d := credstore.Delivery{ID: n}
+		row := tx.QueryRowContext(ctx, `
+			SELECT `+eventColumns+`, attempts, last_error FROM deliveries JOIN events ON events.number = event
+			WHERE deliveries.number = $1`, n)
+		var err error
+		if d.Event, err = scanEvent(row.Scan, &d.Attempts, &d.LastError); err != nil {
+			return nil, err
+		}
+		found = append(found, d)
+	}
+	return found, nil
+}
+
+// NextDelivery returns when the next delivery is due; see [credstore.Outbox].
+func (s *Store) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
+	var due sql.NullInt64
+	err := s.dialect.readers().QueryRowContext(ctx, `
+		SELECT due_at FROM deliveries AS d WHERE subscription = $1 AND `+inTurn+` ORDER BY due_at LIMIT 1`, subscription).Scan(&due)
+	if errors.Is(err, sql.ErrNoRows) {
+		return time.Time{}, nil
+	}
+	return timeOf(due), s.failure("looking for deliveries", err)
+}
+
+// Delivered forgets a delivery; see [credstore.Outbox].
+func (s *Store) Delivered(ctx context.Context, id int64) error {
+	return s.write(ctx, "forgetting a delivery", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM deliveries WHERE number = $1`, id)
+		return err
+	})
+}
+
+// PostponeDelivery gives a delivery back; see [credstore.Outbox].
+func (s *Store) PostponeDelivery(ctx context.Context, id int64, next time.Time, lastError string) error {
+	return s.write(ctx, "postponing a delivery", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE deliveries SET due_at = $2, owner = '', last_error = $3 WHERE number = $1`,
+			id, next.UnixMilli(), lastError)
+		return err
+	})
+}
+
+// DropDelivery gives a delivery up; see [credstore.Outbox].
+func (s *Store) DropDelivery(ctx context.Context, id int64, why string) error {
+	return s.write(ctx, "giving up a delivery", func(tx *sql.Tx) error {
+		var subscription string
+		row := tx.QueryRowContext(ctx, `
+			SELECT `+eventColumns+`, subscription FROM deliveries JOIN events ON events.number = event WHERE deliveries.number = $1`, id)
+		told, err := scanEvent(row.Scan, &subscription)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM deliveries WHERE number = $1`, id); err != nil {
+			return err
+		}
+		c := credstore.Connection{ID: told.ConnectionID, Name: told.Connection, Status: told.Status, Reason: told.Reason, Version: told.Version}
+		_, err = s.addEvent(ctx, tx, c, credstore.Event{
+			Type: credstore.EventNotDelivered, Code: string(told.Type), Message: fmt.Sprintf("%s was not told: %s", subscription, why),
+		})
+		return err
+	})
+}
+
+// compare orders rows by name, then type.
+func (a subscriber) compare(b subscriber) int {
+	return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.event, b.event))
+}
