@@ -60,8 +60,11 @@ type Subscription struct {
 
 // Delivery is an event that a subscriber is to be told.
 type Delivery struct {
-	ID        int64
-	Event     Event
-	Attempts  int    // how often it was claimed, this time included
-	LastError string // of PostponeDelivery
+	ID    int64
+	Event Event
+	// Connection is what it was right after the event, whatever has become of it
+	// since; of one that was removed, what it was last.
+	Connection Connection
+	Attempts   int    // how often it was claimed, this time included
+	LastError  string // of PostponeDelivery
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // eventColumns are what scanEvent reads.
-const eventColumns = `events.id, events.connection_id, connection, type, at, actor, status, reason, version, code, message`
+const eventColumns = `events.id, events.connection_id, events.connection, type, at, actor, status, reason, version, code, message`
 
 // scanEvent reads the eventColumns, and into more what comes after.
 func scanEvent(scan func(...any) error, more ...any) (e credstore.Event, err error) {
@@ -33,7 +33,7 @@ func (s *Store) record(ctx context.Context, tx *sql.Tx, c credstore.Connection, 
 	if err != nil || !e.Type.Public() {
 		return err
 	}
-	return s.queue(ctx, tx, c.ID, e.Type, number)
+	return s.queue(ctx, tx, c, e.Type, number)
 }
 
 // addEvent adds the event and forgets those that it drives out.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -80,25 +81,29 @@ func subscribersIn(ctx context.Context, q rowsQuerier, where string, args ...any
 	return rows, err
 }
 
-// queue adds a delivery for each subscription to events of the type. It goes
-// away with its event.
-func (s *Store) queue(ctx context.Context, tx *sql.Tx, id string, t credstore.EventType, event int64) error {
+// queue adds a delivery about the connection for each subscription to events of
+// the type. It goes away with its event.
+func (s *Store) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t credstore.EventType, event int64) error {
 	subs, err := subscribersIn(ctx, tx, `WHERE type = $1`, t)
+	if err != nil || len(subs) == 0 {
+		return err
+	}
+	about, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
 	for _, sub := range subs {
 		untold := false
 		if t == credstore.EventRecovered {
-			if untold, err = dropUntold(ctx, tx, sub.name, id); err != nil {
+			if untold, err = dropUntold(ctx, tx, sub.name, c.ID); err != nil {
 				return err
 			}
 		}
 		if untold {
 			continue
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO deliveries (subscription, event, connection_id, due_at) VALUES ($1, $2, $3, $4)`,
-			sub.name, event, id, s.now().Add(sub.delay).UnixMilli())
+		_, err := tx.ExecContext(ctx, `INSERT INTO deliveries (subscription, event, connection_id, connection, due_at) VALUES ($1, $2, $3, $4, $5)`,
+			sub.name, event, c.ID, string(about), s.now().Add(sub.delay).UnixMilli())
 		if err != nil {
 			return err
 		}
@@ -161,11 +166,17 @@ func readDeliveries(ctx context.Context, tx *sql.Tx, numbers []int64) ([]credsto
 	for _, n := range numbers {
 		d := credstore.Delivery{ID: n}
 		row := tx.QueryRowContext(ctx, `
-			SELECT `+eventColumns+`, attempts, last_error FROM deliveries JOIN events ON events.number = event
+			SELECT `+eventColumns+`, deliveries.connection, attempts, last_error FROM deliveries JOIN events ON events.number = event
 			WHERE deliveries.number = $1`, n)
-		var err error
-		if d.Event, err = scanEvent(row.Scan, &d.Attempts, &d.LastError); err != nil {
+		var (
+			about []byte
+			err   error
+		)
+		if d.Event, err = scanEvent(row.Scan, &about, &d.Attempts, &d.LastError); err != nil {
 			return nil, err
+		}
+		if err := json.Unmarshal(about, &d.Connection); err != nil {
+			return nil, fmt.Errorf("reading what a connection was: %w", err)
 		}
 		found = append(found, d)
 	}

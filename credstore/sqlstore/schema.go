@@ -171,6 +171,7 @@ CREATE TABLE deliveries (
 	subscription  TEXT NOT NULL,
 	event         INTEGER NOT NULL REFERENCES events (number) ON DELETE CASCADE,
 	connection_id TEXT NOT NULL,
+	connection    TEXT NOT NULL,    -- as it was right after the event, in JSON
 	due_at        INTEGER NOT NULL,
 	attempts      INTEGER NOT NULL DEFAULT 0,
 	owner         TEXT NOT NULL DEFAULT '',

@@ -1,0 +1,71 @@
+package sqlstore_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// TestDeliverySaysWhatTheConnectionWas: a subscriber that is told late, or told
+// again, gets what was true when it happened, also of what is gone.
+func TestDeliverySaysWhatTheConnectionWas(t *testing.T) {
+	s, ctx := newDirectory(t).open(t), t.Context()
+	if err := s.Subscribe(ctx, []credstore.Subscription{{Name: "books", Types: credstore.PublicEvents()}}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Create(ctx, credstore.NewConnection{
+		Name: "acme", Kind: credstore.StandaloneKey, ExternalTenant: "4711",
+		Company:    credstore.Company{ID: "8f14e45f-ceea-467f-a0e6-1d9c0c2b7a11", Name: "Acme", Subject: "urn:pleo:company:8f14e45f-ceea-467f-a0e6-1d9c0c2b7a11"},
+		Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("canary"), ExpiresAt: time.Now().UTC().Truncate(time.Second).Add(time.Hour)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := s.Acquire(ctx, c.ID, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := s.Read(ctx, c.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: time.Now().UTC().Truncate(time.Second)}
+	if err := s.Condemn(ctx, lease, state.Parent(), refused, credstore.ReasonKeyRefused, false); err != nil {
+		t.Fatal(err)
+	}
+	wasTold := func(event credstore.EventType, was credstore.Connection) {
+		t.Helper()
+		claimed, err := s.ClaimDeliveries(ctx, "books", "test", time.Now(), time.Minute, 10)
+		if err != nil || len(claimed) != 1 {
+			t.Fatalf("ClaimDeliveries = %+v, %v, want one", claimed, err)
+		}
+		if d := claimed[0]; d.Event.Type != event || !cmp.Equal(d.Connection, was) {
+			t.Errorf("delivery of %s, want of %s, about (-want +got):\n%s", d.Event.Type, event, cmp.Diff(was, d.Connection))
+		}
+		if err := s.Delivered(ctx, claimed[0].ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	find := func() credstore.Connection {
+		t.Helper()
+		found, err := s.Find(ctx, "acme")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	condemned := find()
+	wasTold(credstore.EventReauthorization, condemned)
+	if err := s.Acquit(ctx, lease, state.Parent()); err != nil {
+		t.Fatal(err)
+	}
+	acquitted := find()
+	if err := s.Remove(ctx, c.ID); err != nil {
+		t.Fatal(err)
+	}
+	wasTold(credstore.EventRecovered, acquitted)
+	wasTold(credstore.EventRemoved, acquitted)
+}
