@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -24,6 +25,7 @@ type parts struct {
 	proxy    *proxy.Proxy
 	admin    *admin.Admin
 	rotation *rotation
+	declared *declared
 	tls      *tlsFiles // of the proxy's ports; nil without TLS
 	adminTLS *tlsFiles // of the admin listener; nil without TLS
 }
@@ -37,6 +39,10 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 		admin.NewCollector(v.store),
 	)
 	api, err := newAPI(cfg)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDeclared(cfg, v, api, log)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +69,17 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	return &parts{
 		manager: manager, proxy: p, admin: a, tls: t, adminTLS: adminTLS,
 		rotation: &rotation{keyset: v.keyset, store: v.store, log: log.Named("keyset")},
+		declared: d,
 	}, nil
+}
+
+func newDeclared(cfg *config.Config, v *vault, api *pleo.API, log *zap.Logger) (*declared, error) {
+	log = log.Named("connections")
+	connections, err := openDeclared(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return &declared{store: v.store, api: api, owner: processName(), now: time.Now, log: log, connections: connections}, nil
 }
 
 func newManager(cfg *config.Config, v *vault, api *pleo.API, registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {

@@ -81,11 +81,13 @@ func checkCredential(kind credstore.Kind, c *credstore.FirstCredential) error {
 	}
 	for _, secret := range []credstore.Secret{c.APIKey, c.RefreshToken, c.AccessToken} {
 		if !sendable(secret) {
-			return errors.New("a token or key holds spaces, control characters or other than ASCII, so it cannot be one of Pleo's")
+			return errNotSendable
 		}
 	}
 	return nil
 }
+
+var errNotSendable = errors.New("a token or key holds spaces, control characters or other than ASCII, so it cannot be one of Pleo's")
 
 // sendable reports whether a secret can stand in a header field (RFC 6750
 // section 2.1 is narrower still): the usual mistakes are line breaks and quotes

@@ -63,6 +63,9 @@ func (p *program) serve(ctx context.Context) error {
 	if err := s.assemble(v); err != nil {
 		return errors.Join(err, v.store.Close())
 	}
+	if err := s.parts.declared.start(ctx); err != nil {
+		return errors.Join(err, v.store.Close())
+	}
 	return errors.Join(s.run(ctx, signals, p.announce), v.store.Close())
 }
 
@@ -181,6 +184,7 @@ func (s *server) start(work context.Context, failed chan<- error) <-chan struct{
 		}
 	})
 	running.Go(func() { s.parts.rotation.run(work) })
+	running.Go(func() { s.parts.declared.run(work) })
 	background := make(chan struct{})
 	go func() {
 		running.Wait()

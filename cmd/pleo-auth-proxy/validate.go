@@ -64,6 +64,7 @@ func checkFiles(cfg *config.Config) error {
 	for _, open := range []func() error{
 		func() error { _, err := openSecrets(cfg); return err },
 		func() error { _, err := clientsOf(cfg, zap.NewNop()); return err },
+		func() error { _, err := openDeclared(cfg, zap.NewNop()); return err },
 		func() error { _, err := openTLS("proxy.tls", cfg.Proxy.TLS, zap.NewNop()); return err },
 		func() error { return checkAdminToken(cfg) },
 		func() error { _, err := openTLS("admin.tls", cfg.Admin.TLS, zap.NewNop()); return err },

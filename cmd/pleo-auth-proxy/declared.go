@@ -1,0 +1,286 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+const (
+	// declaredEvery is how often the files of declared keys are looked at.
+	declaredEvery = time.Second
+	// askedEvery is how often the API is asked whose a key is when it did not
+	// tell, or the store did not take the key.
+	askedEvery = time.Minute
+	// declaredStart is how long the API may hold up a start for that.
+	declaredStart = 5 * time.Second
+)
+
+// declaredActor is who changes connections, in their history.
+const declaredActor = "configuration"
+
+// declared brings the connections that the configuration declares into the
+// store, and follows the files of their keys. What the configuration says wins:
+// it is where these keys are kept.
+type declared struct {
+	store credstore.Store
+	api   introspector
+	owner string // of the leases
+	now   func() time.Time
+	log   *zap.Logger
+
+	connections []*declaredConnection
+}
+
+// declaredConnection is one of them. It belongs to the goroutine that keeps it.
+type declaredConnection struct {
+	config.Declared
+	key func() credstore.Secret // as it is now
+
+	stored credstore.Secret // the key that is known to be in the store
+	tried  credstore.Secret // the key that keep has tried to put there
+	asked  time.Time        // when the API was asked last whose it is
+	named  bool             // the company is known
+	wrong  string           // what was logged last, so that it is logged once
+}
+
+// openDeclared reads the keys for the first time. Its error holds every file
+// that cannot be used.
+func openDeclared(cfg *config.Config, log *zap.Logger) ([]*declaredConnection, error) {
+	var (
+		connections []*declaredConnection
+		wrong       config.Error
+	)
+	for i, c := range cfg.Connections {
+		name := fmt.Sprintf("connections[%d].api_key_file", i)
+		reader, err := c.APIKey.Open()
+		if err == nil && !sendable(reader.Secret()) {
+			err = errNotSendable
+		}
+		if err != nil {
+			wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: name, Problem: err.Error()})
+			continue
+		}
+		connections = append(connections, &declaredConnection{Declared: c, key: rereading(name, reader, log)})
+	}
+	if len(wrong.Mistakes) > 0 {
+		return nil, &wrong
+	}
+	return connections, nil
+}
+
+// start brings all of them into the store. What a person has to mend is a
+// [credstore.SetupError]; what may pass by itself run tries again.
+func (d *declared) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, declaredStart)
+	defer cancel()
+	for _, c := range d.connections {
+		err := d.keep(ctx, c)
+		var setup *credstore.SetupError
+		if errors.As(err, &setup) {
+			return err
+		}
+		d.remark(c, err)
+	}
+	if err := d.remember(ctx); err != nil {
+		d.log.Warn("the names of declared connections could not be recorded", zap.Error(err))
+	}
+	return nil
+}
+
+// declaredFact is the name of the fact that holds, in JSON, the names of the
+// connections that were ever declared and are in the store.
+const declaredFact = "declared_connections"
+
+// remember records the names, and says which connections the configuration
+// declares no more. They stay: only an operator knows whether somebody else
+// still needs them.
+func (d *declared) remember(ctx context.Context) error {
+	text, err := d.store.Fact(ctx, declaredFact)
+	if err != nil || text == "" && len(d.connections) == 0 {
+		return err
+	}
+	var before, now []string
+	if text != "" {
+		if err := json.Unmarshal([]byte(text), &before); err != nil {
+			return fmt.Errorf("reading the fact %s: %w", declaredFact, err)
+		}
+	}
+	for _, c := range d.connections {
+		now = append(now, c.Name)
+	}
+	for _, name := range before {
+		if slices.Contains(now, name) {
+			continue
+		}
+		_, err := d.store.Find(ctx, name)
+		if errors.Is(err, credstore.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		now = append(now, name)
+		d.log.Warn("a connection is not declared any more and still in the store with its key; remove it with connections remove", zap.String("connection", name))
+	}
+	slices.Sort(now)
+	after, err := json.Marshal(now)
+	if err != nil || string(after) == text {
+		return err
+	}
+	return d.store.SetFact(ctx, declaredFact, string(after))
+}
+
+// run follows the files and learns the companies, until ctx ends.
+func (d *declared) run(ctx context.Context) {
+	if len(d.connections) == 0 {
+		return
+	}
+	ticker := time.NewTicker(declaredEvery)
+	defer ticker.Stop()
+	for {
+		for _, c := range d.connections {
+			err := d.keep(ctx, c)
+			if ctx.Err() != nil {
+				return
+			}
+			d.remark(c, cmp.Or(err, d.identify(ctx, c)))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// remark logs what is wrong with a connection, once.
+func (d *declared) remark(c *declaredConnection, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != c.wrong {
+		d.log.Error("a declared connection is not as the configuration says; trying again", zap.String("connection", c.Name), zap.Error(err))
+	}
+	c.wrong = text
+}
+
+// keep puts the key into the store if it is another one than before.
+func (d *declared) keep(ctx context.Context, c *declaredConnection) error {
+	key := c.key()
+	if key.Equal(c.stored) || key.Equal(c.tried) && d.now().Sub(c.asked) < askedEvery {
+		return nil
+	}
+	if !sendable(key) {
+		return errNotSendable
+	}
+	c.tried, c.asked = key, time.Time{}
+	ctx = credstore.WithActor(ctx, declaredActor)
+	found, err := d.store.Find(ctx, c.Name)
+	switch {
+	case errors.Is(err, credstore.ErrNotFound):
+		err = d.create(ctx, c, key)
+	case err == nil:
+		err = d.replace(ctx, c, found, key)
+	}
+	if err != nil {
+		return fmt.Errorf("keeping connection %q: %w", c.Name, err)
+	}
+	c.stored, c.tried, c.named = key, credstore.Secret{}, false
+	return nil
+}
+
+func (d *declared) create(ctx context.Context, c *declaredConnection, key credstore.Secret) error {
+	_, err := d.store.Create(ctx, credstore.NewConnection{
+		Name: c.Name, Kind: c.Kind, ExternalTenant: c.ExternalTenant,
+		Credential: &credstore.FirstCredential{APIKey: key},
+	})
+	var conflict *credstore.Conflict
+	if errors.As(err, &conflict) && conflict.With != c.Name { // else another process was faster
+		return &credstore.SetupError{Err: err, Hint: "names must differ by more than upper and lower case; give one of the two another name"}
+	}
+	return err
+}
+
+// replace leaves a key that is there already as it is.
+func (d *declared) replace(ctx context.Context, c *declaredConnection, found credstore.Connection, key credstore.Secret) error {
+	if found.Kind != c.Kind {
+		return &credstore.SetupError{
+			Err:  fmt.Errorf("the configuration declares it as %s, and the store holds it as %s", c.Kind, found.Kind),
+			Hint: "give one of the two another name, or remove the one in the store with connections remove",
+		}
+	}
+	if found.ExternalTenant != c.ExternalTenant {
+		d.log.Warn("the external tenant of a declared connection stays as it was in the store; remove the connection to change it",
+			zap.String("connection", c.Name), zap.String("external_tenant", found.ExternalTenant))
+	}
+	state, err := d.store.Read(ctx, found.ID)
+	if err != nil || state.Credential.APIKey.Equal(key) {
+		return err
+	}
+	company, err := d.companyOf(ctx, c, key, found)
+	if err != nil {
+		return err
+	}
+	lease, err := d.store.Acquire(ctx, found.ID, d.owner)
+	if err != nil {
+		return err
+	}
+	_, err = d.store.Replace(ctx, lease, credstore.Replacement{
+		Credential: credstore.FirstCredential{APIKey: key},
+		Company:    company,
+	})
+	if err == nil {
+		d.log.Info("a declared connection has a new key", zap.String("connection", c.Name))
+	}
+	return errors.Join(err, lease.Release())
+}
+
+// companyOf returns whose the key is, so that the store can refuse a key of
+// another company than that of the connection. Of a connection without a company
+// nothing is asked.
+func (d *declared) companyOf(ctx context.Context, c *declaredConnection, key credstore.Secret, found credstore.Connection) (credstore.Company, error) {
+	if found.CompanyID == "" && found.Subject == "" {
+		return credstore.Company{}, nil
+	}
+	c.asked = d.now()
+	who, err := d.api.Introspect(ctx, pleo.AuthorizationValue(c.Kind, credstore.Credential{APIKey: key}))
+	if err != nil {
+		return credstore.Company{}, fmt.Errorf("asking whose the new key is, while the old one stays: %w", err)
+	}
+	return credstore.Company{ID: who.CompanyID, Subject: who.Subject}, nil
+}
+
+// identify learns the company of a key, which the configuration does not say.
+// An API that is away, or that does not accept the key, is asked again later.
+func (d *declared) identify(ctx context.Context, c *declaredConnection) error {
+	if c.named || c.stored.IsZero() || d.now().Sub(c.asked) < askedEvery {
+		return nil
+	}
+	found, err := d.store.Find(ctx, c.Name)
+	if err != nil {
+		return err
+	}
+	if c.named = found.CompanyID != "" || found.Subject != ""; c.named {
+		return nil
+	}
+	c.asked = d.now()
+	who, err := d.api.Introspect(ctx, pleo.AuthorizationValue(c.Kind, credstore.Credential{APIKey: c.stored}))
+	if err != nil {
+		return fmt.Errorf("asking whose key connection %q has: %w", c.Name, err)
+	}
+	c.named = true
+	ctx = credstore.WithActor(ctx, declaredActor)
+	return d.store.Identify(ctx, found.ID, credstore.Company{ID: who.CompanyID, Subject: who.Subject})
+}
