@@ -65,3 +65,15 @@ func TestMistakesInDeclaredConnections(t *testing.T) {
 		t.Run(test.name, test.check)
 	}
 }
+
+// A container without a home has nothing to keep either.
+func TestMemoryNeedsNoDataDir(t *testing.T) {
+	path := writeFile(t, "c.yaml", minimal+"store: {driver: memory}\nconnections: [{name: a, kind: standalone_key, api_key: k}]\n")
+	c, err := Load(Source{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Store.Path != "" || c.Admin.TokenFile != "" {
+		t.Errorf("the store is at %q and the admin token in %q, want neither", c.Store.Path, c.Admin.TokenFile)
+	}
+}

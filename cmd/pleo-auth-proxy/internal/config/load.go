@@ -125,15 +125,16 @@ func (k key) show(texts []string) string {
 func (l *loader) fillIn() {
 	c := l.config
 	c.DataDirChosen = l.given("data_dir")
+	if c.Store.Driver == DriverMemory { // which is for programs without a disk
+		return
+	}
 	if c.DataDir == "" {
 		c.DataDir = l.defaultDataDir()
 	}
 	c.Store.Path = cmp.Or(c.Store.Path, c.InDataDir(StoreName))
 	c.Store.KeysetFile = cmp.Or(c.Store.KeysetFile, c.InDataDir(KeysetName))
 	c.Store.SpoolDir = cmp.Or(c.Store.SpoolDir, c.InDataDir(SpoolName))
-	if c.Store.Driver != DriverMemory { // which is for programs without a disk
-		c.Admin.TokenFile = cmp.Or(c.Admin.TokenFile, c.InDataDir(TokenName))
-	}
+	c.Admin.TokenFile = cmp.Or(c.Admin.TokenFile, c.InDataDir(TokenName))
 }
 
 func (l *loader) defaultDataDir() string {
