@@ -47,6 +47,8 @@ type dialect interface {
 	// watch keeps the watcher looking until ctx ends or the store is closed, and
 	// returns why it ended.
 	watch(ctx context.Context, w *watcher) error
+	// storeName is an SQL expression for what Position names the store by.
+	storeName() string
 	// lastChange is an SQL expression for the largest number that a change has
 	// ever had, also when its row is gone.
 	lastChange() string

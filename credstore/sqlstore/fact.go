@@ -34,6 +34,6 @@ func setFact(ctx context.Context, tx *sql.Tx, name, value string) error {
 // Position returns the store's id and its number of changes; see
 // [credstore.Store].
 func (s *Store) Position(ctx context.Context) (store string, change int64, err error) {
-	err = s.dialect.readers().QueryRowContext(ctx, `SELECT id, `+s.dialect.lastChange()+` FROM store`).Scan(&store, &change)
+	err = s.dialect.readers().QueryRowContext(ctx, `SELECT `+s.dialect.storeName()+`, `+s.dialect.lastChange()+` FROM store`).Scan(&store, &change)
 	return store, change, s.failure("reading the store's position", err)
 }

@@ -31,7 +31,7 @@ const (
 func TestMain(m *testing.M) {
 	task := os.Getenv(taskVariable)
 	if task == "" {
-		os.Exit(m.Run())
+		os.Exit(closeServer(m.Run()))
 	}
 	if err := perform(task, os.Getenv(pathVariable)); err != nil {
 		fmt.Println(err)

@@ -17,14 +17,14 @@ import (
 // forgotten. Credentials stay, whether the new environment takes them or not.
 func Restamp(ctx context.Context, c Config) (before credstore.Stamp, err error) {
 	log := cmp.Or(c.Logger, zap.NewNop())
-	database, err := openSQLite(ctx, c.Path, log)
+	database, err := openDialect(ctx, c, log)
 	if err != nil {
-		return before, fmt.Errorf("opening store %s: %w", c.Path, err)
+		return before, fmt.Errorf("opening %s: %w", c.name(), err)
 	}
 	s := newStore(c, database, log)
 	before, err = s.restamp(ctx, c.Stamp)
 	if err = errors.Join(err, s.Close()); err != nil {
-		return before, fmt.Errorf("stamping store %s anew: %w", c.Path, err)
+		return before, fmt.Errorf("stamping %s anew: %w", c.name(), err)
 	}
 	return before, nil
 }

@@ -149,7 +149,7 @@ func (s *Store) condemn(ctx context.Context, g guarded, f credstore.Failure, rea
 		UPDATE connections SET
 			`+becomes(`'reauthorization_required'`, `$2`)+`,
 			error_code = $3, error_message = $4, error_at = $5,
-			refused_at = CASE WHEN kind = 'oauth' THEN $5 END, retry_at = NULL, requested_at = NULL
+			refused_at = CASE WHEN kind = 'oauth' THEN CAST($5 AS BIGINT) END, retry_at = NULL, requested_at = NULL
 		WHERE number = $1 RETURNING `+connectionColumns, g.number, reason, f.Code, f.Message, millis(f.At))
 	after, err := scanConnection(row.Scan)
 	if err != nil {

@@ -32,6 +32,8 @@ func (d *sqliteDialect) changes() (query string, limit int) {
 		FROM changes WHERE seq > CAST($1 AS INTEGER) ORDER BY seq LIMIT %d`, watchBatch), watchBatch
 }
 
+func (d *sqliteDialect) storeName() string { return `id` }
+
 func (d *sqliteDialect) lastChange() string {
 	return `coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)`
 }

@@ -20,6 +20,10 @@ type Config struct {
 	// Path of the SQLite database. It is created if it does not exist, and so
 	// is its directory. It must be on a local file system.
 	Path string
+	// DSN, if not nil, gives the connection string of a PostgreSQL database, in
+	// place of the one at Path. It is asked for each connection, so that a changed
+	// password is used.
+	DSN func() credstore.Secret
 	// Memory is the database, in place of the one at Path. Nil: that one.
 	Memory *Memory
 	// Keyset seals what is secret. It must hold the key that the store was made
@@ -61,18 +65,30 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	log := cmp.Or(c.Logger, zap.NewNop())
 	database, err := openDialect(ctx, c, log)
 	if err != nil {
-		return nil, fmt.Errorf("opening store %s: %w", c.Path, err)
+		return nil, fmt.Errorf("opening %s: %w", c.name(), err)
 	}
 	s := newStore(c, database, log)
 	if err := s.prepare(ctx, c.Stamp); err != nil {
-		return nil, fmt.Errorf("opening store %s: %w", c.Path, errors.Join(err, s.Close()))
+		return nil, fmt.Errorf("opening %s: %w", c.name(), errors.Join(err, s.Close()))
 	}
 	return s, nil
+}
+
+// name is the store's in messages, which say where the database is if it is not
+// known here.
+func (c Config) name() string {
+	if c.DSN != nil || c.Memory != nil {
+		return "the store"
+	}
+	return "store " + c.Path
 }
 
 func openDialect(ctx context.Context, c Config, log *zap.Logger) (dialect, error) {
 	if c.Memory != nil {
 		return openMemory(ctx, c.Memory)
+	}
+	if c.DSN != nil {
+		return openPostgres(ctx, c.DSN, log)
 	}
 	return openSQLite(ctx, c.Path, log)
 }

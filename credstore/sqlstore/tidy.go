@@ -39,7 +39,7 @@ func (s *Store) tidy(ctx context.Context) {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `
-			DELETE FROM changes WHERE removed = 1 AND at <= $1`,
+			DELETE FROM changes WHERE removed = 1 AND at <= $1 AND seq < (SELECT max(seq) FROM changes)`,
 			now.Add(-removalKept).UnixMilli())
 		return err
 	})

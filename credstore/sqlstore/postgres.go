@@ -1,0 +1,150 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+const (
+	// maxConnections bounds what one process asks of the server, beside the
+	// connection that it listens on.
+	maxConnections = 10
+	// idleConnections are kept for the next request, for idleTime.
+	idleConnections = 2
+	idleTime        = 5 * time.Minute
+	// connectionLife ends connections that a change of the cluster has left with
+	// a server that should not be written to any more.
+	connectionLife = time.Hour
+)
+
+// postgresDialect is the dialect of PostgreSQL, 15 or later. All state is in the
+// database, so that it also works behind a pooler that gives each transaction
+// another connection; only listening needs one of its own.
+type postgresDialect struct {
+	db       *sql.DB
+	log      *zap.Logger
+	channel  string // of the notices about changes
+	identity string // SQL expression for what Position names the store by
+	process  string // begins the names of this store's holds
+	life     time.Duration
+
+	closing context.Context // ends when the dialect is closed
+	stop    context.CancelFunc
+
+	mu    sync.Mutex // guards holds
+	holds map[*rowHold]struct{}
+}
+
+func openPostgres(ctx context.Context, dsn func() credstore.Secret, log *zap.Logger) (_ *postgresDialect, err error) {
+	config, err := parseDSN(dsn())
+	if err != nil {
+		return nil, err
+	}
+	warnOfPlainText(config, log)
+	d := &postgresDialect{
+		db: sql.OpenDB(newConnector(config, dsn)), log: log,
+		process: rand.Text(), life: leaseLife, holds: make(map[*rowHold]struct{}),
+	}
+	d.closing, d.stop = context.WithCancel(context.Background())
+	d.db.SetMaxOpenConns(maxConnections + 1)
+	d.db.SetMaxIdleConns(idleConnections)
+	d.db.SetConnMaxIdleTime(idleTime)
+	d.db.SetConnMaxLifetime(connectionLife)
+	if err := d.prepare(ctx); err != nil {
+		return nil, errors.Join(explainPostgres(err, config), d.close())
+	}
+	return d, nil
+}
+
+// prepare makes sure that the server will do, and that the database is of a
+// schema that this program can work with.
+func (d *postgresDialect) prepare(ctx context.Context) error {
+	if err := d.checkServer(ctx); err != nil {
+		return err
+	}
+	if err := migratePostgres(ctx, d.db, postgresSchema()); err != nil {
+		return err
+	}
+	if err := checkRights(ctx, d.db); err != nil {
+		return err
+	}
+	return d.nameStore(ctx)
+}
+
+// checkServer refuses a server whose release lacks what the store relies on.
+func (d *postgresDialect) checkServer(ctx context.Context) error {
+	var number int
+	var name string
+	err := d.db.QueryRowContext(ctx, `
+		SELECT current_setting('server_version_num')::bigint, current_setting('server_version')`).Scan(&number, &name)
+	if err != nil {
+		return fmt.Errorf("asking for the server's version: %w", err)
+	}
+	if number < oldestServer*10000 {
+		return &credstore.SetupError{
+			Err:  fmt.Errorf("the server is PostgreSQL %s", name),
+			Hint: fmt.Sprintf("use PostgreSQL %d or later", oldestServer),
+		}
+	}
+	return nil
+}
+
+// nameStore sets what depends on where the tables are. Stores of one database
+// live in schemas of their own, and have a channel each.
+func (d *postgresDialect) nameStore(ctx context.Context) error {
+	err := d.db.QueryRowContext(ctx, `SELECT 'pleo_auth_proxy_' || md5(current_schema())`).Scan(&d.channel)
+	if err != nil {
+		return fmt.Errorf("asking for the schema's name: %w", err)
+	}
+	// A server that was promoted, or recovered to a point in time, is on a
+	// timeline of its own: it may lack what the server before it had confirmed.
+	const withTimeline = `id || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)`
+	d.identity = withTimeline
+	var timeline string
+	err = d.db.QueryRowContext(ctx, `SELECT `+withTimeline+` FROM (SELECT '' AS id) AS store`).Scan(&timeline)
+	if err != nil {
+		d.log.Debug("the server does not tell its timeline", zap.Error(err))
+		d.identity = `id`
+	}
+	return nil
+}
+
+func (d *postgresDialect) writer() *sql.DB { return d.db }
+
+func (d *postgresDialect) readers() *sql.DB { return d.db }
+
+func (d *postgresDialect) snapshot() *sql.TxOptions {
+	return &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead}
+}
+
+func (d *postgresDialect) shared() string { return ` FOR SHARE` }
+
+func (d *postgresDialect) storeName() string { return d.identity }
+
+// lastChange is what rows say, and not the sequence: that is written ahead, so
+// that a server which has lost changes may still have it right.
+func (d *postgresDialect) lastChange() string { return `(SELECT coalesce(max(seq), 0) FROM changes)` }
+
+// classify calls everything that the server or the network may say at run time
+// unavailable: a person may mend even what does not pass by itself, and a token
+// pair that could not be saved must be tried again then.
+func (d *postgresDialect) classify(err error) error {
+	return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
+}
+
+func (d *postgresDialect) present() error { return nil }
+
+// close ends the leases first, since the pool is what ends them.
+func (d *postgresDialect) close() error {
+	d.stop()
+	return errors.Join(d.releaseAll(), d.db.Close())
+}

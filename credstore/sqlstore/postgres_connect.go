@@ -1,0 +1,188 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+const (
+	oldestServer = 15 // the major release
+	// connectTimeout is for a connection string that sets none.
+	connectTimeout = 5 * time.Second
+)
+
+// parseDSN reads a connection string, as libpq's URLs and keywords. What is wrong
+// with one is not repeated from the parser: a string that cannot be read may have
+// its password anywhere.
+func parseDSN(dsn credstore.Secret) (*pgx.ConnConfig, error) {
+	text := dsn.Reveal()
+	c, err := pgx.ParseConfig(text)
+	if err != nil || misread(text) {
+		return nil, &credstore.SetupError{
+			Err:  errors.New("the connection string of the database cannot be read"),
+			Hint: "write store.dsn like postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full, with special characters of the password percent-encoded",
+		}
+	}
+	// Statements are not prepared under names, which a pooler would confuse.
+	c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	c.StatementCacheCapacity, c.DescriptionCacheCapacity = 0, 0
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout
+	}
+	if c.ValidateConnect == nil {
+		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	if _, named := c.RuntimeParams["application_name"]; !named {
+		c.RuntimeParams["application_name"] = "pleo-auth-proxy"
+	}
+	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	c.DialFunc = dialer.DialContext
+	return c, nil
+}
+
+// misread reports whether a part of the password has been taken for something
+// else: in a URL that has one, everything before the last @ is about the user.
+func misread(dsn string) bool {
+	rest, isURL := strings.CutPrefix(dsn, "postgres://")
+	if !isURL {
+		rest, isURL = strings.CutPrefix(dsn, "postgresql://")
+	}
+	if !isURL || !strings.Contains(rest, "@") {
+		return false
+	}
+	u, err := url.Parse(dsn)
+	return err != nil || u.User == nil || u.Fragment != ""
+}
+
+// warnOfPlainText says so where others in the network could read along, or pass
+// for the server.
+func warnOfPlainText(c *pgx.ConnConfig, log *zap.Logger) {
+	if strings.HasPrefix(c.Host, "/") || c.Host == "localhost" || net.ParseIP(c.Host).IsLoopback() {
+		return
+	}
+	if c.TLSConfig == nil || c.TLSConfig.InsecureSkipVerify && c.TLSConfig.VerifyPeerCertificate == nil && c.TLSConfig.VerifyConnection == nil {
+		log.Warn("the connection to the database does not verify the server; set sslmode=verify-full in store.dsn", zap.String("host", c.Host))
+	}
+}
+
+// connector opens connections on which texts are clean, with the connection
+// string as it is at that moment: a password may have changed.
+type connector struct{ driver.Connector }
+
+func newConnector(c *pgx.ConnConfig, dsn func() credstore.Secret) connector {
+	renew := func(_ context.Context, at *pgx.ConnConfig) error {
+		if now, err := parseDSN(dsn()); err == nil { // else the one before is as good as any
+			*at = *now
+		}
+		return nil
+	}
+	return connector{stdlib.GetConnector(*c, stdlib.OptionBeforeConnect(renew))}
+}
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return cleanConn{conn.(*stdlib.Conn)}, nil //nolint:errcheck // GetConnector makes no others
+}
+
+// cleanConn is a connection that takes from texts what PostgreSQL does not store:
+// NUL, and what is not UTF-8. They come from others, such as an authorization
+// server that puts one into a scope, and must not keep a token from being saved.
+type cleanConn struct{ *stdlib.Conn }
+
+// CheckNamedValue is asked about each argument of a statement.
+func (cleanConn) CheckNamedValue(v *driver.NamedValue) error {
+	if text := reflect.ValueOf(v.Value); text.Kind() == reflect.String {
+		v.Value = strings.ToValidUTF8(strings.ReplaceAll(text.String(), "\x00", ""), "\uFFFD")
+	}
+	return nil
+}
+
+// place names the database for people, without anything secret.
+func place(c *pgx.ConnConfig) string {
+	if strings.HasPrefix(c.Host, "/") {
+		return fmt.Sprintf("%s, database %q", c.Host, c.Database)
+	}
+	return fmt.Sprintf("%s, database %q", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.Database)
+}
+
+// explainPostgres says what to do about a database that cannot be opened.
+func explainPostgres(err error, c *pgx.ConnConfig) error {
+	if isAnswer(err) {
+		return err
+	}
+	err = fmt.Errorf("PostgreSQL at %s: %w", place(c), shorter(err))
+	if hint := hintAbout(err, c); hint != "" {
+		return &credstore.SetupError{Err: err, Hint: hint}
+	}
+	return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
+}
+
+// hintAbout is empty for what may pass by itself.
+func hintAbout(err error, c *pgx.ConnConfig) string {
+	var said *pgconn.PgError
+	if errors.As(err, &said) {
+		return hints[said.Code]
+	}
+	var unknown *net.DNSError
+	if errors.As(err, &unknown) && unknown.IsNotFound {
+		return "correct the host in store.dsn"
+	}
+	var untrusted *tls.CertificateVerificationError
+	var foreign x509.HostnameError
+	if errors.As(err, &untrusted) || errors.As(err, &foreign) {
+		return "give the server a certificate for this host name, and store.dsn its authority as sslrootcert"
+	}
+	if c.TLSConfig != nil && strings.Contains(err.Error(), "refused TLS") {
+		return "switch TLS on at the server; only where nobody can listen on the way, set sslmode=disable in store.dsn"
+	}
+	return ""
+}
+
+// hints are about what the server says, by SQLSTATE.
+var hints = map[string]string{
+	"28P01": "correct the user or the password in store.dsn",
+	"28000": "correct the user in store.dsn, or let it in by the server's pg_hba.conf",
+	"3D000": "create the database, or correct its name in store.dsn",
+	"3F000": "create the schema, or correct search_path in store.dsn",
+	"42501": "let the user of store.dsn create tables in the schema, as the owner of the database may: GRANT CREATE, USAGE ON SCHEMA",
+	"42704": "correct store.dsn: the server does not know one of its parameters",
+	"22023": "correct store.dsn: the server does not take one of its parameters",
+}
+
+// shorter leaves out what pgx says about each address and port that it tried,
+// which repeats what place says.
+func shorter(err error) error {
+	var failed *pgconn.ConnectError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	var said *pgconn.PgError
+	if errors.As(err, &said) {
+		return said
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op
+	}
+	return failed.Unwrap()
+}

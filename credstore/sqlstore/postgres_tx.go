@@ -1,0 +1,111 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// maxTries is how often a transaction is run that others were in the way of.
+	maxTries = 5
+	// outcomeTimeout bounds the search for what has become of a COMMIT.
+	outcomeTimeout = 2 * time.Second
+	outcomeEvery   = 50 * time.Millisecond
+)
+
+// beginStatement is the first of a transaction that writes. It makes the commit
+// durable whatever the server's default is; ends the transaction of a process
+// that is paused, or cut off, in the middle of it, so that others do not wait;
+// learns the number to ask for the outcome by; and lets nobody else write about
+// the connection.
+const beginStatement = `
+	SELECT pg_current_xact_id()::text,
+		set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+			WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
+		set_config('idle_in_transaction_session_timeout', '5s', true),
+		(SELECT number FROM connections WHERE id = $1 FOR NO KEY UPDATE)`
+
+// transact runs f under READ COMMITTED with the row of the connection locked:
+// each statement sees what was committed by whoever had it before.
+func (d *postgresDialect) transact(ctx context.Context, id string, f func(*sql.Tx) error) error {
+	for try := 1; ; try++ {
+		err := d.try(ctx, id, f)
+		if try == maxTries || !inTheWay(err) {
+			return err
+		}
+	}
+}
+
+// inTheWay reports whether others have kept the transaction from happening. Run
+// again it finds what they have done, such as a name that is taken by now.
+func inTheWay(err error) bool {
+	var said *pgconn.PgError
+	if !errors.As(err, &said) {
+		return false
+	}
+	switch said.Code {
+	case "40001", // serialization_failure
+		"40P01", // deadlock_detected
+		"23505": // unique_violation
+		return true
+	}
+	return false
+}
+
+func (d *postgresDialect) try(ctx context.Context, id string, f func(*sql.Tx) error) error {
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // does nothing after a commit
+	var xact, set, timeout string
+	var number sql.NullInt64
+	if err := tx.QueryRowContext(ctx, beginStatement, id).Scan(&xact, &set, &timeout, &number); err != nil {
+		return err
+	}
+	if err := f(tx); err != nil {
+		return err
+	}
+	err = tx.Commit()
+	if err == nil || ctx.Err() != nil || errors.Is(err, pgx.ErrTxCommitRollback) {
+		return err
+	}
+	return d.outcome(ctx, xact, err)
+}
+
+// outcome asks the server what has become of a transaction whose COMMIT was not
+// answered. It returns nil if that took place, and lost if it did not or nobody
+// can tell.
+func (d *postgresDialect) outcome(ctx context.Context, xact string, lost error) error {
+	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
+	defer cancel()
+	for {
+		var status sql.NullString
+		err := d.db.QueryRowContext(ctx, `SELECT pg_xact_status($1::xid8)`, xact).Scan(&status)
+		if err == nil && status.String == "committed" {
+			return nil
+		}
+		if err == nil && status.String != "in progress" {
+			return lost
+		}
+		timer := time.NewTimer(outcomeEvery)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return lost
+		case <-timer.C:
+		}
+	}
+}
+
+// alone holds a lock of the store's until the transaction ends. The transactions
+// that ask for it add connections or bind them to companies.
+func (d *postgresDialect) alone(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, d.channel)
+	return err
+}

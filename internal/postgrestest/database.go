@@ -1,0 +1,116 @@
+package postgrestest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Variable names the server to use in place of one that is started: a superuser's
+// connection string, in the form of a URL.
+const Variable = "PLEO_TEST_POSTGRES"
+
+// Shared is a server that the tests of one package share. The zero Shared starts
+// one when it is first used.
+type Shared struct {
+	once   sync.Once
+	dsn    string
+	err    error
+	server *Server // nil unless it was started here
+}
+
+// DSN returns the superuser's connection string. The test is skipped where there
+// is no PostgreSQL.
+func (s *Shared) DSN(t testing.TB) string {
+	t.Helper()
+	s.once.Do(func() {
+		if s.dsn = os.Getenv(Variable); s.dsn != "" {
+			return
+		}
+		// Nothing here outlives a power failure.
+		s.server, s.err = Start(context.Background(), "fsync = off", "full_page_writes = off")
+		if s.err == nil {
+			s.dsn = s.server.DSN()
+		}
+	})
+	if errors.Is(s.err, ErrMissing) {
+		t.Skipf("%v; install it, or set %s to a superuser's connection string", s.err, Variable)
+	}
+	if s.err != nil {
+		t.Fatalf("starting PostgreSQL: %v", s.err)
+	}
+	return s.dsn
+}
+
+// Schema returns the connection string of an empty schema, which goes with the
+// test.
+func (s *Shared) Schema(t testing.TB) string {
+	t.Helper()
+	dsn, name := s.DSN(t), "test_"+strings.ToLower(rand.Text())
+	Exec(t, dsn, `CREATE SCHEMA `+name)
+	t.Cleanup(func() { Exec(t, dsn, `DROP SCHEMA `+name+` CASCADE`) })
+	return With(t, dsn, "search_path", name)
+}
+
+// Close ends the server that was started, if one was.
+func (s *Shared) Close() error {
+	if s.server == nil {
+		return nil
+	}
+	return s.server.Close()
+}
+
+// With returns the connection string with one parameter more.
+func With(t testing.TB, dsn, name, value string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatalf("reading the connection string of the tests' PostgreSQL: it has to be a URL")
+	}
+	q := u.Query()
+	q.Set(name, value)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// Exec runs a statement, or several.
+func Exec(t testing.TB, dsn, statement string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatalf("connecting to PostgreSQL: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// Dump returns every row of every table in the schema of the connection string,
+// as text.
+func Dump(t testing.TB, dsn string) []byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatalf("connecting to PostgreSQL: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	var dump string
+	err = conn.QueryRow(ctx, `SELECT schema_to_xml(current_schema(), true, false, '')::text`).Scan(&dump)
+	if err != nil {
+		t.Fatalf("reading every table: %v", err)
+	}
+	return []byte(dump)
+}

@@ -1,0 +1,242 @@
+// Package postgrestest gives tests a PostgreSQL of their own: a cluster that they
+// start, stop and kill, on a free port of this machine.
+package postgrestest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Password is the superuser's. It must turn up nowhere but in connection strings.
+const Password = "canary-of-the-database"
+
+// ErrMissing says that PostgreSQL is not installed here.
+var ErrMissing = errors.New("PostgreSQL is not installed: neither is initdb in PATH nor in /usr/lib/postgresql")
+
+// startTimeout is more than a start takes, recovery after a kill included.
+const startTimeout = time.Minute
+
+// Server is a cluster. Its methods are for one goroutine at a time.
+type Server struct {
+	bin  string // directory of the programs
+	dir  string // of the cluster, and all that is this server's
+	port int
+	as   *syscall.Credential // whom it runs as; nil: as this process
+}
+
+// Start makes a cluster and starts it. Settings are lines of postgresql.conf,
+// such as "fsync = off". The error is ErrMissing where there is no PostgreSQL.
+func Start(ctx context.Context, settings ...string) (*Server, error) {
+	bin, err := programs()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{bin: bin}
+	if s.dir, err = os.MkdirTemp("", "postgrestest"); err != nil {
+		return nil, fmt.Errorf("making a directory for the cluster: %w", err)
+	}
+	err = s.make(ctx, settings)
+	if err == nil {
+		err = s.Start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// programs finds the newest release that is installed.
+func programs() (string, error) {
+	if path, err := exec.LookPath("initdb"); err == nil {
+		return filepath.Dir(path), nil
+	}
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err != nil || len(found) == 0 {
+		return "", ErrMissing
+	}
+	slices.Sort(found)
+	return filepath.Dir(found[len(found)-1]), nil
+}
+
+func (s *Server) make(ctx context.Context, settings []string) error {
+	if err := s.giveAway(); err != nil {
+		return err
+	}
+	if err := s.choosePort(); err != nil {
+		return err
+	}
+	secret := filepath.Join(s.dir, "password")
+	if err := os.WriteFile(secret, []byte(Password+"\n"), 0o644); err != nil { //nolint:gosec // its directory is private
+		return fmt.Errorf("writing the password: %w", err)
+	}
+	err := s.run(ctx, "initdb", "--pgdata", s.data(), "--username", "postgres", "--pwfile", secret,
+		"--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+	if err != nil {
+		return err
+	}
+	lines := append([]string{
+		"listen_addresses = '127.0.0.1'", "unix_socket_directories = ''", fmt.Sprint("port = ", s.port),
+		"max_connections = 500", "log_line_prefix = '%m %p '",
+	}, settings...)
+	conf, err := os.OpenFile(filepath.Join(s.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("configuring the cluster: %w", err)
+	}
+	_, err = conf.WriteString("\n" + strings.Join(lines, "\n") + "\n")
+	if err := errors.Join(err, conf.Close()); err != nil {
+		return fmt.Errorf("configuring the cluster: %w", err)
+	}
+	return nil
+}
+
+// giveAway makes the directory somebody else's where this process is root, which
+// postgres does not run as.
+func (s *Server) giveAway() error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		return fmt.Errorf("finding a user for the cluster: %w", err)
+	}
+	uid, err := strconv.ParseUint(nobody.Uid, 10, 32)
+	if err != nil {
+		return fmt.Errorf("finding a user for the cluster: %w", err)
+	}
+	gid, err := strconv.ParseUint(nobody.Gid, 10, 32)
+	if err != nil {
+		return fmt.Errorf("finding a user for the cluster: %w", err)
+	}
+	s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	if err := os.Chown(s.dir, int(uid), int(gid)); err != nil {
+		return fmt.Errorf("giving the cluster to its user: %w", err)
+	}
+	return nil
+}
+
+// choosePort takes one that nobody has at this moment.
+func (s *Server) choosePort() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+	if err != nil {
+		return fmt.Errorf("finding a free port: %w", err)
+	}
+	s.port = l.Addr().(*net.TCPAddr).Port //nolint:errcheck // a TCP listener has no other
+	return l.Close()
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// Log is the path of the server's log.
+func (s *Server) Log() string { return filepath.Join(s.dir, "log") }
+
+// run runs one of PostgreSQL's programs.
+func (s *Server) run(ctx context.Context, program string, args ...string) error {
+	cmd := s.Command(ctx, program, args...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("running %s: %w: %s", program, err, out)
+	}
+	return nil
+}
+
+// Command is one of PostgreSQL's programs, such as pg_dump, with the password of
+// this server.
+func (s *Server) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...)
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "PGPASSWORD="+Password, "LC_ALL=C")
+	if s.as != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
+	}
+	return cmd
+}
+
+// Start starts the cluster, and returns when it takes connections.
+func (s *Server) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err := s.run(ctx, "pg_ctl", "start", "--pgdata", s.data(), "--log", s.Log(), "--wait", "--silent")
+	if err == nil {
+		return nil
+	}
+	log, _ := os.ReadFile(s.Log()) // it is only for people
+	return fmt.Errorf("%w\n%s", err, log)
+}
+
+// Stop ends the cluster: "fast" as an operator does, "immediate" as a crash.
+func (s *Server) Stop(ctx context.Context, mode string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return s.run(ctx, "pg_ctl", "stop", "--pgdata", s.data(), "--mode", mode, "--wait", "--silent")
+}
+
+// Signal sends a signal to every process of the cluster, such as SIGSTOP.
+func (s *Server) Signal(sig syscall.Signal) error {
+	pid, err := s.pid()
+	if err != nil {
+		return err
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return fmt.Errorf("finding the processes of the cluster: %w", err)
+	}
+	errs := []error{syscall.Kill(pid, sig)}
+	for field := range strings.FieldsSeq(string(children)) {
+		child, err := strconv.Atoi(field)
+		if err != nil {
+			return fmt.Errorf("finding the processes of the cluster: %w", err)
+		}
+		if err := syscall.Kill(child, sig); !errors.Is(err, syscall.ESRCH) { // it has just ended
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) pid() (int, error) {
+	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+	if err != nil {
+		return 0, fmt.Errorf("finding the cluster's process: %w", err)
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		return 0, fmt.Errorf("finding the cluster's process: %w", err)
+	}
+	return pid, nil
+}
+
+// Address is where the server listens, as host:port.
+func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+
+// DSN is the connection string of the superuser for the database postgres.
+func (s *Server) DSN() string {
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword("postgres", Password), Host: s.Address(),
+		Path: "/postgres", RawQuery: "sslmode=disable",
+	}
+	return u.String()
+}
+
+// Close ends the cluster and removes it.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	var err error
+	if _, running := s.pid(); running == nil {
+		err = errors.Join(s.Signal(syscall.SIGCONT), s.Stop(ctx, "immediate"))
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
