@@ -107,6 +107,16 @@ func (w *Witness) compare(ctx context.Context, store credstore.Store) (now seen,
 	return now, nil
 }
 
+// Restored reports whether the store has come less far than the witness has seen,
+// so that its refresh tokens wait for Accept. It changes nothing.
+func (w *Witness) Restored(ctx context.Context, store credstore.Store) (bool, error) {
+	_, err := w.compare(ctx, store)
+	if errors.Is(err, errRestored) {
+		return true, nil
+	}
+	return false, err
+}
+
 // Accept makes a restored store be used from now on: introspection is asked
 // about each token in it before that is presented. It does nothing harmful to a
 // store that was not restored.

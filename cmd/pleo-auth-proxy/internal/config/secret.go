@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -158,3 +159,23 @@ func ReadSecret(r io.Reader) (credstore.Secret, error) {
 }
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+// SecretFile is a file that the configuration keeps a secret in.
+type SecretFile struct{ Key, Path string }
+
+// SecretFiles returns the files whose content nobody else should read, but for
+// the keyset.
+func (c *Config) SecretFiles() []SecretFile {
+	files := []SecretFile{
+		{"oauth.client_secret_file", c.OAuth.ClientSecret.path},
+		{"oauth.previous_client_secret_file", c.OAuth.PreviousClientSecret.path},
+		{"proxy.tls.key_file", c.Proxy.TLS.KeyFile},
+	}
+	for i, client := range c.Proxy.Clients {
+		files = append(files, SecretFile{fmt.Sprintf("proxy.clients[%d].token_file", i), client.Token.path})
+	}
+	for i, declared := range c.Connections {
+		files = append(files, SecretFile{fmt.Sprintf("connections[%d].api_key_file", i), declared.APIKey.path})
+	}
+	return slices.DeleteFunc(files, func(f SecretFile) bool { return f.Path == "" })
+}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func (p *program) doctorCommand() *cobra.Command {
+	d := &doctor{p: p, told: map[string]bool{}}
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Looks for what is wrong, and says what to do about it",
+		Long: `Looks at the configuration, the files that it names, the keyset and the store, the
+way to Pleo, the clock, the listeners and the connections, and says what is wrong
+and what to do about it.
+
+It may run beside a server, and spends nothing: no refresh token is presented, and
+Pleo is asked by introspection only. Run it as the user that the server runs as,
+since another one may be able to read other files.
+
+It exits 0 if there is no error; warnings are none.`,
+		Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
+	}
+	cmd.Flags().IntVar(&d.ask, "ask", askedByDefault, "ask Pleo about at most `N` connections; 0 asks about none")
+	return cmd
+}
+
+// askedByDefault bounds what one look costs Pleo: up to two questions each.
+const askedByDefault = 20
+
+// grade says how bad a finding is.
+type grade string
+
+const (
+	gradeOK      grade = "ok"
+	gradeNote    grade = "note" // worth knowing, and in order
+	gradeWarning grade = "warning"
+	gradeError   grade = "error"
+)
+
+// finding is one thing that doctor has found. Nothing in it is secret.
+type finding struct {
+	Check   string `json:"check"` // configuration, files, keyset, store, network, clock, client, listeners, connections
+	Grade   grade  `json:"grade"`
+	Subject string `json:"subject,omitempty"` // the key, file, host or connection that it is about
+	Found   string `json:"found"`
+	Mend    string `json:"mend,omitempty"` // what to do about it
+}
+
+// diagnosis is what doctor --json prints.
+type diagnosis struct {
+	Healthy  bool      `json:"healthy"` // there is no error among the findings
+	Findings []finding `json:"findings"`
+}
+
+// doctor is one run of the command.
+type doctor struct {
+	p        *program
+	ask      int
+	cfg      *config.Config
+	findings []finding
+	causes   []error         // that decide about the exit code
+	told     map[string]bool // ids of connections that something was said about
+}
+
+func (d *doctor) run(ctx context.Context) error {
+	d.examine(ctx)
+	failed := d.verdict()
+	if err := d.print(failed == nil); err != nil {
+		return err
+	}
+	return failed
+}
+
+// examine looks at one thing after the other. What depends on something that is
+// broken is left out.
+func (d *doctor) examine(ctx context.Context) {
+	if !d.configuration() {
+		return
+	}
+	filesAreGood := d.files()
+	if v := d.vault(ctx); v != nil {
+		defer func() { _ = v.store.Close() }() // everything has been read
+		d.storeWorks(ctx, v)
+		defer d.connections(ctx, v)
+	}
+	d.environments()
+	if d.network(ctx) && filesAreGood {
+		d.client(ctx)
+	}
+	d.listeners(ctx)
+}
+
+// find notes a finding.
+func (d *doctor) find(check string, g grade, subject, found, mend string) {
+	d.findings = append(d.findings, finding{Check: check, Grade: g, Subject: subject, Found: found, Mend: mend})
+}
+
+// fail notes an error. What it says itself about the mend goes before mend.
+func (d *doctor) fail(check, subject string, err error, mend string) {
+	d.causes = append(d.causes, err)
+	var (
+		wrong *config.Error
+		setup *credstore.SetupError
+	)
+	switch {
+	case errors.As(err, &wrong):
+		d.mistakes(check, wrong.Mistakes)
+	case errors.As(err, &setup):
+		d.find(check, gradeError, subject, setup.Err.Error(), setup.Hint)
+	default:
+		d.find(check, gradeError, subject, err.Error(), mend)
+	}
+}
+
+func (d *doctor) mistakes(check string, mistakes []config.Mistake) {
+	for _, m := range mistakes {
+		mend := "correct it in the configuration"
+		switch {
+		case m.Variable != "":
+			mend = "correct or remove the variable " + m.Variable
+		case m.Line > 0:
+			mend = fmt.Sprintf("correct it in %s, line %d", m.File, m.Line)
+		case m.File != "":
+			mend = "correct " + m.File
+		case m.Key != "":
+			mend = "correct " + m.Key + " in the configuration"
+		}
+		d.find(check, gradeError, m.Key, m.Problem, mend)
+	}
+}
+
+func (d *doctor) count(g grade) (n int) {
+	for _, f := range d.findings {
+		if f.Grade == g {
+			n++
+		}
+	}
+	return n
+}
+
+// unwellError says that doctor has found errors.
+type unwellError struct {
+	errors, warnings int
+	causes           []error
+}
+
+func (e *unwellError) Error() string {
+	return fmt.Sprintf("%s and %s found", counted(e.errors, "error"), counted(e.warnings, "warning"))
+}
+
+// Unwrap returns what was found, which decides about the exit code.
+func (e *unwellError) Unwrap() []error { return e.causes }
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// verdict returns an error if one was found.
+func (d *doctor) verdict() error {
+	if n := d.count(gradeError); n > 0 {
+		return &unwellError{errors: n, warnings: d.count(gradeWarning), causes: d.causes}
+	}
+	return nil
+}
+
+func (d *doctor) print(healthy bool) error {
+	if d.p.asJSON {
+		return d.p.printJSON(diagnosis{Healthy: healthy, Findings: d.findings})
+	}
+	w := tabwriter.NewWriter(d.p.stdout, 0, 8, 2, ' ', 0)
+	for _, f := range d.findings {
+		said := f.Found
+		if f.Subject != "" {
+			said = text(&f.Subject) + ": " + said
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", f.Grade, f.Check, said)
+		if f.Mend != "" {
+			_, _ = fmt.Fprintf(w, "\t\t→ %s\n", f.Mend)
+		}
+	}
+	if err := flush(w); err != nil || !healthy {
+		return err
+	}
+	d.p.say("no error and %s found", counted(d.count(gradeWarning), "warning"))
+	return nil
+}
+
+// listenIn returns a logger whose warnings become findings of the check.
+func (d *doctor) listenIn(check, mend string) *zap.Logger {
+	return zap.New(&listeningCore{LevelEnabler: zapcore.WarnLevel, heard: func(said string) {
+		d.find(check, gradeWarning, "", said, mend)
+	}})
+}
+
+// listeningCore hands what is logged to a function.
+type listeningCore struct {
+	zapcore.LevelEnabler
+	heard func(said string)
+}
+
+// With implements [zapcore.Core]. The fields are of no use here.
+func (c *listeningCore) With([]zapcore.Field) zapcore.Core { return c }
+
+// Check implements [zapcore.Core].
+func (c *listeningCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return checked.AddCore(e, c)
+	}
+	return checked
+}
+
+// Write implements [zapcore.Core].
+func (c *listeningCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	values := zapcore.NewMapObjectEncoder()
+	said := []string{e.Message}
+	for _, f := range fields {
+		f.AddTo(values)
+		said = append(said, fmt.Sprintf("%s %v", f.Key, values.Fields[f.Key]))
+	}
+	c.heard(strings.Join(said, ", "))
+	return nil
+}
+
+// Sync implements [zapcore.Core].
+func (c *listeningCore) Sync() error { return nil }

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+const checkListeners = "listeners"
+
+// listeners finds out whether the server can listen where it is told to, or does
+// so already.
+func (d *doctor) listeners(ctx context.Context) {
+	for _, l := range listenersOf(d.cfg) {
+		if !strings.HasSuffix(l.at.Address, ":0") {
+			d.listener(ctx, l)
+		}
+	}
+}
+
+func (d *doctor) listener(ctx context.Context, l *listener) {
+	key, at := l.name+".listen", l.at.String()
+	dialCtx, cancel := context.WithTimeout(ctx, time.Second)
+	conn, err := new(net.Dialer).DialContext(dialCtx, l.at.Network, dialable(l.at))
+	cancel()
+	if err != nil {
+		d.free(ctx, l, key)
+		return
+	}
+	_ = conn.Close() // nothing was sent
+	if !d.ours(ctx, l) {
+		d.find(checkListeners, gradeError, key, "another program listens at "+at, "stop that program, or set "+key+" to another address")
+		return
+	}
+	d.find(checkListeners, gradeOK, key, "a server of ours answers at "+at, "")
+	if l.name == adminListener {
+		d.running(ctx, l)
+	}
+}
+
+// free opens the listener and closes it again.
+func (d *doctor) free(ctx context.Context, l *listener, key string) {
+	bound, err := bind(ctx, key, l.at)
+	if err != nil {
+		d.fail(checkListeners, key, err, "set "+key+" to an address that this machine has and this user may listen at")
+		return
+	}
+	_ = bound.Close() // nobody can have come
+	d.find(checkListeners, gradeOK, key, l.at.String()+" is free; no server is running", "")
+}
+
+// ours reports whether it is this program that answers at the listener. The
+// proxy says so in answers of its own: TRACE is never forwarded.
+func (d *doctor) ours(ctx context.Context, l *listener) bool {
+	if !l.forClients() {
+		a, err := d.send(ctx, l, http.MethodGet, "/livez")
+		return err == nil && a.status == http.StatusOK && a.body == "ok\n"
+	}
+	a, err := d.send(ctx, l, http.MethodTrace, "/")
+	return err == nil && strings.HasPrefix(a.header.Get("Proxy-Status"), "pleo-auth-proxy")
+}
+
+// running passes on what the running server says is not well.
+func (d *doctor) running(ctx context.Context, l *listener) {
+	a, err := d.send(ctx, l, http.MethodGet, "/readyz?verbose")
+	if err != nil {
+		return // it has just answered; it is ending
+	}
+	for line := range strings.Lines(a.body) {
+		if said, bad := strings.CutPrefix(strings.TrimSpace(line), "[-] "); bad {
+			d.find(checkListeners, gradeWarning, "readyz", "the running server says: "+said, "see the other findings, and the server's log")
+		}
+	}
+}
+
+// send asks a listener, over TLS where it has that.
+func (d *doctor) send(ctx context.Context, l *listener, method, path string) (localAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
+	defer cancel()
+	scheme := "http"
+	if l.forClients() && !d.cfg.Proxy.TLS.Off() && l.at.Network == "tcp" {
+		scheme = "https"
+	}
+	return askLocally(ctx, l.at, method, scheme+"://localhost"+path)
+}

@@ -1,0 +1,530 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"database/sql"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// diagnose runs doctor with more of an environment.
+func (w *world) diagnose(environ []string, args ...string) (code int, d diagnosis) {
+	w.t.Helper()
+	var out, errs bytes.Buffer
+	p := program{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, environ: append(environ, "HOME="+w.dir)}
+	code = p.Run(w.t.Context(), append([]string{"--config", w.config, "doctor", "--json"}, args...))
+	if err := json.Unmarshal(out.Bytes(), &d); err != nil {
+		w.t.Fatalf("doctor prints %q and says %q: %v", &out, &errs, err)
+	}
+	return code, d
+}
+
+// reconfigure replaces a part of the configuration, which must be there.
+func (w *world) reconfigure(old, replacement string) {
+	w.t.Helper()
+	whole, err := os.ReadFile(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if !strings.Contains(string(whole), old) {
+		w.t.Fatalf("the configuration does not hold %q:\n%s", old, whole)
+	}
+	w.write("config.yaml", strings.Replace(string(whole), old, replacement, 1))
+}
+
+// upstream puts other servers in the place of the simulator.
+func (w *world) upstream(api, auth, more string) {
+	w.t.Helper()
+	w.reconfigure(fmt.Sprintf("{api_url: %q, auth_url: %q}", w.url, w.url), fmt.Sprintf("{api_url: %q, auth_url: %q%s}", api, auth, more))
+}
+
+// secretInFile moves the client secret into a file.
+func (w *world) secretInFile(content string, mode os.FileMode) {
+	w.t.Helper()
+	path := w.write("secret", content)
+	if err := os.Chmod(path, mode); err != nil {
+		w.t.Fatal(err)
+	}
+	w.reconfigure("client_secret: ", fmt.Sprintf("client_secret_file: %q, x: ", path))
+	whole, err := os.ReadFile(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.write("config.yaml", regexp.MustCompile(`, x: "[^"]*"`).ReplaceAllString(string(whole), ""))
+}
+
+// statement changes the store behind the program's back.
+func (w *world) statement(s string) {
+	w.t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(w.dir, "data", config.StoreName))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }() // it is a test's
+	if _, err := db.ExecContext(w.t.Context(), s); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// serverFor starts a server over TLS with a certificate, and returns its URL and
+// a file with the authority that signed it.
+func (w *world) serverFor(a *authority, template *x509.Certificate) (url, caFile string) {
+	w.t.Helper()
+	cert, key := a.sign(template)
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(cert, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(w.sim.Handler())
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes are meant to fail
+	server.StartTLS()
+	w.t.Cleanup(server.Close)
+	return server.URL, w.write("ca.pem", string(a.pem))
+}
+
+// plain starts a server that answers everything in one way.
+func (w *world) plain(answer http.HandlerFunc) (url string) {
+	server := httptest.NewServer(answer)
+	w.t.Cleanup(server.Close)
+	return server.URL
+}
+
+// plantedMistake is something that somebody has got wrong.
+type plantedMistake struct {
+	name    string
+	plant   func(w *world) (environ []string)
+	check   string
+	grade   grade
+	subject string // part of it
+	found   string // part of it
+	mend    string // part of it
+	code    int
+}
+
+// plant makes a plant function of one that needs no environment.
+func plant(f func(w *world)) func(*world) []string {
+	return func(w *world) []string { f(w); return nil }
+}
+
+func plantedMistakes() []plantedMistake {
+	var all []plantedMistake
+	for _, some := range [][]plantedMistake{
+		mistakesInConfiguration(), mistakesInKeyset(), mistakesInStore(), mistakesInNetwork(), mistakesOfClients(),
+		mistakesInListeners(), mistakesInConnections(),
+	} {
+		all = append(all, some...)
+	}
+	return all
+}
+
+func mistakesInConfiguration() []plantedMistake {
+	return []plantedMistake{
+		{
+			"a key that does not exist", plant(func(w *world) { w.reconfigure("proxy: {listen:", "proxy: {lisen:") }),
+			"configuration", gradeError, "proxy.lisen", "did you mean proxy.listen?", "line 4", exitUsage,
+		},
+		{
+			"a variable that does not exist", func(*world) []string { return []string{"PLEO_PROXY_LISEN=:1"} },
+			"configuration", gradeError, "", "did you mean PLEO_PROXY_LISTEN?", "variable PLEO_PROXY_LISEN", exitUsage,
+		},
+		{
+			"hosts of two environments",
+			plant(func(w *world) { w.upstream("https://external.staging.pleo.io", "https://auth.pleo.io", "") }),
+			"configuration", gradeError, "upstream", "do not belong together", "environment: staging", exitFailed,
+		},
+		{
+			"a forward proxy in the environment", func(*world) []string { return []string{"HTTPS_PROXY=http://127.0.0.1:3128"} },
+			"configuration", gradeWarning, "HTTPS_PROXY", "are ignored", "upstream.proxy_url", exitDone,
+		},
+		{
+			"a secret file that is not there",
+			plant(func(w *world) { w.secretInFile("s", 0o600); must(w, os.Remove(filepath.Join(w.dir, "secret"))) }),
+			"files", gradeError, "oauth.client_secret_file", "no such file", "oauth.client_secret_file", exitUsage,
+		},
+		{
+			"a secret file that is empty", plant(func(w *world) { w.secretInFile("\n", 0o600) }),
+			"files", gradeError, "oauth.client_secret_file", "it is empty", "oauth.client_secret_file", exitUsage,
+		},
+		{
+			"a secret that everybody can read", plant(func(w *world) { w.secretInFile(simulator.DefaultClientSecret+"\n", 0o644) }),
+			"files", gradeWarning, "secret", "every user of this machine", "chmod o= ", exitDone,
+		},
+		{
+			"a volume that is not mounted",
+			plant(func(w *world) { w.reconfigure(filepath.Join(w.dir, "data"), filepath.Join(w.dir, "volume", "data")) }),
+			"store", gradeError, "volume/data", "volume is not there", "mount the volume", exitFailed,
+		},
+	}
+}
+
+func mistakesInKeyset() []plantedMistake {
+	return []plantedMistake{
+		{
+			"no keyset", plant(func(w *world) { w.fill(1); must(w, os.Remove(w.keysetFile())) }),
+			"store", gradeError, "store.db", "but not the keyset", "put the keyset back from its backup", exitUsage,
+		},
+		{
+			"a damaged keyset", plant(func(w *world) { w.fill(1); must(w, os.WriteFile(w.keysetFile(), []byte("{"), 0o600)) }),
+			"keyset", gradeError, "keyset.json", "damaged", "restore the file from a backup", exitUsage,
+		},
+		{
+			"another keyset", plant(func(w *world) { w.fill(1); must(w, os.Remove(w.keysetFile())); makeKeyset(w) }),
+			"store", gradeError, "store.db", "does not hold it", "use the keyset that the store was made with", exitUsage,
+		},
+		{
+			"a keyset that everybody can read", plant(func(w *world) { w.fill(1); must(w, os.Chmod(w.keysetFile(), 0o644)) }),
+			"keyset", gradeWarning, "keyset.json", "every user of this machine", "chmod o= ", exitDone,
+		},
+		{
+			"a keyset beside the store", plant(func(w *world) { w.fill(1) }),
+			"keyset", gradeWarning, "keyset.json", "beside the store", "store.keyset_file", exitDone,
+		},
+		{
+			"a rotation that was not finished", plant(func(w *world) { w.fill(1); w.keyset("add"); w.halfPromote() }),
+			"keyset", gradeNote, "", "1 connection still sealed", "keyset promote", exitDone,
+		},
+	}
+}
+
+func mistakesInStore() []plantedMistake {
+	return []plantedMistake{
+		{
+			"a store of another client",
+			plant(func(w *world) { w.fill(1); w.reconfigure(simulator.DefaultClientID, "somebody-else") }),
+			"store", gradeError, "store.db", "somebody-else", "oauth.client_id", exitUsage,
+		},
+		{
+			"a store of a newer program", plant(func(w *world) { w.fill(1); w.statement("PRAGMA user_version = 9999") }),
+			"store", gradeError, "store.db", "9999", "newer", exitUsage,
+		},
+		{
+			"a file that is no store",
+			plant(func(w *world) { w.fill(1); w.write("data/store.db", strings.Repeat("no database ", 100)) }),
+			"store", gradeError, "store.db", "", "backup", exitUsage,
+		},
+		{
+			"a restored store",
+			plant(func(w *world) {
+				w.fill(1)
+				must(w, os.MkdirAll(filepath.Join(w.dir, "data/spool"), 0o700))
+				w.write("data/spool/witness.json", `{"store":"another","change":7}`)
+			}),
+			"store", gradeError, "store.db", "older than its witness", "store accept-restore", exitFailed,
+		},
+		{
+			"a token pair that waits in the spool", plant(func(w *world) { w.fill(1); w.spoolPair(w.readKeyset()) }),
+			"store", gradeWarning, "spool", "1 token pair waiting", "start the server", exitDone,
+		},
+		{
+			"a spool that cannot be written",
+			plant(func(w *world) { w.fill(1); w.write("data/spool", "a file") }),
+			"store", gradeError, "spool", "not a directory", "spool directory", exitFailed,
+		},
+		{
+			"a file system that does not last",
+			plant(func(w *world) {
+				dir, err := os.MkdirTemp("/dev/shm", "doctor")
+				must(w, err)
+				w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+				w.reconfigure(filepath.Join(w.dir, "data"), filepath.Join(dir, "data"))
+				w.fill(1)
+			}),
+			"store", gradeWarning, "", "may not survive a restart", "local disk", exitDone,
+		},
+	}
+}
+
+func mistakesInNetwork() []plantedMistake {
+	loopback := []net.IP{net.IPv4(127, 0, 0, 1)}
+	reached := func(api func(w *world) string, more string) func(*world) []string {
+		return plant(func(w *world) { w.upstream(api(w), w.url, more) })
+	}
+	return []plantedMistake{
+		{
+			"a host that does not exist", reached(func(*world) string { return "https://pleo.invalid" }, ""),
+			"network", gradeError, "pleo.invalid", "looking up", "name servers", exitFailed,
+		},
+		{
+			"a port where nothing listens", reached(func(*world) string { return "http://127.0.0.1:1" }, ""),
+			"network", gradeError, "127.0.0.1:1", "connection refused", "nothing listens there", exitFailed,
+		},
+		{
+			"an authority that nobody knows", reached(func(w *world) string {
+				url, _ := w.serverFor(newAuthority(w.t.(*testing.T)), &x509.Certificate{IPAddresses: loopback})
+				return url
+			}, ""),
+			"network", gradeError, "127.0.0.1:", "unknown authority", "upstream.ca_file", exitFailed,
+		},
+		{
+			"the certificate of another host", plant(func(w *world) {
+				url, ca := w.serverFor(newAuthority(w.t.(*testing.T)), &x509.Certificate{DNSNames: []string{"elsewhere.example"}})
+				w.upstream(url, url, fmt.Sprintf(", ca_file: %q", ca))
+			}),
+			"network", gradeError, "127.0.0.1:", "it is not for", "check the URL", exitFailed,
+		},
+		{
+			"a certificate that has expired", plant(func(w *world) {
+				old := &x509.Certificate{IPAddresses: loopback, NotAfter: time.Now().Add(-time.Minute)}
+				url, ca := w.serverFor(newAuthority(w.t.(*testing.T)), old)
+				w.upstream(url, url, fmt.Sprintf(", ca_file: %q", ca))
+			}),
+			"network", gradeError, "127.0.0.1:", "expired or not yet valid", "clock", exitFailed,
+		},
+		{
+			"plain HTTP where TLS is expected", reached(func(w *world) string { return strings.Replace(w.url, "http:", "https:", 1) }, ""),
+			"network", gradeError, "127.0.0.1:", "does not speak it", "http://", exitFailed,
+		},
+		{
+			"a forward proxy that is away", reached(func(w *world) string { return "http://127.0.0.1:1" }, `, proxy_url: "http://127.0.0.1:2"`),
+			"network", gradeError, "127.0.0.1:1", "connection refused", "nothing listens", exitFailed,
+		},
+		{
+			"a clock that is behind", reached(func(w *world) string {
+				return w.plain(func(rw http.ResponseWriter, _ *http.Request) {
+					rw.Header().Set("Date", time.Now().Add(10*time.Minute).UTC().Format(http.TimeFormat))
+				})
+			}, ""),
+			"clock", gradeWarning, "127.0.0.1:", "s behind", "chrony", exitDone,
+		},
+	}
+}
+
+func mistakesOfClients() []plantedMistake {
+	return []plantedMistake{
+		{
+			"a wrong client secret", plant(func(w *world) { w.reconfigure(simulator.DefaultClientSecret, "of-staging") }),
+			"client", gradeError, simulator.DefaultClientID, "refuses the client or its secret", "oauth.client_secret", exitFailed,
+		},
+		{
+			"a wrong way to prove it", plant(func(w *world) { w.reconfigure("client_secret:", "client_auth: post, client_secret:") }),
+			"client", gradeError, simulator.DefaultClientID, "refuses the client", "oauth.client_auth", exitFailed,
+		},
+		{
+			"a new secret before its time", plant(func(w *world) {
+				w.reconfigure("client_secret: ", `client_secret: "new", previous_client_secret: `)
+			}),
+			"client", gradeWarning, simulator.DefaultClientID, "accepts oauth.previous_client_secret", "once it is in force", exitDone,
+		},
+		{
+			"a server without introspection", plant(func(w *world) { w.upstream(w.url, w.plain(http.NotFound), "") }),
+			"client", gradeWarning, "127.0.0.1:", "no introspection", "upstream.auth_url", exitDone,
+		},
+	}
+}
+
+func mistakesInListeners() []plantedMistake {
+	return []plantedMistake{
+		{
+			"a port that another program has", plant(func(w *world) {
+				other := strings.TrimPrefix(w.plain(http.NotFound), "http://")
+				w.reconfigure(`admin: {listen: "127.0.0.1:0"}`, fmt.Sprintf("admin: {listen: %q}", other))
+			}),
+			"listeners", gradeError, "admin.listen", "another program listens", "set admin.listen", exitFailed,
+		},
+		{
+			"an address of another machine", plant(func(w *world) {
+				w.reconfigure(`health: {listen: "127.0.0.1:0"}`, `health: {listen: "192.0.2.1:8487"}`)
+			}),
+			"listeners", gradeError, "health.listen", "does not have the address", "set health.listen", exitFailed,
+		},
+		{
+			"a socket in a directory that is not there", plant(func(w *world) {
+				w.reconfigure(`proxy: {listen: "127.0.0.1:0"}`, fmt.Sprintf("proxy: {listen: %q}", "unix:"+filepath.Join(w.dir, "run/pleo.sock")))
+			}),
+			"listeners", gradeError, "proxy.listen", "the directory does not exist", "set proxy.listen", exitFailed,
+		},
+	}
+}
+
+func mistakesInConnections() []plantedMistake {
+	condemned := func(reason string) func(*world) []string {
+		return plant(func(w *world) {
+			w.fill(1)
+			w.statement(fmt.Sprintf("UPDATE connections SET status = 'reauthorization_required', reason = '%s'", reason))
+		})
+	}
+	return []plantedMistake{
+		{
+			"two owners of one grant", condemned(credstore.ReasonInactive),
+			"connections", gradeError, "c000", "spent by another program", "second owner", exitFailed,
+		},
+		{
+			"a key that was deleted", condemned(credstore.ReasonKeyRefused),
+			"connections", gradeError, "c000", "key that Pleo does not accept", "new key", exitFailed,
+		},
+		{
+			"a connection without a credential", plant(func(w *world) {
+				if code, _, stderr := w.run("", "connections", "add", "new", "--kind", "oauth"); code != exitDone {
+					w.t.Fatal(stderr)
+				}
+			}),
+			"connections", gradeNote, "new", "no credential yet", "consent", exitDone,
+		},
+		{
+			"a store that nobody serves", plant(func(w *world) {
+				w.fill(1)
+				w.statement(fmt.Sprintf("UPDATE connections SET refreshed_at = %d", time.Now().Add(-30*24*time.Hour).UnixMilli()))
+			}),
+			"connections", gradeWarning, "c000", "not been refreshed for two weeks", "keep a server running", exitDone,
+		},
+	}
+}
+
+func must(w *world, err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func makeKeyset(w *world) {
+	w.t.Helper()
+	_, err := credstore.CreateKeyset(w.keysetFile())
+	must(w, err)
+}
+
+func (w *world) readKeyset() *credstore.Keyset {
+	w.t.Helper()
+	keyset, err := credstore.ReadKeyset(w.keysetFile())
+	must(w, err)
+	return keyset
+}
+
+// halfPromote makes the newest key the primary one, and goes no further.
+func (w *world) halfPromote() {
+	w.t.Helper()
+	keys := w.readKeyset().Keys()
+	_, err := credstore.PromoteKey(w.keysetFile(), keys[len(keys)-1].Fingerprint)
+	must(w, err)
+}
+
+// commandsThatExist checks that what an operator is told to run can be run, and
+// returns how many commands that were.
+func commandsThatExist(t *testing.T, findings []finding) (named int) {
+	t.Helper()
+	command := regexp.MustCompile(`pleo-auth-proxy ((?:[a-z-]+ ?)+)`)
+	for _, f := range findings {
+		for _, c := range command.FindAllStringSubmatch(f.Mend, -1) {
+			named++
+			found, rest, err := (&program{}).rootCommand().Find(strings.Fields(c[1]))
+			if err != nil || len(rest) > 0 || found.HasSubCommands() {
+				t.Errorf("%q names a command that is not there: %v", f.Mend, err)
+			}
+		}
+	}
+	return named
+}
+
+// TestDoctorFindsPlantedMistakes: each is found, and what to do about it is said.
+func TestDoctorFindsPlantedMistakes(t *testing.T) {
+	commands := 0
+	for _, m := range plantedMistakes() {
+		t.Run(m.name, func(t *testing.T) {
+			w := newWorld(t, simulator.Settings{})
+			environ := m.plant(w)
+			code, d := w.diagnose(environ)
+			commands += commandsThatExist(t, d.Findings)
+			if code != m.code || d.Healthy != (m.code == exitDone) {
+				t.Errorf("doctor exits %d, healthy %v, want %d", code, d.Healthy, m.code)
+			}
+			for _, f := range d.Findings {
+				if f.Check == m.check && f.Grade == m.grade && strings.Contains(f.Subject, m.subject) &&
+					strings.Contains(f.Found, m.found) && strings.Contains(f.Mend, m.mend) {
+					return
+				}
+			}
+			found, _ := json.MarshalIndent(d.Findings, "", "  ")
+			t.Errorf("doctor finds\n%s\nwant %s in %s about %q: %q, and to do %q", found, m.grade, m.check, m.subject, m.found, m.mend)
+		})
+	}
+	if commands == 0 {
+		t.Error("no mend names a command, so none was checked")
+	}
+}
+
+// TestDoctorSpendsNothing: beside a running server it finds all well, no token
+// is presented, and what is secret is not said.
+func TestDoctorSpendsNothing(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	g, line := w.grant("acme", simulator.GrantRequest{})
+	w.importLines(line)
+	w.serve()
+	code, d := w.diagnose(nil)
+	if code != exitDone || !d.Healthy {
+		t.Errorf("doctor exits %d, want 0: %+v", code, d.Findings)
+	}
+	for _, f := range d.Findings {
+		said := fmt.Sprint(f)
+		for _, secret := range []string{g.AccessToken, g.RefreshToken, simulator.DefaultClientSecret} {
+			if strings.Contains(said, secret) {
+				t.Errorf("doctor says a secret: %s", said)
+			}
+		}
+	}
+	if asked := w.sim.Counters().TokenRequests; len(asked) > 0 {
+		t.Errorf("the token endpoint was asked: %v, want never", asked)
+	}
+}
+
+// TestDoctorKnowsItsOwnServer: a port that our server has is in order.
+func TestDoctorKnowsItsOwnServer(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	p := w.serve()
+	for _, name := range []string{proxyListener, adminListener, healthListener} {
+		w.reconfigure(name+`: {listen: "127.0.0.1:0"}`, fmt.Sprintf("%s: {listen: %q}", name, p.addresses[name]))
+	}
+	code, d := w.diagnose(nil)
+	if code != exitDone {
+		t.Errorf("doctor exits %d, want 0: %+v", code, d.Findings)
+	}
+	ours := 0
+	for _, f := range d.Findings {
+		if f.Check == checkListeners && f.Grade == gradeOK && strings.Contains(f.Found, "a server of ours answers") {
+			ours++
+		}
+	}
+	if ours != 3 {
+		t.Errorf("doctor knows %d listeners for ours, want 3: %+v", ours, d.Findings)
+	}
+}
+
+// TestDoctorPassesOnWhatTheServerSays: /readyz?verbose knows what only a running
+// server can.
+func TestDoctorPassesOnWhatTheServerSays(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	server := w.plain(func(rw http.ResponseWriter, r *http.Request) {
+		answers := map[string]string{"/livez": "ok\n", "/readyz?verbose": "[+] credentials: ok\n[-] store: the disk is full\nready\n"}
+		_, _ = io.WriteString(rw, answers[r.URL.String()])
+	})
+	w.reconfigure(`admin: {listen: "127.0.0.1:0"}`, fmt.Sprintf("admin: {listen: %q}", strings.TrimPrefix(server, "http://")))
+	_, d := w.diagnose(nil)
+	for _, f := range d.Findings {
+		if f.Check == checkListeners && strings.Contains(f.Found, "the running server says: store: the disk is full") {
+			return
+		}
+	}
+	t.Errorf("doctor does not pass on what /readyz?verbose says: %+v", d.Findings)
+}
