@@ -72,6 +72,7 @@ type doctor struct {
 	findings []finding
 	causes   []error         // that decide about the exit code
 	told     map[string]bool // ids of connections that something was said about
+	reached  bool            // both of Pleo's servers
 }
 
 func (d *doctor) run(ctx context.Context) error {
@@ -96,8 +97,10 @@ func (d *doctor) examine(ctx context.Context) {
 		defer d.connections(ctx, v)
 	}
 	d.environments()
-	if d.network(ctx) && filesAreGood {
+	d.reached = d.network(ctx)
+	if d.reached && filesAreGood {
 		d.client(ctx)
+		d.declared(ctx)
 	}
 	d.listeners(ctx)
 }

@@ -1,13 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
 const checkConnections = "connections"
@@ -33,6 +39,71 @@ func (d *doctor) connections(ctx context.Context, v *vault) {
 	now := time.Now()
 	for _, a := range ailments() {
 		d.suffering(all, a, now)
+	}
+	d.askAbout(ctx, v, slices.DeleteFunc(all, func(c credstore.Connection) bool {
+		return c.Status != credstore.Active && c.Status != credstore.Degraded
+	}))
+}
+
+// askAbout asks Pleo about connections that should be well.
+func (d *doctor) askAbout(ctx context.Context, v *vault, some []credstore.Connection) {
+	checker, err := newChecker(d.cfg, v.store, zap.NewNop())
+	if err != nil || !d.reached || d.ask <= 0 || len(some) == 0 {
+		return // why was said where it was found
+	}
+	asked := some[:min(d.ask, len(some))]
+	for _, c := range asked {
+		found, err := checker.Check(ctx, c.ID)
+		if err != nil {
+			d.fail(checkConnections, c.Name, err, storeMend(err))
+			return
+		}
+		for _, f := range found.Findings {
+			d.judge(c, f)
+		}
+	}
+	d.find(checkConnections, gradeOK, "", fmt.Sprintf("Pleo was asked about %s of %d", counted(len(asked), "connection"), len(some)), "")
+}
+
+// judge tells of what Pleo says against a connection.
+func (d *doctor) judge(c credstore.Connection, f refresh.Finding) {
+	said := strings.ReplaceAll(f.Part, "_", " ") + ": " + f.Message
+	switch {
+	case f.Found == refresh.Good, f.Found == refresh.Expired, f.Found == refresh.NotAsked:
+	case f.Found == refresh.OtherCompany:
+		d.find(checkConnections, gradeError, c.Name, said, "find out which company is meant before any program uses the connection again")
+	case f.Found == refresh.Unknown:
+		d.find(checkConnections, gradeWarning, c.Name, said, "see what is wrong with network and client above, and ask again: pleo-auth-proxy connections check")
+	case f.Part == refresh.PartRefreshToken:
+		d.find(checkConnections, gradeError, c.Name, said+", and nobody here has spent it: revoked by the customer, or spent by another program that holds the same token",
+			"look for a second owner of these tokens and stop it, then have the customer give consent again")
+	case f.Part == refresh.PartAccessToken:
+		d.find(checkConnections, gradeWarning, c.Name, said+" although it has not expired", "nothing, if the refresh token is good: the next request has it refreshed; else look for a second owner")
+	default:
+		d.find(checkConnections, gradeError, c.Name, said, "make a new key in Pleo, and give it to the connection")
+	}
+}
+
+// declared asks Pleo about the keys that the configuration holds.
+func (d *doctor) declared(ctx context.Context) {
+	api, err := newAPI(d.cfg)
+	if err != nil || !d.reached {
+		return // why was said where it was found
+	}
+	for _, c := range d.cfg.Connections {
+		key, err := c.APIKey.Open()
+		if err != nil {
+			continue // said when the files were looked at
+		}
+		who, err := api.Introspect(ctx, pleo.AuthorizationValue(c.Kind, credstore.Credential{APIKey: key.Secret()}))
+		switch {
+		case errors.Is(err, pleo.ErrUnauthorized):
+			d.find(checkConnections, gradeError, c.Name, "Pleo does not accept its key", fmt.Sprintf("make a new key in Pleo, for the environment %q, and put it into the configuration", d.cfg.Environment))
+		case err != nil:
+			d.find(checkConnections, gradeWarning, c.Name, "Pleo could not be asked about its key: "+err.Error(), "try again later")
+		default:
+			d.find(checkConnections, gradeOK, c.Name, "Pleo accepts its key, for "+cmp.Or(who.CompanyID, who.Subject, "a company that it does not name"), "")
+		}
 	}
 }
 

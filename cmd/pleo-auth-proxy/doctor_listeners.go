@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 )
 
 const checkListeners = "listeners"
@@ -30,6 +32,10 @@ func (d *doctor) listener(ctx context.Context, l *listener) {
 		return
 	}
 	_ = conn.Close() // nothing was sent
+	if d.tls(l).ClientCAFile != "" {
+		d.find(checkListeners, gradeNote, key, "somebody listens at "+at+"; who cannot be seen without a client certificate", "")
+		return
+	}
 	if !d.ours(ctx, l) {
 		d.find(checkListeners, gradeError, key, "another program listens at "+at, "stop that program, or set "+key+" to another address")
 		return
@@ -75,12 +81,25 @@ func (d *doctor) running(ctx context.Context, l *listener) {
 	}
 }
 
+// tls returns by which files the listener speaks TLS.
+func (d *doctor) tls(l *listener) config.TLS {
+	switch {
+	case l.at.Network == "unix":
+		return config.TLS{}
+	case l.forClients():
+		return d.cfg.Proxy.TLS
+	case l.name == adminListener:
+		return d.cfg.Admin.TLS
+	}
+	return config.TLS{}
+}
+
 // send asks a listener, over TLS where it has that.
 func (d *doctor) send(ctx context.Context, l *listener, method, path string) (localAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
 	defer cancel()
 	scheme := "http"
-	if l.forClients() && !d.cfg.Proxy.TLS.Off() && l.at.Network == "tcp" {
+	if !d.tls(l).Off() {
 		scheme = "https"
 	}
 	return askLocally(ctx, l.at, method, scheme+"://localhost"+path)

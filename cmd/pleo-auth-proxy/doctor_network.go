@@ -51,7 +51,7 @@ func environmentOf(u *url.URL) string {
 }
 
 // network reaches both servers, compares their clocks with ours, and reports
-// whether the authorization server can be reached.
+// whether both can be reached.
 func (d *doctor) network(ctx context.Context) bool {
 	transport, err := pleo.NewTransport(transportOf(d.cfg))
 	if err != nil {
@@ -62,7 +62,7 @@ func (d *doctor) network(ctx context.Context) bool {
 	if d.cfg.Upstream.AuthURL.Host == d.cfg.Upstream.APIURL.Host {
 		return reached
 	}
-	return d.reach(ctx, transport, d.cfg.Upstream.AuthURL)
+	return d.reach(ctx, transport, d.cfg.Upstream.AuthURL) && reached
 }
 
 func (d *doctor) reach(ctx context.Context, transport http.RoundTripper, u *url.URL) bool {

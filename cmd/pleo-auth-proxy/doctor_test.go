@@ -191,7 +191,7 @@ func mistakesInKeyset() []plantedMistake {
 			"keyset", gradeError, "keyset.json", "damaged", "restore the file from a backup", exitUsage,
 		},
 		{
-			"another keyset", plant(func(w *world) { w.fill(1); must(w, os.Remove(w.keysetFile())); makeKeyset(w) }),
+			"another keyset", plant(func(w *world) { w.fill(1); must(w, os.Remove(w.keysetFile())); w.keysetAlone() }),
 			"store", gradeError, "store.db", "does not hold it", "use the keyset that the store was made with", exitUsage,
 		},
 		{
@@ -376,6 +376,36 @@ func mistakesInConnections() []plantedMistake {
 			"connections", gradeError, "c000", "key that Pleo does not accept", "new key", exitFailed,
 		},
 		{
+			"tokens that somebody else has refreshed", plant(func(w *world) {
+				g, line := w.grant("acme", simulator.GrantRequest{})
+				_, other := w.grant("bolt", simulator.GrantRequest{})
+				w.importLines(line, other)
+				p := w.serve() // learns that introspection can be trusted
+				w.refreshed("bolt")
+				p.stop()
+				w.sim.ExpireRefreshTokens(g.ID, "")
+			}),
+			"connections", gradeError, "acme", "nobody here has spent it", "second owner", exitFailed,
+		},
+		{
+			"a key that was deleted since", plant(func(w *world) { w.revokeKey(w.addKey("acme")) }),
+			"connections", gradeError, "acme", "api key: the API does not accept it", "new key", exitFailed,
+		},
+		{
+			"a credential of another company", plant(func(w *world) {
+				w.addKey("acme")
+				w.statement("UPDATE connections SET company_id = '00000000-0000-4000-8000-000000000000'")
+			}),
+			"connections", gradeError, "acme", "it belongs to company", "which company is meant", exitFailed,
+		},
+		{
+			"a declared key of another environment", plant(func(w *world) {
+				w.write("config.yaml", fmt.Sprintf("environment: custom\nupstream: {api_url: %q, auth_url: %q}\n", w.url, w.url)+
+					"store: {driver: memory}\nconnections: [{name: acme, kind: standalone_key, api_key: of-staging}]\n")
+			}),
+			"connections", gradeError, "acme", "does not accept its key", `for the environment "custom"`, exitFailed,
+		},
+		{
 			"a connection without a credential", plant(func(w *world) {
 				if code, _, stderr := w.run("", "connections", "add", "new", "--kind", "oauth"); code != exitDone {
 					w.t.Fatal(stderr)
@@ -393,6 +423,14 @@ func mistakesInConnections() []plantedMistake {
 	}
 }
 
+// refreshed has a running server refresh a connection.
+func (w *world) refreshed(name string) {
+	w.t.Helper()
+	if code, _, stderr := w.run("", "connections", "refresh", name); code != exitDone {
+		w.t.Fatalf("connections refresh exits %d:\n%s", code, stderr)
+	}
+}
+
 func must(w *world, err error) {
 	w.t.Helper()
 	if err != nil {
@@ -400,7 +438,8 @@ func must(w *world, err error) {
 	}
 }
 
-func makeKeyset(w *world) {
+// keysetAlone makes a keyset that no store knows.
+func (w *world) keysetAlone() {
 	w.t.Helper()
 	_, err := credstore.CreateKeyset(w.keysetFile())
 	must(w, err)

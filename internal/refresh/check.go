@@ -27,10 +27,10 @@ const (
 
 // The parts of a credential that are asked about.
 const (
-	partAccess  = "access_token"
-	partRefresh = "refresh_token"
-	partKey     = "api_key"
-	partNextKey = "next_api_key" // staged
+	PartAccessToken  = "access_token"
+	PartRefreshToken = "refresh_token"
+	PartKey          = "api_key"
+	PartNextKey      = "next_api_key" // staged
 )
 
 // Finding is what was found about one part of a credential.
@@ -57,7 +57,7 @@ func (c Checkup) Healthy() bool {
 	for _, f := range c.Findings {
 		switch f.Found {
 		case NotGood, OtherCompany, Unknown:
-			if f.Part != partNextKey {
+			if f.Part != PartNextKey {
 				return false
 			}
 		}
@@ -106,10 +106,10 @@ func (c Checker) findings(ctx context.Context, state credstore.State) []Finding 
 		found = append(found, c.aboutRefresh(ctx, cred.RefreshToken))
 	}
 	if !cred.APIKey.IsZero() {
-		found = append(found, c.askAPI(ctx, partKey, conn, cred))
+		found = append(found, c.askAPI(ctx, PartKey, conn, cred))
 	}
 	if !cred.NextKey.IsZero() {
-		found = append(found, c.askAPI(ctx, partNextKey, conn, credstore.Credential{APIKey: cred.NextKey}))
+		found = append(found, c.askAPI(ctx, PartNextKey, conn, credstore.Credential{APIKey: cred.NextKey}))
 	}
 	return found
 }
@@ -120,9 +120,9 @@ func (c Checker) aboutAccess(ctx context.Context, conn credstore.Connection, cre
 		now = c.Now
 	}
 	if !cred.ExpiresAt.IsZero() && !now().Before(cred.ExpiresAt) {
-		return Finding{Part: partAccess, Found: Expired, Message: "it has expired; the next request has it refreshed"}
+		return Finding{Part: PartAccessToken, Found: Expired, Message: "it has expired; the next request has it refreshed"}
 	}
-	return c.askAPI(ctx, partAccess, conn, cred)
+	return c.askAPI(ctx, PartAccessToken, conn, cred)
 }
 
 func (c Checker) askAPI(ctx context.Context, part string, conn credstore.Connection, cred credstore.Credential) Finding {
@@ -140,7 +140,7 @@ func (c Checker) askAPI(ctx context.Context, part string, conn credstore.Connect
 }
 
 func (c Checker) aboutRefresh(ctx context.Context, token credstore.Secret) Finding {
-	f := Finding{Part: partRefresh, Found: Unknown}
+	f := Finding{Part: PartRefreshToken, Found: Unknown}
 	if c.Server == nil {
 		f.Message = "nobody was asked, since oauth.client_id is not set"
 		return f

@@ -170,6 +170,8 @@ func (c *Config) SecretFiles() []SecretFile {
 		{"oauth.client_secret_file", c.OAuth.ClientSecret.path},
 		{"oauth.previous_client_secret_file", c.OAuth.PreviousClientSecret.path},
 		{"proxy.tls.key_file", c.Proxy.TLS.KeyFile},
+		{"admin.tls.key_file", c.Admin.TLS.KeyFile},
+		{"admin.token_file", c.Admin.TokenFile},
 	}
 	for i, client := range c.Proxy.Clients {
 		files = append(files, SecretFile{fmt.Sprintf("proxy.clients[%d].token_file", i), client.Token.path})
