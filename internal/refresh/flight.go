@@ -20,19 +20,33 @@ type why struct {
 	requested bool  // by an operator
 }
 
+// The reasons for a refresh, as metrics and logs name them.
+const (
+	reasonRejected  = "rejected"
+	reasonRequested = "requested"
+	reasonKeepAlive = "keep_alive"
+	reasonAhead     = "ahead_of_expiry"
+	reasonExpired   = "expired"
+)
+
+// reasons lists every reason.
+func reasons() []string {
+	return []string{reasonRejected, reasonRequested, reasonKeepAlive, reasonAhead, reasonExpired}
+}
+
 // reason names the refresh in metrics and logs.
 func (w why) reason() string {
 	switch {
 	case w.rejected:
-		return "rejected"
+		return reasonRejected
 	case w.requested:
-		return "requested"
+		return reasonRequested
 	case w.keepAlive:
-		return "keep_alive"
+		return reasonKeepAlive
 	case w.ahead:
-		return "ahead_of_expiry"
+		return reasonAhead
 	default:
-		return "expired"
+		return reasonExpired
 	}
 }
 

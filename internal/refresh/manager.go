@@ -129,6 +129,7 @@ func New(c Config) (*Manager, error) {
 	m.oracle = newOracle(m.Server, m.Store)
 	m.brake = newBrake(m.Logger, m.metrics.massRefusal)
 	m.lifetime, m.giveUp = context.WithCancel(context.Background())
+	m.watchTroubles(m.Registerer)
 	return m, nil
 }
 

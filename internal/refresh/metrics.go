@@ -14,6 +14,29 @@ type metrics struct {
 	massRefusal prometheus.Gauge
 }
 
+// result is how a refresh ended.
+type result string
+
+const (
+	resultRefreshed     result = "refreshed"
+	resultIncomplete    result = "incomplete"     // answered with a refresh token and nothing to send
+	resultSuperseded    result = "superseded"     // the connection has a newer credential, or was removed
+	resultRefused       result = "refused"        // the refresh token is no good
+	resultClientRefused result = "client_refused" // our client or its secret is not
+	resultBusy          result = "busy"           // 429
+	resultUnusual       result = "unusual"        // any other 4xx
+	resultUnknown       result = "unknown"        // sent and never readably answered
+	resultNotSent       result = "not_sent"
+)
+
+// results lists every result.
+func results() []result {
+	return []result{
+		resultRefreshed, resultIncomplete, resultSuperseded, resultRefused, resultClientRefused,
+		resultBusy, resultUnusual, resultUnknown, resultNotSent,
+	}
+}
+
 // newMetrics registers the metrics of refreshes. No label names a connection.
 func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
@@ -43,10 +66,36 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "1 while no refresh tokens are spent because many connections were refused at once.",
 		}),
 	}
+	// A counter that begins with its first event hides that event from increase().
+	for _, result := range results() {
+		for _, reason := range reasons() {
+			m.refreshes.WithLabelValues(string(result), reason)
+		}
+	}
 	if r != nil {
 		r.MustRegister(m.refreshes, m.duration, m.unknown, m.unsaved, m.storeErrors, m.massRefusal)
 	}
 	return m
+}
+
+// watchTroubles registers what keeps refreshes from being started at all.
+func (m *Manager) watchTroubles(r prometheus.Registerer) {
+	if r == nil {
+		return
+	}
+	gauge := func(name, help string, is func() bool) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if is() {
+				return 1
+			}
+			return 0
+		})
+	}
+	r.MustRegister(
+		gauge("pleo_store_restored", "1 while no refresh token is presented because the store is older than its witness.", m.Restored),
+		gauge("pleo_spool_unusable", "1 while no refresh is started because the spool cannot be written.",
+			func() bool { return m.spoolTrouble.Load() != nil }),
+	)
 }
 
 // spooled returns a function that keeps the pairs left in the spool by earlier
@@ -60,8 +109,8 @@ func (m *Manager) spooled() func(int) {
 }
 
 // count counts the end of a refresh.
-func (a *attempt) count(result string) {
-	a.m.metrics.refreshes.WithLabelValues(result, a.why.reason()).Inc()
+func (a *attempt) count(r result) {
+	a.m.metrics.refreshes.WithLabelValues(string(r), a.why.reason()).Inc()
 }
 
 // logger names the connection that a log line is about.

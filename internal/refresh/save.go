@@ -119,18 +119,18 @@ func (a *attempt) restBeforeSaving(wait time.Duration, spooled bool) (leave bool
 // saved ends a refresh whose pair the store has taken, or has no use for.
 func (a *attempt) saved(s credstore.Successor, r saveResult) error {
 	if r.err != nil {
-		a.count("superseded")
+		a.count(resultSuperseded)
 		a.m.logger(a.e).Warn("a new token pair was dropped: the connection has a newer credential or was removed")
 		a.e.revert()
 		return a.rereadNow()
 	}
-	result := "refreshed"
+	result := resultRefreshed
 	if s.Setback != nil {
-		result = "incomplete"
+		result = resultIncomplete
 	}
 	a.count(result)
 	a.install(s, r.conn)
-	a.m.logger(a.e).Info(result, zap.Int64("version", r.conn.Version), zap.String("reason", a.why.reason()),
+	a.m.logger(a.e).Info(string(result), zap.Int64("version", r.conn.Version), zap.String("reason", a.why.reason()),
 		zap.Duration("took", a.m.Now().Sub(a.began)))
 	a.land(nil)
 	a.finish()

@@ -64,7 +64,7 @@ func (a *attempt) settle(err error) error {
 }
 
 func (a *attempt) notSent(err error) error {
-	a.count("not_sent")
+	a.count(resultNotSent)
 	n := min(a.e.failures.Add(1), 10)
 	wait := min(notSentFirst<<(n-1), notSentAtMost)
 	wait = wait/2 + a.m.Jitter(wait/2)
@@ -76,11 +76,11 @@ func (a *attempt) answered(answer *pleo.AnswerError) error {
 	case pleo.Refused:
 		return a.refused(answer)
 	case pleo.ClientRefused:
-		a.count("client_refused")
+		a.count(resultClientRefused)
 		a.m.logger(a.e).Error("the authorization server refuses our OAuth client; check oauth.client_id and oauth.client_secret", errField(answer))
 		return a.setback(codeClient, credstore.ReasonClientRefused, clientRefusedIn, answer)
 	case pleo.Busy:
-		a.count("busy")
+		a.count(resultBusy)
 		return a.setback(codeBusy, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, busyIn), answer)
 	default:
 		return a.unusual(answer)
@@ -96,7 +96,7 @@ func retryIn(asked, otherwise time.Duration) time.Duration {
 }
 
 func (a *attempt) refused(answer *pleo.AnswerError) error {
-	a.count("refused")
+	a.count(resultRefused)
 	if a.braked {
 		// One of many at once: that says more about Pleo, or our client, than
 		// about this token, which is kept and tried again.
@@ -112,7 +112,7 @@ func (a *attempt) refused(answer *pleo.AnswerError) error {
 }
 
 func (a *attempt) unusual(answer *pleo.AnswerError) error {
-	a.count("unusual")
+	a.count(resultUnusual)
 	if a.m.oracle.ask(context.Background(), a.state.Credential.RefreshToken) == dead {
 		return a.condemn(verdict{
 			reason: credstore.ReasonInactive, code: codeInactive, message: answer.Error(),
@@ -130,7 +130,7 @@ func (a *attempt) unusual(answer *pleo.AnswerError) error {
 }
 
 func (a *attempt) unknown(err error) error {
-	a.count("unknown")
+	a.count(resultUnknown)
 	a.m.metrics.unknown.Inc()
 	wait := doubtIn(a.intent.Presentations)
 	var unknown *pleo.UnknownError

@@ -1,0 +1,48 @@
+package refresh
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// TestTroublesShowInMetrics: what holds refreshes up raises an alert.
+func TestTroublesShowInMetrics(t *testing.T) {
+	var m Manager
+	registry := prometheus.NewRegistry()
+	m.watchTroubles(registry)
+	wantGauges := func(restored, unusable string) {
+		t.Helper()
+		err := testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP pleo_spool_unusable 1 while no refresh is started because the spool cannot be written.
+# TYPE pleo_spool_unusable gauge
+pleo_spool_unusable `+unusable+`
+# HELP pleo_store_restored 1 while no refresh token is presented because the store is older than its witness.
+# TYPE pleo_store_restored gauge
+pleo_store_restored `+restored+"\n"))
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	wantGauges("0", "0")
+	m.restored.Store(true)
+	wantGauges("1", "0")
+	full := errors.New("the disk is full")
+	m.restored.Store(false)
+	m.spoolTrouble.Store(&full)
+	wantGauges("0", "1")
+}
+
+// TestEveryResultIsCountedFromNothing: the first refusal of a client has to show
+// in an increase.
+func TestEveryResultIsCountedFromNothing(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	newMetrics(registry)
+	n, err := testutil.GatherAndCount(registry, "pleo_refreshes_total")
+	if want := len(results()) * len(reasons()); err != nil || n != want {
+		t.Errorf("a new process has %d series of pleo_refreshes_total, %v, want %d", n, err, want)
+	}
+}
