@@ -22,6 +22,7 @@ VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 BUILD := $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 
 TOOLS := $(CURDIR)/bin/tools
+PROMTOOL := $(or $(shell command -v promtool),$(TOOLS)/promtool)
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 PEBBLE := $(TOOLS)/pebble-$(PEBBLE_VERSION)
 
@@ -115,6 +116,18 @@ browser: internal/browsertest/node_modules ## Use the pages with a real Chromium
 internal/browsertest/node_modules: internal/browsertest/package-lock.json
 	cd $(@D) && npm ci --ignore-scripts
 	@touch $@
+
+.PHONY: alerts
+alerts: $(PROMTOOL) ## Check the alert rules, and try them on worlds in which they should fire or not
+	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
+	cd deploy/prometheus && $(PROMTOOL) test rules alerts_test.yaml
+
+# Building promtool takes minutes; Debian has it in its package prometheus, of
+# which nothing else is wanted.
+$(TOOLS)/promtool:
+	@mkdir -p $(TOOLS)
+	set -e; dir=$$(mktemp -d); cd $$dir; apt-get -qq update; apt-get -qq download prometheus; \
+	dpkg-deb -x prometheus_*.deb .; mv usr/bin/promtool $@; rm -rf $$dir
 
 .PHONY: load
 load: ## Put 10 connections under load for LOADTIME while their tokens live 4 seconds; then 50 at once, a gigabyte each way, slow clients
