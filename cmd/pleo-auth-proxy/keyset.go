@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -59,12 +58,12 @@ func (p *program) keysetCreateCommand() *cobra.Command {
 		Long: `Makes the keyset file, with one key, and prints its fingerprint. A server does so
 itself when it starts for the first time. An existing keyset is left alone.`,
 		Args: args(),
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := p.loadKept()
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(makeDataDir(cfg), refuseNewKeyset(cfg)); err != nil {
+			if err := errors.Join(makeDataDir(cfg), refuseNewKeyset(cmd.Context(), cfg)); err != nil {
 				return err
 			}
 			key, err := credstore.CreateKeyset(cfg.Store.KeysetFile)
@@ -235,7 +234,11 @@ func (p *program) withKeys(ctx context.Context, work func(context.Context, *keys
 		return err
 	}
 	k := &keysetWork{cfg: cfg}
-	if _, err := os.Stat(cfg.Store.Path); err == nil {
+	exists, err := storeExists(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if exists {
 		v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
 		if err != nil {
 			return err

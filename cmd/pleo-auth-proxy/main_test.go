@@ -19,5 +19,5 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()
 	}
-	testscript.Main(m, map[string]func(){"pleo-auth-proxy": main})
+	testscript.Main(closing{m}, map[string]func(){"pleo-auth-proxy": main})
 }

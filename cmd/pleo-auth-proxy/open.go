@@ -33,14 +33,18 @@ func openVault(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault
 	if err := makeDataDir(cfg); err != nil {
 		return nil, err
 	}
-	if err := refuseNewKeyset(cfg); err != nil {
+	if err := refuseNewKeyset(ctx, cfg); err != nil {
 		return nil, err
 	}
 	keyset, made, err := credstore.OpenKeyset(cfg.Store.KeysetFile)
 	if err != nil {
 		return nil, err
 	}
-	store, err := sqlstore.Open(ctx, storeConfig(cfg, keyset, log))
+	c, err := storeConfig(cfg, keyset, log)
+	if err != nil {
+		return nil, err
+	}
+	store, err := sqlstore.Open(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +58,10 @@ func openMemory(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vaul
 	if err != nil {
 		return nil, err
 	}
-	c := storeConfig(cfg, keyset, log)
+	c, err := storeConfig(cfg, keyset, log)
+	if err != nil {
+		return nil, err
+	}
 	c.Memory = sqlstore.NewMemory()
 	store, err := sqlstore.Open(ctx, c)
 	if err != nil {
@@ -64,9 +71,14 @@ func openMemory(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vaul
 }
 
 // storeConfig says which store the configuration means.
-func storeConfig(cfg *config.Config, keyset *credstore.Keyset, log *zap.Logger) sqlstore.Config {
+func storeConfig(cfg *config.Config, keyset *credstore.Keyset, log *zap.Logger) (sqlstore.Config, error) {
+	dsn, err := openDSN(cfg)
+	if err != nil {
+		return sqlstore.Config{}, err
+	}
 	return sqlstore.Config{
 		Path:   cfg.Store.Path,
+		DSN:    dsn,
 		Keyset: keyset,
 		Stamp: credstore.Stamp{
 			Environment: cfg.Environment,
@@ -74,7 +86,40 @@ func storeConfig(cfg *config.Config, keyset *credstore.Keyset, log *zap.Logger) 
 			ClientID:    cfg.OAuth.ClientID,
 		},
 		Logger: log,
+	}, nil
+}
+
+// openDSN reads the connection string of the database for the first time, and
+// returns what gives it from then on; nil where there is none.
+func openDSN(cfg *config.Config) (func() credstore.Secret, error) {
+	if cfg.Store.Driver != config.DriverPostgres {
+		return nil, nil
 	}
+	reader, err := cfg.Store.DSN.Open()
+	if err != nil {
+		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "store.dsn_file", Problem: err.Error()}}}
+	}
+	if err := sqlstore.CheckDSN(reader.Secret()); err != nil {
+		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "store.dsn", Problem: err.Error()}}}
+	}
+	return reader.Secret, nil
+}
+
+// storeExists reports whether there is a store where the configuration says.
+func storeExists(ctx context.Context, cfg *config.Config) (bool, error) {
+	c, err := storeConfig(cfg, nil, zap.NewNop())
+	if err != nil {
+		return false, err
+	}
+	return sqlstore.Exists(ctx, c)
+}
+
+// nameStore names the store of the configuration for people.
+func nameStore(cfg *config.Config) string {
+	if cfg.Store.Driver == config.DriverPostgres {
+		return "in the database of store.dsn"
+	}
+	return cfg.Store.Path
 }
 
 // makeDataDir makes the data directory if it is not there. One that was chosen
@@ -113,19 +158,32 @@ func isDir(path string) bool {
 }
 
 // refuseNewKeyset refuses to make a keyset for a store that exists: it was made
-// under another, and nothing in it could be opened. The store is looked for
-// first, since a process that makes both at this moment begins with the keyset.
-func refuseNewKeyset(cfg *config.Config) error {
-	if _, err := os.Stat(cfg.Store.Path); err != nil {
-		return nil //nolint:nilerr // there is none, or opening it will say what is wrong
-	}
-	if _, err := os.Stat(cfg.Store.KeysetFile); !errors.Is(err, fs.ErrNotExist) {
+// under another, and nothing in it could be opened. The keyset is looked for
+// again after the store, since a process that makes both at this moment begins
+// with the keyset.
+func refuseNewKeyset(ctx context.Context, cfg *config.Config) error {
+	if hasKeyset(cfg) {
 		return nil
 	}
-	return &credstore.SetupError{
-		Err:  fmt.Errorf("the store %s exists, but not the keyset %s that opens it", cfg.Store.Path, cfg.Store.KeysetFile),
-		Hint: "put the keyset back from its backup, or set store.keyset_file to where it is",
+	exists, err := storeExists(ctx, cfg)
+	if err != nil || !exists || hasKeyset(cfg) {
+		return err
 	}
+	hint := "put the keyset back from its backup, or set store.keyset_file to where it is"
+	if cfg.Store.Driver == config.DriverPostgres {
+		hint = "bring it here from where the store was made, or from its backup, or set store.keyset_file to where it is"
+	}
+	return &credstore.SetupError{
+		Err:  fmt.Errorf("the store %s exists, but not the keyset %s that opens it", nameStore(cfg), cfg.Store.KeysetFile),
+		Hint: hint,
+	}
+}
+
+// hasKeyset reports whether there is a keyset; opening it says what is wrong with
+// it.
+func hasKeyset(cfg *config.Config) bool {
+	_, err := os.Stat(cfg.Store.KeysetFile)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // toldToBackUp is what is said once, when a keyset is made.

@@ -39,11 +39,20 @@ import (
 //	get URL [HEADER VALUE]  prints status and body
 //	stale FILE              leaves a socket behind that nobody listens at
 //	readonly FILE...        makes files and directories unwritable
+//
+// and, where there is a PostgreSQL:
+//
+//	postgres                keeps the store in it, in an empty schema, which the file dsn is for
+//	psql STATEMENT          runs a statement there, and prints the first value that it gives
 func TestScripts(t *testing.T) {
+	runScripts(t, "testdata/script", setupScript)
+}
+
+func runScripts(t *testing.T, dir string, setup func(*testscript.Env) error) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 dir,
 		RequireExplicitExec: true,
-		Setup:               setupScript,
+		Setup:               setup,
 		Condition: func(name string) (bool, error) {
 			if name == "root" {
 				return os.Geteuid() == 0, nil
@@ -64,6 +73,8 @@ func TestScripts(t *testing.T) {
 			"get":      getCommand,
 			"stale":    staleCommand,
 			"readonly": readonlyCommand,
+			"postgres": postgresCommand,
+			"psql":     psqlCommand,
 		},
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"time"
 
@@ -31,22 +30,23 @@ func (p *program) existingStore(ctx context.Context) (*config.Config, *vault, er
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := checkStoreExists(cfg); err != nil {
+	if err := checkStoreExists(ctx, cfg); err != nil {
 		return nil, nil, err
 	}
 	v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
 	return cfg, v, err
 }
 
-func checkStoreExists(cfg *config.Config) error {
-	_, err := os.Stat(cfg.Store.Path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil // opening it says what else is wrong
+func checkStoreExists(ctx context.Context, cfg *config.Config) error {
+	exists, err := storeExists(ctx, cfg)
+	if err != nil || exists {
+		return err
 	}
-	return &credstore.SetupError{
-		Err:  fmt.Errorf("there is no store %s", cfg.Store.Path),
-		Hint: "put it where the configuration says, or correct data_dir or store.path",
+	hint := "put it where the configuration says, or correct data_dir or store.path"
+	if cfg.Store.Driver == config.DriverPostgres {
+		hint = "restore it, or correct store.dsn"
 	}
+	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", nameStore(cfg)), Hint: hint}
 }
 
 func (p *program) storeBackupCommand() *cobra.Command {
@@ -122,7 +122,7 @@ be found.`,
 
 // acceptResult is what store accept-restore prints.
 type acceptResult struct {
-	Store      string    `json:"store"` // path
+	Store      string    `json:"store"` // path, or where else it is
 	AcceptedAt time.Time `json:"accepted_at"`
 }
 
@@ -130,9 +130,9 @@ func (p *program) acceptRestore(ctx context.Context, cfg *config.Config, store c
 	if err := doubtAll(ctx, cfg, store); err != nil {
 		return err
 	}
-	p.say("accepted the store %s; a running server goes on with it within seconds", cfg.Store.Path)
+	p.say("accepted the store %s; a running server goes on with it within seconds", nameStore(cfg))
 	if p.asJSON {
-		return p.printJSON(acceptResult{Store: cfg.Store.Path, AcceptedAt: time.Now().UTC().Truncate(time.Second)})
+		return p.printJSON(acceptResult{Store: nameStore(cfg), AcceptedAt: time.Now().UTC().Truncate(time.Second)})
 	}
 	return nil
 }
@@ -176,7 +176,7 @@ type stampResult struct {
 }
 
 func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
-	if err := errors.Join(checkStoreExists(cfg), refuseNewKeyset(cfg)); err != nil {
+	if err := errors.Join(checkStoreExists(ctx, cfg), refuseNewKeyset(ctx, cfg)); err != nil {
 		return err
 	}
 	keyset, err := credstore.ReadKeyset(cfg.Store.KeysetFile)
@@ -184,7 +184,10 @@ func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	log := newLogger(p.stderr, config.Log{Level: "warn", Format: "console"})
-	c := storeConfig(cfg, keyset, log)
+	c, err := storeConfig(cfg, keyset, log)
+	if err != nil {
+		return err
+	}
 	before, err := sqlstore.Restamp(ctx, c)
 	if err != nil {
 		return err

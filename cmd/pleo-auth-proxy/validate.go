@@ -63,6 +63,7 @@ func checkFiles(cfg *config.Config) error {
 	var wrong config.Error
 	for _, open := range []func() error{
 		func() error { _, err := openSecrets(cfg); return err },
+		func() error { _, err := openDSN(cfg); return err },
 		func() error { _, err := clientsOf(cfg, zap.NewNop()); return err },
 		func() error { _, err := openDeclared(cfg, zap.NewNop()); return err },
 		func() error { _, err := openTLS("proxy.tls", cfg.Proxy.TLS, zap.NewNop()); return err },

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -50,6 +51,15 @@ func openPostgres(ctx context.Context, dsn func() credstore.Secret, log *zap.Log
 		return nil, err
 	}
 	warnOfPlainText(config, log)
+	d := newPostgres(config, dsn, log)
+	if err := d.prepare(ctx); err != nil {
+		return nil, errors.Join(explainPostgres(err, config), d.close())
+	}
+	return d, nil
+}
+
+// newPostgres does not connect yet.
+func newPostgres(config *pgx.ConnConfig, dsn func() credstore.Secret, log *zap.Logger) *postgresDialect {
 	d := &postgresDialect{
 		db: sql.OpenDB(newConnector(config, dsn)), log: log,
 		process: rand.Text(), life: leaseLife, holds: make(map[*rowHold]struct{}),
@@ -59,10 +69,7 @@ func openPostgres(ctx context.Context, dsn func() credstore.Secret, log *zap.Log
 	d.db.SetMaxIdleConns(idleConnections)
 	d.db.SetConnMaxIdleTime(idleTime)
 	d.db.SetConnMaxLifetime(connectionLife)
-	if err := d.prepare(ctx); err != nil {
-		return nil, errors.Join(explainPostgres(err, config), d.close())
-	}
-	return d, nil
+	return d
 }
 
 // prepare makes sure that the server will do, and that the database is of a

@@ -28,6 +28,13 @@ const (
 	connectTimeout = 5 * time.Second
 )
 
+// CheckDSN returns a [credstore.SetupError] if the connection string cannot be
+// read. It does not connect.
+func CheckDSN(dsn credstore.Secret) error {
+	_, err := parseDSN(dsn)
+	return err
+}
+
 // parseDSN reads a connection string, as libpq's URLs and keywords. What is wrong
 // with one is not repeated from the parser: a string that cannot be read may have
 // its password anywhere.
@@ -125,9 +132,10 @@ func place(c *pgx.ConnConfig) string {
 	return fmt.Sprintf("%s, database %q", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.Database)
 }
 
-// explainPostgres says what to do about a database that cannot be opened.
+// explainPostgres says what to do about a database that cannot be opened; nil
+// stays nil.
 func explainPostgres(err error, c *pgx.ConnConfig) error {
-	if isAnswer(err) {
+	if err == nil || isAnswer(err) {
 		return err
 	}
 	err = fmt.Errorf("PostgreSQL at %s: %w", place(c), shorter(err))

@@ -28,8 +28,8 @@ func (s *Store) Backup(ctx context.Context, path string) error {
 	b, ok := s.dialect.(backuper)
 	if !ok {
 		return &credstore.SetupError{
-			Err:  errors.New("this store is not backed up by the program"),
-			Hint: "use the tools of its database, such as pg_dump",
+			Err:  fmt.Errorf("backing up the store to %s: the program does not back up a store in PostgreSQL", path),
+			Hint: fmt.Sprintf("use pg_dump --format=custom --file=%s, and keep the keyset elsewhere", path),
 		}
 	}
 	if err := b.backup(ctx, path); err != nil {

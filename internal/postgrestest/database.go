@@ -54,7 +54,13 @@ func (s *Shared) DSN(t testing.TB) string {
 // test.
 func (s *Shared) Schema(t testing.TB) string {
 	t.Helper()
-	dsn, name := s.DSN(t), "test_"+strings.ToLower(rand.Text())
+	return Schema(t, s.DSN(t))
+}
+
+// Schema makes an empty schema, and returns dsn for it. It goes with the test.
+func Schema(t testing.TB, dsn string) string {
+	t.Helper()
+	name := "test_" + strings.ToLower(rand.Text())
 	Exec(t, dsn, `CREATE SCHEMA `+name)
 	t.Cleanup(func() { Exec(t, dsn, `DROP SCHEMA `+name+` CASCADE`) })
 	return With(t, dsn, "search_path", name)

@@ -19,6 +19,7 @@ func (l *loader) check() {
 	l.checkTLS("admin.tls")
 	l.checkHeaders()
 	l.checkDeclared()
+	l.checkStore()
 	l.checkMemory()
 }
 
@@ -82,6 +83,29 @@ func (l *loader) checkSecrets() {
 	}
 	if previous && !secret {
 		l.mistake(place{}, "oauth.client_secret_file", "is needed where a previous client secret is given")
+	}
+}
+
+// checkStore reports what the driver needs and what has no meaning with it.
+func (l *loader) checkStore() {
+	driver := l.config.Store.Driver
+	if driver != DriverPostgres {
+		for _, path := range []string{"store.dsn", "store.dsn_file"} {
+			if l.given(path) {
+				l.mistake(l.places[path], path, "is for store.driver postgres; set that too, or leave this out")
+			}
+		}
+		return
+	}
+	dsn, file := l.given("store.dsn"), l.given("store.dsn_file")
+	switch {
+	case dsn && file:
+		l.mistake(l.places["store.dsn_file"], "store.dsn_file", "cannot be used together with store.dsn; keep one of them")
+	case !dsn && !file && !l.hasMistake("store.dsn") && !l.hasMistake("store.dsn_file"):
+		l.mistake(l.places["store.driver"], "store.driver", "is postgres, which needs store.dsn_file or store.dsn")
+	}
+	if l.given("store.path") {
+		l.mistake(l.places["store.path"], "store.path", "has no meaning with store.driver postgres; leave it out")
 	}
 }
 

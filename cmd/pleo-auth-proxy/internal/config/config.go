@@ -131,14 +131,16 @@ type Declared struct {
 
 // What Store.Driver may be.
 const (
-	DriverSQLite = "sqlite"
-	DriverMemory = "memory" // nothing is kept
+	DriverSQLite   = "sqlite"
+	DriverPostgres = "postgres"
+	DriverMemory   = "memory" // nothing is kept
 )
 
 // Store says where connections and credentials are kept.
 type Store struct {
 	Driver     string
-	Path       string
+	Path       string       // of SQLite's database
+	DSN        SecretSource // of PostgreSQL's
 	KeysetFile string
 	SpoolDir   string
 }

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 // minimal is the least that is a configuration.
@@ -96,7 +98,7 @@ func TestDefaults(t *testing.T) {
 		"access":  true,
 		"store":   Store{Driver: DriverSQLite, Path: dir + "/store.db", KeysetFile: dir + "/keyset.json", SpoolDir: dir + "/spool"},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(SecretSource{}, credstore.Secret{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 }
@@ -225,6 +227,14 @@ func TestMistakesBetweenKeys(t *testing.T) {
 			[]string{"c.yaml:2: oauth.client_id: must not hold a colon with oauth.client_auth basic_plain, which would end it there; use basic"}},
 		{"secret without id", minimal + "oauth: {client_secret: s}\n",
 			[]string{"oauth.client_id: is needed where a client secret is given"}},
+		{"postgres without a database", minimal + "store: {driver: postgres}\n",
+			[]string{"c.yaml:2: store.driver: is postgres, which needs store.dsn_file or store.dsn"}},
+		{"two connection strings", minimal + "store: {driver: postgres, dsn: \"postgres://h/d\", dsn_file: /f}\n",
+			[]string{"c.yaml:2: store.dsn_file: cannot be used together with store.dsn; keep one of them"}},
+		{"connection string for SQLite", minimal + "store: {dsn: \"postgres://u:p@h/d\"}\n",
+			[]string{"c.yaml:2: store.dsn: is for store.driver postgres; set that too, or leave this out"}},
+		{"path of SQLite for postgres", minimal + "store: {driver: postgres, dsn_file: /f, path: /p}\n",
+			[]string{"c.yaml:2: store.path: has no meaning with store.driver postgres; leave it out"}},
 		{"header with a meaning", minimal + "proxy: {connection_header: authorization}\n",
 			[]string{"c.yaml:2: proxy.connection_header: cannot be authorization, which has a meaning of its own"}},
 	} {
@@ -290,6 +300,8 @@ func TestNoSecretInAnyMistake(t *testing.T) {
 		"oauth: {client_secret: {a: " + canary + "}}",
 		"oauth: {client_secret: \"" + canary + "\\n" + canary + "\"}",
 		"oauth: {client_secret: !x " + canary + "}",
+		"environment: staging\nstore: {dsn: \"postgres://u:" + canary + "@h/d\"}",
+		"environment: staging\nstore: {driver: postgres, dsn: [" + canary + "]}",
 		"upstream: {proxy_url: \"ftp://u:" + canary + "@h\"}",
 		"upstream: {proxy_url: \"http://u:" + canary + "@h/path\"}",
 		"upstream: {proxy_url: \"http://u:" + canary + "%zz@h\"}",

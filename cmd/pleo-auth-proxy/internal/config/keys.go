@@ -195,14 +195,25 @@ func storeKeys() []key {
 	return []key{
 		{
 			path:     "store.driver",
-			doc:      "Where connections are kept: sqlite, or memory, which keeps nothing and is for connections that are declared here.",
+			doc:      "Where connections are kept: sqlite, for one program on one machine; postgres (15 or later), for several that share them; or memory, which keeps nothing and is for connections that are declared here.",
 			fallback: DriverSQLite,
-			set:      one(oneOf(DriverSQLite, DriverMemory), func(c *Config) *string { return &c.Store.Driver }),
+			set:      one(oneOf(DriverSQLite, DriverPostgres, DriverMemory), func(c *Config) *string { return &c.Store.Driver }),
 		},
 		{
 			path: "store.path",
 			doc:  "The SQLite database, on a local disk that survives restarts; by default store.db in data_dir.",
 			set:  one(parsePath, func(c *Config) *string { return &c.Store.Path }),
+		},
+		{
+			path:    "store.dsn",
+			doc:     "The connection string of the PostgreSQL database, such as postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full; better kept in a file of its own.",
+			private: true,
+			set:     one(parseSecret, func(c *Config) *SecretSource { return &c.Store.DSN }),
+		},
+		{
+			path: "store.dsn_file",
+			doc:  "A file that holds the connection string, read again for each new connection.",
+			set:  one(parseSecretFile, func(c *Config) *SecretSource { return &c.Store.DSN }),
 		},
 		{
 			path: "store.keyset_file",

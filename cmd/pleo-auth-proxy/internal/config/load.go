@@ -131,7 +131,9 @@ func (l *loader) fillIn() {
 	if c.DataDir == "" {
 		c.DataDir = l.defaultDataDir()
 	}
-	c.Store.Path = cmp.Or(c.Store.Path, c.InDataDir(StoreName))
+	if c.Store.Driver == DriverSQLite {
+		c.Store.Path = cmp.Or(c.Store.Path, c.InDataDir(StoreName))
+	}
 	c.Store.KeysetFile = cmp.Or(c.Store.KeysetFile, c.InDataDir(KeysetName))
 	c.Store.SpoolDir = cmp.Or(c.Store.SpoolDir, c.InDataDir(SpoolName))
 	c.Admin.TokenFile = cmp.Or(c.Admin.TokenFile, c.InDataDir(TokenName))
