@@ -44,6 +44,7 @@ type APIConfig struct {
 type API struct {
 	introspectURL   string
 	installationURL string
+	companiesURL    *url.URL
 	transport       http.RoundTripper
 	timeout         time.Duration
 	now             func() time.Time
@@ -54,6 +55,7 @@ func NewAPI(cfg APIConfig) *API {
 	a := &API{
 		introspectURL:   cfg.URL.JoinPath("v1/introspect").String(),
 		installationURL: cfg.URL.JoinPath("v1/installations/me").String(),
+		companiesURL:    cfg.URL.JoinPath("v1/companies"),
 		transport:       cfg.Transport,
 		timeout:         cfg.Timeout,
 		now:             cfg.Now,
@@ -117,6 +119,36 @@ func (a *API) Uninstall(ctx context.Context, authorization credstore.Secret) err
 	}
 	return nil
 }
+
+// CompanyName returns what the company with the id is called, for a credential
+// that may know (scope companies:read). Errors are as for [API.Introspect].
+func (a *API) CompanyName(ctx context.Context, authorization credstore.Secret, companyID string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	resp, err := a.call(ctx, http.MethodGet, a.companiesURL.JoinPath(url.PathEscape(companyID)).String(), authorization)
+	if err != nil {
+		return "", fmt.Errorf("asking for the name of a company: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }() // what was read counts
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("asking for the name of a company: %w", a.refusal(resp))
+	}
+	body, err := readBody(ctx, resp.Body)
+	if err != nil {
+		return "", fmt.Errorf("asking for the name of a company: %w", err)
+	}
+	var answer struct {
+		Data struct {
+			Name string `json:"name"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(body, &answer) != nil || len(answer.Data.Name) > maxCompanyName {
+		return "", errNoIdentity
+	}
+	return answer.Data.Name, nil
+}
+
+const maxCompanyName = 256
 
 var errNoCredential = errors.New("there is no credential to send")
 

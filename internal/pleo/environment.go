@@ -21,4 +21,16 @@ func EndpointsOf(environment string) (Endpoints, bool) {
 	return Endpoints{}, false
 }
 
+// AppURL returns where people sign in to Pleo in the environment with the name;
+// empty where that is not known.
+func AppURL(environment string) string {
+	switch environment {
+	case "production":
+		return "https://app.pleo.io"
+	case "staging":
+		return "https://app.staging.pleo.io/login"
+	}
+	return ""
+}
+
 func https(host string) *url.URL { return &url.URL{Scheme: "https", Host: host} }

@@ -48,6 +48,7 @@ type ServerConfig struct {
 // AuthorizationServer speaks to Pleo's OAuth server. It may be used by several
 // goroutines at once, and keeps no token.
 type AuthorizationServer struct {
+	authorizeURL  string
 	tokenURL      string
 	introspectURL string
 	clientID      string
@@ -80,6 +81,7 @@ func NewAuthorizationServer(cfg ServerConfig) (*AuthorizationServer, error) {
 	transport.ResponseHeaderTimeout = 0 // Timeout bounds the whole
 	transport.DialContext = watch(transport.DialContext)
 	s := &AuthorizationServer{
+		authorizeURL:  cfg.URL.JoinPath("oauth/authorize").String(),
 		tokenURL:      cfg.URL.JoinPath("oauth/token").String(),
 		introspectURL: cfg.URL.JoinPath("oauth/token/introspect").String(),
 		clientID:      cfg.ClientID,
