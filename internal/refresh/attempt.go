@@ -215,6 +215,9 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 	if err := s.refusal(); err != nil {
 		return false, err
 	}
+	if done, err := a.prove(ctx); done || err != nil {
+		return done, err
+	}
 	if s.conn.Version > a.state.Credential.Version {
 		// Memory is ahead of the store: a pair waits to be saved, and the
 		// stored token is spent.
@@ -239,6 +242,32 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 		return false, a.later(left, nil)
 	}
 	return a.doubts(ctx)
+}
+
+// prove learns whose the token pair is where a crash has kept a consent's from
+// being looked at; done if it is the connection's own company's. A pair whose
+// access token has ended may be refreshed, and is looked at then.
+func (a *attempt) prove(ctx context.Context) (done bool, err error) {
+	value := pleo.AuthorizationValue(credstore.OAuth, a.state.Credential)
+	if !a.state.Connection.Unproven || value.IsZero() {
+		return false, nil
+	}
+	who, err := a.m.askWho(ctx, value)
+	if errors.Is(err, pleo.ErrUnauthorized) {
+		return false, nil
+	}
+	if err != nil {
+		return false, a.later(askAgain, err)
+	}
+	a.m.learn(ctx, a.e, value, who)
+	s := a.e.current.Load()
+	if s.good(a.m.Now()) {
+		return true, nil
+	}
+	if err := s.refusal(); err != nil {
+		return false, err
+	}
+	return false, a.unavailable(nil)
 }
 
 // requested reports whether an operator waits for a refresh.

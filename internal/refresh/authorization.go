@@ -60,10 +60,12 @@ const (
 // secret and may be shown to clients.
 type Error struct {
 	Code       Code
-	Connection string        // the name that was asked for
-	Reason     string        // the connection's reason, where it has one
-	RetryAfter time.Duration // when it makes sense to ask again; 0 when waiting does not help
-	Err        error         // the cause, for the log; may be nil
+	Connection string // the name that was asked for
+	// ConnectionID is the id, where a person has to mend the connection.
+	ConnectionID string
+	Reason       string        // the connection's reason, where it has one
+	RetryAfter   time.Duration // when it makes sense to ask again; 0 when waiting does not help
+	Err          error         // the cause, for the log; may be nil
 }
 
 func (e *Error) Error() string {

@@ -47,7 +47,7 @@ type snapshot struct {
 
 // good reports whether the authorization may be sent at the time now.
 func (s *snapshot) good(now time.Time) bool {
-	if s.auth == nil {
+	if s.auth == nil || s.conn.Unproven {
 		return false
 	}
 	switch s.conn.Status {
@@ -73,7 +73,7 @@ func (s *snapshot) refusal() error {
 	default:
 		return nil
 	}
-	return &Error{Code: code, Connection: s.conn.Name, Reason: s.conn.Reason}
+	return &Error{Code: code, Connection: s.conn.Name, ConnectionID: s.conn.ID, Reason: s.conn.Reason}
 }
 
 // find returns the entry of the connection called name, loading it on first use.

@@ -48,6 +48,10 @@ type Config struct {
 	API    API                 // nil: companies are not learned and 401s not double-checked
 	Spool  Spool               // required when Server is set
 
+	// Elsewhere is the API of Pleo's other environment, which tells keys that
+	// are used in the wrong one from keys that are no good. Nil: nobody is asked.
+	Elsewhere API
+
 	// Witness, if not nil, notices a store that was restored from a backup.
 	Witness *Witness
 

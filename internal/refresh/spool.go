@@ -236,6 +236,7 @@ type pair struct {
 	ExpiresAt    time.Time `json:"expires_at,omitzero"`
 	ObtainedAt   time.Time `json:"obtained_at,omitzero"`
 	Scope        string    `json:"scope,omitempty"`
+	Consent      bool      `json:"consent,omitempty"`
 	ForcedAt     time.Time `json:"forced_at,omitzero"`
 	ForcedStreak int       `json:"forced_streak,omitempty"`
 
@@ -246,7 +247,7 @@ type pair struct {
 func (t *fileSlot) Fill(s credstore.Successor) error {
 	plain, err := json.Marshal(pair{
 		AccessToken: s.AccessToken.Reveal(), RefreshToken: s.RefreshToken.Reveal(),
-		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope,
+		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope, Consent: s.Consent,
 		ForcedAt: s.ForcedAt, ForcedStreak: s.ForcedStreak, Setback: s.Setback,
 	})
 	if err != nil {
@@ -349,7 +350,7 @@ func (t *fileSlot) open(body []byte) (*credstore.Successor, error) {
 	return &credstore.Successor{
 		Parent:      t.parent,
 		AccessToken: credstore.NewSecret(p.AccessToken), RefreshToken: credstore.NewSecret(p.RefreshToken),
-		ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt, Scope: p.Scope,
+		ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt, Scope: p.Scope, Consent: p.Consent,
 		ForcedAt: p.ForcedAt, ForcedStreak: p.ForcedStreak, Setback: p.Setback,
 	}, nil
 }
