@@ -1,0 +1,250 @@
+package connect
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// Secrets of the tests, which must show up nowhere.
+const (
+	codeCanary   = "code-canary-Q3w9Z"
+	accessCanary = "access-canary-L7k2P"
+	keyCanary    = "pls_canary_V5r8T"
+)
+
+const returnTo = "https://books.example.com/done?from=pleo"
+
+// office is the pages on a store in memory, with a Pleo that does as it is told.
+type office struct {
+	t     *testing.T
+	pages *Pages
+	store *sqlstore.Store
+	links *Linker
+	pleo  *puppet
+	later atomic.Int64 // how far the store's clock is ahead, in nanoseconds
+}
+
+// puppet is a Pleo, and takes what customers give.
+type puppet struct {
+	store *sqlstore.Store
+
+	mu        sync.Mutex // guards what follows
+	exchanges []exchanged
+	keys      []refresh.KeyGrant
+	err       error             // of the next exchange, grant or key
+	company   credstore.Company // whom grants and keys belong to
+}
+
+type exchanged struct{ code, verifier, redirectURI string }
+
+func (p *puppet) AuthorizeURL(state, verifier credstore.Secret, redirectURI string, scopes []string) string {
+	return "https://auth.example.com/oauth/authorize?" + url.Values{
+		"state": {state.Reveal()}, "challenge_of": {verifier.Reveal()}, "redirect_uri": {redirectURI}, "scope": {strings.Join(scopes, " ")},
+	}.Encode()
+}
+
+func (p *puppet) Exchange(_ context.Context, code, verifier credstore.Secret, redirectURI string) (pleo.Tokens, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.exchanges = append(p.exchanges, exchanged{code.Reveal(), verifier.Reveal(), redirectURI})
+	return pleo.Tokens{
+		AccessToken: credstore.NewSecret(accessCanary), RefreshToken: credstore.NewSecret(accessCanary + verifier.Reveal()),
+		SentAt: time.Now(), Lifetime: time.Hour,
+	}, nil
+}
+
+func (p *puppet) Consent(ctx context.Context, g refresh.ConsentGrant) (credstore.Connection, error) {
+	tokens, err := g.Exchange(ctx)
+	if err == nil {
+		err = p.err
+	}
+	if err != nil {
+		return credstore.Connection{}, err
+	}
+	return p.replace(ctx, g.ConnectionID, credstore.Replacement{
+		Credential: credstore.FirstCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken},
+		ObtainedAt: tokens.SentAt, Scope: "users:read", LinkToken: g.LinkToken,
+	})
+}
+
+func (p *puppet) SetKey(ctx context.Context, g refresh.KeyGrant) (credstore.Connection, error) {
+	p.mu.Lock()
+	p.keys = append(p.keys, g)
+	p.mu.Unlock()
+	if p.err != nil {
+		return credstore.Connection{}, p.err
+	}
+	return p.replace(ctx, g.ConnectionID, credstore.Replacement{
+		Credential: credstore.FirstCredential{APIKey: g.Key}, LinkToken: g.LinkToken,
+	})
+}
+
+func (p *puppet) replace(ctx context.Context, id string, r credstore.Replacement) (credstore.Connection, error) {
+	lease, err := p.store.Acquire(ctx, id, "test")
+	if err != nil {
+		return credstore.Connection{}, err
+	}
+	defer func() { _ = lease.Release() }()
+	r.Company = p.company
+	return p.store.Replace(ctx, lease, r)
+}
+
+// calls returns how often the token endpoint was called.
+func (p *puppet) calls() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.exchanges)
+}
+
+// opened returns an office whose pages browsers reach at the URL.
+func opened(t *testing.T, publicURL string, change func(*Config)) *office {
+	t.Helper()
+	keyset, err := credstore.TemporaryKeyset()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &office{t: t}
+	now := func() time.Time { return time.Now().Add(time.Duration(o.later.Load())) }
+	store, err := sqlstore.Open(t.Context(), sqlstore.Config{Now: now, Memory: sqlstore.NewMemory(), Keyset: keyset, Stamp: credstore.Stamp{Environment: "custom"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	o.store, o.pleo = store, &puppet{store: store, company: credstore.Company{ID: "c-1", Name: "Acme ApS"}}
+	public, err := url.Parse(publicURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Config{
+		Store: store, Grants: o.pleo, Server: o.pleo, PublicURL: public,
+		AuthURL: &url.URL{Scheme: "https", Host: "auth.example.com"},
+		Scopes:  []string{"users:read"}, ReturnURLs: []string{returnTo}, Branding: Branding{Name: "Fjord Books"},
+	}
+	if change != nil {
+		change(&c)
+	}
+	if o.pages, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	o.links = NewLinker(LinkerConfig{Store: store, PublicURL: public, ReturnURLs: []string{returnTo}})
+	return o
+}
+
+// connection makes one without a credential and returns its id.
+func (o *office) connection(name string, kind credstore.Kind) string {
+	o.t.Helper()
+	c, err := o.store.Create(o.t.Context(), credstore.NewConnection{Name: name, Kind: kind, ExternalTenant: "Tenant of " + name})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return c.ID
+}
+
+// link opens a link for the connection with the id, and returns its path.
+func (o *office) link(id string) string {
+	o.t.Helper()
+	link, _, err := o.links.Open(o.t.Context(), id, credstore.LinkRequest{ReturnURL: returnTo, Fresh: true})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	u, err := url.Parse(link)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return u.Path
+}
+
+func (o *office) state(id string) credstore.State {
+	o.t.Helper()
+	s, err := o.store.Read(o.t.Context(), id)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return s
+}
+
+// person is a browser: it keeps cookies and follows nothing by itself.
+type person struct {
+	o       *office
+	cookies map[string]*http.Cookie
+	header  map[string]string // sent along
+	host    string
+}
+
+func (o *office) person() *person {
+	return &person{o: o, cookies: map[string]*http.Cookie{}, host: o.pages.PublicURL.Host}
+}
+
+// send sends a request to the pages.
+func (p *person) send(method, target, body string) *httptest.ResponseRecorder {
+	p.o.t.Helper()
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.Host = p.host
+	if method == http.MethodPost {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for name, value := range p.header {
+		r.Header.Set(name, value)
+	}
+	for _, c := range p.cookies {
+		r.AddCookie(c)
+	}
+	w := httptest.NewRecorder()
+	p.o.pages.ServeHTTP(w, r)
+	for _, c := range w.Result().Cookies() {
+		if c.MaxAge < 0 {
+			delete(p.cookies, c.Name)
+			continue
+		}
+		p.cookies[c.Name] = c
+	}
+	return w
+}
+
+// begin clicks the button of the link and returns what Pleo is asked.
+func (p *person) begin(link string) url.Values {
+	p.o.t.Helper()
+	p.send("GET", link, "")
+	w := p.send("POST", link, "")
+	to, err := url.Parse(w.Header().Get("Location"))
+	if err != nil || w.Code != http.StatusSeeOther || to.Host != "auth.example.com" {
+		p.o.t.Fatalf("POST %s = %d to %q, want 303 to Pleo", link, w.Code, to)
+	}
+	return to.Query()
+}
+
+// comeBack is Pleo's redirect with the state and a code.
+func (p *person) comeBack(state string) *httptest.ResponseRecorder {
+	p.o.t.Helper()
+	return p.send("GET", p.o.pages.base+callbackPath+"?"+url.Values{"state": {state}, "code": {codeCanary}}.Encode(), "")
+}
+
+// see loads where w leads to, and returns the page.
+func (p *person) see(w *httptest.ResponseRecorder) string {
+	p.o.t.Helper()
+	if w.Code != http.StatusSeeOther {
+		p.o.t.Fatalf("status %d, want 303:\n%s", w.Code, w.Body)
+	}
+	return p.send("GET", w.Header().Get("Location"), "").Body.String()
+}
+
+func wantText(t *testing.T, page string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(page, text) {
+			t.Errorf("the page does not say %q:\n%s", text, page)
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package connect
+
+import (
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	// maxForm is how much of a request's body is read, in bytes: keys have at
+	// most some hundred characters.
+	maxForm = 8 << 10
+	// lookups is how many pages are looked up at a time; more wait. It bounds
+	// what bad clients can make the store do.
+	lookups = 32
+	// exchanges is how many consents and keys are worked on at a time, each of
+	// which waits for Pleo; more are turned away.
+	exchanges = 64
+)
+
+// guard puts in front of every page what all of them need.
+func (p *Pages) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writePolicy(w.Header(), "'self'")
+		if !p.hostAllowed(r.Host) {
+			p.show(w, r, p.problem(otherHost))
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// writePolicy sets what browsers may do with a page: show it, with our style and
+// logo, and send its form. No page of ours needs a script.
+func writePolicy(h http.Header, formAction string) {
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action "+formAction+
+		"; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("Referrer-Policy", "no-referrer") // the address of a page is a secret
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("X-Robots-Tag", "noindex, nofollow")
+	h.Set("Cache-Control", "no-store")
+}
+
+// patiently lets at most n requests at a time through to h; the others wait.
+func patiently(n int, h http.HandlerFunc) http.HandlerFunc {
+	room := make(chan struct{}, n)
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case room <- struct{}{}:
+			defer func() { <-room }()
+			h(w, r)
+		case <-r.Context().Done():
+		}
+	}
+}
+
+// slowly lets at most n requests at a time through to h, each of which may have
+// to wait for Pleo, and turns the others away.
+func (p *Pages) slowly(n int, h http.HandlerFunc) http.HandlerFunc {
+	room := make(chan struct{}, n)
+	return func(w http.ResponseWriter, r *http.Request) {
+		// First what a slow client can make last.
+		if r.Method == http.MethodPost && r.ParseForm() != nil {
+			p.show(w, r, p.problem(unreadable))
+			return
+		}
+		select {
+		case room <- struct{}{}:
+			defer func() { <-room }()
+			wait(w)
+			h(w, r)
+		default:
+			p.show(w, r, p.problem(tooMany))
+		}
+	}
+}
+
+// wait lets the answer take as long as Pleo may. Tests in memory have nothing
+// that a deadline could be set on.
+func wait(w http.ResponseWriter) {
+	c, until := http.NewResponseController(w), time.Now().Add(patience)
+	_ = c.SetReadDeadline(until) // else the context ends as if the browser had left
+	_ = c.SetWriteDeadline(until)
+}
+
+// hostAllowed reports whether host is the public URL's, or names this machine to
+// itself. A page that points its own name here (DNS rebinding) sees nothing.
+func (p *Pages) hostAllowed(host string) bool {
+	name := strings.TrimSuffix((&url.URL{Host: host}).Hostname(), ".")
+	if strings.EqualFold(name, p.PublicURL.Hostname()) || strings.EqualFold(name, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(name)
+	return err == nil && addr.IsLoopback()
+}
+
+// fromOwnPage reports whether a POST comes from a page of ours: consent begins
+// with a click there, and not with somebody else's form that sends a customer to
+// approve somebody else's connection.
+func (p *Pages) fromOwnPage(r *http.Request) bool {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
+		return site == "same-origin" || site == "none"
+	}
+	switch origin := r.Header.Get("Origin"); origin {
+	case "":
+		return true // not a browser's
+	case "null":
+		// What a browser without Sec-Fetch-Site says where it is told to send no
+		// referrer. The cookie is SameSite=Lax: other sites' forms come without it.
+		_, ours := p.browserOf(r)
+		return ours
+	default:
+		u, err := url.Parse(origin)
+		return err == nil && strings.EqualFold(u.Host, r.Host)
+	}
+}

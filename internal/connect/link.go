@@ -1,0 +1,177 @@
+package connect
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+// visit is a link that somebody has come with, and what it leads to.
+type visit struct {
+	token credstore.Secret
+	link  credstore.Link
+	state credstore.State
+}
+
+func (v visit) conn() credstore.Connection { return v.state.Connection }
+
+// tenant is what the customer calls the account that is connected.
+func (v visit) tenant() string { return cmp.Or(v.conn().ExternalTenant, v.conn().Name) }
+
+// company is the one in Pleo that the connection belongs to, if any.
+func (v visit) company() string {
+	return companyLabel(v.conn().Company())
+}
+
+// find looks the request's link up. A link that was used or has expired is
+// returned with the error that says so.
+func (p *Pages) find(ctx context.Context, token string) (visit, error) {
+	if !wellFormed(token) {
+		return visit{}, credstore.ErrNotFound
+	}
+	v := visit{token: credstore.NewSecret(token)}
+	link, err := p.Store.FindLink(ctx, v.token)
+	if err != nil && !errors.Is(err, credstore.ErrLinkUsed) && !errors.Is(err, credstore.ErrLinkExpired) {
+		return visit{}, err
+	}
+	v.link = link
+	state, missing := p.Store.Read(ctx, link.ConnectionID)
+	if missing != nil {
+		return visit{}, missing
+	}
+	v.state = state
+	return v, err
+}
+
+// reasonOf says what keeps a link from being used.
+func reasonOf(err error) why {
+	switch {
+	case errors.Is(err, credstore.ErrNotFound):
+		return linkUnknown
+	case errors.Is(err, credstore.ErrLinkUsed):
+		return linkUsed
+	case errors.Is(err, credstore.ErrLinkExpired):
+		return linkExpired
+	}
+	return storeAway
+}
+
+// showLink shows what there is to do with a link, or what has come of it. It
+// changes nothing, whoever asks: programs that look at links before people do
+// come here too.
+func (p *Pages) showLink(w http.ResponseWriter, r *http.Request) {
+	v, err := p.find(r.Context(), r.PathValue("token"))
+	o := p.outcomeOf(r, v)
+	switch {
+	case err == nil && o.Why != "":
+		p.show(w, r, p.failed(v, o))
+	case err == nil && v.conn().Status == credstore.Disabled:
+		p.show(w, r, p.stoppedAt(v, switchedOff))
+	case err == nil:
+		p.knowBrowser(w, r)
+		p.showForm(w, r, v)
+	case errors.Is(err, credstore.ErrLinkUsed) && o.Connected:
+		p.show(w, r, p.done(v))
+	default:
+		p.show(w, r, p.stoppedAt(v, reasonOf(err)))
+	}
+}
+
+// showForm shows the page with the button.
+func (p *Pages) showForm(w http.ResponseWriter, r *http.Request, v visit) {
+	if v.conn().Kind.IsKey() {
+		p.show(w, r, p.keyForm(v))
+		return
+	}
+	if p.Server == nil {
+		p.show(w, r, p.stoppedAt(v, notSetUp))
+		return
+	}
+	p.allowForeignForms(w)
+	p.show(w, r, p.consentForm(v))
+}
+
+// useLink does what the button says.
+func (p *Pages) useLink(w http.ResponseWriter, r *http.Request) {
+	if !p.fromOwnPage(r) {
+		p.show(w, r, p.problem(notOurPage))
+		return
+	}
+	v, err := p.find(r.Context(), r.PathValue("token"))
+	switch {
+	case err != nil:
+		p.show(w, r, p.stoppedAt(v, reasonOf(err)))
+	case v.conn().Status == credstore.Disabled:
+		p.show(w, r, p.stoppedAt(v, switchedOff))
+	case !p.pace.allow(v.token):
+		p.show(w, r, p.stoppedAt(v, tooMany))
+	case v.conn().Kind.IsKey():
+		p.takeKey(w, r, v)
+	default:
+		p.startConsent(w, r, v)
+	}
+}
+
+// names are those that texts about the link use.
+func (p *Pages) names(v visit) names {
+	n := names{brand: p.Branding.Name}
+	if v.conn().ID != "" {
+		n.tenant, n.have = v.tenant(), v.company()
+	}
+	return n
+}
+
+// stoppedAt is the page for a link that leads no further.
+func (p *Pages) stoppedAt(v visit, reason why) view {
+	page := p.stopped(reason, p.names(v))
+	if reason != linkUnknown && reason != storeAway {
+		page.Return = p.returnURL(v, reason)
+	}
+	return page
+}
+
+// done is the page after a success.
+func (p *Pages) done(v visit) view {
+	c := v.conn()
+	page := view{
+		Body: doneBody, Status: http.StatusOK, Done: true,
+		Heading: "Connected",
+		Tenant:  v.tenant(), Company: v.company(),
+		Permissions: permissionsOf(strings.Fields(c.Scope)),
+		Missing:     permissionsOf(pleo.MissingScopes(p.Scopes, c.Scope)),
+		Return:      p.returnURL(v, ""),
+	}
+	page.Lead = p.names(v).in("{have} in Pleo is now connected to {tenant} in {brand}.")
+	if page.Company == "" {
+		page.Lead = p.names(v).in("Pleo is now connected to {tenant} in {brand}.")
+	}
+	return page
+}
+
+// returnURL is where the customer goes on to, with the connection, its status
+// and, where nothing was connected, why. It is empty where the link leads nowhere,
+// or where the configuration no longer allows to go there.
+func (p *Pages) returnURL(v visit, reason why) string {
+	if v.link.ReturnURL == "" || !slices.Contains(p.ReturnURLs, v.link.ReturnURL) {
+		return ""
+	}
+	u, err := url.Parse(v.link.ReturnURL)
+	if err != nil {
+		return ""
+	}
+	q := u.Query()
+	q.Set("connection", v.conn().Name)
+	q.Set("status", string(v.conn().Status))
+	if reason != "" {
+		q.Set("error", string(reason))
+	}
+	u.RawQuery = q.Encode()
+	return u.String()
+}

@@ -1,0 +1,136 @@
+package connect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// LinkStore makes links, as [credstore.Store] does.
+type LinkStore interface {
+	OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error)
+}
+
+// Linker makes connect links. Its methods may be called by several goroutines at
+// once.
+type Linker struct {
+	store      LinkStore
+	publicURL  *url.URL
+	ttl        time.Duration
+	returnURLs []string
+	now        func() time.Time
+
+	opening singleflight.Group
+
+	mu    sync.Mutex           // guards known
+	known map[string]knownLink // connection id → link that Link returned lately
+}
+
+type knownLink struct {
+	url   string
+	until time.Time // when the store is to be asked again
+}
+
+// LinkerConfig is what a [Linker] is made of.
+type LinkerConfig struct {
+	Store      LinkStore        // required
+	PublicURL  *url.URL         // where browsers reach the pages; nil: there are no links
+	TTL        time.Duration    // how long a link can be used; 0: 7 days
+	ReturnURLs []string         // where links may lead back to
+	Now        func() time.Time // nil: time.Now
+}
+
+const defaultTTL = 7 * 24 * time.Hour
+
+// NewLinker returns the Linker of c.
+func NewLinker(c LinkerConfig) *Linker {
+	if c.TTL == 0 {
+		c.TTL = defaultTTL
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Linker{
+		store: c.Store, publicURL: c.PublicURL, ttl: c.TTL, returnURLs: c.ReturnURLs, now: c.Now,
+		known: map[string]knownLink{},
+	}
+}
+
+// Why no link can be made.
+var (
+	// ErrNoPublicURL: there are no pages for a link to lead to.
+	ErrNoPublicURL = errors.New("there are no connect links without connect.public_url; set it to where browsers reach the connect listener")
+	// ErrReturnURL: the link may not lead back to where it was asked to.
+	ErrReturnURL = errors.New("the return URL is not one of connect.return_urls")
+)
+
+// Open returns a link for the connection with the id, and when it ends. The
+// link's TTL is the configured one unless r has another. Errors are
+// ErrNoPublicURL, ErrReturnURL and those of the store. The address is a secret
+// until it is used: whoever has it can connect a company.
+func (l *Linker) Open(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
+	if l.publicURL == nil {
+		return "", credstore.Link{}, ErrNoPublicURL
+	}
+	if r.ReturnURL != "" && !slices.Contains(l.returnURLs, r.ReturnURL) {
+		return "", credstore.Link{}, ErrReturnURL
+	}
+	if r.TTL == 0 {
+		r.TTL = l.ttl
+	}
+	token, link, err := l.store.OpenLink(ctx, id, r)
+	if err != nil {
+		return "", credstore.Link{}, fmt.Errorf("opening a connect link: %w", err)
+	}
+	return l.publicURL.JoinPath(linkPath, token.Reveal()).String(), link, nil
+}
+
+// knownFor is how long Link repeats itself without asking the store: clients in
+// a loop ask often.
+const knownFor = 10 * time.Second
+
+// maxKnown is how many links are remembered for that.
+const maxKnown = 4096
+
+// Link returns the link that a person can mend the connection by: the same one
+// until it is used or expires.
+func (l *Linker) Link(ctx context.Context, id string) (string, error) {
+	if link, ok := l.remembered(id); ok {
+		return link, nil
+	}
+	found, err, _ := l.opening.Do(id, func() (any, error) {
+		link, _, err := l.Open(ctx, id, credstore.LinkRequest{})
+		if err == nil {
+			l.remember(id, link)
+		}
+		return link, err
+	})
+	if err != nil {
+		return "", err
+	}
+	return found.(string), nil
+}
+
+func (l *Linker) remembered(id string) (string, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k, ok := l.known[id]
+	return k.url, ok && l.now().Before(k.until)
+}
+
+func (l *Linker) remember(id, link string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.known) >= maxKnown {
+		clear(l.known)
+	}
+	l.known[id] = knownLink{url: link, until: l.now().Add(knownFor)}
+}

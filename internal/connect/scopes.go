@@ -1,0 +1,61 @@
+package connect
+
+import "strings"
+
+// permission is a scope in words.
+type permission struct {
+	Words string // what one can do with it
+	Scope string // as Pleo writes it
+}
+
+// permissionsOf returns the scopes in words, in their order.
+func permissionsOf(scopes []string) []permission {
+	all := make([]permission, 0, len(scopes))
+	for _, scope := range scopes {
+		all = append(all, permission{Words: inWords(scope), Scope: scope})
+	}
+	return all
+}
+
+// inWords says what a scope of Pleo's allows. New ones, and those that only some
+// integrations have, are taken apart: RESOURCE:read and RESOURCE:write.
+func inWords(scope string) string {
+	if words, ok := scopeWords()[scope]; ok {
+		return words
+	}
+	resource, action, _ := strings.Cut(scope, ":")
+	resource = strings.NewReplacer("-", " ", "_", " ", ".", " ").Replace(resource)
+	switch action {
+	case "read":
+		return "See " + resource
+	case "write":
+		return "Add and change " + resource
+	}
+	return "Use the permission " + scope
+}
+
+func scopeWords() map[string]string {
+	return map[string]string{
+		"accounting-entries:read":  "See expenses and other accounting entries, with their receipts",
+		"accounting-entries:write": "Add receipts and details to accounting entries",
+		"accounts:read":            "See your chart of accounts",
+		"accounts:write":           "Add and change accounts in your chart of accounts",
+		"companies:read":           "See your company’s name and details",
+		"export-items:read":        "See what is in an export",
+		"export-jobs:read":         "See exports of your expenses",
+		"export-jobs:write":        "Carry out exports of your expenses and report how they went",
+		"export:read":              "See exports of your expenses",
+		"export:write":             "Carry out exports of your expenses",
+		"tag-group:read":           "See your tags",
+		"tag-group:write":          "Add and change tags",
+		"tag-groups:read":          "See your tags",
+		"tag-groups:write":         "Add and change tags",
+		"tax-codes:read":           "See your tax codes",
+		"tax-codes:write":          "Add and change tax codes",
+		"test:test":                "Test the connection",
+		"users:read":               "See the names and e-mail addresses of people at your company",
+		"users:write":              "Add and change people at your company",
+		"vendors:read":             "See your vendors",
+		"vendors:write":            "Add and change vendors",
+	}
+}
