@@ -79,6 +79,12 @@ type Config struct {
 	// from memory. Required if DefaultConnection is set and not shared.
 	Sole func(context.Context) (bool, error)
 
+	// ConnectLink returns the address at which a person can mend the connection
+	// with the id. It is asked for each request that cannot be authorized for
+	// want of a person, and shown in the answer to it, so nil unless clients are
+	// known or of this machine.
+	ConnectLink func(ctx context.Context, connectionID string) (string, error)
+
 	// AllowedHosts are names, without port, that requests may have in Host
 	// besides those no public web page can be served from.
 	AllowedHosts []string
@@ -155,8 +161,10 @@ type Proxy struct {
 	dropped     map[string]bool // canonical field name that never leaves, besides dropsAlways
 	keeper      *keeper
 	timeout     time.Duration
+	logger      *zap.Logger
 	accessLog   *zap.Logger
 	metrics     *metrics
+	connectLink func(ctx context.Context, connectionID string) (string, error) // nil: there are no links to show
 	buffers     sync.Pool // of *[]byte
 }
 
@@ -180,8 +188,10 @@ func New(c Config) (*Proxy, error) {
 		dropped:     map[string]bool{expectCompanyHeader: true},
 		keeper:      newKeeper(c),
 		timeout:     c.UpstreamTimeout,
+		logger:      c.Logger,
 		accessLog:   c.AccessLog,
 		metrics:     m,
+		connectLink: c.ConnectLink,
 	}
 	for _, h := range c.AllowedHosts {
 		p.hosts[strings.ToLower(h)] = true

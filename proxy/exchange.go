@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
@@ -173,12 +175,32 @@ func (x *exchange) stripped(h http.Header) http.Header {
 // noCredential turns an error of Credentials into one that run returns.
 func (x *exchange) noCredential(err error) error {
 	if e, ok := errors.AsType[*refresh.Error](err); ok {
-		return problemCredential(e)
+		p := problemCredential(e)
+		p.connectURL = x.connectURL(e)
+		return p
 	}
 	if x.clientGone() {
 		return errClientGone
 	}
 	return problemStore(x.name, err)
+}
+
+// linkPatience is how long a client waits to be told where a person can help it.
+const linkPatience = time.Second
+
+// connectURL returns where a person can mend the connection, if only a person can.
+func (x *exchange) connectURL(e *refresh.Error) string {
+	if x.proxy.connectLink == nil || e.ConnectionID == "" || e.Code != refresh.ReauthorizationRequired && e.Code != refresh.ConnectionPending {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(x.ctx, linkPatience)
+	defer cancel()
+	link, err := x.proxy.connectLink(ctx, e.ConnectionID)
+	if err != nil {
+		x.proxy.logger.Warn("no connect link could be made for an answer", zap.String("connection", e.Connection), zap.Error(err))
+		return ""
+	}
+	return link
 }
 
 // forward sends the request, and once more if the first answer is a 401 that a

@@ -87,6 +87,7 @@ type problem struct {
 	code       code
 	detail     string
 	connection string        // the name; empty when none, or none that is valid, was given
+	connectURL string        // where a person can mend it; empty: nowhere, or not for this client to know
 	retryAfter time.Duration // 0: waiting does not help
 	cause      error         // for the log; holds no secret
 	hangUp     bool          // the connection cannot be used after this request
@@ -111,6 +112,7 @@ type problemDocument struct {
 	Code       code   `json:"code"`
 	Message    string `json:"message"` // what clients of Pleo's own errors print
 	Connection string `json:"connection,omitempty"`
+	ConnectURL string `json:"connect_url,omitempty"`
 }
 
 // write sends the problem, and returns how many bytes its body has.
@@ -136,6 +138,7 @@ func (p *problem) body(status int) ([]byte, error) {
 		Code:       p.code,
 		Message:    p.detail,
 		Connection: p.connection,
+		ConnectURL: p.connectURL,
 	}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encoding problem: %w", err)

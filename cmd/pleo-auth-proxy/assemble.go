@@ -13,6 +13,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
@@ -23,6 +24,7 @@ import (
 type parts struct {
 	manager  *refresh.Manager
 	proxy    *proxy.Proxy
+	pages    *connect.Pages // nil: there are none
 	admin    *admin.Admin
 	rotation *rotation
 	declared *declared
@@ -46,7 +48,15 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	manager, err := newManager(cfg, v, api, registry, log)
+	server, err := newAuthorizationServer(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	manager, err := newManager(cfg, v, api, server, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	pages, err := newPages(cfg, v.store, manager, server, log)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +68,7 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	p, err := newProxy(cfg, manager, registry, log)
+	p, err := newProxy(cfg, manager, newLinker(cfg, v.store), registry, log)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +77,7 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 		return nil, err
 	}
 	return &parts{
-		manager: manager, proxy: p, admin: a, tls: t, adminTLS: adminTLS,
+		manager: manager, proxy: p, pages: pages, admin: a, tls: t, adminTLS: adminTLS,
 		rotation: &rotation{keyset: v.keyset, store: v.store, log: log.Named("keyset")},
 		declared: d,
 	}, nil
@@ -82,23 +92,24 @@ func newDeclared(cfg *config.Config, v *vault, api *pleo.API, log *zap.Logger) (
 	return &declared{store: v.store, api: api, owner: processName(), now: time.Now, log: log, connections: connections}, nil
 }
 
-func newManager(cfg *config.Config, v *vault, api *pleo.API, registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
+func newManager(cfg *config.Config, v *vault, api *pleo.API, server *pleo.AuthorizationServer, registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
+	elsewhere, err := newElsewhere(cfg)
+	if err != nil {
+		return nil, err
+	}
 	c := refresh.Config{
 		Store:        v.store,
 		API:          api,
+		Elsewhere:    elsewhere,
 		Owner:        processName(),
 		BeforeExpiry: cfg.OAuth.RefreshBeforeExpiry,
 		Wait:         cfg.Proxy.CredentialWait,
 		Logger:       log.Named("refresh"),
 		Registerer:   registry,
 	}
-	if cfg.OAuth.ClientID == "" {
+	if server == nil {
 		log.Info("oauth.client_id is not set: only API keys can be used")
 		return refresh.New(c)
-	}
-	server, err := newAuthorizationServer(cfg, log)
-	if err != nil {
-		return nil, err
 	}
 	if err := checkSpool(cfg, v.keyset); err != nil {
 		return nil, err
@@ -111,7 +122,11 @@ func newManager(cfg *config.Config, v *vault, api *pleo.API, registry prometheus
 	return refresh.New(c)
 }
 
+// newAuthorizationServer returns nil where only API keys are used.
 func newAuthorizationServer(cfg *config.Config, log *zap.Logger) (*pleo.AuthorizationServer, error) {
+	if cfg.OAuth.ClientID == "" {
+		return nil, nil //nolint:nilnil // there is none, and that is no error
+	}
 	s, err := openSecrets(cfg)
 	if err != nil {
 		return nil, err
@@ -139,7 +154,7 @@ func rereading(key string, r *config.SecretReader, log *zap.Logger) func() creds
 	}
 }
 
-func newProxy(cfg *config.Config, manager *refresh.Manager, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
+func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.Linker, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
 	transport, err := pleo.NewTransport(transportOf(cfg))
 	if err != nil {
 		return nil, wrongUpstream(err)
@@ -173,6 +188,9 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, registry prometheus.
 		Logger:                  log.Named("proxy"),
 		UpstreamTimeout:         cfg.Upstream.Timeout,
 		Registerer:              registry,
+	}
+	if showsLinks(cfg) {
+		c.ConnectLink = links.Link
 	}
 	if cfg.Proxy.AccessLog {
 		c.AccessLog = log.Named("access")

@@ -112,7 +112,7 @@ func TestTokenFileIsReadNowAndThen(t *testing.T) {
 	}
 }
 
-func replaceOnce(t *testing.T, s, old, replacement string) string {
+func replaceOnce(t testing.TB, s, old, replacement string) string {
 	t.Helper()
 	before, after, found := strings.Cut(s, old)
 	if !found {

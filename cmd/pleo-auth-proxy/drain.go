@@ -58,10 +58,14 @@ func (s *server) drain(signals <-chan os.Signal) {
 	s.closeOperatorListeners()
 }
 
+// finishes reports whether requests under way are worth waiting for: those of
+// clients, and those of customers who have just given something.
+func (l *listener) finishes() bool { return l.forClients() || l.name == connectListener }
+
 func (s *server) finishRequests(ctx context.Context) {
 	var running sync.WaitGroup
 	for _, l := range s.listeners {
-		if !l.forClients() {
+		if !l.finishes() {
 			continue
 		}
 		running.Go(func() {
@@ -86,7 +90,7 @@ func (s *server) closeOperatorListeners() {
 	ctx, cancel := context.WithTimeout(context.Background(), operatorGrace)
 	defer cancel()
 	for _, l := range s.listeners {
-		if !l.forClients() {
+		if !l.finishes() {
 			_ = l.shutdown(ctx) // a probe cut off now is no loss
 		}
 	}

@@ -16,12 +16,13 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
 )
 
 // listener is one place where the server waits for requests.
 type listener struct {
-	name       string // as in the configuration: proxy, proxy.listeners[0], admin, health
+	name       string // as in the configuration: proxy, proxy.listeners[0], admin, connect, health
 	at         config.Listen
 	connection string // that all requests are for; empty unless it is one of proxy.listeners
 	bound      net.Listener
@@ -30,9 +31,10 @@ type listener struct {
 
 // The names of the listeners.
 const (
-	proxyListener  = "proxy"
-	adminListener  = "admin"
-	healthListener = "health"
+	proxyListener   = "proxy"
+	adminListener   = "admin"
+	connectListener = "connect"
+	healthListener  = "health"
 )
 
 // listenersOf returns the listeners that are not off.
@@ -46,6 +48,9 @@ func listenersOf(cfg *config.Config) []*listener {
 		&listener{name: adminListener, at: cfg.Admin.Listen},
 		&listener{name: healthListener, at: cfg.Health.Listen},
 	)
+	if cfg.Connect.PublicURL != nil {
+		all = append(all, &listener{name: connectListener, at: cfg.Connect.Listen})
+	}
 	return slices.DeleteFunc(all, func(l *listener) bool { return l.at.Off() })
 }
 
@@ -58,6 +63,9 @@ func (l *listener) serve(p *parts, log *zap.Logger) {
 	switch {
 	case l.forClients():
 		l.serveProxy(p, errorLog)
+	case l.name == connectListener:
+		l.bound = connect.LimitConnections(l.bound)
+		l.http = connect.NewServer(p.pages, nil, errorLog)
 	case l.name == adminListener:
 		l.http = admin.NewServer(p.admin.Handler(), l.tls(p.adminTLS), errorLog)
 	default:

@@ -217,14 +217,8 @@ func (p *program) loadKept() (*config.Config, error) {
 	return cfg, err
 }
 
-// newAPI returns the API and the transport that reaches it.
-func newAPI(cfg *config.Config) (*pleo.API, error) {
-	transport, err := pleo.NewTransport(transportOf(cfg))
-	if err != nil {
-		return nil, wrongUpstream(err)
-	}
-	return pleo.NewAPI(pleo.APIConfig{URL: cfg.Upstream.APIURL, Transport: transport}), nil
-}
+// newAPI returns the API.
+func newAPI(cfg *config.Config) (*pleo.API, error) { return newAPIAt(cfg, cfg.Upstream.APIURL) }
 
 // wrongUpstream is a transport that cannot be made of what is configured.
 func wrongUpstream(err error) error {

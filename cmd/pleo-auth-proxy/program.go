@@ -95,7 +95,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage, configuration, keyset or schema;
 	flags := root.PersistentFlags()
 	flags.StringVar(&p.configPath, "config", "", "the configuration `FILE`; by default $PLEO_CONFIG, ./pleo-auth-proxy.yaml or /etc/pleo-auth-proxy/config.yaml")
 	flags.BoolVar(&p.asJSON, "json", false, "print one JSON document on standard output")
-	root.AddCommand(p.serveCommand(), p.connectionsCommand(), p.keysetCommand(), p.storeCommand(), p.configCommand(), p.doctorCommand(), p.healthcheckCommand(), p.versionCommand())
+	root.AddCommand(p.serveCommand(), p.connectionsCommand(), p.connectCommand(), p.keysetCommand(), p.storeCommand(), p.configCommand(), p.doctorCommand(), p.healthcheckCommand(), p.versionCommand())
 	return root
 }
 

@@ -68,6 +68,7 @@ func checkFiles(cfg *config.Config) error {
 		func() error { _, err := openDeclared(cfg, zap.NewNop()); return err },
 		func() error { _, err := openTLS("proxy.tls", cfg.Proxy.TLS, zap.NewNop()); return err },
 		func() error { return checkAdminToken(cfg) },
+		func() error { _, err := readLogo(cfg); return err },
 		func() error { _, err := openTLS("admin.tls", cfg.Admin.TLS, zap.NewNop()); return err },
 	} {
 		var e *config.Error

@@ -124,6 +124,9 @@ func (l *loader) checkDistinct() {
 	type address struct{ network, address string }
 	seen := map[address]string{} // → path of the listener's key
 	all := append(c.proxyListens(), keyedListen{"admin.listen", c.Admin.Listen}, keyedListen{"health.listen", c.Health.Listen})
+	if c.Connect.PublicURL != nil {
+		all = append(all, keyedListen{"connect.listen", c.Connect.Listen})
+	}
 	for _, at := range all {
 		if at.listen.Off() || strings.HasSuffix(at.listen.Address, ":0") {
 			continue

@@ -32,6 +32,7 @@ type Config struct {
 	// Connections are those that the configuration declares.
 	Connections []Declared
 
+	Connect  Connect
 	Store    Store
 	Admin    Admin
 	Health   Health
@@ -119,6 +120,23 @@ type OAuth struct {
 	PreviousClientSecret SecretSource
 	ClientAuth           pleo.ClientAuth
 	RefreshBeforeExpiry  time.Duration
+	Scopes               []string // nil: what the client is registered for
+	Issuer               string   // empty: Upstream.AuthURL
+}
+
+// Connect is the pages for customers.
+type Connect struct {
+	Listen     Listen
+	PublicURL  *url.URL // nil: there are no pages
+	LinkTTL    time.Duration
+	ReturnURLs []string
+	Branding   Branding
+}
+
+// Branding is how the pages name whoever asks for access.
+type Branding struct {
+	Name     string // empty: they do not
+	LogoFile string // empty: no logo
 }
 
 // Declared is a connection whose API key is kept in the configuration.

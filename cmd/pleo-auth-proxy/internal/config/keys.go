@@ -86,7 +86,7 @@ func allKeys() []key {
 	return slices.Concat(
 		generalKeys(), upstreamKeys(), listenerKeys(), accessKeys(),
 		tlsKeys("proxy.tls", "the proxy's ports", func(c *Config) *TLS { return &c.Proxy.TLS }),
-		replayKeys(), oauthKeys(), connectionKeys(), storeKeys(), adminKeys(),
+		replayKeys(), oauthKeys(), connectKeys(), connectionKeys(), storeKeys(), adminKeys(),
 		tlsKeys("admin.tls", "the admin listener", func(c *Config) *TLS { return &c.Admin.TLS }),
 		operationKeys(),
 	)
@@ -147,6 +147,17 @@ func oauthKeys() []key {
 			doc:      "How long before its expiry an access token is refreshed, but never more than a fifth of its life.",
 			fallback: "2m",
 			set:      one(parseDuration, func(c *Config) *time.Duration { return &c.OAuth.RefreshBeforeExpiry }),
+		},
+		{
+			path: "oauth.scopes",
+			doc:  "What customers are asked to allow, and what the API keys that they enter must allow; empty: whatever your client is registered for, and any key.",
+			form: list,
+			set:  many(parseScope, func(c *Config) *[]string { return &c.OAuth.Scopes }),
+		},
+		{
+			path: "oauth.issuer",
+			doc:  "What the authorization server calls itself in iss, where it sends that to the callback (RFC 9207); by default upstream.auth_url.",
+			set:  one(parseText, func(c *Config) *string { return &c.OAuth.Issuer }),
 		},
 	}
 }

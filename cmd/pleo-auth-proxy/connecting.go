@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// newPages returns the pages for customers, or nil where browsers have no way to
+// them.
+func newPages(cfg *config.Config, store credstore.Store, manager *refresh.Manager, server *pleo.AuthorizationServer, log *zap.Logger) (*connect.Pages, error) {
+	if cfg.Connect.PublicURL == nil {
+		return nil, nil //nolint:nilnil // no pages, and that is no error
+	}
+	logo, err := readLogo(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := connect.Config{
+		Store: store, Grants: manager,
+		PublicURL: cfg.Connect.PublicURL, ReturnURLs: cfg.Connect.ReturnURLs,
+		AuthURL: cfg.Upstream.AuthURL, Issuer: cfg.OAuth.Issuer, Scopes: cfg.OAuth.Scopes,
+		PleoURL: pleo.AppURL(cfg.Environment), Environment: namedEnvironment(cfg),
+		Branding: connect.Branding{Name: cfg.Connect.Branding.Name, Logo: logo},
+		Logger:   log.Named("connect"),
+	}
+	if server != nil { // else the interface would hold something
+		c.Server = server
+	}
+	return connect.New(c)
+}
+
+// namedEnvironment is what customers are told of the environment: nothing, where
+// it is the real one.
+func namedEnvironment(cfg *config.Config) string {
+	if cfg.Environment == "staging" {
+		return "test"
+	}
+	return ""
+}
+
+const maxLogo = 512 << 10
+
+// readLogo returns nil where there is none to show.
+func readLogo(cfg *config.Config) ([]byte, error) {
+	path := cfg.Connect.Branding.LogoFile
+	if path == "" {
+		return nil, nil
+	}
+	logo, err := readUpTo(path, maxLogo)
+	if err == nil {
+		err = connect.CheckLogo(logo)
+	}
+	if err != nil {
+		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "connect.branding.logo_file", Problem: err.Error()}}}
+	}
+	return logo, nil
+}
+
+func readUpTo(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // nothing was written to it
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return content, err
+}
+
+// newLinker returns what makes connect links.
+func newLinker(cfg *config.Config, store connect.LinkStore) *connect.Linker {
+	return connect.NewLinker(connect.LinkerConfig{
+		Store: store, PublicURL: cfg.Connect.PublicURL,
+		TTL: cfg.Connect.LinkTTL, ReturnURLs: cfg.Connect.ReturnURLs,
+	})
+}
+
+// showsLinks reports whether clients of the proxy may be told connect links:
+// where they are known, or programs of this machine.
+func showsLinks(cfg *config.Config) bool {
+	if cfg.Connect.PublicURL == nil {
+		return false
+	}
+	if len(cfg.Proxy.Clients) > 0 {
+		return true
+	}
+	local := cfg.Proxy.Listen.Local()
+	for _, own := range cfg.Proxy.Listeners {
+		local = local && own.Listen.Local()
+	}
+	return local
+}
+
+// newElsewhere returns the API of Pleo's other environment, which is asked about
+// keys that this one does not know; nil where there is none.
+func newElsewhere(cfg *config.Config) (refresh.API, error) {
+	other := map[string]string{"production": "staging", "staging": "production"}[cfg.Environment]
+	endpoints, ok := pleo.EndpointsOf(other)
+	if !ok {
+		return nil, nil //nolint:nilnil // a custom one has no other, and that is no error
+	}
+	return newAPIAt(cfg, endpoints.API)
+}
+
+func newAPIAt(cfg *config.Config, at *url.URL) (*pleo.API, error) {
+	transport, err := pleo.NewTransport(transportOf(cfg))
+	if err != nil {
+		return nil, wrongUpstream(err)
+	}
+	return pleo.NewAPI(pleo.APIConfig{URL: at, Transport: transport}), nil
+}
