@@ -30,6 +30,13 @@ type Link struct {
 // may be spent for as long after it has expired by itself.
 const ConsentKept = 10 * time.Minute
 
+// A connection has at most LinksKept connect links, those that cannot be used
+// any more included, and ConsentsKept attempts to get consent; the oldest go.
+const (
+	LinksKept    = 20
+	ConsentsKept = 20
+)
+
 // Consent is what the callback has to know of an attempt to get consent, in
 // whichever process it lands.
 type Consent struct {

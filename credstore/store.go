@@ -94,7 +94,7 @@ type Store interface {
 	// OpenLink returns the token of a connect link, 256 bits in base64url. As
 	// long as one can be used that was asked for with the same ReturnURL and
 	// permissions it is that one, expiring when it did before, unless r.Fresh is
-	// set.
+	// set. See [LinksKept].
 	OpenLink(ctx context.Context, id string, r LinkRequest) (token Secret, l Link, err error)
 
 	// FindLink returns the link with the token. It spends nothing. One that was
@@ -102,8 +102,8 @@ type Store interface {
 	// ErrLinkUsed or ErrLinkExpired for some time, later it is ErrNotFound.
 	FindLink(ctx context.Context, token Secret) (Link, error)
 
-	// BeginConsent remembers an attempt to get consent. It returns the errors of
-	// FindLink. A connection has a bounded number of attempts; the oldest go.
+	// BeginConsent remembers an attempt to get consent; see [ConsentsKept]. It
+	// returns the errors of FindLink.
 	BeginConsent(ctx context.Context, c Consent) error
 
 	// TakeConsent returns the attempt with the state, once. It returns

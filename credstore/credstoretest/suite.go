@@ -83,6 +83,41 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"due", testDue},
 		{"unsettled", testUnsettled},
 
+		{"save onto nothing", testSaveOnPending},
+		{"save a consent", testSaveConsent},
+
+		{"replace", testReplace},
+		{"replace nothing", testReplacePending},
+		{"replace a key", testReplaceKey},
+		{"replace what is disabled", testReplaceDisabled},
+		{"replace refused", testReplaceRefused},
+		{"replace without a lease", testReplaceLeaseLost},
+		{"replace by what an operator allows", testReplaceOverrides},
+		{"replace spends links", testReplaceSpendsLinks},
+		{"replace wins against refreshes", testReplaceWins},
+		{"disable and enable", testDisable},
+		{"disable what is pending", testDisablePending},
+		{"enable what needs a person", testEnableAlarms},
+		{"export", testExport},
+		{"list by kind", testListByKind},
+
+		{"history", testHistory},
+		{"history by page", testHistoryPages},
+		{"history within bounds", testHistoryBounded},
+		{"history of what is removed", testHistoryOfRemoved},
+		{"history of refreshes", testHistoryOfRefreshes},
+		{"history of keys", testHistoryOfKeys},
+		{"history of the company", testHistoryOfCompany},
+
+		{"links", testLinks},
+		{"links end with a fresh one", testFreshLink},
+		{"links expire", testLinkExpires},
+		{"links within bounds", testLinksBounded},
+		{"consent", testConsent},
+		{"consent refused", testConsentRefused},
+		{"consent is taken once", testConsentOnce},
+		{"consents within bounds", testConsentsBounded},
+
 		{"lease excludes", testLeaseExcludes},
 		{"lease of each connection is its own", testLeasePerConnection},
 		{"lease is released once", testLeaseRelease},
@@ -97,6 +132,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"watch ends with its context", testWatchEnds},
 		{"one by one", testOneByOne},
 		{"secrets are sealed", testSecrets},
+		{"secrets of people are sealed", testSecretsOfPeople},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })
 	}

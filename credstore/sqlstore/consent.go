@@ -17,9 +17,6 @@ const (
 	columnConsentVerifier = "consent_verifier"
 )
 
-// consentsKept is how many attempts a connection has at most at a time.
-const consentsKept = 20
-
 // BeginConsent remembers an attempt; see [credstore.Store].
 func (s *Store) BeginConsent(ctx context.Context, c credstore.Consent) error {
 	const doing = "beginning a consent"
@@ -63,7 +60,7 @@ func (s *Store) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c c
 	_, err = tx.ExecContext(ctx, `
 		DELETE FROM consents WHERE connection = $1 AND state_hash <> $2 AND state_hash NOT IN (
 			SELECT state_hash FROM consents WHERE connection = $1 AND state_hash <> $2 ORDER BY expires_at DESC LIMIT $3)`,
-		number, hash[:], consentsKept-1)
+		number, hash[:], credstore.ConsentsKept-1)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -38,19 +39,25 @@ func (s *Store) KeyUse(ctx context.Context) (KeyUse, error) {
 			use.Damaged += n
 		}
 		return nil
-	}, usesOfKeys)
+	}, `SELECT prefix, count(*) FROM (`+usesOfKeys()+`) AS uses WHERE prefix IS NOT NULL GROUP BY prefix`)
 	return use, s.failure(doing, err)
 }
 
-// usesOfKeys counts a connection once for each key that it uses. UNION drops
-// what is there twice.
-const usesOfKeys = `
-	SELECT prefix, count(*) FROM (
-		SELECT connection, substr(access_token, 1, 5) AS prefix FROM credentials
-		UNION SELECT connection, substr(refresh_token, 1, 5) FROM credentials
-		UNION SELECT connection, substr(api_key, 1, 5) FROM credentials
-		UNION SELECT connection, substr(next_key, 1, 5) FROM credentials
-	) AS uses WHERE prefix IS NOT NULL GROUP BY prefix`
+// usesOfKeys is a query for a connection and the prefix of a key that it uses,
+// once for each, in all columns that are sealed. UNION drops what is there twice.
+func usesOfKeys() string {
+	columns := append([]sealedColumn{
+		{"credentials", "connection", columnAccessToken, columnAccessToken},
+		{"credentials", "connection", columnRefreshToken, columnRefreshToken},
+		{"credentials", "connection", columnAPIKey, columnAPIKey},
+		{"credentials", "connection", columnNextKey, columnNextKey},
+	}, columnsBeside()...)
+	selects := make([]string, 0, len(columns))
+	for _, c := range columns {
+		selects = append(selects, fmt.Sprintf(`SELECT connection, substr(%s, 1, 5) AS prefix FROM %s`, c.column, c.table))
+	}
+	return strings.Join(selects, ` UNION `)
+}
 
 // ErrKeyInUse is what Retire returns about a key that is still needed.
 var ErrKeyInUse = errors.New("the key is in use")
@@ -68,9 +75,8 @@ func (s *Store) Retire(ctx context.Context, key credstore.Key) error {
 			return fmt.Errorf("%w: the store seals under it", ErrKeyInUse)
 		}
 		var n int
-		err = tx.QueryRowContext(ctx, `
-			SELECT count(*) FROM credentials WHERE substr(access_token, 1, 5) = $1 OR substr(refresh_token, 1, 5) = $1
-				OR substr(api_key, 1, 5) = $1 OR substr(next_key, 1, 5) = $1`, credstore.SealedPrefix(key.ID)).Scan(&n)
+		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM (`+usesOfKeys()+`) AS uses WHERE prefix = $1`,
+			credstore.SealedPrefix(key.ID)).Scan(&n)
 		if err != nil {
 			return err
 		}

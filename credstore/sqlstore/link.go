@@ -15,14 +15,9 @@ import (
 // columnLink names the token of a connect link in the label of its seal.
 const columnLink = "link_token"
 
-const (
-	// linksKept is how many links a connection has at most, those that were used
-	// or have expired included.
-	linksKept = 20
-	// linkRemembered is how long a link that has expired is told from one that
-	// never was.
-	linkRemembered = 90 * 24 * time.Hour
-)
+// linkRemembered is how long a link that has expired is told from one that never
+// was.
+const linkRemembered = 90 * 24 * time.Hour
 
 // storedLink is a row of the table links.
 type storedLink struct {
@@ -124,7 +119,7 @@ func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id strin
 	_, err = tx.ExecContext(ctx, `
 		DELETE FROM links WHERE connection = $1 AND token_hash <> $2 AND token_hash NOT IN (
 			SELECT token_hash FROM links WHERE connection = $1 AND token_hash <> $2 ORDER BY created_at DESC LIMIT $3)`,
-		number, hash[:], linksKept-1)
+		number, hash[:], credstore.LinksKept-1)
 	if err != nil {
 		return token, l, err
 	}

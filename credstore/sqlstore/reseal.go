@@ -178,6 +178,11 @@ func (s *Store) resealPass(ctx context.Context, pause func(context.Context, time
 	if p.key, err = s.stampKey(ctx); err != nil {
 		return p, err
 	}
+	for _, c := range columnsBeside() {
+		if err := s.resealColumn(ctx, &p, c, pause); err != nil {
+			return p, err
+		}
+	}
 	for after := int64(0); ; {
 		began := s.now()
 		records, err := s.oldRecords(ctx, p.key, after)

@@ -196,6 +196,7 @@ CREATE TABLE links (
 
 CREATE INDEX links_connection ON links (connection, created_at);
 CREATE INDEX links_expires ON links (expires_at);
+CREATE INDEX links_open ON links (expires_at) WHERE token IS NOT NULL;
 
 -- Attempts to get consent, between the request and the callback.
 CREATE TABLE consents (

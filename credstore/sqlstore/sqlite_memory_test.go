@@ -14,6 +14,10 @@ func TestMemoryStore(t *testing.T) {
 	credstoretest.TestStore(t, func(t *testing.T) credstoretest.Data { return newMemory(t) })
 }
 
+func TestMemoryOutbox(t *testing.T) {
+	credstoretest.TestOutbox(t, func(t *testing.T) credstoretest.Data { return newMemory(t) })
+}
+
 // memory is a database that no file holds.
 type memory struct {
 	database *sqlstore.Memory

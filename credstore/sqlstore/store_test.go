@@ -15,6 +15,10 @@ func TestStore(t *testing.T) {
 	credstoretest.TestStore(t, func(t *testing.T) credstoretest.Data { return newDirectory(t) })
 }
 
+func TestOutbox(t *testing.T) {
+	credstoretest.TestOutbox(t, func(t *testing.T) credstoretest.Data { return newDirectory(t) })
+}
+
 // directory is where a store keeps its files.
 type directory struct {
 	path   string // of the database

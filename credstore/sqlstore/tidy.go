@@ -30,20 +30,65 @@ func (s *Store) tidyAtTimes(ctx context.Context) {
 func (s *Store) tidy(ctx context.Context) {
 	now := s.now()
 	s.tidied.Store(now.UnixMilli())
-	err := s.write(ctx, "tidying the store", func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `
-			UPDATE credentials SET refresh_token = NULL
-			WHERE refresh_token IS NOT NULL AND connection IN (SELECT number FROM connections WHERE refused_at <= $1)`,
-			now.Add(-credstore.RefusedTokenKept).UnixMilli())
-		if err != nil {
+	for _, c := range chores() {
+		if err := s.doChore(ctx, c, now); err != nil {
+			s.log.Warn("tidying the store failed; it is done again later", zap.Error(err))
+			return
+		}
+	}
+}
+
+// A chore works on so many rows in a transaction, which a token pair that is to
+// be saved may have to wait for, and in so many transactions at a time; what is
+// left then is left to the next time.
+const (
+	choreBatch  = 500
+	choreRounds = 20
+)
+
+// chore is a statement that forgets what is older than $1, at most $2 rows of
+// it, and does not find again what it has forgotten.
+type chore struct {
+	age       time.Duration
+	statement string
+}
+
+func chores() []chore {
+	return []chore{
+		{credstore.RefusedTokenKept, `
+			UPDATE credentials SET refresh_token = NULL WHERE connection IN (
+				SELECT number FROM connections JOIN credentials ON connection = number
+				WHERE refused_at <= $1 AND refresh_token IS NOT NULL LIMIT $2)`},
+		{removalKept, `
+			DELETE FROM changes WHERE seq IN (
+				SELECT seq FROM changes WHERE removed = 1 AND at <= $1 AND seq < (SELECT max(seq) FROM changes) LIMIT $2)`},
+		{0, `
+			DELETE FROM consents WHERE state_hash IN (SELECT state_hash FROM consents WHERE expires_at <= $1 LIMIT $2)`},
+		{credstore.ConsentKept, `
+			UPDATE links SET token = NULL WHERE token_hash IN (
+				SELECT token_hash FROM links WHERE expires_at <= $1 AND token IS NOT NULL LIMIT $2)`},
+		{linkRemembered, `
+			DELETE FROM links WHERE token_hash IN (SELECT token_hash FROM links WHERE expires_at <= $1 LIMIT $2)`},
+		// The oldest have the lowest numbers.
+		{credstore.EventKept, `
+			DELETE FROM events WHERE at <= $1 AND number IN (SELECT number FROM events ORDER BY number LIMIT $2)`},
+	}
+}
+
+func (s *Store) doChore(ctx context.Context, c chore, now time.Time) error {
+	for range choreRounds {
+		var done int64
+		err := s.write(ctx, "tidying the store", func(tx *sql.Tx) error {
+			result, err := tx.ExecContext(ctx, c.statement, now.Add(-c.age).UnixMilli(), choreBatch)
+			if err != nil {
+				return err
+			}
+			done, err = result.RowsAffected()
+			return err
+		})
+		if err != nil || done < choreBatch {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `
-			DELETE FROM changes WHERE removed = 1 AND at <= $1 AND seq < (SELECT max(seq) FROM changes)`,
-			now.Add(-removalKept).UnixMilli())
-		return err
-	})
-	if err != nil {
-		s.log.Warn("tidying the store failed; it is done again later", zap.Error(err))
 	}
+	return nil
 }

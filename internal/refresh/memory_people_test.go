@@ -313,12 +313,41 @@ func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkR
 			ConnectionID: id, CreatedAt: now, ExpiresAt: now.Add(r.TTL), ReturnURL: r.ReturnURL,
 			AllowOtherCompany: r.AllowOtherCompany, AllowSharedCompany: r.AllowSharedCompany,
 		}
+		s.forgetOldest(id)
 		token = credstore.NewSecret(rand.Text() + rand.Text())
 		s.links[token.Hash()] = &memoryLink{Link: made, request: r, token: token}
 		s.record(owner, credstore.Event{Type: credstore.EventLinkMade})
 		return nil
 	})
 	return token, made, err
+}
+
+// forgetOldest makes room for one more link.
+func (m *memory) forgetOldest(id string) {
+	var oldest []*memoryLink
+	for _, l := range m.links {
+		if l.ConnectionID == id {
+			oldest = append(oldest, l)
+		}
+	}
+	slices.SortFunc(oldest, func(a, b *memoryLink) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	for _, l := range oldest[:max(0, len(oldest)-credstore.LinksKept+1)] {
+		delete(m.links, l.token.Hash())
+	}
+}
+
+// giveUpOldest makes room for one more attempt to get consent.
+func (m *memory) giveUpOldest(id string) {
+	var oldest []credstore.Consent
+	for _, c := range m.begun {
+		if c.ConnectionID == id {
+			oldest = append(oldest, c)
+		}
+	}
+	slices.SortFunc(oldest, func(a, b credstore.Consent) int { return a.ExpiresAt.Compare(b.ExpiresAt) })
+	for _, c := range oldest[:max(0, len(oldest)-credstore.ConsentsKept+1)] {
+		delete(m.begun, c.State.Hash())
+	}
 }
 
 func (s *memoryStore) FindLink(_ context.Context, token credstore.Secret) (found credstore.Link, err error) {
@@ -347,6 +376,7 @@ func (s *memoryStore) BeginConsent(_ context.Context, c credstore.Consent) error
 			c.ExpiresAt = latest
 		}
 		c.ConnectionID = l.ConnectionID
+		s.giveUpOldest(c.ConnectionID)
 		s.begun[c.State.Hash()] = c
 		return nil
 	})

@@ -1,0 +1,284 @@
+package credstoretest
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func openLink(t *testing.T, s credstore.Store, id string, r credstore.LinkRequest) credstore.Secret {
+	t.Helper()
+	if r.TTL == 0 {
+		r.TTL = time.Hour
+	}
+	token, l, err := s.OpenLink(t.Context(), id, r)
+	if err != nil {
+		t.Fatalf("OpenLink(%q, %+v): %v", id, r, err)
+	}
+	found, err := s.FindLink(t.Context(), token)
+	if err != nil {
+		t.Fatalf("FindLink: %v", err)
+	}
+	wantSame(t, "the link that was opened", found, l)
+	return token
+}
+
+func begin(t *testing.T, s credstore.Store, c credstore.Consent) {
+	t.Helper()
+	if err := s.BeginConsent(t.Context(), c); err != nil {
+		t.Fatalf("BeginConsent: %v", err)
+	}
+}
+
+func replace(t *testing.T, s credstore.Store, l credstore.Lease, r credstore.Replacement) credstore.Connection {
+	t.Helper()
+	c, err := s.Replace(t.Context(), l, r)
+	if err != nil {
+		t.Fatalf("Replace(%q): %v", l.ConnectionID(), err)
+	}
+	return c
+}
+
+// grant is a replacement by a token pair.
+func grant(tokens string) credstore.Replacement {
+	return credstore.Replacement{
+		Credential: credstore.FirstCredential{
+			AccessToken: secret("granted-access-" + tokens), RefreshToken: secret("granted-refresh-" + tokens), ExpiresAt: start().Add(time.Hour),
+		},
+		ObtainedAt: start(),
+	}
+}
+
+func testLinks(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c, d := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth}), create(t, s, key("legacy"))
+	request := credstore.LinkRequest{TTL: time.Hour, ReturnURL: "https://example.com/done", AllowOtherCompany: true, AllowSharedCompany: true}
+	token, l, err := s.OpenLink(t.Context(), c.ID, request)
+	if err != nil {
+		t.Fatalf("OpenLink: %v", err)
+	}
+	want := credstore.Link{
+		ConnectionID: c.ID, CreatedAt: l.CreatedAt, ExpiresAt: l.CreatedAt.Add(time.Hour),
+		ReturnURL: request.ReturnURL, AllowOtherCompany: true, AllowSharedCompany: true,
+	}
+	wantSame(t, "OpenLink", l, want)
+	if bits, err := base64.RawURLEncoding.DecodeString(token.Reveal()); err == nil && len(bits) < 32 || time.Since(l.CreatedAt).Abs() > time.Minute {
+		t.Errorf("the token has %d bytes and is of %v, want 32 of now", len(bits), l.CreatedAt)
+	}
+	for range 2 { // finding it spends nothing
+		found, err := other.FindLink(t.Context(), token)
+		if err != nil {
+			t.Fatalf("FindLink: %v", err)
+		}
+		wantSame(t, "FindLink", found, want)
+	}
+	if again := openLink(t, other, c.ID, request); !again.Equal(token) {
+		t.Error("the same request opened another link")
+	}
+	plain := openLink(t, s, c.ID, credstore.LinkRequest{})
+	if plain.Equal(token) || openLink(t, s, d.ID, request).Equal(token) {
+		t.Error("another request, or one for another connection, gave the same link")
+	}
+	_, err = s.FindLink(t.Context(), secret("nothing"))
+	wantErr(t, "FindLink of an unknown token", err, credstore.ErrNotFound)
+	_, _, err = s.OpenLink(t.Context(), "nothing", request)
+	wantErr(t, "OpenLink for an unknown id", err, credstore.ErrNotFound)
+	if _, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{}); err == nil {
+		t.Error("OpenLink without a time to live = nil, want an error")
+	}
+	wantHistory(t, s, c.ID, 1, credstore.EventLinkMade, credstore.EventLinkMade)
+}
+
+func testFreshLink(t *testing.T, data Data) {
+	s := data.Open(t)
+	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
+	first, stranger := openLink(t, s, c.ID, credstore.LinkRequest{}), openLink(t, s, d.ID, credstore.LinkRequest{})
+	second := openLink(t, s, c.ID, credstore.LinkRequest{ReturnURL: "https://example.com"})
+	fresh := openLink(t, s, c.ID, credstore.LinkRequest{Fresh: true})
+	for _, token := range []credstore.Secret{first, second} {
+		l, err := s.FindLink(t.Context(), token)
+		wantErr(t, "FindLink of one before a fresh one", err, credstore.ErrLinkExpired)
+		if l.ConnectionID != c.ID {
+			t.Errorf("ended link = %+v, want whose it was", l)
+		}
+	}
+	if _, err := s.FindLink(t.Context(), stranger); err != nil {
+		t.Errorf("FindLink of another connection's link: %v", err)
+	}
+	if again := openLink(t, s, c.ID, credstore.LinkRequest{}); !again.Equal(fresh) {
+		t.Error("the fresh link is not the one that is opened next")
+	}
+	if err := s.Remove(t.Context(), c.ID); err != nil {
+		t.Fatalf("Remove: %v", err)
+	}
+	_, err := s.FindLink(t.Context(), fresh)
+	wantErr(t, "FindLink of a removed connection's link", err, credstore.ErrNotFound)
+}
+
+func testLinkExpires(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	token, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Millisecond})
+	if err != nil {
+		t.Fatalf("OpenLink: %v", err)
+	}
+	for err == nil {
+		_, err = s.FindLink(t.Context(), token)
+	}
+	wantErr(t, "FindLink", err, credstore.ErrLinkExpired)
+	wantErr(t, "BeginConsent", s.BeginConsent(t.Context(), attempt(token, "s")), credstore.ErrLinkExpired)
+	if openLink(t, s, c.ID, credstore.LinkRequest{}).Equal(token) {
+		t.Error("an expired link was opened again")
+	}
+}
+
+func testLinksBounded(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	first := openLink(t, s, c.ID, credstore.LinkRequest{})
+	opened := []credstore.Secret{first}
+	for i := range credstore.LinksKept {
+		wantErr(t, fmt.Sprintf("FindLink of the first of %d", i+1), findErr(t, s, first), nil)
+		opened = append(opened, openLink(t, s, c.ID, credstore.LinkRequest{ReturnURL: fmt.Sprint("https://example.com/", i)}))
+	}
+	kept := 0
+	for _, token := range opened {
+		if findErr(t, s, token) == nil {
+			kept++
+		}
+	}
+	wantErr(t, "FindLink of the last of many", findErr(t, s, opened[len(opened)-1]), nil)
+	if kept != credstore.LinksKept {
+		t.Errorf("%d links are kept, want %d", kept, credstore.LinksKept)
+	}
+}
+
+func testConsentsBounded(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	link := openLink(t, s, c.ID, credstore.LinkRequest{})
+	const begun = credstore.ConsentsKept + 5
+	for i := range begun {
+		begin(t, s, attempt(link, fmt.Sprint(i)))
+	}
+	kept := 0
+	for i := range begun {
+		_, err := s.TakeConsent(t.Context(), secret(fmt.Sprint("state-", i)), []byte("browser"))
+		if err == nil {
+			kept++
+		} else if i == begun-1 {
+			t.Errorf("TakeConsent of the latest = %v, want nil", err)
+		}
+	}
+	if kept != credstore.ConsentsKept {
+		t.Errorf("%d attempts are kept, want %d", kept, credstore.ConsentsKept)
+	}
+}
+
+func findErr(t *testing.T, s credstore.Store, token credstore.Secret) error {
+	t.Helper()
+	_, err := s.FindLink(t.Context(), token)
+	return err
+}
+
+// attempt is one to get consent by the link.
+func attempt(link credstore.Secret, state string) credstore.Consent {
+	return credstore.Consent{
+		State: secret("state-" + state), Link: link, Verifier: secret("verifier-" + state), Browser: []byte("browser"),
+		RedirectURI: "https://example.com/oauth/callback",
+	}
+}
+
+func testConsent(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
+	want := attempt(openLink(t, s, c.ID, credstore.LinkRequest{}), "1")
+	want.ExpiresAt = start().Add(time.Minute)
+	begin(t, s, want)
+	want.ConnectionID = c.ID
+
+	_, err := other.TakeConsent(t.Context(), want.State, []byte("another"))
+	wantErr(t, "TakeConsent in another browser", err, credstore.ErrOtherBrowser)
+	_, err = other.TakeConsent(t.Context(), want.State, nil)
+	wantErr(t, "TakeConsent without a browser", err, credstore.ErrOtherBrowser)
+	_, err = other.TakeConsent(t.Context(), secret("another"), want.Browser)
+	wantErr(t, "TakeConsent of an unknown state", err, credstore.ErrNotFound)
+	got, err := other.TakeConsent(t.Context(), want.State, want.Browser)
+	if err != nil {
+		t.Fatalf("TakeConsent in another process: %v", err)
+	}
+	wantSame(t, "TakeConsent", got, want)
+	for _, browser := range []string{"browser", "another"} {
+		_, err = s.TakeConsent(t.Context(), want.State, []byte(browser))
+		wantErr(t, "TakeConsent once more", err, credstore.ErrNotFound)
+	}
+}
+
+func testConsentRefused(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	link := openLink(t, s, c.ID, credstore.LinkRequest{})
+	wantErr(t, "BeginConsent by an unknown link", s.BeginConsent(t.Context(), attempt(secret("nothing"), "1")), credstore.ErrNotFound)
+
+	begin(t, s, attempt(link, "late"))
+	got, err := s.TakeConsent(t.Context(), secret("state-late"), []byte("browser"))
+	if err != nil || got.ExpiresAt.IsZero() || time.Until(got.ExpiresAt) > credstore.ConsentKept {
+		t.Errorf("TakeConsent = until %v, %v, want at most %v", got.ExpiresAt, err, credstore.ConsentKept)
+	}
+	past := attempt(link, "past")
+	past.ExpiresAt = start().Add(-time.Second)
+	begin(t, s, past)
+	_, err = s.TakeConsent(t.Context(), past.State, past.Browser)
+	wantErr(t, "TakeConsent of an expired one", err, credstore.ErrNotFound)
+
+	begin(t, s, attempt(link, "crossed"))
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	g := grant("1")
+	g.LinkToken = link
+	replace(t, s, l, g)
+	wantErr(t, "BeginConsent by a used link", s.BeginConsent(t.Context(), attempt(link, "2")), credstore.ErrLinkUsed)
+	if _, err := s.TakeConsent(t.Context(), secret("state-crossed"), []byte("browser")); err != nil {
+		t.Errorf("TakeConsent with a link that was used meanwhile = %v, want nil", err)
+	}
+	begin(t, s, attempt(openLink(t, s, c.ID, credstore.LinkRequest{}), "removed"))
+	if err := s.Remove(t.Context(), c.ID); err != nil {
+		t.Fatalf("Remove: %v", err)
+	}
+	_, err = s.TakeConsent(t.Context(), secret("state-removed"), []byte("browser"))
+	wantErr(t, "TakeConsent for a removed connection", err, credstore.ErrNotFound)
+}
+
+// testConsentOnce: of many who take it at once, one gets it.
+func testConsentOnce(t *testing.T, data Data) {
+	s, other := data.Open(t), data.Open(t)
+	c := create(t, s, pair("acme"))
+	link := openLink(t, s, c.ID, credstore.LinkRequest{})
+	for i := range 20 {
+		a := attempt(link, fmt.Sprint(i))
+		begin(t, s, a)
+		errs := make(chan error, 4)
+		for _, store := range []credstore.Store{s, other, s, other} {
+			go func() {
+				_, err := store.TakeConsent(t.Context(), a.State, a.Browser)
+				errs <- err
+			}()
+		}
+		taken := 0
+		for range 4 {
+			err := <-errs
+			if err == nil {
+				taken++
+			} else if !errors.Is(err, credstore.ErrNotFound) {
+				t.Fatalf("TakeConsent = %v, want nil or %v", err, credstore.ErrNotFound)
+			}
+		}
+		if taken != 1 {
+			t.Fatalf("the consent was taken %d times, want once", taken)
+		}
+	}
+}

@@ -1,0 +1,466 @@
+package credstoretest
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// TestOutbox proves that a store keeps the promises of [credstore.Outbox] too:
+// what Data.Open returns must be one.
+func TestOutbox(t *testing.T, fresh func(t *testing.T) Data) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, Data)
+	}{
+		{"deliver what is subscribed to", testDeliver},
+		{"deliver after a delay", testDeliverDelayed},
+		{"deliver about a connection in order", testDeliverInOrder},
+		{"deliver again after a crash", testDeliverAgain},
+		{"deliver once between two", testDeliverOnce},
+		{"postpone and drop", testPostpone},
+		{"say nothing of short alarms", testDebounce},
+		{"say the end of what was told", testDebounceTold},
+		{"alarm once", testAlarmOnce},
+		{"subscribe anew", testSubscribe},
+		{"queue within bounds", testQueueBounded},
+		{"remind of keys", testRemind},
+		{"remind of the right keys", testKeysExpiring},
+		{"keys keep their end", testKeyExpiry},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })
+	}
+}
+
+// outbox is a store that is both.
+type outbox interface {
+	credstore.Store
+	credstore.Outbox
+}
+
+func openOutbox(t *testing.T, data Data) outbox {
+	t.Helper()
+	s, ok := data.Open(t).(outbox)
+	if !ok {
+		t.Fatal("the store is no credstore.Outbox")
+	}
+	return s
+}
+
+func subscribe(t *testing.T, s outbox, subscriptions ...credstore.Subscription) {
+	t.Helper()
+	if err := s.Subscribe(t.Context(), subscriptions); err != nil {
+		t.Fatalf("Subscribe: %v", err)
+	}
+}
+
+// all subscribes to everything.
+func all(name string) credstore.Subscription {
+	return credstore.Subscription{Name: name, Types: credstore.PublicEvents()}
+}
+
+// claim claims all that are due at the time, for a minute.
+func claim(t *testing.T, s outbox, subscription string, now time.Time) []credstore.Delivery {
+	t.Helper()
+	got, err := s.ClaimDeliveries(t.Context(), subscription, "me", now, time.Minute, 100)
+	if err != nil {
+		t.Fatalf("ClaimDeliveries: %v", err)
+	}
+	return got
+}
+
+// drain delivers all that are due, and returns their types.
+func drain(t *testing.T, s outbox, subscription string, now time.Time) (types []credstore.EventType) {
+	t.Helper()
+	for {
+		claimed := claim(t, s, subscription, now)
+		if len(claimed) == 0 {
+			return types
+		}
+		for _, d := range claimed {
+			types = append(types, d.Event.Type)
+			if err := s.Delivered(t.Context(), d.ID); err != nil {
+				t.Fatalf("Delivered: %v", err)
+			}
+		}
+	}
+}
+
+// soon is when everything without a delay is due.
+func soon() time.Time { return time.Now().Add(time.Second) }
+
+func testDeliver(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	subscribe(t, s, all("everything"), credstore.Subscription{Name: "ends", Types: []credstore.EventType{credstore.EventRemoved}})
+	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
+	l := acquire(t, s, c.ID, "me")
+	replace(t, s, l, grant("1"))
+	release(t, l)
+	save(t, s, next(parentOf(t, s, c.ID), "2")) // nobody is told of a refresh
+
+	claimed := claim(t, s, "everything", soon())
+	if len(claimed) != 1 || claimed[0].Attempts != 1 || claimed[0].LastError != "" {
+		t.Fatalf("ClaimDeliveries = %+v, want one, for the first time", claimed)
+	}
+	wantSame(t, "the event that is told", claimed[0].Event, history(t, s, c.ID)[1])
+	if err := s.Delivered(t.Context(), claimed[0].ID); err != nil {
+		t.Fatalf("Delivered: %v", err)
+	}
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	if err := s.Remove(t.Context(), c.ID); err != nil {
+		t.Fatalf("Remove: %v", err)
+	}
+	wantSame(t, "what is told to everything", drain(t, s, "everything", soon()),
+		[]credstore.EventType{credstore.EventReauthorization, credstore.EventRemoved})
+	wantSame(t, "what is told to ends", drain(t, s, "ends", soon()), []credstore.EventType{credstore.EventRemoved})
+	if next, err := s.NextDelivery(t.Context(), "everything"); err != nil || !next.IsZero() {
+		t.Errorf("NextDelivery of an empty queue = %v, %v, want zero", next, err)
+	}
+}
+
+func testDeliverDelayed(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	late := all("late")
+	late.Delay = time.Hour
+	subscribe(t, s, late)
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	if got := claim(t, s, "late", soon()); len(got) > 0 {
+		t.Fatalf("ClaimDeliveries before its time = %+v, want none", got)
+	}
+	at := history(t, s, c.ID)[1].At.Add(time.Hour)
+	next, err := s.NextDelivery(t.Context(), "late")
+	if err != nil || next.Sub(at).Abs() > time.Second {
+		t.Errorf("NextDelivery = %v, %v, want %v", next, err, at)
+	}
+	if got := claim(t, s, "late", next); len(got) != 1 {
+		t.Errorf("ClaimDeliveries at its time = %+v, want one", got)
+	}
+}
+
+func testDeliverInOrder(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	subscribe(t, s, all("hook"))
+	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	condemn(t, s, parentOf(t, s, d.ID), false)
+	now := soon()
+	first := claim(t, s, "hook", now)
+	save(t, s, next(parentOf(t, s, c.ID), "2"))
+	if len(first) != 2 {
+		t.Fatalf("ClaimDeliveries = %+v, want one of each connection", first)
+	}
+	if got := claim(t, s, "hook", now); len(got) > 0 {
+		t.Fatalf("ClaimDeliveries while the one before is under way = %+v, want none", got)
+	}
+	if next, err := s.NextDelivery(t.Context(), "hook"); err != nil || next.Before(now) {
+		t.Errorf("NextDelivery while all is claimed = %v, %v, want the end of the claims", next, err)
+	}
+	for _, d := range first {
+		if d.Event.ConnectionID == c.ID {
+			if err := s.Delivered(t.Context(), d.ID); err != nil {
+				t.Fatalf("Delivered: %v", err)
+			}
+		}
+	}
+	got := claim(t, s, "hook", now)
+	if len(got) != 1 || got[0].Event.Type != credstore.EventRecovered {
+		t.Errorf("ClaimDeliveries afterwards = %+v, want the recovery", got)
+	}
+}
+
+func testDeliverAgain(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	subscribe(t, s, all("hook"))
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	now := soon()
+	first, heir := claim(t, s, "hook", now), openOutbox(t, data)
+	if err := s.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	if got := claim(t, heir, "hook", now.Add(59*time.Second)); len(got) > 0 {
+		t.Errorf("ClaimDeliveries before the hold has ended = %+v, want none", got)
+	}
+	again := claim(t, heir, "hook", now.Add(time.Minute))
+	if len(again) != 1 || again[0].Event.ID != first[0].Event.ID || again[0].Attempts != 2 {
+		t.Errorf("ClaimDeliveries after it = %+v, want the same event for the second time", again)
+	}
+}
+
+func testDeliverOnce(t *testing.T, data Data) {
+	s, other := openOutbox(t, data), openOutbox(t, data)
+	subscribe(t, s, all("hook"))
+	const connections = 40
+	for i := range connections {
+		c := create(t, s, key(fmt.Sprint("c-", i)))
+		condemn(t, s, parentOf(t, s, c.ID), false)
+	}
+	now := soon()
+	var mu sync.Mutex // guards claimed
+	claimed := map[int64]int{}
+	var all sync.WaitGroup
+	for _, store := range []outbox{s, other, s, other} {
+		all.Go(func() {
+			for {
+				got, err := store.ClaimDeliveries(t.Context(), "hook", "me", now, time.Minute, 3)
+				if err != nil {
+					t.Errorf("ClaimDeliveries: %v", err)
+				}
+				if len(got) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, d := range got {
+					claimed[d.ID]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	for id, times := range claimed {
+		if times > 1 {
+			t.Errorf("delivery %d was claimed %d times at once", id, times)
+		}
+	}
+	if len(claimed) != connections {
+		t.Errorf("%d deliveries were claimed, want %d", len(claimed), connections)
+	}
+}
+
+func testPostpone(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	subscribe(t, s, all("hook"))
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	now := soon().Truncate(time.Millisecond)
+	id := claim(t, s, "hook", now)[0].ID
+	if err := s.PostponeDelivery(t.Context(), id, now.Add(time.Hour), "answered 500"); err != nil {
+		t.Fatalf("PostponeDelivery: %v", err)
+	}
+	if next, err := s.NextDelivery(t.Context(), "hook"); err != nil || !next.Equal(now.Add(time.Hour)) {
+		t.Errorf("NextDelivery = %v, %v, want %v", next, err, now.Add(time.Hour))
+	}
+	if got := claim(t, s, "hook", now.Add(time.Hour-time.Second)); len(got) > 0 {
+		t.Errorf("ClaimDeliveries of a postponed one = %+v, want none", got)
+	}
+	got := claim(t, s, "hook", now.Add(time.Hour))
+	if len(got) != 1 || got[0].LastError != "answered 500" || got[0].Attempts != 2 {
+		t.Fatalf("ClaimDeliveries = %+v, want the second attempt and the error of the first", got)
+	}
+	for range 2 {
+		if err := s.DropDelivery(t.Context(), id, "answered 500 for days"); err != nil {
+			t.Fatalf("DropDelivery: %v", err)
+		}
+	}
+	if err := s.Delivered(t.Context(), id); err != nil {
+		t.Errorf("Delivered of one that is gone = %v, want nil", err)
+	}
+	if err := s.PostponeDelivery(t.Context(), id, now, ""); err != nil {
+		t.Errorf("PostponeDelivery of one that is gone = %v, want nil", err)
+	}
+	wantHistory(t, s, c.ID, 2, credstore.EventNotDelivered)
+	if got := drain(t, s, "hook", now.Add(24*time.Hour)); len(got) > 0 {
+		t.Errorf("left after dropping: %v, want nothing", got)
+	}
+}
+
+func testDebounce(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	patient := all("patient")
+	patient.Delay = time.Minute
+	only := credstore.Subscription{Name: "only", Types: []credstore.EventType{credstore.EventRecovered}}
+	subscribe(t, s, patient, only)
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	save(t, s, next(parentOf(t, s, c.ID), "2"))
+	later := soon().Add(time.Hour)
+	wantSame(t, "what is told of an alarm that has ended", drain(t, s, "patient", later), []credstore.EventType(nil))
+	wantSame(t, "what is told to one that hears of recoveries only", drain(t, s, "only", later), []credstore.EventType{credstore.EventRecovered})
+	wantHistory(t, s, c.ID, 1, credstore.EventReauthorization, credstore.EventRecovered)
+}
+
+// testDebounceTold: who may have heard of the alarm hears of its end.
+func testDebounceTold(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	subscribe(t, s, all("hook"))
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	now := soon()
+	alarm := claim(t, s, "hook", now)[0]
+	save(t, s, next(parentOf(t, s, c.ID), "2"))
+	if err := s.PostponeDelivery(t.Context(), alarm.ID, now, "no answer"); err != nil {
+		t.Fatalf("PostponeDelivery: %v", err)
+	}
+	wantSame(t, "what is told", drain(t, s, "hook", now), []credstore.EventType{credstore.EventReauthorization, credstore.EventRecovered})
+}
+
+// testAlarmOnce: a second verdict on the same connection is history, not news.
+func testAlarmOnce(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	subscribe(t, s, all("hook"))
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	drain(t, s, "hook", soon())
+	l := acquire(t, s, c.ID, "me")
+	f := credstore.Failure{Code: "inactive", At: start()}
+	if err := s.Condemn(t.Context(), l, parentOf(t, s, c.ID), f, credstore.ReasonInactive, false); err != nil {
+		t.Fatalf("Condemn: %v", err)
+	}
+	release(t, l)
+	wantHistory(t, s, c.ID, 1, credstore.EventReauthorization, credstore.EventReauthorization)
+	save(t, s, next(parentOf(t, s, c.ID), "2"))
+	wantSame(t, "what is told after the alarm", drain(t, s, "hook", soon()), []credstore.EventType{credstore.EventRecovered})
+}
+
+func testSubscribe(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	for name, wrong := range map[string][]credstore.Subscription{
+		"a private event": {{Name: "a", Types: []credstore.EventType{credstore.EventRefreshed}}},
+		"a name twice":    {all("a"), all("a")},
+	} {
+		if err := s.Subscribe(t.Context(), wrong); err == nil {
+			t.Errorf("Subscribe with %s = nil, want an error", name)
+		}
+	}
+	subscribe(t, s, all("stays"), all("goes"))
+	c := create(t, s, pair("acme"))
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	_, before, err := s.Position(t.Context())
+	if err != nil {
+		t.Fatalf("Position: %v", err)
+	}
+	for range 2 {
+		subscribe(t, s, all("stays"), all("new"))
+	}
+	if _, after, err := s.Position(t.Context()); err != nil || after != before {
+		t.Errorf("Position after Subscribe = %d, %v, want %d: no connection has changed", after, err, before)
+	}
+	for name, want := range map[string]int{"stays": 1, "goes": 0, "new": 0} {
+		if got := drain(t, s, name, soon()); len(got) != want {
+			t.Errorf("queued for %q: %v, want %d", name, got, want)
+		}
+	}
+	subscribe(t, s)
+	save(t, s, next(parentOf(t, s, c.ID), "2"))
+	if got := drain(t, s, "stays", soon()); len(got) > 0 {
+		t.Errorf("queued without a subscription: %v, want nothing", got)
+	}
+}
+
+// testQueueBounded: a subscriber that never answers costs no more room than the
+// history does.
+func testQueueBounded(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	subscribe(t, s, credstore.Subscription{Name: "dead", Types: []credstore.EventType{credstore.EventConnected}})
+	c := create(t, s, key("legacy"))
+	for range credstore.EventsKept + 20 {
+		note(t, s, c.ID, credstore.Event{Type: credstore.EventConnected})
+	}
+	if got := len(drain(t, s, "dead", soon())); got != credstore.EventsKept {
+		t.Errorf("%d deliveries wait, want the latest %d", got, credstore.EventsKept)
+	}
+}
+
+// keyUntil creates a connection with a key that ends then.
+func keyUntil(t *testing.T, s credstore.Store, name string, ends time.Time) credstore.Connection {
+	t.Helper()
+	n := key(name)
+	n.Credential.ExpiresAt = ends
+	return create(t, s, n)
+}
+
+const day = 24 * time.Hour
+
+func testRemind(t *testing.T, data Data) {
+	s, other := openOutbox(t, data), openOutbox(t, data)
+	subscribe(t, s, all("hook"))
+	c := keyUntil(t, s, "legacy", start().Add(5*day))
+	remind := func(within time.Duration) {
+		t.Helper()
+		for _, store := range []outbox{s, other, s} {
+			if err := store.RemindKey(t.Context(), c.ID, within); err != nil {
+				t.Fatalf("RemindKey: %v", err)
+			}
+		}
+	}
+	remind(day) // it is not time yet
+	wantHistory(t, s, c.ID, 1)
+	remind(7 * day)
+	remind(30 * day) // longer: it was told that it is less
+	wantHistory(t, s, c.ID, 1, credstore.EventKeyExpiring)
+	wantSame(t, "what is told", drain(t, s, "hook", soon()), []credstore.EventType{credstore.EventKeyExpiring})
+
+	l := acquire(t, s, c.ID, "me")
+	replace(t, s, l, credstore.Replacement{Credential: credstore.FirstCredential{APIKey: secret("new"), ExpiresAt: start().Add(6 * day)}})
+	release(t, l)
+	remind(7 * day)
+	wantHistory(t, s, c.ID, 2, credstore.EventKeySet, credstore.EventKeyExpiring)
+	wantErr(t, "RemindKey of an unknown id", s.RemindKey(t.Context(), "nothing", day), credstore.ErrNotFound)
+}
+
+func testKeysExpiring(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	keyUntil(t, s, "ended", start().Add(-day))
+	keyUntil(t, s, "soon", start().Add(2*day))
+	keyUntil(t, s, "later", start().Add(20*day))
+	create(t, s, key("endless"))
+	create(t, s, pair("tokens")) // they end within the hour, which is of no interest
+	covered, short := keyUntil(t, s, "covered", start().Add(2*day)), keyUntil(t, s, "short", start().Add(3*day))
+	stage(t, s, covered.ID, "next")
+	if err := s.StageKey(t.Context(), short.ID, secret("next"), start().Add(4*day)); err != nil {
+		t.Fatalf("StageKey: %v", err)
+	}
+	off, refused := keyUntil(t, s, "off", start().Add(day)), keyUntil(t, s, "refused", start().Add(day))
+	if err := s.Disable(t.Context(), off.ID, credstore.ReasonOperator); err != nil {
+		t.Fatalf("Disable: %v", err)
+	}
+	condemn(t, s, parentOf(t, s, refused.ID), false)
+	names := func(within time.Duration, limit int) (names []string) {
+		found, err := s.KeysExpiring(t.Context(), within, limit)
+		if err != nil {
+			t.Fatalf("KeysExpiring: %v", err)
+		}
+		for _, c := range found {
+			names = append(names, c.Name)
+			if !slices.Contains([]string{"later", "soon"}, c.Name) {
+				continue
+			}
+			if err := s.RemindKey(t.Context(), c.ID, within); err != nil {
+				t.Fatalf("RemindKey: %v", err)
+			}
+		}
+		return names
+	}
+	wantSame(t, "KeysExpiring within a day", names(day, 10), []string{"ended"})
+	wantSame(t, "KeysExpiring within 7 days, of which 2", names(7*day, 2), []string{"ended", "soon"})
+	wantSame(t, "KeysExpiring within 7 days", names(7*day, 10), []string{"ended", "short"})
+	wantSame(t, "KeysExpiring within 30 days", names(30*day, 10), []string{"ended", "short", "later"})
+}
+
+func testKeyExpiry(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	c := keyUntil(t, s, "legacy", start().Add(day))
+	ends := start().Add(90 * day)
+	if err := s.StageKey(t.Context(), c.ID, secret("next"), ends); err != nil {
+		t.Fatalf("StageKey: %v", err)
+	}
+	got := read(t, s, c.ID)
+	if !got.Connection.ExpiresAt.Equal(c.ExpiresAt) || !got.Credential.NextKeyExpiresAt.Equal(ends) || !got.Credential.ExpiresAt.IsZero() {
+		t.Errorf("state = %+v, want the end of the key, and that of the next", got)
+	}
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	promoted, err := s.PromoteKey(t.Context(), l, got.Credential.Parent())
+	if err != nil || !promoted.ExpiresAt.Equal(ends) {
+		t.Errorf("PromoteKey = until %v, %v, want %v", promoted.ExpiresAt, err, ends)
+	}
+	if got := read(t, s, c.ID).Credential; !got.NextKeyExpiresAt.IsZero() {
+		t.Errorf("NextKeyExpiresAt = %v, want zero", got.NextKeyExpiresAt)
+	}
+}

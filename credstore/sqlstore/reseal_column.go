@@ -1,0 +1,106 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// sealedColumn is where something sealed stands: in a column of a table with a
+// column connection, in the row that the key names. The label is that of the
+// seal.
+type sealedColumn struct {
+	table, key, column, label string
+}
+
+// columnsBeside are the sealed columns beside those of credentials, in which a
+// row has no version: what it holds is only ever replaced by what opens to the
+// same, or removed.
+func columnsBeside() []sealedColumn {
+	return []sealedColumn{
+		{"links", "token_hash", "token", columnLink},
+		{"consents", "state_hash", "link", columnConsentLink},
+		{"consents", "state_hash", "verifier", columnConsentVerifier},
+	}
+}
+
+// cell is one sealed value in a column.
+type cell struct {
+	key    []byte
+	id     string // of the connection
+	sealed []byte
+}
+
+// resealColumn seals what is under another key anew, a few at a time.
+func (s *Store) resealColumn(ctx context.Context, p *pass, c sealedColumn, pause func(context.Context, time.Duration) error) error {
+	for after := []byte{}; ; {
+		began := s.now()
+		cells, err := s.oldCells(ctx, c, p.key, after)
+		if err != nil || len(cells) == 0 {
+			return err
+		}
+		if err := s.resealCells(ctx, p, c, cells); err != nil {
+			return err
+		}
+		after = cells[len(cells)-1].key
+		if err := pause(ctx, s.now().Sub(began)); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) oldCells(ctx context.Context, c sealedColumn, key credstore.Key, after []byte) (cells []cell, err error) {
+	err = s.each(ctx, func(rows *sql.Rows) error {
+		var found cell
+		err := rows.Scan(&found.key, &found.id, &found.sealed)
+		cells = append(cells, found)
+		return err
+	}, fmt.Sprintf(`
+		SELECT %[2]s, id, %[3]s FROM %[1]s JOIN connections ON number = connection
+		WHERE %[2]s > $2 AND substr(%[3]s, 1, 5) <> $1 ORDER BY %[2]s LIMIT $3`, c.table, c.key, c.column),
+		credstore.SealedPrefix(key.ID), after, resealBatch)
+	return cells, s.failure("looking for what is under an old key", err)
+}
+
+func (s *Store) resealCells(ctx context.Context, p *pass, c sealedColumn, cells []cell) error {
+	var done, missed, unopened int
+	err := s.write(ctx, "sealing anew", func(tx *sql.Tx) error {
+		done, missed, unopened = 0, 0, 0
+		for _, old := range cells {
+			secret, err := s.open(old.id, c.label, old.sealed)
+			if err != nil {
+				unopened++
+				continue
+			}
+			replaced, err := s.resealCell(ctx, tx, c, old, secret)
+			if err != nil {
+				return err
+			}
+			if replaced {
+				done++
+			} else {
+				missed++
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	p.done, p.missed, p.unopened = p.done+done, p.missed+missed, p.unopened+unopened
+	return nil
+}
+
+// resealCell is a compare-and-swap. It reports false if the cell is not as it
+// was read.
+func (s *Store) resealCell(ctx context.Context, tx *sql.Tx, c sealedColumn, old cell, secret credstore.Secret) (bool, error) {
+	sealed, err := s.seal(ctx, tx, old.id, c.label, secret)
+	if err != nil {
+		return false, err
+	}
+	return affected(tx.ExecContext(ctx, fmt.Sprintf(`UPDATE %[1]s SET %[3]s = $1 WHERE %[2]s = $2 AND %[3]s = $3`, c.table, c.key, c.column),
+		sealed, old.key, old.sealed))
+}
