@@ -18,6 +18,10 @@ func TestPostgresStore(t *testing.T) {
 	credstoretest.TestStore(t, func(t *testing.T) credstoretest.Data { return newPostgres(t) })
 }
 
+func TestPostgresOutbox(t *testing.T) {
+	credstoretest.TestOutbox(t, func(t *testing.T) credstoretest.Data { return newPostgres(t) })
+}
+
 // postgres is a schema for a store, and the keyset beside it.
 type postgres struct {
 	dsn    string

@@ -1,6 +1,7 @@
 package postgrestest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -113,10 +114,23 @@ func Dump(t testing.TB, dsn string) []byte {
 		t.Fatalf("connecting to PostgreSQL: %v", err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	var dump string
-	err = conn.QueryRow(ctx, `SELECT schema_to_xml(current_schema(), true, false, '')::text`).Scan(&dump)
-	if err != nil {
-		t.Fatalf("reading every table: %v", err)
+	// Otherwise what is binary would be in digits, and nobody find it.
+	if _, err := conn.Exec(ctx, `SET bytea_output = 'escape'`); err != nil {
+		t.Fatalf("preparing to read: %v", err)
 	}
-	return []byte(dump)
+	rows, err := conn.Query(ctx, `SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema()`)
+	if err != nil {
+		t.Fatalf("listing tables: %v", err)
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatalf("listing tables: %v", err)
+	}
+	var dump bytes.Buffer
+	for _, table := range tables {
+		if _, err := conn.PgConn().CopyTo(ctx, &dump, `COPY `+table+` TO STDOUT`); err != nil {
+			t.Fatalf("reading table %s: %v", table, err)
+		}
+	}
+	return dump.Bytes()
 }
