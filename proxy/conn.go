@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 )
@@ -37,7 +38,8 @@ func (l watchedListener) Accept() (net.Conn, error) {
 type clientConn struct {
 	net.Conn
 
-	broken atomic.Bool // reading failed, other than by the end of what is sent
+	broken  atomic.Bool // reading failed, other than by the end of what is sent
+	handled atomic.Bool // a request of it has reached the proxy, and is not answered yet
 
 	// head is what was read since the last answer, until the header section of
 	// a request was complete. A pipelined request has none: it was read with the
@@ -82,6 +84,7 @@ func (c *clientConn) next() {
 		c.head = nil
 	}
 	c.head, c.complete = c.head[:0], false
+	c.handled.Store(false)
 }
 
 // framedTwice reports whether the header section has both of the fields that
@@ -100,14 +103,13 @@ func (c *clientConn) framedTwice() bool {
 	return length && coding
 }
 
-// serverRefusal is what stands between the status line and the text of the
-// answers that net/http gives by itself, to requests that are not HTTP. No
-// answer of a handler looks like it: those have at least a Date.
-const serverRefusal = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
-
-// Write is Conn's, but puts a problem in the place of the server's own
-// refusals, so that clients can tell them from those of the API.
+// Write is Conn's, but puts a problem in the place of the answers that net/http
+// gives by itself, to requests that it does not hand on, so that clients can
+// tell them from those of the API.
 func (c *clientConn) Write(p []byte) (int, error) {
+	if c.handled.Load() {
+		return c.Conn.Write(p)
+	}
 	status, text, ok := readServerRefusal(p)
 	if !ok {
 		return c.Conn.Write(p)
@@ -118,19 +120,20 @@ func (c *clientConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// readServerRefusal takes apart an answer of the server's own.
+// readServerRefusal takes apart an answer of the server's own, which comes in
+// one piece. text is what it says beyond its status.
 func readServerRefusal(p []byte) (status int, text string, ok bool) {
-	if !bytes.HasPrefix(p, []byte("HTTP/1.1 4")) && !bytes.HasPrefix(p, []byte("HTTP/1.1 5")) {
+	line, _, _ := strings.Cut(string(p), "\r\n")
+	version, rest, _ := strings.Cut(line, " ")
+	digits, reason, _ := strings.Cut(rest, " ")
+	status, err := strconv.Atoi(digits)
+	if err != nil || !strings.HasPrefix(version, "HTTP/1.") || status < http.StatusBadRequest {
 		return 0, "", false
 	}
-	line, rest, _ := bytes.Cut(p, []byte("\r\n"))
-	if !bytes.HasPrefix(rest, []byte(serverRefusal[len("\r\n"):])) || len(line) < len("HTTP/1.1 400 ") {
-		return 0, "", false
+	if status == http.StatusExpectationFailed {
+		return status, "Expect may only say 100-continue", true
 	}
-	for _, digit := range line[len("HTTP/1.1 "):len("HTTP/1.1 400")] {
-		status = status*10 + int(digit-'0')
-	}
-	_, text, _ = strings.Cut(string(line), ": ")
+	_, text, _ = strings.Cut(reason, ": ")
 	return status, text, true
 }
 
@@ -138,10 +141,12 @@ func readServerRefusal(p []byte) (status int, text string, ok bool) {
 type connKey struct{}
 
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	if watched := underneath(c); watched != nil {
-		return context.WithValue(ctx, connKey{}, watched)
+	watched := underneath(c)
+	if watched == nil {
+		return ctx
 	}
-	return ctx
+	watched.complete = c != net.Conn(watched) // what TLS reads is no header section
+	return context.WithValue(ctx, connKey{}, watched)
 }
 
 // connState tells the connection that a request has been answered.
@@ -163,6 +168,14 @@ func underneath(c net.Conn) *clientConn {
 func connOf(r *http.Request) *clientConn {
 	c, _ := r.Context().Value(connKey{}).(*clientConn)
 	return c
+}
+
+// handle notes that the request has reached the proxy: what is written until the
+// next one is its answer.
+func handle(r *http.Request) {
+	if c := connOf(r); c != nil {
+		c.handled.Store(true)
+	}
 }
 
 // leaves reports whether the end of r's context means that the client is not

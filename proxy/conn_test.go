@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // halfClosed sends bytes, shuts down the side for writing when it is told to,
@@ -135,6 +137,8 @@ func TestMalformedRequestsGetAProblem(t *testing.T) {
 		{"not HTTP", "hello\r\n\r\n", 400},
 		{"endless header", "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + strings.Repeat("x", 300<<10) + "\r\n\r\n", 431},
 		{"another version", "GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", 505},
+		{"unknown expectation", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nExpect: 200-ok\r\nContent-Length: 2\r\n\r\nhi", 417},
+		{"unknown expectation of HTTP/1.0", "POST /@acme/ HTTP/1.0\r\nHost: localhost\r\nExpect: 200-ok\r\nContent-Length: 2\r\n\r\nhi", 417},
 	}
 	api := newTCPUpstream(t, answering(okResponse))
 	r := newRigAt(t, newVault("acme"), api.url)
@@ -161,6 +165,52 @@ func TestRefusalsOfTheAPIAreNotReplaced(t *testing.T) {
 	r := newRigAt(t, newVault("acme"), api.url)
 	if got := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "\r\n\r\n"+body) {
 		t.Errorf("answer = %q, want the API's", got)
+	}
+}
+
+// roundTripFunc is an upstream without a network.
+type roundTripFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A body may hold what looks like a refusal of the server, such as a recorded
+// answer, and begin a write with it.
+func TestBodyThatLooksLikeARefusalIsNotReplaced(t *testing.T) {
+	const refusal = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
+	// Both are larger than the server's buffers, so that each is written by itself.
+	first, second := strings.Repeat("x", 20_000), refusal+strings.Repeat("y", 20_000)
+	r := newRigAt(t, newVault("acme"), "http://localhost", func(c *Config) {
+		c.Transport = roundTripFunc(func(*http.Request) (*http.Response, error) {
+			body := io.MultiReader(strings.NewReader(first), strings.NewReader(second))
+			return &http.Response{
+				StatusCode: http.StatusOK, Header: http.Header{"Content-Length": {strconv.Itoa(len(first) + len(second))}},
+				Body: io.NopCloser(body), ContentLength: int64(len(first) + len(second)),
+			}, nil
+		})
+	})
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // an answer that is too short is waited for
+	answers := bufio.NewReader(conn)
+	for range 2 { // also where the connection was used before
+		_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		res, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		if string(body) != first+second || err != nil {
+			t.Fatalf("body = %d bytes, %v, with %.60q; want %d with %.60q", len(body), err, body[min(len(body), len(first)):], len(first)+len(second), second)
+		}
+	}
+	// And the server's own refusal is still put right there.
+	_, _ = io.WriteString(conn, "GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	all, _ := io.ReadAll(answers)
+	if status, code := statusOf(t, string(all)), nameOrCode(t, string(all)); status != 400 || code != "bad_request" {
+		t.Errorf("answer = %d %s, want 400 bad_request", status, code)
 	}
 }
 

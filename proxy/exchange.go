@@ -27,6 +27,7 @@ func (p *Proxy) ForConnection(name string) http.Handler {
 }
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, own string) {
+	handle(r)
 	x := &exchange{proxy: p, w: w, in: r, entry: entry{began: time.Now()}}
 	// Detached, because the server ends r's context also for a client that still
 	// waits for its answer.
