@@ -53,6 +53,8 @@ func TestExactlyOurAuthorizationLeaves(t *testing.T) {
 	}
 }
 
+// Nor anything else that would be worth something in the header section: no name
+// of a connection, no framing, no routing.
 func TestTrailersCarryNoCredential(t *testing.T) {
 	v := newVault("acme")
 	var header, trailer http.Header
@@ -62,7 +64,7 @@ func TestTrailersCarryNoCredential(t *testing.T) {
 	}))
 	got := r.raw("POST /v1/x HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nConnection: close\r\n" +
 		"Trailer: Authorization, X-Sum, Pleo-Connection\r\nTransfer-Encoding: chunked\r\n\r\n" +
-		"2\r\nhi\r\n0\r\nAuthorization: Bearer mine\r\nX-Sum: 42\r\nPleo-Connection: other\r\nX-Unannounced: 1\r\nCookie: a\r\n\r\n")
+		"2\r\nhi\r\n0\r\nAuthorization: Bearer mine\r\nX-Sum: 42\r\nPleo-Connection: other\r\nX-Unannounced: 1\r\nCookie: a\r\nContent-Length: 5\r\nHost: elsewhere\r\nContent_Length: 5\r\n\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
 		t.Fatalf("answer = %q, want 200", got)
 	}

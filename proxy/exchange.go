@@ -149,7 +149,7 @@ func (x *exchange) prepare() {
 	x.header = x.stripped(x.in.Header)
 	quiet(x.header)
 	x.url = x.proxy.upstream.locate(x.target)
-	x.upload = newUpload(x.ctx, x.in, x.proxy.keeper, x.stripped)
+	x.upload = newUpload(x.ctx, x.in, x.proxy.keeper, x.strippedTrailer)
 	if x.upload != nil {
 		// Without this the server swallows the rest of the body itself once an
 		// early answer begins. HTTP/2 needs no such thing.
@@ -171,6 +171,20 @@ func (x *exchange) gotConn(info httptrace.GotConnInfo) {
 
 func (x *exchange) stripped(h http.Header) http.Header {
 	return x.proxy.strip(h, x.in.Header["Connection"])
+}
+
+// strippedTrailer keeps framing and routing out of a trailer section too: an API
+// that merges it into the header section must not learn anything new about the
+// request there (RFC 9110 section 6.5.1).
+func (x *exchange) strippedTrailer(h http.Header) http.Header {
+	out := x.stripped(h)
+	for name := range out {
+		switch dashed(name) {
+		case "Content-Length", "Host":
+			delete(out, name)
+		}
+	}
+	return out
 }
 
 // noCredential turns an error of Credentials into one that run returns.
