@@ -117,6 +117,10 @@ internal/browsertest/node_modules: internal/browsertest/package-lock.json
 	cd $(@D) && npm ci --ignore-scripts
 	@touch $@
 
+.PHONY: docs
+docs: ## Run every command in README and docs, as it is written; needs what clients does
+	$(GO) test -v -count=1 -timeout 20m ./docs -args -commands
+
 .PHONY: alerts
 alerts: $(PROMTOOL) ## Check the alert rules, and try them on worlds in which they should fire or not
 	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml

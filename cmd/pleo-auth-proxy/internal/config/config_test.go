@@ -361,19 +361,22 @@ func TestSearchOrder(t *testing.T) {
 var update = flag.Bool("update", false, "write config.example.yaml")
 
 const examplePath = "../../../../config.example.yaml"
+const referencePath = "../../../../docs/configuration.md"
 
 func TestExampleIsUpToDate(t *testing.T) {
-	if *update {
-		if err := os.WriteFile(examplePath, []byte(Example()), 0o644); err != nil {
+	for path, want := range map[string]string{examplePath: Example(), referencePath: Reference()} {
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	got, err := os.ReadFile(examplePath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(Example(), string(got)); diff != "" {
-		t.Errorf("config.example.yaml is not what the keys give; run this test with -update (-want +got):\n%s", diff)
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("%s is not what the keys give; run this test with -update (-want +got):\n%s", path, diff)
+		}
 	}
 }
 
