@@ -11,9 +11,6 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
 )
 
-// server is the PostgreSQL of these tests, started by the first that needs it.
-var server postgrestest.Shared
-
 func TestPostgresStore(t *testing.T) {
 	credstoretest.TestStore(t, func(t *testing.T) credstoretest.Data { return newPostgres(t) })
 }
@@ -30,7 +27,7 @@ type postgres struct {
 
 func newPostgres(t testing.TB) *postgres {
 	t.Helper()
-	return &postgres{dsn: server.Schema(t), keyset: openKeyset(t, filepath.Join(t.TempDir(), "keyset.json"))}
+	return &postgres{dsn: sqlstore.Server.Schema(t), keyset: openKeyset(t, filepath.Join(t.TempDir(), "keyset.json"))}
 }
 
 func (p *postgres) config() sqlstore.Config {
@@ -66,7 +63,7 @@ func (p *postgres) Dump(t *testing.T) []byte {
 
 // closeServer is for TestMain.
 func closeServer(code int) int {
-	if err := server.Close(); err != nil {
+	if err := sqlstore.Server.Close(); err != nil {
 		_, _ = os.Stderr.WriteString("closing PostgreSQL: " + err.Error() + "\n")
 		return max(code, 1)
 	}

@@ -134,3 +134,13 @@ func Dump(t testing.TB, dsn string) []byte {
 	}
 	return dump.Bytes()
 }
+
+// Address returns the host:port of the connection string.
+func Address(t testing.TB, dsn string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatalf("reading the connection string of the tests' PostgreSQL: it has to be a URL")
+	}
+	return u.Host
+}

@@ -1,0 +1,244 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
+)
+
+// openPostgresStore opens one more store on the database.
+func openPostgresStore(t testing.TB, dsn string, keyset *credstore.Keyset) *Store {
+	t.Helper()
+	s, err := Open(context.Background(), Config{
+		DSN: func() credstore.Secret { return credstore.NewSecret(dsn) }, Keyset: keyset,
+	})
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func newKeyset(t testing.TB) *credstore.Keyset {
+	t.Helper()
+	k, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	if err != nil {
+		t.Fatalf("OpenKeyset: %v", err)
+	}
+	return k
+}
+
+// holdOpen notes a change of the connection in a transaction that stays open
+// until it is ended.
+func holdOpen(t *testing.T, s *Store, id string) (end func()) {
+	t.Helper()
+	noted, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- s.transact(context.Background(), "changing", id, func(tx *sql.Tx) error {
+			err := s.dialect.note(context.Background(), tx, id, s.now())
+			close(noted)
+			<-release
+			return err
+		})
+	}()
+	<-noted
+	return func() {
+		close(release)
+		if err := <-done; err != nil {
+			t.Fatalf("ending a transaction: %v", err)
+		}
+	}
+}
+
+// TestPostgresChangesAreReportedInWhateverOrderTheyCommit: a change with a lower
+// number that commits later is not passed over.
+func TestPostgresChangesAreReportedInWhateverOrderTheyCommit(t *testing.T) {
+	dsn, keyset := Server.Schema(t), newKeyset(t)
+	s := openPostgresStore(t, dsn, keyset)
+	first, second := mustCreate(t, s, newOAuth("first")), mustCreate(t, s, newOAuth("second"))
+	var seen string
+	if err := s.dialect.readers().QueryRowContext(t.Context(), s.dialect.position()).Scan(&seen); err != nil {
+		t.Fatalf("reading the position: %v", err)
+	}
+	look := func(when string, want ...string) {
+		t.Helper()
+		found, latest, _, err := s.changesSince(t.Context(), seen)
+		if err != nil || !slices.Equal(idsOf(found), want) {
+			t.Errorf("changes %s = %v, %v, want %v", when, idsOf(found), err, want)
+		}
+		seen = latest
+	}
+	look("before any")
+	endFirst := holdOpen(t, s, first.ID)
+	endSecond := holdOpen(t, s, second.ID)
+	look("while both are open")
+	endSecond()
+	look("after the second has committed", second.ID)
+	look("once more")
+	endFirst()
+	look("after the first has committed", first.ID)
+	look("at last")
+}
+
+// reports returns what a watcher of the store reports.
+func reports(t *testing.T, s *Store) <-chan credstore.Change {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	all, done := make(chan credstore.Change, 1000), make(chan error, 1)
+	go func() {
+		done <- s.Watch(ctx, func(found []credstore.Change) {
+			for _, c := range found {
+				all <- c
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Watch = %v, want %v", err, context.Canceled)
+		}
+	})
+	return all
+}
+
+func awaitReport(t *testing.T, what string, all <-chan credstore.Change, id string, within time.Duration) {
+	t.Helper()
+	timeout := time.After(within)
+	for {
+		select {
+		case c := <-all:
+			if c.ID == id {
+				return
+			}
+		case <-timeout:
+			t.Fatalf("%s was not reported within %v", what, within)
+		}
+	}
+}
+
+// awaitListening returns once the watcher listens.
+func awaitListening(t *testing.T, s *Store, others int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if listeners(t, s) > others {
+			return
+		}
+	}
+	t.Fatal("nobody listens after 10 s")
+}
+
+// listeners counts the connections whose last statement was to listen, which
+// waiting ones keep until they make sure of their connection.
+func listeners(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	err := s.dialect.readers().QueryRowContext(t.Context(), `
+		SELECT count(*) FROM pg_stat_activity WHERE query = $1`, `LISTEN "`+s.dialect.(*postgresDialect).channel+`"`).Scan(&n)
+	if err != nil {
+		t.Fatalf("looking for listeners: %v", err)
+	}
+	return n
+}
+
+// TestPostgresTellsOthersAtOnce: what one process has saved, others hear of
+// within 100 ms.
+func TestPostgresTellsOthersAtOnce(t *testing.T) {
+	dsn, keyset := Server.Schema(t), newKeyset(t)
+	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
+	all := reports(t, other)
+	awaitListening(t, s, 0)
+	var took []time.Duration
+	for i := range 20 {
+		c := mustCreate(t, s, newOAuth("c-"+string(rune('a'+i))))
+		began := time.Now()
+		awaitReport(t, "a creation", all, c.ID, 5*time.Second)
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	if median := took[len(took)/2]; median > 100*time.Millisecond {
+		t.Errorf("changes were reported after %v (median), want 100 ms at most", median)
+	}
+}
+
+// TestPostgresReportsWhatWasMissed: whatever changes while a watcher cannot
+// listen is reported when it can again.
+func TestPostgresReportsWhatWasMissed(t *testing.T) {
+	dsn, keyset := Server.Schema(t), newKeyset(t)
+	relay, err := postgrestest.NewRelay(t.Context(), postgrestest.Address(t, dsn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = relay.Close() })
+	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, relay.DSN(t, dsn), keyset)
+	core, logged := observer.New(zap.WarnLevel)
+	other.log = zap.New(core)
+	all := reports(t, other)
+	awaitListening(t, s, 0)
+
+	relay.Cut()
+	missed := mustCreate(t, s, newOAuth("missed"))
+	relay.Restore()
+	awaitReport(t, "what changed during the cut", all, missed.ID, 10*time.Second)
+	if logged.FilterMessageSnippet("listening").Len() == 0 {
+		t.Errorf("log = %v, want it to say that nobody listened", logged.All())
+	}
+	awaitListening(t, s, 0)
+	c := mustCreate(t, s, newOAuth("acme"))
+	awaitReport(t, "what changed afterwards", all, c.ID, 10*time.Second)
+}
+
+// TestPostgresWatchBehindAPooler: PgBouncer shares connections between
+// transactions, so that nobody can listen on one; a look each second does.
+func TestPostgresWatchBehindAPooler(t *testing.T) {
+	dsn, keyset := Server.Schema(t), newKeyset(t)
+	pooled := postgrestest.StartPooler(t, dsn)
+	direct, s := openPostgresStore(t, dsn, keyset), openPostgresStore(t, pooled, keyset)
+	core, logged := observer.New(zap.WarnLevel)
+	s.log = zap.New(core)
+	all := reports(t, s)
+	for _, name := range []string{"a", "b", "c"} {
+		c := mustCreate(t, direct, newOAuth(name))
+		awaitReport(t, "a change", all, c.ID, pollEvery+time.Second)
+	}
+	if logged.FilterMessageSnippet("pooler").Len() != 1 {
+		t.Errorf("log = %v, want one warning about the pooler", logged.All())
+	}
+	if n := listeners(t, direct); n != 0 {
+		t.Errorf("%d connections behind the pooler listen, want none", n)
+	}
+	// All else works too.
+	c := mustCreate(t, s, newOAuth("pooled"))
+	l, err := s.Acquire(t.Context(), c.ID, "me")
+	if err != nil {
+		t.Fatalf("Acquire: %v", err)
+	}
+	if err := l.Release(); err != nil {
+		t.Fatalf("Release: %v", err)
+	}
+}
+
+// TestPostgresRestoredChangesAreNotReportedForEver: rows from another server may
+// bear transaction numbers that this one has not come to.
+func TestPostgresRestoredChangesAreNotReportedForEver(t *testing.T) {
+	s := openPostgresStore(t, Server.Schema(t), newKeyset(t))
+	c := mustCreate(t, s, newOAuth("acme"))
+	mustExec(t, s.dialect.writer(), `UPDATE changes SET xact = '999999999999'`)
+	found, latest, _, err := s.changesSince(t.Context(), s.opened)
+	if err != nil || len(found) != 0 {
+		t.Errorf("changes = %v, %v, want none of the future", idsOf(found), err)
+	}
+	end := holdOpen(t, s, c.ID)
+	end()
+	if found, _, _, err = s.changesSince(t.Context(), latest); err != nil || !slices.Equal(idsOf(found), []string{c.ID}) {
+		t.Errorf("changes after one = %v, %v, want it", idsOf(found), err)
+	}
+}

@@ -1,0 +1,215 @@
+package postgrestest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+)
+
+// Relay stands between a program and the server, as the network does, and fails
+// as networks do. Its methods may be called by several goroutines at once.
+type Relay struct {
+	listener net.Listener
+	server   string
+
+	mu     sync.Mutex             // guards what follows
+	pairs  map[*pair]struct{}     // connections that are relayed
+	state  relayState             // what happens to them
+	change chan struct{}          // closed by the next change of the state
+	lose   func(sent []byte) bool // see LoseAnswer; nil: no answer is lost
+
+	running sync.WaitGroup
+}
+
+type relayState int
+
+const (
+	passing relayState = iota
+	cut                // connections are refused
+	stalled            // nothing gets through, and nobody hears of it
+)
+
+// pair is one connection from the program and the one to the server.
+type pair struct{ client, server net.Conn }
+
+func (p *pair) close() {
+	_ = p.client.Close() // both may be closed already
+	_ = p.server.Close()
+}
+
+// NewRelay starts a relay to the address of a server, host:port.
+func NewRelay(ctx context.Context, server string) (*Relay, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("starting a relay: %w", err)
+	}
+	r := &Relay{listener: l, server: server, pairs: make(map[*pair]struct{}), change: make(chan struct{})}
+	r.running.Go(r.accept)
+	return r, nil
+}
+
+// DSN returns the connection string for the way through the relay.
+func (r *Relay) DSN(t testing.TB, direct string) string {
+	t.Helper()
+	u, err := url.Parse(direct)
+	if err != nil {
+		t.Fatal("reading a connection string: it has to be a URL")
+	}
+	u.Host = r.listener.Addr().String()
+	return u.String()
+}
+
+// Cut ends all connections and refuses new ones, as a server does that is gone.
+func (r *Relay) Cut() { r.set(cut) }
+
+// Stall lets nothing through, as a firewall does that has forgotten: connections
+// stay, and no byte arrives.
+func (r *Relay) Stall() { r.set(stalled) }
+
+// Restore lets everything through again.
+func (r *Relay) Restore() { r.set(passing) }
+
+func (r *Relay) set(s relayState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state = s
+	close(r.change)
+	r.change = make(chan struct{})
+	if s == cut {
+		r.closeAll()
+	}
+}
+
+// closeAll ends all connections. The caller holds r.mu.
+func (r *Relay) closeAll() {
+	for p := range r.pairs {
+		p.close()
+	}
+}
+
+// LoseAnswer ends a connection once what it has sent matches and the server has
+// begun to answer: the server has done what nobody hears of.
+func (r *Relay) LoseAnswer(matches func(sent []byte) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lose = matches
+}
+
+// Commits matches the end of a transaction.
+func Commits(sent []byte) bool { return bytes.Contains(sent, []byte("commit\x00")) }
+
+// Close ends the relay and all connections.
+func (r *Relay) Close() error {
+	err := r.listener.Close()
+	r.set(cut)
+	r.running.Wait()
+	return err
+}
+
+func (r *Relay) accept() {
+	for {
+		client, err := r.listener.Accept()
+		if err != nil {
+			return
+		}
+		r.running.Go(func() { r.relay(client) })
+	}
+}
+
+func (r *Relay) relay(client net.Conn) {
+	if !r.await() {
+		_ = client.Close()
+		return
+	}
+	server, err := net.Dial("tcp", r.server) //nolint:noctx // it is on this machine
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	p := &pair{client, server}
+	r.enter(p)
+	defer r.leave(p)
+	var both sync.WaitGroup
+	matched := make(chan struct{})
+	both.Go(func() { r.copy(p, server, client, func(sent []byte) { r.watch(sent, matched) }) })
+	both.Go(func() {
+		r.copy(p, client, server, func([]byte) {
+			select {
+			case <-matched:
+				p.close()
+			default:
+			}
+		})
+	})
+	both.Wait()
+}
+
+// watch closes matched when the answer to what was sent is to be lost.
+func (r *Relay) watch(sent []byte, matched chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lose == nil || !r.lose(sent) {
+		return
+	}
+	select {
+	case <-matched:
+	default:
+		close(matched)
+	}
+}
+
+func (r *Relay) enter(p *pair) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pairs[p] = struct{}{}
+	if r.state == cut {
+		p.close()
+	}
+}
+
+func (r *Relay) leave(p *pair) {
+	p.close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.pairs, p)
+}
+
+// await waits while the relay is stalled, and reports whether it passes then.
+func (r *Relay) await() bool {
+	for {
+		r.mu.Lock()
+		state, change := r.state, r.change
+		r.mu.Unlock()
+		if state != stalled {
+			return state == passing
+		}
+		<-change
+	}
+}
+
+// copy passes bytes on, each time after seen has seen them, until one side ends.
+func (r *Relay) copy(p *pair, to io.Writer, from io.Reader, seen func([]byte)) {
+	defer p.close()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buffer)
+		if !r.await() {
+			return
+		}
+		seen(buffer[:n])
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
