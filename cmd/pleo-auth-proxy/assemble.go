@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -143,11 +144,17 @@ func newAuthorizationServer(cfg *config.Config, log *zap.Logger) (*pleo.Authoriz
 }
 
 // rereading returns a function that gives the secret of r and logs when its
-// file cannot be used.
+// file cannot be used, once for each reason until it can be.
 func rereading(key string, r *config.SecretReader, log *zap.Logger) func() credstore.Secret {
+	var logged atomic.Pointer[string] // why the file could not be used the last time; nil: it could
 	return func() credstore.Secret {
-		secret := r.Secret()
-		if err := r.Err(); err != nil {
+		secret, err := r.Secret(), r.Err()
+		if err == nil {
+			logged.Store(nil)
+			return secret
+		}
+		why := err.Error()
+		if before := logged.Swap(&why); before == nil || *before != why {
 			log.Warn("a secret file cannot be used; going on with what it held before", zap.String("key", key), zap.Error(err))
 		}
 		return secret

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+)
+
+// Secrets are asked for every second, or for every request: one that is away for
+// a day is not told 86,400 times.
+func TestSecretFileThatCannotBeUsedIsToldOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	file := filepath.Join(t.TempDir(), "secret")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(file, "one")
+	write(path, "environment: staging\noauth: {client_id: id, client_secret_file: "+file+"}\n")
+	cfg, err := config.Load(config.Source{Path: path, Environ: []string{"HOME=" + t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := cfg.OAuth.ClientSecret.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, logs := observer.New(zap.WarnLevel)
+	secret := rereading("oauth.client_secret_file", reader, zap.New(core))
+	steps := []struct {
+		name   string
+		change func()
+		secret string
+		told   string // what the only new line says; empty: there is none
+	}{
+		{"unchanged", func() {}, "one", ""},
+		{"emptied", func() { write(file, "") }, "one", "it is empty"},
+		{"removed", func() { _ = os.Remove(file) }, "one", "no such file"},
+		{"put back", func() { write(file, "two") }, "two", ""},
+		{"removed again", func() { _ = os.Remove(file) }, "two", "no such file"},
+	}
+	for _, step := range steps {
+		step.change()
+		for range 3 {
+			if got := secret(); got.Reveal() != step.secret {
+				t.Errorf("%s: the secret is %q, want %q", step.name, got.Reveal(), step.secret)
+			}
+		}
+		var told []string
+		for _, line := range logs.TakeAll() {
+			told = append(told, line.ContextMap()["error"].(string))
+		}
+		want := 0
+		if step.told != "" {
+			want = 1
+		}
+		if len(told) != want || !strings.Contains(strings.Join(told, ""), step.told) {
+			t.Errorf("%s: told %q, want %q once", step.name, told, step.told)
+		}
+	}
+}
