@@ -123,9 +123,9 @@ func (c *clientConn) Write(p []byte) (int, error) {
 // readServerRefusal takes apart an answer of the server's own, which comes in
 // one piece. text is what it says beyond its status.
 func readServerRefusal(p []byte) (status int, text string, ok bool) {
-	line, _, _ := strings.Cut(string(p), "\r\n")
-	version, rest, _ := strings.Cut(line, " ")
-	digits, reason, _ := strings.Cut(rest, " ")
+	head, body, _ := strings.Cut(string(p), "\r\n\r\n")
+	version, rest, _ := strings.Cut(head, " ")
+	digits, _, _ := strings.Cut(rest, " ")
 	status, err := strconv.Atoi(digits)
 	if err != nil || !strings.HasPrefix(version, "HTTP/1.") || status < http.StatusBadRequest {
 		return 0, "", false
@@ -133,7 +133,10 @@ func readServerRefusal(p []byte) (status int, text string, ok bool) {
 	if status == http.StatusExpectationFailed {
 		return status, "Expect may only say 100-continue", true
 	}
-	_, text, _ = strings.Cut(reason, ": ")
+	if !strings.HasPrefix(body, digits) {
+		return status, strings.TrimRight(body, ".\n"), true
+	}
+	_, text, _ = strings.Cut(body, ": ")
 	return status, text, true
 }
 

@@ -274,6 +274,15 @@ func TestOverTLS(t *testing.T) {
 	}
 }
 
+func TestPlainRequestToTLS(t *testing.T) {
+	r := newRig(t, newVault("acme"), ok)
+	r.tlsRig(false)
+	got := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	if status, code := statusOf(t, got), nameOrCode(t, got); status != 400 || code != "bad_request" || !strings.Contains(got, "HTTPS server") {
+		t.Errorf("answer = %q, want 400 bad_request, and that the server speaks HTTPS", got)
+	}
+}
+
 // A stream that the client gives up ends its request upstream, and no other of
 // its connection.
 func TestStreamThatIsGivenUp(t *testing.T) {
