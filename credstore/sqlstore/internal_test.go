@@ -198,10 +198,11 @@ func TestRemovalsAreForgottenLater(t *testing.T) {
 	if err := s.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
+	mustCreate(t, s, newOAuth("later")) // the latest change stays, which watchers begin from
 	for _, test := range []struct {
 		after time.Duration
 		want  int
-	}{{removalKept - 2*tidyEvery, 2}, {removalKept + tidyEvery, 1}} {
+	}{{removalKept - 2*tidyEvery, 3}, {removalKept + tidyEvery, 2}} {
 		start := now
 		now = now.Add(test.after)
 		s.tidyAtTimes(t.Context())
@@ -363,6 +364,81 @@ func BenchmarkListPage(b *testing.B) {
 			b.Fatal(len(page.Connections), err)
 		}
 	}
+}
+
+// manyStore is a store with as many connections as one is made for.
+func manyStore(b *testing.B) (*Store, []string) {
+	b.Helper()
+	s := openStore(b, filepath.Join(b.TempDir(), "store.db"))
+	return s, fill(b, s, 100_000)
+}
+
+// BenchmarkListOfMany looks for what is rare or not there at all: then a page
+// needs a look at every connection.
+func BenchmarkListOfMany(b *testing.B) {
+	s, ids := manyStore(b)
+	for i := range 10 {
+		mustExec(b, s.dialect.writer(), `UPDATE connections SET status = 'degraded', kind = 'integrated_key' WHERE id = $1`, ids[i*9_999])
+	}
+	for _, bm := range []struct {
+		name  string
+		query credstore.Query
+	}{
+		{"first", credstore.Query{}},
+		{"last", credstore.Query{Cursor: cursorAfter("c-" + ids[len(ids)-60])}},
+		{"status", credstore.Query{Status: credstore.Degraded}},
+		{"kind", credstore.Query{Kind: credstore.IntegratedKey}},
+		{"kind and status", credstore.Query{Kind: credstore.StandaloneKey, Status: credstore.Active}},
+		{"found at once", credstore.Query{Search: "C-0000"}},
+		{"found last", credstore.Query{Search: ids[len(ids)-1]}},
+		{"found nowhere", credstore.Query{Search: "nowhere"}},
+		{"found nowhere in a kind", credstore.Query{Search: "nowhere", Kind: credstore.OAuth}},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.List(b.Context(), bm.query); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkHistoryOfMany reads the history of one of many, all of which have one.
+func BenchmarkHistoryOfMany(b *testing.B) {
+	s, ids := manyStore(b)
+	mustExec(b, s.dialect.writer(), `
+		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
+		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
+		SELECT id || i, id, name, 1, 'connection.refreshed', i, 'proxy', 'active', '', i, '', '' FROM n, connections`)
+	full := credstore.Connection{ID: ids[77], Name: "full"}
+	err := s.write(b.Context(), "filling", func(tx *sql.Tx) error {
+		for range credstore.EventsKept + credstore.FrequentEventsKept {
+			for _, t := range []credstore.EventType{credstore.EventRefreshed, credstore.EventEnabled} {
+				if _, err := s.addEvent(b.Context(), tx, full, credstore.Event{Type: t}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("page", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := s.History(b.Context(), full.ID, "", 50); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("note", func(b *testing.B) {
+		for b.Loop() {
+			if err := s.Note(b.Context(), full.ID, credstore.Event{Type: credstore.EventEnabled}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 func BenchmarkOpen(b *testing.B) {

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -88,14 +89,11 @@ func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.
 	if err != nil {
 		return credstore.Secret{}, credstore.Link{}, err
 	}
+	// One that does not open, or is not the one it was, is as good as none.
 	token, err := s.open(id, columnLink, l.sealed)
-	if err != nil {
-		return credstore.Secret{}, credstore.Link{}, err
-	}
-	if hash := token.Hash(); string(hash[:]) != string(l.hash) {
-		return credstore.Secret{}, credstore.Link{}, &credstore.SetupError{
-			Err: errors.New("a connect link is not the one it was"), Hint: "make a fresh one",
-		}
+	hash := token.Hash()
+	if err != nil || !bytes.Equal(hash[:], l.hash) {
+		return credstore.Secret{}, credstore.Link{}, sql.ErrNoRows
 	}
 	return token, l.Link, nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -60,6 +61,8 @@ func perform(task, path string) error {
 		return holdLease(s)
 	case "refresh":
 		return refreshForever(s)
+	case "replace":
+		return replaceForever(s)
 	}
 	fmt.Println(keyset.Fingerprint())
 	return s.Close()
@@ -110,6 +113,39 @@ func refreshForever(s credstore.Store) error {
 			return err
 		}
 		fmt.Println(saved.Version)
+		if err := l.Release(); err != nil {
+			return err
+		}
+	}
+}
+
+// replaceForever gives the connection new grants by links.
+func replaceForever(s credstore.Store) error {
+	c, err := s.Find(context.Background(), "acme")
+	if err != nil {
+		return err
+	}
+	for {
+		link, _, err := s.OpenLink(context.Background(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+		if err != nil {
+			return err
+		}
+		state, err := s.Read(context.Background(), c.ID)
+		if err != nil {
+			return err
+		}
+		l, err := s.Acquire(context.Background(), c.ID, "child")
+		if err != nil {
+			return err
+		}
+		n := successor(state.Parent())
+		replaced, err := s.Replace(context.Background(), l, credstore.Replacement{
+			Credential: credstore.FirstCredential{AccessToken: n.AccessToken, RefreshToken: n.RefreshToken}, LinkToken: link,
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Println(replaced.Version)
 		if err := l.Release(); err != nil {
 			return err
 		}
@@ -230,6 +266,44 @@ func TestCrashLeavesWholeRecords(t *testing.T) {
 		time.Sleep(rand.N(3 * time.Millisecond)) // lands somewhere in the next refresh
 		worker.kill()
 		checkWhole(t, d, c.ID, seen)
+	}
+}
+
+// TestCrashLeavesWholeReplacements: the grant, the event and the spending of the
+// link happen together or not at all.
+func TestCrashLeavesWholeReplacements(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	c := create(t, s, "acme")
+	for range 8 {
+		worker := start(t, "replace", d.path)
+		var seen int64
+		for range 1 + rand.IntN(3) {
+			line := worker.line()
+			v, err := strconv.ParseInt(line, 10, 64)
+			if err != nil {
+				t.Fatalf("the child said %q, want a version", line)
+			}
+			seen = v
+		}
+		time.Sleep(rand.N(5 * time.Millisecond)) // lands somewhere in the next replacement
+		worker.kill()
+		checkWhole(t, d, c.ID, seen)
+		page, err := s.History(t.Context(), c.ID, "", 2)
+		if err != nil {
+			t.Fatalf("History after a crash: %v", err)
+		}
+		// Between the links, there is one replacement each; a link that was opened
+		// last is used if and only if its replacement is there.
+		types := []credstore.EventType{page.Events[0].Type, page.Events[1].Type}
+		version := parentOf(t, s, c.ID).Version
+		if !slices.Contains(types, credstore.EventConnected) || page.Events[0].Version != version {
+			t.Errorf("after a crash at version %d: the latest events are %+v", version, page.Events)
+		}
+		_, l, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+		if err != nil || !l.UsedAt.IsZero() {
+			t.Errorf("OpenLink after a crash = %+v, %v, want one that can be used", l, err)
+		}
 	}
 }
 

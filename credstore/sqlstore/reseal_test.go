@@ -302,3 +302,116 @@ func TestResealLeavesAloneWhatDoesNotOpen(t *testing.T) {
 		t.Errorf("Resealed with a record left = %v, %v, want false", done, err)
 	}
 }
+
+// TestResealMovesWhatPeopleBegan: links and attempts to get consent go on under
+// the new key alone.
+func TestResealMovesWhatPeopleBegan(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	var connections []credstore.Connection
+	var links []credstore.Secret
+	for i := range 40 {
+		c, err := s.Create(t.Context(), credstore.NewConnection{Name: fmt.Sprintf("c-%d", i), Kind: credstore.OAuth})
+		if err != nil {
+			t.Fatalf("Create: %v", err)
+		}
+		connections, links = append(connections, c), append(links, beginConsent(t, s, c))
+	}
+	old := d.keyset.Keys()[0]
+	wantUse(t, s, old, map[uint32]int{old.ID: 40})
+	key := d.promote(t)
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
+		t.Errorf("Retire of a key that links are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
+	}
+	if got := reseal(t, s); got != (sqlstore.Resealing{Records: 120}) {
+		t.Errorf("Reseal = %+v, want a link's token, and a consent's link and verifier, of 40", got)
+	}
+	wantUse(t, s, key, map[uint32]int{key.ID: 40})
+	if err := s.Retire(t.Context(), old); err != nil {
+		t.Fatalf("Retire: %v", err)
+	}
+	if err := credstore.RetireKey(d.keysetPath(), old.Fingerprint, func() error { return nil }); err != nil {
+		t.Fatalf("RetireKey: %v", err)
+	}
+	after := d.another(t)
+	for i, c := range connections {
+		link, _, err := after.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+		if err != nil || !link.Equal(links[i]) {
+			t.Fatalf("OpenLink under the new key alone = another link, %v, want the one from before", err)
+		}
+		got, err := after.TakeConsent(t.Context(), credstore.NewSecret("state of "+c.Name), []byte("browser"))
+		if err != nil || !got.Link.Equal(links[i]) || got.Verifier.Reveal() != "verifier of "+c.Name {
+			t.Fatalf("TakeConsent under the new key alone = %+v, %v, want what was begun", got, err)
+		}
+	}
+}
+
+// beginConsent opens a link, begins a consent by it and returns its token.
+func beginConsent(t *testing.T, s credstore.Store, c credstore.Connection) credstore.Secret {
+	t.Helper()
+	link, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+	if err != nil {
+		t.Fatalf("OpenLink: %v", err)
+	}
+	err = s.BeginConsent(t.Context(), credstore.Consent{
+		State: credstore.NewSecret("state of " + c.Name), Link: link,
+		Verifier: credstore.NewSecret("verifier of " + c.Name), Browser: []byte("browser"),
+	})
+	if err != nil {
+		t.Fatalf("BeginConsent: %v", err)
+	}
+	return link
+}
+
+// TestResealLeavesLinksAloneThatEnd: what was spent while it was sealed anew
+// stays spent.
+func TestResealLeavesLinksAloneThatEnd(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	c := create(t, s, "acme")
+	first := beginConsent(t, s, c)
+	key := d.promote(t)
+	rekey(t, s, false, sqlstore.RekeyMoved)
+	ended := false
+	_, err := s.Reseal(t.Context(), func(ctx context.Context, _ time.Duration) error {
+		if ended {
+			return nil
+		}
+		ended = true
+		if _, err := s.TakeConsent(ctx, credstore.NewSecret("state of acme"), []byte("browser")); err != nil {
+			return err
+		}
+		_, _, err := s.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, Fresh: true})
+		return err
+	})
+	if err != nil {
+		t.Fatalf("Reseal: %v", err)
+	}
+	if _, err := s.FindLink(t.Context(), first); !errors.Is(err, credstore.ErrLinkExpired) {
+		t.Errorf("FindLink of a link that was ended meanwhile = %v, want %v", err, credstore.ErrLinkExpired)
+	}
+	if _, err := s.TakeConsent(t.Context(), credstore.NewSecret("state of acme"), []byte("browser")); !errors.Is(err, credstore.ErrNotFound) {
+		t.Errorf("TakeConsent once more = %v, want %v", err, credstore.ErrNotFound)
+	}
+	wantUse(t, s, key, map[uint32]int{key.ID: 1})
+}
+
+// TestLinkThatDoesNotOpenIsMadeAnew: nobody is kept from connecting by it.
+func TestLinkThatDoesNotOpenIsMadeAnew(t *testing.T) {
+	d := newDirectory(t)
+	s := d.open(t)
+	c, other := create(t, s, "acme"), create(t, s, "other")
+	was, strangers := beginConsent(t, s, c), beginConsent(t, s, other)
+	for name, statement := range map[string]string{
+		"damaged":     `UPDATE links SET token = substr(token, 1, 20)`,
+		"a strangers": `UPDATE links SET token = (SELECT token FROM links ORDER BY connection DESC LIMIT 1) WHERE connection = 1`,
+	} {
+		damage(t, d.path, statement)
+		link, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+		if err != nil || link.Equal(was) || link.Equal(strangers) {
+			t.Errorf("OpenLink where the link is %s = the old one or %v, want a new one", name, err)
+		}
+		was = link
+	}
+}
