@@ -6,6 +6,10 @@
 // encrypts what a store writes, bound to the connection and the column it
 // stands in.
 //
+// What people do with a connection is part of the first: a connect [Link] by
+// which they give [Consent] or a key, the [Replacement] that comes of it, the
+// [Event]s of its history, and the [Outbox] of those that others are told.
+//
 // Stores live in packages of their own (sqlstore), and prove that they keep
 // the promises made here by running the suite in credstoretest.
 package credstore

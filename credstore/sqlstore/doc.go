@@ -3,8 +3,11 @@
 // The database is SQLite, embedded, for one host. Three tables hold a
 // connection: what everybody may see of it and what decides whether a write
 // applies (connections), what is sealed (credentials), and the intent
-// outstanding (intents). The SQL keeps to what PostgreSQL understands too; what
-// does not is behind the dialect interface or in the sqlite_*.go files.
+// outstanding (intents). Beside them stand what people did and are to be told:
+// the history (events), who is told of it (subscriptions, deliveries), and the
+// ways to give consent (links, consents). The SQL keeps to what PostgreSQL
+// understands too; what does not is behind the dialect interface or in the
+// sqlite_*.go files.
 //
 // Every write is one transaction that takes the write lock when it begins, so
 // no write is decided on something that has changed since. A credential is
