@@ -577,6 +577,21 @@ func TestChecksTellTheOperator(t *testing.T) {
 		if err := p.CheckCredentials(t.Context()); err != nil {
 			t.Errorf("CheckCredentials after the save = %v, want nil", err)
 		}
+		// It can be read and not written: full, read-only, or held by somebody.
+		for _, op := range []string{"intend", "acquire"} {
+			p.store.fail(failing(op))
+			expire()
+			_, err := p.Authorize(t.Context(), "acme")
+			wantCode(t, err, StoreUnavailable)
+			if err := p.CheckCredentials(t.Context()); err == nil {
+				t.Errorf("CheckCredentials while the store fails to %s = nil, want an error", op)
+			}
+			p.store.fail(nil)
+			time.Sleep(5 * time.Second)
+			if err := p.CheckCredentials(t.Context()); err != nil {
+				t.Errorf("CheckCredentials 5 s after the store has ceased to fail to %s = %v, want nil", op, err)
+			}
+		}
 		w.server.onArrival(func() error { return &pleo.NotSentError{Err: errors.New("no route to host")} })
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")

@@ -169,6 +169,7 @@ func (a *attempt) own(ctx context.Context) (done bool, err error) {
 		}
 	}
 	if err != nil {
+		a.m.noted(err)
 		return false, a.storeError(err)
 	}
 	return a.look(ctx)
@@ -421,6 +422,7 @@ func (a *attempt) announce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	a.intent, err = a.m.Store.Intend(ctx, a.lease, parent, a.m.Now())
+	a.m.noted(err)
 	if errors.Is(err, credstore.ErrSuperseded) {
 		_ = a.m.reread(ctx, a.e) // counted; the waiters read what memory holds
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -18,14 +19,17 @@ func (m *Manager) CheckServer(context.Context) error {
 }
 
 // CheckCredentials returns an error while something about credentials needs an
-// operator's eye: a pair that the store has not taken, a spool without room, a restored
-// store, the brake.
+// operator's eye: a pair that the store has not taken, a spool without room, a
+// store that can be read and not written, a restored store, the brake.
 func (m *Manager) CheckCredentials(context.Context) error {
 	var errs []error
 	if n := m.unsaved.Load(); n > 0 {
 		errs = append(errs, fmt.Errorf("%d new token pairs wait for the store", n))
 	}
 	if err := m.spoolTrouble.Load(); err != nil {
+		errs = append(errs, fmt.Errorf("no token is refreshed: %w", *err))
+	}
+	if err := m.storeTrouble.Load(); err != nil {
 		errs = append(errs, fmt.Errorf("no token is refreshed: %w", *err))
 	}
 	if m.Restored() {
@@ -45,4 +49,14 @@ func (m *Manager) heard(err error) {
 		return
 	}
 	m.serverTrouble.Store(&err)
+}
+
+// noted notes whether the store took note of a refresh. One that does not may
+// well be readable: its disk is full, or somebody else holds it.
+func (m *Manager) noted(err error) {
+	if errors.Is(err, credstore.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		m.storeTrouble.Store(&err)
+		return
+	}
+	m.storeTrouble.Store(nil)
 }

@@ -90,6 +90,7 @@ type Manager struct {
 
 	serverTrouble atomic.Pointer[error] // of the latest refresh; nil when it was answered
 	spoolTrouble  atomic.Pointer[error] // of the latest reservation; nil when it succeeded
+	storeTrouble  atomic.Pointer[error] // of the latest note of a refresh; nil when the store took it
 	told          atomic.Int64          // counts the notices of changes
 	unsaved       atomic.Int64          // pairs that this process obtained and the store has not taken
 

@@ -95,6 +95,8 @@ func (m *Manager) watchTroubles(r prometheus.Registerer) {
 		gauge("pleo_store_restored", "1 while no refresh token is presented because the store is older than its witness.", m.Restored),
 		gauge("pleo_spool_unusable", "1 while no refresh is started because the spool cannot be written.",
 			func() bool { return m.spoolTrouble.Load() != nil }),
+		gauge("pleo_store_unwritable", "1 while no refresh is started because the store takes no note of it.",
+			func() bool { return m.storeTrouble.Load() != nil }),
 	)
 }
 

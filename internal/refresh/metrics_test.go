@@ -14,7 +14,7 @@ func TestTroublesShowInMetrics(t *testing.T) {
 	var m Manager
 	registry := prometheus.NewRegistry()
 	m.watchTroubles(registry)
-	wantGauges := func(restored, unusable string) {
+	wantGauges := func(restored, unusable, unwritable string) {
 		t.Helper()
 		err := testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP pleo_spool_unusable 1 while no refresh is started because the spool cannot be written.
@@ -22,18 +22,24 @@ func TestTroublesShowInMetrics(t *testing.T) {
 pleo_spool_unusable `+unusable+`
 # HELP pleo_store_restored 1 while no refresh token is presented because the store is older than its witness.
 # TYPE pleo_store_restored gauge
-pleo_store_restored `+restored+"\n"))
+pleo_store_restored `+restored+`
+# HELP pleo_store_unwritable 1 while no refresh is started because the store takes no note of it.
+# TYPE pleo_store_unwritable gauge
+pleo_store_unwritable `+unwritable+"\n"))
 		if err != nil {
 			t.Error(err)
 		}
 	}
-	wantGauges("0", "0")
+	wantGauges("0", "0", "0")
 	m.restored.Store(true)
-	wantGauges("1", "0")
+	wantGauges("1", "0", "0")
 	full := errors.New("the disk is full")
 	m.restored.Store(false)
 	m.spoolTrouble.Store(&full)
-	wantGauges("0", "1")
+	wantGauges("0", "1", "0")
+	m.spoolTrouble.Store(nil)
+	m.storeTrouble.Store(&full)
+	wantGauges("0", "0", "1")
 }
 
 // TestEveryResultIsCountedFromNothing: the first refusal of a client has to show
