@@ -51,7 +51,7 @@ const (
 
 // finding is one thing that doctor has found. Nothing in it is secret.
 type finding struct {
-	Check   string `json:"check"` // configuration, files, keyset, store, network, clock, client, listeners, connections
+	Check   string `json:"check"` // configuration, files, keyset, store, network, clock, client, listeners, connect, connections
 	Grade   grade  `json:"grade"`
 	Subject string `json:"subject,omitempty"` // the key, file, host or connection that it is about
 	Found   string `json:"found"`

@@ -32,7 +32,7 @@ const (
 func (d *doctor) connections(ctx context.Context, v *vault) {
 	all, err := listAll(ctx, v.store, "")
 	if err != nil {
-		d.fail(checkConnections, "", err, storeMend(err))
+		d.fail(checkConnections, "", err, d.storeMend(err))
 		return
 	}
 	d.find(checkConnections, gradeOK, "", counted(len(all), "connection")+" in the store", "")
@@ -55,7 +55,7 @@ func (d *doctor) askAbout(ctx context.Context, v *vault, some []credstore.Connec
 	for _, c := range asked {
 		found, err := checker.Check(ctx, c.ID)
 		if err != nil {
-			d.fail(checkConnections, c.Name, err, storeMend(err))
+			d.fail(checkConnections, c.Name, err, d.storeMend(err))
 			return
 		}
 		for _, f := range found.Findings {

@@ -2,15 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-const checkListeners = "listeners"
+const (
+	checkListeners = "listeners"
+	checkConnect   = "connect"
+)
 
 // listeners finds out whether the server can listen where it is told to, or does
 // so already.
@@ -41,8 +46,36 @@ func (d *doctor) listener(ctx context.Context, l *listener) {
 		return
 	}
 	d.find(checkListeners, gradeOK, key, "a server of ours answers at "+at, "")
-	if l.name == adminListener {
+	switch l.name {
+	case adminListener:
 		d.running(ctx, l)
+	case connectListener:
+		d.publicURL(ctx)
+	}
+}
+
+// publicURL looks whether browsers that go to connect.public_url come to our
+// pages.
+func (d *doctor) publicURL(ctx context.Context) {
+	u := d.cfg.Connect.PublicURL
+	d.find(checkConnect, gradeNote, "connect.public_url", "Pleo sends customers back to "+u.JoinPath("oauth/callback").String(),
+		"have exactly this redirect URI registered for your client at Pleo")
+	transport, err := pleo.NewTransport(pleo.TransportConfig{})
+	if err != nil {
+		return // it fails for a CA file only
+	}
+	defer transport.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	_, header, err := pleo.Reach(ctx, transport, u)
+	var unreachable *pleo.UnreachableError
+	switch {
+	case errors.As(err, &unreachable):
+		d.find(checkConnect, gradeWarning, "connect.public_url", unreachable.Error(), unreachable.Hint+"; customers' browsers have to reach it, if not this machine")
+	case !isPage(header):
+		d.find(checkConnect, gradeError, "connect.public_url", "something else than our pages answers at "+u.String(), "have the ingress for this host send everything to connect.listen")
+	default:
+		d.find(checkConnect, gradeOK, "connect.public_url", "leads to our pages", "")
 	}
 }
 
@@ -60,12 +93,21 @@ func (d *doctor) free(ctx context.Context, l *listener, key string) {
 // ours reports whether it is this program that answers at the listener. The
 // proxy says so in answers of its own: TRACE is never forwarded.
 func (d *doctor) ours(ctx context.Context, l *listener) bool {
-	if !l.forClients() {
-		a, err := d.send(ctx, l, http.MethodGet, "/livez")
-		return err == nil && a.status == http.StatusOK && a.body == "ok\n"
+	switch {
+	case l.forClients():
+		a, err := d.send(ctx, l, http.MethodTrace, "/")
+		return err == nil && strings.HasPrefix(a.header.Get("Proxy-Status"), "pleo-auth-proxy")
+	case l.name == connectListener:
+		a, err := d.send(ctx, l, http.MethodGet, "/")
+		return err == nil && isPage(a.header)
 	}
-	a, err := d.send(ctx, l, http.MethodTrace, "/")
-	return err == nil && strings.HasPrefix(a.header.Get("Proxy-Status"), "pleo-auth-proxy")
+	a, err := d.send(ctx, l, http.MethodGet, "/livez")
+	return err == nil && a.status == http.StatusOK && a.body == "ok\n"
+}
+
+// isPage reports whether a header is that of our pages for customers.
+func isPage(h http.Header) bool {
+	return strings.HasPrefix(h.Get("Content-Security-Policy"), "default-src 'none'; style-src 'self';") && h.Get("X-Robots-Tag") != ""
 }
 
 // running passes on what the running server says is not well.

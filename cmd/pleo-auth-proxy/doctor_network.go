@@ -69,7 +69,7 @@ func (d *doctor) reach(ctx context.Context, transport http.RoundTripper, u *url.
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
 	before := time.Now()
-	date, err := pleo.Reach(ctx, transport, u)
+	date, _, err := pleo.Reach(ctx, transport, u)
 	var unreachable *pleo.UnreachableError
 	if errors.As(err, &unreachable) {
 		d.find(checkNetwork, gradeError, u.Host, unreachable.Error(), unreachable.Hint)

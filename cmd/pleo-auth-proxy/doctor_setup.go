@@ -73,20 +73,30 @@ func (d *doctor) vault(ctx context.Context) *vault {
 		return nil
 	}
 	d.keyset()
-	if _, err := os.Stat(d.cfg.Store.Path); errors.Is(err, fs.ErrNotExist) {
+	exists, err := storeExists(ctx, d.cfg)
+	if err != nil {
+		d.fail(checkStore, nameStore(d.cfg), err, d.storeMend(err))
+		return nil
+	}
+	if !exists {
 		d.noStore()
 		return nil
 	}
-	d.owner()
+	if d.cfg.Store.Driver == config.DriverSQLite {
+		d.owner()
+	}
 	v, err := openVault(ctx, d.cfg, d.listenIn(checkStore, "keep the store in a directory of its own, on a local disk that survives restarts"))
 	if err != nil {
-		d.fail(checkStore, d.cfg.Store.Path, err, storeMend(err))
+		d.fail(checkStore, nameStore(d.cfg), err, d.storeMend(err))
 		return nil
 	}
 	return v
 }
 
-func storeMend(err error) string {
+func (d *doctor) storeMend(err error) string {
+	if d.cfg.Store.Driver == config.DriverPostgres {
+		return "see whether the database can be reached from here, and whether store.dsn names its host, port and name"
+	}
 	if errors.Is(err, fs.ErrPermission) {
 		return "run this as the user that the server runs as, or give that user the store"
 	}
@@ -119,7 +129,7 @@ func (d *doctor) noStore() {
 			"mount the volume that holds it, or correct data_dir")
 		return
 	}
-	d.find(checkStore, gradeNote, d.cfg.Store.Path, "there is no store yet; the server makes it when it starts for the first time",
+	d.find(checkStore, gradeNote, nameStore(d.cfg), "there is no store yet; the server makes it when it starts for the first time",
 		"if there was one before, stop, and put it back or mount its volume")
 }
 
@@ -141,9 +151,9 @@ const factLooked = "doctor_looked_at"
 
 // storeWorks looks at a store that has been opened.
 func (d *doctor) storeWorks(ctx context.Context, v *vault) {
-	path := d.cfg.Store.Path
+	path := nameStore(d.cfg)
 	if err := v.store.SetFact(ctx, factLooked, time.Now().UTC().Format(time.RFC3339)); err != nil {
-		d.fail(checkStore, path, err, storeMend(err))
+		d.fail(checkStore, path, err, d.storeMend(err))
 	} else {
 		d.find(checkStore, gradeOK, path, "opens with the keyset, of the current schema, and can be written", "")
 	}
@@ -158,7 +168,7 @@ func (d *doctor) sealed(ctx context.Context, v *vault) {
 	work := &keysetWork{cfg: d.cfg, keyset: v.keyset, store: v.store}
 	s, err := work.status(ctx)
 	if err != nil {
-		d.fail(checkKeyset, s.File, err, storeMend(err))
+		d.fail(checkKeyset, s.File, err, d.storeMend(err))
 		return
 	}
 	if s.UnknownRows+s.UnknownSpoolRecords > 0 {
@@ -180,7 +190,7 @@ func (d *doctor) restored(ctx context.Context, v *vault) {
 		d.fail(checkStore, d.cfg.Store.SpoolDir, err, "let the user that the server runs as read the spool directory")
 	}
 	if old {
-		d.find(checkStore, gradeError, d.cfg.Store.Path,
+		d.find(checkStore, gradeError, nameStore(d.cfg),
 			"the store is older than its witness: it was restored from a backup or replaced, and no refresh token is presented from it",
 			"put the newer store back if it can be found; else run pleo-auth-proxy store accept-restore")
 	}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -566,4 +567,37 @@ func TestDoctorPassesOnWhatTheServerSays(t *testing.T) {
 		}
 	}
 	t.Errorf("doctor does not pass on what /readyz?verbose says: %+v", d.Findings)
+}
+
+// TestDoctorLooksAtThePublicURL: browsers that go there have to come to our pages.
+func TestDoctorLooksAtThePublicURL(t *testing.T) {
+	w := newWorld(t, simulator.Settings{}, `connect: {listen: "127.0.0.1:0", public_url: "http://localhost:1"}`)
+	at := w.serve().addresses[connectListener]
+	w.reconfigure(`connect: {listen: "127.0.0.1:0"`, fmt.Sprintf("connect: {listen: %q", at))
+	others := strings.Replace(w.plain(http.NotFound), "127.0.0.1", "localhost", 1)
+	for _, test := range []struct {
+		name, url string
+		grade     grade
+		found     string
+		code      int
+	}{
+		{"nobody", "http://localhost:1", gradeWarning, "connection refused", exitDone},
+		{"somebody else", others, gradeError, "something else than our pages", exitFailed},
+		{"our pages", "http://localhost:" + at[strings.LastIndex(at, ":")+1:], gradeOK, "leads to our pages", exitDone},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			whole, err := os.ReadFile(w.config)
+			must(w, err)
+			w.write("config.yaml", regexp.MustCompile(`public_url: "[^"]*"`).ReplaceAllString(string(whole), fmt.Sprintf("public_url: %q", test.url)))
+			code, d := w.diagnose(nil)
+			if code != test.code {
+				t.Errorf("doctor exits %d, want %d", code, test.code)
+			}
+			if !slices.ContainsFunc(d.Findings, func(f finding) bool {
+				return f.Check == checkConnect && f.Grade == test.grade && strings.Contains(f.Found, test.found)
+			}) {
+				t.Errorf("doctor finds %+v, want %s: %q", d.Findings, test.grade, test.found)
+			}
+		})
+	}
 }

@@ -25,24 +25,24 @@ func (e *UnreachableError) Error() string { return e.Err.Error() }
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // Reach asks the server at u for its front page, without any credential, and
-// returns what its clock said; zero when it did not say. Any answer will do. The
-// error is an *[UnreachableError].
-func Reach(ctx context.Context, transport http.RoundTripper, u *url.URL) (time.Time, error) {
+// returns what its clock said, zero when it did not say, and the header of its
+// answer. Any answer will do. The error is an *[UnreachableError].
+func Reach(ctx context.Context, transport http.RoundTripper, u *url.URL) (time.Time, http.Header, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath("/").String(), nil)
 	if err != nil {
-		return time.Time{}, &UnreachableError{Err: errNotFormed, Hint: "correct the URL in the configuration"}
+		return time.Time{}, nil, &UnreachableError{Err: errNotFormed, Hint: "correct the URL in the configuration"}
 	}
 	req.Header.Set("User-Agent", userAgent)
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return time.Time{}, &UnreachableError{Err: fmt.Errorf("reaching %s: %w", u.Host, causeOf(ctx, err)), Hint: reachHint(err)}
+		return time.Time{}, nil, &UnreachableError{Err: fmt.Errorf("reaching %s: %w", u.Host, causeOf(ctx, err)), Hint: reachHint(err)}
 	}
 	_ = resp.Body.Close() // its head was all that was wanted
 	date, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
-		return time.Time{}, nil //nolint:nilerr // a server without a clock can be reached all the same
+		return time.Time{}, resp.Header, nil //nolint:nilerr // a server without a clock can be reached all the same
 	}
-	return date, nil
+	return date, resp.Header, nil
 }
 
 // reachHint knows what an exchange can break on before there is an answer.

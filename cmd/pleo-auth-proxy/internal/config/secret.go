@@ -172,6 +172,7 @@ func (c *Config) SecretFiles() []SecretFile {
 		{"proxy.tls.key_file", c.Proxy.TLS.KeyFile},
 		{"admin.tls.key_file", c.Admin.TLS.KeyFile},
 		{"admin.token_file", c.Admin.TokenFile},
+		{"store.dsn_file", c.Store.DSN.path},
 	}
 	for i, client := range c.Proxy.Clients {
 		files = append(files, SecretFile{fmt.Sprintf("proxy.clients[%d].token_file", i), client.Token.path})
