@@ -104,7 +104,7 @@ func TestEveryCommandWorks(t *testing.T) {
 	for _, p := range pages(t) {
 		t.Run(p.path, func(t *testing.T) {
 			dir := copyOfRepository(t)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			cmd := isolated(ctx, prologue+p.script)
 			cmd.Dir = dir

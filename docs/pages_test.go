@@ -1,0 +1,99 @@
+package docs
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"gopkg.in/yaml.v3"
+)
+
+func readPage(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestEveryAlertHasARunbook: the link in an alert leads to what to do.
+func TestEveryAlertHasARunbook(t *testing.T) {
+	page := readPage(t, "operations.md")
+	var file struct {
+		Groups []struct {
+			Rules []struct {
+				Alert       string
+				Annotations struct {
+					RunbookURL string `yaml:"runbook_url"`
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(readPage(t, "../deploy/prometheus/alerts.yaml")), &file); err != nil {
+		t.Fatal(err)
+	}
+	alerts := map[string]bool{}
+	for _, group := range file.Groups {
+		for _, rule := range group.Rules {
+			alerts[rule.Alert] = true
+			if !strings.Contains(page, "\n### "+rule.Alert+"\n") {
+				t.Errorf("docs/operations.md has no runbook for %s", rule.Alert)
+			}
+			if want := "/docs/operations.md#" + strings.ToLower(rule.Alert); !strings.HasSuffix(rule.Annotations.RunbookURL, want) {
+				t.Errorf("the runbook_url of %s is %q, want one that ends in %q", rule.Alert, rule.Annotations.RunbookURL, want)
+			}
+		}
+	}
+	if len(alerts) == 0 {
+		t.Error("no alert was found, so none was checked")
+	}
+	for _, heading := range regexp.MustCompile(`(?m)^### (Pleo\w+)$`).FindAllStringSubmatch(page, -1) {
+		if !alerts[heading[1]] {
+			t.Errorf("docs/operations.md has a runbook for %s, which no alert leads to", heading[1])
+		}
+	}
+}
+
+// anchor is a link within a page, or to a heading of another one.
+var anchor = regexp.MustCompile(`\]\(([a-z-]*\.md)?#([a-z0-9-]+)\)`)
+
+// TestAnchorsLeadToHeadings: repo_test.go looks at the files that links lead to,
+// and this at the headings.
+func TestAnchorsLeadToHeadings(t *testing.T) {
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), ".md") {
+			continue
+		}
+		for _, m := range anchor.FindAllStringSubmatch(readPage(t, entry.Name()), -1) {
+			target := m[1]
+			if target == "" {
+				target = entry.Name()
+			}
+			if !hasHeading(readPage(t, target), m[2]) {
+				t.Errorf("docs/%s links to %s#%s, and there is no such heading", entry.Name(), target, m[2])
+			}
+		}
+	}
+}
+
+var notInAnchor = regexp.MustCompile(`[^a-z0-9 -]`)
+
+// hasHeading makes anchors of headings as GitHub does.
+func hasHeading(page, anchor string) bool {
+	for line := range strings.Lines(page) {
+		title, isHeading := strings.CutPrefix(strings.TrimLeft(line, "#"), " ")
+		if isHeading && strings.HasPrefix(line, "#") {
+			title = notInAnchor.ReplaceAllString(strings.ToLower(strings.TrimSpace(title)), "")
+			if strings.ReplaceAll(title, " ", "-") == anchor {
+				return true
+			}
+		}
+	}
+	return false
+}
