@@ -134,10 +134,11 @@ var mayImport = map[string][]string{
 	"examples":              {}, // tests alone, which run the programs
 	"bench":                 {}, // runs the program beside others
 
-	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/refresh", "internal/pleo", "credstore"},
+	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/notify", "internal/refresh", "internal/pleo", "credstore"},
 	"proxy":               {"internal/refresh", "internal/pleo", "credstore"},
 	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore"},
 	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore"},
+	"internal/notify":     {"credstore"},
 	"internal/refresh":    {"internal/pleo", "credstore"},
 	"internal/pleo":       {"credstore"},
 	"credstore":           {},

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"fmt"
+	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
@@ -11,10 +12,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/autocert"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/notify"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
@@ -29,8 +32,13 @@ type parts struct {
 	admin    *admin.Admin
 	rotation *rotation
 	declared *declared
+	notifier *notify.Notifier
 	tls      *tlsFiles // of the proxy's ports; nil without TLS
 	adminTLS *tlsFiles // of the admin listener; nil without TLS
+
+	connectTLS   *tlsFiles              // of the pages; nil without certificate files
+	certificates *autocert.Certificates // of the pages; nil where nothing gets any
+	plainPages   http.Handler           // beside the pages; nil where there are none
 }
 
 // assemble makes the parts. ready is what /readyz asks.
@@ -69,6 +77,14 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
+	connectTLS, err := openTLS("connect.tls", cfg.Connect.TLS, log.Named("tls"))
+	if err != nil {
+		return nil, err
+	}
+	certificates, err := newCertificates(cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	p, err := newProxy(cfg, manager, newLinker(cfg, v.store), registry, log)
 	if err != nil {
 		return nil, err
@@ -77,10 +93,15 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
+	notifier, err := newNotifier(cfg, v, registry, log)
+	if err != nil {
+		return nil, err
+	}
 	return &parts{
-		manager: manager, proxy: p, pages: pages, admin: a, tls: t, adminTLS: adminTLS,
-		rotation: &rotation{keyset: v.keyset, store: v.store, log: log.Named("keyset")},
-		declared: d,
+		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a, tls: t, adminTLS: adminTLS,
+		rotation:   &rotation{keyset: v.keyset, store: v.store, log: log.Named("keyset")},
+		declared:   d,
+		connectTLS: connectTLS, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
 	}, nil
 }
 

@@ -22,7 +22,7 @@ import (
 
 // listener is one place where the server waits for requests.
 type listener struct {
-	name       string // as in the configuration: proxy, proxy.listeners[0], admin, connect, health
+	name       string // as in the configuration: proxy, proxy.listeners[0], admin, connect, connect.http, health
 	at         config.Listen
 	connection string // that all requests are for; empty unless it is one of proxy.listeners
 	bound      net.Listener
@@ -34,6 +34,7 @@ const (
 	proxyListener   = "proxy"
 	adminListener   = "admin"
 	connectListener = "connect"
+	plainListener   = "connect.http"
 	healthListener  = "health"
 )
 
@@ -49,7 +50,7 @@ func listenersOf(cfg *config.Config) []*listener {
 		&listener{name: healthListener, at: cfg.Health.Listen},
 	)
 	if cfg.Connect.PublicURL != nil {
-		all = append(all, &listener{name: connectListener, at: cfg.Connect.Listen})
+		all = append(all, &listener{name: connectListener, at: cfg.Connect.Listen}, &listener{name: plainListener, at: cfg.Connect.HTTP})
 	}
 	return slices.DeleteFunc(all, func(l *listener) bool { return l.at.Off() })
 }
@@ -65,7 +66,10 @@ func (l *listener) serve(p *parts, log *zap.Logger) {
 		l.serveProxy(p, errorLog)
 	case l.name == connectListener:
 		l.bound = connect.LimitConnections(l.bound)
-		l.http = connect.NewServer(p.pages, nil, errorLog)
+		l.http = connect.NewServer(p.pages, p.pagesTLS(l), errorLog)
+	case l.name == plainListener:
+		l.bound = connect.LimitConnections(l.bound)
+		l.http = connect.NewServer(p.plainPages, nil, errorLog)
 	case l.name == adminListener:
 		l.http = admin.NewServer(p.admin.Handler(), l.tls(p.adminTLS), errorLog)
 	default:

@@ -148,6 +148,9 @@ func needsDataDir(cfg *config.Config) bool {
 	if !cfg.Admin.Listen.Off() && cfg.Admin.TokenFile == cfg.InDataDir(config.TokenName) {
 		return true
 	}
+	if !cfg.Connect.ACME.Off() {
+		return true // certificates
+	}
 	s := cfg.Store
 	return s.Path == cfg.InDataDir(config.StoreName) || s.KeysetFile == cfg.InDataDir(config.KeysetName) || s.SpoolDir == cfg.InDataDir(config.SpoolName)
 }

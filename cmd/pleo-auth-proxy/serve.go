@@ -184,6 +184,10 @@ func (s *server) start(work context.Context, failed chan<- error) <-chan struct{
 		}
 	})
 	running.Go(func() { s.parts.rotation.run(work) })
+	running.Go(func() { s.parts.notifier.Run(work) })
+	if c := s.parts.certificates; c != nil {
+		running.Go(func() { c.Run(work) })
+	}
 	running.Go(func() { s.parts.declared.run(work) })
 	background := make(chan struct{})
 	go func() {

@@ -151,11 +151,11 @@ func readAuthorities(path string) (*x509.CertPool, error) {
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the authorities of client certificates: %w", err)
+		return nil, fmt.Errorf("reading authorities: %w", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(raw) {
-		return nil, fmt.Errorf("reading the authorities of client certificates: there is no certificate in %s", path)
+		return nil, fmt.Errorf("reading authorities: there is no certificate in %s", path)
 	}
 	return pool, nil
 }

@@ -17,6 +17,10 @@ func (l *loader) check() {
 	l.checkClients()
 	l.checkTLS("proxy.tls")
 	l.checkTLS("admin.tls")
+	l.checkTLS("connect.tls")
+	l.checkACME()
+	l.checkPagesOverTLS()
+	l.checkWebhooks()
 	l.checkHeaders()
 	l.checkDeclared()
 	l.checkStore()
@@ -125,7 +129,7 @@ func (l *loader) checkDistinct() {
 	seen := map[address]string{} // → path of the listener's key
 	all := append(c.proxyListens(), keyedListen{"admin.listen", c.Admin.Listen}, keyedListen{"health.listen", c.Health.Listen})
 	if c.Connect.PublicURL != nil {
-		all = append(all, keyedListen{"connect.listen", c.Connect.Listen})
+		all = append(all, keyedListen{"connect.listen", c.Connect.Listen}, keyedListen{"connect.http.listen", c.Connect.HTTP})
 	}
 	for _, at := range all {
 		if at.listen.Off() || strings.HasSuffix(at.listen.Address, ":0") {

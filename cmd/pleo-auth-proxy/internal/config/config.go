@@ -36,6 +36,7 @@ type Config struct {
 	Store    Store
 	Admin    Admin
 	Health   Health
+	Notify   Notify
 	Shutdown Shutdown
 	Log      Log
 }
@@ -131,7 +132,21 @@ type Connect struct {
 	LinkTTL    time.Duration
 	ReturnURLs []string
 	Branding   Branding
+	TLS        TLS
+	ACME       ACME
+	HTTP       Listen // plain HTTP that leads to PublicURL and answers challenges; off: there is none
 }
+
+// ACME says which certificates to get from whom.
+type ACME struct {
+	Domains    []string // nil or empty: none
+	Email      string   // of the account; empty: none
+	CAURL      *url.URL // of the authority's directory
+	CARootFile string   // whom the authority's own certificate must come from; empty: the system's
+}
+
+// Off reports whether no certificates are got.
+func (a ACME) Off() bool { return len(a.Domains) == 0 }
 
 // Branding is how the pages name whoever asks for access.
 type Branding struct {
@@ -177,6 +192,17 @@ func (a Admin) Token() SecretSource { return SecretSource{path: a.TokenFile} }
 
 // Health is the listener for probes and metrics.
 type Health struct{ Listen Listen }
+
+// Notify says who is told what happens to connections.
+type Notify struct{ Webhooks []Webhook }
+
+// Webhook is a receiver of events.
+type Webhook struct {
+	URL     *url.URL // may hold a secret: never log it
+	Secrets SecretSource
+	CAFile  string                // certificates trusted in place of the system's; empty: the system's
+	Events  []credstore.EventType // nil or empty: all
+}
 
 // Shutdown says how the program ends.
 type Shutdown struct {

@@ -86,9 +86,11 @@ func allKeys() []key {
 	return slices.Concat(
 		generalKeys(), upstreamKeys(), listenerKeys(), accessKeys(),
 		tlsKeys("proxy.tls", "the proxy's ports", func(c *Config) *TLS { return &c.Proxy.TLS }),
-		replayKeys(), oauthKeys(), connectKeys(), connectionKeys(), storeKeys(), adminKeys(),
+		replayKeys(), oauthKeys(), connectKeys(),
+		tlsKeys("connect.tls", "the customer's pages", func(c *Config) *TLS { return &c.Connect.TLS }),
+		acmeKeys(), connectionKeys(), storeKeys(), adminKeys(),
 		tlsKeys("admin.tls", "the admin listener", func(c *Config) *TLS { return &c.Admin.TLS }),
-		operationKeys(),
+		notifyKeys(), operationKeys(),
 	)
 }
 

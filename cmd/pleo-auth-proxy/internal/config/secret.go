@@ -22,6 +22,7 @@ const secretFileMax = 64 << 10
 type SecretSource struct {
 	value credstore.Secret
 	path  string
+	lines bool // the file may hold several lines
 }
 
 // IsZero reports whether there is no secret.
@@ -30,11 +31,11 @@ func (s SecretSource) IsZero() bool { return s.value.IsZero() && s.path == "" }
 // Open reads the secret for the first time and returns what gives it from then
 // on. The error says which file cannot be used.
 func (s SecretSource) Open() (*SecretReader, error) {
-	r := &SecretReader{path: s.path, current: s.value}
+	r := &SecretReader{path: s.path, lines: s.lines, current: s.value}
 	if s.path == "" {
 		return r, nil
 	}
-	secret, state, err := readSecretFile(s.path)
+	secret, state, err := readSecretFile(s.path, s.lines)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +46,8 @@ func (s SecretSource) Open() (*SecretReader, error) {
 // SecretReader gives a secret, reading its file again when that has changed.
 // It may be used by several goroutines at once.
 type SecretReader struct {
-	path string // empty: the secret never changes
+	path  string // empty: the secret never changes
+	lines bool   // as of SecretSource
 
 	mu      sync.Mutex // guards what follows
 	current credstore.Secret
@@ -63,7 +65,7 @@ func (r *SecretReader) Secret() credstore.Secret {
 	if err == nil && r.isCurrent(state) {
 		return r.last()
 	}
-	secret, state, err := readSecretFile(r.path)
+	secret, state, err := readSecretFile(r.path, r.lines)
 	return r.keep(secret, state, err)
 }
 
@@ -116,8 +118,9 @@ func stateFrom(info os.FileInfo) fileState {
 }
 
 // readSecretFile reads a file that holds one secret and at most one line break
-// after it, which editors and echo leave behind.
-func readSecretFile(path string) (credstore.Secret, fileState, error) {
+// after it, which editors and echo leave behind, or one that may hold several
+// lines.
+func readSecretFile(path string, lines bool) (credstore.Secret, fileState, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret: %w", err)
@@ -130,7 +133,7 @@ func readSecretFile(path string) (credstore.Secret, fileState, error) {
 	if !info.Mode().IsRegular() {
 		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret: %s is not a regular file", path)
 	}
-	secret, err := ReadSecret(f)
+	secret, err := readSecret(f, lines)
 	if err != nil {
 		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret in %s: %w", path, err)
 	}
@@ -140,7 +143,9 @@ func readSecretFile(path string) (credstore.Secret, fileState, error) {
 // ReadSecret reads one secret from r: everything but one line break at the end.
 // Empty input, control characters and more than 64 KiB are errors, none of
 // which shows what was read.
-func ReadSecret(r io.Reader) (credstore.Secret, error) {
+func ReadSecret(r io.Reader) (credstore.Secret, error) { return readSecret(r, false) }
+
+func readSecret(r io.Reader, lines bool) (credstore.Secret, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, secretFileMax+1))
 	if err != nil {
 		return credstore.Secret{}, err
@@ -152,13 +157,15 @@ func ReadSecret(r io.Reader) (credstore.Secret, error) {
 	if len(raw) == 0 {
 		return credstore.Secret{}, errors.New("it is empty")
 	}
-	if bytes.ContainsFunc(raw, isControl) {
+	if bytes.ContainsFunc(raw, func(r rune) bool { return isControl(r) && !(lines && isSpace(r)) }) {
 		return credstore.Secret{}, errors.New("it holds a control character, such as a second line")
 	}
 	return credstore.NewSecret(string(raw)), nil
 }
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+func isSpace(r rune) bool { return r == '\n' || r == '\r' || r == '\t' }
 
 // SecretFile is a file that the configuration keeps a secret in.
 type SecretFile struct{ Key, Path string }
@@ -171,6 +178,7 @@ func (c *Config) SecretFiles() []SecretFile {
 		{"oauth.previous_client_secret_file", c.OAuth.PreviousClientSecret.path},
 		{"proxy.tls.key_file", c.Proxy.TLS.KeyFile},
 		{"admin.tls.key_file", c.Admin.TLS.KeyFile},
+		{"connect.tls.key_file", c.Connect.TLS.KeyFile},
 		{"admin.token_file", c.Admin.TokenFile},
 		{"store.dsn_file", c.Store.DSN.path},
 	}
@@ -179,6 +187,9 @@ func (c *Config) SecretFiles() []SecretFile {
 	}
 	for i, declared := range c.Connections {
 		files = append(files, SecretFile{fmt.Sprintf("connections[%d].api_key_file", i), declared.APIKey.path})
+	}
+	for i, w := range c.Notify.Webhooks {
+		files = append(files, SecretFile{fmt.Sprintf("notify.webhooks[%d].secret_file", i), w.Secrets.path})
 	}
 	return slices.DeleteFunc(files, func(f SecretFile) bool { return f.Path == "" })
 }

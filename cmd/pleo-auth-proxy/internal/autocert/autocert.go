@@ -1,6 +1,6 @@
-// Package acme gets the certificates of a listener from a certificate authority
+// Package autocert gets the certificates of a listener from a certificate authority
 // that speaks ACME (RFC 8555), and renews them.
-package acme
+package autocert
 
 import (
 	"context"
@@ -50,6 +50,7 @@ type Config struct {
 // called by several goroutines at once.
 type Certificates struct {
 	domains []string
+	log     *zap.Logger
 	cache   *certmagic.Cache
 	config  *certmagic.Config
 	issuer  *certmagic.ACMEIssuer
@@ -57,7 +58,7 @@ type Certificates struct {
 
 // New returns the certificates of c. Nothing is asked for before Run.
 func New(c Config) *Certificates {
-	certs := &Certificates{domains: c.Domains}
+	certs := &Certificates{domains: c.Domains, log: c.Logger}
 	certs.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return certs.config, nil },
 		RenewCheckInterval: c.CheckEvery,
@@ -125,11 +126,10 @@ func (c *Certificates) Challenges(other http.Handler) http.Handler {
 // Run gets what is missing and renews what ends, until ctx does. An authority
 // that does not answer, or refuses, is asked again: after a minute, then less
 // and less often.
-func (c *Certificates) Run(ctx context.Context) error {
+func (c *Certificates) Run(ctx context.Context) {
 	defer c.cache.Stop()
 	if err := c.config.ManageAsync(ctx, c.domains); err != nil {
-		return err
+		c.log.Error("no certificate is got", zap.Error(err))
 	}
 	<-ctx.Done()
-	return ctx.Err()
 }

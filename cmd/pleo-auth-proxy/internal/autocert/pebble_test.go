@@ -1,4 +1,4 @@
-package acme
+package autocert
 
 import (
 	"bytes"
@@ -233,4 +233,3 @@ func nameReply(query []byte) ([]byte, error) {
 const page = "the connect page"
 
 func servePage(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, page) }
-

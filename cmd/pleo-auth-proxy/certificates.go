@@ -1,0 +1,106 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/autocert"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+)
+
+// certificatesName is where certificates are kept in the data directory.
+const certificatesName = "certificates"
+
+// newCertificates returns what gets the certificates of the customer's pages; nil
+// where they come from files, or there is no TLS.
+func newCertificates(cfg *config.Config, log *zap.Logger) (*autocert.Certificates, error) {
+	c := cfg.Connect
+	if c.ACME.Off() {
+		return nil, nil //nolint:nilnil // there are none, and that is no error
+	}
+	roots, err := acmeRoots(cfg)
+	if err != nil {
+		return nil, err
+	}
+	host, port, err := hostAndPort(c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	a := autocert.Config{
+		Domains: c.ACME.Domains, Email: c.ACME.Email, CAURL: c.ACME.CAURL.String(), Roots: roots,
+		Dir: cfg.InDataDir(certificatesName), Host: host, Port: port, Logger: log.Named("acme"),
+	}
+	if cfg.Upstream.ProxyURL != nil {
+		a.Proxy = http.ProxyURL(cfg.Upstream.ProxyURL)
+	}
+	if c.HTTP.Network == "tcp" {
+		if _, a.HTTPPort, err = hostAndPort(c.HTTP); err != nil {
+			return nil, err
+		}
+	}
+	return autocert.New(a), nil
+}
+
+// acmeRoots returns whom the authority's own certificate must come from; nil: the
+// system's.
+func acmeRoots(cfg *config.Config) (*x509.CertPool, error) {
+	roots, err := readAuthorities(cfg.Connect.ACME.CARootFile)
+	if err != nil {
+		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "connect.tls.acme.ca_root_file", Problem: err.Error()}}}
+	}
+	return roots, nil
+}
+
+func hostAndPort(at config.Listen) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(at.Address)
+	if err == nil {
+		port, err = strconv.Atoi(text)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("finding the port of %s: %w", at, err)
+	}
+	return host, port, nil
+}
+
+// pagesTLS is what the listener of the customer's pages speaks TLS with; nil
+// without, and on unix sockets.
+func (p *parts) pagesTLS(l *listener) *tls.Config {
+	if p.certificates != nil {
+		return p.certificates.TLS()
+	}
+	return l.tls(p.connectTLS)
+}
+
+// newPlainPages returns what answers in plain HTTP beside the customer's pages;
+// nil without pages.
+func newPlainPages(cfg *config.Config, certificates *autocert.Certificates) http.Handler {
+	if cfg.Connect.PublicURL == nil {
+		return nil
+	}
+	if certificates == nil {
+		return leadTo(cfg.Connect.PublicURL)
+	}
+	return certificates.Challenges(leadTo(cfg.Connect.PublicURL))
+}
+
+// leadTo sends browsers to the same path at the origin of public, whatever host
+// they asked for.
+func leadTo(public *url.URL) http.Handler {
+	origin := public.Scheme + "://" + public.Host
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		target := r.URL.RequestURI()
+		if !strings.HasPrefix(target, "/") { // OPTIONS *
+			http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
+			return
+		}
+		http.Redirect(w, r, origin+target, http.StatusPermanentRedirect)
+	})
+}

@@ -1,0 +1,91 @@
+package config
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func TestWebhooks(t *testing.T) {
+	secrets := writeFile(t, "hook", "one\n# and another\r\n\ttwo\n")
+	c := mustLoad(t, minimal+`notify:
+  webhooks:
+    - {url: "https://app.example.com/hooks?token=1", secret_file: "`+secrets+`", events: [connection.removed]}
+    - {url: "http://127.0.0.1:9000/", secret_file: "`+secrets+`"}
+`)
+	w := c.Notify.Webhooks
+	if len(w) != 2 || w[0].URL.String() != "https://app.example.com/hooks?token=1" || w[1].URL.Port() != "9000" {
+		t.Fatalf("webhooks %+v, want two with their URLs", w)
+	}
+	if !cmp.Equal(w[0].Events, []credstore.EventType{credstore.EventRemoved}) || w[1].Events != nil {
+		t.Errorf("events %v and %v, want one and none", w[0].Events, w[1].Events)
+	}
+	r, err := w[0].Secrets.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.Secret().Reveal(), "one\n# and another\r\n\ttwo"; got != want {
+		t.Errorf("the secrets are %q, want %q", got, want)
+	}
+}
+
+func TestMistakesInWebhooks(t *testing.T) {
+	for _, test := range []mistakesOf{
+		{"nothing", minimal + "notify: {webhooks: [{}]}\n", []string{
+			"c.yaml:2: notify.webhooks[0].url: is needed", "c.yaml:2: notify.webhooks[0].secret_file: is needed",
+		}},
+		{"plain http", minimal + "notify: {webhooks: [{url: \"http://app.example.com/canary\", secret_file: /s}]}\n", []string{
+			"c.yaml:2: notify.webhooks[0].url: is plain http to another machine; use https",
+		}},
+		{"with a user", minimal + "notify: {webhooks: [{url: \"https://u:canary@app.example.com\", secret_file: /s}]}\n", []string{
+			"c.yaml:2: notify.webhooks[0].url: wants a URL such as https://app.example.com/hooks/pleo, without user and fragment",
+		}},
+		{"no URL", minimal + "notify: {webhooks: [{url: canary, secret_file: /s}]}\n", []string{
+			"c.yaml:2: notify.webhooks[0].url: wants a URL such as https://app.example.com/hooks/pleo, without user and fragment",
+		}},
+		{"another scheme", minimal + "notify: {webhooks: [{url: \"ftp://app.example.com\", secret_file: /s}]}\n", []string{
+			"c.yaml:2: notify.webhooks[0].url: wants a URL that begins with https://, or with http:// on this machine",
+		}},
+		{"twice", minimal + "notify: {webhooks: [{url: \"https://a.example\", secret_file: /s}, {url: \"https://a.example\", secret_file: /t}]}\n", []string{
+			"c.yaml:2: notify.webhooks[1].url: is the URL of notify.webhooks[0] too; give one of them all the events",
+		}},
+		{"unknown event", minimal + "notify: {webhooks: [{url: \"https://a.example\", secret_file: /s, events: [connection.refreshed]}]}\n", []string{
+			`c.yaml:2: notify.webhooks[0].events: wants connection.connected, connection.reauthorization_required, connection.recovered, connection.key_expiring or connection.removed (it is "connection.refreshed")`,
+		}},
+	} {
+		t.Run(test.name, test.check)
+	}
+}
+
+func TestMistakesInACME(t *testing.T) {
+	for _, test := range []mistakesOf{
+		{"beside files", minimal + "connect:\n  public_url: https://c.example.com\n  tls:\n    cert_file: /c\n    key_file: /k\n    acme: {domains: [c.example.com]}\n", []string{
+			"c.yaml:7: connect.tls.acme.domains: cannot be used together with connect.tls.cert_file; keep one of them",
+		}},
+		{"another host", minimal + "connect:\n  public_url: https://c.example.com\n  tls: {acme: {domains: [d.example.com]}}\n", []string{
+			"c.yaml:3: connect.public_url: is at a host that is not in connect.tls.acme.domains",
+		}},
+		{"plain public_url", minimal + "connect:\n  public_url: http://localhost:8486\n  tls: {cert_file: /c, key_file: /k}\n", []string{
+			"c.yaml:3: connect.public_url: must begin with https:// where connect.tls is used",
+		}},
+		{"unix socket", minimal + "connect:\n  listen: unix:/run/c.sock\n  public_url: https://c.example.com\n  tls: {acme: {domains: [c.example.com]}}\n", []string{
+			"c.yaml:3: connect.listen: needs a port of its own with connect.tls.acme.domains",
+		}},
+		{"no domains", minimal + "connect: {tls: {acme: {email: a@example.com, ca_root_file: /r}}}\n", []string{
+			"c.yaml:2: connect.tls.acme.email: needs connect.tls.acme.domains beside it",
+			"c.yaml:2: connect.tls.acme.ca_root_file: needs connect.tls.acme.domains beside it",
+		}},
+		{"no public_url", minimal + "connect: {http: {listen: \":80\"}, tls: {acme: {domains: [c.example.com]}}}\n", []string{
+			"c.yaml:2: connect.tls.acme.domains: needs connect.public_url beside it",
+			"c.yaml:2: connect.http.listen: needs connect.public_url beside it",
+		}},
+		{"wildcard", minimal + "connect: {tls: {acme: {domains: [\"*.example.com\"], ca_url: \"http://acme.example\"}}}\n", []string{
+			`c.yaml:2: connect.tls.acme.domains: wants host names such as connect.example.com (it is "*.example.com")`,
+			`c.yaml:2: connect.tls.acme.ca_url: wants a URL such as https://acme.example.com/directory (it is "http://acme.example")`,
+		}},
+	} {
+		t.Run(test.name, test.check)
+	}
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/notify"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+func newNotifier(cfg *config.Config, v *vault, registry prometheus.Registerer, log *zap.Logger) (*notify.Notifier, error) {
+	log = log.Named("notify")
+	webhooks, err := openWebhooks(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return notify.New(notify.Config{
+		Outbox:     v.store,
+		Webhooks:   webhooks,
+		Describe:   func(c credstore.Connection) any { return admin.Describe(c) },
+		Owner:      processName(),
+		Logger:     log,
+		Registerer: registry,
+	}), nil
+}
+
+// openWebhooks returns the receivers that the configuration names. Its error
+// holds every file that cannot be used.
+func openWebhooks(cfg *config.Config, log *zap.Logger) ([]notify.Webhook, error) {
+	var (
+		webhooks []notify.Webhook
+		wrong    config.Error
+	)
+	for i, w := range cfg.Notify.Webhooks {
+		key := fmt.Sprintf("notify.webhooks[%d].secret_file", i)
+		secrets, err := w.Secrets.Open()
+		if err == nil {
+			err = notify.CheckSecrets(secrets.Secret())
+		}
+		if err != nil {
+			wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: key, Problem: err.Error()})
+			continue
+		}
+		// Receivers are our user's own: upstream.proxy_url is not on the way.
+		transport, err := pleo.NewTransport(pleo.TransportConfig{CAFile: w.CAFile})
+		if err != nil {
+			wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: fmt.Sprintf("notify.webhooks[%d].ca_file", i), Problem: err.Error()})
+			continue
+		}
+		webhooks = append(webhooks, notify.Webhook{URL: w.URL, Types: w.Events, Secrets: rereading(key, secrets, log), Transport: transport})
+	}
+	if len(wrong.Mistakes) > 0 {
+		return nil, &wrong
+	}
+	return webhooks, nil
+}

@@ -1,0 +1,264 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+)
+
+// Two secrets that receivers of these tests know.
+const (
+	oldSecret = "whsec_b2xkIHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI="
+	newSecret = "whsec_bmV3IHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI="
+)
+
+// quick is the pace of these tests.
+func quick() pace {
+	p := usualPace()
+	p.settle, p.look, p.answer, p.hold = 0, 5*time.Millisecond, 5*time.Second, time.Minute
+	p.retry = []time.Duration{10 * time.Millisecond, 10 * time.Millisecond, 10 * time.Millisecond}
+	p.jitter = func(d time.Duration) time.Duration { return d }
+	return p
+}
+
+// world is a store, and what happens in it.
+type world struct {
+	t     *testing.T
+	store *sqlstore.Store
+	log   *observer.ObservedLogs
+	core  *zap.Logger
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir := t.TempDir()
+	keyset, _, err := credstore.OpenKeyset(filepath.Join(dir, "keyset.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := sqlstore.Open(t.Context(), sqlstore.Config{
+		Path: filepath.Join(dir, "store.db"), Keyset: keyset,
+		Stamp: credstore.Stamp{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "c"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	core, logs := observer.New(zap.DebugLevel)
+	return &world{t: t, store: store, log: logs, core: zap.New(core)}
+}
+
+// add adds a connection with the canary for a key, which ends at the time.
+func (w *world) add(name string, expiresAt time.Time) credstore.Connection {
+	w.t.Helper()
+	c, err := w.store.Create(w.t.Context(), credstore.NewConnection{
+		Name: name, Kind: credstore.StandaloneKey, Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret(canary), ExpiresAt: expiresAt},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+const canary = "canary-key"
+
+// underLease changes the credential of a connection.
+func (w *world) underLease(c credstore.Connection, change func(credstore.Lease, credstore.Parent) error) {
+	w.t.Helper()
+	lease, err := w.store.Acquire(w.t.Context(), c.ID, "test")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	state, err := w.store.Read(w.t.Context(), c.ID)
+	if err == nil {
+		err = change(lease, state.Parent())
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := lease.Release(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// condemn makes the connection need a person.
+func (w *world) condemn(c credstore.Connection) {
+	w.t.Helper()
+	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error {
+		f := credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: time.Now()}
+		return w.store.Condemn(w.t.Context(), l, p, f, credstore.ReasonKeyRefused, false)
+	})
+}
+
+// acquit makes it work again.
+func (w *world) acquit(c credstore.Connection) {
+	w.t.Helper()
+	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error { return w.store.Acquit(w.t.Context(), l, p) })
+}
+
+func (w *world) remove(c credstore.Connection) {
+	w.t.Helper()
+	if err := w.store.Remove(w.t.Context(), c.ID); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// described is what a receiver is told about a connection.
+type described struct {
+	Name   string `json:"name"`
+	Status string `json:"status"`
+}
+
+// run runs a process that tells the receivers, until the function that it
+// returns is called.
+func (w *world) run(outbox credstore.Outbox, owner string, p pace, registerer prometheus.Registerer, receivers ...*receiver) (stop func()) {
+	w.t.Helper()
+	c := Config{
+		Outbox: outbox, Owner: owner, Logger: w.core, Registerer: registerer,
+		Describe: func(c credstore.Connection) any { return described{Name: c.Name, Status: string(c.Status)} },
+	}
+	for _, r := range receivers {
+		c.Webhooks = append(c.Webhooks, r.webhook())
+	}
+	n := newNotifier(c, p)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	subscribed := make(chan struct{})
+	go func() {
+		defer close(done)
+		if n.subscribe(ctx) {
+			close(subscribed)
+			n.Run(ctx)
+		}
+	}()
+	<-subscribed
+	return sync.OnceFunc(func() { cancel(); <-done })
+}
+
+// got is a delivery as it arrived.
+type got struct {
+	id   string
+	at   string // webhook-timestamp
+	body string
+
+	Type      string    `json:"type"`
+	Timestamp time.Time `json:"timestamp"`
+	Data      described `json:"data"`
+}
+
+func (g got) String() string { return fmt.Sprintf("%s %s %s", g.Type, g.Data.Name, g.Data.Status) }
+
+// receiver is an HTTP server that verifies what it gets by the published
+// library, as a user's would.
+type receiver struct {
+	t       *testing.T
+	server  *httptest.Server
+	secrets string // what is signed with
+	path    string
+
+	// answer writes the answer to the n-th arrival, from 0. Nil: 200.
+	answer func(w http.ResponseWriter, r *http.Request, n int, g got)
+
+	mu      sync.Mutex // guards arrived
+	arrived []got
+	told    chan struct{} // gets one for each arrival
+}
+
+func newReceiver(t *testing.T, answer func(http.ResponseWriter, *http.Request, int, got)) *receiver {
+	t.Helper()
+	r := &receiver{t: t, secrets: newSecret, path: "/hooks?token=canary-url", answer: answer, told: make(chan struct{}, 10000)}
+	r.server = httptest.NewServer(r)
+	t.Cleanup(func() { r.server.CloseClientConnections(); r.server.Close() })
+	return r
+}
+
+func (r *receiver) webhook() Webhook {
+	u, err := url.Parse(r.server.URL + r.path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return Webhook{
+		URL: u, Transport: r.server.Client().Transport,
+		Secrets: func() credstore.Secret { return credstore.NewSecret(r.secrets) },
+	}
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return // whoever sent it was stopped
+	}
+	verifier, err := standardwebhooks.NewWebhook(newSecret)
+	if err != nil {
+		r.t.Error(err)
+	}
+	if err := verifier.Verify(body, req.Header); err != nil {
+		r.t.Errorf("verifying %s: %v", body, err)
+	}
+	g := got{id: req.Header.Get("webhook-id"), at: req.Header.Get("webhook-timestamp"), body: string(body)}
+	if err := json.Unmarshal(body, &g); err != nil {
+		r.t.Errorf("the body %s: %v", body, err)
+	}
+	r.mu.Lock()
+	n := len(r.arrived)
+	r.arrived = append(r.arrived, g)
+	r.mu.Unlock()
+	r.told <- struct{}{}
+	if r.answer != nil {
+		r.answer(w, req, n, g)
+	}
+}
+
+// await waits until n deliveries have arrived, and returns all there are.
+func (r *receiver) await(n int) []got {
+	r.t.Helper()
+	for deadline := time.After(30 * time.Second); ; {
+		if all := r.all(); len(all) >= n {
+			return all
+		}
+		select {
+		case <-r.told:
+		case <-deadline:
+			r.t.Fatalf("%v have arrived, want %d", r.all(), n)
+		}
+	}
+}
+
+func (r *receiver) all() []got {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]got(nil), r.arrived...)
+}
+
+// settled waits until nothing is to be delivered any more.
+func (w *world) settled(r *receiver) {
+	w.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		next, err := w.store.NextDelivery(w.t.Context(), r.webhook().name())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if next.IsZero() {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("there are still deliveries, due at %v", next)
+		}
+	}
+}

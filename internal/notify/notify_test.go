@@ -1,0 +1,472 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// results returns the metric as result → count, without those that are 0.
+func results(t *testing.T, registry *prometheus.Registry) map[string]int {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for _, m := range families[0].GetMetric() {
+		if n := int(m.GetCounter().GetValue()); n > 0 {
+			counts[m.GetLabel()[0].GetValue()] = n
+		}
+	}
+	return counts
+}
+
+func words(all []got) []string {
+	var said []string
+	for _, g := range all {
+		said = append(said, g.String())
+	}
+	return said
+}
+
+// TestWebhookTellsWhatHappened: every event of a connection's life arrives in
+// order, as the connection was then, signed, and the log says the same.
+func TestWebhookTellsWhatHappened(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	registry := prometheus.NewRegistry()
+	defer w.run(w.store, "p1", quick(), registry, r)()
+	c := w.add("acme", time.Now().Add(12*time.Hour))
+	w.condemn(c)
+	r.await(1)
+	w.acquit(c)
+	r.await(2)
+	w.remove(c)
+	r.await(3)
+	w.settled(r)
+	want := []string{
+		"connection.reauthorization_required acme reauthorization_required",
+		"connection.recovered acme active",
+		"connection.removed acme active",
+	}
+	if diff := cmp.Diff(want, words(r.all())); diff != "" {
+		t.Errorf("what arrived (-want +got):\n%s", diff)
+	}
+	if got, want := results(t, registry), map[string]int{"delivered": 3}; !cmp.Equal(got, want) {
+		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
+	}
+	for _, g := range r.all() {
+		if g.id == "" || time.Since(g.Timestamp) > time.Minute || g.Timestamp.Location() != time.UTC {
+			t.Errorf("id %q, timestamp %v, want an id, and a recent time in UTC", g.id, g.Timestamp)
+		}
+	}
+	var logged []string
+	for _, entry := range w.log.FilterMessageSnippet("connection.").All() {
+		logged = append(logged, fmt.Sprintf("%s %v %v", entry.Message, entry.ContextMap()["connection"], entry.ContextMap()["status"]))
+	}
+	if diff := cmp.Diff(want, logged); diff != "" {
+		t.Errorf("the log says (-want +got):\n%s", diff)
+	}
+	w.wantNoSecret(r)
+}
+
+// wantNoSecret searches all that was said for what must not be.
+func (w *world) wantNoSecret(receivers ...*receiver) {
+	w.t.Helper()
+	said := ""
+	for _, r := range receivers {
+		for _, g := range r.all() {
+			said += g.body
+		}
+	}
+	for _, entry := range w.log.All() {
+		said += fmt.Sprintln(entry.Message, entry.ContextMap())
+	}
+	for _, secret := range []string{canary, strings.TrimPrefix(oldSecret, secretPrefix), strings.TrimPrefix(newSecret, secretPrefix), "canary-url"} {
+		if strings.Contains(said, secret) {
+			w.t.Errorf("%q is in what was said:\n%s", secret, said)
+		}
+	}
+}
+
+// TestWebhookIsSignedByAllSecrets: a receiver that knows the old or the new
+// secret only takes what is sent meanwhile.
+func TestWebhookIsSignedByAllSecrets(t *testing.T) {
+	w := newWorld(t)
+	byOld := make(chan error, 1)
+	var r *receiver
+	r = newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int, g got) {
+		verifier, err := standardwebhooks.NewWebhook(oldSecret)
+		if err == nil {
+			err = verifier.Verify([]byte(g.body), req.Header)
+		}
+		byOld <- err
+	})
+	r.secrets = "# rotated in March\n" + newSecret + "\n\n" + oldSecret + "\n"
+	defer w.run(w.store, "p1", quick(), nil, r)()
+	w.condemn(w.add("acme", time.Time{}))
+	if err := <-byOld; err != nil {
+		t.Errorf("a receiver with the old secret says %v", err)
+	}
+}
+
+// TestWebhookIsTriedAgain: whatever a receiver does but take it, a delivery
+// comes again with the same id and body.
+func TestWebhookIsTriedAgain(t *testing.T) {
+	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	for _, tt := range []struct {
+		name string
+		fail http.HandlerFunc
+	}{
+		{"500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }},
+		{"404", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) }},
+		{"busy", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "1"); w.WriteHeader(503) }},
+		{"hangs up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+		{"hangs", hang},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			r := newReceiver(t, func(rw http.ResponseWriter, r *http.Request, n int, _ got) {
+				if n < 2 {
+					tt.fail(rw, r)
+				}
+			})
+			p := quick()
+			p.answer = 500 * time.Millisecond
+			registry := prometheus.NewRegistry()
+			defer w.run(w.store, "p1", p, registry, r)()
+			w.condemn(w.add("acme", time.Time{}))
+			all := r.await(3)
+			w.settled(r)
+			if all[0].id != all[2].id || all[0].body != all[2].body || len(r.all()) != 3 {
+				t.Errorf("arrived %+v, want three times the same", r.all())
+			}
+			if got, want := results(t, registry), map[string]int{"failed": 2, "delivered": 1}; !cmp.Equal(got, want) {
+				t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
+			}
+			w.wantNoSecret(r)
+		})
+	}
+}
+
+// TestBusyReceiverIsLeftAlone as long as it asks for.
+func TestBusyReceiverIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ got) {
+		rw.Header().Set("Retry-After", "7200")
+		rw.WriteHeader(http.StatusTooManyRequests)
+	})
+	stop := w.run(w.store, "p1", quick(), nil, r)
+	before := time.Now()
+	w.condemn(w.add("acme", time.Time{}))
+	for w.log.FilterMessageSnippet("was not told of an event yet").Len() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	next, err := w.store.NextDelivery(t.Context(), r.webhook().name())
+	if err != nil || next.Sub(before).Round(time.Minute) != 2*time.Hour {
+		t.Errorf("the next try is at %v, %v, want two hours after %v", next, err, before)
+	}
+}
+
+// TestWebhookIsGivenUp after the last try, and that stands in the history.
+func TestWebhookIsGivenUp(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ got) { rw.WriteHeader(500) })
+	registry := prometheus.NewRegistry()
+	defer w.run(w.store, "p1", quick(), registry, r)()
+	c := w.add("acme", time.Time{})
+	w.condemn(c)
+	w.settled(r)
+	if got, want := results(t, registry), map[string]int{"failed": 3, "given_up": 1}; !cmp.Equal(got, want) {
+		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
+	}
+	page, err := w.store.History(t.Context(), c.ID, "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := page.Events[0]; e.Type != credstore.EventNotDelivered || !strings.Contains(e.Message, "the receiver answered 500") || strings.Contains(e.Message, "canary") {
+		t.Errorf("the latest event is %+v, want that nobody was told, and why", e)
+	}
+}
+
+// TestReceiverThatIsGone is told nothing more, which the log says once.
+func TestReceiverThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ got) { rw.WriteHeader(http.StatusGone) })
+	other := newReceiver(t, nil)
+	registry := prometheus.NewRegistry()
+	defer w.run(w.store, "p1", quick(), registry, r, other)()
+	c := w.add("acme", time.Time{})
+	w.condemn(c)
+	r.await(1)
+	w.settled(r)
+	w.acquit(c)
+	w.remove(c)
+	other.await(3)
+	w.settled(r)
+	if n := len(r.all()); n != 1 {
+		t.Errorf("%d deliveries have arrived where 410 was answered, want 1", n)
+	}
+	if n := w.log.FilterMessageSnippet("410 Gone").Len(); n != 1 {
+		t.Errorf("the log says it %d times, want once", n)
+	}
+	if got, want := results(t, registry), map[string]int{"gone": 3, "delivered": 3}; !cmp.Equal(got, want) {
+		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
+	}
+}
+
+// TestReceiversDoNotWaitForOneAnother: one that hangs keeps neither the others
+// nor the store's writers waiting, and the events of a connection that fail do
+// not hold up those of others.
+func TestReceiversDoNotWaitForOneAnother(t *testing.T) {
+	w := newWorld(t)
+	slow := newReceiver(t, func(_ http.ResponseWriter, r *http.Request, _ int, _ got) { <-r.Context().Done() })
+	picky := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, g got) {
+		if g.Data.Name == "bad" {
+			rw.WriteHeader(500)
+		}
+	})
+	p := quick()
+	p.answer = time.Minute
+	p.retry = []time.Duration{time.Hour}
+	stop := w.run(w.store, "p1", p, nil, slow, picky)
+	bad := w.add("bad", time.Time{})
+	w.condemn(bad)
+	for i := range 2 * atOnce {
+		w.condemn(w.add(fmt.Sprintf("good-%d", i), time.Time{}))
+	}
+	picky.await(1 + 2*atOnce)
+	slow.await(atOnce)
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("stopping took %v with a receiver that hangs", took)
+	}
+	if n := len(slow.all()); n != atOnce {
+		t.Errorf("%d deliveries to a receiver that hangs, want %d at a time", n, atOnce)
+	}
+	// What was under way is made again by the next process.
+	slow.answer = nil
+	defer w.run(w.store, "p2", quick(), nil, slow)()
+	slow.await(atOnce + 1 + 2*atOnce)
+}
+
+// TestOrderPerConnection: the second event of a connection waits for the first.
+func TestOrderPerConnection(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, n int, _ got) {
+		if n < 3 {
+			rw.WriteHeader(500)
+		}
+	})
+	defer w.run(w.store, "p1", quick(), nil, r)()
+	c := w.add("acme", time.Time{})
+	w.condemn(c)
+	r.await(1)
+	w.acquit(c)
+	w.remove(c)
+	w.settled(r)
+	var order []string
+	for _, g := range r.all() {
+		order = append(order, strings.TrimPrefix(g.Type, "connection."))
+	}
+	want := "reauthorization_required reauthorization_required reauthorization_required reauthorization_required recovered removed"
+	if got := strings.Join(order, " "); got != want {
+		t.Errorf("arrived %s, want %s", got, want)
+	}
+}
+
+// crashing is an outbox whose process is killed after the receiver has
+// answered: nothing is written down any more.
+type crashing struct{ credstore.Outbox }
+
+var errKilled = errors.New("killed")
+
+func (crashing) Delivered(context.Context, int64) error                           { return errKilled }
+func (crashing) PostponeDelivery(context.Context, int64, time.Time, string) error { return errKilled }
+
+// TestCrashInBetween: what was delivered and not written down is delivered
+// again, with the same id, once the claim has lapsed.
+func TestCrashInBetween(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	p := quick()
+	p.hold = 300 * time.Millisecond
+	stop := w.run(crashing{w.store}, "p1", p, nil, r)
+	w.condemn(w.add("acme", time.Time{}))
+	first := r.await(1)[0]
+	stop()
+	defer w.run(w.store, "p2", p, nil, r)()
+	all := r.await(2)
+	w.settled(r)
+	if again := all[len(all)-1]; again.id != first.id || again.body != first.body {
+		t.Errorf("after the crash arrived %+v, want %+v again", again, first)
+	}
+}
+
+// TestReplicasShareTheWork: of several processes each delivery is made by one.
+func TestReplicasShareTheWork(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	for _, owner := range []string{"p1", "p2", "p3"} {
+		defer w.run(w.store, owner, quick(), nil, r)()
+	}
+	const connections = 30
+	for i := range connections {
+		w.condemn(w.add(fmt.Sprintf("c%d", i), time.Time{}))
+	}
+	r.await(connections)
+	w.settled(r)
+	ids := map[string]int{}
+	for _, g := range r.all() {
+		ids[g.id]++
+	}
+	if len(ids) != connections || len(r.all()) != connections {
+		t.Errorf("%d deliveries of %d events, want %d of each", len(r.all()), len(ids), connections)
+	}
+	if n := w.log.FilterMessage("connection.reauthorization_required").Len(); n != connections {
+		t.Errorf("the log says it %d times, want %d", n, connections)
+	}
+}
+
+// TestAlarmThatEndsAtOnce wakes nobody.
+func TestAlarmThatEndsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	p := quick()
+	p.settle = time.Second
+	defer w.run(w.store, "p1", p, nil, r)()
+	c := w.add("acme", time.Time{})
+	w.condemn(c)
+	w.acquit(c)
+	w.remove(c)
+	r.await(1)
+	w.settled(r)
+	if got, want := words(r.all()), []string{"connection.removed acme active"}; !slices.Equal(got, want) {
+		t.Errorf("arrived %v, want %v", got, want)
+	}
+}
+
+// TestOnlyWhatWasAskedFor arrives.
+func TestOnlyWhatWasAskedFor(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	hook := r.webhook()
+	hook.Types = []credstore.EventType{credstore.EventRemoved}
+	n := newNotifier(Config{Outbox: w.store, Owner: "p1", Webhooks: []Webhook{hook}, Describe: func(c credstore.Connection) any { return nil }}, quick())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	if !n.subscribe(ctx) {
+		t.Fatal("not subscribed")
+	}
+	go func() { defer close(done); n.Run(ctx) }()
+	c := w.add("acme", time.Time{})
+	w.condemn(c)
+	w.remove(c)
+	r.await(1)
+	w.settled(r)
+	cancel()
+	<-done
+	if all := r.all(); len(all) != 1 || all[0].Type != "connection.removed" {
+		t.Errorf("arrived %v, want connection.removed alone", all)
+	}
+}
+
+// TestSecretThatIsGone: a delivery waits until it can be signed again.
+func TestSecretThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	broken := make(chan struct{})
+	hook := r.webhook()
+	hook.Secrets = func() credstore.Secret {
+		select {
+		case <-broken:
+			return credstore.NewSecret(newSecret)
+		default:
+			return credstore.NewSecret("canary-key is no secret")
+		}
+	}
+	p := quick()
+	p.retry = slices.Repeat([]time.Duration{10 * time.Millisecond}, 1000)
+	n := newNotifier(Config{Outbox: w.store, Owner: "p1", Webhooks: []Webhook{hook}, Logger: w.core, Describe: func(credstore.Connection) any { return nil }}, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	if !n.subscribe(ctx) {
+		t.Fatal("not subscribed")
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); n.Run(ctx) }()
+	w.condemn(w.add("acme", time.Time{}))
+	for w.log.FilterMessageSnippet("was not told of an event yet").Len() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	close(broken)
+	r.await(1)
+	cancel()
+	<-done
+	w.wantNoSecret(r)
+}
+
+// TestKeysThatEndSoon are told of once, by the nearest of the days.
+func TestKeysThatEndSoon(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	for name, ends := range map[string]time.Duration{"tomorrow": 20 * time.Hour, "this-week": 6 * day, "this-month": 29 * day, "later": 31 * day, "past": -day} {
+		w.add(name, time.Now().Add(ends))
+	}
+	w.add("never", time.Time{})
+	defer w.run(w.store, "p1", quick(), nil, r)()
+	defer w.run(w.store, "p2", quick(), nil, r)()
+	r.await(4)
+	w.settled(r)
+	got := words(r.all())
+	slices.Sort(got)
+	want := []string{
+		"connection.key_expiring past active", "connection.key_expiring this-month active",
+		"connection.key_expiring this-week active", "connection.key_expiring tomorrow active",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("arrived %v, want %v", got, want)
+	}
+}
+
+func TestMetricIsThereFromTheStart(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	newMetric(registry)
+	if n, err := testutil.GatherAndCount(registry, "pleo_webhook_deliveries_total"); err != nil || n != 4 {
+		t.Errorf("%d results, %v, want 4", n, err)
+	}
+}
+
+func TestUsualPaceLastsForDays(t *testing.T) {
+	total := time.Duration(0)
+	for _, wait := range usualPace().retry {
+		for range 100 {
+			if j := usualPace().jitter(wait); j < wait*4/5 || j > wait*6/5 {
+				t.Fatalf("a wait of %v becomes %v, want a fifth more or less", wait, j)
+			}
+		}
+		total += wait
+	}
+	if total < 3*day || total > 5*day {
+		t.Errorf("a receiver may be away for %v, want three days or more", total)
+	}
+	if p := usualPace(); p.answer+recordWithin >= p.hold {
+		t.Errorf("a try of %v and the writing of its outcome, %v, outlast the claim of %v", p.answer, recordWithin, p.hold)
+	}
+}

@@ -1,0 +1,161 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+const (
+	// atOnce is how many deliveries of one subscription are made at a time.
+	atOnce = 8
+	// recordWithin bounds the writing of an outcome.
+	recordWithin = 10 * time.Second
+	// leaveAlone bounds what a receiver can ask for by Retry-After.
+	leaveAlone = 24 * time.Hour
+)
+
+// The results of the metric.
+const (
+	resultDelivered = "delivered"
+	resultFailed    = "failed"
+	resultGivenUp   = "given_up"
+	resultGone      = "gone"
+)
+
+func newMetric(r prometheus.Registerer) *prometheus.CounterVec {
+	m := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pleo_webhook_deliveries_total",
+		Help: "Tries to tell webhooks of events, by result: delivered, failed (it is tried again), given_up, gone (the receiver wants no more).",
+	}, []string{"result"})
+	for _, result := range []string{resultDelivered, resultFailed, resultGivenUp, resultGone} {
+		m.WithLabelValues(result) // so that it is there from the start
+	}
+	if r != nil {
+		r.MustRegister(m)
+	}
+	return m
+}
+
+// subscriber is told of events.
+type subscriber interface {
+	// tell returns nil once the subscriber knows, errGone when it wants to know
+	// nothing any more, and a *busyError when it asks to be left alone for a
+	// while.
+	tell(ctx context.Context, d credstore.Delivery) error
+}
+
+// errGone says that a receiver is to be told nothing more.
+var errGone = errors.New("the receiver answered 410 Gone")
+
+// busyError is a failure of a receiver that said when to come again.
+type busyError struct {
+	err   error
+	after time.Duration
+}
+
+func (e *busyError) Error() string { return e.err.Error() }
+
+// subscription makes the deliveries for one subscriber.
+type subscription struct {
+	credstore.Subscription
+	subscriber
+
+	outbox credstore.Outbox
+	owner  string
+	pace   pace
+	log    *zap.Logger
+	count  func(result string)
+
+	gone atomic.Bool // the receiver wants no more
+}
+
+// run makes deliveries until ctx ends.
+func (s *subscription) run(ctx context.Context) {
+	free := make(chan struct{}, atOnce) // holds one for each delivery that may begin
+	for range atOnce {
+		free <- struct{}{}
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	unread := false // the outbox could not be read the last time
+	for {
+		select {
+		case one := <-free:
+			free <- one
+		case <-ctx.Done():
+			return
+		}
+		claimed, err := s.outbox.ClaimDeliveries(ctx, s.Name, s.owner, time.Now(), s.pace.hold, len(free))
+		if err != nil && !unread && ctx.Err() == nil {
+			s.log.Warn("events wait: the store does not tell what to deliver", zap.Error(err))
+		}
+		unread = err != nil
+		for _, d := range claimed {
+			<-free
+			running.Go(func() {
+				s.deliver(ctx, d)
+				free <- struct{}{}
+			})
+		}
+		if len(claimed) == 0 && !pause(ctx, s.pace.look) {
+			return
+		}
+	}
+}
+
+// deliver makes one delivery and writes down what came of it, also when the
+// program is told to stop meanwhile.
+func (s *subscription) deliver(ctx context.Context, d credstore.Delivery) {
+	err := errGone
+	if !s.gone.Load() {
+		err = s.tell(ctx, d)
+	}
+	recording, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
+	defer cancel()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = s.outbox.PostponeDelivery(recording, d.ID, time.Now(), "the program was told to stop")
+	} else {
+		err = s.record(recording, d, err)
+	}
+	if err != nil {
+		s.log.Warn("what became of a delivery could not be written down; it is made again", zap.String("id", d.Event.ID), zap.Error(err))
+	}
+}
+
+// record writes down what came of telling.
+func (s *subscription) record(ctx context.Context, d credstore.Delivery, told error) error {
+	if told == nil {
+		s.count(resultDelivered)
+		return s.outbox.Delivered(ctx, d.ID)
+	}
+	if errors.Is(told, errGone) {
+		if !s.gone.Swap(true) {
+			s.log.Error("the receiver answered 410 Gone: nothing more is sent to it before the next start; take it out of notify.webhooks")
+		}
+		s.count(resultGone)
+		return s.outbox.DropDelivery(ctx, d.ID, told.Error())
+	}
+	log := s.log.With(zap.String("id", d.Event.ID), zap.String("type", string(d.Event.Type)),
+		zap.String("connection", d.Event.Connection), zap.Int("try", d.Attempts), zap.Error(told))
+	if d.Attempts > len(s.pace.retry) {
+		log.Error("a receiver was not told of an event, and is not told any more")
+		s.count(resultGivenUp)
+		return s.outbox.DropDelivery(ctx, d.ID, told.Error())
+	}
+	wait := s.pace.jitter(s.pace.retry[d.Attempts-1])
+	var busy *busyError
+	if errors.As(told, &busy) {
+		wait = max(wait, min(busy.after, leaveAlone))
+	}
+	log.Warn("a receiver was not told of an event yet", zap.Duration("again_in", wait))
+	s.count(resultFailed)
+	return s.outbox.PostponeDelivery(ctx, d.ID, time.Now().Add(wait), told.Error())
+}

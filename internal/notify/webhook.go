@@ -1,0 +1,120 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// bodyRead is how much of an answer is read, so that its connection can be used
+// again.
+const bodyRead = 16 << 10
+
+// Webhook is a receiver of events (https://www.standardwebhooks.com).
+type Webhook struct {
+	URL   *url.URL              // may hold a secret, so that only its host is ever shown; required
+	Types []credstore.EventType // of the events that it is told; none: all public ones
+
+	// Secrets returns the text of [CheckSecrets]: what each delivery is signed
+	// with. Required.
+	Secrets func() credstore.Secret
+
+	Transport http.RoundTripper // required
+}
+
+// name is what the webhook's subscription is called in the store. It is another
+// one when the URL changes: then what was queued is dropped.
+func (w Webhook) name() string {
+	sum := sha256.Sum256([]byte(w.URL.String()))
+	return fmt.Sprintf("webhook %s (%x)", w.URL.Host, sum[:4])
+}
+
+func (w Webhook) types() []credstore.EventType {
+	if len(w.Types) == 0 {
+		return credstore.PublicEvents()
+	}
+	return w.Types
+}
+
+// webhookSubscriber sends events to a webhook.
+type webhookSubscriber struct {
+	Webhook
+	describe func(credstore.Connection) any
+	within   time.Duration // for one try
+}
+
+// message is the body of a delivery. It is the same at each try.
+type message struct {
+	Type      credstore.EventType `json:"type"`
+	Timestamp time.Time           `json:"timestamp"` // of the event
+	Data      any                 `json:"data"`      // the connection right after the event
+}
+
+func (w *webhookSubscriber) tell(ctx context.Context, d credstore.Delivery) error {
+	ctx, cancel := context.WithTimeout(ctx, w.within)
+	defer cancel()
+	req, err := w.request(ctx, d)
+	if err != nil {
+		return err
+	}
+	// Not by an http.Client: it would follow redirects.
+	resp, err := w.Transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()                        // the status is all that counts
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, bodyRead)) // as above
+	return verdict(resp)
+}
+
+func (w *webhookSubscriber) request(ctx context.Context, d credstore.Delivery) (*http.Request, error) {
+	body, err := json.Marshal(message{Type: d.Event.Type, Timestamp: d.Event.At.UTC(), Data: w.describe(d.Connection)})
+	if err != nil {
+		return nil, fmt.Errorf("writing a webhook: %w", err)
+	}
+	now := time.Now()
+	signature, err := sign(w.Secrets(), d.Event.ID, now, body)
+	if err != nil {
+		return nil, fmt.Errorf("signing a webhook: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("sending a webhook to %s: the request cannot be formed", w.URL.Host)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "pleo-auth-proxy")
+	req.Header.Set(standardwebhooks.HeaderWebhookID, d.Event.ID)
+	req.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
+	req.Header.Set(standardwebhooks.HeaderWebhookSignature, signature)
+	return req, nil
+}
+
+// verdict says what an answer means.
+func verdict(resp *http.Response) error {
+	switch {
+	case resp.StatusCode/100 == 2:
+		return nil
+	case resp.StatusCode == http.StatusGone:
+		return errGone
+	case resp.StatusCode/100 == 3:
+		return fmt.Errorf("the receiver answered %d, and redirects are not followed", resp.StatusCode)
+	}
+	err := fmt.Errorf("the receiver answered %d", resp.StatusCode)
+	seconds, malformed := strconv.Atoi(strings.TrimSpace(resp.Header.Get("Retry-After")))
+	if malformed == nil && seconds > 0 {
+		return &busyError{err: err, after: min(time.Duration(seconds), time.Duration(leaveAlone/time.Second)) * time.Second}
+	}
+	return err
+}
