@@ -319,7 +319,7 @@ var credentialDetails = map[refresh.Code]string{
 	refresh.ConnectionDisabled:      "Connection %q is disabled, and stays so until an operator enables it.",
 	refresh.ReauthorizationRequired: "Pleo no longer accepts the credential of connection %q, and only a person can mend that, by a new consent or key. `pleo-auth-proxy connections show` says more.",
 	refresh.ServerUnavailable:       "The access token of connection %q has expired, and Pleo's authorization server gives no new one now. Nothing is lost; try again later.",
-	refresh.StoreUnavailable:        "The credential of connection %q cannot be read or saved now, since its store is away. Try again later.",
+	refresh.StoreUnavailable:        "The credential of connection %q cannot be read or saved now, since its store or its spool is away or full. Nothing is lost; try again later.",
 	refresh.ShuttingDown:            "The proxy is shutting down and gets no new token for connection %q. Try again in a moment.",
 }
 

@@ -414,9 +414,8 @@ func (a *attempt) announce(ctx context.Context) error {
 	a.m.spoolTrouble.Store(nil)
 	if err != nil {
 		a.m.spoolTrouble.Store(&err)
-		a.m.metrics.storeErrors.Inc()
 		a.m.logger(a.e).Error("no refresh is started: the spool cannot be written", errField(err))
-		return a.unavailable(fmt.Errorf("reserving a spool record: %w", err))
+		return a.storeError(fmt.Errorf("reserving a spool record: %w", err))
 	}
 	a.slot = slot
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)

@@ -170,7 +170,7 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			}
 			expire()
 			_, err := p.Authorize(t.Context(), "acme")
-			wantCode(t, err, ServerUnavailable)
+			wantCode(t, err, StoreUnavailable)
 			if n := w.server.count(); n != 0 {
 				t.Errorf("presented %d times without a spool record, want 0", n)
 			}
