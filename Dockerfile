@@ -1,0 +1,58 @@
+# The image of pleo-auth-proxy, and that of the simulator to try it with:
+#
+#   docker build -t pleo-auth-proxy .
+#   docker build -t pleo-sim --target simulator .
+#
+# They hold static programs and nothing else: no shell, no package, no root.
+# The same commit, Go image and SOURCE_DATE_EPOCH make the same bytes; give
+# GO_IMAGE with a digest to fix the second.
+ARG GO_IMAGE=golang:1.26.8-bookworm
+
+FROM --platform=$BUILDPLATFORM ${GO_IMAGE} AS build
+ARG TARGETOS
+ARG TARGETARCH
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+# What root/ holds becomes the image, state/ what its user may write to.
+RUN make cross PLATFORMS=$TARGETOS/$TARGETARCH \
+    && mkdir -p root/etc/ssl/certs root/var/lib simulator \
+    && mkdir -m 0700 state \
+    && cp /etc/ssl/certs/ca-certificates.crt root/etc/ssl/certs/ \
+    && mv dist/$TARGETOS-$TARGETARCH/pleo-auth-proxy root/ \
+    && mv dist/$TARGETOS-$TARGETARCH/pleo-sim simulator/
+
+FROM scratch AS simulator
+LABEL org.opencontainers.image.title="pleo-sim" \
+      org.opencontainers.image.description="A simulated Pleo to develop against" \
+      org.opencontainers.image.source="https://github.com/pleo-auth-proxy/pleo-auth-proxy" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /src/simulator/ /
+USER 65532:65532
+EXPOSE 8490
+ENTRYPOINT ["/pleo-sim"]
+
+FROM scratch AS proxy
+ARG VERSION=devel
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="pleo-auth-proxy" \
+      org.opencontainers.image.description="Puts fresh credentials on plain HTTP requests to the Pleo API" \
+      org.opencontainers.image.source="https://github.com/pleo-auth-proxy/pleo-auth-proxy" \
+      org.opencontainers.image.documentation="https://github.com/pleo-auth-proxy/pleo-auth-proxy/blob/main/docs/deploy.md" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
+COPY --from=build /src/root/ /
+# Volumes that are mounted here for the first time take over the owner.
+COPY --from=build --chown=65532:65532 /src/state /var/lib/pleo-auth-proxy
+COPY --from=build --chown=65532:65532 /src/state /var/lib/pleo-auth-proxy-keyset
+# The default of data_dir, which the configuration may still change.
+ENV STATE_DIRECTORY=/var/lib/pleo-auth-proxy
+USER 65532:65532
+# Clients, the customer's browser, probes and metrics; each as configured.
+EXPOSE 8484 8486 8487
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s --retries=3 \
+  CMD ["/pleo-auth-proxy", "healthcheck"]
+ENTRYPOINT ["/pleo-auth-proxy"]
+CMD ["serve"]
