@@ -1,0 +1,38 @@
+{{/* The name of everything that is made here. */}}
+{{- define "pleo-auth-proxy.fullname" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.labels" -}}
+{{ include "pleo-auth-proxy.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.image" -}}
+{{- $image := .Values.image -}}
+{{- $repository := required "image.repository is needed: build the image from the Dockerfile, push it to a registry of yours, and name it here" $image.repository -}}
+{{- if $image.digest -}}
+{{ $repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $repository }}:{{ $image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.claim" -}}
+{{ .Values.store.claim.existing | default (include "pleo-auth-proxy.fullname" .) }}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.strategy" -}}
+{{ .Values.strategy | default (eq .Values.store.driver "sqlite" | ternary "Recreate" "RollingUpdate") }}
+{{- end -}}

@@ -1,0 +1,118 @@
+{{/*
+The container, less what differs between gateway and sidecar. It keeps to the
+restricted Pod Security Standard whatever the pod says.
+*/}}
+{{- define "pleo-auth-proxy.container" -}}
+name: pleo-auth-proxy
+image: {{ include "pleo-auth-proxy.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy | default (empty .Values.image.digest | ternary "Always" "IfNotPresent") }}
+args: [serve]
+ports:
+  {{- if eq .Values.mode "gateway" }}
+  - {name: proxy, containerPort: 8484, protocol: TCP}
+  {{- end }}
+  {{- if .Values.connect.publicUrl }}
+  - {name: connect, containerPort: 8486, protocol: TCP}
+  {{- end }}
+  - {name: pleo-health, containerPort: 8487, protocol: TCP}
+startupProbe:
+  httpGet: {path: /readyz, port: pleo-health}
+  periodSeconds: 1
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /livez, port: pleo-health}
+  periodSeconds: 10
+  timeoutSeconds: 5
+readinessProbe:
+  httpGet: {path: /readyz, port: pleo-health}
+  periodSeconds: 5
+  timeoutSeconds: 5
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+  seccompProfile: {type: RuntimeDefault}
+volumeMounts:
+  - {name: pleo-config, mountPath: /etc/pleo-auth-proxy, readOnly: true}
+  - {name: pleo-data, mountPath: /var/lib/pleo-auth-proxy}
+  - {name: pleo-tmp, mountPath: /tmp}
+  {{- if include "pleo-auth-proxy.secretSources" . }}
+  - {name: pleo-secrets, mountPath: {{ include "pleo-auth-proxy.secretsDir" . }}, readOnly: true}
+  {{- end }}
+  {{- if .Values.sidecar.socket }}
+  - {name: pleo-socket, mountPath: /run/pleo-auth-proxy}
+  {{- end }}
+{{- end -}}
+
+{{/* Sums up the configuration, so that pods are replaced when it changes. */}}
+{{- define "pleo-auth-proxy.annotations" -}}
+pleo-auth-proxy/config: {{ include "pleo-auth-proxy.config" . | sha256sum | trunc 16 | quote }}
+{{- end -}}
+
+{{/* replicas and strategy of a Deployment, as the store allows them. */}}
+{{- define "pleo-auth-proxy.workload" -}}
+{{- include "pleo-auth-proxy.check" . -}}
+{{- if not .Values.autoscaling.enabled -}}
+replicas: {{ .Values.replicas }}
+{{ end -}}
+strategy:
+  type: {{ include "pleo-auth-proxy.strategy" . }}
+{{- end -}}
+
+{{/*
+What the pod itself must have: time to finish a refresh, no variables about
+Services, and a group that may read secrets and write to volumes.
+*/}}
+{{- define "pleo-auth-proxy.pod" -}}
+terminationGracePeriodSeconds: 90
+enableServiceLinks: false
+securityContext:
+  fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
+  runAsNonRoot: true
+  seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/*
+The proxy as an init container that goes on running: it is ready before the
+application starts, and is stopped after it.
+*/}}
+{{- define "pleo-auth-proxy.sidecar" -}}
+{{- include "pleo-auth-proxy.check" . -}}
+- {{ include "pleo-auth-proxy.container" . | nindent 2 | trim }}
+  restartPolicy: Always
+{{- end -}}
+
+{{- define "pleo-auth-proxy.volumes" -}}
+- name: pleo-config
+  configMap: {name: {{ include "pleo-auth-proxy.fullname" . }}}
+- name: pleo-data
+  {{- if eq .Values.store.driver "sqlite" }}
+  persistentVolumeClaim: {claimName: {{ include "pleo-auth-proxy.claim" . }}}
+  {{- else }}
+  emptyDir: {sizeLimit: 256Mi}
+  {{- end }}
+- name: pleo-tmp
+  emptyDir: {sizeLimit: {{ .Values.replayDisk }}}
+{{- with include "pleo-auth-proxy.secretSources" . }}
+- name: pleo-secrets
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- . | trim | nindent 6 }}
+{{- end }}
+{{- if .Values.sidecar.socket }}
+- name: pleo-socket
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+{{- end }}
+{{- end -}}
+
+{{/* For the application's container, with sidecar.socket. */}}
+{{- define "pleo-auth-proxy.socketMount" -}}
+- {name: pleo-socket, mountPath: /run/pleo-auth-proxy}
+{{- end -}}

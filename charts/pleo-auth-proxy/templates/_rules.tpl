@@ -1,0 +1,99 @@
+{{/*
+What must hold before anything is rendered. A grant has one store, and a refresh
+token that two pods spend ends the grant for the customer, so a setup that could
+do so is refused, with the reason and the way out.
+*/}}
+{{- define "pleo-auth-proxy.check" -}}
+{{- include "pleo-auth-proxy.checkStore" . -}}
+{{- include "pleo-auth-proxy.checkSecrets" . -}}
+{{- include "pleo-auth-proxy.checkConfig" . -}}
+{{- if eq .Values.mode "gateway" -}}
+{{- include "pleo-auth-proxy.checkGateway" . -}}
+{{- else if or .Values.connect.ingress.enabled .Values.autoscaling.enabled .Values.serviceMonitor.enabled -}}
+{{- fail "connect.ingress, autoscaling and serviceMonitor are for mode gateway: in mode sidecar the pods and their Service are those of your own chart" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.checkStore" -}}
+{{- $s := .Values.store -}}
+{{- if eq $s.driver "memory" -}}
+{{- if .Values.oauth.clientId -}}
+{{- fail "oauth.clientId is set, and store.driver is memory: refresh tokens change with every use, so a store that forgets them loses the connections; use sqlite for one pod, or postgres" -}}
+{{- end -}}
+{{- if .Values.connect.publicUrl -}}
+{{- fail "connect.publicUrl is set, and store.driver is memory, which forgets what customers connect; use sqlite for one pod, or postgres" -}}
+{{- end -}}
+{{- if not .Values.connections -}}
+{{- fail "store.driver memory has only what is declared, and connections is empty: declare connections with their keys, or use sqlite or postgres" -}}
+{{- end -}}
+{{- else if not $s.keyset.name -}}
+{{- fail (printf "store.keyset.name is needed with store.driver %s: the keyset that seals the store is kept apart from it, in a Secret" $s.driver) -}}
+{{- end -}}
+{{- if eq $s.driver "sqlite" -}}
+{{- include "pleo-auth-proxy.checkOnePod" . -}}
+{{- end -}}
+{{- if and (eq $s.driver "postgres") (not $s.dsn.name) -}}
+{{- fail "store.dsn.name is needed with store.driver postgres: the Secret that holds the connection string" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.checkOnePod" -}}
+{{- $why := "store.driver sqlite is one pod's: two pods with a store each, or with one file, would spend one refresh token twice, and Pleo would end the grant" -}}
+{{- if or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled -}}
+{{- fail (printf "%s; use one replica without autoscaling, or store.driver postgres" $why) -}}
+{{- end -}}
+{{- if ne (include "pleo-auth-proxy.strategy" .) "Recreate" -}}
+{{- fail (printf "%s; a strategy other than Recreate runs the new pod beside the old one: use Recreate, or store.driver postgres" $why) -}}
+{{- end -}}
+{{- $claim := .Values.store.claim -}}
+{{- if ne $claim.accessMode "ReadWriteOncePod" -}}
+{{- fail (printf "%s; store.claim.accessMode %s lets a second pod in: use ReadWriteOncePod, or store.driver postgres" $why $claim.accessMode) -}}
+{{- end -}}
+{{- if $claim.existing -}}
+{{- $there := lookup "v1" "PersistentVolumeClaim" .Release.Namespace $claim.existing -}}
+{{- if and $there (ne (toJson $there.spec.accessModes) "[\"ReadWriteOncePod\"]") -}}
+{{- fail (printf "%s; the claim %s has the access modes %s: make one with ReadWriteOncePod alone" $why $claim.existing (toJson $there.spec.accessModes)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.checkSecrets" -}}
+{{- if and .Values.oauth.clientId (not .Values.oauth.clientSecret.name) -}}
+{{- fail "oauth.clientSecret.name is needed with oauth.clientId: the Secret that holds the client secret" -}}
+{{- end -}}
+{{- if and .Values.oauth.clientSecret.name (not .Values.oauth.clientId) -}}
+{{- fail "oauth.clientId is needed with oauth.clientSecret" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Keys of config that have a value of the chart, which knows more about them. */}}
+{{- define "pleo-auth-proxy.checkConfig" -}}
+{{- $instead := dict
+  "environment" "environment" "data_dir" "store.claim" "store" "store" "connections" "connections"
+  "oauth.client_id" "oauth.clientId" "oauth.client_secret" "oauth.clientSecret" "oauth.client_secret_file" "oauth.clientSecret"
+  "oauth.previous_client_secret" "oauth.previousClientSecret" "oauth.previous_client_secret_file" "oauth.previousClientSecret"
+  "proxy.listen" "mode and sidecar.socket" "proxy.clients" "clients" "proxy.client_networks" "clientNetworks"
+  "proxy.dangerously_allow_anyone" "clients or clientNetworks" "connect.listen" "connect.publicUrl" "connect.public_url" "connect.publicUrl"
+  "admin.listen" "kubectl port-forward" "admin.token_file" "admin.token" "health" "nothing: probes need it as it is"
+-}}
+{{- range $path, $value := $instead -}}
+{{- $parts := splitList "." $path -}}
+{{- $section := $.Values.config -}}
+{{- if gt (len $parts) 1 -}}{{- $section = get $.Values.config (first $parts) | default dict -}}{{- end -}}
+{{- if hasKey $section (last $parts) -}}
+{{- fail (printf "config.%s is set by the chart; use %s" $path $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.checkGateway" -}}
+{{- if not (or .Values.clients .Values.clientNetworks) -}}
+{{- fail "whoever reaches a gateway acts with every connection: name who may in clients or clientNetworks" -}}
+{{- end -}}
+{{- if .Values.sidecar.socket -}}
+{{- fail "sidecar.socket is for mode sidecar: other pods cannot reach a unix socket" -}}
+{{- end -}}
+{{- if and .Values.connect.ingress.enabled (not .Values.connect.publicUrl) -}}
+{{- fail "connect.ingress needs connect.publicUrl, which says under which host customers reach it" -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,378 @@
+package deploy
+
+import (
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// setup is one way to install that the documents describe: what kubectl would
+// be given.
+type setup struct {
+	name   string
+	chart  string   // below charts/; empty for a plain manifest
+	values []string // arguments for helm, or the path of the manifest
+	want   []string // kinds of the objects, in the order of their names
+}
+
+func setups() []setup {
+	gateway := func(name string, want ...string) setup {
+		return setup{
+			name: name, chart: "pleo-auth-proxy",
+			values: []string{"--values", repository("charts", "pleo-auth-proxy", "ci", name+".yaml")}, want: want,
+		}
+	}
+	always := []string{"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}
+	sidecar := func(name string, want []string, values ...string) setup {
+		return setup{name: name, chart: "examples/erp", values: values, want: want}
+	}
+	return []setup{
+		gateway("gateway-keys", always...),
+		gateway("gateway-sqlite", append([]string{"Ingress", "PersistentVolumeClaim"}, always...)...),
+		gateway("gateway-postgres", append([]string{"HorizontalPodAutoscaler", "PrometheusRule", "ServiceMonitor"}, always...)...),
+		sidecar("sidecar-keys", []string{"ConfigMap", "Deployment", "NetworkPolicy"}),
+		sidecar("sidecar-socket", []string{"ConfigMap", "Deployment", "NetworkPolicy"}, "--set", "pleo-auth-proxy.sidecar.socket=true"),
+		sidecar("sidecar-sqlite", []string{"ConfigMap", "Deployment", "NetworkPolicy", "PersistentVolumeClaim"},
+			"--values", repository("charts", "examples", "erp", "ci", "sqlite.yaml")),
+		{name: "plain-sidecar", values: []string{repository("deploy", "kubernetes", "sidecar.yaml")},
+			want: []string{"ConfigMap", "Deployment", "NetworkPolicy", "PersistentVolumeClaim"}},
+		{name: "plain-job", values: []string{repository("deploy", "kubernetes", "job.yaml")},
+			want: []string{"ConfigMap", "Job", "NetworkPolicy"}},
+	}
+}
+
+// chartDir returns a copy of a chart with its dependencies in it.
+func chartDir(t *testing.T, name string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "charts")
+	if err := os.CopyFS(dir, os.DirFS(repository("charts"))); err != nil {
+		t.Fatal(err)
+	}
+	if name != "pleo-auth-proxy" {
+		output(t, tool(t, "helm"), "dependency", "update", filepath.Join(dir, name))
+	}
+	return filepath.Join(dir, name)
+}
+
+// render returns the manifest of a setup.
+func (s setup) render(t *testing.T, more ...string) string {
+	t.Helper()
+	if s.chart == "" {
+		return read(t, s.values[0])
+	}
+	args := append([]string{"template", "pleo", chartDir(t, s.chart), "--namespace", "pleo"}, s.values...)
+	return output(t, tool(t, "helm"), append(args, more...)...)
+}
+
+func TestChartsLint(t *testing.T) {
+	for _, s := range setups() {
+		if s.chart == "" {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			args := append([]string{"lint", "--strict", chartDir(t, s.chart)}, s.values...)
+			if out := output(t, tool(t, "helm"), args...); !strings.Contains(out, "0 chart(s) failed") {
+				t.Error(out)
+			}
+		})
+	}
+}
+
+func TestChartsRender(t *testing.T) {
+	for _, s := range setups() {
+		if s.chart == "" {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			golden, got := filepath.Join("testdata", "charts", s.name+".yaml"), s.render(t)
+			if *update {
+				write(t, golden, got)
+			}
+			if diff := cmp.Diff(read(t, golden), got); diff != "" {
+				t.Errorf("rendered otherwise than %s; if that is meant, go test -run TestChartsRender . -update (-want +got):\n%s", golden, diff)
+			}
+		})
+	}
+}
+
+// object returns an empty object of a kind.
+func object(apiVersion, kind string) any {
+	switch apiVersion + " " + kind {
+	case "v1 ConfigMap":
+		return &corev1.ConfigMap{}
+	case "v1 PersistentVolumeClaim":
+		return &corev1.PersistentVolumeClaim{}
+	case "v1 Secret":
+		return &corev1.Secret{}
+	case "v1 Service":
+		return &corev1.Service{}
+	case "v1 ServiceAccount":
+		return &corev1.ServiceAccount{}
+	case "apps/v1 Deployment":
+		return &appsv1.Deployment{}
+	case "batch/v1 Job":
+		return &batchv1.Job{}
+	case "policy/v1 PodDisruptionBudget":
+		return &policyv1.PodDisruptionBudget{}
+	case "autoscaling/v2 HorizontalPodAutoscaler":
+		return &autoscalingv2.HorizontalPodAutoscaler{}
+	case "networking.k8s.io/v1 NetworkPolicy":
+		return &networkingv1.NetworkPolicy{}
+	case "networking.k8s.io/v1 Ingress":
+		return &networkingv1.Ingress{}
+	case "monitoring.coreos.com/v1 ServiceMonitor":
+		return &monitoringv1.ServiceMonitor{}
+	case "monitoring.coreos.com/v1 PrometheusRule":
+		return &monitoringv1.PrometheusRule{}
+	}
+	return nil
+}
+
+// decode reads every object of a manifest strictly, so that a key that the API
+// does not know is an error, and returns them by kind.
+func decode(t *testing.T, manifest string) map[string]any {
+	t.Helper()
+	objects := map[string]any{}
+	for document := range strings.SplitSeq(manifest, "\n---\n") {
+		var head struct{ APIVersion, Kind string }
+		if err := yaml.Unmarshal([]byte(document), &head); err != nil {
+			t.Fatalf("%v in:\n%s", err, document)
+		}
+		if head.Kind == "" {
+			continue // comments alone
+		}
+		into := object(head.APIVersion, head.Kind)
+		if into == nil {
+			t.Errorf("there is a %s %s, which nothing here can check", head.APIVersion, head.Kind)
+			continue
+		}
+		if err := yaml.UnmarshalStrict([]byte(document), into); err != nil {
+			t.Errorf("%s: %v", head.Kind, err)
+		}
+		if objects[head.Kind] != nil {
+			t.Errorf("there are two objects of kind %s", head.Kind)
+		}
+		objects[head.Kind] = into
+	}
+	return objects
+}
+
+// podOf returns the pod that a Deployment or a Job makes.
+func podOf(t *testing.T, objects map[string]any) corev1.PodSpec {
+	t.Helper()
+	if d, ok := objects["Deployment"].(*appsv1.Deployment); ok {
+		return d.Spec.Template.Spec
+	}
+	if j, ok := objects["Job"].(*batchv1.Job); ok {
+		return j.Spec.Template.Spec
+	}
+	t.Fatal("there is neither a Deployment nor a Job")
+	return corev1.PodSpec{}
+}
+
+// proxyOf returns the container of the proxy.
+func proxyOf(t *testing.T, pod corev1.PodSpec) corev1.Container {
+	t.Helper()
+	for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+		if c.Name == "pleo-auth-proxy" {
+			return c
+		}
+	}
+	t.Fatal("no container is called pleo-auth-proxy")
+	return corev1.Container{}
+}
+
+// TestObjectsAreWhatKubernetesKnows decodes every object of every setup, and
+// looks for what each pod must have.
+func TestObjectsAreWhatKubernetesKnows(t *testing.T) {
+	for _, s := range setups() {
+		t.Run(s.name, func(t *testing.T) {
+			objects := decode(t, s.render(t))
+			slices.Sort(s.want)
+			if diff := cmp.Diff(s.want, slices.Sorted(maps.Keys(objects))); diff != "" {
+				t.Errorf("kinds (-want +got):\n%s", diff)
+			}
+			pod := podOf(t, objects)
+			checkPod(t, pod)
+			if strings.Contains(s.name, "sqlite") || s.name == "plain-sidecar" {
+				checkOnePod(t, objects)
+			}
+			if !strings.HasPrefix(s.name, "gateway") {
+				checkSidecar(t, pod)
+			}
+		})
+	}
+}
+
+// checkPod holds a pod to the restricted Pod Security Standard and to what the
+// program needs.
+func checkPod(t *testing.T, pod corev1.PodSpec) {
+	t.Helper()
+	if g := pod.TerminationGracePeriodSeconds; g == nil || *g != 90 {
+		t.Errorf("terminationGracePeriodSeconds = %v, want 90", g)
+	}
+	if l := pod.EnableServiceLinks; l == nil || *l {
+		t.Errorf("enableServiceLinks = %v, want false", l)
+	}
+	if m := pod.AutomountServiceAccountToken; m == nil || *m {
+		t.Errorf("automountServiceAccountToken = %v, want false", m)
+	}
+	for _, v := range pod.Volumes {
+		if v.HostPath != nil {
+			t.Errorf("volume %s is of the host", v.Name)
+		}
+	}
+	c := proxyOf(t, pod)
+	s := c.SecurityContext
+	if !*s.RunAsNonRoot || *s.RunAsUser != 65532 || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem ||
+		!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 ||
+		s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("security context = %v, want what the restricted standard asks for", s)
+	}
+	for name, probe := range map[string]*corev1.Probe{"/livez": c.LivenessProbe, "/readyz": c.ReadinessProbe} {
+		if probe == nil || probe.HTTPGet == nil || probe.HTTPGet.Path != name || probe.HTTPGet.Port.StrVal != "pleo-health" {
+			t.Errorf("probe of %s = %v", name, probe)
+		}
+	}
+	for _, e := range c.Env {
+		if e.Value != "" {
+			t.Errorf("variable %s has a value in the manifest", e.Name)
+		}
+	}
+}
+
+// checkOnePod looks for all that keeps a second pod from the store.
+func checkOnePod(t *testing.T, objects map[string]any) {
+	t.Helper()
+	d := objects["Deployment"].(*appsv1.Deployment)
+	if *d.Spec.Replicas != 1 || d.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+		t.Errorf("replicas %d, strategy %s; want 1, Recreate", *d.Spec.Replicas, d.Spec.Strategy.Type)
+	}
+	claim := objects["PersistentVolumeClaim"].(*corev1.PersistentVolumeClaim)
+	if !slices.Equal(claim.Spec.AccessModes, []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}) {
+		t.Errorf("access modes %v, want ReadWriteOncePod", claim.Spec.AccessModes)
+	}
+}
+
+// checkSidecar looks for what makes the proxy start first, end last and not keep
+// a job.
+func checkSidecar(t *testing.T, pod corev1.PodSpec) {
+	t.Helper()
+	if len(pod.InitContainers) != 1 {
+		t.Fatalf("there are %d init containers, want 1", len(pod.InitContainers))
+	}
+	c := pod.InitContainers[0]
+	if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+		t.Errorf("restartPolicy = %v, want Always", c.RestartPolicy)
+	}
+	if c.StartupProbe == nil {
+		t.Error("without a startup probe, the application starts before the proxy is ready")
+	}
+}
+
+// TestPlainManifestsAreTheCharts: what is written by hand for those without Helm
+// is the same container in the same pod.
+func TestPlainManifestsAreTheCharts(t *testing.T) {
+	all := map[string]corev1.PodSpec{}
+	for _, s := range setups() {
+		all[s.name] = podOf(t, decode(t, s.render(t)))
+	}
+	for plain, chart := range map[string]string{"plain-sidecar": "sidecar-sqlite", "plain-job": "sidecar-keys"} {
+		if diff := cmp.Diff(all[chart].InitContainers, all[plain].InitContainers); diff != "" {
+			t.Errorf("the container of %s is not that of %s (-%[2]s +%[1]s):\n%s", plain, chart, diff)
+		}
+		if diff := cmp.Diff(all[chart].SecurityContext, all[plain].SecurityContext); diff != "" {
+			t.Errorf("the pod of %s is not that of %s (-%[2]s +%[1]s):\n%s", plain, chart, diff)
+		}
+	}
+}
+
+func TestKubeScoreFindsNothingCritical(t *testing.T) {
+	for _, s := range setups() {
+		t.Run(s.name, func(t *testing.T) {
+			file := write(t, filepath.Join(t.TempDir(), "manifest.yaml"), s.render(t))
+			out, err := exec.Command(tool(t, "kube-score"), "score", "--output-format", "ci", file).CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// TestChartRefuses: what could lose connections, or let anyone act with them, is
+// not rendered, and the reason is given.
+func TestChartRefuses(t *testing.T) {
+	helm, chart := tool(t, "helm"), chartDir(t, "pleo-auth-proxy")
+	erp := chartDir(t, "examples/erp")
+	sqlite, postgres, keys := "gateway-sqlite", "gateway-postgres", "gateway-keys"
+	for _, test := range []struct {
+		name, base string
+		set        []string
+		want       string
+	}{
+		{"OAuth in SQLite with two replicas", sqlite, []string{"replicas=2"}, "would spend one refresh token twice"},
+		{"OAuth in SQLite with a rolling update", sqlite, []string{"strategy=RollingUpdate"}, "runs the new pod beside the old one"},
+		{"OAuth in SQLite with an autoscaler", sqlite, []string{"autoscaling.enabled=true"}, "would spend one refresh token twice"},
+		{"OAuth in SQLite on a claim for several pods", sqlite, []string{"store.claim.accessMode=ReadWriteMany"}, "lets a second pod in"},
+		{"OAuth in SQLite on a claim for one node", sqlite, []string{"store.claim.accessMode=ReadWriteOnce"}, "lets a second pod in"},
+		{"OAuth without a store", sqlite, []string{"store.driver=memory"}, "a store that forgets them loses the connections"},
+		{"a store without a keyset", sqlite, []string{"store.keyset.name="}, "store.keyset.name is needed"},
+		{"PostgreSQL without a connection string", postgres, []string{"store.dsn.name="}, "store.dsn.name is needed"},
+		{"OAuth without a client secret", sqlite, []string{"oauth.clientSecret.name="}, "oauth.clientSecret.name is needed"},
+		{"a client secret without a client", sqlite, []string{"oauth.clientId="}, "oauth.clientId is needed"},
+		{"a gateway for anyone", keys, []string{"clients=null"}, "name who may in clients or clientNetworks"},
+		{"nothing to serve", keys, []string{"connections=null"}, "connections is empty"},
+		{"no image", keys, []string{"image.repository="}, "image.repository is needed"},
+		{"pages that nobody reaches", sqlite, []string{"connect.publicUrl="}, "connect.ingress needs connect.publicUrl"},
+		{"an inline secret", sqlite, []string{"config.oauth.client_secret=s3cret"}, "config.oauth.client_secret is set by the chart; use oauth.clientSecret"},
+		{"another store by the side door", sqlite, []string{"config.store.driver=memory"}, "config.store is set by the chart"},
+		{"a socket for other pods", keys, []string{"sidecar.socket=true"}, "sidecar.socket is for mode sidecar"},
+		{"an unknown value", keys, []string{"replicaCount=2"}, "replicaCount"},
+		{"a secret that is no reference", keys, []string{"connections[0].apiKey=pls_x"}, "apiKey"},
+		{"a name that no connection can have", keys, []string{"connections[0].name=a/b"}, "name"},
+		{"a sidecar with SQLite and two replicas", "", []string{
+			"pleo-auth-proxy.store.driver=sqlite", "pleo-auth-proxy.store.keyset.name=k", "pleo-auth-proxy.replicas=2",
+		}, "would spend one refresh token twice"},
+		{"an ingress in front of a sidecar", "", []string{"pleo-auth-proxy.serviceMonitor.enabled=true"}, "are for mode gateway"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			args := []string{"template", "pleo", erp}
+			if test.base != "" {
+				args = []string{"template", "pleo", chart, "--values", repository("charts", "pleo-auth-proxy", "ci", test.base+".yaml")}
+			}
+			for _, s := range test.set {
+				args = append(args, "--set", s)
+			}
+			out, err := exec.Command(helm, args...).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), test.want) {
+				t.Errorf("helm %q: %v, want an error with %q:\n%s", args, err, test.want, out)
+			}
+		})
+	}
+}
+
+// TestChartsAlertsAreOurs: the rules in the chart are those that are tested.
+func TestChartsAlertsAreOurs(t *testing.T) {
+	const copied = "charts/pleo-auth-proxy/files/alerts.yaml"
+	want := read(t, repository("deploy", "prometheus", "alerts.yaml"))
+	if *update {
+		write(t, repository(copied), want)
+	}
+	if diff := cmp.Diff(want, read(t, repository(copied))); diff != "" {
+		t.Errorf("%s is not deploy/prometheus/alerts.yaml; go test -run TestChartsAlertsAreOurs . -update copies it (-want +got):\n%s", copied, diff)
+	}
+}

@@ -1,0 +1,315 @@
+package deploy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// The public client of the simulator, and a key that it is told to know.
+const (
+	simulatedSecret = "sim+client/secret%3A:42"
+	simulatedKey    = "pls_0123456789abcdef_620d75"
+)
+
+// kept is what the Secrets of the setups hold: Secret → key → text.
+func kept(t *testing.T) map[string]map[string]string {
+	t.Helper()
+	keyset := filepath.Join(t.TempDir(), "keyset.json")
+	cmd := exec.Command(tool(t, "pleo-auth-proxy"), "keyset", "create")
+	cmd.Env = append(os.Environ(), "PLEO_ENVIRONMENT=production", "PLEO_DATA_DIR="+filepath.Dir(keyset))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("making a keyset: %v %s", err, out)
+	}
+	return map[string]map[string]string{
+		"pleo-client":  {"client-secret": simulatedSecret, "previous-client-secret": "the one before"},
+		"pleo-keyset":  {"keyset.json": read(t, keyset)},
+		"pleo-keys":    {"acme": simulatedKey, "globex": simulatedKey},
+		"pleo-clients": {"erp": "a token for the ERP"},
+		"pleo-store":   {"dsn": "postgres://pleo:secret@postgres/pleo"},
+		"pleo-admin":   {"admin-token": "a token for operators, long enough"},
+	}
+}
+
+// startable makes the container of the proxy in a pod, with the volumes as a
+// node lays them out.
+func startable(t *testing.T, objects map[string]any, secrets map[string]map[string]string) *container {
+	t.Helper()
+	pod := podOf(t, objects)
+	spec := proxyOf(t, pod)
+	c := newContainer(t, spec.Name, loadImage(t, "pleo-auth-proxy"))
+	c.args = spec.Args
+	dirs := map[string]string{}
+	for _, v := range pod.Volumes {
+		dirs[v.Name] = layOut(t, v, objects, secrets)
+	}
+	for _, m := range spec.VolumeMounts {
+		c.mounts = append(c.mounts, mount{source: dirs[m.Name], target: m.MountPath, readOnly: m.ReadOnly})
+	}
+	return c
+}
+
+// layOut makes the directory of a volume. What a pod with fsGroup may read, its
+// group may; what it may write to, its group owns.
+func layOut(t *testing.T, v corev1.Volume, objects map[string]any, secrets map[string]map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	// The application's user comes to the socket past the directory above.
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put := func(path, text string, mode os.FileMode) {
+		path = write(t, filepath.Join(dir, path), text)
+		if err := errors.Join(os.Chown(path, 0, 65532), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	switch {
+	case v.ConfigMap != nil:
+		for name, text := range objects["ConfigMap"].(*corev1.ConfigMap).Data {
+			put(name, text, 0o644)
+		}
+	case v.Projected != nil:
+		for _, source := range v.Projected.Sources {
+			for _, item := range source.Secret.Items {
+				text, ok := secrets[source.Secret.Name][item.Key]
+				if !ok {
+					t.Fatalf("a Secret %s with the key %s is mounted, which no document speaks of", source.Secret.Name, item.Key)
+				}
+				put(item.Path, text, os.FileMode(*v.Projected.DefaultMode))
+			}
+		}
+	case v.EmptyDir != nil, v.PersistentVolumeClaim != nil:
+		if err := errors.Join(os.Chown(dir, 0, 65532), os.Chmod(dir, 0o770|os.ModeSetgid)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	default:
+		t.Fatalf("volume %s is of a sort that no test knows", v.Name)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestConfigurationsAreValid has the real program, in its container, look at the
+// configuration of every setup and at every file that it names.
+func TestConfigurationsAreValid(t *testing.T) {
+	secrets := kept(t)
+	for _, s := range setups() {
+		t.Run(s.name, func(t *testing.T) {
+			c := startable(t, decode(t, s.render(t)), secrets)
+			if out, err := c.exec(t, "", "/pleo-auth-proxy", "config", "validate"); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// simulated turns a setup to the simulator; nothing else of it is changed.
+func (c *container) simulated() {
+	c.env["PLEO_ENVIRONMENT"] = "custom"
+	c.env["PLEO_UPSTREAM_API_URL"] = simulatorURL
+	c.env["PLEO_UPSTREAM_AUTH_URL"] = simulatorURL
+}
+
+// simulatorWithKey starts the simulator with a key for the company Acme.
+func simulatorWithKey(t *testing.T) {
+	t.Helper()
+	startSimulator(t, "--settings", write(t, filepath.Join(t.TempDir(), "sim.json"), `{
+	  "companies": [{"name": "Acme ApS", "employees": 5}],
+	  "keys": [{"kind": "standalone_key", "company": "Acme ApS", "key": "`+simulatedKey+`"}]
+	}`))
+}
+
+// probe asks as the kubelet does, at the container's port of that name.
+func probe(t *testing.T, c corev1.Container, p *corev1.Probe) func() error {
+	t.Helper()
+	for _, port := range c.Ports {
+		if port.Name == p.HTTPGet.Port.StrVal {
+			return healthy(fmt.Sprintf("http://127.0.0.1:%d%s", port.ContainerPort, p.HTTPGet.Path))
+		}
+	}
+	t.Fatalf("no port is called %s", p.HTTPGet.Port.StrVal)
+	return nil
+}
+
+// TestSidecarServesAnApplication runs pods as a node does: first the proxy, and
+// when its startup probe succeeds, the application, which sees an API without
+// credentials at the base URL that the manifest gives it.
+func TestSidecarServesAnApplication(t *testing.T) {
+	for _, name := range []string{"sidecar-keys", "sidecar-socket", "sidecar-sqlite", "plain-sidecar"} {
+		t.Run(name, func(t *testing.T) {
+			simulatorWithKey(t)
+			objects := decode(t, setupNamed(t, name).render(t))
+			pod := podOf(t, objects)
+			proxy := proxyOf(t, pod)
+			c := startable(t, objects, kept(t))
+			c.simulated()
+			c.start(t)
+			c.await(t, probe(t, proxy, proxy.StartupProbe))
+			if strings.Contains(objects["ConfigMap"].(*corev1.ConfigMap).Data["config.yaml"], "sqlite") {
+				importGrant(t, c, "acme")
+			}
+			base := variable(t, pod.Containers[0], "PLEO_API")
+			status, body, err := askAs(pod.Containers[0], c, base+"/v2/employees?limit=2")
+			if err != nil || status != http.StatusOK || !strings.Contains(body, "email") {
+				t.Errorf("the application is answered %d %s %v, want employees", status, body, err)
+			}
+			if code := c.stop(t); code != 0 {
+				t.Errorf("the proxy exits with %d, want 0", code)
+			}
+		})
+	}
+}
+
+func setupNamed(t *testing.T, name string) setup {
+	t.Helper()
+	for _, s := range setups() {
+		if s.name == name {
+			return s
+		}
+	}
+	t.Fatalf("there is no setup %s", name)
+	return setup{}
+}
+
+func variable(t *testing.T, c corev1.Container, name string) string {
+	t.Helper()
+	for _, e := range c.Env {
+		if e.Name == name {
+			return e.Value
+		}
+	}
+	t.Fatalf("container %s has no variable %s", c.Name, name)
+	return ""
+}
+
+// importGrant brings a grant of the simulator into the store, as docs/kubernetes.md
+// does it with kubectl exec.
+func importGrant(t *testing.T, c *container, name string) {
+	t.Helper()
+	importGrantBy(t, c, "/pleo-auth-proxy", name)
+}
+
+func importGrantBy(t *testing.T, c *container, program, name string) {
+	t.Helper()
+	answer, err := http.Post(simulatorURL+"/_control/grants", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var grant struct {
+		RefreshToken string `json:"refresh_token"`
+	}
+	if err := json.NewDecoder(answer.Body).Decode(&grant); err != nil {
+		t.Fatal(err)
+	}
+	line := fmt.Sprintf(`{"name":%q,"kind":"oauth","refresh_token":%q}`, name, grant.RefreshToken)
+	if out, err := c.exec(t, line+"\n", program, "connections", "import", "-"); err != nil {
+		t.Fatalf("importing: %v %s", err, out)
+	}
+}
+
+// askAs asks as the application's container would: over the shared socket if the
+// pod mounts one, else over loopback, as the user of that container.
+func askAs(app corev1.Container, c *container, url string) (int, string, error) {
+	args := []string{"--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", url}
+	for _, m := range app.VolumeMounts {
+		if m.Name != "pleo-socket" {
+			continue
+		}
+		for _, shared := range c.mounts {
+			if shared.target == m.MountPath {
+				args = append(args, "--unix-socket", filepath.Join(shared.source, "proxy.sock"))
+			}
+		}
+	}
+	user := []string{"--reuid", "10001", "--regid", "10001", "--groups", "65532", "curl"}
+	out, err := exec.Command("setpriv", append(user, args...)...).Output()
+	if err != nil {
+		return 0, problems(err), err
+	}
+	end := strings.LastIndexByte(string(out), '\n')
+	status := 0
+	_, err = fmt.Sscan(string(out[end+1:]), &status)
+	return status, string(out[:end]), err
+}
+
+// TestJobEnds runs the plain job: its own container ends, and then the proxy is
+// told to, which it does at once and well.
+func TestJobEnds(t *testing.T) {
+	simulatorWithKey(t)
+	objects := decode(t, setupNamed(t, "plain-job").render(t))
+	pod := podOf(t, objects)
+	c := startable(t, objects, kept(t))
+	c.simulated()
+	c.start(t)
+	c.await(t, probe(t, proxyOf(t, pod), proxyOf(t, pod).StartupProbe))
+	job := pod.Containers[0]
+	var args []string
+	for _, a := range job.Command {
+		args = append(args, strings.ReplaceAll(a, "$(PLEO_API)", variable(t, job, "PLEO_API")))
+	}
+	if out := output(t, args[0], args[1:]...); !strings.Contains(out, "email") {
+		t.Errorf("the job printed %s, want employees", out)
+	}
+	if code := c.stop(t); code != 0 {
+		t.Errorf("the proxy exits with %d, want 0: the job would count as failed", code)
+	}
+}
+
+// TestGatewayKeepsConnections runs the gateway with SQLite: clients of its
+// network are served and others not, and a pod that follows finds the
+// connections on the claim.
+func TestGatewayKeepsConnections(t *testing.T) {
+	startSimulator(t)
+	addAddress(t, "10.0.0.5/8")
+	addAddress(t, "192.168.7.7/32")
+	objects := decode(t, setupNamed(t, "gateway-sqlite").render(t))
+	proxy := proxyOf(t, podOf(t, objects))
+	c := startable(t, objects, kept(t))
+	c.simulated()
+	for pod := range 2 {
+		c.start(t)
+		c.await(t, probe(t, proxy, proxy.ReadinessProbe))
+		if pod == 0 {
+			importGrant(t, c, "acme")
+		}
+		if status, body, err := get("http://10.0.0.5:8484/v2/employees", "Pleo-Connection", "acme"); err != nil || status != http.StatusOK {
+			t.Errorf("pod %d answers a client %d %s %v, want 200", pod, status, body, err)
+		}
+		if status, body, err := get("http://192.168.7.7:8484/v2/employees", "Pleo-Connection", "acme"); err != nil || status != http.StatusForbidden {
+			t.Errorf("pod %d answers a stranger %d %s %v, want 403", pod, status, body, err)
+		}
+		if code := c.stop(t); code != 0 {
+			t.Errorf("pod %d exits with %d, want 0", pod, code)
+		}
+	}
+}
+
+// TestGatewayKnowsItsClients runs the gateway whose clients have tokens.
+func TestGatewayKnowsItsClients(t *testing.T) {
+	simulatorWithKey(t)
+	objects := decode(t, setupNamed(t, "gateway-keys").render(t))
+	proxy := proxyOf(t, podOf(t, objects))
+	c := startable(t, objects, kept(t))
+	c.simulated()
+	c.start(t)
+	c.await(t, probe(t, proxy, proxy.ReadinessProbe))
+	for token, want := range map[string]int{"a token for the ERP": http.StatusOK, "another": http.StatusUnauthorized} {
+		status, body, err := get("http://127.0.0.1:8484/v2/employees", "Pleo-Connection", "acme", "Authorization", "Bearer "+token)
+		if err != nil || status != want {
+			t.Errorf("with the token %q: %d %s %v, want %d", token, status, body, err, want)
+		}
+	}
+}
