@@ -1,0 +1,11 @@
+#!/bin/sh
+# A program that knows nothing of tokens: it asks for employees at its base URL,
+# now and every minute.
+while :; do
+  if wget -q -O - "$PLEO_BASE_URL/v2/employees?limit=2"; then
+    echo
+  else
+    echo "no answer from $PLEO_BASE_URL" >&2
+  fi
+  sleep "${PLEO_INTERVAL:-60}"
+done
