@@ -111,7 +111,7 @@ clients: ## Run the clients in examples/, which need PHP, Python, Node.js, Java 
 # What the tests need from npm is named in internal/browsertest/package-lock.json.
 .PHONY: browser
 browser: internal/browsertest/node_modules ## Use the pages with a real Chromium; SCREENSHOTS=DIR leaves pictures there (needs chromium and npm)
-	SCREENSHOTS=$(abspath $(SCREENSHOTS)) $(GO) test -count=1 -timeout 5m -tags browser $(TESTFLAGS) -run Browser ./internal/browsertest ./cmd/pleo-auth-proxy
+	SCREENSHOTS=$(abspath $(SCREENSHOTS)) $(GO) test -count=1 -timeout 5m -tags browser $(TESTFLAGS) -run Browser ./internal/browsertest ./internal/admin ./cmd/pleo-auth-proxy
 
 internal/browsertest/node_modules: internal/browsertest/package-lock.json
 	cd $(@D) && npm ci --ignore-scripts

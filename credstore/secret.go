@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // redacted is what a secret looks like wherever it is printed.
@@ -45,6 +46,13 @@ func (s Secret) IsZero() bool { return s.value == nil }
 // depend on where they differ.
 func (s Secret) Equal(other Secret) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
+}
+
+// Sendable reports whether the value can stand in a header field (RFC 6750
+// section 2.1 is narrower still). The usual mistakes are line breaks and quotes
+// that came along from a file.
+func (s Secret) Sendable() bool {
+	return !strings.ContainsFunc(s.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 // Hash returns the SHA-256 of the value. It names a token of high entropy

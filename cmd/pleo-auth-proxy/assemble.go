@@ -85,11 +85,12 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	p, err := newProxy(cfg, manager, newLinker(cfg, v.store), registry, log)
+	links := newLinker(cfg, v.store)
+	p, err := newProxy(cfg, manager, links, registry, log)
 	if err != nil {
 		return nil, err
 	}
-	a, err := newAdmin(cfg, v, manager, registry, log.Named("admin"), ready)
+	a, err := newAdmin(cfg, newActions(v.store, manager, links, api, server), registry, log.Named("admin"), ready)
 	if err != nil {
 		return nil, err
 	}
@@ -230,27 +231,31 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.Linke
 	return p, nil
 }
 
-func newAdmin(cfg *config.Config, v *vault, manager *refresh.Manager, registry prometheus.Gatherer, log *zap.Logger, ready func() error) (*admin.Admin, error) {
+// newAdmin returns what operators and the back office use.
+func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, log *zap.Logger, ready func() error) (*admin.Admin, error) {
 	c := admin.Config{
-		Store:    v.store,
+		Store:    act.store,
 		Gatherer: registry,
 		Ready:    ready,
 		Checks: []admin.Check{
-			{Name: "store", Probe: v.store.Ping},
-			{Name: "authorization server", Probe: manager.CheckServer},
-			{Name: "credentials", Probe: manager.CheckCredentials},
+			{Name: "store", Probe: act.store.Ping},
+			{Name: "authorization server", Probe: act.manager.CheckServer},
+			{Name: "credentials", Probe: act.manager.CheckCredentials},
 		},
 		AllowedHosts: cfg.Proxy.AllowedHosts,
+		Actions:      act,
+		Links:        cfg.Connect.PublicURL != nil,
+		ReturnURLs:   cfg.Connect.ReturnURLs,
+		TokenFile:    cfg.Admin.TokenFile,
+		Exposed:      !cfg.Admin.Listen.Local(),
 		Logger:       log,
 	}
-	if cfg.Admin.Listen.Off() {
-		return admin.New(c)
+	if !cfg.Admin.Listen.Off() {
+		var err error
+		if c.Token, err = openAdminToken(cfg, log); err != nil {
+			return nil, err
+		}
 	}
-	token, err := openAdminToken(cfg, log)
-	if err != nil {
-		return nil, err
-	}
-	c.Token, c.Exposed = token, !cfg.Admin.Listen.Local()
 	return admin.New(c)
 }
 

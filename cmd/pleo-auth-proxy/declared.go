@@ -64,7 +64,7 @@ func openDeclared(cfg *config.Config, log *zap.Logger) ([]*declaredConnection, e
 	for i, c := range cfg.Connections {
 		name := fmt.Sprintf("connections[%d].api_key_file", i)
 		reader, err := c.APIKey.Open()
-		if err == nil && !sendable(reader.Secret()) {
+		if err == nil && !reader.Secret().Sendable() {
 			err = errNotSendable
 		}
 		if err != nil {
@@ -182,7 +182,7 @@ func (d *declared) keep(ctx context.Context, c *declaredConnection) error {
 	if key.Equal(c.stored) || key.Equal(c.tried) && d.now().Sub(c.asked) < askedEvery {
 		return nil
 	}
-	if !sendable(key) {
+	if !key.Sendable() {
 		return errNotSendable
 	}
 	c.tried, c.asked = key, time.Time{}

@@ -80,7 +80,7 @@ func checkCredential(kind credstore.Kind, c *credstore.FirstCredential) error {
 		return errors.New("a connection of kind oauth needs a refresh token")
 	}
 	for _, secret := range []credstore.Secret{c.APIKey, c.RefreshToken, c.AccessToken} {
-		if !sendable(secret) {
+		if !secret.Sendable() {
 			return errNotSendable
 		}
 	}
@@ -88,13 +88,6 @@ func checkCredential(kind credstore.Kind, c *credstore.FirstCredential) error {
 }
 
 var errNotSendable = errors.New("a token or key holds spaces, control characters or other than ASCII, so it cannot be one of Pleo's")
-
-// sendable reports whether a secret can stand in a header field (RFC 6750
-// section 2.1 is narrower still): the usual mistakes are line breaks and quotes
-// that came along from a file.
-func sendable(s credstore.Secret) bool {
-	return !strings.ContainsFunc(s.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' })
-}
 
 // identify learns the company of n from the API. What the API cannot say is a
 // warning; a company other than the one that was given is an error, since the

@@ -99,9 +99,9 @@ func awaitRefresh(ctx context.Context, store credstore.Store, before credstore.S
 		}
 		taken = taken || begun(before, now)
 		if waited := time.Since(began); !taken && waited >= wait {
-			return credstore.Connection{}, fmt.Errorf("no server has taken it up within %v: either none is running, or its log says why it may not refresh now; the request stays in the store", wait)
+			return credstore.Connection{}, &noOutcomeError{fmt.Sprintf("no server has taken it up within %v: either none is running, or its log says why it may not refresh now; the request stays in the store", wait)}
 		} else if waited >= wait+settledWithin {
-			return credstore.Connection{}, fmt.Errorf("a server has begun, and there is no outcome after %v; see connections show", settledWithin)
+			return credstore.Connection{}, &noOutcomeError{fmt.Sprintf("a server has begun, and there is no outcome after %v; see connections show", settledWithin)}
 		}
 		select {
 		case <-ctx.Done():
@@ -110,6 +110,11 @@ func awaitRefresh(ctx context.Context, store credstore.Store, before credstore.S
 		}
 	}
 }
+
+// noOutcomeError says why it is not known how a refresh ends.
+type noOutcomeError struct{ why string }
+
+func (e *noOutcomeError) Error() string { return e.why }
 
 // begun reports whether a server has announced a presentation since before was
 // read.
@@ -123,7 +128,7 @@ func begun(before, now credstore.State) bool {
 // whyNot says how a refresh ended that brought no token pair.
 func whyNot(s credstore.State) error {
 	if f := s.Connection.LastError; f != nil {
-		return fmt.Errorf("%s: %s", f.Code, f.Message)
+		return &admin.RefreshError{Code: f.Code, Message: f.Message}
 	}
 	return fmt.Errorf("it ended without a new token pair; the connection is %s", s.Connection.Status)
 }

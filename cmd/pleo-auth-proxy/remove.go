@@ -32,12 +32,12 @@ key may outlive it. The connection is forgotten even if that fails; then the exi
 			if err != nil {
 				return err
 			}
-			r := removal{program: p, store: store}
+			r := removal{store: store}
 			if uninstall {
 				r.api, err = newAPI(cfg)
 			}
 			if err == nil {
-				err = r.remove(cmd.Context(), args[0])
+				err = p.remove(cmd.Context(), r, args[0])
 			}
 			return errors.Join(err, store.Close())
 		},
@@ -46,56 +46,71 @@ key may outlive it. The connection is forgotten even if that fails; then the exi
 	return cmd
 }
 
-// removal is one run of connections remove.
-type removal struct {
-	program *program
-	store   credstore.Store
-	api     *pleo.API // to uninstall with; nil: Pleo is not told
-}
-
-func (r removal) remove(ctx context.Context, name string) error {
+func (p *program) remove(ctx context.Context, r removal, name string) error {
 	c, err := find(ctx, r.store, name)
 	if err != nil {
 		return err
 	}
-	var untold error
-	if r.api != nil {
-		untold = r.uninstall(ctx, c)
+	done, err := r.remove(ctx, c)
+	if err != nil {
+		return errors.Join(fmt.Errorf("removing connection %q: %w", name, err), done.untold)
 	}
-	if err := r.store.Remove(ctx, c.ID); err != nil {
-		return errors.Join(fmt.Errorf("removing connection %q: %w", name, err), untold)
+	p.reportRemoval(name, done)
+	if p.asJSON {
+		err = p.printJSON(admin.Describe(c))
 	}
-	r.report(name, untold)
-	if r.program.asJSON {
-		err = r.program.printJSON(admin.Describe(c))
+	if done.untold != nil {
+		done.untold = fmt.Errorf("the connection is removed here, but not at Pleo: %w", done.untold)
 	}
-	if untold != nil {
-		untold = fmt.Errorf("the connection is removed here, but not at Pleo: %w", untold)
-	}
-	return errors.Join(err, untold)
+	return errors.Join(err, done.untold)
 }
 
-func (r removal) report(name string, untold error) {
+func (p *program) reportRemoval(name string, done removed) {
+	if done.needless != "" {
+		p.say("%s", done.needless)
+	}
 	switch {
-	case r.api == nil:
-		r.program.say("removed connection %q; Pleo has no revocation endpoint, so what it granted lives on there: the customer should remove the integration or key in Pleo, or use --uninstall next time", name)
-	case untold != nil:
-		r.program.say("removed connection %q; the customer should remove the integration or key in Pleo", name)
+	case !done.asked:
+		p.say("removed connection %q; Pleo has no revocation endpoint, so what it granted lives on there: the customer should remove the integration or key in Pleo, or use --uninstall next time", name)
+	case done.untold != nil:
+		p.say("removed connection %q; the customer should remove the integration or key in Pleo", name)
 	default:
-		r.program.say("uninstalled the integration at Pleo and removed connection %q", name)
+		p.say("uninstalled the integration at Pleo and removed connection %q", name)
 	}
 }
 
-// uninstall uninstalls the integration with whatever the connection has. A token
-// that was refreshed meanwhile is no reason to fail.
-func (r removal) uninstall(ctx context.Context, c credstore.Connection) error {
+// removal forgets connections.
+type removal struct {
+	store credstore.Store
+	api   *pleo.API // to uninstall with first; nil: Pleo is not told
+}
+
+// removed is what became of a connection at Pleo when it was forgotten here.
+type removed struct {
+	asked    bool   // to uninstall the integration
+	needless string // why there was nothing to uninstall; empty: there was
+	untold   error  // why Pleo could not be told
+}
+
+// remove forgets the connection, whatever Pleo says.
+func (r removal) remove(ctx context.Context, c credstore.Connection) (removed, error) {
+	done := removed{asked: r.api != nil}
+	if done.asked {
+		done.needless, done.untold = r.uninstall(ctx, c)
+	}
+	return done, r.store.Remove(ctx, c.ID)
+}
+
+// uninstall uninstalls the integration with whatever the connection has, or says
+// why there is nothing to uninstall. A token that was refreshed meanwhile is no
+// reason to fail.
+func (r removal) uninstall(ctx context.Context, c credstore.Connection) (needless string, err error) {
 	if c.Version == 0 {
-		r.program.say("the connection has never had a credential, so there is nothing to uninstall")
-		return nil
+		return "the connection has never had a credential, so there is nothing to uninstall", nil
 	}
 	state, err := r.usable(ctx, c)
 	if err != nil {
-		return err
+		return "", err
 	}
 	for {
 		err = r.api.Uninstall(ctx, pleo.AuthorizationValue(c.Kind, state.Credential))
@@ -110,10 +125,9 @@ func (r removal) uninstall(ctx context.Context, c credstore.Connection) error {
 	}
 	var answered *pleo.StatusError
 	if errors.As(err, &answered) && answered.Status == http.StatusNotFound {
-		r.program.say("the integration is not installed at Pleo")
-		return nil
+		return "the integration is not installed at Pleo", nil
 	}
-	return err
+	return "", err
 }
 
 // usable returns the state of the connection with a credential that can be sent

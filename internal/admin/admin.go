@@ -5,8 +5,10 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -15,11 +17,17 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Store is what the operator's side reads. Its methods are those of
+// Store is what the operator's side reads and changes. Its methods are those of
 // [credstore.Store].
 type Store interface {
 	Find(ctx context.Context, name string) (credstore.Connection, error)
 	List(ctx context.Context, q credstore.Query) (credstore.Page, error)
+	Count(ctx context.Context) (map[credstore.Group]int, error)
+	History(ctx context.Context, id, before string, limit int) (credstore.HistoryPage, error)
+	Create(ctx context.Context, c credstore.NewConnection) (credstore.Connection, error)
+	Disable(ctx context.Context, id, reason string) error
+	Enable(ctx context.Context, id string) error
+	Retry(ctx context.Context, id string, at time.Time) error
 }
 
 // Check is something worth knowing about a running program. Checks are shown by
@@ -30,7 +38,8 @@ type Check struct {
 	Probe func(context.Context) error // nil: all is well; the error holds no secret
 }
 
-// Config is what an [Admin] is made of. Store and Gatherer are required.
+// Config is what an [Admin] is made of. Store and Gatherer are required, and
+// Actions where Token is set.
 type Config struct {
 	Store    Store
 	Gatherer prometheus.Gatherer
@@ -47,24 +56,39 @@ type Config struct {
 
 	// Token gives the admin token, which every change takes. Nil or an empty one:
 	// nothing can be changed.
-	Token func() credstore.Secret
+	Token   func() credstore.Secret
+	Actions Actions
+	// Links says that there are pages for customers, to which links lead.
+	Links bool
+	// ReturnURLs are those that a link may go back to at its end.
+	ReturnURLs []string
+	// TokenFile is where operators find the token; for the page to sign in at.
+	TokenFile string
 	// Exposed says that others than this machine's users may reach the listener:
 	// then reading takes the token too.
 	Exposed bool
 
-	Logger *zap.Logger // nil: nothing is logged
+	Logger *zap.Logger      // nil: nothing is logged
+	Now    func() time.Time // nil: time.Now
 }
 
 // Admin serves the operator's side. Use [New] to make one.
 type Admin struct {
-	store   Store
-	ready   func() error
-	checks  []Check
-	hosts   map[string]bool // allowed name, in lower case
-	token   func() credstore.Secret
-	exposed bool
-	metrics http.Handler
-	logger  *zap.Logger
+	store      Store
+	actions    Actions
+	ready      func() error
+	checks     []Check
+	hosts      map[string]bool // allowed name, in lower case
+	token      func() credstore.Secret
+	tokenFile  string
+	exposed    bool
+	links      bool
+	returnURLs []string
+	metrics    http.Handler
+	series     *series
+	dashboard  *dashboard
+	logger     *zap.Logger
+	now        func() time.Time
 }
 
 // New returns an Admin.
@@ -72,38 +96,57 @@ func New(c Config) (*Admin, error) {
 	if c.Store == nil || c.Gatherer == nil {
 		return nil, errors.New("admin: Config needs a Store and a Gatherer")
 	}
+	if c.Token != nil && c.Actions == nil {
+		return nil, errors.New("admin: Config with a Token needs Actions")
+	}
 	if c.Ready == nil {
 		c.Ready = func() error { return nil }
 	}
 	if c.Token == nil {
 		c.Token = func() credstore.Secret { return credstore.Secret{} }
 	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
 	a := &Admin{
-		store:   c.Store,
-		ready:   c.Ready,
-		checks:  c.Checks,
-		token:   c.Token,
-		exposed: c.Exposed,
-		hosts:   make(map[string]bool, len(c.AllowedHosts)),
-		metrics: promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
-		logger:  c.Logger,
+		store:      c.Store,
+		ready:      c.Ready,
+		checks:     c.Checks,
+		token:      c.Token,
+		exposed:    c.Exposed,
+		actions:    c.Actions,
+		links:      c.Links,
+		returnURLs: c.ReturnURLs,
+		tokenFile:  c.TokenFile,
+		series:     &series{gatherer: c.Gatherer, now: c.Now},
+		now:        c.Now,
+		hosts:      make(map[string]bool, len(c.AllowedHosts)),
+		metrics:    promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
+		logger:     c.Logger,
 	}
 	for _, h := range c.AllowedHosts {
 		a.hosts[strings.ToLower(h)] = true
 	}
+	var err error
+	if a.dashboard, err = newDashboard(a); err != nil {
+		return nil, fmt.Errorf("reading the pages: %w", err)
+	}
 	return a, nil
 }
+
+// Run samples the metrics for the charts of the dashboard until ctx ends.
+func (a *Admin) Run(ctx context.Context) { a.series.run(ctx) }
 
 // Handler returns the handler of the admin listener. What web pages of others
 // send to it is refused.
 func (a *Admin) Handler() http.Handler {
 	mux := a.probes()
 	get(mux, "/metrics", a.reading(a.metrics.ServeHTTP))
-	get(mux, "/api/v1/connections", a.reading(a.listConnections))
-	get(mux, "/api/v1/connections/{name}", a.reading(a.showConnection))
+	a.serveAPI(mux)
+	a.dashboard.serve(mux)
 	return private(a.guard(mux))
 }
 
@@ -130,10 +173,7 @@ func (a *Admin) probes() *http.ServeMux {
 // get serves GET and HEAD of the pattern and refuses other methods.
 func get(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
 	mux.HandleFunc("GET "+pattern, h)
-	mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Allow", "GET, HEAD")
-		problemOf(codeMethodNotSupported, "This address can only be read.").write(w)
-	})
+	refuseOthers(mux, pattern, http.MethodGet)
 }
 
 // private keeps answers out of caches, and browsers from guessing what they are.

@@ -21,58 +21,6 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// memoryStore holds connections in the order of their names. With err set it
-// is a store that is down.
-type memoryStore struct {
-	connections []credstore.Connection
-	err         error
-}
-
-func (s *memoryStore) Find(_ context.Context, name string) (credstore.Connection, error) {
-	if s.err != nil {
-		return credstore.Connection{}, s.err
-	}
-	for _, c := range s.connections {
-		if c.Name == name {
-			return c, nil
-		}
-	}
-	return credstore.Connection{}, credstore.ErrNotFound
-}
-
-func (s *memoryStore) List(_ context.Context, q credstore.Query) (credstore.Page, error) {
-	if s.err != nil {
-		return credstore.Page{}, s.err
-	}
-	if strings.HasPrefix(q.Cursor, "!") {
-		return credstore.Page{}, fmt.Errorf("reading the cursor: %w", credstore.ErrBadQuery)
-	}
-	limit := q.Limit
-	if limit == 0 {
-		limit = 50
-	}
-	var page credstore.Page
-	for _, c := range s.connections {
-		if c.Name <= q.Cursor || q.Status != "" && c.Status != q.Status || !strings.Contains(c.Name, q.Search) {
-			continue
-		}
-		if len(page.Connections) == limit {
-			page.Next = page.Connections[limit-1].Name
-			break
-		}
-		page.Connections = append(page.Connections, c)
-	}
-	return page, nil
-}
-
-func (s *memoryStore) Count(ctx context.Context) (map[credstore.Group]int, error) {
-	counts := map[credstore.Group]int{}
-	for _, c := range s.connections {
-		counts[credstore.Group{Kind: c.Kind, Status: c.Status}]++
-	}
-	return counts, errors.Join(s.err, ctx.Err())
-}
-
 func fullConnection() credstore.Connection {
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
 	return credstore.Connection{
@@ -93,7 +41,7 @@ func newAdmin(t *testing.T, store *memoryStore, change func(*Config)) *Admin {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(NewCollector(store))
-	c := Config{Store: store, Gatherer: registry, AllowedHosts: []string{"Ops.Example.com"}}
+	c := Config{Store: store, Actions: &fakeActions{store: store}, Gatherer: registry, AllowedHosts: []string{"Ops.Example.com"}}
 	if change != nil {
 		change(&c)
 	}
@@ -227,7 +175,7 @@ func TestProblems(t *testing.T) {
 		{"other case", up, "GET", "/api/v1/connections/ACME", nil, 404, "connection_unknown"},
 		{"no name", up, "GET", "/api/v1/connections/%2e%2e", nil, 404, "connection_unknown"},
 		{"nothing there", up, "GET", "/api/v2", nil, 404, "not_found"},
-		{"write", up, "DELETE", "/api/v1/connections/acme", nil, 405, "method_not_supported"},
+		{"write", up, "PUT", "/api/v1/connections/acme", nil, 405, "method_not_supported"},
 		{"write a probe", up, "POST", "/livez", nil, 405, "method_not_supported"},
 		{"store down: list", down, "GET", "/api/v1/connections", nil, 503, "store_unavailable"},
 		{"store down: show", down, "GET", "/api/v1/connections/acme", nil, 503, "store_unavailable"},

@@ -2,96 +2,182 @@ package admin
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
-
-	"go.uber.org/zap"
+	"strings"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// listConnections answers GET /api/v1/connections.
-func (a *Admin) listConnections(w http.ResponseWriter, r *http.Request) {
-	q, bad := parseQuery(r.URL.RawQuery)
-	if bad != nil {
-		bad.write(w)
-		return
-	}
-	page, err := a.store.List(r.Context(), q)
-	if errors.Is(err, credstore.ErrBadQuery) {
-		problemOf(codeBadRequest, "The cursor is not one that this listing gave.").write(w)
-		return
-	}
-	if err != nil {
-		a.storeProblem(w, r, err)
-		return
-	}
-	writeJSON(w, DescribePage(page))
+// route is one operation of the API.
+type route struct {
+	method  string
+	path    string // with {name} for the name of a connection
+	changes bool   // something, so that the admin token is needed everywhere
+	handler handler
 }
 
-// parseQuery reads the parameters of a listing. Parameters that it does not
-// know are errors: a misspelt filter must not pass for one that matches all.
-func parseQuery(raw string) (credstore.Query, *problem) {
+// routes are the operations of the API: all that openapi.yaml describes.
+func (a *Admin) routes() []route {
+	const (
+		all  = "/api/v1/connections"
+		one  = all + "/{name}"
+		read = false
+	)
+	return []route{
+		{http.MethodGet, "/api/v1/openapi.yaml", read, showOpenAPI},
+		{http.MethodGet, all, read, a.listConnections},
+		{http.MethodPost, all, true, a.createConnection},
+		{http.MethodGet, one, read, a.showConnection},
+		{http.MethodDelete, one, true, a.removeConnection},
+		{http.MethodGet, one + "/history", read, a.showHistory},
+		{http.MethodPost, one + "/link", true, a.makeLink},
+		{http.MethodPost, one + "/check", true, a.plain(a.checkConnection)},
+		{http.MethodPost, one + "/refresh", true, a.plain(a.refreshConnection)},
+		{http.MethodPost, one + "/retry", true, a.plain(a.retryConnection)},
+		{http.MethodPost, one + "/disable", true, a.plain(a.disableConnection)},
+		{http.MethodPost, one + "/enable", true, a.plain(a.enableConnection)},
+		{http.MethodPost, one + "/key", true, a.setKey},
+	}
+}
+
+// serveAPI puts the routes on the mux, and an answer for other methods.
+func (a *Admin) serveAPI(mux *http.ServeMux) {
+	allowed := map[string][]string{} // path → methods
+	for _, r := range a.routes() {
+		guarded := a.reading
+		if r.changes {
+			guarded = a.writing
+		}
+		mux.HandleFunc(r.method+" "+r.path, guarded(a.api(r.handler)))
+		allowed[r.path] = append(allowed[r.path], r.method)
+	}
+	for path, methods := range allowed {
+		refuseOthers(mux, path, methods...)
+	}
+}
+
+// refuseOthers answers requests for the path with other methods.
+func refuseOthers(mux *http.ServeMux, path string, methods ...string) {
+	if slices.Contains(methods, http.MethodGet) {
+		methods = append(methods, http.MethodHead)
+	}
+	slices.Sort(methods)
+	allow := strings.Join(methods, ", ")
+	mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", allow)
+		problemOf(codeMethodNotSupported, "This address takes %s only.", allow).write(w)
+	})
+}
+
+// listConnections answers GET /api/v1/connections.
+func (a *Admin) listConnections(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseQuery(r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	page, err := a.store.List(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, DescribePage(page))
+}
+
+// parseQuery reads the parameters of a listing.
+func parseQuery(raw string) (credstore.Query, error) {
+	values, err := parameters(raw, "limit", "cursor", "status", "kind", "q")
+	if err != nil {
+		return credstore.Query{}, err
+	}
+	q := credstore.Query{
+		Cursor: values.Get("cursor"),
+		Status: credstore.Status(values.Get("status")),
+		Kind:   credstore.Kind(values.Get("kind")),
+		Search: values.Get("q"),
+	}
+	if q.Limit, err = parseLimit(values.Get("limit")); err != nil {
+		return q, err
+	}
+	if q.Status != "" && !slices.Contains(credstore.Statuses(), q.Status) {
+		return q, problemOf(codeBadRequest, "The status must be pending, active, degraded, reauthorization_required or disabled.")
+	}
+	if q.Kind != "" && !slices.Contains(credstore.Kinds(), q.Kind) {
+		return q, problemOf(codeBadRequest, "The kind must be oauth, integrated_key or standalone_key.")
+	}
+	return q, nil
+}
+
+// parameters reads a query that may have the named parameters once each. Others
+// are errors: a misspelt filter must not pass for one that matches all.
+func parameters(raw string, names ...string) (url.Values, error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
-		return credstore.Query{}, badRequest("The query cannot be read.")
+		return nil, problemOf(codeBadRequest, "The query cannot be read.")
 	}
 	for name, given := range values {
-		if !slices.Contains([]string{"limit", "cursor", "status", "q"}, name) {
-			return credstore.Query{}, badRequest("There is no parameter %.40q; use limit, cursor, status and q.", name)
+		if !slices.Contains(names, name) {
+			return nil, problemOf(codeBadRequest, "There is no parameter %.40q; use %s.", name, strings.Join(names, ", "))
 		}
 		if len(given) > 1 {
-			return credstore.Query{}, badRequest("The parameter %s is given twice.", name)
+			return nil, problemOf(codeBadRequest, "The parameter %s is given twice.", name)
 		}
 	}
-	limit, ok := parseLimit(values.Get("limit"))
-	if !ok {
-		return credstore.Query{}, badRequest("The limit must be a number from 1 to 200.")
-	}
-	status := credstore.Status(values.Get("status"))
-	if status != "" && !slices.Contains(credstore.Statuses(), status) {
-		return credstore.Query{}, badRequest("The status must be pending, active, degraded, reauthorization_required or disabled.")
-	}
-	return credstore.Query{Limit: limit, Cursor: values.Get("cursor"), Status: status, Search: values.Get("q")}, nil
+	return values, nil
 }
 
 // parseLimit returns 0, which means the store's default, for "".
-func parseLimit(s string) (limit int, ok bool) {
+func parseLimit(s string) (int, error) {
 	if s == "" {
-		return 0, true
+		return 0, nil
 	}
 	n, err := strconv.Atoi(s)
-	return n, err == nil && n >= 1 && n <= 200
+	if err != nil || n < 1 || n > 200 {
+		return 0, problemOf(codeBadRequest, "The limit must be a number from 1 to 200.")
+	}
+	return n, nil
 }
 
-// showConnection answers GET /api/v1/connections/NAME.
-func (a *Admin) showConnection(w http.ResponseWriter, r *http.Request) {
+// find returns the connection that the path names.
+func (a *Admin) find(r *http.Request) (credstore.Connection, error) {
 	name := r.PathValue("name")
 	if !credstore.ValidName(name) {
-		problemOf(codeConnectionUnknown, "This is not the name of a connection.").write(w)
-		return
+		return credstore.Connection{}, problemOf(codeConnectionUnknown, "This is not the name of a connection.")
 	}
 	c, err := a.store.Find(r.Context(), name)
 	if errors.Is(err, credstore.ErrNotFound) {
-		p := problemOf(codeConnectionUnknown, fmt.Sprintf("There is no connection %q.", name))
-		p.Connection = name
-		p.write(w)
-		return
+		return c, problemOf(codeConnectionUnknown, "There is no connection %q.", name)
 	}
-	if err != nil {
-		a.storeProblem(w, r, err)
-		return
-	}
-	writeJSON(w, Describe(c))
+	return c, err
 }
 
-func (a *Admin) storeProblem(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
-		return // the client has left; that says nothing about the store
+// showConnection answers GET /api/v1/connections/NAME.
+func (a *Admin) showConnection(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.find(r)
+	if err != nil {
+		return err
 	}
-	a.logger.Warn("the admin API cannot read the store", zap.Error(err))
-	problemOf(codeStoreUnavailable, "The store cannot be read at the moment.").write(w)
+	return writeJSON(w, http.StatusOK, Describe(c))
+}
+
+// showHistory answers GET /api/v1/connections/NAME/history.
+func (a *Admin) showHistory(w http.ResponseWriter, r *http.Request) error {
+	values, err := parameters(r.URL.RawQuery, "limit", "cursor")
+	if err != nil {
+		return err
+	}
+	limit, err := parseLimit(values.Get("limit"))
+	if err != nil {
+		return err
+	}
+	c, err := a.find(r)
+	if err != nil {
+		return err
+	}
+	page, err := a.store.History(r.Context(), c.ID, values.Get("cursor"), limit)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, DescribeHistory(page))
 }

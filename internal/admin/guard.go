@@ -18,7 +18,7 @@ func (a *Admin) guard(next http.Handler) http.Handler {
 			problemOf(codeHostNotAllowed, "This host name is not among those allowed; add it to proxy.allowed_hosts if it is yours.").write(w)
 			return
 		}
-		if !ownOrigin(r) {
+		if !ownOrigin(r) && !followedLink(r) {
 			problemOf(codeCrossSiteRequest, "Pages of other origins may not read this.").write(w)
 			return
 		}
@@ -53,6 +53,14 @@ func (a *Admin) hostAllowed(host string) bool {
 		}
 	}
 	return false
+}
+
+// followedLink reports whether somebody follows another page's link to a page of
+// ours, such as from a mail. The other page sees nothing of it, our pages are
+// never framed, and no GET changes anything.
+func followedLink(r *http.Request) bool {
+	return r.Method == http.MethodGet && r.Header.Get("Origin") == "" &&
+		r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
 }
 
 // ownOrigin reports whether the request comes from no web page at all or from

@@ -28,29 +28,35 @@ func (a *Admin) readyz(w http.ResponseWriter, r *http.Request) {
 		status, verdict = http.StatusServiceUnavailable, fmt.Sprintf("not ready: %v\n", err)
 	}
 	if r.URL.Query().Has("verbose") {
-		verdict = strings.Join(a.probe(r.Context()), "") + verdict
+		verdict = a.verbose(r.Context()) + verdict
 	}
 	writeText(w, status, verdict)
 }
 
-// probe runs all checks at once and returns a line for each, in their order.
-func (a *Admin) probe(ctx context.Context) []string {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	lines := make([]string, len(a.checks))
-	var running sync.WaitGroup
-	for i, check := range a.checks {
-		running.Go(func() { lines[i] = check.line(ctx) })
+// verbose returns a line about each check.
+func (a *Admin) verbose(ctx context.Context) string {
+	var lines strings.Builder
+	for i, err := range a.probe(ctx) {
+		if err != nil {
+			fmt.Fprintf(&lines, "[-] %s: %v\n", a.checks[i].Name, err)
+			continue
+		}
+		fmt.Fprintf(&lines, "[+] %s: ok\n", a.checks[i].Name)
 	}
-	running.Wait()
-	return lines
+	return lines.String()
 }
 
-func (c Check) line(ctx context.Context) string {
-	if err := c.Probe(ctx); err != nil {
-		return fmt.Sprintf("[-] %s: %v\n", c.Name, err)
+// probe runs all checks at once and returns what each says, in their order.
+func (a *Admin) probe(ctx context.Context) []error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	results := make([]error, len(a.checks))
+	var running sync.WaitGroup
+	for i, check := range a.checks {
+		running.Go(func() { results[i] = check.Probe(ctx) })
 	}
-	return fmt.Sprintf("[+] %s: ok\n", c.Name)
+	running.Wait()
+	return results
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {

@@ -11,13 +11,24 @@ type code string
 
 const (
 	codeBadRequest         code = "bad_request"
+	codeBodyTooLarge       code = "body_too_large"
+	codeCompanyBound       code = "company_bound"
+	codeConnectionBusy     code = "connection_busy"
+	codeConnectionExists   code = "connection_exists"
 	codeConnectionUnknown  code = "connection_unknown"
 	codeCrossSiteRequest   code = "cross_site_request"
 	codeHostNotAllowed     code = "host_not_allowed"
+	codeKeyRefused         code = "key_refused"
+	codeMediaType          code = "media_type_not_supported"
 	codeMethodNotSupported code = "method_not_supported"
 	codeNotFound           code = "not_found"
+	codeNotPossible        code = "not_possible"
+	codeOtherCompany       code = "other_company"
+	codeRefreshFailed      code = "refresh_failed"
+	codeReturnURL          code = "return_url_not_allowed"
 	codeStoreUnavailable   code = "store_unavailable"
 	codeTokenRequired      code = "admin_token_required"
+	codeUpstream           code = "upstream_unreachable"
 )
 
 // heading returns what all problems of the code have in common.
@@ -25,18 +36,40 @@ func (c code) heading() (status int, title string) {
 	switch c {
 	case codeBadRequest:
 		return http.StatusBadRequest, "Bad request"
-	case codeConnectionUnknown:
-		return http.StatusNotFound, "Connection unknown"
+	case codeReturnURL:
+		return http.StatusBadRequest, "Return URL not allowed"
+	case codeTokenRequired:
+		return http.StatusUnauthorized, "Admin token required"
 	case codeCrossSiteRequest:
 		return http.StatusForbidden, "Cross-site request"
 	case codeHostNotAllowed:
 		return http.StatusForbidden, "Host not allowed"
-	case codeMethodNotSupported:
-		return http.StatusMethodNotAllowed, "Method not supported"
-	case codeTokenRequired:
-		return http.StatusUnauthorized, "Admin token required"
+	case codeConnectionUnknown:
+		return http.StatusNotFound, "Connection unknown"
 	case codeNotFound:
 		return http.StatusNotFound, "Not found"
+	case codeMethodNotSupported:
+		return http.StatusMethodNotAllowed, "Method not supported"
+	case codeCompanyBound:
+		return http.StatusConflict, "Company bound to another connection"
+	case codeConnectionExists:
+		return http.StatusConflict, "Connection exists"
+	case codeNotPossible:
+		return http.StatusConflict, "Not possible"
+	case codeOtherCompany:
+		return http.StatusConflict, "Another company"
+	case codeBodyTooLarge:
+		return http.StatusRequestEntityTooLarge, "Body too large"
+	case codeMediaType:
+		return http.StatusUnsupportedMediaType, "Media type not supported"
+	case codeKeyRefused:
+		return http.StatusUnprocessableEntity, "Key refused"
+	case codeRefreshFailed:
+		return http.StatusBadGateway, "Refresh failed"
+	case codeUpstream:
+		return http.StatusBadGateway, "Pleo not reached"
+	case codeConnectionBusy:
+		return http.StatusServiceUnavailable, "Connection busy"
 	}
 	return http.StatusServiceUnavailable, "Store unavailable"
 }
@@ -53,9 +86,13 @@ type problem struct {
 	Connection string `json:"connection,omitempty"`
 }
 
-func problemOf(c code, detail string) problem {
+// Error makes a problem what a handler can return.
+func (p *problem) Error() string { return p.Detail }
+
+func problemOf(c code, format string, args ...any) *problem {
 	status, title := c.heading()
-	return problem{
+	detail := fmt.Sprintf(format, args...)
+	return &problem{
 		Type:    "urn:pleo-auth-proxy:problem:" + string(c),
 		Title:   title,
 		Status:  status,
@@ -65,12 +102,7 @@ func problemOf(c code, detail string) problem {
 	}
 }
 
-func badRequest(format string, args ...any) *problem {
-	p := problemOf(codeBadRequest, fmt.Sprintf(format, args...))
-	return &p
-}
-
-func (p problem) write(w http.ResponseWriter) {
+func (p *problem) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	if p.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "5")
@@ -79,9 +111,11 @@ func (p problem) write(w http.ResponseWriter) {
 	writeBody(w, p)
 }
 
-func writeJSON(w http.ResponseWriter, v any) {
+func writeJSON(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
 	writeBody(w, v)
+	return nil
 }
 
 func writeBody(w http.ResponseWriter, v any) {

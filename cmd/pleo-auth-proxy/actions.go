@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// actions is what the admin listener has done by the running server.
+type actions struct {
+	store   credstore.Store
+	manager *refresh.Manager
+	links   *connect.Linker
+	checker refresh.Checker
+	api     *pleo.API
+}
+
+var _ admin.Actions = (*actions)(nil)
+
+// newActions makes actions; server is nil where there is none.
+func newActions(store credstore.Store, manager *refresh.Manager, links *connect.Linker, api *pleo.API, server *pleo.AuthorizationServer) *actions {
+	a := &actions{store: store, manager: manager, links: links, api: api, checker: refresh.Checker{Store: store, API: api}}
+	if server != nil { // else the interface would hold something
+		a.checker.Server = server
+	}
+	return a
+}
+
+// Link implements [admin.Actions].
+func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (admin.Link, error) {
+	url, link, err := a.links.Open(ctx, c.ID, r)
+	return admin.Link{URL: credstore.NewSecret(url), ExpiresAt: link.ExpiresAt}, err
+}
+
+// Check implements [admin.Actions].
+func (a *actions) Check(ctx context.Context, c credstore.Connection) (refresh.Checkup, error) {
+	return a.checker.Check(ctx, c.ID)
+}
+
+// refreshWait is how long somebody at a page waits for a refresh.
+const refreshWait = 30 * time.Second
+
+// Refresh implements [admin.Actions]. It asks as the command line does, so that
+// of several servers the one that may refresh can do it.
+func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstore.Connection, error) {
+	if err := checkRefreshable(c); err != nil {
+		return c, &admin.NotPossibleError{Why: fmt.Sprintf("Connection %q cannot be refreshed: %v.", c.Name, err)}
+	}
+	before, err := a.store.Read(ctx, c.ID)
+	if err != nil {
+		return c, err
+	}
+	if err := a.store.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
+		return c, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, refreshWait)
+	defer cancel()
+	after, err := awaitRefresh(waiting, a.store, before, refreshWait)
+	var unknown *noOutcomeError
+	if errors.As(err, &unknown) || waiting.Err() != nil && ctx.Err() == nil {
+		return c, admin.ErrUnderWay
+	}
+	return after, err
+}
+
+// SetKey implements [admin.Actions].
+func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k admin.NewKey) (credstore.Connection, error) {
+	return a.manager.SetKey(ctx, refresh.KeyGrant{ConnectionID: c.ID, Key: k.Key, Next: k.Next, ExpiresAt: k.ExpiresAt})
+}
+
+// Remove implements [admin.Actions].
+func (a *actions) Remove(ctx context.Context, c credstore.Connection, uninstall bool) (admin.Removal, error) {
+	r := removal{store: a.store}
+	if uninstall {
+		r.api = a.api
+	}
+	done, err := r.remove(ctx, c)
+	return describeRemoval(done), err
+}
+
+func describeRemoval(done removed) admin.Removal {
+	switch {
+	case !done.asked:
+		return admin.Removal{Message: "What the customer granted lives on at Pleo until they remove the integration or key there."}
+	case done.untold != nil:
+		return admin.Removal{Message: fmt.Sprintf("The integration could not be uninstalled at Pleo (%v), so the customer should remove it there.", done.untold)}
+	case done.needless != "":
+		return admin.Removal{Uninstalled: true, Message: "There was nothing to uninstall: " + done.needless + "."}
+	}
+	return admin.Removal{Uninstalled: true, Message: "The integration was uninstalled at Pleo."}
+}

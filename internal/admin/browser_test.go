@@ -1,0 +1,208 @@
+//go:build browser
+
+package admin
+
+import (
+	"fmt"
+	"math"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/browsertest"
+)
+
+// busyStore returns a store like that of somebody with many customers.
+func busyStore(now time.Time) *memoryStore {
+	store := &memoryStore{}
+	companies := []string{"Acme GmbH", "Globex Corporation", "Initech Ltd", "Umbrella ApS", "Hooli Inc.", "Stark Industries", "Wayne Enterprises"}
+	for i := range 130 {
+		name := companies[i%len(companies)]
+		store.connections = append(store.connections, credstore.Connection{
+			ID: fmt.Sprint(i), Name: fmt.Sprintf("%s-%03d", strings.ToLower(strings.Fields(name)[0]), i), Kind: credstore.Kinds()[i%3/2*2%3],
+			Status: credstore.Active, CompanyName: name, CompanyID: fmt.Sprintf("%08d-0000-4000-8000-000000000000", i),
+			ExternalTenant: fmt.Sprint(4700 + i), Scope: "users:read export:read", Version: int64(i%9 + 1),
+			ExpiresAt: now.Add(time.Duration(i%55+1) * time.Minute), RefreshedAt: now.Add(-time.Duration(i%55+1) * time.Minute),
+			CreatedAt: now.AddDate(0, -i%20, -i),
+		})
+	}
+	for i, change := range map[int]credstore.Connection{
+		3:  {Status: credstore.ReauthorizationRequired, Reason: credstore.ReasonRefused, LastError: &credstore.Failure{Code: "refresh_token_refused", Message: "the authorization server answered 400 invalid_grant", At: now.Add(-40 * time.Minute)}},
+		5:  {Status: credstore.ReauthorizationRequired, Reason: credstore.ReasonKeyRefused, LastError: &credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: now.Add(-3 * time.Hour)}},
+		11: {Status: credstore.Degraded, Reason: credstore.ReasonUnavailable, LastError: &credstore.Failure{Code: "authorization_server_unreachable", Message: "dialing: connection refused", At: now.Add(-2 * time.Minute)}},
+		20: {Status: credstore.Disabled, Reason: credstore.ReasonOperator},
+		31: {Status: credstore.Pending, Reason: credstore.ReasonNoCredential},
+	} {
+		c := &store.connections[i]
+		c.Status, c.Reason, c.LastError = change.Status, change.Reason, change.LastError
+		if change.Reason == credstore.ReasonKeyRefused {
+			c.Kind = credstore.StandaloneKey
+		} else {
+			c.Kind = credstore.OAuth
+		}
+		if change.Status == credstore.Pending {
+			c.Version, c.CompanyID, c.CompanyName, c.Scope, c.ExpiresAt, c.RefreshedAt = 0, "", "", "", time.Time{}, time.Time{}
+		}
+	}
+	slices.SortFunc(store.connections, func(a, b credstore.Connection) int { return strings.Compare(a.Name, b.Name) })
+	for i := range 60 {
+		store.events = append(store.events, credstore.Event{
+			ID: fmt.Sprintf("e%03d", i), ConnectionID: "3", Connection: "umbrella-003", Type: credstore.EventRefreshed,
+			At: now.Add(time.Duration(i-60) * time.Hour), Actor: credstore.ActorProxy, Status: credstore.Active, Version: int64(i + 1),
+		})
+	}
+	store.events[0].Type, store.events[0].Actor = credstore.EventConnected, credstore.ActorCustomer
+	last := &store.events[59]
+	last.Type, last.Status, last.Reason = credstore.EventReauthorization, credstore.ReauthorizationRequired, credstore.ReasonRefused
+	last.Code, last.Message = "refresh_token_refused", "the authorization server answered 400 invalid_grant"
+	return store
+}
+
+// busyDay fills a series with a day of traffic.
+func busyDay(s *series, now time.Time) {
+	s.bounds = []float64{.005, .01, .025, .05, .1, .25, .5, 1, math.Inf(1)}
+	next := sample{latency: make([]float64, len(s.bounds))}
+	for i := range samplesKept {
+		wave := 20 + 15*math.Sin(float64(i)/40) + float64(i%7)
+		next.answers[answered] += math.Round(wave)
+		next.answers[clientError] += float64(i % 3)
+		if i%50 < 4 {
+			next.answers[serverError] += 3
+			next.refreshes[refreshFailed]++
+		}
+		next.refreshes[refreshed] += float64(i % 2)
+		latency := slices.Clone(next.latency)
+		for b := range latency {
+			latency[b] += math.Round(wave * float64(b+1) / float64(len(latency)))
+		}
+		next.latency = latency
+		next.at = now.Add(time.Duration(i-samplesKept+1) * sampleEvery)
+		s.samples = append(s.samples, next)
+	}
+	s.samples = s.samples[max(0, len(s.samples)-samplesKept):]
+}
+
+// dashboardFor serves the dashboard of the store.
+func dashboardFor(t *testing.T, store *memoryStore) (address string) {
+	t.Helper()
+	now := time.Now()
+	a := newAdmin(t, store, func(c *Config) {
+		offering(c)
+		c.Gatherer = prometheus.NewRegistry()
+		c.TokenFile = "/var/lib/pleo-auth-proxy/admin-token"
+		c.ReturnURLs = []string{"https://erp.example.com/pleo/connected"}
+	})
+	busyDay(a.series, now)
+	server := httptest.NewServer(a.Handler())
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// TestBrowserPages looks at every page of the dashboard as people see them.
+func TestBrowserPages(t *testing.T) {
+	at := dashboardFor(t, busyStore(time.Now()))
+	tab := browsertest.Start(t).Tab()
+	tab.Open(at + "/sign-in?next=/")
+	tab.Inspect("sign-in")
+	tab.Fill("#token", "wrong")
+	tab.Follow("main button")
+	tab.WantText("That is not the admin token.")
+	tab.Inspect("sign-in-wrong")
+	tab.Fill("#token", theToken)
+	tab.Follow("main button")
+	tab.WantText("What needs you", "Pleo has refused the refresh token")
+	for name, page := range map[string]string{
+		"overview": "/", "overview-day": "/?period=24h", "list": "/connections", "list-filtered": "/connections?status=degraded&q=hooli",
+		"list-empty": "/connections?q=nothing-like-it", "show-refused": "/connections/umbrella-003", "show-active": "/connections/acme-000",
+		"new": "/new", "confirm-link": "/connections/umbrella-003/link", "confirm-key": "/connections/stark-005/key",
+		"confirm-remove": "/connections/umbrella-003/remove", "problem": "/connections/nobody",
+	} {
+		tab.Open(at + page)
+		tab.Inspect(name)
+	}
+	tab.Open(at + "/connections/umbrella-003/check")
+	tab.Follow("main form button")
+	tab.WantText("Something speaks against it.")
+	tab.Inspect("check")
+	tab.Open(at + "/connections/umbrella-003/link")
+	tab.Follow("main form button")
+	tab.Inspect("link")
+	tab.Click("button[data-copies]")
+	for _, url := range tab.Requested() {
+		if !strings.HasPrefix(url, at) && !strings.HasPrefix(url, "data:") { // which are of the browser itself
+			t.Errorf("a page has loaded %s from elsewhere", url)
+		}
+	}
+}
+
+// TestBrowserEmptyDashboard is what somebody sees on the first day.
+func TestBrowserEmptyDashboard(t *testing.T) {
+	at := dashboardFor(t, &memoryStore{})
+	tab := browsertest.Start(t).Tab()
+	tab.Open(at)
+	tab.WantText("There is no connection yet.", "Sign in to change things")
+	tab.Inspect("overview-empty")
+	tab.Follow("main section a[href='/new']")
+	tab.Fill("#token", theToken)
+	tab.Follow("main button")
+	tab.Fill("#name", "acme")
+	tab.Fill("#tenant", "4711")
+	tab.Follow("main form button")
+	tab.WantText("Connection acme was made.", "Make a connect link", "tenant")
+	tab.Inspect("show-pending")
+	tab.Reload()
+	if strings.Contains(tab.Text(), "was made") {
+		t.Error("the notice is shown twice")
+	}
+}
+
+// TestBrowserByKeyboard finds a connection, reads it and disables it, by the
+// keyboard alone.
+func TestBrowserByKeyboard(t *testing.T) {
+	store := busyStore(time.Now())
+	tab := browsertest.Start(t).Tab()
+	tab.Open(dashboardFor(t, store) + "/sign-in?next=/connections")
+	tab.TabTo("#token")
+	tab.Type(theToken)
+	tab.FollowByKeyboard()
+	tab.TabTo("#q")
+	tab.Type("globex-08")
+	tab.FollowByKeyboard()
+	tab.TabTo("td a, th a.name")
+	tab.FollowByKeyboard()
+	if got := tab.Heading(); !strings.HasPrefix(got, "globex-08") {
+		t.Fatalf("the heading is %q, want a connection that was searched for", got)
+	}
+	tab.TabTo("a[href$='/disable']")
+	tab.FollowByKeyboard()
+	tab.WantText("Nothing is sent with the connection any more")
+	tab.TabTo("main form button")
+	tab.FollowByKeyboard()
+	tab.WantText("The connection is disabled.")
+}
+
+// TestBrowserOnAPhone searches, filters and turns pages on a phone.
+func TestBrowserOnAPhone(t *testing.T) {
+	at := dashboardFor(t, busyStore(time.Now()))
+	tab := browsertest.Start(t).Tab()
+	tab.Phone()
+	tab.Open(at + "/connections")
+	first := tab.Text()
+	tab.Follow("a[rel=next]")
+	if second := tab.Text(); second == first || !strings.Contains(second, "First page") {
+		t.Error("the next page is the first one")
+	}
+	tab.Choose("#status", "reauthorization_required")
+	tab.Follow(".search button")
+	tab.WantText("umbrella-003", "stark-005", "no longer accepts the API key")
+	tab.Fill("#q", "umbrella")
+	tab.Follow(".search button")
+	if text := tab.Text(); strings.Contains(text, "stark-005") || !strings.Contains(text, "umbrella-003") {
+		t.Errorf("the page does not show what was searched for:\n%s", text)
+	}
+}

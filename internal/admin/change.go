@@ -1,0 +1,285 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// creation is the body of POST /api/v1/connections.
+type creation struct {
+	name, kind, externalTenant, returnURL string
+}
+
+func (c *creation) fields() fields {
+	return fields{"name": &c.name, "kind": &c.kind, "external_tenant": &c.externalTenant, "return_url": &c.returnURL}
+}
+
+// connection returns what is to be created.
+func (c *creation) connection() (credstore.NewConnection, error) {
+	n := credstore.NewConnection{Name: c.name, Kind: credstore.Kind(c.kind), ExternalTenant: c.externalTenant}
+	for _, err := range []error{n.Validate(), credstore.CheckTenant(n.ExternalTenant)} {
+		if err != nil {
+			return n, problemOf(codeBadRequest, "%s.", sentence(err))
+		}
+	}
+	return n, nil
+}
+
+// Created is a connection with the link by which its customer connects.
+type Created struct {
+	Connection          Connection `json:"connection"`
+	ConnectURL          *string    `json:"connect_url"` // null where connect.public_url is not set
+	ConnectURLExpiresAt *time.Time `json:"connect_url_expires_at"`
+}
+
+// createConnection answers POST /api/v1/connections.
+func (a *Admin) createConnection(w http.ResponseWriter, r *http.Request) error {
+	var body creation
+	if err := readBody(w, r, body.fields()); err != nil {
+		return err
+	}
+	c, made, err := a.create(r.Context(), body)
+	if err != nil {
+		return err
+	}
+	created := Created{Connection: Describe(c)}
+	if a.links {
+		link, err := a.actions.Link(r.Context(), c, credstore.LinkRequest{ReturnURL: body.returnURL})
+		if err != nil {
+			return err
+		}
+		created.ConnectURL, created.ConnectURLExpiresAt = reveal(link), timeOrNull(link.ExpiresAt)
+	}
+	status := http.StatusOK
+	if made {
+		status = http.StatusCreated
+	}
+	return writeJSON(w, status, created)
+}
+
+// create makes the connection. Asked again for the same, as after an answer that
+// was lost, it returns what is there.
+func (a *Admin) create(ctx context.Context, body creation) (c credstore.Connection, made bool, err error) {
+	n, err := body.connection()
+	if err != nil {
+		return c, false, err
+	}
+	// Before anything is made.
+	if err := a.checkReturnURL(body.returnURL); err != nil {
+		return c, false, err
+	}
+	c, err = a.store.Create(ctx, n)
+	if !errors.Is(err, credstore.ErrNameTaken) {
+		return c, err == nil, err
+	}
+	there, findErr := a.store.Find(ctx, n.Name)
+	if errors.Is(findErr, credstore.ErrNotFound) {
+		return c, false, err // one whose name differs by case
+	}
+	if findErr != nil {
+		return c, false, findErr
+	}
+	if there.Kind != n.Kind || there.ExternalTenant != n.ExternalTenant {
+		return c, false, problemOf(codeConnectionExists,
+			"There is a connection %q already, and its kind or external tenant is another one.", n.Name)
+	}
+	return there, false, nil
+}
+
+func (a *Admin) checkReturnURL(given string) error {
+	if given == "" || slices.Contains(a.returnURLs, given) {
+		return nil
+	}
+	return problemOf(codeReturnURL, "The return_url is not among connect.return_urls, with which it is compared character by character.")
+}
+
+// linkRequest is the body of POST /api/v1/connections/NAME/link.
+type linkRequest struct {
+	returnURL                        string
+	fresh, otherCompany, sharedAllow bool
+}
+
+func (l *linkRequest) fields() fields {
+	return fields{
+		"return_url": &l.returnURL, "fresh": &l.fresh,
+		"allow_other_company": &l.otherCompany, "allow_shared_company": &l.sharedAllow,
+	}
+}
+
+// MadeLink is a link by which a customer connects.
+type MadeLink struct {
+	ConnectURL *string    `json:"connect_url"`
+	ExpiresAt  *time.Time `json:"expires_at"`
+}
+
+// makeLink answers POST /api/v1/connections/NAME/link.
+func (a *Admin) makeLink(w http.ResponseWriter, r *http.Request) error {
+	var body linkRequest
+	if err := readBody(w, r, body.fields()); err != nil {
+		return err
+	}
+	if err := a.checkReturnURL(body.returnURL); err != nil {
+		return err
+	}
+	c, err := a.find(r)
+	if err != nil {
+		return err
+	}
+	link, err := a.link(r.Context(), c, credstore.LinkRequest{
+		ReturnURL: body.returnURL, Fresh: body.fresh,
+		AllowOtherCompany: body.otherCompany, AllowSharedCompany: body.sharedAllow,
+	})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, MadeLink{ConnectURL: reveal(link), ExpiresAt: timeOrNull(link.ExpiresAt)})
+}
+
+func (a *Admin) link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (Link, error) {
+	if !a.links {
+		return Link{}, problemOf(codeNotPossible, "There are no pages for customers here: set connect.public_url.")
+	}
+	return a.actions.Link(ctx, c, r)
+}
+
+// reveal returns the link for whoever has asked for it with the admin token.
+func reveal(l Link) *string { return orNull(l.URL.Reveal()) }
+
+// keyBody is the body of POST /api/v1/connections/NAME/key.
+type keyBody struct {
+	apiKey    string
+	next      bool
+	expiresAt time.Time
+}
+
+func (k *keyBody) fields() fields {
+	return fields{"api_key": &k.apiKey, "next": &k.next, "expires_at": &k.expiresAt}
+}
+
+// setKey answers POST /api/v1/connections/NAME/key.
+func (a *Admin) setKey(w http.ResponseWriter, r *http.Request) error {
+	var body keyBody
+	if err := readBody(w, r, body.fields()); err != nil {
+		return err
+	}
+	c, err := a.find(r)
+	if err != nil {
+		return err
+	}
+	c, err = a.key(r.Context(), c, NewKey{Key: credstore.NewSecret(body.apiKey), Next: body.next, ExpiresAt: body.expiresAt})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, Describe(c))
+}
+
+// key stores a key, if the connection is one for keys and the key can be one.
+func (a *Admin) key(ctx context.Context, c credstore.Connection, k NewKey) (credstore.Connection, error) {
+	if !c.Kind.IsKey() {
+		return c, problemOf(codeNotPossible, "Connection %q is of kind oauth: it has no API key, and the customer connects it by a link.", c.Name)
+	}
+	if k.Key.IsZero() || !k.Key.Sendable() {
+		return c, problemOf(codeBadRequest, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has.")
+	}
+	if !k.ExpiresAt.IsZero() && !k.ExpiresAt.After(a.now()) {
+		return c, problemOf(codeBadRequest, "The time in expires_at has passed already.")
+	}
+	after, err := a.actions.SetKey(ctx, c, k)
+	if err != nil {
+		return c, explainKey(err)
+	}
+	return after, nil
+}
+
+// removed is what is left to say of a connection.
+type removed struct {
+	Connection  Connection `json:"connection"` // as it was
+	Uninstalled bool       `json:"uninstalled"`
+	Message     string     `json:"message"`
+}
+
+// removeConnection answers DELETE /api/v1/connections/NAME.
+func (a *Admin) removeConnection(w http.ResponseWriter, r *http.Request) error {
+	values, err := parameters(r.URL.RawQuery, "uninstall")
+	if err != nil {
+		return err
+	}
+	uninstall := values.Get("uninstall")
+	if !slices.Contains([]string{"", "0", "1"}, uninstall) {
+		return problemOf(codeBadRequest, "The parameter uninstall must be 1 or 0.")
+	}
+	c, err := a.find(r)
+	if err != nil {
+		return err
+	}
+	gone, err := a.actions.Remove(r.Context(), c, uninstall == "1")
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, removed{Connection: Describe(c), Uninstalled: gone.Uninstalled, Message: gone.Message})
+}
+
+// plain is an action that takes no parameters and answers with what it returns.
+func (a *Admin) plain(do func(context.Context, credstore.Connection) (status int, answer any, err error)) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := readBody(w, r, fields{}); err != nil {
+			return err
+		}
+		c, err := a.find(r)
+		if err != nil {
+			return err
+		}
+		status, answer, err := do(r.Context(), c)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, status, answer)
+	}
+}
+
+func (a *Admin) checkConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
+	found, err := a.actions.Check(ctx, c)
+	return http.StatusOK, DescribeCheckup(found), err
+}
+
+// refreshConnection answers 202 when there is no outcome yet.
+func (a *Admin) refreshConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
+	after, err := a.actions.Refresh(ctx, c)
+	if errors.Is(err, ErrUnderWay) {
+		return http.StatusAccepted, Describe(c), nil
+	}
+	return http.StatusOK, Describe(after), err
+}
+
+func (a *Admin) retryConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
+	return a.changed(ctx, c, a.store.Retry(ctx, c.ID, a.now()))
+}
+
+func (a *Admin) disableConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
+	return a.changed(ctx, c, a.store.Disable(ctx, c.ID, credstore.ReasonOperator))
+}
+
+func (a *Admin) enableConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
+	return a.changed(ctx, c, a.store.Enable(ctx, c.ID))
+}
+
+// changed answers a change with the connection as it is now.
+func (a *Admin) changed(ctx context.Context, c credstore.Connection, err error) (int, any, error) {
+	if err != nil {
+		return 0, nil, err
+	}
+	after, err := a.store.Find(ctx, c.Name)
+	return http.StatusOK, Describe(after), err
+}
+
+// sentence returns the text of an error as a sentence without its full stop.
+func sentence(err error) string {
+	text := err.Error()
+	return strings.ToUpper(text[:1]) + text[1:]
+}

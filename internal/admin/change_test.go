@@ -1,0 +1,236 @@
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// send asks with a body of JSON and the admin token.
+func send(h http.Handler, method, target, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.Host = "127.0.0.1:8485"
+	r.Header.Set("Authorization", "Bearer "+theToken)
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// offering is an Admin's configuration with pages for customers.
+func offering(c *Config) {
+	withToken(c)
+	c.Links = true
+}
+
+// TestCreateTwiceIsCreateOnce: whoever lost the answer asks again, also twice at
+// the same time.
+func TestCreateTwiceIsCreateOnce(t *testing.T) {
+	store := &memoryStore{}
+	h := newAdmin(t, store, offering).Handler()
+	const body = `{"name":"acme","kind":"oauth","external_tenant":"4711"}`
+	answers := make([]*httptest.ResponseRecorder, 20)
+	var asking sync.WaitGroup
+	for i := range answers {
+		asking.Go(func() { answers[i] = send(h, "POST", "/api/v1/connections", body) })
+	}
+	asking.Wait()
+	made := 0
+	for _, w := range answers {
+		var created Created
+		if err := json.Unmarshal(w.Body.Bytes(), &created); err != nil {
+			t.Fatal(err)
+		}
+		if w.Code == http.StatusCreated {
+			made++
+		} else if w.Code != http.StatusOK {
+			t.Errorf("asking again = %d, want 200: %s", w.Code, w.Body)
+		}
+		if c := created.Connection; c.Name != "acme" || c.Status != "pending" || *c.ExternalTenant != "4711" {
+			t.Errorf("created %+v, want acme, pending, of tenant 4711", c)
+		}
+		if created.ConnectURL == nil || !strings.HasSuffix(*created.ConnectURL, plantedLink+"-acme") {
+			t.Errorf("connect_url = %v, want the link", created.ConnectURL)
+		}
+	}
+	if made != 1 || len(store.connections) != 1 {
+		t.Errorf("made %d times, and the store holds %d connections, want 1 and 1", made, len(store.connections))
+	}
+}
+
+func TestCreateAnotherUnderTheSameName(t *testing.T) {
+	for name, body := range map[string]string{
+		"other kind":   `{"name":"acme","kind":"standalone_key","external_tenant":"t-1"}`,
+		"other tenant": `{"name":"acme","kind":"oauth","external_tenant":"t-2"}`,
+		"no tenant":    `{"name":"acme","kind":"oauth"}`,
+		"other case":   `{"name":"ACME","kind":"oauth","external_tenant":"t-1"}`,
+	} {
+		h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, offering).Handler()
+		w := send(h, "POST", "/api/v1/connections", body)
+		if got := problemCode(t, w); w.Code != http.StatusConflict || got != "connection_exists" {
+			t.Errorf("%s: %d %s, want 409 connection_exists", name, w.Code, got)
+		}
+	}
+}
+
+// TestBodiesAreStrict: what is wrong is named, except for what may be a secret.
+func TestBodiesAreStrict(t *testing.T) {
+	const create, key = "/api/v1/connections", "/api/v1/connections/bare/key"
+	for _, test := range []struct{ name, target, body, want string }{
+		{"unknown field", create, `{"name":"a","kind":"oauth","tenant":"x"}`, `There is no field "tenant"; use external_tenant, kind, name, return_url.`},
+		{"field of no body", "/api/v1/connections/acme/disable", `{"reason":"x"}`, `There is no field "reason"; this takes none.`},
+		{"wrong type", create, `{"name":7}`, "The field name wants a text."},
+		{"text for a bool", key, `{"api_key":"k","next":"yes"}`, "The field next wants true or false."},
+		{"text for a time", key, `{"api_key":"k","expires_at":"soon"}`, "The field expires_at wants a time such as 2030-01-31T00:00:00Z."},
+		{"other case", create, `{"Name":"a","kind":"oauth"}`, `There is no field "Name"; use external_tenant, kind, name, return_url.`},
+		{"twice", create, `{"name":"a","name":"b"}`, `The field "name" is given twice.`},
+		{"list", create, `[]`, "The body is not one JSON object."},
+		{"two documents", create, `{"name":"a","kind":"oauth"}{}`, "The body is not one JSON object."},
+		{"cut off", create, `{"name":"a"`, "The body is not one JSON object."},
+		{"cut off in a value", create, `{"name":"a`, "The body is not one JSON object."},
+		{"no kind", create, `{"name":"a"}`, `Unknown kind "": use oauth, integrated_key or standalone_key.`},
+		{"no name", create, `{"kind":"oauth"}`, "The name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit."},
+		{"long tenant", create, `{"name":"a","kind":"oauth","external_tenant":"` + strings.Repeat("x", 257) + `"}`, "The external tenant is not usable: it takes up to 256 bytes without control characters."},
+		{"key with a line break", key, `{"api_key":"` + plantedKey + `\n"}`, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has."},
+		{"key is a number", key, `{"api_key":123}`, "The field api_key wants a text."},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
+			w := send(newAdmin(t, store, offering).Handler(), "POST", test.target, test.body)
+			if got := problemCode(t, w); w.Code != http.StatusBadRequest || got != "bad_request" {
+				t.Errorf("%d %s, want 400 bad_request", w.Code, got)
+			}
+			var doc problem
+			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || doc.Detail != test.want {
+				t.Errorf("detail = %q, want %q", doc.Detail, test.want)
+			}
+			if len(store.connections) != 2 || len(store.events) != 0 {
+				t.Error("something was changed")
+			}
+		})
+	}
+}
+
+// TestEveryChangeTakesTheToken: also where everybody may read.
+func TestEveryChangeTakesTheToken(t *testing.T) {
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
+	a := newAdmin(t, store, offering)
+	h := a.Handler()
+	changing := 0
+	for _, r := range a.routes() {
+		if !r.changes {
+			continue
+		}
+		changing++
+		target := strings.ReplaceAll(r.path, "{name}", "acme")
+		for _, authorization := range []string{"", "Bearer wrong", "Basic " + theToken} {
+			w := ask(h, r.method, target, map[string]string{"Authorization": authorization, "Content-Type": "application/json"})
+			if code := problemCode(t, w); w.Code != http.StatusUnauthorized || code != "admin_token_required" {
+				t.Errorf("%s %s with %q = %d %s, want 401", r.method, target, authorization, w.Code, code)
+			}
+		}
+		// A browser that has signed in is not a program with the token.
+		cookie := signIn(t, h)
+		w := ask(h, r.method, target, map[string]string{"Cookie": cookie})
+		if w.Code != http.StatusUnauthorized {
+			t.Errorf("%s %s with a session = %d, want 401", r.method, target, w.Code)
+		}
+	}
+	if changing != 9 {
+		t.Errorf("%d routes change something, want 9", changing)
+	}
+	if len(store.events) != 0 || len(store.connections) != 2 {
+		t.Error("something was changed")
+	}
+}
+
+// TestHistorySaysWhoDidIt: what comes by the API is the back office's doing, and
+// what comes by a page the operator's.
+func TestHistorySaysWhoDidIt(t *testing.T) {
+	store := &memoryStore{connections: []credstore.Connection{fullConnection()}}
+	h := newAdmin(t, store, offering).Handler()
+	if w := send(h, "POST", "/api/v1/connections/acme/disable", ""); w.Code != http.StatusOK {
+		t.Fatalf("disable = %d: %s", w.Code, w.Body)
+	}
+	b := signedIn(t, h)
+	if w := b.submit("/connections/acme/enable", nil); w.Code != http.StatusSeeOther {
+		t.Fatalf("enable = %d: %s", w.Code, w.Body)
+	}
+	w := ask(h, "GET", "/api/v1/connections/acme/history", nil)
+	var history History
+	if err := json.Unmarshal(w.Body.Bytes(), &history); err != nil {
+		t.Fatal(err)
+	}
+	var did []string
+	for _, e := range history.Events {
+		did = append(did, e.Type+" by "+e.Actor)
+	}
+	const want = "[connection.enabled by operator (dashboard) connection.disabled by back office]"
+	if got := fmt.Sprint(did); got != want {
+		t.Errorf("history = %v, want %v", got, want)
+	}
+}
+
+// TestNoSecretInAnswersPagesAndLogs plants an admin token, an API key and a
+// connect link, does everything that can be done with them, well and badly, and
+// looks for them. Only who asks for a link is shown it.
+func TestNoSecretInAnswersPagesAndLogs(t *testing.T) {
+	logs, entries := observer.New(zap.DebugLevel)
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
+	actions := &fakeActions{store: store}
+	h := newAdmin(t, store, func(c *Config) {
+		offering(c)
+		c.Actions, c.Logger = actions, zap.New(logs)
+	}).Handler()
+	b := signedIn(t, h)
+	session := strings.TrimPrefix(b.cookie, plainCookie+"=")
+	answers := map[string]*httptest.ResponseRecorder{}
+	note := func(what string, w *httptest.ResponseRecorder) { answers[what] = w }
+	for _, target := range []string{
+		"/", "/?period=24h", "/connections", "/connections?q=" + plantedKey[7:], "/connections/acme", "/connections/bare",
+		"/connections/bare/key", "/connections/acme/remove", "/new", "/sign-in", "/metrics", "/readyz?verbose",
+		"/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/acme/history", "/api/v1/openapi.yaml",
+	} {
+		note("GET "+target, b.open(target))
+	}
+	for _, err := range []error{nil, credstore.ErrUnavailable, credstore.ErrBusy} {
+		actions.err = err
+		note(fmt.Sprint("key by the API, ", err), send(h, "POST", "/api/v1/connections/bare/key", `{"api_key":"`+plantedKey+`"}`))
+		note(fmt.Sprint("key by the page, ", err), b.submit("/connections/bare/key", map[string]string{"api_key": plantedKey}))
+		note(fmt.Sprint("check, ", err), b.submit("/connections/acme/check", nil))
+	}
+	note("misspelt", send(h, "POST", "/api/v1/connections/bare/key", `{"api_key":["`+plantedKey+`"]}`))
+	note("bad form", b.submit("/connections/bare/key", map[string]string{"api_key": plantedKey + "\n", "expires_on": "x"}))
+	note("wrong token", b.post("/sign-in", map[string]string{"token": theToken + "x"}))
+	note("in the query", ask(h, "POST", "/sign-in?token="+theToken, nil))
+	note("no such page", b.open("/connections/acme/"+plantedKey))
+	note("after all", b.open("/connections/bare"))
+	secrets := []string{theToken, plantedKey, plantedLink, session}
+	for what, w := range answers {
+		for _, secret := range secrets {
+			if strings.Contains(w.Body.String(), secret) || strings.Contains(fmt.Sprint(w.Header()), secret) {
+				t.Errorf("%s shows %s:\n%v\n%s", what, secret, w.Header(), w.Body)
+			}
+		}
+	}
+	for _, e := range entries.All() {
+		line := fmt.Sprint(e.Message, e.ContextMap())
+		for _, secret := range secrets {
+			if strings.Contains(line, secret) {
+				t.Errorf("the log shows %s: %s", secret, line)
+			}
+		}
+	}
+	if len(actions.keys) != 2 || entries.Len() == 0 {
+		t.Errorf("%d keys were set and %d lines logged, so that was not tried", len(actions.keys), entries.Len())
+	}
+}

@@ -1,0 +1,390 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"gopkg.in/yaml.v3"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// node is an object of the description.
+type node = map[string]any
+
+// contract is the description of the API, and which of its answers have been
+// seen. A schema of OpenAPI 3.1 is one of JSON Schema (2020-12).
+type contract struct {
+	t        *testing.T
+	root     node
+	compiler *jsonschema.Compiler
+	seen     map[string]bool // METHOD path status
+}
+
+const contractURL = "file:///openapi.json"
+
+func readContract(t *testing.T) *contract {
+	t.Helper()
+	var doc any
+	if err := yaml.Unmarshal(openAPI, &doc); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &contract{t: t, root: root.(node), compiler: jsonschema.NewCompiler(), seen: map[string]bool{}}
+	c.close(at(c.root, "components", "schemas"))
+	c.compiler.AssertFormat()
+	if err := c.compiler.AddResource(contractURL, c.root); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// close makes members that no schema names mistakes: to clients they are not,
+// but here they would be something that was not described.
+func (c *contract) close(schemas node) {
+	for _, schema := range schemas {
+		if s := schema.(node); s["type"] == "object" {
+			s["additionalProperties"] = false
+		}
+	}
+}
+
+// at returns the object at the end of the path.
+func at(from node, path ...string) node {
+	for _, name := range path {
+		next, ok := from[name].(node)
+		if !ok {
+			return nil
+		}
+		from = next
+	}
+	return from
+}
+
+// resolve follows a reference.
+func (c *contract) resolve(n node) node {
+	if ref, ok := n["$ref"].(string); ok {
+		return at(c.root, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)
+	}
+	return n
+}
+
+// check compiles a schema that stands somewhere in the description and holds
+// the value against it.
+func (c *contract) check(what string, schema node, value any) {
+	c.t.Helper()
+	ref, ok := schema["$ref"].(string)
+	if !ok {
+		return // of what is no JSON, or an empty object
+	}
+	compiled, err := c.compiler.Compile(contractURL + ref)
+	if err != nil {
+		c.t.Fatalf("the schema of %s: %v", what, err)
+	}
+	if err := compiled.Validate(value); err != nil {
+		c.t.Errorf("%s is not as described: %v", what, err)
+	}
+}
+
+// operation returns the description of a route.
+func (c *contract) operation(method, path string) node {
+	return at(c.root, "paths", path, strings.ToLower(method))
+}
+
+// answer holds an answer against the description, and notes that it was seen.
+func (c *contract) answer(method, path string, w *httptest.ResponseRecorder) {
+	c.t.Helper()
+	what := fmt.Sprintf("%s %s %d", method, path, w.Code)
+	described, ok := at(c.operation(method, path), "responses")[strconv.Itoa(w.Code)].(node)
+	if !ok {
+		c.t.Errorf("%s is not described: %s", what, w.Body)
+		return
+	}
+	c.seen[what] = true
+	media := w.Header().Get("Content-Type")
+	schema := at(c.resolve(described), "content", media, "schema")
+	if schema == nil {
+		c.t.Errorf("%s answers with %s, which is not described", what, media)
+		return
+	}
+	if !strings.HasSuffix(media, "json") {
+		return
+	}
+	value, err := jsonschema.UnmarshalJSON(w.Body)
+	if err != nil {
+		c.t.Errorf("%s: %v", what, err)
+		return
+	}
+	c.check(what, schema, value)
+}
+
+// examples returns the examples of a route's request body.
+func (c *contract) examples(op node) map[string]any {
+	body := at(c.resolve(at(op, "requestBody")), "content", "application/json")
+	if example, ok := body["example"]; ok {
+		return map[string]any{"": example}
+	}
+	all := map[string]any{}
+	for name, example := range at(body, "examples") {
+		all[name] = example.(node)["value"]
+	}
+	return all
+}
+
+// call is a request to the API that leads to an answer.
+type call struct {
+	method, path string // as in the description
+	name         string // of the connection; empty: acme
+	query        string
+	body         string
+	change       func(*http.Request)
+	fail         error // of what is to be done
+	storeDown    bool
+	nothing      bool // no pages for customers
+	want         int
+}
+
+func noToken(r *http.Request) { r.Header.Del("Authorization") }
+func noType(r *http.Request)  { r.Header.Del("Content-Type") }
+
+// contractAdmin returns an Admin in front of one connection of each kind, one of
+// them refused.
+func contractAdmin(t *testing.T, c call) http.Handler {
+	t.Helper()
+	refused := bareConnection()
+	refused.ID, refused.Name, refused.Kind, refused.Status = "r", "refused", credstore.OAuth, credstore.ReauthorizationRequired
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection(), refused}}
+	store.note(t.Context(), store.connections[0], credstore.EventRefreshed)
+	if c.storeDown {
+		store.err = credstore.ErrUnavailable
+	}
+	return newAdmin(t, store, func(config *Config) {
+		exposed(config)
+		config.Actions = &fakeActions{store: store, err: c.fail}
+		config.Links = !c.nothing
+		config.ReturnURLs = []string{"https://erp.example.com/done"}
+	}).Handler()
+}
+
+// send makes the call and returns the answer.
+func (c call) send(t *testing.T) *httptest.ResponseRecorder {
+	t.Helper()
+	name := c.name
+	if name == "" {
+		name = "acme"
+	}
+	target := strings.ReplaceAll(c.path, "{name}", name) + c.query
+	r := httptest.NewRequest(c.method, target, strings.NewReader(c.body))
+	r.Host = "127.0.0.1:8485"
+	r.Header.Set("Authorization", "Bearer "+theToken)
+	if c.body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if c.change != nil {
+		c.change(r)
+	}
+	w := httptest.NewRecorder()
+	contractAdmin(t, c).ServeHTTP(w, r)
+	return w
+}
+
+// TestOpenAPI holds the description and the handlers against each other, both
+// ways: every route, every status of every route, every member of every answer
+// and every field of every body.
+func TestOpenAPI(t *testing.T) {
+	c := readContract(t)
+	var routes, described []string
+	for _, r := range contractRoutes(t) {
+		routes = append(routes, r.method+" "+r.path)
+	}
+	for path, item := range at(c.root, "paths") {
+		for method := range item.(node) {
+			if method != "parameters" {
+				described = append(described, strings.ToUpper(method)+" "+path)
+			}
+		}
+	}
+	slices.Sort(routes)
+	slices.Sort(described)
+	if diff := cmp.Diff(described, routes); diff != "" {
+		t.Fatalf("routes (-described +served):\n%s", diff)
+	}
+	for _, call := range contractCalls(t) {
+		w := call.send(t)
+		if w.Code != call.want {
+			t.Errorf("%s %s%s %s = %d, want %d: %s", call.method, call.path, call.query, call.body, w.Code, call.want, w.Body)
+		}
+		c.answer(call.method, call.path, w)
+	}
+	c.runExamples()
+	c.allSeen()
+}
+
+func contractRoutes(t *testing.T) []route {
+	t.Helper()
+	return newAdmin(t, &memoryStore{}, nil).routes()
+}
+
+// runExamples sends the examples of all bodies, which must be accepted.
+func (c *contract) runExamples() {
+	c.t.Helper()
+	for _, r := range contractRoutes(c.t) {
+		if r.method != http.MethodPost {
+			continue
+		}
+		op := c.operation(r.method, r.path)
+		examples := c.examples(op)
+		if len(examples) == 0 {
+			c.t.Errorf("%s %s has no example of its body", r.method, r.path)
+		}
+		schema := at(c.resolve(at(op, "requestBody")), "content", "application/json", "schema")
+		for name, example := range examples {
+			c.check("the example "+name+" of "+r.path, schema, example)
+			raw, err := json.Marshal(example)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			w := call{method: r.method, path: r.path, name: willingConnection(r.path), body: string(raw)}.send(c.t)
+			if w.Code >= 300 {
+				c.t.Errorf("the example %s of %s is answered %d: %s", name, r.path, w.Code, w.Body)
+			}
+			c.answer(r.method, r.path, w)
+		}
+	}
+}
+
+// willingConnection returns the connection that the action can be done with.
+func willingConnection(path string) string {
+	switch path[strings.LastIndexByte(path, '/')+1:] {
+	case "key":
+		return "bare"
+	case "retry":
+		return "refused"
+	}
+	return "acme"
+}
+
+// allSeen reports answers that are described and were never given.
+func (c *contract) allSeen() {
+	c.t.Helper()
+	for path, item := range at(c.root, "paths") {
+		for method, op := range item.(node) {
+			if method == "parameters" {
+				continue
+			}
+			for status := range at(op.(node), "responses") {
+				if what := fmt.Sprintf("%s %s %s", strings.ToUpper(method), path, status); !c.seen[what] {
+					c.t.Errorf("%s is described, and no call has led to it", what)
+				}
+			}
+		}
+	}
+}
+
+// contractCalls lead to every answer there is.
+func contractCalls(t *testing.T) []call {
+	const all, one = "/api/v1/connections", "/api/v1/connections/{name}"
+	calls := []call{
+		{method: "GET", path: "/api/v1/openapi.yaml", want: 200},
+		{method: "GET", path: all, query: "?limit=2&status=degraded&kind=oauth&q=acme", want: 200},
+		{method: "GET", path: all, query: "?limit=1", want: 200},
+		{method: "GET", path: all, query: "?kind=key", want: 400},
+		{method: "GET", path: one, want: 200},
+		{method: "GET", path: one, name: "bare", want: 200},
+		{method: "GET", path: one + "/history", want: 200},
+		{method: "GET", path: one + "/history", query: "?limit=1&cursor=e999", want: 200},
+		{method: "GET", path: one + "/history", query: "?cursor=!", want: 400},
+		{method: "GET", path: one + "/history", query: "?before=e1", want: 400},
+		{method: "DELETE", path: one, query: "?uninstall=1", want: 200},
+		{method: "DELETE", path: one, query: "?uninstall=yes", want: 400},
+		{method: "POST", path: all, body: `{"name":"new","kind":"oauth","return_url":"https://erp.example.com/done"}`, want: 201},
+		{method: "POST", path: all, body: `{"name":"new","kind":"oauth"}`, nothing: true, want: 201},
+		{method: "POST", path: all, body: `{"name":"acme","kind":"oauth","external_tenant":"t-1"}`, want: 200},
+		{method: "POST", path: all, body: `{"name":"acme","kind":"oauth"}`, want: 409},
+		{method: "POST", path: all, body: `{"name":"Acme","kind":"oauth"}`, want: 409},
+		{method: "POST", path: all, body: `{"name":"new","kind":"oauth","return_url":"https://erp.example.com/done/"}`, want: 400},
+		{method: "POST", path: one + "/link", body: `{"return_url":"https://erp.example.com/done"}`, want: 200},
+		{method: "POST", path: one + "/link", nothing: true, want: 409},
+		{method: "POST", path: one + "/check", want: 200},
+		{method: "POST", path: one + "/refresh", want: 200},
+		{method: "POST", path: one + "/refresh", fail: ErrUnderWay, want: 202},
+		{method: "POST", path: one + "/refresh", fail: &NotPossibleError{Why: "It is disabled."}, want: 409},
+		{method: "POST", path: one + "/refresh", fail: &RefreshError{Code: "busy", Message: "the server answered 429"}, want: 502},
+		{method: "POST", path: one + "/refresh", fail: credstore.ErrBusy, want: 503},
+		{method: "POST", path: one + "/retry", want: 409},
+		{method: "POST", path: one + "/retry", name: "refused", want: 200},
+		{method: "POST", path: one + "/key", body: `{"api_key":"k"}`, want: 409},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: pleo.ErrUnauthorized, want: 422},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &pleo.StatusError{Status: 500}, want: 502},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: errors.New("timed out"), want: 502},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: refresh.ErrKeyElsewhere, want: 422},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &refresh.Error{Code: refresh.StoreUnavailable}, want: 503},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &credstore.OtherCompanyError{}, want: 409},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "other"}, want: 409},
+		{method: "POST", path: one + "/key", name: "bare", want: 400},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k","expires_at":"2001-01-01T00:00:00Z"}`, want: 400},
+	}
+	for _, r := range contractRoutes(t) {
+		calls = append(calls, call{method: r.method, path: r.path, change: noToken, want: 401})
+		if r.path == "/api/v1/openapi.yaml" {
+			continue
+		}
+		if r.path != all {
+			calls = append(calls, call{method: r.method, path: r.path, name: "nobody", body: bodyFor(r), want: 404})
+		}
+		calls = append(calls, call{method: r.method, path: r.path, body: bodyFor(r), storeDown: true, want: 503})
+		if r.method == http.MethodPost {
+			calls = append(calls,
+				call{method: r.method, path: r.path, body: `{"nmae":"x"}`, want: 400},
+				call{method: r.method, path: r.path, body: "{" + strings.Repeat(" ", bodyMax) + "}", want: 413},
+				call{method: r.method, path: r.path, body: "{}", change: noType, want: 415})
+		}
+	}
+	return calls
+}
+
+// bodyFor returns a body with which nothing is wrong.
+func bodyFor(r route) string {
+	switch {
+	case r.path == "/api/v1/connections" && r.method == http.MethodPost:
+		return `{"name":"new","kind":"oauth"}`
+	case strings.HasSuffix(r.path, "/key"):
+		return `{"api_key":"k"}`
+	}
+	return ""
+}
+
+// TestOpenAPIKnowsEveryField: of the bodies, since an answer shows its members.
+func TestOpenAPIKnowsEveryField(t *testing.T) {
+	c := readContract(t)
+	for name, fields := range map[string]fields{
+		"NewConnection": new(creation).fields(),
+		"LinkRequest":   new(linkRequest).fields(),
+		"NewKey":        new(keyBody).fields(),
+	} {
+		described := slices.Sorted(maps.Keys(at(c.root, "components", "schemas", name, "properties")))
+		if diff := cmp.Diff(described, slices.Sorted(maps.Keys(fields))); diff != "" {
+			t.Errorf("fields of %s (-described +read):\n%s", name, diff)
+		}
+	}
+}

@@ -1,0 +1,284 @@
+package admin
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// The names of what can be done with a connection, as they stand in addresses.
+const (
+	actionLink    = "link"
+	actionKey     = "key"
+	actionCheck   = "check"
+	actionRefresh = "refresh"
+	actionRetry   = "retry"
+	actionDisable = "disable"
+	actionEnable  = "enable"
+	actionRemove  = "remove"
+)
+
+// operation is something that can be done with a connection on a page of its
+// own, which says what it does before it is done.
+type operation struct {
+	Name   string
+	Label  string // of the button
+	Says   string // what it does and what it does not
+	Danger bool   // it cannot be taken back
+
+	offered func(*Admin, credstore.Connection) bool
+	do      func(*dashboard, *http.Request, credstore.Connection) (outcome, error)
+}
+
+// outcome is what an operation has to say. Without a page, the connection's own
+// is shown, with the notice.
+type outcome struct {
+	Notice notice
+	Away   bool // the connection is gone
+	Page   string
+	Data   any
+}
+
+func done(text string) (outcome, error) { return outcome{Notice: notice{Text: text}}, nil }
+
+// operations are all, in the order in which they are offered.
+func operations() []operation {
+	return []operation{
+		{
+			Name: actionLink, Label: "Make connect link",
+			Says:    "Makes a link for the customer. Whoever opens it is led through connecting the company in Pleo. It works once, and until it expires; a link that was made before and still works is shown again.",
+			offered: func(a *Admin, _ credstore.Connection) bool { return a.links },
+			do:      (*dashboard).makeLink,
+		},
+		{
+			Name: actionKey, Label: "Enter API key",
+			Says:    "Pleo is asked about the key first: it is stored only if Pleo accepts it for this company. It is sealed, and never shown again.",
+			offered: func(_ *Admin, c credstore.Connection) bool { return c.Kind.IsKey() },
+			do:      (*dashboard).setKey,
+		},
+		{
+			Name: actionCheck, Label: "Check with Pleo",
+			Says:    "Asks Pleo about everything that the connection has. Nothing is changed or spent.",
+			offered: func(_ *Admin, c credstore.Connection) bool { return c.Version > 0 },
+			do:      (*dashboard).check,
+		},
+		{
+			Name: actionRefresh, Label: "Refresh now",
+			Says:    "Gets a new token pair from Pleo now. The proxy does so by itself whenever one is needed.",
+			offered: func(_ *Admin, c credstore.Connection) bool { return refreshable(c) },
+			do:      (*dashboard).refresh,
+		},
+		{
+			Name: actionRetry, Label: "Try the refused token once more",
+			Says: "Has the refused refresh token presented to Pleo again: for when Pleo was wrong. If Pleo refuses it again, nothing is lost.",
+			offered: func(_ *Admin, c credstore.Connection) bool {
+				return c.Kind == credstore.OAuth && c.Status == credstore.ReauthorizationRequired && c.Reason != credstore.ReasonUninstalled
+			},
+			do: (*dashboard).retry,
+		},
+		{
+			Name: actionDisable, Label: "Disable",
+			Says:    "Nothing is sent with the connection any more, and it is not refreshed, until it is enabled again. Its credential is kept; a refresh token that is not used for 60 days may end at Pleo.",
+			offered: func(_ *Admin, c credstore.Connection) bool { return c.Status != credstore.Disabled },
+			do:      (*dashboard).disable,
+		},
+		{
+			Name: actionEnable, Label: "Enable",
+			Says:    "Requests are sent with the connection again, if its credential is still good.",
+			offered: func(_ *Admin, c credstore.Connection) bool { return c.Status == credstore.Disabled },
+			do:      (*dashboard).enable,
+		},
+		{
+			Name: actionRemove, Label: "Remove", Danger: true,
+			Says:    "Forgets the connection and its credential here. This cannot be taken back: to connect the company again, the customer has to give consent or a key again.",
+			offered: func(*Admin, credstore.Connection) bool { return true },
+			do:      (*dashboard).remove,
+		},
+	}
+}
+
+func refreshable(c credstore.Connection) bool {
+	return c.Kind == credstore.OAuth && (c.Status == credstore.Active || c.Status == credstore.Degraded)
+}
+
+// operationNamed returns the operation with the name; its Name is empty if there
+// is none.
+func operationNamed(name string) operation {
+	for _, o := range operations() {
+		if o.Name == name {
+			return o
+		}
+	}
+	return operation{}
+}
+
+// offers returns what can be done with the connection as it is.
+func (a *Admin) offers(c credstore.Connection) []operation {
+	var offered []operation
+	for _, o := range operations() {
+		if o.offered(a, c) {
+			offered = append(offered, o)
+		}
+	}
+	return offered
+}
+
+// confirmPage asks before something is done.
+type confirmPage struct {
+	Connection credstore.Connection
+	Operation  operation
+	ReturnURLs []string
+	Wrong      string // why it was not done
+}
+
+// found returns the connection and the operation that the path names.
+func (d *dashboard) found(r *http.Request) (credstore.Connection, operation, error) {
+	c, err := d.find(r)
+	if err != nil {
+		return c, operation{}, err
+	}
+	o := operationNamed(r.PathValue("operation"))
+	if o.Name == "" {
+		return c, o, problemOf(codeNotFound, "There is nothing at this address.")
+	}
+	if !o.offered(d.Admin, c) {
+		return c, o, problemOf(codeNotPossible, "Connection %q is %s now, so this is not possible: %s.", c.Name, inWords(c.Status), o.Label)
+	}
+	return c, o, nil
+}
+
+func (d *dashboard) confirm(w http.ResponseWriter, r *http.Request) error {
+	c, o, err := d.found(r)
+	if err != nil {
+		return err
+	}
+	return d.drawConfirm(w, r, http.StatusOK, confirmPage{Connection: c, Operation: o})
+}
+
+func (d *dashboard) drawConfirm(w http.ResponseWriter, r *http.Request, status int, p confirmPage) error {
+	p.ReturnURLs = d.returnURLs
+	return d.draw(w, r, status, "confirm", view{Title: p.Operation.Label + ": " + p.Connection.Name, Here: "/connections", Page: p})
+}
+
+// operate does what was confirmed.
+func (d *dashboard) operate(w http.ResponseWriter, r *http.Request) error {
+	c, o, err := d.found(r)
+	if err != nil {
+		return err
+	}
+	result, err := o.do(d, r, c)
+	if left(r, err) {
+		return err
+	}
+	if err != nil {
+		p := d.explain(err)
+		return d.drawConfirm(w, r, p.Status, confirmPage{Connection: c, Operation: o, Wrong: p.Detail})
+	}
+	if result.Page != "" {
+		return d.draw(w, r, http.StatusOK, result.Page, view{Title: o.Label + ": " + c.Name, Here: "/connections", Page: result.Data})
+	}
+	d.sessions.say(d.sessions.of(r), result.Notice)
+	to := "/connections/" + c.Name
+	if result.Away {
+		to = "/connections"
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
+	return nil
+}
+
+// linkPage shows a connect link.
+type linkPage struct {
+	Connection credstore.Connection
+	URL        string
+	ExpiresAt  time.Time
+}
+
+func (d *dashboard) makeLink(r *http.Request, c credstore.Connection) (outcome, error) {
+	form := r.PostForm
+	request := credstore.LinkRequest{
+		ReturnURL: form.Get("return_url"), Fresh: form.Has("fresh"),
+		AllowOtherCompany: form.Has("allow_other_company"), AllowSharedCompany: form.Has("allow_shared_company"),
+	}
+	if err := d.checkReturnURL(request.ReturnURL); err != nil {
+		return outcome{}, err
+	}
+	link, err := d.link(r.Context(), c, request)
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{Page: "link", Data: linkPage{Connection: c, URL: link.URL.Reveal(), ExpiresAt: link.ExpiresAt}}, nil
+}
+
+func (d *dashboard) setKey(r *http.Request, c credstore.Connection) (outcome, error) {
+	k := NewKey{Key: credstore.NewSecret(r.PostForm.Get("api_key")), Next: r.PostForm.Has("next")}
+	if day := r.PostForm.Get("expires_on"); day != "" {
+		ends, err := time.Parse(time.DateOnly, day)
+		if err != nil {
+			return outcome{}, problemOf(codeBadRequest, "The last day of the key must be a date such as 2030-01-31.")
+		}
+		k.ExpiresAt = ends.AddDate(0, 0, 1) // at the end of that day
+	}
+	if _, err := d.key(r.Context(), c, k); err != nil {
+		return outcome{}, err
+	}
+	if k.Next {
+		return done("The next API key was stored. It takes over once Pleo refuses the present one.")
+	}
+	return done("The API key was stored. Pleo accepts it.")
+}
+
+// checkPage shows what a check has found.
+type checkPage struct {
+	Connection credstore.Connection
+	Checkup    Checkup
+}
+
+func (d *dashboard) check(r *http.Request, c credstore.Connection) (outcome, error) {
+	found, err := d.actions.Check(r.Context(), c)
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{Page: "check", Data: checkPage{Connection: found.Connection, Checkup: DescribeCheckup(found)}}, nil
+}
+
+func (d *dashboard) refresh(r *http.Request, c credstore.Connection) (outcome, error) {
+	_, err := d.actions.Refresh(r.Context(), c)
+	if errors.Is(err, ErrUnderWay) {
+		return done("The refresh is under way and has no outcome yet. Load this page again in a minute.")
+	}
+	if err != nil {
+		return outcome{}, err
+	}
+	return done("Pleo has given a new token pair.")
+}
+
+func (d *dashboard) retry(r *http.Request, c credstore.Connection) (outcome, error) {
+	if err := d.store.Retry(r.Context(), c.ID, d.now()); err != nil {
+		return outcome{}, err
+	}
+	return done("The refused refresh token is presented once more. Load this page again in some seconds to see what came of it.")
+}
+
+func (d *dashboard) disable(r *http.Request, c credstore.Connection) (outcome, error) {
+	if err := d.store.Disable(r.Context(), c.ID, credstore.ReasonOperator); err != nil {
+		return outcome{}, err
+	}
+	return done("The connection is disabled.")
+}
+
+func (d *dashboard) enable(r *http.Request, c credstore.Connection) (outcome, error) {
+	if err := d.store.Enable(r.Context(), c.ID); err != nil {
+		return outcome{}, err
+	}
+	return done("The connection is enabled.")
+}
+
+func (d *dashboard) remove(r *http.Request, c credstore.Connection) (outcome, error) {
+	gone, err := d.actions.Remove(r.Context(), c, r.PostForm.Has("uninstall"))
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{Away: true, Notice: notice{Text: "Connection " + c.Name + " was removed. " + gone.Message}}, nil
+}

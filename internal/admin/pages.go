@@ -1,0 +1,262 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// overviewPage is the first page: what needs a person, and how things go.
+type overviewPage struct {
+	Needs    []attention
+	Waiting  int // connections of customers who have not connected yet
+	All      int
+	Statuses []tally
+	Picture  chart
+	Charts   []chart
+	Period   period
+	Periods  []period
+	Health   []health
+}
+
+// attention is the first of the connections that are in a status that calls for
+// a person.
+type attention struct {
+	Title string
+	All   string // where all of them are
+	Count int
+	First []credstore.Connection
+}
+
+// tally counts the connections of a status.
+type tally struct {
+	Status credstore.Status
+	Count  int
+}
+
+// health is one check of the program.
+type health struct {
+	Name    string
+	Trouble string // empty: all is well
+}
+
+// firstFew is how many connections the overview shows of a status.
+const firstFew = 5
+
+func (d *dashboard) overview(w http.ResponseWriter, r *http.Request) error {
+	counts, err := d.tallies(r.Context())
+	if err != nil {
+		return err
+	}
+	page := overviewPage{Periods: periods()}
+	page.Period = page.Periods[0]
+	for _, p := range page.Periods {
+		if p.Name == r.URL.Query().Get("period") {
+			page.Period = p
+		}
+	}
+	page.Charts = d.series.charts(page.Period)
+	byStatus := map[credstore.Status]int{}
+	for _, t := range counts {
+		page.All += t.Count
+		byStatus[t.Status] = t.Count
+	}
+	page.Statuses, page.Waiting, page.Picture = counts, byStatus[credstore.Pending], statusChart(byStatus)
+	if page.Needs, err = d.needs(r.Context(), byStatus); err != nil {
+		return err
+	}
+	page.Health = d.health(r.Context())
+	return d.draw(w, r, http.StatusOK, "overview", view{Title: "Overview", Here: "/", Page: page})
+}
+
+// tallies counts the connections of each status.
+func (d *dashboard) tallies(ctx context.Context) ([]tally, error) {
+	groups, err := d.store.Count(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []tally
+	for _, status := range credstore.Statuses() {
+		t := tally{Status: status}
+		for _, kind := range credstore.Kinds() {
+			t.Count += groups[credstore.Group{Kind: kind, Status: status}]
+		}
+		all = append(all, t)
+	}
+	return all, nil
+}
+
+// needs returns the connections that call for a person, those first that nobody
+// but a person can mend.
+func (d *dashboard) needs(ctx context.Context, counts map[credstore.Status]int) ([]attention, error) {
+	var all []attention
+	for _, status := range []struct {
+		credstore.Status
+		title string
+	}{
+		{credstore.ReauthorizationRequired, "Need a person"},
+		{credstore.Degraded, "Have trouble, and may recover by themselves"},
+	} {
+		if counts[status.Status] == 0 {
+			continue
+		}
+		page, err := d.store.List(ctx, credstore.Query{Status: status.Status, Limit: firstFew})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, attention{
+			Title: status.title, Count: counts[status.Status], First: page.Connections,
+			All: "/connections?" + url.Values{"status": {string(status.Status)}}.Encode(),
+		})
+	}
+	return all, nil
+}
+
+func (d *dashboard) health(ctx context.Context) []health {
+	results := []health{{Name: "program"}}
+	if err := d.ready(); err != nil {
+		results[0].Trouble = err.Error()
+	}
+	for i, err := range d.probe(ctx) {
+		h := health{Name: d.checks[i].Name}
+		if err != nil {
+			h.Trouble = err.Error()
+		}
+		results = append(results, h)
+	}
+	return results
+}
+
+// listPage is a page of connections.
+type listPage struct {
+	Query       credstore.Query
+	Connections []credstore.Connection
+	Next        string // the address of the next page; empty on the last
+	First       string // that of the first page; empty on it
+	Statuses    []tally
+	Kinds       []credstore.Kind
+	All         int
+}
+
+// Filtered reports whether not all connections are asked for.
+func (p listPage) Filtered() bool {
+	return p.Query.Status != "" || p.Query.Kind != "" || p.Query.Search != ""
+}
+
+func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseQuery(r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	found, err := d.store.List(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	page := listPage{Query: q, Connections: found.Connections, Kinds: credstore.Kinds()}
+	if page.Statuses, err = d.tallies(r.Context()); err != nil {
+		return err
+	}
+	for _, t := range page.Statuses {
+		page.All += t.Count
+	}
+	if found.Next != "" {
+		page.Next = listAddress(q, found.Next)
+	}
+	if q.Cursor != "" {
+		page.First = listAddress(q, "")
+	}
+	return d.draw(w, r, http.StatusOK, "list", view{Title: "Connections", Here: "/connections", Page: page})
+}
+
+// listAddress returns the address of the page at the cursor of what q selects.
+func listAddress(q credstore.Query, cursor string) string {
+	values := url.Values{}
+	for name, value := range map[string]string{
+		"q": q.Search, "status": string(q.Status), "kind": string(q.Kind), "cursor": cursor,
+	} {
+		if value != "" {
+			values.Set(name, value)
+		}
+	}
+	address := url.URL{Path: "/connections", RawQuery: values.Encode()}
+	return address.String()
+}
+
+// showPage is one connection with what has happened to it.
+type showPage struct {
+	Connection credstore.Connection
+	Advice     advice
+	Operations []operation
+	Events     []credstore.Event
+	Older      string // the address of the page with older events; empty: there are none
+	Newest     string // that of the page with the newest; empty on it
+}
+
+const eventsAtOnce = 25
+
+func (d *dashboard) show(w http.ResponseWriter, r *http.Request) error {
+	values, err := parameters(r.URL.RawQuery, "cursor")
+	if err != nil {
+		return err
+	}
+	c, err := d.find(r)
+	if err != nil {
+		return err
+	}
+	history, err := d.store.History(r.Context(), c.ID, values.Get("cursor"), eventsAtOnce)
+	if err != nil {
+		return err
+	}
+	page := showPage{Connection: c, Advice: d.advise(c), Operations: d.offers(c), Events: history.Events}
+	here := url.URL{Path: "/connections/" + c.Name, Fragment: "history"}
+	if values.Get("cursor") != "" {
+		page.Newest = here.String()
+	}
+	if history.Next != "" {
+		here.RawQuery = url.Values{"cursor": {history.Next}}.Encode()
+		page.Older = here.String()
+	}
+	return d.draw(w, r, http.StatusOK, "show", view{Title: c.Name, Here: "/connections", Page: page})
+}
+
+// newPage is the form for a new connection.
+type newPage struct {
+	Body  creation
+	Kinds []credstore.Kind
+	Links bool
+	Wrong string // what is wrong with what was given
+}
+
+// The templates see what the form was filled in with.
+func (p newPage) Name() string           { return p.Body.name }
+func (p newPage) Kind() string           { return p.Body.kind }
+func (p newPage) ExternalTenant() string { return p.Body.externalTenant }
+
+func (d *dashboard) newForm(w http.ResponseWriter, r *http.Request) error {
+	return d.drawNew(w, r, http.StatusOK, newPage{Body: creation{kind: string(credstore.OAuth)}})
+}
+
+func (d *dashboard) drawNew(w http.ResponseWriter, r *http.Request, status int, p newPage) error {
+	p.Kinds, p.Links = credstore.Kinds(), d.links
+	return d.draw(w, r, status, "new", view{Title: "New connection", Here: "/new", Page: p})
+}
+
+// create makes a connection and goes on to what its customer needs.
+func (d *dashboard) create(w http.ResponseWriter, r *http.Request) error {
+	body := creation{
+		name: r.PostForm.Get("name"), kind: r.PostForm.Get("kind"), externalTenant: r.PostForm.Get("external_tenant"),
+	}
+	c, made, err := d.Admin.create(r.Context(), body)
+	if err != nil {
+		p := d.explain(err)
+		return d.drawNew(w, r, p.Status, newPage{Body: body, Wrong: p.Detail})
+	}
+	if !made {
+		return d.drawNew(w, r, http.StatusConflict, newPage{Body: body, Wrong: "There is a connection " + c.Name + " already."})
+	}
+	d.sessions.say(d.sessions.of(r), notice{Text: "Connection " + c.Name + " was made."})
+	http.Redirect(w, r, "/connections/"+c.Name, http.StatusSeeOther)
+	return nil
+}
