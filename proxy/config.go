@@ -80,10 +80,11 @@ type Config struct {
 	Sole func(context.Context) (bool, error)
 
 	// ConnectLink returns the address at which a person can mend the connection
-	// with the id. It is asked for each request that cannot be authorized for
-	// want of a person, and shown in the answer to it, so nil unless clients are
-	// known or of this machine.
-	ConnectLink func(ctx context.Context, connectionID string) (string, error)
+	// with the id, whose credential has the version. It is asked for each request
+	// that cannot be authorized for want of a person, and shown in the answer, so
+	// it should answer from memory. Nil: nothing is shown, as befits a proxy whose
+	// clients are neither known nor of this machine.
+	ConnectLink func(ctx context.Context, connectionID string, version int64) (string, error)
 
 	// AllowedHosts are names, without port, that requests may have in Host
 	// besides those no public web page can be served from.
@@ -164,7 +165,7 @@ type Proxy struct {
 	logger      *zap.Logger
 	accessLog   *zap.Logger
 	metrics     *metrics
-	connectLink func(ctx context.Context, connectionID string) (string, error) // nil: there are no links to show
+	connectLink func(ctx context.Context, connectionID string, version int64) (string, error) // nil: there are no links to show
 	buffers     sync.Pool // of *[]byte
 }
 

@@ -210,7 +210,7 @@ func (x *exchange) connectURL(e *refresh.Error) string {
 	}
 	ctx, cancel := context.WithTimeout(x.ctx, linkPatience)
 	defer cancel()
-	link, err := x.proxy.connectLink(ctx, e.ConnectionID)
+	link, err := x.proxy.connectLink(ctx, e.ConnectionID, e.Version)
 	if err != nil {
 		x.proxy.logger.Warn("no connect link could be made for an answer", zap.String("connection", e.Connection), zap.Error(err))
 		return ""

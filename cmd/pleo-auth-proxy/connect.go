@@ -31,7 +31,7 @@ password.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&r.ReturnURL, "return-url", "", "where the browser goes in the end, one of connect.return_urls")
-	flags.DurationVar(&r.TTL, "ttl", 0, "how long the link can be used (default connect.link_ttl)")
+	flags.DurationVar(&r.TTL, "ttl", 0, "how long a new link can be used (default connect.link_ttl)")
 	flags.BoolVar(&r.Fresh, "fresh", false, "make a new link, and end those before")
 	flags.BoolVar(&r.AllowOtherCompany, "allow-other-company", false, "let the connection move to another Pleo company")
 	flags.BoolVar(&r.AllowSharedCompany, "allow-shared-company", false, "let it have a Pleo company that another connection has")

@@ -3,34 +3,341 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
 	"testing"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/browsertest"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// TestBrowserConsent is the way of a customer who does all right: from the link
-// to the company's name.
-func TestBrowserConsent(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{OAuth: simulator.OAuthSettings{Consent: "page"}})
-	w.add("acme", "oauth", "Acme Holding A/S (customer 4711)")
-	w.serve()
-	link := w.connectLink("acme", "--return-url", returnURL)
-	tab := browsertest.Start(t).Tab()
-	tab.Open(link)
-	tab.Inspect("consent")
-	tab.Follow("main button")
-	tab.Follow(`button[value="allow"]`)
-	tab.Inspect("connected")
-	tab.WantText("Company 1 ApS", "Acme Holding")
+// The buttons of our pages and of the simulated Pleo's.
+const (
+	ourButton   = "main form button"
+	tryAgain    = ".actions form button"
+	goBack      = "a.button"
+	allowAtPleo = `button[value="allow"]`
+	denyAtPleo  = `button[value="deny"]`
+	pleoCompany = `select[name="sim_company"]`
+)
+
+// consentPage has the simulated Pleo ask instead of allowing at once.
+func consentPage() simulator.Settings {
+	return simulator.Settings{
+		Companies: []simulator.Company{{Name: "Acme ApS"}, {Name: "Beta ApS"}, {Name: "Gamma Retail Scandinavia Aktiebolag"}},
+		OAuth:     simulator.OAuthSettings{Consent: "page"},
+	}
 }
 
-// key is what somebody types who does not take care.
+// company returns the id of the company with the name.
+func (w *connectWorld) company(name string) string {
+	w.t.Helper()
+	for _, c := range w.sim.Companies() {
+		if c.Name == name {
+			return c.ID
+		}
+	}
+	w.t.Fatalf("there is no company %q", name)
+	return ""
+}
+
+// approve clicks through to Pleo and allows for the company.
+func (w *connectWorld) approve(tab *browsertest.Tab, button, company string) {
+	w.t.Helper()
+	tab.Follow(button)
+	tab.Choose(pleoCompany, w.company(company))
+	tab.Follow(allowAtPleo)
+}
+
+func wantStatus(t *testing.T, w *connectWorld, name, status string) {
+	t.Helper()
+	code, stdout, _ := w.run("", "--json", "connections", "show", name)
+	if code != exitDone || !strings.Contains(stdout, `"status": "`+status+`"`) {
+		t.Errorf("connection %s: %s, want status %s", name, stdout, status)
+	}
+}
+
+func TestBrowserConsent(t *testing.T) {
+	w := newConnectWorld(t, consentPage())
+	w.add("acme", "oauth", "Acme Holding A/S (4711)")
+	p := w.serve()
+	browser := browsertest.Start(t)
+
+	t.Run("approved", func(t *testing.T) {
+		w, browser := w.with(t), browser.For(t)
+		tab := browser.Tab()
+		link := w.connectLink("acme", "--return-url", returnURL)
+		tab.Open(link)
+		tab.Inspect("consent")
+		tab.WantText("Fjord Books", "Acme Holding A/S (4711)", "See the names and e-mail addresses of people at your company")
+		w.approve(tab, ourButton, "Acme ApS")
+		tab.Inspect("connected")
+		tab.WantText("Connected", "Acme ApS", "Acme Holding A/S (4711)")
+		if got := tab.URL(); got != link {
+			t.Errorf("the browser ends at %s, want a clean %s", got, link)
+		}
+		back, err := url.Parse(tab.Attribute(goBack, "href"))
+		if err != nil || back.Host != "books.example.com" || back.Query().Get("connection") != "acme" || back.Query().Get("status") != "active" || back.Query().Get("from") != "pleo" {
+			t.Errorf("the page leads back to %s, %v", back, err)
+		}
+		tab.Reload()
+		tab.WantText("Connected")
+		for _, requested := range tab.Requested() {
+			if !strings.HasPrefix(requested, w.public) && !strings.HasPrefix(requested, w.url) {
+				t.Errorf("the pages have %s loaded", requested)
+			}
+		}
+		wantStatus(t, w, "acme", "active")
+		if a := p.ask("acme"); a.status != 200 || !strings.Contains(a.body, "Acme ApS") {
+			t.Errorf("a request with the new credential: %d %s", a.status, a.body)
+		}
+
+		later := browser.Tab() // somebody else with the same link
+		later.Open(link)
+		later.Inspect("used")
+		later.WantText("This link has been used")
+		if text := later.Text(); strings.Contains(text, "Acme ApS") {
+			t.Errorf("a used link shows the company in Pleo:\n%s", text)
+		}
+	})
+	t.Run("re-authorisation", func(t *testing.T) {
+		w, browser := w.with(t), browser.For(t)
+		w.revoke("acme", p)
+		tab := browser.Tab()
+		tab.Open(w.connectLink("acme", "--return-url", returnURL))
+		tab.Inspect("again")
+		tab.WantText("again", "Acme ApS", "Choose the same company")
+		w.approve(tab, ourButton, "Beta ApS")
+		tab.Inspect("other-company")
+		tab.WantText("That is another company", "Acme ApS", "Beta ApS")
+		wantStatus(t, w, "acme", "reauthorization_required")
+		w.approve(tab, tryAgain, "Acme ApS")
+		tab.WantText("Connected", "Acme ApS")
+		wantStatus(t, w, "acme", "active")
+	})
+}
+
+// revoke has the customer end the grant, and the proxy notice.
+func (w *connectWorld) revoke(name string, p *process) {
+	w.t.Helper()
+	if n := w.sim.RevokeGrants(""); n == 0 {
+		w.t.Fatal("there is no grant to revoke")
+	}
+	if a := p.ask(name); a.status != 401 {
+		w.t.Fatalf("a request after the grant has ended: %d %s", a.status, a.body)
+	}
+}
+
+func TestBrowserConsentThatFails(t *testing.T) {
+	w := newConnectWorld(t, consentPage())
+	for _, name := range []string{"acme", "beta", "slow", "old", "off"} {
+		w.add(name, "oauth", "Tenant of "+name)
+	}
+	w.serve()
+	browser := browsertest.Start(t)
+	for name, test := range map[string]func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab){
+		"denied": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+			tab.Open(w.connectLink("acme", "--return-url", returnURL, "--fresh"))
+			tab.Follow(ourButton)
+			tab.Follow(denyAtPleo)
+			tab.Inspect("denied")
+			tab.WantText("Nothing was connected")
+			if back := tab.Attribute(goBack, "href"); !strings.Contains(back, "error=consent_denied") || !strings.Contains(back, "status=pending") {
+				t.Errorf("the page leads back to %q, want to be told why", back)
+			}
+			w.approve(tab, tryAgain, "Acme ApS")
+			tab.WantText("Connected")
+		},
+		"company connected elsewhere": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+			tab.Open(w.connectLink("slow"))
+			w.approve(tab, ourButton, "Gamma Retail Scandinavia Aktiebolag")
+			tab.Open(w.connectLink("beta"))
+			w.approve(tab, ourButton, "Gamma Retail Scandinavia Aktiebolag")
+			tab.Inspect("company-taken")
+			tab.WantText("This company is connected already", "Gamma Retail", "Tenant of beta")
+			if text := tab.Text(); strings.Contains(text, "slow") {
+				t.Errorf("the page names another customer:\n%s", text)
+			}
+		},
+		"Pleo is away": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+			tab.Open(w.connectLink("old"))
+			tab.Follow(ourButton)
+			fault, err := w.sim.SetFault(simulator.Fault{Kind: simulator.FaultStatus, Status: 503})
+			if err != nil {
+				t.Fatal(err)
+			}
+			tab.Follow(allowAtPleo)
+			tab.Inspect("pleo-away")
+			tab.WantText("Pleo does not answer at the moment")
+			if err := w.sim.ClearFault(fault.ID); err != nil {
+				t.Fatal(err)
+			}
+			w.approve(tab, tryAgain, "Beta ApS")
+			tab.WantText("Connected", "Beta ApS")
+		},
+		"another browser with the right state": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+			w.add("two", "oauth", "Tenant of two")
+			link := w.connectLink("two")
+			tab.Open(link)
+			tab.Follow(ourButton)
+			asked := tab.URL() // Pleo's page, with the state
+			other := browser.Tab()
+			other.Open(link) // has a cookie of its own
+			other.Open(asked)
+			exchanges := w.sim.Counters().Exchanges
+			other.Follow(allowAtPleo)
+			other.Inspect("other-browser")
+			other.WantText("Please go on in one browser")
+			if n := w.sim.Counters().Exchanges; n != exchanges {
+				t.Errorf("%d codes were exchanged for another browser, want none", n-exchanges)
+			}
+		},
+		"two flows, crossed": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+			w.add("left", "oauth", "Tenant of left")
+			w.add("right", "oauth", "Tenant of right")
+			left, right := browser.Tab(), browser.Tab()
+			left.Open(w.connectLink("left"))
+			right.Open(w.connectLink("right"))
+			left.Follow(ourButton)
+			right.Follow(ourButton)
+			ofLeft, ofRight := left.URL(), right.URL()
+			exchanges := w.sim.Counters().Exchanges
+			left.Open(ofRight)
+			right.Open(ofLeft)
+			for _, crossed := range []*browsertest.Tab{left, right} {
+				crossed.Follow(allowAtPleo)
+				crossed.WantText("Please go on in one browser")
+			}
+			if n := w.sim.Counters().Exchanges; n != exchanges {
+				t.Errorf("%d codes were exchanged in crossed flows, want none", n-exchanges)
+			}
+		},
+		"expired, unknown and no link": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+			link := w.connectLink("off")
+			w.connectLink("off", "--fresh") // ends the one before
+			tab.Open(link)
+			tab.Inspect("expired")
+			tab.WantText("This link has expired")
+			tab.Open(link[:len(link)-1])
+			tab.Inspect("unknown")
+			tab.WantText("This link is not complete")
+			tab.Open(w.public)
+			tab.Inspect("nowhere")
+			tab.Open(w.public + "/stopped/attempt_over")
+			tab.Inspect("attempt-over")
+		},
+		"switched off": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+			w.add("ended", "oauth", "Tenant of ended")
+			link := w.connectLink("ended")
+			w.inStore(func(ctx context.Context, store credstore.Store) error {
+				c, err := store.Find(ctx, "ended")
+				return errors.Join(err, store.Disable(ctx, c.ID, credstore.ReasonOperator))
+			})
+			tab.Open(link)
+			tab.Inspect("switched-off")
+			tab.WantText("This connection is switched off")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			browser := browser.For(t)
+			test(t, w.with(t), browser, browser.Tab())
+		})
+	}
+}
+
+func TestBrowserLessThanAskedFor(t *testing.T) {
+	settings := consentPage()
+	settings.OAuth.GrantScopes = []string{"users:read", "companies:read"}
+	w := newConnectWorld(t, settings)
+	w.add("acme", "oauth", "Acme Holding A/S (4711)")
+	w.serve()
+	tab := browsertest.Start(t).Tab()
+	tab.Open(w.connectLink("acme"))
+	w.approve(tab, ourButton, "Acme ApS")
+	tab.Inspect("less")
+	tab.WantText("Connected", "Less than was asked for", "Carry out exports of your expenses")
+}
+
+func TestBrowserKey(t *testing.T) {
+	w := newConnectWorld(t, consentPage())
+	good := w.key(simulator.Key{Company: "Acme ApS"})
+	narrow := w.key(simulator.Key{Company: "Acme ApS", Scopes: []string{"users:read", "companies:read"}})
+	gone := w.key(simulator.Key{Company: "Acme ApS", Revoked: true})
+	other := w.key(simulator.Key{Company: "Beta ApS"})
+	w.add("acme", "standalone_key", "Acme Holding A/S (4711)")
+	w.add("beta", "integrated_key", "Tenant of beta")
+	p := w.serve()
+	browser := browsertest.Start(t)
+	tab := browser.Tab()
+	link := w.connectLink("acme", "--return-url", returnURL)
+	tab.Open(link)
+	tab.Inspect("key")
+	tab.WantText("API Keys", "Choose these permissions", "export-jobs:write")
+	try := func(key, name string, texts ...string) {
+		t.Helper()
+		tab.Fill("#key", key)
+		tab.Follow(ourButton)
+		if name != "" {
+			tab.Inspect(name)
+		}
+		tab.WantText(texts...)
+		if page := tab.HTML(); strings.Contains(page, strings.TrimSpace(key)) {
+			t.Errorf("the page has the key %q in it:\n%s", key, page)
+		}
+	}
+	try(gone, "key-wrong", "Pleo does not know this key")
+	try("my key is 123", "key-misshapen", "This is not an API key")
+	try(narrow, "key-narrow", "This key does not allow enough", "Carry out exports of your expenses")
+	try("  "+good+" ", "key-connected", "Connected", "Acme ApS")
+	if a := p.ask("acme"); a.status != 200 || !strings.Contains(a.body, "Acme ApS") {
+		t.Errorf("a request with the new key: %d %s", a.status, a.body)
+	}
+	tab.Open(w.connectLink("acme"))
+	tab.Inspect("key-again")
+	try(other, "key-other-company", "This key is of another company", "Acme ApS", "Beta ApS")
+	tab.Open(w.connectLink("beta"))
+	tab.Inspect("key-integrated")
+	tab.WantText("Accounting")
+	try(w.key(simulator.Key{Kind: simulator.IntegratedKey, Company: "Beta ApS"}), "", "Connected", "Beta ApS")
+}
+
 func (w *connectWorld) key(k simulator.Key) string {
 	w.t.Helper()
-	made, err := w.sim.AddKey(k)
+	made, err := w.sim.IssueKey(k)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	return made.Value
+}
+
+// TestBrowserKeyboardOnly connects without a mouse, and on a phone.
+func TestBrowserKeyboardOnly(t *testing.T) {
+	w := newConnectWorld(t, consentPage())
+	w.add("acme", "oauth", "Acme Holding A/S (4711)")
+	w.add("keyed", "standalone_key", "Acme Holding A/S (4711)")
+	w.serve()
+	tab := browsertest.Start(t).Tab()
+	tab.Phone()
+	tab.Open(w.connectLink("acme", "--return-url", returnURL))
+	tab.TabTo(ourButton)
+	tab.FollowByKeyboard()
+	tab.TabTo(allowAtPleo)
+	tab.FollowByKeyboard()
+	tab.WantText("Connected")
+	tab.TabTo(goBack)
+
+	tab.Open(w.connectLink("keyed"))
+	tab.TabTo("#key")
+	tab.Type("nonsense")
+	tab.FollowByKeyboard()
+	tab.WantText("Pleo does not know this key")
+	if !tab.Has("#key:focus") {
+		t.Error("after a key that was not taken the focus is not on the field for the next")
+	}
+	tab.Type(w.key(simulator.Key{Company: "Acme ApS"}))
+	tab.FollowByKeyboard()
+	tab.WantText("Connected")
 }

@@ -1,13 +1,26 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -45,16 +58,27 @@ func newConnectWorld(t testing.TB, settings simulator.Settings, lines ...string)
 	return &connectWorld{world: w, public: public}
 }
 
+// with returns the world for a subtest, which its methods fail then.
+func (w *connectWorld) with(t testing.TB) *connectWorld {
+	inner := *w.world
+	inner.t = t
+	return &connectWorld{world: &inner, public: w.public}
+}
+
 // freeAddress returns an address of this machine that nobody listens at: the
-// pages have to know their own before they are served.
+// pages have to know their own before they are served. It is below the ports
+// that the system gives to whoever asks for any.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("there is no free port")
+	return ""
 }
 
 // add makes a connection without a credential.
@@ -74,4 +98,410 @@ func (w *connectWorld) connectLink(name string, flags ...string) string {
 		w.t.Fatalf("connect %s exits %d and prints %q, want a link and nothing else:\n%s", name, code, stdout, stderr)
 	}
 	return link
+}
+
+// inStore works on the store as a command does, beside a running server.
+func (w *connectWorld) inStore(work func(context.Context, credstore.Store) error) {
+	w.t.Helper()
+	p := program{stdout: io.Discard, stderr: io.Discard, environ: []string{"HOME=" + w.dir}, configPath: w.config}
+	if err := p.withStore(w.t.Context(), work); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// ask asks for the companies that the connection sees.
+func (p *process) ask(connection string) answer {
+	p.t.Helper()
+	a, err := p.get(client(p.t), connection, "/v1/companies")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return a
+}
+
+// customer is a browser without a screen: it keeps cookies, follows redirects, and
+// notes the addresses that it was sent to. At Pleo it chooses a company.
+type customer struct {
+	w       *connectWorld
+	http    *http.Client
+	company string // name or id; empty: the first one
+
+	mu     sync.Mutex // guards visited and pages
+	visits []*url.URL
+	pages  strings.Builder // heads and bodies of all answers of ours
+}
+
+func (w *connectWorld) customer(company string) *customer {
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c := &customer{w: w, company: company, http: client(w.t)}
+	c.http.Jar = jar
+	c.http.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
+		if r.URL.Path == "/oauth/authorize" && c.company != "" {
+			r.URL.RawQuery += "&sim_company=" + url.QueryEscape(c.company)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.visits = append(c.visits, r.URL)
+		return nil
+	}
+	return c
+}
+
+// open loads the page at the link; click presses its button, with what the form
+// holds. Both return the page that it ends at.
+func (c *customer) open(link string) string { return c.load(http.MethodGet, link, nil) }
+
+func (c *customer) click(link string, form url.Values) string {
+	return c.load(http.MethodPost, link, form)
+}
+
+func (c *customer) load(method, link string, form url.Values) string {
+	r, err := http.NewRequest(method, link, strings.NewReader(form.Encode()))
+	if err != nil {
+		c.w.t.Error(err)
+		return ""
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	res, err := c.http.Do(r)
+	if err != nil {
+		c.w.t.Error(err)
+		return ""
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		c.w.t.Error(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fmt.Fprintf(&c.pages, "%v\n%s\n", res.Header, body)
+	return string(body)
+}
+
+// TestF22ThroughThePages: a customer approves while a refresh of the same
+// connection is under way, 100 times; the newer grant wins.
+func TestF22ThroughThePages(t *testing.T) {
+	const trials = 100
+	w := newConnectWorld(t, simulator.Settings{})
+	old := make([]simulator.Grant, trials)
+	lines, links := make([]string, trials), make([]string, trials)
+	for i := range trials {
+		g, err := w.sim.IssueGrant(simulator.GrantRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		old[i] = g
+		lines[i] = fmt.Sprintf(`{"name":"c%d","kind":"oauth","refresh_token":%q,"access_token":%q,"expires_at":"2020-01-01T00:00:00Z","company_id":%q}`,
+			i, g.RefreshToken, g.AccessToken, g.Company)
+	}
+	w.importLines(lines...)
+	p := w.serve()
+	w.linksFor(links)
+	if _, err := w.sim.SetFault(simulator.Fault{Kind: simulator.FaultDelay, Delay: simulator.Duration(200 * time.Millisecond)}); err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	shared := client(t)
+	for i := range trials {
+		name, person := fmt.Sprint("c", i), w.customer(old[i].Company)
+		running.Go(func() { _, _ = p.get(shared, name, "/v1/companies") }) // has the token refreshed
+		running.Go(func() {
+			time.Sleep(time.Duration(i) * 4 * time.Millisecond) // before, during and after
+			if page := person.click(links[i], nil); !strings.Contains(page, "Connected") {
+				t.Errorf("%s: %s", name, page)
+			}
+		})
+	}
+	running.Wait()
+	w.sim.ClearFaults()
+	overwritten := 0
+	for i, g := range old {
+		_ = w.sim.RevokeGrant(g.ID) // the one before the consent
+		if a, err := p.get(shared, fmt.Sprint("c", i), "/v1/companies"); err != nil || a.status != 200 {
+			overwritten++
+		}
+	}
+	if overwritten > 0 {
+		t.Errorf("%d of %d consents were overwritten by a refresh, want none", overwritten, trials)
+	}
+	for hash, token := range w.sim.Counters().RefreshTokens {
+		if token.Presentations > 1 {
+			t.Errorf("refresh token %s was presented %d times, want once", hash[:8], token.Presentations)
+		}
+	}
+}
+
+// linksFor makes links for the connections c0, c1 and so on.
+func (w *connectWorld) linksFor(links []string) {
+	w.t.Helper()
+	public, err := url.Parse(w.public)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.inStore(func(ctx context.Context, store credstore.Store) error {
+		linker := connect.NewLinker(connect.LinkerConfig{Store: store, PublicURL: public})
+		for i := range links {
+			c, err := store.Find(ctx, fmt.Sprint("c", i))
+			if err != nil {
+				return err
+			}
+			if links[i], _, err = linker.Open(ctx, c.ID, credstore.LinkRequest{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// TestF23ThroughThePages: a connection that is removed while its customer
+// approves stays removed.
+func TestF23ThroughThePages(t *testing.T) {
+	w := newConnectWorld(t, simulator.Settings{})
+	w.add("acme", "oauth", "Acme Holding")
+	w.serve()
+	link := w.connectLink("acme")
+	fault, err := w.sim.SetFault(simulator.Fault{Kind: simulator.FaultHang})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := make(chan string, 1)
+	go func() { page <- w.customer("").click(link, nil) }()
+	w.awaitRequest("/oauth/token")
+	if code, _, stderr := w.run("", "connections", "remove", "acme"); code != exitDone {
+		t.Fatalf("connections remove exits %d:\n%s", code, stderr)
+	}
+	if err := w.sim.ClearFault(fault.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-page; !strings.Contains(got, "This link is not complete") {
+		t.Errorf("the customer sees:\n%s", got)
+	}
+	if code, _, _ := w.run("", "connections", "show", "acme"); code != exitNotFound {
+		t.Errorf("connections show exits %d, want %d: it was removed", code, exitNotFound)
+	}
+	left, err := os.ReadDir(filepath.Join(w.dir, "data", "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range left {
+		if strings.HasSuffix(entry.Name(), ".pair") {
+			t.Errorf("%s is left in the spool", entry.Name())
+		}
+	}
+}
+
+// connectURL returns the connect_url of the answer to a request.
+func (p *process) connectURL(connection string) string {
+	p.t.Helper()
+	a := p.ask(connection)
+	var doc struct {
+		Code       string `json:"code"`
+		ConnectURL string `json:"connect_url"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &doc); err != nil || a.status != 401 {
+		p.t.Fatalf("a request for %s: %d %s", connection, a.status, a.body)
+	}
+	return doc.ConnectURL
+}
+
+// TestConnectURLInProblems: one link for a credential, however many ask.
+func TestConnectURLInProblems(t *testing.T) {
+	w := newConnectWorld(t, simulator.Settings{})
+	w.add("acme", "oauth", "Acme Holding")
+	p := w.serve()
+	link := p.connectURL("acme")
+	if !strings.HasPrefix(link, w.public+"/connect/") || p.connectURL("acme") != link || w.connectLink("acme") != link {
+		t.Errorf("connect_url = %q, want one link, the same each time and from the command line", link)
+	}
+	if page := w.customer("").click(link, nil); !strings.Contains(page, "Connected") {
+		t.Fatalf("the link leads to:\n%s", page)
+	}
+	if a := p.ask("acme"); a.status != 200 {
+		t.Errorf("a request after the consent: %d %s", a.status, a.body)
+	}
+	w.sim.RevokeGrants("")
+	again := p.connectURL("acme")
+	if again == link || !strings.HasPrefix(again, w.public) {
+		t.Errorf("connect_url after the link was used = %q, want another than %q", again, link)
+	}
+	if page := w.customer("").click(again, nil); !strings.Contains(page, "Connected") {
+		t.Errorf("the second link leads to:\n%s", page)
+	}
+}
+
+// TestConnectURLIsNotForStrangers: who reaches a proxy that is open to a network
+// is not told how to connect a company to it.
+func TestConnectURLIsNotForStrangers(t *testing.T) {
+	w := newConnectWorld(t, simulator.Settings{}, `proxy:
+  client_networks: [127.0.0.0/8]`)
+	raw, err := os.ReadFile(w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := replaceOnce(t, string(raw), `proxy: {listen: "127.0.0.1:0"}`+"\n", "")
+	w.write("config.yaml", replaceOnce(t, open, "proxy:\n", "proxy:\n  listen: 0.0.0.0:0\n"))
+	w.add("acme", "oauth", "Acme Holding")
+	p := w.serve()
+	p.addresses[proxyListener] = strings.Replace(p.addresses[proxyListener], "[::]", "127.0.0.1", 1)
+	if link := p.connectURL("acme"); link != "" {
+		t.Errorf("connect_url = %q, want none", link)
+	}
+}
+
+// TestPagesShowNoSecret: what customers give and get is in no page, log, history
+// or listing.
+func TestPagesShowNoSecret(t *testing.T) {
+	w := newConnectWorld(t, simulator.Settings{}, "log: {level: debug}")
+	w.add("acme", "oauth", "Acme Holding")
+	w.add("keyed", "standalone_key", "Acme Holding")
+	key, err := w.sim.IssueKey(simulator.Key{Company: w.sim.Companies()[0].ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.serve()
+	person, links := w.customer(""), []string{w.connectLink("acme"), w.connectLink("keyed")}
+	person.open(links[0])
+	person.click(links[0], nil)
+	person.open(links[0])
+	const wrong = "pls_wrong-canary-W2k8"
+	person.click(links[1], url.Values{"key": {wrong}})
+	if page := person.click(links[1], url.Values{"key": {key.Value}}); !strings.Contains(page, "Connected") {
+		t.Fatalf("the key's link leads to:\n%s", page)
+	}
+	p.ask("acme")
+
+	secrets := map[string]string{"key": key.Value, "wrong key": wrong, "client secret": simulator.DefaultClientSecret}
+	for i, link := range links {
+		secrets[fmt.Sprint("link ", i)] = strings.TrimPrefix(link, w.public+"/connect/")
+	}
+	for _, visited := range person.visits {
+		for _, name := range []string{"code", "state"} {
+			if value := visited.Query().Get(name); value != "" {
+				secrets[name] = value
+			}
+		}
+	}
+	said := map[string]string{"pages": person.pages.String()}
+	w.inStore(func(ctx context.Context, store credstore.Store) error {
+		for _, name := range []string{"acme", "keyed"} {
+			c, err := store.Find(ctx, name)
+			if err != nil {
+				return err
+			}
+			state, err := store.Read(ctx, c.ID)
+			if err != nil {
+				return err
+			}
+			secrets[name+" access"], secrets[name+" refresh"] = state.Credential.AccessToken.Reveal(), state.Credential.RefreshToken.Reveal()
+			history, err := store.History(ctx, c.ID, "", 200)
+			if err != nil {
+				return err
+			}
+			said["history of "+name] = fmt.Sprintf("%+v", history)
+		}
+		return nil
+	})
+	_, said["list"], _ = w.run("", "--json", "connections", "list")
+	if code := p.stop(); code != exitDone {
+		t.Errorf("the server exits %d", code)
+	}
+	said["log"] = p.log.String()
+	if len(secrets["code"]) < 8 || len(secrets["state"]) < 43 || len(secrets["acme refresh"]) < 8 {
+		t.Fatalf("the test knows too few of the secrets: %v", slices.Sorted(maps.Keys(secrets)))
+	}
+	for where, text := range said {
+		for name, secret := range secrets {
+			if secret != "" && strings.Contains(text, secret) {
+				t.Errorf("the %s is in the %s", name, where)
+			}
+		}
+	}
+}
+
+// TestBadClientsOfThePagesHarmNobody: 1,000 bad requests and 200 slow clients on
+// the pages leave the proxy listener, and the pages themselves, as they were.
+func TestBadClientsOfThePagesHarmNobody(t *testing.T) {
+	w := newConnectWorld(t, simulator.Settings{})
+	_, line := w.grant("acme", simulator.GrantRequest{})
+	w.importLines(line)
+	w.add("later", "oauth", "Acme Holding")
+	w.add("flooded", "oauth", "Acme Holding")
+	p := w.serve()
+	link, flooded := w.connectLink("later"), w.connectLink("flooded")
+	address := strings.TrimPrefix(w.public, "http://")
+	var slow []net.Conn
+	for i := range 200 {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		head := "GET / HTTP/1.1\r\nHost: " + address
+		if i%2 == 0 {
+			head = "POST " + strings.TrimPrefix(flooded, w.public) + " HTTP/1.1\r\nHost: " + address + "\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\nkey="
+		}
+		fmt.Fprint(conn, head)
+		slow = append(slow, conn)
+	}
+	var running sync.WaitGroup
+	bad := client(t)
+	for i := range 20 {
+		running.Go(func() {
+			for j := range 50 {
+				badRequest(bad, w.public, flooded, i*50+j)
+			}
+		})
+	}
+	good, began := client(t), time.Now()
+	for range 200 {
+		if a, err := p.get(good, "acme", "/v1/companies"); err != nil || a.status != 200 {
+			t.Fatalf("a request meanwhile: %+v, %v", a, err)
+		}
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("200 requests one after another took %v", took)
+	}
+	running.Wait()
+	if page := w.customer("").click(link, nil); !strings.Contains(page, "Connected") {
+		t.Errorf("a customer meanwhile sees:\n%s", page)
+	}
+	if len(slow) != 200 {
+		t.Error("the slow clients were not there")
+	}
+}
+
+// badRequest sends the n-th of the bad requests; what comes of it does not matter.
+func badRequest(c *http.Client, public, link string, n int) {
+	requests := []func() (*http.Request, error){
+		func() (*http.Request, error) {
+			return http.NewRequest("GET", public+"/connect/"+strings.Repeat("x", n), nil)
+		},
+		func() (*http.Request, error) {
+			return http.NewRequest("GET", public+"/oauth/callback?code=x&state="+strings.Repeat("A", 43), nil)
+		},
+		func() (*http.Request, error) {
+			return http.NewRequest("POST", link+"?", strings.NewReader(strings.Repeat("key=", 5000)))
+		},
+		func() (*http.Request, error) { return http.NewRequest("PUT", link, nil) },
+		func() (*http.Request, error) {
+			r, err := http.NewRequest("GET", link, nil)
+			if err == nil {
+				r.Host = "evil.example.com"
+				r.Header.Set("Cookie", strings.Repeat("pleo-browser=x; ", 500))
+			}
+			return r, err
+		},
+	}
+	r, err := requests[n%len(requests)]()
+	if err != nil {
+		return
+	}
+	res, err := c.Do(r)
+	if err == nil {
+		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+	}
 }

@@ -51,6 +51,9 @@ func Start(t testing.TB) *Browser {
 	return &Browser{t: t, ctx: ctx}
 }
 
+// For returns the browser for a subtest, whose tabs fail that one.
+func (b *Browser) For(t testing.TB) *Browser { return &Browser{t: t, ctx: b.ctx} }
+
 // Tab is a window with cookies of its own: a person at a machine. Its methods
 // fail the test where the page does not do what is asked of it.
 type Tab struct {

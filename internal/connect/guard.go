@@ -17,7 +17,7 @@ const (
 	lookups = 32
 	// exchanges is how many consents and keys are worked on at a time, each of
 	// which waits for Pleo; more are turned away.
-	exchanges = 64
+	exchanges = 256
 )
 
 // guard puts in front of every page what all of them need.
@@ -74,7 +74,7 @@ func (p *Pages) slowly(n int, h http.HandlerFunc) http.HandlerFunc {
 			wait(w)
 			h(w, r)
 		default:
-			p.show(w, r, p.problem(tooMany))
+			p.show(w, r, p.problem(tooBusy))
 		}
 	}
 }

@@ -70,13 +70,11 @@ func (p *Pages) showLink(w http.ResponseWriter, r *http.Request) {
 	v, err := p.find(r.Context(), r.PathValue("token"))
 	o := p.outcomeOf(r, v)
 	switch {
-	case err == nil && o.Why != "":
-		p.show(w, r, p.failed(v, o))
 	case err == nil && v.conn().Status == credstore.Disabled:
 		p.show(w, r, p.stoppedAt(v, switchedOff))
 	case err == nil:
 		p.knowBrowser(w, r)
-		p.showForm(w, r, v)
+		p.showForm(w, r, v, o)
 	case errors.Is(err, credstore.ErrLinkUsed) && o.Connected:
 		p.show(w, r, p.done(v))
 	default:
@@ -84,8 +82,9 @@ func (p *Pages) showLink(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// showForm shows the page with the button.
-func (p *Pages) showForm(w http.ResponseWriter, r *http.Request, v visit) {
+// showForm shows the page with the button: the first one, or the one after an
+// attempt that has failed.
+func (p *Pages) showForm(w http.ResponseWriter, r *http.Request, v visit, o outcome) {
 	if v.conn().Kind.IsKey() {
 		p.show(w, r, p.keyForm(v))
 		return
@@ -95,6 +94,10 @@ func (p *Pages) showForm(w http.ResponseWriter, r *http.Request, v visit) {
 		return
 	}
 	p.allowForeignForms(w)
+	if o.Why != "" {
+		p.show(w, r, p.failed(v, o))
+		return
+	}
 	p.show(w, r, p.consentForm(v))
 }
 

@@ -31,7 +31,13 @@ type Linker struct {
 	opening singleflight.Group
 
 	mu    sync.Mutex           // guards known
-	known map[string]knownLink // connection id → link that Link returned lately
+	known map[credential]knownLink // what Link returned lately
+}
+
+// credential is what there is one link for: a link ends with it.
+type credential struct {
+	connection string // id
+	version    int64
 }
 
 type knownLink struct {
@@ -60,7 +66,7 @@ func NewLinker(c LinkerConfig) *Linker {
 	}
 	return &Linker{
 		store: c.Store, publicURL: c.PublicURL, ttl: c.TTL, returnURLs: c.ReturnURLs, now: c.Now,
-		known: map[string]knownLink{},
+		known: map[credential]knownLink{},
 	}
 }
 
@@ -100,16 +106,17 @@ const knownFor = 10 * time.Second
 // maxKnown is how many links are remembered for that.
 const maxKnown = 4096
 
-// Link returns the link that a person can mend the connection by: the same one
-// until it is used or expires.
-func (l *Linker) Link(ctx context.Context, id string) (string, error) {
-	if link, ok := l.remembered(id); ok {
+// Link returns the link by which a person can mend the connection with the id,
+// whose credential has the version: the same one until it is used or expires.
+func (l *Linker) Link(ctx context.Context, id string, version int64) (string, error) {
+	c := credential{id, version}
+	if link, ok := l.remembered(c); ok {
 		return link, nil
 	}
-	found, err, _ := l.opening.Do(id, func() (any, error) {
+	found, err, _ := l.opening.Do(fmt.Sprint(c), func() (any, error) {
 		link, _, err := l.Open(ctx, id, credstore.LinkRequest{})
 		if err == nil {
-			l.remember(id, link)
+			l.remember(c, link)
 		}
 		return link, err
 	})
@@ -119,18 +126,18 @@ func (l *Linker) Link(ctx context.Context, id string) (string, error) {
 	return found.(string), nil
 }
 
-func (l *Linker) remembered(id string) (string, bool) {
+func (l *Linker) remembered(c credential) (string, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	k, ok := l.known[id]
+	k, ok := l.known[c]
 	return k.url, ok && l.now().Before(k.until)
 }
 
-func (l *Linker) remember(id, link string) {
+func (l *Linker) remember(c credential, link string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.known) >= maxKnown {
 		clear(l.known)
 	}
-	l.known[id] = knownLink{url: link, until: l.now().Add(knownFor)}
+	l.known[c] = knownLink{url: link, until: l.now().Add(knownFor)}
 }

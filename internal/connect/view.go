@@ -104,6 +104,7 @@ type view struct {
 	Body   string
 
 	Brand, Style, Logo string // of every page
+	Mood               string // colours the page: stopped, done or empty
 
 	Title   string // empty: as Heading
 	Heading string
@@ -129,6 +130,9 @@ func (p *Pages) show(w http.ResponseWriter, r *http.Request, v view) {
 	v.Brand, v.Style, v.Logo = capital(p.Branding.Name), p.design.stylePath, p.design.logoPath
 	if v.Title == "" {
 		v.Title = v.Heading
+	}
+	if v.Body == stoppedBody || v.Body == doneBody {
+		v.Mood = v.Body
 	}
 	var page bytes.Buffer
 	if err := p.design.pages[v.Body].Execute(&page, v); err != nil {

@@ -39,6 +39,7 @@ const (
 	notSetUp     why = "oauth_not_set_up"
 	storeAway    why = "store_unavailable"
 	tooMany      why = "too_many_requests"
+	tooBusy      why = "too_busy"
 	unreadable   why = "bad_request"
 	notOurPage   why = "cross_site_request"
 	otherHost    why = "host_not_allowed"
@@ -120,7 +121,10 @@ func wordings() map[why]wording {
 			"Something on our side does not answer.",
 			"Wait a minute and load the page again."},
 		tooMany: {http.StatusTooManyRequests, "Too many tries",
-			"There were too many tries within a short time.",
+			"This link was tried too often within a minute.",
+			"Wait a minute and try again."},
+		tooBusy: {http.StatusServiceUnavailable, "Too many people are here at the moment",
+			"Nothing has happened yet.",
 			"Wait a minute and load the page again."},
 		unreadable: {http.StatusBadRequest, "This could not be read",
 			"What was sent is too long, or was cut off on its way. Nothing has happened.",

@@ -61,8 +61,10 @@ const (
 type Error struct {
 	Code       Code
 	Connection string // the name that was asked for
-	// ConnectionID is the id, where a person has to mend the connection.
+	// ConnectionID and Version are the connection's id and that of its credential,
+	// where a person has to mend it.
 	ConnectionID string
+	Version      int64
 	Reason       string        // the connection's reason, where it has one
 	RetryAfter   time.Duration // when it makes sense to ask again; 0 when waiting does not help
 	Err          error         // the cause, for the log; may be nil

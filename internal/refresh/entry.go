@@ -73,7 +73,7 @@ func (s *snapshot) refusal() error {
 	default:
 		return nil
 	}
-	return &Error{Code: code, Connection: s.conn.Name, ConnectionID: s.conn.ID, Reason: s.conn.Reason}
+	return &Error{Code: code, Connection: s.conn.Name, ConnectionID: s.conn.ID, Version: s.conn.Version, Reason: s.conn.Reason}
 }
 
 // find returns the entry of the connection called name, loading it on first use.

@@ -113,7 +113,7 @@ func (m *Manager) authorizeKey(ctx context.Context, e *entry) (*Authorization, e
 	if err := s.refusal(); err != nil {
 		return nil, err
 	}
-	return nil, &Error{Code: ReauthorizationRequired, Connection: s.conn.Name, ConnectionID: s.conn.ID, Reason: s.conn.Reason}
+	return nil, &Error{Code: ReauthorizationRequired, Connection: s.conn.Name, ConnectionID: s.conn.ID, Version: s.conn.Version, Reason: s.conn.Reason}
 }
 
 // hearKey asks about the key and does what the answer says. Only a 401 to

@@ -19,6 +19,7 @@ type keyAPI struct {
 	down      error
 	asked     int
 	delay     time.Duration
+	scope     string // of everything; empty: not said
 }
 
 func newKeyAPI() *keyAPI { return &keyAPI{companies: map[string]string{}} }
@@ -49,8 +50,21 @@ func (a *keyAPI) count() int {
 	return a.asked
 }
 
+// slow sets how long answers take.
+func (a *keyAPI) slow(delay time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.delay = delay
+}
+
+func (a *keyAPI) slowness() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.delay
+}
+
 func (a *keyAPI) Introspect(_ context.Context, authorization credstore.Secret) (pleo.Identity, error) {
-	time.Sleep(a.delay)
+	time.Sleep(a.slowness())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked++
@@ -61,7 +75,7 @@ func (a *keyAPI) Introspect(_ context.Context, authorization credstore.Secret) (
 	if !ok {
 		return pleo.Identity{}, pleo.ErrUnauthorized
 	}
-	return pleo.Identity{CompanyID: company, Subject: "urn:pleo:company:" + company}, nil
+	return pleo.Identity{CompanyID: company, Subject: "urn:pleo:company:" + company, Scope: a.scope}, nil
 }
 
 // withKey runs f on a process that serves the connection "legacy" of company
@@ -120,7 +134,7 @@ func TestA401OfAGoodKeyCondemnsNothing(t *testing.T) {
 
 func TestARefusedKeyIsCondemnedByIntrospectionOnly(t *testing.T) {
 	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
-		api.delay = time.Second
+		api.slow(time.Second)
 		sent := p.mustAuthorize("legacy")
 		results := inParallel(200, func() string {
 			_, err := p.Reauthorize(t.Context(), sent)

@@ -127,6 +127,9 @@ func (s *Simulator) allow(r *http.Request, q url.Values, req authorizationReques
 	if o.SubjectType == "organisation" {
 		given = subject{organisation: company.OrganisationID}
 	}
+	if len(o.GrantScopes) > 0 {
+		req.scopes = slices.DeleteFunc(slices.Clone(req.scopes), func(scope string) bool { return !slices.Contains(o.GrantScopes, scope) })
+	}
 	answer := url.Values{"code": {s.ledger.issueCode(code{
 		spec:        grantSpec{clientID: req.client.ID, subject: given, scopes: req.scopes},
 		redirectURI: req.redirectURI, challenge: req.challenge,

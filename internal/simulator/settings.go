@@ -78,6 +78,9 @@ type OAuthSettings struct {
 	// SubjectType of the grants that consent gives: "company" (or empty), or
 	// "organisation".
 	SubjectType string `json:"subject_type,omitempty"`
+	// GrantScopes are what a consent gives of the scopes that were asked for.
+	// None: all of them.
+	GrantScopes []string `json:"grant_scopes,omitempty"`
 	// IssuerInCallback adds iss to the redirect (RFC 9207).
 	IssuerInCallback bool `json:"issuer_in_callback,omitempty"`
 	// SubjectInCallback adds urn_pleo_params_oauth_subject to the redirect.

@@ -1,0 +1,108 @@
+package refresh
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+)
+
+func TestSetKeyTellsWhatIsWrong(t *testing.T) {
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		elsewhere := newKeyAPI()
+		elsewhere.knows("staging-key", "c1")
+		p.Elsewhere = elsewhere
+		api.knows("good", "c1")
+		api.knows("other", "c2")
+		bound, err := w.command().Create(t.Context(), credstore.NewConnection{
+			Name: "bound", Kind: credstore.IntegratedKey, Company: credstore.Company{ID: "c3"},
+			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("bounds")},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		api.knows("of bound", "c3")
+		set := func(key string, change func(*KeyGrant)) error {
+			g := KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret(key)}
+			if change != nil {
+				change(&g)
+			}
+			_, err := p.SetKey(t.Context(), g)
+			return err
+		}
+		var (
+			differs *credstore.OtherCompanyError
+			taken   *CompanyTakenError
+			lacking *MissingScopesError
+		)
+		if err := set("unknown", nil); !errors.Is(err, pleo.ErrUnauthorized) || errors.Is(err, ErrKeyElsewhere) {
+			t.Errorf("an unknown key: %v, want ErrUnauthorized", err)
+		}
+		if err := set("staging-key", nil); !errors.Is(err, ErrKeyElsewhere) || errors.Is(err, pleo.ErrUnauthorized) {
+			t.Errorf("a key of the other environment: %v, want ErrKeyElsewhere", err)
+		}
+		if err := set("other", nil); !errors.As(err, &differs) || differs.Got.ID != "c2" {
+			t.Errorf("a key of another company: %v, want an OtherCompanyError", err)
+		}
+		if err := set("other", func(g *KeyGrant) { g.Next = true }); !errors.As(err, &differs) {
+			t.Errorf("staging a key of another company: %v, want an OtherCompanyError", err)
+		}
+		if err := set("of bound", func(g *KeyGrant) { g.AllowOtherCompany = true }); !errors.As(err, &taken) || taken.Company.ID != "c3" {
+			t.Errorf("a key of a bound company: %v, want a CompanyTakenError", err)
+		}
+		api.scope = "users:read"
+		if err := set("good", func(g *KeyGrant) { g.Scopes = []string{"users:read", "export-jobs:write"} }); !errors.As(err, &lacking) || !slices.Equal(lacking.Missing, []string{"export-jobs:write"}) {
+			t.Errorf("a key that allows too little: %v, want what it lacks", err)
+		}
+		api.fail(&pleo.StatusError{Status: 503})
+		var away *pleo.StatusError
+		if err := set("good", nil); !errors.As(err, &away) {
+			t.Errorf("while the API is away: %v, want its error", err)
+		}
+		api.fail(nil)
+		if c := w.state(conn.ID).Credential; c.Version != 1 || !c.NextKey.IsZero() {
+			t.Errorf("after refused keys the store holds version %d, staged %v, want all as before", c.Version, !c.NextKey.IsZero())
+		}
+		if c := w.state(bound.ID).Connection; c.Version != 1 || c.CompanyID != "c3" {
+			t.Errorf("the other connection is %+v", c)
+		}
+	})
+}
+
+func TestSetKeyIsUsedAtOnce(t *testing.T) {
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		if _, err := p.rejected("legacy"); !errors.Is(err, ErrSuppressed) {
+			t.Fatal(err)
+		}
+		api.knows("new", "c1")
+		ends := time.Now().Add(90 * 24 * time.Hour).Truncate(time.Second)
+		got, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("new"), ExpiresAt: ends, Scopes: []string{"users:read"}})
+		if err != nil || got.Status != credstore.Active || !got.ExpiresAt.Equal(ends) {
+			t.Fatalf("SetKey = %+v, %v, want it active until %v", got, err, ends)
+		}
+		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("new") || a.Version != 2 {
+			t.Errorf("requests go out with version %d, want the new key", a.Version)
+		}
+	})
+}
+
+func TestSetKeyStagesTheNext(t *testing.T) {
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		api.knows("old", "c1")
+		api.knows("next", "c1")
+		if _, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("next"), Next: true}); err != nil {
+			t.Fatal(err)
+		}
+		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") {
+			t.Error("a staged key is used before its day")
+		}
+		api.knows("old", "")
+		a, err := p.rejected("legacy")
+		if err != nil || a.Value.Reveal() != valueOf("next") {
+			t.Errorf("after a 401: %v, want the staged key", err)
+		}
+	})
+}
