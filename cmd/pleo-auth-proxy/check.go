@@ -76,10 +76,8 @@ func (p *program) check(ctx context.Context, c refresh.Checker, name string) err
 	}
 	conn = found.Connection
 	switch {
-	case conn.Status != credstore.Active && conn.Reason != "":
-		return fmt.Errorf("connection %q is %s (%s)", name, conn.Status, conn.Reason)
 	case conn.Status != credstore.Active:
-		return fmt.Errorf("connection %q is %s", name, conn.Status)
+		return fmt.Errorf("connection %q is %s", name, statusOf(conn))
 	case !found.Healthy():
 		return fmt.Errorf("connection %q is active, but not all of its credential is good", name)
 	}

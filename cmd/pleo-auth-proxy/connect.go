@@ -26,7 +26,7 @@ Whoever has the link can use it, so send it the way that you would send a
 password.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.connect(credstore.WithActor(cmd.Context(), credstore.ActorCommandLine), args[0], r)
+			return p.connect(cmd.Context(), args[0], r)
 		},
 	}
 	flags := cmd.Flags()

@@ -19,7 +19,7 @@ func (p *program) connectionsCommand() *cobra.Command {
 what they change within a second.`,
 	})
 	cmd.AddCommand(p.addCommand(), p.listCommand(), p.showCommand(), p.removeCommand(), p.importCommand(),
-		p.checkCommand(), p.refreshCommand(), p.retryCommand())
+		p.checkCommand(), p.historyCommand(), p.disableCommand(), p.enableCommand(), p.setKeyCommand(), p.exportCommand(), p.refreshCommand(), p.retryCommand())
 	return cmd
 }
 

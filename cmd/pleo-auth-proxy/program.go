@@ -53,7 +53,7 @@ func (p *program) Run(ctx context.Context, args []string) int {
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	err := root.ExecuteContext(ctx)
+	err := root.ExecuteContext(credstore.WithActor(ctx, credstore.ActorCommandLine))
 	if err != nil {
 		p.say("error: %v", err)
 	}

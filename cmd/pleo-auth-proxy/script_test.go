@@ -29,6 +29,7 @@ import (
 //	exits CODE COMMAND...   runs a command that must end with the exit code
 //	grant NAME FILE         issues a grant and adds a line for import to the file
 //	key FILE                issues a standalone key and writes it to the file
+//	otherkey FILE           issues a key of another company and writes it to the file
 //	revoke FILE             revokes the key that the file holds
 //	set VAR FILE            sets VAR to what stands in the file
 //	taken VAR               sets VAR to an address that somebody listens on
@@ -63,6 +64,7 @@ func runScripts(t *testing.T, dir string, setup func(*testscript.Env) error) {
 			"exits":    exitsCommand,
 			"grant":    grantCommand,
 			"key":      keyCommand,
+			"otherkey": otherKeyCommand,
 			"revoke":   revokeCommand,
 			"set":      setCommand,
 			"taken":    takenCommand,
@@ -138,6 +140,15 @@ func grantCommand(ts *testscript.TestScript, _ bool, args []string) {
 func keyCommand(ts *testscript.TestScript, _ bool, args []string) {
 	sim := simulatorOf(ts)
 	k, err := sim.IssueKey(simulator.Key{Company: sim.Companies()[0].ID})
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(k.Value+"\n"), 0o600))
+}
+
+func otherKeyCommand(ts *testscript.TestScript, _ bool, args []string) {
+	sim := simulatorOf(ts)
+	company, err := sim.AddCompany(simulator.Company{Name: "Another"})
+	ts.Check(err)
+	k, err := sim.IssueKey(simulator.Key{Company: company.ID})
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(k.Value+"\n"), 0o600))
 }

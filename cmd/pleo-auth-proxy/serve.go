@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -27,7 +28,7 @@ Logs go to standard error. With --json one line of JSON with the addresses goes 
 standard output once everything is ready.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return p.serve(cmd.Context())
+			return p.serve(credstore.WithActor(cmd.Context(), credstore.ActorProxy))
 		},
 	}
 }

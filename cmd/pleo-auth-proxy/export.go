@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+func (p *program) exportCommand() *cobra.Command {
+	var secrets bool
+	cmd := &cobra.Command{
+		Use:   "export [NAME...]",
+		Short: "Writes connections as JSON lines, as connections import reads them",
+		Long: `Writes connections as JSON lines, all of them or those that are named.
+
+With --with-secrets the lines hold the tokens and keys, for another program or
+another store to go on with. Each connection is disabled in the same transaction,
+since of two owners of one refresh token one kills it for both; connections enable
+takes that back where the export was not used. One with a refresh under way, or of
+unknown outcome, is left out. Keep the output as you would keep the keys.`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.withStore(cmd.Context(), func(ctx context.Context, store credstore.Store) error {
+				return p.export(ctx, store, args, secrets)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&secrets, "with-secrets", false, "with tokens and keys; disables the connections here")
+	return cmd
+}
+
+// exportLine is one connection, in the form that import takes.
+type exportLine struct {
+	Name           string     `json:"name"`
+	Kind           string     `json:"kind"`
+	RefreshToken   string     `json:"refresh_token,omitempty"`
+	AccessToken    string     `json:"access_token,omitempty"`
+	ExpiresAt      *time.Time `json:"expires_at,omitempty"`
+	APIKey         string     `json:"api_key,omitempty"`
+	CompanyID      string     `json:"company_id,omitempty"`
+	ExternalTenant string     `json:"external_tenant,omitempty"`
+}
+
+func (p *program) export(ctx context.Context, store credstore.Store, names []string, secrets bool) error {
+	chosen, err := choose(ctx, store, names)
+	if err != nil {
+		return err
+	}
+	left := 0
+	for _, c := range chosen {
+		line := lineOf(c)
+		if secrets {
+			line, err = p.withSecrets(ctx, store, c)
+		}
+		if err != nil {
+			left++
+			p.say("%s: left out: %v", c.Name, err)
+			continue
+		}
+		if err := writeLine(p.stdout, line); err != nil {
+			return fmt.Errorf("writing connection %q: %w", c.Name, err)
+		}
+	}
+	p.say("exported %d connections", len(chosen)-left)
+	if secrets && len(chosen) > left {
+		p.say("they are disabled here (exported): of two owners of one refresh token, one kills it for both")
+	}
+	if left > 0 {
+		return fmt.Errorf("%d connections were left out", left)
+	}
+	return nil
+}
+
+// choose returns the connections that are named, or all of them.
+func choose(ctx context.Context, store credstore.Store, names []string) (chosen []credstore.Connection, err error) {
+	if len(names) == 0 {
+		return listAll(ctx, store, "")
+	}
+	for _, name := range names {
+		c, err := find(ctx, store, name)
+		if err != nil {
+			return nil, err
+		}
+		chosen = append(chosen, c)
+	}
+	return chosen, nil
+}
+
+func lineOf(c credstore.Connection) exportLine {
+	return exportLine{Name: c.Name, Kind: string(c.Kind), CompanyID: c.CompanyID, ExternalTenant: c.ExternalTenant}
+}
+
+// Why a connection is not exported.
+var (
+	errNothingSecret = errors.New("it has no credential")
+	errUnsettled     = errors.New("the outcome of a refresh is not known yet, so its refresh token may be spent; see connections show")
+	errSpent         = errors.New("its refresh token was refused")
+)
+
+// withSecrets takes a connection out of use here and returns all that another
+// owner needs. On an error it is as it was before.
+func (p *program) withSecrets(ctx context.Context, store credstore.Store, c credstore.Connection) (exportLine, error) {
+	state, err := store.Read(ctx, c.ID)
+	if err == nil {
+		err = checkExportable(state)
+	}
+	if err != nil {
+		return exportLine{}, err
+	}
+	before := state.Connection.Status
+	if state, err = exportOf(ctx, store, c.ID); err != nil {
+		return exportLine{}, err
+	}
+	// Between the two looks a refresh may have begun and not been answered.
+	if err := checkExportable(state); err != nil {
+		if before != credstore.Disabled {
+			err = errors.Join(err, store.Enable(ctx, c.ID))
+		}
+		return exportLine{}, err
+	}
+	if !state.Credential.NextKey.IsZero() {
+		p.say("%s: warning: the staged key is not exported", c.Name)
+	}
+	return secretLine(state), nil
+}
+
+func checkExportable(s credstore.State) error {
+	switch {
+	case s.Credential.Version == 0:
+		return errNothingSecret
+	case s.Intent != nil:
+		return errUnsettled
+	case !s.Credential.RefusedAt.IsZero():
+		return errSpent
+	}
+	return nil
+}
+
+// exportPatience is how long to wait for a refresh under way to end.
+const exportPatience = 5 * time.Second
+
+func exportOf(ctx context.Context, store credstore.Store, id string) (credstore.State, error) {
+	for deadline := time.Now().Add(exportPatience); ; {
+		state, err := store.Export(ctx, id)
+		if !errors.Is(err, credstore.ErrBusy) || time.Now().After(deadline) {
+			return state, err
+		}
+		select {
+		case <-time.After(lookEvery):
+		case <-ctx.Done():
+			return state, ctx.Err()
+		}
+	}
+}
+
+func secretLine(s credstore.State) exportLine {
+	line, cred := lineOf(s.Connection), s.Credential
+	line.RefreshToken, line.AccessToken, line.APIKey = cred.RefreshToken.Reveal(), cred.AccessToken.Reveal(), cred.APIKey.Reveal()
+	expires := cred.ExpiresAt
+	if s.Connection.Kind.IsKey() {
+		expires = s.Connection.ExpiresAt
+	}
+	if !expires.IsZero() {
+		expires = expires.UTC()
+		line.ExpiresAt = &expires
+	}
+	return line
+}
+
+func writeLine(out io.Writer, line exportLine) error {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(line)
+}

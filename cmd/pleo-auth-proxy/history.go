@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+)
+
+func (p *program) historyCommand() *cobra.Command {
+	var (
+		limit  int
+		before string
+	)
+	cmd := &cobra.Command{
+		Use:   "history NAME",
+		Short: "Shows what happened to a connection, the latest first",
+		Long: `Shows what happened to a connection and who did it, the latest first: consents and
+keys, refreshes and failures, changes by operators. It is kept for 400 days, of
+frequent events the latest.`,
+		Args: args("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if limit < 1 || limit > pageSize {
+				return &usageError{command: cmd.CommandPath(), err: fmt.Errorf("--limit wants a number from 1 to %d", pageSize)}
+			}
+			err := p.withStore(cmd.Context(), func(ctx context.Context, store credstore.Store) error {
+				return p.history(ctx, store, args[0], before, limit)
+			})
+			if errors.Is(err, credstore.ErrBadQuery) {
+				return &usageError{command: cmd.CommandPath(), err: err}
+			}
+			return err
+		},
+	}
+	cmd.Flags().IntVar(&limit, "limit", pageSize, "how many events at most")
+	cmd.Flags().StringVar(&before, "cursor", "", "the `CURSOR` that the page before ended with")
+	return cmd
+}
+
+func (p *program) history(ctx context.Context, store credstore.Store, name, before string, limit int) error {
+	c, err := find(ctx, store, name)
+	if err != nil {
+		return err
+	}
+	page, err := store.History(ctx, c.ID, before, limit)
+	if err != nil {
+		return err
+	}
+	if p.asJSON {
+		return p.printJSON(admin.DescribeHistory(page))
+	}
+	w := tabwriter.NewWriter(p.stdout, 0, 8, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "TIME\tEVENT\tSTATUS\tACTOR\tCODE\tMESSAGE")
+	for _, e := range page.Events {
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n",
+			e.At.UTC().Format(time.RFC3339), e.Type, e.Status, e.Actor, orNothing(e.Code), orNothing(e.Message))
+	}
+	if page.Next != "" {
+		p.say("there is more: --cursor %s", page.Next)
+	}
+	return flush(w)
+}
+
+// orNothing returns s for a terminal.
+func orNothing(s string) string {
+	if s == "" {
+		return nothing
+	}
+	return text(&s)
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// do runs a command that must succeed.
+func (w *world) do(stdin string, args ...string) {
+	w.t.Helper()
+	if code, _, stderr := w.run(stdin, args...); code != exitDone {
+		w.t.Fatalf("%v exits %d, want 0:\n%s", args, code, stderr)
+	}
+}
+
+// answers waits until requests of the connection are answered with the status.
+func (p *process) answers(connection string, status int) {
+	p.t.Helper()
+	c := client(p.t)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		a, err := p.get(c, connection, "/v2/employees")
+		if err == nil && a.status == status {
+			return
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("requests of %s are answered %d, %v, want %d", connection, a.status, err, status)
+		}
+	}
+}
+
+// TestOperatingBesideAServer: what commands change counts for the server that
+// runs, without a restart.
+func TestOperatingBesideAServer(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	_, line := w.grant("acme", simulator.GrantRequest{})
+	w.importLines(line)
+	first, err := w.sim.IssueKey(simulator.Key{ID: "first", Company: w.sim.Companies()[0].ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := w.sim.IssueKey(simulator.Key{ID: "second", Company: w.sim.Companies()[0].ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.do(first.Value, "connections", "add", "shop", "--kind", "standalone_key", "--key-file", "-")
+	p := w.serve()
+	p.answers("acme", http.StatusOK)
+	w.do("", "connections", "disable", "acme")
+	p.answers("acme", http.StatusForbidden)
+	w.do("", "connections", "enable", "acme")
+	p.answers("acme", http.StatusOK)
+	p.answers("shop", http.StatusOK)
+	w.do(second.Value, "connections", "set-key", "shop")
+	if err := w.sim.RevokeKey("first"); err != nil {
+		t.Fatal(err)
+	}
+	p.answers("shop", http.StatusOK)
+	w.do("", "connections", "check", "shop")
+	w.do("", "connections", "export", "acme", "--with-secrets")
+	p.answers("acme", http.StatusForbidden)
+	w.checkAlive(1)
+}
+
+// TestExportLeavesOutWhatIsNotSettled: while the outcome of a refresh is not
+// known nobody else should get the token, and the connection goes on here.
+func TestExportLeavesOutWhatIsNotSettled(t *testing.T) {
+	w := newWorld(t, simulator.Settings{})
+	_, line := w.expired("acme")
+	w.importLines(line)
+	w.fault(simulator.Fault{Kind: simulator.FaultTruncate, Cut: 10})
+	p := w.serve()
+	if a, err := p.get(client(t), "acme", "/v2/employees"); err != nil || a.status != http.StatusServiceUnavailable {
+		t.Fatalf("a request while answers are lost: %d, %v, want 503", a.status, err)
+	}
+	code, stdout, stderr := w.run("", "connections", "export", "--with-secrets")
+	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "acme: left out: the outcome of a refresh is not known yet") {
+		t.Errorf("connections export exits %d with %q, want 1 and why acme is left out:\n%s", code, stdout, stderr)
+	}
+	if c := w.show("acme"); c.Status == string(credstore.Disabled) {
+		t.Errorf("acme is %s although it was left out", c.Status)
+	}
+}
