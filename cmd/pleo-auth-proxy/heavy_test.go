@@ -8,6 +8,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -382,25 +383,32 @@ func (s *soak) one(connection string) {
 		s.post(connection, strings.NewReader("small"))
 	default:
 		a, err := s.p.get(s.c, connection, "/v2/employees")
-		s.count(a.status, err)
+		s.count(a.status, a.body, err)
 	}
 }
 
 func (s *soak) post(connection string, body io.Reader) {
 	res, err := s.c.Post("http://"+s.p.addresses[proxyListener]+"/@"+connection+"/echo", "text/plain", body)
 	if err != nil {
-		s.count(0, err)
+		s.count(0, "", err)
 		return
 	}
-	_, err = io.Copy(io.Discard, res.Body)
+	var begin strings.Builder
+	_, err = io.CopyN(&begin, res.Body, 1000)
+	if err == nil {
+		_, err = io.Copy(io.Discard, res.Body)
+	}
 	_ = res.Body.Close()
-	s.count(res.StatusCode, err)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	s.count(res.StatusCode, begin.String(), err)
 }
 
-func (s *soak) count(status int, err error) {
+func (s *soak) count(status int, body string, err error) {
 	if err != nil || status != http.StatusOK {
 		if s.wrong.Add(1) == 1 {
-			s.p.t.Logf("the first wrong answer: %d, %v", status, err)
+			s.p.t.Logf("the first wrong answer, at %v: %d, %v\n%s", time.Now().UTC(), status, err, body)
 		}
 	}
 }
