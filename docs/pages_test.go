@@ -1,7 +1,12 @@
 package docs
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -96,4 +101,56 @@ func hasHeading(page, anchor string) bool {
 		}
 	}
 	return false
+}
+
+// testFunctions returns the names of all tests of the repository.
+func testFunctions(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, declaration := range file.Decls {
+			if f, ok := declaration.(*ast.FuncDecl); ok && f.Recv == nil {
+				names[f.Name.Name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// testName is the name of a test in a page.
+var testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Z][A-Za-z0-9]*)`")
+
+// TestNamedTestsExist: a page that says what holds a promise says so of tests
+// that are there, and of each promise.
+func TestNamedTestsExist(t *testing.T) {
+	names := testFunctions(t)
+	for _, page := range []string{"pleo-conformance.md", "security.md", "migrating.md"} {
+		inTable := false
+		for line := range strings.Lines(readPage(t, page)) {
+			for _, m := range testName.FindAllStringSubmatch(line, -1) {
+				if !names[m[1]] {
+					t.Errorf("docs/%s names %s, which is not there", page, m[1])
+				}
+			}
+			switch {
+			case strings.HasPrefix(line, "| ") && strings.Contains(line, "| tests |"):
+				inTable = true
+			case !strings.HasPrefix(line, "|"):
+				inTable = false
+			case inTable && !strings.HasPrefix(line, "| ---") && !testName.MatchString(line):
+				t.Errorf("docs/%s: no test holds this: %s", page, strings.TrimSpace(line))
+			}
+		}
+	}
 }

@@ -114,6 +114,7 @@ func TestAnswer(t *testing.T) {
 		{"withheld", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\nSet-Cookie: a=b\r\nAccess-Control-Allow-Origin: *\r\nAlt-Svc: h3\r\nStrict-Transport-Security: x\r\nKeep-Alive: x\r\nConnection: X-Hop\r\nX-Hop: x\r\nProxy-Authenticate: Basic\r\nX-Kept: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\nX-Kept: x\r\nConnection: close\r\n\r\n"},
 		{"early hints", "GET", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nSet-Cookie: a=b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\nConnection: close\r\n\r\n"},
 		{"unknown status", "GET", "HTTP/1.1 299 Odd\r\nContent-Length: 0\r\nDate: D\r\n\r\n", "HTTP/1.1 299 status code 299\r\nContent-Length: 0\r\nDate: D\r\nConnection: close\r\n\r\n"},
+		{"too many requests", "GET", "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nDate: D\r\nRetry-After: 7\r\n\r\n", "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nDate: D\r\nRetry-After: 7\r\nConnection: close\r\n\r\n"},
 		{"forbidden is no reason to replay", "GET", "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nDate: D\r\n\r\nno", "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nDate: D\r\nConnection: close\r\n\r\nno"},
 	}
 	for _, tt := range tests {

@@ -8,29 +8,36 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 )
 
 // mention is a command in the text of a page, as `pleo-auth-proxy store backup
 // FILE`. Those in blocks of their own are run by the tests of docs.
 var mention = regexp.MustCompile("`pleo-auth-proxy ([^`]+)`")
 
-// TestMentionedCommandsExist: what a page tells to run can be run.
-func TestMentionedCommandsExist(t *testing.T) {
-	var pages []string
+// pages returns the text of every page by its name.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
 	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../examples/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
-		pages = append(pages, found...)
-	}
-	mentions := 0
-	for _, page := range pages {
-		text, err := os.ReadFile(page)
-		if err != nil {
-			t.Fatal(err)
+		for _, path := range found {
+			texts[path] = string(readFile(t, path))
 		}
-		for _, m := range mention.FindAllStringSubmatch(string(text), -1) {
+	}
+	return texts
+}
+
+// TestMentionedCommandsExist: what a page tells to run can be run.
+func TestMentionedCommandsExist(t *testing.T) {
+	mentions := 0
+	for page, text := range pages(t) {
+		for _, m := range mention.FindAllStringSubmatch(text, -1) {
 			mentions++
 			if problem := wrongCommand((&program{}).rootCommand(), strings.Fields(m[1])); problem != "" {
 				t.Errorf("%s: `pleo-auth-proxy %s`: %s", filepath.Base(page), m[1], problem)
@@ -65,4 +72,39 @@ func wrongCommand(root *cobra.Command, words []string) string {
 		return "a command is missing"
 	}
 	return ""
+}
+
+// excerpt is a block of YAML in a page.
+var excerpt = regexp.MustCompile("(?ms)^```yaml[^\n]*\n(.*?)^```$")
+
+// TestExcerptsOfTheConfigurationAreValid: what a page shows of a configuration
+// can be put into one. Manifests and compose files are for others to try.
+func TestExcerptsOfTheConfigurationAreValid(t *testing.T) {
+	tried := 0
+	for page, text := range pages(t) {
+		for _, m := range excerpt.FindAllStringSubmatch(text, -1) {
+			var top map[string]any
+			if err := yaml.Unmarshal([]byte(m[1]), &top); err != nil {
+				t.Errorf("%s shows YAML that cannot be read: %v\n%s", filepath.Base(page), err, m[1])
+			}
+			if top["apiVersion"] != nil || top["services"] != nil {
+				continue
+			}
+			tried++
+			whole := m[1]
+			if top["environment"] == nil {
+				whole = "environment: production\n" + whole
+			}
+			path := filepath.Join(t.TempDir(), "config.yaml")
+			if err := os.WriteFile(path, []byte(whole), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := config.Load(config.Source{Path: path, Environ: []string{"HOME=/nowhere"}}); err != nil {
+				t.Errorf("%s shows a configuration that is none: %v\n%s", filepath.Base(page), err, m[1])
+			}
+		}
+	}
+	if tried < 4 {
+		t.Errorf("%d excerpts were tried, want at least 4: are they still found?", tried)
+	}
 }

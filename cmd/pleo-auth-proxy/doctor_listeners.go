@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -41,7 +42,12 @@ func (d *doctor) listener(ctx context.Context, l *listener) {
 		d.find(checkListeners, gradeNote, key, "somebody listens at "+at+"; who cannot be seen without a client certificate", "")
 		return
 	}
-	if !d.ours(ctx, l) {
+	ours, err := d.ours(ctx, l)
+	if err != nil && l.name == connectListener && !d.cfg.Connect.ACME.Off() {
+		d.find(checkListeners, gradeWarning, key, "no certificate is shown at "+at+": "+err.Error(), "see the log of the server for what keeps it from getting one")
+		return
+	}
+	if !ours {
 		d.find(checkListeners, gradeError, key, "another program listens at "+at, "stop that program, or set "+key+" to another address")
 		return
 	}
@@ -92,17 +98,27 @@ func (d *doctor) free(ctx context.Context, l *listener, key string) {
 
 // ours reports whether it is this program that answers at the listener. The
 // proxy says so in answers of its own: TRACE is never forwarded.
-func (d *doctor) ours(ctx context.Context, l *listener) bool {
+func (d *doctor) ours(ctx context.Context, l *listener) (bool, error) {
+	method, path := http.MethodGet, "/"
 	switch {
 	case l.forClients():
-		a, err := d.send(ctx, l, http.MethodTrace, "/")
-		return err == nil && strings.HasPrefix(a.header.Get("Proxy-Status"), "pleo-auth-proxy")
-	case l.name == connectListener:
-		a, err := d.send(ctx, l, http.MethodGet, "/")
-		return err == nil && isPage(a.header)
+		method = http.MethodTrace
+	case l.name == adminListener, l.name == healthListener:
+		path = "/livez"
 	}
-	a, err := d.send(ctx, l, http.MethodGet, "/livez")
-	return err == nil && a.status == http.StatusOK && a.body == "ok\n"
+	a, err := d.send(ctx, l, method, path)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case l.forClients():
+		return strings.HasPrefix(a.header.Get("Proxy-Status"), "pleo-auth-proxy"), nil
+	case l.name == connectListener:
+		return isPage(a.header), nil
+	case l.name == plainListener:
+		return strings.HasPrefix(a.header.Get("Location"), d.cfg.Connect.PublicURL.Scheme+"://"+d.cfg.Connect.PublicURL.Host), nil
+	}
+	return a.status == http.StatusOK && a.body == "ok\n", nil
 }
 
 // isPage reports whether a header is that of our pages for customers.
@@ -132,17 +148,23 @@ func (d *doctor) tls(l *listener) config.TLS {
 		return d.cfg.Proxy.TLS
 	case l.name == adminListener:
 		return d.cfg.Admin.TLS
+	case l.name == connectListener:
+		return d.cfg.Connect.TLS
 	}
 	return config.TLS{}
 }
 
-// send asks a listener, over TLS where it has that.
+// send asks a listener, over TLS where it has that, and the pages for customers
+// by their public name.
 func (d *doctor) send(ctx context.Context, l *listener, method, path string) (localAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
 	defer cancel()
-	scheme := "http"
-	if !d.tls(l).Off() {
-		scheme = "https"
+	at := url.URL{Scheme: "http", Host: "localhost"}
+	if l.name == connectListener || l.name == plainListener {
+		at.Host = d.cfg.Connect.PublicURL.Host
 	}
-	return askLocally(ctx, l.at, method, scheme+"://localhost"+path)
+	if !d.tls(l).Off() || l.name == connectListener && !d.cfg.Connect.ACME.Off() {
+		at.Scheme = "https"
+	}
+	return askLocally(ctx, l.at, method, at.String()+path)
 }

@@ -43,8 +43,9 @@ func alerts(t *testing.T) map[string]string {
 	return expressions
 }
 
-// panels returns the expressions of the dashboard by the titles of their panels.
-func panels(t *testing.T) map[string]string {
+// dashboard returns the expressions of the dashboard by the titles of their
+// panels.
+func dashboard(t *testing.T) map[string]string {
 	t.Helper()
 	var file struct {
 		Panels []struct {
@@ -103,7 +104,7 @@ var targetLabels = []string{"job", "instance", "namespace", "le"}
 func TestMonitoringNamesWhatExists(t *testing.T) {
 	families := scrape(t)
 	named := 0
-	for file, expressions := range map[string]map[string]string{alertsFile: alerts(t), dashboardFile: panels(t)} {
+	for file, expressions := range map[string]map[string]string{alertsFile: alerts(t), dashboardFile: dashboard(t)} {
 		for title, expr := range expressions {
 			for _, m := range selector.FindAllStringSubmatch(expr, -1) {
 				named++
@@ -146,7 +147,7 @@ func checkLabel(t *testing.T, title string, family *dto.MetricFamily, label, val
 
 // TestEveryOwnMetricIsShown: what is worth counting is worth seeing.
 func TestEveryOwnMetricIsShown(t *testing.T) {
-	shown := strings.Join(slices.Collect(maps.Values(panels(t))), "\n")
+	shown := strings.Join(slices.Collect(maps.Values(dashboard(t))), "\n")
 	for name := range scrape(t) {
 		if strings.HasPrefix(name, "pleo_") && !strings.Contains(shown, name) {
 			t.Errorf("the dashboard does not show %s", name)
