@@ -13,6 +13,9 @@ func (p *Proxy) guard(r *http.Request) (target, error) {
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		return target{}, problemMethod(r.Method)
 	}
+	if !isToken(r.Method) {
+		return target{}, problemMalformed("its method is not one")
+	}
 	if conflict(r) {
 		return target{}, problemFraming()
 	}

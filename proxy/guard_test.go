@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -152,5 +153,41 @@ func TestUnixSocketHasNoHostGuard(t *testing.T) {
 	_ = server.Close()
 	if err := <-done; !strings.Contains(err.Error(), "closed") {
 		t.Errorf("Serve = %v, want that it was closed", err)
+	}
+}
+
+// HTTP/2 frames method and target by themselves, so that they may hold what
+// would end them in HTTP/1.1, which is what the API is spoken to in.
+func TestNothingEndsTheRequestLineEarly(t *testing.T) {
+	tests := []struct {
+		name, method, target string
+		status               int
+		code                 string
+	}{
+		{"space in the path", "GET", "/@acme/x HTTP/1.1", 400, "bad_request_target"},
+		{"space in the query", "GET", "/@acme/x?a b", 400, "bad_request_target"},
+		{"tab in the path", "GET", "/@acme/x\t", 400, "bad_request_target"},
+		{"line in the path", "GET", "/@acme/x\r\nAuthorization: Bearer mine", 400, "bad_request_target"},
+		{"DEL in the path", "GET", "/@acme/\x7f", 400, "bad_request_target"},
+		{"space in the method", "GET /elsewhere HTTP/1.1", "/@acme/x", 400, "bad_request"},
+		{"no method", "", "/@acme/x", 400, "bad_request"},
+		{"as it should be", "GET", "/@acme/x", 200, "ok"},
+	}
+	api := newTCPUpstream(t, answering(okResponse))
+	r := newRigAt(t, newVault("acme"), api.url)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			in := httptest.NewRequest("GET", "/", nil)
+			in.Proto, in.ProtoMajor, in.ProtoMinor = "HTTP/2.0", 2, 0
+			in.Host, in.Method, in.RequestURI = "localhost", tt.method, tt.target
+			got := httptest.NewRecorder()
+			r.proxy.ServeHTTP(got, in)
+			if code := nameOrCode(t, "\r\n\r\n"+got.Body.String()); got.Code != tt.status || code != tt.code {
+				t.Errorf("answer = %d %q, want %d %q", got.Code, code, tt.status, tt.code)
+			}
+		})
+	}
+	if got, want := requestLines(api.bytes()), "GET /x HTTP/1.1\n"; got != want {
+		t.Errorf("upstream got %q, want %q", got, want)
 	}
 }

@@ -19,9 +19,10 @@ type target struct {
 
 // parseTarget reads the target of a request in origin form. Other forms are
 // refused, and so is a path that begins with two slashes: somebody upstream
-// might take what follows for a host.
+// might take what follows for a host. HTTP/2 lets through what would end a
+// request line of HTTP/1.1.
 func parseTarget(uri string) (target, error) {
-	if !strings.HasPrefix(uri, "/") {
+	if !strings.HasPrefix(uri, "/") || strings.ContainsFunc(uri, endsTarget) {
 		return target{}, problemBadTarget()
 	}
 	var t target
@@ -32,6 +33,10 @@ func parseTarget(uri string) (target, error) {
 	}
 	return t, nil
 }
+
+// endsTarget reports whether a server may take a character for the end of the
+// target.
+func endsTarget(r rune) bool { return r <= ' ' || r == 0x7f }
 
 // cutPrefix moves a leading /@NAME or /%40NAME from path to prefix.
 func (t *target) cutPrefix() {
