@@ -165,8 +165,10 @@ type Proxy struct {
 	logger      *zap.Logger
 	accessLog   *zap.Logger
 	metrics     *metrics
-	connectLink func(ctx context.Context, connectionID string, version int64) (string, error) // nil: there are no links to show
 	buffers     sync.Pool // of *[]byte
+
+	// connectLink is nil where there are no links to show.
+	connectLink func(ctx context.Context, connectionID string, version int64) (string, error)
 }
 
 // New makes a Proxy. Its error reports everything that is wrong with c.

@@ -39,7 +39,7 @@ func TestSimulationNoticesABrokenProtocol(t *testing.T) {
 		{"a stranger's intent presented at once", "which is spent, while", []edit{
 			{"attempt.go", "	intent := a.state.Intent\n	if intent != nil && intent.Outcome", "	intent := a.state.Intent\n	if true {\n		return false, nil\n	}\n	if intent != nil && intent.Outcome"},
 		}},
-		{"a pair that the store does not take is dropped", "the only copy was dropped", []edit{
+		{"a pair that the store does not take is dropped", "before it is durable", []edit{
 			{"save.go", "		if !spooled {\n			spooled = a.slot.Fill(s) == nil\n		}\n", "		return nil\n"},
 		}},
 	}
