@@ -105,7 +105,7 @@ func (c Connection) Company() Company {
 }
 
 // Failure is the latest thing that went wrong with a connection, for people.
-// Message never holds a secret.
+// Message never holds a secret. Both texts are kept as [KeptText] gives them.
 type Failure struct {
 	Code    string
 	Message string

@@ -3,6 +3,7 @@ package credstore
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -81,7 +82,21 @@ type Event struct {
 	Version int64  // of the credential, after it
 
 	Code    string // for programs: what went wrong, if something did
-	Message string // for people: more about it
+	Message string // for people: more about it; see [KeptText]
+}
+
+// TextKept is how long a text about what went wrong may be, in bytes.
+const TextKept = 1000
+
+// KeptText returns a text as a store keeps it. It may come from a server, and
+// hold what no database takes: it becomes valid UTF-8 without NUL, and is cut at
+// TextKept.
+func KeptText(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	if len(text) <= TextKept {
+		return text
+	}
+	return strings.ToValidUTF8(text[:TextKept], "")
 }
 
 // HistoryPage is one page of a connection's history.

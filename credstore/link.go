@@ -55,8 +55,10 @@ type Replacement struct {
 	Credential FirstCredential // of the connection's kind
 	ObtainedAt time.Time       // when the token request was sent; zero for a key
 	Scope      string          // empty: as before
-	Company    Company         // zero: not known, and neither compared nor changed
-	LinkToken  Secret          // spent with it; empty: no link is
+	// Company is whom the credential belongs to. Zero: that is not known, and a
+	// connection whose company was known is Unproven then.
+	Company   Company
+	LinkToken Secret // spent with it; empty: no link is
 	// AllowOtherCompany lets the connection move to another company than it
 	// belonged to.
 	AllowOtherCompany bool

@@ -12,8 +12,8 @@ import (
 // those of Store.
 type Outbox interface {
 	// Subscribe replaces all subscriptions. What is queued for one that is gone
-	// is dropped; what happened before is not queued for a new one. It returns
-	// an error about types that are not public and names that are there twice.
+	// is dropped; what happened before is not queued for a new one. Processes
+	// that share a store have to agree. It returns an error about types that are not public and names that are there twice.
 	Subscribe(ctx context.Context, subscriptions []Subscription) error
 
 	// ClaimDeliveries returns up to limit deliveries of the subscription that

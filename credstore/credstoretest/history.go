@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -68,6 +70,34 @@ func testHistory(t *testing.T, data Data) {
 	_, err := s.History(t.Context(), "nothing", "", 0)
 	wantErr(t, "History of an unknown id", err, credstore.ErrNotFound)
 	wantErr(t, "Note of an unknown id", s.Note(t.Context(), "nothing", credstore.Event{}), credstore.ErrNotFound)
+}
+
+// testOddText: what a server says must not keep a store from recording it.
+func testOddText(t *testing.T, data Data) {
+	s := data.Open(t)
+	c := create(t, s, pair("acme"))
+	odd := "no\x00\xff'\";--" + strings.Repeat("ø", credstore.TextKept)
+	f := setback(false)
+	f.Failure.Code, f.Failure.Message = odd, odd
+	setBack(t, s, c.ID, f)
+	note(t, s, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: odd, Message: odd})
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	if err := s.Condemn(t.Context(), l, parentOf(t, s, c.ID), f.Failure, credstore.ReasonRefused, false); err != nil {
+		t.Fatalf("Condemn: %v", err)
+	}
+	half := next(parentOf(t, s, c.ID), "2")
+	half.Setback = &f
+	save(t, s, half)
+	texts := []string{read(t, s, c.ID).Connection.LastError.Message}
+	for _, e := range history(t, s, c.ID)[1:] {
+		texts = append(texts, e.Code, e.Message)
+	}
+	for _, text := range texts {
+		if len(text) > credstore.TextKept || len(text) < credstore.TextKept-4 || !utf8.ValidString(text) || !strings.HasPrefix(text, "no\uFFFD\uFFFD'\";--ø") {
+			t.Errorf("the text is kept as %q, want its printable beginning", text)
+		}
+	}
 }
 
 func testHistoryPages(t *testing.T, data Data) {

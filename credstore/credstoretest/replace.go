@@ -36,8 +36,8 @@ func testReplace(t *testing.T, data Data) {
 	reports := watch(t, data.Open(t))
 	kept := replace(t, s, l, grant("3"))
 	await(t, "a replacement", reports, c.ID)
-	if kept.CompanyID != "c-1" || kept.Scope != "a b" || kept.Version != 3 {
-		t.Errorf("Replace without company and scope = %+v, want them kept", kept)
+	if kept.CompanyID != "c-1" || kept.Scope != "a b" || kept.Version != 3 || !kept.Unproven {
+		t.Errorf("Replace without company and scope = %+v, want them kept, and the company unproven", kept)
 	}
 	wantHistory(t, s, c.ID, len(history(t, s, c.ID))-2, credstore.EventRecovered, credstore.EventConnected)
 }

@@ -102,6 +102,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"list by kind", testListByKind},
 
 		{"history", testHistory},
+		{"history of odd texts", testOddText},
 		{"history by page", testHistoryPages},
 		{"history within bounds", testHistoryBounded},
 		{"history of what is removed", testHistoryOfRemoved},

@@ -46,7 +46,7 @@ func (s *Store) addEvent(ctx context.Context, tx *sql.Tx, c credstore.Connection
 		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING number`,
 		rand.Text(), c.ID, c.Name, frequent, e.Type, s.now().UnixMilli(), credstore.Actor(ctx),
-		c.Status, c.Reason, c.Version, e.Code, e.Message).Scan(&number)
+		c.Status, c.Reason, c.Version, credstore.KeptText(e.Code), credstore.KeptText(e.Message)).Scan(&number)
 	if err != nil {
 		return 0, err
 	}
@@ -146,8 +146,9 @@ func (s *Store) historyPage(ctx context.Context, id string, older int64, limit i
 		last, page.Events = number, append(page.Events, e)
 		return err
 	}, `
-		SELECT `+eventColumns+`, number FROM events WHERE connection_id = $1 AND number < $2
-		ORDER BY number DESC LIMIT $3`, id, older, limit+1)
+		SELECT `+eventColumns+`, number FROM events WHERE number IN (
+			SELECT number FROM events WHERE connection_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3)
+		ORDER BY number DESC`, id, older, limit+1)
 	return page, err
 }
 

@@ -10,7 +10,7 @@ import (
 
 // expiring is true of a connection whose key ends before $1, and of which nobody
 // was reminded of late.
-const expiring = `kind <> 'oauth' AND expires_at <= $1 AND status IN ('active', 'degraded')
+const expiring = `kind <> 'oauth' AND expires_at <= $1 AND status NOT IN ('pending', 'reauthorization_required', 'disabled')
 	AND (reminded_within IS NULL OR reminded_within > $2)`
 
 // KeysExpiring returns connections whose key ends soon; see [credstore.Outbox].

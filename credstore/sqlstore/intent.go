@@ -132,7 +132,7 @@ func (s *Store) setback(ctx context.Context, g guarded, f credstore.Setback, ret
 			unusual = unusual + $7,
 			unusual_since = CASE WHEN $7 = 1 AND unusual_since IS NULL THEN $5 ELSE unusual_since END
 		WHERE number = $1 RETURNING `+connectionColumns,
-		g.number, f.Reason, f.Failure.Code, f.Failure.Message, millis(f.Failure.At), millis(retryAt), asInt(counts && f.Unusual))
+		g.number, f.Reason, credstore.KeptText(f.Failure.Code), credstore.KeptText(f.Failure.Message), millis(f.Failure.At), millis(retryAt), asInt(counts && f.Unusual))
 	after, err := scanConnection(row.Scan)
 	if err != nil {
 		return err

@@ -24,15 +24,12 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 	if err != nil {
 		return credstore.Page{}, fmt.Errorf("%s: %w", doing, err)
 	}
-	status := `$2 = ''`
-	if q.Status != "" {
-		status = `status = $2` // alone, so that the index serves
-	}
-	// One more than asked for tells whether there is a next page.
+	// One more than asked for tells whether there is a next page. The names alone
+	// are looked for first, since an index holds all that decides.
 	found, err := s.connections(ctx, `
-		SELECT `+connectionColumns+` FROM connections
-		WHERE name > $1 AND `+status+` AND ($3 = '' OR search LIKE $3 ESCAPE '\') AND ($5 = '' OR kind = $5)
-		ORDER BY name LIMIT $4`, after, string(q.Status), pattern(q.Search), limit+1, string(q.Kind))
+		SELECT `+connectionColumns+` FROM connections WHERE name IN (
+			SELECT name FROM connections WHERE name > $1 AND `+selection(q)+` ORDER BY name LIMIT $5)
+		ORDER BY name`, after, string(q.Status), string(q.Kind), pattern(q.Search), limit+1)
 	if err != nil {
 		return credstore.Page{}, s.failure(doing, err)
 	}
@@ -41,6 +38,23 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 	}
 	found = found[:limit]
 	return credstore.Page{Connections: found, Next: cursorAfter(found[limit-1].Name)}, nil
+}
+
+// selection is true of the connections that a query selects, by its parameters
+// $2 to $4. A term that stands alone makes an index serve; in a search only the
+// one that holds the text may.
+func selection(q credstore.Query) string {
+	status, kind := `($2 = '' OR status = $2)`, `($3 = '' OR kind = $3)`
+	if q.Search != "" {
+		return status + ` AND ` + kind + ` AND search LIKE $4 ESCAPE '\'`
+	}
+	if q.Status != "" {
+		status = `status = $2`
+	}
+	if q.Kind != "" {
+		kind = `kind = $3`
+	}
+	return status + ` AND ` + kind + ` AND $4 = ''`
 }
 
 func pageOf(q credstore.Query) (limit int, after string, err error) {

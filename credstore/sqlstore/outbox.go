@@ -34,6 +34,9 @@ func (s *Store) Subscribe(ctx context.Context, subscriptions []credstore.Subscri
 		return s.failure(doing, err)
 	}
 	return s.write(ctx, doing, func(tx *sql.Tx) error {
+		if err := s.dialect.alone(ctx, tx); err != nil {
+			return err
+		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM subscriptions`); err != nil {
 			return err
 		}
@@ -206,7 +209,7 @@ func (s *Store) Delivered(ctx context.Context, id int64) error {
 func (s *Store) PostponeDelivery(ctx context.Context, id int64, next time.Time, lastError string) error {
 	return s.write(ctx, "postponing a delivery", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE deliveries SET due_at = $2, owner = '', last_error = $3 WHERE number = $1`,
-			id, next.UnixMilli(), lastError)
+			id, next.UnixMilli(), credstore.KeptText(lastError))
 		return err
 	})
 }

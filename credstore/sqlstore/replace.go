@@ -130,7 +130,8 @@ func (s *Store) putCredential(ctx context.Context, tx *sql.Tx, before credstore.
 			forced_at = NULL, forced_streak = 0, next_expires_at = NULL, reminded_within = NULL,
 			`+becomes(`'active'`, `''`)+`,
 			error_code = '', error_message = '', error_at = NULL, retry_at = NULL, requested_at = NULL,
-			unusual = 0, unusual_since = NULL, refused_at = NULL, unproven = CASE WHEN $6 = 1 THEN 0 ELSE unproven END
+			unusual = 0, unusual_since = NULL, refused_at = NULL, 
+			unproven = CASE WHEN $6 = 0 AND company_id || subject <> '' THEN 1 ELSE 0 END
 		WHERE id = $1 RETURNING `+connectionColumns+`, number`,
 		before.ID, hash[:], millis(f.ExpiresAt), millis(obtained), r.Scope, asInt(!r.Company.IsZero()))
 	var number int64

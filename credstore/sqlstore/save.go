@@ -50,7 +50,7 @@ func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Succe
 		RETURNING `+connectionColumns+`, number, alarmed`,
 		n.Parent.ConnectionID, n.Parent.Version, n.Parent.RefreshHash[:],
 		hash[:], millis(n.ExpiresAt), millis(n.ObtainedAt), n.Scope, millis(n.ForcedAt), n.ForcedStreak,
-		status, f.Reason, f.Failure.Code, f.Failure.Message, millis(f.Failure.At), millis(f.RetryAt), asInt(n.Consent))
+		status, f.Reason, credstore.KeptText(f.Failure.Code), credstore.KeptText(f.Failure.Message), millis(f.Failure.At), millis(f.RetryAt), asInt(n.Consent))
 	var number int64
 	var alarmed bool
 	saved, err := scanConnection(row.Scan, &number, &alarmed)
@@ -150,7 +150,7 @@ func (s *Store) condemn(ctx context.Context, g guarded, f credstore.Failure, rea
 			`+becomes(`'reauthorization_required'`, `$2`)+`,
 			error_code = $3, error_message = $4, error_at = $5,
 			refused_at = CASE WHEN kind = 'oauth' THEN CAST($5 AS BIGINT) END, retry_at = NULL, requested_at = NULL
-		WHERE number = $1 RETURNING `+connectionColumns, g.number, reason, f.Code, f.Message, millis(f.At))
+		WHERE number = $1 RETURNING `+connectionColumns, g.number, reason, credstore.KeptText(f.Code), credstore.KeptText(f.Message), millis(f.At))
 	after, err := scanConnection(row.Scan)
 	if err != nil {
 		return err

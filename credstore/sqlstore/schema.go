@@ -137,6 +137,9 @@ UPDATE connections SET
 UPDATE connections SET refresh_hash = x'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
 	WHERE refresh_hash IS NULL;
 
+CREATE INDEX connections_kind ON connections (kind, name);
+-- All that a search looks at, so that it need not look at the connections.
+CREATE INDEX connections_search ON connections (name, status, kind, search);
 CREATE INDEX connections_expiring ON connections (expires_at) WHERE kind <> 'oauth' AND expires_at IS NOT NULL;
 
 -- The history; number only grows. The events of a removed connection stay.

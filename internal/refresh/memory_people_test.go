@@ -32,6 +32,7 @@ func (m *memory) record(r *row, e credstore.Event) {
 	c := r.Connection
 	e.ID, e.ConnectionID, e.Connection, e.At, e.Actor = rand.Text(), c.ID, c.Name, time.Now(), r.actor
 	e.Status, e.Reason, e.Version = c.Status, c.Reason, c.Version
+	e.Code, e.Message = credstore.KeptText(e.Code), credstore.KeptText(e.Message)
 	all := append(m.events[c.ID], e)
 	kept := credstore.EventsKept
 	if e.Type.Frequent() {
@@ -231,6 +232,7 @@ func (r *row) setCompany(company credstore.Company) {
 func (m *memory) replace(r *row, n credstore.Replacement, override string) {
 	f, parent := n.Credential, r.Parent()
 	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
+	r.Connection.Unproven = !r.Connection.Company().IsZero()
 	if !n.Company.IsZero() {
 		r.setCompany(n.Company)
 	}

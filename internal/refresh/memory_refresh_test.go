@@ -137,9 +137,13 @@ func (s *memoryStore) setBack(r *row, f *credstore.Setback, retryAt time.Time) {
 	}
 }
 
+func (r *row) fail(f credstore.Failure) {
+	f.Code, f.Message = credstore.KeptText(f.Code), credstore.KeptText(f.Message)
+	r.Connection.LastError = &f
+}
+
 func (r *row) setBack(f *credstore.Setback, retryAt time.Time) {
-	failure := f.Failure
-	r.Connection.LastError = &failure
+	r.fail(f.Failure)
 	if r.own.is == credstore.Active || r.own.is == credstore.Degraded {
 		r.become(credstore.Degraded, f.Reason)
 	}
@@ -206,7 +210,7 @@ func (s *memoryStore) Condemn(ctx context.Context, l credstore.Lease, parent cre
 		c := &r.Connection
 		was := status{c.Status, c.Reason}
 		r.become(credstore.ReauthorizationRequired, reason)
-		c.LastError = &f
+		r.fail(f)
 		r.Intent, r.RetryAt, r.RequestedAt = nil, time.Time{}, time.Time{}
 		if c.Kind == credstore.OAuth {
 			r.Credential.RefusedAt = f.At
