@@ -70,7 +70,7 @@ func (p *Pages) showLink(w http.ResponseWriter, r *http.Request) {
 	v, err := p.find(r.Context(), r.PathValue("token"))
 	o := p.outcomeOf(r, v)
 	switch {
-	case err == nil && v.conn().Status == credstore.Disabled:
+	case v.conn().Status == credstore.Disabled:
 		p.show(w, r, p.stoppedAt(v, switchedOff))
 	case err == nil:
 		p.knowBrowser(w, r)

@@ -112,7 +112,7 @@ func wordings() map[why]wording {
 			"Either the approval took more than 10 minutes, or this page was opened twice.",
 			"Open your link again: it shows whether you are connected, and lets you try again if you are not."},
 		switchedOff: {http.StatusForbidden, "This connection is switched off",
-			"{brand} has switched the connection of {tenant} off, so it cannot be connected at the moment.",
+			"{brand} has switched off the connection of {tenant}, so nothing can be connected at the moment.",
 			"Ask {brand}."},
 		notSetUp: {http.StatusServiceUnavailable, "{brand} is not ready yet",
 			"You have done nothing wrong: {brand} has not been set up to ask Pleo for access.",
@@ -154,9 +154,9 @@ func (n names) in(text string) string {
 		"{have}", cmp.Or(n.have, "another company"), "{got}", cmp.Or(n.got, "the company that was chosen"),
 		"{here}", cmp.Or(n.here, "another environment of Pleo"), "{there}", cmp.Or(n.there, "another one"),
 	).Replace(text)
-	// A name may begin a sentence, and need not begin with a capital.
-	if first, ok := strings.CutPrefix(text, "the integration"); ok {
-		text = "The integration" + first
+	// What stands for a name may begin a sentence.
+	if first, ok := strings.CutPrefix(text, "the "); ok {
+		text = "The " + first
 	}
 	return text
 }

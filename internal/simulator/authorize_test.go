@@ -197,3 +197,20 @@ func TestReconsent(t *testing.T) {
 		b.wantToken(bystander.AccessToken, http.StatusOK)
 	}
 }
+
+func TestConsentToLessThanAskedFor(t *testing.T) {
+	b := newBench(t, Settings{OAuth: OAuthSettings{GrantScopes: []string{"users:read", "test:test"}}})
+	config, verifier := b.oauth2Config(), oauth2.GenerateVerifier()
+	config.Scopes = []string{"users:read", "companies:read"}
+	got := b.visit(config.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier)))
+	token, err := config.Exchange(t.Context(), got.Get("code"), oauth2.VerifierOption(verifier))
+	if err != nil {
+		t.Fatalf("exchanging the code: %v", err)
+	}
+	if got := token.Extra("scope"); got != "users:read" {
+		t.Errorf("scope = %q, want users:read", got)
+	}
+	if a := b.api("GET", "/v1/introspect", "", token.AccessToken); a.text("data.scope") != "users:read" {
+		t.Errorf("introspection says %s, want users:read alone", a.body)
+	}
+}

@@ -1,0 +1,302 @@
+package connect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+const elsewhere = "https://connect.example.com"
+
+// TestConsentErrorsAreTold: what the customer reads, and what stands in the
+// history, for each way in which a consent can end.
+func TestConsentErrorsAreTold(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		err  error
+		says []string
+		code why
+	}{
+		{
+			"another company", &credstore.OtherCompanyError{Have: credstore.Company{Name: "Acme ApS"}, Got: credstore.Company{Name: "Beta <ApS>"}},
+			[]string{"That is another company", "Beta &lt;ApS&gt;"}, otherCompany,
+		},
+		{
+			"a bound company", &refresh.CompanyTakenError{Company: credstore.Company{ID: "c-9"}, Err: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "secret-customer"}},
+			[]string{"This company is connected already", "c-9"}, companyTaken,
+		},
+		{"a refused code", &pleo.AnswerError{Class: pleo.Refused, Status: 400, Code: "invalid_grant"}, []string{"The approval could not be completed", "invalid_grant"}, codeRefused},
+		{"a refused client", &pleo.AnswerError{Class: pleo.ClientRefused, Status: 401, Code: "invalid_client"}, []string{"Pleo does not accept Fjord Books"}, clientRefused},
+		{"Pleo is busy", &pleo.AnswerError{Class: pleo.Busy, Status: 429}, []string{"Pleo does not answer"}, unreachable},
+		{"Pleo says something odd", &pleo.AnswerError{Class: pleo.Unusual, Status: 418}, []string{"Pleo did not give access"}, pleoRefused},
+		{"Pleo is away", &pleo.NotSentError{Err: errors.New("refused")}, []string{"Pleo does not answer"}, unreachable},
+		{"the store is away", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"This cannot be completed at the moment"}, notSaved},
+		{"the program stops", &refresh.Error{Code: refresh.ShuttingDown}, []string{"This cannot be completed at the moment"}, notSaved},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := opened(t, elsewhere, nil)
+			id := o.connection("acme", credstore.OAuth)
+			link, alice := o.link(id), o.person()
+			o.pleo.err = test.err
+			page := alice.see(alice.comeBack(alice.begin(link).Get("state")))
+			wantText(t, page, append(test.says, "Try again", "Tenant of acme", "error="+string(test.code))...)
+			if strings.Contains(page, "secret-customer") {
+				t.Errorf("the page names another customer:\n%s", page)
+			}
+			wantText(t, o.person().send("GET", link, "").Body.String(), "Continue to Pleo") // others see nothing of it
+			history, err := o.store.History(t.Context(), id, "", 1)
+			if err != nil || history.Events[0].Type != credstore.EventConsentFailed || history.Events[0].Code != string(test.code) || history.Events[0].Actor != credstore.ActorCustomer {
+				t.Errorf("history %+v, %v, want a failed consent with code %s", history.Events, err, test.code)
+			}
+			o.pleo.err = nil
+			wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected")
+		})
+	}
+}
+
+func TestKeyErrorsAreTold(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		err  error
+		says []string
+	}{
+		{"unknown", fmt.Errorf("introspecting: %w", pleo.ErrUnauthorized), []string{"Pleo does not know this key"}},
+		{"of the other environment", refresh.ErrKeyElsewhere, []string{"This key is for another Pleo", "Pleo’s test environment"}},
+		{"too narrow", &refresh.MissingScopesError{Missing: []string{"users:read"}}, []string{"This key does not allow enough", "users:read"}},
+		{"of another company", &credstore.OtherCompanyError{Got: credstore.Company{Name: "Beta ApS"}}, []string{"This key is of another company", "Beta ApS"}},
+		{"of a bound company", &refresh.CompanyTakenError{Company: credstore.Company{Name: "Beta ApS"}, Err: credstore.ErrCompanyBound}, []string{"This company is connected already"}},
+		{"not to be asked about", &pleo.StatusError{Status: 503}, []string{"Pleo does not answer", "was not stored"}},
+		{"not to be stored", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"The key cannot be stored"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := opened(t, elsewhere, nil)
+			link, alice := o.link(o.connection("acme", credstore.StandaloneKey)), o.person()
+			o.pleo.err = test.err
+			w := alice.send("POST", link, "key="+keyCanary)
+			wantText(t, w.Body.String(), append(test.says, `aria-invalid="true"`, `role="alert"`)...)
+			if w.Code != http.StatusUnprocessableEntity || strings.Contains(w.Body.String(), keyCanary) {
+				t.Errorf("status %d, want 422, and no key in:\n%s", w.Code, w.Body)
+			}
+			o.pleo.err = nil
+			wantText(t, alice.see(alice.send("POST", link, "key="+keyCanary)), "Connected")
+			if got := o.pleo.keys[1]; got.Key.Reveal() != keyCanary || strings.Join(got.Scopes, " ") != "users:read" {
+				t.Errorf("the key was given on as %+v", got)
+			}
+		})
+	}
+}
+
+func TestKeysAreTidied(t *testing.T) {
+	o := opened(t, elsewhere, nil)
+	id := o.connection("acme", credstore.IntegratedKey)
+	for _, test := range []struct {
+		pasted string
+		taken  bool
+	}{
+		{" \t" + keyCanary + "\r\n", true},
+		{`"` + keyCanary + `"`, true},
+		{"", false},
+		{"two words", false},
+		{"user:password", false},
+		{"schlüssel", false},
+		{strings.Repeat("k", 1025), false},
+	} {
+		o.pleo.err = pleo.ErrUnauthorized
+		asked := len(o.pleo.keys)
+		w := o.person().send("POST", o.link(id), url.Values{"key": {test.pasted}}.Encode())
+		if taken := len(o.pleo.keys) > asked; taken != test.taken || w.Code != http.StatusUnprocessableEntity {
+			t.Errorf("%q: asked about %v with status %d, want %v", test.pasted, taken, w.Code, test.taken)
+		}
+	}
+	for _, g := range o.pleo.keys {
+		if g.Key.Reveal() != keyCanary {
+			t.Errorf("Pleo is asked about %q", g.Key.Reveal())
+		}
+	}
+}
+
+func TestHostsThatMayBeAsked(t *testing.T) {
+	o := opened(t, elsewhere, nil)
+	link := o.link(o.connection("acme", credstore.OAuth))
+	for host, want := range map[string]int{
+		"connect.example.com": 200, "CONNECT.example.com:443": 200, "connect.example.com.": 200,
+		"localhost:8486": 200, "127.0.0.1:8486": 200, "[::1]:8486": 200,
+		"evil.example.com": 421, "connect.example.com.evil.example": 421, "10.0.0.1": 421, "": 421, "connect.example.com@evil.example": 421,
+	} {
+		p := o.person()
+		p.host = host
+		if w := p.send("GET", link, ""); w.Code != want {
+			t.Errorf("Host %q: %d, want %d", host, w.Code, want)
+		}
+	}
+}
+
+func TestMethodsAndSizes(t *testing.T) {
+	o := opened(t, elsewhere, nil)
+	link := o.link(o.connection("acme", credstore.StandaloneKey))
+	for _, method := range []string{"PUT", "DELETE", "PATCH", "OPTIONS"} {
+		if w := o.person().send(method, link, ""); w.Code/100 != 4 {
+			t.Errorf("%s = %d, want a refusal", method, w.Code)
+		}
+	}
+	if w := o.person().send("POST", link, "key="+strings.Repeat("k", 9<<10)); w.Code != http.StatusBadRequest || len(o.pleo.keys) > 0 {
+		t.Errorf("a form of 9 KB = %d, want 400", w.Code)
+	}
+}
+
+func TestALinkIsNotTriedForEver(t *testing.T) {
+	o := opened(t, elsewhere, nil)
+	link, other := o.link(o.connection("acme", credstore.StandaloneKey)), o.link(o.connection("other", credstore.StandaloneKey))
+	o.pleo.err = pleo.ErrUnauthorized
+	for range triesAtMost {
+		o.person().send("POST", link, "key=k")
+	}
+	if w := o.person().send("POST", link, "key=k"); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || len(o.pleo.keys) != triesAtMost {
+		t.Errorf("try %d = %d after %d questions, want 429", triesAtMost+1, w.Code, len(o.pleo.keys))
+	}
+	if w := o.person().send("POST", other, "key=k"); w.Code != http.StatusUnprocessableEntity {
+		t.Errorf("another link's first try = %d, want it taken", w.Code)
+	}
+}
+
+func TestPaceBeginsAnew(t *testing.T) {
+	now := time.Now()
+	p := newPace(func() time.Time { return now })
+	token := credstore.NewSecret("t")
+	for range triesAtMost + 1 {
+		p.allow(token)
+	}
+	now = now.Add(triesWithin)
+	if !p.allow(token) {
+		t.Error("a link cannot be tried again after a minute")
+	}
+}
+
+// TestUnderAPath: the pages need not have a host of their own.
+func TestUnderAPath(t *testing.T) {
+	o := opened(t, "https://example.com/pleo/connect", nil)
+	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.person()
+	if !strings.HasPrefix(link, "/pleo/connect/connect/") {
+		t.Errorf("the link is %s", link)
+	}
+	asked := alice.begin(link)
+	if got := asked.Get("redirect_uri"); got != "https://example.com/pleo/connect/oauth/callback" {
+		t.Errorf("redirect URI %q", got)
+	}
+	page := alice.see(alice.comeBack(asked.Get("state")))
+	wantText(t, page, "Connected")
+	style := regexp.MustCompile(`href="(/pleo/connect/assets/[^"]+)"`).FindStringSubmatch(page)
+	if style == nil || alice.send("GET", style[1], "").Code != http.StatusOK {
+		t.Errorf("the page has no style that can be loaded:\n%s", page)
+	}
+}
+
+func TestPagesWithoutOAuth(t *testing.T) {
+	o := opened(t, elsewhere, func(c *Config) { c.Server = nil })
+	link := o.link(o.connection("acme", credstore.OAuth))
+	for _, method := range []string{"GET", "POST"} {
+		if w := o.person().send(method, link, ""); w.Code != http.StatusServiceUnavailable {
+			t.Errorf("%s = %d, want 503", method, w.Code)
+		}
+	}
+	wantText(t, o.person().send("GET", o.link(o.connection("keyed", credstore.StandaloneKey)), "").Body.String(), "API key from Pleo")
+}
+
+func TestLogo(t *testing.T) {
+	png := []byte("\x89PNG\r\n\x1a\n....")
+	o := opened(t, elsewhere, func(c *Config) { c.Branding.Logo = png })
+	page := o.person().send("GET", o.link(o.connection("acme", credstore.OAuth)), "").Body.String()
+	logo := regexp.MustCompile(`<img src="([^"]+)" alt=""`).FindStringSubmatch(page)
+	if logo == nil {
+		t.Fatalf("the page has no logo:\n%s", page)
+	}
+	if w := o.person().send("GET", logo[1], ""); w.Header().Get("Content-Type") != "image/png" || w.Body.String() != string(png) {
+		t.Errorf("the logo is %q, %s", w.Body, w.Header().Get("Content-Type"))
+	}
+	if err := CheckLogo([]byte(`<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>`)); err != nil {
+		t.Errorf("an SVG: %v", err)
+	}
+	if err := CheckLogo([]byte("<html><script>")); err == nil {
+		t.Error("a page passes for a logo")
+	}
+}
+
+// TestEveryWordingCanBeRead: no placeholder is left, and each page has a heading,
+// what has happened and what to do.
+func TestEveryWordingCanBeRead(t *testing.T) {
+	for _, wordings := range []map[why]wording{wordings(), keyWordings()} {
+		for reason, words := range wordings {
+			for _, text := range []string{words.heading, words.says, words.do} {
+				if shown := (names{brand: "the integration"}).in(text); text == "" || strings.ContainsAny(shown, "{}") || strings.HasPrefix(shown, "the") {
+					t.Errorf("%s: %q reads %q", reason, text, shown)
+				}
+			}
+		}
+	}
+}
+
+func TestScopesInWords(t *testing.T) {
+	for scope, want := range map[string]string{
+		"users:read":        "See the names and e-mail addresses of people at your company",
+		"card-orders:read":  "See card orders",
+		"card-orders:write": "Add and change card orders",
+		"everything":        "Use the permission everything",
+	} {
+		if got := inWords(scope); got != want {
+			t.Errorf("inWords(%q) = %q, want %q", scope, got, want)
+		}
+	}
+}
+
+// countingStore counts the links that are asked for.
+type countingStore struct {
+	mu    sync.Mutex // guards asked
+	asked int
+}
+
+func (s *countingStore) OpenLink(context.Context, string, credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	time.Sleep(time.Second)
+	return credstore.NewSecret(fmt.Sprint("token-", s.asked)), credstore.Link{}, nil
+}
+
+// TestManyAskForOneLink: requests in a loop do not become writes in a loop.
+func TestManyAskForOneLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &countingStore{}
+		l := NewLinker(LinkerConfig{Store: store, PublicURL: &url.URL{Scheme: "https", Host: "connect.example.com"}})
+		var running sync.WaitGroup
+		for range 100 {
+			running.Go(func() {
+				if link, err := l.Link(t.Context(), "acme", 3); err != nil || link != "https://connect.example.com/connect/token-1" {
+					t.Errorf("Link = %q, %v", link, err)
+				}
+			})
+		}
+		running.Wait()
+		if link, _ := l.Link(t.Context(), "acme", 4); store.asked != 2 || !strings.HasSuffix(link, "token-2") {
+			t.Errorf("after the credential has changed: %q after %d questions", link, store.asked)
+		}
+		time.Sleep(knownFor)
+		if _, err := l.Link(t.Context(), "acme", 4); err != nil || store.asked != 3 {
+			t.Errorf("%d questions, want the store asked again after %v", store.asked, knownFor)
+		}
+		if _, err := NewLinker(LinkerConfig{Store: store}).Link(t.Context(), "acme", 1); !errors.Is(err, ErrNoPublicURL) {
+			t.Errorf("Link without a public URL = %v", err)
+		}
+	})
+}

@@ -1,0 +1,71 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+)
+
+// refusing has no authorization for anybody.
+type refusing struct{ err error }
+
+func (r refusing) Authorize(context.Context, string) (*refresh.Authorization, error) {
+	return nil, r.err
+}
+
+func (r refusing) Reauthorize(context.Context, *refresh.Authorization) (*refresh.Authorization, error) {
+	return nil, r.err
+}
+
+func (refusing) ReplayRejected(*refresh.Authorization) {}
+
+func (refusing) Uninstalled(context.Context, *refresh.Authorization) {}
+
+// TestConnectURLWhereAPersonCanHelp: and nowhere else, and never in the way of
+// the answer.
+func TestConnectURLWhereAPersonCanHelp(t *testing.T) {
+	link := func(_ context.Context, id string, version int64) (string, error) {
+		return fmt.Sprintf("https://connect.example.com/connect/%s-%d", id, version), nil
+	}
+	broken := func(context.Context, string, int64) (string, error) { return "", errors.New("the store is away") }
+	for _, test := range []struct {
+		name string
+		err  *refresh.Error
+		link func(context.Context, string, int64) (string, error)
+		want string
+	}{
+		{"pending", &refresh.Error{Code: refresh.ConnectionPending, ConnectionID: "id"}, link, "https://connect.example.com/connect/id-0"},
+		{"reauthorization", &refresh.Error{Code: refresh.ReauthorizationRequired, ConnectionID: "id", Version: 7}, link, "https://connect.example.com/connect/id-7"},
+		{"for nobody", &refresh.Error{Code: refresh.ReauthorizationRequired, ConnectionID: "id"}, nil, ""},
+		{"not to be had", &refresh.Error{Code: refresh.ReauthorizationRequired, ConnectionID: "id"}, broken, ""},
+		{"disabled", &refresh.Error{Code: refresh.ConnectionDisabled, ConnectionID: "id"}, link, ""},
+		{"may pass", &refresh.Error{Code: refresh.ServerUnavailable}, link, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.err.Connection = "acme"
+			p, err := New(Config{
+				Upstream: &url.URL{Scheme: "https", Host: "pleo.example.com"}, Credentials: refusing{test.err}, ConnectLink: test.link,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, w := httptest.NewRequest("GET", "/v1/companies", nil), httptest.NewRecorder()
+			r.Host = "localhost:8484"
+			r.Header.Set("Pleo-Connection", "acme")
+			p.ServeHTTP(w, r)
+			var doc struct {
+				Code       string `json:"code"`
+				ConnectURL string `json:"connect_url"`
+			}
+			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || doc.Code != string(test.err.Code) || doc.ConnectURL != test.want {
+				t.Errorf("answer %+v, %v, want code %s and connect_url %q", doc, err, test.err.Code, test.want)
+			}
+		})
+	}
+}
