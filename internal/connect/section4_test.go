@@ -324,3 +324,11 @@ func TestEveryAnswerHasThePolicy(t *testing.T) {
 		t.Errorf("the key's form may be sent elsewhere: %q", csp)
 	}
 }
+
+// TestSmallerScopeIsShown: it is used, and the customer can tell why something
+// does not work.
+func TestSmallerScopeIsShown(t *testing.T) {
+	o := opened(t, "https://connect.example.com", func(c *Config) { c.Scopes = []string{"users:read", "export-jobs:write"} })
+	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.person()
+	wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected", "Less than was asked for", "Carry out exports of your expenses")
+}

@@ -84,11 +84,12 @@ func TestConsentConnects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		api.scope = "users:read" // less than was asked for
 		grant, tokens := w.consented(api, conn.ID, "c1", nil)
 		grant.LinkToken = token
 		got, err := p.Consent(credstore.WithActor(t.Context(), credstore.ActorCustomer), grant)
-		if err != nil || got.CompanyID != "c1" || got.Status != credstore.Active || got.Version != 1 {
-			t.Fatalf("Consent = %+v, %v, want version 1 of company c1, active", got, err)
+		if err != nil || got.CompanyID != "c1" || got.Status != credstore.Active || got.Version != 1 || got.Scope != "users:read" {
+			t.Fatalf("Consent = %+v, %v, want version 1 of company c1, active, with the scope that was given", got, err)
 		}
 		if a := p.mustAuthorize("acme"); a.Value.Reveal() != "Bearer "+tokens.AccessToken.Reveal() || w.server.count() != 0 {
 			t.Errorf("a request goes out with %q after %d refreshes, want the new token at once", a.Value.Reveal(), w.server.count())
