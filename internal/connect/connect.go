@@ -91,6 +91,7 @@ type Pages struct {
 	base    string // the path of PublicURL, without a slash at the end
 	secure  bool   // PublicURL is https
 	design  *design
+	words   map[why]wording // never changed
 	pace    *pace
 	handler http.Handler
 }
@@ -115,7 +116,7 @@ func New(c Config) (*Pages, error) {
 	if p.design, err = newDesign(p.base, c.Branding.Logo); err != nil {
 		return nil, err
 	}
-	p.pace = newPace(p.Now)
+	p.words, p.pace = wordings(), newPace(p.Now)
 	p.handler = p.guard(p.routes())
 	return p, nil
 }

@@ -134,7 +134,7 @@ func outcomeForKey(err error) (outcome, []string) {
 func (p *Pages) refusedKey(v visit, o outcome, lacking []string) view {
 	n := p.names(v)
 	n.got, n.here, n.there = o.Got, p.here(), p.there()
-	words := wordings()[o.Why]
+	words := p.words[o.Why]
 	if byKey, ok := keyWordings()[o.Why]; ok {
 		words = byKey
 	}

@@ -30,7 +30,7 @@ type Linker struct {
 
 	opening singleflight.Group
 
-	mu    sync.Mutex           // guards known
+	mu    sync.Mutex               // guards known
 	known map[credential]knownLink // what Link returned lately
 }
 

@@ -55,7 +55,7 @@ func (p *Pages) outcomeOf(r *http.Request, v visit) outcome {
 	if err != nil || json.Unmarshal(text, &o) != nil {
 		return outcome{}
 	}
-	if _, known := wordings()[o.Why]; !known {
+	if _, known := p.words[o.Why]; !known {
 		o.Why = ""
 	}
 	return o

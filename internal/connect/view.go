@@ -156,9 +156,9 @@ func (p *Pages) problem(reason why) view {
 }
 
 func (p *Pages) stopped(reason why, n names) view {
-	words, ok := wordings()[reason]
+	words, ok := p.words[reason]
 	if !ok {
-		words = wordings()[nowhere]
+		words = p.words[nowhere]
 	}
 	return view{
 		Body: stoppedBody, Status: words.status,

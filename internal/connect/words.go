@@ -2,6 +2,7 @@ package connect
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -55,7 +56,16 @@ type wording struct {
 	do      string // what the person can do
 }
 
+// wordings are those of every why.
 func wordings() map[why]wording {
+	all := map[why]wording{}
+	for _, some := range []map[why]wording{consentWordings(), badKeyWordings(), linkWordings(), requestWordings()} {
+		maps.Copy(all, some)
+	}
+	return all
+}
+
+func consentWordings() map[why]wording {
 	return map[why]wording{
 		denied: {http.StatusOK, "Nothing was connected",
 			"Access was not given in Pleo, so nothing has changed.",
@@ -84,6 +94,11 @@ func wordings() map[why]wording {
 		notSaved: {http.StatusOK, "This cannot be completed at the moment",
 			"Something on our side is not available, so the connection could not be saved.",
 			"Wait a minute and try again. Your link stays good."},
+	}
+}
+
+func badKeyWordings() map[why]wording {
+	return map[why]wording{
 		keyMisshapen: {http.StatusUnprocessableEntity, "This is not an API key",
 			"A key is one long word of letters, digits and signs, without spaces.",
 			"Copy the key in Pleo once more, and paste it here alone."},
@@ -96,6 +111,11 @@ func wordings() map[why]wording {
 		keyTooNarrow: {http.StatusUnprocessableEntity, "This key does not allow enough",
 			"The key works, but {brand} also needs the permissions below. It was not stored.",
 			"Make a new key in Pleo with all the permissions, and paste that one."},
+	}
+}
+
+func linkWordings() map[why]wording {
+	return map[why]wording{
 		linkUsed: {http.StatusGone, "This link has been used",
 			"{tenant} was connected with it. A link can be used once.",
 			"There is nothing left to do here. If something does not work, ask {brand} for a new link."},
@@ -120,6 +140,11 @@ func wordings() map[why]wording {
 		storeAway: {http.StatusServiceUnavailable, "This page is not available at the moment",
 			"Something on our side does not answer.",
 			"Wait a minute and load the page again."},
+	}
+}
+
+func requestWordings() map[why]wording {
+	return map[why]wording{
 		tooMany: {http.StatusTooManyRequests, "Too many tries",
 			"This link was tried too often within a minute.",
 			"Wait a minute and try again."},
