@@ -5,6 +5,10 @@ GO ?= go
 
 # The versions of the tools that are not part of Go.
 GOLANGCI_LINT_VERSION := v2.15.0
+HELM_VERSION          := v4.1.4
+KUBE_SCORE_VERSION    := v1.20.0
+NFPM_VERSION          := v2.45.2
+CYCLONEDX_VERSION     := v1.10.0
 PEBBLE_VERSION := v2.10.1
 
 FUZZTIME  ?= 20s
@@ -24,6 +28,8 @@ BUILD := $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 TOOLS := $(CURDIR)/bin/tools
 PROMTOOL := $(or $(shell command -v promtool),$(TOOLS)/promtool)
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+DEPLOY_TOOLS  := $(TOOLS)/helm-$(HELM_VERSION) $(TOOLS)/kube-score-$(KUBE_SCORE_VERSION)
+RELEASE_TOOLS := $(TOOLS)/nfpm-$(NFPM_VERSION) $(TOOLS)/cyclonedx-gomod-$(CYCLONEDX_VERSION)
 PEBBLE := $(TOOLS)/pebble-$(PEBBLE_VERSION)
 
 # Static programs, and tests of them as they are built. Only the race detector
@@ -55,12 +61,40 @@ race: ## Run the tests under the race detector (needs a C compiler)
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yml
 	$(GOLANGCI_LINT) run ./...
+	cd deploy && $(GOLANGCI_LINT) run ./...
 
 # Not linked into anything of ours, so it is fetched by version and not by go.mod.
 $(GOLANGCI_LINT):
 	@mkdir -p $(TOOLS)
 	GOBIN=$(TOOLS) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 	mv $(TOOLS)/golangci-lint $@
+
+# Each is fetched as TOOL-VERSION, and used under its own name.
+install = @mkdir -p $(TOOLS) && GOBIN=$(TOOLS) GOFLAGS= $(GO) install -trimpath $(1) && cp $(TOOLS)/$(notdir $(firstword $(subst @, ,$(1)))) $@
+
+$(TOOLS)/helm-$(HELM_VERSION):
+	$(call install,helm.sh/helm/v4/cmd/helm@$(HELM_VERSION))
+$(TOOLS)/kube-score-$(KUBE_SCORE_VERSION):
+	$(call install,github.com/zegl/kube-score/cmd/kube-score@$(KUBE_SCORE_VERSION))
+$(TOOLS)/nfpm-$(NFPM_VERSION):
+	$(call install,github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION))
+$(TOOLS)/cyclonedx-gomod-$(CYCLONEDX_VERSION):
+	$(call install,github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION))
+
+# Without an engine: deploy/image takes BuildKit's steps on this machine.
+.PHONY: image
+image: ## Build the images for linux/amd64 and linux/arm64 into dist/image/, as OCI layouts
+	cd deploy && $(GO) build -o $(TOOLS)/image ./image
+	$(TOOLS)/image --platforms linux/amd64,linux/arm64 --build-arg REVISION=$$(git rev-parse HEAD) --out dist/image/pleo-auth-proxy
+	$(TOOLS)/image --platforms linux/amd64,linux/arm64 --target simulator --out dist/image/pleo-sim
+
+.PHONY: release-snapshot
+release-snapshot: cross $(RELEASE_TOOLS) ## Make archives, Debian packages, SBOMs and checksums of the commit into dist/release/
+	PLATFORMS='$(PLATFORMS)' deploy/release
+
+.PHONY: deploy-check
+deploy-check: build image release-snapshot $(DEPLOY_TOOLS) ## Check image, charts, compose files, unit and packages, and run them (needs root)
+	cd deploy && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test -v -count=1 -timeout 10m ./... -args -require
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the code and sort its imports
