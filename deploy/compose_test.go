@@ -237,3 +237,104 @@ func TestLegacyApplication(t *testing.T) {
 		t.Errorf("after the upgrade: %d %s %v, want 200", status, body, err)
 	}
 }
+
+// postgresBin is where Debian keeps the newest PostgreSQL.
+func postgresBin(t *testing.T) string {
+	t.Helper()
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if err != nil || len(found) == 0 {
+		missing(t, "PostgreSQL is not installed")
+	}
+	return found[len(found)-1]
+}
+
+// startPostgres runs the database as the service of the compose file describes
+// it, on this machine: its user, its database, its password.
+func startPostgres(t *testing.T, project *types.Project, address string) {
+	t.Helper()
+	bin, s := postgresBin(t), project.Services["postgres"]
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	as := func(name string, args ...string) []string {
+		return append([]string{"-u", "postgres", "--", filepath.Join(bin, name)}, args...)
+	}
+	data := filepath.Join(dir, "data")
+	output(t, "runuser", as("initdb", "--pgdata", data, "--username", *s.Environment["POSTGRES_USER"], "--no-sync",
+		"--auth", "scram-sha-256", "--pwfile", project.Secrets["store-password"].File)...)
+	// As the image does: whoever has the password may come from anywhere.
+	rules := filepath.Join(data, "pg_hba.conf")
+	if err := os.WriteFile(rules, []byte("host all all all scram-sha-256\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output(t, "runuser", as("pg_ctl", "--pgdata", data, "--wait", "--log", filepath.Join(dir, "log"), "--options",
+		"-c listen_addresses="+address+" -c unix_socket_directories="+dir+" -c fsync=off", "start")...)
+	t.Cleanup(func() { output(t, "runuser", as("pg_ctl", "--pgdata", data, "--mode", "immediate", "stop")...) })
+	password := strings.TrimSpace(read(t, project.Secrets["store-password"].File))
+	cmd := exec.Command(filepath.Join(bin, "createdb"), "--host", address, "--username", *s.Environment["POSTGRES_USER"], *s.Environment["POSTGRES_DB"])
+	cmd.Env = append(os.Environ(), "PGPASSWORD="+password)
+	// The image makes the database of its own accord, unless it is the user's.
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("making the database: %v %s", err, out)
+	}
+}
+
+// TestTwoReplicasShareConnections runs what compose.postgres.yaml runs: what one
+// replica is told, the other knows, and one serves while the other is replaced.
+func TestTwoReplicasShareConnections(t *testing.T) {
+	const postgresAddress = "172.31.1.9"
+	replicas := map[string]string{"proxy-1": "172.30.84.3", "proxy-2": "172.30.84.4"}
+	addAddress(t, postgresAddress+"/32")
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "deploy", "compose"), os.DirFS(repository("deploy", "compose"))); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "compose.postgres.yaml"), read(t, repository("compose.postgres.yaml")))
+	write(t, filepath.Join(dir, "secrets", "store-password"), "a password")
+	write(t, filepath.Join(dir, "secrets", "store-dsn"), "postgres://pleo:a%20password@postgres/pleo")
+	for at := dir; at != "/tmp"; at = filepath.Dir(at) {
+		if err := os.Chmod(at, 0o755); err != nil { // for PostgreSQL's user
+			t.Fatal(err)
+		}
+	}
+	project := loadCompose(t, dir, "compose.postgres.yaml", simulatorEnvironment(t)...)
+	volumes := map[string]string{}
+
+	startPostgres(t, project, postgresAddress)
+	simulatorFor(t, project)
+	running := map[string]*container{}
+	if on := project.Services["proxy-2"].DependsOn["proxy-1"]; on.Condition != types.ServiceConditionHealthy {
+		t.Fatalf("proxy-2 waits for proxy-1 to be %q, want healthy: it makes the keyset", on.Condition)
+	}
+	for _, name := range []string{"proxy-1", "proxy-2"} {
+		address := replicas[name]
+		addAddress(t, address+"/28")
+		c := service(t, project, name, "pleo-auth-proxy", volumes)
+		c.hosts = postgresAddress + " postgres\n"
+		// Networks keep the replicas' ports apart; here their addresses do.
+		c.env["PLEO_PROXY_LISTEN"] = address + ":8484"
+		c.env["PLEO_ADMIN_LISTEN"] = strings.Replace(address, "172.30.84", "127.0.0", 1) + ":8485"
+		c.start(t)
+		c.await(t, c.isHealthy(t))
+		running[name] = c
+	}
+	if out, err := running["proxy-1"].exec(t, read(t, repository("deploy", "compose", "simulator-key")),
+		"/pleo-auth-proxy", "connections", "add", "acme", "--kind", "standalone_key", "--key-file", "-"); err != nil {
+		t.Fatalf("adding the connection: %v %s", err, out)
+	}
+	served := func(name string) func() error { return healthy("http://" + replicas[name] + ":8484/@acme/v2/employees") }
+	running["proxy-1"].await(t, served("proxy-1"))
+	running["proxy-2"].await(t, served("proxy-2"))
+	if code := running["proxy-1"].stop(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	running["proxy-2"].await(t, served("proxy-2"))
+}
+
+// simulatorFor runs the simulator of a compose file.
+func simulatorFor(t *testing.T, project *types.Project) {
+	t.Helper()
+	service(t, project, "simulator-1", "pleo-sim", map[string]string{}).start(t)
+	awaitPort(t, "127.0.0.1:8490")
+}
