@@ -89,6 +89,21 @@ func TestImageIsWholeForEachPlatform(t *testing.T) {
 	}
 }
 
+// TestImageIsReproducible builds the image again, in other directories: the same
+// commit makes the same bytes.
+func TestImageIsReproducible(t *testing.T) {
+	first, err := os.ReadFile(repository("dist", "image", "pleo-auth-proxy", "index.json"))
+	if err != nil {
+		missing(t, "make image builds the images: %v", err)
+	}
+	revision := strings.TrimSpace(output(t, "git", "rev-parse", "HEAD"))
+	out := output(t, tool(t, "image"), "--context", repository(), "--platforms", "linux/amd64,linux/arm64",
+		"--build-arg", "REVISION="+revision, "--out", filepath.Join(t.TempDir(), "again"))
+	if want := digest.FromBytes(first).String(); strings.TrimSpace(out) != want {
+		t.Errorf("the second build has the digest %s, the first %s", strings.TrimSpace(out), want)
+	}
+}
+
 func TestImageConfiguration(t *testing.T) {
 	file, err := loadImage(t, "pleo-auth-proxy").ConfigFile()
 	if err != nil {
