@@ -140,16 +140,22 @@ func serviceOf(t *testing.T, root string, credentials map[string]string) *contai
 	return c
 }
 
+// configured takes the marks from the lines about OAuth in the package's
+// configuration, and returns the credentials that it then wants.
+func configured(t *testing.T, root string) map[string]string {
+	t.Helper()
+	path := filepath.Join(root, "etc/pleo-auth-proxy/config.yaml")
+	write(t, path, strings.NewReplacer("#oauth:", "oauth:", "#  client", "  client",
+		"the id of your OAuth client at Pleo", "5d5f3a80-0f4b-4c5e-9a51-0b5f0c1a7e11").Replace(read(t, path)))
+	return map[string]string{"pleo-client-secret": simulatedSecret}
+}
+
 // TestServiceRuns starts the package's program by the unit's ExecStart, with the
 // configuration of the package and the lines about OAuth in use.
 func TestServiceRuns(t *testing.T) {
 	startSimulator(t)
 	root := installed(t)
-	path := filepath.Join(root, "etc/pleo-auth-proxy/config.yaml")
-	config := strings.NewReplacer("#oauth:", "oauth:", "#  client", "  client",
-		"the id of your OAuth client at Pleo", "5d5f3a80-0f4b-4c5e-9a51-0b5f0c1a7e11").Replace(read(t, path))
-	write(t, path, config)
-	c := serviceOf(t, root, map[string]string{"pleo-client-secret": simulatedSecret})
+	c := serviceOf(t, root, configured(t, root))
 	c.simulated()
 	c.start(t)
 	c.await(t, healthy("http://127.0.0.1:8485/readyz"))
@@ -186,11 +192,11 @@ func TestUnitAllowsWhatTheProgramCalls(t *testing.T) {
 	allowed["prlimit64"] = true
 
 	startSimulator(t)
-	c := serviceOf(t, root, nil)
+	c := serviceOf(t, root, configured(t, root))
 	c.simulated()
 	log := filepath.Join(t.TempDir(), "calls")
 	traced := c.command(t.Context(), t, c.entry()...)
-	traced.Args = append([]string{"strace", "--follow-forks", "--quiet=all", "--output", log}, traced.Args...)
+	traced.Args = append([]string{"strace", "--daemonize", "--follow-forks", "--quiet=all", "--output", log}, traced.Args...)
 	traced.Path = lookPath(t, "strace")
 	out := &buffer{}
 	traced.Stdout, traced.Stderr = out, out
@@ -198,7 +204,11 @@ func TestUnitAllowsWhatTheProgramCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.running, c.log, c.ended = traced, out, make(chan struct{})
-	go func() { _ = traced.Wait(); close(c.ended) }()
+	go func() {
+		_ = traced.Wait() // stop looks at how it ended
+		close(c.ended)
+	}()
+	t.Cleanup(func() { _ = traced.Process.Kill() })
 	c.await(t, healthy("http://127.0.0.1:8485/readyz"))
 	importGrantBy(t, c, "/usr/bin/pleo-auth-proxy", "acme")
 	if status, body, err := get("http://127.0.0.1:8484/@acme/v2/employees"); err != nil || status != 200 {
