@@ -309,7 +309,7 @@ func (p *process) connectURL(connection string) string {
 
 // TestConnectURLInProblems: one link for a credential, however many ask.
 func TestConnectURLInProblems(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{})
+	w := newConnectWorld(t, simulator.Settings{OAuth: simulator.OAuthSettings{IssuerInCallback: true}})
 	w.add("acme", "oauth", "Acme Holding")
 	p := w.serve()
 	link := p.connectURL("acme")

@@ -173,7 +173,7 @@ func shortCode(code string) string {
 func (p *Pages) conclude(r *http.Request, v visit, c credstore.Consent, a answer) outcome {
 	ctx := credstore.WithActor(r.Context(), credstore.ActorCustomer)
 	switch {
-	case a.issuer != "" && a.issuer != p.Issuer:
+	case a.issuer != "" && strings.TrimSuffix(a.issuer, "/") != strings.TrimSuffix(p.Issuer, "/"):
 		return p.giveUp(ctx, v, outcome{Why: otherIssuer}, "the callback names another authorization server as its issuer")
 	case a.problem == "access_denied":
 		return p.giveUp(ctx, v, outcome{Why: denied}, "consent was denied in Pleo")

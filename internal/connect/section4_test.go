@@ -205,7 +205,9 @@ func TestIssuerIsChecked(t *testing.T) {
 		"not said":         {"", "", true},
 		"as configured":    {"pleo.production", "pleo.production", true},
 		"the server's URL": {"", "https://auth.example.com", true},
+		"with a slash":     {"", "https://auth.example.com/", true},
 		"another server":   {"", "https://auth.example.org", false},
+		"another path":     {"", "https://auth.example.com/evil", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := opened(t, "https://connect.example.com", func(c *Config) { c.Issuer = test.configured })

@@ -233,6 +233,7 @@ func TestConsentOnceIntrospectionIsAway(t *testing.T) {
 		api.fail(nil)
 		expire()
 		p.mustAuthorize("fresh")
+		time.Sleep(time.Second) // whoever asked goes on before all is tidied
 		wantEmpty(t, p.dir)
 	})
 }
