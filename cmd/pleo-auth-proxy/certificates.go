@@ -101,6 +101,6 @@ func leadTo(public *url.URL) http.Handler {
 			http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 			return
 		}
-		http.Redirect(w, r, origin+target, http.StatusPermanentRedirect)
+		http.Redirect(w, r, origin+target, http.StatusPermanentRedirect) //nolint:gosec // G710: the configuration says where, the request only which page
 	})
 }

@@ -147,8 +147,11 @@ func TestWebhooksOfTheProgram(t *testing.T) {
 	}
 	b.await("connection.removed", "acme", 1)
 	p.awaitLog(`"msg":"connection.removed"`)
-	if metrics := p.admin("/metrics").body; !strings.Contains(metrics, `pleo_webhook_deliveries_total{result="delivered"} 2`) {
-		t.Error("/metrics does not count two deliveries")
+	// They are counted once they are answered, which the receiver cannot see.
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(p.admin("/metrics").body, `pleo_webhook_deliveries_total{result="delivered"} 2`); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("/metrics does not count two deliveries")
+		}
 	}
 	if code := p.stop(); code != exitDone {
 		t.Errorf("the server exits %d", code)

@@ -107,8 +107,7 @@ func (w *world) wantNoSecret(receivers ...*receiver) {
 func TestWebhookIsSignedByAllSecrets(t *testing.T) {
 	w := newWorld(t)
 	byOld := make(chan error, 1)
-	var r *receiver
-	r = newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int, g got) {
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int, g got) {
 		verifier, err := standardwebhooks.NewWebhook(oldSecret)
 		if err == nil {
 			err = verifier.Verify([]byte(g.body), req.Header)
@@ -133,7 +132,9 @@ func TestWebhookIsTriedAgain(t *testing.T) {
 	}{
 		{"500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }},
 		{"404", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }},
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) }},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}},
 		{"busy", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "1"); w.WriteHeader(503) }},
 		{"hangs up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
 		{"hangs", hang},

@@ -153,7 +153,7 @@ func (s *subscription) record(ctx context.Context, d credstore.Delivery, told er
 	wait := s.pace.jitter(s.pace.retry[d.Attempts-1])
 	var busy *busyError
 	if errors.As(told, &busy) {
-		wait = max(wait, min(busy.after, leaveAlone))
+		wait = max(wait, busy.after)
 	}
 	log.Warn("a receiver was not told of an event yet", zap.Duration("again_in", wait))
 	s.count(resultFailed)

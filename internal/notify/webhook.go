@@ -114,7 +114,8 @@ func verdict(resp *http.Response) error {
 	err := fmt.Errorf("the receiver answered %d", resp.StatusCode)
 	seconds, malformed := strconv.Atoi(strings.TrimSpace(resp.Header.Get("Retry-After")))
 	if malformed == nil && seconds > 0 {
-		return &busyError{err: err, after: min(time.Duration(seconds), time.Duration(leaveAlone/time.Second)) * time.Second}
+		seconds = min(seconds, int(leaveAlone/time.Second))
+		return &busyError{err: err, after: time.Duration(seconds) * time.Second}
 	}
 	return err
 }

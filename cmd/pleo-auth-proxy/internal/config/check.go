@@ -17,6 +17,7 @@ func (l *loader) check() {
 	l.checkClients()
 	l.checkTLS("proxy.tls")
 	l.checkTLS("admin.tls")
+	l.checkConnect()
 	l.checkTLS("connect.tls")
 	l.checkACME()
 	l.checkPagesOverTLS()

@@ -59,8 +59,11 @@ func TestMistakesInWebhooks(t *testing.T) {
 	}
 }
 
-func TestMistakesInACME(t *testing.T) {
+func TestMistakesInPages(t *testing.T) {
 	for _, test := range []mistakesOf{
+		{"no listener", minimal + "connect: {listen: off, public_url: \"https://c.example.com\"}\n", []string{
+			"c.yaml:2: connect.public_url: leads nowhere, since connect.listen is off",
+		}},
 		{"beside files", minimal + "connect:\n  public_url: https://c.example.com\n  tls:\n    cert_file: /c\n    key_file: /k\n    acme: {domains: [c.example.com]}\n", []string{
 			"c.yaml:7: connect.tls.acme.domains: cannot be used together with connect.tls.cert_file; keep one of them",
 		}},
