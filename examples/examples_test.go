@@ -36,7 +36,7 @@ type example struct {
 }
 
 func examples() []example {
-	const reconnect = "acme has to be connected again: "
+	const reconnect = "acme has to be connected again: http://127.0.0.1:1/connect/"
 	jackson := strings.Join([]string{
 		"/usr/share/java/jackson-databind.jar", "/usr/share/java/jackson-core.jar", "/usr/share/java/jackson-annotations.jar",
 	}, ":")
@@ -146,6 +146,7 @@ data_dir: %q
 upstream: {api_url: %q, auth_url: %q}
 proxy: {listen: "127.0.0.1:0"}
 admin: {listen: "off"}
+connect: {listen: "127.0.0.1:0", public_url: "http://127.0.0.1:1"}
 oauth: {client_id: %q, client_secret: %q}
 `, filepath.Join(w.dir, "data"), w.url, w.url, client.ID, client.Secret)
 	if err := os.WriteFile(filepath.Join(w.dir, "config.yaml"), []byte(config), 0o600); err != nil {

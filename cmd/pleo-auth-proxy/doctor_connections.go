@@ -76,11 +76,11 @@ func (d *doctor) judge(c credstore.Connection, f refresh.Finding) {
 		d.find(checkConnections, gradeWarning, c.Name, said, "see what is wrong with network and client above, and ask again: pleo-auth-proxy connections check")
 	case f.Part == refresh.PartRefreshToken:
 		d.find(checkConnections, gradeError, c.Name, said+", and nobody here has spent it: revoked by the customer, or spent by another program that holds the same token",
-			"look for a second owner of these tokens and stop it, then have the customer give consent again")
+			"look for a second owner of these tokens and stop it, then have the customer give consent again by way of pleo-auth-proxy connect NAME")
 	case f.Part == refresh.PartAccessToken:
 		d.find(checkConnections, gradeWarning, c.Name, said+" although it has not expired", "nothing, if the refresh token is good: the next request has it refreshed; else look for a second owner")
 	default:
-		d.find(checkConnections, gradeError, c.Name, said, "make a new key in Pleo, and give it to the connection")
+		d.find(checkConnections, gradeError, c.Name, said, "make a new key in Pleo, then run pleo-auth-proxy connections set-key NAME")
 	}
 }
 
@@ -125,14 +125,14 @@ func ailments() []ailment {
 	}
 	return []ailment{
 		{gradeError, status(credstore.ReauthorizationRequired, credstore.ReasonKeyRefused),
-			"has a key that Pleo does not accept any more", "make a new key in Pleo, and add the connection anew with it"},
+			"has a key that Pleo does not accept any more", "make a new key in Pleo, then run pleo-auth-proxy connections set-key NAME, or have it entered by way of pleo-auth-proxy connect NAME"},
 		{gradeError, status(credstore.ReauthorizationRequired, credstore.ReasonUninstalled),
-			"was uninstalled by a request to Pleo", "have the customer give consent again, or remove the connection"},
+			"was uninstalled by a request to Pleo", "have the customer give consent again by way of pleo-auth-proxy connect NAME, or remove the connection"},
 		{gradeError, status(credstore.ReauthorizationRequired, credstore.ReasonInactive, credstore.ReasonRefused),
 			"has a refresh token that Pleo has ended: revoked by the customer, or spent by another program that holds the same token",
-			"look for a second owner of these tokens and stop it, then have the customer give consent again"},
+			"look for a second owner of these tokens and stop it, then have the customer give consent again by way of pleo-auth-proxy connect NAME"},
 		{gradeError, status(credstore.ReauthorizationRequired),
-			"needs a person", "have the customer give consent again; connections show NAME says what happened"},
+			"needs a person", "see pleo-auth-proxy connections show NAME, then have the customer give consent again by way of pleo-auth-proxy connect NAME"},
 		{gradeWarning, status(credstore.Degraded, credstore.ReasonClientRefused),
 			"waits for a client that Pleo accepts", "correct oauth.client_id and oauth.client_secret"},
 		{gradeWarning, status(credstore.Degraded, credstore.ReasonMassRefusal),
@@ -141,10 +141,10 @@ func ailments() []ailment {
 			"cannot be refreshed at the moment", "see what is wrong with network and client above; it is tried again by itself"},
 		{gradeWarning, status(credstore.Disabled, credstore.ReasonCompany),
 			"was disabled: its credential belongs to a company that another connection is bound to", "find out which of the two is right, and remove the other one"},
-		{gradeNote, status(credstore.Disabled), "is disabled", ""},
-		{gradeNote, status(credstore.Pending), "has no credential yet", "have the customer give consent or enter a key"},
+		{gradeNote, status(credstore.Disabled), "is disabled", "where that is not meant: pleo-auth-proxy connections enable NAME"},
+		{gradeNote, status(credstore.Pending), "has no credential yet", "have the customer give consent, or enter a key, by way of pleo-auth-proxy connect NAME"},
 		{gradeWarning, isOverdue, "has not been refreshed for two weeks, and refresh tokens live about 60 days", "keep a server running: it refreshes each connection every week"},
-		{gradeWarning, keyEnds, "has a key that ends within 30 days", "make a new key in Pleo in time"},
+		{gradeWarning, keyEnds, "has a key that ends within 30 days", "make a new key in Pleo, then run pleo-auth-proxy connections set-key NAME --next"},
 		{gradeNote, companyUnknown, "does not know its company", "see whether Pleo's API can be reached; the company is learned from it"},
 	}
 }
