@@ -238,6 +238,53 @@ func TestRule4DurableBeforeItIsHandedOut(t *testing.T) {
 	})
 }
 
+// slowSpool is a spool on a disk that takes its time.
+type slowSpool struct{ Spool }
+
+type slowSlot struct{ Slot }
+
+func (s slowSpool) Reserve(parent credstore.Parent) (Slot, error) {
+	slot, err := s.Spool.Reserve(parent)
+	return slowSlot{slot}, err
+}
+
+func (s slowSlot) Fill(pair credstore.Successor) error {
+	time.Sleep(5 * time.Second)
+	return s.Slot.Fill(pair)
+}
+
+// A store that confirms late, but before the spool's disk does, is durable all
+// the same.
+func TestRule4HandedOutOnceEitherIsDurable(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.Spool = slowSpool{p.Spool}
+		p.store.fail(func(op string) error {
+			if op == "save" {
+				time.Sleep(2 * spoolAfter)
+			}
+			return nil
+		})
+		expire()
+		began := time.Now()
+		a := p.mustAuthorize("acme")
+		if took := time.Since(began); took != 2*spoolAfter {
+			t.Errorf("waiters were released after %v, want after %v: when the store had it", took, 2*spoolAfter)
+		}
+		if v := w.state(conn.ID).Credential.Version; a.Version != 2 || v != 2 {
+			t.Errorf("handed out version %d while the store has %d, want 2 and 2", a.Version, v)
+		}
+		time.Sleep(10 * time.Second)
+		wantEmpty(t, p.dir)
+		expire()
+		if a := p.mustAuthorize("acme"); a.Version != 3 {
+			t.Errorf("the next refresh gives version %d, want 3", a.Version)
+		}
+	})
+}
+
 // wantSpooled fails the test unless a spool opened on dir replays the access
 // token.
 func wantSpooled(t *testing.T, w *world, dir, access string) {

@@ -22,8 +22,9 @@ const (
 )
 
 // keep makes the successor durable, in the store or, if that takes longer than
-// spoolAfter, in the spool; hands it out; and returns when the store has it. It
-// does not return before that unless the spool has it and the process gives up.
+// spoolAfter, in the spool, whichever is first; hands it out; and returns when the
+// store has it. It does not return before that unless the spool has it and the
+// process gives up.
 func (a *attempt) keep(s credstore.Successor) error {
 	a.m.holding(1)
 	defer a.m.holding(-1)
@@ -36,16 +37,42 @@ func (a *attempt) keep(s credstore.Successor) error {
 		first = settledResult(r)
 	case <-time.After(spoolAfter):
 	}
-	spooled := a.slot.Fill(s)
-	if spooled != nil {
-		a.m.logger(a.e).Error("a new token pair is in memory only: neither the store nor the spool has taken it yet", errField(spooled))
+	spooled, first := a.spool(s, first)
+	if !spooled {
 		if r := <-first; !r.again() {
 			return a.saved(s, r)
 		}
 		first = settledResult(saveResult{err: credstore.ErrUnavailable})
 	}
 	a.handOut(s)
-	return a.saveAgain(s, first, spooled == nil)
+	return a.saveAgain(s, first, spooled)
+}
+
+// spool fills the slot, and reports whether the spool has the pair then. A store
+// that confirms meanwhile releases the waiters: they do not wait for a slower disk.
+func (a *attempt) spool(s credstore.Successor, first <-chan saveResult) (spooled bool, _ <-chan saveResult) {
+	filled := make(chan error, 1)
+	go func() { filled <- a.slot.Fill(s) }()
+	select {
+	case err := <-filled:
+		return a.spooled(err), first
+	case r := <-first:
+		if r.again() {
+			return a.spooled(<-filled), settledResult(r)
+		}
+		if r.err == nil {
+			a.handOut(s)
+		}
+		return <-filled == nil, settledResult(r)
+	}
+}
+
+// spooled says so when the pair is in memory only.
+func (a *attempt) spooled(err error) bool {
+	if err != nil {
+		a.m.logger(a.e).Error("a new token pair is in memory only: neither the store nor the spool has taken it yet", errField(err))
+	}
+	return err == nil
 }
 
 // holding counts the pairs that the store has not taken.
