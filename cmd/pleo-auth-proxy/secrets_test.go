@@ -47,6 +47,7 @@ func TestNoSecretLeaves(t *testing.T) {
 	p := w.serve()
 	w.misfortunes(p, &said)
 	for _, path := range []string{
+		"/", "/connections", "/connections/acme", "/connections/dead", "/connections/acme/key", "/api/v1/connections/dead/history",
 		"/metrics", "/readyz?verbose", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/dead",
 		"/api/v1/connections/nobody", "/api/v1/connections?cursor=" + plantedKey,
 	} {

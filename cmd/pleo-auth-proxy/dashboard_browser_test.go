@@ -1,0 +1,61 @@
+//go:build browser
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/browsertest"
+)
+
+// TestBrowserOperatorMendsAConnection is the day on which a customer's grant has
+// ended: an operator who has never seen the program opens it, is led to the
+// connection, gets a link, and the customer connects with it.
+func TestBrowserOperatorMendsAConnection(t *testing.T) {
+	w := newConnectWorld(t, consentPage())
+	w.add("acme", "oauth", "Acme (4711)")
+	w.add("beta", "oauth", "Beta (4712)")
+	p := w.serve()
+	browser := browsertest.Start(t)
+	customer := browser.Tab()
+	customer.Open(w.connectLink("acme"))
+	w.approve(customer, ourButton, "Acme ApS")
+	w.revoke("acme", p)
+
+	token, err := os.ReadFile(filepath.Join(w.dir, "data", "admin-token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	operator := browser.Tab()
+	operator.Open("http://" + p.addresses[adminListener])
+	operator.WantText("Need a person", "acme", "Acme ApS", "Make a connect link and send it", "1 connection waits for the customer")
+	operator.Inspect("story-overview")
+	operator.Follow(".card .button") // the first thing there is to do
+	operator.WantText("Sign in", "admin-token")
+	operator.Fill("#token", strings.TrimSpace(string(token)))
+	operator.Follow("main form button")
+	operator.Follow("main form button") // to confirm
+	link := operator.Attribute("#link", "value")
+	if !strings.HasPrefix(link, w.public+"/connect/") {
+		t.Fatalf("the page shows the link %q, want one to %s", link, w.public)
+	}
+	operator.Click("button[data-copies]")
+
+	customer.Open(link)
+	w.approve(customer, ourButton, "Acme ApS")
+	customer.WantText("Acme ApS")
+
+	operator.Follow("main a.button")
+	operator.WantText("It works.", "Works again", "customer", "A connect link was made", "Needs a person")
+	operator.Inspect("story-mended")
+	operator.Open("http://" + p.addresses[adminListener])
+	operator.WantText("Nothing: no connection has trouble.")
+	operator.Follow(".who button")
+	operator.WantText("Sign in to change things")
+	if strings.Contains(p.log.String(), strings.TrimSpace(string(token))) || strings.Contains(p.log.String(), link[strings.LastIndexByte(link, '/')+1:]) {
+		t.Errorf("the log shows the token or the link:\n%s", p.log)
+	}
+}
