@@ -74,6 +74,9 @@ func TestDeclaredKeysNeedNoDisk(t *testing.T) {
 			t.Errorf("the program has made %s", name)
 		}
 	}
+	if strings.Contains(p.log.String(), `"level":"warn"`) {
+		t.Errorf("the start is warned of:\n%s", p.log)
+	}
 	code, _, stderr := w.run("", "connections", "list")
 	if code != exitUsage || !strings.Contains(stderr, "GET /api/v1/connections on its admin listener") {
 		t.Errorf("connections list exits %d, want 2 and where to look:\n%s", code, stderr)

@@ -58,7 +58,8 @@ func openMemory(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vaul
 	if err != nil {
 		return nil, err
 	}
-	c, err := storeConfig(cfg, keyset, log)
+	// It is new at each start, which is worth a warning of other stores only.
+	c, err := storeConfig(cfg, keyset, log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))
 	if err != nil {
 		return nil, err
 	}
