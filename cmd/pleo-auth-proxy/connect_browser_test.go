@@ -32,6 +32,13 @@ func consentPage() simulator.Settings {
 	}
 }
 
+// with returns the world for a subtest, which its methods fail then.
+func (w *connectWorld) with(t testing.TB) *connectWorld {
+	inner := *w.world
+	inner.t = t
+	return &connectWorld{world: &inner, public: w.public}
+}
+
 // company returns the id of the company with the name.
 func (w *connectWorld) company(name string) string {
 	w.t.Helper()

@@ -58,13 +58,6 @@ func newConnectWorld(t testing.TB, settings simulator.Settings, lines ...string)
 	return &connectWorld{world: w, public: public}
 }
 
-// with returns the world for a subtest, which its methods fail then.
-func (w *connectWorld) with(t testing.TB) *connectWorld {
-	inner := *w.world
-	inner.t = t
-	return &connectWorld{world: &inner, public: w.public}
-}
-
 // freeAddress returns an address of this machine that nobody listens at: the
 // pages have to know their own before they are served. It is below the ports
 // that the system gives to whoever asks for any.

@@ -39,7 +39,7 @@ func (p *Pages) cookieName(name string) string {
 // sends the browser back. maxAge is in seconds; 0: until the browser is closed,
 // below: the cookie goes.
 func (p *Pages) setCookie(w http.ResponseWriter, name, value string, maxAge int) {
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // not Secure on this machine alone, where there is no TLS
 		Name: p.cookieName(name), Value: value, Path: "/", MaxAge: maxAge,
 		Secure: p.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
