@@ -154,7 +154,7 @@ func (s *Server) run(ctx context.Context, program string, args ...string) error 
 // Command is one of PostgreSQL's programs, such as pg_dump, with the password of
 // this server.
 func (s *Server) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...) //nolint:gosec // programs of PostgreSQL, named by our tests
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "PGPASSWORD="+Password, "LC_ALL=C")
 	if s.as != nil {
