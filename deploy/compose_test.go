@@ -323,7 +323,9 @@ func TestTwoReplicasShareConnections(t *testing.T) {
 		"/pleo-auth-proxy", "connections", "add", "acme", "--kind", "standalone_key", "--key-file", "-"); err != nil {
 		t.Fatalf("adding the connection: %v %s", err, out)
 	}
-	served := func(name string) func() error { return healthy("http://" + replicas[name] + ":8484/@acme/v2/employees") }
+	served := func(name string) func() error {
+		return healthy("http://" + replicas[name] + ":8484/@acme/v2/employees")
+	}
 	running["proxy-1"].await(t, served("proxy-1"))
 	running["proxy-2"].await(t, served("proxy-2"))
 	if code := running["proxy-1"].stop(t); code != 0 {
