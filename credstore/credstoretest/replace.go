@@ -193,6 +193,23 @@ func testReplaceOverrides(t *testing.T, data Data) {
 		t.Errorf("Replace of the same company = %+v, want version 3, still shared", got)
 	}
 	wantHistory(t, s, c.ID, 1, credstore.EventCompanyOverride, credstore.EventConnected, credstore.EventConnected)
+	testSharingEndsWithTheCompany(t, s, l)
+}
+
+// testSharingEndsWithTheCompany: that a connection may share one company says
+// nothing about the company that it moves to.
+func testSharingEndsWithTheCompany(t *testing.T, s credstore.Store, shared credstore.Lease) {
+	n := pair("third")
+	n.Company.ID = "c-3"
+	create(t, s, n)
+	g := grant("4")
+	g.Company, g.AllowOtherCompany = credstore.Company{ID: "c-3"}, true
+	_, err := s.Replace(t.Context(), shared, g)
+	wantErr(t, "Replace by a company of another connection, after one that may be shared", err, credstore.ErrCompanyBound)
+	g.Company.ID = "c-4"
+	if got := replace(t, s, shared, g); got.CompanyID != "c-4" || got.SharedCompany {
+		t.Errorf("Replace by a company of nobody's = %+v, want it not to be shared", got)
+	}
 }
 
 func testReplaceSpendsLinks(t *testing.T, data Data) {

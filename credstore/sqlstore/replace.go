@@ -98,7 +98,8 @@ func (s *Store) moveCompany(ctx context.Context, tx *sql.Tx, c credstore.Connect
 		}
 		override = "allowed: " + other.Error()
 	}
-	shared := c.SharedCompany
+	// That one company may be shared says nothing about another.
+	shared := c.SharedCompany && (c.Company().IsZero() || c.Company().Same(r.Company))
 	if !shared {
 		err := checkCompany(ctx, tx, c.ID, c.Kind, r.Company.ID)
 		if err != nil && !(r.AllowSharedCompany && errors.Is(err, credstore.ErrCompanyBound)) {
