@@ -33,7 +33,7 @@ type office struct {
 	store *sqlstore.Store
 	links *Linker
 	pleo  *puppet
-	later atomic.Int64 // how far the store's clock is ahead, in nanoseconds
+	later atomic.Int64 // how far our clock is ahead, in nanoseconds
 }
 
 // puppet is a Pleo, and takes what customers give.
@@ -130,6 +130,7 @@ func opened(t *testing.T, publicURL string, change func(*Config)) *office {
 	c := Config{
 		Store: store, Grants: o.pleo, Server: o.pleo, PublicURL: public,
 		AuthURL: &url.URL{Scheme: "https", Host: "auth.example.com"},
+		Now:     now,
 		Scopes:  []string{"users:read"}, ReturnURLs: []string{returnTo}, Branding: Branding{Name: "Fjord Books"},
 	}
 	if change != nil {

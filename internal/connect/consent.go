@@ -105,11 +105,18 @@ func (p *Pages) callback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	v, err := p.find(r.Context(), c.Link.Reveal())
-	if err == nil {
+	if err == nil || p.expiredMeanwhile(v, err) {
 		p.setOutcome(w, c.Link, p.conclude(r, v, c, answer))
 	}
 	// A link that cannot be used any more says so itself.
 	http.Redirect(w, r, p.linkURL(c.Link), http.StatusSeeOther)
+}
+
+// expiredMeanwhile reports whether the link of an attempt has ended by itself
+// since the attempt began, and not because another has taken its place: the store
+// still takes what the attempt brings, see [credstore.ConsentKept].
+func (p *Pages) expiredMeanwhile(v visit, err error) bool {
+	return errors.Is(err, credstore.ErrLinkExpired) && !v.link.ExpiresAt.After(p.Now())
 }
 
 // stop shows why, at an address that can stay.

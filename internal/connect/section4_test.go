@@ -69,6 +69,25 @@ func TestStateEndsAfterTenMinutes(t *testing.T) {
 	wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected") // the link lasts longer
 }
 
+// TestLinkThatExpiresDuringTheConsent: whoever has begun in time may finish, but
+// not by a link that the operator has replaced meanwhile.
+func TestLinkThatExpiresDuringTheConsent(t *testing.T) {
+	o := opened(t, "https://connect.example.com", nil)
+	id := o.connection("acme", credstore.OAuth)
+	alice, bob := o.person(), o.person()
+	ended := bob.begin(o.link(id)).Get("state")
+	link := o.link(id)
+	wantText(t, bob.see(bob.comeBack(ended)), "This link has expired")
+	if n := o.pleo.calls(); n != 0 {
+		t.Errorf("%d token calls by a link that was replaced, want none", n)
+	}
+	o.later.Store(int64(defaultTTL - time.Minute))
+	state := alice.begin(link).Get("state")
+	o.later.Add(int64(2 * time.Minute))
+	wantText(t, alice.see(alice.comeBack(state)), "Connected", "Acme ApS")
+	wantText(t, bob.send("GET", link, "").Body.String(), "This link has been used")
+}
+
 // TestRightStateInAnotherBrowserMakesNoTokenCall: PKCE does not stop somebody who
 // has got the victim's browser to begin and comes back with the answer himself,
 // or the other way round.
