@@ -2,6 +2,7 @@ package credstoretest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -67,6 +68,25 @@ func testCreateInvalid(t *testing.T, data Data) {
 	}
 	if names := listAll(t.Context(), t, s, credstore.Query{}); len(names) > 0 {
 		t.Errorf("connections after refused creations = %v, want none", names)
+	}
+}
+
+// testTimesThatCannotBeWritten: a connection with such a time would end every
+// listing that it is in.
+func testTimesThatCannotBeWritten(t *testing.T, data Data) {
+	s := data.Open(t)
+	for name, ends := range map[string]time.Time{
+		"for-ever":  time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
+		"long-past": time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		n := key(name)
+		n.Credential.ExpiresAt = ends
+		c := create(t, s, n)
+		for _, c := range []credstore.Connection{c, read(t, s, c.ID).Connection} {
+			if text, err := json.Marshal(c); err != nil || c.ExpiresAt.IsZero() {
+				t.Errorf("%s: %s, %v, want a time that can be written", name, text, err)
+			}
+		}
 	}
 }
 

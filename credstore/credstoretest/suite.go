@@ -32,6 +32,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"create without a credential", testCreatePending},
 		{"create refuses what cannot be", testCreateInvalid},
 		{"create refuses a taken name", testNameTaken},
+		{"times that cannot be written", testTimesThatCannotBeWritten},
 		{"create refuses a bound company", testCompanyBound},
 		{"create refuses another's refresh token", testTokenTaken},
 		{"read what was created", testRead},

@@ -205,9 +205,15 @@ func millis(t time.Time) sql.NullInt64 {
 	return sql.NullInt64{Int64: t.UnixMilli(), Valid: !t.IsZero()}
 }
 
+// firstMilli and lastMilli are the first time that is not zero and the last one of
+// the year 9999, in Unix milliseconds: times before and after cannot be written (RFC 3339 section 1),
+// and a connection that has one could be shown and told to nobody. People say
+// 9999-12-31 of keys that do not end.
+const firstMilli, lastMilli = -62135596799_999, 253402300799_999
+
 func timeOf(n sql.NullInt64) time.Time {
 	if !n.Valid {
 		return time.Time{}
 	}
-	return time.UnixMilli(n.Int64).UTC()
+	return time.UnixMilli(min(max(n.Int64, firstMilli), lastMilli)).UTC()
 }
