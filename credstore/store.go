@@ -239,6 +239,8 @@ type Lease interface {
 type Change struct {
 	ID        string
 	Requested bool // an operator's request for a refresh of it is open
+	// Deliveries says that events about it wait to be told; see [Outbox].
+	Deliveries bool
 }
 
 // NewConnection is what Create makes a connection of.

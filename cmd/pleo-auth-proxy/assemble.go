@@ -61,7 +61,11 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	manager, err := newManager(cfg, v, api, server, registry, log)
+	notifier, err := newNotifier(cfg, v, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	manager, err := newManager(cfg, v, api, server, notifier.Wake, registry, log)
 	if err != nil {
 		return nil, err
 	}
@@ -94,13 +98,9 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	notifier, err := newNotifier(cfg, v, registry, log)
-	if err != nil {
-		return nil, err
-	}
 	return &parts{
 		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a, tls: t, adminTLS: adminTLS,
-		rotation:   &rotation{keyset: v.keyset, store: v.store, log: log.Named("keyset")},
+		rotation:   newRotation(cfg, v, log.Named("keyset")),
 		declared:   d,
 		connectTLS: connectTLS, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
 	}, nil
@@ -115,16 +115,17 @@ func newDeclared(cfg *config.Config, v *vault, api *pleo.API, log *zap.Logger) (
 	return &declared{store: v.store, api: api, owner: processName(), now: time.Now, log: log, connections: connections}, nil
 }
 
-func newManager(cfg *config.Config, v *vault, api *pleo.API, server *pleo.AuthorizationServer, registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
+func newManager(cfg *config.Config, v *vault, api *pleo.API, server *pleo.AuthorizationServer, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
 	elsewhere, err := newElsewhere(cfg)
 	if err != nil {
 		return nil, err
 	}
 	c := refresh.Config{
-		Store:        v.store,
+		Store:        wakingStore{v.store, wake},
 		API:          api,
 		Elsewhere:    elsewhere,
 		Owner:        processName(),
+		Shared:       cfg.Store.Driver == config.DriverPostgres,
 		BeforeExpiry: cfg.OAuth.RefreshBeforeExpiry,
 		Wait:         cfg.Proxy.CredentialWait,
 		Logger:       log.Named("refresh"),

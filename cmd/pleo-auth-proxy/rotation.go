@@ -18,6 +18,9 @@ const (
 	// rotationEvery is how often a server looks for a new primary key; the look
 	// is a stat of the keyset file and two reads of the store, by their keys.
 	rotationEvery = 500 * time.Millisecond
+	// rotationIdly is how often it reads a store that others share, while the file
+	// stays as it is: whoever changes the file moves the store.
+	rotationIdly = 5 * time.Minute
 	// unopenedEvery is how often records that did not open are tried again.
 	unopenedEvery = time.Hour
 	// resealShare is how many times as long as it has worked re-sealing pauses:
@@ -32,9 +35,20 @@ type rotation struct {
 	keyset *credstore.Keyset
 	store  *sqlstore.Store
 	log    *zap.Logger
+	idly   time.Duration // how long the store is not read while the file stays as it is
 
+	key   string    // the primary key when the store was read last
+	next  time.Time // when it is read again although nothing has changed
 	wrong string    // what was wrong at the latest look, so that it is logged once
 	again time.Time // not before this are unopened records tried again
+}
+
+func newRotation(cfg *config.Config, v *vault, log *zap.Logger) *rotation {
+	r := &rotation{keyset: v.keyset, store: v.store, log: log}
+	if cfg.Store.Driver == config.DriverPostgres {
+		r.idly = rotationIdly
+	}
+	return r
 }
 
 // run looks again and again until ctx ends.
@@ -83,6 +97,9 @@ func (r *rotation) look(ctx context.Context) error {
 	if changed {
 		r.log.Info("the keyset has changed", zap.String("primary", r.keyset.Fingerprint()), zap.Int("keys", len(r.keyset.Keys())))
 	}
+	if r.keyset.Fingerprint() == r.key && time.Now().Before(r.next) {
+		return nil
+	}
 	found, err := r.store.Rekey(ctx, false)
 	if err != nil {
 		return err
@@ -96,7 +113,11 @@ func (r *rotation) look(ctx context.Context) error {
 		return fmt.Errorf("the keyset file does not hold the key that the store is sealed under; put it back, or the store does not open at the next start")
 	case sqlstore.RekeyCurrent:
 	}
-	return r.reseal(ctx)
+	if err := r.reseal(ctx); err != nil {
+		return err
+	}
+	r.key, r.next = r.keyset.Fingerprint(), time.Now().Add(r.idly)
+	return nil
 }
 
 // reseal seals records anew if any are under another key than the store's.

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/notify"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -24,9 +27,26 @@ func newNotifier(cfg *config.Config, v *vault, registry prometheus.Registerer, l
 		Webhooks:   webhooks,
 		Describe:   func(c credstore.Connection) any { return admin.Describe(c) },
 		Owner:      processName(),
+		Woken:      cfg.Store.Driver == config.DriverPostgres,
 		Logger:     log,
 		Registerer: registry,
 	}), nil
+}
+
+// wakingStore wakes the notifier when the manager hears of changes that somebody
+// waits to be told of.
+type wakingStore struct {
+	*sqlstore.Store
+	wake func()
+}
+
+func (s wakingStore) Watch(ctx context.Context, changed func([]credstore.Change)) error {
+	return s.Store.Watch(ctx, func(found []credstore.Change) {
+		if slices.ContainsFunc(found, func(c credstore.Change) bool { return c.Deliveries }) {
+			s.wake()
+		}
+		changed(found)
+	})
 }
 
 // openWebhooks returns the receivers that the configuration names. Its error

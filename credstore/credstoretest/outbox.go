@@ -18,6 +18,7 @@ func TestOutbox(t *testing.T, fresh func(t *testing.T) Data) {
 		run  func(*testing.T, Data)
 	}{
 		{"deliver what is subscribed to", testDeliver},
+		{"watch what is queued", testWatchDeliveries},
 		{"deliver after a delay", testDeliverDelayed},
 		{"deliver about a connection in order", testDeliverInOrder},
 		{"deliver again after a crash", testDeliverAgain},
@@ -40,6 +41,20 @@ func TestOutbox(t *testing.T, fresh func(t *testing.T) Data) {
 type outbox interface {
 	credstore.Store
 	credstore.Outbox
+}
+
+// testWatchDeliveries: whoever makes deliveries hears when one is queued.
+func testWatchDeliveries(t *testing.T, data Data) {
+	s := openOutbox(t, data)
+	if err := s.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
+		t.Fatalf("Subscribe: %v", err)
+	}
+	reports := watch(t, openOutbox(t, data))
+	c := create(t, s, pair("acme"))
+	save(t, s, next(parentOf(t, s, c.ID), "2"))
+	awaitChange(t, "a refresh", reports, credstore.Change{ID: c.ID})
+	condemn(t, s, parentOf(t, s, c.ID), false)
+	awaitChange(t, "an alarm", reports, credstore.Change{ID: c.ID, Deliveries: true})
 }
 
 func openOutbox(t *testing.T, data Data) outbox {

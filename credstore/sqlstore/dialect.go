@@ -42,7 +42,8 @@ type dialect interface {
 	position() string
 	// changes is a query for what has changed since position $1, in rows of a
 	// later position, a connection's id, NULL where there is none, and whether a
-	// refresh of it is requested. It gives no more rows than limit; 0: all.
+	// refresh of it is requested and deliveries about it wait. It gives no more rows
+	// than limit; 0: all.
 	changes() (query string, limit int)
 	// watch keeps the watcher looking until ctx ends or the store is closed, and
 	// returns why it ended.

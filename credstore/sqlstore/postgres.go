@@ -35,6 +35,7 @@ type postgresDialect struct {
 	log      *zap.Logger
 	channel  string // of the notices about changes
 	identity string // SQL expression for what Position names the store by
+	timeline string // when the store was opened; empty where the server does not tell
 	process  string // begins the names of this store's holds
 	life     time.Duration
 
@@ -112,17 +113,22 @@ func (d *postgresDialect) nameStore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking for the schema's name: %w", err)
 	}
-	// A server that was promoted, or recovered to a point in time, is on a
-	// timeline of its own: it may lack what the server before it had confirmed.
-	const withTimeline = `id || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)`
-	d.identity = withTimeline
-	var timeline string
-	err = d.db.QueryRowContext(ctx, `SELECT `+withTimeline+` FROM (SELECT '' AS id) AS store`).Scan(&timeline)
-	if err != nil {
+	d.identity = `id || '/' || ` + timeline
+	if d.timeline, err = askTimeline(ctx, d.db); err != nil {
 		d.log.Debug("the server does not tell its timeline", zap.Error(err))
 		d.identity = `id`
 	}
 	return nil
+}
+
+// timeline names the history of the server that a connection has come to. One
+// that was promoted, or recovered to a point in time, has begun another: it may
+// lack what the server before it had confirmed.
+const timeline = `substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)`
+
+func askTimeline(ctx context.Context, q querier) (name string, err error) {
+	err = q.QueryRowContext(ctx, `SELECT `+timeline).Scan(&name)
+	return name, err
 }
 
 func (d *postgresDialect) writer() *sql.DB { return d.db }

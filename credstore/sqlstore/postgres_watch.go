@@ -37,20 +37,25 @@ func (d *postgresDialect) note(ctx context.Context, tx *sql.Tx, id string, at ti
 			SELECT $1, $2, CASE WHEN EXISTS (SELECT 1 FROM connections WHERE id = $1) THEN 0 ELSE 1 END
 			ON CONFLICT (connection_id) DO UPDATE
 				SET seq = excluded.seq, at = excluded.at, removed = excluded.removed, xact = excluded.xact
-			RETURNING connection_id
+			RETURNING connection_id, `+isRequested+` AS requested, `+hasDeliveries+` AS deliveries
 		)
-		SELECT pg_notify($3, connection_id || CASE WHEN EXISTS (
-			SELECT 1 FROM connections WHERE id = $1 AND requested_at IS NOT NULL) THEN '`+requestedMark+`' ELSE '' END)
+		SELECT pg_notify($3, connection_id
+			|| CASE WHEN requested THEN '`+requestedMark+`' ELSE '' END
+			|| CASE WHEN deliveries THEN '`+deliveriesMark+`' ELSE '' END)
 		FROM noted`, id, at.UnixMilli(), d.channel)
 	return err
 }
 
-// requestedMark follows the id in a notice about an operator's request.
-const requestedMark = " requested"
+// What follows the id in a notice.
+const (
+	requestedMark  = " requested"
+	deliveriesMark = " deliveries"
+)
 
 func parseNotice(payload string) credstore.Change {
-	id, requested := strings.CutSuffix(payload, requestedMark)
-	return credstore.Change{ID: id, Requested: requested}
+	id, deliveries := strings.CutSuffix(payload, deliveriesMark)
+	id, requested := strings.CutSuffix(id, requestedMark)
+	return credstore.Change{ID: id, Requested: requested, Deliveries: deliveries}
 }
 
 // position is a snapshot: which transactions had committed at that moment.
@@ -61,10 +66,9 @@ func (d *postgresDialect) position() string { return `SELECT pg_current_snapshot
 // any number. There is one row at least, for the new position.
 func (d *postgresDialect) changes() (query string, limit int) {
 	return `
-		SELECT now.position::text, c.connection_id, coalesce(c.requested, false)
+		SELECT now.position::text, c.connection_id, coalesce(c.requested, false), coalesce(c.deliveries, false)
 		FROM (SELECT pg_current_snapshot() AS position) AS now LEFT JOIN LATERAL (
-			SELECT seq, connection_id,
-				EXISTS (SELECT 1 FROM connections WHERE id = connection_id AND requested_at IS NOT NULL) AS requested
+			SELECT seq, connection_id, ` + isRequested + ` AS requested, ` + hasDeliveries + ` AS deliveries
 			FROM changes
 			WHERE xact >= pg_snapshot_xmin($1::pg_snapshot) AND xact < pg_snapshot_xmax(now.position)
 				AND NOT pg_visible_in_snapshot(xact, $1::pg_snapshot)
@@ -120,6 +124,9 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 	}
 	// It is not to go back to the pool, where it would go on listening.
 	defer func() { err = errors.Join(err, discard(conn)) }()
+	if err := d.noticeLoss(ctx, conn, w); err != nil {
+		return err
+	}
 	if err := d.subscribe(ctx, conn); err != nil {
 		return err
 	}
@@ -158,6 +165,27 @@ func (d *postgresDialect) subscribe(ctx context.Context, conn *sql.Conn) error {
 	})
 	if err != nil {
 		return fmt.Errorf("beginning to listen: %w", err)
+	}
+	return nil
+}
+
+// noticeLoss makes the watcher begin at the beginning where the server is another
+// than the one before, which may have confirmed what this one has never seen.
+func (d *postgresDialect) noticeLoss(ctx context.Context, conn *sql.Conn, w *watcher) error {
+	if w.timeline == "" {
+		w.timeline = d.timeline
+	}
+	if w.timeline == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
+	now, err := askTimeline(ctx, conn)
+	if err != nil {
+		return fmt.Errorf("asking for the timeline: %w", err)
+	}
+	if now != w.timeline {
+		w.timeline, w.seen = now, "1:1:"
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func (d *sqliteDialect) position() string { return `SELECT coalesce(max(seq), 0)
 func (d *sqliteDialect) changes() (query string, limit int) {
 	return fmt.Sprintf(`
 		SELECT seq, connection_id,
-			EXISTS (SELECT 1 FROM connections WHERE id = connection_id AND requested_at IS NOT NULL)
+			`+isRequested+`, `+hasDeliveries+`
 		FROM changes WHERE seq > CAST($1 AS INTEGER) ORDER BY seq LIMIT %d`, watchBatch), watchBatch
 }
 

@@ -28,9 +28,11 @@ func (s *Store) Watch(ctx context.Context, changed func([]credstore.Change)) err
 
 // watcher reports what has changed since it last looked.
 type watcher struct {
-	store   *Store
-	seen    string // the position that it has come to
-	changed func([]credstore.Change)
+	store *Store
+	seen  string // the position that it has come to
+	// timeline is the server's that it listens to; empty before, and of SQLite.
+	timeline string
+	changed  func([]credstore.Change)
 }
 
 // look reports all that has changed. On an error it has reported some of it.
@@ -85,7 +87,7 @@ func (s *Store) changesSince(ctx context.Context, seen string) (found []credstor
 	err = s.each(ctx, func(rows *sql.Rows) error {
 		var id sql.NullString
 		var c credstore.Change
-		err := rows.Scan(&latest, &id, &c.Requested)
+		err := rows.Scan(&latest, &id, &c.Requested, &c.Deliveries)
 		if c.ID = id.String; id.Valid {
 			found = append(found, c)
 		}
@@ -96,6 +98,12 @@ func (s *Store) changesSince(ctx context.Context, seen string) (found []credstor
 	}
 	return found, latest, limit > 0 && len(found) == limit, nil
 }
+
+// What is true of a row of changes whose connection has more to it.
+const (
+	isRequested   = `EXISTS (SELECT 1 FROM connections WHERE id = changes.connection_id AND requested_at IS NOT NULL)`
+	hasDeliveries = `EXISTS (SELECT 1 FROM deliveries WHERE deliveries.connection_id = changes.connection_id)`
+)
 
 // broadcast wakes all who wait. The zero broadcast is ready.
 type broadcast struct {

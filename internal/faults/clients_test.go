@@ -122,13 +122,19 @@ func oldTokenDies(r *run) {
 // load is what clients do until they are told to stop.
 type load struct {
 	end     chan struct{}
+	pause   time.Duration
 	running sync.WaitGroup
 	sent    atomic.Int64
 }
 
 // load starts clients for each link at each process. Every answer must be 200.
 func (w *world) load(processes []*process, links []link, clients int) *load {
-	l := &load{end: make(chan struct{})}
+	return w.loadEvery(processes, links, clients, 5*time.Millisecond)
+}
+
+// loadEvery is load with a pause between the requests of each client.
+func (w *world) loadEvery(processes []*process, links []link, clients int, pause time.Duration) *load {
+	l := &load{end: make(chan struct{}), pause: pause}
 	for _, p := range processes {
 		for _, to := range links {
 			for range clients {
@@ -150,7 +156,7 @@ func (l *load) client(p *process, to link) {
 		if a := p.getPath(context.Background(), to, path); a.status != http.StatusOK {
 			p.wrong("%s under load: %d %s, want 200", to.name, a.status, a.body)
 		}
-		time.Sleep(5 * time.Millisecond) // a client has other things to do
+		time.Sleep(l.pause) // a client has other things to do
 	}
 }
 

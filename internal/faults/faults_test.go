@@ -3,9 +3,11 @@ package faults
 // window is the only interval in which a crash may lose a token, by design.
 const window = "the answer was lost with the process that waited for it"
 
-// allFaults lists the faults of one machine, in the order of the reliability
-// matrix. Those that are left out need replicas and a database server.
-func allFaults() []fault {
+// allFaults lists all faults in the order of the reliability matrix.
+func allFaults() []fault { return append(sqliteFaults(), postgresFaults()...) }
+
+// sqliteFaults lists the faults of one machine.
+func sqliteFaults() []fault {
 	return []fault{
 		{id: "F1", title: "SIGKILL before the server commits", full: 200, presented: 2, alone: true, run: killedBeforeCommit},
 		{id: "F2", title: "SIGKILL after the commit, no answer", full: 100, presented: 2, mayLose: window, run: killedWithoutAnswer},
@@ -33,4 +35,37 @@ func allFaults() []fault {
 		{id: "S", title: "soak: three processes, one killed every 10 s", full: 60, presented: 2, run: soak},
 		{id: "T", title: "no fault: commit to durable pair", full: 500, presented: 1, alone: true, run: timeToDurable},
 	}
+}
+
+// postgresFaults lists those of replicas that share a store in PostgreSQL. What
+// has nothing to do with the store is not tried a second time.
+func postgresFaults() []fault {
+	faults := []fault{
+		{id: "F1P", title: "SIGKILL before the server commits", full: 200, presented: 2, run: replicaKilledBeforeCommit},
+		{id: "F2P", title: "SIGKILL after the commit, no answer", full: 40, presented: 2, mayLose: window, run: replicaKilledWithoutAnswer},
+		{id: "F3P", title: "SIGKILL 0 to 100 ms after the commit", full: 100, presented: 1, mayLose: window, alone: true, run: replicaKilledSoonAfterCommit},
+		{id: "F6P", title: "the client that caused the refresh leaves", full: 200, presented: 1, run: clientLeaves},
+		{id: "F7P", title: "SIGTERM during a refresh", full: 100, presented: 1, run: (*run).stopSoon},
+		{id: "F10P", title: "refused although another replica has rotated", full: 100, presented: 1, run: rotatedElsewhere},
+		{id: "F11P", title: "three replicas, 100 clients each, all at expiry", full: 200, presented: 1, alone: true, run: allAtExpiry},
+		{id: "F12P", title: "SIGKILL of the lease's holder before it sends", full: 100, presented: 1, run: holderKilled},
+		{id: "F13P", title: "owner paused past its lease, then continued", full: 100, presented: 2, overlaps: true, run: pausedPastLease},
+		{id: "F14P", title: "database away before a refresh", full: 20, presented: 1, run: storeAway},
+		{id: "F15P", title: "database dies after the commit", full: 100, presented: 1, run: storeDies},
+		{id: "F16P", title: "the answer to COMMIT is lost", full: 100, presented: 1, run: commitLost},
+		{id: "F17P", title: "database silent for 5 s", full: 5, presented: 1, alone: true, run: databaseSilent},
+		{id: "F20P", title: "access token dies while requests are in flight", full: 20, presented: 1, run: oldTokenDies},
+		{id: "F23P", title: "connection removed during a refresh", full: 100, presented: 1, run: removedMeanwhile},
+		{id: "F24P", title: "rotation of the keyset interrupted", full: 60, presented: 1, run: rotationInterrupted},
+		{id: "F26P", title: "failed over to a replica that lagged", full: 20, presented: 1, mayLose: "obtained by a replica that is gone", run: laggingFailover},
+		{id: "F28P", title: "a pair spooled by a replica that is cut off", full: 20, presented: 1, run: spooledElsewhere},
+		{id: "F29P", title: "two replicas start on an empty store", full: 20, presented: 1, run: emptyStore},
+		{id: "KP", title: "database killed, again and again, under load", full: 20, presented: 2, mayLose: window, alone: true, run: databaseKilled},
+		{id: "SP", title: "soak: three replicas, one killed every 10 s", full: 60, presented: 2, run: soak},
+	}
+	for i := range faults {
+		faults[i].postgres = true
+		faults[i].title += ", PostgreSQL"
+	}
+	return faults
 }

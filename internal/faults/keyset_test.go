@@ -43,9 +43,7 @@ func rotationInterrupted(r *run) {
 		}
 		p := w.serve()
 		w.kept(p, links[:i+1])
-		if v := p.version(l); v != 2 {
-			r.wrong("%s has version %d, want 2: its refresh token does not open", l.name, v)
-		}
+		w.savedSoon(p, []link{l}) // its refresh token has opened
 		p.stop()
 	}
 	r.row.add(func(row *row) { row.Note = fmt.Sprintf("%d commands were killed, the others ended before", kills) })

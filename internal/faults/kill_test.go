@@ -217,7 +217,7 @@ func (w *world) wholeRecords(p *process) {
 // spooledPairs lists the records of the spool that hold a pair, or a part of one.
 func (w *world) spooledPairs() []string {
 	w.Helper()
-	records, err := filepath.Glob(w.data("spool/*.pair"))
+	records, err := filepath.Glob(filepath.Join(w.dir, "data*", "spool", "*.pair"))
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -34,8 +34,8 @@ func removedMeanwhile(r *run) {
 			r.wrong("connections show of a removed connection exits %d, want 3:\n%s", code, out)
 		}
 	}
-	if pairs := w.spooledPairs(); len(pairs) > 0 {
-		r.wrong("pairs of removed connections are left in the spool: %q", pairs)
+	if !eventually(10*time.Second, func() bool { return len(w.spooledPairs()) == 0 }) {
+		r.wrong("pairs of removed connections are left in the spool: %q", w.spooledPairs())
 	}
 	p.stop()
 	w.tally(len(links))

@@ -47,7 +47,7 @@ func (o *output) String() string {
 // serve starts a proxy on the world's data and waits until it is ready.
 func (w *world) serve() *process {
 	w.Helper()
-	return w.start(exec.Command(*program, "serve", "--json", "--config", w.config))
+	return w.startWith(w.config)
 }
 
 func (w *world) start(cmd *exec.Cmd) *process {

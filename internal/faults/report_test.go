@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // row is what came of one fault.
@@ -21,6 +22,8 @@ type row struct {
 	Wrong     int // answers that clients must not get, and other broken promises
 	Note      string
 	Failed    bool
+
+	longest time.Duration // of what Note is about
 
 	mu sync.Mutex // guards all above but ID and Title
 }

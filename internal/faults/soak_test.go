@@ -53,7 +53,7 @@ func soak(r *run) {
 	links := w.connect(10, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(5 * time.Second)}, time.Time{})
 	var slots [3]atomic.Pointer[process]
 	for i := range slots {
-		slots[i].Store(w.serve())
+		slots[i].Store(w.oneOf(i))
 	}
 	clients, stop := context.WithCancel(r.Context())
 	var running sync.WaitGroup
@@ -66,7 +66,8 @@ func soak(r *run) {
 	before := slots[0].Load().footprint()
 	for range r.trials {
 		time.Sleep(every)
-		w.killQuietly(&slots[1+rand.IntN(2)])
+		i := 1 + rand.IntN(2)
+		w.killQuietly(i, &slots[i])
 	}
 	stop()
 	running.Wait()
@@ -108,14 +109,24 @@ func (p *process) dying() bool {
 
 // killQuietly kills the process in the slot at a moment when nothing has been
 // committed that is not durable, and puts another in its place.
-func (w *world) killQuietly(slot *atomic.Pointer[process]) {
+func (w *world) killQuietly(i int, slot *atomic.Pointer[process]) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true}) // before the commit
 	time.Sleep(200 * time.Millisecond)                    // what was committed before is answered and durable by then
 	slot.Load().kill()
 	time.Sleep(200 * time.Millisecond) // the simulator notices who has left
 	w.sim.ClearFaults()
-	slot.Store(w.serve())
+	slot.Store(w.oneOf(i))
+}
+
+// oneOf starts the process of a slot: replicas have a spool each, processes of one
+// machine share theirs.
+func (w *world) oneOf(i int) *process {
+	w.Helper()
+	if w.database != nil {
+		return w.replica(i)
+	}
+	return w.serve()
 }
 
 // footprint is what a process takes of the system.

@@ -15,7 +15,7 @@ import (
 // storeAway is F14: without the store nothing is sent, what is in memory is
 // served, and operators can see why.
 func storeAway(r *run) {
-	r.needStrace()
+	r.needFailingStore()
 	w := r.world(simulator.Settings{})
 	links := w.connect(r.trials, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(10 * time.Second)}, time.Time{})
 	p := w.serve()
@@ -54,7 +54,7 @@ func (p *process) storeIsUp() bool {
 
 // storeDies is F15: the store goes away when the token has been spent.
 func storeDies(r *run) {
-	r.needStrace()
+	r.needFailingStore()
 	for _, killed := range []bool{false, true} {
 		name := map[bool]string{false: "and comes back", true: "and the process with it"}[killed]
 		r.variant(name, func(r *run) {

@@ -23,6 +23,15 @@ func (r *run) needStrace() {
 	}
 }
 
+// needFailingStore is needStrace for a store in files. A database is cut off by
+// the network before it.
+func (r *run) needFailingStore() {
+	r.Helper()
+	if !r.fault.postgres {
+		r.needStrace()
+	}
+}
+
 // trace attaches strace to the process and returns once it is attached.
 func (p *process) trace(args ...string) *tracer {
 	p.Helper()
@@ -81,6 +90,10 @@ func (w *world) ofStore() []string {
 // takeStoreAway makes every access to the database fail until it is called back.
 func (p *process) takeStoreAway() (back func()) {
 	p.Helper()
+	if p.database != nil {
+		p.database.relay.Cut()
+		return p.database.relay.Restore
+	}
 	const calls = "pread64,pwrite64,fsync,fdatasync,fcntl"
 	t := p.trace(append(p.ofStore(), "-o", "/dev/null", "-e", "trace="+calls, "-e", "inject="+calls+":error=EIO")...)
 	return t.detach

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
 )
 
 var (
@@ -47,7 +50,7 @@ func runSuite(m *testing.M) (code int, err error) {
 		return 0, fmt.Errorf("trying faults together: %w", err)
 	}
 	code = m.Run()
-	return code, results.publish()
+	return code, errors.Join(results.publish(), database.Close())
 }
 
 // build builds the program and makes it the one to try.
@@ -79,7 +82,11 @@ type fault struct {
 	// alone keeps other faults from being tried at the same time, because the
 	// moment matters to the millisecond.
 	alone bool
-	run   func(*run)
+	// overlaps says that two replicas may present a token at once.
+	overlaps bool
+	// postgres keeps the store in PostgreSQL.
+	postgres bool
+	run      func(*run)
 }
 
 // TestFaults tries every fault. Those that mostly wait are tried together, after
@@ -93,6 +100,9 @@ func TestFaults(t *testing.T) {
 	}
 	for _, f := range allFaults() {
 		t.Run(f.id, func(t *testing.T) {
+			if f.postgres && !*require {
+				database.DSN(t) // skips where there is none
+			}
 			if !f.alone {
 				t.Parallel()
 			}
@@ -109,6 +119,8 @@ type run struct {
 	fault  fault
 	row    *row
 	trials int
+	// cluster is a PostgreSQL of this run's own; nil: the one that all share.
+	cluster *postgrestest.Server
 }
 
 // spread does the trials in several worlds at once.

@@ -32,8 +32,12 @@ type world struct {
 	*run
 	dir    string
 	config string // path of the configuration
-	sim    *simulator.Simulator
-	server *httptest.Server
+
+	settings string // of every configuration
+	sim      *simulator.Simulator
+	server   *httptest.Server
+
+	database *schema // of the store, where that is in PostgreSQL; nil elsewhere
 
 	mu       sync.Mutex // guards all below
 	arrivals map[string]int
@@ -66,15 +70,23 @@ func (r *run) worldWith(c simulator.Config, move elsewhere, lines ...string) *wo
 		auth = move(w)
 	}
 	client := sim.FirstClient()
-	w.config = w.write("config.yaml", fmt.Sprintf(`environment: custom
-data_dir: %q
+	if r.fault.postgres {
+		lines = append(lines, w.inPostgres(r.cluster))
+	}
+	w.settings = fmt.Sprintf(`environment: custom
 upstream: {api_url: %q, %s}
 health: {listen: "127.0.0.1:0"}
 admin: {listen: "127.0.0.1:0"}
 oauth: {client_id: %q, client_secret: %q}
-`, filepath.Join(w.dir, "data"), w.server.URL, auth, client.ID, client.Secret)+
-		orDefault(lines, `proxy: {listen: "127.0.0.1:0"}`))
+`, w.server.URL, auth, client.ID, client.Secret) + orDefault(lines, `proxy: {listen: "127.0.0.1:0"}`)
+	w.config = w.configIn("data", w.settings)
 	return w
+}
+
+// configIn writes a configuration whose data directory has the name.
+func (w *world) configIn(name, settings string) string {
+	w.Helper()
+	return w.write(name+".yaml", settings+fmt.Sprintf("data_dir: %q\n", filepath.Join(w.dir, name)))
 }
 
 func orDefault(lines []string, line string) string {
@@ -233,7 +245,7 @@ func (w *world) tally(trials int) {
 		w.wrong("%d requests had no or several Authorization fields, %d another company's", c.AuthorizationNotOnce, c.WrongCompany)
 	}
 	for id, g := range c.Grants {
-		if g.MostRefreshesInFlight > 1 {
+		if g.MostRefreshesInFlight > 1 && !w.run.fault.overlaps {
 			w.wrong("%d refreshes of grant %s were in flight at once", g.MostRefreshesInFlight, id)
 		}
 	}
@@ -268,4 +280,16 @@ func (w *world) kept(p *process, links []link) {
 			}
 		}
 	}
+}
+
+// replaceLine puts a line in the place of the one that begins like this.
+func replaceLine(text, begin, line string) string {
+	var lines []string
+	for old := range strings.Lines(text) {
+		if strings.HasPrefix(old, begin) {
+			old = line + "\n"
+		}
+		lines = append(lines, old)
+	}
+	return strings.Join(lines, "")
 }

@@ -21,6 +21,11 @@ type Config struct {
 	// Required where there are webhooks.
 	Describe func(credstore.Connection) any
 
+	// Woken says that [Notifier.Wake] is called when an event waits to be told, so
+	// that the outbox, which many processes may share, need not be looked at each
+	// second.
+	Woken bool
+
 	// Owner names this process in claims. Required; never used by another
 	// process.
 	Owner string
@@ -35,6 +40,7 @@ type Notifier struct {
 	log           *zap.Logger
 	look          time.Duration // see pace
 	subscriptions []*subscription
+	bell          bell
 }
 
 // pace is how long things take.
@@ -42,8 +48,9 @@ type pace struct {
 	// settle is how long an event waits before a webhook is told, so that an
 	// alarm that ends by itself at once wakes nobody.
 	settle time.Duration
-	// look is how often the outbox is looked at.
-	look time.Duration
+	// look is how often the outbox is looked at, and idly how often it is by who is
+	// woken, where nothing is due before.
+	look, idly time.Duration
 	// answer bounds one try, from the dial to the head of the answer.
 	answer time.Duration
 	// hold is how long a claim lasts: longer than a try and the writing of what
@@ -61,6 +68,7 @@ func usualPace() pace {
 	return pace{
 		settle: 2 * time.Second,
 		look:   time.Second,
+		idly:   5 * time.Minute,
 		answer: 15 * time.Second,
 		hold:   time.Minute,
 		// What Standard Webhooks recommends: more than three days.
@@ -82,11 +90,14 @@ func newNotifier(c Config, p pace) *Notifier {
 	if n.log == nil {
 		n.log = zap.NewNop()
 	}
+	if !c.Woken {
+		p.idly = 0
+	}
 	deliveries := newMetric(c.Registerer)
 	add := func(what credstore.Subscription, who subscriber, log *zap.Logger, count func(string)) {
 		n.subscriptions = append(n.subscriptions, &subscription{
 			Subscription: what, subscriber: who,
-			outbox: c.Outbox, owner: c.Owner, pace: p, log: log, count: count,
+			outbox: c.Outbox, owner: c.Owner, pace: p, log: log, count: count, bell: &n.bell,
 		})
 	}
 	add(credstore.Subscription{Name: "log", Types: credstore.PublicEvents()}, logSubscriber{n.log}, n.log, func(string) {})
@@ -111,6 +122,34 @@ func (n *Notifier) Run(ctx context.Context) {
 	}
 	running.Go(func() { n.remind(ctx) })
 	running.Wait()
+}
+
+// Wake has the outbox looked at now.
+func (n *Notifier) Wake() { n.bell.ring() }
+
+// bell wakes all who wait. The zero bell is ready.
+type bell struct {
+	mu   sync.Mutex    // guards rung
+	rung chan struct{} // closed by ring; nil while nobody waits
+}
+
+// next returns a channel that the next ring closes.
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rung == nil {
+		b.rung = make(chan struct{})
+	}
+	return b.rung
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rung != nil {
+		close(b.rung)
+		b.rung = nil
+	}
 }
 
 // subscribe reports whether it could tell the store who wants to know what,

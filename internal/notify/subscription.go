@@ -73,6 +73,7 @@ type subscription struct {
 	pace   pace
 	log    *zap.Logger
 	count  func(result string)
+	bell   *bell
 
 	gone atomic.Bool // the receiver wants no more
 }
@@ -93,6 +94,7 @@ func (s *subscription) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		rung := s.bell.next() // before the look, so that nothing falls in between
 		claimed, err := s.outbox.ClaimDeliveries(ctx, s.Name, s.owner, time.Now(), s.pace.hold, len(free))
 		if err != nil && !unread && ctx.Err() == nil {
 			s.log.Warn("events wait: the store does not tell what to deliver", zap.Error(err))
@@ -105,10 +107,39 @@ func (s *subscription) run(ctx context.Context) {
 				free <- struct{}{}
 			})
 		}
-		if len(claimed) == 0 && !pause(ctx, s.pace.look) {
+		if len(claimed) == 0 && !s.rest(ctx, rung, err) {
 			return
 		}
 	}
+}
+
+// rest waits for the next look, and reports whether ctx goes on. failed is why the
+// last one told nothing.
+func (s *subscription) rest(ctx context.Context, rung <-chan struct{}, failed error) bool {
+	timer := time.NewTimer(s.untilDue(ctx, failed))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-rung:
+	case <-timer.C:
+	}
+	return true
+}
+
+// untilDue is how long nothing is due, as far as can be told.
+func (s *subscription) untilDue(ctx context.Context, failed error) time.Duration {
+	if s.pace.idly == 0 || failed != nil {
+		return s.pace.look
+	}
+	next, err := s.outbox.NextDelivery(ctx, s.Name)
+	if err != nil {
+		return s.pace.look
+	}
+	if next.IsZero() {
+		return s.pace.idly
+	}
+	return min(max(time.Until(next), s.pace.look/10), s.pace.idly)
 }
 
 // deliver makes one delivery and writes down what came of it, also when the

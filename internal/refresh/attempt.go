@@ -19,6 +19,9 @@ const (
 	// ownerGrace is how long a successor that another process seems to hold is
 	// waited for.
 	ownerGrace = 10 * time.Minute
+	// lossGrace is the same after a shared store has lost changes: its other users
+	// notice within seconds.
+	lossGrace = 30 * time.Second
 	// askAgain is when introspection is asked again that gave no answer about a
 	// dead owner's intent, for silenceAtMost: the successor may be in a spool
 	// that nobody has read yet.
@@ -34,6 +37,8 @@ const (
 	leaseMargin = 2 * time.Second
 	// leasePoll is how often a lease that somebody else holds is tried again.
 	leasePoll = 50 * time.Millisecond
+	// leaseIdlePoll is the same while nobody waits.
+	leaseIdlePoll = time.Second
 	// leasePatience is how long it is tried.
 	leasePatience = answerDeadline + 30*time.Second
 	// forcedEvery is the least time between two refreshes that 401s asked for;
@@ -157,14 +162,14 @@ func (a *attempt) own(ctx context.Context) (done bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leasePatience)
 	defer cancel()
 	for {
-		a.lease, err = a.m.Store.Acquire(ctx, a.e.id, a.m.Owner)
+		a.lease, err = a.acquire(ctx)
 		if !errors.Is(err, credstore.ErrBusy) {
 			break
 		}
 		if done, err := a.overtaken(ctx); done || err != nil {
 			return done, err
 		}
-		if err := pause(ctx, leasePoll); err != nil {
+		if err := a.rest(ctx); err != nil {
 			return false, a.unavailable(credstore.ErrBusy)
 		}
 	}
@@ -173,6 +178,33 @@ func (a *attempt) own(ctx context.Context) (done bool, err error) {
 		return false, a.storeError(err)
 	}
 	return a.look(ctx)
+}
+
+// acquire asks for the lease once.
+func (a *attempt) acquire(ctx context.Context) (credstore.Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return a.m.Store.Acquire(ctx, a.e.id, a.m.Owner)
+}
+
+// rest waits until a lease that somebody else holds is tried again: longer while
+// nobody waits for the refresh, which the holder is probably about.
+func (a *attempt) rest(ctx context.Context) error {
+	select {
+	case <-a.flight.urgent:
+		return pause(ctx, leasePoll)
+	default:
+	}
+	timer := time.NewTimer(leaseIdlePoll)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-a.flight.urgent:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // overtaken reports whether the holder of the lease has saved what we want.
@@ -188,6 +220,9 @@ func (a *attempt) look(ctx context.Context) (done bool, err error) {
 	a.state, err = a.m.Store.Read(ctx, a.e.id)
 	if errors.Is(err, credstore.ErrNotFound) {
 		a.m.drop(a.e)
+	}
+	if err == nil {
+		err = a.m.saveAnew(ctx, a.e, &a.state)
 	}
 	if err != nil {
 		return false, a.storeError(err)
@@ -220,9 +255,10 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 		return done, err
 	}
 	if s.conn.Version > a.state.Credential.Version {
-		// Memory is ahead of the store: a pair waits to be saved, and the
-		// stored token is spent.
-		return false, a.unavailable(errUnsaved)
+		if err := a.fallBack(s, now); err != nil {
+			return false, err
+		}
+		s = a.e.current.Load()
 	}
 	if a.m.Server == nil || a.state.Credential.RefreshToken.IsZero() {
 		return false, a.later(notConfiguredAgain, errNotConfigured)
@@ -242,7 +278,25 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 	if left := s.retryAt.Sub(now); left > 0 && !a.hastened() {
 		return false, a.later(left, nil)
 	}
+	if err := a.m.reassure(ctx); err != nil {
+		return false, a.storeError(err)
+	}
 	return a.doubts(ctx)
+}
+
+// fallBack goes back to the stored credential although memory knows a newer one,
+// if that is gone for good: then the store has lost it.
+func (a *attempt) fallBack(s *snapshot, now time.Time) error {
+	if !a.m.Shared {
+		// A pair waits to be saved, and the stored token is spent.
+		return a.unavailable(errUnsaved)
+	}
+	if s.good(now) && !(a.why.rejected && s.conn.Version <= a.why.version) {
+		return a.later(max(s.expiresAt.Sub(now), time.Second), errUnsaved)
+	}
+	a.e.revert()
+	a.m.install(a.e, a.state)
+	return nil
 }
 
 // prove learns whose the token pair is where a crash has kept a consent's from
@@ -379,10 +433,23 @@ func (a *attempt) suspectSince() time.Time {
 // graceLeft is how long the owner of the intent is still waited for: it may
 // hold the successor in a spool that is not ours.
 func (a *attempt) graceLeft(intent *credstore.Intent) time.Duration {
-	if intent == nil || a.m.Spool.Abandoned(intent.Parent) {
+	if intent == nil {
+		return a.lossGraceLeft()
+	}
+	if a.m.Spool.Abandoned(intent.Parent) {
 		return 0
 	}
 	return ownerGrace - a.m.Now().Sub(intent.At)
+}
+
+// lossGraceLeft is how long others are waited for after a shared store has lost
+// changes: they save again what they have obtained.
+func (a *attempt) lossGraceLeft() time.Duration {
+	since := a.m.doubtfulSince(a.state.Credential.ObtainedAt)
+	if !a.m.Shared || since.IsZero() {
+		return 0
+	}
+	return lossGrace - a.m.Now().Sub(since)
 }
 
 // spent ends a connection whose refresh token introspection calls inactive, and

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
@@ -26,6 +28,10 @@ type entry struct {
 	wasUsed    atomic.Bool  // the current version has been used
 	failures   atomic.Int32 // refreshes in a row that were not sent
 	proven     atomic.Int64 // the version that this process obtained, or saw alive
+
+	// latest is what this process has obtained last, for a shared store that loses
+	// it after it has confirmed it; nil when it has obtained nothing.
+	latest atomic.Pointer[credstore.Successor]
 
 	mu      sync.Mutex  // guards what follows, the order of installs, and the start of flights
 	timer   *time.Timer // ahead of expiry, or for the next try; nil when not set
@@ -284,8 +290,29 @@ func (m *Manager) reread(ctx context.Context, e *entry) error {
 	if err != nil {
 		return m.storeError(e.current.Load().conn.Name, err)
 	}
+	if err := m.saveAnew(ctx, e, &state); err != nil {
+		return m.storeError(state.Connection.Name, err)
+	}
 	m.install(e, state)
 	return nil
+}
+
+// saveAnew saves what this process has obtained last if the store has lost it,
+// which shows by its having the parent, and brings the state up to date.
+func (m *Manager) saveAnew(ctx context.Context, e *entry, state *credstore.State) error {
+	lost := e.latest.Load()
+	if lost == nil || lost.Parent != state.Credential.Parent() || e.current.Load().conn.Version <= state.Credential.Version {
+		return nil
+	}
+	_, err := m.Store.Save(ctx, *lost)
+	if err == nil {
+		m.logger(e).Warn("a token pair was saved again: the store had lost it, or not taken it yet", zap.Int64("version", lost.Parent.Version+1))
+		*state, err = m.Store.Read(ctx, e.id)
+	}
+	if errors.Is(err, credstore.ErrSuperseded) {
+		return nil
+	}
+	return err
 }
 
 // storeError turns an error of the store into one for clients.

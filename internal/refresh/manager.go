@@ -55,6 +55,13 @@ type Config struct {
 	// Witness, if not nil, notices a store that was restored from a backup.
 	Witness *Witness
 
+	// Shared says that other processes may use the store at the same time. What
+	// all of them might do at once is spread then, and a store that has lost what
+	// it had confirmed, as one does that fails over to a replica that lags, is
+	// taken into use at once: each token in it is asked about before it is
+	// presented.
+	Shared bool
+
 	// Owner names this process in leases and intents. Required; never used by
 	// another process, or by this one after a restart.
 	Owner string
@@ -95,6 +102,7 @@ type Manager struct {
 	unsaved       atomic.Int64          // pairs that this process obtained and the store has not taken
 
 	restored    atomic.Bool               // the store waits to be accepted
+	reached     atomic.Pointer[seen]      // how far the store had come; nil before the first look
 	doubtBefore atomic.Pointer[time.Time] // tokens obtained before are from a restored store; nil: none
 	witnessed   chan struct{}             // closed once the store was compared with its witness
 	witnessOnce sync.Once

@@ -181,6 +181,9 @@ func (a *attempt) handOut(s credstore.Successor) {
 // install puts the pair in memory.
 func (a *attempt) install(s credstore.Successor, conn credstore.Connection) {
 	a.e.proven.Store(conn.Version)
+	if a.m.Shared {
+		a.e.latest.Store(&s)
+	}
 	var retryAt time.Time
 	if s.Setback != nil {
 		retryAt = s.Setback.RetryAt

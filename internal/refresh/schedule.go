@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
+	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,11 @@ const (
 	keepAliveJitter = 12 * time.Hour
 	keepAliveEvery  = 10 * time.Minute
 	batch           = 200
+	// Processes that share a store refresh ahead of expiry up to spreadAtMost apart,
+	// and within a part of the time that is left: mostly one does, and tells the
+	// others.
+	spreadAtMost = 15 * time.Second
+	spreadPart   = 4
 	// unsettledAtOnce is how many unsettled refreshes a start takes up. The others
 	// wait for a request, or for the keep-alive.
 	unsettledAtOnce = 10_000
@@ -80,10 +86,19 @@ func (m *Manager) nextRefresh(e *entry, failed error) time.Time {
 	if errors.As(failed, &unavailable) {
 		return now.Add(max(unavailable.RetryAfter, time.Second))
 	}
-	if e.wasUsed.Load() {
-		return s.refreshAt
+	if !e.wasUsed.Load() {
+		return time.Time{}
 	}
-	return time.Time{}
+	return s.refreshAt.Add(m.spread(s))
+}
+
+// spread is how much later than the others this process begins.
+func (m *Manager) spread(s *snapshot) time.Duration {
+	most := min(s.expiresAt.Sub(s.refreshAt)/spreadPart, spreadAtMost)
+	if !m.Shared || most <= 0 {
+		return 0
+	}
+	return m.Jitter(most)
 }
 
 // disarm stops the timer. The caller holds e.mu.
@@ -150,6 +165,9 @@ func (m *Manager) keepAlive(ctx context.Context) error {
 		due, err := m.Store.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), batch)
 		if err != nil && !errors.Is(err, context.Canceled) {
 			m.metrics.storeErrors.Inc()
+		}
+		if m.Shared { // so that others begin elsewhere
+			rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
 		}
 		for _, c := range due {
 			if now.Sub(c.RefreshedAt) >= keepAliveAge-jitter(c.ID) {

@@ -29,6 +29,9 @@ func WitnessIn(dir string) *Witness { return &Witness{filepath.Join(dir, "witnes
 const (
 	// witnessEvery is how often the witness looks at the store.
 	witnessEvery = 2 * time.Second
+	// witnessIdly is how often it does so at a store that others share, where all
+	// is well: a refresh looks for itself before it presents a token.
+	witnessIdly = 2 * time.Minute
 	// factRestored is when a restored store was accepted: tokens obtained
 	// before it are asked about before they are presented.
 	factRestored = "restore_accepted_at"
@@ -142,22 +145,86 @@ func (m *Manager) Restored() bool { return m.restored.Load() }
 // witness compares the store with its witness, holds refreshes up while it is
 // older, and keeps the witness up to date, until ctx ends.
 func (m *Manager) witness(ctx context.Context) error {
-	var written seen
 	for {
-		now, err := m.Witness.compare(ctx, m.Store)
-		if err == nil {
-			err = m.trust(ctx)
+		wait := witnessEvery
+		if m.lookAtWitness(ctx) && m.Shared {
+			wait = witnessIdly
 		}
-		if err == nil && now != written {
-			if err = m.Witness.write(now); err == nil {
-				written = now
-			}
-		}
-		m.judgeWitness(ctx, err)
-		if err := pause(ctx, witnessEvery); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}
+}
+
+// lookAtWitness reports whether the store is as far as it was.
+func (m *Manager) lookAtWitness(ctx context.Context) bool {
+	now, err := m.Witness.compare(ctx, m.Store)
+	if errors.Is(err, errRestored) && m.Shared {
+		now, err = m.acceptLoss(ctx, err)
+	}
+	if err == nil {
+		err = m.trust(ctx)
+	}
+	if err == nil {
+		err = m.remember(now)
+	}
+	m.judgeWitness(ctx, err)
+	return err == nil
+}
+
+// remember writes down how far the store has come.
+func (m *Manager) remember(now seen) error {
+	if was := m.reached.Load(); was != nil && *was == now {
+		return nil
+	}
+	if err := m.Witness.write(now); err != nil {
+		return err
+	}
+	m.reached.Store(&now)
+	return nil
+}
+
+// acceptLoss takes a store into use that has lost what it had confirmed. What
+// this process has obtained of late is saved again: it may be among the losses.
+func (m *Manager) acceptLoss(ctx context.Context, why error) (now seen, err error) {
+	m.Logger.Error("the store has lost changes, or failed over; introspection is asked about each refresh token before it is presented", errField(why))
+	if err := m.Witness.Accept(ctx, m.Store, m.Now()); err != nil {
+		return now, err
+	}
+	now.Store, now.Change, err = m.Store.Position(ctx)
+	if err == nil {
+		m.saveLatest(ctx)
+	}
+	return now, err
+}
+
+// saveLatest saves the pairs again that this process has obtained, each onto its
+// parent, where that is stored again.
+func (m *Manager) saveLatest(ctx context.Context) {
+	m.byID.Range(func(_, found any) bool {
+		e, ok := found.(*entry)
+		if ok && e.latest.Load() != nil {
+			_ = m.reread(ctx, e) // counted; the next refresh tries again
+		}
+		return ctx.Err() == nil
+	})
+}
+
+// reassure looks at the witness before a token is presented, unless the store is
+// known to be as far as it was. The store itself is asked each time: it may have
+// failed over a moment ago.
+func (m *Manager) reassure(ctx context.Context) error {
+	if m.Witness == nil || !m.Shared {
+		return nil
+	}
+	store, change, err := m.Store.Position(ctx)
+	if err != nil {
+		return err
+	}
+	if was := m.reached.Load(); was == nil || was.Store != store || was.Change > change {
+		m.lookAtWitness(ctx)
+	}
+	return nil
 }
 
 // trust lets refreshes go on, with the doubts that a restored store deserves.

@@ -1,0 +1,132 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// laggingFailover is F26P: the primary dies, and a standby that has not heard of
+// the latest rotations takes its place. What a living replica has obtained it
+// saves again; of the rest introspection is asked, and nothing spent is presented.
+func laggingFailover(r *run) {
+	r.ownCluster()
+	w := r.world(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
+	half := max(1, r.trials/2)
+	before, kept, lost, untouched := w.expired(1), w.expired(half), w.expired(half), w.expired(half)
+	stays, goes, third := w.serve(), w.replica(1), w.replica(2)
+	w.kept(stays, before) // and introspection has proven itself
+	stream, standby := w.standby()
+	stream.Cut()
+	w.kept(stays, kept)
+	w.kept(goes, lost)
+	goes.kill()
+	w.failOver(standby)
+
+	// The replica that has the pairs is asked through another, whose memory never
+	// held them.
+	w.settled(third, kept)
+	w.settled(third, untouched)
+	for _, l := range lost {
+		if a := third.until(l, final); a.code() != "reauthorization_required" {
+			r.wrong("%s: %d %s, want our 401: its successor is gone", l.name, a.status, a.body)
+		}
+		w.row.add(func(row *row) { row.Lost++ })
+	}
+	grants := w.sim.Counters().Grants
+	for _, l := range lost {
+		if g := grants[l.grant.ID]; g.Introspections == 0 {
+			r.wrong("%s was not asked about", l.name)
+		}
+	}
+	w.kept(stays, kept)
+	r.row.add(func(row *row) {
+		row.Note = fmt.Sprintf("%d of %d pairs saved again by who had obtained them", len(kept), len(kept))
+	})
+	stays.stop()
+	third.stop()
+	w.tally(len(kept) + len(lost) + len(untouched))
+}
+
+// standby starts one that has all there is so far, and the relay that it reads
+// through.
+func (w *world) standby() (stream *postgrestest.Relay, standby *postgrestest.Server) {
+	w.Helper()
+	way := w.wayTo(w.cluster.DSN())
+	standby, err := w.cluster.Standby(w.Context(), way.relay.Address())
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = standby.Close() })
+	return way.relay, standby
+}
+
+// failOver kills the primary and puts the standby in its place.
+func (w *world) failOver(standby *postgrestest.Server) {
+	w.Helper()
+	if err := w.cluster.Stop(w.Context(), "immediate"); err != nil {
+		w.Fatal(err)
+	}
+	if err := standby.Promote(w.Context()); err != nil {
+		w.Fatal(err)
+	}
+	w.database.relay.Turn(standby.Address())
+}
+
+// databaseKilled kills the server again and again while clients ask at three
+// replicas and tokens are rotated. Clients with a token notice nothing.
+func databaseKilled(r *run) {
+	r.ownCluster()
+	w := r.world(simulator.Settings{}, `log: {level: error}`)
+	links := w.connect(6, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(6 * time.Second)}, time.Time{})
+	replicas := w.replicas()
+	for _, p := range replicas {
+		w.kept(p, links)
+	}
+	load := &load{end: make(chan struct{}), pause: 50 * time.Millisecond}
+	for _, p := range replicas {
+		for _, l := range links {
+			load.running.Go(func() { w.stubborn(load, p, l) })
+		}
+	}
+	for range r.trials {
+		time.Sleep(2 * time.Second) // rotations happen meanwhile
+		if err := w.cluster.Stop(context.Background(), "immediate"); err != nil {
+			r.Fatal(err)
+		}
+		time.Sleep(time.Second) // and meanwhile
+		if err := w.cluster.Start(context.Background()); err != nil {
+			r.Fatal(err)
+		}
+	}
+	load.stop()
+	for _, p := range replicas {
+		w.settled(p, links)
+		p.stop()
+	}
+	w.row.add(func(row *row) {
+		row.Note = fmt.Sprintf("%d requests, %d rotations", load.sent.Load(), w.sim.Counters().Refreshes)
+	})
+	w.tally(r.trials)
+}
+
+// stubborn is a client that minds a 503 with Retry-After as little as it should.
+func (w *world) stubborn(l *load, p *process, to link) {
+	for {
+		select {
+		case <-l.end:
+			return
+		default:
+		}
+		l.sent.Add(1)
+		a := p.get(to)
+		if a.status != http.StatusOK && (a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "") {
+			w.wrong("%s while the database was killed: %d %s, want 200, or 503 with Retry-After", to.name, a.status, a.body)
+		}
+		time.Sleep(l.pause) // a client has other things to do
+	}
+}

@@ -1,0 +1,86 @@
+package faults
+
+import (
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+// pausedPastLease is F13P: another replica takes the lease of one that stands
+// still. Where the server has not seen the token, it refreshes; where it may have
+// answered, it waits for the owner, who saves what it has got.
+func pausedPastLease(r *run) {
+	half := max(1, r.trials/2)
+	for _, when := range []string{simulator.BeforeCommit, simulator.AfterCommit} {
+		r.variant(when, func(r *run) {
+			r.Parallel()
+			// A server that refuses a spent token and does not end the grant: whose
+			// request comes late through the network is not for the proxy to say.
+			w := r.world(simulator.Settings{OAuth: simulator.OAuthSettings{Reuse: "refuse"}},
+				`proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
+			before, links := w.expired(1), w.expired(half)
+			holder, other := w.serve(), w.replica(1)
+			w.kept(holder, before) // and introspection has proven itself
+			for batch := links; len(batch) > 0; {
+				n := min(len(batch), atOnce)
+				w.pausePastLease(holder, other, when, batch[:n])
+				batch = batch[n:]
+			}
+			w.kept(holder, links)
+			w.kept(other, links)
+			for _, l := range links {
+				if v := other.version(l); v != 2 {
+					r.wrong("%s has version %d after one refresh, want 2", l.name, v)
+				}
+			}
+			holder.stop()
+			other.stop()
+			w.tally(len(links))
+		})
+	}
+}
+
+func (w *world) pausePastLease(holder, other *process, when string, links []link) {
+	w.Helper()
+	for _, l := range links {
+		w.fault(simulator.Fault{Kind: "hang", When: when, Grant: l.grant.ID, Count: 1})
+	}
+	asked := holder.askAll(links)
+	phase := simulator.PhaseReceived
+	if when == simulator.AfterCommit {
+		phase = simulator.PhaseCommitted
+	}
+	for _, l := range links {
+		w.await(phase, l)
+	}
+	holder.pause()
+	time.Sleep(leaseLife + time.Second) // the pause is the fault
+	for i, c := range other.askAll(links) {
+		a := <-c
+		if when == simulator.BeforeCommit && a.status == http.StatusServiceUnavailable {
+			a = other.until(links[i], final)
+		}
+		if want := map[string]int{simulator.BeforeCommit: 200, simulator.AfterCommit: 503}[when]; a.status != want {
+			w.wrong("%s: %d %s while the owner of its refresh stood still past its lease, want %d\n%s",
+				links[i].name, a.status, a.body, want, other.log)
+		}
+	}
+	holder.signal(syscall.SIGCONT)
+	w.sim.ClearFaults()
+	for i, c := range asked {
+		// The owner's clients have waited longer than they want to.
+		if a := <-c; a.status != http.StatusOK && a.status != http.StatusServiceUnavailable {
+			w.wrong("%s: %d %s, want 200 or 503", links[i].name, a.status, a.body)
+		}
+	}
+	for _, l := range links {
+		for _, p := range []*process{holder, other} {
+			if a := p.until(l, final); a.status != http.StatusOK {
+				w.row.add(func(r *row) { r.Lost++ })
+				w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+			}
+		}
+	}
+}
