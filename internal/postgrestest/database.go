@@ -22,6 +22,10 @@ const Variable = "PLEO_TEST_POSTGRES"
 // Shared is a server that the tests of one package share. The zero Shared starts
 // one when it is first used.
 type Shared struct {
+	// Settings are those of Start. Nil: what is fast, and would not outlive a power
+	// failure.
+	Settings []string
+
 	once   sync.Once
 	dsn    string
 	err    error
@@ -36,8 +40,11 @@ func (s *Shared) DSN(t testing.TB) string {
 		if s.dsn = os.Getenv(Variable); s.dsn != "" {
 			return
 		}
-		// Nothing here outlives a power failure.
-		s.server, s.err = Start(context.Background(), "fsync = off", "full_page_writes = off")
+		settings := s.Settings
+		if settings == nil {
+			settings = []string{"fsync = off", "full_page_writes = off"}
+		}
+		s.server, s.err = Start(context.Background(), settings...)
 		if s.err == nil {
 			s.dsn = s.server.DSN()
 		}
@@ -65,6 +72,22 @@ func Schema(t testing.TB, dsn string) string {
 	Exec(t, dsn, `CREATE SCHEMA `+name)
 	t.Cleanup(func() { Exec(t, dsn, `DROP SCHEMA `+name+` CASCADE`) })
 	return With(t, dsn, "search_path", name)
+}
+
+// Database returns the connection string of an empty database, and its name. It
+// goes with the test.
+func (s *Shared) Database(t testing.TB) (dsn, name string) {
+	t.Helper()
+	superuser := s.DSN(t)
+	name = "test_" + strings.ToLower(rand.Text())
+	Exec(t, superuser, `CREATE DATABASE `+name)
+	t.Cleanup(func() { Exec(t, superuser, `DROP DATABASE `+name+` WITH (FORCE)`) })
+	u, err := url.Parse(superuser)
+	if err != nil {
+		t.Fatal("reading the connection string of the tests' PostgreSQL: it has to be a URL")
+	}
+	u.Path = "/" + name
+	return u.String(), name
 }
 
 // Close ends the server that was started, if one was.
@@ -100,6 +123,21 @@ func Exec(t testing.TB, dsn, statement string) {
 	defer func() { _ = conn.Close(ctx) }()
 	if _, err := conn.Exec(ctx, statement); err != nil {
 		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// Scan reads the one row that a query gives.
+func Scan(t testing.TB, dsn, query string, into ...any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatalf("connecting to PostgreSQL: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if err := conn.QueryRow(ctx, query).Scan(into...); err != nil {
+		t.Fatalf("%s: %v", query, err)
 	}
 }
 

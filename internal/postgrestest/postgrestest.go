@@ -57,17 +57,19 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 	return s, nil
 }
 
-// programs finds the newest release that is installed.
+// programs finds the newest release that is installed as Debian does, or the one
+// in PATH.
 func programs() (string, error) {
-	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path), nil
-	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if err != nil || len(found) == 0 {
+	if err == nil && len(found) > 0 {
+		slices.Sort(found)
+		return filepath.Dir(found[len(found)-1]), nil
+	}
+	path, err := exec.LookPath("initdb")
+	if err != nil {
 		return "", ErrMissing
 	}
-	slices.Sort(found)
-	return filepath.Dir(found[len(found)-1]), nil
+	return filepath.Dir(path), nil
 }
 
 func (s *Server) make(ctx context.Context, settings []string) error {
@@ -86,19 +88,10 @@ func (s *Server) make(ctx context.Context, settings []string) error {
 	if err != nil {
 		return err
 	}
-	lines := append([]string{
+	return s.configure(append([]string{
 		"listen_addresses = '127.0.0.1'", "unix_socket_directories = ''", fmt.Sprint("port = ", s.port),
 		"max_connections = 500", "log_line_prefix = '%m %p '",
-	}, settings...)
-	conf, err := os.OpenFile(filepath.Join(s.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("configuring the cluster: %w", err)
-	}
-	_, err = conf.WriteString("\n" + strings.Join(lines, "\n") + "\n")
-	if err := errors.Join(err, conf.Close()); err != nil {
-		return fmt.Errorf("configuring the cluster: %w", err)
-	}
-	return nil
+	}, settings...)...)
 }
 
 // giveAway makes the directory somebody else's where this process is root, which

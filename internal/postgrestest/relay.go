@@ -15,9 +15,9 @@ import (
 // as networks do. Its methods may be called by several goroutines at once.
 type Relay struct {
 	listener net.Listener
-	server   string
 
 	mu     sync.Mutex             // guards what follows
+	server string                 // where connections go
 	pairs  map[*pair]struct{}     // connections that are relayed
 	state  relayState             // what happens to them
 	change chan struct{}          // closed by the next change of the state
@@ -63,6 +63,17 @@ func (r *Relay) DSN(t testing.TB, direct string) string {
 	}
 	u.Host = r.listener.Addr().String()
 	return u.String()
+}
+
+// Address is where the relay listens, as host:port.
+func (r *Relay) Address() string { return r.listener.Addr().String() }
+
+// Turn sends new connections to another server, and ends the old ones.
+func (r *Relay) Turn(server string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.server = server
+	r.closeAll()
 }
 
 // Cut ends all connections and refuses new ones, as a server does that is gone.
@@ -127,7 +138,7 @@ func (r *Relay) relay(client net.Conn) {
 		_ = client.Close()
 		return
 	}
-	server, err := net.Dial("tcp", r.server) //nolint:noctx // it is on this machine
+	server, err := net.Dial("tcp", r.to()) //nolint:noctx // it is on this machine
 	if err != nil {
 		_ = client.Close()
 		return
@@ -148,6 +159,13 @@ func (r *Relay) relay(client net.Conn) {
 		})
 	})
 	both.Wait()
+}
+
+// to is where connections go at this moment.
+func (r *Relay) to() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.server
 }
 
 // watch closes matched when the answer to what was sent is to be lost.

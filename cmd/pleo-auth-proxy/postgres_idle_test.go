@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
+)
+
+var idleFor = flag.Duration("idle", 0, "how long to count the queries of idle replicas; 0: not at all")
+
+// TestPostgresIdleReplicas: replicas that have nothing to do leave the database
+// alone. A hundred together ask fewer than ten times in a second.
+func TestPostgresIdleReplicas(t *testing.T) {
+	if *idleFor == 0 {
+		t.Skip("counting takes minutes: make postgres")
+	}
+	const replicas, most = 100, 10.0
+	dsn, name := database.Database(t)
+	w := newWorld(t, simulator.Settings{}, fmt.Sprintf("store: {driver: postgres, dsn: %q}", dsn))
+	cfg := w.load()
+	keyset, err := credstore.CreateKeyset(filepath.Join(w.dir, "keyset.json"))
+	if err != nil {
+		t.Fatalf("CreateKeyset: %v, %v", keyset, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	for i := range replicas {
+		begin(ctx, t, &running, w.replica(cfg, i))
+	}
+	const settle = 20 * time.Second // what a start has to do; and the server counts late
+	time.Sleep(settle)
+	before, began := transactions(t, name), time.Now()
+	time.Sleep(*idleFor)
+	rate := float64(transactions(t, name)-before) / time.Since(began).Seconds()
+	t.Logf("%d idle replicas: %.1f queries/s", replicas, rate)
+	if rate >= most {
+		t.Errorf("%d idle replicas put %.1f queries/s on the database, want fewer than %v", replicas, rate, most)
+	}
+	if rate == 0 {
+		t.Error("nothing was counted")
+	}
+}
+
+func (w *world) load() *config.Config {
+	w.t.Helper()
+	cfg, err := config.Load(config.Source{Path: w.config, Environ: []string{"HOME=" + w.dir}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return cfg
+}
+
+// replica is the configuration of one of several that share keyset and store.
+func (w *world) replica(cfg *config.Config, i int) *config.Config {
+	c := *cfg
+	c.Store.KeysetFile = filepath.Join(w.dir, "keyset.json")
+	c.DataDir = filepath.Join(w.dir, fmt.Sprint("replica-", i))
+	c.Store.SpoolDir = filepath.Join(c.DataDir, config.SpoolName)
+	c.Admin.TokenFile = filepath.Join(c.DataDir, config.TokenName)
+	return &c
+}
+
+// begin starts a server in this process, which ends with ctx.
+func begin(ctx context.Context, t *testing.T, running *sync.WaitGroup, cfg *config.Config) {
+	t.Helper()
+	s := newServer(cfg, zap.NewNop())
+	if err := s.bind(ctx); err != nil {
+		t.Fatal(err)
+	}
+	v, err := openVault(ctx, cfg, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.assemble(v); err != nil {
+		t.Fatal(err)
+	}
+	running.Go(func() {
+		if err := s.run(ctx, nil, func(map[string]string) error { return nil }); err != nil {
+			t.Errorf("running a replica: %v", err)
+		}
+		if err := v.store.Close(); err != nil {
+			t.Errorf("closing a store: %v", err)
+		}
+	})
+}
+
+// transactions is what the server has run in the database so far.
+func transactions(t *testing.T, name string) (n int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, database.DSN(t))
+	if err != nil {
+		t.Fatalf("connecting: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	err = conn.QueryRow(ctx, `SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = $1`,
+		name).Scan(&n)
+	if err != nil {
+		t.Fatalf("counting: %v", err)
+	}
+	return n
+}
