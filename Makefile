@@ -126,6 +126,11 @@ $(PEBBLE):
 simulate: ## Put the refresh protocol through SCHEDULES orders of faults, and check that broken ones are noticed
 	$(GO) test -v -count=1 -timeout 20m -run Simulation ./internal/refresh -args -schedules $(SCHEDULES) -mutations
 
+.PHONY: postgres
+postgres: ## Try the store in PostgreSQL: the newest that is installed, or the one of PLEO_TEST_POSTGRES
+	$(GO) test -v -count=1 -timeout 10m -run Postgres ./credstore/sqlstore ./internal/refresh
+	$(GO) test -v -count=1 -timeout 10m -run Postgres ./cmd/pleo-auth-proxy -args -idle 70s
+
 .PHONY: fault-suite
 fault-suite: ## Kill, pause and cut off the real program, a tenth of a full run's trials
 	$(GO) test -v -count=1 -timeout 20m ./internal/faults -args -share 10 -require

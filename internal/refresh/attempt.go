@@ -343,7 +343,7 @@ var (
 
 // idle reports whether the credential needs no refresh after all.
 func (a *attempt) idle(s *snapshot, now time.Time) bool {
-	if a.requested() || a.why.keepAlive || a.why.rejected && s.conn.Version <= a.why.version {
+	if a.requested() || a.why.keepAlive && grownOld(a.state.Connection, now) || a.why.rejected && s.conn.Version <= a.why.version {
 		return false
 	}
 	return s.good(now) && !s.due(now)

@@ -217,6 +217,7 @@ type world struct {
 	// alert makes processes look at the spool as often as they should, and keep a
 	// witness. It costs real time in weeks of virtual time.
 	alert  bool
+	shared bool // processes know of each other
 	api    API // of processes that start from now on; nil: none
 	serial int
 }
@@ -274,7 +275,7 @@ func (w *world) start(dir string) *process {
 	if !w.alert {
 		spool.every, witness = 24*time.Hour, nil
 	}
-	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Witness: witness, Owner: fmt.Sprintf("process-%d", w.serial)})
+	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Witness: witness, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)})
 	if err != nil {
 		w.t.Fatal(err)
 	}

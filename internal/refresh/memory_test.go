@@ -48,6 +48,7 @@ type memory struct {
 	links  map[credstore.Hash]*memoryLink
 	begun  map[credstore.Hash]credstore.Consent
 	log    []credstore.Change
+	lost   int           // changes that it has lost
 	logged chan struct{} // closed by the next change
 	serial int
 }
@@ -468,5 +469,5 @@ func (s *memoryStore) Position(context.Context) (store string, change int64, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return "memory", int64(len(s.log)), nil
+	return "memory", int64(len(s.log) - s.lost), nil
 }

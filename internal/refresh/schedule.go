@@ -170,7 +170,7 @@ func (m *Manager) keepAlive(ctx context.Context) error {
 			rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
 		}
 		for _, c := range due {
-			if now.Sub(c.RefreshedAt) >= keepAliveAge-jitter(c.ID) {
+			if grownOld(c, now) {
 				m.takeUp(ctx, c.ID, why{ahead: true, keepAlive: true})
 			}
 		}
@@ -178,6 +178,11 @@ func (m *Manager) keepAlive(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// grownOld reports whether an idle grant should be refreshed.
+func grownOld(c credstore.Connection, now time.Time) bool {
+	return now.Sub(c.RefreshedAt) >= keepAliveAge-jitter(c.ID)
 }
 
 // jitter spreads connections that were connected at once, up to
@@ -196,8 +201,8 @@ func (m *Manager) takeUp(ctx context.Context, id string, w why) {
 		return // removed, or the store is away: the next round finds it again
 	}
 	requested := !state.RequestedAt.IsZero()
-	if w.requested && !requested {
-		return
+	if w.requested && !requested || w.keepAlive && !requested && !grownOld(state.Connection, m.Now()) {
+		return // somebody else has seen to it
 	}
 	e := m.admit(state)
 	w.version = state.Credential.Version

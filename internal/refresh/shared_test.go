@@ -1,0 +1,87 @@
+package refresh
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// fallBack makes the memory what it was, as a server does that fails over to a
+// replica that lags. Watchers hear that everything may have changed.
+func (m *memory) fallBack(old *memory) {
+	was := old.backup()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lost += len(m.log) - len(was.log) + len(was.rows) + 1
+	m.rows, m.facts = was.rows, was.facts
+	for id := range was.rows {
+		m.tell(id)
+	}
+}
+
+// TestASharedStoreThatHasLostChanges: who has obtained a pair saves it again, and
+// the others wait for that. What nobody has any more is not presented.
+func TestASharedStoreThatHasLostChanges(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.alert, w.shared = true, true
+		w.calibrate()
+		for _, name := range []string{"kept", "gone", "untouched"} {
+			w.connect(name)
+		}
+		stays, goes, other := w.start(""), w.start(""), w.start("")
+		defer stays.stop()
+		defer other.stop()
+		time.Sleep(2 * witnessIdly) // the witnesses have seen the store
+		old := w.data.backup()
+		expire()
+		stays.mustAuthorize("kept")
+		goes.mustAuthorize("gone")
+		time.Sleep(2 * witnessIdly)
+		goes.stop()
+		w.data.fallBack(old)
+		time.Sleep(time.Second)
+
+		other.mustAuthorize("kept")
+		other.mustAuthorize("untouched")
+		_, err := other.Authorize(t.Context(), "gone")
+		wantCode(t, err, ServerUnavailable) // somebody might still bring the pair
+		time.Sleep(lossGrace + time.Second)
+		_, err = other.Authorize(t.Context(), "gone")
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
+		}
+		stays.mustAuthorize("kept")
+		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+			t.Errorf("presented more than once: %v", twice)
+		}
+	})
+}
+
+// TestAheadOfExpiryOneOfMany: of processes that all use a connection one refreshes
+// it, and the others need not ask.
+func TestAheadOfExpiryOneOfMany(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.shared = true
+		w.connect("acme")
+		var all []*process
+		for range 5 {
+			p := w.start("")
+			defer p.stop()
+			p.mustAuthorize("acme")
+			all = append(all, p)
+		}
+		for range 6 { // lives of a token
+			time.Sleep(w.server.life)
+			for _, p := range all {
+				p.mustAuthorize("acme")
+			}
+		}
+		if n := w.server.count(); n > 8 {
+			t.Errorf("%d refreshes in 6 lives of a token, want one in each", n)
+		}
+		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+			t.Errorf("presented more than once: %v", twice)
+		}
+	})
+}
