@@ -63,28 +63,28 @@ func busyStore(now time.Time) *memoryStore {
 	return store
 }
 
-// busyDay fills a series with a day of traffic.
-func busyDay(s *series, now time.Time) {
-	s.bounds = []float64{.005, .01, .025, .05, .1, .25, .5, 1, math.Inf(1)}
-	next := sample{latency: make([]float64, len(s.bounds))}
+// busyDay returns a series with a day of traffic behind it.
+func busyDay(now time.Time) *series {
+	registry := prometheus.NewRegistry()
+	program := newTraffic(registry)
+	clock := now.Add(-time.Duration(samplesKept) * sampleEvery)
+	s := &series{gatherer: registry, now: func() time.Time { return clock }}
 	for i := range samplesKept {
-		wave := 20 + 15*math.Sin(float64(i)/40) + float64(i%7)
-		next.answers[answered] += math.Round(wave)
-		next.answers[clientError] += float64(i % 3)
+		wave := 20 + int(15*math.Sin(float64(i)/40)) + i%7
+		program.requests.WithLabelValues("200", "upstream").Add(float64(wave))
+		program.requests.WithLabelValues("404", "upstream").Add(float64(i % 3))
+		program.refreshes.WithLabelValues("refreshed", "ahead_of_expiry").Add(float64(i % 2))
 		if i%50 < 4 {
-			next.answers[serverError] += 3
-			next.refreshes[refreshFailed]++
+			program.requests.WithLabelValues("503", "proxy").Add(3)
+			program.refreshes.WithLabelValues("busy", "expired").Inc()
 		}
-		next.refreshes[refreshed] += float64(i % 2)
-		latency := slices.Clone(next.latency)
-		for b := range latency {
-			latency[b] += math.Round(wave * float64(b+1) / float64(len(latency)))
+		for request := range wave {
+			program.duration.Observe(float64(request*request) / 1000)
 		}
-		next.latency = latency
-		next.at = now.Add(time.Duration(i-samplesKept+1) * sampleEvery)
-		s.samples = append(s.samples, next)
+		clock = clock.Add(sampleEvery)
+		s.take()
 	}
-	s.samples = s.samples[max(0, len(s.samples)-samplesKept):]
+	return s
 }
 
 // dashboardFor serves the dashboard of the store.
@@ -97,7 +97,7 @@ func dashboardFor(t *testing.T, store *memoryStore) (address string) {
 		c.TokenFile = "/var/lib/pleo-auth-proxy/admin-token"
 		c.ReturnURLs = []string{"https://erp.example.com/pleo/connected"}
 	})
-	busyDay(a.series, now)
+	a.series = busyDay(now)
 	server := httptest.NewServer(a.Handler())
 	t.Cleanup(server.Close)
 	return server.URL

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,8 @@ type sample struct {
 	at        time.Time
 	answers   [3]float64 // requests of clients, by answerClass
 	refreshes [3]float64 // by refreshClass
-	latency   []float64  // requests that took no longer than each bound of series.bounds
+	latency   []float64  // requests that took no longer than each of the bounds
+	bounds    []float64  // in seconds; the last is infinite
 }
 
 // Classes of answers to clients.
@@ -45,7 +47,6 @@ type series struct {
 
 	mu      sync.Mutex // guards what follows
 	samples []sample   // the oldest first; samplesKept at most
-	bounds  []float64  // of sample.latency, in seconds; the last is infinite
 }
 
 // run takes samples until ctx ends.
@@ -62,14 +63,11 @@ func (s *series) run(ctx context.Context) {
 	}
 }
 
-// take adds a sample of this moment. What cannot be gathered is left out.
+// take adds a sample of this moment.
 func (s *series) take() {
-	families, _ := s.gatherer.Gather() // what it has beside an error is good
-	next, bounds := sampleOf(families)
-	next.at = s.now()
+	next := s.look()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.bounds = bounds
 	if len(s.samples) == samplesKept {
 		copy(s.samples, s.samples[1:])
 		s.samples = s.samples[:samplesKept-1]
@@ -77,13 +75,17 @@ func (s *series) take() {
 	s.samples = append(s.samples, next)
 }
 
-// sampleOf reads a sample from what a registry holds, and the bounds of its
-// latencies.
-func sampleOf(families []*dto.MetricFamily) (sample, []float64) {
-	var (
-		next   sample
-		bounds []float64
-	)
+// look returns a sample of this moment. What cannot be gathered is left out.
+func (s *series) look() sample {
+	families, _ := s.gatherer.Gather() // what it has beside an error is good
+	next := sampleOf(families)
+	next.at = s.now()
+	return next
+}
+
+// sampleOf reads a sample from what a registry holds.
+func sampleOf(families []*dto.MetricFamily) sample {
+	var next sample
 	for _, family := range families {
 		switch family.GetName() {
 		case "pleo_proxy_requests_total":
@@ -96,11 +98,11 @@ func sampleOf(families []*dto.MetricFamily) (sample, []float64) {
 			}
 		case "pleo_proxy_request_duration_seconds":
 			for _, m := range family.GetMetric() {
-				bounds, next.latency = latencies(m.GetHistogram())
+				next.bounds, next.latency = latencies(m.GetHistogram())
 			}
 		}
 	}
-	return next, bounds
+	return next
 }
 
 func latencies(h *dto.Histogram) (bounds, counts []float64) {
@@ -153,22 +155,23 @@ type step struct {
 // last returns what happened in the steps up to now, the oldest first. Steps
 // before the first sample are empty.
 func (s *series) last(steps int, each time.Duration) []step {
+	now := s.look()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	all := append(slices.Clone(s.samples), now)
+	s.mu.Unlock()
 	found := make([]step, steps)
-	end := s.now()
 	for i := range found {
-		from := end.Add(-time.Duration(steps-i) * each)
-		found[i] = s.between(from, from.Add(each))
+		from := now.at.Add(-time.Duration(steps-i) * each)
+		found[i] = between(all, from, from.Add(each))
 	}
 	return found
 }
 
-// between returns what happened between two times. s.mu is held.
-func (s *series) between(from, to time.Time) step {
-	first, later := s.before(from), s.before(to)
-	if first == nil && len(s.samples) > 0 {
-		first = &s.samples[0] // counters had begun before it: what they held then is not of this time
+// between returns what happened between two times.
+func between(samples []sample, from, to time.Time) step {
+	first, later := before(samples, from), before(samples, to)
+	if first == nil && len(samples) > 0 {
+		first = &samples[0] // counters had begun before it: what they held then is not of this time
 	}
 	if first == nil || later == nil || !later.at.After(first.at) {
 		return step{}
@@ -185,19 +188,22 @@ func (s *series) between(from, to time.Time) step {
 			counts[i] -= first.latency[i]
 		}
 	}
-	d.median, d.slow = quantile(s.bounds, counts, 0.5), quantile(s.bounds, counts, 0.99)
+	d.median, d.slow = quantile(later.bounds, counts, 0.5), quantile(later.bounds, counts, 0.99)
 	return d
 }
 
-// before returns the latest sample that was taken by the time, or nil. s.mu is
-// held.
-func (s *series) before(t time.Time) *sample {
-	for i := len(s.samples) - 1; i >= 0; i-- {
-		if !s.samples[i].at.After(t) {
-			return &s.samples[i]
+// before returns the latest sample that was taken by the time, or nil.
+func before(samples []sample, t time.Time) *sample {
+	n, _ := slices.BinarySearchFunc(samples, t, func(s sample, t time.Time) int {
+		if s.at.After(t) {
+			return 1
 		}
+		return -1
+	})
+	if n == 0 {
+		return nil
 	}
-	return nil
+	return &samples[n-1]
 }
 
 // quantile returns the time within which the share of requests was answered, by
