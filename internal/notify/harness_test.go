@@ -249,8 +249,15 @@ func (r *receiver) all() []got {
 // settled waits until nothing is to be delivered any more.
 func (w *world) settled(r *receiver) {
 	w.t.Helper()
+	w.empty(r.webhook().name())
+	w.empty("log")
+}
+
+// empty waits until nothing is to be delivered to a subscription.
+func (w *world) empty(subscription string) {
+	w.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		next, err := w.store.NextDelivery(w.t.Context(), r.webhook().name())
+		next, err := w.store.NextDelivery(w.t.Context(), subscription)
 		if err != nil {
 			w.t.Fatal(err)
 		}
