@@ -494,6 +494,9 @@ func (s *simSpool) Reserve(parent credstore.Parent) (Slot, error) {
 	s.p.store.mu.Lock()
 	defer s.p.store.mu.Unlock()
 	r, ok := s.disk.records[parent]
+	if ok && r.locked {
+		return nil, errSim
+	}
 	if ok && r.successor != nil {
 		return nil, errFilled
 	}
@@ -536,10 +539,28 @@ func (s *simSpool) unlocked() (parents []credstore.Parent) {
 	return parents
 }
 
-func (s *simSpool) replay(ctx context.Context, store credstore.Store, parent credstore.Parent) error {
+// lock takes the record for this process, if it is there still and nobody has it.
+func (s *simSpool) lock(parent credstore.Parent) *simRecord {
 	s.p.store.mu.Lock()
-	record := *s.disk.records[parent]
-	s.p.store.mu.Unlock()
+	defer s.p.store.mu.Unlock()
+	r := s.disk.records[parent]
+	if r == nil || r.locked {
+		return nil
+	}
+	r.locked = true
+	return r
+}
+
+func (s *simSpool) replay(ctx context.Context, store credstore.Store, parent credstore.Parent) error {
+	record := s.lock(parent)
+	if record == nil {
+		return nil
+	}
+	defer func() {
+		s.p.store.mu.Lock()
+		defer s.p.store.mu.Unlock()
+		record.locked = record.locked && s.p.dead() // the next process may have it
+	}()
 	successor := record.successor
 	var err error
 	if successor != nil {
