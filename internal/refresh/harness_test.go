@@ -218,7 +218,7 @@ type world struct {
 	// witness. It costs real time in weeks of virtual time.
 	alert  bool
 	shared bool // processes know of each other
-	api    API // of processes that start from now on; nil: none
+	api    API  // of processes that start from now on; nil: none
 	serial int
 }
 

@@ -62,6 +62,8 @@ type sim struct {
 	faults float64 // how likely a call is to go wrong
 	trace  []string
 
+	replicas bool // leases end by a clock, under owners that are paused or cut off
+
 	data    *memory
 	server  *simServer
 	spools  []*simDisk // one per machine; a restarted process finds its own again
@@ -95,6 +97,7 @@ var errSim = errors.New("made to fail")
 func (s *sim) run(t *testing.T) {
 	s.t, s.data = t, newMemory()
 	s.faults = []float64{0, 0.05, 0.3}[s.rng.IntN(3)]
+	s.replicas = s.rng.IntN(2) == 0
 	s.server = newSimServer(s)
 	// An authorization server whose introspection has never been seen to work
 	// is not believed, and then a spool that nobody has read for ten minutes
@@ -125,6 +128,8 @@ func (s *sim) act() {
 		s.operate()
 	case r < 87:
 		s.crashOrStart(s.rng.IntN(len(s.procs)))
+	case r < 92 && s.replicas:
+		s.endLease(s.conns[s.rng.IntN(len(s.conns))])
 	default:
 		waits := []time.Duration{time.Millisecond, 30 * time.Millisecond, time.Second, 65 * time.Second, 11 * time.Minute}
 		wait := waits[s.rng.IntN(len(waits))]
@@ -150,6 +155,21 @@ func (s *sim) crashOrStart(machine int) {
 		return
 	}
 	s.crash(machine)
+}
+
+// endLease ends the lease on a connection while its owner lives. Not while the
+// owner is about to send: it has looked at what is left of the lease just before,
+// and what keeps the token on its way for longer than that no proxy can know.
+func (s *sim) endLease(conn credstore.Connection) {
+	s.data.mu.Lock()
+	defer s.data.mu.Unlock()
+	sending := slices.ContainsFunc(s.pending, func(c *simCall) bool { return c.op == "send" && c.id == conn.ID })
+	r := s.data.rows[conn.ID]
+	if r.lease == nil || sending {
+		return
+	}
+	s.note("the lease of %s on %s ends", r.lease.owner, conn.Name)
+	r.lease = nil
 }
 
 // operate does what an operator may do at any time.
@@ -290,8 +310,8 @@ func (s *sim) start(machine int) *simProcess {
 	var err error
 	p.m, err = New(Config{
 		Store: &simStore{memoryStore: p.store, p: p}, Server: &simLink{p: p},
-		Spool: &simSpool{p: p, disk: s.spools[machine], replayed: make(chan struct{}), abandoned: map[credstore.Parent]bool{}},
-		Owner: p.name, Jitter: func(wait time.Duration) time.Duration { return wait / 2 },
+		Spool:  &simSpool{p: p, disk: s.spools[machine], replayed: make(chan struct{}), abandoned: map[credstore.Parent]bool{}},
+		Shared: s.replicas, Owner: p.name, Jitter: func(wait time.Duration) time.Duration { return wait / 2 },
 	})
 	if err != nil {
 		s.t.Fatal(err)
