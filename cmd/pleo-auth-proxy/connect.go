@@ -20,18 +20,22 @@ func (p *program) connectCommand() *cobra.Command {
 		Short: "Prints a link by which a customer connects or reconnects Pleo",
 		Long: `Prints a connect link, and nothing else: send it to the customer's admin, who
 approves in Pleo or enters an API key. It can be used once. The same link is
-printed again until it is used, has expired, or --fresh asks for another.
+printed again until it is used, has expired, --ttl asks for one that ends sooner,
+or --fresh for another.
 
 Whoever has the link can use it, so send it the way that you would send a
 password.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if r.TTL < 0 || r.TTL == 0 && cmd.Flags().Changed("ttl") {
+				return &usageError{command: cmd.CommandPath(), err: errors.New("--ttl wants a time such as 1h")}
+			}
 			return p.connect(cmd.Context(), args[0], r)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&r.ReturnURL, "return-url", "", "where the browser goes in the end, one of connect.return_urls")
-	flags.DurationVar(&r.TTL, "ttl", 0, "how long a new link can be used (default connect.link_ttl)")
+	flags.DurationVar(&r.TTL, "ttl", 0, "how long the link can be used at most (default connect.link_ttl)")
 	flags.BoolVar(&r.Fresh, "fresh", false, "make a new link, and end those before")
 	flags.BoolVar(&r.AllowOtherCompany, "allow-other-company", false, "let the connection move to another Pleo company")
 	flags.BoolVar(&r.AllowSharedCompany, "allow-shared-company", false, "let it have a Pleo company that another connection has")

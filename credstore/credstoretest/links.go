@@ -83,6 +83,11 @@ func testLinks(t *testing.T, data Data) {
 	if plain.Equal(token) || openLink(t, s, d.ID, request).Equal(token) {
 		t.Error("another request, or one for another connection, gave the same link")
 	}
+	brief := request
+	brief.TTL = time.Minute
+	if short := openLink(t, s, c.ID, brief); short.Equal(token) || !openLink(t, other, c.ID, request).Equal(token) {
+		t.Error("a link that is to end sooner was not another one, or took the place of the longer one")
+	}
 	_, err = s.FindLink(t.Context(), secret("nothing"))
 	wantErr(t, "FindLink of an unknown token", err, credstore.ErrNotFound)
 	_, _, err = s.OpenLink(t.Context(), "nothing", request)
@@ -90,7 +95,7 @@ func testLinks(t *testing.T, data Data) {
 	if _, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{}); err == nil {
 		t.Error("OpenLink without a time to live = nil, want an error")
 	}
-	wantHistory(t, s, c.ID, 1, credstore.EventLinkMade, credstore.EventLinkMade)
+	wantHistory(t, s, c.ID, 1, credstore.EventLinkMade, credstore.EventLinkMade, credstore.EventLinkMade)
 }
 
 func testFreshLink(t *testing.T, data Data) {

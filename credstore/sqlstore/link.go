@@ -79,12 +79,14 @@ func numberOf(ctx context.Context, q querier, id string) (number int64, err erro
 // openLink finds a link that can be used and is as requested; else it returns
 // sql.ErrNoRows.
 func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
+	now := s.now()
 	row := q.QueryRowContext(ctx, `
 		SELECT `+linkColumns+` FROM links JOIN connections ON number = connection
-		WHERE connections.id = $1 AND token IS NOT NULL AND links.expires_at > $2
+		WHERE connections.id = $1 AND token IS NOT NULL AND links.expires_at > $2 AND links.expires_at <= $6
 			AND return_url = $3 AND other_company = $4 AND links.shared_company = $5
-		ORDER BY links.created_at DESC LIMIT 1`,
-		id, s.now().UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany))
+		ORDER BY links.expires_at DESC LIMIT 1`,
+		id, now.UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany),
+		now.Add(r.TTL).UnixMilli())
 	l, err := scanLink(row.Scan)
 	if err != nil {
 		return credstore.Secret{}, credstore.Link{}, err

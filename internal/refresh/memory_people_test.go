@@ -212,11 +212,14 @@ func (m *memory) mayMove(r *row, n credstore.Replacement) (override string, err 
 		}
 		override = other.Error()
 	}
-	if c.SharedCompany {
+	shared := c.SharedCompany && (c.Company().IsZero() || c.Company().Same(n.Company))
+	r.Connection.SharedCompany = shared
+	if shared {
 		return override, nil
 	}
 	if err := m.unbound(c.ID, c.Kind, n.Company.ID); err != nil {
 		if !n.AllowSharedCompany {
+			r.Connection.SharedCompany = c.SharedCompany
 			return "", err
 		}
 		override, r.Connection.SharedCompany = err.Error(), true
@@ -304,11 +307,13 @@ func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkR
 			if l.ConnectionID != id || l.usable(time.Now()) != nil {
 				continue
 			}
-			if asked && !r.Fresh {
+			if asked && !r.Fresh && !l.ExpiresAt.After(time.Now().Add(r.TTL)) && l.ExpiresAt.After(made.ExpiresAt) {
 				token, made = l.token, l.Link
-				return nil
 			}
 			l.ended = r.Fresh
+		}
+		if !made.ExpiresAt.IsZero() {
+			return nil
 		}
 		now := time.Now().UTC().Truncate(time.Millisecond)
 		made = credstore.Link{

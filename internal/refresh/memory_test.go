@@ -243,8 +243,19 @@ func (m *memory) unbound(id string, kind credstore.Kind, company string) error {
 func (r *row) activate(expiresAt time.Time) {
 	c := &r.Connection
 	r.become(credstore.Active, "")
-	c.LastError, c.Version, c.ExpiresAt, c.RefreshedAt = nil, r.Credential.Version, expiresAt, r.Credential.ObtainedAt
+	c.LastError, c.Version, c.ExpiresAt, c.RefreshedAt = nil, r.Credential.Version, writable(expiresAt), r.Credential.ObtainedAt
 	r.State = credstore.State{Connection: *c, Credential: r.Credential}
+}
+
+// writable returns the nearest time that JSON can say.
+func writable(t time.Time) time.Time {
+	switch {
+	case t.Year() > 9999:
+		return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	case t.Year() < 1:
+		return time.Date(1, 1, 1, 0, 0, 1, 0, time.UTC)
+	}
+	return t
 }
 
 func (s *memoryStore) Find(_ context.Context, name string) (conn credstore.Connection, err error) {
