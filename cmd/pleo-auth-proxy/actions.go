@@ -72,7 +72,10 @@ func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstor
 
 // SetKey implements [admin.Actions].
 func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k admin.NewKey) (credstore.Connection, error) {
-	return a.manager.SetKey(ctx, refresh.KeyGrant{ConnectionID: c.ID, Key: k.Key, Next: k.Next, ExpiresAt: k.ExpiresAt})
+	return a.manager.SetKey(ctx, refresh.KeyGrant{
+		ConnectionID: c.ID, Key: k.Key, Next: k.Next, ExpiresAt: k.ExpiresAt,
+		AllowOtherCompany: k.AllowOtherCompany, AllowSharedCompany: k.AllowSharedCompany,
+	})
 }
 
 // Remove implements [admin.Actions].

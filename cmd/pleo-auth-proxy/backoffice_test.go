@@ -222,6 +222,9 @@ func TestBackOfficeSetsKeys(t *testing.T) {
 	if got := set(foreign.Value, "", 409); !strings.Contains(got, `"other_company"`) {
 		t.Errorf("a key of another company is answered %s, want other_company", got)
 	}
+	set(foreign.Value, `,"allow_other_company":true,"next":true`, 400) // the next key is one of the same company
+	set(foreign.Value, `,"allow_other_company":true`, 200)
+	set(key.Value, `,"allow_other_company":true`, 200)
 	w.fault(simulator.Fault{Target: "api", Kind: "reset", Count: 10})
 	if got := set(next.Value, "", 502); !strings.Contains(got, `"upstream_unreachable"`) {
 		t.Errorf("while Pleo is away a key is answered %s, want upstream_unreachable", got)

@@ -48,6 +48,9 @@ type NewKey struct {
 	Key       credstore.Secret
 	Next      bool      // to take the place of the present key once that is refused
 	ExpiresAt time.Time // zero: not known
+
+	AllowOtherCompany  bool // the connection may move to another company
+	AllowSharedCompany bool // the company may be one that another connection has
 }
 
 // Removal says what became of a connection at Pleo when it was removed here.

@@ -153,13 +153,23 @@ func reveal(l Link) *string { return orNull(l.URL.Reveal()) }
 
 // keyBody is the body of POST /api/v1/connections/NAME/key.
 type keyBody struct {
-	apiKey    string
-	next      bool
-	expiresAt time.Time
+	apiKey                          string
+	next, otherCompany, sharedAllow bool
+	expiresAt                       time.Time
 }
 
 func (k *keyBody) fields() fields {
-	return fields{"api_key": &k.apiKey, "next": &k.next, "expires_at": &k.expiresAt}
+	return fields{
+		"api_key": &k.apiKey, "next": &k.next, "expires_at": &k.expiresAt,
+		"allow_other_company": &k.otherCompany, "allow_shared_company": &k.sharedAllow,
+	}
+}
+
+func (k *keyBody) key() NewKey {
+	return NewKey{
+		Key: credstore.NewSecret(k.apiKey), Next: k.next, ExpiresAt: k.expiresAt,
+		AllowOtherCompany: k.otherCompany, AllowSharedCompany: k.sharedAllow,
+	}
 }
 
 // setKey answers POST /api/v1/connections/NAME/key.
@@ -172,7 +182,7 @@ func (a *Admin) setKey(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c, err = a.key(r.Context(), c, NewKey{Key: credstore.NewSecret(body.apiKey), Next: body.next, ExpiresAt: body.expiresAt})
+	c, err = a.key(r.Context(), c, body.key())
 	if err != nil {
 		return err
 	}
@@ -186,6 +196,9 @@ func (a *Admin) key(ctx context.Context, c credstore.Connection, k NewKey) (cred
 	}
 	if k.Key.IsZero() || !k.Key.Sendable() {
 		return c, problemOf(codeBadRequest, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has.")
+	}
+	if k.Next && (k.AllowOtherCompany || k.AllowSharedCompany) {
+		return c, problemOf(codeBadRequest, "The next key is another one of the same company: leave allow_other_company and allow_shared_company out.")
 	}
 	if !k.ExpiresAt.IsZero() && !k.ExpiresAt.After(a.now()) {
 		return c, problemOf(codeBadRequest, "The time in expires_at has passed already.")
