@@ -167,7 +167,7 @@ func (m *Manager) keepAlive(ctx context.Context) error {
 			m.metrics.storeErrors.Inc()
 		}
 		if m.Shared { // so that others begin elsewhere
-			rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] }) //nolint:gosec // their order is no secret //nolint:gosec // spreads work, guards nothing
+			rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] }) //nolint:gosec // their order is no secret
 		}
 		for _, c := range due {
 			if grownOld(c, now) {
