@@ -17,7 +17,7 @@ import (
 const (
 	// leaseLife is how long a lease lasts that is not renewed: how long others
 	// wait for what a process that has died was about to do.
-	leaseLife = 15 * time.Second
+	leaseLife = 12 * time.Second
 	// renewals in the life of a lease.
 	renewals = 3
 	// releaseTimeout bounds how long giving a lease back may take. One that is not

@@ -93,4 +93,4 @@ func (w *world) startWith(config string) *process {
 }
 
 // leaseLife is how long others wait for a replica that has died.
-const leaseLife = 15 * time.Second
+const leaseLife = 12 * time.Second
