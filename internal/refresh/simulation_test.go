@@ -564,7 +564,7 @@ func (s *simSpool) lock(parent credstore.Parent) *simRecord {
 	s.p.store.mu.Lock()
 	defer s.p.store.mu.Unlock()
 	r := s.disk.records[parent]
-	if r == nil || r.locked {
+	if r == nil || r.locked || s.p.dead() {
 		return nil
 	}
 	r.locked = true
