@@ -110,8 +110,8 @@ fuzz: ## Run every fuzz target in turn, FUZZTIME each
 	done
 
 .PHONY: bench
-bench: ## Run the benchmarks, with allocations
-	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+bench: ## Run the benchmarks, with allocations; TESTFLAGS=-short makes small stores of the largest
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(TESTFLAGS) ./...
 
 .PHONY: acme
 acme: $(PEBBLE) ## Get and renew certificates from a real ACME server, which is away for a minute at first

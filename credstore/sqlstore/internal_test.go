@@ -370,6 +370,9 @@ func BenchmarkListPage(b *testing.B) {
 func manyStore(b *testing.B) (*Store, []string) {
 	b.Helper()
 	s := openStore(b, filepath.Join(b.TempDir(), "store.db"))
+	if testing.Short() {
+		return s, fill(b, s, 2_000)
+	}
 	return s, fill(b, s, 100_000)
 }
 
@@ -378,7 +381,7 @@ func manyStore(b *testing.B) (*Store, []string) {
 func BenchmarkListOfMany(b *testing.B) {
 	s, ids := manyStore(b)
 	for i := range 10 {
-		mustExec(b, s.dialect.writer(), `UPDATE connections SET status = 'degraded', kind = 'integrated_key' WHERE id = $1`, ids[i*9_999])
+		mustExec(b, s.dialect.writer(), `UPDATE connections SET status = 'degraded', kind = 'integrated_key' WHERE id = $1`, ids[i*(len(ids)/10)])
 	}
 	for _, bm := range []struct {
 		name  string
