@@ -66,6 +66,9 @@ func (p *program) printLink(ctx context.Context, cfg *config.Config, store creds
 	if errors.Is(err, connect.ErrNoPublicURL) {
 		return &config.Error{Mistakes: []config.Mistake{{Key: "connect.public_url", Problem: "is needed for connect links: set it to where browsers reach connect.listen"}}}
 	}
+	if errors.Is(err, connect.ErrReturnURL) {
+		return &usageError{command: "pleo-auth-proxy connect", err: err}
+	}
 	if err != nil {
 		return fmt.Errorf("making a link for connection %q: %w", name, err)
 	}

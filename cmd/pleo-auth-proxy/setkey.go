@@ -69,12 +69,13 @@ func (p *program) newKey(f setKeyFlags) (refresh.KeyGrant, error) {
 	return g, err
 }
 
-// parseDate reads a time, or a day, which begins at midnight UTC; zero for "".
+// parseDate reads a time, or a day, at whose end in UTC the key ends; zero for "".
 func parseDate(s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	at, err := time.Parse(time.DateOnly, s)
+	day, err := time.Parse(time.DateOnly, s)
+	at := day.AddDate(0, 0, 1)
 	if err != nil {
 		at, err = time.Parse(time.RFC3339, s)
 	}
