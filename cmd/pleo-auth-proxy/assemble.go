@@ -47,7 +47,6 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		admin.NewCollector(v.store),
 	)
 	api, err := newAPI(cfg)
 	if err != nil {

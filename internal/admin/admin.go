@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -41,7 +40,8 @@ type Check struct {
 // Config is what an [Admin] is made of. Store and Gatherer are required, and
 // Actions where Token is set.
 type Config struct {
-	Store    Store
+	Store Store
+	// Gatherer has the metrics, beside those of the store.
 	Gatherer prometheus.Gatherer
 
 	// Ready returns nil once the program can serve, and why it cannot before
@@ -124,7 +124,7 @@ func New(c Config) (*Admin, error) {
 		series:     &series{gatherer: c.Gatherer, now: c.Now},
 		now:        c.Now,
 		hosts:      make(map[string]bool, len(c.AllowedHosts)),
-		metrics:    promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
+		metrics:    metricsHandler(c.Gatherer, c.Store),
 		logger:     c.Logger,
 	}
 	for _, h := range c.AllowedHosts {

@@ -40,7 +40,6 @@ func bareConnection() credstore.Connection {
 func newAdmin(t *testing.T, store *memoryStore, change func(*Config)) *Admin {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(NewCollector(store))
 	c := Config{Store: store, Actions: &fakeActions{store: store}, Gatherer: registry, AllowedHosts: []string{"Ops.Example.com"}}
 	if change != nil {
 		change(&c)

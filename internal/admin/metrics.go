@@ -2,23 +2,34 @@ package admin
 
 import (
 	"context"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Counter counts the connections of a store, as [credstore.Store] does.
-type Counter interface {
+// metricsHandler shows all metrics. What the store has to be asked for is asked
+// when somebody wants to see it, and not for the samples of a day: many processes
+// may share the store.
+func metricsHandler(g prometheus.Gatherer, store counter) http.Handler {
+	stored := prometheus.NewRegistry()
+	stored.MustRegister(newCollector(store))
+	return promhttp.HandlerFor(prometheus.Gatherers{g, stored}, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+}
+
+// counter counts the connections of a store, as [credstore.Store] does.
+type counter interface {
 	Count(ctx context.Context) (map[credstore.Group]int, error)
 }
 
-// NewCollector returns a collector that counts store's connections when it is
+// newCollector returns a collector that counts store's connections when it is
 // asked, for at most 2 seconds: pleo_connections by kind and status, and
 // pleo_store_up, which says whether that worked. Those who ask at the same time
 // share one count.
-func NewCollector(store Counter) prometheus.Collector {
+func newCollector(store counter) prometheus.Collector {
 	return &collector{
 		store: store,
 		connections: prometheus.NewDesc("pleo_connections",
@@ -29,7 +40,7 @@ func NewCollector(store Counter) prometheus.Collector {
 }
 
 type collector struct {
-	store       Counter
+	store       counter
 	connections *prometheus.Desc
 	up          *prometheus.Desc
 	counting    singleflight.Group

@@ -135,3 +135,28 @@ func TestChartsStayInTheirFrame(t *testing.T) {
 		t.Errorf("the legend says %q below %q, want 70,210,000 below 5,000,000", c.Legend[0].Value, c.Top)
 	}
 }
+
+// TestSamplesLeaveTheStoreAlone: what is taken all day, by each of many processes,
+// asks nothing of the store that they share.
+func TestSamplesLeaveTheStoreAlone(t *testing.T) {
+	store := &countingStore{memoryStore: &memoryStore{}}
+	a, err := New(Config{Store: store, Gatherer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.series.take()
+	if store.counts != 0 {
+		t.Errorf("a sample counts the connections %d times, want not at all", store.counts)
+	}
+}
+
+// countingStore counts how often it is counted.
+type countingStore struct {
+	*memoryStore
+	counts int
+}
+
+func (s *countingStore) Count(ctx context.Context) (map[credstore.Group]int, error) {
+	s.counts++
+	return s.memoryStore.Count(ctx)
+}
