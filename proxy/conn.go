@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
@@ -33,17 +34,18 @@ func (l watchedListener) Accept() (net.Conn, error) {
 	return &clientConn{Conn: c}, nil
 }
 
-// clientConn is the connection of a client. The server reads it from one
-// goroutine at a time.
+// clientConn is the connection of a client. The server may read the first byte of
+// the next request while it says that the one before has been answered.
 type clientConn struct {
 	net.Conn
 
 	broken  atomic.Bool // reading failed, other than by the end of what is sent
 	handled atomic.Bool // a request of it has reached the proxy, and is not answered yet
 
+	mu sync.Mutex // guards what follows
 	// head is what was read since the last answer, until the header section of
 	// a request was complete. A pipelined request has none: it was read with the
-	// one before.
+	// one before. The first byte may be missing.
 	head     []byte
 	complete bool
 }
@@ -51,9 +53,7 @@ type clientConn struct {
 // Read is Conn's, and remembers what it saw.
 func (c *clientConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if !c.complete && n > 0 {
-		c.gather(p[:n])
-	}
+	c.gather(p[:n])
 	if err != nil && !errors.Is(err, io.EOF) && !isTimeout(err) {
 		c.broken.Store(true)
 	}
@@ -67,6 +67,11 @@ func isTimeout(err error) bool {
 }
 
 func (c *clientConn) gather(p []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.complete || len(p) == 0 {
+		return
+	}
 	from := max(len(c.head)-len("\n\r"), 0)
 	c.head = append(c.head, p...)
 	fresh := c.head[from:]
@@ -80,6 +85,8 @@ const headBufferSize = 4 << 10
 
 // next forgets the request that has been answered.
 func (c *clientConn) next() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if cap(c.head) > headBufferSize {
 		c.head = nil
 	}
@@ -91,6 +98,8 @@ func (c *clientConn) next() {
 // say how long a body is. Whoever is between us and the client may go by the
 // other one (RFC 9112 section 6.1).
 func (c *clientConn) framedTwice() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var length, coding bool
 	for line := range bytes.SplitSeq(c.head, []byte("\n")) {
 		if len(bytes.TrimSuffix(line, []byte("\r"))) == 0 {
@@ -148,7 +157,9 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 	if watched == nil {
 		return ctx
 	}
+	watched.mu.Lock()
 	watched.complete = c != net.Conn(watched) // what TLS reads is no header section
+	watched.mu.Unlock()
 	return context.WithValue(ctx, connKey{}, watched)
 }
 
