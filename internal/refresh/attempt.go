@@ -512,23 +512,38 @@ func (a *attempt) present() error {
 	tokens, err := a.m.Server.Refresh(ctx, a.state.Credential.RefreshToken)
 	a.m.heard(err)
 	a.m.metrics.duration.Observe(a.m.Now().Sub(a.began).Seconds())
-	a.braked = a.m.brake.leave(a.m.Now(), a.probe, judgement(a.e.id, a.m.Now(), err))
+	a.braked = a.m.brake.leave(a.m.Now(), a.probe, a.judgement(err))
 	if err != nil {
 		return a.settle(err)
 	}
 	return a.keep(a.successor(tokens))
 }
 
-// judgement is what the outcome of a refresh says about its token, or nil.
-func judgement(id string, at time.Time, err error) *judged {
-	var answer *pleo.AnswerError
+// judgement is what the outcome of a refresh says about Pleo and our client, or
+// nil: that a token is refused which somebody else has spent meanwhile was to be
+// expected.
+func (a *attempt) judgement(err error) *judged {
+	j := &judged{at: a.m.Now(), id: a.e.id}
 	if err == nil {
-		return &judged{at: at, id: id}
+		return j
 	}
-	if errors.As(err, &answer) && answer.Class == pleo.Refused {
-		return &judged{at: at, id: id, refused: true}
+	var answer *pleo.AnswerError
+	if !errors.As(err, &answer) || answer.Class != pleo.Refused || a.superseded() {
+		return nil
 	}
-	return nil
+	j.refused = true
+	return j
+}
+
+// superseded reports whether the store is known to hold another credential by now.
+func (a *attempt) superseded() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	state, err := a.m.Store.Read(ctx, a.e.id)
+	if errors.Is(err, credstore.ErrNotFound) {
+		return true
+	}
+	return err == nil && state.Credential.Parent() != a.state.Credential.Parent()
 }
 
 // successor is the credential that the tokens make of the parent.

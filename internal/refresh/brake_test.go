@@ -99,6 +99,32 @@ func TestRule13AFewRefusalsAmongManyHoldNothing(t *testing.T) {
 // A third of many connections is refused at once. Those under way that are
 // accepted do not release the brake, and a busy, good time before does not
 // outweigh what is now.
+// A process that stood still presents what others have rotated meanwhile. That it
+// is refused says nothing about Pleo, nor about our client.
+func TestRule13RefusalsOfWhatOthersHaveRotatedDoNotCount(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var connections []credstore.Connection
+		for i := range 3 * brakeLeast {
+			connections = append(connections, w.connect(fmt.Sprint("c", i)))
+		}
+		p := w.start("")
+		defer p.stop()
+		expire()
+		for _, conn := range connections {
+			w.server.onArrival(func() error {
+				w.regrant(conn.ID)
+				return errRefused
+			})
+			if _, err := p.Authorize(t.Context(), conn.Name); err != nil {
+				t.Fatalf("Authorize(%q): %v", conn.Name, err)
+			}
+		}
+		if testutil.ToFloat64(p.metrics.massRefusal) != 0 {
+			t.Error("pleo_mass_refusal is raised, although each refused token had been replaced")
+		}
+	})
+}
+
 func TestRule13NeitherWhatIsUnderWayNorAGoodTimeBeforeReleasesTheBrake(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.server.life = 5 * time.Minute
