@@ -129,7 +129,7 @@ simulate: ## Put the refresh protocol through SCHEDULES orders of faults, and ch
 .PHONY: postgres
 postgres: ## Try the store in PostgreSQL: the newest that is installed, or the one of PLEO_TEST_POSTGRES
 	$(GO) test -v -count=1 -timeout 10m -run Postgres ./credstore/sqlstore ./internal/refresh
-	$(GO) test -v -count=1 -timeout 10m -run Postgres ./cmd/pleo-auth-proxy -args -idle 70s
+	$(GO) test -v -count=1 -timeout 10m -run Postgres ./cmd/pleo-auth-proxy -args -idle 110s
 
 .PHONY: fault-suite
 fault-suite: ## Kill, pause and cut off the real program, a tenth of a full run's trials

@@ -22,6 +22,8 @@ const (
 	// idleConnections are kept for the next request, for idleTime.
 	idleConnections = 2
 	idleTime        = 5 * time.Minute
+	// firstAnswer is how long a server may take to say who it is.
+	firstAnswer = 10 * time.Second
 	// connectionLife ends connections that a change of the cluster has left with
 	// a server that should not be written to any more.
 	connectionLife = time.Hour
@@ -90,6 +92,8 @@ func (d *postgresDialect) prepare(ctx context.Context) error {
 
 // checkServer refuses a server whose release lacks what the store relies on.
 func (d *postgresDialect) checkServer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, firstAnswer)
+	defer cancel()
 	var number int
 	var name string
 	err := d.db.QueryRowContext(ctx, `

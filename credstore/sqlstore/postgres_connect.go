@@ -172,7 +172,7 @@ var hints = map[string]string{
 	"28000": "correct the user in store.dsn, or let it in by the server's pg_hba.conf",
 	"3D000": "create the database, or correct its name in store.dsn",
 	"3F000": "create the schema, or correct search_path in store.dsn",
-	"42501": "let the user of store.dsn create tables in the schema, as the owner of the database may: GRANT CREATE, USAGE ON SCHEMA",
+	"42501": "make the user of store.dsn the owner of the database, or grant it CREATE and USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on the tables",
 	"42704": "correct store.dsn: the server does not know one of its parameters",
 	"22023": "correct store.dsn: the server does not take one of its parameters",
 }
