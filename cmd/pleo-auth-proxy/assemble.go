@@ -52,10 +52,6 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	d, err := newDeclared(cfg, v, api, log)
-	if err != nil {
-		return nil, err
-	}
 	server, err := newAuthorizationServer(cfg, log)
 	if err != nil {
 		return nil, err
@@ -65,6 +61,10 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 		return nil, err
 	}
 	manager, err := newManager(cfg, v, api, server, notifier.Wake, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDeclared(cfg, v, manager, api, log)
 	if err != nil {
 		return nil, err
 	}
@@ -105,13 +105,13 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	}, nil
 }
 
-func newDeclared(cfg *config.Config, v *vault, api *pleo.API, log *zap.Logger) (*declared, error) {
+func newDeclared(cfg *config.Config, v *vault, manager *refresh.Manager, api *pleo.API, log *zap.Logger) (*declared, error) {
 	log = log.Named("connections")
 	connections, err := openDeclared(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	return &declared{store: v.store, api: api, owner: processName(), now: time.Now, log: log, connections: connections}, nil
+	return &declared{store: v.store, manager: manager, api: api, now: time.Now, log: log, connections: connections}, nil
 }
 
 func newManager(cfg *config.Config, v *vault, api *pleo.API, server *pleo.AuthorizationServer, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
 const (
@@ -33,11 +34,11 @@ const declaredActor = "configuration"
 // store, and follows the files of their keys. What the configuration says wins:
 // it is where these keys are kept.
 type declared struct {
-	store credstore.Store
-	api   introspector
-	owner string // of the leases
-	now   func() time.Time
-	log   *zap.Logger
+	store   credstore.Store
+	manager *refresh.Manager
+	api     introspector
+	now     func() time.Time
+	log     *zap.Logger
 
 	connections []*declaredConnection
 }
@@ -213,7 +214,8 @@ func (d *declared) create(ctx context.Context, c *declaredConnection, key credst
 	return err
 }
 
-// replace leaves a key that is there already as it is.
+// replace leaves a key that is there already as it is. The new one is asked about
+// first: one that is no good, or another company's, does not take its place.
 func (d *declared) replace(ctx context.Context, c *declaredConnection, found credstore.Connection, key credstore.Secret) error {
 	if found.Kind != c.Kind {
 		return &credstore.SetupError{
@@ -229,37 +231,13 @@ func (d *declared) replace(ctx context.Context, c *declaredConnection, found cre
 	if err != nil || state.Credential.APIKey.Equal(key) {
 		return err
 	}
-	company, err := d.companyOf(ctx, c, key, found)
-	if err != nil {
-		return err
-	}
-	lease, err := d.store.Acquire(ctx, found.ID, d.owner)
-	if err != nil {
-		return err
-	}
-	_, err = d.store.Replace(ctx, lease, credstore.Replacement{
-		Credential: credstore.FirstCredential{APIKey: key},
-		Company:    company,
-	})
-	if err == nil {
-		d.log.Info("a declared connection has a new key", zap.String("connection", c.Name))
-	}
-	return errors.Join(err, lease.Release())
-}
-
-// companyOf returns whose the key is, so that the store can refuse a key of
-// another company than that of the connection. Of a connection without a company
-// nothing is asked.
-func (d *declared) companyOf(ctx context.Context, c *declaredConnection, key credstore.Secret, found credstore.Connection) (credstore.Company, error) {
-	if found.CompanyID == "" && found.Subject == "" {
-		return credstore.Company{}, nil
-	}
 	c.asked = d.now()
-	who, err := d.api.Introspect(ctx, pleo.AuthorizationValue(c.Kind, credstore.Credential{APIKey: key}))
+	_, err = d.manager.SetKey(ctx, refresh.KeyGrant{ConnectionID: found.ID, Key: key})
 	if err != nil {
-		return credstore.Company{}, fmt.Errorf("asking whose the new key is, while the old one stays: %w", err)
+		return fmt.Errorf("the old key stays: %w", err)
 	}
-	return credstore.Company{ID: who.CompanyID, Subject: who.Subject}, nil
+	d.log.Info("a declared connection has a new key", zap.String("connection", c.Name))
+	return nil
 }
 
 // identify learns the company of a key, which the configuration does not say.
@@ -282,5 +260,5 @@ func (d *declared) identify(ctx context.Context, c *declaredConnection) error {
 	}
 	c.named = true
 	ctx = credstore.WithActor(ctx, declaredActor)
-	return d.store.Identify(ctx, found.ID, credstore.Company{ID: who.CompanyID, Subject: who.Subject})
+	return d.store.Identify(ctx, found.ID, who.Company())
 }

@@ -79,6 +79,11 @@ type Identity struct {
 	CompanyID       string // a UUID in lower case; empty for an organisation's credential
 }
 
+// Company returns whom the credential belongs to, without a name.
+func (i Identity) Company() credstore.Company {
+	return credstore.Company{ID: i.CompanyID, Subject: i.Subject}
+}
+
 // Introspect asks the API whose credential it is that goes into the
 // Authorization header field as authorization. The error matches
 // [ErrUnauthorized] when the API does not know the credential, and is a

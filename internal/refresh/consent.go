@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -196,7 +197,7 @@ func (c *consent) keep(ctx context.Context, t pleo.Tokens) (credstore.Connection
 		return credstore.Connection{}, fmt.Errorf("learning whose consent it is: %w", err)
 	}
 	r := credstore.Replacement{
-		Credential: credential, ObtainedAt: t.SentAt, Scope: firstScope(who.Scope, t.Scope),
+		Credential: credential, ObtainedAt: t.SentAt, Scope: cmp.Or(who.Scope, t.Scope),
 		Company:            c.m.companyOf(ctx, value, who, c.state.Connection),
 		LinkToken:          c.grant.LinkToken,
 		AllowOtherCompany:  c.grant.AllowOtherCompany,
@@ -209,13 +210,6 @@ func (c *consent) keep(ctx context.Context, t pleo.Tokens) (credstore.Connection
 	c.m.replaced(conn, r)
 	c.m.oracle.calibrate(t.RefreshToken)
 	return conn, nil
-}
-
-func firstScope(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // taken adds to an error of Replace which company it is about.
@@ -307,7 +301,7 @@ type namer interface {
 // companyOf returns what is known of the company that the credential belongs to.
 // Its name is asked for, and may be kept from credentials that may not see it.
 func (m *Manager) companyOf(ctx context.Context, authorization credstore.Secret, who pleo.Identity, known credstore.Connection) credstore.Company {
-	company := credstore.Company{ID: who.CompanyID, Subject: who.Subject}
+	company := who.Company()
 	if n, ok := m.API.(namer); ok && company.ID != "" {
 		company.Name, _ = n.CompanyName(ctx, authorization, company.ID) // pages then show the id
 	}

@@ -3,7 +3,6 @@ package refresh
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -208,20 +207,12 @@ func (m *Manager) checkNextKey(ctx context.Context, state credstore.State) error
 	if err != nil {
 		return err
 	}
-	if !sameOwner(conn, who) {
+	// What is not known could be anybody's, and a swapped credential books one
+	// company's expenses in another's ledger.
+	if !conn.Company().Same(who.Company()) {
 		return errOtherCompany
 	}
 	return nil
-}
-
-// sameOwner reports whether the identity is known to be that of the connection:
-// what is not known could be anybody's, and a swapped credential books one
-// company's expenses in another's ledger.
-func sameOwner(conn credstore.Connection, who pleo.Identity) bool {
-	if conn.CompanyID != "" || who.CompanyID != "" {
-		return strings.EqualFold(conn.CompanyID, who.CompanyID)
-	}
-	return conn.Subject != "" && conn.Subject == who.Subject
 }
 
 // acquitKey takes back the condemnation of a key that the API accepts again.
