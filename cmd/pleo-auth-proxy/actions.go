@@ -78,6 +78,18 @@ func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k admin.Ne
 	})
 }
 
+// Intake implements [admin.Actions].
+func (a *actions) Intake(offline bool) func(context.Context, credstore.NewConnection) (string, error) {
+	in := &intake{store: a.store, now: time.Now}
+	if !offline {
+		in.api = a.api
+	}
+	return func(ctx context.Context, n credstore.NewConnection) (string, error) {
+		_, warning, err := in.take(ctx, n)
+		return warning, err
+	}
+}
+
 // Remove implements [admin.Actions].
 func (a *actions) Remove(ctx context.Context, c credstore.Connection, uninstall bool) (admin.Removal, error) {
 	r := removal{store: a.store}

@@ -2,15 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 )
 
 func (p *program) exportCommand() *cobra.Command {
@@ -23,8 +22,12 @@ func (p *program) exportCommand() *cobra.Command {
 With --with-secrets the lines hold the tokens and keys, for another program or
 another store to go on with. Each connection is disabled in the same transaction,
 since of two owners of one refresh token one kills it for both; connections enable
-takes that back where the export was not used. One with a refresh under way, or of
-unknown outcome, is left out. Keep the output as you would keep the keys.`,
+takes that back where the export was not used. One with a refresh under way, of
+unknown outcome or with a refused token is left out. Keep the output as you would
+keep the keys.
+
+Without it the lines make connections that wait for their customers, each for the
+company that it has now.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withStore(cmd.Context(), func(ctx context.Context, store credstore.Store) error {
@@ -36,18 +39,6 @@ unknown outcome, is left out. Keep the output as you would keep the keys.`,
 	return cmd
 }
 
-// exportLine is one connection, in the form that import takes.
-type exportLine struct {
-	Name           string     `json:"name"`
-	Kind           string     `json:"kind"`
-	RefreshToken   string     `json:"refresh_token,omitempty"`
-	AccessToken    string     `json:"access_token,omitempty"`
-	ExpiresAt      *time.Time `json:"expires_at,omitempty"`
-	APIKey         string     `json:"api_key,omitempty"`
-	CompanyID      string     `json:"company_id,omitempty"`
-	ExternalTenant string     `json:"external_tenant,omitempty"`
-}
-
 func (p *program) export(ctx context.Context, store credstore.Store, names []string, secrets bool) error {
 	chosen, err := choose(ctx, store, names)
 	if err != nil {
@@ -55,7 +46,7 @@ func (p *program) export(ctx context.Context, store credstore.Store, names []str
 	}
 	left := 0
 	for _, c := range chosen {
-		line := lineOf(c)
+		line := admin.LineOf(c)
 		if secrets {
 			line, err = p.withSecrets(ctx, store, c)
 		}
@@ -64,7 +55,7 @@ func (p *program) export(ctx context.Context, store credstore.Store, names []str
 			p.say("%s: left out: %v", c.Name, err)
 			continue
 		}
-		if err := writeLine(p.stdout, line); err != nil {
+		if err := line.Write(p.stdout); err != nil {
 			return fmt.Errorf("writing connection %q: %w", c.Name, err)
 		}
 	}
@@ -93,37 +84,32 @@ func choose(ctx context.Context, store credstore.Store, names []string) (chosen 
 	return chosen, nil
 }
 
-func lineOf(c credstore.Connection) exportLine {
-	return exportLine{Name: c.Name, Kind: string(c.Kind), CompanyID: c.CompanyID, ExternalTenant: c.ExternalTenant}
-}
-
 // Why a connection is not exported.
 var (
-	errNothingSecret = errors.New("it has no credential")
-	errUnsettled     = errors.New("the outcome of a refresh is not known yet, so its refresh token may be spent; see connections show")
-	errSpent         = errors.New("its refresh token was refused")
+	errUnsettled = errors.New("the outcome of a refresh is not known yet, so its refresh token may be spent; see connections show")
+	errSpent     = errors.New("its refresh token was refused")
 )
 
 // withSecrets takes a connection out of use here and returns all that another
 // owner needs. On an error it is as it was before.
-func (p *program) withSecrets(ctx context.Context, store credstore.Store, c credstore.Connection) (exportLine, error) {
+func (p *program) withSecrets(ctx context.Context, store credstore.Store, c credstore.Connection) (admin.Line, error) {
 	state, err := store.Read(ctx, c.ID)
 	if err == nil {
 		err = checkExportable(state)
 	}
 	if err != nil {
-		return exportLine{}, err
+		return admin.Line{}, err
 	}
 	before := state.Connection.Status
 	if state, err = exportOf(ctx, store, c.ID); err != nil {
-		return exportLine{}, err
+		return admin.Line{}, err
 	}
 	// Between the two looks a refresh may have begun and not been answered.
 	if err := checkExportable(state); err != nil {
 		if before != credstore.Disabled {
 			err = errors.Join(err, store.Enable(ctx, c.ID))
 		}
-		return exportLine{}, err
+		return admin.Line{}, err
 	}
 	if !state.Credential.NextKey.IsZero() {
 		p.say("%s: warning: the staged key is not exported", c.Name)
@@ -133,8 +119,6 @@ func (p *program) withSecrets(ctx context.Context, store credstore.Store, c cred
 
 func checkExportable(s credstore.State) error {
 	switch {
-	case s.Credential.Version == 0:
-		return errNothingSecret
 	case s.Intent != nil:
 		return errUnsettled
 	case !s.Credential.RefusedAt.IsZero():
@@ -160,8 +144,8 @@ func exportOf(ctx context.Context, store credstore.Store, id string) (credstore.
 	}
 }
 
-func secretLine(s credstore.State) exportLine {
-	line, cred := lineOf(s.Connection), s.Credential
+func secretLine(s credstore.State) admin.Line {
+	line, cred := admin.LineOf(s.Connection), s.Credential
 	line.RefreshToken, line.AccessToken, line.APIKey = cred.RefreshToken.Reveal(), cred.AccessToken.Reveal(), cred.APIKey.Reveal()
 	expires := cred.ExpiresAt
 	if s.Connection.Kind.IsKey() {
@@ -172,10 +156,4 @@ func secretLine(s credstore.State) exportLine {
 		line.ExpiresAt = &expires
 	}
 	return line
-}
-
-func writeLine(out io.Writer, line exportLine) error {
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(line) //nolint:gosec // G117: giving secrets away is what was asked for
 }

@@ -109,7 +109,7 @@ func (in *intake) identify(ctx context.Context, n *credstore.NewConnection) (war
 		return fmt.Sprintf("the API did not tell the company: %v", err), nil
 	}
 	if n.Company.ID != "" && identity.CompanyID != "" && !strings.EqualFold(n.Company.ID, identity.CompanyID) {
-		return "", fmt.Errorf("the credential belongs to company %s, not to %s", identity.CompanyID, n.Company.ID)
+		return "", &credstore.OtherCompanyError{Have: n.Company, Got: credstore.Company{ID: identity.CompanyID}}
 	}
 	if identity.CompanyID != "" {
 		n.Company.ID = identity.CompanyID

@@ -32,6 +32,10 @@ type Actions interface {
 	// [refresh.Manager.SetKey].
 	SetKey(ctx context.Context, c credstore.Connection, k NewKey) (credstore.Connection, error)
 
+	// Intake returns what adds the connections of one import, see [Import.Take]. It
+	// asks Pleo whom their credentials belong to, unless offline is set.
+	Intake(offline bool) func(context.Context, credstore.NewConnection) (warning string, err error)
+
 	// Remove forgets the connection, after asking Pleo to uninstall the
 	// integration if that is wanted. It forgets also if that fails.
 	Remove(ctx context.Context, c credstore.Connection, uninstall bool) (Removal, error)

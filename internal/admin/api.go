@@ -40,6 +40,8 @@ func (a *Admin) routes() []route {
 		{http.MethodPost, one + "/disable", true, a.plain(a.disableConnection)},
 		{http.MethodPost, one + "/enable", true, a.plain(a.enableConnection)},
 		{http.MethodPost, one + "/key", true, a.setKey},
+		{http.MethodGet, "/api/v1/export", read, a.exportConnections},
+		{http.MethodPost, "/api/v1/import", true, a.importConnections},
 	}
 }
 
@@ -118,13 +120,24 @@ func parameters(raw string, names ...string) (url.Values, error) {
 	}
 	for name, given := range values {
 		if !slices.Contains(names, name) {
-			return nil, problemOf(codeBadRequest, "There is no parameter %.40q; use %s.", name, strings.Join(names, ", "))
+			return nil, problemOf(codeBadRequest, "There is no parameter %.40q%s.", name, choice(names))
 		}
 		if len(given) > 1 {
 			return nil, problemOf(codeBadRequest, "The parameter %s is given twice.", name)
 		}
 	}
 	return values, nil
+}
+
+// flag reads a parameter that is 1 for yes, and 0 or left out for no.
+func flag(values url.Values, name string) (bool, error) {
+	switch values.Get(name) {
+	case "", "0":
+		return false, nil
+	case "1":
+		return true, nil
+	}
+	return false, problemOf(codeBadRequest, "The parameter %s must be 1 or 0.", name)
 }
 
 // parseLimit returns 0, which means the store's default, for "".

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"mime"
@@ -25,21 +24,32 @@ type fields map[string]any
 // an empty object. What nobody asked for is an error that names it, since a
 // misspelt member must not pass for one that was left out.
 func readBody(w http.ResponseWriter, r *http.Request, into fields) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyMax))
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
-		return problemOf(codeBodyTooLarge, "The body may have %d bytes at most.", bodyMax)
-	}
-	if err != nil {
-		return problemOf(codeBadRequest, "The body could not be read to its end.")
-	}
-	if len(bytes.TrimSpace(body)) == 0 {
-		return nil
-	}
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return problemOf(codeMediaType, "The body must be JSON and say so: Content-Type: application/json.")
+	body, err := readAll(w, r, bodyMax, "application/json")
+	if err != nil || len(body) == 0 {
+		return err
 	}
 	return into.read(json.NewDecoder(bytes.NewReader(body)))
+}
+
+// readAll returns the body of a request, which is of one of the media types and
+// has at most limit bytes. One of white space alone is none.
+func readAll(w http.ResponseWriter, r *http.Request, limit int64, types ...string) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return nil, problemOf(codeBodyTooLarge, "The body may have %d bytes at most.", limit)
+	}
+	if err != nil {
+		return nil, problemOf(codeBadRequest, "The body could not be read to its end.")
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, nil
+	}
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || !slices.Contains(types, media) {
+		return nil, problemOf(codeMediaType, "The body must be sent with Content-Type: %s.", strings.Join(types, " or "))
+	}
+	return body, nil
 }
 
 func (f fields) read(dec *json.Decoder) error {
@@ -76,7 +86,7 @@ func (f fields) read(dec *json.Decoder) error {
 func (f fields) set(name string, dec *json.Decoder) error {
 	into, known := f[name]
 	if !known {
-		return problemOf(codeBadRequest, "There is no field %.40q%s.", name, f.choice())
+		return problemOf(codeBadRequest, "There is no field %.40q%s.", name, choice(slices.Sorted(maps.Keys(f))))
 	}
 	err := dec.Decode(into)
 	var syntax *json.SyntaxError
@@ -89,11 +99,12 @@ func (f fields) set(name string, dec *json.Decoder) error {
 	return nil
 }
 
-func (f fields) choice() string {
-	if len(f) == 0 {
+// choice says what there is instead of what is not there.
+func choice(names []string) string {
+	if len(names) == 0 {
 		return "; this takes none"
 	}
-	return fmt.Sprintf("; use %s", strings.Join(slices.Sorted(maps.Keys(f)), ", "))
+	return "; use " + strings.Join(names, ", ")
 }
 
 func wanted(into any) string {
@@ -102,6 +113,29 @@ func wanted(into any) string {
 		return "true or false"
 	case *time.Time:
 		return "a time such as 2030-01-31T00:00:00Z"
+	case *lifetime:
+		return "a time such as 24h or 30m"
 	}
 	return "a text"
+}
+
+// lifetime is a field that says how long something lasts, as the configuration
+// does: 24h, 30m.
+type lifetime time.Duration
+
+// UnmarshalJSON implements [json.Unmarshaler]. Nothing lasts for no time.
+func (l *lifetime) UnmarshalJSON(raw []byte) error {
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return err
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return err
+	}
+	if d <= 0 {
+		return errors.New("it has ended before it begins")
+	}
+	*l = lifetime(d)
+	return nil
 }

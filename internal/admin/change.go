@@ -14,15 +14,22 @@ import (
 // creation is the body of POST /api/v1/connections.
 type creation struct {
 	name, kind, externalTenant, returnURL string
+	ttl                                   lifetime // of the link
+	sharedAllow                           bool
 }
 
 func (c *creation) fields() fields {
-	return fields{"name": &c.name, "kind": &c.kind, "external_tenant": &c.externalTenant, "return_url": &c.returnURL}
+	return fields{
+		"name": &c.name, "kind": &c.kind, "external_tenant": &c.externalTenant,
+		"return_url": &c.returnURL, "ttl": &c.ttl, "allow_shared_company": &c.sharedAllow,
+	}
 }
 
 // connection returns what is to be created.
 func (c *creation) connection() (credstore.NewConnection, error) {
-	n := credstore.NewConnection{Name: c.name, Kind: credstore.Kind(c.kind), ExternalTenant: c.externalTenant}
+	n := credstore.NewConnection{
+		Name: c.name, Kind: credstore.Kind(c.kind), ExternalTenant: c.externalTenant, SharedCompany: c.sharedAllow,
+	}
 	for _, err := range []error{n.Validate(), credstore.CheckTenant(n.ExternalTenant)} {
 		if err != nil {
 			return n, problemOf(codeBadRequest, "%s.", sentence(err))
@@ -50,7 +57,7 @@ func (a *Admin) createConnection(w http.ResponseWriter, r *http.Request) error {
 	}
 	created := Created{Connection: Describe(c)}
 	if a.links {
-		link, err := a.actions.Link(r.Context(), c, credstore.LinkRequest{ReturnURL: body.returnURL})
+		link, err := a.actions.Link(r.Context(), c, credstore.LinkRequest{ReturnURL: body.returnURL, TTL: time.Duration(body.ttl)})
 		if err != nil {
 			return err
 		}
@@ -102,12 +109,13 @@ func (a *Admin) checkReturnURL(given string) error {
 // linkRequest is the body of POST /api/v1/connections/NAME/link.
 type linkRequest struct {
 	returnURL                        string
+	ttl                              lifetime
 	fresh, otherCompany, sharedAllow bool
 }
 
 func (l *linkRequest) fields() fields {
 	return fields{
-		"return_url": &l.returnURL, "fresh": &l.fresh,
+		"return_url": &l.returnURL, "ttl": &l.ttl, "fresh": &l.fresh,
 		"allow_other_company": &l.otherCompany, "allow_shared_company": &l.sharedAllow,
 	}
 }
@@ -132,7 +140,7 @@ func (a *Admin) makeLink(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	link, err := a.link(r.Context(), c, credstore.LinkRequest{
-		ReturnURL: body.returnURL, Fresh: body.fresh,
+		ReturnURL: body.returnURL, TTL: time.Duration(body.ttl), Fresh: body.fresh,
 		AllowOtherCompany: body.otherCompany, AllowSharedCompany: body.sharedAllow,
 	})
 	if err != nil {
@@ -223,15 +231,15 @@ func (a *Admin) removeConnection(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	uninstall := values.Get("uninstall")
-	if !slices.Contains([]string{"", "0", "1"}, uninstall) {
-		return problemOf(codeBadRequest, "The parameter uninstall must be 1 or 0.")
+	uninstall, err := flag(values, "uninstall")
+	if err != nil {
+		return err
 	}
 	c, err := a.find(r)
 	if err != nil {
 		return err
 	}
-	gone, err := a.actions.Remove(r.Context(), c, uninstall == "1")
+	gone, err := a.actions.Remove(r.Context(), c, uninstall)
 	if err != nil {
 		return err
 	}

@@ -86,12 +86,12 @@ func TestCreateAnotherUnderTheSameName(t *testing.T) {
 func TestBodiesAreStrict(t *testing.T) {
 	const create, key = "/api/v1/connections", "/api/v1/connections/bare/key"
 	for _, test := range []struct{ name, target, body, want string }{
-		{"unknown field", create, `{"name":"a","kind":"oauth","tenant":"x"}`, `There is no field "tenant"; use external_tenant, kind, name, return_url.`},
+		{"unknown field", create, `{"name":"a","kind":"oauth","tenant":"x"}`, `There is no field "tenant"; use allow_shared_company, external_tenant, kind, name, return_url, ttl.`},
 		{"field of no body", "/api/v1/connections/acme/disable", `{"reason":"x"}`, `There is no field "reason"; this takes none.`},
 		{"wrong type", create, `{"name":7}`, "The field name wants a text."},
 		{"text for a bool", key, `{"api_key":"k","next":"yes"}`, "The field next wants true or false."},
 		{"text for a time", key, `{"api_key":"k","expires_at":"soon"}`, "The field expires_at wants a time such as 2030-01-31T00:00:00Z."},
-		{"other case", create, `{"Name":"a","kind":"oauth"}`, `There is no field "Name"; use external_tenant, kind, name, return_url.`},
+		{"other case", create, `{"Name":"a","kind":"oauth"}`, `There is no field "Name"; use allow_shared_company, external_tenant, kind, name, return_url, ttl.`},
 		{"twice", create, `{"name":"a","name":"b"}`, `The field "name" is given twice.`},
 		{"list", create, `[]`, "The body is not one JSON object."},
 		{"two documents", create, `{"name":"a","kind":"oauth"}{}`, "The body is not one JSON object."},
@@ -145,8 +145,8 @@ func TestEveryChangeTakesTheToken(t *testing.T) {
 			t.Errorf("%s %s with a session = %d, want 401", r.method, target, w.Code)
 		}
 	}
-	if changing != 9 {
-		t.Errorf("%d routes change something, want 9", changing)
+	if changing != 10 {
+		t.Errorf("%d routes change something, want 10", changing)
 	}
 	if len(store.events) != 0 || len(store.connections) != 2 {
 		t.Error("something was changed")

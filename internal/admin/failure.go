@@ -70,6 +70,8 @@ func explainConflict(err error) *problem {
 		return problemOf(codeCompanyBound, "The company is connected already, by connection %q; a company has one connection of a kind.", conflict.With)
 	case errors.As(err, &conflict) && errors.Is(err, credstore.ErrNameTaken):
 		return problemOf(codeConnectionExists, "There is a connection %q already.", conflict.With)
+	case errors.As(err, &conflict) && errors.Is(err, credstore.ErrTokenTaken):
+		return problemOf(codeTokenTaken, "The refresh token is that of connection %q already; of two owners of one refresh token, one ends it for both.", conflict.With)
 	case errors.As(err, &other):
 		return problemOf(codeOtherCompany, "The credential is good, but for another company than this connection's, which keeps what it has: %v.", other)
 	case errors.Is(err, credstore.ErrNotRefused):

@@ -222,6 +222,13 @@ func (f *fakeActions) SetKey(_ context.Context, c credstore.Connection, k NewKey
 	return c, nil
 }
 
+func (f *fakeActions) Intake(bool) func(context.Context, credstore.NewConnection) (string, error) {
+	return func(ctx context.Context, n credstore.NewConnection) (string, error) {
+		_, err := f.store.Create(ctx, n)
+		return "", err
+	}
+}
+
 func (f *fakeActions) Remove(_ context.Context, c credstore.Connection, uninstall bool) (Removal, error) {
 	if f.err != nil {
 		return Removal{}, f.err

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,7 +128,7 @@ func (c *contract) answer(method, path string, w *httptest.ResponseRecorder) {
 		c.t.Errorf("%s answers with %s, which is not described", what, media)
 		return
 	}
-	if !strings.HasSuffix(media, "json") {
+	if !strings.HasSuffix(media, "json") || media == linesType {
 		return
 	}
 	value, err := jsonschema.UnmarshalJSON(w.Body)
@@ -140,7 +141,7 @@ func (c *contract) answer(method, path string, w *httptest.ResponseRecorder) {
 
 // examples returns the examples of a route's request body.
 func (c *contract) examples(op node) map[string]any {
-	body := at(c.resolve(at(op, "requestBody")), "content", "application/json")
+	body := at(c.resolve(at(op, "requestBody")), "content", c.media(op))
 	if example, ok := body["example"]; ok {
 		return map[string]any{"": example}
 	}
@@ -151,12 +152,21 @@ func (c *contract) examples(op node) map[string]any {
 	return all
 }
 
+// media returns the type that the body of a route has.
+func (c *contract) media(op node) string {
+	for media := range at(c.resolve(at(op, "requestBody")), "content") {
+		return media
+	}
+	return ""
+}
+
 // call is a request to the API that leads to an answer.
 type call struct {
 	method, path string // as in the description
 	name         string // of the connection; empty: acme
 	query        string
 	body         string
+	media        string // of the body; empty: application/json
 	change       func(*http.Request)
 	fail         error // of what is to be done
 	storeDown    bool
@@ -186,8 +196,13 @@ func contractAdmin(t *testing.T, c call) http.Handler {
 	}).Handler()
 }
 
-// send makes the call and returns the answer.
+// send makes the call of an Admin of its own and returns the answer.
 func (c call) send(t *testing.T) *httptest.ResponseRecorder {
+	t.Helper()
+	return c.sendTo(t, contractAdmin(t, c))
+}
+
+func (c call) sendTo(t *testing.T, h http.Handler) *httptest.ResponseRecorder {
 	t.Helper()
 	name := c.name
 	if name == "" {
@@ -198,13 +213,17 @@ func (c call) send(t *testing.T) *httptest.ResponseRecorder {
 	r.Host = "127.0.0.1:8485"
 	r.Header.Set("Authorization", "Bearer "+theToken)
 	if c.body != "" {
-		r.Header.Set("Content-Type", "application/json")
+		media := "application/json"
+		if c.media != "" {
+			media = c.media
+		}
+		r.Header.Set("Content-Type", media)
 	}
 	if c.change != nil {
 		c.change(r)
 	}
 	w := httptest.NewRecorder()
-	contractAdmin(t, c).ServeHTTP(w, r)
+	h.ServeHTTP(w, r)
 	return w
 }
 
@@ -257,14 +276,19 @@ func (c *contract) runExamples() {
 		if len(examples) == 0 {
 			c.t.Errorf("%s %s has no example of its body", r.method, r.path)
 		}
-		schema := at(c.resolve(at(op, "requestBody")), "content", "application/json", "schema")
+		media := c.media(op)
+		schema := at(c.resolve(at(op, "requestBody")), "content", media, "schema")
 		for name, example := range examples {
 			c.check("the example "+name+" of "+r.path, schema, example)
-			raw, err := json.Marshal(example)
-			if err != nil {
-				c.t.Fatal(err)
+			body, ok := example.(string)
+			if !ok {
+				raw, err := json.Marshal(example)
+				if err != nil {
+					c.t.Fatal(err)
+				}
+				body = string(raw)
 			}
-			w := call{method: r.method, path: r.path, name: willingConnection(r.path), body: string(raw)}.send(c.t)
+			w := call{method: r.method, path: r.path, name: willingConnection(r.path), body: body, media: media}.send(c.t)
 			if w.Code >= 300 {
 				c.t.Errorf("the example %s of %s is answered %d: %s", name, r.path, w.Code, w.Body)
 			}
@@ -303,7 +327,10 @@ func (c *contract) allSeen() {
 
 // contractCalls lead to every answer there is.
 func contractCalls(t *testing.T) []call {
-	const all, one = "/api/v1/connections", "/api/v1/connections/{name}"
+	const (
+		all, one = "/api/v1/connections", "/api/v1/connections/{name}"
+		in, out  = "/api/v1/import", "/api/v1/export"
+	)
 	calls := []call{
 		{method: "GET", path: "/api/v1/openapi.yaml", want: 200},
 		{method: "GET", path: all, query: "?limit=2&status=degraded&kind=oauth&q=acme", want: 200},
@@ -323,7 +350,10 @@ func contractCalls(t *testing.T) []call {
 		{method: "POST", path: all, body: `{"name":"acme","kind":"oauth"}`, want: 409},
 		{method: "POST", path: all, body: `{"name":"Acme","kind":"oauth"}`, want: 409},
 		{method: "POST", path: all, body: `{"name":"new","kind":"oauth","return_url":"https://erp.example.com/done/"}`, want: 400},
-		{method: "POST", path: one + "/link", body: `{"return_url":"https://erp.example.com/done"}`, want: 200},
+		{method: "POST", path: all, body: `{"name":"new","kind":"oauth","ttl":"1h","allow_shared_company":true}`, want: 201},
+		{method: "POST", path: one + "/link", body: `{"return_url":"https://erp.example.com/done","ttl":"1h30m"}`, want: 200},
+		{method: "POST", path: one + "/link", body: `{"ttl":"-1h"}`, want: 400},
+		{method: "POST", path: one + "/link", body: `{"ttl":3600}`, want: 400},
 		{method: "POST", path: one + "/link", nothing: true, want: 409},
 		{method: "POST", path: one + "/check", want: 200},
 		{method: "POST", path: one + "/refresh", want: 200},
@@ -342,6 +372,14 @@ func contractCalls(t *testing.T) []call {
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &credstore.OtherCompanyError{}, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "other"}, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", want: 400},
+		{method: "POST", path: in, query: "?offline=1&allow_shared_company=1", body: "{}\n" + theLine, media: linesType, want: 200},
+		{method: "POST", path: in, want: 200},
+		{method: "POST", path: in, query: "?offline=yes", want: 400},
+		{method: "POST", path: in, query: "?allow_shared_company=", body: theLine, media: linesTypeToo, want: 200},
+		{method: "POST", path: in, body: strings.Repeat(" ", importMax+1), media: linesType, want: 413},
+		{method: "POST", path: in, body: theLine, want: 415},
+		{method: "GET", path: out, want: 200},
+		{method: "GET", path: out, query: "?with_secrets=1", want: 400},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k","expires_at":"2001-01-01T00:00:00Z"}`, want: 400},
 	}
 	for _, r := range contractRoutes(t) {
@@ -349,11 +387,11 @@ func contractCalls(t *testing.T) []call {
 		if r.path == "/api/v1/openapi.yaml" {
 			continue
 		}
-		if r.path != all {
+		if strings.Contains(r.path, "{name}") {
 			calls = append(calls, call{method: r.method, path: r.path, name: "nobody", body: bodyFor(r), want: 404})
 		}
-		calls = append(calls, call{method: r.method, path: r.path, body: bodyFor(r), storeDown: true, want: 503})
-		if r.method == http.MethodPost {
+		calls = append(calls, call{method: r.method, path: r.path, body: bodyFor(r), media: mediaFor(r), storeDown: true, want: 503})
+		if r.method == http.MethodPost && r.path != in {
 			calls = append(calls,
 				call{method: r.method, path: r.path, body: `{"nmae":"x"}`, want: 400},
 				call{method: r.method, path: r.path, body: "{" + strings.Repeat(" ", bodyMax) + "}", want: 413},
@@ -363,6 +401,17 @@ func contractCalls(t *testing.T) []call {
 	return calls
 }
 
+// theLine is one to import.
+const theLine = `{"name":"brought","kind":"oauth","refresh_token":"r"}`
+
+// mediaFor returns the type of bodyFor.
+func mediaFor(r route) string {
+	if r.path == "/api/v1/import" {
+		return linesType
+	}
+	return ""
+}
+
 // bodyFor returns a body with which nothing is wrong.
 func bodyFor(r route) string {
 	switch {
@@ -370,6 +419,8 @@ func bodyFor(r route) string {
 		return `{"name":"new","kind":"oauth"}`
 	case strings.HasSuffix(r.path, "/key"):
 		return `{"api_key":"k"}`
+	case strings.HasSuffix(r.path, "/import"):
+		return theLine
 	}
 	return ""
 }
@@ -377,10 +428,16 @@ func bodyFor(r route) string {
 // TestOpenAPIKnowsEveryField: of the bodies, since an answer shows its members.
 func TestOpenAPIKnowsEveryField(t *testing.T) {
 	c := readContract(t)
+	line := fields{}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Line]()) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		line[name] = nil
+	}
 	for name, fields := range map[string]fields{
 		"NewConnection": new(creation).fields(),
 		"LinkRequest":   new(linkRequest).fields(),
 		"NewKey":        new(keyBody).fields(),
+		"ImportLine":    line,
 	} {
 		described := slices.Sorted(maps.Keys(at(c.root, "components", "schemas", name, "properties")))
 		if diff := cmp.Diff(described, slices.Sorted(maps.Keys(fields))); diff != "" {

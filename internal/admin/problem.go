@@ -28,6 +28,7 @@ const (
 	codeReturnURL          code = "return_url_not_allowed"
 	codeStoreUnavailable   code = "store_unavailable"
 	codeTokenRequired      code = "admin_token_required"
+	codeTokenTaken         code = "token_taken"
 	codeUpstream           code = "upstream_unreachable"
 )
 
@@ -58,6 +59,8 @@ func (c code) heading() (status int, title string) {
 		return http.StatusConflict, "Not possible"
 	case codeOtherCompany:
 		return http.StatusConflict, "Another company"
+	case codeTokenTaken:
+		return http.StatusConflict, "Refresh token of another connection"
 	case codeBodyTooLarge:
 		return http.StatusRequestEntityTooLarge, "Body too large"
 	case codeMediaType:

@@ -1,0 +1,253 @@
+package admin
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// Line is a connection as one of the JSON lines that an export writes and an
+// import reads, by the API and on the command line. One without a credential is
+// a connection that waits for its customer.
+type Line struct {
+	Name           string     `json:"name"`
+	Kind           string     `json:"kind"`
+	RefreshToken   string     `json:"refresh_token,omitempty"`
+	AccessToken    string     `json:"access_token,omitempty"`
+	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // of the access token or the key
+	APIKey         string     `json:"api_key,omitempty"`
+	CompanyID      string     `json:"company_id,omitempty"`
+	ExternalTenant string     `json:"external_tenant,omitempty"`
+}
+
+// LineOf returns c without its credential.
+func LineOf(c credstore.Connection) Line {
+	return Line{Name: c.Name, Kind: string(c.Kind), CompanyID: c.CompanyID, ExternalTenant: c.ExternalTenant}
+}
+
+// Write writes l as a line.
+func (l Line) Write(out io.Writer) error {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(l) //nolint:gosec // G117: whoever put a credential in wants it out
+}
+
+// Import reads connections from JSON lines and says what became of each.
+type Import struct {
+	// Take adds a connection. The warning is what is worth knowing although it was
+	// added. Required.
+	Take func(context.Context, credstore.NewConnection) (warning string, err error)
+	// SharedCompany lets companies have other connections of the kind.
+	SharedCompany bool
+	// Tell hears of each line once it is done. Nil: nobody does.
+	Tell func(ImportedLine)
+}
+
+// ImportReport says what became of the lines of an import. Nothing in it is
+// secret.
+type ImportReport struct {
+	Imported int            `json:"imported"`
+	Pending  int            `json:"pending"` // of those imported; they wait for their customers
+	Refused  int            `json:"refused"`
+	Lines    []ImportedLine `json:"lines"`
+}
+
+// ImportedLine says what became of one line.
+type ImportedLine struct {
+	Line    int     `json:"line"` // from 1
+	Name    *string `json:"name"` // null when it could not be read
+	Result  string  `json:"result"`
+	Code    *string `json:"code"` // why it was refused, for programs
+	Warning *string `json:"warning"`
+	Error   *string `json:"error"` // why it was refused, for people
+}
+
+// What has become of a line.
+const (
+	lineImported = "imported"
+	lineRefused  = "refused"
+)
+
+// lineMax is far more than any line needs, in bytes.
+const lineMax = 1 << 20
+
+// Run imports the lines, one after another: what is wrong with one does not keep
+// the others from being done. An error says that it could not go on to the end:
+// since in cannot be read, the store is unavailable or ctx has ended. The report
+// has what was done until then.
+func (i Import) Run(ctx context.Context, in io.Reader) (ImportReport, error) {
+	report := ImportReport{Lines: []ImportedLine{}}
+	lines := bufio.NewReaderSize(in, lineMax)
+	for number := 1; ; number++ {
+		line, err := readLine(lines)
+		line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\ufeff")))
+		if len(line) > 0 {
+			if err := i.one(ctx, number, line, &report); err != nil {
+				return report, fmt.Errorf("importing line %d: %w", number, err)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return report, nil
+		}
+		if err != nil {
+			return report, fmt.Errorf("reading line %d: %w", number, err)
+		}
+	}
+}
+
+// readLine returns the next line, without its end. Of one longer than lineMax it
+// returns the beginning, which no object ends in, so that the line is refused
+// and the next one is read.
+func readLine(in *bufio.Reader) ([]byte, error) {
+	line, cut, err := in.ReadLine()
+	line = bytes.Clone(line)
+	for cut && err == nil {
+		_, cut, err = in.ReadLine()
+	}
+	return line, err
+}
+
+// one imports a line and reports what became of it. It returns what keeps all
+// others from being imported too.
+func (i Import) one(ctx context.Context, number int, line []byte, report *ImportReport) error {
+	done := ImportedLine{Line: number, Result: lineImported}
+	n, err := parseLine(line)
+	n.SharedCompany = i.SharedCompany
+	if credstore.ValidName(n.Name) {
+		done.Name = &n.Name
+	}
+	warning := ""
+	if err == nil {
+		warning, err = i.Take(ctx, n)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, credstore.ErrUnavailable):
+		return err
+	case err != nil:
+		report.Refused++
+		done.Result, done.Code, done.Error = lineRefused, orNull(string(codeOfLine(err))), orNull(err.Error())
+	case n.Credential == nil:
+		report.Pending++
+		fallthrough
+	default:
+		report.Imported++
+	}
+	done.Warning = orNull(warning)
+	if i.Tell != nil {
+		i.Tell(done)
+	}
+	report.Lines = append(report.Lines, done)
+	return nil
+}
+
+// codeOfLine names what is wrong with a line as the API names it elsewhere.
+func codeOfLine(err error) code {
+	if p := explainConflict(err); p != nil {
+		return p.Code
+	}
+	return codeBadRequest
+}
+
+// members are those of a line as they are written.
+type members struct {
+	Name           string `json:"name"`
+	Kind           string `json:"kind"`
+	RefreshToken   string `json:"refresh_token"`
+	AccessToken    string `json:"access_token"`
+	ExpiresAt      string `json:"expires_at"`
+	APIKey         string `json:"api_key"`
+	CompanyID      string `json:"company_id"`
+	ExternalTenant string `json:"external_tenant"`
+
+	promised string // a member for a token or key that the line has, be it empty; else ""
+}
+
+// parseLine reads a line. What it returns beside an error holds the name, if
+// that could be read. Errors leave out what stands in the line, which is mostly
+// secret.
+func parseLine(line []byte) (credstore.NewConnection, error) {
+	var m members
+	if err := m.decode(line); err != nil {
+		return credstore.NewConnection{Name: m.Name}, err
+	}
+	n := credstore.NewConnection{
+		Name:           m.Name,
+		Kind:           credstore.Kind(m.Kind),
+		ExternalTenant: m.ExternalTenant,
+		Company:        credstore.Company{ID: strings.ToLower(m.CompanyID)},
+	}
+	if _, err := credstore.ParseKind(m.Kind); err != nil {
+		return n, errors.New("kind must be oauth, integrated_key or standalone_key")
+	}
+	var err error
+	n.Credential, err = m.credential()
+	return n, err
+}
+
+// credential returns that of the line, nil for a connection that waits for its
+// customer. Such a line names no token or key at all: one that is empty or null
+// is rather one that got lost on its way here.
+func (m members) credential() (*credstore.FirstCredential, error) {
+	c := credstore.FirstCredential{
+		AccessToken:  credstore.NewSecret(m.AccessToken),
+		RefreshToken: credstore.NewSecret(m.RefreshToken),
+		APIKey:       credstore.NewSecret(m.APIKey),
+	}
+	if m.ExpiresAt != "" {
+		expires, err := time.Parse(time.RFC3339, m.ExpiresAt)
+		if err != nil {
+			return nil, errors.New("expires_at must be a time such as 2030-01-02T03:04:05Z")
+		}
+		c.ExpiresAt = expires.UTC()
+	}
+	switch {
+	case !c.AccessToken.IsZero() || !c.RefreshToken.IsZero() || !c.APIKey.IsZero():
+		return &c, nil
+	case m.promised != "":
+		return nil, fmt.Errorf("%s is empty; leave it out for a connection that waits for its customer", m.promised)
+	case !c.ExpiresAt.IsZero():
+		return nil, errors.New("expires_at is there, and no token or key that it could be of")
+	}
+	return nil, nil //nolint:nilnil // that is no error
+}
+
+// decode reads one JSON object with known members.
+func (m *members) decode(line []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(line))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(m)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) && wrong.Field != "" {
+		return fmt.Errorf("%s must be a text", wrong.Field)
+	}
+	if err != nil && strings.HasPrefix(err.Error(), "json: unknown field") {
+		return errors.New("the object has a member that is not known; it takes name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant")
+	}
+	if err == nil {
+		_, err = dec.Token() // there is nothing behind the object
+	}
+	if !errors.Is(err, io.EOF) {
+		return errors.New("the line is not one JSON object")
+	}
+	var there map[string]json.RawMessage
+	if err := json.Unmarshal(line, &there); err != nil { // null
+		return errors.New("the line is not one JSON object")
+	}
+	for _, name := range []string{"refresh_token", "access_token", "api_key"} {
+		if _, ok := there[name]; ok {
+			m.promised = name
+			break
+		}
+	}
+	return nil
+}

@@ -1,0 +1,163 @@
+package admin
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// A line too long to be read is one line that is refused: those behind it count.
+func TestReadLineGetsPastAnEndlessLine(t *testing.T) {
+	in := bufio.NewReaderSize(strings.NewReader("first\n"+strings.Repeat("x", 3*lineMax)+"\nlast"), lineMax)
+	var lengths []int
+	for {
+		line, err := readLine(in)
+		if len(line) > 0 {
+			lengths = append(lengths, len(line))
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(lengths) != 3 || lengths[0] != 5 || lengths[1] > lineMax || lengths[2] != 4 {
+		t.Errorf("lines of %v bytes, want 5, at most %d, and 4", lengths, lineMax)
+	}
+}
+
+// TestExportIsWhatImportTakes: without secrets, as connections that wait for
+// their customers, and all of them over several pages.
+func TestExportIsWhatImportTakes(t *testing.T) {
+	store := &memoryStore{}
+	for i := range 450 {
+		_, err := store.Create(t.Context(), credstore.NewConnection{
+			Name: "c" + string(rune('a'+i%26)) + strings.Repeat("x", i/26), Kind: credstore.OAuth, ExternalTenant: "<4711>",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := ask(newAdmin(t, store, offering).Handler(), "GET", "/api/v1/export", nil)
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != linesType {
+		t.Fatalf("export = %d %v", w.Code, w.Header())
+	}
+	var names []string
+	report, err := Import{Take: func(_ context.Context, n credstore.NewConnection) (string, error) {
+		names = append(names, n.Name)
+		if n.Credential != nil || n.ExternalTenant != "<4711>" {
+			t.Errorf("the line became %+v", n)
+		}
+		return "", nil
+	}}.Run(t.Context(), w.Body)
+	if err != nil || report.Imported != 450 || report.Pending != 450 || report.Refused != 0 {
+		t.Errorf("imported %d, %d of them pending, refused %d, %v; want all 450", report.Imported, report.Pending, report.Refused, err)
+	}
+	for i, c := range store.connections {
+		if i >= len(names) || names[i] != c.Name {
+			t.Fatalf("line %d is not that of %s", i+1, c.Name)
+		}
+	}
+}
+
+// failsAt lists the first page and none behind it.
+type failsAt struct{ *memoryStore }
+
+func (s failsAt) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
+	if q.Cursor != "" {
+		return credstore.Page{}, credstore.ErrUnavailable
+	}
+	q.Limit = 1
+	return s.memoryStore.List(ctx, q)
+}
+
+// TestExportThatBreaksOffIsNotPassedOffAsWhole: clients can tell.
+func TestExportThatBreaksOffIsNotPassedOffAsWhole(t *testing.T) {
+	store := failsAt{&memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}}
+	srv := httptest.NewServer(newAdmin(t, store.memoryStore, func(c *Config) { c.Store = store }).Handler())
+	defer srv.Close()
+	r, err := srv.Client().Get(srv.URL + "/api/v1/export")
+	if err == nil {
+		_, err = io.ReadAll(r.Body)
+		err = errors.Join(err, r.Body.Close())
+	}
+	if err == nil {
+		t.Error("half an export was read to its end without an error")
+	}
+}
+
+// importing sends lines to the API and returns what it reports.
+func importing(t *testing.T, h http.Handler, query, lines string) ImportReport {
+	t.Helper()
+	w := call{method: "POST", path: "/api/v1/import", query: query, body: lines, media: linesType}.sendTo(t, h)
+	if w.Code != http.StatusOK {
+		t.Fatalf("import = %d: %s", w.Code, w.Body)
+	}
+	if strings.Contains(w.Body.String(), "s3cr3t") {
+		t.Errorf("the report repeats what is secret: %s", w.Body)
+	}
+	var report ImportReport
+	if err := json.Unmarshal(w.Body.Bytes(), &report); err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// TestImportJudgesEachLine: what is wrong with one does not keep the others from
+// being done, and a second import of the same does no harm.
+func TestImportJudgesEachLine(t *testing.T) {
+	store := &memoryStore{}
+	h := newAdmin(t, store, offering).Handler()
+	const lines = "\n" + `{"name":"one","kind":"oauth","refresh_token":"s3cr3t"}` + "\r\n" + `s3cr3t` + "\n" +
+		`{"name":"two","kind":"standalone_key","api_key":"s3cr3t","expires_at":"s3cr3t"}` + "\n" + `{"name":"three","kind":"integrated_key"}`
+	text := func(s string) *string { return &s }
+	want := ImportReport{Imported: 2, Pending: 1, Refused: 2, Lines: []ImportedLine{
+		{Line: 2, Name: text("one"), Result: "imported"},
+		{Line: 3, Result: "refused", Code: text("bad_request"), Error: text("the line is not one JSON object")},
+		{Line: 4, Name: text("two"), Result: "refused", Code: text("bad_request"), Error: text("expires_at must be a time such as 2030-01-02T03:04:05Z")},
+		{Line: 5, Name: text("three"), Result: "imported"},
+	}}
+	if diff := cmp.Diff(want, importing(t, h, "", lines)); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+	again := importing(t, h, "", lines)
+	if again.Imported != 0 || again.Refused != 4 || *again.Lines[0].Code != "connection_exists" {
+		t.Errorf("the second import reports %+v", again)
+	}
+	if len(store.events) != 2 || store.events[0].Actor != credstore.ActorBackOffice {
+		t.Errorf("history: %+v; want two imports by the back office", store.events)
+	}
+}
+
+// TestImportEndsWhereNothingCanBeDone: not with as many refusals as there are
+// lines, each of which waits for the store.
+func TestImportEndsWhereNothingCanBeDone(t *testing.T) {
+	two := strings.Repeat(`{"name":"one","kind":"oauth"}`+"\n", 2)
+	for _, end := range []error{credstore.ErrUnavailable, context.Canceled} {
+		ctx, cancel := context.WithCancel(t.Context())
+		tries := 0
+		report, err := Import{Take: func(context.Context, credstore.NewConnection) (string, error) {
+			tries++
+			if errors.Is(end, context.Canceled) {
+				cancel()
+			}
+			return "", end
+		}}.Run(ctx, bytes.NewReader([]byte(two)))
+		cancel()
+		if !errors.Is(err, end) || tries != 1 || len(report.Lines) != 0 {
+			t.Errorf("after %v: %d tries, %+v, %v; want one try, and the error", end, tries, report, err)
+		}
+	}
+}
