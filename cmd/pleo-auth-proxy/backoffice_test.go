@@ -41,13 +41,7 @@ func (w *world) adminAPI(p *process) *adminAPI {
 // is not nil and the status is the wanted one.
 func (b *adminAPI) ask(method, path, body string, want int, v any) string {
 	b.t.Helper()
-	r, err := http.NewRequest(method, b.at+"/api/v1/connections"+path, strings.NewReader(body))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	r.Header.Set("Authorization", "Bearer "+b.token)
-	r.Header.Set("Content-Type", "application/json")
-	a, err := send(client(b.t), r)
+	a, err := b.send(method, path, body)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -60,6 +54,17 @@ func (b *adminAPI) ask(method, path, body string, want int, v any) string {
 		}
 	}
 	return a.body
+}
+
+// send sends a request about connections with the admin token.
+func (b *adminAPI) send(method, path, body string) (answer, error) {
+	r, err := http.NewRequest(method, b.at+"/api/v1/connections"+path, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	r.Header.Set("Authorization", "Bearer "+b.token)
+	r.Header.Set("Content-Type", "application/json")
+	return send(client(b.t), r)
 }
 
 // consent is what a customer does with a link: all that the pages ask for.

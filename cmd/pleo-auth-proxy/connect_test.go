@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
@@ -174,9 +175,35 @@ func (c *customer) load(method, link string, form url.Values) string {
 	return string(body)
 }
 
-// TestF22ThroughThePages: a customer approves while a refresh of the same
-// connection is under way, 100 times; the newer grant wins.
+// TestF22ThroughThePages: customers approve while requests have their connections
+// refreshed.
 func TestF22ThroughThePages(t *testing.T) {
+	newerGrantWins(t, func(w *connectWorld, p *process, links []string) func(string) {
+		w.linksFor(links)
+		shared := client(t)
+		return func(name string) { _, _ = p.get(shared, name, "/v1/companies") }
+	})
+}
+
+// TestF22ByTheAPI: customers approve by links from the API while the back office
+// has their connections refreshed.
+func TestF22ByTheAPI(t *testing.T) {
+	newerGrantWins(t, func(w *connectWorld, p *process, links []string) func(string) {
+		b := w.adminAPI(p)
+		for i := range links {
+			var made admin.MadeLink
+			b.ask("POST", fmt.Sprintf("/c%d/link", i), "", 200, &made)
+			links[i] = *made.ConnectURL
+		}
+		return func(name string) { _, _ = b.send("POST", "/"+name+"/refresh", "") }
+	})
+}
+
+// newerGrantWins is F22: 100 times a customer approves while a refresh of the same
+// connection is under way. The consent is never overwritten, and no refresh token
+// is sent twice. begin fills in the links and returns what has a connection
+// refreshed.
+func newerGrantWins(t *testing.T, begin func(w *connectWorld, p *process, links []string) (refresh func(name string))) {
 	const trials = 100
 	w := newConnectWorld(t, simulator.Settings{})
 	old := make([]simulator.Grant, trials)
@@ -192,15 +219,14 @@ func TestF22ThroughThePages(t *testing.T) {
 	}
 	w.importLines(lines...)
 	p := w.serve()
-	w.linksFor(links)
+	refresh := begin(w, p, links)
 	if _, err := w.sim.SetFault(simulator.Fault{Kind: simulator.FaultDelay, Delay: simulator.Duration(200 * time.Millisecond)}); err != nil {
 		t.Fatal(err)
 	}
 	var running sync.WaitGroup
-	shared := client(t)
 	for i := range trials {
 		name, person := fmt.Sprint("c", i), w.customer(old[i].Company)
-		running.Go(func() { _, _ = p.get(shared, name, "/v1/companies") }) // has the token refreshed
+		running.Go(func() { refresh(name) })
 		running.Go(func() {
 			time.Sleep(time.Duration(i) * 4 * time.Millisecond) // before, during and after
 			if page := person.click(links[i], nil); !strings.Contains(page, "Connected") {
@@ -210,19 +236,26 @@ func TestF22ThroughThePages(t *testing.T) {
 	}
 	running.Wait()
 	w.sim.ClearFaults()
-	overwritten := 0
+	w.checkNotOverwritten(p, old)
+}
+
+// checkNotOverwritten ends the grants from before the consents, without which
+// each connection goes on.
+func (w *connectWorld) checkNotOverwritten(p *process, old []simulator.Grant) {
+	w.t.Helper()
+	overwritten, shared := 0, client(w.t)
 	for i, g := range old {
-		_ = w.sim.RevokeGrant(g.ID) // the one before the consent
+		_ = w.sim.RevokeGrant(g.ID)
 		if a, err := p.get(shared, fmt.Sprint("c", i), "/v1/companies"); err != nil || a.status != 200 {
 			overwritten++
 		}
 	}
 	if overwritten > 0 {
-		t.Errorf("%d of %d consents were overwritten by a refresh, want none", overwritten, trials)
+		w.t.Errorf("%d of %d consents were overwritten by a refresh, want none", overwritten, len(old))
 	}
 	for hash, token := range w.sim.Counters().RefreshTokens {
 		if token.Presentations > 1 {
-			t.Errorf("refresh token %s was presented %d times, want once", hash[:8], token.Presentations)
+			w.t.Errorf("refresh token %s was presented %d times, want once", hash[:8], token.Presentations)
 		}
 	}
 }
