@@ -6,6 +6,8 @@ import "time"
 type LinkRequest struct {
 	TTL       time.Duration // how long it can be used; required
 	ReturnURL string        // where the browser goes at the end; empty: nowhere
+	// AtLeast is how long a link that is there has to last for not making another.
+	AtLeast time.Duration
 	// Fresh has a new link made, and ends all others of the connection.
 	Fresh bool
 	// AllowOtherCompany and AllowSharedCompany are passed on to what is done

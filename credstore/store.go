@@ -93,8 +93,9 @@ type Store interface {
 
 	// OpenLink returns the token of a connect link, 256 bits in base64url. As
 	// long as one can be used that was asked for with the same ReturnURL and
-	// permissions, and that ends no later than r.TTL from now, it is that one,
-	// expiring when it did before, unless r.Fresh is set. See [LinksKept].
+	// permissions, and that ends no sooner than r.AtLeast and no later than r.TTL
+	// from now, it is that one, expiring when it did before, unless r.Fresh is
+	// set. See [LinksKept].
 	OpenLink(ctx context.Context, id string, r LinkRequest) (token Secret, l Link, err error)
 
 	// FindLink returns the link with the token. It spends nothing. One that was

@@ -20,8 +20,8 @@ func (p *program) connectCommand() *cobra.Command {
 		Short: "Prints a link by which a customer connects or reconnects Pleo",
 		Long: `Prints a connect link, and nothing else: send it to the customer's admin, who
 approves in Pleo or enters an API key. It can be used once. The same link is
-printed again until it is used, has expired, --ttl asks for one that ends sooner,
-or --fresh for another.
+printed again while half of its time is left, unless it has been used, --ttl asks
+for another time, or --fresh for another link.
 
 Whoever has the link can use it, so send it the way that you would send a
 password.`,

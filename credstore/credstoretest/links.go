@@ -88,6 +88,15 @@ func testLinks(t *testing.T, data Data) {
 	if short := openLink(t, s, c.ID, brief); short.Equal(token) || !openLink(t, other, c.ID, request).Equal(token) {
 		t.Error("a link that is to end sooner was not another one, or took the place of the longer one")
 	}
+	lasting := request
+	lasting.AtLeast = 30 * time.Minute
+	if !openLink(t, other, c.ID, lasting).Equal(token) {
+		t.Error("a link that lasts long enough was not opened again")
+	}
+	lasting.TTL, lasting.AtLeast = 4*time.Hour, 2*time.Hour
+	if longer := openLink(t, other, c.ID, lasting); longer.Equal(token) || findErr(t, s, token) != nil {
+		t.Error("a link that ends too soon was opened again, or ended by the one that lasts")
+	}
 	_, err = s.FindLink(t.Context(), secret("nothing"))
 	wantErr(t, "FindLink of an unknown token", err, credstore.ErrNotFound)
 	_, _, err = s.OpenLink(t.Context(), "nothing", request)
@@ -95,7 +104,7 @@ func testLinks(t *testing.T, data Data) {
 	if _, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{}); err == nil {
 		t.Error("OpenLink without a time to live = nil, want an error")
 	}
-	wantHistory(t, s, c.ID, 1, credstore.EventLinkMade, credstore.EventLinkMade, credstore.EventLinkMade)
+	wantHistory(t, s, c.ID, 1, credstore.EventLinkMade, credstore.EventLinkMade, credstore.EventLinkMade, credstore.EventLinkMade)
 }
 
 func testFreshLink(t *testing.T, data Data) {

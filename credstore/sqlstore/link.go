@@ -85,7 +85,7 @@ func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.
 		WHERE connections.id = $1 AND token IS NOT NULL AND links.expires_at > $2 AND links.expires_at <= $6
 			AND return_url = $3 AND other_company = $4 AND links.shared_company = $5
 		ORDER BY links.expires_at DESC LIMIT 1`,
-		id, now.UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany),
+		id, now.Add(r.AtLeast).UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany),
 		now.Add(r.TTL).UnixMilli())
 	l, err := scanLink(row.Scan)
 	if err != nil {

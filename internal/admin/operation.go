@@ -48,7 +48,7 @@ func operations() []operation {
 	return []operation{
 		{
 			Name: actionLink, Label: "Make connect link",
-			Says:    "Makes a link for the customer. Whoever opens it is led through connecting the company in Pleo. It works once, and until it expires; a link that was made before and still works is shown again.",
+			Says:    "Makes a link for the customer. Whoever opens it is led through connecting the company in Pleo. It works once, and until it expires; one that was made before is shown again while half of its time is left.",
 			offered: func(a *Admin, _ credstore.Connection) bool { return a.links },
 			do:      (*dashboard).makeLink,
 		},

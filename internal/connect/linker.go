@@ -78,19 +78,25 @@ var (
 	ErrReturnURL = errors.New("the return URL is not one of connect.return_urls")
 )
 
-// Open returns a link for the connection with the id, and when it ends. The
-// link's TTL is the configured one unless r has another. Errors are
-// ErrNoPublicURL, ErrReturnURL and those of the store. The address is a secret
-// until it is used: whoever has it can connect a company.
+// Open returns a link for somebody to send to a customer, and when it ends: one
+// that is there only while half of its time is left. The link's TTL is the
+// configured one unless r has another. Errors are ErrNoPublicURL, ErrReturnURL and
+// those of the store. The address is a secret until it is used: whoever has it
+// can connect a company.
 func (l *Linker) Open(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
+	if r.TTL == 0 {
+		r.TTL = l.ttl
+	}
+	r.AtLeast = r.TTL / 2
+	return l.open(ctx, id, r)
+}
+
+func (l *Linker) open(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
 	if l.publicURL == nil {
 		return "", credstore.Link{}, ErrNoPublicURL
 	}
 	if r.ReturnURL != "" && !slices.Contains(l.returnURLs, r.ReturnURL) {
 		return "", credstore.Link{}, ErrReturnURL
-	}
-	if r.TTL == 0 {
-		r.TTL = l.ttl
 	}
 	token, link, err := l.store.OpenLink(ctx, id, r)
 	if err != nil {
@@ -114,7 +120,7 @@ func (l *Linker) Link(ctx context.Context, id string, version int64) (string, er
 		return link, nil
 	}
 	found, err, _ := l.opening.Do(fmt.Sprint(c), func() (any, error) {
-		link, _, err := l.Open(ctx, id, credstore.LinkRequest{})
+		link, _, err := l.open(ctx, id, credstore.LinkRequest{TTL: l.ttl})
 		if err == nil {
 			l.remember(c, link)
 		}

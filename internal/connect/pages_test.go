@@ -262,14 +262,16 @@ func TestScopesInWords(t *testing.T) {
 
 // countingStore counts the links that are asked for.
 type countingStore struct {
-	mu    sync.Mutex // guards asked
+	mu    sync.Mutex // guards what follows
 	asked int
+	last  credstore.LinkRequest
 }
 
-func (s *countingStore) OpenLink(context.Context, string, credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
+func (s *countingStore) OpenLink(_ context.Context, _ string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked++
+	s.last = r
 	time.Sleep(time.Second)
 	return credstore.NewSecret(fmt.Sprint("token-", s.asked)), credstore.Link{}, nil
 }
@@ -297,6 +299,30 @@ func TestManyAskForOneLink(t *testing.T) {
 		}
 		if _, err := NewLinker(LinkerConfig{Store: store}).Link(t.Context(), "acme", 1); !errors.Is(err, ErrNoPublicURL) {
 			t.Errorf("Link without a public URL = %v", err)
+		}
+	})
+}
+
+// TestLinksThatAreSentLast: a customer may need days to open one. What requests
+// are answered with is one link, until it ends.
+func TestLinksThatAreSentLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &countingStore{}
+		l := NewLinker(LinkerConfig{Store: store, PublicURL: &url.URL{Scheme: "https", Host: "connect.example.com"}, TTL: 8 * time.Hour})
+		for _, c := range []struct {
+			asked       string
+			ttl         time.Duration
+			want, least time.Duration
+		}{{"by a person", 0, 8 * time.Hour, 4 * time.Hour}, {"for an hour", time.Hour, time.Hour, 30 * time.Minute}} {
+			if _, _, err := l.Open(t.Context(), "acme", credstore.LinkRequest{TTL: c.ttl}); err != nil {
+				t.Fatal(err)
+			}
+			if store.last.TTL != c.want || store.last.AtLeast != c.least {
+				t.Errorf("a link asked for %s is to last %v, and %v at least; want %v and %v", c.asked, store.last.TTL, store.last.AtLeast, c.want, c.least)
+			}
+		}
+		if _, err := l.Link(t.Context(), "acme", 1); err != nil || store.last.TTL != 8*time.Hour || store.last.AtLeast != 0 {
+			t.Errorf("the link of answers is asked for by %+v, %v", store.last, err)
 		}
 	})
 }

@@ -307,7 +307,8 @@ func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkR
 			if l.ConnectionID != id || l.usable(time.Now()) != nil {
 				continue
 			}
-			if asked && !r.Fresh && !l.ExpiresAt.After(time.Now().Add(r.TTL)) && l.ExpiresAt.After(made.ExpiresAt) {
+			lasts := l.ExpiresAt.Sub(time.Now())
+			if asked && !r.Fresh && lasts > r.AtLeast && lasts <= r.TTL && l.ExpiresAt.After(made.ExpiresAt) {
 				token, made = l.token, l.Link
 			}
 			l.ended = r.Fresh
