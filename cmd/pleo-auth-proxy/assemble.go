@@ -33,10 +33,8 @@ type parts struct {
 	rotation *rotation
 	declared *declared
 	notifier *notify.Notifier
-	tls      *tlsFiles // of the proxy's ports; nil without TLS
-	adminTLS *tlsFiles // of the admin listener; nil without TLS
+	tls      listenerTLS
 
-	connectTLS   *tlsFiles              // of the pages; nil without certificate files
 	certificates *autocert.Certificates // of the pages; nil where nothing gets any
 	plainPages   http.Handler           // beside the pages; nil where there are none
 }
@@ -72,15 +70,7 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	t, err := openTLS("proxy.tls", cfg.Proxy.TLS, log.Named("tls"))
-	if err != nil {
-		return nil, err
-	}
-	adminTLS, err := openTLS("admin.tls", cfg.Admin.TLS, log.Named("tls"))
-	if err != nil {
-		return nil, err
-	}
-	connectTLS, err := openTLS("connect.tls", cfg.Connect.TLS, log.Named("tls"))
+	tls, err := openListenerTLS(cfg, log.Named("tls"))
 	if err != nil {
 		return nil, err
 	}
@@ -98,10 +88,9 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 		return nil, err
 	}
 	return &parts{
-		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a, tls: t, adminTLS: adminTLS,
-		rotation:   newRotation(cfg, v, log.Named("keyset")),
-		declared:   d,
-		connectTLS: connectTLS, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
+		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a, declared: d,
+		rotation: newRotation(cfg, v, log.Named("keyset")),
+		tls:      tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
 	}, nil
 }
 

@@ -76,7 +76,7 @@ func (p *parts) pagesTLS(l *listener) *tls.Config {
 	if p.certificates != nil {
 		return p.certificates.TLS()
 	}
-	return l.tls(p.connectTLS)
+	return l.tls(p.tls.connect)
 }
 
 // newPlainPages returns what answers in plain HTTP beside the customer's pages;

@@ -71,7 +71,7 @@ func (l *listener) serve(p *parts, log *zap.Logger) {
 		l.bound = connect.LimitConnections(l.bound)
 		l.http = connect.NewServer(p.plainPages, nil, errorLog)
 	case l.name == adminListener:
-		l.http = admin.NewServer(p.admin.Handler(), l.tls(p.adminTLS), errorLog)
+		l.http = admin.NewServer(p.admin.Handler(), l.tls(p.tls.admin), errorLog)
 	default:
 		l.http = admin.NewServer(p.admin.HealthHandler(), nil, errorLog)
 	}
@@ -96,7 +96,7 @@ func (l *listener) serveProxy(p *parts, errorLog *stdlog.Logger) {
 		handler = p.proxy.ForConnection(l.connection)
 	}
 	l.bound = proxy.WatchConnections(l.bound)
-	l.http = proxy.NewServer(handler, l.tls(p.tls), errorLog)
+	l.http = proxy.NewServer(handler, l.tls(p.tls.proxy), errorLog)
 }
 
 // run serves until the listener is shut down, and reports any other end.

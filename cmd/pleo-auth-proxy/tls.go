@@ -28,6 +28,33 @@ type tlsFiles struct {
 	current *tls.Config   // nil while nobody can be let in
 }
 
+// listenerTLS are the certificate files of the listeners, nil for those without.
+type listenerTLS struct{ proxy, admin, connect *tlsFiles }
+
+// openListenerTLS reads them for the first time, and returns a *config.Error with
+// all that cannot be used.
+func openListenerTLS(cfg *config.Config, log *zap.Logger) (files listenerTLS, err error) {
+	var wrong config.Error
+	for _, of := range []struct {
+		section string
+		paths   config.TLS
+		into    **tlsFiles
+	}{
+		{"proxy.tls", cfg.Proxy.TLS, &files.proxy},
+		{"admin.tls", cfg.Admin.TLS, &files.admin},
+		{"connect.tls", cfg.Connect.TLS, &files.connect},
+	} {
+		var mistakes *config.Error
+		if *of.into, err = openTLS(of.section, of.paths, log); errors.As(err, &mistakes) {
+			wrong.Mistakes = append(wrong.Mistakes, mistakes.Mistakes...)
+		}
+	}
+	if len(wrong.Mistakes) > 0 {
+		return listenerTLS{}, &wrong
+	}
+	return files, nil
+}
+
 // openTLS reads the files of a section of the configuration for the first time.
 // It returns nil without TLS, and a *config.Error for files that cannot be used.
 func openTLS(section string, paths config.TLS, log *zap.Logger) (*tlsFiles, error) {

@@ -66,12 +66,10 @@ func checkFiles(cfg *config.Config) error {
 		func() error { _, err := openDSN(cfg); return err },
 		func() error { _, err := clientsOf(cfg, zap.NewNop()); return err },
 		func() error { _, err := openDeclared(cfg, zap.NewNop()); return err },
-		func() error { _, err := openTLS("proxy.tls", cfg.Proxy.TLS, zap.NewNop()); return err },
+		func() error { _, err := openListenerTLS(cfg, zap.NewNop()); return err },
 		func() error { _, err := openWebhooks(cfg, zap.NewNop()); return err },
 		func() error { return checkAdminToken(cfg) },
 		func() error { _, err := readLogo(cfg); return err },
-		func() error { _, err := openTLS("admin.tls", cfg.Admin.TLS, zap.NewNop()); return err },
-		func() error { _, err := openTLS("connect.tls", cfg.Connect.TLS, zap.NewNop()); return err },
 		func() error { _, err := acmeRoots(cfg); return err },
 	} {
 		var e *config.Error
