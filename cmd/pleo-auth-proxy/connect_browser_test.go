@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/browsertest"
@@ -298,7 +299,16 @@ func TestBrowserKey(t *testing.T) {
 	try(gone, "key-wrong", "Pleo does not know this key")
 	try("my key is 123", "key-misshapen", "This is not an API key")
 	try(narrow, "key-narrow", "This key does not allow enough", "Carry out exports of your expenses")
+	tab.Choose("#expires_on", "2001-01-31")
+	try(good, "key-over", "This day is over")
+	if !tab.Has("#expires_on:focus") {
+		t.Error("the focus is not on the day that is over")
+	}
+	tab.Choose("#expires_on", "2099-01-31")
 	try("  "+good+" ", "key-connected", "Connected", "Acme ApS")
+	if ends := p.connection("acme").ExpiresAt; ends == nil || !ends.Equal(time.Date(2099, 2, 1, 0, 0, 0, 0, time.UTC)) {
+		t.Errorf("the key ends at %v, want the end of the day that was given", ends)
+	}
 	if a := p.ask("acme"); a.status != 200 || !strings.Contains(a.body, "Acme ApS") {
 		t.Errorf("a request with the new key: %d %s", a.status, a.body)
 	}

@@ -74,8 +74,7 @@ func parseDate(s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	day, err := time.Parse(time.DateOnly, s)
-	at := day.AddDate(0, 0, 1)
+	at, err := refresh.KeyEnds(s)
 	if err != nil {
 		at, err = time.Parse(time.RFC3339, s)
 	}

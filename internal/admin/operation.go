@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
 // The names of what can be done with a connection, as they stand in addresses.
@@ -214,11 +215,11 @@ func (d *dashboard) makeLink(r *http.Request, c credstore.Connection) (outcome, 
 func (d *dashboard) setKey(r *http.Request, c credstore.Connection) (outcome, error) {
 	k := NewKey{Key: credstore.NewSecret(r.PostForm.Get("api_key")), Next: r.PostForm.Has("next")}
 	if day := r.PostForm.Get("expires_on"); day != "" {
-		ends, err := time.Parse(time.DateOnly, day)
+		ends, err := refresh.KeyEnds(day)
 		if err != nil {
 			return outcome{}, problemOf(codeBadRequest, "The last day of the key must be a date such as 2030-01-31.")
 		}
-		k.ExpiresAt = ends.AddDate(0, 0, 1) // at the end of that day
+		k.ExpiresAt = ends
 	}
 	if _, err := d.key(r.Context(), c, k); err != nil {
 		return outcome{}, err

@@ -66,7 +66,7 @@ func (t *Tab) Fill(selector, text string) {
 	t.do("filling "+selector, chromedp.Clear(chromedp.CSS(selector)), chromedp.SendKeys(chromedp.CSS(selector), text))
 }
 
-// Choose picks the option with the value.
+// Choose picks the option, or the day, with the value.
 func (t *Tab) Choose(selector, value string) {
 	t.t.Helper()
 	t.do("choosing in "+selector, chromedp.SetValue(chromedp.CSS(selector), value))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -28,6 +29,7 @@ func (p *Pages) keyForm(v visit) view {
 		Heading: n.in("Connect Pleo to {brand}"),
 		Lead:    n.in("{brand} needs an API key of your company in Pleo. You make it in Pleo and paste it here."),
 		Steps:   p.steps(v.conn().Kind, n),
+		Ends:    v.conn().Kind == credstore.StandaloneKey,
 		Until:   until(v.link),
 	}
 	if v.conn().Version > 0 {
@@ -74,23 +76,46 @@ func (p *Pages) steps(k credstore.Kind, n names) []step {
 	}
 }
 
+// whenItEnds returns when a key ends that the form names the last day of; zero if
+// it names none. Keys of integrations do not end by themselves.
+func (p *Pages) whenItEnds(r *http.Request, v visit) (time.Time, why) {
+	day := lastDay(r)
+	if day == "" || v.conn().Kind != credstore.StandaloneKey {
+		return time.Time{}, ""
+	}
+	ends, err := refresh.KeyEnds(day)
+	if err != nil {
+		return ends, notADay
+	}
+	if !ends.After(p.Now()) {
+		return ends, keyOver
+	}
+	return ends, ""
+}
+
+func lastDay(r *http.Request) string { return strings.TrimSpace(r.PostForm.Get("expires_on")) }
+
 // takeKey checks the key and stores it. The key is in no answer, whatever comes
 // of it.
 func (p *Pages) takeKey(w http.ResponseWriter, r *http.Request, v visit) {
 	key, ok := readKey(r)
+	ends, wrong := p.whenItEnds(r, v)
 	if !ok {
-		p.show(w, r, p.refusedKey(v, outcome{Why: keyMisshapen}, nil))
+		wrong = keyMisshapen
+	}
+	if wrong != "" {
+		p.show(w, r, p.refusedKey(r, v, outcome{Why: wrong}, nil))
 		return
 	}
 	ctx := credstore.WithActor(r.Context(), credstore.ActorCustomer)
 	conn, err := p.Grants.SetKey(ctx, refresh.KeyGrant{
-		ConnectionID: v.conn().ID, Key: key, Scopes: p.Scopes, LinkToken: v.token,
+		ConnectionID: v.conn().ID, Key: key, ExpiresAt: ends, Scopes: p.Scopes, LinkToken: v.token,
 		AllowOtherCompany:  v.link.AllowOtherCompany,
 		AllowSharedCompany: v.link.AllowSharedCompany,
 	})
 	o, lacking := outcomeForKey(err)
 	if o.Why != "" {
-		p.show(w, r, p.refusedKey(v, p.giveUp(ctx, v, o, err.Error()), lacking))
+		p.show(w, r, p.refusedKey(r, v, p.giveUp(ctx, v, o, err.Error()), lacking))
 		return
 	}
 	if o.Connected {
@@ -130,8 +155,9 @@ func outcomeForKey(err error) (outcome, []string) {
 	return outcomeFor(err), nil
 }
 
-// refusedKey is the form once more, with what is wrong.
-func (p *Pages) refusedKey(v visit, o outcome, lacking []string) view {
+// refusedKey is the form once more, with what is wrong. The day can stay in it; the
+// key cannot.
+func (p *Pages) refusedKey(r *http.Request, v visit, o outcome, lacking []string) view {
 	n := p.names(v)
 	n.got, n.here, n.there = o.Got, p.here(), p.there()
 	words := p.words[o.Why]
@@ -143,6 +169,13 @@ func (p *Pages) refusedKey(v visit, o outcome, lacking []string) view {
 	page.Problem, page.Says, page.Do = n.in(words.heading), n.in(words.says), n.in(words.do)
 	page.Title = page.Problem + " – " + page.Heading
 	page.Missing = permissionsOf(lacking)
+	page.BadDay = o.Why == notADay || o.Why == keyOver
+	// What is no day may be the key, in the wrong field.
+	if day := lastDay(r); day != "" {
+		if _, err := refresh.KeyEnds(day); err == nil {
+			page.LastDay = day
+		}
+	}
 	return page
 }
 

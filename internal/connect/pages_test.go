@@ -98,6 +98,59 @@ func TestKeyErrorsAreTold(t *testing.T) {
 	}
 }
 
+// TestLastDayOfAKey: it is stored with the key, so that somebody is told in time. What
+// is no day may be the key in the wrong field, and is not shown again.
+func TestLastDayOfAKey(t *testing.T) {
+	ends := func(year int, month time.Month, day int) time.Time {
+		return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+	}
+	for _, test := range []struct {
+		kind credstore.Kind
+		day  string
+		want time.Time // zero: none
+		says string    // empty: it is stored
+	}{
+		{credstore.StandaloneKey, " 2099-12-31", ends(2100, time.January, 1), ""},
+		{credstore.StandaloneKey, "", time.Time{}, ""},
+		{credstore.StandaloneKey, "31.12.2099", time.Time{}, "This is not a day"},
+		{credstore.StandaloneKey, keyCanary, time.Time{}, "This is not a day"},
+		{credstore.StandaloneKey, "2001-01-01", time.Time{}, "This day is over"},
+		{credstore.IntegratedKey, "2099-12-31", time.Time{}, ""}, // which was not asked
+	} {
+		o := opened(t, elsewhere, nil)
+		link, alice := o.link(o.connection("acme", test.kind)), o.person()
+		asked := strings.Contains(alice.send("GET", link, "").Body.String(), "expires_on")
+		if asked != (test.kind == credstore.StandaloneKey) {
+			t.Errorf("%s: the page asks for the last day: %v", test.kind, asked)
+		}
+		w := alice.send("POST", link, url.Values{"key": {keyCanary}, "expires_on": {test.day}}.Encode())
+		if test.says != "" {
+			wantText(t, w.Body.String(), test.says, `aria-invalid="true"`)
+		}
+		if strings.Contains(w.Body.String(), keyCanary) || len(o.pleo.keys) > 0 && test.says != "" {
+			t.Errorf("%q: %d keys were given on, and the page is:\n%s", test.day, len(o.pleo.keys), w.Body)
+		}
+		if test.says == "" && (len(o.pleo.keys) != 1 || !o.pleo.keys[0].ExpiresAt.Equal(test.want)) {
+			t.Errorf("%q: given on as %+v, want its end at %v", test.day, o.pleo.keys, test.want)
+		}
+	}
+}
+
+// TestLastDayStaysWhereTheKeyWasWrong: and so does the focus on the key.
+func TestLastDayStaysWhereTheKeyWasWrong(t *testing.T) {
+	o := opened(t, elsewhere, nil)
+	o.pleo.err = pleo.ErrUnauthorized
+	form := url.Values{"key": {keyCanary}, "expires_on": {"2099-12-31"}}.Encode()
+	w := o.person().send("POST", o.link(o.connection("acme", credstore.StandaloneKey)), form)
+	wantText(t, w.Body.String(), "Pleo does not know this key", `value="2099-12-31"`)
+	// A key in the place of the day, and none in its own.
+	form = url.Values{"key": {""}, "expires_on": {keyCanary}}.Encode()
+	w = o.person().send("POST", o.link(o.connection("beta", credstore.StandaloneKey)), form)
+	if wantText(t, w.Body.String(), "This is not an API key"); strings.Contains(w.Body.String(), keyCanary) {
+		t.Errorf("the page shows the key:\n%s", w.Body)
+	}
+}
+
 func TestKeysAreTidied(t *testing.T) {
 	o := opened(t, elsewhere, nil)
 	id := o.connection("acme", credstore.IntegratedKey)

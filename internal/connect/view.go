@@ -117,6 +117,10 @@ type view struct {
 	Steps           []step
 	Until           string
 
+	Ends    bool   // whether a key is asked for its last day
+	LastDay string // of a key, as it was given before
+	BadDay  bool   // the problem is the day
+
 	Problem  string // of a key: what is wrong with it, in a few words
 	Says, Do string
 	Again    bool   // the link can be tried again

@@ -30,6 +30,8 @@ const (
 	keyUnknown   why = "key_refused"
 	keyElsewhere why = "key_of_another_environment"
 	keyTooNarrow why = "key_without_permissions"
+	keyOver      why = "key_expired"
+	notADay      why = "bad_date"
 
 	linkUsed     why = "link_used"
 	linkExpired  why = "link_expired"
@@ -108,6 +110,12 @@ func badKeyWordings() map[why]wording {
 		keyElsewhere: {http.StatusUnprocessableEntity, "This key is for another Pleo",
 			"The key works, but not here: {brand} uses {here}, and the key is for {there}. It was not stored.",
 			"Make a key in {here}, by the steps below."},
+		keyOver: {http.StatusUnprocessableEntity, "This day is over",
+			"A key whose last day has passed does not work any more. It was not stored.",
+			"Correct the day, and paste the key once more. If the day is right, make a new key in Pleo by the steps below."},
+		notADay: {http.StatusUnprocessableEntity, "This is not a day",
+			"The last day of the key could not be read. The key was not stored.",
+			"Write the day like 2031-01-31 or leave it out, and paste the key once more."},
 		keyTooNarrow: {http.StatusUnprocessableEntity, "This key does not allow enough",
 			"The key works, but {brand} also needs the permissions below. It was not stored.",
 			"Make a new key in Pleo with all the permissions, and paste that one."},

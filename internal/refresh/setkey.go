@@ -28,6 +28,16 @@ type KeyGrant struct {
 	AllowSharedCompany bool
 }
 
+// KeyEnds returns when a key ends whose last day is given, such as 2031-01-31: with
+// that day, in UTC.
+func KeyEnds(day string) (time.Time, error) {
+	last, err := time.Parse(time.DateOnly, day)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the last day of a key: %w", err)
+	}
+	return last.AddDate(0, 0, 1), nil
+}
+
 // ErrKeyElsewhere says that a key is not known to the API, but to that of Pleo's
 // other environment. It is not a [pleo.ErrUnauthorized].
 var ErrKeyElsewhere = errors.New("the key belongs to Pleo's other environment")
