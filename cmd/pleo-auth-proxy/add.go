@@ -20,6 +20,7 @@ type addFlags struct {
 	kind    string
 	tenant  string
 	keyFile string
+	expires string
 	shared  bool
 	offline bool
 }
@@ -49,6 +50,7 @@ not accept is stored all the same, with a warning.`,
 	cmd.Flags().StringVar(&f.kind, "kind", "", "the `KIND` of credential: oauth, integrated_key or standalone_key (required)")
 	cmd.Flags().StringVar(&f.tenant, "external-tenant", "", "what the other system calls the customer")
 	cmd.Flags().StringVar(&f.keyFile, "key-file", "", "a `FILE` that holds the API key; - for standard input")
+	cmd.Flags().StringVar(&f.expires, "expires", "", expiresUsage)
 	cmd.Flags().BoolVar(&f.shared, "allow-shared-company", false, sharedUsage)
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "do not ask the API for the company")
 	return cmd
@@ -66,6 +68,13 @@ func (p *program) newConnection(name string, f addFlags) (credstore.NewConnectio
 		return credstore.NewConnection{}, err
 	}
 	n := credstore.NewConnection{Name: name, Kind: kind, ExternalTenant: f.tenant, SharedCompany: f.shared}
+	ends, err := parseDate(f.expires)
+	if err != nil {
+		return n, err
+	}
+	if f.keyFile == "" && f.expires != "" {
+		return n, errors.New("--expires is for a key, which --key-file names")
+	}
 	if f.keyFile != "" {
 		if !kind.IsKey() {
 			return n, errors.New("--key-file is for connections that have a key; kind oauth starts pending, or comes by connections import")
@@ -74,7 +83,7 @@ func (p *program) newConnection(name string, f addFlags) (credstore.NewConnectio
 		if err != nil {
 			return n, err
 		}
-		n.Credential = &credstore.FirstCredential{APIKey: key}
+		n.Credential = &credstore.FirstCredential{APIKey: key, ExpiresAt: ends}
 	}
 	return n, checkNewConnection(n)
 }

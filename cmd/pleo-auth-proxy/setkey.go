@@ -48,12 +48,14 @@ so that the customer can end the old key at any time.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.keyFile, "key-file", "-", "a `FILE` that holds the API key; - for standard input")
-	flags.StringVar(&f.expires, "expires", "", "when the key ends, as a `DATE` such as 2031-01-31 or 2031-01-31T15:04:05Z; you are reminded before")
+	flags.StringVar(&f.expires, "expires", "", expiresUsage)
 	flags.BoolVar(&f.next, "next", false, "use the key once the present one is refused")
 	flags.BoolVar(&f.other, "allow-other-company", false, "let the connection move to another Pleo company")
 	flags.BoolVar(&f.shared, "allow-shared-company", false, sharedUsage)
 	return cmd
 }
+
+const expiresUsage = "when the key ends, as a `DATE` such as 2031-01-31 or 2031-01-31T15:04:05Z; you are reminded before"
 
 // newKey returns what the flags ask for. Its errors are wrong usage.
 func (p *program) newKey(f setKeyFlags) (refresh.KeyGrant, error) {
