@@ -17,7 +17,7 @@ var (
 	// ErrUnauthorized says that the API answered 401: the credential is not good.
 	ErrUnauthorized = errors.New("the API does not accept the credential")
 
-	errNoIdentity = errors.New("introspecting a credential: the answer does not name one")
+	errNoIdentity = errors.New("the answer does not say what it was asked for")
 )
 
 // StatusError is an answer with a status that is no good to us and that says
@@ -79,6 +79,11 @@ type Identity struct {
 	CompanyID       string // a UUID in lower case; empty for an organisation's credential
 }
 
+// IdentityOf returns what the URN of a company or organisation says.
+func IdentityOf(subject string) Identity {
+	return Identity{Subject: subject, CompanyID: companyOf(subject)}
+}
+
 // Company returns whom the credential belongs to, without a name.
 func (i Identity) Company() credstore.Company {
 	return credstore.Company{ID: i.CompanyID, Subject: i.Subject}
@@ -89,21 +94,27 @@ func (i Identity) Company() credstore.Company {
 // [ErrUnauthorized] when the API does not know the credential, and is a
 // *[StatusError] for any other status than 200.
 func (a *API) Introspect(ctx context.Context, authorization credstore.Secret) (Identity, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	resp, err := a.call(ctx, http.MethodGet, a.introspectURL, authorization)
-	if err != nil {
+	var answer introspection
+	if err := a.get(ctx, a.introspectURL, authorization, &answer); err != nil {
 		return Identity{}, fmt.Errorf("introspecting a credential: %w", err)
 	}
-	defer func() { _ = resp.Body.Close() }() // what was read counts
-	if resp.StatusCode != http.StatusOK {
-		return Identity{}, fmt.Errorf("introspecting a credential: %w", a.refusal(resp))
+	return answer.identity()
+}
+
+// Installed asks for whom the integration is installed, and returns the URN of the
+// company or organisation; empty if the answer does not say. Errors are as for
+// [API.Introspect]: 404 where nothing is installed.
+func (a *API) Installed(ctx context.Context, authorization credstore.Secret) (string, error) {
+	var answer struct {
+		Resource string `json:"resource"`
 	}
-	body, err := readBody(ctx, resp.Body)
-	if err != nil {
-		return Identity{}, fmt.Errorf("introspecting a credential: %w", err)
+	if err := a.get(ctx, a.installationURL, authorization, &answer); err != nil {
+		return "", fmt.Errorf("asking for whom the integration is installed: %w", err)
 	}
-	return identityFrom(body)
+	if !isSubject(answer.Resource) {
+		return "", nil
+	}
+	return answer.Resource, nil
 }
 
 // Uninstall uninstalls the integration at the company that the credential
@@ -128,29 +139,41 @@ func (a *API) Uninstall(ctx context.Context, authorization credstore.Secret) err
 // CompanyName returns what the company with the id is called, for a credential
 // that may know (scope companies:read). Errors are as for [API.Introspect].
 func (a *API) CompanyName(ctx context.Context, authorization credstore.Secret, companyID string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	resp, err := a.call(ctx, http.MethodGet, a.companiesURL.JoinPath(url.PathEscape(companyID)).String(), authorization)
-	if err != nil {
-		return "", fmt.Errorf("asking for the name of a company: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }() // what was read counts
-	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("asking for the name of a company: %w", a.refusal(resp))
-	}
-	body, err := readBody(ctx, resp.Body)
-	if err != nil {
-		return "", fmt.Errorf("asking for the name of a company: %w", err)
-	}
 	var answer struct {
 		Data struct {
 			Name string `json:"name"`
 		} `json:"data"`
 	}
-	if json.Unmarshal(body, &answer) != nil || len(answer.Data.Name) > maxCompanyName {
+	at := a.companiesURL.JoinPath(url.PathEscape(companyID)).String()
+	if err := a.get(ctx, at, authorization, &answer); err != nil {
+		return "", fmt.Errorf("asking for the name of a company: %w", err)
+	}
+	if len(answer.Data.Name) > maxCompanyName {
 		return "", errNoIdentity
 	}
 	return answer.Data.Name, nil
+}
+
+// get reads the JSON document at the address into v.
+func (a *API) get(ctx context.Context, address string, authorization credstore.Secret, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	resp, err := a.call(ctx, http.MethodGet, address, authorization)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // what was read counts
+	if resp.StatusCode != http.StatusOK {
+		return a.refusal(resp)
+	}
+	body, err := readBody(ctx, resp.Body)
+	if err != nil {
+		return err
+	}
+	if json.Unmarshal(body, v) != nil {
+		return errNoIdentity
+	}
+	return nil
 }
 
 const maxCompanyName = 256
@@ -185,35 +208,38 @@ func (a *API) refusal(resp *http.Response) error {
 	return &StatusError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, a.now())}
 }
 
-// identityFrom reads an introspection answer: an object wrapped in data.
-func identityFrom(body []byte) (Identity, error) {
-	var answer struct {
-		Data *struct {
-			AuthMethod      string `json:"authMethod"`
-			ClientID        string `json:"clientId"`
-			Scope           string `json:"scope"`
-			ApplicationName string `json:"applicationName"`
-			SubjectURN      string `json:"subjectURN"`
-		} `json:"data"`
+// introspection is an answer of the API's introspection: an object wrapped in data.
+type introspection struct {
+	Data *struct {
+		AuthMethod      string `json:"authMethod"`
+		ClientID        string `json:"clientId"`
+		Scope           string `json:"scope"`
+		ApplicationName string `json:"applicationName"`
+		SubjectURN      string `json:"subjectURN"`
+	} `json:"data"`
+}
+
+func (i introspection) identity() (Identity, error) {
+	d := i.Data
+	if d == nil {
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", errNoIdentity)
 	}
-	if json.Unmarshal(body, &answer) != nil || answer.Data == nil {
-		return Identity{}, errNoIdentity
-	}
-	d := answer.Data
-	return Identity{
-		AuthMethod:      d.AuthMethod,
-		ClientID:        d.ClientID,
-		Scope:           d.Scope,
-		ApplicationName: d.ApplicationName,
-		Subject:         d.SubjectURN,
-		CompanyID:       companyOf(d.SubjectURN),
-	}, nil
+	who := IdentityOf(d.SubjectURN)
+	who.AuthMethod, who.ClientID, who.Scope, who.ApplicationName = d.AuthMethod, d.ClientID, d.Scope, d.ApplicationName
+	return who, nil
 }
 
 const (
-	companyURN   = "urn:pleo:company:"
+	subjectURN   = "urn:pleo:"
+	companyURN   = subjectURN + "company:"
 	maxCompanyID = 64
+	maxSubject   = 256
 )
+
+// isSubject reports whether the text is a URN of somebody at Pleo.
+func isSubject(urn string) bool {
+	return len(urn) > len(subjectURN) && len(urn) <= maxSubject && strings.EqualFold(urn[:len(subjectURN)], subjectURN)
+}
 
 // companyOf returns the company that the URN names, or "" when it names
 // something else. Neither a URN's beginning nor a UUID depends on case

@@ -113,6 +113,36 @@ func TestIntrospectWithoutAnIdentity(t *testing.T) {
 	}
 }
 
+func TestInstalled(t *testing.T) {
+	const urn = "urn:pleo:company:0b9e6f1c-1111-4222-8333-444455556666"
+	for _, tt := range []struct {
+		name   string
+		status int
+		body   string
+		want   string
+		ok     bool
+	}{
+		{"installed", 200, `{"id":"i","resource":"` + urn + `","status":"ACTIVATED"}`, urn, true},
+		{"for nobody at Pleo", 200, `{"resource":"urn:isbn:1"}`, "", true},
+		{"not said", 200, `{}`, "", true},
+		{"page", 200, `<html>canary</html>`, "", false},
+		{"nothing installed", 404, ``, "", false},
+		{"not the credential", 401, ``, "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := record(t, answering(tt.status, tt.body))
+			got, err := newAPI(t, server.URL).Installed(t.Context(), credstore.NewSecret("Bearer "+sentToken))
+			if got != tt.want || (err == nil) != tt.ok {
+				t.Errorf("Installed = %q, %v, want %q, ok %v", got, err, tt.want, tt.ok)
+			}
+			assertNoSecret(t, err)
+			if r := server.requests(); len(r) != 1 || r[0].Method != http.MethodGet || r[0].Path != "/v1/installations/me" {
+				t.Errorf("requests %+v, want one GET of /v1/installations/me", r)
+			}
+		})
+	}
+}
+
 func TestUninstall(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -27,55 +27,90 @@ func (s *AuthorizationServer) Active(ctx context.Context, token credstore.Secret
 	if token.IsZero() {
 		return false, errNothingSend
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	var active bool
-	err := s.withSecret(func(secret credstore.Secret) (err error) {
-		active, err = s.activeWith(ctx, token, hint, secret)
-		return err
-	})
-	return active, err
+	info, err := s.introspect(ctx, token, hint)
+	return info.active, err
 }
 
-func (s *AuthorizationServer) activeWith(ctx context.Context, token credstore.Secret, hint string, secret credstore.Secret) (bool, error) {
+// Subject asks the authorization server whose the access token is, and returns
+// the URN of the company or organisation: empty if the token is not active, or
+// the answer does not say. Errors are as for [AuthorizationServer.Active].
+func (s *AuthorizationServer) Subject(ctx context.Context, accessToken credstore.Secret) (string, error) {
+	if accessToken.IsZero() {
+		return "", errNothingSend
+	}
+	info, err := s.introspect(ctx, accessToken, "access_token")
+	if !info.active {
+		return "", err
+	}
+	return info.subject, err
+}
+
+// tokenInfo is what introspection says of a token.
+type tokenInfo struct {
+	active  bool
+	subject string // a URN; empty: not said
+}
+
+func (s *AuthorizationServer) introspect(ctx context.Context, token credstore.Secret, hint string) (info tokenInfo, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err = s.withSecret(func(secret credstore.Secret) (err error) {
+		info, err = s.introspectWith(ctx, token, hint, secret)
+		return err
+	})
+	return info, err
+}
+
+func (s *AuthorizationServer) introspectWith(ctx context.Context, token credstore.Secret, hint string, secret credstore.Secret) (tokenInfo, error) {
 	form := url.Values{"token": {token.Reveal()}}
 	if hint != "" {
 		form.Set("token_type_hint", hint)
 	}
 	x, err := s.post(ctx, s.introspectURL, form, secret)
 	if err != nil {
-		return false, err
+		return tokenInfo{}, err
 	}
 	if x.answer == nil {
-		return false, fmt.Errorf("introspecting a token: %w", x.cause)
+		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", x.cause)
 	}
-	return x.answer.active(token, secret)
+	return x.answer.tokenInfo(token, secret)
 }
 
-// active says what the answer to an introspection request means.
-func (a *answer) active(sent ...credstore.Secret) (bool, error) {
+// tokenInfo says what the answer to an introspection request means.
+func (a *answer) tokenInfo(sent ...credstore.Secret) (tokenInfo, error) {
 	switch {
 	case a.status == http.StatusNotFound:
-		return false, ErrNoIntrospection
+		return tokenInfo{}, ErrNoIntrospection
 	case a.status == http.StatusUnauthorized:
 		// RFC 7662 section 2.3: the client is refused, with whatever body.
-		return false, &AnswerError{Class: ClientRefused, Status: a.status, Code: invalidClient, RetryAfter: a.retryAfter}
+		return tokenInfo{}, &AnswerError{Class: ClientRefused, Status: a.status, Code: invalidClient, RetryAfter: a.retryAfter}
 	case a.clientError():
-		return false, a.refusal(sent...)
+		return tokenInfo{}, a.refusal(sent...)
 	case a.status != http.StatusOK:
-		return false, &StatusError{Status: a.status, RetryAfter: a.retryAfter}
+		return tokenInfo{}, &StatusError{Status: a.status, RetryAfter: a.retryAfter}
 	case a.broken != nil:
-		return false, fmt.Errorf("introspecting a token: %w", a.broken)
+		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", a.broken)
 	}
-	return activeFrom(a.body)
+	return tokenInfoFrom(a.body)
 }
 
-func activeFrom(body []byte) (bool, error) {
-	var info struct {
+// tokenInfoFrom reads an answer (RFC 7662 section 2.2). Pleo names the subject in
+// a member of its own, and perhaps in sub.
+func tokenInfoFrom(body []byte) (tokenInfo, error) {
+	var answer struct {
 		Active *bool `json:"active"`
+		// Of whatever type: whether the token is active is the more important.
+		SubjectURN any `json:"urn:pleo:params:oauth:subject_urn"`
+		Sub        any `json:"sub"`
 	}
-	if json.Unmarshal(body, &info) != nil || info.Active == nil {
-		return false, errNotActive
+	if json.Unmarshal(body, &answer) != nil || answer.Active == nil {
+		return tokenInfo{}, errNotActive
 	}
-	return *info.Active, nil
+	info := tokenInfo{active: *answer.Active}
+	for _, said := range []any{answer.SubjectURN, answer.Sub} {
+		if urn, ok := said.(string); ok && info.subject == "" && isSubject(urn) {
+			info.subject = urn
+		}
+	}
+	return info, nil
 }

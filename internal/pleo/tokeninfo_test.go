@@ -21,6 +21,7 @@ func TestActive(t *testing.T) {
 	}{
 		{"active", 200, `{"active":true,"sub":"x","exp":1}`, true, true},
 		{"inactive", 200, `{"active":false}`, false, true},
+		{"odd beside it", 200, `{"active":true,"sub":7,"urn:pleo:params:oauth:subject_urn":["x"]}`, true, true},
 		{"not said", 200, `{"sub":"x"}`, false, false},
 		{"null", 200, `{"active":null}`, false, false},
 		{"text", 200, `{"active":"true"}`, false, false},
@@ -42,6 +43,36 @@ func TestActive(t *testing.T) {
 				t.Errorf("Active = %v, %v, want %v, ok %v", got, err, tt.active, tt.ok)
 			}
 			assertNoSecret(t, err)
+		})
+	}
+}
+
+func TestSubject(t *testing.T) {
+	const urn, other = "urn:pleo:company:0b9e6f1c-1111-4222-8333-444455556666", "urn:pleo:organisation:1"
+	for _, tt := range []struct {
+		name, body, want string
+		ok               bool
+	}{
+		{"as Pleo documents it", `{"active":true,"sub":"0b9e6f1c","urn:pleo:params:oauth:subject_urn":"` + urn + `"}`, urn, true},
+		{"in sub", `{"active":true,"sub":"` + other + `"}`, other, true},
+		{"Pleo's own member goes first", `{"active":true,"sub":"` + other + `","urn:pleo:params:oauth:subject_urn":"` + urn + `"}`, urn, true},
+		{"a bare id could be anybody's", `{"active":true,"sub":"0b9e6f1c-1111-4222-8333-444455556666"}`, "", true},
+		{"of nobody at Pleo", `{"active":true,"sub":"urn:isbn:1"}`, "", true},
+		{"too long", `{"active":true,"sub":"` + urn + strings.Repeat("x", maxSubject) + `"}`, "", true},
+		{"not said", `{"active":true}`, "", true},
+		{"of a token that is not active", `{"active":false,"sub":"` + urn + `"}`, "", true},
+		{"no answer", `{"sub":"` + urn + `"}`, "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := record(t, answering(200, tt.body))
+			got, err := newServer(t, server.URL).Subject(t.Context(), credstore.NewSecret(sentToken))
+			if got != tt.want || (err == nil) != tt.ok {
+				t.Errorf("Subject = %q, %v, want %q, ok %v", got, err, tt.want, tt.ok)
+			}
+			assertNoSecret(t, err)
+			if r := server.requests(); len(r) != 1 || r[0].Form.Get("token_type_hint") != "access_token" {
+				t.Errorf("requests %+v, want one about an access token", r)
+			}
 		})
 	}
 }
