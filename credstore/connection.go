@@ -87,8 +87,9 @@ type Connection struct {
 	CompanyName   string
 	Subject       string // the URN that introspection gave, e.g. urn:pleo:company:UUID
 	SharedCompany bool   // the company may be bound to other connections of this kind too
-	// Unproven: the credential comes from a consent whose company is not known
-	// to be CompanyID. It must not be sent before Identify has settled that.
+	// Unproven: the credential comes from a consent of which is not known whether
+	// the connection may have its company. It must not be sent before Identify has
+	// settled that.
 	Unproven       bool
 	ExternalTenant string
 	Scope          string // as granted, space-separated

@@ -59,7 +59,9 @@ type Replacement struct {
 	Scope      string          // empty: as before
 	// Company is whom the credential belongs to. Zero: that is not known, and a
 	// connection whose company was known is Unproven then.
-	Company   Company
+	Company Company
+	// Unproven has the connection be so: nobody could be asked.
+	Unproven  bool
 	LinkToken Secret // spent with it; empty: no link is
 	// AllowOtherCompany lets the connection move to another company than it
 	// belonged to.

@@ -71,7 +71,8 @@ type Store interface {
 	// Replace puts a new grant or key in the place of whatever credential is
 	// stored, also of none: version one higher, status active, and staged key,
 	// intent, request, refusal and last error gone. A connection that is disabled
-	// stays so. All other connect links of the connection end.
+	// stays so, unless for the company of the credential before and the new one's
+	// is known. All other connect links of the connection end.
 	//
 	// It returns ErrLeaseLost; ErrNotFound when the connection was removed; a
 	// [Conflict] of ErrTokenTaken or ErrCompanyBound; an [OtherCompanyError];
@@ -145,7 +146,7 @@ type Store interface {
 	// gone. Saving the same successor again is no error. Otherwise it returns
 	// ErrSuperseded. A connection that is disabled stays so. The parent may be
 	// that of a pending connection, see [State.Parent]. After a successor with
-	// Consent set a connection whose company was known is Unproven.
+	// Consent set the connection is Unproven.
 	Save(ctx context.Context, s Successor) (Connection, error)
 
 	// Condemn records that only a person can mend the connection, if the stored
@@ -186,7 +187,8 @@ type Store interface {
 	Retry(ctx context.Context, id string, at time.Time) error
 
 	// Identify records the company that introspection gave, and that it is not
-	// Unproven any more. A [Conflict] of ErrCompanyBound, and for one that is
+	// Unproven any more; a zero company, where there is none yet, that nobody
+	// names one. A [Conflict] of ErrCompanyBound, and for one that is
 	// Unproven an [OtherCompanyError], mean that the connection was disabled
 	// instead, with reason company_conflict.
 	Identify(ctx context.Context, id string, company Company) error

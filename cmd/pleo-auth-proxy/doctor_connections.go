@@ -140,7 +140,7 @@ func ailments() []ailment {
 		{gradeWarning, status(credstore.Degraded),
 			"cannot be refreshed at the moment", "see what is wrong with network and client above; it is tried again by itself"},
 		{gradeWarning, status(credstore.Disabled, credstore.ReasonCompany),
-			"was disabled: its credential belongs to a company that another connection is bound to", "find out which of the two is right, and remove the other one"},
+			"was disabled: its credential belongs to a company that another connection is bound to", "have the right company connected by way of pleo-auth-proxy connect NAME, or find out which of the two is right and remove the other one"},
 		{gradeNote, status(credstore.Disabled), "is disabled", "where that is not meant: pleo-auth-proxy connections enable NAME"},
 		{gradeNote, status(credstore.Pending), "has no credential yet", "have the customer give consent, or enter a key, by way of pleo-auth-proxy connect NAME"},
 		{gradeWarning, isOverdue, "has not been refreshed for two weeks, and refresh tokens live about 60 days", "keep a server running: it refreshes each connection every week"},

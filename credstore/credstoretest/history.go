@@ -256,7 +256,7 @@ func testHistoryOfCompany(t *testing.T, data Data) {
 	bound := create(t, s, pair("bound"))
 	err := s.Identify(t.Context(), bound.ID, credstore.Company{ID: "c-1"})
 	wantConflict(t, "Identify with a bound company", err, credstore.ErrCompanyBound, "acme")
-	wantHistory(t, s, bound.ID, 1, credstore.EventDisabled)
+	wantHistory(t, s, bound.ID, 1, credstore.EventDisabled, credstore.EventReauthorization)
 }
 
 func testDisable(t *testing.T, data Data) {

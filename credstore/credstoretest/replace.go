@@ -253,9 +253,15 @@ func testSaveOnPending(t *testing.T, data Data) {
 	n := next(parent, "1")
 	n.Consent = true
 	for range 2 {
-		if got := save(t, s, n); got.Version != 1 || got.Status != credstore.Active || got.Unproven {
-			t.Errorf("Save = %+v, want version 1, active", got)
+		if got := save(t, s, n); got.Version != 1 || got.Status != credstore.Active || !got.Unproven {
+			t.Errorf("Save = %+v, want version 1, active, and its company unproven", got)
 		}
+	}
+	if err := s.Identify(t.Context(), c.ID, credstore.Company{}); err != nil {
+		t.Errorf("Identify where nobody names a company: %v", err)
+	}
+	if got := read(t, s, c.ID).Connection; got.Unproven || got.Status != credstore.Active || !got.Company().IsZero() {
+		t.Errorf("after Identify with no company: %+v, want it active, proven and without one", got)
 	}
 	if got := read(t, s, c.ID).Credential; !got.RefreshToken.Equal(n.RefreshToken) || got.ConnectionID != c.ID {
 		t.Errorf("credential = %+v, want the pair", got)
@@ -306,6 +312,44 @@ func testSaveConsent(t *testing.T, data Data) {
 			t.Error("a proven grant left the connection unproven")
 		}
 		release(t, l)
+	}
+}
+
+// testCompanyConflictEnds: a connection that was disabled for the company of its
+// credential is in use again once it has one of a company that it may have. One
+// that an operator has disabled is not.
+func testCompanyConflictEnds(t *testing.T, data Data) {
+	s := data.Open(t)
+	taken := pair("taken")
+	taken.Company.ID = "c-1"
+	create(t, s, taken)
+	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
+	first := next(read(t, s, c.ID).Parent(), "1")
+	first.Consent = true
+	save(t, s, first)
+	wantErr(t, "Identify", s.Identify(t.Context(), c.ID, credstore.Company{ID: "c-1"}), credstore.ErrCompanyBound)
+	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompany {
+		t.Fatalf("after a conflict: %+v, want it disabled for its company", got)
+	}
+	l := acquire(t, s, c.ID, "me")
+	defer release(t, l)
+	if got := replace(t, s, l, grant("2")); got.Status != credstore.Disabled {
+		t.Errorf("after a credential of nobody knows whom: %+v, want it still disabled", got)
+	}
+	g := grant("3")
+	g.Company = credstore.Company{ID: "c-2"}
+	if got := replace(t, s, l, g); got.Status != credstore.Active || got.Reason != "" || got.Unproven || got.CompanyID != "c-2" {
+		t.Errorf("after one of its own company: %+v, want it active", got)
+	}
+	wantHistory(t, s, c.ID, 1, credstore.EventConnected, credstore.EventDisabled, credstore.EventReauthorization,
+		credstore.EventConnected, credstore.EventRecovered)
+	if err := s.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
+		t.Fatal(err)
+	}
+	g = grant("4")
+	g.Company = credstore.Company{ID: "c-2"}
+	if got := replace(t, s, l, g); got.Status != credstore.Disabled || got.Reason != credstore.ReasonOperator {
+		t.Errorf("one that an operator has disabled is %s after a new credential, want disabled", got.Status)
 	}
 }
 

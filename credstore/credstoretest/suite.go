@@ -86,6 +86,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 
 		{"save onto nothing", testSaveOnPending},
 		{"save a consent", testSaveConsent},
+		{"company conflict ends", testCompanyConflictEnds},
 
 		{"replace", testReplace},
 		{"replace nothing", testReplacePending},

@@ -236,9 +236,7 @@ func (s *Store) Identify(ctx context.Context, id string, company credstore.Compa
 		}
 		conflict = checkIdentity(ctx, tx, c, company)
 		if errors.Is(conflict, credstore.ErrCompanyBound) || errors.Is(conflict, credstore.ErrOtherCompany) {
-			return s.disable(ctx, tx, id, credstore.ReasonCompany, credstore.Event{
-				Type: credstore.EventDisabled, Message: conflict.Error(),
-			})
+			return s.shutOut(ctx, tx, id, conflict)
 		}
 		if conflict != nil {
 			return conflict
@@ -251,9 +249,23 @@ func (s *Store) Identify(ctx context.Context, id string, company credstore.Compa
 	return fmt.Errorf("%s: %w", doing, conflict)
 }
 
+// shutOut disables a connection whose credential belongs to a company that it may
+// not have. Only a person can mend that, who is told.
+func (s *Store) shutOut(ctx context.Context, tx *sql.Tx, id string, why error) error {
+	e := credstore.Event{Type: credstore.EventDisabled, Message: why.Error()}
+	if err := s.disable(ctx, tx, id, credstore.ReasonCompany, e); err != nil {
+		return err
+	}
+	c, err := connectionWithID(ctx, tx, id)
+	if err != nil {
+		return err
+	}
+	return s.alarm(ctx, tx, c, credstore.Event{Type: credstore.EventReauthorization, Code: credstore.ReasonCompany, Message: why.Error()})
+}
+
 // checkIdentity says why the connection cannot have the company.
 func checkIdentity(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
-	if c.Unproven && !c.Company().Same(company) {
+	if c.Unproven && !c.Company().IsZero() && !c.Company().Same(company) {
 		return &credstore.OtherCompanyError{Have: c.Company(), Got: company}
 	}
 	if c.SharedCompany {
@@ -263,7 +275,7 @@ func checkIdentity(ctx context.Context, tx *sql.Tx, c credstore.Connection, comp
 }
 
 func (s *Store) learnCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
-	if err := setCompany(ctx, tx, c, company); err != nil || c.Company().Same(company) {
+	if err := setCompany(ctx, tx, c, company); err != nil || company.IsZero() || c.Company().Same(company) {
 		return err
 	}
 	return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventCompanyLearned, Message: cmp.Or(company.Name, company.ID, company.Subject)})

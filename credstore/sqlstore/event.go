@@ -92,6 +92,12 @@ func (s *Store) recordAlarm(ctx context.Context, tx *sql.Tx, c credstore.Connect
 	if f := c.LastError; f != nil {
 		e.Code, e.Message = f.Code, f.Message
 	}
+	return s.alarm(ctx, tx, c, e)
+}
+
+// alarm records that the connection needs a person. Subscribers are not told
+// again before that has ended.
+func (s *Store) alarm(ctx context.Context, tx *sql.Tx, c credstore.Connection, e credstore.Event) error {
 	first, err := affected(tx.ExecContext(ctx, `UPDATE connections SET alarmed = 1 WHERE id = $1 AND alarmed = 0`, c.ID))
 	if err != nil {
 		return err

@@ -72,6 +72,9 @@ func (s *Store) replace(ctx context.Context, tx *sql.Tx, id string, r credstore.
 	if err != nil {
 		return before, err
 	}
+	if err := admitAgain(ctx, tx, before, r); err != nil {
+		return before, err
+	}
 	after, err := s.putCredential(ctx, tx, before, r)
 	if err != nil {
 		return after, err
@@ -83,6 +86,16 @@ func (s *Store) replace(ctx context.Context, tx *sql.Tx, id string, r credstore.
 		}
 	}
 	return after, s.recordReplaced(ctx, tx, after)
+}
+
+// admitAgain takes back that the connection was disabled for the company of the
+// credential that is replaced now.
+func admitAgain(ctx context.Context, tx *sql.Tx, c credstore.Connection, r credstore.Replacement) error {
+	if c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompany || r.Company.IsZero() {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE connections SET status = own_status, reason = own_reason WHERE id = $1`, c.ID)
+	return err
 }
 
 // moveCompany gives the connection the company of its new credential, if it may
@@ -132,9 +145,9 @@ func (s *Store) putCredential(ctx context.Context, tx *sql.Tx, before credstore.
 			`+becomes(`'active'`, `''`)+`,
 			error_code = '', error_message = '', error_at = NULL, retry_at = NULL, requested_at = NULL,
 			unusual = 0, unusual_since = NULL, refused_at = NULL, 
-			unproven = CASE WHEN $6 = 0 AND company_id || subject <> '' THEN 1 ELSE 0 END
+			unproven = CASE WHEN $7 = 1 OR $6 = 0 AND company_id || subject <> '' THEN 1 ELSE 0 END
 		WHERE id = $1 RETURNING `+connectionColumns+`, number`,
-		before.ID, hash[:], millis(f.ExpiresAt), millis(obtained), r.Scope, asInt(!r.Company.IsZero()))
+		before.ID, hash[:], millis(f.ExpiresAt), millis(obtained), r.Scope, asInt(!r.Company.IsZero()), asInt(r.Unproven))
 	var number int64
 	after, err := scanConnection(row.Scan, &number)
 	if err != nil {

@@ -45,7 +45,7 @@ func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Succe
 			`+becomes(`$10`, `$11`)+`,
 			error_code = $12, error_message = $13, error_at = $14, retry_at = $15,
 			requested_at = NULL, unusual = 0, unusual_since = NULL, refused_at = NULL,
-			unproven = CASE WHEN $16 = 1 AND company_id || subject <> '' THEN 1 ELSE unproven END
+			unproven = CASE WHEN $16 = 1 THEN 1 ELSE unproven END
 		WHERE id = $1 AND version = $2 AND refresh_hash = $3 AND kind = 'oauth'
 		RETURNING `+connectionColumns+`, number, alarmed`,
 		n.Parent.ConnectionID, n.Parent.Version, n.Parent.RefreshHash[:],

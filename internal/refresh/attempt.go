@@ -303,18 +303,17 @@ func (a *attempt) fallBack(s *snapshot, now time.Time) error {
 // being looked at; done if it is the connection's own company's. A pair whose
 // access token has ended may be refreshed, and is looked at then.
 func (a *attempt) prove(ctx context.Context) (done bool, err error) {
-	value := pleo.AuthorizationValue(credstore.OAuth, a.state.Credential)
-	if !a.state.Connection.Unproven || value.IsZero() {
+	if !a.state.Connection.Unproven || a.state.Credential.AccessToken.IsZero() {
 		return false, nil
 	}
-	who, err := a.m.askWho(ctx, value)
+	found, err := a.m.whose(ctx, a.state.Connection, a.state.Credential)
 	if errors.Is(err, pleo.ErrUnauthorized) {
 		return false, nil
 	}
 	if err != nil {
 		return false, a.later(askAgain, err)
 	}
-	a.m.learn(ctx, a.e, value, who)
+	a.m.learn(ctx, a.e, found.company)
 	s := a.e.current.Load()
 	if s.good(a.m.Now()) {
 		return true, nil

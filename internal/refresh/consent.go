@@ -17,10 +17,6 @@ const (
 	// storePatience is how long a person waits for the store to take what they
 	// have given.
 	storePatience = 20 * time.Second
-	// A new token is asked about so often, so far apart, before it is given up to
-	// learn whose it is.
-	identifyTries = 3
-	identifyPause = time.Second
 )
 
 // ConsentGrant is a consent that a customer has given, and what is to be done
@@ -63,9 +59,10 @@ var (
 // grant wins, and then works detached from ctx: what the authorization server has
 // given is kept although nobody waits for it any more.
 //
-// Errors are those of Exchange, a [credstore.OtherCompanyError], a
-// [CompanyTakenError], those of [credstore.Store.Replace] about the link, and
-// *[Error]. After an error the connection has the credential that it had before.
+// Errors are those of Exchange, [ErrCompanyNotTold], a [credstore.OtherCompanyError],
+// a [CompanyTakenError], those of [credstore.Store.Replace] about the link, *[Error],
+// and why Pleo could not be asked whose the grant is; where there is no other
+// company's to be mixed up with, that leaves the connection Unproven instead. After an error the connection has the credential that it had before.
 // That is not certain where the store could not be reached in time: then the pair
 // waits in the spool.
 func (m *Manager) Consent(ctx context.Context, g ConsentGrant) (credstore.Connection, error) {
@@ -189,16 +186,16 @@ func expiryOf(t pleo.Tokens) time.Time {
 // keep puts the tokens into the store, if they are of a company that they may be
 // of.
 func (c *consent) keep(ctx context.Context, t pleo.Tokens) (credstore.Connection, error) {
-	credential := credstore.FirstCredential{AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, ExpiresAt: expiryOf(t)}
-	value := pleo.AuthorizationValue(credstore.OAuth, credstore.Credential{AccessToken: t.AccessToken})
-	who, err := c.m.askWho(ctx, value)
+	who, err := c.m.whose(ctx, c.state.Connection, credstore.Credential{AccessToken: t.AccessToken})
 	if err != nil && !c.state.Connection.Company().IsZero() {
 		// It might be another company's, so it is not used.
 		return credstore.Connection{}, fmt.Errorf("learning whose consent it is: %w", err)
 	}
 	r := credstore.Replacement{
-		Credential: credential, ObtainedAt: t.SentAt, Scope: cmp.Or(who.Scope, t.Scope),
-		Company:            c.m.companyOf(ctx, value, who, c.state.Connection),
+		Credential: credstore.FirstCredential{AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, ExpiresAt: expiryOf(t)},
+		ObtainedAt: t.SentAt, Scope: cmp.Or(who.scope, t.Scope),
+		Company:            who.company,
+		Unproven:           err != nil,
 		LinkToken:          c.grant.LinkToken,
 		AllowOtherCompany:  c.grant.AllowOtherCompany,
 		AllowSharedCompany: c.grant.AllowSharedCompany,
@@ -207,7 +204,10 @@ func (c *consent) keep(ctx context.Context, t pleo.Tokens) (credstore.Connection
 	if err != nil {
 		return conn, taken(r.Company, err)
 	}
-	c.m.replaced(conn, r)
+	e := c.m.replaced(conn, r)
+	if conn.Unproven {
+		c.m.fly(e, why{version: conn.Version, ahead: true}) // which asks until it is told
+	}
 	c.m.oracle.calibrate(t.RefreshToken)
 	return conn, nil
 }
@@ -261,7 +261,7 @@ func passing(err error) bool {
 }
 
 // replaced brings memory up to date with what the store has taken.
-func (m *Manager) replaced(conn credstore.Connection, r credstore.Replacement) {
+func (m *Manager) replaced(conn credstore.Connection, r credstore.Replacement) *entry {
 	e := m.admit(credstore.State{
 		Connection: conn,
 		Credential: credstore.Credential{
@@ -272,43 +272,7 @@ func (m *Manager) replaced(conn credstore.Connection, r credstore.Replacement) {
 	})
 	e.proven.Store(conn.Version)
 	m.arm(e, nil)
-}
-
-// askWho asks the API whose credential it is, more than once where it does not
-// answer.
-func (m *Manager) askWho(ctx context.Context, authorization credstore.Secret) (pleo.Identity, error) {
-	if m.API == nil {
-		return pleo.Identity{}, errNobodyToAsk
-	}
-	for try := 1; ; try++ {
-		who, err := m.API.Introspect(ctx, authorization)
-		if err == nil || errors.Is(err, pleo.ErrUnauthorized) || try == identifyTries {
-			return who, err
-		}
-		if pause(ctx, identifyPause) != nil {
-			return who, err
-		}
-	}
-}
-
-var errNobodyToAsk = errors.New("there is no API to ask")
-
-// namer is an [API] that also knows what companies are called.
-type namer interface {
-	CompanyName(ctx context.Context, authorization credstore.Secret, companyID string) (string, error)
-}
-
-// companyOf returns what is known of the company that the credential belongs to.
-// Its name is asked for, and may be kept from credentials that may not see it.
-func (m *Manager) companyOf(ctx context.Context, authorization credstore.Secret, who pleo.Identity, known credstore.Connection) credstore.Company {
-	company := who.Company()
-	if n, ok := m.API.(namer); ok && company.ID != "" {
-		company.Name, _ = n.CompanyName(ctx, authorization, company.ID) // pages then show the id
-	}
-	if company.Name == "" && company.Same(known.Company()) {
-		company.Name = known.CompanyName
-	}
-	return company
+	return e
 }
 
 // finish gives back what the consent holds. What is in the spool goes: the store

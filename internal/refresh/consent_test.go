@@ -227,14 +227,127 @@ func TestConsentOnceIntrospectionIsAway(t *testing.T) {
 			t.Errorf("version %d, want 1 as before", v)
 		}
 		grant, _ = w.consented(api, fresh.ID, "c3", nil)
-		if _, err := p.Consent(t.Context(), grant); err != nil {
-			t.Errorf("the first consent of a connection = %v, want it taken", err)
+		if c, err := p.Consent(t.Context(), grant); err != nil || !c.Unproven {
+			t.Errorf("the first consent of a connection = %+v, %v, want it taken and unproven", c, err)
 		}
+		_, err := p.Authorize(t.Context(), "fresh")
+		wantCode(t, err, ServerUnavailable) // it may be that of a company that another connection has
 		api.fail(nil)
-		expire()
+		time.Sleep(10 * time.Second)
+		if c := w.state(fresh.ID).Connection; c.Unproven || c.CompanyID != "c3" {
+			t.Errorf("once the API is back the connection is %+v, want its company known without a hand", c)
+		}
 		p.mustAuthorize("fresh")
 		time.Sleep(time.Second) // whoever asked goes on before all is tidied
 		wantEmpty(t, p.dir)
+	})
+}
+
+// TestConsentIsProvenBeforeItIsUsed: one that nobody could be asked about turns out
+// to be another connection's company's.
+func TestConsentIsProvenBeforeItIsUsed(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+		w.bound("first", "c1")
+		second := w.pending("second")
+		api.fail(&pleo.StatusError{Status: 503})
+		grant, _ := w.consented(api, second.ID, "c1", nil)
+		if _, err := p.Consent(t.Context(), grant); err != nil {
+			t.Fatal(err)
+		}
+		api.fail(nil)
+		time.Sleep(10 * time.Second)
+		if c := w.state(second.ID).Connection; c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompany {
+			t.Errorf("the connection is %s (%s), want it disabled for its company", c.Status, c.Reason)
+		}
+		_, err := p.Authorize(t.Context(), "second")
+		wantCode(t, err, ConnectionDisabled)
+		// The customer comes back, and chooses the right one.
+		grant, _ = w.consented(api, second.ID, "c2", nil)
+		if c, err := p.Consent(t.Context(), grant); err != nil || c.Status != credstore.Active || c.CompanyID != "c2" {
+			t.Errorf("a consent for another company = %+v, %v, want it active", c, err)
+		}
+		p.mustAuthorize("second")
+	})
+}
+
+// TestNobodySaysWhose: a grant or key of nobody knows whom does not take the place
+// of one whose company is known. It is taken where there is none, since Pleo need
+// not say.
+func TestNobodySaysWhose(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+		known, fresh := w.bound("known", "c1"), w.pending("fresh")
+		grant, _ := w.consented(api, known.ID, "", nil)
+		if _, err := p.Consent(t.Context(), grant); !errors.Is(err, ErrCompanyNotTold) {
+			t.Errorf("Consent = %v, want ErrCompanyNotTold", err)
+		}
+		if c := w.state(known.ID).Connection; c.Version != 1 || c.Unproven {
+			t.Errorf("the connection is %+v, want it as before", c)
+		}
+		p.mustAuthorize("known")
+		grant, _ = w.consented(api, fresh.ID, "", nil)
+		if c, err := p.Consent(t.Context(), grant); err != nil || c.Unproven {
+			t.Errorf("the first consent = %+v, %v, want it taken", c, err)
+		}
+		p.mustAuthorize("fresh")
+	})
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		api.saysNotWhose("other")
+		for _, next := range []bool{false, true} {
+			_, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("other"), Next: next})
+			if !errors.Is(err, ErrCompanyNotTold) {
+				t.Errorf("SetKey (next: %v) = %v, want ErrCompanyNotTold", next, err)
+			}
+		}
+		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") || w.state(conn.ID).Connection.Unproven {
+			t.Error("the key is not the one from before, or in doubt")
+		}
+	})
+}
+
+// TestOthersSayWhose: where the API's introspection is away or does not say, the
+// authorization server's may, and the installation.
+func TestOthersSayWhose(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		down error
+		tell func(w *world, api *keyAPI, tokens pleo.Tokens, subject string)
+	}{
+		{"the authorization server, while the API is away", &pleo.StatusError{Status: 503}, func(w *world, _ *keyAPI, tokens pleo.Tokens, subject string) {
+			w.server.names(tokens.AccessToken, subject)
+		}},
+		{"the authorization server", nil, func(w *world, _ *keyAPI, tokens pleo.Tokens, subject string) {
+			w.server.names(tokens.AccessToken, subject)
+		}},
+		{"the installation", nil, func(_ *world, api *keyAPI, tokens pleo.Tokens, subject string) {
+			api.installed["Bearer "+tokens.AccessToken.Reveal()] = subject
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+				conn := w.bound("acme", "c1")
+				for company, want := range map[string]error{"c2": credstore.ErrOtherCompany, "c1": nil} {
+					grant, tokens := w.consented(api, conn.ID, "", nil)
+					tt.tell(w, api, tokens, "urn:pleo:company:"+company)
+					api.fail(tt.down)
+					if _, err := p.Consent(t.Context(), grant); !errors.Is(err, want) {
+						t.Errorf("Consent for %s = %v, want %v", company, err, want)
+					}
+				}
+				if c := w.state(conn.ID).Connection; c.Version != 2 || c.CompanyID != "c1" || c.Unproven {
+					t.Errorf("the connection is %+v, want the second grant, and its company known", c)
+				}
+			})
+		})
+	}
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		api.saysNotWhose("other")
+		for company, want := range map[string]error{"c2": credstore.ErrOtherCompany, "c1": nil} {
+			api.installed[valueOf("other")] = "urn:pleo:company:" + company
+			_, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("other")})
+			if !errors.Is(err, want) {
+				t.Errorf("SetKey for %s = %v, want %v", company, err, want)
+			}
+		}
 	})
 }
 

@@ -42,12 +42,13 @@ type server struct {
 	most      int            // most requests of one grant under way at once
 	arrivals  []time.Time
 	asked     int
+	named     map[string]string // access token → whose introspection says it is
 }
 
 func newServer() *server {
 	return &server{
 		life: 15 * time.Minute, live: map[string]int{}, revoked: map[int]bool{},
-		owner: map[string]int{}, presented: map[string]int{}, inFlight: map[int]int{},
+		owner: map[string]int{}, presented: map[string]int{}, inFlight: map[int]int{}, named: map[string]string{},
 	}
 }
 
@@ -149,6 +150,19 @@ func (s *server) Active(_ context.Context, token credstore.Secret, _ string) (bo
 	s.asked++
 	grant, ok := s.live[token.Reveal()]
 	return ok && !s.revoked[grant], nil
+}
+
+// names makes introspection say whose the access token is.
+func (s *server) names(accessToken credstore.Secret, subject string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.named[accessToken.Reveal()] = subject
+}
+
+func (s *server) Subject(_ context.Context, accessToken credstore.Secret) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.named[accessToken.Reveal()], nil
 }
 
 // revokeAll ends every grant, as their users could.

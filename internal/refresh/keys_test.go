@@ -19,10 +19,13 @@ type keyAPI struct {
 	down      error
 	asked     int
 	delay     time.Duration
-	scope     string // of everything; empty: not said
+	scope     string            // of everything; empty: not said
+	installed map[string]string // Authorization value → subject of its installation
 }
 
-func newKeyAPI() *keyAPI { return &keyAPI{companies: map[string]string{}} }
+func newKeyAPI() *keyAPI {
+	return &keyAPI{companies: map[string]string{}, installed: map[string]string{}}
+}
 
 func valueOf(key string) string {
 	return pleo.AuthorizationValue(credstore.IntegratedKey, credstore.Credential{APIKey: credstore.NewSecret(key)}).Reveal()
@@ -75,7 +78,27 @@ func (a *keyAPI) Introspect(_ context.Context, authorization credstore.Secret) (
 	if !ok {
 		return pleo.Identity{}, pleo.ErrUnauthorized
 	}
+	if company == "" {
+		return pleo.Identity{Scope: a.scope}, nil
+	}
 	return pleo.Identity{CompanyID: company, Subject: "urn:pleo:company:" + company, Scope: a.scope}, nil
+}
+
+// saysNotWhose makes the key good without saying whose it is.
+func (a *keyAPI) saysNotWhose(key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.companies[valueOf(key)] = ""
+}
+
+// Installed knows what was told to it.
+func (a *keyAPI) Installed(_ context.Context, authorization credstore.Secret) (string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if subject := a.installed[authorization.Reveal()]; subject != "" {
+		return subject, nil
+	}
+	return "", &pleo.StatusError{Status: 404}
 }
 
 // withKey runs f on a process that serves the connection "legacy" of company

@@ -71,12 +71,16 @@ func (m *memory) recordStatus(r *row) {
 		if c.LastError != nil {
 			e.Code, e.Message = c.LastError.Code, c.LastError.Message
 		}
-		m.record(r, e)
-		r.alarmed = true
+		m.alarm(r, e)
 	case c.Status == credstore.Active && r.alarmed:
 		m.record(r, credstore.Event{Type: credstore.EventRecovered})
 		r.alarmed = false
 	}
+}
+
+func (m *memory) alarm(r *row, e credstore.Event) {
+	m.record(r, e)
+	r.alarmed = true
 }
 
 func (m *memory) recordSaved(r *row, n credstore.Successor) {
@@ -234,11 +238,15 @@ func (r *row) setCompany(company credstore.Company) {
 
 func (m *memory) replace(r *row, n credstore.Replacement, override string) {
 	f, parent := n.Credential, r.Parent()
+	if c := &r.Connection; c.Status == credstore.Disabled && c.Reason == credstore.ReasonCompany && !n.Company.IsZero() {
+		c.Status, c.Reason = credstore.Active, ""
+	}
 	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
 	r.Connection.Unproven = !r.Connection.Company().IsZero()
 	if !n.Company.IsZero() {
 		r.setCompany(n.Company)
 	}
+	r.Connection.Unproven = r.Connection.Unproven || n.Unproven
 	r.saved = credstore.Successor{Parent: parent, AccessToken: f.AccessToken, RefreshToken: f.RefreshToken}
 	r.Credential = credstore.Credential{
 		ConnectionID: r.Connection.ID, Version: parent.Version + 1,

@@ -195,9 +195,7 @@ func (r *row) succeed(n credstore.Successor) {
 	c.AccessToken, c.RefreshToken, c.ExpiresAt, c.ObtainedAt = n.AccessToken, n.RefreshToken, n.ExpiresAt, n.ObtainedAt
 	c.RefusedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, n.ForcedAt
 	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
-	if n.Consent && !r.Connection.Company().IsZero() {
-		r.Connection.Unproven = true
-	}
+	r.Connection.Unproven = r.Connection.Unproven || n.Consent
 	r.activate(n.ExpiresAt)
 	if n.Setback == nil {
 		return

@@ -397,7 +397,7 @@ func (s *memoryStore) Identify(ctx context.Context, id string, company credstore
 	var conflict error
 	err := s.write(ctx, "identify", id, func(r *row) error {
 		c := &r.Connection
-		if c.Unproven && !c.Company().Same(company) {
+		if c.Unproven && !c.Company().IsZero() && !c.Company().Same(company) {
 			conflict = &credstore.OtherCompanyError{Have: c.Company(), Got: company}
 		} else if !c.SharedCompany {
 			conflict = s.unbound(id, c.Kind, company.ID)
@@ -405,9 +405,10 @@ func (s *memoryStore) Identify(ctx context.Context, id string, company credstore
 		if conflict != nil {
 			c.Status, c.Reason = credstore.Disabled, credstore.ReasonCompany
 			s.record(r, credstore.Event{Type: credstore.EventDisabled, Message: conflict.Error()})
+			s.alarm(r, credstore.Event{Type: credstore.EventReauthorization, Code: credstore.ReasonCompany, Message: conflict.Error()})
 			return nil //nolint:nilerr // that is recorded, and conflict returned
 		}
-		known := c.Company().Same(company)
+		known := company.IsZero() || c.Company().Same(company)
 		r.setCompany(company)
 		if !known {
 			s.record(r, credstore.Event{Type: credstore.EventCompanyLearned, Message: cmp.Or(company.Name, company.ID, company.Subject)})

@@ -162,7 +162,7 @@ func (a *attempt) saved(s credstore.Successor, r saveResult) error {
 	a.land(nil)
 	a.finish()
 	a.m.oracle.calibrate(s.RefreshToken)
-	a.m.identify(a.e)
+	a.m.identify(a.e, s.AccessToken)
 	return nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
 const (
@@ -215,31 +214,4 @@ func (m *Manager) takeUp(ctx context.Context, id string, w why) {
 		return
 	}
 	m.fly(e, w)
-}
-
-// identify learns the company of a connection that has none yet, or may have
-// another by now, from the API. It waits for the answer, but nobody waits for it.
-func (m *Manager) identify(e *entry) {
-	s := e.current.Load()
-	known := !s.conn.Company().IsZero() && !s.conn.Unproven
-	if m.API == nil || known || s.auth == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
-	defer cancel()
-	who, err := m.API.Introspect(ctx, s.auth.Value)
-	if err != nil {
-		return // the next refresh asks again
-	}
-	m.learn(ctx, e, s.auth.Value, who)
-}
-
-// learn records whose the connection's authorization is, and brings the entry up
-// to date.
-func (m *Manager) learn(ctx context.Context, e *entry, authorization credstore.Secret, who pleo.Identity) {
-	err := m.Store.Identify(ctx, e.id, m.companyOf(ctx, authorization, who, e.current.Load().conn))
-	if errors.Is(err, credstore.ErrCompanyBound) || errors.Is(err, credstore.ErrOtherCompany) {
-		m.logger(e).Error("the connection was disabled: its credential is of a company that it must not be of", errField(err))
-	}
-	_ = m.reread(ctx, e) // counted; the change notice reads again
 }

@@ -51,6 +51,8 @@ func (e *MissingScopesError) Error() string {
 	return "the key lacks the permissions " + strings.Join(e.Missing, " ")
 }
 
+var errNobodyToAsk = errors.New("there is no API to ask")
+
 var errNotKey = errors.New("the connection is not of a kind that has an API key")
 
 // SetKey asks the API about the key, and puts it in the place of whatever
@@ -58,8 +60,8 @@ var errNotKey = errors.New("the connection is not of a kind that has an API key"
 // works detached from ctx once the API has answered.
 //
 // A key that the API does not know is [pleo.ErrUnauthorized] or [ErrKeyElsewhere],
-// one that does not allow enough a [MissingScopesError], and one of another
-// company as for [Manager.Consent]. Where the API cannot be asked the key is not
+// one that does not allow enough a [MissingScopesError], one that might be anybody's
+// [ErrCompanyNotTold], and one of another company as for [Manager.Consent]. Where the API cannot be asked the key is not
 // stored, and the error says why. After an error the connection has the credential
 // that it had before.
 func (m *Manager) SetKey(ctx context.Context, g KeyGrant) (credstore.Connection, error) {
@@ -76,16 +78,19 @@ func (m *Manager) SetKey(ctx context.Context, g KeyGrant) (credstore.Connection,
 	if err != nil {
 		return credstore.Connection{}, err
 	}
-	company := m.companyOf(ctx, value, who, conn)
+	found, err := m.ownerOf(ctx, conn, value, credstore.Secret{}, who, nil)
+	if err != nil {
+		return credstore.Connection{}, err
+	}
 	return m.detached(ctx, func(ctx context.Context) (credstore.Connection, error) {
 		ctx, cancel := context.WithTimeout(ctx, storePatience)
 		defer cancel()
 		if g.Next {
-			return m.stageKey(ctx, g, company)
+			return m.stageKey(ctx, g, found.company)
 		}
 		return m.replaceKey(ctx, g, credstore.Replacement{
 			Credential: credstore.FirstCredential{APIKey: g.Key, ExpiresAt: g.ExpiresAt},
-			Scope:      who.Scope, Company: company, LinkToken: g.LinkToken,
+			Scope:      who.Scope, Company: found.company, LinkToken: g.LinkToken,
 			AllowOtherCompany: g.AllowOtherCompany, AllowSharedCompany: g.AllowSharedCompany,
 		})
 	})
