@@ -2,6 +2,7 @@ package connect
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -45,6 +46,7 @@ type puppet struct {
 	keys      []refresh.KeyGrant
 	err       error             // of the next exchange, grant or key
 	company   credstore.Company // whom grants and keys belong to
+	unproven  bool              // nobody can be asked whom
 }
 
 type exchanged struct{ code, verifier, redirectURI string }
@@ -97,7 +99,7 @@ func (p *puppet) replace(ctx context.Context, id string, r credstore.Replacement
 		return credstore.Connection{}, err
 	}
 	defer func() { _ = lease.Release() }()
-	r.Company = p.company
+	r.Company, r.Unproven = p.company, p.unproven
 	return p.store.Replace(ctx, lease, r)
 }
 
@@ -248,4 +250,35 @@ func wantText(t *testing.T, page string, texts ...string) {
 			t.Errorf("the page does not say %q:\n%s", text, page)
 		}
 	}
+}
+
+// TestCompanyConflictIsMendedByTheCustomer: a connection that was disabled since the
+// company of its credential is another connection's can be connected again. One that
+// an operator has switched off cannot.
+func TestCompanyConflictIsMendedByTheCustomer(t *testing.T) {
+	o := opened(t, elsewhere, nil)
+	first, second := o.connection("first", credstore.OAuth), o.connection("second", credstore.OAuth)
+	if err := o.store.Identify(t.Context(), first, credstore.Company{ID: "c-2"}); err != nil {
+		t.Fatal(err)
+	}
+	o.pleo.company, o.pleo.unproven = credstore.Company{}, true
+	alice := o.person()
+	page := alice.see(alice.comeBack(alice.begin(o.link(second)).Get("state")))
+	if wantText(t, page, "Access was given", "does not say at the moment which company"); strings.Contains(page, "is now connected") {
+		t.Errorf("a grant of nobody knows whom is told as connected:\n%s", page)
+	}
+	if err := o.store.Identify(t.Context(), second, credstore.Company{ID: "c-2"}); !errors.Is(err, credstore.ErrCompanyBound) {
+		t.Fatalf("Identify = %v, want a conflict", err)
+	}
+	link := o.link(second)
+	wantText(t, alice.send("GET", link, "").Body.String(), "is connected to Fjord Books already", "Tenant of second")
+	o.pleo.company, o.pleo.unproven = credstore.Company{ID: "c-1", Name: "Acme ApS"}, false
+	wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected", "Acme ApS")
+	if s := o.state(second).Connection.Status; s != credstore.Active {
+		t.Errorf("the connection is %s, want active", s)
+	}
+	if err := o.store.Disable(t.Context(), second, credstore.ReasonOperator); err != nil {
+		t.Fatal(err)
+	}
+	wantText(t, alice.send("GET", o.link(second), "").Body.String(), "This connection is switched off")
 }

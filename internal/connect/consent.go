@@ -37,6 +37,12 @@ func (n names) again(v visit) string {
 	if v.conn().Status == credstore.ReauthorizationRequired {
 		text = "Pleo no longer accepts the access that was given before, so nothing goes to or comes from Pleo until it is renewed. All settings stay as they are."
 	}
+	switch {
+	case v.shutOut() && v.company() != "":
+		return n.in("The company that was chosen last in Pleo is another one than {have}, so nothing goes to or comes from Pleo. Choose {have} this time.")
+	case v.shutOut():
+		return n.in("The company that was chosen last in Pleo is connected to {brand} already, so nothing goes to or comes from Pleo. Choose the one that belongs to {tenant}.")
+	}
 	if v.company() != "" && !v.link.AllowOtherCompany {
 		text += " Choose the same company in Pleo as before."
 	}

@@ -25,6 +25,17 @@ func (v visit) conn() credstore.Connection { return v.state.Connection }
 // tenant is what the customer calls the account that is connected.
 func (v visit) tenant() string { return cmp.Or(v.conn().ExternalTenant, v.conn().Name) }
 
+// switchedOff reports whether nothing is to be connected. One that was disabled for
+// the company of its credential can be given another.
+func (v visit) switchedOff() bool {
+	return v.conn().Status == credstore.Disabled && !v.shutOut()
+}
+
+// shutOut reports whether the company that was connected last is not to be.
+func (v visit) shutOut() bool {
+	return v.conn().Status == credstore.Disabled && v.conn().Reason == credstore.ReasonCompany
+}
+
 // company is the one in Pleo that the connection belongs to, if any.
 func (v visit) company() string {
 	return companyLabel(v.conn().Company())
@@ -70,7 +81,7 @@ func (p *Pages) showLink(w http.ResponseWriter, r *http.Request) {
 	v, err := p.find(r.Context(), r.PathValue("token"))
 	o := p.outcomeOf(r, v)
 	switch {
-	case v.conn().Status == credstore.Disabled:
+	case v.switchedOff():
 		p.show(w, r, p.stoppedAt(v, switchedOff))
 	case err == nil:
 		p.knowBrowser(w, r)
@@ -111,7 +122,7 @@ func (p *Pages) useLink(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		p.show(w, r, p.stoppedAt(v, reasonOf(err)))
-	case v.conn().Status == credstore.Disabled:
+	case v.switchedOff():
 		p.show(w, r, p.stoppedAt(v, switchedOff))
 	case !p.pace.allow(v.token):
 		p.show(w, r, p.stoppedAt(v, tooMany))
@@ -154,6 +165,10 @@ func (p *Pages) done(v visit) view {
 	page.Lead = p.names(v).in("{have} in Pleo is now connected to {tenant} in {brand}.")
 	if page.Company == "" {
 		page.Lead = p.names(v).in("Pleo is now connected to {tenant} in {brand}.")
+	}
+	if c.Unproven {
+		page.Heading = "Access was given"
+		page.Lead = p.names(v).in("Pleo does not say at the moment which company it is for, so {brand} waits until it does. You need not do anything.")
 	}
 	return page
 }
