@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
@@ -20,13 +21,14 @@ type actions struct {
 	links   *connect.Linker
 	checker refresh.Checker
 	api     *pleo.API
+	cfg     *config.Config
 }
 
 var _ admin.Actions = (*actions)(nil)
 
 // newActions makes actions; server is nil where there is none.
-func newActions(store credstore.Store, manager *refresh.Manager, links *connect.Linker, api *pleo.API, server *pleo.AuthorizationServer) *actions {
-	a := &actions{store: store, manager: manager, links: links, api: api, checker: refresh.Checker{Store: store, API: api}}
+func newActions(cfg *config.Config, store credstore.Store, manager *refresh.Manager, links *connect.Linker, api *pleo.API, server *pleo.AuthorizationServer) *actions {
+	a := &actions{cfg: cfg, store: store, manager: manager, links: links, api: api, checker: refresh.Checker{Store: store, API: api}}
 	if server != nil { // else the interface would hold something
 		a.checker.Server = server
 	}
@@ -36,7 +38,17 @@ func newActions(store credstore.Store, manager *refresh.Manager, links *connect.
 // Link implements [admin.Actions].
 func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (admin.Link, error) {
 	url, link, err := a.links.Open(ctx, c.ID, r)
-	return admin.Link{URL: credstore.NewSecret(url), ExpiresAt: link.ExpiresAt}, err
+	return admin.Link{URL: credstore.NewSecret(url), ExpiresAt: link.ExpiresAt}, notPossible(err)
+}
+
+// notPossible makes an error about a declared connection one that the admin listener
+// tells.
+func notPossible(err error) error {
+	var declared *declaredKeyError
+	if errors.As(err, &declared) {
+		return &admin.NotPossibleError{Why: "C" + declared.Error()[1:] + "."}
+	}
+	return err
 }
 
 // Check implements [admin.Actions].
@@ -72,6 +84,9 @@ func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstor
 
 // SetKey implements [admin.Actions].
 func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k admin.NewKey) (credstore.Connection, error) {
+	if err := checkNotDeclared(a.cfg, c.Name); err != nil {
+		return c, notPossible(err)
+	}
 	return a.manager.SetKey(ctx, refresh.KeyGrant{
 		ConnectionID: c.ID, Key: k.Key, Next: k.Next, ExpiresAt: k.ExpiresAt,
 		AllowOtherCompany: k.AllowOtherCompany, AllowSharedCompany: k.AllowSharedCompany,

@@ -83,7 +83,7 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	a, err := newAdmin(cfg, newActions(v.store, manager, links, api, server), registry, log.Named("admin"), ready)
+	a, err := newAdmin(cfg, newActions(cfg, v.store, manager, links, api, server), registry, log.Named("admin"), ready)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +208,7 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.Linke
 		Registerer:              registry,
 	}
 	if showsLinks(cfg) {
-		c.ConnectLink = links.Link
+		c.ConnectLink = linkUnlessDeclared(links)
 	}
 	if cfg.Proxy.AccessLog {
 		c.AccessLog = log.Named("access")

@@ -80,9 +80,9 @@ func readUpTo(path string, limit int64) ([]byte, error) {
 }
 
 // newLinker returns what makes connect links.
-func newLinker(cfg *config.Config, store connect.LinkStore) *connect.Linker {
+func newLinker(cfg *config.Config, store credstore.Store) *connect.Linker {
 	return connect.NewLinker(connect.LinkerConfig{
-		Store: store, PublicURL: cfg.Connect.PublicURL,
+		Store: undeclaredLinks{store, cfg}, PublicURL: cfg.Connect.PublicURL,
 		TTL: cfg.Connect.LinkTTL, ReturnURLs: cfg.Connect.ReturnURLs,
 	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
@@ -97,6 +98,57 @@ func (d *declared) start(ctx context.Context) error {
 		d.log.Warn("the names of declared connections could not be recorded", zap.Error(err))
 	}
 	return nil
+}
+
+// declaredKeyError says that a connection has its key from the configuration. One that
+// somebody gives it otherwise would be gone after the next start.
+type declaredKeyError struct{ name string }
+
+func (e *declaredKeyError) Error() string {
+	return fmt.Sprintf("connection %q has its key from the configuration (connections), which wins: replace it there", e.name)
+}
+
+// checkNotDeclared returns a *declaredKeyError for a connection that the
+// configuration declares.
+func checkNotDeclared(cfg *config.Config, name string) error {
+	if slices.ContainsFunc(cfg.Connections, func(c config.Declared) bool { return c.Name == name }) {
+		return &declaredKeyError{name}
+	}
+	return nil
+}
+
+// undeclaredLinks is a store that makes links for connections that are not
+// declared.
+type undeclaredLinks struct {
+	credstore.Store
+	cfg *config.Config
+}
+
+// OpenLink implements [connect.LinkStore].
+func (s undeclaredLinks) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
+	if len(s.cfg.Connections) > 0 {
+		state, err := s.Read(ctx, id)
+		if err == nil {
+			err = checkNotDeclared(s.cfg, state.Connection.Name)
+		}
+		if err != nil {
+			return credstore.Secret{}, credstore.Link{}, err
+		}
+	}
+	return s.Store.OpenLink(ctx, id, r)
+}
+
+// linkUnlessDeclared returns what clients are told where a person can mend a
+// connection: nothing of a declared one, which no page can mend.
+func linkUnlessDeclared(links *connect.Linker) func(ctx context.Context, id string, version int64) (string, error) {
+	return func(ctx context.Context, id string, version int64) (string, error) {
+		link, err := links.Link(ctx, id, version)
+		var declared *declaredKeyError
+		if errors.As(err, &declared) {
+			return "", nil
+		}
+		return link, err
+	}
 }
 
 // declaredFact is the name of the fact that holds, in JSON, the names of the

@@ -178,6 +178,23 @@ func TestConfigurationDecidesAboutDeclaredKeys(t *testing.T) {
 			t.Errorf("serve exits %d, want 2 and both names:\n%s", code, stderr)
 		}
 	})
+	t.Run("another key would be gone after the next start", func(t *testing.T) {
+		w.declare(k, dataDir, `connect: {listen: "127.0.0.1:0", public_url: "http://127.0.0.1:1"}`)
+		const want = `connection "acme" has its key from the configuration`
+		for _, command := range [][]string{{"connections", "set-key", "acme"}, {"connections", "set-key", "acme", "--next"}, {"connect", "acme"}} {
+			if code, _, stderr := w.run(k.Value, command...); code != exitFailed || !strings.Contains(stderr, want) {
+				t.Errorf("%s exits %d, want 1 and where the key is:\n%s", strings.Join(command, " "), code, stderr)
+			}
+		}
+		p := w.serve()
+		b := w.adminAPI(p)
+		for path, body := range map[string]string{"/acme/key": `{"api_key":"k"}`, "/acme/link": "{}"} {
+			if got := b.ask("POST", path, body, http.StatusConflict, nil); !strings.Contains(got, "has its key from the configuration") {
+				t.Errorf("POST %s is answered %s", path, got)
+			}
+		}
+		p.stop()
+	})
 	t.Run("one that is not declared any more stays", func(t *testing.T) {
 		w.write("config.yaml", strings.Replace(configFor(w.sim, w.url, filepath.Join(w.dir, "data")), "oauth:", "#", 1))
 		p := w.serve()

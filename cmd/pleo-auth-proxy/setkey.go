@@ -96,6 +96,9 @@ func (p *program) setKey(ctx context.Context, name string, g refresh.KeyGrant) e
 	}
 	m, err := p.keyManager(cfg, store)
 	if err == nil {
+		err = checkNotDeclared(cfg, name)
+	}
+	if err == nil {
 		err = p.setKeyBy(ctx, m, name, g)
 	}
 	return errors.Join(err, store.Close())
@@ -125,9 +128,12 @@ func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string,
 	if err := checkCredential(c.Kind, &credstore.FirstCredential{APIKey: g.Key}); err != nil {
 		return err
 	}
+	if g.Next && c.Version == 0 {
+		return fmt.Errorf("connection %q has no key yet that another could follow; leave --next out", name)
+	}
 	g.ConnectionID = c.ID
 	if c, err = m.SetKey(ctx, g); err != nil {
-		return fmt.Errorf("setting the key of connection %q: %w", name, explainKey(err))
+		return fmt.Errorf("setting the key of connection %q: %w", name, explainKey(err, g.Next))
 	}
 	if g.Next {
 		p.say("connection %q has another key for when the present one is refused", name)
@@ -141,7 +147,7 @@ func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string,
 }
 
 // explainKey adds to the error of a key what to do about it.
-func explainKey(err error) error {
+func explainKey(err error, next bool) error {
 	var (
 		other *credstore.OtherCompanyError
 		taken *refresh.CompanyTakenError
@@ -149,6 +155,8 @@ func explainKey(err error) error {
 	switch {
 	case errors.Is(err, pleo.ErrUnauthorized):
 		return fmt.Errorf("%w; copy the key from Pleo once more, without anything around it", err)
+	case errors.As(err, &other) && next:
+		return fmt.Errorf("%w; the next key has to be of the same company", err)
 	case errors.As(err, &other):
 		return fmt.Errorf("%w; --allow-other-company moves it", err)
 	case errors.As(err, &taken):

@@ -36,6 +36,13 @@ func bareConnection() credstore.Connection {
 	return credstore.Connection{ID: "x", Name: "bare", Kind: credstore.StandaloneKey, Status: credstore.Pending, CreatedAt: time.Unix(0, 0)}
 }
 
+// keyedConnection has a key.
+func keyedConnection() credstore.Connection {
+	c := bareConnection()
+	c.ID, c.Name, c.Status, c.Version = "k", "keyed", credstore.Active, 1
+	return c
+}
+
 // newAdmin returns an Admin over the store.
 func newAdmin(t *testing.T, store *memoryStore, change func(*Config)) *Admin {
 	t.Helper()

@@ -208,6 +208,9 @@ func (a *Admin) key(ctx context.Context, c credstore.Connection, k NewKey) (cred
 	if k.Next && (k.AllowOtherCompany || k.AllowSharedCompany) {
 		return c, problemOf(codeBadRequest, "The next key is another one of the same company: leave allow_other_company and allow_shared_company out.")
 	}
+	if k.Next && c.Version == 0 {
+		return c, problemOf(codeNotPossible, "Connection %q has no key yet that another could follow: leave next out.", c.Name)
+	}
 	if !k.ExpiresAt.IsZero() && !k.ExpiresAt.After(a.now()) {
 		return c, problemOf(codeBadRequest, "The time in expires_at has passed already.")
 	}

@@ -457,7 +457,7 @@ func TestOperations(t *testing.T) {
 		{"/connections/off/enable", nil, nil, 303, "The connection is enabled."},
 		{"/connections/refused/retry", nil, nil, 303, "presented once more"},
 		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "2099-12-31"}, nil, 303, "The API key was stored."},
-		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "next": "on"}, nil, 303, "The next API key was stored."},
+		{"/connections/keyed/key", map[string]string{"api_key": plantedKey, "next": "on"}, nil, 303, "The next API key was stored."},
 		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "soon"}, nil, 400, "must be a date"},
 		{"/connections/bare/key", nil, nil, 400, "The API key is missing"},
 		{"/connections/acme/key", map[string]string{"api_key": plantedKey}, nil, 409, "this is not possible"},
@@ -470,7 +470,7 @@ func TestOperations(t *testing.T) {
 		{"/new", map[string]string{"name": "a b", "kind": "oauth"}, nil, 400, "The name must have"},
 	} {
 		t.Run(test.target+" "+test.want, func(t *testing.T) {
-			store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection(), off, refused}}
+			store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection(), keyedConnection(), off, refused}}
 			b := signedIn(t, newAdmin(t, store, func(c *Config) {
 				offering(c)
 				c.Actions = &fakeActions{store: store, err: test.fail}

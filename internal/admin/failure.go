@@ -105,12 +105,14 @@ func explainKey(err error) error {
 		mine   *refresh.Error
 	)
 	switch {
-	case errors.As(err, &mine), errors.Is(err, credstore.ErrUnavailable), errors.Is(err, context.Canceled), explainConflict(err) != nil:
+	case errors.As(err, &mine), errors.Is(err, credstore.ErrUnavailable), errors.Is(err, context.Canceled), explainConflict(err) != nil, explainAction(err) != nil:
 		return err
 	case errors.Is(err, refresh.ErrKeyElsewhere):
 		return problemOf(codeKeyRefused, "This key is one of Pleo's other environment, and not of the one that this program talks to. It was not stored.")
 	case errors.Is(err, pleo.ErrUnauthorized):
 		return problemOf(codeKeyRefused, "Pleo does not know this key, so it was not stored. It may be mistyped, or deleted.")
+	case errors.Is(err, refresh.ErrCompanyNotTold):
+		return problemOf(codeKeyRefused, "Pleo does not say which company this key belongs to, so it was not stored: the connection has one already.")
 	case errors.As(err, &narrow):
 		return problemOf(codeKeyRefused, "This key allows too little, so it was not stored: %v.", narrow)
 	}

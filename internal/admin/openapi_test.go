@@ -183,7 +183,7 @@ func contractAdmin(t *testing.T, c call) http.Handler {
 	t.Helper()
 	refused := bareConnection()
 	refused.ID, refused.Name, refused.Kind, refused.Status = "r", "refused", credstore.OAuth, credstore.ReauthorizationRequired
-	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection(), refused}}
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection(), keyedConnection(), refused}}
 	store.note(t.Context(), store.connections[0], credstore.EventRefreshed)
 	if c.storeDown {
 		store.err = credstore.ErrUnavailable
@@ -301,7 +301,7 @@ func (c *contract) runExamples() {
 func willingConnection(path string) string {
 	switch path[strings.LastIndexByte(path, '/')+1:] {
 	case "key":
-		return "bare"
+		return "keyed"
 	case "retry":
 		return "refused"
 	}
@@ -372,6 +372,7 @@ func contractCalls(t *testing.T) []call {
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &credstore.OtherCompanyError{}, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "other"}, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", want: 400},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k","next":true}`, want: 409},
 		{method: "POST", path: in, query: "?offline=1&allow_shared_company=1", body: "{}\n" + theLine, media: linesType, want: 200},
 		{method: "POST", path: in, want: 200},
 		{method: "POST", path: in, query: "?offline=yes", want: 400},
