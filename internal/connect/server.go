@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"container/list"
 	"crypto/tls"
 	"log"
 	"net"
@@ -36,34 +37,75 @@ func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          errorLog,
+		ConnState:         noteIdle,
 	}
 }
 
 // LimitConnections lets l accept no more than 512 connections at a time, so that
-// clients of the pages leave room for those of the other listeners.
+// clients of the pages leave room for those of the other listeners. Where there is
+// no room, the connection goes that has waited longest for its client's next
+// request.
 func LimitConnections(l net.Listener) net.Listener {
-	return &limited{Listener: l, room: make(chan struct{}, maxConnections), done: make(chan struct{})}
+	return &limited{
+		Listener: l, room: make(chan struct{}, maxConnections),
+		rested: make(chan struct{}, 1), done: make(chan struct{}),
+	}
 }
 
 type limited struct {
 	net.Listener
 	room   chan struct{} // holds one for each open connection
+	rested chan struct{} // has one when a connection became idle
 	done   chan struct{} // closed by Close
 	closed sync.Once
+
+	mu   sync.Mutex // guards idle, and which connection is in it where
+	idle list.List  // of *limitedConn, the longest first
 }
 
 func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.room <- struct{}{}:
-	case <-l.done:
-		return nil, net.ErrClosed
+	if err := l.enter(); err != nil {
+		return nil, err
 	}
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		<-l.room
 		return nil, err
 	}
-	return &limitedConn{Conn: conn, leave: sync.OnceFunc(func() { <-l.room })}, nil
+	return &limitedConn{Conn: conn, listener: l, leave: sync.OnceFunc(func() { <-l.room })}, nil
+}
+
+// enter waits for room, or makes some.
+func (l *limited) enter() error {
+	for {
+		select {
+		case l.room <- struct{}{}:
+			return nil
+		default:
+		}
+		if idle := l.longestIdle(); idle != nil {
+			_ = idle.Close() // nobody waits for what it would say
+		}
+		select {
+		case l.room <- struct{}{}:
+			return nil
+		case <-l.rested:
+		case <-l.done:
+			return net.ErrClosed
+		}
+	}
+}
+
+func (l *limited) longestIdle() *limitedConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := l.idle.Front()
+	if first == nil {
+		return nil
+	}
+	c := l.idle.Remove(first).(*limitedConn)
+	c.place = nil
+	return c
 }
 
 func (l *limited) Close() error {
@@ -73,10 +115,41 @@ func (l *limited) Close() error {
 
 type limitedConn struct {
 	net.Conn
-	leave func()
+	listener *limited
+	leave    func()
+	place    *list.Element // among those that are idle; nil elsewhere
 }
 
 func (c *limitedConn) Close() error {
 	defer c.leave()
 	return c.Conn.Close()
+}
+
+// noteIdle is an [http.Server]'s ConnState: it keeps track of which connections are
+// between two requests.
+func noteIdle(conn net.Conn, state http.ConnState) {
+	if over, ok := conn.(*tls.Conn); ok {
+		conn = over.NetConn()
+	}
+	if c, ok := conn.(*limitedConn); ok {
+		c.rest(state == http.StateIdle)
+	}
+}
+
+func (c *limitedConn) rest(idle bool) {
+	l := c.listener
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.place != nil {
+		l.idle.Remove(c.place)
+		c.place = nil
+	}
+	if !idle {
+		return
+	}
+	c.place = l.idle.PushBack(c)
+	select {
+	case l.rested <- struct{}{}:
+	default:
+	}
 }
