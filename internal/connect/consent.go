@@ -34,7 +34,10 @@ func (p *Pages) consentForm(v visit) view {
 // again says why somebody who was connected before is asked again.
 func (n names) again(v visit) string {
 	text := "You were connected before, and can renew that here. All settings stay as they are."
-	if v.conn().Status == credstore.ReauthorizationRequired {
+	switch v.conn().Status {
+	case credstore.Active:
+		text = "You are connected at the moment, so there is nothing to do unless {brand} has asked you to connect again. All settings stay as they are."
+	case credstore.ReauthorizationRequired:
 		text = "Pleo no longer accepts the access that was given before, so nothing goes to or comes from Pleo until it is renewed. All settings stay as they are."
 	}
 	switch {
@@ -169,6 +172,18 @@ func readAnswer(raw string) (answer, bool) {
 	return a, wellFormed(q.Get("state")) && (a.problem != "" || !a.code.IsZero())
 }
 
+// whyInstead says what an error code means that came in the place of a code (RFC
+// 6749 section 4.1.2.1).
+func whyInstead(code string) why {
+	switch code {
+	case "server_error", "temporarily_unavailable":
+		return unreachable
+	case "invalid_request", "invalid_scope", "unauthorized_client", "unsupported_response_type":
+		return clientRefused
+	}
+	return pleoRefused
+}
+
 // maxCode is how long an error code that Pleo sends may be, in bytes.
 const maxCode = 64
 
@@ -187,11 +202,12 @@ func (p *Pages) conclude(r *http.Request, v visit, c credstore.Consent, a answer
 	ctx := credstore.WithActor(r.Context(), credstore.ActorCustomer)
 	switch {
 	case a.issuer != "" && strings.TrimSuffix(a.issuer, "/") != strings.TrimSuffix(p.Issuer, "/"):
-		return p.giveUp(ctx, v, outcome{Why: otherIssuer}, "the callback names another authorization server as its issuer")
+		return p.giveUp(ctx, v, outcome{Why: otherIssuer}, otherIssuer, "the callback names another authorization server as its issuer")
 	case a.problem == "access_denied":
-		return p.giveUp(ctx, v, outcome{Why: denied}, "consent was denied in Pleo")
+		return p.giveUp(ctx, v, outcome{Why: denied}, denied, "consent was denied in Pleo")
 	case a.problem != "":
-		return p.giveUp(ctx, v, outcome{Why: pleoRefused, Detail: shortCode(a.problem)}, "Pleo answered with an error: "+shortCode(a.problem))
+		code := whyInstead(a.problem)
+		return p.giveUp(ctx, v, outcome{Why: code, Detail: shortCode(a.problem)}, code, "Pleo answered with an error: "+shortCode(a.problem))
 	}
 	conn, err := p.Grants.Consent(ctx, refresh.ConsentGrant{
 		ConnectionID: v.conn().ID,
@@ -207,19 +223,23 @@ func (p *Pages) conclude(r *http.Request, v visit, c credstore.Consent, a answer
 	}
 	o := outcomeFor(err)
 	if err != nil {
-		return p.giveUp(ctx, v, o, err.Error())
+		code := o.Why
+		if code == "" {
+			code = reasonOf(err) // which the link itself says
+		}
+		return p.giveUp(ctx, v, o, code, err.Error())
 	}
 	p.Logger.Info("a customer has given consent", zap.String("connection", conn.Name), zap.Int64("version", conn.Version))
 	return o
 }
 
 // giveUp records why nothing was connected.
-func (p *Pages) giveUp(ctx context.Context, v visit, o outcome, message string) outcome {
+func (p *Pages) giveUp(ctx context.Context, v visit, o outcome, code why, message string) outcome {
 	p.Logger.Warn("a customer could not be connected", zap.String("connection", v.conn().Name),
-		zap.String("code", string(o.Why)), zap.String("message", message))
+		zap.String("code", string(code)), zap.String("message", message))
 	// Also for a browser that has left meanwhile.
 	err := p.Store.Note(context.WithoutCancel(ctx), v.conn().ID, credstore.Event{
-		Type: credstore.EventConsentFailed, Code: string(o.Why), Message: message,
+		Type: credstore.EventConsentFailed, Code: string(code), Message: message,
 	})
 	if err != nil {
 		p.complain("noting a failed consent", v, err)

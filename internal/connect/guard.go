@@ -63,6 +63,9 @@ func patiently(n int, h http.HandlerFunc) http.HandlerFunc {
 func (p *Pages) slowly(n int, h http.HandlerFunc) http.HandlerFunc {
 	room := make(chan struct{}, n)
 	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			r.URL.RawQuery = "" // it is no part of the form, whatever somebody has added to the link
+		}
 		// First what a slow client can make last.
 		if r.Method == http.MethodPost && r.ParseForm() != nil {
 			p.show(w, r, p.problem(unreadable))
@@ -98,6 +101,12 @@ func (p *Pages) hostAllowed(host string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
+// ownScheme reports whether pages of ours have the origin's scheme: that of the
+// public URL, or any under a name for this machine.
+func (p *Pages) ownScheme(origin *url.URL) bool {
+	return origin.Scheme == p.PublicURL.Scheme || !strings.EqualFold(origin.Hostname(), p.PublicURL.Hostname())
+}
+
 // fromOwnPage reports whether a POST comes from a page of ours: consent begins
 // with a click there, and not with somebody else's form that sends a customer to
 // approve somebody else's connection.
@@ -115,6 +124,6 @@ func (p *Pages) fromOwnPage(r *http.Request) bool {
 		return ours
 	default:
 		u, err := url.Parse(origin)
-		return err == nil && strings.EqualFold(u.Host, r.Host)
+		return err == nil && strings.EqualFold(u.Host, r.Host) && p.ownScheme(u)
 	}
 }

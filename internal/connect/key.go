@@ -115,7 +115,7 @@ func (p *Pages) takeKey(w http.ResponseWriter, r *http.Request, v visit) {
 	})
 	o, lacking := outcomeForKey(err)
 	if o.Why != "" {
-		p.show(w, r, p.refusedKey(r, v, p.giveUp(ctx, v, o, err.Error()), lacking))
+		p.show(w, r, p.refusedKey(r, v, p.giveUp(ctx, v, o, o.Why, err.Error()), lacking))
 		return
 	}
 	if o.Connected {
@@ -159,7 +159,8 @@ func outcomeForKey(err error) (outcome, []string) {
 // key cannot.
 func (p *Pages) refusedKey(r *http.Request, v visit, o outcome, lacking []string) view {
 	n := p.names(v)
-	n.got, n.here, n.there = o.Got, p.here(), p.there()
+	n.have, n.got = o.names(n.have)
+	n.here, n.there = p.here(), p.there()
 	words := p.words[o.Why]
 	if byKey, ok := keyWordings()[o.Why]; ok {
 		words = byKey
@@ -191,6 +192,11 @@ func keyWordings() map[why]wording {
 			heading: "This company is connected already",
 			says:    "{got} in Pleo is connected to {brand} already, for somebody other than {tenant}. A company can be connected once. The key was not stored.",
 			do:      "If you have several companies in Pleo, make a key for the one that belongs to {tenant}. If you do not know of another connection, ask {brand}.",
+		},
+		notTold: {
+			heading: "Pleo does not say which company this key is for",
+			says:    "The connection belongs to {have} in Pleo, so the key was not stored.",
+			do:      "Wait a minute, paste the key again and try once more. If it happens again, tell {brand}.",
 		},
 		unreachable: {
 			heading: "Pleo does not answer at the moment",

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -20,6 +21,7 @@ type outcome struct {
 	Connected bool   `json:"connected,omitempty"`
 	Why       why    `json:"why,omitempty"`    // empty: nothing has failed
 	Got       string `json:"got,omitempty"`    // the company that was chosen
+	Have      string `json:"have,omitempty"`   // the connection's, to tell it from that; empty: as ever
 	Detail    string `json:"detail,omitempty"` // the code that Pleo gave
 }
 
@@ -61,11 +63,14 @@ func (p *Pages) outcomeOf(r *http.Request, v visit) outcome {
 	return o
 }
 
+// names returns what the two companies are called that the outcome is about.
+func (o outcome) names(have string) (string, string) { return cmp.Or(o.Have, have), o.Got }
+
 // failed is the page after an attempt that did not connect anything. The link
 // can be tried again.
 func (p *Pages) failed(v visit, o outcome) view {
 	n := p.names(v)
-	n.got = o.Got
+	n.have, n.got = o.names(n.have)
 	page := p.stopped(o.Why, n)
 	page.Status = http.StatusOK
 	page.Again, page.Facts, page.Detail = true, true, o.Detail
@@ -86,11 +91,16 @@ func outcomeFor(err error) outcome {
 	case err == nil:
 		return outcome{Connected: true}
 	case errors.As(err, &other):
-		return outcome{Why: otherCompany, Got: companyLabel(other.Got)}
+		have, got := companyLabels(other.Have, other.Got)
+		return outcome{Why: otherCompany, Have: have, Got: got}
+	case errors.Is(err, refresh.ErrCompanyNotTold):
+		return outcome{Why: notTold}
 	case errors.As(err, &taken):
 		return outcome{Why: companyTaken, Got: companyLabel(taken.Company)}
 	case errors.Is(err, credstore.ErrLinkUsed), errors.Is(err, credstore.ErrLinkExpired), errors.Is(err, credstore.ErrNotFound):
 		return outcome{} // the link itself says so
+	case errors.Is(err, refresh.ErrNoLastingGrant):
+		return outcome{Why: pleoRefused}
 	case errors.As(err, &answered):
 		return outcome{Why: whyAnswered(answered), Detail: answered.Code}
 	case errors.As(err, &mine), errors.Is(err, credstore.ErrTokenTaken):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"strings"
@@ -33,6 +34,21 @@ func TestConsentErrorsAreTold(t *testing.T) {
 			"another company", &credstore.OtherCompanyError{Have: credstore.Company{Name: "Acme ApS"}, Got: credstore.Company{Name: "Beta <ApS>"}},
 			[]string{"That is another company", "Beta &lt;ApS&gt;"}, otherCompany,
 		},
+		{
+			"another company of the same name",
+			&credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: "Upper"}, Got: credstore.Company{ID: "c-2", Name: "Upper"}},
+			[]string{"belongs to Upper (c-1) in Pleo, and this time Upper (c-2)", "Try again with Upper (c-1)"}, otherCompany,
+		},
+		{
+			"a company without a name that can be read", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: " "}, Got: credstore.Company{Name: "\u202EBeta"}},
+			[]string{"belongs to c-1 in Pleo, and this time Beta was"}, otherCompany,
+		},
+		{
+			"an organisation", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1"}, Got: credstore.Company{Subject: "urn:pleo:organisation:o-7"}},
+			[]string{"this time the organisation o-7 was"}, otherCompany,
+		},
+		{"nobody says whose", refresh.ErrCompanyNotTold, []string{"Pleo does not say which company this is"}, notTold},
+		{"half an answer", &pleo.UnknownError{Err: refresh.ErrNoLastingGrant}, []string{"Pleo did not give access"}, pleoRefused},
 		{
 			"a bound company", &refresh.CompanyTakenError{Company: credstore.Company{ID: "c-9"}, Err: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "secret-customer"}},
 			[]string{"This company is connected already", "c-9"}, companyTaken,
@@ -78,6 +94,7 @@ func TestKeyErrorsAreTold(t *testing.T) {
 		{"of another company", &credstore.OtherCompanyError{Got: credstore.Company{Name: "Beta ApS"}}, []string{"This key is of another company", "Beta ApS"}},
 		{"of a bound company", &refresh.CompanyTakenError{Company: credstore.Company{Name: "Beta ApS"}, Err: credstore.ErrCompanyBound}, []string{"This company is connected already"}},
 		{"not to be asked about", &pleo.StatusError{Status: 503}, []string{"Pleo does not answer", "was not stored"}},
+		{"of nobody knows whom", refresh.ErrCompanyNotTold, []string{"Pleo does not say which company this key is for"}},
 		{"not to be stored", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"The key cannot be stored"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -378,4 +395,64 @@ func TestLinksThatAreSentLast(t *testing.T) {
 			t.Errorf("the link of answers is asked for by %+v, %v", store.last, err)
 		}
 	})
+}
+
+// TestErrorsInTheCallback: what the codes of RFC 6749 section 4.1.2.1 mean for a
+// customer.
+func TestErrorsInTheCallback(t *testing.T) {
+	for code, says := range map[string]string{
+		"access_denied": "Nothing was connected", "temporarily_unavailable": "Pleo does not answer", "server_error": "Pleo does not answer",
+		"invalid_scope": "Pleo does not accept Fjord Books", "unauthorized_client": "Pleo does not accept Fjord Books", "odd": "Pleo did not give access",
+	} {
+		o := opened(t, elsewhere, nil)
+		alice := o.person()
+		state := alice.begin(o.link(o.connection("acme", credstore.OAuth))).Get("state")
+		w := alice.send("GET", "/oauth/callback?"+url.Values{"error": {code}, "state": {state}}.Encode(), "")
+		if page := alice.see(w); !strings.Contains(page, says) {
+			t.Errorf("%s is told as:\n%s", code, page)
+		}
+	}
+}
+
+// TestWhatIsAddedToALink: mail programs and trackers add to addresses.
+func TestWhatIsAddedToALink(t *testing.T) {
+	for _, added := range []string{"?utm_source=mail", "?utm=100%", "?a;b"} {
+		o := opened(t, elsewhere, nil)
+		link, alice := o.link(o.connection("acme", credstore.OAuth)), o.person()
+		wantText(t, alice.send("GET", link+added, "").Body.String(), "Continue to Pleo")
+		if w := alice.send("POST", link+added, ""); w.Code != http.StatusSeeOther {
+			t.Errorf("the button at a link with %s is answered %d: %s", added, w.Code, w.Body)
+		}
+	}
+}
+
+// TestPlainOriginIsNotOurs: a page that somebody on the way has put in the place of
+// ours, without TLS.
+func TestPlainOriginIsNotOurs(t *testing.T) {
+	o := opened(t, elsewhere, nil)
+	link := o.link(o.connection("acme", credstore.OAuth))
+	for origin, want := range map[string]int{"http://connect.example.com": http.StatusForbidden, elsewhere: http.StatusSeeOther} {
+		r := httptest.NewRequest("POST", elsewhere+link, nil)
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Origin", origin)
+		w := httptest.NewRecorder()
+		o.pages.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("a form from %s is answered %d, want %d", origin, w.Code, want)
+		}
+	}
+}
+
+// TestNamelessBrand: the pages read well without a name, and a link of what is
+// connected says so.
+func TestNamelessBrand(t *testing.T) {
+	o := opened(t, elsewhere, func(c *Config) { c.Branding.Name = "" })
+	id := o.connection("acme", credstore.OAuth)
+	alice := o.person()
+	page := alice.send("GET", o.link(id), "").Body.String()
+	if wantText(t, page, "Account in the integration", "The integration asks"); strings.Contains(page, "in The") {
+		t.Errorf("a capital in the middle of a sentence:\n%s", page)
+	}
+	alice.see(alice.comeBack(alice.begin(o.link(id)).Get("state")))
+	wantText(t, alice.send("GET", o.link(id), "").Body.String(), "You are connected at the moment")
 }

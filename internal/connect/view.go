@@ -104,6 +104,7 @@ type view struct {
 	Body   string
 
 	Brand, Style, Logo string // of every page
+	BrandFirst         string // the brand as a sentence begins with it
 	Mood               string // colours the page: stopped, done or empty
 
 	Title   string // empty: as Heading
@@ -111,6 +112,7 @@ type view struct {
 	Lead    string
 
 	Tenant, Company string // the facts
+	Organisation    bool   // the company is an organisation
 	Facts           bool   // whether a stopped page shows them
 	Permissions     []permission
 	Missing         []permission
@@ -131,7 +133,11 @@ type view struct {
 
 // show writes the page.
 func (p *Pages) show(w http.ResponseWriter, r *http.Request, v view) {
-	v.Brand, v.Style, v.Logo = capital(p.Branding.Name), p.design.stylePath, p.design.logoPath
+	v.Brand, v.BrandFirst = p.Branding.Name, capital(p.Branding.Name)
+	v.Style, v.Logo = p.design.stylePath, p.design.logoPath
+	if id, ok := strings.CutPrefix(v.Company, organisation); ok {
+		v.Company, v.Organisation = id, true
+	}
 	if v.Title == "" {
 		v.Title = v.Heading
 	}

@@ -25,6 +25,7 @@ const (
 	otherIssuer   why = "answer_of_another_server"
 	pleoRefused   why = "consent_refused"
 	notSaved      why = "not_saved"
+	notTold       why = "company_not_told"
 
 	keyMisshapen why = "key_misshapen"
 	keyUnknown   why = "key_refused"
@@ -73,11 +74,14 @@ func consentWordings() map[why]wording {
 			"Access was not given in Pleo, so nothing has changed.",
 			"If that was a mistake, try again and choose to allow access. Only an admin of your company can do that in Pleo."},
 		otherCompany: {http.StatusOK, "That is another company",
-			"This connection belongs to {have} in Pleo, and this time {got} was chosen. Nothing has changed.",
+			"This connection belongs to {have} in Pleo, and this time {got} was chosen. The connection is as it was before. Pleo may list {brand} for {got} now; you can remove it there.",
 			"Try again with {have}. If the connection is to move to {got}, ask {brand} for a link that allows it."},
 		companyTaken: {http.StatusOK, "This company is connected already",
 			"{got} in Pleo is connected to {brand} already, for somebody other than {tenant}. A company can be connected once.",
 			"If you have several companies in Pleo, try again with the one that belongs to {tenant}. If you do not know of another connection, ask {brand}."},
+		notTold: {http.StatusOK, "Pleo does not say which company this is",
+			"Your approval could not be completed, because Pleo did not say which company it is for. The connection is as it was before.",
+			"Wait a minute and try again. If it happens once more, tell {brand}."},
 		unreachable: {http.StatusOK, "Pleo does not answer at the moment",
 			"Your approval could not be completed, because Pleo did not answer in time. Nothing has changed.",
 			"Wait a minute and try again. Your link stays good."},
@@ -130,8 +134,8 @@ func linkWordings() map[why]wording {
 		linkExpired: {http.StatusGone, "This link has expired",
 			"It can no longer be used, or a newer one has taken its place.",
 			"Ask {brand} for a new link."},
-		linkUnknown: {http.StatusNotFound, "This link is not complete",
-			"There is no such link. Maybe a part of it was lost when it was copied.",
+		linkUnknown: {http.StatusNotFound, "This link leads nowhere",
+			"Maybe a part of it was lost when it was copied, or what it was for has been removed.",
 			"Open the link from the message that you have got it in. If that does not help, ask {brand} for a new one."},
 		otherBrowser: {http.StatusForbidden, "Please go on in one browser",
 			"This was begun in another browser, or in a private window. To keep others from connecting in your name, it has to be finished where it was begun. Nothing has changed.",
@@ -183,8 +187,8 @@ type names struct {
 
 func (n names) in(text string) string {
 	text = strings.NewReplacer(
-		"{brand}", n.brand, "{tenant}", cmp.Or(n.tenant, "your account"),
-		"{have}", cmp.Or(n.have, "another company"), "{got}", cmp.Or(n.got, "the company that was chosen"),
+		"{brand}", plain(n.brand), "{tenant}", cmp.Or(plain(n.tenant), "your account"),
+		"{have}", cmp.Or(plain(n.have), "another company"), "{got}", cmp.Or(plain(n.got), "the company that was chosen"),
 		"{here}", cmp.Or(n.here, "another environment of Pleo"), "{there}", cmp.Or(n.there, "another one"),
 	).Replace(text)
 	// What stands for a name may begin a sentence.
@@ -194,5 +198,39 @@ func (n names) in(text string) string {
 	return text
 }
 
+// plain returns a name without what would change the direction of the text that it
+// stands in (Unicode Standard Annex 9, section 2).
+func plain(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '\u202A' && r <= '\u202E' || r >= '\u2066' && r <= '\u2069' || r == '\u200E' || r == '\u200F' || r == '\u061C' {
+			return -1
+		}
+		return r
+	}, name)
+}
+
+// An organisation's credential names no company.
+const (
+	organisationURN = "urn:pleo:organisation:"
+	organisation    = "the organisation "
+)
+
 // companyLabel is what a company is called: its name if Pleo has told, else its id.
-func companyLabel(c credstore.Company) string { return cmp.Or(c.Name, c.ID, c.Subject) }
+func companyLabel(c credstore.Company) string {
+	if name := strings.TrimSpace(plain(c.Name)); name != "" {
+		return name
+	}
+	if id, ok := strings.CutPrefix(c.Subject, organisationURN); ok && c.ID == "" {
+		return organisation + id
+	}
+	return cmp.Or(c.ID, c.Subject)
+}
+
+// companyLabels are those of two companies, which differ.
+func companyLabels(have, got credstore.Company) (string, string) {
+	a, b := companyLabel(have), companyLabel(got)
+	if a != b {
+		return a, b
+	}
+	return a + " (" + cmp.Or(have.ID, have.Subject) + ")", b + " (" + cmp.Or(got.ID, got.Subject) + ")"
+}

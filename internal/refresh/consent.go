@@ -49,10 +49,11 @@ func (e *CompanyTakenError) Error() string {
 // Unwrap returns what the store said.
 func (e *CompanyTakenError) Unwrap() error { return e.Err }
 
-var (
-	errNoLastingGrant = errors.New("the authorization server gave no access token and refresh token that can be read")
-	errNotOAuth       = errors.New("the connection is not of kind oauth")
-)
+// ErrNoLastingGrant says that the authorization server has answered, without what a
+// connection needs.
+var ErrNoLastingGrant = errors.New("the authorization server gave no access token and refresh token that can be read")
+
+var errNotOAuth = errors.New("the connection is not of kind oauth")
 
 // Consent puts the grant in the place of whatever credential the connection has,
 // and returns the connection. It waits for a refresh under way, so that the newer
@@ -159,7 +160,7 @@ func (c *consent) exchange(ctx context.Context) (pleo.Tokens, error) {
 		return tokens, err
 	}
 	if tokens.AccessToken.IsZero() || tokens.RefreshToken.IsZero() {
-		return tokens, &pleo.UnknownError{Err: errNoLastingGrant}
+		return tokens, &pleo.UnknownError{Err: ErrNoLastingGrant}
 	}
 	if err := c.slot.Fill(c.successor(tokens)); err != nil {
 		c.m.Logger.Error("a new token pair is in memory only: the spool has not taken it", zap.String("connection", c.name()), errField(err))
