@@ -115,7 +115,7 @@ bench: ## Run the benchmarks, with allocations; TESTFLAGS=-short makes small sto
 
 .PHONY: acme
 acme: $(PEBBLE) ## Get and renew certificates from a real ACME server, which is away for a minute at first
-	$(GO) test -v -count=1 -timeout 5m -run '^TestACME' ./cmd/pleo-auth-proxy/internal/autocert -args -pebble $(PEBBLE)
+	$(GO) test -v -count=1 -timeout 5m -run '^TestACME' ./cmd/pleo-auth-proxy ./cmd/pleo-auth-proxy/internal/autocert -args -pebble $(PEBBLE)
 
 $(PEBBLE):
 	@mkdir -p $(TOOLS)

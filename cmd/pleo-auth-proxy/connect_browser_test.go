@@ -231,7 +231,7 @@ func TestBrowserConsentThatFails(t *testing.T) {
 			tab.WantText("This link has expired")
 			tab.Open(link[:len(link)-1])
 			tab.Inspect("unknown")
-			tab.WantText("This link is not complete")
+			tab.WantText("This link leads nowhere")
 			tab.Open(w.public)
 			tab.Inspect("nowhere")
 			tab.Open(w.public + "/stopped/attempt_over")

@@ -302,7 +302,7 @@ func TestF23ThroughThePages(t *testing.T) {
 	if err := w.sim.ClearFault(fault.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-page; !strings.Contains(got, "This link is not complete") {
+	if got := <-page; !strings.Contains(got, "This link leads nowhere") {
 		t.Errorf("the customer sees:\n%s", got)
 	}
 	if code, _, _ := w.run("", "connections", "show", "acme"); code != exitNotFound {

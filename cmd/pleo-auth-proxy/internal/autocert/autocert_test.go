@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"flag"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -12,7 +14,16 @@ import (
 	"time"
 
 	"go.uber.org/zap/zaptest"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/acmetest"
 )
+
+var pebblePath = flag.String("pebble", "", "the ACME server pebble, which `make acme` builds; without it its tests are skipped")
+
+// page is what the servers of these tests answer with.
+const page = "the connect page"
+
+func servePage(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, page) }
 
 // site is a listener that gets its certificates from an authority.
 type site struct {
@@ -21,7 +32,7 @@ type site struct {
 	address  string // of the TLS listener
 	httpAt   string // of the plain one; empty: there is none
 	dir      string
-	ca       *authority
+	ca       *acmetest.Authority
 	checking time.Duration
 }
 
@@ -29,11 +40,11 @@ type site struct {
 func (s *site) run() (stop func()) {
 	s.t.Helper()
 	c := Config{
-		Domains: []string{s.domain}, Email: "ops@example.test", CAURL: s.ca.directory(), Roots: s.ca.roots, Dir: s.dir,
-		Host: "127.0.0.1", Port: portOf(s.t, s.address), CheckEvery: s.checking, Logger: zaptest.NewLogger(s.t),
+		Domains: []string{s.domain}, Email: "ops@example.test", CAURL: s.ca.Directory(), Roots: s.ca.Own, Dir: s.dir,
+		Host: "127.0.0.1", Port: acmetest.PortOf(s.t, s.address), CheckEvery: s.checking, Logger: zaptest.NewLogger(s.t),
 	}
 	if s.httpAt != "" {
-		c.HTTPPort = portOf(s.t, s.httpAt)
+		c.HTTPPort = acmetest.PortOf(s.t, s.httpAt)
 	}
 	certs := New(c)
 	tlsServer := &http.Server{Handler: http.HandlerFunc(servePage), TLSConfig: certs.TLS(), ReadHeaderTimeout: time.Minute}
@@ -82,7 +93,7 @@ func (s *site) await(within time.Duration, wanted func(*x509.Certificate) bool) 
 			return cert
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("no such certificate after %v; the last was %v, %v; the authority says:\n%s", within, cert, err, s.ca.log.bytes())
+			s.t.Fatalf("no such certificate after %v; the last was %v, %v; the authority says:\n%s", within, cert, err, s.ca.Log())
 		}
 	}
 }
@@ -91,8 +102,8 @@ func (s *site) isFor(cert *x509.Certificate) bool { return cert.VerifyHostname(s
 
 // newSite returns a site whose authority does not run yet.
 func newSite(t *testing.T, life time.Duration) *site {
-	s := &site{t: t, domain: strings.ToLower(t.Name()) + ".example.test", address: freeAddress(t), dir: t.TempDir()}
-	s.ca = newAuthority(t, authorityConfig{tlsPort: portOf(t, s.address), httpPort: 1, life: life})
+	s := &site{t: t, domain: strings.ToLower(t.Name()) + ".example.test", address: acmetest.FreeAddress(t), dir: t.TempDir()}
+	s.ca = acmetest.New(t, *pebblePath, acmetest.Config{TLSPort: acmetest.PortOf(t, s.address), HTTPPort: 1, Life: life})
 	return s
 }
 
@@ -103,15 +114,15 @@ const long = 90 * 24 * time.Hour
 func TestACMEIssuesOnce(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, long)
-	s.ca.start()
+	s.ca.Start()
 	stop := s.run()
 	first := s.await(30*time.Second, s.isFor)
 	stop()
 	stop = s.run()
 	defer stop()
 	again := s.await(30*time.Second, s.isFor)
-	if again.SerialNumber.Cmp(first.SerialNumber) != 0 || s.ca.issued() != 1 {
-		t.Errorf("certificate %v after the restart, and %d issued, want %v and 1", again.SerialNumber, s.ca.issued(), first.SerialNumber)
+	if again.SerialNumber.Cmp(first.SerialNumber) != 0 || s.ca.Issued() != 1 {
+		t.Errorf("certificate %v after the restart, and %d issued, want %v and 1", again.SerialNumber, s.ca.Issued(), first.SerialNumber)
 	}
 }
 
@@ -120,9 +131,9 @@ func TestACMEIssuesOnce(t *testing.T) {
 func TestACMEByPlainHTTP(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, long)
-	s.httpAt = freeAddress(t)
-	s.ca = newAuthority(t, authorityConfig{tlsPort: 1, httpPort: portOf(t, s.httpAt), life: long})
-	s.ca.start()
+	s.httpAt = acmetest.FreeAddress(t)
+	s.ca = acmetest.New(t, *pebblePath, acmetest.Config{TLSPort: 1, HTTPPort: acmetest.PortOf(t, s.httpAt), Life: long})
+	s.ca.Start()
 	defer s.run()()
 	s.await(90*time.Second, s.isFor)
 }
@@ -131,7 +142,7 @@ func TestACMERenews(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 12*time.Second)
 	s.checking = time.Second
-	s.ca.start()
+	s.ca.Start()
 	defer s.run()()
 	first := s.await(30*time.Second, s.isFor)
 	second := s.await(30*time.Second, func(c *x509.Certificate) bool {
@@ -152,6 +163,6 @@ func TestACMEAuthorityIsAway(t *testing.T) {
 	if cert, err := s.certificate(); err == nil {
 		t.Fatalf("there is a certificate for %v without an authority", cert.DNSNames)
 	}
-	s.ca.start()
+	s.ca.Start()
 	s.await(90*time.Second, s.isFor)
 }

@@ -1,16 +1,18 @@
-package autocert
+// Package acmetest starts Pebble, the ACME server that Let's Encrypt tests clients
+// with, for tests that get certificates from it.
+package acmetest
 
 import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
-	"flag"
 	"fmt"
 	"io"
 	"math/big"
@@ -27,39 +29,40 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-var pebblePath = flag.String("pebble", "", "the ACME server pebble, which `make acme` builds; without it its tests are skipped")
+// Authority is a Pebble that reaches all domains at this machine.
+type Authority struct {
+	// Own is whom to trust when talking to it, as RootFile holds it.
+	Own *x509.CertPool
 
-// authority is Pebble, the ACME server that Let's Encrypt tests clients with. It
-// reaches all domains at this machine.
-type authority struct {
-	t       *testing.T
-	dir     string
-	address string
-	cmd     *exec.Cmd
-	log     *logBuffer
-
-	roots *x509.CertPool // of its own certificate
+	t          *testing.T
+	pebble     string // the program
+	dir        string
+	address    string
+	management string // where it tells its roots
+	cmd        *exec.Cmd
+	log        *logBuffer
 }
 
-// authorityConfig says where an authority looks for domains.
-type authorityConfig struct {
-	tlsPort, httpPort int
-	life              time.Duration // of certificates
+// Config says where an [Authority] looks for domains, and what it issues.
+type Config struct {
+	TLSPort, HTTPPort int
+	Life              time.Duration // of certificates
 }
 
-// newAuthority prepares an authority, which does not run yet.
-func newAuthority(t *testing.T, c authorityConfig) *authority {
+// New prepares an authority, which does not run yet. It skips the test where
+// there is no pebble.
+func New(t *testing.T, pebble string, c Config) *Authority {
 	t.Helper()
-	if *pebblePath == "" {
+	if pebble == "" {
 		t.Skip("needs -pebble; `make acme` runs this")
 	}
-	a := &authority{t: t, dir: t.TempDir(), address: freeAddress(t), log: new(logBuffer)}
-	a.roots = a.certificate()
+	a := &Authority{t: t, pebble: pebble, dir: t.TempDir(), address: FreeAddress(t), management: FreeAddress(t), log: new(logBuffer)}
+	a.Own = a.certificate()
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
-		"listenAddress": a.address,
-		"certificate":   filepath.Join(a.dir, "cert.pem"), "privateKey": filepath.Join(a.dir, "key.pem"),
-		"httpPort": c.httpPort, "tlsPort": c.tlsPort, "keyAlgorithm": "ecdsa",
-		"profiles":   map[string]any{"default": map[string]any{"description": "of tests", "validityPeriod": c.life.Seconds()}},
+		"listenAddress": a.address, "managementListenAddress": a.management,
+		"certificate": filepath.Join(a.dir, "cert.pem"), "privateKey": filepath.Join(a.dir, "key.pem"),
+		"httpPort": c.HTTPPort, "tlsPort": c.TLSPort, "keyAlgorithm": "ecdsa",
+		"profiles":   map[string]any{"default": map[string]any{"description": "of tests", "validityPeriod": c.Life.Seconds()}},
 		"retryAfter": map[string]any{"authz": 1, "order": 1},
 	}})
 	if err != nil {
@@ -69,7 +72,7 @@ func newAuthority(t *testing.T, c authorityConfig) *authority {
 	return a
 }
 
-func (a *authority) write(name string, data []byte) {
+func (a *Authority) write(name string, data []byte) {
 	a.t.Helper()
 	if err := os.WriteFile(filepath.Join(a.dir, name), data, 0o600); err != nil {
 		a.t.Fatal(err)
@@ -77,7 +80,7 @@ func (a *authority) write(name string, data []byte) {
 }
 
 // certificate makes the authority's own certificate, and returns whom to trust.
-func (a *authority) certificate() *x509.CertPool {
+func (a *Authority) certificate() *x509.CertPool {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -104,13 +107,16 @@ func (a *authority) certificate() *x509.CertPool {
 	return roots
 }
 
-// directory is what ca_url names.
-func (a *authority) directory() string { return "https://" + a.address + "/dir" }
+// RootFile is a file with whom to trust when talking to the authority.
+func (a *Authority) RootFile() string { return filepath.Join(a.dir, "cert.pem") }
 
-// start runs the authority until the test ends.
-func (a *authority) start() {
+// Directory is where clients begin (RFC 8555 section 7.1.1).
+func (a *Authority) Directory() string { return "https://" + a.address + "/dir" }
+
+// Start runs the authority until the test ends, and returns once it answers.
+func (a *Authority) Start() {
 	a.t.Helper()
-	a.cmd = exec.Command(*pebblePath, "-config", filepath.Join(a.dir, "pebble.json"), "-dnsserver", serveNames(a.t))
+	a.cmd = exec.Command(a.pebble, "-config", filepath.Join(a.dir, "pebble.json"), "-dnsserver", serveNames(a.t))
 	a.cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	if err := a.cmd.Start(); err != nil {
@@ -120,10 +126,45 @@ func (a *authority) start() {
 		_ = a.cmd.Process.Kill() // it does not end by itself
 		_ = a.cmd.Wait()
 	})
+	for deadline := time.Now().Add(time.Minute); !answers(a.address) || !answers(a.management); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			a.t.Fatalf("the authority does not answer; it says:\n%s", a.Log())
+		}
+	}
 }
 
-// issued is how many certificates the authority has issued.
-func (a *authority) issued() int { return bytes.Count(a.log.bytes(), []byte("Issued certificate")) }
+func answers(address string) bool {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return false
+	}
+	return conn.Close() == nil
+}
+
+// Roots returns whom the certificates come from that the authority issues: others
+// after each start.
+func (a *Authority) Roots() *x509.CertPool {
+	a.t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.Own}}
+	defer transport.CloseIdleConnections()
+	res, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Get("https://" + a.management + "/roots/0")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	pem, err := io.ReadAll(res.Body)
+	roots := x509.NewCertPool()
+	if err != nil || !roots.AppendCertsFromPEM(pem) {
+		a.t.Fatalf("the authority tells no root: %v, %s", err, pem)
+	}
+	return roots
+}
+
+// Log is what the authority has said.
+func (a *Authority) Log() string { return string(a.log.bytes()) }
+
+// Issued is how many certificates the authority has issued.
+func (a *Authority) Issued() int { return bytes.Count(a.log.bytes(), []byte("Issued certificate")) }
 
 // logBuffer is a log that may be read while it is written.
 type logBuffer struct {
@@ -143,8 +184,8 @@ func (l *logBuffer) bytes() []byte {
 	return bytes.Clone(l.buf.Bytes())
 }
 
-// freeAddress returns an address of this machine that nobody listens at.
-func freeAddress(t *testing.T) string {
+// FreeAddress returns an address of this machine that nobody listens at.
+func FreeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -154,7 +195,8 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func portOf(t *testing.T, address string) int {
+// PortOf returns the port of an address.
+func PortOf(t *testing.T, address string) int {
 	t.Helper()
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -228,8 +270,3 @@ func nameReply(query []byte) ([]byte, error) {
 	}
 	return reply.Pack()
 }
-
-// page is what the servers of these tests answer with.
-const page = "the connect page"
-
-func servePage(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, page) }
