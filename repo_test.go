@@ -130,6 +130,7 @@ var mayImport = map[string][]string{
 	"internal/faults":       {}, // tests alone, which run the programs
 	"internal/postgrestest": {}, // for tests alone
 	"internal/browsertest":  {}, // for tests alone, which use the pages
+	"internal/acmetest":     {}, // for tests alone
 	"demo":                  {},
 	"examples":              {}, // tests alone, which run the programs
 	"bench":                 {}, // runs the program beside others
