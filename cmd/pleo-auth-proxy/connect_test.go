@@ -358,6 +358,41 @@ func TestConnectURLInProblems(t *testing.T) {
 	}
 }
 
+// TestIntrospectionThatNamesNobody: the authorization server says whose a consent is
+// then; and a key of nobody knows whom does not take the place of one that works.
+func TestIntrospectionThatNamesNobody(t *testing.T) {
+	w := newConnectWorld(t, simulator.Settings{})
+	companies := w.sim.Companies()
+	w.add("acme", "oauth", "Acme Holding")
+	w.add("keyed", "standalone_key", "Keyed Holding")
+	p := w.serve()
+	own := companies[0].ID
+	for name, form := range map[string]url.Values{"acme": nil, "keyed": {"key": {w.issueKey(own).Value}}} {
+		if page := w.customer(own).click(w.connectLink(name), form); !strings.Contains(page, "is now connected") {
+			t.Fatalf("%s is not connected:\n%s", name, page)
+		}
+	}
+	w.fault(simulator.Fault{Target: "api", Path: "/v1/introspect", Kind: "status", Status: 200, Body: `{"data":{"authMethod":"API_KEY"}}`})
+	for _, try := range []struct {
+		name, company string
+		form          url.Values
+		says          string
+	}{
+		{"acme", companies[1].ID, nil, "That is another company"},
+		{"acme", own, nil, "is now connected"},
+		{"keyed", "", url.Values{"key": {w.issueKey(companies[1].ID).Value}}, "Pleo does not say which company this key is for"},
+		{"keyed", "", url.Values{"key": {w.issueKey(own).Value}}, "Pleo does not say which company this key is for"},
+	} {
+		page := w.customer(try.company).click(w.connectLink(try.name), try.form)
+		if !strings.Contains(page, try.says) {
+			t.Errorf("%s for %s: the page does not say %q:\n%s", try.name, try.company, try.says, page)
+		}
+		if a := p.ask(try.name); a.status != http.StatusOK || !strings.Contains(a.body, own) {
+			t.Errorf("a request as %s after that: %d %s", try.name, a.status, a.body)
+		}
+	}
+}
+
 // TestConnectURLIsNotForStrangers: who reaches a proxy that is open to a network
 // is not told how to connect a company to it.
 func TestConnectURLIsNotForStrangers(t *testing.T) {

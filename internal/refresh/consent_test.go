@@ -304,6 +304,8 @@ func TestNobodySaysWhose(t *testing.T) {
 	})
 }
 
+var errHangs = errors.New("no answer, ever")
+
 // TestOthersSayWhose: where the API's introspection is away or does not say, the
 // authorization server's may, and the installation.
 func TestOthersSayWhose(t *testing.T) {
@@ -313,6 +315,9 @@ func TestOthersSayWhose(t *testing.T) {
 		tell func(w *world, api *keyAPI, tokens pleo.Tokens, subject string)
 	}{
 		{"the authorization server, while the API is away", &pleo.StatusError{Status: 503}, func(w *world, _ *keyAPI, tokens pleo.Tokens, subject string) {
+			w.server.names(tokens.AccessToken, subject)
+		}},
+		{"the authorization server, while the API hangs", errHangs, func(w *world, _ *keyAPI, tokens pleo.Tokens, subject string) {
 			w.server.names(tokens.AccessToken, subject)
 		}},
 		{"the authorization server", nil, func(w *world, _ *keyAPI, tokens pleo.Tokens, subject string) {
@@ -328,7 +333,11 @@ func TestOthersSayWhose(t *testing.T) {
 				for company, want := range map[string]error{"c2": credstore.ErrOtherCompany, "c1": nil} {
 					grant, tokens := w.consented(api, conn.ID, "", nil)
 					tt.tell(w, api, tokens, "urn:pleo:company:"+company)
-					api.fail(tt.down)
+					if errors.Is(tt.down, errHangs) {
+						api.slow(time.Hour)
+					} else {
+						api.fail(tt.down)
+					}
 					if _, err := p.Consent(t.Context(), grant); !errors.Is(err, want) {
 						t.Errorf("Consent for %s = %v, want %v", company, err, want)
 					}

@@ -66,8 +66,10 @@ func (a *keyAPI) slowness() time.Duration {
 	return a.delay
 }
 
-func (a *keyAPI) Introspect(_ context.Context, authorization credstore.Secret) (pleo.Identity, error) {
-	time.Sleep(a.slowness())
+func (a *keyAPI) Introspect(ctx context.Context, authorization credstore.Secret) (pleo.Identity, error) {
+	if err := pause(ctx, a.slowness()); err != nil {
+		return pleo.Identity{}, err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked++

@@ -315,7 +315,7 @@ func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkR
 			if l.ConnectionID != id || l.usable(time.Now()) != nil {
 				continue
 			}
-			lasts := l.ExpiresAt.Sub(time.Now())
+			lasts := time.Until(l.ExpiresAt)
 			if asked && !r.Fresh && lasts > r.AtLeast && lasts <= r.TTL && l.ExpiresAt.After(made.ExpiresAt) {
 				token, made = l.token, l.Link
 			}

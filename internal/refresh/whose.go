@@ -10,15 +10,17 @@ import (
 )
 
 const (
-	// A person waits so long for the API to say whose a new credential is.
-	identifyPatience = 20 * time.Second
+	// A person waits so long for the API to say whose a new credential is, and then
+	// for the others that may know.
+	identifyPatience = 15 * time.Second
+	othersPatience   = 10 * time.Second
 	// It is asked so often, so far apart.
 	identifyTries = 3
 	identifyPause = time.Second
 )
 
 // ErrCompanyNotTold says that Pleo was asked whose a credential is, and did not say.
-var ErrCompanyNotTold = errors.New("Pleo does not say which company the credential belongs to")
+var ErrCompanyNotTold = errors.New("nobody says which company the credential belongs to")
 
 // owner is whose a credential is, and what it allows.
 type owner struct {
@@ -30,10 +32,12 @@ type owner struct {
 // [ErrCompanyNotTold] for a connection that has a company: the credential might be
 // another one's. Any other error says why the API could not be asked.
 func (m *Manager) whose(ctx context.Context, conn credstore.Connection, c credstore.Credential) (owner, error) {
-	ctx, cancel := context.WithTimeout(ctx, identifyPatience)
-	defer cancel()
 	value := pleo.AuthorizationValue(conn.Kind, c)
-	who, err := m.askWho(ctx, value)
+	asking, cancel := context.WithTimeout(ctx, identifyPatience)
+	who, err := m.askWho(asking, value)
+	cancel()
+	ctx, cancel = context.WithTimeout(ctx, othersPatience)
+	defer cancel()
 	return m.ownerOf(ctx, conn, value, c.AccessToken, who, err)
 }
 
