@@ -42,7 +42,8 @@ func setups() []setup {
 	return []setup{
 		gateway("gateway-keys", always...),
 		gateway("gateway-sqlite", append([]string{"Ingress", "PersistentVolumeClaim"}, always...)...),
-		gateway("gateway-postgres", append([]string{"HorizontalPodAutoscaler", "ServiceMonitor"}, always...)...),
+		gateway("gateway-postgres", "ConfigMap", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service",
+			"ServiceAccount", "ServiceMonitor", "StatefulSet"),
 		sidecar("sidecar-keys", []string{"ConfigMap", "Deployment", "NetworkPolicy"}),
 		sidecar("sidecar-socket", []string{"ConfigMap", "Deployment", "NetworkPolicy"}, "--set", "pleo-auth-proxy.sidecar.socket=true"),
 		sidecar("sidecar-sqlite", []string{"ConfigMap", "Deployment", "NetworkPolicy", "PersistentVolumeClaim"},
@@ -121,6 +122,8 @@ func object(apiVersion, kind string) any {
 		return &corev1.ServiceAccount{}
 	case "apps/v1 Deployment":
 		return &appsv1.Deployment{}
+	case "apps/v1 StatefulSet":
+		return &appsv1.StatefulSet{}
 	case "batch/v1 Job":
 		return &batchv1.Job{}
 	case "policy/v1 PodDisruptionBudget":
@@ -168,16 +171,19 @@ func decode(t *testing.T, manifest string) map[string]any {
 	return objects
 }
 
-// podOf returns the pod that a Deployment or a Job makes.
+// podOf returns the pod that a Deployment, a StatefulSet or a Job makes.
 func podOf(t *testing.T, objects map[string]any) corev1.PodSpec {
 	t.Helper()
 	if d, ok := objects["Deployment"].(*appsv1.Deployment); ok {
 		return d.Spec.Template.Spec
 	}
+	if s, ok := objects["StatefulSet"].(*appsv1.StatefulSet); ok {
+		return s.Spec.Template.Spec
+	}
 	if j, ok := objects["Job"].(*batchv1.Job); ok {
 		return j.Spec.Template.Spec
 	}
-	t.Fatal("there is neither a Deployment nor a Job")
+	t.Fatal("there is neither a Deployment, a StatefulSet nor a Job")
 	return corev1.PodSpec{}
 }
 
@@ -207,6 +213,9 @@ func TestObjectsAreWhatKubernetesKnows(t *testing.T) {
 			checkPod(t, pod)
 			if strings.Contains(s.name, "sqlite") || s.name == "plain-sidecar" {
 				checkOnePod(t, objects)
+			}
+			if s.name == "gateway-postgres" {
+				checkSpools(t, objects)
 			}
 			if !strings.HasPrefix(s.name, "gateway") {
 				checkSidecar(t, pod)
@@ -263,6 +272,23 @@ func checkOnePod(t *testing.T, objects map[string]any) {
 	if !slices.Equal(claim.Spec.AccessModes, []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}) {
 		t.Errorf("access modes %v, want ReadWriteOncePod", claim.Spec.AccessModes)
 	}
+}
+
+// checkSpools looks for a volume of its own for the data of each pod, which its
+// successor gets: a token pair that the database has not taken is in there.
+func checkSpools(t *testing.T, objects map[string]any) {
+	t.Helper()
+	s := objects["StatefulSet"].(*appsv1.StatefulSet)
+	claims := s.Spec.VolumeClaimTemplates
+	if len(claims) != 1 || claims[0].Name != "pleo-data" || s.Spec.PersistentVolumeClaimRetentionPolicy != nil {
+		t.Errorf("claims %v, want one for pleo-data that stays", claims)
+	}
+	for _, m := range proxyOf(t, s.Spec.Template.Spec).VolumeMounts {
+		if m.Name == "pleo-data" && m.MountPath == "/var/lib/pleo-auth-proxy" {
+			return
+		}
+	}
+	t.Error("the claim is mounted nowhere")
 }
 
 // checkSidecar looks for what makes the proxy start first, end last and not keep
@@ -332,6 +358,8 @@ func TestChartRefuses(t *testing.T) {
 		{"OAuth without a client secret", sqlite, []string{"oauth.clientSecret.name="}, "oauth.clientSecret.name is needed"},
 		{"a client secret without a client", sqlite, []string{"oauth.clientId="}, "oauth.clientId is needed"},
 		{"a gateway for anyone", keys, []string{"clients=null"}, "name who may in clients or clientNetworks"},
+		{"a gateway that its policy keeps from everybody", keys, []string{"networkPolicy.clients=null"}, "nobody could use the gateway"},
+		{"a gateway that its policy opens to everybody", keys, []string{"networkPolicy.clients=[]"}, "nobody could use the gateway"},
 		{"nothing to serve", keys, []string{"connections=null"}, "connections is empty"},
 		{"no image", keys, []string{"image.repository="}, "image.repository is needed"},
 		{"pages that nobody reaches", sqlite, []string{"connect.publicUrl="}, "connect.ingress needs connect.publicUrl"},
@@ -352,7 +380,11 @@ func TestChartRefuses(t *testing.T) {
 				args = []string{"template", "pleo", chart, "--values", repository("charts", "pleo-auth-proxy", "ci", test.base+".yaml")}
 			}
 			for _, s := range test.set {
-				args = append(args, "--set", s)
+				how := "--set"
+				if strings.HasSuffix(s, "=[]") {
+					how = "--set-json"
+				}
+				args = append(args, how, s)
 			}
 			out, err := exec.Command(helm, args...).CombinedOutput()
 			if err == nil || !strings.Contains(string(out), test.want) {
@@ -362,8 +394,8 @@ func TestChartRefuses(t *testing.T) {
 	}
 }
 
-// TestChartsAlertsAreOurs: the rules of the chart are those that are tested, also
-// where the chart is used from a checkout, in which they are a link.
+// TestChartsAlertsAreOurs: the rules of the chart, which users copy as a folder, are
+// those that are tested.
 func TestChartsAlertsAreOurs(t *testing.T) {
 	var want monitoringv1.PrometheusRuleSpec
 	if err := yaml.UnmarshalStrict([]byte(read(t, repository("deploy", "prometheus", "alerts.yaml"))), &want); err != nil {

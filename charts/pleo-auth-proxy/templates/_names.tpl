@@ -33,6 +33,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ .Values.store.claim.existing | default (include "pleo-auth-proxy.fullname" .) }}
 {{- end -}}
 
+{{- define "pleo-auth-proxy.kind" -}}
+{{ and (eq .Values.mode "gateway") (eq .Values.store.driver "postgres") | ternary "StatefulSet" "Deployment" }}
+{{- end -}}
+
 {{- define "pleo-auth-proxy.strategy" -}}
 {{ .Values.strategy | default (eq .Values.store.driver "sqlite" | ternary "Recreate" "RollingUpdate") }}
 {{- end -}}

@@ -91,12 +91,13 @@ application starts, and is stopped after it.
 {{- define "pleo-auth-proxy.volumes" -}}
 - name: pleo-config
   configMap: {name: {{ include "pleo-auth-proxy.fullname" . }}}
+{{- if eq .Values.store.driver "sqlite" }}
 - name: pleo-data
-  {{- if eq .Values.store.driver "sqlite" }}
   persistentVolumeClaim: {claimName: {{ include "pleo-auth-proxy.claim" . }}}
-  {{- else }}
+{{- else if ne (include "pleo-auth-proxy.kind" .) "StatefulSet" }}
+- name: pleo-data
   emptyDir: {sizeLimit: 256Mi}
-  {{- end }}
+{{- end }}
 - name: pleo-tmp
   emptyDir: {sizeLimit: {{ .Values.replayDisk }}}
 {{- with include "pleo-auth-proxy.secretSources" . }}

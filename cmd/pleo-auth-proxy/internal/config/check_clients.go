@@ -1,5 +1,7 @@
 package config
 
+import "strings"
+
 // checkClients reports clients that could not prove themselves, or could not be
 // told apart.
 func (l *loader) checkClients() {
@@ -10,6 +12,9 @@ func (l *loader) checkClients() {
 		l.needs(path, "name")
 		if other, taken := names[client.Name]; taken && client.Name != "" {
 			l.mistake(l.places[path+".name"], path+".name", "is the name of %s too", other)
+		}
+		if strings.ContainsFunc(client.Name, func(r rune) bool { return r <= ' ' || r == 0x7f || r == ':' }) {
+			l.mistake(l.places[path+".name"], path+".name", "has a colon, a space or a control character, with which no client could prove itself")
 		}
 		names[client.Name] = path
 		hash, file := l.given(path+".token_hash"), l.given(path+".token_file")

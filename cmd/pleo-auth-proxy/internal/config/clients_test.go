@@ -99,7 +99,7 @@ proxy:
     - {name: erp, token_hash: 1234}
     - {name: erp, token_hash: ` + hashText("one") + `, token_file: /x}
     - {token_hash: ` + hashText("one") + `}
-    - {name: bare, conections: [acme]}
+    - {name: "ba:re", conections: [acme]}
     - {name: patterns, token_file: /x, connections: ["["], allow: [{methods: [get], paths: [v1]}]}
     - 42
   client_networks: [10.0.0.1/8, nowhere]
@@ -122,6 +122,7 @@ proxy:
 		":10: proxy.clients[1].name: is the name of proxy.clients[0] too",
 		":10: proxy.clients[1].token_file: cannot be used together",
 		":11: proxy.clients[2].name: is needed",
+		":12: proxy.clients[3].name: has a colon",
 		":11: proxy.clients[2].token_hash: is the token of proxy.clients[1] too",
 		":12: proxy.clients[3]: needs token_file or token_hash",
 		":12: proxy.clients[3].conections: unknown key; did you mean proxy.clients[].connections?",
