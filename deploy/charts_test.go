@@ -178,13 +178,24 @@ func podOf(t *testing.T, objects map[string]any) corev1.PodSpec {
 		return d.Spec.Template.Spec
 	}
 	if s, ok := objects["StatefulSet"].(*appsv1.StatefulSet); ok {
-		return s.Spec.Template.Spec
+		return podOfSet(s)
 	}
 	if j, ok := objects["Job"].(*batchv1.Job); ok {
 		return j.Spec.Template.Spec
 	}
 	t.Fatal("there is neither a Deployment, a StatefulSet nor a Job")
 	return corev1.PodSpec{}
+}
+
+// podOfSet returns a pod with a volume for each claim, as the controller makes it.
+func podOfSet(s *appsv1.StatefulSet) corev1.PodSpec {
+	pod := s.Spec.Template.Spec
+	for _, claim := range s.Spec.VolumeClaimTemplates {
+		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim.Name + "-" + s.Name + "-0"},
+		}})
+	}
+	return pod
 }
 
 // proxyOf returns the container of the proxy.
