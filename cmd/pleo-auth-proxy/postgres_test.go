@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
 // database is the PostgreSQL of these tests, started by the first that needs it.
@@ -84,5 +86,47 @@ func psqlCommand(ts *testscript.TestScript, _ bool, args []string) {
 	if err := conn.QueryRow(ctx, args[0]).Scan(&value); !errors.Is(err, pgx.ErrNoRows) {
 		ts.Check(err)
 		fmt.Fprintln(ts.Stdout(), value)
+	}
+}
+
+// TestPostgresFromSQLite: the way is an export and an import. Nothing is
+// refreshed on it, nothing is lost, and the old store serves nothing any more.
+func TestPostgresFromSQLite(t *testing.T) {
+	const moved = 20
+	old := newWorld(t, simulator.Settings{})
+	var lines []string
+	for i := range moved {
+		_, line := old.grant(fmt.Sprint("c", i), simulator.GrantRequest{})
+		lines = append(lines, line)
+	}
+	old.importLines(lines...)
+	code, exported, stderr := old.run("", "connections", "export", "--with-secrets")
+	if code != exitDone {
+		t.Fatalf("connections export exits %d, want 0:\n%s", code, stderr)
+	}
+	if n := strings.Count(exported, "\n"); n != moved {
+		t.Errorf("%d lines were exported, want %d", n, moved)
+	}
+	next := &world{t: t, dir: t.TempDir(), sim: old.sim, url: old.url, arrived: old.arrived}
+	next.config = next.write("config.yaml", configFor(old.sim, old.url, filepath.Join(next.dir, "data"))+
+		fmt.Sprintf("store: {driver: postgres, dsn: %q}\n", database.Schema(t)))
+	next.importLines(strings.Split(strings.TrimSpace(exported), "\n")...)
+	for name, counts := range map[string]*world{"old": old, "new": next} {
+		want := map[string]credstore.Status{"old": credstore.Disabled, "new": credstore.Active}[name]
+		code, listed, stderr := counts.run("", "connections", "list", "--json")
+		if n := strings.Count(listed, fmt.Sprintf(`"status": %q`, want)); code != exitDone || n != moved {
+			t.Errorf("%s store: %d connections are %s (exit %d %s), want %d", name, n, want, code, stderr, moved)
+		}
+	}
+	if n := old.sim.Counters().Refreshes; n != 0 {
+		t.Errorf("%d tokens were refreshed on the way, want none", n)
+	}
+	p := next.serve()
+	defer p.stop()
+	for i := range moved {
+		name := fmt.Sprint("c", i)
+		if a, err := p.get(client(t), name, "/v2/employees"); err != nil || a.status != http.StatusOK {
+			t.Errorf("%s in its new store: %d %s, %v, want 200", name, a.status, a.body, err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,10 +120,12 @@ func testOneByOne(t *testing.T, data Data) {
 	stores := []credstore.Store{data.Open(t), data.Open(t)}
 	c := create(t, stores[0], pair("acme"))
 	versions := make(chan int64, goroutines)
+	var waiting atomic.Int64
+	waiting.Store(goroutines)
 	var wg sync.WaitGroup
 	for i := range goroutines {
 		wg.Go(func() {
-			v, err := refreshOnce(t, stores[i%2], c.ID, fmt.Sprint(i))
+			v, err := refreshOnce(t, stores[i%2], c.ID, fmt.Sprint(i), &waiting)
 			if err != nil {
 				t.Errorf("refreshing: %v", err)
 			}
@@ -141,12 +144,15 @@ func testOneByOne(t *testing.T, data Data) {
 	}
 }
 
-func refreshOnce(t *testing.T, s credstore.Store, id, tokens string) (version int64, err error) {
+// refreshOnce refreshes when its turn comes. A lease does not tell when it ends:
+// the more are waiting, the longer each leaves the store to the others.
+func refreshOnce(t *testing.T, s credstore.Store, id, tokens string, waiting *atomic.Int64) (version int64, err error) {
 	l, err := s.Acquire(t.Context(), id, tokens)
 	for errors.Is(err, credstore.ErrBusy) {
-		time.Sleep(rand.N(40 * time.Millisecond)) // a lease does not tell when it ends
+		time.Sleep(rand.N(time.Duration(waiting.Load()) * 4 * time.Millisecond))
 		l, err = s.Acquire(t.Context(), id, tokens)
 	}
+	waiting.Add(-1)
 	if err != nil {
 		return 0, err
 	}

@@ -366,20 +366,28 @@ func BenchmarkListPage(b *testing.B) {
 	}
 }
 
-// manyStore is a store with as many connections as one is made for.
-func manyStore(b *testing.B) (*Store, []string) {
+// fillMany fills a store with as many connections as one is made for.
+func fillMany(b *testing.B, s *Store) (ids []string) {
 	b.Helper()
-	s := openStore(b, filepath.Join(b.TempDir(), "store.db"))
 	if testing.Short() {
-		return s, fill(b, s, 2_000)
+		return fill(b, s, 2_000)
 	}
-	return s, fill(b, s, 100_000)
+	return fill(b, s, 100_000)
 }
 
 // BenchmarkListOfMany looks for what is rare or not there at all: then a page
 // needs a look at every connection.
 func BenchmarkListOfMany(b *testing.B) {
-	s, ids := manyStore(b)
+	b.Run("sqlite", func(b *testing.B) {
+		benchmarkListOfMany(b, openStore(b, filepath.Join(b.TempDir(), "store.db")))
+	})
+	b.Run("postgres", func(b *testing.B) {
+		benchmarkListOfMany(b, openPostgresStore(b, Server.Schema(b), newKeyset(b)))
+	})
+}
+
+func benchmarkListOfMany(b *testing.B, s *Store) {
+	ids := fillMany(b, s)
 	for i := range 10 {
 		mustExec(b, s.dialect.writer(), `UPDATE connections SET status = 'degraded', kind = 'integrated_key' WHERE id = $1`, ids[i*(len(ids)/10)])
 	}
@@ -409,7 +417,8 @@ func BenchmarkListOfMany(b *testing.B) {
 
 // BenchmarkHistoryOfMany reads the history of one of many, all of which have one.
 func BenchmarkHistoryOfMany(b *testing.B) {
-	s, ids := manyStore(b)
+	s := openStore(b, filepath.Join(b.TempDir(), "store.db"))
+	ids := fillMany(b, s)
 	mustExec(b, s.dialect.writer(), `
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
 		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
