@@ -23,13 +23,15 @@ const (
 // Watch reports changes; see [credstore.Store]. It ends with an error when the
 // store is closed.
 func (s *Store) Watch(ctx context.Context, changed func([]credstore.Change)) error {
-	return s.dialect.watch(ctx, &watcher{store: s, seen: s.opened, changed: changed})
+	return s.dialect.watch(ctx, &watcher{store: s, seen: s.opened, every: watchEvery, changed: changed})
 }
 
 // watcher reports what has changed since it last looked.
 type watcher struct {
 	store *Store
 	seen  string // the position that it has come to
+	// every is how often it looks where the database does not tell.
+	every time.Duration
 	// timeline is the server's that it listens to; empty before, and of SQLite.
 	timeline string
 	changed  func([]credstore.Change)
