@@ -128,7 +128,7 @@ func (p *program) add(ctx context.Context, n credstore.NewConnection, offline bo
 
 // withIntake runs work with an intake on the store, and closes the store.
 func (p *program) withIntake(ctx context.Context, offline bool, work func(*intake) error) error {
-	cfg, store, err := p.openStore(ctx)
+	cfg, store, err := p.openOrMakeStore(ctx)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func newCertificates(cfg *config.Config, log *zap.Logger) (*autocert.Certificate
 func acmeRoots(cfg *config.Config) (*x509.CertPool, error) {
 	roots, err := readAuthorities(cfg.Connect.ACME.CARootFile)
 	if err != nil {
-		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "connect.tls.acme.ca_root_file", Problem: err.Error()}}}
+		return nil, cfg.Wrong("connect.tls.acme.ca_root_file", err)
 	}
 	return roots, nil
 }

@@ -70,7 +70,7 @@ func openDeclared(cfg *config.Config, log *zap.Logger) ([]*declaredConnection, e
 			err = errNotSendable
 		}
 		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: name, Problem: err.Error()})
+			wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(name, err))
 			continue
 		}
 		connections = append(connections, &declaredConnection{Declared: c, key: rereading(name, reader, log)})

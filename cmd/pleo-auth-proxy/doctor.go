@@ -140,6 +140,9 @@ func (d *doctor) mistakes(check string, mistakes []config.Mistake) {
 		case m.Key != "":
 			mend = "correct " + m.Key + " in the configuration"
 		}
+		if check == checkFile {
+			mend = "put the file right that it names, or " + mend
+		}
 		d.find(check, gradeError, m.Key, m.Problem, mend)
 	}
 }

@@ -129,6 +129,12 @@ func (d *doctor) noStore() {
 			"mount the volume that holds it, or correct data_dir")
 		return
 	}
+	if refresh.WitnessIn(d.cfg.Store.SpoolDir).Exists() {
+		d.find(checkStore, gradeError, nameStore(d.cfg),
+			"the store is gone: its witness in "+d.cfg.Store.SpoolDir+" says that there was one; a server would start with an empty one",
+			"stop the server, and put the store back or mount its volume; if it is lost, restore a backup and run pleo-auth-proxy store accept-restore")
+		return
+	}
 	d.find(checkStore, gradeNote, nameStore(d.cfg), "there is no store yet; the server makes it when it starts for the first time",
 		"if there was one before, stop, and put it back or mount its volume")
 }

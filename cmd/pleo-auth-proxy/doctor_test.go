@@ -163,11 +163,11 @@ func mistakesInConfiguration() []plantedMistake {
 		{
 			"a secret file that is not there",
 			plant(func(w *world) { w.secretInFile("s", 0o600); must(w, os.Remove(filepath.Join(w.dir, "secret"))) }),
-			"files", gradeError, "oauth.client_secret_file", "no such file", "oauth.client_secret_file", exitUsage,
+			"files", gradeError, "oauth.client_secret_file", "no such file", "line 7", exitUsage,
 		},
 		{
 			"a secret file that is empty", plant(func(w *world) { w.secretInFile("\n", 0o600) }),
-			"files", gradeError, "oauth.client_secret_file", "it is empty", "oauth.client_secret_file", exitUsage,
+			"files", gradeError, "oauth.client_secret_file", "it is empty", "put the file right", exitUsage,
 		},
 		{
 			"a secret that everybody can read", plant(func(w *world) { w.secretInFile(simulator.DefaultClientSecret+"\n", 0o644) }),
@@ -234,6 +234,14 @@ func mistakesInStore() []plantedMistake {
 				w.write("data/spool/witness.json", `{"store":"another","change":7}`)
 			}),
 			"store", gradeError, "store.db", "older than its witness", "store accept-restore", exitFailed,
+		},
+		{
+			"a store that has gone",
+			plant(func(w *world) {
+				must(w, os.MkdirAll(filepath.Join(w.dir, "data/spool"), 0o700))
+				w.write("data/spool/witness.json", `{"store":"another","change":7}`)
+			}),
+			"store", gradeError, "store.db", "the store is gone", "put the store back", exitFailed,
 		},
 		{
 			"a token pair that waits in the spool", plant(func(w *world) { w.fill(1); w.spoolPair(w.readKeyset()) }),

@@ -98,10 +98,10 @@ func openDSN(cfg *config.Config) (func() credstore.Secret, error) {
 	}
 	reader, err := cfg.Store.DSN.Open()
 	if err != nil {
-		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "store.dsn_file", Problem: err.Error()}}}
+		return nil, cfg.Wrong(cfg.Store.DSN.Key("store.dsn"), err)
 	}
 	if err := sqlstore.CheckDSN(reader.Secret()); err != nil {
-		return nil, &config.Error{Mistakes: []config.Mistake{{Key: "store.dsn", Problem: err.Error()}}}
+		return nil, cfg.Wrong(cfg.Store.DSN.Key("store.dsn"), err)
 	}
 	return reader.Secret, nil
 }
@@ -193,8 +193,45 @@ func hasKeyset(cfg *config.Config) bool {
 // toldToBackUp is what is said once, when a keyset is made.
 const toldToBackUp = "made a new keyset; back it up apart from the store, which cannot be opened without it"
 
-// openStore opens the store for a command that works beside a running server.
+// openStore opens the store, which has to exist, for a command that works beside
+// a running server. A store that is not there is more likely somewhere else than
+// empty.
 func (p *program) openStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
+	cfg, v, err := p.openKept(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return cfg, v.store, nil
+}
+
+// openKept is openStore with the keyset.
+func (p *program) openKept(ctx context.Context) (*config.Config, *vault, error) {
+	cfg, err := p.loadKept()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkStoreExists(ctx, cfg); err != nil {
+		return nil, nil, err
+	}
+	v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+	return cfg, v, err
+}
+
+func checkStoreExists(ctx context.Context, cfg *config.Config) error {
+	exists, err := storeExists(ctx, cfg)
+	if err != nil || exists {
+		return err
+	}
+	hint := "if there should be one, correct data_dir or store.path, or mount its volume; else serve, connections add and connections import make one"
+	if cfg.Store.Driver == config.DriverPostgres {
+		hint = "if there should be one, correct store.dsn or restore it; else serve, connections add and connections import make one"
+	}
+	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", nameStore(cfg)), Hint: hint}
+}
+
+// openOrMakeStore opens the store for a command that adds connections, which may
+// be the first of all.
+func (p *program) openOrMakeStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
 	cfg, err := p.loadKept()
 	if err != nil {
 		return nil, nil, err
@@ -223,8 +260,3 @@ func (p *program) loadKept() (*config.Config, error) {
 
 // newAPI returns the API.
 func newAPI(cfg *config.Config) (*pleo.API, error) { return newAPIAt(cfg, cfg.Upstream.APIURL) }
-
-// wrongUpstream is a transport that cannot be made of what is configured.
-func wrongUpstream(err error) error {
-	return &config.Error{Mistakes: []config.Mistake{{Key: "upstream", Problem: err.Error()}}}
-}

@@ -24,31 +24,6 @@ func (p *program) storeCommand() *cobra.Command {
 	return cmd
 }
 
-// existingStore opens the store, which none of these commands is to make.
-func (p *program) existingStore(ctx context.Context) (*config.Config, *vault, error) {
-	cfg, err := p.loadKept()
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := checkStoreExists(ctx, cfg); err != nil {
-		return nil, nil, err
-	}
-	v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
-	return cfg, v, err
-}
-
-func checkStoreExists(ctx context.Context, cfg *config.Config) error {
-	exists, err := storeExists(ctx, cfg)
-	if err != nil || exists {
-		return err
-	}
-	hint := "put it where the configuration says, or correct data_dir or store.path"
-	if cfg.Store.Driver == config.DriverPostgres {
-		hint = "restore it, or correct store.dsn"
-	}
-	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", nameStore(cfg)), Hint: hint}
-}
-
 func (p *program) storeBackupCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE",
@@ -61,7 +36,7 @@ for disasters: what is restored from it holds refresh tokens that have been spen
 since, so that connections refreshed after the backup may need a new consent.`,
 		Args: args("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, v, err := p.existingStore(cmd.Context())
+			_, v, err := p.openKept(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -111,7 +86,7 @@ consent. Before you accept, look for the newer store: nothing is lost if it can
 be found.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, v, err := p.existingStore(cmd.Context())
+			cfg, v, err := p.openKept(cmd.Context())
 			if err != nil {
 				return err
 			}

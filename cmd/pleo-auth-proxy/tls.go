@@ -45,7 +45,7 @@ func openListenerTLS(cfg *config.Config, log *zap.Logger) (files listenerTLS, er
 		{"connect.tls", cfg.Connect.TLS, &files.connect},
 	} {
 		var mistakes *config.Error
-		if *of.into, err = openTLS(of.section, of.paths, log); errors.As(err, &mistakes) {
+		if *of.into, err = openTLS(cfg, of.section, of.paths, log); errors.As(err, &mistakes) {
 			wrong.Mistakes = append(wrong.Mistakes, mistakes.Mistakes...)
 		}
 	}
@@ -57,17 +57,17 @@ func openListenerTLS(cfg *config.Config, log *zap.Logger) (files listenerTLS, er
 
 // openTLS reads the files of a section of the configuration for the first time.
 // It returns nil without TLS, and a *config.Error for files that cannot be used.
-func openTLS(section string, paths config.TLS, log *zap.Logger) (*tlsFiles, error) {
+func openTLS(cfg *config.Config, section string, paths config.TLS, log *zap.Logger) (*tlsFiles, error) {
 	if paths.Off() {
 		return nil, nil
 	}
 	t := &tlsFiles{section: section, paths: paths, log: log, now: time.Now}
 	var wrong config.Error
 	if _, err := tls.LoadX509KeyPair(paths.CertFile, paths.KeyFile); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: section + ".cert_file", Problem: err.Error()})
+		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(section+".cert_file", err))
 	}
 	if _, err := readAuthorities(paths.ClientCAFile); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: section + ".client_ca_file", Problem: err.Error()})
+		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(section+".client_ca_file", err))
 	}
 	if len(wrong.Mistakes) > 0 {
 		return nil, &wrong

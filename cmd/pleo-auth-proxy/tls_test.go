@@ -109,7 +109,7 @@ func newTLSWorld(t *testing.T, server, clients *authority) *tlsWorld {
 		w.write(w.paths.ClientCAFile, clients.pem)
 	}
 	var err error
-	if w.files, err = openTLS("proxy.tls", w.paths, zap.NewNop()); err != nil {
+	if w.files, err = openTLS(&config.Config{}, "proxy.tls", w.paths, zap.NewNop()); err != nil {
 		t.Fatal(err)
 	}
 	w.files.now = func() time.Time { return w.now }
@@ -238,7 +238,7 @@ func TestTLSFilesThatCannotBeUsedAtTheStart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newTLSWorld(t, a, a)
 			tt.spoil(w)
-			if _, err := openTLS("proxy.tls", w.paths, zap.NewNop()); exitCode(err) != exitUsage {
+			if _, err := openTLS(&config.Config{}, "proxy.tls", w.paths, zap.NewNop()); exitCode(err) != exitUsage {
 				t.Errorf("openTLS = %v, want a mistake in the configuration", err)
 			}
 		})

@@ -15,8 +15,9 @@ func (p *program) configCommand() *cobra.Command {
 	cmd.AddCommand(&cobra.Command{
 		Use:   "validate",
 		Short: "Reports every mistake in the configuration",
-		Long: `Reports every mistake in the configuration file and the environment, and files
-named there that cannot be used. It does not touch the store or the network.`,
+		Long: `Reports every mistake in the configuration file and the environment; where there
+is none, files named there that cannot be used. It does not touch the store or
+the network.`,
 		Args: args(),
 		RunE: func(*cobra.Command, []string) error { return p.validate() },
 	})
@@ -78,7 +79,7 @@ func checkFiles(cfg *config.Config) error {
 		}
 	}
 	if _, err := pleo.NewTransport(transportOf(cfg)); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "upstream", Problem: err.Error()})
+		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(upstreamCA, err))
 	}
 	if len(wrong.Mistakes) > 0 {
 		return &wrong
@@ -97,16 +98,19 @@ func openSecrets(cfg *config.Config) (secrets, error) {
 		err   error
 	)
 	if s.current, err = cfg.OAuth.ClientSecret.Open(); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "oauth.client_secret_file", Problem: err.Error()})
+		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake("oauth.client_secret_file", err))
 	}
 	if s.previous, err = cfg.OAuth.PreviousClientSecret.Open(); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: "oauth.previous_client_secret_file", Problem: err.Error()})
+		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake("oauth.previous_client_secret_file", err))
 	}
 	if len(wrong.Mistakes) > 0 {
 		return secrets{}, &wrong
 	}
 	return s, nil
 }
+
+// upstreamCA is the one key that can make a transport impossible.
+const upstreamCA = "upstream.ca_file"
 
 func transportOf(cfg *config.Config) pleo.TransportConfig {
 	return pleo.TransportConfig{CAFile: cfg.Upstream.CAFile, ProxyURL: cfg.Upstream.ProxyURL}

@@ -63,13 +63,14 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]notify.Webhook, error)
 			err = notify.CheckSecrets(secrets.Secret())
 		}
 		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: key, Problem: err.Error()})
-			continue
+			wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(key, err))
 		}
 		// Receivers are our user's own: upstream.proxy_url is not on the way.
 		transport, err := pleo.NewTransport(pleo.TransportConfig{CAFile: w.CAFile})
 		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, config.Mistake{Key: fmt.Sprintf("notify.webhooks[%d].ca_file", i), Problem: err.Error()})
+			wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(fmt.Sprintf("notify.webhooks[%d].ca_file", i), err))
+		}
+		if len(wrong.Mistakes) > 0 {
 			continue
 		}
 		webhooks = append(webhooks, notify.Webhook{URL: w.URL, Types: w.Events, Secrets: rereading(key, secrets, log), Transport: transport})

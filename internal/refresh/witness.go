@@ -110,6 +110,12 @@ func (w *Witness) compare(ctx context.Context, store credstore.Store) (now seen,
 	return now, nil
 }
 
+// Exists reports whether there is one: then there has been a store.
+func (w *Witness) Exists() bool {
+	_, err := os.Stat(w.path)
+	return err == nil
+}
+
 // Restored reports whether the store has come less far than the witness has seen,
 // so that its refresh tokens wait for Accept. It changes nothing.
 func (w *Witness) Restored(ctx context.Context, store credstore.Store) (bool, error) {

@@ -126,8 +126,7 @@ func (l *loader) checkListeners() {
 // checkDistinct finds listeners that would fight for one address.
 func (l *loader) checkDistinct() {
 	c := l.config
-	type address struct{ network, address string }
-	seen := map[address]string{} // → path of the listener's key
+	var seen []keyedListen
 	all := append(c.proxyListens(), keyedListen{"admin.listen", c.Admin.Listen}, keyedListen{"health.listen", c.Health.Listen})
 	if c.Connect.PublicURL != nil {
 		all = append(all, keyedListen{"connect.listen", c.Connect.Listen}, keyedListen{"connect.http.listen", c.Connect.HTTP})
@@ -136,11 +135,14 @@ func (l *loader) checkDistinct() {
 		if at.listen.Off() || strings.HasSuffix(at.listen.Address, ":0") {
 			continue
 		}
-		to := address{at.listen.Network, at.listen.Address}
-		if other, taken := seen[to]; taken {
-			l.mistake(l.places[at.path], at.path, "is the address of %s too", other)
+		for _, other := range seen {
+			if at.listen == other.listen {
+				l.mistake(l.places[at.path], at.path, "is the address of %s too", other.path)
+			} else if at.listen.overlaps(other.listen) {
+				l.mistake(l.places[at.path], at.path, "(%s) takes an address that %s (%s) takes too", at.listen, other.path, other.listen)
+			}
 		}
-		seen[to] = at.path
+		seen = append(seen, at)
 	}
 }
 

@@ -39,6 +39,21 @@ type Config struct {
 	Notify   Notify
 	Shutdown Shutdown
 	Log      Log
+
+	places map[string]place // path → where its value stands
+}
+
+// Mistake is what is wrong with the value of the key at path, with the place
+// where it stands. For what is seen only when the value is used, such as a file
+// that cannot be read.
+func (c *Config) Mistake(path string, problem error) Mistake {
+	p := c.places[path]
+	return Mistake{File: p.file, Line: p.line, Variable: p.variable, Key: path, Problem: problem.Error()}
+}
+
+// Wrong returns that mistake alone.
+func (c *Config) Wrong(path string, problem error) *Error {
+	return &Error{Mistakes: []Mistake{c.Mistake(path, problem)}}
 }
 
 // Upstream is the Pleo API, and how it and the authorization server are reached.

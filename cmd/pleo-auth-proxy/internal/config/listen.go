@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strconv"
@@ -32,6 +33,45 @@ func (l Listen) Local() bool {
 	}
 	host, _, err := net.SplitHostPort(l.Address)
 	return err == nil && isLoopback(host)
+}
+
+// overlaps reports whether the two cannot be open at once.
+func (l Listen) overlaps(with Listen) bool {
+	if l.Network != with.Network {
+		return false
+	}
+	if l.Network != "tcp" {
+		return l.Address == with.Address
+	}
+	host, port := l.hostAndPort()
+	otherHost, otherPort := with.hostAndPort()
+	return port == otherPort && (host == otherHost || covers(host, otherHost) || covers(otherHost, host))
+}
+
+// hostAndPort returns them in one form of those that mean the same.
+func (l Listen) hostAndPort() (host string, port uint64) {
+	host, text, _ := net.SplitHostPort(l.Address) // parseListen has seen to it
+	port, _ = strconv.ParseUint(text, 10, 16)
+	switch host = strings.ToLower(host); host {
+	case "":
+		host = netip.IPv6Unspecified().String()
+	case "localhost":
+		host = "127.0.0.1"
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+	}
+	return host, port
+}
+
+// covers reports whether listening on host is listening on other too. That on the
+// unspecified IPv6 address takes IPv4 as well.
+func covers(host, other string) bool {
+	if host == netip.IPv6Unspecified().String() {
+		return true
+	}
+	ip, err := netip.ParseAddr(other)
+	return host == netip.IPv4Unspecified().String() && (err != nil || ip.Is4())
 }
 
 // String returns the listener as it stands in the configuration.

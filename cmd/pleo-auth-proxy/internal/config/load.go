@@ -35,6 +35,7 @@ func Load(src Source) (*Config, error) {
 	if len(l.mistakes) > 0 {
 		return nil, &Error{Mistakes: l.mistakes}
 	}
+	l.config.places = l.places
 	return l.config, nil
 }
 

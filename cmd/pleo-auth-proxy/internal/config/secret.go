@@ -28,6 +28,15 @@ type SecretSource struct {
 // IsZero reports whether there is no secret.
 func (s SecretSource) IsZero() bool { return s.value.IsZero() && s.path == "" }
 
+// Key returns the path of the key that names the source, of which key is the one
+// for the secret itself.
+func (s SecretSource) Key(key string) string {
+	if s.path != "" {
+		return key + "_file"
+	}
+	return key
+}
+
 // Open reads the secret for the first time and returns what gives it from then
 // on. The error says which file cannot be used.
 func (s SecretSource) Open() (*SecretReader, error) {
