@@ -25,6 +25,7 @@ func (l *loader) check() {
 	l.checkHeaders()
 	l.checkDeclared()
 	l.checkStore()
+	l.checkPaths()
 	l.checkMemory()
 }
 
@@ -111,6 +112,24 @@ func (l *loader) checkStore() {
 	}
 	if l.given("store.path") {
 		l.mistake(l.places["store.path"], "store.path", "has no meaning with store.driver postgres; leave it out")
+	}
+}
+
+// checkPaths finds files of our own that would overwrite each other.
+func (l *loader) checkPaths() {
+	c := l.config
+	seen := map[string]string{} // path of a file → path of its key
+	for _, of := range []struct{ key, path string }{
+		{"data_dir", c.DataDir}, {"store.path", c.Store.Path}, {"store.keyset_file", c.Store.KeysetFile},
+		{"store.spool_dir", c.Store.SpoolDir}, {"admin.token_file", c.Admin.TokenFile},
+	} {
+		if of.path == "" {
+			continue
+		}
+		if other, taken := seen[of.path]; taken {
+			l.mistake(l.places[of.key], of.key, "is the path of %s too", other)
+		}
+		seen[of.path] = of.key
 	}
 }
 

@@ -26,6 +26,11 @@ import (
 func parseText(s string) (string, error) { return s, nil }
 
 func parsePath(s string) (string, error) {
+	// A shell would have put something else there. We are none, and the directory
+	// of that name would be made.
+	if s == "~" || strings.HasPrefix(s, "~/") || strings.HasPrefix(s, "$") {
+		return "", errors.New("wants a path as it is; ~ and variables are not replaced here")
+	}
 	path, err := filepath.Abs(s)
 	if err != nil {
 		return "", fmt.Errorf("finding the working directory: %w", err)
