@@ -2,9 +2,13 @@ package credstore
 
 import "time"
 
+// MaxLinkTTL is how long a connect link can be used at most: one that is never
+// used should not lie in a mailbox for years.
+const MaxLinkTTL = 90 * 24 * time.Hour
+
 // LinkRequest is what a connect link is made of.
 type LinkRequest struct {
-	TTL       time.Duration // how long it can be used; required
+	TTL       time.Duration // how long it can be used; above 0, at most MaxLinkTTL
 	ReturnURL string        // where the browser goes at the end; empty: nowhere
 	// AtLeast is how long a link that is there has to last for not making another.
 	AtLeast time.Duration

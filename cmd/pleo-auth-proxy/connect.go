@@ -27,8 +27,8 @@ Whoever has the link can use it, so send it the way that you would send a
 password.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if r.TTL < 0 || r.TTL == 0 && cmd.Flags().Changed("ttl") {
-				return &usageError{command: cmd.CommandPath(), err: errors.New("--ttl wants a time such as 1h")}
+			if r.TTL < 0 || r.TTL > credstore.MaxLinkTTL || r.TTL == 0 && cmd.Flags().Changed("ttl") {
+				return &usageError{command: cmd.CommandPath(), err: errors.New("--ttl wants a time such as 1h, of 90 days at most")}
 			}
 			return p.connect(cmd.Context(), args[0], r)
 		},

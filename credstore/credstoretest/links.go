@@ -66,6 +66,8 @@ func testLinks(t *testing.T, data Data) {
 		ReturnURL: request.ReturnURL, AllowOtherCompany: true, AllowSharedCompany: true,
 	}
 	wantSame(t, "OpenLink", l, want)
+	wantSame(t, "what the history says of the link", history(t, s, c.ID)[1].Message, "it can be used until "+l.ExpiresAt.Format(time.RFC3339)+
+		", also for another company than before, also for a company that another connection has")
 	if bits, err := base64.RawURLEncoding.DecodeString(token.Reveal()); err == nil && len(bits) < 32 || time.Since(l.CreatedAt).Abs() > time.Minute {
 		t.Errorf("the token has %d bytes and is of %v, want 32 of now", len(bits), l.CreatedAt)
 	}
@@ -101,8 +103,10 @@ func testLinks(t *testing.T, data Data) {
 	wantErr(t, "FindLink of an unknown token", err, credstore.ErrNotFound)
 	_, _, err = s.OpenLink(t.Context(), "nothing", request)
 	wantErr(t, "OpenLink for an unknown id", err, credstore.ErrNotFound)
-	if _, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{}); err == nil {
-		t.Error("OpenLink without a time to live = nil, want an error")
+	for _, ttl := range []time.Duration{0, -time.Hour, credstore.MaxLinkTTL + 1} {
+		if _, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: ttl}); err == nil {
+			t.Errorf("OpenLink with a time to live of %v = nil, want an error", ttl)
+		}
 	}
 	wantHistory(t, s, c.ID, 1, credstore.EventLinkMade, credstore.EventLinkMade, credstore.EventLinkMade, credstore.EventLinkMade)
 }

@@ -43,8 +43,8 @@ func scanLink(scan func(...any) error) (l storedLink, err error) {
 // it makes a new one.
 func (s *Store) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
 	const doing = "opening a connect link"
-	if r.TTL <= 0 {
-		return token, l, fmt.Errorf("%s: it needs a time to live", doing)
+	if r.TTL <= 0 || r.TTL > credstore.MaxLinkTTL {
+		return token, l, fmt.Errorf("%s: it needs a time to live of %v at most", doing, credstore.MaxLinkTTL)
 	}
 	if !r.Fresh {
 		token, l, err = s.openLink(ctx, s.dialect.readers(), id, r)
@@ -132,8 +132,20 @@ func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id strin
 		return token, l, err
 	}
 	return token, made.Link, s.record(ctx, tx, c, credstore.Event{
-		Type: credstore.EventLinkMade, Message: "it can be used until " + made.ExpiresAt.Format(time.RFC3339),
+		Type: credstore.EventLinkMade, Message: permits(made.Link),
 	})
+}
+
+// permits is what the history says of a link.
+func permits(l credstore.Link) string {
+	text := "it can be used until " + l.ExpiresAt.Format(time.RFC3339)
+	if l.AllowOtherCompany {
+		text += ", also for another company than before"
+	}
+	if l.AllowSharedCompany {
+		text += ", also for a company that another connection has"
+	}
+	return text
 }
 
 // newToken returns 256 random bits in base64url.

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 // bodyMax is far more than any request needs, in bytes.
@@ -114,16 +116,17 @@ func wanted(into any) string {
 	case *time.Time:
 		return "a time such as 2030-01-31T00:00:00Z"
 	case *lifetime:
-		return "a time such as 24h or 30m"
+		return "a time such as 24h or 30m, of 90 days at most"
 	}
 	return "a text"
 }
 
 // lifetime is a field that says how long something lasts, as the configuration
-// does: 24h, 30m.
+// does: 24h, 30m. It is that of a connect link.
 type lifetime time.Duration
 
-// UnmarshalJSON implements [json.Unmarshaler]. Nothing lasts for no time.
+// UnmarshalJSON implements [json.Unmarshaler]. Nothing lasts for no time, or for
+// longer than a link may.
 func (l *lifetime) UnmarshalJSON(raw []byte) error {
 	var text string
 	if err := json.Unmarshal(raw, &text); err != nil {
@@ -133,8 +136,8 @@ func (l *lifetime) UnmarshalJSON(raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if d <= 0 {
-		return errors.New("it has ended before it begins")
+	if d <= 0 || d > credstore.MaxLinkTTL {
+		return errors.New("no link can last so long")
 	}
 	*l = lifetime(d)
 	return nil

@@ -354,6 +354,7 @@ func contractCalls(t *testing.T) []call {
 		{method: "POST", path: one + "/link", body: `{"return_url":"https://erp.example.com/done","ttl":"1h30m"}`, want: 200},
 		{method: "POST", path: one + "/link", body: `{"ttl":"-1h"}`, want: 400},
 		{method: "POST", path: one + "/link", body: `{"ttl":3600}`, want: 400},
+		{method: "POST", path: one + "/link", body: `{"ttl":"2161h"}`, want: 400},
 		{method: "POST", path: one + "/link", nothing: true, want: 409},
 		{method: "POST", path: one + "/check", want: 200},
 		{method: "POST", path: one + "/refresh", want: 200},

@@ -5,6 +5,9 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 // checkConnect reports pages that nobody could reach.
@@ -41,6 +44,14 @@ func browsable(u *url.URL) error {
 		return nil
 	}
 	return errors.New("wants a URL that begins with https://, or with http:// on this machine")
+}
+
+func parseLinkTTL(s string) (time.Duration, error) {
+	d, err := parseDuration(s)
+	if err == nil && d > credstore.MaxLinkTTL {
+		err = errors.New("is longer than 2160h (90 days), which is too long for a link that lets whoever has it connect a company")
+	}
+	return d, err
 }
 
 func parseReturnURL(s string) (string, error) {

@@ -243,6 +243,8 @@ func TestMistakesBetweenKeys(t *testing.T) {
 			[]string{"c.yaml:2: store.driver: is postgres, which needs store.dsn_file or store.dsn"}},
 		{"two connection strings", minimal + "store: {driver: postgres, dsn: \"postgres://h/d\", dsn_file: /f}\n",
 			[]string{"c.yaml:2: store.dsn_file: cannot be used together with store.dsn; keep one of them"}},
+		{"a link for years", minimal + "connect: {link_ttl: 87600h}\n",
+			[]string{`c.yaml:2: connect.link_ttl: is longer than 2160h (90 days), which is too long for a link that lets whoever has it connect a company (it is "87600h")`}},
 		{"connection string for SQLite", minimal + "store: {dsn: \"postgres://u:p@h/d\"}\n",
 			[]string{"c.yaml:2: store.dsn: is for store.driver postgres; set that too, or leave this out"}},
 		{"path of SQLite for postgres", minimal + "store: {driver: postgres, dsn_file: /f, path: /p}\n",

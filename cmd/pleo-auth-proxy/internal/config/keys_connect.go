@@ -21,9 +21,9 @@ func connectKeys() []key {
 		},
 		{
 			path:     "connect.link_ttl",
-			doc:      "How long a connect link can be used.",
+			doc:      "How long a connect link can be used; 2160h (90 days) is the longest.",
 			fallback: "168h",
-			set:      one(parseDuration, func(c *Config) *time.Duration { return &c.Connect.LinkTTL }),
+			set:      one(parseLinkTTL, func(c *Config) *time.Duration { return &c.Connect.LinkTTL }),
 		},
 		{
 			path: "connect.return_urls",
