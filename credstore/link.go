@@ -74,3 +74,15 @@ type Replacement struct {
 	// connection of its kind.
 	AllowSharedCompany bool
 }
+
+// Terms says for the history what can be done with the link, and until when.
+func (l Link) Terms() string {
+	text := "it can be used until " + l.ExpiresAt.Format(time.RFC3339)
+	if l.AllowOtherCompany {
+		text += ", also for another company than before"
+	}
+	if l.AllowSharedCompany {
+		text += ", also for a company that another connection has"
+	}
+	return text
+}

@@ -132,20 +132,8 @@ func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id strin
 		return token, l, err
 	}
 	return token, made.Link, s.record(ctx, tx, c, credstore.Event{
-		Type: credstore.EventLinkMade, Message: permits(made.Link),
+		Type: credstore.EventLinkMade, Message: made.Terms(),
 	})
-}
-
-// permits is what the history says of a link.
-func permits(l credstore.Link) string {
-	text := "it can be used until " + l.ExpiresAt.Format(time.RFC3339)
-	if l.AllowOtherCompany {
-		text += ", also for another company than before"
-	}
-	if l.AllowSharedCompany {
-		text += ", also for a company that another connection has"
-	}
-	return text
 }
 
 // newToken returns 256 random bits in base64url.

@@ -306,7 +306,7 @@ func (m *memory) spendable(id string, token credstore.Secret) (*memoryLink, erro
 }
 
 func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (token credstore.Secret, made credstore.Link, err error) {
-	if r.TTL <= 0 {
+	if r.TTL <= 0 || r.TTL > credstore.MaxLinkTTL {
 		return token, made, credstore.ErrBadQuery
 	}
 	err = s.write(ctx, "open link", id, func(owner *row) error {
@@ -332,7 +332,7 @@ func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkR
 		s.forgetOldest(id)
 		token = credstore.NewSecret(rand.Text() + rand.Text())
 		s.links[token.Hash()] = &memoryLink{Link: made, request: r, token: token}
-		s.record(owner, credstore.Event{Type: credstore.EventLinkMade})
+		s.record(owner, credstore.Event{Type: credstore.EventLinkMade, Message: made.Terms()})
 		return nil
 	})
 	return token, made, err
