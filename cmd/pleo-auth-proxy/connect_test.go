@@ -204,7 +204,7 @@ func TestF22ByTheAPI(t *testing.T) {
 // is sent twice. begin fills in the links and returns what has a connection
 // refreshed.
 func newerGrantWins(t *testing.T, begin func(w *connectWorld, p *process, links []string) (refresh func(name string))) {
-	const trials = 100
+	const trials, together = 100, 25
 	w := newConnectWorld(t, simulator.Settings{})
 	old := make([]simulator.Grant, trials)
 	lines, links := make([]string, trials), make([]string, trials)
@@ -228,13 +228,15 @@ func newerGrantWins(t *testing.T, begin func(w *connectWorld, p *process, links 
 		name, person := fmt.Sprint("c", i), w.customer(old[i].Company)
 		running.Go(func() { refresh(name) })
 		running.Go(func() {
-			time.Sleep(time.Duration(i) * 4 * time.Millisecond) // before, during and after
+			time.Sleep(time.Duration(i%together) * 16 * time.Millisecond) // before, during and after
 			if page := person.click(links[i], nil); !strings.Contains(page, "Connected") {
 				t.Errorf("%s: %s", name, page)
 			}
 		})
+		if i%together == together-1 {
+			running.Wait()
+		}
 	}
-	running.Wait()
 	w.sim.ClearFaults()
 	w.checkNotOverwritten(p, old)
 }
