@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,13 +94,29 @@ func checkProxyService(t *testing.T, project *types.Project, name string) {
 		}
 	}
 	pleo := project.Networks["pleo"]
-	if !pleo.Internal || pleo.Ipam.Config[0].Subnet != *s.Environment["PLEO_PROXY_CLIENT_NETWORKS"] {
+	if !pleo.Internal || pleo.Ipam.Config[0].IPRange != *s.Environment["PLEO_PROXY_CLIENT_NETWORKS"] {
 		t.Errorf("the network pleo is %+v, and clients may come from %s", pleo, *s.Environment["PLEO_PROXY_CLIENT_NETWORKS"])
 	}
+	checkGatewayIsNoClient(t, pleo.Ipam.Config[0])
 	for other, service := range project.Services {
 		if _, joined := service.Networks["pleo"]; joined && other != "app" && !strings.HasPrefix(other, "proxy") {
 			t.Errorf("%s is in the network pleo as well", other)
 		}
+	}
+}
+
+// checkGatewayIsNoClient: every program of the machine has the address of the
+// gateway, so it must not be among those of the containers.
+func checkGatewayIsNoClient(t *testing.T, pool *types.IPAMPool) {
+	t.Helper()
+	subnet, err1 := netip.ParsePrefix(pool.Subnet)
+	clients, err2 := netip.ParsePrefix(pool.IPRange)
+	gateway, err3 := netip.ParseAddr(pool.Gateway)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	if !subnet.Contains(gateway) || !subnet.Contains(clients.Addr()) || clients.Bits() <= subnet.Bits() || clients.Contains(gateway) {
+		t.Errorf("in %v the machine has %v and containers have %v", subnet, gateway, clients)
 	}
 }
 
@@ -190,7 +207,8 @@ func startLegacyApp(t *testing.T, project *types.Project) *buffer {
 
 // The addresses that the networks give the proxy.
 const (
-	proxyAddress   = "172.30.84.2"
+	proxyAddress   = "172.30.84.9"
+	machineAddress = "172.30.84.1"
 	outsideAddress = "172.31.0.2" // in the network that leads to Pleo
 	proxyHosts     = proxyAddress + " proxy\n"
 )
@@ -200,6 +218,7 @@ const (
 // order that of its conditions.
 func TestLegacyApplication(t *testing.T) {
 	addAddress(t, proxyAddress+"/28")
+	addAddress(t, machineAddress+"/32")
 	addAddress(t, outsideAddress+"/32")
 	project := loadCompose(t, repository(), "compose.yaml", simulatorEnvironment(t)...)
 	volumes := map[string]string{}
@@ -220,8 +239,11 @@ func TestLegacyApplication(t *testing.T) {
 		}
 		return nil
 	})
-	if status, body, err := get("http://"+outsideAddress+":8484/v2/employees", "Pleo-Connection", "acme"); err != nil || status != http.StatusForbidden {
-		t.Errorf("a stranger is answered %d %s %v, want 403", status, body, err)
+	for who, address := range map[string]string{"a stranger": outsideAddress, "a program of the machine": machineAddress} {
+		status, body, err := get("http://"+address+":8484/v2/employees", "Pleo-Connection", "acme")
+		if err != nil || status != http.StatusForbidden {
+			t.Errorf("%s is answered %d %s %v, want 403", who, status, body, err)
+		}
 	}
 	if code := proxy.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
@@ -284,7 +306,7 @@ func startPostgres(t *testing.T, project *types.Project, address string) {
 // replica is told, the other knows, and one serves while the other is replaced.
 func TestTwoReplicasShareConnections(t *testing.T) {
 	const postgresAddress = "172.31.1.9"
-	replicas := map[string]string{"proxy-1": "172.30.84.3", "proxy-2": "172.30.84.4"}
+	replicas := map[string]string{"proxy-1": "172.30.84.10", "proxy-2": "172.30.84.11"}
 	addAddress(t, postgresAddress+"/32")
 	dir := t.TempDir()
 	if err := os.CopyFS(filepath.Join(dir, "deploy", "compose"), os.DirFS(repository("deploy", "compose"))); err != nil {
