@@ -105,6 +105,19 @@ func TestUnitIsConfined(t *testing.T) {
 	}
 }
 
+// TestUnitNeverGivesUp: the program ends when its database is away at the start,
+// and by default systemd lets five starts within ten seconds be the last.
+func TestUnitNeverGivesUp(t *testing.T) {
+	unit := read(t, repository("deploy", "systemd", "pleo-auth-proxy.service"))
+	before, _, _ := strings.Cut(unit, "[Service]") // systemd reads it there
+	if got := setting(before, "StartLimitIntervalSec"); !slices.Equal(got, []string{"0"}) {
+		t.Errorf("StartLimitIntervalSec of [Unit] = %q, want 0", got)
+	}
+	if got := setting(unit, "Restart"); !slices.Equal(got, []string{"on-failure"}) {
+		t.Errorf("Restart = %q, want on-failure", got)
+	}
+}
+
 // serviceOf makes the unit's process: the package's files as the root that the
 // unit may not write to, its directories, its credentials and its command.
 func serviceOf(t *testing.T, root string, credentials map[string]string) *container {
