@@ -118,6 +118,22 @@ func TestUnitNeverGivesUp(t *testing.T) {
 	}
 }
 
+// TestCredentialsAreLoaded: what the page and the package's configuration name is
+// among what the unit loads.
+func TestCredentialsAreLoaded(t *testing.T) {
+	loaded := setting(read(t, repository("deploy", "systemd", "pleo-auth-proxy.service")), "LoadCredential")
+	text := read(t, repository("docs", "systemd.md")) + read(t, repository("deploy", "deb", "config.yaml"))
+	named := regexp.MustCompile(`/(?:run/credentials/pleo-auth-proxy\.service|etc/credstore)/([a-z-]+)`).FindAllStringSubmatch(text, -1)
+	if len(named) < 4 {
+		t.Errorf("%d credentials are named, want at least 4: are they still found?", len(named))
+	}
+	for _, m := range named {
+		if !slices.Contains(loaded, m[1]) {
+			t.Errorf("%s is named, and the unit does not load %s", m[0], m[1])
+		}
+	}
+}
+
 // serviceOf makes the unit's process: the package's files as the root that the
 // unit may not write to, its directories, its credentials and its command.
 func serviceOf(t *testing.T, root string, credentials map[string]string) *container {
