@@ -41,6 +41,7 @@ func setups() []setup {
 	}
 	return []setup{
 		gateway("gateway-keys", always...),
+		gateway("gateway-files", append([]string{"PersistentVolumeClaim"}, always...)...),
 		gateway("gateway-sqlite", append([]string{"Ingress", "PersistentVolumeClaim"}, always...)...),
 		gateway("gateway-postgres", "ConfigMap", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service",
 			"ServiceAccount", "ServiceMonitor", "StatefulSet"),
@@ -222,7 +223,7 @@ func TestObjectsAreWhatKubernetesKnows(t *testing.T) {
 			}
 			pod := podOf(t, objects)
 			checkPod(t, pod)
-			if strings.Contains(s.name, "sqlite") || s.name == "plain-sidecar" {
+			if strings.Contains(s.name, "sqlite") || s.name == "gateway-files" || s.name == "plain-sidecar" {
 				checkOnePod(t, objects)
 			}
 			if s.name == "gateway-postgres" {
@@ -352,7 +353,7 @@ func TestKubeScoreFindsNothingCritical(t *testing.T) {
 func TestChartRefuses(t *testing.T) {
 	helm, chart := tool(t, "helm"), chartDir(t, "pleo-auth-proxy")
 	erp := chartDir(t, "examples/erp")
-	sqlite, postgres, keys := "gateway-sqlite", "gateway-postgres", "gateway-keys"
+	sqlite, postgres, keys, files := "gateway-sqlite", "gateway-postgres", "gateway-keys", "gateway-files"
 	for _, test := range []struct {
 		name, base string
 		set        []string
@@ -376,6 +377,14 @@ func TestChartRefuses(t *testing.T) {
 		{"pages that nobody reaches", sqlite, []string{"connect.publicUrl="}, "connect.ingress needs connect.publicUrl"},
 		{"an inline secret", sqlite, []string{"config.oauth.client_secret=s3cret"}, "config.oauth.client_secret is set by the chart; use oauth.clientSecret"},
 		{"another store by the side door", sqlite, []string{"config.store.driver=memory"}, "config.store is set by the chart"},
+		{"a file that is not in the pod", keys, []string{"config.upstream.ca_file=/etc/ca.crt"}, "config.upstream.ca_file names /etc/ca.crt, which is not in the pod"},
+		{"a file that is misspelt", files, []string{"config.connect.branding.logo_file=/run/secrets/pleo-auth-proxy/files/logo.png"},
+			"config.connect.branding.logo_file names /run/secrets/pleo-auth-proxy/files/logo.png, which is not in the pod"},
+		{"a webhook's secret that nobody brings", files, []string{"config.notify.webhooks[0].secret_file=/run/secrets/pleo-auth-proxy/files/hook"},
+			"config.notify.webhooks[0].secret_file names"},
+		{"a file from nowhere", keys, []string{"files.logo.key=logo.svg"}, "files.logo wants a secret or a configMap"},
+		{"a file from two places", files, []string{"files.webhook.configMap=pleo-webhook"}, "files.webhook wants a secret or a configMap"},
+		{"a file with a path for a name", keys, []string{"files.a/b.secret=s", "files.a/b.key=k"}, "a/b"},
 		{"a socket for other pods", keys, []string{"sidecar.socket=true"}, "sidecar.socket is for mode sidecar"},
 		{"an unknown value", keys, []string{"replicaCount=2"}, "replicaCount"},
 		{"a secret that is no reference", keys, []string{"connections[0].apiKey=pls_x"}, "apiKey"},

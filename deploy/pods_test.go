@@ -1,15 +1,24 @@
 package deploy
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -20,7 +29,13 @@ const (
 	simulatedKey    = "pls_0123456789abcdef_620d75"
 )
 
-// kept is what the Secrets of the setups hold: Secret → key → text.
+// The names in the certificates of the pages and of the proxy.
+const (
+	pagesHost   = "connect.example.com"
+	serviceHost = "pleo-pleo-auth-proxy"
+)
+
+// kept is what the Secrets and ConfigMaps of the setups hold: name → key → text.
 func kept(t *testing.T) map[string]map[string]string {
 	t.Helper()
 	keyset := filepath.Join(t.TempDir(), "keyset.json")
@@ -36,6 +51,35 @@ func kept(t *testing.T) map[string]map[string]string {
 		"pleo-clients": {"erp": "a token for the ERP"},
 		"pleo-store":   {"dsn": "postgres://pleo:secret@postgres/pleo"},
 		"pleo-admin":   {"admin-token": "a token for operators, long enough"},
+
+		"pleo-webhook":   {"webhook": "bm8gbW9yZSB0aGFuIHR3ZW50eS1mb3VyIGJ5dGVzISE="},
+		"connect-tls":    tlsSecret(t, pagesHost),
+		"pleo-proxy-tls": tlsSecret(t, serviceHost),
+		"authorities":    {"ca.crt": tlsSecret(t, "ca.example.com")["tls.crt"]},
+		"pleo-logo":      {"logo.svg": `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>`},
+	}
+}
+
+// tlsSecret is what a Secret of type kubernetes.io/tls holds: a certificate for a
+// name, and its key.
+func tlsSecret(t *testing.T, name string) map[string]string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]string{
+		"tls.crt": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})),
+		"tls.key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})),
 	}
 }
 
@@ -79,10 +123,11 @@ func layOut(t *testing.T, v corev1.Volume, objects map[string]any, secrets map[s
 		}
 	case v.Projected != nil:
 		for _, source := range v.Projected.Sources {
-			for _, item := range source.Secret.Items {
-				text, ok := secrets[source.Secret.Name][item.Key]
+			name, items := sourceOf(source)
+			for _, item := range items {
+				text, ok := secrets[name][item.Key]
 				if !ok {
-					t.Fatalf("a Secret %s with the key %s is mounted, which no document speaks of", source.Secret.Name, item.Key)
+					t.Fatalf("%s with the key %s is mounted, which no document speaks of", name, item.Key)
 				}
 				put(item.Path, text, os.FileMode(*v.Projected.DefaultMode))
 			}
@@ -99,6 +144,15 @@ func layOut(t *testing.T, v corev1.Volume, objects map[string]any, secrets map[s
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// sourceOf returns the name of the Secret or ConfigMap that a source is, and what
+// is taken from there.
+func sourceOf(source corev1.VolumeProjection) (string, []corev1.KeyToPath) {
+	if source.ConfigMap != nil {
+		return source.ConfigMap.Name, source.ConfigMap.Items
+	}
+	return source.Secret.Name, source.Secret.Items
 }
 
 // TestConfigurationsAreValid has the real program, in its container, look at the
@@ -312,4 +366,52 @@ func TestGatewayKnowsItsClients(t *testing.T) {
 			t.Errorf("with the token %q: %d %s %v, want %d", token, status, body, err, want)
 		}
 	}
+}
+
+// TestGatewayUsesFiles runs the gateway with files of its user's: both listeners
+// have the certificates that the Secrets hold, the Service says that they speak
+// TLS, and the pages have the logo.
+func TestGatewayUsesFiles(t *testing.T) {
+	startSimulator(t)
+	objects := decode(t, setupNamed(t, "gateway-files").render(t))
+	for _, port := range objects["Service"].(*corev1.Service).Spec.Ports {
+		if want := map[string]string{"proxy": "https", "connect": "https", "health": "http"}[port.Name]; *port.AppProtocol != want {
+			t.Errorf("port %s of the Service speaks %s, want %s", port.Name, *port.AppProtocol, want)
+		}
+	}
+	secrets := kept(t)
+	proxy := proxyOf(t, podOf(t, objects))
+	c := startable(t, objects, secrets)
+	c.simulated()
+	c.start(t)
+	c.await(t, probe(t, proxy, proxy.ReadinessProbe))
+	importGrant(t, c, "acme")
+	for _, test := range []struct{ url, name, secret, want string }{
+		{"https://127.0.0.1:8484/@acme/v2/employees", serviceHost, "pleo-proxy-tls", "email"},
+		{"https://127.0.0.1:8486/", pagesHost, "connect-tls", `<header><img src="/assets/`},
+	} {
+		if body, err := getTLS(test.url, test.name, secrets[test.secret]["tls.crt"]); err != nil || !strings.Contains(body, test.want) {
+			t.Errorf("%s: %s %v, want %s", test.url, body, err, test.want)
+		}
+	}
+}
+
+// getTLS asks as the ERP does, trusting one certificate for one name.
+func getTLS(url, name, certificate string) (string, error) {
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	r.SetBasicAuth("erp", "a token for the ERP")
+	r.Host = name
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM([]byte(certificate))
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: name}, DisableKeepAlives: true}
+	answer, err := (&http.Client{Transport: transport, Timeout: 30 * time.Second}).Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	return string(body), err
 }

@@ -73,7 +73,7 @@ client_networks: {{ toJson . }}
 {{- end }}
 {{- end -}}
 
-{{/* Every Secret that is referred to, as the sources of one projected volume. */}}
+{{/* Every Secret and file that is referred to, as the sources of one projected volume. */}}
 {{- define "pleo-auth-proxy.secretSources" -}}
 {{- $v := .Values -}}
 {{- $all := list -}}
@@ -88,8 +88,12 @@ client_networks: {{ toJson . }}
 {{- if $v.admin.token.name -}}{{- $all = append $all (dict "from" $v.admin.token "path" "admin-token") -}}{{- end -}}
 {{- range $v.connections -}}{{- $all = append $all (dict "from" .apiKey "path" (printf "keys/%s" .name)) -}}{{- end -}}
 {{- range $v.clients -}}{{- $all = append $all (dict "from" .token "path" (printf "clients/%s" .name)) -}}{{- end -}}
+{{- range $name, $f := $v.files -}}
+{{- $from := dict "name" ($f.secret | default $f.configMap) "key" $f.key -}}
+{{- $all = append $all (dict "from" $from "path" (printf "files/%s" $name) "source" (empty $f.secret | ternary "configMap" "secret")) -}}
+{{- end -}}
 {{- range $all }}
-- secret:
+- {{ .source | default "secret" }}:
     name: {{ .from.name }}
     items:
       - key: {{ .from.key | quote }}

@@ -37,6 +37,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ and (eq .Values.mode "gateway") (eq .Values.store.driver "postgres") | ternary "StatefulSet" "Deployment" }}
 {{- end -}}
 
+{{/* What a listener speaks. */}}
+{{- define "pleo-auth-proxy.scheme" -}}
+{{- $tls := dig .of "tls" dict .config | default dict -}}
+{{ or (empty $tls.cert_file | not) (dig "acme" "domains" list $tls | empty | not) | ternary "https" "http" }}
+{{- end -}}
+
 {{- define "pleo-auth-proxy.strategy" -}}
 {{ .Values.strategy | default (eq .Values.store.driver "sqlite" | ternary "Recreate" "RollingUpdate") }}
 {{- end -}}

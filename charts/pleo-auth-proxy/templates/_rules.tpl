@@ -7,6 +7,7 @@ do so is refused, with the reason and the way out.
 {{- include "pleo-auth-proxy.checkStore" . -}}
 {{- include "pleo-auth-proxy.checkSecrets" . -}}
 {{- include "pleo-auth-proxy.checkConfig" . -}}
+{{- include "pleo-auth-proxy.checkFiles" . -}}
 {{- if eq .Values.mode "gateway" -}}
 {{- include "pleo-auth-proxy.checkGateway" . -}}
 {{- else if or .Values.connect.ingress.enabled .Values.autoscaling.enabled .Values.serviceMonitor.enabled -}}
@@ -82,6 +83,35 @@ do so is refused, with the reason and the way out.
 {{- if gt (len $parts) 1 -}}{{- $section = get $.Values.config (first $parts) | default dict -}}{{- end -}}
 {{- if hasKey $section (last $parts) -}}
 {{- fail (printf "config.%s is set by the chart; use %s" $path $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Every file that config names is one of files, since the pod has no others. */}}
+{{- define "pleo-auth-proxy.checkFiles" -}}
+{{- range $name, $f := .Values.files -}}
+{{- if or (and $f.secret $f.configMap) (not (or $f.secret $f.configMap)) -}}
+{{- fail (printf "files.%s wants a secret or a configMap, one of them" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- include "pleo-auth-proxy.checkFilesIn" (dict "path" "config" "value" .Values.config "files" .Values.files "dir" (printf "%s/files" (include "pleo-auth-proxy.secretsDir" .))) -}}
+{{- end -}}
+
+{{- define "pleo-auth-proxy.checkFilesIn" -}}
+{{- if kindIs "map" .value -}}
+{{- range $key, $value := .value -}}
+{{- $path := printf "%s.%s" $.path $key -}}
+{{- if and (hasSuffix "_file" $key) (kindIs "string" $value) $value -}}
+{{- if or (ne (dir $value) $.dir) (not (hasKey $.files (base $value))) -}}
+{{- fail (printf "%s names %s, which is not in the pod; put the file into files under a name of its own, and name it here as %s/NAME" $path $value $.dir) -}}
+{{- end -}}
+{{- else -}}
+{{- include "pleo-auth-proxy.checkFilesIn" (dict "path" $path "value" $value "files" $.files "dir" $.dir) -}}
+{{- end -}}
+{{- end -}}
+{{- else if kindIs "slice" .value -}}
+{{- range $i, $value := .value -}}
+{{- include "pleo-auth-proxy.checkFilesIn" (dict "path" (printf "%s[%d]" $.path $i) "value" $value "files" $.files "dir" $.dir) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
