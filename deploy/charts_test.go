@@ -377,6 +377,8 @@ func TestChartRefuses(t *testing.T) {
 		{"pages that nobody reaches", sqlite, []string{"connect.publicUrl="}, "connect.ingress needs connect.publicUrl"},
 		{"an inline secret", sqlite, []string{"config.oauth.client_secret=s3cret"}, "config.oauth.client_secret is set by the chart; use oauth.clientSecret"},
 		{"another store by the side door", sqlite, []string{"config.store.driver=memory"}, "config.store is set by the chart"},
+		{"a password in the ConfigMap", keys, []string{"config.upstream.proxy_url=http://u:s3cret@proxy:3128"}, "put the URL into a Secret, and name that in upstream.proxyUrl"},
+		{"two forward proxies", files, []string{"config.upstream.proxy_url=http://proxy:3128"}, "config.upstream.proxy_url and upstream.proxyUrl are both set"},
 		{"a file that is not in the pod", keys, []string{"config.upstream.ca_file=/etc/ca.crt"}, "config.upstream.ca_file names /etc/ca.crt, which is not in the pod"},
 		{"a file that is misspelt", files, []string{"config.connect.branding.logo_file=/run/secrets/pleo-auth-proxy/files/logo.png"},
 			"config.connect.branding.logo_file names /run/secrets/pleo-auth-proxy/files/logo.png, which is not in the pod"},

@@ -52,6 +52,8 @@ func kept(t *testing.T) map[string]map[string]string {
 		"pleo-store":   {"dsn": "postgres://pleo:secret@postgres/pleo"},
 		"pleo-admin":   {"admin-token": "a token for operators, long enough"},
 
+		"pleo-forward-proxy": {"proxy-url": "http://pleo:secret@proxy.example.com:3128"},
+
 		"pleo-webhook":   {"webhook": "bm8gbW9yZSB0aGFuIHR3ZW50eS1mb3VyIGJ5dGVzISE="},
 		"connect-tls":    tlsSecret(t, pagesHost),
 		"pleo-proxy-tls": tlsSecret(t, serviceHost),
@@ -91,6 +93,14 @@ func startable(t *testing.T, objects map[string]any, secrets map[string]map[stri
 	spec := proxyOf(t, pod)
 	c := newContainer(t, spec.Name, loadImage(t, "pleo-auth-proxy"))
 	c.args = spec.Args
+	for _, e := range spec.Env {
+		from := e.ValueFrom.SecretKeyRef
+		text, ok := secrets[from.Name][from.Key]
+		if !ok {
+			t.Fatalf("%s is %s of %s, which no document speaks of", e.Name, from.Key, from.Name)
+		}
+		c.env[e.Name] = text
+	}
 	dirs := map[string]string{}
 	for _, v := range pod.Volumes {
 		dirs[v.Name] = layOut(t, v, objects, secrets)
@@ -383,6 +393,7 @@ func TestGatewayUsesFiles(t *testing.T) {
 	proxy := proxyOf(t, podOf(t, objects))
 	c := startable(t, objects, secrets)
 	c.simulated()
+	delete(c.env, "PLEO_UPSTREAM_PROXY_URL") // there is none on the way to the simulator
 	c.start(t)
 	c.await(t, probe(t, proxy, proxy.ReadinessProbe))
 	importGrant(t, c, "acme")

@@ -7,6 +7,14 @@ name: pleo-auth-proxy
 image: {{ include "pleo-auth-proxy.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy | default (empty .Values.image.digest | ternary "Always" "IfNotPresent") }}
 args: [serve]
+{{- with .Values.upstream.proxyUrl }}
+{{- if .name }}
+env:
+  - name: PLEO_UPSTREAM_PROXY_URL
+    valueFrom:
+      secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
 ports:
   {{- if eq .Values.mode "gateway" }}
   - {name: proxy, containerPort: 8484, protocol: TCP}

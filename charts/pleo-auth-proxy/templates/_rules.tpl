@@ -65,6 +65,13 @@ do so is refused, with the reason and the way out.
 {{- if and .Values.oauth.clientSecret.name (not .Values.oauth.clientId) -}}
 {{- fail "oauth.clientId is needed with oauth.clientSecret" -}}
 {{- end -}}
+{{- $url := dig "upstream" "proxy_url" "" .Values.config | toString -}}
+{{- if and $url .Values.upstream.proxyUrl.name -}}
+{{- fail "config.upstream.proxy_url and upstream.proxyUrl are both set; keep one of them" -}}
+{{- end -}}
+{{- if contains "@" $url -}}
+{{- fail "config.upstream.proxy_url holds a password, which everybody may read in a ConfigMap; put the URL into a Secret, and name that in upstream.proxyUrl" -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Keys of config that have a value of the chart, which knows more about them. */}}
