@@ -377,6 +377,14 @@ func TestChartRefuses(t *testing.T) {
 		{"pages that nobody reaches", sqlite, []string{"connect.publicUrl="}, "connect.ingress needs connect.publicUrl"},
 		{"an inline secret", sqlite, []string{"config.oauth.client_secret=s3cret"}, "config.oauth.client_secret is set by the chart; use oauth.clientSecret"},
 		{"another store by the side door", sqlite, []string{"config.store.driver=memory"}, "config.store is set by the chart"},
+		{"two connections of one name", keys, []string{"connections[1].name=Acme"}, "connections has acme and Acme, which are one name"},
+		{"two clients of one name", keys, []string{"clients[1].name=erp", "clients[1].token.name=t", "clients[1].token.key=k"}, "clients has erp and erp, which are one name"},
+		{"an autoscaler with more pods than it may have", postgres, []string{"autoscaling.minReplicas=7"}, "autoscaling.minReplicas is 7, more than autoscaling.maxReplicas, which is 6"},
+		{"an authority that asks another pod", postgres, []string{"config.connect.tls.acme.domains[0]=connect.example.com"}, "config.connect.tls.acme with several pods"},
+		{"a key that the program does not know", keys, []string{"config.upstream.timeuot=30s"}, "config.upstream.timeuot is no key of the configuration"},
+		{"a section that the program does not know", keys, []string{"config.logging.level=info"}, "config.logging is no key of the configuration"},
+		{"a text for a section", keys, []string{"config.log=info"}, "config.log wants keys of its own"},
+		{"a section for a text", keys, []string{"config.log.level.is=info"}, "config.log.level has no keys of its own"},
 		{"a password in the ConfigMap", keys, []string{"config.upstream.proxy_url=http://u:s3cret@proxy:3128"}, "put the URL into a Secret, and name that in upstream.proxyUrl"},
 		{"two forward proxies", files, []string{"config.upstream.proxy_url=http://proxy:3128"}, "config.upstream.proxy_url and upstream.proxyUrl are both set"},
 		{"a file that is not in the pod", keys, []string{"config.upstream.ca_file=/etc/ca.crt"}, "config.upstream.ca_file names /etc/ca.crt, which is not in the pod"},
@@ -413,6 +421,18 @@ func TestChartRefuses(t *testing.T) {
 				t.Errorf("helm %q: %v, want an error with %q:\n%s", args, err, test.want, out)
 			}
 		})
+	}
+}
+
+// TestChartKnowsEveryKey: the keys that the chart lets through are the program's.
+func TestChartKnowsEveryKey(t *testing.T) {
+	want := read(t, repository("config.example.yaml"))
+	copied := repository("charts", "pleo-auth-proxy", "files", "config.example.yaml")
+	if *update {
+		write(t, copied, want)
+	}
+	if diff := cmp.Diff(want, read(t, copied)); diff != "" {
+		t.Errorf("%s is not config.example.yaml; go test -run TestChartKnowsEveryKey . -update (-want +got):\n%s", copied, diff)
 	}
 }
 

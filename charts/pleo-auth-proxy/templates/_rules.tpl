@@ -4,6 +4,9 @@ token that two pods spend ends the grant for the customer, so a setup that could
 do so is refused, with the reason and the way out.
 */}}
 {{- define "pleo-auth-proxy.check" -}}
+{{- include "pleo-auth-proxy.checkKeys" (dict "path" "config" "value" .Values.config "known" (.Files.Get "files/config.example.yaml" | fromYaml)) -}}
+{{- include "pleo-auth-proxy.checkNames" (dict "list" "connections" "of" .Values.connections) -}}
+{{- include "pleo-auth-proxy.checkNames" (dict "list" "clients" "of" .Values.clients) -}}
 {{- include "pleo-auth-proxy.checkStore" . -}}
 {{- include "pleo-auth-proxy.checkSecrets" . -}}
 {{- include "pleo-auth-proxy.checkConfig" . -}}
@@ -12,6 +15,36 @@ do so is refused, with the reason and the way out.
 {{- include "pleo-auth-proxy.checkGateway" . -}}
 {{- else if or .Values.connect.ingress.enabled .Values.autoscaling.enabled .Values.serviceMonitor.enabled -}}
 {{- fail "connect.ingress, autoscaling and serviceMonitor are for mode gateway: in mode sidecar the pods and their Service are those of your own chart" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Keys of config that the program does not know, which it would refuse at its start. */}}
+{{- define "pleo-auth-proxy.checkKeys" -}}
+{{- range $key, $value := .value -}}
+{{- $path := printf "%s.%s" $.path $key -}}
+{{- if not (hasKey $.known $key) -}}
+{{- fail (printf "%s is no key of the configuration; config.example.yaml has them all" $path) -}}
+{{- end -}}
+{{- $known := get $.known $key -}}
+{{- if ne (kindIs "map" $known) (kindIs "map" $value) -}}
+{{- fail (printf "%s %s" $path (kindIs "map" $known | ternary "wants keys of its own" "has no keys of its own")) -}}
+{{- end -}}
+{{- if kindIs "map" $known -}}
+{{- include "pleo-auth-proxy.checkKeys" (dict "path" $path "value" $value "known" $known) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Names are unique; those of connections must differ by more than case. */}}
+{{- define "pleo-auth-proxy.checkNames" -}}
+{{- $seen := dict -}}
+{{- range .of -}}
+{{- $name := eq $.list "connections" | ternary (lower .name) .name -}}
+{{- $other := get $seen $name -}}
+{{- if $other -}}
+{{- fail (printf "%s has %s and %s, which are one name" $.list $other .name) -}}
+{{- end -}}
+{{- $_ := set $seen $name .name -}}
 {{- end -}}
 {{- end -}}
 
@@ -126,6 +159,14 @@ do so is refused, with the reason and the way out.
 {{- define "pleo-auth-proxy.checkGateway" -}}
 {{- if not (or .Values.clients .Values.clientNetworks) -}}
 {{- fail "whoever reaches a gateway acts with every connection: name who may in clients or clientNetworks" -}}
+{{- end -}}
+{{- with .Values.autoscaling -}}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
+{{- fail (printf "autoscaling.minReplicas is %d, more than autoscaling.maxReplicas, which is %d" (int .minReplicas) (int .maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (dig "connect" "tls" "acme" "domains" list .Values.config) (or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled) -}}
+{{- fail "config.connect.tls.acme with several pods: the authority asks one of them what another one knows; end TLS in front of them, or take the certificate from files" -}}
 {{- end -}}
 {{- if .Values.sidecar.socket -}}
 {{- fail "sidecar.socket is for mode sidecar: other pods cannot reach a unix socket" -}}
