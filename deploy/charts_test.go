@@ -254,12 +254,23 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 			t.Errorf("volume %s is of the host", v.Name)
 		}
 	}
+	// What is said of the pod holds for containers that are not ours.
+	group := int64(65532)
+	policy := corev1.FSGroupChangeOnRootMismatch
+	if diff := cmp.Diff(&corev1.PodSecurityContext{FSGroup: &group, FSGroupChangePolicy: &policy}, pod.SecurityContext); diff != "" {
+		t.Errorf("security context of the pod, want a group for the volumes alone (-want +got):\n%s", diff)
+	}
 	c := proxyOf(t, pod)
 	s := c.SecurityContext
 	if !*s.RunAsNonRoot || *s.RunAsUser != 65532 || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem ||
 		!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 ||
 		s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 		t.Errorf("security context = %v, want what the restricted standard asks for", s)
+	}
+	for _, app := range pod.Containers {
+		if s := app.SecurityContext; s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil {
+			t.Errorf("security context of %s = %v, want what the restricted standard asks for", app.Name, s)
+		}
 	}
 	for name, probe := range map[string]*corev1.Probe{"/livez": c.LivenessProbe, "/readyz": c.ReadinessProbe} {
 		if probe == nil || probe.HTTPGet == nil || probe.HTTPGet.Path != name || probe.HTTPGet.Port.StrVal != "pleo-health" {

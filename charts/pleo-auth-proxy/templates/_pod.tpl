@@ -74,7 +74,8 @@ strategy:
 
 {{/*
 What the pod itself must have: time to finish a refresh, no variables about
-Services, and a group that may read secrets and write to volumes.
+Services, and a group that may read secrets and write to volumes. All else is
+said of the container, since in a sidecar the pod is somebody else's.
 */}}
 {{- define "pleo-auth-proxy.pod" -}}
 terminationGracePeriodSeconds: 90
@@ -82,8 +83,6 @@ enableServiceLinks: false
 securityContext:
   fsGroup: 65532
   fsGroupChangePolicy: OnRootMismatch
-  runAsNonRoot: true
-  seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
 {{/*
