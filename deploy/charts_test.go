@@ -447,6 +447,21 @@ func TestChartKnowsEveryKey(t *testing.T) {
 	}
 }
 
+// TestChartAddsToTheHosts: hosts that the user allows stay, and the short name of
+// the Service comes only where a token is asked for.
+func TestChartAddsToTheHosts(t *testing.T) {
+	for name, want := range map[string]string{
+		"gateway-keys":   "allowed_hosts:\n  - pleo.example.com\n  - pleo-pleo-auth-proxy.pleo\n",
+		"gateway-sqlite": "allowed_hosts:\n  - pleo.example.com\n  client_networks:",
+	} {
+		objects := decode(t, setupNamed(t, name).render(t, "--set", "config.proxy.allowed_hosts[0]=pleo.example.com"))
+		config := objects["ConfigMap"].(*corev1.ConfigMap).Data["config.yaml"]
+		if !strings.Contains(config, want) {
+			t.Errorf("%s has the configuration\n%s\nwant in it\n%s", name, config, want)
+		}
+	}
+}
+
 // TestChartsAlertsAreOurs: the rules of the chart, which users copy as a folder, are
 // those that are tested.
 func TestChartsAlertsAreOurs(t *testing.T) {

@@ -361,7 +361,8 @@ func TestGatewayKeepsConnections(t *testing.T) {
 	}
 }
 
-// TestGatewayKnowsItsClients runs the gateway whose clients have tokens.
+// TestGatewayKnowsItsClients runs the gateway whose clients have tokens, and asks
+// it by every name that they may call it.
 func TestGatewayKnowsItsClients(t *testing.T) {
 	simulatorWithKey(t)
 	objects := decode(t, setupNamed(t, "gateway-keys").render(t))
@@ -370,10 +371,23 @@ func TestGatewayKnowsItsClients(t *testing.T) {
 	c.simulated()
 	c.start(t)
 	c.await(t, probe(t, proxy, proxy.ReadinessProbe))
-	for token, want := range map[string]int{"a token for the ERP": http.StatusOK, "another": http.StatusUnauthorized} {
-		status, body, err := get("http://127.0.0.1:8484/v2/employees", "Pleo-Connection", "acme", "Authorization", "Bearer "+token)
-		if err != nil || status != want {
-			t.Errorf("with the token %q: %d %s %v, want %d", token, status, body, err, want)
+	const token = "a token for the ERP"
+	for _, test := range []struct {
+		host, token string
+		want        int
+	}{
+		{"127.0.0.1:8484", token, http.StatusOK},
+		{"127.0.0.1:8484", "another", http.StatusUnauthorized},
+		// The names that a Service has, from near to far.
+		{"pleo-pleo-auth-proxy:8484", token, http.StatusOK},
+		{"pleo-pleo-auth-proxy.pleo:8484", token, http.StatusOK},
+		{"pleo-pleo-auth-proxy.pleo.svc:8484", token, http.StatusOK},
+		{"pleo-pleo-auth-proxy.pleo.svc.cluster.local:8484", token, http.StatusOK},
+		{"pleo-pleo-auth-proxy.example:8484", token, http.StatusForbidden},
+	} {
+		status, body, err := get("http://127.0.0.1:8484/v2/employees", "Host", test.host, "Pleo-Connection", "acme", "Authorization", "Bearer "+test.token)
+		if err != nil || status != test.want {
+			t.Errorf("at %s with the token %q: %d %s %v, want %d", test.host, test.token, status, body, err, test.want)
 		}
 	}
 }

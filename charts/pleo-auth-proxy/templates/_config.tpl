@@ -30,7 +30,23 @@
 {{- $connections = append $connections $c -}}
 {{- end -}}
 {{- with $connections -}}{{- $_ := set $config "connections" . -}}{{- end -}}
-{{- mergeOverwrite $config (deepCopy $v.config) | toYaml -}}
+{{- $config = mergeOverwrite $config (deepCopy $v.config) -}}
+{{- with include "pleo-auth-proxy.shortHost" . -}}
+{{- $_ := set $config.proxy "allowed_hosts" (append ($config.proxy.allowed_hosts | default list) . | uniq) -}}
+{{- end -}}
+{{- $config | toYaml -}}
+{{- end -}}
+
+{{/*
+SERVICE.NAMESPACE, which the proxy does not take for a private name by itself: a
+namespace may be called like the end of public names, such as team, and whoever
+owns SERVICE.team could point that name here. Such a page has no client's token, so
+that the name is allowed only where one is asked for.
+*/}}
+{{- define "pleo-auth-proxy.shortHost" -}}
+{{- if and (eq .Values.mode "gateway") .Values.clients -}}
+{{ include "pleo-auth-proxy.fullname" . }}.{{ .Release.Namespace }}
+{{- end -}}
 {{- end -}}
 
 {{- define "pleo-auth-proxy.oauthConfig" -}}
