@@ -435,6 +435,26 @@ func TestChartRefuses(t *testing.T) {
 	}
 }
 
+// TestChartSaysWhatIsNext: helm prints where the gateway is, and commands that
+// name what was rendered.
+func TestChartSaysWhatIsNext(t *testing.T) {
+	for name, want := range map[string][]string{
+		"gateway-keys":     {"http://pleo-pleo-auth-proxy:8484/@CONNECTION", "deployment/pleo-pleo-auth-proxy 8485", "It shows the connections"},
+		"gateway-sqlite":   {"https://connect.example.com/oauth/callback at Pleo", "name a Secret with a token in admin.token"},
+		"gateway-postgres": {"statefulset/pleo-pleo-auth-proxy 8485", "admin-token of the Secret pleo-admin"},
+		"gateway-files":    {"https://pleo-pleo-auth-proxy:8484/@CONNECTION"},
+	} {
+		s := setupNamed(t, name)
+		args := append([]string{"install", "pleo", chartDir(t, s.chart), "--namespace", "pleo", "--dry-run=client"}, s.values...)
+		_, notes, _ := strings.Cut(output(t, tool(t, "helm"), args...), "\nNOTES:\n")
+		for _, part := range want {
+			if !strings.Contains(notes, part) {
+				t.Errorf("the notes of %s lack %q:\n%s", name, part, notes)
+			}
+		}
+	}
+}
+
 // TestChartKnowsEveryKey: the keys that the chart lets through are the program's.
 func TestChartKnowsEveryKey(t *testing.T) {
 	want := read(t, repository("config.example.yaml"))
