@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,13 +31,17 @@ func (p *program) storeBackupCommand() *cobra.Command {
 		Use:   "backup FILE",
 		Short: "Copies the store to a new file, beside a running server",
 		Long: `Copies the store, as it is at this moment, to a new file that only its owner can
-read. Servers may go on meanwhile. An existing file is left alone.
+read. Servers may go on meanwhile. An existing file is left alone. FILE can be -,
+for standard output; the copy is then made in the directory for temporary files.
 
 The copy opens with the same keyset, which should be backed up elsewhere. It is
 for disasters: what is restored from it holds refresh tokens that have been spent
 since, so that connections refreshed after the backup may need a new consent.`,
 		Args: args("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "-" && p.asJSON {
+				return &usageError{command: cmd.CommandPath(), err: errors.New("standard output has room for the store or for JSON, not for both")}
+			}
 			_, v, err := p.openKept(cmd.Context())
 			if err != nil {
 				return err
@@ -52,7 +58,11 @@ type backupResult struct {
 }
 
 func (p *program) backup(ctx context.Context, v *vault, path string) error {
-	if err := v.store.Backup(ctx, path); err != nil {
+	name, copyTo := path, v.store.Backup
+	if path == "-" {
+		name, copyTo = "standard output", func(ctx context.Context, _ string) error { return p.backupToOutput(ctx, v.store) }
+	}
+	if err := copyTo(ctx, path); err != nil {
 		return err
 	}
 	use, err := v.store.KeyUse(ctx)
@@ -65,9 +75,33 @@ func (p *program) backup(ctx context.Context, v *vault, path string) error {
 			result.Keys = append(result.Keys, key.Fingerprint)
 		}
 	}
-	p.say("backed up the store to %s; it opens with the keys %v", path, result.Keys)
+	p.say("backed up the store to %s; it opens with the keys %v", name, result.Keys)
 	if p.asJSON {
 		return p.printJSON(result)
+	}
+	return nil
+}
+
+// backupToOutput writes a copy of the store to standard output, for images out of
+// which nothing copies files. A database is not written from start to end, so it
+// goes by way of a file.
+func (p *program) backupToOutput(ctx context.Context, store *sqlstore.Store) (err error) {
+	dir, err := os.MkdirTemp("", "pleo-auth-proxy-backup-*")
+	if err != nil {
+		return fmt.Errorf("making room for the copy: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	path := filepath.Join(dir, "store.db")
+	if err := store.Backup(ctx, path); err != nil {
+		return err
+	}
+	f, err := os.Open(path) //nolint:gosec // G304: we have just made it
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := io.Copy(p.stdout, f); err != nil {
+		return fmt.Errorf("writing the copy: %w", err)
 	}
 	return nil
 }
