@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,7 +23,12 @@ import (
 // a copy of it.
 func loadCompose(t *testing.T, dir, file string, environ ...string) *types.Project {
 	t.Helper()
-	options, err := cli.NewProjectOptions([]string{filepath.Join(dir, file)},
+	files := []string{filepath.Join(dir, file)}
+	// One in the repository itself is the developer's own.
+	if override := filepath.Join(dir, "compose.override.yaml"); dir != repository() && exists(override) {
+		files = append(files, override)
+	}
+	options, err := cli.NewProjectOptions(files,
 		cli.WithWorkingDirectory(dir), cli.WithEnv(environ), cli.WithInterpolation(true), cli.WithResolvedPaths(true), cli.WithDefaultProfiles())
 	if err != nil {
 		t.Fatal(err)
@@ -32,6 +38,11 @@ func loadCompose(t *testing.T, dir, file string, environ ...string) *types.Proje
 		t.Fatal(err)
 	}
 	return project
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // simulatorEnvironment reads deploy/compose/simulator.env.
@@ -257,6 +268,40 @@ func TestLegacyApplication(t *testing.T) {
 	again.await(t, again.isHealthy(t))
 	if status, body, err := get("http://" + proxyAddress + ":8484/@acme/v2/employees"); err != nil || status != http.StatusOK {
 		t.Errorf("after the upgrade: %d %s %v, want 200", status, body, err)
+	}
+}
+
+// TestComposeOverride lays what docs/compose.md shows over compose.yaml: this
+// machine alone reaches the new ports, and reading the dashboard takes the token.
+func TestComposeOverride(t *testing.T) {
+	addAddress(t, proxyAddress+"/28")
+	block := regexp.MustCompile("(?ms)^```yaml compose.override.yaml\n(.*?)^```$").FindStringSubmatch(read(t, repository("docs", "compose.md")))
+	if block == nil {
+		t.Fatal("docs/compose.md shows no compose.override.yaml")
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "compose.yaml"), read(t, repository("compose.yaml")))
+	write(t, filepath.Join(dir, "compose.override.yaml"), block[1])
+	for name, text := range map[string]string{"pleo-client-secret": simulatedSecret, "pleo-admin-token": "a token for operators, long enough"} {
+		write(t, filepath.Join(dir, "secrets", name), text)
+	}
+	project := loadCompose(t, dir, "compose.yaml", "PLEO_OAUTH_CLIENT_ID=my-client")
+	for _, port := range project.Services["proxy"].Ports {
+		if port.HostIP != "127.0.0.1" {
+			t.Errorf("port %d is published at %q, want 127.0.0.1", port.Target, port.HostIP)
+		}
+	}
+	proxy := service(t, project, "proxy", "pleo-auth-proxy", map[string]string{})
+	proxy.start(t)
+	proxy.await(t, proxy.isHealthy(t))
+	for token, want := range map[string]int{"another": http.StatusUnauthorized, "a token for operators, long enough": http.StatusOK} {
+		status, body, err := get("http://"+proxyAddress+":8485/api/v1/connections", "Authorization", "Bearer "+token)
+		if err != nil || status != want {
+			t.Errorf("with the token %q the dashboard answers %d %s %v, want %d", token, status, body, err, want)
+		}
+	}
+	if status, body, err := get("http://"+proxyAddress+":8486/", "Host", "connect.example.com"); err != nil || !strings.Contains(body, "Pleo") {
+		t.Errorf("the pages answer %d %s %v, want a page", status, body, err)
 	}
 }
 
