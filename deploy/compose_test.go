@@ -96,6 +96,9 @@ func checkProxyService(t *testing.T, project *types.Project, name string) {
 	if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
 		t.Errorf("%s can write to its image, or has rights", name)
 	}
+	if s.Logging == nil || s.Logging.Driver != "local" {
+		t.Errorf("logs of %s go to %+v, want local, which does not fill the disk", name, s.Logging)
+	}
 	if len(s.Ports) > 0 {
 		t.Errorf("%s publishes ports", name)
 	}
