@@ -455,18 +455,6 @@ func TestChartSaysWhatIsNext(t *testing.T) {
 	}
 }
 
-// TestChartKnowsEveryKey: the keys that the chart lets through are the program's.
-func TestChartKnowsEveryKey(t *testing.T) {
-	want := read(t, repository("config.example.yaml"))
-	copied := repository("charts", "pleo-auth-proxy", "files", "config.example.yaml")
-	if *update {
-		write(t, copied, want)
-	}
-	if diff := cmp.Diff(want, read(t, copied)); diff != "" {
-		t.Errorf("%s is not config.example.yaml; go test -run TestChartKnowsEveryKey . -update (-want +got):\n%s", copied, diff)
-	}
-}
-
 // TestChartAddsToTheHosts: hosts that the user allows stay, and the short name of
 // the Service comes only where a token is asked for.
 func TestChartAddsToTheHosts(t *testing.T) {

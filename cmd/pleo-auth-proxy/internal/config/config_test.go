@@ -375,10 +375,14 @@ func TestSearchOrder(t *testing.T) {
 var update = flag.Bool("update", false, "write config.example.yaml")
 
 const examplePath = "../../../../config.example.yaml"
+
+// chartPath is the copy from which the chart, which users copy as a folder, knows
+// the keys.
+const chartPath = "../../../../charts/pleo-auth-proxy/files/config.example.yaml"
 const referencePath = "../../../../docs/configuration.md"
 
 func TestExampleIsUpToDate(t *testing.T) {
-	for path, want := range map[string]string{examplePath: Example(), referencePath: Reference()} {
+	for path, want := range map[string]string{examplePath: Example(), chartPath: Example(), referencePath: Reference()} {
 		if *update {
 			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 				t.Fatal(err)
