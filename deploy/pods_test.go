@@ -440,3 +440,51 @@ func getTLS(url, name, certificate string) (string, error) {
 	body, err := io.ReadAll(answer.Body)
 	return string(body), err
 }
+
+// TestKeyIsReplacedInASecret takes the steps of docs/kubernetes.md: the keyset is
+// changed outside, the pod only reads it, and what is stored opens with the new
+// key alone in the end.
+func TestKeyIsReplacedInASecret(t *testing.T) {
+	startSimulator(t)
+	addAddress(t, "10.0.0.5/8")
+	objects, secrets := decode(t, setupNamed(t, "gateway-sqlite").render(t)), kept(t)
+	proxy := proxyOf(t, podOf(t, objects))
+	c := startable(t, objects, secrets)
+	c.simulated()
+	c.start(t)
+	c.await(t, probe(t, proxy, proxy.ReadinessProbe))
+	importGrant(t, c, "acme")
+
+	dir := t.TempDir()
+	outside := write(t, filepath.Join(dir, "keyset.json"), secrets["pleo-keyset"]["keyset.json"])
+	step := func(name string) {
+		cmd := exec.Command(tool(t, "pleo-auth-proxy"), "keyset", name)
+		cmd.Env = append(os.Environ(), "PLEO_ENVIRONMENT=production", "PLEO_DATA_DIR="+dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("keyset %s outside: %v %s", name, err, out)
+		}
+		for _, m := range c.mounts {
+			if m.target == "/run/secrets/pleo-auth-proxy" {
+				write(t, filepath.Join(m.source, "keyset.json"), read(t, outside))
+			}
+		}
+	}
+	step("add")
+	step("promote")
+	c.await(t, func() error {
+		out, err := c.exec(t, "", "/pleo-auth-proxy", "keyset", "status", "--json")
+		if err == nil && !strings.Contains(out, `"can_retire": true`) {
+			err = errors.New("no key can be retired: " + out)
+		}
+		return err
+	})
+	step("retire")
+	if code := c.stop(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	c.start(t)
+	c.await(t, probe(t, proxy, proxy.ReadinessProbe))
+	if status, body, err := get("http://10.0.0.5:8484/@acme/v2/employees"); err != nil || status != http.StatusOK {
+		t.Errorf("with the new key alone: %d %s %v, want 200", status, body, err)
+	}
+}
