@@ -413,6 +413,8 @@ func TestChartRefuses(t *testing.T) {
 		{"a sidecar with SQLite and two replicas", "", []string{
 			"pleo-auth-proxy.store.driver=sqlite", "pleo-auth-proxy.store.keyset.name=k", "pleo-auth-proxy.replicas=2",
 		}, "would spend one refresh token twice"},
+		{"a sidecar's file that is not in the pod", "", []string{"pleo-auth-proxy.config.upstream.ca_file=/etc/ca.crt"}, "which is not in the pod"},
+		{"a sidecar's key that the program does not know", "", []string{"pleo-auth-proxy.config.upstream.cafile=/etc/ca.crt"}, "config.upstream.cafile is no key"},
 		{"an ingress in front of a sidecar", "", []string{"pleo-auth-proxy.serviceMonitor.enabled=true"}, "are for mode gateway"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
