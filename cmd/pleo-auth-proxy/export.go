@@ -137,7 +137,7 @@ func exportOf(ctx context.Context, store credstore.Store, id string) (credstore.
 			return state, err
 		}
 		select {
-		case <-time.After(lookEvery):
+		case <-time.After(lookFirst):
 		case <-ctx.Done():
 			return state, ctx.Err()
 		}

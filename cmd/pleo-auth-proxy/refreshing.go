@@ -19,8 +19,11 @@ const (
 	// settledWithin is how long it waits for the outcome: an answer may take a
 	// minute.
 	settledWithin = 90 * time.Second
-	// lookEvery is how often it looks at the store meanwhile.
-	lookEvery = 50 * time.Millisecond
+	// lookFirst is the pause between the first two looks at the store; each is longer
+	// than the one before, up to lookAtMost. Many may wait, and what they wait for
+	// needs the store too.
+	lookFirst  = 50 * time.Millisecond
+	lookAtMost = time.Second
 )
 
 func (p *program) refreshCommand() *cobra.Command {
@@ -83,10 +86,8 @@ func checkRefreshable(c credstore.Connection) error {
 // awaitRefresh returns the connection once its refresh, asked for after before
 // was read, has succeeded; otherwise an error that says what has happened.
 func awaitRefresh(ctx context.Context, store credstore.Store, before credstore.State, wait time.Duration) (credstore.Connection, error) {
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
 	began, taken := time.Now(), false
-	for {
+	for pause := lookFirst; ; pause = min(pause*5/4, lookAtMost) {
 		now, err := store.Read(ctx, before.Connection.ID)
 		if err != nil {
 			return credstore.Connection{}, err
@@ -106,7 +107,7 @@ func awaitRefresh(ctx context.Context, store credstore.Store, before credstore.S
 		select {
 		case <-ctx.Done():
 			return credstore.Connection{}, ctx.Err()
-		case <-ticker.C:
+		case <-time.After(pause):
 		}
 	}
 }
