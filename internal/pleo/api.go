@@ -190,6 +190,7 @@ func (a *API) call(ctx context.Context, method, url string, authorization credst
 		return nil, errNotFormed
 	}
 	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set("Authorization", authorization.Reveal())
 	// Not by an http.Client: it would follow redirects with the credential.

@@ -50,7 +50,7 @@ func TestIntrospect(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("Introspect: identity differs (-want +got):\n%s", diff)
 			}
-			want := http.Header{"Authorization": {"Bearer tok"}, "Accept": {"application/json"}, "User-Agent": {"pleo-auth-proxy"}}
+			want := http.Header{"Authorization": {"Bearer tok"}, "Accept": {"application/json"}, "Accept-Encoding": {"identity"}, "User-Agent": {"pleo-auth-proxy"}}
 			if diff := cmp.Diff(want, header); diff != "" {
 				t.Errorf("header differs (-want +got):\n%s", diff)
 			}

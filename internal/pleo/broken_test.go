@@ -1,6 +1,7 @@
 package pleo
 
 import (
+	"compress/gzip"
 	"errors"
 	"io"
 	"net"
@@ -150,6 +151,62 @@ func TestRefreshOfAnAnswerThatIsReset(t *testing.T) {
 			t.Errorf("Refresh reset after %q: refresh token %q, want rt-2", wire[:cut], token)
 		}
 	}
+}
+
+// compressed is what gzip makes of s.
+func compressed(t testing.TB, s string) string {
+	t.Helper()
+	var out strings.Builder
+	z := gzip.NewWriter(&out)
+	if _, err := io.WriteString(z, s); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// TestRefreshOfACompressedAnswer: the server has spent the token that was sent,
+// whether or not it was asked to compress what came of it.
+func TestRefreshOfACompressedAnswer(t *testing.T) {
+	wire := compressed(t, goodAnswer)
+	for name, coding := range map[string]string{"said": "gzip", "unsaid": "identity"} {
+		t.Run(name, func(t *testing.T) {
+			server := record(t, answering(200, wire, "Content-Encoding", coding))
+			got, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
+			if got.AccessToken.Reveal() != "at-1" || got.RefreshToken.Reveal() != "rt-2" || err != nil {
+				t.Errorf("Refresh = %+v, %v, want the tokens in it", shown(got), err)
+			}
+		})
+	}
+	t.Run("cut off behind the tokens", func(t *testing.T) {
+		s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
+			if _, err := readRequest(conn); err == nil {
+				_, _ = io.WriteString(conn, httpAnswer(200, wire)[:len(httpAnswer(200, wire))-len("checksum")])
+			}
+		}))
+		got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
+		if got.RefreshToken.Reveal() != "rt-2" || err != nil {
+			t.Errorf("Refresh = %+v, %v, want the refresh token in the part that was read", shown(got), err)
+		}
+	})
+	t.Run("without end", func(t *testing.T) {
+		server := record(t, answering(200, compressed(t, strings.Repeat(" ", 8*maxAnswer)+goodAnswer)))
+		_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
+		var unknown *UnknownError
+		if !errors.As(err, &unknown) || !errors.Is(err, errTooLong) {
+			t.Errorf("Refresh = %v, want an UnknownError for more than the limit", err)
+		}
+	})
+	t.Run("damaged", func(t *testing.T) {
+		server := record(t, answering(200, gzipMagic+"canary"))
+		_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
+		var unknown *UnknownError
+		if !errors.As(err, &unknown) {
+			t.Errorf("Refresh = %v, want an UnknownError", err)
+		}
+	})
 }
 
 func TestBrokenErrorAnswers(t *testing.T) {

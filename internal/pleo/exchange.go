@@ -1,6 +1,8 @@
 package pleo
 
 import (
+	"bufio"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -64,6 +66,7 @@ func (x *exchange) send(req *http.Request) {
 	req = req.Clone(ctx)
 	req.GetBody = nil // nobody is to send it again
 	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept-Encoding", "identity") // without it any is acceptable (RFC 9110 section 12.5.3)
 	req.Header.Set("User-Agent", userAgent)
 	if x.touch != nil {
 		x.touch(req)
@@ -100,7 +103,7 @@ func (a *answer) clientError() bool { return a.status >= 400 && a.status <= 499 
 
 // readBody returns what can be read of body, and why it is not the whole.
 func readBody(ctx context.Context, body io.Reader) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
+	b, err := io.ReadAll(io.LimitReader(unpacked(body), maxAnswer+1))
 	if err != nil {
 		return b, causeOf(ctx, err)
 	}
@@ -109,6 +112,30 @@ func readBody(ctx context.Context, body io.Reader) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// gzipMagic is what every gzip file begins with (RFC 1952 section 2.3.1), and no
+// JSON text.
+const gzipMagic = "\x1f\x8b"
+
+// unpacked returns body without the compression that we ask servers not to use.
+// One that uses it all the same has spent the refresh token as well, and its
+// successor is inside. What is readable of a part is read.
+func unpacked(body io.Reader) io.Reader {
+	in := bufio.NewReader(body)
+	if magic, _ := in.Peek(len(gzipMagic)); string(magic) != gzipMagic {
+		return in // an error comes again when it is read
+	}
+	out, err := gzip.NewReader(in)
+	if err != nil {
+		return broken{err}
+	}
+	return out
+}
+
+// broken is a body that cannot be read.
+type broken struct{ err error }
+
+func (b broken) Read([]byte) (int, error) { return 0, b.err }
 
 // silence says what became of a request without an answer: a [NotSentError] or
 // an [UnknownError].

@@ -61,11 +61,11 @@ func newServer(t testing.TB, base string, opts ...func(*ServerConfig)) *Authoriz
 
 // seen is what a request to a recorder consisted of.
 type seen struct {
-	Method, Path         string
-	ID, Secret           string // as Basic, decoded by nobody
-	Basic                bool
-	Form                 url.Values
-	Accept, Close, Agent string
+	Method, Path                   string
+	ID, Secret                     string // as Basic, decoded by nobody
+	Basic                          bool
+	Form                           url.Values
+	Accept, Encoding, Close, Agent string
 }
 
 // recorder is a server that remembers its requests and answers with answer.
@@ -82,7 +82,7 @@ func record(t testing.TB, answer func(w http.ResponseWriter, req seen)) *recorde
 		if err := req.ParseForm(); err != nil {
 			t.Errorf("parsing the form: %v", err)
 		}
-		s := seen{Method: req.Method, Path: req.URL.Path, Form: req.PostForm, Accept: req.Header.Get("Accept"), Agent: req.UserAgent()}
+		s := seen{Method: req.Method, Path: req.URL.Path, Form: req.PostForm, Accept: req.Header.Get("Accept"), Encoding: req.Header.Get("Accept-Encoding"), Agent: req.UserAgent()}
 		s.ID, s.Secret, s.Basic = req.BasicAuth()
 		if req.Close {
 			s.Close = "close"

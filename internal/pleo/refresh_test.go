@@ -254,7 +254,7 @@ func TestRefreshRequest(t *testing.T) {
 				t.Fatalf("Refresh = %v, want tokens", err)
 			}
 			want := seen{Method: "POST", Path: "/base/oauth/token", Basic: tt.decode != nil, Form: tt.form,
-				Accept: "application/json", Close: "close", Agent: "pleo-auth-proxy"}
+				Accept: "application/json", Encoding: "identity", Close: "close", Agent: "pleo-auth-proxy"}
 			if tt.decode != nil {
 				want.ID, want.Secret = s.clientID, clientSecret
 			}

@@ -111,7 +111,7 @@ func TestActiveRequest(t *testing.T) {
 				t.Fatalf("Active = %v, want an answer", err)
 			}
 			want := seen{Method: "POST", Path: "/oauth/token/introspect", Basic: tt.decode != nil, Form: tt.form,
-				Accept: "application/json", Close: "close", Agent: "pleo-auth-proxy"}
+				Accept: "application/json", Encoding: "identity", Close: "close", Agent: "pleo-auth-proxy"}
 			if tt.decode != nil {
 				want.ID, want.Secret = "id", clientSecret
 			}
