@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,7 +19,8 @@ import (
 //
 //   - A client that has shut down its side for writing gets its answer all the
 //     same; without this it is taken for one that has left.
-//   - A request with both Content-Length and Transfer-Encoding is refused.
+//   - A request with both Content-Length and Transfer-Encoding is refused, and
+//     one of HTTP/1.0 with the latter, which net/http takes for one without a body.
 //   - A request that is not HTTP is answered by problem+json.
 //
 // Over TLS only the first is done.
@@ -94,13 +96,11 @@ func (c *clientConn) next() {
 	c.handled.Store(false)
 }
 
-// framedTwice reports whether the header section has both of the fields that
-// say how long a body is. Whoever is between us and the client may go by the
-// other one (RFC 9112 section 6.1).
-func (c *clientConn) framedTwice() bool {
+// framing reports which of the fields that say how long a body is the header
+// section has.
+func (c *clientConn) framing() (length, coding bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var length, coding bool
 	for line := range bytes.SplitSeq(c.head, []byte("\n")) {
 		if len(bytes.TrimSuffix(line, []byte("\r"))) == 0 {
 			break
@@ -109,7 +109,7 @@ func (c *clientConn) framedTwice() bool {
 		length = length || bytes.EqualFold(name, []byte("Content-Length"))
 		coding = coding || bytes.EqualFold(name, []byte("Transfer-Encoding"))
 	}
-	return length && coding
+	return length, coding
 }
 
 // Write is Conn's, but puts a problem in the place of the answers that net/http
@@ -141,6 +141,9 @@ func readServerRefusal(p []byte) (status int, text string, ok bool) {
 	}
 	if status == http.StatusExpectationFailed {
 		return status, "Expect may only say 100-continue", true
+	}
+	if status == http.StatusRequestHeaderFieldsTooLarge {
+		return status, fmt.Sprintf("its header section is larger than %d KiB", maxHeaderBytes>>10), true
 	}
 	if !strings.HasPrefix(body, digits) {
 		return status, strings.TrimRight(body, ".\n"), true
@@ -200,11 +203,28 @@ func leaves(r *http.Request) bool {
 	return c == nil || r.ProtoMajor != 1 || c.broken.Load()
 }
 
-// conflict reports whether the request's framing is in doubt.
+// cutOff makes the end of the connection one that no client takes for that of an
+// answer: unsent bytes are dropped, and the client is told that it was reset. A
+// unix socket cannot do that.
+func cutOff(r *http.Request) {
+	c := connOf(r)
+	if c == nil {
+		return
+	}
+	if resets, ok := c.Conn.(interface{ SetLinger(seconds int) error }); ok {
+		_ = resets.SetLinger(0) // of a connection that is closed already there is nothing to end
+	}
+}
+
+// conflict reports whether the request's framing is in doubt (RFC 9112 section
+// 6.1): it has both fields, and whoever is between us and the client may go by the
+// other one; or it is of HTTP/1.0, which has no codings.
 func conflict(r *http.Request) bool {
-	if len(r.TransferEncoding) == 0 || r.TLS != nil {
+	c := connOf(r)
+	modern := r.ProtoAtLeast(1, 1)
+	if c == nil || r.TLS != nil || modern && len(r.TransferEncoding) == 0 {
 		return false
 	}
-	c := connOf(r)
-	return c != nil && c.framedTwice()
+	length, coding := c.framing()
+	return coding && (length || !modern)
 }

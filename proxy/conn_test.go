@@ -79,6 +79,8 @@ func TestTwoFramingsAreRefused(t *testing.T) {
 		{"length first", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 1},
 		{"coding first", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n" + chunks, 1},
 		{"odd case, bare LF", "POST /@acme/ HTTP/1.1\nHost: localhost\ncontent-LENGTH: 4\nTRANSFER-encoding: chunked\n\n" + chunks, 1},
+		{"HTTP/1.0", "POST /@acme/ HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 1},
+		{"coding alone of HTTP/1.0", "POST /@acme/ HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 1},
 		{"byte by byte", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 1000},
 		{"on a used connection", "GET /@acme/used HTTP/1.1\r\nHost: localhost\r\n\r\n|POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 1},
 	}
@@ -147,6 +149,9 @@ func TestMalformedRequestsGetAProblem(t *testing.T) {
 			got := r.raw(tt.request)
 			if status, code := statusOf(t, got), nameOrCode(t, got); status != tt.status || code != "bad_request" {
 				t.Errorf("answer = %d %s, want %d bad_request", status, code, tt.status)
+			}
+			if tt.status == 431 && !strings.Contains(got, "header section is larger than 256 KiB") {
+				t.Errorf("answer = %q, which does not say what is too large", got)
 			}
 			if !strings.Contains(got, "\r\nProxy-Status: pleo-auth-proxy") {
 				t.Errorf("answer = %q, which does not say whose it is", got)

@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -226,6 +228,38 @@ func TestTruncatedAnswerIsVisiblyTruncated(t *testing.T) {
 			line := r.line()
 			if line["status"] != int64(200) || line["code"] != "upstream_protocol_error" {
 				t.Errorf("log = %v %v, want 200 upstream_protocol_error", line["status"], line["code"])
+			}
+		})
+	}
+}
+
+// HTTP/1.0 has no chunks: an answer without a length ends where its connection
+// does, so a client knows a truncated one only by a reset.
+func TestTruncatedAnswerOfHTTP10IsReset(t *testing.T) {
+	tests := []struct {
+		name, upstream string
+		reset          bool
+	}{
+		{"whole", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n", false},
+		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", true},
+		{"length", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+				readHead(r)
+				_, _ = io.WriteString(w, tt.upstream)
+			})
+			r := newRigAt(t, newVault("acme"), api.url)
+			conn, err := net.Dial("tcp", r.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.0\r\nHost: localhost\r\n\r\n")
+			got, err := io.ReadAll(conn)
+			if reset := errors.Is(err, syscall.ECONNRESET); reset != tt.reset || !tt.reset && err != nil {
+				t.Errorf("reading the answer = %q, %v; reset = %t, want %t", got, err, reset, tt.reset)
 			}
 		})
 	}

@@ -234,7 +234,7 @@ func problemMalformed(text string) *problem {
 }
 
 func problemFraming() *problem {
-	return &problem{code: codeBadRequest, hangUp: true, detail: "The request has both Content-Length and Transfer-Encoding, so that its end is in doubt. Nothing was sent to Pleo."}
+	return &problem{code: codeBadRequest, hangUp: true, detail: "The request has both Content-Length and Transfer-Encoding, or is of HTTP/1.0 and has the latter, so that its end is in doubt. Nothing was sent to Pleo."}
 }
 
 func problemBody(name string, cause error) *problem {

@@ -78,8 +78,12 @@ func (x *exchange) brokenOff() code {
 }
 
 // abort ends the client's connection in the middle of an answer, which is how a
-// client sees that the answer is not whole.
+// client sees that the answer is not whole. One of HTTP/1.0, which has no chunks,
+// sees it only by a reset, where the answer has no length.
 func (x *exchange) abort() {
+	if _, ok := x.w.Header()["Content-Length"]; !ok && !x.in.ProtoAtLeast(1, 1) {
+		cutOff(x.in)
+	}
 	if x.upload != nil {
 		x.upload.finish()
 		x.upload.settle(x.w)
