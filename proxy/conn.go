@@ -68,6 +68,15 @@ func isTimeout(err error) bool {
 	return ok && e.Timeout()
 }
 
+// CloseWrite lets the server end its last answer while it still waits for the
+// client to read it.
+func (c *clientConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 func (c *clientConn) gather(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

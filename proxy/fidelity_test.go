@@ -303,6 +303,78 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
+// A request behind a body that nobody has read to its end is not looked at: net/http
+// would still be reading that body, and panic in a goroutine of the transport's.
+func TestEarlyAnswerIsTheLastOfItsConnection(t *testing.T) {
+	const next = "POST /@acme/next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf"
+	tests := []struct{ name, framing, first, rest string }{
+		{"length", "Content-Length: 8", "half", "half"},
+		{"chunked", "Transfer-Encoding: chunked", "4\r\nhalf\r\n", "4\r\nhalf\r\n0\r\n\r\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+				readHead(r)
+				_, _ = io.WriteString(w, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
+				_, _ = io.Copy(io.Discard, r)
+			})
+			r := newRigAt(t, newVault("acme"), api.url)
+			conn, err := net.Dial("tcp", r.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			_, _ = io.WriteString(conn, "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\n"+tt.framing+"\r\n\r\n"+tt.first)
+			answers := bufio.NewReader(conn)
+			res, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(res.Body)
+			if res.StatusCode != 413 || !res.Close || string(body) != "big" || err != nil {
+				t.Errorf("answer = %d %q, %v, close = %t, want 413 big, nil, true", res.StatusCode, body, err, res.Close)
+			}
+			r.line() // the exchange is over
+			_, _ = io.WriteString(conn, tt.rest+next)
+			if more, _ := io.ReadAll(answers); len(more) > 0 {
+				t.Errorf("behind the answer came %q, want nothing", more)
+			}
+			if got := api.bytes(); strings.Contains(got, "/next") {
+				t.Errorf("upstream got %q, want one request", got)
+			}
+		})
+	}
+}
+
+func TestNothingIsReadBehindAMalformedBody(t *testing.T) {
+	const smuggled = "GET /@acme/smuggled HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+	for name, body := range map[string]string{
+		"size that is none": "zz\r\n", "negative size": "-1\r\n", "size too large": "fffffffffffffffff\r\n",
+		"chunk too long": "1\r\nab\r\n0\r\n\r\n", "bare LF": "1\na\n0\n\n",
+		"trailer without a colon": "0\r\ntrailer\r\n\r\n", "trailer that is folded": "0\r\n x: y\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVault("acme")
+			seen := make(chan string, 2)
+			r := newRig(t, v, v.guarded(func(_ http.ResponseWriter, req *http.Request) {
+				_, _ = io.Copy(io.Discard, req.Body)
+				seen <- req.URL.Path
+			}))
+			got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + body + smuggled)
+			if status, answers := statusOf(t, got), strings.Count(got, "HTTP/1.1 "); status != 400 || answers != 1 {
+				t.Errorf("answer = %q, want 400 and nothing behind it", got)
+			}
+			select {
+			case path := <-seen:
+				if path == "/smuggled" {
+					t.Error("the API got what stood behind the body")
+				}
+			default:
+			}
+		})
+	}
+}
+
 // The answer breaks off while the client still owes half of its body.
 func TestTruncatedEarlyAnswerEndsTheConnection(t *testing.T) {
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {

@@ -23,6 +23,7 @@ func (x *exchange) relay(res *http.Response) {
 		h["Content-Type"] = nil // or the server guesses one
 	}
 	announced := announce(h, res.Trailer)
+	x.partOfBody()
 	x.w.WriteHeader(res.StatusCode)
 	if c, err := x.copyBody(res); err != nil {
 		x.entry.code, x.entry.err = c, err
@@ -77,6 +78,25 @@ func (x *exchange) brokenOff() code {
 	return codeUpstreamProtocolError
 }
 
+// partOfBody makes an answer the last one of its connection if it comes before
+// the end of the request's body, or instead of it. net/http reads on for that end
+// once a full-duplex handler has returned, and must not find a next request behind
+// it: reading that one's body panics where nobody recovers. And where the body is
+// malformed, or reading it was broken off, nobody knows where it ends.
+func (x *exchange) partOfBody() {
+	if x.upload != nil && x.in.ProtoMajor == 1 && !x.upload.ended() {
+		hangUp(x.w)
+	}
+}
+
+// hangUp closes the connection behind the answer that w is about to get, and not
+// before the client has had time to read it. It is what net/http does when a body
+// is larger than allowed, and the way to it.
+func hangUp(w http.ResponseWriter) {
+	tooLarge := http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0)
+	_, _ = tooLarge.Read(make([]byte, 1)) // an error always
+}
+
 // abort ends the client's connection in the middle of an answer, which is how a
 // client sees that the answer is not whole. One of HTTP/1.0, which has no chunks,
 // sees it only by a reset, where the answer has no length.
@@ -102,6 +122,7 @@ func (x *exchange) refuse(err error) {
 	}
 	x.entry.status, x.entry.code, x.entry.own = kinds[p.code].status, p.code, true
 	x.entry.err = p.cause
+	x.partOfBody()
 	x.entry.sent, err = p.write(x.w)
 	if err != nil && x.entry.err == nil {
 		x.entry.err = err

@@ -105,6 +105,13 @@ func (u *upload) state() (int64, error) {
 	return u.received, u.err
 }
 
+// ended reports whether the client's body was read to its proper end.
+func (u *upload) ended() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return errors.Is(u.err, io.EOF)
+}
+
 // attemptBody is the request body of one attempt.
 type attemptBody struct {
 	upload  *upload
