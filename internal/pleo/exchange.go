@@ -2,8 +2,10 @@ package pleo
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -101,16 +103,34 @@ func (x *exchange) read(ctx context.Context, resp *http.Response) *answer {
 func (a *answer) success() bool     { return a.status >= 200 && a.status <= 299 }
 func (a *answer) clientError() bool { return a.status >= 400 && a.status <= 499 }
 
-// readBody returns what can be read of body, and why it is not the whole.
+// readBody returns what can be read of body, and why it is not the whole. It does
+// not wait for the end behind a JSON object that is whole: until it returns, a
+// crash loses what is in there.
 func readBody(ctx context.Context, body io.Reader) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(unpacked(body), maxAnswer+1))
-	if err != nil {
-		return b, causeOf(ctx, err)
+	in := io.LimitReader(unpacked(body), maxAnswer+1)
+	var b bytes.Buffer
+	for piece := make([]byte, pieceSize); !wholeObject(b.Bytes()); {
+		n, err := in.Read(piece)
+		b.Write(piece[:n])
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return b.Bytes(), causeOf(ctx, err)
+		}
 	}
-	if len(b) > maxAnswer {
-		return b[:maxAnswer], errTooLong
+	if b.Len() > maxAnswer {
+		return b.Bytes()[:maxAnswer], errTooLong
 	}
-	return b, nil
+	return b.Bytes(), nil
+}
+
+// pieceSize is how much of an answer is read at a time, in bytes: mostly all of it.
+const pieceSize = 4 << 10
+
+// wholeObject reports whether b is a JSON object up to its end.
+func wholeObject(b []byte) bool {
+	return bytes.HasSuffix(bytes.TrimRight(b, " \t\r\n"), []byte("}")) && json.Valid(b)
 }
 
 // gzipMagic is what every gzip file begins with (RFC 1952 section 2.3.1), and no

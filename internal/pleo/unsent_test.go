@@ -211,6 +211,24 @@ func TestRefreshAnsweredAndHeldOpen(t *testing.T) {
 	}
 }
 
+// TestRefreshDoesNotWaitBehindTheTokens: the answer says that it has no end yet.
+func TestRefreshDoesNotWaitBehindTheTokens(t *testing.T) {
+	released := make(chan struct{})
+	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
+		_, _ = readRequest(conn)
+		_, _ = io.WriteString(conn, strings.TrimSuffix(chunkedAnswer(200, goodAnswer, 20), "0\r\n\r\n"))
+		_, _ = io.Copy(io.Discard, conn) // until the client has hung up
+		close(released)
+	}), func(c *ServerConfig) { c.Timeout = time.Hour })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer time.AfterFunc(20*time.Second, cancel).Stop()
+	got, err := s.Refresh(ctx, credstore.NewSecret(sentToken))
+	if err != nil || got.RefreshToken.Reveal() != "rt-2" || ctx.Err() != nil {
+		t.Errorf("Refresh = %+v, %v with %v, want the tokens before the context has to end", shown(got), err, ctx.Err())
+	}
+	<-released
+}
+
 // TestRefreshOnAConnectionThatTakesNothing: a connection that fails before it
 // has taken a byte is a refresh that was not sent, and one that has taken a
 // single byte is not.
