@@ -406,6 +406,23 @@ func TestExpectContinueWaitsForTheAPI(t *testing.T) {
 	}
 }
 
+// What the API says before the body is read could be written at the same time as
+// the server's own 100, by another goroutine; what it says later is passed on.
+func TestInterimAnswersBesideAContinue(t *testing.T) {
+	const early, late = "HTTP/1.1 103 Early Hints\r\nLink: early\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: late\r\n\r\n"
+	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+		readHead(r)
+		_, _ = io.WriteString(w, early+"HTTP/1.1 100 Continue\r\n\r\n")
+		_, _ = io.ReadFull(r, make([]byte, 4))
+		_, _ = io.WriteString(w, late+"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	})
+	r := newRigAt(t, newVault("acme"), api.url)
+	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nabcd")
+	if want := "HTTP/1.1 100 Continue\r\n\r\n" + late + "HTTP/1.1 200 "; !strings.HasPrefix(got, want) {
+		t.Errorf("answer = %q, want it to begin with %q", got, want)
+	}
+}
+
 func TestTruncatedUpload(t *testing.T) {
 	tests := []struct{ name, framing string }{
 		{"length", "Content-Length: 10\r\n\r\nhalf"},

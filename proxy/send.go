@@ -188,7 +188,7 @@ func (x *exchange) relayInterim(status int, header textproto.MIMEHeader) error {
 	}
 	// 100 is between the API and us. The server sends its own to the client once
 	// the body is read, which is when the API has asked for it.
-	if !x.sending || status == http.StatusContinue || !x.in.ProtoAtLeast(1, 1) {
+	if !x.sending || status == http.StatusContinue || !x.in.ProtoAtLeast(1, 1) || x.continues() {
 		return nil
 	}
 	h := x.w.Header()
@@ -196,6 +196,13 @@ func (x *exchange) relayInterim(status int, header textproto.MIMEHeader) error {
 	x.w.WriteHeader(status)
 	clear(h)
 	return nil
+}
+
+// continues reports whether the server may be writing a 100 of its own, which it
+// does while the body is read for the first time. It keeps its final answer from
+// being written at the same time, and no other.
+func (x *exchange) continues() bool {
+	return len(x.in.Header["Expect"]) > 0 && x.upload != nil && !x.upload.begun()
 }
 
 // How much of a rejection is read, and for how long, to use its connection

@@ -105,6 +105,13 @@ func (u *upload) state() (int64, error) {
 	return u.received, u.err
 }
 
+// begun reports whether something was read from the client, or tried in vain.
+func (u *upload) begun() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.received > 0 || u.err != nil
+}
+
 // ended reports whether the client's body was read to its proper end.
 func (u *upload) ended() bool {
 	u.mu.Lock()
