@@ -4,12 +4,15 @@ package main
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 	"syscall"
 )
 
 func main() {
 	leaveNoCore()
+	keepOneLog()
 	p := program{
 		stdin:   os.Stdin,
 		stdout:  os.Stdout,
@@ -19,6 +22,11 @@ func main() {
 	}
 	os.Exit(p.Run(context.Background(), os.Args[1:]))
 }
+
+// keepOneLog discards what packages write to the standard library's logger, since
+// nothing of ours does. net/http quotes there what an API has sent unasked, such as
+// the rest of an answer that is longer than it says: data of customers.
+func keepOneLog() { log.SetOutput(io.Discard) } //nolint:forbidigo // this is how nobody writes to it
 
 // leaveNoCore has the kernel write no core file of this process, whose memory
 // holds tokens and keys, whatever GOTRACEBACK asks for. Where that is forbidden

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -69,6 +72,45 @@ func TestNoSecretLeaves(t *testing.T) {
 		if !strings.Contains(p.log.String(), happened) {
 			t.Errorf("the log lacks %s, so that did not happen and was not tested:\n%s", happened, p.log)
 		}
+	}
+}
+
+// TestNothingUnaskedIsLogged: the API sends more than the length of its answer.
+func TestNothingUnaskedIsLogged(t *testing.T) {
+	const unasked = "somebody's expenses"
+	w := newWorld(t, simulator.Settings{})
+	api, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = api.Close() }()
+	config, err := os.ReadFile(w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("config.yaml", strings.Replace(string(config), fmt.Sprintf("api_url: %q", w.url), fmt.Sprintf("api_url: %q", "http://"+api.Addr().String()), 1))
+	_, acme := w.grant("acme", simulator.GrantRequest{})
+	w.importLines(acme)
+	p := w.serve()
+	hungUp := make(chan struct{})
+	go func() {
+		defer close(hungUp)
+		conn, err := api.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		_, _ = http.ReadRequest(bufio.NewReader(conn))
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"+unasked)
+		_, _ = io.Copy(io.Discard, conn) // until the proxy has seen it
+	}()
+	if a, err := p.get(client(t), "acme", "/v1/x"); a.body != "ok" || err != nil {
+		t.Errorf("answer = %q, %v, want ok", a.body, err)
+	}
+	<-hungUp
+	p.stop()
+	if strings.Contains(p.log.String(), unasked) {
+		t.Errorf("the log quotes the API:\n%s", p.log)
 	}
 }
 
