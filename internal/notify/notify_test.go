@@ -299,6 +299,54 @@ func TestOrderPerConnection(t *testing.T) {
 	}
 }
 
+// asked is an outbox that tells when it was asked how long a webhook may rest.
+type asked struct {
+	credstore.Outbox
+	rests chan struct{}
+}
+
+func (a asked) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
+	next, err := a.Outbox.NextDelivery(ctx, subscription)
+	if subscription != "log" {
+		a.rests <- struct{}{}
+	}
+	return next, err
+}
+
+// TestNextEventFollowsAtOnce also where the outbox is looked at only when somebody
+// rings: the second event of a connection came while the first was under way, and
+// nothing rings when that has arrived.
+func TestNextEventFollowsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	answer := make(chan struct{})
+	r := newReceiver(t, func(http.ResponseWriter, *http.Request, int, got) { <-answer })
+	p := quick()
+	p.hold, p.idly = time.Hour, time.Hour
+	outbox := asked{w.store, make(chan struct{}, 10000)}
+	n := newNotifier(Config{
+		Outbox: outbox, Owner: "p1", Woken: true, Webhooks: []Webhook{r.webhook()}, Describe: func(credstore.Connection) any { return nil },
+	}, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	if !n.subscribe(ctx) {
+		t.Fatal("not subscribed")
+	}
+	c := w.add("acme", time.Time{})
+	w.condemn(c)
+	go func() { defer close(done); n.Run(ctx) }()
+	r.await(1)
+	w.remove(c)
+	n.Wake()
+	<-outbox.rests // at the first event's turn, for an hour
+	close(answer)
+	all := r.await(2)
+	cancel()
+	<-done
+	if got := all[1].Type; got != "connection.removed" {
+		t.Errorf("arrived %s, want connection.removed", got)
+	}
+}
+
 // crashing is an outbox whose process is killed after the receiver has
 // answered: nothing is written down any more.
 type crashing struct{ credstore.Outbox }

@@ -86,7 +86,8 @@ func (s *subscription) run(ctx context.Context) {
 	}
 	var running sync.WaitGroup
 	defer running.Wait()
-	unread := false // the outbox could not be read the last time
+	done := make(chan struct{}, 1) // gets one when a delivery has an outcome
+	unread := false                // the outbox could not be read the last time
 	for {
 		select {
 		case one := <-free:
@@ -105,23 +106,30 @@ func (s *subscription) run(ctx context.Context) {
 			running.Go(func() {
 				s.deliver(ctx, d)
 				free <- struct{}{}
+				select {
+				case done <- struct{}{}:
+				default: // there is one that nobody has seen yet
+				}
 			})
 		}
-		if len(claimed) == 0 && !s.rest(ctx, rung, err) {
+		if len(claimed) == 0 && !s.rest(ctx, rung, done, err) {
 			return
 		}
 	}
 }
 
-// rest waits for the next look, and reports whether ctx goes on. failed is why the
-// last one told nothing.
-func (s *subscription) rest(ctx context.Context, rung <-chan struct{}, failed error) bool {
+// rest waits for the next look, and reports whether ctx goes on. The outcome of a
+// delivery ends it too: the next event of the connection may be due now, or the
+// same one sooner than its claim would have lapsed. failed is why the last look
+// told nothing.
+func (s *subscription) rest(ctx context.Context, rung, done <-chan struct{}, failed error) bool {
 	timer := time.NewTimer(s.untilDue(ctx, failed))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
 	case <-rung:
+	case <-done:
 	case <-timer.C:
 	}
 	return true
