@@ -290,12 +290,14 @@ func testDebounce(t *testing.T, data Data) {
 	patient := all("patient")
 	patient.Delay = time.Minute
 	only := credstore.Subscription{Name: "only", Types: []credstore.EventType{credstore.EventRecovered}}
-	subscribe(t, s, patient, only)
+	alarms := credstore.Subscription{Name: "alarms", Types: []credstore.EventType{credstore.EventReauthorization}, Delay: time.Minute}
+	subscribe(t, s, patient, only, alarms)
 	c := create(t, s, pair("acme"))
 	condemn(t, s, parentOf(t, s, c.ID), false)
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	later := soon().Add(time.Hour)
 	wantSame(t, "what is told of an alarm that has ended", drain(t, s, "patient", later), []credstore.EventType(nil))
+	wantSame(t, "what is told of it to one that hears of alarms only", drain(t, s, "alarms", later), []credstore.EventType(nil))
 	wantSame(t, "what is told to one that hears of recoveries only", drain(t, s, "only", later), []credstore.EventType{credstore.EventRecovered})
 	wantHistory(t, s, c.ID, 1, credstore.EventReauthorization, credstore.EventRecovered)
 }

@@ -87,6 +87,13 @@ func subscribersIn(ctx context.Context, q rowsQuerier, where string, args ...any
 // queue adds a delivery about the connection for each subscription to events of
 // the type. It goes away with its event.
 func (s *Store) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t credstore.EventType, event int64) error {
+	var untold []string // subscriptions that have not heard of what ends with this event
+	if t == credstore.EventRecovered {
+		var err error
+		if untold, err = dropUntold(ctx, tx, c.ID); err != nil {
+			return err
+		}
+	}
 	subs, err := subscribersIn(ctx, tx, `WHERE type = $1`, t)
 	if err != nil || len(subs) == 0 {
 		return err
@@ -96,13 +103,7 @@ func (s *Store) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t
 		return err
 	}
 	for _, sub := range subs {
-		untold := false
-		if t == credstore.EventRecovered {
-			if untold, err = dropUntold(ctx, tx, sub.name, c.ID); err != nil {
-				return err
-			}
-		}
-		if untold {
+		if slices.Contains(untold, sub.name) {
 			continue
 		}
 		_, err := tx.ExecContext(ctx, `INSERT INTO deliveries (subscription, event, connection_id, connection, due_at) VALUES ($1, $2, $3, $4, $5)`,
@@ -114,13 +115,20 @@ func (s *Store) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t
 	return nil
 }
 
-// dropUntold drops an alarm about the connection that the subscriber has not
-// been told yet, and reports whether there was one.
-func dropUntold(ctx context.Context, tx *sql.Tx, subscription, id string) (bool, error) {
-	return affected(tx.ExecContext(ctx, `
-		DELETE FROM deliveries WHERE subscription = $1 AND connection_id = $2 AND attempts = 0
-			AND event IN (SELECT number FROM events WHERE connection_id = $2 AND type = $3)`,
-		subscription, id, credstore.EventReauthorization))
+// dropUntold drops the alarms about the connection that subscribers have not been
+// told yet, and returns the names of their subscriptions: also of those to alarms
+// alone.
+func dropUntold(ctx context.Context, tx *sql.Tx, id string) (subscriptions []string, err error) {
+	err = each(ctx, tx, func(rows *sql.Rows) error {
+		var name string
+		err := rows.Scan(&name)
+		subscriptions = append(subscriptions, name)
+		return err
+	}, `
+		DELETE FROM deliveries WHERE connection_id = $1 AND attempts = 0
+			AND event IN (SELECT number FROM events WHERE connection_id = $1 AND type = $2)
+		RETURNING subscription`, id, credstore.EventReauthorization)
+	return subscriptions, err
 }
 
 // inTurn is true of a delivery, d, that is the earliest about its connection.
