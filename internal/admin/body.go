@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -29,6 +30,9 @@ func readBody(w http.ResponseWriter, r *http.Request, into fields) error {
 	body, err := readAll(w, r, bodyMax, "application/json")
 	if err != nil || len(body) == 0 {
 		return err
+	}
+	if !utf8.Valid(body) { // it would be read with other letters in their places
+		return problemOf(codeBadRequest, "The body is not UTF-8.")
 	}
 	return into.read(json.NewDecoder(bytes.NewReader(body)))
 }

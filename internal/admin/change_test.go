@@ -93,6 +93,7 @@ func TestBodiesAreStrict(t *testing.T) {
 		{"text for a time", key, `{"api_key":"k","expires_at":"soon"}`, "The field expires_at wants a time such as 2030-01-31T00:00:00Z."},
 		{"other case", create, `{"Name":"a","kind":"oauth"}`, `There is no field "Name"; use allow_shared_company, external_tenant, kind, name, return_url, ttl.`},
 		{"twice", create, `{"name":"a","name":"b"}`, `The field "name" is given twice.`},
+		{"latin-1", create, `{"name":"a","kind":"oauth","external_tenant":"M` + "\xfc" + `ller"}`, "The body is not UTF-8."},
 		{"list", create, `[]`, "The body is not one JSON object."},
 		{"two documents", create, `{"name":"a","kind":"oauth"}{}`, "The body is not one JSON object."},
 		{"cut off", create, `{"name":"a"`, "The body is not one JSON object."},

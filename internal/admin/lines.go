@@ -10,6 +10,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -221,8 +222,17 @@ func (m members) credential() (*credstore.FirstCredential, error) {
 	return nil, nil //nolint:nilnil // that is no error
 }
 
-// decode reads one JSON object with known members.
+var (
+	errNotAnObject   = errors.New("the line is not one JSON object")
+	errUnknownMember = errors.New("the object has a member that is not known; it takes " +
+		"name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant")
+)
+
+// decode reads one JSON object with known members, each there once.
 func (m *members) decode(line []byte) error {
+	if !utf8.Valid(line) {
+		return errors.New("the line is not UTF-8")
+	}
 	dec := json.NewDecoder(bytes.NewReader(line))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(m)
@@ -231,23 +241,59 @@ func (m *members) decode(line []byte) error {
 		return fmt.Errorf("%s must be a text", wrong.Field)
 	}
 	if err != nil && strings.HasPrefix(err.Error(), "json: unknown field") {
-		return errors.New("the object has a member that is not known; it takes name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant")
+		return errUnknownMember
 	}
 	if err == nil {
 		_, err = dec.Token() // there is nothing behind the object
 	}
 	if !errors.Is(err, io.EOF) {
-		return errors.New("the line is not one JSON object")
+		return errNotAnObject
 	}
-	var there map[string]json.RawMessage
-	if err := json.Unmarshal(line, &there); err != nil { // null
-		return errors.New("the line is not one JSON object")
+	return m.look(line)
+}
+
+// look sees to what a decoder does not mind: a member that is there twice, of
+// which one value would be lost, and one in other letters, which would be missed
+// below.
+func (m *members) look(line []byte) error {
+	names, err := namesIn(line)
+	if err != nil { // null
+		return errNotAnObject
 	}
-	for _, name := range []string{"refresh_token", "access_token", "api_key"} {
-		if _, ok := there[name]; ok {
+	seen := map[string]bool{}
+	for _, name := range names {
+		switch name {
+		case "refresh_token", "access_token", "api_key":
 			m.promised = name
-			break
+		case "name", "kind", "expires_at", "company_id", "external_tenant":
+		default:
+			return errUnknownMember
 		}
+		if seen[name] {
+			return fmt.Errorf("%s is given twice", name)
+		}
+		seen[name] = true
 	}
 	return nil
+}
+
+// namesIn returns the names of an object's members in their order.
+func namesIn(object []byte) (names []string, err error) {
+	dec := json.NewDecoder(bytes.NewReader(object))
+	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
+		return nil, errNotAnObject
+	}
+	for dec.More() {
+		token, err := dec.Token()
+		name, ok := token.(string)
+		if err != nil || !ok {
+			return nil, errNotAnObject
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, errNotAnObject
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }

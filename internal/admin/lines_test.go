@@ -141,6 +141,31 @@ func TestImportJudgesEachLine(t *testing.T) {
 	}
 }
 
+// TestImportLosesNothingOfALine: what JSON decoders make of such lines lacks a part
+// of them, and a connection that waits for its customer would pass for one with
+// a token.
+func TestImportLosesNothingOfALine(t *testing.T) {
+	const unknown = "the object has a member that is not known; it takes name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant"
+	for _, test := range []struct{ name, line, want string }{
+		{"two tokens", `{"name":"a","kind":"oauth","refresh_token":"s3cr3t","refresh_token":"s3cr3t2"}`, "refresh_token is given twice"},
+		{"two names, one escaped", `{"name":"a","kind":"oauth","na\u006de":"b"}`, "name is given twice"},
+		{"empty token in other letters", `{"name":"a","kind":"oauth","Refresh_Token":""}`, unknown},
+		{"token in other letters", `{"name":"a","kind":"oauth","REFRESH_TOKEN":"s3cr3t"}`, unknown},
+		{"latin-1", `{"name":"a","kind":"oauth","external_tenant":"M` + "\xfc" + `ller"}`, "the line is not UTF-8"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := &memoryStore{}
+			report := importing(t, newAdmin(t, store, offering).Handler(), "", test.line)
+			if len(report.Lines) != 1 || report.Lines[0].Error == nil || *report.Lines[0].Error != test.want {
+				t.Errorf("report = %+v, want one line refused: %s", report, test.want)
+			}
+			if len(store.connections) != 0 {
+				t.Errorf("there are %d connections, want none", len(store.connections))
+			}
+		})
+	}
+}
+
 // TestImportEndsWhereNothingCanBeDone: not with as many refusals as there are
 // lines, each of which waits for the store.
 func TestImportEndsWhereNothingCanBeDone(t *testing.T) {
