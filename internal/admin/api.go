@@ -167,6 +167,9 @@ func (a *Admin) find(r *http.Request) (credstore.Connection, error) {
 
 // showConnection answers GET /api/v1/connections/NAME.
 func (a *Admin) showConnection(w http.ResponseWriter, r *http.Request) error {
+	if _, err := parameters(r.URL.RawQuery); err != nil {
+		return err
+	}
 	c, err := a.find(r)
 	if err != nil {
 		return err

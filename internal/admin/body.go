@@ -25,8 +25,17 @@ type fields map[string]any
 
 // readBody reads the JSON object of a request into the fields. An empty body is
 // an empty object. What nobody asked for is an error that names it, since a
-// misspelt member must not pass for one that was left out.
+// misspelt member must not pass for one that was left out; nor must one that
+// stands in the query.
 func readBody(w http.ResponseWriter, r *http.Request, into fields) error {
+	if _, err := parameters(r.URL.RawQuery); err != nil {
+		return err
+	}
+	return readFields(w, r, into)
+}
+
+// readFields is readBody for a request that has parameters too.
+func readFields(w http.ResponseWriter, r *http.Request, into fields) error {
 	body, err := readAll(w, r, bodyMax, "application/json")
 	if err != nil || len(body) == 0 {
 		return err
@@ -130,8 +139,11 @@ func wanted(into any) string {
 type lifetime time.Duration
 
 // UnmarshalJSON implements [json.Unmarshaler]. Nothing lasts for no time, or for
-// longer than a link may.
+// longer than a link may. null is left out, as for fields of other types.
 func (l *lifetime) UnmarshalJSON(raw []byte) error {
+	if string(raw) == "null" {
+		return nil
+	}
 	var text string
 	if err := json.Unmarshal(raw, &text); err != nil {
 		return err

@@ -238,6 +238,10 @@ func (a *Admin) removeConnection(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	// One who wants an uninstalling, and says so here, must not lose the connection without.
+	if err := readFields(w, r, fields{}); err != nil {
+		return err
+	}
 	c, err := a.find(r)
 	if err != nil {
 		return err

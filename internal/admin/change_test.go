@@ -121,6 +121,41 @@ func TestBodiesAreStrict(t *testing.T) {
 	}
 }
 
+// TestNothingIsIgnored: what stands where it does nothing is an error, and nothing
+// is done.
+func TestNothingIsIgnored(t *testing.T) {
+	const acme = "/api/v1/connections/acme"
+	for _, test := range []struct{ name, method, target, body, want string }{
+		{"fresh in the query", "POST", acme + "/link?fresh=1", `{}`, `There is no parameter "fresh"; this takes none.`},
+		{"next in the query", "POST", "/api/v1/connections/bare/key?next=1", `{"api_key":"` + plantedKey + `"}`, `There is no parameter "next"; this takes none.`},
+		{"tenant in the query", "POST", "/api/v1/connections?external_tenant=1", `{"name":"a","kind":"oauth"}`, `There is no parameter "external_tenant"; this takes none.`},
+		{"reason in the query", "POST", acme + "/disable?reason=x", ``, `There is no parameter "reason"; this takes none.`},
+		{"uninstall in the body", "DELETE", acme, `{"uninstall":true}`, `There is no field "uninstall"; this takes none.`},
+		{"reading", "GET", acme + "?fields=name", ``, `There is no parameter "fields"; this takes none.`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
+			w := send(newAdmin(t, store, offering).Handler(), test.method, test.target, test.body)
+			var doc problem
+			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || w.Code != http.StatusBadRequest || doc.Detail != test.want {
+				t.Errorf("%d %q, want 400 %q", w.Code, doc.Detail, test.want)
+			}
+			if len(store.connections) != 2 || len(store.events) != 0 {
+				t.Error("something was changed")
+			}
+		})
+	}
+}
+
+// TestNullIsLeftOut, as programs write what they do not have.
+func TestNullIsLeftOut(t *testing.T) {
+	w := send(newAdmin(t, &memoryStore{}, offering).Handler(), "POST", "/api/v1/connections",
+		`{"name":"a","kind":"oauth","external_tenant":null,"return_url":null,"ttl":null,"allow_shared_company":null}`)
+	if w.Code != http.StatusCreated {
+		t.Errorf("%d %s, want 201", w.Code, w.Body)
+	}
+}
+
 // TestEveryChangeTakesTheToken: also where everybody may read.
 func TestEveryChangeTakesTheToken(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
