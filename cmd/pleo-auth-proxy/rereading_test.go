@@ -67,3 +67,44 @@ func TestSecretFileThatCannotBeUsedIsToldOnce(t *testing.T) {
 		}
 	}
 }
+
+// A slip while the secrets of a webhook are replaced must not leave its receiver
+// without messages: those that fail come hours later.
+func TestWebhookIsSignedByWhatWasGood(t *testing.T) {
+	const first, second = "whsec_b2xkIHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI=\n", "whsec_bmV3IHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI=\n"
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	file := filepath.Join(t.TempDir(), "secret")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(file, first)
+	write(path, "environment: staging\noauth: {client_id: id, client_secret: s}\nnotify: {webhooks: [{url: 'http://127.0.0.1:1/', secret_file: "+file+"}]}\n")
+	cfg, err := config.Load(config.Source{Path: path, Environ: []string{"HOME=" + t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, logs := observer.New(zap.WarnLevel)
+	webhooks, err := openWebhooks(cfg, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		text, signs string
+		told        int
+	}{
+		{first + "mistyped\n", first, 1},
+		{"# none yet\n", first, 1},
+		{second, second, 0},
+	} {
+		write(file, step.text)
+		if got := webhooks[0].Secrets(); strings.TrimSpace(got.Reveal()) != strings.TrimSpace(step.signs) {
+			t.Errorf("with %q in the file it is signed by %q, want %q", step.text, got.Reveal(), step.signs)
+		}
+		if told := logs.TakeAll(); len(told) != step.told {
+			t.Errorf("with %q in the file %d lines were logged, want %d", step.text, len(told), step.told)
+		}
+	}
+}

@@ -58,10 +58,7 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]notify.Webhook, error)
 	)
 	for i, w := range cfg.Notify.Webhooks {
 		key := fmt.Sprintf("notify.webhooks[%d].secret_file", i)
-		secrets, err := w.Secrets.Open()
-		if err == nil {
-			err = notify.CheckSecrets(secrets.Secret())
-		}
+		secrets, err := w.Secrets.OpenIf(notify.CheckSecrets)
 		if err != nil {
 			wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(key, err))
 		}

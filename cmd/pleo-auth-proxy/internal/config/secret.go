@@ -40,11 +40,20 @@ func (s SecretSource) Key(key string) string {
 // Open reads the secret for the first time and returns what gives it from then
 // on. The error says which file cannot be used.
 func (s SecretSource) Open() (*SecretReader, error) {
-	r := &SecretReader{path: s.path, lines: s.lines, current: s.value}
+	return s.OpenIf(func(credstore.Secret) error { return nil })
+}
+
+// OpenIf is Open for a secret that not every text is: check says what is wrong
+// with one. What it refuses later is not taken, as an empty file is not.
+func (s SecretSource) OpenIf(check func(credstore.Secret) error) (*SecretReader, error) {
+	r := &SecretReader{path: s.path, lines: s.lines, check: check, current: s.value}
 	if s.path == "" {
-		return r, nil
+		return r, check(s.value)
 	}
 	secret, state, err := readSecretFile(s.path, s.lines)
+	if err == nil {
+		err = check(secret)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +66,7 @@ func (s SecretSource) Open() (*SecretReader, error) {
 type SecretReader struct {
 	path  string // empty: the secret never changes
 	lines bool   // as of SecretSource
+	check func(credstore.Secret) error
 
 	mu      sync.Mutex // guards what follows
 	current credstore.Secret
@@ -64,8 +74,8 @@ type SecretReader struct {
 	err     error     // why the file cannot be used now
 }
 
-// Secret returns the secret. While its file cannot be read or is empty, as
-// happens while it is being replaced, it is the last one that could.
+// Secret returns the secret. While its file cannot be read, is empty or is refused,
+// as happens while it is being replaced, it is the last one that was good.
 func (r *SecretReader) Secret() credstore.Secret {
 	if r.path == "" {
 		return r.current
@@ -75,6 +85,9 @@ func (r *SecretReader) Secret() credstore.Secret {
 		return r.last()
 	}
 	secret, state, err := readSecretFile(r.path, r.lines)
+	if err == nil {
+		err = r.check(secret)
+	}
 	return r.keep(secret, state, err)
 }
 
