@@ -186,6 +186,34 @@ func TestBusyReceiverIsLeftAlone(t *testing.T) {
 	}
 }
 
+// TestReceiverSaysWhenToComeAgain in seconds or by a date, and not beyond a day.
+func TestReceiverSaysWhenToComeAgain(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, test := range []struct {
+		value string
+		want  time.Duration
+	}{
+		{"", 0},
+		{"120", 2 * time.Minute},
+		{"-1", 0},
+		{"31536000", 24 * time.Hour},
+		{"Wed, 02 Jan 2030 04:04:05 GMT", time.Hour},
+		{"Wed, 02 Jan 2030 02:04:05 GMT", 0},
+		{"Tue, 01 Jan 2099 00:00:00 GMT", 24 * time.Hour},
+		{"soon", 0},
+	} {
+		resp := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {test.value}}}
+		var busy *busyError
+		got := time.Duration(0)
+		if errors.As(verdict(resp, now), &busy) {
+			got = busy.after
+		}
+		if got != test.want {
+			t.Errorf("Retry-After: %s is %v, want %v", test.value, got, test.want)
+		}
+	}
+}
+
 // TestWebhookIsGivenUp after the last try, and that stands in the history.
 func TestWebhookIsGivenUp(t *testing.T) {
 	w := newWorld(t)

@@ -76,7 +76,7 @@ func (w *webhookSubscriber) tell(ctx context.Context, d credstore.Delivery) erro
 	}
 	defer func() { _ = resp.Body.Close() }()                        // the status is all that counts
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, bodyRead)) // as above
-	return verdict(resp)
+	return verdict(resp, time.Now())
 }
 
 func (w *webhookSubscriber) request(ctx context.Context, d credstore.Delivery) (*http.Request, error) {
@@ -101,8 +101,8 @@ func (w *webhookSubscriber) request(ctx context.Context, d credstore.Delivery) (
 	return req, nil
 }
 
-// verdict says what an answer means.
-func verdict(resp *http.Response) error {
+// verdict says what an answer means that came now.
+func verdict(resp *http.Response, now time.Time) error {
 	switch {
 	case resp.StatusCode/100 == 2:
 		return nil
@@ -112,10 +112,22 @@ func verdict(resp *http.Response) error {
 		return fmt.Errorf("the receiver answered %d, and redirects are not followed", resp.StatusCode)
 	}
 	err := fmt.Errorf("the receiver answered %d", resp.StatusCode)
-	seconds, malformed := strconv.Atoi(strings.TrimSpace(resp.Header.Get("Retry-After")))
-	if malformed == nil && seconds > 0 {
-		seconds = min(seconds, int(leaveAlone/time.Second))
-		return &busyError{err: err, after: time.Duration(seconds) * time.Second}
+	if after := retryAfter(resp.Header.Get("Retry-After"), now); after > 0 {
+		return &busyError{err: err, after: after}
 	}
 	return err
+}
+
+// retryAfter returns how long a receiver asks to be left alone for, in seconds or
+// until a date (RFC 9110 section 10.2.3), at most leaveAlone; 0 if it does not.
+func retryAfter(value string, now time.Time) time.Duration {
+	value = strings.TrimSpace(value)
+	if date, err := http.ParseTime(value); err == nil {
+		return min(max(date.Sub(now), 0), leaveAlone)
+	}
+	seconds, err := strconv.Atoi(value)
+	if err != nil || seconds < 0 {
+		return 0
+	}
+	return time.Duration(min(seconds, int(leaveAlone/time.Second))) * time.Second
 }
