@@ -107,6 +107,8 @@ func explainKey(err error) error {
 	switch {
 	case errors.As(err, &mine), errors.Is(err, credstore.ErrUnavailable), errors.Is(err, context.Canceled), explainConflict(err) != nil, explainAction(err) != nil:
 		return err
+	case errors.Is(err, refresh.ErrKeyPresent):
+		return problemOf(codeNotPossible, "The connection has this key already: the next one has to be another.")
 	case errors.Is(err, refresh.ErrKeyElsewhere):
 		return problemOf(codeKeyRefused, "This key is one of Pleo's other environment, and not of the one that this program talks to. It was not stored.")
 	case errors.Is(err, pleo.ErrUnauthorized):

@@ -372,6 +372,7 @@ func contractCalls(t *testing.T) []call {
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &pleo.StatusError{Status: 500}, want: 502},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: errors.New("timed out"), want: 502},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: refresh.ErrKeyElsewhere, want: 422},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: refresh.ErrKeyPresent, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &refresh.Error{Code: refresh.StoreUnavailable}, want: 503},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &credstore.OtherCompanyError{}, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, fail: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "other"}, want: 409},

@@ -42,6 +42,9 @@ func KeyEnds(day string) (time.Time, error) {
 // other environment. It is not a [pleo.ErrUnauthorized].
 var ErrKeyElsewhere = errors.New("the key belongs to Pleo's other environment")
 
+// ErrKeyPresent says that a key cannot follow the present one, since it is that.
+var ErrKeyPresent = errors.New("the connection has this key already, and the next one has to be another")
+
 // MissingScopesError is a good key that does not allow enough.
 type MissingScopesError struct {
 	Missing []string
@@ -61,9 +64,10 @@ var errNotKey = errors.New("the connection is not of a kind that has an API key"
 //
 // A key that the API does not know is [pleo.ErrUnauthorized] or [ErrKeyElsewhere],
 // one that does not allow enough a [MissingScopesError], one that might be anybody's
-// [ErrCompanyNotTold], and one of another company as for [Manager.Consent]. Where the API cannot be asked the key is not
-// stored, and the error says why. After an error the connection has the credential
-// that it had before.
+// [ErrCompanyNotTold], and one of another company as for [Manager.Consent]. One
+// that would follow itself is [ErrKeyPresent]. Where the API cannot be asked the
+// key is not stored, and the error says why. After an error the connection has the
+// credential that it had before.
 func (m *Manager) SetKey(ctx context.Context, g KeyGrant) (credstore.Connection, error) {
 	state, err := m.Store.Read(ctx, g.ConnectionID)
 	if err != nil {
@@ -72,6 +76,9 @@ func (m *Manager) SetKey(ctx context.Context, g KeyGrant) (credstore.Connection,
 	conn := state.Connection
 	if !conn.Kind.IsKey() {
 		return credstore.Connection{}, errNotKey
+	}
+	if g.Next && g.Key.Equal(state.Credential.APIKey) {
+		return credstore.Connection{}, ErrKeyPresent
 	}
 	value := pleo.AuthorizationValue(conn.Kind, credstore.Credential{APIKey: g.Key})
 	who, err := m.checkKey(ctx, value, g.Scopes)

@@ -89,6 +89,20 @@ func TestSetKeyIsUsedAtOnce(t *testing.T) {
 	})
 }
 
+// TestAKeyDoesNotFollowItself: nobody would be reminded of its end any more, and
+// on that day there would be no other.
+func TestAKeyDoesNotFollowItself(t *testing.T) {
+	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+		api.knows("old", "c1")
+		if _, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("old"), Next: true}); !errors.Is(err, ErrKeyPresent) {
+			t.Errorf("SetKey = %v, want ErrKeyPresent", err)
+		}
+		if state, err := p.Store.Read(t.Context(), conn.ID); err != nil || !state.Credential.NextKey.IsZero() {
+			t.Errorf("Read = %v; want no staged key", err)
+		}
+	})
+}
+
 func TestSetKeyStagesTheNext(t *testing.T) {
 	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
 		api.knows("old", "c1")
