@@ -58,6 +58,9 @@ func (a *Admin) createConnection(w http.ResponseWriter, r *http.Request) error {
 	created := Created{Connection: Describe(c)}
 	if a.links {
 		link, err := a.actions.Link(r.Context(), c, credstore.LinkRequest{ReturnURL: body.returnURL, TTL: time.Duration(body.ttl)})
+		if errors.Is(err, credstore.ErrNotFound) {
+			return removedMeanwhile()
+		}
 		if err != nil {
 			return err
 		}
@@ -87,7 +90,7 @@ func (a *Admin) create(ctx context.Context, body creation) (c credstore.Connecti
 	}
 	there, findErr := a.store.Find(ctx, n.Name)
 	if errors.Is(findErr, credstore.ErrNotFound) {
-		return c, false, err // one whose name differs by case
+		return c, false, takenBy(n.Name, err)
 	}
 	if findErr != nil {
 		return c, false, findErr
@@ -97,6 +100,22 @@ func (a *Admin) create(ctx context.Context, body creation) (c credstore.Connecti
 			"There is a connection %q already, and its kind or external tenant is another one.", n.Name)
 	}
 	return there, false, nil
+}
+
+// takenBy explains why a name is taken that no connection has: by one whose name
+// differs by case, or one that has just been removed.
+func takenBy(name string, err error) error {
+	var conflict *credstore.Conflict
+	if errors.As(err, &conflict) && conflict.With == name {
+		return removedMeanwhile()
+	}
+	return err
+}
+
+// removedMeanwhile tells who makes a connection, which somebody else removes, to do
+// it again: to a client that has named what is to be there, 404 says nothing.
+func removedMeanwhile() error {
+	return problemOf(codeConnectionBusy, "A connection of this name was removed at this moment; try again.")
 }
 
 func (a *Admin) checkReturnURL(given string) error {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -64,6 +65,41 @@ func TestCreateTwiceIsCreateOnce(t *testing.T) {
 	}
 	if made != 1 || len(store.connections) != 1 {
 		t.Errorf("made %d times, and the store holds %d connections, want 1 and 1", made, len(store.connections))
+	}
+}
+
+// removing is a store, and what is done with it, from which somebody else removes
+// whatever is made.
+type removing struct {
+	Store
+	Actions
+	taken bool // it is removed after its name was found taken, and not when a link is made
+}
+
+func (r removing) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
+	if r.taken {
+		return credstore.Connection{}, &credstore.Conflict{Err: credstore.ErrNameTaken, With: n.Name}
+	}
+	return r.Store.Create(ctx, n)
+}
+
+func (r removing) Link(context.Context, credstore.Connection, credstore.LinkRequest) (Link, error) {
+	return Link{}, credstore.ErrNotFound
+}
+
+// TestCreateWhileItIsRemoved has whoever creates try again.
+func TestCreateWhileItIsRemoved(t *testing.T) {
+	for _, taken := range []bool{false, true} {
+		store := &memoryStore{}
+		r := removing{store, &fakeActions{store: store}, taken}
+		h := newAdmin(t, store, func(c *Config) {
+			offering(c)
+			c.Store, c.Actions = r, r
+		}).Handler()
+		w := send(h, "POST", "/api/v1/connections", `{"name":"acme","kind":"oauth"}`)
+		if got := problemCode(t, w); w.Code != http.StatusServiceUnavailable || got != "connection_busy" || w.Header().Get("Retry-After") == "" {
+			t.Errorf("taken %v: %d %s, want 503 connection_busy and when to try again", taken, w.Code, got)
+		}
 	}
 }
 
