@@ -196,7 +196,7 @@ func emptyStore(r *run) {
 			name := fmt.Sprint("data-", i+1)
 			config := w.configIn(name, strings.ReplaceAll(w.settings, filepath.Join(w.dir, "keyset.json"), filepath.Join(w.dir, name+"-keyset.json")))
 			running.Go(func() {
-				cmd := exec.Command(*program, "--config", config, "connections", "list")
+				cmd := exec.Command(*program, "--config", config, "connections", "add", name, "--kind", "oauth")
 				cmd.Dir, cmd.Env = w.dir, []string{"HOME=" + w.dir}
 				out, _ := cmd.CombinedOutput() // the exit code says it
 				codes[i], outputs[i] = cmd.ProcessState.ExitCode(), string(out)
