@@ -329,6 +329,7 @@ type Query struct {
 	Cursor string // Page.Next of the page before; empty for the first
 	Status Status // empty: any
 	Kind   Kind   // empty: any
+	Reason string // of the status; empty: any
 	Search string // part of the name, tenant or company, without regard to case
 }
 

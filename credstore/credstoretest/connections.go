@@ -234,6 +234,31 @@ func testSearch(t *testing.T, data Data) {
 	}
 }
 
+func testListByReason(t *testing.T, data Data) {
+	s := data.Open(t)
+	create(t, s, pair("working"))
+	for name, reason := range map[string]string{
+		"a": credstore.ReasonCompany, "b": credstore.ReasonOperator, "c": credstore.ReasonCompany,
+	} {
+		if err := s.Disable(t.Context(), create(t, s, pair(name)).ID, reason); err != nil {
+			t.Fatalf("Disable: %v", err)
+		}
+	}
+	for _, test := range []struct {
+		query credstore.Query
+		want  []string
+	}{
+		{credstore.Query{Reason: credstore.ReasonCompany}, []string{"a", "c"}},
+		{credstore.Query{Reason: credstore.ReasonCompany, Status: credstore.Disabled, Kind: credstore.OAuth}, []string{"a", "c"}},
+		{credstore.Query{Reason: credstore.ReasonCompany, Search: "c"}, []string{"c"}},
+		{credstore.Query{Reason: credstore.ReasonCompany, Status: credstore.Active}, []string{}},
+		{credstore.Query{Reason: credstore.ReasonExported}, []string{}},
+	} {
+		test.query.Limit = 1
+		wantSame(t, fmt.Sprintf("List(%+v)", test.query), listAll(t.Context(), t, s, test.query), test.want)
+	}
+}
+
 func testBadPages(t *testing.T, data Data) {
 	s := data.Open(t)
 	for _, q := range []credstore.Query{

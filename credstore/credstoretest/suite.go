@@ -40,6 +40,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"list by page", testPages},
 		{"list what stays exactly once", testPagesWhileChanging},
 		{"list by status and text", testSearch},
+		{"list by reason", testListByReason},
 		{"list refuses bad pages", testBadPages},
 		{"count", testCount},
 		{"identify", testIdentify},

@@ -29,7 +29,7 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 	found, err := s.connections(ctx, `
 		SELECT `+connectionColumns+` FROM connections WHERE name IN (
 			SELECT name FROM connections WHERE name > $1 AND `+selection(q)+` ORDER BY name LIMIT $5)
-		ORDER BY name`, after, string(q.Status), string(q.Kind), pattern(q.Search), limit+1)
+		ORDER BY name`, after, string(q.Status), string(q.Kind), pattern(q.Search), limit+1, q.Reason)
 	if err != nil {
 		return credstore.Page{}, s.failure(doing, err)
 	}
@@ -41,12 +41,15 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 }
 
 // selection is true of the connections that a query selects, by its parameters
-// $2 to $4. A term that stands alone makes an index serve; in a search only the
+// $2 to $4 and $6. A term that stands alone makes an index serve; in a search only the
 // one that holds the text may.
 func selection(q credstore.Query) string {
-	status, kind := `($2 = '' OR status = $2)`, `($3 = '' OR kind = $3)`
+	status, kind, reason := `($2 = '' OR status = $2)`, `($3 = '' OR kind = $3)`, `$6 = ''`
+	if q.Reason != "" {
+		reason = `reason = $6`
+	}
 	if q.Search != "" {
-		return status + ` AND ` + kind + ` AND search LIKE $4 ESCAPE '\'`
+		return status + ` AND ` + kind + ` AND search LIKE $4 ESCAPE '\' AND ` + reason
 	}
 	if q.Status != "" {
 		status = `status = $2`
@@ -54,7 +57,7 @@ func selection(q credstore.Query) string {
 	if q.Kind != "" {
 		kind = `kind = $3`
 	}
-	return status + ` AND ` + kind + ` AND $4 = ''`
+	return status + ` AND ` + kind + ` AND $4 = '' AND ` + reason
 }
 
 func pageOf(q credstore.Query) (limit int, after string, err error) {

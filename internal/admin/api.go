@@ -89,11 +89,19 @@ func (a *Admin) listConnections(w http.ResponseWriter, r *http.Request) error {
 
 // parseQuery reads the parameters of a listing.
 func parseQuery(raw string) (credstore.Query, error) {
-	values, err := parameters(raw, "limit", "cursor", "status", "kind", "q")
+	values, err := parameters(raw, listing()...)
 	if err != nil {
 		return credstore.Query{}, err
 	}
-	q := credstore.Query{
+	return queryOf(values)
+}
+
+// listing are the parameters of a listing.
+func listing() []string { return []string{"limit", "cursor", "status", "kind", "q"} }
+
+// queryOf returns what the parameters of a listing select.
+func queryOf(values url.Values) (q credstore.Query, err error) {
+	q = credstore.Query{
 		Cursor: values.Get("cursor"),
 		Status: credstore.Status(values.Get("status")),
 		Kind:   credstore.Kind(values.Get("kind")),

@@ -373,18 +373,62 @@ func TestOverviewShowsWhatNeedsAPersonFirst(t *testing.T) {
 	refused.ID, refused.Name, refused.Status, refused.Reason = "z", "zeta", credstore.ReauthorizationRequired, credstore.ReasonRefused
 	key := bareConnection()
 	key.Status, key.Reason = credstore.ReauthorizationRequired, credstore.ReasonKeyRefused
-	store := &memoryStore{connections: []credstore.Connection{fullConnection(), key, refused}}
+	conflict, off := fullConnection(), fullConnection()
+	conflict.ID, conflict.Name, conflict.Status, conflict.Reason = "m", "mixed-up", credstore.Disabled, credstore.ReasonCompany
+	off.ID, off.Name, off.Status, off.Reason = "o", "off", credstore.Disabled, credstore.ReasonOperator
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), key, conflict, off, refused}}
 	page := (&visitor{t: t, h: newAdmin(t, store, offering).Handler()}).open("/").Body.String()
 	at := -1
 	for _, want := range []string{
 		"Need a person", `href="/connections/bare"`, `href="/connections/bare/key"`, `href="/connections/zeta"`,
-		"give consent once more", `href="/connections/zeta/link"`, "may recover", `href="/connections/acme"`, "The last hour",
+		"give consent once more", `href="/connections/zeta/link"`,
+		"another company&#39;s", `<span class="count">1</span>`, `href="/connections/mixed-up"`, `href="/connections/mixed-up/link"`, "may recover", `href="/connections/acme"`, "The last hour",
 	} {
 		found := strings.Index(page, want)
 		if found <= at {
 			t.Errorf("the page has %q at %d, want it after %d", want, found, at)
 		}
 		at = found
+	}
+	if strings.Contains(page, `href="/connections/off"`) {
+		t.Error("the page has a connection that somebody has switched off")
+	}
+}
+
+// TestOverviewLeadsToAllOfThem: what it shows the first of can be seen in whole,
+// on the pages of the list, which lets one choose it too.
+func TestOverviewLeadsToAllOfThem(t *testing.T) {
+	store := &memoryStore{}
+	for i := range 260 {
+		c := credstore.Connection{ID: fmt.Sprint(i), Name: fmt.Sprintf("c%03d", i), Kind: credstore.OAuth, Status: credstore.Disabled, Reason: credstore.ReasonCompany}
+		if i%10 == 0 {
+			c.Reason = credstore.ReasonOperator
+		}
+		store.connections = append(store.connections, c)
+	}
+	v := &visitor{t: t, h: newAdmin(t, store, offering).Handler()}
+	page := v.open("/").Body.String()
+	if !strings.Contains(page, `<span class="count">200+</span>`) || strings.Count(page, `<li class="card`) != firstFew {
+		t.Errorf("the page does not say that there are over 200 and show the first %d:\n%s", firstFew, page)
+	}
+	all := regexp.MustCompile(`<a href="([^"]*)">See all`).FindStringSubmatch(page)
+	if all == nil {
+		t.Fatal("the page does not lead to all of them")
+	}
+	names, next := 0, regexp.MustCompile(`rel="next" href="([^"]*)"`)
+	for target := all[1]; target != ""; {
+		page := v.open(target).Body.String()
+		if !strings.Contains(page, `<option value="company_conflict" selected>`) {
+			t.Errorf("%s does not show what it was asked for:\n%s", target, page)
+		}
+		names += strings.Count(page, `<a class="name"`)
+		target = ""
+		if found := next.FindStringSubmatch(page); found != nil {
+			target = html.UnescapeString(found[1])
+		}
+	}
+	if names != 234 {
+		t.Errorf("the list has %d connections that are disabled for their company, want 234", names)
 	}
 }
 

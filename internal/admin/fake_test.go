@@ -51,7 +51,7 @@ func (s *memoryStore) List(_ context.Context, q credstore.Query) (credstore.Page
 	}
 	var page credstore.Page
 	for _, c := range s.connections {
-		if c.Name <= q.Cursor || q.Status != "" && c.Status != q.Status || q.Kind != "" && c.Kind != q.Kind || !strings.Contains(c.Name, q.Search) {
+		if c.Name <= q.Cursor || q.Status != "" && c.Status != q.Status || q.Kind != "" && c.Kind != q.Kind || q.Reason != "" && c.Reason != q.Reason || !strings.Contains(c.Name, q.Search) {
 			continue
 		}
 		if len(page.Connections) == limit {

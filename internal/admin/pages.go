@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -21,13 +22,39 @@ type overviewPage struct {
 	Health   []health
 }
 
-// attention is the first of the connections that are in a status that calls for
-// a person.
+// attention is the first of the connections that call for a person for one cause.
 type attention struct {
 	Title string
 	All   string // where all of them are
 	Count int
+	More  bool // there are more than Count
 	First []credstore.Connection
+}
+
+// cause is why connections call for a person.
+type cause struct {
+	Name  string // as the list takes it in the place of a status
+	Label string // among the statuses of the list; empty: it is one of them
+	Title string // on the overview
+	query credstore.Query
+}
+
+// causes are all, those first that nobody but a person can mend.
+func causes() []cause {
+	return []cause{
+		{
+			Name: string(credstore.ReauthorizationRequired), Title: "Need a person",
+			query: credstore.Query{Status: credstore.ReauthorizationRequired},
+		},
+		{
+			Name: credstore.ReasonCompany, Label: "disabled for its company", Title: "Are disabled, since their credential is another company's",
+			query: credstore.Query{Status: credstore.Disabled, Reason: credstore.ReasonCompany},
+		},
+		{
+			Name: string(credstore.Degraded), Title: "Have trouble, and may recover by themselves",
+			query: credstore.Query{Status: credstore.Degraded},
+		},
+	}
 }
 
 // tally counts the connections of a status.
@@ -88,30 +115,46 @@ func (d *dashboard) tallies(ctx context.Context) ([]tally, error) {
 	return all, nil
 }
 
-// needs returns the connections that call for a person, those first that nobody
-// but a person can mend.
+// needs returns the connections that call for a person.
 func (d *dashboard) needs(ctx context.Context, counts map[credstore.Status]int) ([]attention, error) {
 	var all []attention
-	for _, status := range []struct {
-		credstore.Status
-		title string
-	}{
-		{credstore.ReauthorizationRequired, "Need a person"},
-		{credstore.Degraded, "Have trouble, and may recover by themselves"},
-	} {
-		if counts[status.Status] == 0 {
-			continue
-		}
-		page, err := d.store.List(ctx, credstore.Query{Status: status.Status, Limit: firstFew})
+	for _, cause := range causes() {
+		found, err := d.calling(ctx, cause, counts)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, attention{
-			Title: status.title, Count: counts[status.Status], First: page.Connections,
-			All: "/connections?" + url.Values{"status": {string(status.Status)}}.Encode(),
-		})
+		if found.Count > 0 {
+			all = append(all, found)
+		}
 	}
 	return all, nil
+}
+
+// countedAtMost is how many connections are counted for a cause that is no status,
+// which the store has no count of.
+const countedAtMost = 200
+
+// calling returns the connections that call for a person for the cause.
+func (d *dashboard) calling(ctx context.Context, c cause, counts map[credstore.Status]int) (attention, error) {
+	found := attention{Title: c.Title, All: "/connections?" + url.Values{"status": {c.Name}}.Encode()}
+	if counts[c.query.Status] == 0 {
+		return found, nil
+	}
+	q := c.query
+	q.Limit = firstFew
+	if c.Label != "" {
+		q.Limit = countedAtMost
+	}
+	page, err := d.store.List(ctx, q)
+	if err != nil {
+		return found, err
+	}
+	found.Count, found.More = len(page.Connections), page.Next != ""
+	if c.Label == "" {
+		found.Count, found.More = counts[q.Status], false
+	}
+	found.First = page.Connections[:min(firstFew, len(page.Connections))]
+	return found, nil
 }
 
 func (d *dashboard) health(ctx context.Context) []health {
@@ -132,21 +175,23 @@ func (d *dashboard) health(ctx context.Context) []health {
 // listPage is a page of connections.
 type listPage struct {
 	Query       credstore.Query
+	Status      string // as it was asked for: a status, or the name of a cause
 	Connections []credstore.Connection
 	Next        string // the address of the next page; empty on the last
 	First       string // that of the first page; empty on it
 	Statuses    []tally
+	Causes      []cause // that are no status
 	Kinds       []credstore.Kind
 	All         int
 }
 
 // Filtered reports whether not all connections are asked for.
 func (p listPage) Filtered() bool {
-	return p.Query.Status != "" || p.Query.Kind != "" || p.Query.Search != ""
+	return p.Status != "" || p.Query.Kind != "" || p.Query.Search != ""
 }
 
 func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r.URL.RawQuery)
+	q, status, err := parseListing(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
@@ -154,7 +199,10 @@ func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := listPage{Query: q, Connections: found.Connections, Kinds: credstore.Kinds()}
+	page := listPage{
+		Query: q, Status: status, Connections: found.Connections, Kinds: credstore.Kinds(),
+		Causes: slices.DeleteFunc(causes(), func(c cause) bool { return c.Label == "" }),
+	}
 	if page.Statuses, err = d.tallies(r.Context()); err != nil {
 		return err
 	}
@@ -162,19 +210,39 @@ func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
 		page.All += t.Count
 	}
 	if found.Next != "" {
-		page.Next = listAddress(q, found.Next)
+		page.Next = listAddress(page, found.Next)
 	}
 	if q.Cursor != "" {
-		page.First = listAddress(q, "")
+		page.First = listAddress(page, "")
 	}
 	return d.draw(w, r, http.StatusOK, "list", view{Title: "Connections", Here: "/connections", Page: page})
 }
 
-// listAddress returns the address of the page at the cursor of what q selects.
-func listAddress(q credstore.Query, cursor string) string {
+// parseListing reads the parameters of the list: those of the API, but that the
+// status may be a cause, which it returns as it was given.
+func parseListing(raw string) (q credstore.Query, status string, err error) {
+	values, err := parameters(raw, listing()...)
+	if err != nil {
+		return q, "", err
+	}
+	status = values.Get("status")
+	for _, c := range causes() {
+		if c.Name == status {
+			values.Del("status")
+			q, err = queryOf(values)
+			q.Status, q.Reason = c.query.Status, c.query.Reason
+			return q, status, err
+		}
+	}
+	q, err = queryOf(values)
+	return q, status, err
+}
+
+// listAddress returns the address of the page at the cursor of what p selects.
+func listAddress(p listPage, cursor string) string {
 	values := url.Values{}
 	for name, value := range map[string]string{
-		"q": q.Search, "status": string(q.Status), "kind": string(q.Kind), "cursor": cursor,
+		"q": p.Query.Search, "status": p.Status, "kind": string(p.Query.Kind), "cursor": cursor,
 	} {
 		if value != "" {
 			values.Set(name, value)
