@@ -331,6 +331,9 @@ type Query struct {
 	Kind   Kind   // empty: any
 	Reason string // of the status; empty: any
 	Search string // part of the name, tenant or company, without regard to case
+	// KeyEndsBefore selects the connections in use whose API key ends before it and
+	// has none staged that goes on; zero: any.
+	KeyEndsBefore time.Time
 }
 
 // Page is one page of a listing.

@@ -454,6 +454,18 @@ func testKeysExpiring(t *testing.T, data Data) {
 		}
 		return names
 	}
+	for _, test := range []struct {
+		query credstore.Query
+		want  []string
+	}{
+		{credstore.Query{KeyEndsBefore: start()}, []string{"ended"}},
+		{credstore.Query{KeyEndsBefore: start().Add(7 * day)}, []string{"ended", "short", "soon"}},
+		{credstore.Query{KeyEndsBefore: start().Add(30 * day), Search: "later"}, []string{"later"}},
+		{credstore.Query{KeyEndsBefore: start().Add(30 * day), Status: credstore.Disabled}, []string{}},
+	} {
+		test.query.Limit = 1
+		wantSame(t, fmt.Sprintf("List(%+v)", test.query), listAll(t.Context(), t, s, test.query), test.want)
+	}
 	wantSame(t, "KeysExpiring within a day", names(day, 10), []string{"ended"})
 	wantSame(t, "KeysExpiring within 7 days, of which 2", names(7*day, 2), []string{"ended", "soon"})
 	wantSame(t, "KeysExpiring within 7 days", names(7*day, 10), []string{"ended", "short"})

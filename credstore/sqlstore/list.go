@@ -24,12 +24,16 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 	if err != nil {
 		return credstore.Page{}, fmt.Errorf("%s: %w", doing, err)
 	}
+	var ends int64
+	if !q.KeyEndsBefore.IsZero() {
+		ends = q.KeyEndsBefore.UnixMilli()
+	}
 	// One more than asked for tells whether there is a next page. The names alone
 	// are looked for first, since an index holds all that decides.
 	found, err := s.connections(ctx, `
 		SELECT `+connectionColumns+` FROM connections WHERE name IN (
-			SELECT name FROM connections WHERE name > $1 AND `+selection(q)+` ORDER BY name LIMIT $5)
-		ORDER BY name`, after, string(q.Status), string(q.Kind), pattern(q.Search), limit+1, q.Reason)
+			SELECT name FROM connections WHERE name > $2 AND `+selection(q)+` ORDER BY name LIMIT $6)
+		ORDER BY name`, ends, after, string(q.Status), string(q.Kind), pattern(q.Search), limit+1, q.Reason)
 	if err != nil {
 		return credstore.Page{}, s.failure(doing, err)
 	}
@@ -41,23 +45,27 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 }
 
 // selection is true of the connections that a query selects, by its parameters
-// $2 to $4 and $6. A term that stands alone makes an index serve; in a search only the
-// one that holds the text may.
+// $1, $3 to $5 and $7. A term that stands alone makes an index serve; in a search
+// only the one that holds the text may.
 func selection(q credstore.Query) string {
-	status, kind, reason := `($2 = '' OR status = $2)`, `($3 = '' OR kind = $3)`, `$6 = ''`
-	if q.Reason != "" {
-		reason = `reason = $6`
+	ends, reason := `$1 = 0`, `$7 = ''`
+	if !q.KeyEndsBefore.IsZero() {
+		ends = ending + ` AND NOT ` + followed
 	}
+	if q.Reason != "" {
+		reason = `reason = $7`
+	}
+	status, kind := `($3 = '' OR status = $3)`, `($4 = '' OR kind = $4)`
 	if q.Search != "" {
-		return status + ` AND ` + kind + ` AND search LIKE $4 ESCAPE '\' AND ` + reason
+		return status + ` AND ` + kind + ` AND search LIKE $5 ESCAPE '\' AND ` + ends + ` AND ` + reason
 	}
 	if q.Status != "" {
-		status = `status = $2`
+		status = `status = $3`
 	}
 	if q.Kind != "" {
-		kind = `kind = $3`
+		kind = `kind = $4`
 	}
-	return status + ` AND ` + kind + ` AND $4 = '' AND ` + reason
+	return status + ` AND ` + kind + ` AND $5 = '' AND ` + ends + ` AND ` + reason
 }
 
 func pageOf(q credstore.Query) (limit int, after string, err error) {

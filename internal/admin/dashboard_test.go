@@ -376,13 +376,17 @@ func TestOverviewShowsWhatNeedsAPersonFirst(t *testing.T) {
 	conflict, off := fullConnection(), fullConnection()
 	conflict.ID, conflict.Name, conflict.Status, conflict.Reason = "m", "mixed-up", credstore.Disabled, credstore.ReasonCompany
 	off.ID, off.Name, off.Status, off.Reason = "o", "off", credstore.Disabled, credstore.ReasonOperator
-	store := &memoryStore{connections: []credstore.Connection{fullConnection(), key, conflict, off, refused}}
+	ending, lasting := keyedConnection(), keyedConnection()
+	ending.ID, ending.Name, ending.ExpiresAt = "e", "nearly-over", time.Now().Add(5*24*time.Hour)
+	lasting.ID, lasting.Name, lasting.ExpiresAt = "l", "lasting", time.Now().Add(90*24*time.Hour)
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), key, conflict, ending, lasting, off, refused}}
 	page := (&visitor{t: t, h: newAdmin(t, store, offering).Handler()}).open("/").Body.String()
 	at := -1
 	for _, want := range []string{
 		"Need a person", `href="/connections/bare"`, `href="/connections/bare/key"`, `href="/connections/zeta"`,
 		"give consent once more", `href="/connections/zeta/link"`,
-		"another company&#39;s", `<span class="count">1</span>`, `href="/connections/mixed-up"`, `href="/connections/mixed-up/link"`, "may recover", `href="/connections/acme"`, "The last hour",
+		"another company&#39;s", `<span class="count">1</span>`, `href="/connections/mixed-up"`, `href="/connections/mixed-up/link"`,
+		"key that ends soon", `href="/connections/nearly-over"`, `href="/connections/nearly-over/key"`, "may recover", `href="/connections/acme"`, "The last hour",
 	} {
 		found := strings.Index(page, want)
 		if found <= at {
@@ -390,8 +394,10 @@ func TestOverviewShowsWhatNeedsAPersonFirst(t *testing.T) {
 		}
 		at = found
 	}
-	if strings.Contains(page, `href="/connections/off"`) {
-		t.Error("the page has a connection that somebody has switched off")
+	for _, other := range []string{"off", "lasting"} {
+		if strings.Contains(page, `href="/connections/`+other+`"`) {
+			t.Errorf("the page has the connection %s, which needs nobody", other)
+		}
 	}
 }
 

@@ -54,6 +54,9 @@ func (s *memoryStore) List(_ context.Context, q credstore.Query) (credstore.Page
 		if c.Name <= q.Cursor || q.Status != "" && c.Status != q.Status || q.Kind != "" && c.Kind != q.Kind || q.Reason != "" && c.Reason != q.Reason || !strings.Contains(c.Name, q.Search) {
 			continue
 		}
+		if !q.KeyEndsBefore.IsZero() && (!c.Kind.IsKey() || c.Status != credstore.Active || c.ExpiresAt.IsZero() || c.ExpiresAt.After(q.KeyEndsBefore)) {
+			continue
+		}
 		if len(page.Connections) == limit {
 			page.Next = page.Connections[limit-1].Name
 			break

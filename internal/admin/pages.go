@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -40,7 +41,7 @@ type cause struct {
 }
 
 // causes are all, those first that nobody but a person can mend.
-func causes() []cause {
+func causes(now time.Time) []cause {
 	return []cause{
 		{
 			Name: string(credstore.ReauthorizationRequired), Title: "Need a person",
@@ -49,6 +50,10 @@ func causes() []cause {
 		{
 			Name: credstore.ReasonCompany, Label: "disabled for its company", Title: "Are disabled, since their credential is another company's",
 			query: credstore.Query{Status: credstore.Disabled, Reason: credstore.ReasonCompany},
+		},
+		{
+			Name: "key_ends_soon", Label: "API key ends soon", Title: "Have an API key that ends soon",
+			query: credstore.Query{KeyEndsBefore: now.Add(keyEndsSoon)},
 		},
 		{
 			Name: string(credstore.Degraded), Title: "Have trouble, and may recover by themselves",
@@ -118,7 +123,7 @@ func (d *dashboard) tallies(ctx context.Context) ([]tally, error) {
 // needs returns the connections that call for a person.
 func (d *dashboard) needs(ctx context.Context, counts map[credstore.Status]int) ([]attention, error) {
 	var all []attention
-	for _, cause := range causes() {
+	for _, cause := range causes(d.now()) {
 		found, err := d.calling(ctx, cause, counts)
 		if err != nil {
 			return nil, err
@@ -137,10 +142,10 @@ const countedAtMost = 200
 // calling returns the connections that call for a person for the cause.
 func (d *dashboard) calling(ctx context.Context, c cause, counts map[credstore.Status]int) (attention, error) {
 	found := attention{Title: c.Title, All: "/connections?" + url.Values{"status": {c.Name}}.Encode()}
-	if counts[c.query.Status] == 0 {
+	q := c.query
+	if q.Status != "" && counts[q.Status] == 0 {
 		return found, nil
 	}
-	q := c.query
 	q.Limit = firstFew
 	if c.Label != "" {
 		q.Limit = countedAtMost
@@ -191,7 +196,7 @@ func (p listPage) Filtered() bool {
 }
 
 func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
-	q, status, err := parseListing(r.URL.RawQuery)
+	q, status, err := d.parseListing(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
@@ -201,7 +206,7 @@ func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := listPage{
 		Query: q, Status: status, Connections: found.Connections, Kinds: credstore.Kinds(),
-		Causes: slices.DeleteFunc(causes(), func(c cause) bool { return c.Label == "" }),
+		Causes: slices.DeleteFunc(causes(d.now()), func(c cause) bool { return c.Label == "" }),
 	}
 	if page.Statuses, err = d.tallies(r.Context()); err != nil {
 		return err
@@ -220,17 +225,17 @@ func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
 
 // parseListing reads the parameters of the list: those of the API, but that the
 // status may be a cause, which it returns as it was given.
-func parseListing(raw string) (q credstore.Query, status string, err error) {
+func (d *dashboard) parseListing(raw string) (q credstore.Query, status string, err error) {
 	values, err := parameters(raw, listing()...)
 	if err != nil {
 		return q, "", err
 	}
 	status = values.Get("status")
-	for _, c := range causes() {
+	for _, c := range causes(d.now()) {
 		if c.Name == status {
 			values.Del("status")
 			q, err = queryOf(values)
-			q.Status, q.Reason = c.query.Status, c.query.Reason
+			q.Status, q.Reason, q.KeyEndsBefore = c.query.Status, c.query.Reason, c.query.KeyEndsBefore
 			return q, status, err
 		}
 	}

@@ -46,9 +46,13 @@ func advise(c credstore.Connection, now time.Time) advice {
 		return adviseDisabled(c)
 	}
 	if c.Kind.IsKey() && !c.ExpiresAt.IsZero() && c.ExpiresAt.Sub(now) < keyEndsSoon {
+		ends := "ends " + ahead(c.ExpiresAt, now)
+		if !c.ExpiresAt.After(now) {
+			ends = "was to end " + ago(c.ExpiresAt, now)
+		}
 		return advice{
-			What: "It works, and its API key ends " + ahead(c.ExpiresAt, now) + ".",
-			Next: "Make a new key in Pleo and enter it here as the next key: it takes over without a gap.",
+			What: "It works, and its API key " + ends + ".",
+			Next: "Make a new key in Pleo and enter it here as the next key, which takes over without a gap; if its history says that there is one already, all is well.",
 			Do:   actionKey,
 		}
 	}

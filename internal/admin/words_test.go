@@ -54,6 +54,10 @@ func TestAKeyThatEndsSoonIsSpokenOf(t *testing.T) {
 	if got := advise(c, now); !strings.Contains(got.What, "ends in 5 days") || got.Do != actionKey {
 		t.Errorf("advise = %+v, want that it ends in 5 days and a new key", got)
 	}
+	c.ExpiresAt = now.Add(-3 * 24 * time.Hour)
+	if got := advise(c, now); !strings.Contains(got.What, "was to end 3 days ago") || got.Do != actionKey {
+		t.Errorf("advise = %+v, want that it was to end 3 days ago and a new key", got)
+	}
 }
 
 // TestEveryEventReadsWell goes through the types that the store's package
