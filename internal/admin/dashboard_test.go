@@ -539,6 +539,27 @@ func TestOperations(t *testing.T) {
 	}
 }
 
+// TestConfirmingWarns of what the reason makes dangerous or useless, before it is
+// done.
+func TestConfirmingWarns(t *testing.T) {
+	for _, test := range []struct{ reason, page, want string }{
+		{credstore.ReasonCompany, "enable", "a company that it should not belong to"},
+		{credstore.ReasonCompany, "link", ""},
+		{credstore.ReasonExported, "enable", "Its secrets were exported"},
+		{credstore.ReasonExported, "link", "leads nowhere before you enable it"},
+		{credstore.ReasonOperator, "enable", ""},
+		{credstore.ReasonOperator, "link", "leads nowhere before you enable it"},
+	} {
+		c := fullConnection()
+		c.Status, c.Reason = credstore.Disabled, test.reason
+		b := signedIn(t, newAdmin(t, &memoryStore{connections: []credstore.Connection{c}}, offering).Handler())
+		page := b.open("/connections/acme/" + test.page).Body.String()
+		if warns := strings.Contains(page, `class="notice bad"`); warns != (test.want != "") || !strings.Contains(page, test.want) {
+			t.Errorf("the page to confirm %s of a connection disabled for %s does not warn %q:\n%s", test.page, test.reason, test.want, page)
+		}
+	}
+}
+
 func TestKeyEndsAtTheEndOfItsLastDay(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{bareConnection()}}
 	actions := &fakeActions{store: store}

@@ -30,7 +30,10 @@ type operation struct {
 	Danger bool   // it cannot be taken back
 
 	offered func(*Admin, credstore.Connection) bool
-	do      func(*dashboard, *http.Request, credstore.Connection) (outcome, error)
+	// warns says what the connection makes dangerous or useless about it; empty:
+	// nothing. Nil never warns.
+	warns func(credstore.Connection) string
+	do    func(*dashboard, *http.Request, credstore.Connection) (outcome, error)
 }
 
 // outcome is what an operation has to say. Without a page, the connection's own
@@ -51,6 +54,7 @@ func operations() []operation {
 			Name: actionLink, Label: "Make connect link",
 			Says:    "Makes a link for the customer. Whoever opens it is led through connecting the company in Pleo. It works once, and until it expires; one that was made before is shown again while half of its time is left.",
 			offered: func(a *Admin, _ credstore.Connection) bool { return a.links },
+			warns:   warnOfLink,
 			do:      (*dashboard).makeLink,
 		},
 		{
@@ -89,6 +93,7 @@ func operations() []operation {
 			Name: actionEnable, Label: "Enable",
 			Says:    "Requests are sent with the connection again, if its credential is still good.",
 			offered: func(_ *Admin, c credstore.Connection) bool { return c.Status == credstore.Disabled },
+			warns:   warnOfEnabling,
 			do:      (*dashboard).enable,
 		},
 		{
@@ -126,10 +131,28 @@ func (a *Admin) offers(c credstore.Connection) []operation {
 	return offered
 }
 
+func warnOfLink(c credstore.Connection) string {
+	if c.Status == credstore.Disabled && c.Reason != credstore.ReasonCompany {
+		return "The connection is disabled, so the link leads nowhere before you enable it."
+	}
+	return ""
+}
+
+func warnOfEnabling(c credstore.Connection) string {
+	switch c.Reason {
+	case credstore.ReasonCompany:
+		return "Its credential belongs to a company that it should not belong to, and what is sent with it may end up in that company's books. Have the right company connected instead, by a connect link: that enables it by itself."
+	case credstore.ReasonExported:
+		return "Its secrets were exported. If another program uses them, enabling it here ends the grant for both: stop that program first."
+	}
+	return ""
+}
+
 // confirmPage asks before something is done.
 type confirmPage struct {
 	Connection credstore.Connection
 	Operation  operation
+	Warning    string // about this connection
 	ReturnURLs []string
 	Wrong      string // why it was not done
 }
@@ -160,6 +183,9 @@ func (d *dashboard) confirm(w http.ResponseWriter, r *http.Request) error {
 
 func (d *dashboard) drawConfirm(w http.ResponseWriter, r *http.Request, status int, p confirmPage) error {
 	p.ReturnURLs = d.returnURLs
+	if p.Operation.warns != nil {
+		p.Warning = p.Operation.warns(p.Connection)
+	}
 	return d.draw(w, r, status, "confirm", view{Title: p.Operation.Label + ": " + p.Connection.Name, Here: "/connections", Page: p})
 }
 

@@ -142,7 +142,7 @@ func adviseDisabled(c credstore.Connection) advice {
 	case credstore.ReasonExported:
 		return advice{
 			What: "Its secrets were exported, and belong to another program now. Two owners of one refresh token end the grant for both.",
-			Next: "Remove it here; or, to use it here after all, make a connect link for a new consent and then enable it.",
+			Next: "Remove it here. To use it here after all, stop the other program, then enable it; if that has refreshed meanwhile, make a connect link for a new consent too.",
 			Do:   actionRemove,
 		}
 	}

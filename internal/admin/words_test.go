@@ -60,6 +60,16 @@ func TestAKeyThatEndsSoonIsSpokenOf(t *testing.T) {
 	}
 }
 
+// TestExportedIsEnabledBeforeItIsLinked: a link of a connection that is disabled
+// leads nowhere.
+func TestExportedIsEnabledBeforeItIsLinked(t *testing.T) {
+	next := advise(credstore.Connection{Kind: credstore.OAuth, Status: credstore.Disabled, Reason: credstore.ReasonExported}, time.Unix(1e9, 0)).Next
+	enable, link := strings.Index(next, "enable"), strings.Index(next, "connect link")
+	if enable < 0 || link < enable {
+		t.Errorf("the advice is %q, want to enable it before a connect link", next)
+	}
+}
+
 // TestEveryEventReadsWell goes through the types that the store's package
 // declares, so that none is forgotten.
 func TestEveryEventReadsWell(t *testing.T) {
