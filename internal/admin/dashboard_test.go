@@ -560,6 +560,24 @@ func TestConfirmingWarns(t *testing.T) {
 	}
 }
 
+// TestListSaysWhy a connection is not simply at work, in words.
+func TestListSaysWhy(t *testing.T) {
+	works, pending, conflict, ending := fullConnection(), bareConnection(), fullConnection(), keyedConnection()
+	works.Status, works.Reason, works.LastError = credstore.Active, "", nil
+	conflict.ID, conflict.Name, conflict.Status, conflict.Reason = "c", "conflict", credstore.Disabled, credstore.ReasonCompany
+	ending.ExpiresAt = time.Now().Add(5*24*time.Hour + time.Hour)
+	store := &memoryStore{connections: []credstore.Connection{works, pending, conflict, ending}}
+	page := (&visitor{t: t, h: newAdmin(t, store, offering).Handler()}).open("/connections").Body.String()
+	for _, want := range []string{"Nobody has entered an API key yet.", "a company that it should not belong to", "its API key ends in 5 days"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the list does not say %q", want)
+		}
+	}
+	if got := strings.Count(page, `class="why"`); got != 3 {
+		t.Errorf("the list says why of %d connections, want the 3 that do not simply work", got)
+	}
+}
+
 func TestKeyEndsAtTheEndOfItsLastDay(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{bareConnection()}}
 	actions := &fakeActions{store: store}
