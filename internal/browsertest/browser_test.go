@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -19,6 +20,9 @@ func TestBrowserInspectionBites(t *testing.T) {
 	pages.HandleFunc("GET /bad", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'none'")
 		fmt.Fprint(w, `<!doctype html><html><h1>Bad</h1><img src=x.png><script>1</script><pre>`+strings.Repeat("wide", 100)+`</pre>`)
+	})
+	pages.HandleFunc("GET /narrow", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `<!doctype html><p style="width:1em;overflow-wrap:anywhere">broken</p><p>two words</p>`)
 	})
 	server := httptest.NewServer(pages)
 	t.Cleanup(server.Close)
@@ -46,6 +50,10 @@ func TestBrowserInspectionBites(t *testing.T) {
 	tab.Inspect("bad")
 	if !judge.failed {
 		t.Error("Inspect lets the bad page pass")
+	}
+	tab.Open(server.URL + "/narrow")
+	if got, want := evaluate[[]string](tab, brokenWords), []string{"broken"}; !slices.Equal(got, want) {
+		t.Errorf("the words broken in two are %q, want %q", got, want)
 	}
 }
 

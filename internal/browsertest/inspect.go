@@ -28,20 +28,26 @@ var (
 	desktopDark = view{"desktop-dark", 1200, 900, "dark"}
 	phone       = view{"phone", 320, 640, "light"}
 	phoneDark   = view{"phone-dark", 320, 640, "dark"}
+	// Also a window on half of a screen, and a desktop at 150%.
+	tablet = view{"tablet", 800, 1000, "light"}
 )
 
-// Inspect looks at the page on a desktop and on a phone, in light and in dark.
-// It fails the test for what axe-core finds wrong by WCAG 2.2 AA or good
-// practice, for a page wider than the phone, and for complaints of the browser.
+// Inspect looks at the page on a desktop, a tablet and a phone, in light and in
+// dark. It fails the test for what axe-core finds wrong by WCAG 2.2 AA or good
+// practice, for a page wider than the window, for words that are broken in two,
+// and for complaints of the browser.
 // Where the environment variable SCREENSHOTS names a directory it leaves a
 // picture of each there.
 func (t *Tab) Inspect(name string) {
 	t.t.Helper()
-	for _, v := range []view{phoneDark, desktop} {
+	for _, v := range []view{phoneDark, tablet, desktop} {
 		t.look(v)
 		where := fmt.Sprintf("%s (%s)", name, v.name)
 		if wide := evaluate[int](t, `document.documentElement.scrollWidth - document.documentElement.clientWidth`); wide > 0 {
 			t.t.Errorf("%s: the page is %d pixels too wide", where, wide)
+		}
+		for _, word := range evaluate[[]string](t, brokenWords) {
+			t.t.Errorf("%s: %q is broken in two", where, word)
 		}
 		for _, violation := range t.violations() {
 			t.t.Errorf("%s: %s", where, violation)
@@ -52,6 +58,25 @@ func (t *Tab) Inspect(name string) {
 		t.t.Errorf("%s: the browser says: %s", name, complaint)
 	}
 }
+
+// brokenWords returns the words that begin on one line and end on another, for
+// want of room. Letters in a row are a word, if there are no more of them than in
+// words that people write.
+const brokenWords = `(() => {
+	const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+	while (texts.nextNode()) {
+		const text = texts.currentNode;
+		if (!text.parentElement.checkVisibility() || text.parentElement.closest(".hidden, .skip, thead")) continue;
+		for (const word of text.data.matchAll(/\p{L}{2,16}/gu)) {
+			const range = document.createRange();
+			range.setStart(text, word.index);
+			range.setEnd(text, word.index + word[0].length);
+			const lines = new Set([...range.getClientRects()].map(r => Math.round(r.top)));
+			if (lines.size > 1) found.push(word[0]);
+		}
+	}
+	return found;
+})()`
 
 // Phone makes the tab as narrow as a phone.
 func (t *Tab) Phone() {
