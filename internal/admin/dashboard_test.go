@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
 // visitor is a browser at the dashboard, as far as cookies and forms go.
@@ -509,6 +510,7 @@ func TestOperations(t *testing.T) {
 		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "2099-12-31"}, nil, 303, "The API key was stored."},
 		{"/connections/keyed/key", map[string]string{"api_key": plantedKey, "next": "on"}, nil, 303, "The next API key was stored."},
 		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "soon"}, nil, 400, "must be a date"},
+		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "2020-01-31"}, nil, 400, "The last day of the key is over already."},
 		{"/connections/bare/key", nil, nil, 400, "The API key is missing"},
 		{"/connections/acme/key", map[string]string{"api_key": plantedKey}, nil, 409, "this is not possible"},
 		{"/connections/acme/enable", nil, nil, 409, "this is not possible"},
@@ -575,6 +577,58 @@ func TestListSaysWhy(t *testing.T) {
 	}
 	if got := strings.Count(page, `class="why"`); got != 3 {
 		t.Errorf("the list says why of %d connections, want the 3 that do not simply work", got)
+	}
+}
+
+// TestFormsKeepWhatWasFilledIn when it was not done, but for secrets: whoever
+// corrects a key must not lose that it was to be the next one.
+func TestFormsKeepWhatWasFilledIn(t *testing.T) {
+	store := &memoryStore{connections: []credstore.Connection{fullConnection(), keyedConnection()}}
+	b := signedIn(t, newAdmin(t, store, func(c *Config) {
+		offering(c)
+		c.ReturnURLs = []string{"https://erp.example.com/a", "https://erp.example.com/b"}
+		c.Actions = &fakeActions{store: store, err: pleo.ErrUnauthorized}
+	}).Handler())
+	for _, test := range []struct {
+		page   string
+		values map[string]string
+		want   []string
+	}{
+		{"/connections/keyed/key", map[string]string{"api_key": plantedKey, "next": "on", "expires_on": "2099-12-31"}, []string{
+			"Pleo does not know this key", `name="next" type="checkbox" checked`, `value="2099-12-31"`,
+		}},
+		{"/connections/acme/link", map[string]string{"return_url": "https://erp.example.com/b", "fresh": "on", "allow_other_company": "on", "allow_shared_company": "on"}, []string{
+			"<details open>", `<option selected>https://erp.example.com/b`, `name="fresh" type="checkbox" checked`,
+			`name="allow_other_company" type="checkbox" checked`, `name="allow_shared_company" type="checkbox" checked`,
+		}},
+		{"/connections/acme/remove", map[string]string{"uninstall": "on"}, []string{`name="uninstall" type="checkbox" checked`}},
+	} {
+		if fresh := b.open(test.page).Body.String(); strings.Contains(fresh, " checked") || strings.Contains(fresh, "<details open") || strings.Contains(fresh, " selected") {
+			t.Errorf("GET %s is filled in already:\n%s", test.page, fresh)
+		}
+		page := b.submit(test.page, test.values).Body.String()
+		for _, want := range test.want {
+			if !strings.Contains(page, want) {
+				t.Errorf("the page after POST %s lacks %q:\n%s", test.page, want, page)
+			}
+		}
+		if strings.Contains(page, plantedKey) {
+			t.Errorf("the page after POST %s shows the key:\n%s", test.page, page)
+		}
+	}
+}
+
+// TestKeyIsTakenAsPasted: without the quotes, the spaces and the line break beside it.
+func TestKeyIsTakenAsPasted(t *testing.T) {
+	store := &memoryStore{connections: []credstore.Connection{bareConnection()}}
+	actions := &fakeActions{store: store}
+	b := signedIn(t, newAdmin(t, store, func(c *Config) {
+		offering(c)
+		c.Actions = actions
+	}).Handler())
+	b.submit("/connections/bare/key", map[string]string{"api_key": " \"" + plantedKey + "\"\n"})
+	if len(actions.keys) != 1 || actions.keys[0].Key.Reveal() != plantedKey {
+		t.Errorf("keys set: %v, want the one that was pasted", actions.keys)
 	}
 }
 

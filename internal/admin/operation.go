@@ -3,6 +3,7 @@ package admin
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -154,7 +155,8 @@ type confirmPage struct {
 	Operation  operation
 	Warning    string // about this connection
 	ReturnURLs []string
-	Wrong      string // why it was not done
+	Wrong      string     // why it was not done
+	Given      url.Values // what the form was filled in with then
 }
 
 // found returns the connection and the operation that the path names.
@@ -201,7 +203,7 @@ func (d *dashboard) operate(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil {
 		p := d.explain(err)
-		return d.drawConfirm(w, r, p.Status, confirmPage{Connection: c, Operation: o, Wrong: p.Detail})
+		return d.drawConfirm(w, r, p.Status, confirmPage{Connection: c, Operation: o, Wrong: p.Detail, Given: r.PostForm})
 	}
 	if result.Page != "" {
 		return d.draw(w, r, http.StatusOK, result.Page, view{Title: o.Label + ": " + c.Name, Here: "/connections", Page: result.Data})
@@ -239,11 +241,14 @@ func (d *dashboard) makeLink(r *http.Request, c credstore.Connection) (outcome, 
 }
 
 func (d *dashboard) setKey(r *http.Request, c credstore.Connection) (outcome, error) {
-	k := NewKey{Key: credstore.NewSecret(r.PostForm.Get("api_key")), Next: r.PostForm.Has("next")}
+	k := NewKey{Key: credstore.NewSecret(refresh.PastedKey(r.PostForm.Get("api_key"))), Next: r.PostForm.Has("next")}
 	if day := r.PostForm.Get("expires_on"); day != "" {
 		ends, err := refresh.KeyEnds(day)
 		if err != nil {
 			return outcome{}, problemOf(codeBadRequest, "The last day of the key must be a date such as 2030-01-31.")
+		}
+		if !ends.After(d.now()) {
+			return outcome{}, problemOf(codeBadRequest, "The last day of the key is over already.")
 		}
 		k.ExpiresAt = ends
 	}

@@ -128,10 +128,9 @@ func (p *Pages) takeKey(w http.ResponseWriter, r *http.Request, v visit) {
 // maxKey is how long a key may be, in bytes.
 const maxKey = 1024
 
-// readKey takes the key out of the form. What people copy along with a key goes:
-// spaces and quotation marks around it.
+// readKey takes the key out of the form.
 func readKey(r *http.Request) (credstore.Secret, bool) {
-	key := strings.Trim(r.PostForm.Get("key"), " \t\r\n\"'`\u00a0\u200b\ufeff")
+	key := refresh.PastedKey(r.PostForm.Get("key"))
 	// A colon would end the user name that the key is sent as (RFC 7617 section 2).
 	odd := func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }
 	if key == "" || len(key) > maxKey || strings.ContainsFunc(key, odd) {

@@ -38,6 +38,12 @@ func KeyEnds(day string) (time.Time, error) {
 	return last.AddDate(0, 0, 1), nil
 }
 
+// PastedKey returns a key that was pasted into a form without what people copy along
+// with one: spaces and quotation marks around it.
+func PastedKey(text string) string {
+	return strings.Trim(text, " \t\r\n\"'`\u00a0\u200b\ufeff")
+}
+
 // ErrKeyElsewhere says that a key is not known to the API, but to that of Pleo's
 // other environment. It is not a [pleo.ErrUnauthorized].
 var ErrKeyElsewhere = errors.New("the key belongs to Pleo's other environment")
