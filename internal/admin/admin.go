@@ -143,7 +143,7 @@ func (a *Admin) Run(ctx context.Context) { a.series.run(ctx) }
 // Handler returns the handler of the admin listener. What web pages of others
 // send to it is refused.
 func (a *Admin) Handler() http.Handler {
-	mux := a.probes()
+	mux := a.probes(a.dashboard.notFound())
 	get(mux, "/metrics", a.reading(a.metrics.ServeHTTP))
 	a.serveAPI(mux)
 	a.dashboard.serve(mux)
@@ -153,21 +153,23 @@ func (a *Admin) Handler() http.Handler {
 // HealthHandler returns the handler of the health listener: probes and metrics
 // without any check of who asks, and nothing else.
 func (a *Admin) HealthHandler() http.Handler {
-	mux := a.probes()
+	mux := a.probes(notFound)
 	get(mux, "/metrics", a.metrics.ServeHTTP)
 	return private(mux)
 }
 
 // probes serves what tells nothing but whether requests should be sent here,
-// and so takes no token anywhere.
-func (a *Admin) probes() *http.ServeMux {
+// and so takes no token anywhere, and missing at all other addresses.
+func (a *Admin) probes(missing http.HandlerFunc) *http.ServeMux {
 	mux := http.NewServeMux()
 	get(mux, "/livez", a.livez)
 	get(mux, "/readyz", a.readyz)
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		problemOf(codeNotFound, "There is nothing at this address.").write(w)
-	})
+	mux.HandleFunc("/", missing)
 	return mux
+}
+
+func notFound(w http.ResponseWriter, _ *http.Request) {
+	problemOf(codeNotFound, "There is nothing at this address.").write(w)
 }
 
 // get serves GET and HEAD of the pattern and refuses other methods.

@@ -126,6 +126,21 @@ func (d *dashboard) page(h handler) http.HandlerFunc {
 	}
 }
 
+// notFound returns what answers for addresses where nothing is: browsers that are
+// after a page with one, all else with a document.
+func (d *dashboard) notFound() http.HandlerFunc {
+	page := d.page(func(http.ResponseWriter, *http.Request) error {
+		return problemOf(codeNotFound, "There is nothing at this address.")
+	})
+	return func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/api/") || !strings.Contains(r.Header.Get("Accept"), "text/html") {
+			notFound(w, r)
+			return
+		}
+		page(w, r)
+	}
+}
+
 // draw writes a page. It is drawn in whole before anything of it is sent.
 func (d *dashboard) draw(w http.ResponseWriter, r *http.Request, status int, name string, v view) error {
 	open := d.sessions.of(r)

@@ -580,6 +580,28 @@ func TestListSaysWhy(t *testing.T) {
 	}
 }
 
+// TestBrowsersGetPagesAboutErrors, with a way on, and programs get documents.
+func TestBrowsersGetPagesAboutErrors(t *testing.T) {
+	h := newAdmin(t, &memoryStore{}, offering).Handler()
+	const browser = "text/html,application/xhtml+xml,*/*;q=0.8"
+	for _, test := range []struct{ path, accept, want string }{
+		{"/connections/", browser, "text/html; charset=utf-8"},
+		{"/nowhere", browser, "text/html; charset=utf-8"},
+		{"/nowhere", "*/*", "application/problem+json"},
+		{"/nowhere", "", "application/problem+json"},
+		{"/api/v1/nowhere", browser, "application/problem+json"},
+	} {
+		v := &visitor{t: t, h: h, change: func(r *http.Request) { r.Header.Set("Accept", test.accept) }}
+		w := v.open(test.path)
+		if got := w.Header().Get("Content-Type"); w.Code != http.StatusNotFound || got != test.want {
+			t.Errorf("GET %s with Accept %q = %d %s, want 404 %s", test.path, test.accept, w.Code, got, test.want)
+		}
+		if test.accept == browser && test.want != "application/problem+json" && !strings.Contains(w.Body.String(), `href="/connections"`) {
+			t.Errorf("the page about %s leads nowhere:\n%s", test.path, w.Body)
+		}
+	}
+}
+
 // TestFormsKeepWhatWasFilledIn when it was not done, but for secrets: whoever
 // corrects a key must not lose that it was to be the next one.
 func TestFormsKeepWhatWasFilledIn(t *testing.T) {
