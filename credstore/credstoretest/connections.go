@@ -222,6 +222,9 @@ func testSearch(t *testing.T, data Data) {
 		{credstore.Query{Search: "c-42"}, []string{"beta"}},
 		{credstore.Query{Search: "%"}, []string{"gamma"}},
 		{credstore.Query{Search: `\`}, []string{}},
+		{credstore.Query{Search: "alpha\x00"}, []string{}}, // no text that is kept holds these, nor does every database take them
+		{credstore.Query{Search: "alpha\xff"}, []string{}},
+		{credstore.Query{Search: strings.Repeat("alpha", 20_000)}, []string{}},
 		{credstore.Query{Search: "ta"}, []string{"beta", "delta"}},
 		{credstore.Query{Search: "ta", Status: credstore.Active}, []string{"delta"}},
 		{credstore.Query{Status: credstore.Pending}, []string{"Alpha", "beta", "gamma"}},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -23,6 +24,9 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 	limit, after, err := pageOf(q)
 	if err != nil {
 		return credstore.Page{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	if !searchable(q.Search) {
+		return credstore.Page{}, nil
 	}
 	var ends int64
 	if !q.KeyEndsBefore.IsZero() {
@@ -103,6 +107,16 @@ func nameBefore(cursor string) (string, error) {
 		return "", fmt.Errorf("%w: the cursor is not one that a listing gave", credstore.ErrBadQuery)
 	}
 	return name, nil
+}
+
+// longestSearch is longer than what anybody searches for, and shorter than what
+// SQLite refuses to compare with.
+const longestSearch = 10_000
+
+// searchable reports whether a connection can hold the text at all. Of one that
+// none can hold, databases complain in ways of their own.
+func searchable(text string) bool {
+	return len(text) <= longestSearch && utf8.ValidString(text) && !strings.Contains(text, "\x00")
 }
 
 // pattern is for LIKE ... ESCAPE '\'; empty when there is nothing to search for.

@@ -602,6 +602,14 @@ func TestBrowsersGetPagesAboutErrors(t *testing.T) {
 	}
 }
 
+// TestSearchForWhatWasPasted finds it without the spaces and line breaks beside it.
+func TestSearchForWhatWasPasted(t *testing.T) {
+	v := &visitor{t: t, h: newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, offering).Handler()}
+	if page := v.open("/connections?q=" + url.QueryEscape(" acme\t")).Body.String(); !strings.Contains(page, `href="/connections/acme"`) {
+		t.Errorf("the list lacks acme:\n%s", page)
+	}
+}
+
 // TestFormsKeepWhatWasFilledIn when it was not done, but for secrets: whoever
 // corrects a key must not lose that it was to be the next one.
 func TestFormsKeepWhatWasFilledIn(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -224,12 +225,14 @@ func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
 }
 
 // parseListing reads the parameters of the list: those of the API, but that the
-// status may be a cause, which it returns as it was given.
+// status may be a cause, which it returns as it was given, and that what was pasted
+// into the search may have spaces beside it.
 func (d *dashboard) parseListing(raw string) (q credstore.Query, status string, err error) {
 	values, err := parameters(raw, listing()...)
 	if err != nil {
 		return q, "", err
 	}
+	values.Set("q", strings.TrimSpace(values.Get("q")))
 	status = values.Get("status")
 	for _, c := range causes(d.now()) {
 		if c.Name == status {
