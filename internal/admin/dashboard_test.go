@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"html"
 	"net/http"
@@ -607,6 +609,28 @@ func TestSearchForWhatWasPasted(t *testing.T) {
 	v := &visitor{t: t, h: newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, offering).Handler()}
 	if page := v.open("/connections?q=" + url.QueryEscape(" acme\t")).Body.String(); !strings.Contains(page, `href="/connections/acme"`) {
 		t.Errorf("the list lacks acme:\n%s", page)
+	}
+}
+
+// TestOverviewWithoutAStore says so, and shows what is known all the same: how the
+// rest of the program is, and its traffic.
+func TestOverviewWithoutAStore(t *testing.T) {
+	a := newAdmin(t, &memoryStore{err: credstore.ErrUnavailable}, func(c *Config) {
+		offering(c)
+		c.Checks = []Check{
+			{Name: "store", Probe: func(context.Context) error { return errors.New("no route to the database") }},
+			{Name: "authorization server", Probe: func(context.Context) error { return nil }},
+		}
+	})
+	w := (&visitor{t: t, h: a.Handler()}).open("/")
+	page := w.Body.String()
+	for _, want := range []string{"The store cannot be used at the moment.", "no route to the database", "authorization server", "The last hour"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	if w.Code != http.StatusServiceUnavailable || strings.Contains(page, "There is no connection yet") {
+		t.Errorf("the page is sent as %d, want 503, and that there is no connection must not be said:\n%s", w.Code, page)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 // overviewPage is the first page: what needs a person, and how things go.
 type overviewPage struct {
+	Wrong    string // why nothing is known about the connections
 	Needs    []attention
 	Waiting  int // connections of customers who have not connected yet
 	All      int
@@ -79,29 +80,39 @@ type health struct {
 const firstFew = 5
 
 func (d *dashboard) overview(w http.ResponseWriter, r *http.Request) error {
-	counts, err := d.tallies(r.Context())
-	if err != nil {
-		return err
-	}
-	page := overviewPage{Periods: periods()}
+	page, status := overviewPage{Periods: periods()}, http.StatusOK
 	page.Period = page.Periods[0]
 	for _, p := range page.Periods {
 		if p.Name == r.URL.Query().Get("period") {
 			page.Period = p
 		}
 	}
+	err := d.lookOver(r.Context(), &page)
+	if left(r, err) {
+		return err
+	}
+	if err != nil { // the more reason to show how the program is
+		p := d.explain(err)
+		page.Wrong, status = p.Detail, p.Status
+	}
 	page.Charts = d.series.charts(page.Period)
+	page.Health = d.health(r.Context())
+	return d.draw(w, r, status, "overview", view{Title: "Overview", Here: "/", Page: page})
+}
+
+// lookOver puts on the page how the connections are.
+func (d *dashboard) lookOver(ctx context.Context, page *overviewPage) (err error) {
+	if page.Statuses, err = d.tallies(ctx); err != nil {
+		return err
+	}
 	byStatus := map[credstore.Status]int{}
-	for _, t := range counts {
+	for _, t := range page.Statuses {
 		page.All += t.Count
 		byStatus[t.Status] = t.Count
 	}
-	page.Statuses, page.Waiting, page.Picture = counts, byStatus[credstore.Pending], statusChart(byStatus)
-	if page.Needs, err = d.needs(r.Context(), byStatus); err != nil {
-		return err
-	}
-	page.Health = d.health(r.Context())
-	return d.draw(w, r, http.StatusOK, "overview", view{Title: "Overview", Here: "/", Page: page})
+	page.Waiting, page.Picture = byStatus[credstore.Pending], statusChart(byStatus)
+	page.Needs, err = d.needs(ctx, byStatus)
+	return err
 }
 
 // tallies counts the connections of each status.
