@@ -297,9 +297,11 @@ func TestSessionCookie(t *testing.T) {
 		cookie string
 		secure bool
 	}{
-		"plain":        {func(*http.Request) {}, "pleo_admin", false},
-		"TLS":          {func(r *http.Request) { r.TLS = &tls.ConnectionState{} }, "__Host-pleo_admin", true},
-		"TLS in front": {func(r *http.Request) { r.Header.Set("Origin", "https://127.0.0.1:8485") }, "__Host-pleo_admin", true},
+		"plain":        {func(*http.Request) {}, "pleo_admin_8485", false},
+		"TLS":          {func(r *http.Request) { r.TLS = &tls.ConnectionState{} }, "__Host-pleo_admin_8485", true},
+		"TLS in front": {func(r *http.Request) { r.Header.Set("Origin", "https://127.0.0.1:8485") }, "__Host-pleo_admin_8485", true},
+		"IPv6":         {func(r *http.Request) { r.Host = "[::1]:8485" }, "pleo_admin_8485", false},
+		"no port":      {func(r *http.Request) { r.Host = "localhost" }, "pleo_admin", false},
 	} {
 		v := &visitor{t: t, h: h, change: test.change}
 		cookies := v.post("/sign-in", map[string]string{"token": " " + theToken + "\n"}).Result().Cookies()
@@ -309,6 +311,29 @@ func TestSessionCookie(t *testing.T) {
 		c := cookies[0]
 		if c.Name != test.cookie || c.Secure != test.secure || !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || c.Domain != "" {
 			t.Errorf("%s: the cookie is %v, want %s, HttpOnly, SameSite=Strict, Path=/, Secure %v", name, c, test.cookie, test.secure)
+		}
+	}
+}
+
+// TestDashboardsOnOneHost: of staging and production, brought over to two ports of
+// the same machine, signing in to one leaves the session with the other as it is.
+// Browsers send cookies to all ports of a host.
+func TestDashboardsOnOneHost(t *testing.T) {
+	first := signedIn(t, newAdmin(t, &memoryStore{}, exposed).Handler())
+	other := &visitor{t: t, h: newAdmin(t, &memoryStore{}, exposed).Handler(), change: func(r *http.Request) { r.Host = "127.0.0.1:9485" }}
+	c := other.post("/sign-in", map[string]string{"token": theToken}).Result().Cookies()[0]
+	jar := map[string]string{}
+	for _, cookie := range []string{first.cookie, c.Name + "=" + c.Value} {
+		name, value, _ := strings.Cut(cookie, "=")
+		jar[name] = value
+	}
+	for _, v := range []*visitor{first, other} {
+		v.cookie = ""
+		for name, value := range jar {
+			v.cookie += name + "=" + value + "; "
+		}
+		if w := v.open("/"); w.Code != http.StatusOK {
+			t.Errorf("with cookies of both, one answers %d, want 200", w.Code)
 		}
 	}
 }

@@ -188,16 +188,25 @@ func address(r *http.Request) string {
 	return network.String()
 }
 
-// The names of the session's cookie: the prefix has the browser hold the cookie
-// to this host over TLS (RFC 6265bis section 4.1.3.2).
+// The names of the session's cookie, without the port: the prefix has the browser
+// hold the cookie to this host over TLS (RFC 6265bis section 4.1.3.2).
 const (
 	plainCookie  = "pleo_admin"
 	secureCookie = "__Host-pleo_admin"
 )
 
+// ofPort returns the name of the cookie for the port that the browser has asked.
+// Cookies know of hosts only, and several dashboards may be on the ports of one.
+func ofPort(name string, r *http.Request) string {
+	if port := (&url.URL{Host: r.Host}).Port(); port != "" {
+		return name + "_" + port
+	}
+	return name
+}
+
 func sessionCookie(r *http.Request) credstore.Secret {
 	for _, name := range []string{secureCookie, plainCookie} {
-		if c, err := r.Cookie(name); err == nil {
+		if c, err := r.Cookie(ofPort(name, r)); err == nil {
 			return credstore.NewSecret(c.Value)
 		}
 	}
@@ -207,10 +216,10 @@ func sessionCookie(r *http.Request) credstore.Secret {
 // setCookie gives the browser the cookie; an empty value takes it away.
 func setCookie(w http.ResponseWriter, r *http.Request, value credstore.Secret) {
 	c := &http.Cookie{
-		Name: plainCookie, Value: value.Reveal(), Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		Name: ofPort(plainCookie, r), Value: value.Reveal(), Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
 	}
 	if byTLS(r) {
-		c.Name, c.Secure = secureCookie, true
+		c.Name, c.Secure = ofPort(secureCookie, r), true
 	}
 	if value.IsZero() {
 		c.MaxAge = -1
