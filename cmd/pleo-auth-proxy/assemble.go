@@ -223,9 +223,10 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.Linke
 // newAdmin returns what operators and the back office use.
 func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, log *zap.Logger, ready func() error) (*admin.Admin, error) {
 	c := admin.Config{
-		Store:    act.store,
-		Gatherer: registry,
-		Ready:    ready,
+		Store:       act.store,
+		Environment: cfg.Environment,
+		Gatherer:    registry,
+		Ready:       ready,
 		Checks: []admin.Check{
 			{Name: "store", Probe: act.store.Ping},
 			{Name: "authorization server", Probe: act.manager.CheckServer},

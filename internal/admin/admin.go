@@ -41,6 +41,9 @@ type Check struct {
 // Actions where Token is set.
 type Config struct {
 	Store Store
+	// Environment is that of Pleo which pages name, so that operators know where
+	// they are. Empty: they name none.
+	Environment string
 	// Gatherer has the metrics, beside those of the store.
 	Gatherer prometheus.Gatherer
 
@@ -74,21 +77,22 @@ type Config struct {
 
 // Admin serves the operator's side. Use [New] to make one.
 type Admin struct {
-	store      Store
-	actions    Actions
-	ready      func() error
-	checks     []Check
-	hosts      map[string]bool // allowed name, in lower case
-	token      func() credstore.Secret
-	tokenFile  string
-	exposed    bool
-	links      bool
-	returnURLs []string
-	metrics    http.Handler
-	series     *series
-	dashboard  *dashboard
-	logger     *zap.Logger
-	now        func() time.Time
+	store       Store
+	environment string
+	actions     Actions
+	ready       func() error
+	checks      []Check
+	hosts       map[string]bool // allowed name, in lower case
+	token       func() credstore.Secret
+	tokenFile   string
+	exposed     bool
+	links       bool
+	returnURLs  []string
+	metrics     http.Handler
+	series      *series
+	dashboard   *dashboard
+	logger      *zap.Logger
+	now         func() time.Time
 }
 
 // New returns an Admin.
@@ -112,20 +116,21 @@ func New(c Config) (*Admin, error) {
 		c.Logger = zap.NewNop()
 	}
 	a := &Admin{
-		store:      c.Store,
-		ready:      c.Ready,
-		checks:     c.Checks,
-		token:      c.Token,
-		exposed:    c.Exposed,
-		actions:    c.Actions,
-		links:      c.Links,
-		returnURLs: c.ReturnURLs,
-		tokenFile:  c.TokenFile,
-		series:     &series{gatherer: c.Gatherer, now: c.Now},
-		now:        c.Now,
-		hosts:      make(map[string]bool, len(c.AllowedHosts)),
-		metrics:    metricsHandler(c.Gatherer, c.Store),
-		logger:     c.Logger,
+		store:       c.Store,
+		environment: c.Environment,
+		ready:       c.Ready,
+		checks:      c.Checks,
+		token:       c.Token,
+		exposed:     c.Exposed,
+		actions:     c.Actions,
+		links:       c.Links,
+		returnURLs:  c.ReturnURLs,
+		tokenFile:   c.TokenFile,
+		series:      &series{gatherer: c.Gatherer, now: c.Now},
+		now:         c.Now,
+		hosts:       make(map[string]bool, len(c.AllowedHosts)),
+		metrics:     metricsHandler(c.Gatherer, c.Store),
+		logger:      c.Logger,
 	}
 	for _, h := range c.AllowedHosts {
 		a.hosts[strings.ToLower(h)] = true

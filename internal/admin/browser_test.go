@@ -93,6 +93,7 @@ func dashboardFor(t *testing.T, store *memoryStore) (address string) {
 	now := time.Now()
 	a := newAdmin(t, store, func(c *Config) {
 		offering(c)
+		c.Environment = "production"
 		c.Gatherer = prometheus.NewRegistry()
 		c.TokenFile = "/var/lib/pleo-auth-proxy/admin-token"
 		c.ReturnURLs = []string{"https://erp.example.com/pleo/connected"}

@@ -95,13 +95,14 @@ func (d *dashboard) serve(mux *http.ServeMux) {
 
 // view is what every page is drawn from.
 type view struct {
-	Title    string
-	Here     string // the path of the page in the navigation
-	SignedIn bool
-	Open     bool   // can be read without signing in
-	Form     string // what forms send back
-	Notice   notice
-	Page     any
+	Title       string
+	Environment string // of Pleo; empty: not named
+	Here        string // the path of the page in the navigation
+	SignedIn    bool
+	Open        bool   // can be read without signing in
+	Form        string // what forms send back
+	Notice      notice
+	Page        any
 }
 
 // policy lets pages load what comes from here, and nothing run or frame them.
@@ -144,7 +145,7 @@ func (d *dashboard) notFound() http.HandlerFunc {
 // draw writes a page. It is drawn in whole before anything of it is sent.
 func (d *dashboard) draw(w http.ResponseWriter, r *http.Request, status int, name string, v view) error {
 	open := d.sessions.of(r)
-	v.Open, v.SignedIn = !d.exposed, open != nil
+	v.Environment, v.Open, v.SignedIn = d.environment, !d.exposed, open != nil
 	if open != nil {
 		v.Form = open.form
 		if v.Notice == (notice{}) {

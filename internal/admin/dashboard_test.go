@@ -659,6 +659,22 @@ func TestOverviewWithoutAStore(t *testing.T) {
 	}
 }
 
+// TestPagesNameTheEnvironment, so that nobody removes from production what they meant
+// to remove from staging.
+func TestPagesNameTheEnvironment(t *testing.T) {
+	store := &memoryStore{connections: []credstore.Connection{fullConnection()}}
+	b := signedIn(t, newAdmin(t, store, func(c *Config) {
+		offering(c)
+		c.Environment = "staging"
+	}).Handler())
+	for _, target := range append(pagesForVisitors(), "/connections/nobody") {
+		page := b.open(target).Body.String()
+		if !strings.Contains(page, "· staging · pleo-auth-proxy</title>") || !strings.Contains(page, `<span class="environment">staging</span>`) {
+			t.Errorf("GET %s does not name the environment:\n%s", target, page)
+		}
+	}
+}
+
 // TestFormsKeepWhatWasFilledIn when it was not done, but for secrets: whoever
 // corrects a key must not lose that it was to be the next one.
 func TestFormsKeepWhatWasFilledIn(t *testing.T) {
