@@ -675,6 +675,26 @@ func TestPagesNameTheEnvironment(t *testing.T) {
 	}
 }
 
+// TestConfirmedForAnother: a page that asked about a connection which was removed
+// meanwhile does nothing to another one that has its name now.
+func TestConfirmedForAnother(t *testing.T) {
+	store := &memoryStore{connections: []credstore.Connection{fullConnection()}}
+	b := signedIn(t, newAdmin(t, store, offering).Handler())
+	page := b.open("/connections/acme/disable").Body.String()
+	of := regexp.MustCompile(`name="of" value="([^"]*)"`).FindStringSubmatch(page)
+	if of == nil {
+		t.Fatalf("the page does not say which connection it asks about:\n%s", page)
+	}
+	store.connections[0].ID = "of-another"
+	w := b.post("/connections/acme/disable", map[string]string{"form": b.form, "of": of[1]})
+	if w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "another connection") {
+		t.Errorf("disabling another connection than was asked about = %d, want 409:\n%s", w.Code, w.Body)
+	}
+	if len(store.events) > 0 {
+		t.Errorf("something was changed: %v", store.events)
+	}
+}
+
 // TestFormsKeepWhatWasFilledIn when it was not done, but for secrets: whoever
 // corrects a key must not lose that it was to be the next one.
 func TestFormsKeepWhatWasFilledIn(t *testing.T) {

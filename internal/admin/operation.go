@@ -197,6 +197,9 @@ func (d *dashboard) operate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if of := r.PostForm.Get("of"); of != "" && of != c.ID {
+		return problemOf(codeNotPossible, "The connection that you were asked about was removed meanwhile, and another connection is called %q now. Nothing was done.", c.Name)
+	}
 	result, err := o.do(d, r, c)
 	if left(r, err) {
 		return err
