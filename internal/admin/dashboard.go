@@ -58,6 +58,7 @@ func newDashboard(a *Admin) (*dashboard, error) {
 func (d *dashboard) functions() template.FuncMap {
 	return template.FuncMap{
 		"ago":       func(t time.Time) string { return ago(t, d.now()) },
+		"past":      func(t time.Time) bool { return !t.IsZero() && t.Before(d.now()) },
 		"when":      func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04 UTC") },
 		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"words":     func(v any) string { return inWords(fmt.Sprint(v)) },

@@ -589,6 +589,20 @@ func TestConfirmingWarns(t *testing.T) {
 	}
 }
 
+// TestIdleConnectionIsNotBroken: that its access token has expired is no trouble.
+func TestIdleConnectionIsNotBroken(t *testing.T) {
+	idle := fullConnection()
+	idle.Status, idle.Reason, idle.LastError, idle.ExpiresAt = credstore.Active, "", nil, time.Now().Add(-time.Hour)
+	used := idle
+	used.ID, used.Name, used.ExpiresAt = "u", "used", time.Now().Add(time.Hour)
+	v := &visitor{t: t, h: newAdmin(t, &memoryStore{connections: []credstore.Connection{idle, used}}, offering).Handler()}
+	for name, want := range map[string]bool{"acme": true, "used": false} {
+		if page := v.open("/connections/" + name).Body.String(); strings.Contains(page, "the next request gets a new one") != want {
+			t.Errorf("the page of %s says that the next request gets a new token: %v, want %v", name, !want, want)
+		}
+	}
+}
+
 // TestListSaysWhy a connection is not simply at work, in words.
 func TestListSaysWhy(t *testing.T) {
 	works, pending, conflict, ending := fullConnection(), bareConnection(), fullConnection(), keyedConnection()

@@ -216,9 +216,13 @@ func ago(t, now time.Time) string {
 	return span(d) + " ago"
 }
 
-// ahead says how long after now t is.
+// ahead says how long after now t is. What is to last for 7 days does so, and not for
+// 6, on the page that is drawn a moment later.
 func ahead(t, now time.Time) string {
 	d := t.Sub(now)
+	if d >= time.Minute {
+		d = d.Round(time.Minute)
+	}
 	switch {
 	case d <= 0:
 		return ago(t, now)

@@ -103,7 +103,7 @@ func TestTimesInWords(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for d, want := range map[time.Duration]string{
 		-10 * time.Second: "just now", -time.Minute: "1 minute ago", -3 * time.Hour: "3 hours ago", -800 * 24 * time.Hour: "2 years ago",
-		30 * time.Second: "within a minute", 90 * time.Minute: "in 1 hour", 48 * time.Hour: "in 2 days",
+		30 * time.Second: "within a minute", 90 * time.Minute: "in 1 hour", 48 * time.Hour: "in 2 days", 7*24*time.Hour - time.Second: "in 7 days",
 	} {
 		if got := ago(now.Add(d), now); got != want {
 			t.Errorf("ago(%v) = %q, want %q", d, got, want)
