@@ -42,6 +42,7 @@ type legend struct{ Class, Label, Value string }
 type period struct {
 	Name  string // as in the address
 	Label string // as in "the last hour"
+	Step  string // what the height of a bar is of
 	steps int
 	each  time.Duration
 }
@@ -49,8 +50,8 @@ type period struct {
 // periods are those that one can choose from.
 func periods() []period {
 	return []period{
-		{Name: "1h", Label: "hour", steps: 60, each: time.Minute},
-		{Name: "24h", Label: "24 hours", steps: 96, each: 15 * time.Minute},
+		{Name: "1h", Label: "hour", Step: "a minute", steps: 60, each: time.Minute},
+		{Name: "24h", Label: "24 hours", Step: "in 15 minutes", steps: 96, each: 15 * time.Minute},
 	}
 }
 
@@ -70,13 +71,16 @@ func (s *series) charts(p period) []chart {
 		stacked("Requests", answers, [3]legend{
 			{Class: "good", Label: "answered"}, {Class: "fair", Label: "refused (4xx)"}, {Class: "bad", Label: "failed (5xx)"},
 		}),
-		curves("Time to answer", steps),
+		curves("Time to answer", steps, s.last(1, p.each*time.Duration(p.steps))[0]),
 		stacked("Refreshes", refreshes, [3]legend{
 			{Class: "good", Label: "brought new tokens"}, {Class: "fair", Label: "failed, tried again"}, {Class: "bad", Label: "refused"},
 		}),
 	}
 	for i := range all {
 		all[i].From = from
+		if len(all[i].Bars) > 0 {
+			all[i].Top += " " + p.Step
+		}
 	}
 	return all
 }
@@ -112,40 +116,44 @@ func stacked(title string, steps [][3]float64, names [3]legend) chart {
 	return c
 }
 
-// curves draws the median and the slow end of the times to answer.
-func curves(title string, steps []step) chart {
+// curves draws the median and the slow end of the times to answer, and says those
+// of the whole time.
+func curves(title string, steps []step, whole step) chart {
 	c := chart{Title: title}
-	var most, median, slow time.Duration
+	var most time.Duration
 	for _, s := range steps {
 		most = max(most, s.slow)
-		if s.slow > 0 {
-			median, slow = s.median, s.slow
-		}
 	}
 	top := roundUp(most.Seconds() * 1000)
 	c.Lines = append(c.Lines,
 		drawn("good", steps, top, func(s step) time.Duration { return s.median }),
 		drawn("fair", steps, top, func(s step) time.Duration { return s.slow }))
 	c.Legend = []legend{
-		{Class: "good", Label: "half of the requests within", Value: inMillis(median)},
-		{Class: "fair", Label: "99 of 100 within", Value: inMillis(slow)},
+		{Class: "good", Label: "half of the requests within", Value: inMillis(whole.median)},
+		{Class: "fair", Label: "99 of 100 within", Value: inMillis(whole.slow)},
 	}
 	c.Top, c.Empty = inMillis(time.Duration(top*float64(time.Millisecond))), most == 0
 	return c
 }
 
-// drawn makes the curve of one value. Steps without requests are bridged.
+// drawn makes the curve of one value. Steps without requests are bridged, and one
+// that is alone is as wide as its time.
 func drawn(class string, steps []step, top float64, of func(step) time.Duration) line {
-	var points strings.Builder
+	var points []string
+	var alone string
 	width := chartWidth / float64(len(steps))
 	for i, s := range steps {
 		if s.slow == 0 {
 			continue
 		}
-		y := chartHeight - of(s).Seconds()*1000/top*chartHeight
-		fmt.Fprintf(&points, "%g,%g ", round((float64(i)+0.5)*width), round(y))
+		x, y := float64(i)*width, round(chartHeight-of(s).Seconds()*1000/top*chartHeight)
+		points = append(points, fmt.Sprintf("%g,%g", round(x+width/2), y))
+		alone = fmt.Sprintf("%g,%g %g,%g", round(x), y, round(x+width), y)
 	}
-	return line{Class: class, Points: strings.TrimSpace(points.String())}
+	if len(points) == 1 {
+		return line{Class: class, Points: alone}
+	}
+	return line{Class: class, Points: strings.Join(points, " ")}
 }
 
 // statusChart draws the shares of the statuses as one bar, in the order of

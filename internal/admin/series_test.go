@@ -72,6 +72,37 @@ func TestSeriesTellsWhenThingsHappened(t *testing.T) {
 	})
 }
 
+// TestTimeToAnswerIsThatOfThePeriod, as all that stands beside it, and is drawn also
+// when there is one minute of it.
+func TestTimeToAnswerIsThatOfThePeriod(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	program := newTraffic(registry)
+	now := time.Unix(1e9, 0)
+	s := &series{gatherer: registry, now: func() time.Time { return now }}
+	s.take()
+	observe := func(n int, seconds float64) string {
+		for range n {
+			program.requests.WithLabelValues("200", "upstream").Inc()
+			program.duration.Observe(seconds)
+		}
+		now = now.Add(5 * time.Minute)
+		s.take()
+		c := s.charts(periods()[0])[1]
+		for _, l := range c.Lines {
+			if !strings.Contains(l.Points, " ") {
+				t.Errorf("the line %q cannot be seen", l.Points)
+			}
+		}
+		return c.Legend[0].Value
+	}
+	if got, want := observe(100, .5), "550 ms"; got != want { // the middle of its bucket
+		t.Errorf("half of the slow requests are answered within %s, want %s", got, want)
+	}
+	if got, want := observe(1, .0005), "545 ms"; got != want {
+		t.Errorf("with a quick one after 100 slow ones, half are answered within %s, want %s", got, want)
+	}
+}
+
 // TestSeriesIsBounded: a program that runs for a month remembers a day.
 func TestSeriesIsBounded(t *testing.T) {
 	now := time.Unix(1e9, 0)
@@ -118,7 +149,7 @@ func TestChartsStayInTheirFrame(t *testing.T) {
 	for _, c := range []chart{
 		stacked("x", steps, names), stacked("x", make([][3]float64, 3), names),
 		statusChart(map[credstore.Status]int{credstore.Active: 100_000, credstore.Pending: 1, credstore.Disabled: 1}),
-		statusChart(nil), curves("x", []step{{}, {median: time.Millisecond, slow: time.Hour}}),
+		statusChart(nil), curves("x", []step{{}, {median: time.Millisecond, slow: time.Hour}}, step{}),
 	} {
 		for _, b := range c.Bars {
 			if b.X < 0 || b.Y < 0 || b.W <= 0 || b.H <= 0 || b.X+b.W > chartWidth+.1 || b.Y+b.H > chartHeight+.1 {
