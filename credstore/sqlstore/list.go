@@ -54,7 +54,8 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 func selection(q credstore.Query) string {
 	ends, reason := `$1 = 0`, `$7 = ''`
 	if !q.KeyEndsBefore.IsZero() {
-		ends = ending + ` AND NOT ` + followed
+		// By themselves, since they are few: an index has them.
+		ends = `number IN (SELECT number FROM connections WHERE ` + ending + `) AND NOT ` + followed
 	}
 	if q.Reason != "" {
 		reason = `reason = $7`
