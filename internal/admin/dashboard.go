@@ -248,6 +248,7 @@ func (d *dashboard) signIn(w http.ResponseWriter, r *http.Request) error {
 		d.logger.Warn("somebody tried to sign in with a wrong token", zap.String("address", r.RemoteAddr))
 		return d.drawSignIn(w, r, http.StatusUnauthorized, signInPage{Next: next, Why: "That is not the admin token."})
 	}
+	d.sessions.end(r) // one that is replaced is of no use to anybody
 	setCookie(w, r, d.sessions.begin())
 	d.logger.Info("somebody signed in at the dashboard", zap.String("address", r.RemoteAddr))
 	http.Redirect(w, r, localPath(next), http.StatusSeeOther) //nolint:gosec // localPath leaves a path of ours

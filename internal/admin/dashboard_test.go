@@ -51,11 +51,16 @@ func (v *visitor) learnForm() {
 // signIn signs in and returns the cookie.
 func signIn(t *testing.T, h http.Handler) string {
 	t.Helper()
-	v := &visitor{t: t, h: h}
+	return (&visitor{t: t, h: h}).again()
+}
+
+// again signs in, as somebody who may have done so before, and returns the cookie.
+func (v *visitor) again() string {
+	v.t.Helper()
 	w := v.post("/sign-in", map[string]string{"token": theToken})
 	cookies := w.Result().Cookies()
 	if w.Code != http.StatusSeeOther || len(cookies) != 1 {
-		t.Fatalf("signing in = %d with %d cookies, want 303 with 1: %s", w.Code, len(cookies), w.Body)
+		v.t.Fatalf("signing in = %d with %d cookies, want 303 with 1: %s", w.Code, len(cookies), w.Body)
 	}
 	return cookies[0].Name + "=" + cookies[0].Value
 }
@@ -274,6 +279,11 @@ func TestSessionsEnd(t *testing.T) {
 			t.Error("the session goes on for ever")
 		}
 		b = signedIn(t, h)
+		before := *b
+		if b.cookie = b.again(); open(&before) || !open(b) {
+			t.Error("signing in again leaves the session before open")
+		}
+		b.learnForm()
 		copied := *b
 		w := b.submit("/sign-out", nil)
 		if c := w.Result().Cookies(); len(c) != 1 || c[0].MaxAge >= 0 {
