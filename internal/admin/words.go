@@ -136,7 +136,7 @@ func adviseDisabled(c credstore.Connection) advice {
 	case credstore.ReasonCompany:
 		return advice{
 			What: "Its credential belongs to a company that it should not belong to, so nothing is sent with it.",
-			Next: "Make a connect link and have the right company connected, or remove the connection. Its history says which company it is now.",
+			Next: "Make a connect link and have the right company connected, or remove the connection. Its history says what it conflicts with.",
 			Do:   actionLink,
 		}
 	case credstore.ReasonExported:
