@@ -306,7 +306,8 @@ func (s *memoryStore) List(_ context.Context, q credstore.Query) (credstore.Page
 	limit := cmp.Or(q.Limit, 50)
 	var page credstore.Page
 	for _, c := range s.sorted() {
-		if c.Name <= after || q.Status != "" && c.Status != q.Status || q.Kind != "" && c.Kind != q.Kind || !matches(c, q.Search) {
+		if c.Name <= after || q.Status != "" && c.Status != q.Status || q.Kind != "" && c.Kind != q.Kind ||
+			q.Reason != "" && c.Reason != q.Reason || !matches(c, q.Search) {
 			continue
 		}
 		if len(page.Connections) == limit {
