@@ -18,7 +18,7 @@ const (
 	// Tries are this far apart, doubling: a pair is saved within a second of the
 	// store's return.
 	saveFirst  = 50 * time.Millisecond
-	saveAtMost = 500 * time.Millisecond
+	saveAtMost = 250 * time.Millisecond
 )
 
 // keep makes the successor durable, in the store or, if that takes longer than
