@@ -149,7 +149,7 @@ func testOneByOne(t *testing.T, data Data) {
 func refreshOnce(t *testing.T, s credstore.Store, id, tokens string, waiting *atomic.Int64) (version int64, err error) {
 	l, err := s.Acquire(t.Context(), id, tokens)
 	for errors.Is(err, credstore.ErrBusy) {
-		time.Sleep(rand.N(time.Duration(waiting.Load()) * 4 * time.Millisecond))
+		time.Sleep(rand.N(time.Duration(waiting.Load()) * 20 * time.Millisecond))
 		l, err = s.Acquire(t.Context(), id, tokens)
 	}
 	waiting.Add(-1)
