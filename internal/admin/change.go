@@ -99,6 +99,10 @@ func (a *Admin) create(ctx context.Context, body creation) (c credstore.Connecti
 		return c, false, problemOf(codeConnectionExists,
 			"There is a connection %q already, and its kind or external tenant is another one.", n.Name)
 	}
+	if n.SharedCompany && !there.SharedCompany {
+		return c, false, problemOf(codeConnectionExists,
+			"There is a connection %q already, and it was made without allow_shared_company: allow that with the link or the key that connects it.", n.Name)
+	}
 	return there, false, nil
 }
 

@@ -118,6 +118,28 @@ func TestCreateAnotherUnderTheSameName(t *testing.T) {
 	}
 }
 
+// TestCreateAgainWithMoreAllowed: what is asked for beyond what is there must not
+// pass for done.
+func TestCreateAgainWithMoreAllowed(t *testing.T) {
+	const body = `{"name":"acme","kind":"oauth","external_tenant":"t-1","allow_shared_company":true}`
+	shared := fullConnection()
+	shared.SharedCompany = true
+	for _, test := range []struct {
+		there credstore.Connection
+		want  int
+	}{{fullConnection(), http.StatusConflict}, {shared, http.StatusOK}} {
+		w := send(newAdmin(t, &memoryStore{connections: []credstore.Connection{test.there}}, offering).Handler(), "POST", "/api/v1/connections", body)
+		if w.Code != test.want {
+			t.Errorf("the company may be shared already: %v: %d, want %d", test.there.SharedCompany, w.Code, test.want)
+		}
+		if w.Code == http.StatusConflict {
+			if got := problemCode(t, w); got != "connection_exists" {
+				t.Errorf("code %s, want connection_exists", got)
+			}
+		}
+	}
+}
+
 // TestBodiesAreStrict: what is wrong is named, except for what may be a secret.
 func TestBodiesAreStrict(t *testing.T) {
 	const create, key = "/api/v1/connections", "/api/v1/connections/bare/key"
