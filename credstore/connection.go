@@ -1,11 +1,13 @@
 package credstore
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Kind says what sort of credential a connection has.
@@ -122,10 +124,15 @@ func ValidName(name string) bool { return namePattern.MatchString(name) }
 const tenantMax = 256 // bytes of an external tenant
 
 // CheckTenant says what is wrong with the external tenant of a connection: it
-// has at most 256 bytes and no control characters, and may be empty.
+// has at most 256 bytes and no control characters, and may be empty. Nor has it
+// U+FFFD, or what is read as that: of two such tenants nobody knows whether they
+// were one.
 func CheckTenant(tenant string) error {
 	if len(tenant) > tenantMax || strings.ContainsFunc(tenant, unicode.IsControl) {
 		return fmt.Errorf("the external tenant is not usable: it takes up to %d bytes without control characters", tenantMax)
+	}
+	if strings.ContainsRune(tenant, utf8.RuneError) { // also where it is no UTF-8
+		return errors.New("the external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one")
 	}
 	return nil
 }

@@ -19,6 +19,19 @@ func TestValidName(t *testing.T) {
 	}
 }
 
+// TestCheckTenant: two customers must not come to have one tenant, since what
+// differed was lost.
+func TestCheckTenant(t *testing.T) {
+	for tenant, want := range map[string]bool{
+		"": true, "4711": true, "Müller 日本": true, strings.Repeat("x", 256): true,
+		strings.Repeat("x", 257): false, strings.Repeat("ü", 129): false, "a\nb": false, "M\xfcller": false, "Caf\ufffd": false,
+	} {
+		if err := credstore.CheckTenant(tenant); (err == nil) != want {
+			t.Errorf("CheckTenant(%q) = %v, want it usable: %v", tenant, err, want)
+		}
+	}
+}
+
 func TestParseKind(t *testing.T) {
 	for _, kind := range credstore.Kinds() {
 		if got, err := credstore.ParseKind(string(kind)); got != kind || err != nil {

@@ -158,6 +158,7 @@ func TestBodiesAreStrict(t *testing.T) {
 		{"cut off in a value", create, `{"name":"a`, "The body is not one JSON object."},
 		{"no kind", create, `{"name":"a"}`, `Unknown kind "": use oauth, integrated_key or standalone_key.`},
 		{"no name", create, `{"kind":"oauth"}`, "The name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit."},
+		{"half a pair of a tenant", create, `{"name":"a","kind":"oauth","external_tenant":"Caf\ud83d"}`, "The external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one."},
 		{"long tenant", create, `{"name":"a","kind":"oauth","external_tenant":"` + strings.Repeat("x", 257) + `"}`, "The external tenant is not usable: it takes up to 256 bytes without control characters."},
 		{"key with a line break", key, `{"api_key":"` + plantedKey + `\n"}`, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has."},
 		{"key is a number", key, `{"api_key":123}`, "The field api_key wants a text."},
