@@ -13,8 +13,10 @@ import (
 type Outbox interface {
 	// Subscribe replaces all subscriptions. What is queued for one that is gone
 	// is dropped; what happened before is not queued for a new one. Processes
-	// that share a store have to agree. It returns an error about types that are not public and names that are there twice.
-	Subscribe(ctx context.Context, subscriptions []Subscription) error
+	// that share a store have to agree, so it returns the names of those that it
+	// ended. It returns an error about types that are not public and names that
+	// are there twice.
+	Subscribe(ctx context.Context, subscriptions []Subscription) (ended []string, err error)
 
 	// ClaimDeliveries returns up to limit deliveries of the subscription that
 	// are due at now and that nobody holds, and gives them to owner until

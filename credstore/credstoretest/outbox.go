@@ -46,7 +46,7 @@ type outbox interface {
 // testWatchDeliveries: whoever makes deliveries hears when one is queued.
 func testWatchDeliveries(t *testing.T, data Data) {
 	s := openOutbox(t, data)
-	if err := s.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
+	if _, err := s.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
 		t.Fatalf("Subscribe: %v", err)
 	}
 	reports := watch(t, openOutbox(t, data))
@@ -68,7 +68,7 @@ func openOutbox(t *testing.T, data Data) outbox {
 
 func subscribe(t *testing.T, s outbox, subscriptions ...credstore.Subscription) {
 	t.Helper()
-	if err := s.Subscribe(t.Context(), subscriptions); err != nil {
+	if _, err := s.Subscribe(t.Context(), subscriptions); err != nil {
 		t.Fatalf("Subscribe: %v", err)
 	}
 }
@@ -341,7 +341,7 @@ func testSubscribe(t *testing.T, data Data) {
 		"a private event": {{Name: "a", Types: []credstore.EventType{credstore.EventRefreshed}}},
 		"a name twice":    {all("a"), all("a")},
 	} {
-		if err := s.Subscribe(t.Context(), wrong); err == nil {
+		if _, err := s.Subscribe(t.Context(), wrong); err == nil {
 			t.Errorf("Subscribe with %s = nil, want an error", name)
 		}
 	}
@@ -363,7 +363,13 @@ func testSubscribe(t *testing.T, data Data) {
 			t.Errorf("queued for %q: %v, want %d", name, got, want)
 		}
 	}
-	subscribe(t, s)
+	ended, err := s.Subscribe(t.Context(), nil)
+	if slices.Sort(ended); err != nil || !slices.Equal(ended, []string{"new", "stays"}) {
+		t.Errorf("Subscribe to nothing = %v, %v, want to hear of both that this ends", ended, err)
+	}
+	if ended, err := s.Subscribe(t.Context(), nil); err != nil || len(ended) > 0 {
+		t.Errorf("Subscribe to nothing again = %v, %v, want nothing ended", ended, err)
+	}
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	if got := drain(t, s, "stays", soon()); len(got) > 0 {
 		t.Errorf("queued without a subscription: %v, want nothing", got)

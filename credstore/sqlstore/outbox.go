@@ -23,20 +23,25 @@ type subscriber struct {
 }
 
 // Subscribe replaces the subscriptions; see [credstore.Outbox].
-func (s *Store) Subscribe(ctx context.Context, subscriptions []credstore.Subscription) error {
+func (s *Store) Subscribe(ctx context.Context, subscriptions []credstore.Subscription) (ended []string, err error) {
 	const doing = "subscribing to events"
 	wanted, err := subscribers(subscriptions)
 	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	stored, err := subscribersIn(ctx, s.dialect.readers(), ``)
 	if err != nil || slices.Equal(stored, wanted) {
-		return s.failure(doing, err)
+		return nil, s.failure(doing, err)
 	}
-	return s.write(ctx, doing, func(tx *sql.Tx) error {
+	err = s.write(ctx, doing, func(tx *sql.Tx) error {
 		if err := s.dialect.alone(ctx, tx); err != nil {
 			return err
 		}
+		stored, err := subscribersIn(ctx, tx, ``)
+		if err != nil {
+			return err
+		}
+		ended = endedBy(wanted, stored)
 		if _, err := tx.ExecContext(ctx, `DELETE FROM subscriptions`); err != nil {
 			return err
 		}
@@ -47,9 +52,21 @@ func (s *Store) Subscribe(ctx context.Context, subscriptions []credstore.Subscri
 				return err
 			}
 		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM deliveries WHERE subscription NOT IN (SELECT name FROM subscriptions)`)
+		_, err = tx.ExecContext(ctx, `DELETE FROM deliveries WHERE subscription NOT IN (SELECT name FROM subscriptions)`)
 		return err
 	})
+	return ended, err
+}
+
+// endedBy returns the names of those stored that nobody wants any more, once each.
+func endedBy(wanted, stored []subscriber) (names []string) {
+	for _, sub := range stored {
+		isIt := func(other subscriber) bool { return other.name == sub.name }
+		if !slices.ContainsFunc(wanted, isIt) && !slices.Contains(names, sub.name) {
+			names = append(names, sub.name)
+		}
+	}
+	return names
 }
 
 // subscribers returns the rows that stand for the subscriptions, in their order.

@@ -13,7 +13,7 @@ import (
 // again, gets what was true when it happened, also of what is gone.
 func TestDeliverySaysWhatTheConnectionWas(t *testing.T) {
 	s, ctx := newDirectory(t).open(t), t.Context()
-	if err := s.Subscribe(ctx, []credstore.Subscription{{Name: "books", Types: credstore.PublicEvents()}}); err != nil {
+	if _, err := s.Subscribe(ctx, []credstore.Subscription{{Name: "books", Types: credstore.PublicEvents()}}); err != nil {
 		t.Fatal(err)
 	}
 	c, err := s.Create(ctx, credstore.NewConnection{

@@ -94,7 +94,7 @@ func TestLinksAndConsentsAreForgottenLater(t *testing.T) {
 
 func TestOldEventsAreForgotten(t *testing.T) {
 	s, now := clockedStore(t)
-	if err := s.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
+	if _, err := s.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
 		t.Fatalf("Subscribe: %v", err)
 	}
 	c := mustCreate(t, s, newOAuth("acme"))

@@ -160,14 +160,24 @@ func (n *Notifier) subscribe(ctx context.Context) bool {
 		all = append(all, s.Subscription)
 	}
 	for {
-		err := n.outbox.Subscribe(ctx, all)
+		ended, err := n.outbox.Subscribe(ctx, all)
 		if err == nil {
+			n.logEnded(ended)
 			return true
 		}
 		n.log.Error("nobody is told of events: subscribing to them", zap.Error(err))
 		if !pause(ctx, n.look) {
 			return false
 		}
+	}
+}
+
+// logEnded tells of receivers that other processes may go on with, but are told
+// nothing.
+func (n *Notifier) logEnded(names []string) {
+	if len(names) > 0 {
+		n.log.Warn("receivers are told nothing any more, by no replica, since the configuration of this one does not name them: "+
+			"replicas that share a store need the same notify.webhooks", zap.Strings("receivers", names))
 	}
 }
 

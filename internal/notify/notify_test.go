@@ -428,6 +428,31 @@ func TestReplicasShareTheWork(t *testing.T) {
 	}
 }
 
+// TestReplicaThatKnowsNoReceiver ends its subscription for all, and says so once.
+func TestReplicaThatKnowsNoReceiver(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	const ended = "receivers are told nothing any more"
+	for _, start := range []struct {
+		webhooks []Webhook
+		want     int // that the log has said it
+	}{{[]Webhook{r.webhook()}, 0}, {[]Webhook{r.webhook()}, 0}, {nil, 1}, {nil, 1}} {
+		n := New(Config{Outbox: w.store, Webhooks: start.webhooks, Owner: "p", Logger: w.core})
+		if !n.subscribe(t.Context()) {
+			t.Fatal("subscribe = false")
+		}
+		said := w.log.FilterMessageSnippet(ended).All()
+		if len(said) != start.want {
+			t.Errorf("started with %d webhooks, the log says %d times that %s, want %d", len(start.webhooks), len(said), ended, start.want)
+		}
+		for _, s := range said {
+			if names := fmt.Sprint(s.ContextMap()["receivers"]); !strings.Contains(names, r.webhook().URL.Host) {
+				t.Errorf("the log names %s, want the host of the receiver", names)
+			}
+		}
+	}
+}
+
 // TestAlarmThatEndsAtOnce wakes nobody.
 func TestAlarmThatEndsAtOnce(t *testing.T) {
 	w := newWorld(t)
