@@ -32,7 +32,7 @@ func killedBeforeCommit(r *run) {
 			w.sim.ClearFaults()
 			began := time.Now()
 			p = w.serve()
-			if a := p.get(l); a.status != http.StatusOK || time.Since(began) > 2*time.Second {
+			if a := p.get(l); a.status != http.StatusOK || time.Since(began) > r.within(2*time.Second) {
 				r.wrong("%v after the restart: %d %s, want 200 within 2 s\n%s", time.Since(began), a.status, a.body, p.log)
 			}
 		}

@@ -112,7 +112,7 @@ func (p *process) dying() bool {
 func (w *world) killQuietly(i int, slot *atomic.Pointer[process]) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true}) // before the commit
-	time.Sleep(200 * time.Millisecond)                    // what was committed before is answered and durable by then
+	time.Sleep(time.Second)                               // what was committed before is answered and durable by then
 	slot.Load().kill()
 	time.Sleep(200 * time.Millisecond) // the simulator notices who has left
 	w.sim.ClearFaults()

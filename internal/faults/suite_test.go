@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
 )
@@ -121,6 +122,16 @@ type run struct {
 	trials int
 	// cluster is a PostgreSQL of this run's own; nil: the one that all share.
 	cluster *postgrestest.Server
+}
+
+// within is how long something may take that has to be done in d. That is for a
+// full run, on a machine that does nothing else; a run of a part shares its machine
+// with all that CI does, and only sees that it is done.
+func (r *run) within(d time.Duration) time.Duration {
+	if *share < 100 {
+		return 10 * d
+	}
+	return d
 }
 
 // spread does the trials in several worlds at once.
