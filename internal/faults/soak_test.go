@@ -90,7 +90,9 @@ func (w *world) soakClient(ctx context.Context, slot *atomic.Pointer[process], l
 	for ctx.Err() == nil {
 		p := slot.Load()
 		a := p.getPath(w.Context(), l, "/v1/companies")
-		if a.status != http.StatusOK && (a.status != 0 || !p.dying()) {
+		// On a busy machine a dead process is waited for longer than a client waits.
+		busy := a.status == http.StatusServiceUnavailable && *share < 100
+		if a.status != http.StatusOK && !busy && (a.status != 0 || !p.dying()) {
 			w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
 		}
 		time.Sleep(50 * time.Millisecond) // a client has other things to do
@@ -112,7 +114,7 @@ func (p *process) dying() bool {
 func (w *world) killQuietly(i int, slot *atomic.Pointer[process]) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true}) // before the commit
-	time.Sleep(time.Second)                               // what was committed before is answered and durable by then
+	time.Sleep(200 * time.Millisecond)                    // what was committed before is answered and durable by then
 	slot.Load().kill()
 	time.Sleep(200 * time.Millisecond) // the simulator notices who has left
 	w.sim.ClearFaults()
