@@ -129,7 +129,7 @@ type run struct {
 // with all that CI does, and only sees that it is done.
 func (r *run) within(d time.Duration) time.Duration {
 	if *share < 100 {
-		return 10 * d
+		return 30 * d
 	}
 	return d
 }
