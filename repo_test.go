@@ -127,13 +127,14 @@ func TestLinkedModules(t *testing.T) {
 var mayImport = map[string][]string{
 	"cmd/pleo-sim":          {"internal/simulator"},
 	"internal/simulator":    {},
-	"internal/faults":       {}, // tests alone, which run the programs
-	"internal/postgrestest": {}, // for tests alone
-	"internal/browsertest":  {}, // for tests alone, which use the pages
-	"internal/acmetest":     {}, // for tests alone
+	"internal/faults":       {},                    // tests alone, which run the programs
+	"internal/freeport":     {},                    // for tests and benchmarks alone
+	"internal/postgrestest": {"internal/freeport"}, // for tests alone
+	"internal/browsertest":  {},                    // for tests alone, which use the pages
+	"internal/acmetest":     {"internal/freeport"}, // for tests alone
 	"demo":                  {},
-	"examples":              {}, // tests alone, which run the programs
-	"bench":                 {}, // runs the program beside others
+	"examples":              {},                    // tests alone, which run the programs
+	"bench":                 {"internal/freeport"}, // runs the program beside others
 
 	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/notify", "internal/refresh", "internal/pleo", "credstore"},
 	"proxy":               {"internal/refresh", "internal/pleo", "credstore"},

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/freeport"
 )
 
 // subject is what is measured: a proxy, or none.
@@ -194,7 +196,7 @@ admin: {listen: off}
 
 // startNginx starts nginx with a static header, and an access log as ours has.
 func (f *field) startNginx(ctx context.Context, p plan, api string) (*subject, error) {
-	address, err := freeAddress(ctx)
+	address, err := freeport.Address()
 	if err != nil {
 		return nil, err
 	}
@@ -239,15 +241,6 @@ http {
   }
 }
 `
-
-// freeAddress returns an address that nobody listens on.
-func freeAddress(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("finding a free port: %w", err)
-	}
-	return l.Addr().String(), l.Close()
-}
 
 // await waits until somebody listens.
 func await(ctx context.Context, address string) error {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/freeport"
 )
 
 // TestReceiverVerifies: the receiver takes what was signed with one of its
@@ -79,12 +81,8 @@ func TestReceiverVerifies(t *testing.T) {
 // receive starts the receiver, and returns where it is and what it says.
 func receive(t *testing.T, secrets string) (url string, said *bufio.Reader) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	_, port, err := net.SplitHostPort(address)

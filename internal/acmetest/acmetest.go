@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/freeport"
 )
 
 // Authority is a Pebble that reaches all domains at this machine.
@@ -187,12 +189,11 @@ func (l *logBuffer) bytes() []byte {
 // FreeAddress returns an address of this machine that nobody listens at.
 func FreeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }() // nothing was accepted
-	return l.Addr().String()
+	return address
 }
 
 // PortOf returns the port of an address.

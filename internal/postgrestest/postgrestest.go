@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/freeport"
 )
 
 // Password is the superuser's. It must turn up nowhere but in connection strings.
@@ -121,12 +124,16 @@ func (s *Server) giveAway() error {
 
 // choosePort takes one that nobody has at this moment.
 func (s *Server) choosePort() error {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+	address, err := freeport.Address()
 	if err != nil {
-		return fmt.Errorf("finding a free port: %w", err)
+		return err
 	}
-	s.port = l.Addr().(*net.TCPAddr).Port //nolint:errcheck // a TCP listener has no other
-	return l.Close()
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("reading a free port: %w", err)
+	}
+	s.port = int(at.Port())
+	return nil
 }
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
