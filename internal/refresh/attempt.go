@@ -232,10 +232,11 @@ func (a *attempt) look(ctx context.Context) (done bool, err error) {
 }
 
 // newer reports whether memory holds a good credential newer than the one that
-// needed a successor.
+// needed a successor. If that is due itself, it is the next flight's: nobody who
+// waits for this one is kept.
 func (a *attempt) newer() bool {
 	s := a.e.current.Load()
-	return s.conn.Version > a.why.version && s.good(a.m.Now()) && !s.due(a.m.Now()) && !s.requested
+	return s.conn.Version > a.why.version && s.good(a.m.Now()) && !s.requested
 }
 
 // due reports whether a token should be refreshed although it is good.

@@ -96,18 +96,18 @@ func (f *flight) wait(ctx context.Context, patience time.Duration) error {
 // fly joins the refresh of e that is under way, or starts one. The refresh runs
 // detached from whoever asked: it has a deadline of its own, and goes on until
 // what it brought is saved.
-func (m *Manager) fly(e *entry, w why) *flight {
+func (m *Manager) fly(e *entry, w why) (f *flight, joined bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if f := e.flight.Load(); f != nil {
 		f.hurry(w)
-		return f
+		return f, true
 	}
-	f := newFlight(w)
+	f = newFlight(w)
 	if !m.begin() {
 		f.err = &Error{Code: ShuttingDown, Connection: e.current.Load().conn.Name, RetryAfter: time.Second}
 		close(f.done)
-		return f
+		return f, false
 	}
 	e.flight.Store(f)
 	go func() {
@@ -117,7 +117,7 @@ func (m *Manager) fly(e *entry, w why) *flight {
 		a.finish() // first, so that who tries again finds the lease free
 		a.land(err)
 	}()
-	return f
+	return f, false
 }
 
 // land lets the waiters go, once.

@@ -247,31 +247,39 @@ func (m *Manager) Sole(ctx context.Context) (bool, error) {
 }
 
 // await waits for a refresh of e that takes the place of w.version and returns
-// what it brought.
+// what it brought. A refresh that others had begun may be of an older version, or
+// its token may end before all who wait for it have woken: then they wait for the
+// next one, for as long as the patience lasts.
 func (m *Manager) await(ctx context.Context, e *entry, w why) (*Authorization, error) {
-	s := e.current.Load()
-	if err := m.mustWait(e, s, w); err != nil {
-		return nil, err
+	for began := m.Now(); ; {
+		s := e.current.Load()
+		if err := m.mustWait(e, s, w); err != nil {
+			return nil, err
+		}
+		f, joined := m.fly(e, w)
+		err := f.wait(ctx, m.Wait-m.Now().Sub(began))
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		s = e.current.Load()
+		if s.good(m.Now()) && (!w.rejected || s.conn.Version > w.version) {
+			m.used(e, s)
+			return s.auth, nil
+		}
+		if refused := s.refusal(); refused != nil {
+			return nil, refused
+		}
+		switch {
+		case errors.Is(err, errStillRunning):
+			return nil, &Error{Code: ServerUnavailable, Connection: s.conn.Name, RetryAfter: time.Second, Err: err}
+		case err != nil:
+			return nil, err
+		case !joined: // it found nothing to do, or its token was gone again at once
+			return nil, &Error{Code: ServerUnavailable, Connection: s.conn.Name, RetryAfter: time.Second}
+		case s.conn.Version > w.version:
+			w = why{version: s.conn.Version}
+		}
 	}
-	err := m.fly(e, w).wait(ctx, m.Wait)
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	s = e.current.Load()
-	if s.good(m.Now()) && (!w.rejected || s.conn.Version > w.version) {
-		m.used(e, s)
-		return s.auth, nil
-	}
-	if refused := s.refusal(); refused != nil {
-		return nil, refused
-	}
-	if errors.Is(err, errStillRunning) {
-		return nil, &Error{Code: ServerUnavailable, Connection: s.conn.Name, RetryAfter: time.Second, Err: err}
-	}
-	if err == nil { // the flight found nothing to do, or its token was gone again at once
-		err = &Error{Code: ServerUnavailable, Connection: s.conn.Name, RetryAfter: time.Second}
-	}
-	return nil, err
 }
 
 // mustWait answers at once, without a flight, when the next try lies ahead.

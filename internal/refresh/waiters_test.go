@@ -1,0 +1,110 @@
+package refresh
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+)
+
+// stranger is another process that is about to refresh a connection.
+type stranger struct {
+	w     *world
+	store *memoryStore
+	lease credstore.Lease
+	id    string
+}
+
+// stranger takes the lease of a connection.
+func (w *world) stranger(id string) *stranger {
+	w.t.Helper()
+	store := w.command()
+	lease, err := store.Acquire(w.t.Context(), id, "stranger")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &stranger{w, store, lease, id}
+}
+
+// rotate refreshes once, and keeps the lease. What is saved has lived for so long
+// already.
+func (s *stranger) rotate(age time.Duration) {
+	s.w.t.Helper()
+	c := s.w.state(s.id).Credential
+	if _, err := s.store.Intend(s.w.t.Context(), s.lease, c.Parent(), time.Now()); err != nil {
+		s.w.t.Fatal(err)
+	}
+	tokens, err := s.w.server.Refresh(s.w.t.Context(), c.RefreshToken)
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	obtained := time.Now().Add(-age)
+	if _, err := s.store.Save(s.w.t.Context(), credstore.Successor{
+		Parent: c.Parent(), AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken,
+		ObtainedAt: obtained, ExpiresAt: obtained.Add(tokens.Lifetime),
+	}); err != nil {
+		s.w.t.Fatal(err)
+	}
+}
+
+// TestWaitersTakeATokenThatIsDue: what another process has obtained is good until
+// it expires, whoever refreshes it next.
+func TestWaitersTakeATokenThatIsDue(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.shared = true
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		expire()
+		other := w.stranger(conn.ID)
+		defer func() { _ = other.lease.Release() }()
+		began := time.Now()
+		answered := make(chan error, 1)
+		go func() {
+			_, err := p.Authorize(t.Context(), "acme")
+			answered <- err
+		}()
+		synctest.Wait() // it waits for the lease
+		other.rotate(w.server.life - time.Minute)
+		if err := <-answered; err != nil || time.Since(began) > time.Second {
+			t.Errorf("answered %v after %v, want the other's token within a second", err, time.Since(began))
+		}
+	})
+}
+
+// TestWaitersOfAnOlderRefreshWaitForTheirOwn: who joins a refresh of a version that
+// others have seen to already is not turned away at its end.
+func TestWaitersOfAnOlderRefreshWaitForTheirOwn(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.shared = true
+		conn := w.connect("acme")
+		p := w.start("")
+		defer p.stop()
+		p.mustAuthorize("acme")
+		other := w.stranger(conn.ID)
+		time.Sleep(w.server.life - time.Minute) // a refresh ahead of expiry waits for the lease
+		other.rotate(0)
+		synctest.Wait() // it is known here
+		second := p.mustAuthorize("acme")
+		third := make(chan *Authorization, 1)
+		go func() {
+			a, err := p.Reauthorize(t.Context(), second)
+			if err != nil {
+				t.Errorf("a request that the API refused while another process refreshed: %v", err)
+			}
+			third <- a
+		}()
+		synctest.Wait() // it waits
+		other.rotate(0)
+		if err := other.lease.Release(); err != nil {
+			t.Fatal(err)
+		}
+		if a := <-third; a != nil && a.Version != 3 {
+			t.Errorf("version %d, want 3", a.Version)
+		}
+		if n := w.server.count(); n != 2 {
+			t.Errorf("presented %d times, want twice by the other", n)
+		}
+	})
+}
