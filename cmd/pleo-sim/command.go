@@ -51,7 +51,7 @@ Control (JSON in, JSON out)
   POST   /_control/faults                 see below
   DELETE /_control/faults/f1              clears it and releases what hangs on it; without an id: all
   GET    /_control/counters               DELETE sets them to zero
-  GET    /_control/events?after=0&wait=30s&phase=received|committed|refused|answered&grant=g1
+  GET    /_control/events?after=0&wait=30s&phase=received|held|committed|refused|answered&grant=g1
 
 Faults
   target  token (default), introspection, api, all

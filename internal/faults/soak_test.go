@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -46,14 +47,17 @@ func massRefusal(r *run) {
 }
 
 // soak is row S: three processes, one of them killed every 10 seconds while no
-// answer is on its way.
+// answer is on its way, and once others have taken over what the last one left.
 func soak(r *run) {
 	const every = 10 * time.Second
 	w := r.world(simulator.Settings{}, `log: {level: warn}`)
 	links := w.connect(10, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(5 * time.Second)}, time.Time{})
 	var slots [3]atomic.Pointer[process]
+	var doors [3]*httptest.Server
 	for i := range slots {
-		slots[i].Store(w.oneOf(i))
+		p, door := w.inSlot(i)
+		slots[i].Store(p)
+		doors[i] = door
 	}
 	clients, stop := context.WithCancel(r.Context())
 	var running sync.WaitGroup
@@ -67,7 +71,11 @@ func soak(r *run) {
 	for range r.trials {
 		time.Sleep(every)
 		i := 1 + rand.IntN(2)
-		w.killQuietly(i, &slots[i])
+		held := w.killQuietly(slots[i].Load(), doors[i], links)
+		p, door := w.inSlot(i)
+		slots[i].Store(p)
+		doors[i] = door
+		w.takenOverSince(held)
 	}
 	stop()
 	running.Wait()
@@ -91,7 +99,7 @@ func (w *world) soakClient(ctx context.Context, slot *atomic.Pointer[process], l
 		p := slot.Load()
 		a := p.getPath(w.Context(), l, "/v1/companies")
 		if a.status != http.StatusOK && (a.status != 0 || !p.dying()) {
-			w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+			w.wrong("%s: %d after %v, want 200: %s\n%s", l.name, a.status, a.took, a.body, p.log)
 		}
 		time.Sleep(50 * time.Millisecond) // a client has other things to do
 	}
@@ -107,26 +115,77 @@ func (p *process) dying() bool {
 	}
 }
 
-// killQuietly kills the process in the slot at a moment when nothing has been
-// committed that is not durable, and puts another in its place.
-func (w *world) killQuietly(i int, slot *atomic.Pointer[process]) {
+// killQuietly kills the process at a moment when nothing has been committed that
+// is not durable. It returns the refreshes that were under way then, of whatever
+// process: at least one, and none had been committed.
+func (w *world) killQuietly(p *process, door *httptest.Server, links []link) (held []simulator.Event) {
 	w.Helper()
+	events, stop := w.sim.Subscribe()
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true}) // before the commit
-	time.Sleep(200 * time.Millisecond)                    // what was committed before is answered and durable by then
-	slot.Load().kill()
-	time.Sleep(200 * time.Millisecond) // the simulator notices who has left
+	// The API accepts a grant's newest access token alone, and that is in use once it
+	// is durable: after an answer, nothing of its connection is on its way.
+	open, answered := map[string]bool{}, make(chan string, len(links))
+	for _, l := range links {
+		open[l.grant.ID] = true
+		go func() {
+			if a := p.get(l); a.status == http.StatusOK {
+				answered <- l.grant.ID
+			}
+		}()
+	}
+	see := func(e simulator.Event) {
+		if e.Phase == simulator.PhaseHeld {
+			held = append(held, e)
+			delete(open, e.Grant)
+		}
+	}
+	for late := time.After(patience); len(open) > 0 || len(held) == 0; {
+		select {
+		case e := <-events:
+			see(e)
+		case grant := <-answered:
+			delete(open, grant)
+		case <-late:
+			w.Fatalf("%d connections have neither an answer nor a refresh under way, and %d a refresh:\n%s", len(open), len(held), p.log)
+		}
+	}
+	p.kill()
+	door.Close() // returns once the simulator has seen who has left
+	stop()
+	for len(events) > 0 {
+		see(<-events)
+	}
 	w.sim.ClearFaults()
-	slot.Store(w.oneOf(i))
+	return held
 }
 
-// oneOf starts the process of a slot: replicas have a spool each, processes of one
-// machine share theirs.
-func (w *world) oneOf(i int) *process {
+// takenOverSince waits until the refreshes have been committed after all.
+func (w *world) takenOverSince(held []simulator.Event) {
 	w.Helper()
-	if w.database != nil {
-		return w.replica(i)
+	ctx, cancel := context.WithTimeout(w.Context(), patience)
+	defer cancel()
+	for _, h := range held {
+		if _, err := w.sim.AwaitEvent(ctx, h.Seq, func(e simulator.Event) bool {
+			return e.Phase == simulator.PhaseCommitted && e.Grant == h.Grant
+		}); err != nil {
+			w.Fatalf("nobody refreshes grant %s after the kill: %v", h.Grant, err)
+		}
 	}
-	return w.serve()
+}
+
+// inSlot starts a process that comes to the simulator through a door of its own.
+// Replicas have a spool each, processes of one machine share theirs.
+func (w *world) inSlot(i int) (*process, *httptest.Server) {
+	w.Helper()
+	door := httptest.NewServer(w.server.Config.Handler)
+	w.Cleanup(door.Close)
+	name := "data"
+	if w.database != nil {
+		name = fmt.Sprint("data-", i)
+	}
+	upstream := fmt.Sprintf("upstream: {api_url: %[1]q, auth_url: %[1]q, proxy_url: %q}", w.server.URL, door.URL)
+	settings := replaceLine(w.settings, "upstream:", upstream) + w.dataLine(name)
+	return w.startWith(w.write(fmt.Sprintf("slot-%d.yaml", i), settings)), door
 }
 
 // footprint is what a process takes of the system.

@@ -86,7 +86,12 @@ oauth: {client_id: %q, client_secret: %q}
 // configIn writes a configuration whose data directory has the name.
 func (w *world) configIn(name, settings string) string {
 	w.Helper()
-	return w.write(name+".yaml", settings+fmt.Sprintf("data_dir: %q\n", filepath.Join(w.dir, name)))
+	return w.write(name+".yaml", settings+w.dataLine(name))
+}
+
+// dataLine is the line of configuration that names a data directory.
+func (w *world) dataLine(name string) string {
+	return fmt.Sprintf("data_dir: %q\n", filepath.Join(w.dir, name))
 }
 
 func orDefault(lines []string, line string) string {

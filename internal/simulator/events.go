@@ -9,6 +9,7 @@ import (
 // The phases of a token request, in their order.
 const (
 	PhaseReceived  = "received"  // read and understood, nothing has changed yet
+	PhaseHeld      = "held"      // a delay or a hang keeps it from going on, before or after its commit
 	PhaseCommitted = "committed" // the grant has changed: the old token is spent
 	PhaseRefused   = "refused"   // nothing is given; a grant may have been revoked
 	PhaseAnswered  = "answered"  // the answer is about to be written, or the connection to be ended

@@ -221,6 +221,7 @@ type scene struct {
 	latency      Duration     // of the server
 	unauthorized func() reply // a 401 in the style of the server
 	commit       func() reply // does what the request asks for
+	held         func()       // is told when a fault makes the request wait
 }
 
 // play runs a request with the faults that act on it.
@@ -256,6 +257,7 @@ func (s scene) act(ctx context.Context, acting []*activeFault) reply {
 func (f *activeFault) act(ctx context.Context, s scene, r reply) (changed reply, ended bool) {
 	switch f.Kind {
 	case FaultDelay, FaultHang:
+		s.held()
 		if errors.Is(f.pause(ctx), errAbandoned) {
 			return reply{ending: endDropped}, true
 		}

@@ -218,7 +218,7 @@ func TestClientLeavesBeforeTheCommit(t *testing.T) {
 		b := newBench(t, Settings{})
 		g := b.grant(GrantRequest{})
 		ctx, leave := context.WithCancel(t.Context())
-		done := hangRefresh(ctx, b, g, Fault{Kind: FaultHang, Abandon: abandon, Count: 1}, PhaseReceived)
+		done := hangRefresh(ctx, b, g, Fault{Kind: FaultHang, Abandon: abandon, Count: 1}, PhaseHeld)
 		leave()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("the refresh ended with %v, want it canceled", err)

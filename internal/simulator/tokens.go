@@ -26,7 +26,10 @@ func oauthErrorReply(status int, code, description string) reply {
 
 // scene sets up a request for the faults to act on.
 func (s *Simulator) scene(unauthorized, commit func() reply) scene {
-	return scene{now: s.now, latency: s.settings.Load().Latency, unauthorized: unauthorized, commit: commit}
+	return scene{
+		now: s.now, latency: s.settings.Load().Latency, unauthorized: unauthorized, commit: commit,
+		held: func() {}, // only token requests tell their steps
+	}
 }
 
 // token is the token endpoint.
@@ -89,7 +92,9 @@ func (t *tokenRequest) answer() reply {
 	}
 	t.announce(PhaseReceived, "")
 	acting := t.faults.take(occasion{target: TargetToken, path: t.r.URL.Path, id: h.grant, subject: h.subject})
-	re := t.scene(invalidClient, t.commit).play(t.r.Context(), acting)
+	scene := t.scene(invalidClient, t.commit)
+	scene.held = func() { t.announce(PhaseHeld, "") }
+	re := scene.play(t.r.Context(), acting)
 	t.announce(PhaseAnswered, re.outcome())
 	return re
 }
