@@ -107,12 +107,16 @@ func (a *actions) Intake(offline bool) func(context.Context, credstore.NewConnec
 
 // Remove implements [admin.Actions].
 func (a *actions) Remove(ctx context.Context, c credstore.Connection, uninstall bool) (admin.Removal, error) {
-	r := removal{store: a.store}
+	r := removal{cfg: a.cfg, store: a.store}
 	if uninstall {
 		r.api = a.api
 	}
 	done, err := r.remove(ctx, c)
-	return describeRemoval(done), err
+	told := describeRemoval(done)
+	if done.declared {
+		told.Message += " The configuration declares the connection (connections), so the next start brings it back unless you delete it there."
+	}
+	return told, err
 }
 
 func describeRemoval(done removed) admin.Removal {

@@ -193,7 +193,16 @@ func TestConfigurationDecidesAboutDeclaredKeys(t *testing.T) {
 				t.Errorf("POST %s is answered %s", path, got)
 			}
 		}
+		const back = "the next start brings it back unless you delete it there"
+		if got := b.ask("DELETE", "/acme", "", http.StatusOK, nil); !strings.Contains(got, back) {
+			t.Errorf("DELETE is answered %s, want that the connection comes back", got)
+		}
 		p.stop()
+		w.serve().stop()
+		if code, _, stderr := w.run("", "connections", "remove", "acme"); code != exitDone || !strings.Contains(stderr, back) {
+			t.Errorf("connections remove exits %d, want 0 and that the connection comes back:\n%s", code, stderr)
+		}
+		w.serve().stop()
 	})
 	t.Run("one that is not declared any more stays", func(t *testing.T) {
 		w.write("config.yaml", strings.Replace(configFor(w.sim, w.url, filepath.Join(w.dir, "data")), "oauth:", "#", 1))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -32,7 +33,7 @@ key may outlive it. The connection is forgotten even if that fails; then the exi
 			if err != nil {
 				return err
 			}
-			r := removal{store: store}
+			r := removal{cfg: cfg, store: store}
 			if uninstall {
 				r.api, err = newAPI(cfg)
 			}
@@ -77,10 +78,14 @@ func (p *program) reportRemoval(name string, done removed) {
 	default:
 		p.say("uninstalled the integration at Pleo and removed connection %q", name)
 	}
+	if done.declared {
+		p.say("the configuration declares connection %q (connections), so the next start brings it back unless you delete it there", name)
+	}
 }
 
 // removal forgets connections.
 type removal struct {
+	cfg   *config.Config
 	store credstore.Store
 	api   *pleo.API // to uninstall with first; nil: Pleo is not told
 }
@@ -90,11 +95,12 @@ type removed struct {
 	asked    bool   // to uninstall the integration
 	needless string // why there was nothing to uninstall; empty: there was
 	untold   error  // why Pleo could not be told
+	declared bool   // the configuration has it still
 }
 
 // remove forgets the connection, whatever Pleo says.
 func (r removal) remove(ctx context.Context, c credstore.Connection) (removed, error) {
-	done := removed{asked: r.api != nil}
+	done := removed{asked: r.api != nil, declared: checkNotDeclared(r.cfg, c.Name) != nil}
 	if done.asked {
 		done.needless, done.untold = r.uninstall(ctx, c)
 	}
