@@ -88,6 +88,10 @@ type Store interface {
 	// transaction; a failure that repeats the last one does not.
 	History(ctx context.Context, id, before string, limit int) (HistoryPage, error)
 
+	// Removed returns the id of the connection that was removed last of those with
+	// the name, for as long as History tells of it; else ErrNotFound.
+	Removed(ctx context.Context, name string) (id string, err error)
+
 	// Note adds an event that comes with no other change. Of e, the type, code
 	// and message count.
 	Note(ctx context.Context, id string, e Event) error

@@ -159,6 +159,13 @@ func TestBackOffice(t *testing.T) {
 	}
 	b.ask("DELETE", "/acme", "", 404, nil)
 	b.ask("GET", "/acme", "", 404, nil)
+	b.ask("GET", "/acme/history?limit=1", "", 200, &history)
+	if got := didWhat(history); got != "connection.removed by back office\n" {
+		t.Errorf("the history of one that was removed begins with %q, want that", got)
+	}
+	if code, stdout, stderr := w.run("", "connections", "history", "acme"); code != exitDone || !strings.Contains(stdout, "connection.removed") || !strings.Contains(stderr, "was removed") {
+		t.Errorf("connections history of one that was removed exits %d, want 0, its history, and that it was removed:\n%s%s", code, stdout, stderr)
+	}
 	if code := p.stop(); code != exitDone {
 		t.Errorf("the server exits %d, want 0", code)
 	}

@@ -23,7 +23,7 @@ func (p *program) historyCommand() *cobra.Command {
 		Short: "Shows what happened to a connection, the latest first",
 		Long: `Shows what happened to a connection and who did it, the latest first: consents and
 keys, refreshes and failures, changes by operators. It is kept for 400 days, of
-frequent events the latest.`,
+frequent events the latest, also of a connection that was removed.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 1 || limit > pageSize {
@@ -44,11 +44,11 @@ frequent events the latest.`,
 }
 
 func (p *program) history(ctx context.Context, store credstore.Store, name, before string, limit int) error {
-	c, err := find(ctx, store, name)
+	id, err := p.whoseHistory(ctx, store, name)
 	if err != nil {
 		return err
 	}
-	page, err := store.History(ctx, c.ID, before, limit)
+	page, err := store.History(ctx, id, before, limit)
 	if err != nil {
 		return err
 	}
@@ -65,6 +65,23 @@ func (p *program) history(ctx context.Context, store credstore.Store, name, befo
 		p.say("there is more: --cursor %s", page.Next)
 	}
 	return flush(w)
+}
+
+// whoseHistory returns the id of the connection with the name, or of the one that
+// was removed last of those that had it.
+func (p *program) whoseHistory(ctx context.Context, store credstore.Store, name string) (id string, err error) {
+	c, err := find(ctx, store, name)
+	if !errors.Is(err, credstore.ErrNotFound) || !credstore.ValidName(name) {
+		return c.ID, err
+	}
+	id, gone := store.Removed(ctx, name)
+	if errors.Is(gone, credstore.ErrNotFound) {
+		return "", err
+	}
+	if gone == nil {
+		p.say("connection %q was removed; this is what is kept of it", name)
+	}
+	return id, gone
 }
 
 // orNothing returns s for a terminal.

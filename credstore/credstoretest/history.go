@@ -171,6 +171,24 @@ func testHistoryOfRemoved(t *testing.T, data Data) {
 	if got := history(t, s, c.ID)[1]; got.Actor != credstore.ActorCommandLine || got.Connection != "acme" {
 		t.Errorf("removal = %+v, want who did it, and what it was called", got)
 	}
+	later := create(t, s, pair("acme"))
+	wantRemoved(t, s, "acme", c.ID) // the other lives
+	if err := s.Remove(ctx, later.ID); err != nil {
+		t.Fatalf("Remove: %v", err)
+	}
+	wantRemoved(t, s, "acme", later.ID)
+	create(t, s, key("shop"))
+	for _, name := range []string{"shop", "Acme", "nobody", ""} {
+		_, err := s.Removed(t.Context(), name)
+		wantErr(t, fmt.Sprintf("Removed(%q)", name), err, credstore.ErrNotFound)
+	}
+}
+
+func wantRemoved(t *testing.T, s credstore.Store, name, want string) {
+	t.Helper()
+	if id, err := s.Removed(t.Context(), name); err != nil || id != want {
+		t.Fatalf("Removed(%q) = %q, %v, want %q", name, id, err, want)
+	}
 }
 
 // testHistoryOfRefreshes follows a token pair through good and bad days.

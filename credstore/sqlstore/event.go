@@ -138,6 +138,17 @@ func (s *Store) History(ctx context.Context, id, before string, limit int) (cred
 	return page, s.failure(doing, err)
 }
 
+// Removed returns the id of a connection that was removed; see [credstore.Store].
+func (s *Store) Removed(ctx context.Context, name string) (id string, err error) {
+	err = s.dialect.readers().QueryRowContext(ctx, `
+		SELECT connection_id FROM events WHERE connection = $1 AND type = 'connection.removed' ORDER BY number DESC LIMIT 1`,
+		name).Scan(&id)
+	if err != nil {
+		return "", s.failure(fmt.Sprintf("finding a connection %q that was removed", name), orNotFound(err))
+	}
+	return id, nil
+}
+
 // historyPage reads all events of a connection that are older than the number,
 // up to one more than the limit, which tells whether there is a next page.
 func (s *Store) historyPage(ctx context.Context, id string, older int64, limit int) (page credstore.HistoryPage, err error) {

@@ -6,7 +6,7 @@ package sqlstore
 //
 // Times are Unix milliseconds, UTC, NULL where there is none. A connection's
 // number is never used again, not even after a removal: leases stand on it.
-func schema() []string { return []string{schema1, schema2} }
+func schema() []string { return []string{schema1, schema2, schema3} }
 
 const schema1 = `
 CREATE TABLE store (
@@ -214,4 +214,9 @@ CREATE TABLE consents (
 
 CREATE INDEX consents_connection ON consents (connection, expires_at);
 CREATE INDEX consents_expires ON consents (expires_at);
+`
+
+// schema3 is for who asks about a connection that was removed, by its name.
+const schema3 = `
+CREATE INDEX events_removed ON events (connection, number) WHERE type = 'connection.removed';
 `

@@ -22,6 +22,7 @@ type Store interface {
 	Find(ctx context.Context, name string) (credstore.Connection, error)
 	List(ctx context.Context, q credstore.Query) (credstore.Page, error)
 	Count(ctx context.Context) (map[credstore.Group]int, error)
+	Removed(ctx context.Context, name string) (id string, err error)
 	History(ctx context.Context, id, before string, limit int) (credstore.HistoryPage, error)
 	Create(ctx context.Context, c credstore.NewConnection) (credstore.Connection, error)
 	Disable(ctx context.Context, id, reason string) error

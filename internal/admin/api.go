@@ -173,6 +173,20 @@ func (a *Admin) find(r *http.Request) (credstore.Connection, error) {
 	return c, err
 }
 
+// removed returns the id of the connection that was removed last of those with the
+// name in the path, or else the error of find, which found none.
+func (a *Admin) removed(r *http.Request, unknown error) (id string, err error) {
+	name := r.PathValue("name")
+	if p := new(problem); !errors.As(unknown, &p) || p.Code != codeConnectionUnknown || !credstore.ValidName(name) {
+		return "", unknown
+	}
+	id, err = a.store.Removed(r.Context(), name)
+	if errors.Is(err, credstore.ErrNotFound) {
+		return "", unknown
+	}
+	return id, err
+}
+
 // showConnection answers GET /api/v1/connections/NAME.
 func (a *Admin) showConnection(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parameters(r.URL.RawQuery); err != nil {
@@ -185,7 +199,8 @@ func (a *Admin) showConnection(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, Describe(c))
 }
 
-// showHistory answers GET /api/v1/connections/NAME/history.
+// showHistory answers GET /api/v1/connections/NAME/history, also of a connection
+// that was removed.
 func (a *Admin) showHistory(w http.ResponseWriter, r *http.Request) error {
 	values, err := parameters(r.URL.RawQuery, "limit", "cursor")
 	if err != nil {
@@ -196,10 +211,14 @@ func (a *Admin) showHistory(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c, err := a.find(r)
+	id := c.ID
+	if err != nil {
+		id, err = a.removed(r, err)
+	}
 	if err != nil {
 		return err
 	}
-	page, err := a.store.History(r.Context(), c.ID, values.Get("cursor"), limit)
+	page, err := a.store.History(r.Context(), id, values.Get("cursor"), limit)
 	if err != nil {
 		return err
 	}

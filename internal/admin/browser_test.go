@@ -60,6 +60,13 @@ func busyStore(now time.Time) *memoryStore {
 	last := &store.events[59]
 	last.Type, last.Status, last.Reason = credstore.EventReauthorization, credstore.ReauthorizationRequired, credstore.ReasonRefused
 	last.Code, last.Message = "refresh_token_refused", "the authorization server answered 400 invalid_grant"
+	store.events = append(store.events, credstore.Event{
+		ID: "e060", ConnectionID: "gone", Connection: "initech", Type: credstore.EventConnected,
+		At: now.Add(-300 * time.Hour), Actor: credstore.ActorCustomer, Status: credstore.Active, Version: 1,
+	}, credstore.Event{
+		ID: "e061", ConnectionID: "gone", Connection: "initech", Type: credstore.EventRemoved,
+		At: now.Add(-2 * time.Hour), Actor: credstore.ActorDashboard, Status: credstore.Active, Version: 31,
+	})
 	return store
 }
 
@@ -122,6 +129,7 @@ func TestBrowserPages(t *testing.T) {
 		"list-empty": "/connections?q=nothing-like-it", "show-refused": "/connections/umbrella-003", "show-active": "/connections/acme-000",
 		"new": "/new", "confirm-link": "/connections/umbrella-003/link", "confirm-key": "/connections/stark-005/key",
 		"confirm-remove": "/connections/umbrella-003/remove", "problem": "/connections/nobody",
+		"removed": "/connections/initech",
 	} {
 		tab.Open(at + page)
 		tab.Inspect(name)

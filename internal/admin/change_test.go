@@ -275,6 +275,33 @@ func TestHistorySaysWhoDidIt(t *testing.T) {
 	}
 }
 
+// TestHistoryOfWhatWasRemoved: what was done with a connection can be looked up
+// after its removal too.
+func TestHistoryOfWhatWasRemoved(t *testing.T) {
+	store := &memoryStore{
+		connections: []credstore.Connection{fullConnection()},
+		events: []credstore.Event{
+			{ID: "1", ConnectionID: "first", Connection: "gone", Type: credstore.EventRemoved, Actor: "somebody else"},
+			{ID: "2", ConnectionID: "last", Connection: "gone", Type: credstore.EventExported, Actor: credstore.ActorCommandLine},
+			{ID: "3", ConnectionID: "last", Connection: "gone", Type: credstore.EventRemoved, Actor: credstore.ActorDashboard},
+		},
+	}
+	h := newAdmin(t, store, offering).Handler()
+	w := ask(h, "GET", "/api/v1/connections/gone/history", nil)
+	if body := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(body, "connection.exported") || strings.Contains(body, "somebody else") {
+		t.Errorf("the history = %d: %s, want 200 and what happened to the last that had the name", w.Code, body)
+	}
+	w = ask(h, "GET", "/connections/gone", nil)
+	if body := w.Body.String(); w.Code != http.StatusGone || !strings.Contains(body, "This connection was removed") || !strings.Contains(body, credstore.ActorDashboard) {
+		t.Errorf("its page = %d: %s, want 410 and what happened", w.Code, body)
+	}
+	for _, path := range []string{"/connections/nobody", "/api/v1/connections/nobody/history", "/connections/no%20name", "/api/v1/connections/gone"} {
+		if w := ask(h, "GET", path, nil); w.Code != http.StatusNotFound {
+			t.Errorf("GET %s = %d, want 404", path, w.Code)
+		}
+	}
+}
+
 // TestNoSecretInAnswersPagesAndLogs plants an admin token, an API key and a
 // connect link, does everything that can be done with them, well and badly, and
 // looks for them. Only who asks for a link is shown it.

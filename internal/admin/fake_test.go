@@ -96,6 +96,17 @@ func (s *memoryStore) History(_ context.Context, id, before string, limit int) (
 	return page, s.err
 }
 
+func (s *memoryStore) Removed(_ context.Context, name string) (id string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range slices.Backward(s.events) {
+		if e.Type == credstore.EventRemoved && e.Connection == name {
+			return e.ConnectionID, s.err
+		}
+	}
+	return "", credstore.ErrNotFound
+}
+
 func (s *memoryStore) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -276,12 +276,32 @@ type showPage struct {
 	Connection credstore.Connection
 	Advice     advice
 	Operations []operation
-	Events     []credstore.Event
-	Older      string // the address of the page with older events; empty: there are none
-	Newest     string // that of the page with the newest; empty on it
+	History    historyPart
+}
+
+// historyPart is what has happened to a connection, as a part of a page.
+type historyPart struct {
+	Events []credstore.Event
+	Older  string // the address of the page with older events; empty: there are none
+	Newest string // that of the page with the newest; empty on it
 }
 
 const eventsAtOnce = 25
+
+// history reads a page of what has happened to the connection with the id.
+func (d *dashboard) history(r *http.Request, id, cursor string) (historyPart, error) {
+	page, err := d.store.History(r.Context(), id, cursor, eventsAtOnce)
+	part := historyPart{Events: page.Events}
+	here := url.URL{Path: r.URL.Path, Fragment: "history"}
+	if cursor != "" {
+		part.Newest = here.String()
+	}
+	if page.Next != "" {
+		here.RawQuery = url.Values{"cursor": {page.Next}}.Encode()
+		part.Older = here.String()
+	}
+	return part, err
+}
 
 func (d *dashboard) show(w http.ResponseWriter, r *http.Request) error {
 	values, err := parameters(r.URL.RawQuery, "cursor")
@@ -290,22 +310,35 @@ func (d *dashboard) show(w http.ResponseWriter, r *http.Request) error {
 	}
 	c, err := d.find(r)
 	if err != nil {
-		return err
+		return d.showRemoved(w, r, values.Get("cursor"), err)
 	}
-	history, err := d.store.History(r.Context(), c.ID, values.Get("cursor"), eventsAtOnce)
+	history, err := d.history(r, c.ID, values.Get("cursor"))
 	if err != nil {
 		return err
 	}
-	page := showPage{Connection: c, Advice: d.advise(c), Operations: d.offers(c), Events: history.Events}
-	here := url.URL{Path: "/connections/" + c.Name, Fragment: "history"}
-	if values.Get("cursor") != "" {
-		page.Newest = here.String()
-	}
-	if history.Next != "" {
-		here.RawQuery = url.Values{"cursor": {history.Next}}.Encode()
-		page.Older = here.String()
-	}
+	page := showPage{Connection: c, Advice: d.advise(c), Operations: d.offers(c), History: history}
 	return d.draw(w, r, http.StatusOK, "show", view{Title: c.Name, Here: "/connections", Page: page})
+}
+
+// removedPage is what is left of a connection.
+type removedPage struct {
+	Name    string
+	History historyPart
+}
+
+// showRemoved draws the page of a connection that was removed, or returns the
+// error with which it was not found.
+func (d *dashboard) showRemoved(w http.ResponseWriter, r *http.Request, cursor string, unknown error) error {
+	id, err := d.removed(r, unknown)
+	if err != nil {
+		return err
+	}
+	history, err := d.history(r, id, cursor)
+	if err != nil {
+		return err
+	}
+	name := r.PathValue("name")
+	return d.draw(w, r, http.StatusGone, "removed", view{Title: name, Here: "/connections", Page: removedPage{name, history}})
 }
 
 // newPage is the form for a new connection.

@@ -33,6 +33,9 @@ func (m *memory) record(r *row, e credstore.Event) {
 	e.ID, e.ConnectionID, e.Connection, e.At, e.Actor = rand.Text(), c.ID, c.Name, time.Now(), r.actor
 	e.Status, e.Reason, e.Version = c.Status, c.Reason, c.Version
 	e.Code, e.Message = credstore.KeptText(e.Code), credstore.KeptText(e.Message)
+	if e.Type == credstore.EventRemoved {
+		m.gone[c.Name] = c.ID
+	}
 	all := append(m.events[c.ID], e)
 	kept := credstore.EventsKept
 	if e.Type.Frequent() {
@@ -122,6 +125,17 @@ func (s *memoryStore) History(_ context.Context, id, before string, limit int) (
 		return nil
 	})
 	return page, err
+}
+
+func (s *memoryStore) Removed(_ context.Context, name string) (id string, err error) {
+	err = s.locked("removed", func() error {
+		var ok bool
+		if id, ok = s.gone[name]; !ok {
+			return credstore.ErrNotFound
+		}
+		return nil
+	})
+	return id, err
 }
 
 func (s *memoryStore) Disable(ctx context.Context, id, reason string) error {

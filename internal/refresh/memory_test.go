@@ -45,6 +45,7 @@ type memory struct {
 	rows   map[string]*row
 	facts  map[string]string
 	events map[string][]credstore.Event // id → its history, the latest last
+	gone   map[string]string            // name → id of who was removed last
 	links  map[credstore.Hash]*memoryLink
 	begun  map[credstore.Hash]credstore.Consent
 	log    []credstore.Change
@@ -68,7 +69,7 @@ type row struct {
 func newMemory() *memory {
 	return &memory{
 		rows: map[string]*row{}, facts: map[string]string{}, logged: make(chan struct{}),
-		events: map[string][]credstore.Event{}, links: map[credstore.Hash]*memoryLink{}, begun: map[credstore.Hash]credstore.Consent{},
+		events: map[string][]credstore.Event{}, gone: map[string]string{}, links: map[credstore.Hash]*memoryLink{}, begun: map[credstore.Hash]credstore.Consent{},
 	}
 }
 
