@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -449,5 +450,28 @@ func TestOpenAPIKnowsEveryField(t *testing.T) {
 		if diff := cmp.Diff(described, slices.Sorted(maps.Keys(fields))); diff != "" {
 			t.Errorf("fields of %s (-described +read):\n%s", name, diff)
 		}
+	}
+}
+
+// TestOpenAPIKnowsEveryWebhook: whatever is told is described, and nothing else.
+func TestOpenAPIKnowsEveryWebhook(t *testing.T) {
+	c := readContract(t)
+	body := at(c.root, "webhooks", "connectionEvent", "post", "requestBody", "content", "application/json", "schema")
+	described, _ := at(c.resolve(body), "properties", "type")["enum"].([]any)
+	var told []any
+	for _, e := range credstore.PublicEvents() {
+		told = append(told, string(e))
+		raw, err := json.Marshal(map[string]any{"type": e, "timestamp": time.Now().UTC(), "data": Describe(fullConnection())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		message, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.check("the message "+string(e), body, message)
+	}
+	if diff := cmp.Diff(described, told); diff != "" {
+		t.Errorf("types of messages (-described +told):\n%s", diff)
 	}
 }
