@@ -158,21 +158,21 @@ func (s *DirSpool) path(p credstore.Parent) string {
 	return filepath.Join(s.dir, filepath.Base(name))
 }
 
-// Another process may be looking at a record that is just being reserved; it
-// lets go of it at once.
+// A record that a dead process has left may just be looked at, by Replay of this
+// process or of another: that asks the store about it, and lets go of it then.
 const (
-	lockTries = 20
-	lockPause = 5 * time.Millisecond
+	lockPatience = 5 * time.Second
+	lockPause    = 5 * time.Millisecond
 )
 
 // claim locks the record at path, making it if need be.
 func (s *DirSpool) claim(path string) (*fileSlot, error) {
-	slot, err := s.lock(path, os.O_RDWR|os.O_CREATE)
-	for try := 1; errors.Is(err, unix.EWOULDBLOCK) && try < lockTries; try++ {
-		time.Sleep(lockPause)
-		slot, err = s.lock(path, os.O_RDWR|os.O_CREATE)
+	for began := time.Now(); ; time.Sleep(lockPause) {
+		slot, err := s.lock(path, os.O_RDWR|os.O_CREATE)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(began) > lockPatience {
+			return slot, err
+		}
 	}
-	return slot, err
 }
 
 // lock opens the file at path and locks it. It fails if somebody else holds the

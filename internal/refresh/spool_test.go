@@ -86,22 +86,67 @@ func TestSpoolHoldsNoPlainSecret(t *testing.T) {
 }
 
 func TestSpoolReservesOncePerParent(t *testing.T) {
-	s := spoolIn(t, t.TempDir())
-	parent := credstore.Parent{ConnectionID: "id-1", Version: 7}
-	slot, err := s.Reserve(parent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Reserve(parent); err == nil {
-		t.Error("a record was reserved twice")
-	}
-	if err := slot.Fill(successorOf(parent)); err != nil {
-		t.Fatal(err)
-	}
-	slot.Keep()
-	if _, err := s.Reserve(parent); !errors.Is(err, errFilled) {
-		t.Errorf("Reserve for a parent whose successor is spooled = %v, want %v", err, errFilled)
-	}
+	bubble(t, func(t *testing.T, _ *world) {
+		s := spoolIn(t, t.TempDir())
+		parent := credstore.Parent{ConnectionID: "id-1", Version: 7}
+		slot, err := s.Reserve(parent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Reserve(parent); err == nil {
+			t.Error("a record was reserved twice")
+		}
+		if err := slot.Fill(successorOf(parent)); err != nil {
+			t.Fatal(err)
+		}
+		slot.Keep()
+		if _, err := s.Reserve(parent); !errors.Is(err, errFilled) {
+			t.Errorf("Reserve for a parent whose successor is spooled = %v, want %v", err, errFilled)
+		}
+	})
+}
+
+// slowReader is a store that answers reads when it is told to.
+type slowReader struct {
+	credstore.Store
+	asked, answer chan struct{}
+}
+
+func (s slowReader) Read(ctx context.Context, id string) (credstore.State, error) {
+	close(s.asked)
+	<-s.answer
+	return s.Store.Read(ctx, id)
+}
+
+// TestSpoolReservesWhatIsBeingLookedAt: the store may be slow to say what it knows
+// of a record that a dead process has left.
+func TestSpoolReservesWhatIsBeingLookedAt(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		parent := w.state(w.connect("acme").ID).Credential.Parent()
+		s, err := OpenSpool(t.TempDir(), w.sealer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slot, err := s.Reserve(parent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slot.Keep() // as a crash does
+		store := slowReader{w.command(), make(chan struct{}), make(chan struct{})}
+		looked := make(chan struct{})
+		go func() {
+			defer close(looked)
+			round(t, s, store)
+		}()
+		<-store.asked
+		time.AfterFunc(time.Second, func() { close(store.answer) })
+		slot, err = s.Reserve(parent)
+		if err != nil {
+			t.Fatalf("Reserve = %v, want the record once it has been looked at", err)
+		}
+		slot.Discard()
+		<-looked
+	})
 }
 
 func TestSpoolKeepsWhatItCannotRead(t *testing.T) {
