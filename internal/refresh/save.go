@@ -3,6 +3,7 @@ package refresh
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -132,19 +133,53 @@ func (a *attempt) saveAgain(s credstore.Successor, result <-chan saveResult, spo
 	}
 }
 
-// restBeforeSaving waits for the next try to save. It reports whether the pair
-// can be left to the spool, since the process gives up. With the only copy in
-// memory the process does not get to give up.
+// restBeforeSaving waits for the next try to save, or until the store has settled
+// another pair. It reports whether the pair can be left to the spool, since the
+// process gives up. With the only copy in memory the process does not get to give
+// up.
 func (a *attempt) restBeforeSaving(wait time.Duration, spooled bool) (leave bool) {
-	if !spooled {
-		time.Sleep(wait)
-		return false
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var end <-chan struct{}
+	if spooled {
+		end = a.m.lifetime.Done()
 	}
-	return pause(a.m.lifetime, wait) != nil
+	select {
+	case <-timer.C:
+	case <-a.m.storeBack.wait():
+	case <-end:
+		return true
+	}
+	return false
+}
+
+// bell wakes all who wait for it. Its methods may be called at once.
+type bell struct {
+	mu   sync.Mutex    // guards rung
+	rung chan struct{} // closed by the next ring; nil: nobody waits
+}
+
+func (b *bell) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rung == nil {
+		b.rung = make(chan struct{})
+	}
+	return b.rung
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rung != nil {
+		close(b.rung)
+		b.rung = nil
+	}
 }
 
 // saved ends a refresh whose pair the store has taken, or has no use for.
 func (a *attempt) saved(s credstore.Successor, r saveResult) error {
+	a.m.storeBack.ring()
 	if r.err != nil {
 		a.count(resultSuperseded)
 		a.m.logger(a.e).Warn("a new token pair was dropped: the connection has a newer credential or was removed")

@@ -108,3 +108,38 @@ func TestWaitersOfAnOlderRefreshWaitForTheirOwn(t *testing.T) {
 		}
 	})
 }
+
+// TestPairsThatWaitAreSavedTogether: once the store has taken one pair, the others
+// that wait for it do not wait for their next tries.
+func TestPairsThatWaitAreSavedTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		ids := []string{w.connect("one").ID, w.connect("two").ID}
+		p := w.start("")
+		defer p.stop()
+		expire()
+		p.store.fail(failing("save"))
+		p.mustAuthorize("one")
+		time.Sleep(saveAtMost / 2)
+		p.mustAuthorize("two")
+		time.Sleep(10 * saveAtMost)
+		p.store.fail(nil)
+		saved := func() (n int) {
+			for _, id := range ids {
+				if w.state(id).Credential.Version == 2 {
+					n++
+				}
+			}
+			return n
+		}
+		for range saveAtMost / time.Millisecond {
+			if saved() > 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		synctest.Wait()
+		if n := saved(); n != 2 {
+			t.Errorf("%d pairs are saved at the moment of the first, want both", n)
+		}
+	})
+}
