@@ -16,8 +16,8 @@ const (
 	spoolAfter = 20 * time.Millisecond
 	// saveTimeout bounds one try to save; it is tried again until it succeeds.
 	saveTimeout = 30 * time.Second
-	// Tries are this far apart, doubling: a pair is saved within a second of the
-	// store's return.
+	// Tries are this far apart at most, doubling: a pair is saved within a second of
+	// the store's return.
 	saveFirst  = 50 * time.Millisecond
 	saveAtMost = 250 * time.Millisecond
 )
@@ -134,11 +134,12 @@ func (a *attempt) saveAgain(s credstore.Successor, result <-chan saveResult, spo
 }
 
 // restBeforeSaving waits for the next try to save, or until the store has settled
-// another pair. It reports whether the pair can be left to the spool, since the
+// another pair: those that wait try at different times, and the first to succeed
+// wakes the others. It reports whether the pair can be left to the spool, since the
 // process gives up. With the only copy in memory the process does not get to give
 // up.
 func (a *attempt) restBeforeSaving(wait time.Duration, spooled bool) (leave bool) {
-	timer := time.NewTimer(wait)
+	timer := time.NewTimer(wait/2 + a.m.Jitter(wait/2))
 	defer timer.Stop()
 	var end <-chan struct{}
 	if spooled {
