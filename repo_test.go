@@ -136,14 +136,15 @@ var mayImport = map[string][]string{
 	"examples":              {},                    // tests alone, which run the programs
 	"bench":                 {"internal/freeport"}, // runs the program beside others
 
-	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/notify", "internal/refresh", "internal/pleo", "credstore"},
-	"proxy":               {"internal/refresh", "internal/pleo", "credstore"},
-	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore"},
-	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore"},
-	"internal/notify":     {"credstore"},
-	"internal/refresh":    {"internal/pleo", "credstore"},
+	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/notify", "internal/refresh", "internal/pleo", "credstore", "internal/bell"},
+	"proxy":               {"internal/refresh", "internal/pleo", "credstore", "internal/bell"},
+	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore", "internal/bell"},
+	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore", "internal/bell"},
+	"internal/notify":     {"credstore", "internal/bell"},
+	"internal/refresh":    {"internal/pleo", "credstore", "internal/bell"},
 	"internal/pleo":       {"credstore"},
-	"credstore":           {},
+	"credstore":           {"internal/bell"},
+	"internal/bell":       {},
 }
 
 // room returns the entry of mayImport that a package falls under: its own, or

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/bell"
 )
 
 // Config says which store to open, and what for.
@@ -46,7 +47,7 @@ type Store struct {
 	now     func() time.Time
 
 	opened  string        // position of the changes when the store was opened
-	changes broadcast     // of the changes that this process makes
+	changes bell.Bell     // of the changes that this process makes
 	closed  chan struct{} // closed by Close
 	close   func() error  // closes once
 	tidied  atomic.Int64  // when tidy ran last, in Unix milliseconds
@@ -156,7 +157,7 @@ func (s *Store) change(ctx context.Context, doing, id string, f func(*sql.Tx) er
 		return s.dialect.note(ctx, tx, id, s.now())
 	})
 	if err == nil {
-		s.changes.send()
+		s.changes.Ring()
 		s.tidyAtTimes(ctx)
 	}
 	return err

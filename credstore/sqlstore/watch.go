@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -106,28 +105,3 @@ const (
 	isRequested   = `EXISTS (SELECT 1 FROM connections WHERE id = changes.connection_id AND requested_at IS NOT NULL)`
 	hasDeliveries = `EXISTS (SELECT 1 FROM deliveries WHERE deliveries.connection_id = changes.connection_id)`
 )
-
-// broadcast wakes all who wait. The zero broadcast is ready.
-type broadcast struct {
-	mu   sync.Mutex    // guards wake
-	wake chan struct{} // closed by send; nil while nobody waits
-}
-
-// next returns a channel that the next send closes.
-func (b *broadcast) next() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.wake == nil {
-		b.wake = make(chan struct{})
-	}
-	return b.wake
-}
-
-func (b *broadcast) send() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.wake != nil {
-		close(b.wake)
-		b.wake = nil
-	}
-}

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/bell"
 )
 
 // Config is what a [Notifier] is made of.
@@ -40,7 +41,7 @@ type Notifier struct {
 	log           *zap.Logger
 	look          time.Duration // see pace
 	subscriptions []*subscription
-	bell          bell
+	bell          bell.Bell
 }
 
 // pace is how long things take.
@@ -125,32 +126,7 @@ func (n *Notifier) Run(ctx context.Context) {
 }
 
 // Wake has the outbox looked at now.
-func (n *Notifier) Wake() { n.bell.ring() }
-
-// bell wakes all who wait. The zero bell is ready.
-type bell struct {
-	mu   sync.Mutex    // guards rung
-	rung chan struct{} // closed by ring; nil while nobody waits
-}
-
-// next returns a channel that the next ring closes.
-func (b *bell) next() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.rung == nil {
-		b.rung = make(chan struct{})
-	}
-	return b.rung
-}
-
-func (b *bell) ring() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.rung != nil {
-		close(b.rung)
-		b.rung = nil
-	}
-}
+func (n *Notifier) Wake() { n.bell.Ring() }
 
 // subscribe reports whether it could tell the store who wants to know what,
 // before ctx ended.

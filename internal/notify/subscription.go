@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/bell"
 )
 
 const (
@@ -73,7 +74,7 @@ type subscription struct {
 	pace   pace
 	log    *zap.Logger
 	count  func(result string)
-	bell   *bell
+	bell   *bell.Bell
 
 	gone atomic.Bool // the receiver wants no more
 }
@@ -95,7 +96,7 @@ func (s *subscription) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		rung := s.bell.next() // before the look, so that nothing falls in between
+		rung := s.bell.Next() // before the look, so that nothing falls in between
 		claimed, err := s.outbox.ClaimDeliveries(ctx, s.Name, s.owner, time.Now(), s.pace.hold, len(free))
 		if err != nil && !unread && ctx.Err() == nil {
 			s.log.Warn("events wait: the store does not tell what to deliver", zap.Error(err))

@@ -3,7 +3,6 @@ package refresh
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -147,40 +146,16 @@ func (a *attempt) restBeforeSaving(wait time.Duration, spooled bool) (leave bool
 	}
 	select {
 	case <-timer.C:
-	case <-a.m.storeBack.wait():
+	case <-a.m.storeBack.Next():
 	case <-end:
 		return true
 	}
 	return false
 }
 
-// bell wakes all who wait for it. Its methods may be called at once.
-type bell struct {
-	mu   sync.Mutex    // guards rung
-	rung chan struct{} // closed by the next ring; nil: nobody waits
-}
-
-func (b *bell) wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.rung == nil {
-		b.rung = make(chan struct{})
-	}
-	return b.rung
-}
-
-func (b *bell) ring() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.rung != nil {
-		close(b.rung)
-		b.rung = nil
-	}
-}
-
 // saved ends a refresh whose pair the store has taken, or has no use for.
 func (a *attempt) saved(s credstore.Successor, r saveResult) error {
-	a.m.storeBack.ring()
+	a.m.storeBack.Ring()
 	if r.err != nil {
 		a.count(resultSuperseded)
 		a.m.logger(a.e).Warn("a new token pair was dropped: the connection has a newer credential or was removed")
