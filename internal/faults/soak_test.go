@@ -47,7 +47,8 @@ func massRefusal(r *run) {
 }
 
 // soak is row S: three processes, one of them killed every 10 seconds while no
-// answer is on its way, and once others have taken over what the last one left.
+// answer is on its way, and once others have taken over all that the last one had a
+// lease of.
 func soak(r *run) {
 	const every = 10 * time.Second
 	w := r.world(simulator.Settings{}, `log: {level: warn}`)
@@ -71,11 +72,11 @@ func soak(r *run) {
 	for range r.trials {
 		time.Sleep(every)
 		i := 1 + rand.IntN(2)
-		held := w.killQuietly(slots[i].Load(), doors[i], links)
+		killed := w.killQuietly(slots[i].Load(), doors[i], links)
 		p, door := w.inSlot(i)
 		slots[i].Store(p)
 		doors[i] = door
-		w.takenOverSince(held)
+		w.refreshedSince(killed, links)
 	}
 	stop()
 	running.Wait()
@@ -116,9 +117,9 @@ func (p *process) dying() bool {
 }
 
 // killQuietly kills the process at a moment when nothing has been committed that
-// is not durable. It returns the refreshes that were under way then, of whatever
-// process: at least one, and none had been committed.
-func (w *world) killQuietly(p *process, door *httptest.Server, links []link) (held []simulator.Event) {
+// is not durable, and some refresh is under way that has not been committed. It
+// returns the number of the last event before others go on.
+func (w *world) killQuietly(p *process, door *httptest.Server, links []link) (last int64) {
 	w.Helper()
 	events, stop := w.sim.Subscribe()
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true}) // before the commit
@@ -133,20 +134,22 @@ func (w *world) killQuietly(p *process, door *httptest.Server, links []link) (he
 			}
 		}()
 	}
+	held := 0
 	see := func(e simulator.Event) {
+		last = e.Seq
 		if e.Phase == simulator.PhaseHeld {
-			held = append(held, e)
+			held++
 			delete(open, e.Grant)
 		}
 	}
-	for late := time.After(patience); len(open) > 0 || len(held) == 0; {
+	for late := time.After(patience); len(open) > 0 || held == 0; {
 		select {
 		case e := <-events:
 			see(e)
 		case grant := <-answered:
 			delete(open, grant)
 		case <-late:
-			w.Fatalf("%d connections have neither an answer nor a refresh under way, and %d a refresh:\n%s", len(open), len(held), p.log)
+			w.Fatalf("%d connections have neither an answer nor a refresh under way, and %d a refresh:\n%s", len(open), held, p.log)
 		}
 	}
 	p.kill()
@@ -156,19 +159,20 @@ func (w *world) killQuietly(p *process, door *httptest.Server, links []link) (he
 		see(<-events)
 	}
 	w.sim.ClearFaults()
-	return held
+	return last
 }
 
-// takenOverSince waits until the refreshes have been committed after all.
-func (w *world) takenOverSince(held []simulator.Event) {
+// refreshedSince waits until every connection has been refreshed after an event:
+// nobody waits any more for the lease of a process that was killed before.
+func (w *world) refreshedSince(last int64, links []link) {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), patience)
 	defer cancel()
-	for _, h := range held {
-		if _, err := w.sim.AwaitEvent(ctx, h.Seq, func(e simulator.Event) bool {
-			return e.Phase == simulator.PhaseCommitted && e.Grant == h.Grant
+	for _, l := range links {
+		if _, err := w.sim.AwaitEvent(ctx, last, func(e simulator.Event) bool {
+			return e.Phase == simulator.PhaseCommitted && e.Grant == l.grant.ID
 		}); err != nil {
-			w.Fatalf("nobody refreshes grant %s after the kill: %v", h.Grant, err)
+			w.Fatalf("nobody refreshes %s after the kill: %v", l.name, err)
 		}
 	}
 }
