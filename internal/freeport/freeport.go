@@ -9,9 +9,10 @@ import (
 	"net"
 )
 
-// Ports are chosen from the first and below the second. Systems give out those above 32767 to
-// whoever asks for any (Linux: net.ipv4.ip_local_port_range), most often to the
-// near end of an outgoing connection, which then keeps a server from listening.
+// Ports are chosen from the first and below the second. Systems give out those
+// above 32767 to whoever asks for any (Linux: net.ipv4.ip_local_port_range), most
+// often to the near end of an outgoing connection, which then keeps a server from
+// listening.
 const from, to = 10000, 30000
 
 // Address returns a host:port of this machine that nobody listens at. It is not
