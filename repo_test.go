@@ -136,15 +136,16 @@ var mayImport = map[string][]string{
 	"examples":              {},                    // tests alone, which run the programs
 	"bench":                 {"internal/freeport"}, // runs the program beside others
 
-	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/notify", "internal/refresh", "internal/pleo", "credstore", "internal/bell"},
-	"proxy":               {"internal/refresh", "internal/pleo", "credstore", "internal/bell"},
-	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore", "internal/bell"},
-	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore", "internal/bell"},
-	"internal/notify":     {"credstore", "internal/bell"},
-	"internal/refresh":    {"internal/pleo", "credstore", "internal/bell"},
-	"internal/pleo":       {"credstore"},
-	"credstore":           {"internal/bell"},
+	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/notify", "internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
+	"proxy":               {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
+	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
+	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
+	"internal/notify":     {"credstore", "internal/bell", "internal/durable"},
+	"internal/refresh":    {"internal/pleo", "credstore", "internal/bell", "internal/durable"},
+	"internal/pleo":       {"credstore", "internal/durable"},
+	"credstore":           {"internal/bell", "internal/durable"},
 	"internal/bell":       {},
+	"internal/durable":    {},
 }
 
 // room returns the entry of mayImport that a package falls under: its own, or
