@@ -20,10 +20,10 @@ func results() []*result {
 		return all
 	}
 	return []*result{
-		{name: ours, cpu: us(110, 120, 100), throughput: []float64{9000}, rate: 4000, p50: 300 * time.Microsecond, p99: 2500 * time.Microsecond, reconnects: 5000},
-		{name: bare, cpu: us(100, 100, 100), throughput: []float64{8000}, rate: 4000, reconnects: 4000},
-		{name: nginx, cpu: us(50, 55, 45), throughput: []float64{20000}, rate: 4000, reconnects: 8000},
-		{name: direct, throughput: []float64{30000}, rate: 4000, reconnects: 1000},
+		{name: proxySubject, cpu: us(110, 120, 100), throughput: []float64{9000}, rate: 4000, p50: 300 * time.Microsecond, p99: 2500 * time.Microsecond, reconnects: 5000},
+		{name: reverseProxySubject, cpu: us(100, 100, 100), throughput: []float64{8000}, rate: 4000, reconnects: 4000},
+		{name: nginxSubject, cpu: us(50, 55, 45), throughput: []float64{20000}, rate: 4000, reconnects: 8000},
+		{name: directSubject, throughput: []float64{30000}, rate: 4000, reconnects: 1000},
 	}
 }
 
@@ -40,15 +40,15 @@ func TestTable(t *testing.T) {
 	}
 }
 
-func TestCheckHoldsTheLimit(t *testing.T) {
+func TestCheckLimit(t *testing.T) {
 	for limit, ok := range map[float64]bool{0: true, 1.05: false, 1.25: true} {
-		if err := (report{plan: plan{limit: limit}, results: results()}).check(); errors.Is(err, errTooMuch) == ok {
+		if err := (report{plan: plan{limit: limit}, results: results()}).check(); errors.Is(err, errLimitExceeded) == ok {
 			t.Errorf("check at %v = %v, want ok: %v", limit, err, ok)
 		}
 	}
 }
 
-func TestPlotIsXMLWithABarForEachMeasure(t *testing.T) {
+func TestPlot(t *testing.T) {
 	d := xml.NewDecoder(strings.NewReader(report{results: results()}.svg()))
 	bars := 0
 	for {
@@ -69,18 +69,18 @@ func TestPlotIsXMLWithABarForEachMeasure(t *testing.T) {
 	}
 }
 
-func TestSaturationIsThatOfTheSlowest(t *testing.T) {
-	if got := saturation(results()); got != 8000 {
+func TestSlowestThroughput(t *testing.T) {
+	if got := slowestThroughput(results()); got != 8000 {
 		t.Errorf("saturation = %v, want 8000", got)
 	}
 }
 
-func TestTableHasAPlace(t *testing.T) {
-	got, err := place([]byte("a\n"+tableBegin+"old\n"+tableEnd+"b\n"), "new\n")
+func TestReplaceTable(t *testing.T) {
+	got, err := replaceTable([]byte("a\n"+tableBegin+"old\n"+tableEnd+"b\n"), "new\n")
 	if diff := cmp.Diff("a\n"+tableBegin+"new\n"+tableEnd+"b\n", string(got)); diff != "" || err != nil {
 		t.Errorf("place = %v (-want +got):\n%s", err, diff)
 	}
-	if _, err := place([]byte("a\n"), "new\n"); !errors.Is(err, errNoPlace) {
+	if _, err := replaceTable([]byte("a\n"), "new\n"); !errors.Is(err, errNoTableMarks) {
 		t.Errorf("place without marks = %v, want errNoPlace", err)
 	}
 }

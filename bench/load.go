@@ -22,14 +22,14 @@ type target struct {
 	request []byte      // the whole of it
 }
 
-// caller sends requests on one connection.
-type caller struct {
+// loadConn sends requests on one connection.
+type loadConn struct {
 	conn   net.Conn
 	in     *bufio.Reader
 	target target
 }
 
-func (t target) dial(ctx context.Context) (*caller, error) {
+func (t target) dial(ctx context.Context) (*loadConn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", t.address)
 	if err != nil {
 		return nil, fmt.Errorf("connecting: %w", err)
@@ -37,15 +37,15 @@ func (t target) dial(ctx context.Context) (*caller, error) {
 	if t.tls != nil {
 		conn = tls.Client(conn, t.tls)
 	}
-	return &caller{conn: conn, in: bufio.NewReader(conn), target: t}, nil
+	return &loadConn{conn: conn, in: bufio.NewReader(conn), target: t}, nil
 }
 
-func (c *caller) close() { _ = c.conn.Close() }
+func (c *loadConn) close() { _ = c.conn.Close() }
 
-var errAnswer = errors.New("an answer is not 200 with a length")
+var errBadResponse = errors.New("an answer is not 200 with a length")
 
-// call sends the request and reads its answer.
-func (c *caller) call() error {
+// roundTrip sends the request and reads its answer.
+func (c *loadConn) roundTrip() error {
 	if _, err := c.conn.Write(c.target.request); err != nil {
 		return fmt.Errorf("sending: %w", err)
 	}
@@ -56,7 +56,7 @@ func (c *caller) call() error {
 			return fmt.Errorf("reading: %w", err)
 		}
 		if first && !bytes.HasPrefix(line, []byte("HTTP/1.1 200 ")) {
-			return fmt.Errorf("%w: %q", errAnswer, line)
+			return fmt.Errorf("%w: %q", errBadResponse, line)
 		}
 		line = bytes.TrimRight(line, "\r\n")
 		if len(line) == 0 {
@@ -66,12 +66,12 @@ func (c *caller) call() error {
 		if bytes.EqualFold(name, []byte("Content-Length")) {
 			length, err = strconv.ParseInt(string(value), 10, 64)
 			if err != nil {
-				return errAnswer
+				return errBadResponse
 			}
 		}
 	}
 	if length < 0 {
-		return errAnswer
+		return errBadResponse
 	}
 	if _, err := io.CopyN(io.Discard, c.in, length); err != nil {
 		return fmt.Errorf("reading: %w", err)
@@ -79,17 +79,17 @@ func (c *caller) call() error {
 	return nil
 }
 
-// flat sends n requests from several connections, each as fast as it can.
-func flat(ctx context.Context, t target, n, concurrency int) (time.Duration, error) {
+// sendAll sends n requests from several connections, each as fast as it can.
+func sendAll(ctx context.Context, t target, n, concurrency int) (time.Duration, error) {
 	began := time.Now()
-	err := together(concurrency, func(int) error {
+	err := runConcurrently(concurrency, func(int) error {
 		c, err := t.dial(ctx)
 		if err != nil {
 			return err
 		}
 		defer c.close()
 		for range n / concurrency {
-			if err := c.call(); err != nil {
+			if err := c.roundTrip(); err != nil {
 				return err
 			}
 		}
@@ -98,13 +98,13 @@ func flat(ctx context.Context, t target, n, concurrency int) (time.Duration, err
 	return time.Since(began), err
 }
 
-// paced sends requests at a fixed rate, and returns how long each took from the
+// sendAtRate sends requests at a fixed rate, and returns how long each took from the
 // moment when it was due: a server that is late makes those behind it late too.
-func paced(ctx context.Context, t target, perSecond float64, how time.Duration, concurrency int) ([]time.Duration, error) {
+func sendAtRate(ctx context.Context, t target, perSecond float64, how time.Duration, concurrency int) ([]time.Duration, error) {
 	gap := time.Duration(float64(time.Second) * float64(concurrency) / perSecond)
 	began := time.Now().Add(10 * time.Millisecond)
 	took := make([][]time.Duration, concurrency)
-	err := together(concurrency, func(i int) error {
+	err := runConcurrently(concurrency, func(i int) error {
 		c, err := t.dial(ctx)
 		if err != nil {
 			return err
@@ -113,7 +113,7 @@ func paced(ctx context.Context, t target, perSecond float64, how time.Duration, 
 		offset := gap * time.Duration(i) / time.Duration(concurrency)
 		for due := began.Add(offset); due.Before(began.Add(how)) && ctx.Err() == nil; due = due.Add(gap) {
 			waitFor(due)
-			if err := c.call(); err != nil {
+			if err := c.roundTrip(); err != nil {
 				return err
 			}
 			took[i] = append(took[i], time.Since(due))
@@ -130,21 +130,21 @@ func waitFor(due time.Time) {
 	<-timer.C
 }
 
-// reconnecting counts the requests of clients that connect for each of them.
-func reconnecting(ctx context.Context, t target, how time.Duration, concurrency int) (perSecond float64, err error) {
+// sendReconnecting counts the requests of clients that connect for each of them.
+func sendReconnecting(ctx context.Context, t target, how time.Duration, concurrency int) (perSecond float64, err error) {
 	var (
 		mu    sync.Mutex // guards total
 		total int
 	)
 	began := time.Now()
-	err = together(concurrency, func(int) error {
+	err = runConcurrently(concurrency, func(int) error {
 		n := 0
 		for time.Since(began) < how && ctx.Err() == nil {
 			c, err := t.dial(ctx)
 			if err != nil {
 				return err
 			}
-			err = c.call()
+			err = c.roundTrip()
 			c.close()
 			if err != nil {
 				return err
@@ -159,8 +159,8 @@ func reconnecting(ctx context.Context, t target, how time.Duration, concurrency 
 	return float64(total) / time.Since(began).Seconds(), err
 }
 
-// together runs f n times at once, and returns all that went wrong.
-func together(n int, f func(i int) error) error {
+// runConcurrently runs f n times at once, and returns all that went wrong.
+func runConcurrently(n int, f func(i int) error) error {
 	errs := make([]error, n)
 	var running sync.WaitGroup
 	for i := range n {

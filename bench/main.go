@@ -19,16 +19,16 @@ import (
 
 // plan says what to measure and for how long.
 type plan struct {
-	program     string        // the pleo-auth-proxy to measure
-	doc         string        // the page that holds the table; empty: only printed
-	plot        string        // the SVG beside it
-	rounds      int           // interleaved, of each subject
-	requests    int           // in a round
-	concurrency int           // connections that send at once
-	atRate      time.Duration // how long the fixed rate is held for each subject
-	reconnect   time.Duration // how long clients reconnect for each request
-	rest        time.Duration // without load, between measurements
-	limit       float64       // CPU time per request against the bare ReverseProxy; 0: none
+	program           string        // the pleo-auth-proxy to measure
+	doc               string        // the page that holds the table; empty: only printed
+	plot              string        // the SVG beside it
+	rounds            int           // interleaved, of each subject
+	requests          int           // in a round
+	concurrency       int           // connections that send at once
+	rateDuration      time.Duration // how long the fixed rate is held for each subject
+	reconnectDuration time.Duration // how long clients reconnect for each request
+	pause             time.Duration // without load, between measurements
+	limit             float64       // CPU time per request against the bare ReverseProxy; 0: none
 }
 
 func main() {
@@ -57,9 +57,9 @@ func readPlan() plan {
 	flag.IntVar(&p.rounds, "rounds", 5, "interleaved rounds")
 	flag.IntVar(&p.requests, "requests", 20_000, "requests of a round")
 	flag.IntVar(&p.concurrency, "concurrency", 16, "connections that send at once")
-	flag.DurationVar(&p.atRate, "at-rate", 10*time.Second, "how long to hold the fixed rate")
-	flag.DurationVar(&p.reconnect, "reconnect", 4*time.Second, "how long to reconnect for each request")
-	flag.DurationVar(&p.rest, "rest", 300*time.Millisecond, "rest between measurements")
+	flag.DurationVar(&p.rateDuration, "at-rate", 10*time.Second, "how long to hold the fixed rate")
+	flag.DurationVar(&p.reconnectDuration, "reconnect", 4*time.Second, "how long to reconnect for each request")
+	flag.DurationVar(&p.pause, "rest", 300*time.Millisecond, "rest between measurements")
 	flag.Float64Var(&p.limit, "limit", 1.25, "the most CPU time per request against the bare ReverseProxy; 0 for no limit")
 	flag.Parse()
 	if p.doc != "" {
@@ -92,5 +92,5 @@ func run(ctx context.Context, p plan, out io.Writer) error {
 	return r.check()
 }
 
-// errTooMuch is a program that needs more CPU time than it may.
-var errTooMuch = errors.New("the program needs more CPU time per request than its limit")
+// errLimitExceeded is a program that needs more CPU time than it may.
+var errLimitExceeded = errors.New("the program needs more CPU time per request than its limit")

@@ -23,17 +23,17 @@ func measure(ctx context.Context, p plan, subjects []*subject, out io.Writer) ([
 	var results []*result
 	for _, s := range subjects {
 		results = append(results, &result{name: s.name})
-		if _, err := flat(ctx, s.target, p.requests/4, p.concurrency); err != nil { // warms up
+		if _, err := sendAll(ctx, s.target, p.requests/4, p.concurrency); err != nil { // warms up
 			return nil, fmt.Errorf("warming %s up: %w", s.name, err)
 		}
 	}
 	if err := measureRounds(ctx, p, subjects, results, out); err != nil {
 		return nil, err
 	}
-	rate := saturation(results) / 2
+	rate := slowestThroughput(results) / 2
 	for i, s := range subjects {
-		time.Sleep(p.rest)
-		took, err := paced(ctx, s.target, rate, p.atRate, p.concurrency)
+		time.Sleep(p.pause)
+		took, err := sendAtRate(ctx, s.target, rate, p.rateDuration, p.concurrency)
 		if err != nil {
 			return nil, fmt.Errorf("sending to %s at a fixed rate: %w", s.name, err)
 		}
@@ -41,8 +41,8 @@ func measure(ctx context.Context, p plan, subjects []*subject, out io.Writer) ([
 		results[i].rate, results[i].p50, results[i].p99 = rate, quantile(took, .5), quantile(took, .99)
 	}
 	for i, s := range subjects {
-		time.Sleep(p.rest)
-		perSecond, err := reconnecting(ctx, s.fresh, p.reconnect, p.concurrency)
+		time.Sleep(p.pause)
+		perSecond, err := sendReconnecting(ctx, s.fresh, p.reconnectDuration, p.concurrency)
 		if err != nil {
 			return nil, fmt.Errorf("reconnecting to %s: %w", s.name, err)
 		}
@@ -57,7 +57,7 @@ func measureRounds(ctx context.Context, p plan, subjects []*subject, results []*
 	for round := range p.rounds {
 		for i := range subjects {
 			at := (i + round) % len(subjects)
-			time.Sleep(p.rest)
+			time.Sleep(p.pause)
 			if err := results[at].round(ctx, p, subjects[at]); err != nil {
 				return err
 			}
@@ -74,7 +74,7 @@ func (r *result) round(ctx context.Context, p plan, s *subject) error {
 	if err != nil {
 		return err
 	}
-	took, err := flat(ctx, s.target, p.requests, p.concurrency)
+	took, err := sendAll(ctx, s.target, p.requests, p.concurrency)
 	if err != nil {
 		return fmt.Errorf("loading %s: %w", s.name, err)
 	}
@@ -90,8 +90,8 @@ func (r *result) round(ctx context.Context, p plan, s *subject) error {
 	return nil
 }
 
-// saturation returns the throughput of the slowest subject.
-func saturation(results []*result) float64 {
+// slowestThroughput returns the throughput of the slowest subject.
+func slowestThroughput(results []*result) float64 {
 	slowest := median(results[0].throughput)
 	for _, r := range results {
 		slowest = min(slowest, median(r.throughput))

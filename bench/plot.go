@@ -24,8 +24,8 @@ type panel struct {
 
 func panels() []panel {
 	return []panel{
-		{"CPU time per request, µs", func(r *result) float64 { return float64(median(r.cpu)) / float64(time.Microsecond) }, func(r *result) string { return short(median(r.cpu)) }},
-		{"p99 at a fixed rate, µs", func(r *result) float64 { return float64(r.p99) / float64(time.Microsecond) }, func(r *result) string { return short(r.p99) }},
+		{"CPU time per request, µs", func(r *result) float64 { return float64(median(r.cpu)) / float64(time.Microsecond) }, func(r *result) string { return formatDuration(median(r.cpu)) }},
+		{"p99 at a fixed rate, µs", func(r *result) float64 { return float64(r.p99) / float64(time.Microsecond) }, func(r *result) string { return formatDuration(r.p99) }},
 		{"requests/s, reconnecting", func(r *result) float64 { return r.reconnects }, func(r *result) string { return fmt.Sprintf("%.0f", r.reconnects) }},
 	}
 }
@@ -61,13 +61,13 @@ func (r report) drawPanel(b *strings.Builder, p panel, left int) {
 			continue // it has no such measure
 		}
 		width := value / most * (panelWidth - 80)
-		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", left, barTop(i), width, barHeight, colourOf(one.name))
+		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", left, barTop(i), width, barHeight, barColor(one.name))
 		fmt.Fprintf(b, `<text x="%.1f" y="%d" %s fill="#222222">%s</text>`+"\n", float64(left)+width+6, barTop(i)+barHeight*2/3, plotFont, p.text(one))
 	}
 }
 
-func colourOf(name string) string {
-	if name == ours {
+func barColor(name string) string {
+	if name == proxySubject {
 		return "#d9534f"
 	}
 	return "#9aa7b4"

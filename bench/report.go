@@ -33,12 +33,12 @@ func machine(ctx context.Context) string {
 		_, v, _ := strings.Cut(strings.TrimSpace(string(out)), ": ")
 		version = v
 	}
-	return fmt.Sprintf("%d x %s, %s, %s, %s", runtime.NumCPU(), cpu, runtime.Version(), version, busy())
+	return fmt.Sprintf("%d x %s, %s, %s, %s", runtime.NumCPU(), cpu, runtime.Version(), version, loadAverage())
 }
 
-// busy says what else the machine did: times are worth little where that was
+// loadAverage says what else the machine did: times are worth little where that was
 // much, and CPU times still are.
-func busy() string {
+func loadAverage() string {
 	raw, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
 		return "load unknown"
@@ -60,18 +60,18 @@ func (r report) of(name string) *result {
 func (r report) table() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Measured on %s: %d rounds of %d requests on %d connections, a GET answered by %d bytes; p50 and p99 at %.0f requests per second, half of what the slowest can do.\n\n",
-		r.machine, r.plan.rounds, r.plan.requests, r.plan.concurrency, answerSize, r.results[0].rate)
+		r.machine, r.plan.rounds, r.plan.requests, r.plan.concurrency, responseSize, r.results[0].rate)
 	b.WriteString("| | CPU per request | against ReverseProxy | against nginx | requests/s | p50 | p99 | requests/s, reconnecting | against ReverseProxy |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, one := range r.results {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %.0f | %s | %s | %.0f | %s |\n", one.name,
-			spread(one.cpu), r.cpuRatio(one, bare), r.cpuRatio(one, nginx), median(one.throughput),
-			short(one.p50), short(one.p99), one.reconnects, ratio(one.reconnects, r.of(bare).reconnects))
+			formatRange(one.cpu), r.cpuRatio(one, reverseProxySubject), r.cpuRatio(one, nginxSubject), median(one.throughput),
+			formatDuration(one.p50), formatDuration(one.p99), one.reconnects, ratio(one.reconnects, r.of(reverseProxySubject).reconnects))
 	}
 	return b.String()
 }
 
-// spread returns the median and, after it, the least and the most.
-func spread(values []time.Duration) string {
+// formatRange returns the median and, after it, the least and the most.
+func formatRange(values []time.Duration) string {
 	if len(values) == 0 {
 		return "-"
 	}
@@ -79,10 +79,10 @@ func spread(values []time.Duration) string {
 	for _, v := range values {
 		least, most = min(least, v), max(most, v)
 	}
-	return fmt.Sprintf("%s (%s to %s)", short(median(values)), short(least), short(most))
+	return fmt.Sprintf("%s (%s to %s)", formatDuration(median(values)), formatDuration(least), formatDuration(most))
 }
 
-func short(d time.Duration) string {
+func formatDuration(d time.Duration) string {
 	if d < time.Millisecond {
 		return fmt.Sprintf("%.0f µs", float64(d)/float64(time.Microsecond))
 	}
@@ -102,9 +102,9 @@ func ratio(a, b float64) string {
 
 // check reports a program that needs too much.
 func (r report) check() error {
-	mine, theirs := median(r.of(ours).cpu), median(r.of(bare).cpu)
+	mine, theirs := median(r.of(proxySubject).cpu), median(r.of(reverseProxySubject).cpu)
 	if r.plan.limit > 0 && float64(mine) > r.plan.limit*float64(theirs) {
-		return fmt.Errorf("%w: %s against %s, which is %.2f and may be %.2f", errTooMuch, short(mine), short(theirs), float64(mine)/float64(theirs), r.plan.limit)
+		return fmt.Errorf("%w: %s against %s, which is %.2f and may be %.2f", errLimitExceeded, formatDuration(mine), formatDuration(theirs), float64(mine)/float64(theirs), r.plan.limit)
 	}
 	return nil
 }
@@ -115,7 +115,7 @@ const (
 	tableEnd   = "<!-- end -->\n"
 )
 
-var errNoPlace = errors.New("the page has no place for the table")
+var errNoTableMarks = errors.New("the page has no place for the table")
 
 // publish puts the table into the page, and the plot beside it.
 func (r report) publish() error {
@@ -123,7 +123,7 @@ func (r report) publish() error {
 	if err != nil {
 		return fmt.Errorf("reading the page: %w", err)
 	}
-	next, err := place(page, r.table())
+	next, err := replaceTable(page, r.table())
 	if err != nil {
 		return err
 	}
@@ -134,12 +134,12 @@ func (r report) publish() error {
 	return nil
 }
 
-// place puts a table between the lines that mark its place.
-func place(page []byte, table string) ([]byte, error) {
+// replaceTable puts a table between the lines that mark its place.
+func replaceTable(page []byte, table string) ([]byte, error) {
 	before, rest, begun := bytes.Cut(page, []byte(tableBegin))
 	_, after, ended := bytes.Cut(rest, []byte(tableEnd))
 	if !begun || !ended {
-		return nil, errNoPlace
+		return nil, errNoTableMarks
 	}
 	return bytes.Join([][]byte{before, []byte(tableBegin), []byte(table), []byte(tableEnd), after}, nil), nil
 }

@@ -33,26 +33,26 @@ func (s *subject) running() bool { return s.cmd != nil }
 
 // The names of the subjects, as the table has them.
 const (
-	ours   = "pleo-auth-proxy"
-	bare   = "bare ReverseProxy"
-	nginx  = "nginx"
-	direct = "no proxy"
+	proxySubject        = "pleo-auth-proxy"
+	reverseProxySubject = "bare ReverseProxy"
+	nginxSubject        = "nginx"
+	directSubject       = "no proxy"
 )
 
-// field is the upstream and all subjects before it.
-type field struct {
+// testbed is the upstream and all subjects before it.
+type testbed struct {
 	dir      string
 	upstream *exec.Cmd
 	subjects []*subject
 }
 
 // assemble starts everything.
-func assemble(ctx context.Context, p plan) (_ *field, err error) {
+func assemble(ctx context.Context, p plan) (_ *testbed, err error) {
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return nil, fmt.Errorf("making a directory: %w", err)
 	}
-	f := &field{dir: dir}
+	f := &testbed{dir: dir}
 	defer func() {
 		if err != nil {
 			f.close()
@@ -66,7 +66,7 @@ func assemble(ctx context.Context, p plan) (_ *field, err error) {
 	if f.upstream, api, err = startRole(ctx, "upstream", f.path("cert.pem"), f.path("key.pem")); err != nil {
 		return nil, err
 	}
-	for _, start := range []func(context.Context, plan, string) (*subject, error){f.startOurs, f.startBare, f.startNginx} {
+	for _, start := range []func(context.Context, plan, string) (*subject, error){f.startProxy, f.startReverseProxy, f.startNginx} {
 		s, err := start(ctx, p, api)
 		if err != nil {
 			return nil, err
@@ -75,7 +75,7 @@ func assemble(ctx context.Context, p plan) (_ *field, err error) {
 	}
 	secure := &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
 	f.subjects = append(f.subjects, &subject{
-		name:   direct,
+		name:   directSubject,
 		target: target{api, secure, request(api, "Authorization: "+credential+"\r\n")},
 		fresh:  target{api, secure, request(api, "Authorization: "+credential+"\r\nConnection: close\r\n")},
 	})
@@ -92,7 +92,7 @@ func request(host, fields string) []byte {
 	return []byte("GET /v1/expenses?limit=10 HTTP/1.1\r\nHost: " + host + "\r\nUser-Agent: bench\r\nAccept: application/json\r\n" + fields + "\r\n")
 }
 
-func (f *field) path(name string) string { return filepath.Join(f.dir, name) }
+func (f *testbed) path(name string) string { return filepath.Join(f.dir, name) }
 
 // proxied is a subject that listens in the clear.
 func proxied(name, address string, cmd *exec.Cmd) *subject {
@@ -105,7 +105,7 @@ func proxied(name, address string, cmd *exec.Cmd) *subject {
 }
 
 // close ends all processes and waits for them.
-func (f *field) close() {
+func (f *testbed) close() {
 	for _, s := range f.subjects {
 		stop(s.cmd)
 	}
@@ -151,17 +151,17 @@ func startRole(ctx context.Context, role string, args ...string) (*exec.Cmd, str
 	return start(ctx, os.Stderr, self, append([]string{role}, args...)...)
 }
 
-func (f *field) startBare(ctx context.Context, _ plan, api string) (*subject, error) {
+func (f *testbed) startReverseProxy(ctx context.Context, _ plan, api string) (*subject, error) {
 	cmd, address, err := startRole(ctx, "reverseproxy", "https://"+api, f.path("cert.pem"))
 	if err != nil {
 		return nil, err
 	}
-	return proxied(bare, address, cmd), nil
+	return proxied(reverseProxySubject, address, cmd), nil
 }
 
-// startOurs starts the program as users do, with everything on: guard, access
+// startProxy starts the program as users do, with everything on: guard, access
 // log, metrics, replay.
-func (f *field) startOurs(ctx context.Context, p plan, api string) (*subject, error) {
+func (f *testbed) startProxy(ctx context.Context, p plan, api string) (*subject, error) {
 	config := fmt.Sprintf(`environment: custom
 data_dir: %q
 upstream: {api_url: "https://%s", auth_url: "https://%s", ca_file: %q}
@@ -189,13 +189,13 @@ admin: {listen: off}
 	var addresses map[string]string
 	if err := json.Unmarshal([]byte(ready), &addresses); err != nil {
 		stop(cmd)
-		return nil, fmt.Errorf("reading the address of %s: %w", ours, err)
+		return nil, fmt.Errorf("reading the address of %s: %w", proxySubject, err)
 	}
-	return proxied(ours, addresses["proxy"], cmd), nil
+	return proxied(proxySubject, addresses["proxy"], cmd), nil
 }
 
 // startNginx starts nginx with a static header, and an access log as ours has.
-func (f *field) startNginx(ctx context.Context, p plan, api string) (*subject, error) {
+func (f *testbed) startNginx(ctx context.Context, p plan, api string) (*subject, error) {
 	address, err := freeport.Address()
 	if err != nil {
 		return nil, err
@@ -209,11 +209,11 @@ func (f *field) startNginx(ctx context.Context, p plan, api string) (*subject, e
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting nginx: %w", err)
 	}
-	if err := await(ctx, address); err != nil {
+	if err := waitForListener(ctx, address); err != nil {
 		stop(cmd)
 		return nil, fmt.Errorf("waiting for nginx: %w", err)
 	}
-	return proxied(nginx, address, cmd), nil
+	return proxied(nginxSubject, address, cmd), nil
 }
 
 // nginxConfig takes directory, upstream, address, credential, host and
@@ -242,8 +242,8 @@ http {
 }
 `
 
-// await waits until somebody listens.
-func await(ctx context.Context, address string) error {
+// waitForListener waits until somebody listens.
+func waitForListener(ctx context.Context, address string) error {
 	for range 100 {
 		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 		if err == nil {
@@ -254,9 +254,9 @@ func await(ctx context.Context, address string) error {
 	return errors.New("nobody listens")
 }
 
-// ticks is how the system counts CPU time, per second (USER_HZ, on all that Go
+// clockTicksPerSecond is how the system counts CPU time, per second (USER_HZ, on all that Go
 // runs on).
-const ticks = 100
+const clockTicksPerSecond = 100
 
 // cpuTime returns the CPU time that the subject and its children have used.
 func (s *subject) cpuTime() (time.Duration, error) {
@@ -307,7 +307,7 @@ func parseStat(raw string) (stat, error) {
 		}
 		numbers[i] = n
 	}
-	return stat{numbers[0], numbers[1], time.Duration(numbers[2]+numbers[3]) * time.Second / ticks}, nil
+	return stat{numbers[0], numbers[1], time.Duration(numbers[2]+numbers[3]) * time.Second / clockTicksPerSecond}, nil
 }
 
 // readRoots returns the authorities in a file.

@@ -12,8 +12,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// benchmarkAnswer is about as large as a page of Pleo's lists.
-const benchmarkAnswer = 4 << 10
+// benchmarkResponseSize is about as large as a page of Pleo's lists.
+const benchmarkResponseSize = 4 << 10
 
 // The two benchmarks differ in the handler only: same upstream over TLS, same
 // transport, same client. What this package adds is the difference.
@@ -22,7 +22,7 @@ func BenchmarkForward(b *testing.B) {
 	benchmark(b, func(api *httptest.Server, transport *http.Transport) http.Handler {
 		encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 		p, err := New(Config{
-			Upstream: parseURL(b, api.URL), Transport: transport, Credentials: newVault("acme"),
+			Upstream: parseURL(b, api.URL), Transport: transport, Credentials: newFakeCredentials("acme"),
 			AccessLog:  zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)),
 			Registerer: prometheus.NewRegistry(),
 		})
@@ -48,8 +48,8 @@ func BenchmarkReverseProxy(b *testing.B) {
 
 func benchmark(b *testing.B, handler func(*httptest.Server, *http.Transport) http.Handler) {
 	b.Helper()
-	answer := make([]byte, benchmarkAnswer)
-	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(answer) }))
+	response := make([]byte, benchmarkResponseSize)
+	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(response) }))
 	defer api.Close()
 	transport := NewTransport(TransportConfig{RootCAs: api.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs})
 	defer transport.CloseIdleConnections()
@@ -67,8 +67,8 @@ func benchmark(b *testing.B, handler func(*httptest.Server, *http.Transport) htt
 		if err != nil {
 			b.Fatal(err)
 		}
-		if n, err := io.Copy(io.Discard, res.Body); n != benchmarkAnswer || res.StatusCode != http.StatusOK {
-			b.Fatalf("answer = %d with %d bytes, %v, want 200 with %d", res.StatusCode, n, err, benchmarkAnswer)
+		if n, err := io.Copy(io.Discard, res.Body); n != benchmarkResponseSize || res.StatusCode != http.StatusOK {
+			b.Fatalf("answer = %d with %d bytes, %v, want 200 with %d", res.StatusCode, n, err, benchmarkResponseSize)
 		}
 		_ = res.Body.Close()
 	}

@@ -74,10 +74,10 @@ type Config struct {
 	// other connections too.
 	DefaultConnectionShared bool
 
-	// Sole reports whether the store holds at most one connection. It is asked
+	// SingleConnection reports whether the store holds at most one connection. It is asked
 	// for each request that would use DefaultConnection, so it should answer
 	// from memory. Required if DefaultConnection is set and not shared.
-	Sole func(context.Context) (bool, error)
+	SingleConnection func(context.Context) (bool, error)
 
 	// ConnectLink returns the address at which a person can mend the connection
 	// with the id, whose credential has the version. It is asked for each request
@@ -153,19 +153,19 @@ const expectCompanyHeader = "Pleo-Expect-Company"
 // [NewServer] to serve it: it has to see every request as it came, so nothing
 // that cleans paths, such as [http.ServeMux], may stand in front of it.
 type Proxy struct {
-	credentials Credentials
-	transport   http.RoundTripper
-	upstream    upstream
-	naming      naming
-	gate        gate
-	hosts       map[string]bool // allowed name, in lower case
-	dropped     map[string]bool // canonical field name that never leaves, besides dropsAlways
-	keeper      *keeper
-	timeout     time.Duration
-	logger      *zap.Logger
-	accessLog   *zap.Logger
-	metrics     *metrics
-	buffers     sync.Pool // of *[]byte
+	credentials     Credentials
+	transport       http.RoundTripper
+	upstream        upstream
+	connectionNames connectionNames
+	access          clientAccess
+	allowedHosts    map[string]bool // allowed name, in lower case
+	strippedFields  map[string]bool // canonical field name that never leaves, besides alwaysStripped
+	replayLimits    *replayLimits
+	timeout         time.Duration
+	logger          *zap.Logger
+	accessLog       *zap.Logger
+	metrics         *metrics
+	copyBuffers     sync.Pool // of *[]byte
 
 	// connectLink is nil where there are no links to show.
 	connectLink func(ctx context.Context, connectionID string, version int64) (string, error)
@@ -182,27 +182,27 @@ func New(c Config) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{
-		credentials: c.Credentials,
-		transport:   c.Transport,
-		upstream:    newUpstream(c.Upstream),
-		naming:      newNaming(c),
-		gate:        gate{clients: slices.Clone(c.Clients), networks: c.ClientNetworks},
-		hosts:       make(map[string]bool, len(c.AllowedHosts)),
-		dropped:     map[string]bool{expectCompanyHeader: true},
-		keeper:      newKeeper(c),
-		timeout:     c.UpstreamTimeout,
-		logger:      c.Logger,
-		accessLog:   c.AccessLog,
-		metrics:     m,
-		connectLink: c.ConnectLink,
+		credentials:     c.Credentials,
+		transport:       c.Transport,
+		upstream:        newUpstream(c.Upstream),
+		connectionNames: newConnectionNames(c),
+		access:          clientAccess{clients: slices.Clone(c.Clients), networks: c.ClientNetworks},
+		allowedHosts:    make(map[string]bool, len(c.AllowedHosts)),
+		strippedFields:  map[string]bool{expectCompanyHeader: true},
+		replayLimits:    newReplayLimits(c),
+		timeout:         c.UpstreamTimeout,
+		logger:          c.Logger,
+		accessLog:       c.AccessLog,
+		metrics:         m,
+		connectLink:     c.ConnectLink,
 	}
 	for _, h := range c.AllowedHosts {
-		p.hosts[strings.ToLower(h)] = true
+		p.allowedHosts[strings.ToLower(h)] = true
 	}
-	for _, h := range p.naming.fields {
-		p.dropped[h] = true
+	for _, h := range p.connectionNames.fields {
+		p.strippedFields[h] = true
 	}
-	p.buffers.New = func() any { b := make([]byte, copyBufferSize); return &b }
+	p.copyBuffers.New = func() any { b := make([]byte, copyBufferSize); return &b }
 	return p, nil
 }
 
@@ -259,7 +259,7 @@ func (c Config) checkDefault() error {
 	if !credstore.ValidName(c.DefaultConnection) {
 		return fmt.Errorf("default connection %q is not a connection name", c.DefaultConnection)
 	}
-	if c.Sole == nil && !c.DefaultConnectionShared {
+	if c.SingleConnection == nil && !c.DefaultConnectionShared {
 		return errors.New("a default connection that is not shared needs Sole")
 	}
 	return nil
@@ -288,15 +288,15 @@ func checkConnectionField(f string) error {
 		return fmt.Errorf("connection header %q is not a header field name", f)
 	}
 	canonical := textproto.CanonicalMIMEHeaderKey(f)
-	if dropsAlways(canonical) || ownMeaning[canonical] {
+	if alwaysStripped(canonical) || reservedFields[canonical] {
 		return fmt.Errorf("connection header %q has a meaning of its own", f)
 	}
 	return nil
 }
 
-// ownMeaning lists the fields that cannot name a connection, besides those that
+// reservedFields lists the fields that cannot name a connection, besides those that
 // are dropped from every request.
-var ownMeaning = map[string]bool{
+var reservedFields = map[string]bool{
 	"Accept": true, "Content-Length": true, "Content-Type": true, "Expect": true,
 	"Host": true, "Origin": true, "User-Agent": true, expectCompanyHeader: true,
 }

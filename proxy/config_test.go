@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestNewReportsEveryMistake(t *testing.T) {
+func TestNewReportsAllMistakes(t *testing.T) {
 	_, err := New(Config{
 		Upstream:                parseURL(t, "ftp://user:hunter2@host"),
 		ConnectionHeader:        "Authorization",

@@ -12,24 +12,24 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-// refusing has no authorization for anybody.
-type refusing struct{ err error }
+// failingCredentials has no authorization for anybody.
+type failingCredentials struct{ err error }
 
-func (r refusing) Authorize(context.Context, string) (*refresh.Authorization, error) {
+func (r failingCredentials) Authorize(context.Context, string) (*refresh.Authorization, error) {
 	return nil, r.err
 }
 
-func (r refusing) Reauthorize(context.Context, *refresh.Authorization) (*refresh.Authorization, error) {
+func (r failingCredentials) Reauthorize(context.Context, *refresh.Authorization) (*refresh.Authorization, error) {
 	return nil, r.err
 }
 
-func (refusing) ReplayRejected(*refresh.Authorization) {}
+func (failingCredentials) ReplayRejected(*refresh.Authorization) {}
 
-func (refusing) Uninstalled(context.Context, *refresh.Authorization) {}
+func (failingCredentials) Uninstalled(context.Context, *refresh.Authorization) {}
 
-// TestConnectURLWhereAPersonCanHelp: and nowhere else, and never in the way of
+// TestConnectURL: and nowhere else, and never in the way of
 // the answer.
-func TestConnectURLWhereAPersonCanHelp(t *testing.T) {
+func TestConnectURL(t *testing.T) {
 	link := func(_ context.Context, id string, version int64) (string, error) {
 		return fmt.Sprintf("https://connect.example.com/connect/%s-%d", id, version), nil
 	}
@@ -50,7 +50,7 @@ func TestConnectURLWhereAPersonCanHelp(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.err.Connection = "acme"
 			p, err := New(Config{
-				Upstream: &url.URL{Scheme: "https", Host: "pleo.example.com"}, Credentials: refusing{test.err}, ConnectLink: test.link,
+				Upstream: &url.URL{Scheme: "https", Host: "pleo.example.com"}, Credentials: failingCredentials{test.err}, ConnectLink: test.link,
 			})
 			if err != nil {
 				t.Fatal(err)

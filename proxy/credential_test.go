@@ -30,11 +30,11 @@ var hostile = []struct{ name, header string }{
 	{"upgrade without connection", "Upgrade: websocket\r\n"},
 }
 
-func TestExactlyOurAuthorizationLeaves(t *testing.T) {
+func TestOnlyOurAuthorizationIsForwarded(t *testing.T) {
 	for _, tt := range hostile {
 		t.Run(tt.name, func(t *testing.T) {
-			api := newTCPUpstream(t, answering(okResponse))
-			r := newRigAt(t, newVault("acme"), api.url)
+			api := newTCPUpstream(t, respondAlways(okResponse))
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			got := r.raw("GET /v1/x HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nX-Kept: yes\r\n" + tt.header + "Connection: close\r\n\r\n")
 			if !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
 				t.Fatalf("answer = %q, want 200", got)
@@ -55,10 +55,10 @@ func TestExactlyOurAuthorizationLeaves(t *testing.T) {
 
 // Nor anything else that would be worth something in the header section: no name
 // of a connection, no framing, no routing.
-func TestTrailersCarryNoCredential(t *testing.T) {
-	v := newVault("acme")
+func TestRequestTrailersAreStripped(t *testing.T) {
+	v := newFakeCredentials("acme")
 	var header, trailer http.Header
-	r := newRig(t, v, v.guarded(func(_ http.ResponseWriter, req *http.Request) {
+	r := newTestProxy(t, v, v.requireToken(func(_ http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body)
 		header, trailer = req.Header, req.Trailer
 	}))
@@ -76,15 +76,15 @@ func TestTrailersCarryNoCredential(t *testing.T) {
 	}
 }
 
-func TestNeverTheCredentialOfAnotherConnection(t *testing.T) {
+func TestConnectionsAreNeverMixedUp(t *testing.T) {
 	const connections, parallel = 50, 200
 	var names []string
 	for i := range connections {
 		names = append(names, fmt.Sprintf("company-%d", i))
 	}
-	v := newVault(names...)
-	r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
-		name, _ := v.owner(req.Header)
+	v := newFakeCredentials(names...)
+	r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) {
+		name, _ := v.connectionOf(req.Header)
 		_, _ = io.WriteString(w, name)
 	}))
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: parallel}}

@@ -26,17 +26,17 @@ func (p *Proxy) ForConnection(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, name) })
 }
 
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, own string) {
-	handle(r)
-	x := &exchange{proxy: p, w: w, in: r, entry: entry{began: time.Now()}}
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, byListener string) {
+	markHandled(r)
+	x := &exchange{proxy: p, w: w, in: r, entry: accessEntry{began: time.Now()}}
 	// Detached, because the server ends r's context also for a client that still
 	// waits for its answer.
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
-	x.stay = context.AfterFunc(r.Context(), x.inputEnded)
+	x.stopWatching = context.AfterFunc(r.Context(), x.inputEnded)
 	defer x.finish()
-	res, err := x.run(own)
+	res, err := x.run(byListener)
 	if err != nil {
-		x.refuse(err)
+		x.reject(err)
 		return
 	}
 	x.relay(res)
@@ -44,31 +44,31 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, own string) {
 
 // exchange is one request of a client and its answer.
 type exchange struct {
-	proxy  *Proxy
-	w      http.ResponseWriter
-	in     *http.Request
-	ctx    context.Context // ends when the client leaves, or by cancel
-	cancel context.CancelCauseFunc
-	stay   func() bool // ends the watch for a client that leaves
-	target target
-	client *Client // nil until it is known, and where clients need not prove themselves
-	name   string  // of the connection; empty until it is known
-	upload *upload // nil without a body
-	url    *url.URL
-	header http.Header            // what goes upstream, without the credential
-	used   *refresh.Authorization // of the last attempt
-	sent   bool                   // header has been handed to the transport
-	entry  entry
+	proxy        *Proxy
+	w            http.ResponseWriter
+	in           *http.Request
+	ctx          context.Context // ends when the client leaves, or by cancel
+	cancel       context.CancelCauseFunc
+	stopWatching func() bool // ends the watch for a client that leaves
+	target       target
+	client       *Client // nil until it is known, and where clients need not prove themselves
+	name         string  // of the connection; empty until it is known
+	upload       *upload // nil without a body
+	url          *url.URL
+	outHeader    http.Header            // what goes upstream, without the credential
+	used         *refresh.Authorization // of the last attempt
+	sent         bool                   // outHeader has been handed to the transport
+	entry        accessEntry
 
 	mu      sync.Mutex // guards w while an attempt is under way, and the fields below
-	line    line       // of the attempt under way, or the last one
+	conn    connUse    // of the attempt under way, or the last one
 	sending bool       // an attempt is under way
 	interim int        // 1xx answers passed on
 }
 
 // finish ends the exchange, whether it was answered or aborted.
 func (x *exchange) finish() {
-	x.stay()
+	x.stopWatching()
 	if x.upload != nil {
 		x.entry.received, _ = x.upload.state()
 		x.upload.finish()
@@ -79,7 +79,7 @@ func (x *exchange) finish() {
 
 // inputEnded ends the exchange if the client has left.
 func (x *exchange) inputEnded() {
-	if leaves(x.in) {
+	if clientLeft(x.in) {
 		x.cancel(errClientGone)
 	}
 }
@@ -89,42 +89,42 @@ func (x *exchange) clientGone() bool { return errors.Is(context.Cause(x.ctx), er
 
 // run takes the request as far as the head of the answer that the client is to
 // get. Its error is a [problem] or errClientGone.
-func (x *exchange) run(own string) (*http.Response, error) {
+func (x *exchange) run(byListener string) (*http.Response, error) {
 	var err error
 	if x.target, err = x.proxy.guard(x.in); err != nil {
 		return nil, err
 	}
-	client, err := x.proxy.gate.admit(x.in)
+	client, err := x.proxy.access.authenticate(x.in)
 	if err != nil {
 		return nil, err
 	}
 	x.client = client
-	name, err := x.proxy.naming.find(x.ctx, own, x.target, x.in.Header)
+	name, err := x.proxy.connectionNames.resolve(x.ctx, byListener, x.target, x.in.Header)
 	if err != nil {
 		return nil, err
 	}
 	x.name = name
-	if err := client.permit(x.in, x.target, name); err != nil {
+	if err := client.checkPermission(x.in, x.target, name); err != nil {
 		return nil, err
 	}
 	a, err := x.proxy.credentials.Authorize(x.ctx, name)
 	if err != nil {
-		return nil, x.noCredential(err)
+		return nil, x.credentialError(err)
 	}
 	if err := x.check(a); err != nil {
 		return nil, err
 	}
 	x.prepare()
 	res, err := x.forward(a)
-	if err == nil && x.uninstalled(res) {
+	if err == nil && x.isUninstall(res) {
 		x.proxy.credentials.Uninstalled(context.WithoutCancel(x.ctx), x.used)
 	}
 	return res, err
 }
 
-// uninstalled reports whether the answer says that the integration is not
+// isUninstall reports whether the answer says that the integration is not
 // installed at the company any more, so that its tokens are worth nothing.
-func (x *exchange) uninstalled(res *http.Response) bool {
+func (x *exchange) isUninstall(res *http.Response) bool {
 	if x.in.Method != http.MethodDelete || res.StatusCode != http.StatusNoContent || x.used.Kind.IsKey() {
 		return false
 	}
@@ -135,27 +135,27 @@ func (x *exchange) uninstalled(res *http.Response) bool {
 // check refuses an authorization that does not fit the request.
 func (x *exchange) check(a *refresh.Authorization) error {
 	if a == nil || a.Value.IsZero() {
-		return problemStore(x.name, errors.New("the authorization is empty"))
+		return storeUnavailable(x.name, errors.New("the authorization is empty"))
 	}
 	expected, ok := x.in.Header[expectCompanyHeader]
 	if ok && (len(expected) != 1 || a.CompanyID == "" || !strings.EqualFold(expected[0], a.CompanyID)) {
-		return problemCompany(x.name)
+		return companyMismatch(x.name)
 	}
 	return nil
 }
 
 // prepare makes what all attempts have in common.
 func (x *exchange) prepare() {
-	x.header = x.stripped(x.in.Header)
-	quiet(x.header)
+	x.outHeader = x.stripped(x.in.Header)
+	disableRetries(x.outHeader)
 	x.url = x.proxy.upstream.locate(x.target)
-	x.upload = newUpload(x.ctx, x.in, x.proxy.keeper, x.strippedTrailer)
+	x.upload = newUpload(x.ctx, x.in, x.proxy.replayLimits, x.strippedTrailer)
 	if x.upload != nil {
 		// Without this the server swallows the rest of the body itself once an
 		// early answer begins. HTTP/2 needs no such thing.
 		_ = http.NewResponseController(x.w).EnableFullDuplex()
 	} else {
-		delete(x.header, "Expect") // there is nothing to wait with
+		delete(x.outHeader, "Expect") // there is nothing to wait with
 	}
 	x.ctx = httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
 		GotConn:        x.gotConn,
@@ -166,7 +166,7 @@ func (x *exchange) prepare() {
 func (x *exchange) gotConn(info httptrace.GotConnInfo) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.line = newLine(info)
+	x.conn = newLine(info)
 }
 
 func (x *exchange) stripped(h http.Header) http.Header {
@@ -179,7 +179,7 @@ func (x *exchange) stripped(h http.Header) http.Header {
 func (x *exchange) strippedTrailer(h http.Header) http.Header {
 	out := x.stripped(h)
 	for name := range out {
-		switch dashed(name) {
+		switch normalizedField(name) {
 		case "Content-Length", "Host":
 			delete(out, name)
 		}
@@ -187,28 +187,28 @@ func (x *exchange) strippedTrailer(h http.Header) http.Header {
 	return out
 }
 
-// noCredential turns an error of Credentials into one that run returns.
-func (x *exchange) noCredential(err error) error {
+// credentialError turns an error of Credentials into one that run returns.
+func (x *exchange) credentialError(err error) error {
 	if e, ok := errors.AsType[*refresh.Error](err); ok {
-		p := problemCredential(e)
+		p := credentialProblem(e)
 		p.connectURL = x.connectURL(e)
 		return p
 	}
 	if x.clientGone() {
 		return errClientGone
 	}
-	return problemStore(x.name, err)
+	return storeUnavailable(x.name, err)
 }
 
-// linkPatience is how long a client waits to be told where a person can help it.
-const linkPatience = time.Second
+// connectLinkTimeout is how long a client waits to be told where a person can help it.
+const connectLinkTimeout = time.Second
 
 // connectURL returns where a person can mend the connection, if only a person can.
 func (x *exchange) connectURL(e *refresh.Error) string {
 	if x.proxy.connectLink == nil || e.ConnectionID == "" || e.Code != refresh.ReauthorizationRequired && e.Code != refresh.ConnectionPending {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(x.ctx, linkPatience)
+	ctx, cancel := context.WithTimeout(x.ctx, connectLinkTimeout)
 	defer cancel()
 	link, err := x.proxy.connectLink(ctx, e.ConnectionID, e.Version)
 	if err != nil {
@@ -234,7 +234,7 @@ func (x *exchange) forward(a *refresh.Authorization) (*http.Response, error) {
 	if err == nil {
 		err = x.check(fresh)
 	} else {
-		err = x.noCredential(err)
+		err = x.credentialError(err)
 	}
 	if err != nil {
 		x.proxy.metrics.replayed(replayNoCredential)
@@ -249,7 +249,7 @@ func (x *exchange) forward(a *refresh.Authorization) (*http.Response, error) {
 func (x *exchange) replay(a *refresh.Authorization, rejected *http.Response) (*http.Response, error) {
 	body, ok := x.openBody()
 	if !ok {
-		x.proxy.metrics.replayed(replayNotKept)
+		x.proxy.metrics.replayed(replayNotBuffered)
 		return rejected, nil
 	}
 	discard(rejected.Body)
@@ -261,7 +261,7 @@ func (x *exchange) replay(a *refresh.Authorization, rejected *http.Response) (*h
 		x.proxy.metrics.replayed(replayRejected)
 		x.proxy.credentials.ReplayRejected(a)
 	default:
-		x.proxy.metrics.replayed(replayHealed)
+		x.proxy.metrics.replayed(replaySucceeded)
 	}
 	return res, err
 }

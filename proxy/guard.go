@@ -11,26 +11,26 @@ import (
 // mean. It returns the target of the others.
 func (p *Proxy) guard(r *http.Request) (target, error) {
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
-		return target{}, problemMethod(r.Method)
+		return target{}, methodNotSupported(r.Method)
 	}
 	if !isToken(r.Method) {
-		return target{}, problemMalformed("its method is not one")
+		return target{}, badRequest("its method is not one")
 	}
-	if conflict(r) {
-		return target{}, problemFraming()
+	if conflictingFraming(r) {
+		return target{}, conflictingFramingProblem()
 	}
 	t, err := parseTarget(r.RequestURI)
 	if err != nil {
 		return t, err
 	}
 	if !onUnixSocket(r) && !p.hostAllowed(r.Host) {
-		return t, problemHost()
+		return t, hostNotAllowed()
 	}
 	if crossSite(r.Header) {
-		return t, problemCrossSite()
+		return t, crossSiteRequest()
 	}
 	if wantsUpgrade(r.Header) {
-		return t, problemUpgrade()
+		return t, upgradeRefused()
 	}
 	return t, nil
 }
@@ -56,7 +56,7 @@ func wantsUpgrade(h http.Header) bool {
 	if len(h["Upgrade"]) == 0 {
 		return false
 	}
-	for name := range listed(h["Connection"]) {
+	for name := range listMembers(h["Connection"]) {
 		if strings.EqualFold(name, "upgrade") {
 			return true
 		}
@@ -84,11 +84,11 @@ func (p *Proxy) hostAllowed(host string) bool {
 		return false
 	}
 	name = strings.ToLower(name)
-	if p.hosts[name] || !strings.Contains(name, ".") {
+	if p.allowedHosts[name] || !strings.Contains(name, ".") {
 		return true
 	}
 	name = strings.TrimSuffix(name, ".")
-	if name == "localhost" || p.hosts[name] {
+	if name == "localhost" || p.allowedHosts[name] {
 		return true
 	}
 	for _, private := range [...]string{".localhost", ".internal", ".svc", ".cluster.local"} {

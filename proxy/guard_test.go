@@ -36,7 +36,7 @@ func TestHostGuard(t *testing.T) {
 		{"127.0.0.1.nip.io", false}, {"127.0.0.1.evil.com:80", false}, {"svc.evil.com", false}, {"evil.com:80:localhost", false},
 		{"localhost,evil.com", false}, {"localhost evil", false}, {"evil.com#localhost", false}, {"evil.com\\.localhost", false}, {"..localhost", false},
 	}
-	p := newRig(t, newVault(), ok, func(c *Config) { c.AllowedHosts = []string{"pleo.Example.com"} }).proxy
+	p := newTestProxy(t, newFakeCredentials(), ok, func(c *Config) { c.AllowedHosts = []string{"pleo.Example.com"} }).proxy
 	for _, tt := range tests {
 		if got := p.hostAllowed(tt.host); got != tt.want {
 			t.Errorf("hostAllowed(%q) = %v, want %v", tt.host, got, tt.want)
@@ -44,10 +44,10 @@ func TestHostGuard(t *testing.T) {
 	}
 }
 
-func TestRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestRejectedRequestsAreNotForwarded(t *testing.T) {
 	tests := []struct {
 		name    string
-		request string // line and further header fields
+		request string // logEntry and further header fields
 		status  int
 		code    string
 	}{
@@ -71,12 +71,12 @@ func TestRefusedBeforeAnythingIsSent(t *testing.T) {
 		{"same-site get", "GET / HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: none\r\nSec-Fetch-Site: same-origin\r\n", 403, "cross_site_request"},
 		{"preflight", "OPTIONS / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.com\r\nAccess-Control-Request-Private-Network: true\r\n", 403, "cross_site_request"},
 	}
-	api := newTCPUpstream(t, answering(okResponse))
-	r := newRigAt(t, newVault("acme"), api.url)
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := r.raw(tt.request + "Pleo-Connection: acme\r\nConnection: close\r\n\r\n")
-			if status, code := statusOf(t, got), nameOrCode(t, got); status != tt.status || code != tt.code {
+			if status, code := statusOf(t, got), bodyOrCode(t, got); status != tt.status || code != tt.code {
 				t.Errorf("answer = %d %s, want %d %s", status, code, tt.status, tt.code)
 			}
 		})
@@ -86,9 +86,9 @@ func TestRefusedBeforeAnythingIsSent(t *testing.T) {
 	}
 }
 
-func TestAddressBarIsNoOtherSite(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(ok))
+func TestSecFetchSiteNoneIsAllowed(t *testing.T) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(ok))
 	if got := r.do("GET", "/v1", nil, "Sec-Fetch-Site", "none").StatusCode; got != 200 {
 		t.Errorf("status = %d, want 200", got)
 	}
@@ -106,9 +106,9 @@ func TestMalformedFramingIsNotForwarded(t *testing.T) {
 		{"no host", "GET / HTTP/1.1\r\nPleo-Connection: acme\r\n\r\n"},
 		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"},
 	}
-	v := newVault("acme")
+	v := newFakeCredentials("acme")
 	smuggled := 0
-	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+	r := newTestProxy(t, v, func(w http.ResponseWriter, req *http.Request) {
 		if req.Header.Get("X-Probe") == "" {
 			smuggled++
 		}
@@ -130,8 +130,8 @@ func TestMalformedFramingIsNotForwarded(t *testing.T) {
 }
 
 func TestUnixSocketHasNoHostGuard(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(ok))
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(ok))
 	path := filepath.Join(t.TempDir(), "proxy.sock")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -139,15 +139,15 @@ func TestUnixSocketHasNoHostGuard(t *testing.T) {
 	}
 	server := NewServer(r.proxy, nil, nil)
 	done := make(chan error)
-	go func() { done <- server.Serve(WatchConnections(listener)) }()
+	go func() { done <- server.Serve(TrackConnections(listener)) }()
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.1\r\nHost: anything.example\r\nConnection: close\r\n\r\n")
-	answer, _ := io.ReadAll(conn)
+	response, _ := io.ReadAll(conn)
 	_ = conn.Close()
-	if got := statusOf(t, string(answer)); got != http.StatusOK {
+	if got := statusOf(t, string(response)); got != http.StatusOK {
 		t.Errorf("status = %d, want 200", got)
 	}
 	_ = server.Close()
@@ -158,7 +158,7 @@ func TestUnixSocketHasNoHostGuard(t *testing.T) {
 
 // HTTP/2 frames method and target by themselves, so that they may hold what
 // would end them in HTTP/1.1, which is what the API is spoken to in.
-func TestNothingEndsTheRequestLineEarly(t *testing.T) {
+func TestRequestLineInjection(t *testing.T) {
 	tests := []struct {
 		name, method, target string
 		status               int
@@ -173,8 +173,8 @@ func TestNothingEndsTheRequestLineEarly(t *testing.T) {
 		{"no method", "", "/@acme/x", 400, "bad_request"},
 		{"as it should be", "GET", "/@acme/x", 200, "ok"},
 	}
-	api := newTCPUpstream(t, answering(okResponse))
-	r := newRigAt(t, newVault("acme"), api.url)
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			in := httptest.NewRequest("GET", "/", nil)
@@ -182,7 +182,7 @@ func TestNothingEndsTheRequestLineEarly(t *testing.T) {
 			in.Host, in.Method, in.RequestURI = "localhost", tt.method, tt.target
 			got := httptest.NewRecorder()
 			r.proxy.ServeHTTP(got, in)
-			if code := nameOrCode(t, "\r\n\r\n"+got.Body.String()); got.Code != tt.status || code != tt.code {
+			if code := bodyOrCode(t, "\r\n\r\n"+got.Body.String()); got.Code != tt.status || code != tt.code {
 				t.Errorf("answer = %d %q, want %d %q", got.Code, code, tt.status, tt.code)
 			}
 		})

@@ -17,48 +17,48 @@ import (
 func (p *Proxy) strip(h http.Header, connection []string) http.Header {
 	out := make(http.Header, len(h)+2)
 	for name, values := range h {
-		if !p.drops(name) {
+		if !p.strips(name) {
 			out[name] = values
 		}
 	}
-	for name := range listed(connection) {
+	for name := range listMembers(connection) {
 		delete(out, textproto.CanonicalMIMEHeaderKey(name))
 	}
 	return out
 }
 
-// drops reports whether the request field called name, in canonical form, does
+// strips reports whether the request field called name, in canonical form, does
 // not leave.
-func (p *Proxy) drops(name string) bool {
-	name = dashed(name)
-	return dropsAlways(name) || p.dropped[name]
+func (p *Proxy) strips(name string) bool {
+	name = normalizedField(name)
+	return alwaysStripped(name) || p.strippedFields[name]
 }
 
-// dashed returns a field name as servers read it that hand fields on as CGI
+// normalizedField returns a field name as servers read it that hand fields on as CGI
 // variables: they take X_Y for X-Y.
-func dashed(name string) string {
+func normalizedField(name string) string {
 	if strings.IndexByte(name, '_') < 0 {
 		return name
 	}
 	return textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
 }
 
-// dropsAlways reports whether a request field is dropped whatever the
+// alwaysStripped reports whether a request field is dropped whatever the
 // configuration: credentials, what belongs to one hop, and what says where the
 // request came from.
-func dropsAlways(canonical string) bool {
+func alwaysStripped(canonical string) bool {
 	switch canonical {
 	case "Authorization", "Cookie", "Forwarded":
 		return true
 	}
-	return hopByHop(canonical) ||
+	return isHopByHop(canonical) ||
 		strings.HasPrefix(canonical, "Proxy-") ||
 		strings.HasPrefix(canonical, "X-Forwarded-")
 }
 
-// hopByHop reports whether a field belongs to one connection only, named by a
+// isHopByHop reports whether a field belongs to one connection only, named by a
 // Connection field or not.
-func hopByHop(canonical string) bool {
+func isHopByHop(canonical string) bool {
 	switch canonical {
 	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 		"Http2-Settings", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization":
@@ -73,9 +73,9 @@ func authorize(h http.Header, value credstore.Secret) {
 	h["Authorization"] = []string{value.Reveal()}
 }
 
-// quiet keeps the transport from adding to a header, and from reading meaning
+// disableRetries keeps the transport from adding to a header, and from reading meaning
 // into it.
-func quiet(h http.Header) {
+func disableRetries(h http.Header) {
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nil // present without a value: none is made up
 	}
@@ -90,31 +90,31 @@ func quiet(h http.Header) {
 	}
 }
 
-// relayHeader copies to dst what a client may see of an answer's header or
+// copyResponseHeader copies to dst what a client may see of an answer's header or
 // trailer section.
-func relayHeader(dst, src http.Header, connection []string) {
+func copyResponseHeader(dst, src http.Header, connection []string) {
 	for name, values := range src {
-		if !withheld(name) {
+		if !strippedFromResponse(name) {
 			dst[name] = values
 		}
 	}
-	for name := range listed(connection) {
+	for name := range listMembers(connection) {
 		delete(dst, textproto.CanonicalMIMEHeaderKey(name))
 	}
 }
 
-// withheld reports whether an answer's field is not for the client: it belongs
+// strippedFromResponse reports whether an answer's field is not for the client: it belongs
 // to one hop, or speaks for the API's origin, which the proxy is not.
-func withheld(canonical string) bool {
+func strippedFromResponse(canonical string) bool {
 	switch canonical {
 	case "Set-Cookie", "Alt-Svc", "Strict-Transport-Security":
 		return true
 	}
-	return hopByHop(canonical) || strings.HasPrefix(canonical, "Access-Control-")
+	return isHopByHop(canonical) || strings.HasPrefix(canonical, "Access-Control-")
 }
 
-// listed yields the members of comma-separated lists.
-func listed(values []string) iter.Seq[string] {
+// listMembers yields the members of comma-separated lists.
+func listMembers(values []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, list := range values {
 			for member := range strings.SplitSeq(list, ",") {

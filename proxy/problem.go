@@ -49,9 +49,9 @@ const (
 // address: it stays when pages move, and no client is led to fetch it.
 const problemType = "urn:pleo-auth-proxy:problem:"
 
-// kinds says what all problems of one code have in common: status, title and
+// problemKinds says what all problems of one code have in common: status, title and
 // the error type that RFC 9209 section 2.3 registers for it.
-var kinds = map[code]struct {
+var problemKinds = map[code]struct {
 	status int
 	title  string
 	proxy  string
@@ -84,13 +84,13 @@ var kinds = map[code]struct {
 // problem is an answer of our own (RFC 9457), and the error that leads to it.
 // All of it but cause is shown to the client.
 type problem struct {
-	code       code
-	detail     string
-	connection string        // the name; empty when none, or none that is valid, was given
-	connectURL string        // where a person can mend it; empty: nowhere, or not for this client to know
-	retryAfter time.Duration // 0: waiting does not help
-	cause      error         // for the log; holds no secret
-	hangUp     bool          // the connection cannot be used after this request
+	code            code
+	detail          string
+	connection      string        // the name; empty when none, or none that is valid, was given
+	connectURL      string        // where a person can mend it; empty: nowhere, or not for this client to know
+	retryAfter      time.Duration // 0: waiting does not help
+	cause           error         // for the log; holds no secret
+	closeConnection bool          // the connection cannot be used after this request
 }
 
 func (p *problem) Error() string {
@@ -115,9 +115,9 @@ type problemDocument struct {
 	ConnectURL string `json:"connect_url,omitempty"`
 }
 
-// write sends the problem, and returns how many bytes its body has.
+// appendToFile sends the problem, and returns how many bytes its body has.
 func (p *problem) write(w http.ResponseWriter) (int64, error) {
-	status := kinds[p.code].status
+	status := problemKinds[p.code].status
 	body, err := p.body(status)
 	if err != nil {
 		return 0, err
@@ -132,7 +132,7 @@ func (p *problem) write(w http.ResponseWriter) (int64, error) {
 func (p *problem) body(status int) ([]byte, error) {
 	body, err := json.MarshalIndent(problemDocument{
 		Type:       problemType + string(p.code),
-		Title:      kinds[p.code].title,
+		Title:      problemKinds[p.code].title,
 		Status:     status,
 		Detail:     p.detail,
 		Code:       p.code,
@@ -166,7 +166,7 @@ func (p *problem) bytes(status int) []byte {
 }
 
 func (p *problem) writeHeader(h http.Header) {
-	kind := kinds[p.code]
+	kind := problemKinds[p.code]
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Proxy-Status", fmt.Sprintf("pleo-auth-proxy; error=%s; details=%q", kind.proxy, p.code))
@@ -176,11 +176,11 @@ func (p *problem) writeHeader(h http.Header) {
 	if kind.status == http.StatusMethodNotAllowed {
 		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	}
-	if p.hangUp {
+	if p.closeConnection {
 		h.Set("Connection", "close")
 	}
 	if p.retryAfter > 0 {
-		h.Set("Retry-After", strconv.FormatInt(seconds(p.retryAfter), 10))
+		h.Set("Retry-After", strconv.FormatInt(retryAfterSeconds(p.retryAfter), 10))
 	}
 }
 
@@ -193,25 +193,25 @@ func (p *problem) challenges() []string {
 	return []string{`Bearer realm="Pleo connection", error="invalid_token"`}
 }
 
-// seconds rounds up, so that nobody comes back too early.
-func seconds(d time.Duration) int64 {
+// retryAfterSeconds rounds up, so that nobody comes back too early.
+func retryAfterSeconds(d time.Duration) int64 {
 	return int64((d + time.Second - 1) / time.Second)
 }
 
-// retrySoon is what a client is told to wait for something that is away and may
+// defaultRetryAfter is what a client is told to wait for something that is away and may
 // be back at any time.
-const retrySoon = 5 * time.Second
+const defaultRetryAfter = 5 * time.Second
 
-func problemRequired(what, field string) *problem {
+func connectionRequired(what, field string) *problem {
 	return &problem{code: codeConnectionRequired, detail: fmt.Sprintf("%s Name one by the header \"%s: NAME\", or by /@NAME in front of the path.", what, field)}
 }
 
-func problemConflict(what string) *problem {
+func connectionConflict(what string) *problem {
 	return &problem{code: codeConnectionConflict, detail: what + " It was not forwarded, because either could be the wrong company."}
 }
 
-// problemUnknown does not repeat a name that cannot be one: name is empty then.
-func problemUnknown(name string) *problem {
+// connectionUnknown does not repeat a name that cannot be one: name is empty then.
+func connectionUnknown(name string) *problem {
 	detail := "The name in the request cannot be the name of a connection: names are 1 to 128 letters, digits and . _ ~ : - and begin with a letter or a digit."
 	if name != "" {
 		detail = fmt.Sprintf("There is no connection called %q. Names are case-sensitive; `pleo-auth-proxy connections list` shows them.", name)
@@ -219,72 +219,72 @@ func problemUnknown(name string) *problem {
 	return &problem{code: codeConnectionUnknown, connection: name, detail: detail}
 }
 
-func problemBadTarget() *problem {
+func badRequestTarget() *problem {
 	return &problem{code: codeBadRequestTarget, detail: "The request target has to be a path that begins with a single slash, such as /v1/companies. Point the client at the proxy as a base URL, not as an HTTP proxy."}
 }
 
-// problemMalformed is a request that the server could not read; text says more,
+// badRequest is a request that the server could not read; text says more,
 // where the server does.
-func problemMalformed(text string) *problem {
+func badRequest(text string) *problem {
 	detail := "The request is not well-formed HTTP/1.1, for example because of a bad percent sign in its path."
 	if text != "" {
 		detail = "The request is not well-formed HTTP/1.1: " + text + "."
 	}
-	return &problem{code: codeBadRequest, hangUp: true, detail: detail + " Nothing was sent to Pleo."}
+	return &problem{code: codeBadRequest, closeConnection: true, detail: detail + " Nothing was sent to Pleo."}
 }
 
-func problemFraming() *problem {
-	return &problem{code: codeBadRequest, hangUp: true, detail: "The request has both Content-Length and Transfer-Encoding, or is of HTTP/1.0 and has the latter, so that its end is in doubt. Nothing was sent to Pleo."}
+func conflictingFramingProblem() *problem {
+	return &problem{code: codeBadRequest, closeConnection: true, detail: "The request has both Content-Length and Transfer-Encoding, or is of HTTP/1.0 and has the latter, so that its end is in doubt. Nothing was sent to Pleo."}
 }
 
-func problemBody(name string, cause error) *problem {
+func badRequestBody(name string, cause error) *problem {
 	return &problem{code: codeBadRequestBody, connection: name, cause: cause, detail: "The request body ended early or was malformed. Pleo may have received part of it."}
 }
 
-func problemUpgrade() *problem {
+func upgradeRefused() *problem {
 	return &problem{code: codeUpgradeRefused, detail: "The proxy does not change protocols. Set the client to HTTP/1.1 (Java's HttpClient: version(HTTP_1_1)), without h2c or WebSocket upgrades."}
 }
 
-func problemMethod(method string) *problem {
+func methodNotSupported(method string) *problem {
 	return &problem{code: codeMethodNotSupported, detail: method + " is not forwarded. Point the client at the proxy as a base URL, not as an HTTP proxy."}
 }
 
-func problemHost() *problem {
+func hostNotAllowed() *problem {
 	return &problem{code: codeHostNotAllowed, detail: "The Host of the request is a name that a public web page could have. Use localhost, an IP address or a name of the local network, or add the name to proxy.allowed_hosts."}
 }
 
-func problemCrossSite() *problem {
+func crossSiteRequest() *problem {
 	return &problem{code: codeCrossSiteRequest, detail: "The request comes from a web page (it has Origin, or Sec-Fetch-Site other than none). Call the proxy from a server, not from a browser."}
 }
 
-func problemUnauthenticated() *problem {
+func clientUnauthenticated() *problem {
 	return &problem{code: codeClientUnauthenticated, detail: "The proxy wants to know its clients. Send \"Authorization: Bearer TOKEN\" or \"Basic NAME:TOKEN\", once, with the token that was set up for this client in proxy.clients."}
 }
 
-func problemNetwork() *problem {
+func networkNotAllowed() *problem {
 	return &problem{code: codeClientNotAllowed, detail: "The client's address is in none of the networks of proxy.client_networks."}
 }
 
-// problemClient does not say whether there is such a connection.
-func problemClient(client, name string) *problem {
+// clientNotAllowed does not say whether there is such a connection.
+func clientNotAllowed(client, name string) *problem {
 	return &problem{code: codeClientNotAllowed, connection: name, detail: fmt.Sprintf("Client %q may not use connection %q: no pattern in its connections fits. Nothing was sent to Pleo.", client, name)}
 }
 
-func problemPolicy(client, name string) *problem {
+func policyDenied(client, name string) *problem {
 	return &problem{code: codePolicyDenied, connection: name, detail: fmt.Sprintf("Client %q may not send this request: nothing in its allow list fits method and path, or servers could read the path in different ways. Nothing was sent to Pleo.", client)}
 }
 
-func problemCompany(name string) *problem {
+func companyMismatch(name string) *problem {
 	return &problem{code: codeCompanyMismatch, connection: name, detail: fmt.Sprintf("Connection %q does not belong to the company that %s asks for, or its company is not known. Nothing was sent to Pleo.", name, expectCompanyHeader)}
 }
 
-func problemStore(name string, cause error) *problem {
-	return &problem{code: codeStoreUnavailable, connection: name, cause: cause, retryAfter: retrySoon, detail: "The credential store cannot be read now, so the request was not authorized. Try again later."}
+func storeUnavailable(name string, cause error) *problem {
+	return &problem{code: codeStoreUnavailable, connection: name, cause: cause, retryAfter: defaultRetryAfter, detail: "The credential store cannot be read now, so the request was not authorized. Try again later."}
 }
 
-// problemUpstream is a request that brought no usable answer. sent says what
+// upstreamProblem is a request that brought no usable answer. sent says what
 // may have arrived at the API.
-func problemUpstream(c code, name string, cause error) *problem {
+func upstreamProblem(c code, name string, cause error) *problem {
 	detail := map[code]string{
 		codeUpstreamUnreachable:   "No connection to the Pleo API could be made. The request was not sent; it is safe to try again.",
 		codeUpstreamProtocolError: "The Pleo API broke off or answered with something that is not HTTP. It may have carried out the request: look before sending it again.",
@@ -293,18 +293,18 @@ func problemUpstream(c code, name string, cause error) *problem {
 	return &problem{code: c, connection: name, cause: cause, detail: detail}
 }
 
-// problemCredential says why no credential can be had.
-func problemCredential(e *refresh.Error) *problem {
+// credentialProblem says why no credential can be had.
+func credentialProblem(e *refresh.Error) *problem {
 	if e.Code == refresh.ConnectionUnknown {
-		return problemUnknown(e.Connection)
+		return connectionUnknown(e.Connection)
 	}
 	detail, ok := credentialDetails[e.Code]
 	if !ok {
-		return problemStore(e.Connection, e)
+		return storeUnavailable(e.Connection, e)
 	}
 	p := &problem{code: code(e.Code), connection: e.Connection, retryAfter: e.RetryAfter, cause: e.Err}
-	if kinds[p.code].status == http.StatusServiceUnavailable && p.retryAfter <= 0 {
-		p.retryAfter = retrySoon
+	if problemKinds[p.code].status == http.StatusServiceUnavailable && p.retryAfter <= 0 {
+		p.retryAfter = defaultRetryAfter
 	}
 	p.detail = fmt.Sprintf(detail, e.Connection)
 	if e.Reason != "" {

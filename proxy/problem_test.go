@@ -21,23 +21,23 @@ var update = flag.Bool("update", false, "write the golden files in testdata")
 // everyProblem has one problem for each code.
 func everyProblem() []*problem {
 	all := []*problem{
-		problemRequired("The request names no connection.", "Pleo-Connection"),
-		problemUnknown("acme"),
-		problemConflict("The request names two different connections."),
-		problemBadTarget(),
-		problemFraming(),
-		problemBody("acme", errors.New("unexpected EOF")),
-		problemUpgrade(),
-		problemMethod("TRACE"),
-		problemHost(),
-		problemCrossSite(),
-		problemUnauthenticated(),
-		problemClient("erp", "acme"),
-		problemPolicy("erp", "acme"),
-		problemCompany("acme"),
-		problemUpstream(codeUpstreamUnreachable, "acme", errors.New("connection refused")),
-		problemUpstream(codeUpstreamProtocolError, "acme", errNotHTTP),
-		problemUpstream(codeUpstreamTimeout, "acme", errLate),
+		connectionRequired("The request names no connection.", "Pleo-Connection"),
+		connectionUnknown("acme"),
+		connectionConflict("The request names two different connections."),
+		badRequestTarget(),
+		conflictingFramingProblem(),
+		badRequestBody("acme", errors.New("unexpected EOF")),
+		upgradeRefused(),
+		methodNotSupported("TRACE"),
+		hostNotAllowed(),
+		crossSiteRequest(),
+		clientUnauthenticated(),
+		clientNotAllowed("erp", "acme"),
+		policyDenied("erp", "acme"),
+		companyMismatch("acme"),
+		upstreamProblem(codeUpstreamUnreachable, "acme", errors.New("connection refused")),
+		upstreamProblem(codeUpstreamProtocolError, "acme", errNotHTTP),
+		upstreamProblem(codeUpstreamTimeout, "acme", errUpstreamTimeout),
 	}
 	for _, e := range []*refresh.Error{
 		{Code: refresh.ConnectionPending, Reason: "no_credential"},
@@ -48,12 +48,12 @@ func everyProblem() []*problem {
 		{Code: refresh.ShuttingDown},
 	} {
 		e.Connection = "acme"
-		all = append(all, problemCredential(e))
+		all = append(all, credentialProblem(e))
 	}
 	return all
 }
 
-func TestProblemsOnTheWire(t *testing.T) {
+func TestProblemResponses(t *testing.T) {
 	seen := map[code]bool{}
 	for _, p := range everyProblem() {
 		seen[p.code] = true
@@ -72,7 +72,7 @@ func TestProblemsOnTheWire(t *testing.T) {
 			}
 		})
 	}
-	for c := range kinds {
+	for c := range problemKinds {
 		if !seen[c] {
 			t.Errorf("no problem of code %s was written", c)
 		}
@@ -96,28 +96,28 @@ func compareGolden(t *testing.T, name, got string) {
 	}
 }
 
-func TestSecondsAreRoundedUp(t *testing.T) {
+func TestRetryAfterIsRoundedUp(t *testing.T) {
 	tests := []struct {
 		in   time.Duration
 		want int64
 	}{{time.Millisecond, 1}, {time.Second, 1}, {1001 * time.Millisecond, 2}, {time.Minute, 60}}
 	for _, tt := range tests {
-		if got := seconds(tt.in); got != tt.want {
+		if got := retryAfterSeconds(tt.in); got != tt.want {
 			t.Errorf("seconds(%v) = %d, want %d", tt.in, got, tt.want)
 		}
 	}
 }
 
-func TestCredentialsThatCannotBeHad(t *testing.T) {
-	v := newVault("acme")
-	api := newTCPUpstream(t, answering(okResponse))
-	r := newRigAt(t, v, api.url)
+func TestCredentialErrors(t *testing.T) {
+	v := newFakeCredentials("acme")
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, v, api.url)
 	v.fail(&refresh.Error{Code: refresh.ReauthorizationRequired, Connection: "acme", Reason: "refresh_refused", Err: errors.New("cause")})
 	got := r.do("GET", "/", nil)
 	if p := decodeProblem(t, got.body); got.StatusCode != 401 || p.Connection != "acme" || api.bytes() != "" {
 		t.Errorf("answer = %d for %q, upstream got %q, want 401 for acme, nothing", got.StatusCode, p.Connection, api.bytes())
 	}
-	line := r.line()
+	line := r.logEntry()
 	want := map[string]any{"status": int64(401), "origin": "proxy", "code": "reauthorization_required", "attempts": int64(0), "error": "cause"}
 	for key, value := range want {
 		if line[key] != value {
@@ -126,11 +126,11 @@ func TestCredentialsThatCannotBeHad(t *testing.T) {
 	}
 }
 
-func TestEmptyAuthorizationIsNeverSent(t *testing.T) {
-	v := newVault("acme")
+func TestEmptyAuthorizationIsNotSent(t *testing.T) {
+	v := newFakeCredentials("acme")
 	v.current["acme"] = &refresh.Authorization{Connection: "acme"}
-	api := newTCPUpstream(t, answering(okResponse))
-	r := newRigAt(t, v, api.url)
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, v, api.url)
 	if got := r.do("GET", "/", nil).StatusCode; got != 503 || api.bytes() != "" {
 		t.Errorf("status = %d, upstream got %q, want 503 and nothing", got, api.bytes())
 	}

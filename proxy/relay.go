@@ -17,20 +17,20 @@ func (x *exchange) relay(res *http.Response) {
 	x.entry.requestID = res.Header.Get("Request-Id")
 
 	h := x.w.Header()
-	relayHeader(h, res.Header, res.Header["Connection"])
+	copyResponseHeader(h, res.Header, res.Header["Connection"])
 	x.proxy.upstream.localizeAll(h, x.target.prefix)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // or the server guesses one
 	}
-	announced := announce(h, res.Trailer)
-	x.partOfBody()
+	announced := announceTrailer(h, res.Trailer)
+	x.closeAfterPartialBody()
 	x.w.WriteHeader(res.StatusCode)
 	if c, err := x.copyBody(res); err != nil {
 		x.entry.code, x.entry.err = c, err
 		_ = http.NewResponseController(x.w).Flush() // what there is, request-Id included
 		x.abort()
 	}
-	relayTrailer(h, res.Trailer, announced)
+	copyResponseTrailer(h, res.Trailer, announced)
 }
 
 // copyBody streams the body of res. The code of its error says who broke off.
@@ -42,8 +42,8 @@ func (x *exchange) copyBody(res *http.Response) (code, error) {
 	if streamed {
 		flush = http.NewResponseController(x.w).Flush
 	}
-	buf := x.proxy.buffers.Get().(*[]byte)
-	defer x.proxy.buffers.Put(buf)
+	buf := x.proxy.copyBuffers.Get().(*[]byte)
+	defer x.proxy.copyBuffers.Put(buf)
 	for err := flush(); ; {
 		if err != nil {
 			return codeClientClosed, err
@@ -58,7 +58,7 @@ func (x *exchange) copyBody(res *http.Response) (code, error) {
 			return "", nil
 		}
 		if readErr != nil {
-			return x.brokenOff(), withoutAnswer(readErr)
+			return x.brokenOff(), sanitizedError(readErr)
 		}
 	}
 }
@@ -78,21 +78,21 @@ func (x *exchange) brokenOff() code {
 	return codeUpstreamProtocolError
 }
 
-// partOfBody makes an answer the last one of its connection if it comes before
+// closeAfterPartialBody makes an answer the last one of its connection if it comes before
 // the end of the request's body, or instead of it. net/http reads on for that end
 // once a full-duplex handler has returned, and must not find a next request behind
 // it: reading that one's body panics where nobody recovers. And where the body is
 // malformed, or reading it was broken off, nobody knows where it ends.
-func (x *exchange) partOfBody() {
-	if x.upload != nil && x.in.ProtoMajor == 1 && !x.upload.ended() {
-		hangUp(x.w)
+func (x *exchange) closeAfterPartialBody() {
+	if x.upload != nil && x.in.ProtoMajor == 1 && !x.upload.complete() {
+		closeAfterResponse(x.w)
 	}
 }
 
-// hangUp closes the connection behind the answer that w is about to get, and not
+// closeConnection closes the connection behind the answer that w is about to get, and not
 // before the client has had time to read it. It is what net/http does when a body
 // is larger than allowed, and the way to it.
-func hangUp(w http.ResponseWriter) {
+func closeAfterResponse(w http.ResponseWriter) {
 	tooLarge := http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = tooLarge.Read(make([]byte, 1)) // an error always
 }
@@ -102,39 +102,39 @@ func hangUp(w http.ResponseWriter) {
 // sees it only by a reset, where the answer has no length.
 func (x *exchange) abort() {
 	if _, ok := x.w.Header()["Content-Length"]; !ok && !x.in.ProtoAtLeast(1, 1) {
-		cutOff(x.in)
+		resetConnection(x.in)
 	}
 	if x.upload != nil {
 		x.upload.finish()
-		x.upload.settle(x.w)
+		x.upload.stopReading(x.w)
 	}
 	panic(http.ErrAbortHandler)
 }
 
-// refuse answers a request that was not, or not successfully, forwarded.
-func (x *exchange) refuse(err error) {
+// reject answers a request that was not, or not successfully, forwarded.
+func (x *exchange) reject(err error) {
 	p, ok := errors.AsType[*problem](err)
 	if !ok {
 		// Nobody is there to read an answer. Returning would make the server send
 		// an empty 200.
-		x.entry.status, x.entry.code, x.entry.own = statusClientClosed, codeClientClosed, true
+		x.entry.status, x.entry.code, x.entry.byListener = statusClientClosed, codeClientClosed, true
 		x.abort()
 	}
-	x.entry.status, x.entry.code, x.entry.own = kinds[p.code].status, p.code, true
+	x.entry.status, x.entry.code, x.entry.byListener = problemKinds[p.code].status, p.code, true
 	x.entry.err = p.cause
-	x.partOfBody()
+	x.closeAfterPartialBody()
 	x.entry.sent, err = p.write(x.w)
 	if err != nil && x.entry.err == nil {
 		x.entry.err = err
 	}
 }
 
-// announce names in h the trailer fields that an answer announces, and returns
+// announceTrailer names in h the trailer fields that an answer announces, and returns
 // the names.
-func announce(h, trailer http.Header) []string {
+func announceTrailer(h, trailer http.Header) []string {
 	var names []string
 	for name := range trailer {
-		if !withheld(name) {
+		if !strippedFromResponse(name) {
 			names = append(names, name)
 		}
 	}
@@ -144,14 +144,14 @@ func announce(h, trailer http.Header) []string {
 	return names
 }
 
-// relayTrailer passes the trailer section on once the body has been read.
-func relayTrailer(h, trailer http.Header, announced []string) {
+// copyResponseTrailer passes the trailer section on once the body has been read.
+func copyResponseTrailer(h, trailer http.Header, announced []string) {
 	for _, name := range announced {
 		h[name] = trailer[name] // also when it did not come: a header field of the name is not it
 		delete(trailer, name)
 	}
 	for name, values := range trailer {
-		if !withheld(name) {
+		if !strippedFromResponse(name) {
 			h[http.TrailerPrefix+name] = values
 		}
 	}

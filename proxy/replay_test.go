@@ -25,7 +25,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body)
 }
 
-func TestReplayHealsA401(t *testing.T) {
+func TestReplayAfter401(t *testing.T) {
 	body := strings.Repeat("0123456789", 10_000)
 	tests := []struct {
 		name, method string
@@ -39,8 +39,8 @@ func TestReplayHealsA401(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := newVault("acme")
-			r := newRig(t, v, v.guarded(echo))
+			v := newFakeCredentials("acme")
+			r := newTestProxy(t, v, v.requireToken(echo))
 			v.expire("acme")
 			got := r.do(tt.method, "/", tt.body())
 			if got.StatusCode != 200 || got.body != tt.want {
@@ -49,18 +49,18 @@ func TestReplayHealsA401(t *testing.T) {
 			if rotated, _ := v.counts(); rotated != 1 {
 				t.Errorf("rotations = %d, want 1", rotated)
 			}
-			if line := r.line(); line["attempts"] != int64(2) || line["version"] != int64(2) {
+			if line := r.logEntry(); line["attempts"] != int64(2) || line["version"] != int64(2) {
 				t.Errorf("log = %v attempts, version %v, want 2 and 2", line["attempts"], line["version"])
 			}
-			if used := r.proxy.keeper.memory.used.Load() + r.proxy.keeper.files.used.Load(); used != 0 {
+			if used := r.proxy.replayLimits.memory.used.Load() + r.proxy.replayLimits.files.used.Load(); used != 0 {
 				t.Errorf("replay memory in use afterwards = %d, want 0", used)
 			}
-			r.wantReplays(map[replayResult]float64{replayHealed: 1})
+			r.wantReplays(map[replayResult]float64{replaySucceeded: 1})
 		})
 	}
 }
 
-func (r *rig) wantReplays(want map[replayResult]float64) {
+func (r *testProxy) wantReplays(want map[replayResult]float64) {
 	r.t.Helper()
 	for _, result := range replayResults() {
 		got := testutil.ToFloat64(r.proxy.metrics.replays.WithLabelValues(string(result)))
@@ -71,12 +71,12 @@ func (r *rig) wantReplays(want map[replayResult]float64) {
 }
 
 func TestTrailersAreReplayed(t *testing.T) {
-	v := newVault("acme")
+	v := newFakeCredentials("acme")
 	sums := make(chan string, 2)
-	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+	r := newTestProxy(t, v, func(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body)
 		sums <- req.Trailer.Get("X-Sum")
-		v.guarded(ok)(w, req)
+		v.requireToken(ok)(w, req)
 	})
 	v.expire("acme")
 	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 42\r\n\r\n")
@@ -88,9 +88,9 @@ func TestTrailersAreReplayed(t *testing.T) {
 	}
 }
 
-func TestSimultaneous401sAreAllHealed(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(echo))
+func TestConcurrentReplays(t *testing.T) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(echo))
 	v.expire("acme")
 	var clients sync.WaitGroup
 	for range 100 {
@@ -105,46 +105,46 @@ func TestSimultaneous401sAreAllHealed(t *testing.T) {
 
 // The 401 of the API goes back, untouched, where a replay cannot or must not be
 // made; attempts is how often the request was sent.
-func TestThe401GoesBack(t *testing.T) {
+func TestUpstream401IsPassedOn(t *testing.T) {
 	tests := []struct {
 		name     string
 		body     io.Reader
-		adjust   func(*vault, *Config)
+		adjust   func(*fakeCredentials, *Config)
 		attempts int64
 		result   replayResult
 	}{
-		{"suppressed", nil, func(v *vault, _ *Config) { v.refuse = refresh.ErrSuppressed }, 1, replaySuppressed},
-		{"body above the limit of one", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 4, -1 }, 1, replayNotKept},
-		{"chunked body above it", io.MultiReader(strings.NewReader("12345")), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 4, -1 }, 1, replayNotKept},
-		{"body above the limit of all", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemoryTotal, c.ReplayMaxBody = 4, -1 }, 1, replayNotKept},
-		{"body above the limit of files", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 2, 4 }, 1, replayNotKept},
-		{"body above the limit of all files", io.MultiReader(strings.NewReader("12345")), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayFilesTotal = 2, 4 }, 1, replayNotKept},
-		{"nowhere to make files", strings.NewReader("12345"), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayDir = 4, "/proc/1/nowhere" }, 1, replayNotKept},
-		{"nothing is kept", strings.NewReader("1"), func(_ *vault, c *Config) { c.ReplayMemory, c.ReplayMaxBody = -1, -1 }, 1, replayNotKept},
-		{"new token refused too", nil, func(v *vault, _ *Config) { v.distrust = true }, 2, replayRejected},
+		{"suppressed", nil, func(v *fakeCredentials, _ *Config) { v.reauthorizeErr = refresh.ErrSuppressed }, 1, replaySuppressed},
+		{"body above the limit of one", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 4, -1 }, 1, replayNotBuffered},
+		{"chunked body above it", io.MultiReader(strings.NewReader("12345")), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 4, -1 }, 1, replayNotBuffered},
+		{"body above the limit of all", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.ReplayMemoryTotal, c.ReplayMaxBody = 4, -1 }, 1, replayNotBuffered},
+		{"body above the limit of files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 2, 4 }, 1, replayNotBuffered},
+		{"body above the limit of all files", io.MultiReader(strings.NewReader("12345")), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayFilesTotal = 2, 4 }, 1, replayNotBuffered},
+		{"nowhere to make files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayDir = 4, "/proc/1/nowhere" }, 1, replayNotBuffered},
+		{"nothing is kept", strings.NewReader("1"), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayMaxBody = -1, -1 }, 1, replayNotBuffered},
+		{"new token refused too", nil, func(v *fakeCredentials, _ *Config) { v.rejectAll = true }, 2, replayRejected},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := newVault("acme")
-			r := newRig(t, v, drained(v.guarded(echo)), func(c *Config) { tt.adjust(v, c) })
+			v := newFakeCredentials("acme")
+			r := newTestProxy(t, v, readBodyFirst(v.requireToken(echo)), func(c *Config) { tt.adjust(v, c) })
 			v.expire("acme")
 			got := r.do("POST", "/", tt.body)
 			if got.StatusCode != 401 || got.body != `{"type":"unauthorized"}` || got.Header.Get("Request-Id") != "rejected" || got.Header.Get("Proxy-Status") != "" {
 				t.Errorf("answer = %d %q %v, want Pleo's 401", got.StatusCode, got.body, got.Header)
 			}
 			r.wantReplays(map[replayResult]float64{tt.result: 1})
-			if line := r.line(); line["attempts"] != tt.attempts || line["origin"] != "upstream" {
+			if line := r.logEntry(); line["attempts"] != tt.attempts || line["origin"] != "upstream" {
 				t.Errorf("log = %v attempts, origin %v, want %d, upstream", line["attempts"], line["origin"], tt.attempts)
 			}
-			if used := r.proxy.keeper.memory.used.Load() + r.proxy.keeper.files.used.Load(); used != 0 {
+			if used := r.proxy.replayLimits.memory.used.Load() + r.proxy.replayLimits.files.used.Load(); used != 0 {
 				t.Errorf("replay memory in use afterwards = %d, want 0", used)
 			}
 		})
 	}
 }
 
-// drained reads bodies before answering.
-func drained(next http.HandlerFunc) http.HandlerFunc {
+// readBodyFirst reads bodies before answering.
+func readBodyFirst(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(strings.NewReader(string(body)))
@@ -152,10 +152,10 @@ func drained(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-func TestReplayThatIsRejectedIsReported(t *testing.T) {
-	v := newVault("acme")
-	v.distrust = true
-	r := newRig(t, v, v.guarded(ok))
+func TestRejectedReplayIsReported(t *testing.T) {
+	v := newFakeCredentials("acme")
+	v.rejectAll = true
+	r := newTestProxy(t, v, v.requireToken(ok))
 	for range 3 {
 		r.do("GET", "/", nil)
 	}
@@ -164,7 +164,7 @@ func TestReplayThatIsRejectedIsReported(t *testing.T) {
 	}
 }
 
-func TestOurAnswerTakesThePlaceOfThe401(t *testing.T) {
+func TestCredentialErrorReplaces401(t *testing.T) {
 	tests := []struct {
 		name string
 		err  error
@@ -177,9 +177,9 @@ func TestOurAnswerTakesThePlaceOfThe401(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := newVault("acme")
-			v.refuse = tt.err
-			r := newRig(t, v, v.guarded(ok))
+			v := newFakeCredentials("acme")
+			v.reauthorizeErr = tt.err
+			r := newTestProxy(t, v, v.requireToken(ok))
 			v.expire("acme")
 			got := r.do("GET", "/", nil)
 			if p := decodeProblem(t, got.body); got.StatusCode != tt.want || p.Code != tt.code {
@@ -191,10 +191,10 @@ func TestOurAnswerTakesThePlaceOfThe401(t *testing.T) {
 }
 
 func TestCompanyIsCheckedAgainBeforeAReplay(t *testing.T) {
-	v := newVault("acme")
+	v := newFakeCredentials("acme")
 	v.current["acme"].CompanyID = "another"
 	sent := 0
-	r := newRig(t, v, func(w http.ResponseWriter, _ *http.Request) {
+	r := newTestProxy(t, v, func(w http.ResponseWriter, _ *http.Request) {
 		sent++
 		w.WriteHeader(401)
 	})
@@ -207,12 +207,12 @@ func TestCompanyIsCheckedAgainBeforeAReplay(t *testing.T) {
 
 // A 401 that comes before the body has been sent is healed too: the first
 // attempt is still waiting for the client then.
-func TestReplayAfterAnEarly401(t *testing.T) {
-	v := newVault("acme")
+func TestReplayAfterEarly401(t *testing.T) {
+	v := newFakeCredentials("acme")
 	early := make(chan struct{})
 	var once sync.Once
-	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
-		if _, ok := v.owner(req.Header); !ok {
+	r := newTestProxy(t, v, func(w http.ResponseWriter, req *http.Request) {
+		if _, ok := v.connectionOf(req.Header); !ok {
 			_ = http.NewResponseController(w).EnableFullDuplex()
 			w.WriteHeader(401)
 			return
@@ -235,7 +235,7 @@ func TestReplayAfterAnEarly401(t *testing.T) {
 
 // A request is sent once only, whatever becomes of it: the transport on its own
 // would send these again when a reused connection breaks.
-func TestNothingIsSentAgainWhenAConnectionBreaks(t *testing.T) {
+func TestNoRetryAfterBrokenConnection(t *testing.T) {
 	tests := []struct{ name, method, header, body string }{
 		{"get", "GET", "", ""},
 		{"head", "HEAD", "", ""},
@@ -255,7 +255,7 @@ func TestNothingIsSentAgainWhenAConnectionBreaks(t *testing.T) {
 					_, _ = r.Peek(len(tt.body)) // and close without an answer
 				}
 			})
-			r := newRigAt(t, newVault("acme"), api.url)
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			r.do("GET", "/warm", nil)
 			got := r.raw(tt.method + " /@acme/x HTTP/1.1\r\nHost: localhost\r\n" + tt.header + "Connection: close\r\n\r\n" + tt.body)
 			if status := statusOf(t, got); status != 502 {
@@ -268,12 +268,12 @@ func TestNothingIsSentAgainWhenAConnectionBreaks(t *testing.T) {
 	}
 }
 
-func TestUpstreamConnectionsStayWarm(t *testing.T) {
-	v := newVault("acme")
+func TestUpstreamConnectionsAreReused(t *testing.T) {
+	v := newFakeCredentials("acme")
 	var dialled sync.Map
-	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+	r := newTestProxy(t, v, func(w http.ResponseWriter, req *http.Request) {
 		dialled.Store(req.RemoteAddr, true)
-		v.guarded(echo)(w, req)
+		v.requireToken(echo)(w, req)
 	})
 	v.expire("acme")
 	for range 20 {
@@ -295,21 +295,21 @@ func TestUpstreamConnectionsStayWarm(t *testing.T) {
 func TestUpstreamTimeout(t *testing.T) {
 	const timeout = 50 * time.Millisecond
 	api := newTCPUpstream(t, func(r *bufio.Reader, _ net.Conn) { _, _ = io.Copy(io.Discard, r) })
-	r := newRigAt(t, newVault("acme"), api.url, func(c *Config) { c.UpstreamTimeout = timeout })
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) { c.UpstreamTimeout = timeout })
 	got := r.do("GET", "/", nil)
 	if p := decodeProblem(t, got.body); got.StatusCode != 504 || p.Code != "upstream_timeout" {
 		t.Errorf("answer = %d %s, want 504 upstream_timeout", got.StatusCode, p.Code)
 	}
 }
 
-func TestClientThatLeavesIsNoUpstreamError(t *testing.T) {
+func TestClientDisconnect(t *testing.T) {
 	arrived := make(chan struct{})
 	api := newTCPUpstream(t, func(r *bufio.Reader, _ net.Conn) {
 		readHead(r)
 		close(arrived)
 		_, _ = io.Copy(io.Discard, r)
 	})
-	r := newRigAt(t, newVault("acme"), api.url)
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	conn, err := net.Dial("tcp", r.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -318,7 +318,7 @@ func TestClientThatLeavesIsNoUpstreamError(t *testing.T) {
 	<-arrived
 	_ = conn.(*net.TCPConn).SetLinger(0) // closing resets: this client does not read any more
 	_ = conn.Close()
-	if line := r.line(); line["status"] != int64(499) || line["code"] != "client_closed_request" {
+	if line := r.logEntry(); line["status"] != int64(499) || line["code"] != "client_closed_request" {
 		t.Errorf("log = %v %v, want 499 client_closed_request", line["status"], line["code"])
 	}
 }

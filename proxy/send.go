@@ -31,7 +31,7 @@ func (x *exchange) send(a *refresh.Authorization, body *attemptBody) (*http.Resp
 	a.Begin()
 	defer a.End()
 	res, err := x.roundTrip(a, body)
-	for tries := 0; err != nil && tries < maxUnsent && x.unsent(); tries++ {
+	for tries := 0; err != nil && tries < maxUnsentRetries && x.unsent(); tries++ {
 		again, ok := x.openBody()
 		if !ok {
 			break
@@ -43,28 +43,28 @@ func (x *exchange) send(a *refresh.Authorization, body *attemptBody) (*http.Resp
 	}
 	if res.StatusCode < http.StatusOK {
 		_ = res.Body.Close()
-		return nil, problemUpstream(codeUpstreamProtocolError, x.name, errSwitched)
+		return nil, upstreamProblem(codeUpstreamProtocolError, x.name, errBadStatus)
 	}
 	return res, nil
 }
 
-// maxUnsent is how many pooled connections in a row one attempt may find dead.
-const maxUnsent = 16
+// maxUnsentRetries is how many pooled connections in a row one attempt may find dead.
+const maxUnsentRetries = 16
 
 // unsent reports whether the last try has failed for no other reason than that
 // its pooled connection was dead before anything was written to it.
 func (x *exchange) unsent() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.ctx.Err() == nil && x.badBody() == nil && x.line.unused()
+	return x.ctx.Err() == nil && x.badBody() == nil && x.conn.unused()
 }
 
 // roundTrip makes one try of an attempt.
 func (x *exchange) roundTrip(a *refresh.Authorization, body *attemptBody) (*http.Response, error) {
-	clock := startClock(x.proxy.timeout, func() { x.cancel(errLate) })
+	clock := startResponseTimer(x.proxy.timeout, func() { x.cancel(errUpstreamTimeout) })
 	defer clock.stop()
 	if body != nil {
-		body.clock = clock
+		body.timer = clock
 	}
 	x.setSending(true)
 	defer x.setSending(false)
@@ -75,10 +75,10 @@ func (x *exchange) roundTrip(a *refresh.Authorization, body *attemptBody) (*http
 }
 
 var (
-	errLate     = errors.New("the upstream timeout has passed")
-	errSwitched = errors.New("the answer changes protocols, or its status is below 200")
-	errInterim  = errors.New("too many 1xx answers")
-	errNotHTTP  = errors.New("the answer is not HTTP")
+	errUpstreamTimeout = errors.New("the upstream timeout has passed")
+	errBadStatus       = errors.New("the answer changes protocols, or its status is below 200")
+	errTooManyInterim  = errors.New("too many 1xx answers")
+	errNotHTTP         = errors.New("the answer is not HTTP")
 )
 
 // outbound builds the request of one attempt.
@@ -86,7 +86,7 @@ var (
 // The transport re-sends requests by itself when a reused connection breaks,
 // even after their bytes were written, if they have no body and their method is
 // safe or they carry an idempotency key. A request may not be sent twice here
-// except after a 401. The key is disguised by [quiet]; safe methods get a body
+// except after a 401. The key is disguised by [disableRetries]; safe methods get a body
 // that is empty, but of a type of its own. The coding "identity" puts nothing
 // on the wire, and keeps the transport from chunking that body.
 func (x *exchange) outbound(a *refresh.Authorization, body *attemptBody) *http.Request {
@@ -95,9 +95,9 @@ func (x *exchange) outbound(a *refresh.Authorization, body *attemptBody) *http.R
 	out.URL = x.url
 	out.Host = x.proxy.upstream.host
 	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
-	out.Header = x.header
+	out.Header = x.outHeader
 	if x.sent {
-		out.Header = maps.Clone(x.header) // the transport may still be writing the one before
+		out.Header = maps.Clone(x.outHeader) // the transport may still be writing the one before
 	}
 	x.sent = true
 	switch {
@@ -115,26 +115,26 @@ func (x *exchange) outbound(a *refresh.Authorization, body *attemptBody) *http.R
 
 // failed says what it means for the client that an attempt brought no answer.
 func (x *exchange) failed(err error) error {
-	if errors.Is(context.Cause(x.ctx), errLate) {
-		return problemUpstream(codeUpstreamTimeout, x.name, errLate)
+	if errors.Is(context.Cause(x.ctx), errUpstreamTimeout) {
+		return upstreamProblem(codeUpstreamTimeout, x.name, errUpstreamTimeout)
 	}
 	// Before the context, which ends too when a client stops in the middle.
 	if err := x.badBody(); err != nil {
-		return problemBody(x.name, err)
+		return badRequestBody(x.name, err)
 	}
 	if x.clientGone() {
 		return errClientGone
 	}
-	if !x.hadLine() {
-		return problemUpstream(codeUpstreamUnreachable, x.name, err)
+	if !x.hadConn() {
+		return upstreamProblem(codeUpstreamUnreachable, x.name, err)
 	}
-	return problemUpstream(codeUpstreamProtocolError, x.name, withoutAnswer(err))
+	return upstreamProblem(codeUpstreamProtocolError, x.name, sanitizedError(err))
 }
 
-func (x *exchange) hadLine() bool {
+func (x *exchange) hadConn() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.line.got
+	return x.conn.got
 }
 
 // badBody returns how the client's body was cut short or malformed; nil where it
@@ -150,13 +150,13 @@ func (x *exchange) badBody() error {
 	return err
 }
 
-// withoutAnswer returns err if it says nothing that the upstream made up. Errors
+// sanitizedError returns err if it says nothing that the upstream made up. Errors
 // of parsing quote the answer, which may quote our request.
-func withoutAnswer(err error) error {
+func sanitizedError(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op
 	}
-	for _, known := range []error{errInterim, io.ErrUnexpectedEOF, io.EOF} {
+	for _, known := range []error{errTooManyInterim, io.ErrUnexpectedEOF, io.EOF} {
 		if errors.Is(err, known) {
 			return known
 		}
@@ -164,16 +164,16 @@ func withoutAnswer(err error) error {
 	return errNotHTTP
 }
 
-// maxInterim is how many 1xx answers one request may get. The transport bounds
+// maxInterimResponses is how many 1xx answers one request may get. The transport bounds
 // only the size of each.
-const maxInterim = 32
+const maxInterimResponses = 32
 
 func (x *exchange) setSending(sending bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.sending = sending
 	if sending {
-		x.line = line{}
+		x.conn = connUse{}
 	}
 }
 
@@ -183,8 +183,8 @@ func (x *exchange) setSending(sending bool) {
 func (x *exchange) relayInterim(status int, header textproto.MIMEHeader) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.interim++; x.interim > maxInterim {
-		return errInterim
+	if x.interim++; x.interim > maxInterimResponses {
+		return errTooManyInterim
 	}
 	// 100 is between the API and us. The server sends its own to the client once
 	// the body is read, which is when the API has asked for it.
@@ -192,7 +192,7 @@ func (x *exchange) relayInterim(status int, header textproto.MIMEHeader) error {
 		return nil
 	}
 	h := x.w.Header()
-	relayHeader(h, http.Header(header), header["Connection"])
+	copyResponseHeader(h, http.Header(header), header["Connection"])
 	x.w.WriteHeader(status)
 	clear(h)
 	return nil
@@ -202,19 +202,19 @@ func (x *exchange) relayInterim(status int, header textproto.MIMEHeader) error {
 // does while the body is read for the first time. It keeps its final answer from
 // being written at the same time, and no other.
 func (x *exchange) continues() bool {
-	return len(x.in.Header["Expect"]) > 0 && x.upload != nil && !x.upload.begun()
+	return len(x.in.Header["Expect"]) > 0 && x.upload != nil && !x.upload.started()
 }
 
 // How much of a rejection is read, and for how long, to use its connection
 // again.
 const (
-	discardSize = 64 << 10
-	discardTime = 100 * time.Millisecond
+	maxDiscardBytes = 64 << 10
+	discardTimeout  = 100 * time.Millisecond
 )
 
 func discard(body io.ReadCloser) {
-	hurry := time.AfterFunc(discardTime, func() { _ = body.Close() })
+	hurry := time.AfterFunc(discardTimeout, func() { _ = body.Close() })
 	defer hurry.Stop()
-	_, _ = io.CopyN(io.Discard, body, discardSize)
+	_, _ = io.CopyN(io.Discard, body, maxDiscardBytes)
 	_ = body.Close()
 }

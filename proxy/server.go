@@ -21,11 +21,11 @@ const (
 // NewServer returns the server of a proxy listener, with limits that slow
 // clients cannot exceed: HTTP/1.1 in the clear if t is nil, else HTTP/1.1 and 2
 // over TLS, by ServeTLS without files. What it serves should come from
-// [WatchConnections]. errorLog gets what clients do wrong below HTTP; nil
+// [TrackConnections]. errorLog gets what clients do wrong below HTTP; nil
 // discards it.
 func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server {
 	if errorLog == nil {
-		errorLog = log.New(discardLog{}, "", 0)
+		errorLog = log.New(discardWriter{}, "", 0)
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -45,17 +45,17 @@ func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server
 	}
 }
 
-type discardLog struct{}
+type discardWriter struct{}
 
-func (discardLog) Write(p []byte) (int, error) { return len(p), nil }
+func (discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 
 // Limits of the connections to the API.
 const (
-	dialTimeout      = 10 * time.Second
-	handshakeTimeout = 10 * time.Second
-	maxIdle          = 512
-	continueTimeout  = time.Second
-	maxAnswerHeader  = 1 << 20
+	dialTimeout            = 10 * time.Second
+	handshakeTimeout       = 10 * time.Second
+	maxIdleConns           = 512
+	continueTimeout        = time.Second
+	maxResponseHeaderBytes = 1 << 20
 )
 
 // UpstreamIdleTimeout is how long a connection to the API stays in the pool.
@@ -86,11 +86,11 @@ func NewTransport(c TransportConfig) *http.Transport {
 		TLSClientConfig:        &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    handshakeTimeout,
 		DisableCompression:     true,
-		MaxIdleConns:           maxIdle,
-		MaxIdleConnsPerHost:    maxIdle,
+		MaxIdleConns:           maxIdleConns,
+		MaxIdleConnsPerHost:    maxIdleConns,
 		IdleConnTimeout:        UpstreamIdleTimeout,
 		ExpectContinueTimeout:  continueTimeout,
-		MaxResponseHeaderBytes: maxAnswerHeader,
+		MaxResponseHeaderBytes: maxResponseHeaderBytes,
 		Protocols:              &protocols,
 	}
 	if c.ProxyURL != nil {

@@ -23,13 +23,13 @@ type target struct {
 // request line of HTTP/1.1.
 func parseTarget(uri string) (target, error) {
 	if !strings.HasPrefix(uri, "/") || strings.ContainsFunc(uri, endsTarget) {
-		return target{}, problemBadTarget()
+		return target{}, badRequestTarget()
 	}
 	var t target
 	t.path, t.query, t.hasQ = strings.Cut(uri, "?")
 	t.cutPrefix()
 	if strings.HasPrefix(t.path, "//") {
-		return target{}, problemBadTarget()
+		return target{}, badRequestTarget()
 	}
 	return t, nil
 }

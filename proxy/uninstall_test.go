@@ -7,7 +7,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func TestUninstalling(t *testing.T) {
+func TestUninstall(t *testing.T) {
 	tests := []struct {
 		name, method, path string
 		kind               credstore.Kind
@@ -26,13 +26,13 @@ func TestUninstalling(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := newVault("acme")
+			v := newFakeCredentials("acme")
 			v.current["acme"].Kind = tt.kind
-			r := newRig(t, v, v.guarded(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(tt.status) }))
+			r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(tt.status) }))
 			if got := r.do(tt.method, tt.path, nil).StatusCode; got != tt.status {
 				t.Fatalf("status = %d, want %d", got, tt.status)
 			}
-			if got := len(v.ended) == 1 && v.ended[0].Connection == "acme"; got != tt.want {
+			if got := len(v.uninstalled) == 1 && v.uninstalled[0].Connection == "acme"; got != tt.want {
 				t.Errorf("told of the end: %v, want %v", got, tt.want)
 			}
 		})
@@ -40,12 +40,12 @@ func TestUninstalling(t *testing.T) {
 }
 
 // The replay's token is the one that has ended, not that of the first attempt.
-func TestUninstallingByAReplay(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
+func TestUninstallByReplay(t *testing.T) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
 	v.expire("acme")
 	r.do("DELETE", "/v1/installations/me", nil)
-	if len(v.ended) != 1 || v.ended[0].Version != 2 {
-		t.Errorf("told of %v, want of version 2", v.ended)
+	if len(v.uninstalled) != 1 || v.uninstalled[0].Version != 2 {
+		t.Errorf("told of %v, want of version 2", v.uninstalled)
 	}
 }

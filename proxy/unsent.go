@@ -37,33 +37,33 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// line is the upstream connection of one attempt. Its zero value is none.
-type line struct {
-	conn   *countedConn // nil where writes are not counted
-	before int64        // bytes written when the attempt got it
-	slack  int64        // bytes that TLS may write on its own account
-	reused bool
-	got    bool // there was a connection
+// conn is the upstream connection of one attempt. Its zero value is none.
+type connUse struct {
+	conn          *countedConn // nil where writes are not counted
+	writtenBefore int64        // bytes written when the attempt got it
+	tlsOverhead   int64        // bytes that TLS may write on its own account
+	reused        bool
+	got           bool // there was a connection
 }
 
-// closingTLS is more than TLS needs to close a connection, and less than the
+// tlsCloseOverhead is more than TLS needs to close a connection, and less than the
 // smallest request with a credential takes over it.
-const closingTLS = 64
+const tlsCloseOverhead = 64
 
-func newLine(info httptrace.GotConnInfo) line {
-	l := line{reused: info.Reused, got: true}
+func newLine(info httptrace.GotConnInfo) connUse {
+	l := connUse{reused: info.Reused, got: true}
 	c := info.Conn
 	if over, ok := c.(*tls.Conn); ok {
-		c, l.slack = over.NetConn(), closingTLS
+		c, l.tlsOverhead = over.NetConn(), tlsCloseOverhead
 	}
 	if l.conn, _ = c.(*countedConn); l.conn != nil {
-		l.before = l.conn.written.Load()
+		l.writtenBefore = l.conn.written.Load()
 	}
 	return l
 }
 
 // unused reports whether it is known that the attempt, which has failed, has
 // written nothing to a connection that was there before it.
-func (l line) unused() bool {
-	return l.reused && l.conn != nil && l.conn.written.Load()-l.before <= l.slack
+func (l connUse) unused() bool {
+	return l.reused && l.conn != nil && l.conn.written.Load()-l.writtenBefore <= l.tlsOverhead
 }

@@ -101,8 +101,8 @@ func TestRequestThatWasNotWrittenIsSentAgain(t *testing.T) {
 				if got.StatusCode != 200 || got.body != want || timesSeen(&seen, "/x") != 1 {
 					t.Errorf("answer = %d with %d bytes after %d requests, want 200 with %d after 1", got.StatusCode, len(got.body), timesSeen(&seen, "/x"), len(want))
 				}
-				r.line()
-				if line := r.line(); line["attempts"] != int64(1) {
+				r.logEntry()
+				if line := r.logEntry(); line["attempts"] != int64(1) {
 					t.Errorf("log: attempts = %v, want 1", line["attempts"])
 				}
 			})
@@ -145,7 +145,7 @@ func bodyOf(s string) io.Reader {
 	return strings.NewReader(s)
 }
 
-func newMorgueRig(t *testing.T, secure bool, api http.HandlerFunc) (*morgue, *rig) {
+func newMorgueRig(t *testing.T, secure bool, api http.HandlerFunc) (*morgue, *testProxy) {
 	t.Helper()
 	m := &morgue{}
 	server := httptest.NewUnstartedServer(api)
@@ -159,18 +159,18 @@ func newMorgueRig(t *testing.T, secure bool, api http.HandlerFunc) (*morgue, *ri
 	}
 	t.Cleanup(server.Close)
 	t.Cleanup(transport.CloseIdleConnections)
-	return m, newRigAt(t, newVault("acme"), server.URL, func(c *Config) { c.Transport = transport })
+	return m, newTestProxyTo(t, newFakeCredentials("acme"), server.URL, func(c *Config) { c.Transport = transport })
 }
 
 // A replay meets a dead connection as well as a first attempt may.
 func TestReplayThatWasNotWrittenIsSentAgain(t *testing.T) {
-	v := newVault("acme")
+	v := newFakeCredentials("acme")
 	var m *morgue
-	m, r := newMorgueRig(t, false, func(w http.ResponseWriter, req *http.Request) { v.guarded(echo)(w, req) })
+	m, r := newMorgueRig(t, false, func(w http.ResponseWriter, req *http.Request) { v.requireToken(echo)(w, req) })
 	r.do("GET", "/warm", nil) // refused: this vault is not the rig's
-	r.vault.mu.Lock()
-	r.vault.current = v.current
-	r.vault.mu.Unlock()
+	r.credentials.mu.Lock()
+	r.credentials.current = v.current
+	r.credentials.mu.Unlock()
 	v.expire("acme")
 	body := strings.Repeat("x", 100_000)
 	m.killAll(0)
@@ -184,11 +184,11 @@ func TestReplayThatWasNotWrittenIsSentAgain(t *testing.T) {
 func TestDeadConnectionsAreNotTriedForEver(t *testing.T) {
 	x := &exchange{}
 	x.ctx = t.Context()
-	x.line = line{got: true, reused: true, conn: &countedConn{}}
+	x.conn = connUse{got: true, reused: true, conn: &countedConn{}}
 	if !x.unsent() {
 		t.Fatal("unsent = false for a reused connection without a byte, want true")
 	}
-	x.line.reused = false
+	x.conn.reused = false
 	if x.unsent() {
 		t.Error("unsent = true for a new connection, want false: it would be tried for ever")
 	}

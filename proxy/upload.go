@@ -15,8 +15,8 @@ var (
 	// or whose exchange is over.
 	errDetached = errors.New("the body is no longer read for this attempt")
 
-	// errNotKept ends a replay whose body was lost after it began.
-	errNotKept = errors.New("the body could not be kept")
+	// errNotBuffered ends a replay whose body was lost after it began.
+	errNotBuffered = errors.New("the body could not be kept")
 )
 
 // upload is the body of one request on its way from the client, kept while it
@@ -27,11 +27,11 @@ var (
 // needs the turn, and what is read is kept by whoever reads it: a late read of
 // the first attempt is not lost to the second.
 type upload struct {
-	in    *http.Request
-	ctx   context.Context               // of the exchange; ends waits for the turn
-	turn  chan struct{}                 // holds one token while somebody reads from the client
-	kept  *kept                         // appended to by who has the turn
-	strip func(http.Header) http.Header // for trailers
+	in      *http.Request
+	ctx     context.Context               // of the exchange; ends waits for the turn
+	reading chan struct{}                 // holds one token while somebody reads from the client
+	buffer  *replayBuffer                 // appended to by who has the turn
+	strip   func(http.Header) http.Header // for trailers
 
 	// announced is the trailer section before it has come: names without
 	// values. It is nil unless the body is chunked, which trailers need.
@@ -44,16 +44,16 @@ type upload struct {
 }
 
 // newUpload returns nil for a request without a body.
-func newUpload(ctx context.Context, in *http.Request, k *keeper, strip func(http.Header) http.Header) *upload {
+func newUpload(ctx context.Context, in *http.Request, k *replayLimits, strip func(http.Header) http.Header) *upload {
 	if in.ContentLength == 0 || in.Body == nil || in.Body == http.NoBody {
 		return nil
 	}
 	u := &upload{
-		in:    in,
-		ctx:   ctx,
-		turn:  make(chan struct{}, 1),
-		kept:  k.keep(in.ContentLength),
-		strip: strip,
+		in:      in,
+		ctx:     ctx,
+		reading: make(chan struct{}, 1),
+		buffer:  k.newBuffer(in.ContentLength),
+		strip:   strip,
 	}
 	if in.ContentLength < 0 {
 		u.announced = strip(in.Trailer)
@@ -66,7 +66,7 @@ func newUpload(ctx context.Context, in *http.Request, k *keeper, strip func(http
 func (u *upload) attach() (*attemptBody, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.received > 0 && !u.kept.whole() {
+	if u.received > 0 && !u.buffer.complete() {
 		return nil, false
 	}
 	u.owner = &attemptBody{upload: u, trailer: maps.Clone(u.announced)}
@@ -80,18 +80,18 @@ func (u *upload) finish() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.owner = nil
-	u.kept.release()
+	u.buffer.release()
 }
 
-// settle makes w's connection unreadable, and waits until nobody reads from the
+// stopReading makes w's connection unreadable, and waits until nobody reads from the
 // client. A handler that panics has to: the server then takes the connection's
 // buffers back without closing the body first, and drains what a silent client
 // may never send.
-func (u *upload) settle(w http.ResponseWriter) {
+func (u *upload) stopReading(w http.ResponseWriter) {
 	if http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) != nil {
 		return // a read under way could not be ended
 	}
-	u.turn <- struct{}{}
+	u.reading <- struct{}{}
 }
 
 // state returns how many bytes the client has sent, and the error that its body
@@ -105,15 +105,15 @@ func (u *upload) state() (int64, error) {
 	return u.received, u.err
 }
 
-// begun reports whether something was read from the client, or tried in vain.
-func (u *upload) begun() bool {
+// started reports whether something was read from the client, or tried in vain.
+func (u *upload) started() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.received > 0 || u.err != nil
 }
 
-// ended reports whether the client's body was read to its proper end.
-func (u *upload) ended() bool {
+// complete reports whether the client's body was read to its proper end.
+func (u *upload) complete() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return errors.Is(u.err, io.EOF)
@@ -122,35 +122,35 @@ func (u *upload) ended() bool {
 // attemptBody is the request body of one attempt.
 type attemptBody struct {
 	upload  *upload
-	clock   *headClock  // of the attempt; set before it is sent
-	trailer http.Header // filled in at the end of the body; nil unless chunked
-	offset  int64       // what this attempt has got; of its reader
+	timer   *responseTimer // of the attempt; set before it is sent
+	trailer http.Header    // filled in at the end of the body; nil unless chunked
+	offset  int64          // what this attempt has got; of its reader
 }
 
 // Read gives what is kept, then what the client sends.
 func (b *attemptBody) Read(p []byte) (int, error) {
-	if n, ok, err := b.again(p); ok {
+	if n, ok, err := b.readBuffered(p); ok {
 		return n, err
 	}
-	b.clock.pause()
-	defer b.clock.resume()
+	b.timer.pause()
+	defer b.timer.resume()
 	select {
-	case b.upload.turn <- struct{}{}:
+	case b.upload.reading <- struct{}{}:
 	case <-b.upload.ctx.Done():
 		return 0, context.Cause(b.upload.ctx)
 	}
-	defer func() { <-b.upload.turn }()
-	if n, ok, err := b.again(p); ok {
+	defer func() { <-b.upload.reading }()
+	if n, ok, err := b.readBuffered(p); ok {
 		return n, err
 	}
 	n, err := b.upload.in.Body.Read(p)
-	whole := b.upload.kept.append(p[:n])
-	return b.took(p[:n], err, whole)
+	whole := b.upload.buffer.append(p[:n])
+	return b.recordRead(p[:n], err, whole)
 }
 
-// again reads what an earlier attempt, or an earlier read for it, has taken
+// readBuffered reads what an earlier attempt, or an earlier read for it, has taken
 // from the client. It reports false when there is no such thing.
-func (b *attemptBody) again(p []byte) (n int, ok bool, err error) {
+func (b *attemptBody) readBuffered(p []byte) (n int, ok bool, err error) {
 	u := b.upload
 	u.mu.Lock()
 	if u.owner != b || b.offset >= u.received {
@@ -158,10 +158,10 @@ func (b *attemptBody) again(p []byte) (n int, ok bool, err error) {
 		return b.atEnd()
 	}
 	u.mu.Unlock()
-	n, err = u.kept.readAt(p, b.offset)
+	n, err = u.buffer.readAt(p, b.offset)
 	b.offset += int64(n)
 	if n == 0 && err == nil {
-		err = errNotKept
+		err = errNotBuffered
 	}
 	return n, true, err
 }
@@ -178,15 +178,15 @@ func (b *attemptBody) atEnd() (n int, ok bool, err error) {
 	return 0, false, nil
 }
 
-// took records what was read from the client, and whether everything is kept.
-func (b *attemptBody) took(p []byte, err error, whole bool) (int, error) {
+// recordRead records what was read from the client, and whether everything is kept.
+func (b *attemptBody) recordRead(p []byte, err error, whole bool) (int, error) {
 	u := b.upload
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.err = err
 	if u.owner == b {
 		if !whole {
-			u.kept.lose()
+			u.buffer.discard()
 		}
 		u.received += int64(len(p))
 		b.offset = u.received
@@ -196,8 +196,8 @@ func (b *attemptBody) took(p []byte, err error, whole bool) (int, error) {
 		return len(p), err
 	}
 	// The successor relies on having everything: it was told so by attach.
-	if u.owner != nil && !whole && !u.kept.insist(p) {
-		u.err = errNotKept
+	if u.owner != nil && !whole && !u.buffer.appendUnlimited(p) {
+		u.err = errNotBuffered
 	}
 	u.received += int64(len(p))
 	return 0, errDetached

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-func newTestUpload(t *testing.T, body io.Reader, length int64, k *keeper) *upload {
+func newTestUpload(t *testing.T, body io.Reader, length int64, k *replayLimits) *upload {
 	t.Helper()
 	in := &http.Request{Body: io.NopCloser(body), ContentLength: length}
 	return newUpload(t.Context(), in, k, func(h http.Header) http.Header { return h.Clone() })
@@ -24,19 +24,19 @@ func attempt(t *testing.T, u *upload) *attemptBody {
 	if !ok {
 		t.Fatal("attach = false, want a body")
 	}
-	b.clock = startClock(time.Hour, func() {})
-	t.Cleanup(b.clock.stop)
+	b.timer = startResponseTimer(time.Hour, func() {})
+	t.Cleanup(b.timer.stop)
 	return b
 }
 
 // A read of the first attempt that is under way when the replay begins takes
 // bytes from the client. They belong to the replay.
-func TestLateReadIsNotLostToTheReplay(t *testing.T) {
+func TestReplayGetsLateRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reader, writer := io.Pipe()
 		// The limit is below what the late read brings: the replay needs it all
 		// the same.
-		u := newTestUpload(t, reader, -1, newKeeper(Config{ReplayMemory: 4, ReplayMemoryTotal: 4}))
+		u := newTestUpload(t, reader, -1, newReplayLimits(Config{ReplayMemory: 4, ReplayMemoryTotal: 4}))
 		first := attempt(t, u)
 		go func() { _, _ = io.WriteString(writer, "one ") }()
 		if _, err := io.ReadFull(first, make([]byte, 4)); err != nil {
@@ -61,14 +61,14 @@ func TestLateReadIsNotLostToTheReplay(t *testing.T) {
 			t.Errorf("late read = %v, want errDetached", err)
 		}
 		u.finish()
-		if used := u.kept.keeper.memory.used.Load(); used != 0 {
+		if used := u.buffer.limits.memory.used.Load(); used != 0 {
 			t.Errorf("memory in use afterwards = %d, want 0", used)
 		}
 	})
 }
 
-func TestMemoryOfAllRequestsIsBounded(t *testing.T) {
-	k := newKeeper(Config{ReplayMemory: 4 << 10, ReplayMemoryTotal: 10 << 10})
+func TestReplayMemoryIsBounded(t *testing.T) {
+	k := newReplayLimits(Config{ReplayMemory: 4 << 10, ReplayMemoryTotal: 10 << 10})
 	var uploads []*upload
 	kept := 0
 	for range 10 {
@@ -92,9 +92,9 @@ func TestMemoryOfAllRequestsIsBounded(t *testing.T) {
 	}
 }
 
-func TestNobodyReadsAfterTheEnd(t *testing.T) {
+func TestNoReadAfterFinish(t *testing.T) {
 	source := strings.NewReader("body")
-	u := newTestUpload(t, source, 4, newKeeper(Config{ReplayMemory: 10, ReplayMemoryTotal: 10}))
+	u := newTestUpload(t, source, 4, newReplayLimits(Config{ReplayMemory: 10, ReplayMemoryTotal: 10}))
 	b := attempt(t, u)
 	u.finish()
 	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, errDetached) || source.Len() != 4 {
@@ -102,10 +102,10 @@ func TestNobodyReadsAfterTheEnd(t *testing.T) {
 	}
 }
 
-func TestClockCountsOnlyTheAPI(t *testing.T) {
+func TestResponseTimerIgnoresClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var late atomic.Bool
-		c := startClock(time.Minute, func() { late.Store(true) })
+		c := startResponseTimer(time.Minute, func() { late.Store(true) })
 		time.Sleep(59 * time.Second)
 		c.pause() // the client is slow
 		time.Sleep(time.Hour)
@@ -122,9 +122,9 @@ func TestClockCountsOnlyTheAPI(t *testing.T) {
 	})
 }
 
-func TestClockIsSilentOnceStopped(t *testing.T) {
+func TestStoppedResponseTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startClock(time.Minute, func() { t.Error("the clock struck after it was stopped") })
+		c := startResponseTimer(time.Minute, func() { t.Error("the clock struck after it was stopped") })
 		c.stop()
 		c.resume() // a late read ends
 		time.Sleep(time.Hour)
@@ -132,13 +132,13 @@ func TestClockIsSilentOnceStopped(t *testing.T) {
 	})
 }
 
-// deadlines is a response writer that keeps the read deadline it is given.
-type deadlines struct {
+// deadlineRecorder is a response writer that keeps the read deadline it is given.
+type deadlineRecorder struct {
 	http.ResponseWriter
 	read time.Time
 }
 
-func (d *deadlines) SetReadDeadline(t time.Time) error {
+func (d *deadlineRecorder) SetReadDeadline(t time.Time) error {
 	d.read = t
 	return nil
 }
@@ -146,10 +146,10 @@ func (d *deadlines) SetReadDeadline(t time.Time) error {
 // When a handler panics the server drains the body first, and a client that
 // sends no more of it would hold the connection for ever, without learning that
 // its answer has broken off. It did where nobody was reading at that moment.
-func TestAbortDoesNotWaitForASilentClient(t *testing.T) {
-	u := newTestUpload(t, strings.NewReader("body"), 4, newKeeper(Config{ReplayMemory: 10, ReplayMemoryTotal: 10}))
-	w := &deadlines{}
-	u.settle(w)
+func TestAbortDoesNotWaitForClient(t *testing.T) {
+	u := newTestUpload(t, strings.NewReader("body"), 4, newReplayLimits(Config{ReplayMemory: 10, ReplayMemoryTotal: 10}))
+	w := &deadlineRecorder{}
+	u.stopReading(w)
 	if w.read.IsZero() || w.read.After(time.Now()) {
 		t.Errorf("read deadline = %v, want one that has passed", w.read)
 	}

@@ -194,7 +194,7 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.Linke
 		ConnectionHeaderAliases: cfg.Proxy.ConnectionHeaderAliases,
 		DefaultConnection:       cfg.Proxy.DefaultConnection,
 		DefaultConnectionShared: cfg.Proxy.DefaultConnectionShared,
-		Sole:                    manager.Sole,
+		SingleConnection:        manager.Sole,
 		AllowedHosts:            cfg.Proxy.AllowedHosts,
 		ReplayMemory:            orNone(cfg.Replay.Memory),
 		ReplayMemoryTotal:       cfg.Replay.MemoryTotal,

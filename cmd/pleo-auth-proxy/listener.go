@@ -95,7 +95,7 @@ func (l *listener) serveProxy(p *parts, errorLog *stdlog.Logger) {
 	if l.connection != "" {
 		handler = p.proxy.ForConnection(l.connection)
 	}
-	l.bound = proxy.WatchConnections(l.bound)
+	l.bound = proxy.TrackConnections(l.bound)
 	l.http = proxy.NewServer(handler, l.tls(p.tls.proxy), errorLog)
 }
 

@@ -36,14 +36,14 @@ func TestLargeBodiesAreReplayedFromFiles(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			v := newVault("acme")
+			v := newFakeCredentials("acme")
 			var names []string
-			r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+			r := newTestProxy(t, v, func(w http.ResponseWriter, req *http.Request) {
 				body, _ := io.ReadAll(req.Body)
 				found, _ := filepath.Glob(filepath.Join(dir, "*"))
 				names = append(names, found...)
 				req.Body = io.NopCloser(bytes.NewReader(body))
-				v.guarded(echo)(w, req)
+				v.requireToken(echo)(w, req)
 			}, func(c *Config) {
 				c.ReplayMemory, c.ReplayDir = memory, dir
 				if tt.conf != nil {
@@ -58,21 +58,21 @@ func TestLargeBodiesAreReplayedFromFiles(t *testing.T) {
 			if len(names) > 0 {
 				t.Errorf("files with names: %q, want none", names)
 			}
-			r.line()
-			k := r.proxy.keeper
+			r.logEntry()
+			k := r.proxy.replayLimits
 			if m, f := k.memory.used.Load(), k.files.used.Load(); m != 0 || f != 0 {
 				t.Errorf("in use afterwards = %d in memory, %d in files, want nothing", m, f)
 			}
-			if open := openIn(dir); open != 0 {
+			if open := openFilesIn(dir); open != 0 {
 				t.Errorf("%d files are open afterwards, want none", open)
 			}
 		})
 	}
 }
 
-// openIn counts this process's files in dir that are open, with or without a
+// openFilesIn counts this process's files in dir that are open, with or without a
 // name. Where the system does not tell, it is 0.
-func openIn(dir string) int {
+func openFilesIn(dir string) int {
 	links, _ := filepath.Glob("/proc/self/fd/*")
 	open := 0
 	for _, l := range links {
@@ -85,10 +85,10 @@ func openIn(dir string) int {
 
 // On a root that cannot be written to, large requests work, and somebody is
 // told once that their 401s will go back.
-func TestUnwritableDirectoryIsWarnedOfOnce(t *testing.T) {
+func TestUnwritableReplayDirIsLoggedOnce(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(echo), func(c *Config) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(echo), func(c *Config) {
 		c.ReplayMemory, c.ReplayDir, c.Logger = 4, filepath.Join(t.TempDir(), "missing"), zap.New(core)
 	})
 	for range 3 {
@@ -101,12 +101,12 @@ func TestUnwritableDirectoryIsWarnedOfOnce(t *testing.T) {
 	}
 }
 
-func TestFilesOfAllRequestsAreBounded(t *testing.T) {
-	k := newKeeper(Config{ReplayMemory: -1, ReplayMaxBody: 1 << 20, ReplayFilesTotal: 10 << 10, ReplayDir: t.TempDir()})
+func TestReplayFilesAreBounded(t *testing.T) {
+	k := newReplayLimits(Config{ReplayMemory: -1, ReplayMaxBody: 1 << 20, ReplayFilesTotal: 10 << 10, ReplayDir: t.TempDir()})
 	whole := 0
-	var all []*kept
+	var all []*replayBuffer
 	for range 10 {
-		b := k.keep(-1)
+		b := k.newBuffer(-1)
 		if b.append(make([]byte, 3<<10)) {
 			whole++
 		}
@@ -124,12 +124,12 @@ func TestFilesOfAllRequestsAreBounded(t *testing.T) {
 }
 
 // A client may leave while its body is being written to a file.
-func TestReleaseWhileAppending(t *testing.T) {
+func TestReplayBufferReleaseWhileAppending(t *testing.T) {
 	dir := t.TempDir()
-	k := newKeeper(Config{ReplayMemory: -1, ReplayMaxBody: 1 << 20, ReplayFilesTotal: 1 << 20, ReplayDir: dir, Logger: zap.NewNop()})
+	k := newReplayLimits(Config{ReplayMemory: -1, ReplayMaxBody: 1 << 20, ReplayFilesTotal: 1 << 20, ReplayDir: dir, Logger: zap.NewNop()})
 	var running sync.WaitGroup
 	for range 50 {
-		b := k.keep(-1)
+		b := k.newBuffer(-1)
 		running.Go(func() {
 			for b.append(make([]byte, 100)) {
 			}
@@ -137,7 +137,7 @@ func TestReleaseWhileAppending(t *testing.T) {
 		running.Go(b.release)
 	}
 	running.Wait()
-	if used, open := k.files.used.Load(), openIn(dir); used != 0 || open != 0 {
+	if used, open := k.files.used.Load(), openFilesIn(dir); used != 0 || open != 0 {
 		t.Errorf("afterwards %d bytes in use and %d files open, want none", used, open)
 	}
 }

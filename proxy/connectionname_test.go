@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestNaming(t *testing.T) {
+func TestConnectionNames(t *testing.T) {
 	long := strings.Repeat("a", 9<<10)
 	tests := []struct {
 		name   string
@@ -45,12 +45,12 @@ func TestNaming(t *testing.T) {
 		{"list", "/", "Pleo-Connection: acme, globex\r\n", "connection_conflict"},
 		{"underscore", "/", "Pleo_Connection: acme\r\n", "connection_required"},
 	}
-	v := newVault("acme", "globex", "a~b:c")
-	r := newRig(t, v, nameOwner(v))
+	v := newFakeCredentials("acme", "globex", "a~b:c")
+	r := newTestProxy(t, v, nameOwner(v))
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := r.raw("GET " + tt.target + " HTTP/1.1\r\nHost: localhost\r\n" + tt.header + "Connection: close\r\n\r\n")
-			if name := nameOrCode(t, got); name != tt.want {
+			if name := bodyOrCode(t, got); name != tt.want {
 				t.Errorf("connection = %q, want %q", name, tt.want)
 			}
 			if len(got) > 2<<10 {
@@ -61,15 +61,15 @@ func TestNaming(t *testing.T) {
 }
 
 // nameOwner answers with the name of the connection whose token came.
-func nameOwner(v *vault) http.HandlerFunc {
-	return v.guarded(func(w http.ResponseWriter, r *http.Request) {
-		name, _ := v.owner(r.Header)
+func nameOwner(v *fakeCredentials) http.HandlerFunc {
+	return v.requireToken(func(w http.ResponseWriter, r *http.Request) {
+		name, _ := v.connectionOf(r.Header)
 		_, _ = w.Write([]byte(name))
 	})
 }
 
-// nameOrCode returns the body of a raw answer, or its code if it is a problem.
-func nameOrCode(t *testing.T, raw string) string {
+// bodyOrCode returns the body of a raw answer, or its code if it is a problem.
+func bodyOrCode(t *testing.T, raw string) string {
 	t.Helper()
 	_, body, _ := strings.Cut(raw, "\r\n\r\n")
 	if !strings.HasPrefix(body, "{") {
@@ -92,18 +92,18 @@ func decodeProblem(t *testing.T, body string) decodedProblem {
 	return p
 }
 
-func TestNameInTrailerOnlyDoesNotCount(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, nameOwner(v))
+func TestNameInTrailerIsIgnored(t *testing.T) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, nameOwner(v))
 	got := r.raw("POST / HTTP/1.1\r\nHost: localhost\r\nTrailer: Pleo-Connection\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\nPleo-Connection: acme\r\n\r\n")
-	if code := nameOrCode(t, got); code != "connection_required" {
+	if code := bodyOrCode(t, got); code != "connection_required" {
 		t.Errorf("code = %q, want connection_required", code)
 	}
 }
 
-func TestListenerOfOneConnection(t *testing.T) {
-	v := newVault("acme", "globex")
-	r := newRig(t, v, nameOwner(v))
+func TestForConnection(t *testing.T) {
+	v := newFakeCredentials("acme", "globex")
+	r := newTestProxy(t, v, nameOwner(v))
 	r.listen(r.proxy.ForConnection("acme"))
 	tests := []struct{ name, target, header, want string }{
 		{"alone", "/", "", "acme"},
@@ -115,7 +115,7 @@ func TestListenerOfOneConnection(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := r.raw("GET " + tt.target + " HTTP/1.1\r\nHost: localhost\r\n" + tt.header + "Connection: close\r\n\r\n")
-			if name := nameOrCode(t, got); name != tt.want {
+			if name := bodyOrCode(t, got); name != tt.want {
 				t.Errorf("connection = %q, want %q", name, tt.want)
 			}
 		})
@@ -139,12 +139,12 @@ func TestDefaultConnection(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := newVault("acme", "globex")
-			r := newRig(t, v, nameOwner(v), func(c *Config) {
-				c.DefaultConnection, c.DefaultConnectionShared, c.Sole = "acme", tt.shared, tt.sole
+			v := newFakeCredentials("acme", "globex")
+			r := newTestProxy(t, v, nameOwner(v), func(c *Config) {
+				c.DefaultConnection, c.DefaultConnectionShared, c.SingleConnection = "acme", tt.shared, tt.sole
 			})
 			got := r.raw("GET / HTTP/1.1\r\nHost: localhost\r\n" + tt.header + "Connection: close\r\n\r\n")
-			if name := nameOrCode(t, got); name != tt.want {
+			if name := bodyOrCode(t, got); name != tt.want {
 				t.Errorf("connection = %q, want %q", name, tt.want)
 			}
 		})
@@ -168,9 +168,9 @@ func TestExpectCompany(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := newVault("acme")
+			v := newFakeCredentials("acme")
 			v.current["acme"].CompanyID = tt.company
-			r := newRig(t, v, v.guarded(ok))
+			r := newTestProxy(t, v, v.requireToken(ok))
 			got := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n" + tt.header + "Connection: close\r\n\r\n")
 			if status := statusOf(t, got); status != tt.want {
 				t.Errorf("status = %d, want %d", status, tt.want)

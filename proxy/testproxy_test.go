@@ -22,30 +22,30 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-// vault hands out and accepts tokens as the refresher and the API do together:
+// credentials hands out and accepts tokens as the refresher and the API do together:
 // a rotation ends the old token at once.
-type vault struct {
-	mu       sync.Mutex                        // guards the fields below
-	current  map[string]*refresh.Authorization // name → what the API accepts
-	failure  error                             // of Authorize and Reauthorize
-	refuse   error                             // of Reauthorize only
-	distrust bool                              // the API takes no token at all
-	rotated  int
-	proven   int                      // calls of ReplayRejected
-	ended    []*refresh.Authorization // by Uninstalled
+type fakeCredentials struct {
+	mu              sync.Mutex                        // guards the fields below
+	current         map[string]*refresh.Authorization // name → what the API accepts
+	err             error                             // of Authorize and Reauthorize
+	reauthorizeErr  error                             // of Reauthorize only
+	rejectAll       bool                              // the API takes no token at all
+	rotated         int
+	replaysRejected int                      // calls of ReplayRejected
+	uninstalled     []*refresh.Authorization // by Uninstalled
 }
 
 const companyOfAcme = "11111111-2222-3333-4444-555555555555"
 
-func newVault(names ...string) *vault {
-	v := &vault{current: map[string]*refresh.Authorization{}}
+func newFakeCredentials(names ...string) *fakeCredentials {
+	v := &fakeCredentials{current: map[string]*refresh.Authorization{}}
 	for _, name := range names {
 		v.put(name, 1)
 	}
 	return v
 }
 
-func (v *vault) put(name string, version int64) *refresh.Authorization {
+func (v *fakeCredentials) put(name string, version int64) *refresh.Authorization {
 	v.current[name] = &refresh.Authorization{
 		ConnectionID: "id-" + name,
 		Connection:   name,
@@ -57,11 +57,11 @@ func (v *vault) put(name string, version int64) *refresh.Authorization {
 	return v.current[name]
 }
 
-func (v *vault) Authorize(ctx context.Context, name string) (*refresh.Authorization, error) {
+func (v *fakeCredentials) Authorize(ctx context.Context, name string) (*refresh.Authorization, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.failure != nil {
-		return nil, v.failure
+	if v.err != nil {
+		return nil, v.err
 	}
 	if a, ok := v.current[name]; ok {
 		// A copy, as it was handed out before any rotation.
@@ -71,14 +71,14 @@ func (v *vault) Authorize(ctx context.Context, name string) (*refresh.Authorizat
 	return nil, &refresh.Error{Code: refresh.ConnectionUnknown, Connection: name}
 }
 
-func (v *vault) Reauthorize(ctx context.Context, rejected *refresh.Authorization) (*refresh.Authorization, error) {
+func (v *fakeCredentials) Reauthorize(ctx context.Context, rejected *refresh.Authorization) (*refresh.Authorization, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.failure != nil {
-		return nil, v.failure
+	if v.err != nil {
+		return nil, v.err
 	}
-	if v.refuse != nil {
-		return nil, v.refuse
+	if v.reauthorizeErr != nil {
+		return nil, v.reauthorizeErr
 	}
 	if a := v.current[rejected.Connection]; a.Version > rejected.Version {
 		return a, nil
@@ -87,23 +87,23 @@ func (v *vault) Reauthorize(ctx context.Context, rejected *refresh.Authorization
 	return v.put(rejected.Connection, rejected.Version+1), nil
 }
 
-func (v *vault) ReplayRejected(*refresh.Authorization) {
+func (v *fakeCredentials) ReplayRejected(*refresh.Authorization) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.proven++
-	v.refuse = refresh.ErrSuppressed
+	v.replaysRejected++
+	v.reauthorizeErr = refresh.ErrSuppressed
 }
 
-func (v *vault) Uninstalled(ctx context.Context, a *refresh.Authorization) {
+func (v *fakeCredentials) Uninstalled(ctx context.Context, a *refresh.Authorization) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if ctx.Err() == nil {
-		v.ended = append(v.ended, a)
+		v.uninstalled = append(v.uninstalled, a)
 	}
 }
 
 // expire makes the API refuse the token that Authorize hands out.
-func (v *vault) expire(name string) {
+func (v *fakeCredentials) expire(name string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	stale := *v.current[name]
@@ -111,18 +111,18 @@ func (v *vault) expire(name string) {
 	v.current[name] = &stale
 }
 
-func (v *vault) fail(err error) {
+func (v *fakeCredentials) fail(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.failure = err
+	v.err = err
 }
 
-// owner returns the connection whose valid token h carries, exactly once.
-func (v *vault) owner(h http.Header) (string, bool) {
+// connectionOf returns the connection whose valid token h carries, exactly once.
+func (v *fakeCredentials) connectionOf(h http.Header) (string, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	values := h["Authorization"]
-	if v.distrust || len(values) != 1 || strings.Contains(values[0], "stale") {
+	if v.rejectAll || len(values) != 1 || strings.Contains(values[0], "stale") {
 		return "", false
 	}
 	for name, a := range v.current {
@@ -133,17 +133,17 @@ func (v *vault) owner(h http.Header) (string, bool) {
 	return "", false
 }
 
-func (v *vault) counts() (rotated, proven int) {
+func (v *fakeCredentials) counts() (rotated, proven int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.rotated, v.proven
+	return v.rotated, v.replaysRejected
 }
 
-// guarded answers 401 to requests without a valid token, and lets next answer
+// requireToken answers 401 to requests without a valid token, and lets next answer
 // the others.
-func (v *vault) guarded(next http.HandlerFunc) http.HandlerFunc {
+func (v *fakeCredentials) requireToken(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if _, ok := v.owner(r.Header); !ok {
+		if _, ok := v.connectionOf(r.Header); !ok {
 			w.Header().Set("Request-Id", "rejected")
 			w.WriteHeader(http.StatusUnauthorized)
 			_, _ = io.WriteString(w, `{"type":"unauthorized"}`)
@@ -153,25 +153,25 @@ func (v *vault) guarded(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// rig is a proxy on a real listener before an upstream.
-type rig struct {
-	t       testing.TB
-	vault   *vault
-	addr    string // of the proxy
-	url     string
-	lines   *lines
-	metrics *prometheus.Registry
-	proxy   *Proxy
+// testProxy is a proxy on a real listener before an upstream.
+type testProxy struct {
+	t           testing.TB
+	credentials *fakeCredentials
+	addr        string // of the proxy
+	url         string
+	accessLog   *logRecorder
+	metrics     *prometheus.Registry
+	proxy       *Proxy
 }
 
-func newRig(t testing.TB, v *vault, api http.HandlerFunc, adjust ...func(*Config)) *rig {
+func newTestProxy(t testing.TB, v *fakeCredentials, api http.HandlerFunc, adjust ...func(*Config)) *testProxy {
 	t.Helper()
 	server := httptest.NewServer(api)
 	t.Cleanup(server.Close)
-	return newRigAt(t, v, server.URL, adjust...)
+	return newTestProxyTo(t, v, server.URL, adjust...)
 }
 
-func newRigAt(t testing.TB, v *vault, api string, adjust ...func(*Config)) *rig {
+func newTestProxyTo(t testing.TB, v *fakeCredentials, api string, adjust ...func(*Config)) *testProxy {
 	t.Helper()
 	u, err := url.Parse(api)
 	if err != nil {
@@ -179,8 +179,8 @@ func newRigAt(t testing.TB, v *vault, api string, adjust ...func(*Config)) *rig 
 	}
 	transport := NewTransport(TransportConfig{})
 	t.Cleanup(transport.CloseIdleConnections)
-	r := &rig{t: t, vault: v, lines: newLines(), metrics: prometheus.NewRegistry()}
-	config := Config{Upstream: u, Transport: transport, Credentials: v, AccessLog: zap.New(r.lines), Registerer: r.metrics}
+	r := &testProxy{t: t, credentials: v, accessLog: newLogRecorder(), metrics: prometheus.NewRegistry()}
+	config := Config{Upstream: u, Transport: transport, Credentials: v, AccessLog: zap.New(r.accessLog), Registerer: r.metrics}
 	for _, f := range adjust {
 		f(&config)
 	}
@@ -192,7 +192,7 @@ func newRigAt(t testing.TB, v *vault, api string, adjust ...func(*Config)) *rig 
 }
 
 // listen serves h as the program does.
-func (r *rig) listen(h http.Handler) {
+func (r *testProxy) listen(h http.Handler) {
 	r.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -202,7 +202,7 @@ func (r *rig) listen(h http.Handler) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(WatchConnections(listener))
+		_ = server.Serve(TrackConnections(listener))
 	}()
 	r.t.Cleanup(func() {
 		_ = server.Close()
@@ -213,7 +213,7 @@ func (r *rig) listen(h http.Handler) {
 }
 
 // do sends a request for acme, if header names no other connection.
-func (r *rig) do(method, path string, body io.Reader, header ...string) *answer {
+func (r *testProxy) do(method, path string, body io.Reader, header ...string) *response {
 	r.t.Helper()
 	req, err := http.NewRequest(method, r.url+path, body)
 	if err != nil {
@@ -226,13 +226,13 @@ func (r *rig) do(method, path string, body io.Reader, header ...string) *answer 
 	return r.send(req)
 }
 
-type answer struct {
+type response struct {
 	*http.Response
 	body string
 	err  error // of reading the body
 }
 
-func (r *rig) send(req *http.Request) *answer {
+func (r *testProxy) send(req *http.Request) *response {
 	r.t.Helper()
 	client := &http.Client{
 		Transport:     &http.Transport{DisableCompression: true, DisableKeepAlives: true},
@@ -244,12 +244,12 @@ func (r *rig) send(req *http.Request) *answer {
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(res.Body)
-	return &answer{res, string(body), err}
+	return &response{res, string(body), err}
 }
 
 // raw writes bytes to the proxy and returns all that comes back until the proxy
 // closes the connection, which the last request should ask for.
-func (r *rig) raw(request string) string {
+func (r *testProxy) raw(request string) string {
 	r.t.Helper()
 	conn, err := net.Dial("tcp", r.addr)
 	if err != nil {
@@ -329,8 +329,8 @@ func readHead(r *bufio.Reader) bool {
 	}
 }
 
-// answering answers every request without a body by the same bytes.
-func answering(response string) func(*bufio.Reader, net.Conn) {
+// respondAlways answers every request without a body by the same bytes.
+func respondAlways(response string) func(*bufio.Reader, net.Conn) {
 	return func(r *bufio.Reader, w net.Conn) {
 		for readHead(r) {
 			if _, err := io.WriteString(w, response); err != nil {
@@ -353,24 +353,24 @@ func parseURL(t testing.TB, s string) *url.URL {
 	return u
 }
 
-// lines is an access log that tests can wait for.
-type lines struct {
+// logRecorder is an access log that tests can wait for.
+type logRecorder struct {
 	zapcore.LevelEnabler
 	seen chan map[string]any
 }
 
-func newLines() *lines {
-	return &lines{zapcore.DebugLevel, make(chan map[string]any, 20_000)}
+func newLogRecorder() *logRecorder {
+	return &logRecorder{zapcore.DebugLevel, make(chan map[string]any, 20_000)}
 }
 
-func (l *lines) With([]zapcore.Field) zapcore.Core { return l }
-func (l *lines) Sync() error                       { return nil }
+func (l *logRecorder) With([]zapcore.Field) zapcore.Core { return l }
+func (l *logRecorder) Sync() error                       { return nil }
 
-func (l *lines) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+func (l *logRecorder) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	return c.AddCore(e, l)
 }
 
-func (l *lines) Write(_ zapcore.Entry, fields []zapcore.Field) error {
+func (l *logRecorder) Write(_ zapcore.Entry, fields []zapcore.Field) error {
 	encoder := zapcore.NewMapObjectEncoder()
 	for _, f := range fields {
 		f.AddTo(encoder)
@@ -379,12 +379,12 @@ func (l *lines) Write(_ zapcore.Entry, fields []zapcore.Field) error {
 	return nil
 }
 
-// line returns the next entry of the access log, which may come later than the
+// logEntry returns the next entry of the access log, which may come later than the
 // client has its answer.
-func (r *rig) line() map[string]any {
+func (r *testProxy) logEntry() map[string]any {
 	r.t.Helper()
 	select {
-	case line := <-r.lines.seen:
+	case line := <-r.accessLog.seen:
 		return line
 	case <-time.After(10 * time.Second):
 		r.t.Fatal("no entry in the access log")

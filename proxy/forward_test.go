@@ -25,8 +25,8 @@ func TestTargetIsForwardedByteForByte(t *testing.T) {
 		longQuery, manyParameters,
 	}
 	for _, prefix := range []string{"", "/@acme", "/%40acme"} {
-		api := newTCPUpstream(t, answering(okResponse))
-		r := newRigAt(t, newVault("acme"), api.url)
+		api := newTCPUpstream(t, respondAlways(okResponse))
+		r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 		var want strings.Builder
 		for _, target := range targets {
 			got := r.raw("GET " + prefix + target + " HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nConnection: close\r\n\r\n")
@@ -53,9 +53,9 @@ func requestLines(raw string) string {
 	return lines.String()
 }
 
-func TestBasePathStandsBeforeThePath(t *testing.T) {
-	api := newTCPUpstream(t, answering(okResponse))
-	r := newRigAt(t, newVault("acme"), api.url+"/base%2Fpath/")
+func TestBasePath(t *testing.T) {
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url+"/base%2Fpath/")
 	r.do("GET", "/v1/x?y", nil)
 	if got, want := requestLines(api.bytes()), "GET /base%2Fpath/v1/x?y HTTP/1.1\n"; got != want {
 		t.Errorf("request line = %q, want %q", got, want)
@@ -87,7 +87,7 @@ func TestRequestUpstream(t *testing.T) {
 					_, _ = io.WriteString(w, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 				}
 			})
-			r := newRigAt(t, newVault("acme"), api.url)
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			request := strings.Replace(tt.request, "\r\n", "\r\nPleo-Connection: acme\r\nConnection: close\r\n", 1)
 			if status := statusOf(t, r.raw(request)); status != http.StatusOK {
 				t.Fatalf("status = %d, want 200", status)
@@ -102,7 +102,7 @@ func TestRequestUpstream(t *testing.T) {
 }
 
 // The answer that the client gets, by what the API sent.
-func TestAnswer(t *testing.T) {
+func TestResponse(t *testing.T) {
 	tests := []struct{ name, method, upstream, want string }{
 		{"plain", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: D\r\nRequest-Id: r1\r\n\r\nok", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: D\r\nRequest-Id: r1\r\nConnection: close\r\n\r\nok"},
 		{"nothing is invented", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nDate: D\r\n\r\n<html></html>", "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nDate: D\r\nConnection: close\r\n\r\n<html></html>"},
@@ -121,8 +121,8 @@ func TestAnswer(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			api := newTCPUpstream(t, answering(tt.upstream))
-			r := newRigAt(t, newVault("acme"), api.url)
+			api := newTCPUpstream(t, respondAlways(tt.upstream))
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			got := r.raw(tt.method + " /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
@@ -163,10 +163,10 @@ func TestLocation(t *testing.T) {
 }
 
 func TestRedirectIsNotFollowed(t *testing.T) {
-	var r *rig
-	v := newVault("acme")
+	var r *testProxy
+	v := newFakeCredentials("acme")
 	requests := 0
-	r = newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+	r = newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) {
 		requests++
 		http.Redirect(w, req, "http://"+req.Host+"/v1/there", http.StatusFound)
 	}))
@@ -176,7 +176,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
-func TestBrokenAnswers(t *testing.T) {
+func TestBrokenResponses(t *testing.T) {
 	tests := []struct {
 		name, upstream string
 		status         int
@@ -196,10 +196,10 @@ func TestBrokenAnswers(t *testing.T) {
 				readHead(r)
 				_, _ = io.WriteString(w, tt.upstream)
 			})
-			r := newRigAt(t, newVault("acme"), api.url)
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			raw := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 			raw = strings.ReplaceAll(raw, "HTTP/1.1 103 Early Hints\r\n\r\n", "")
-			if status, code := statusOf(t, raw), nameOrCode(t, raw); status != tt.status || code != tt.code {
+			if status, code := statusOf(t, raw), bodyOrCode(t, raw); status != tt.status || code != tt.code {
 				t.Errorf("answer = %d %s, want %d %s", status, code, tt.status, tt.code)
 			}
 			if strings.Contains(raw, "secret") {
@@ -209,7 +209,7 @@ func TestBrokenAnswers(t *testing.T) {
 	}
 }
 
-func TestTruncatedAnswerIsVisiblyTruncated(t *testing.T) {
+func TestTruncatedResponse(t *testing.T) {
 	tests := []struct{ name, upstream, whole string }{
 		{"length", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", ""},
 		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "0\r\n\r\n"},
@@ -221,11 +221,11 @@ func TestTruncatedAnswerIsVisiblyTruncated(t *testing.T) {
 				readHead(r)
 				_, _ = io.WriteString(w, tt.upstream)
 			})
-			r := newRigAt(t, newVault("acme"), api.url)
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			if got := r.do("GET", "/", nil); got.err == nil {
 				t.Errorf("reading the answer = %q and no error, want one", got.body)
 			}
-			line := r.line()
+			line := r.logEntry()
 			if line["status"] != int64(200) || line["code"] != "upstream_protocol_error" {
 				t.Errorf("log = %v %v, want 200 upstream_protocol_error", line["status"], line["code"])
 			}
@@ -235,7 +235,7 @@ func TestTruncatedAnswerIsVisiblyTruncated(t *testing.T) {
 
 // HTTP/1.0 has no chunks: an answer without a length ends where its connection
 // does, so a client knows a truncated one only by a reset.
-func TestTruncatedAnswerOfHTTP10IsReset(t *testing.T) {
+func TestTruncatedHTTP10ResponseIsReset(t *testing.T) {
 	tests := []struct {
 		name, upstream string
 		reset          bool
@@ -250,7 +250,7 @@ func TestTruncatedAnswerOfHTTP10IsReset(t *testing.T) {
 				readHead(r)
 				_, _ = io.WriteString(w, tt.upstream)
 			})
-			r := newRigAt(t, newVault("acme"), api.url)
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			conn, err := net.Dial("tcp", r.addr)
 			if err != nil {
 				t.Fatal(err)
@@ -271,7 +271,7 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = listener.Close()
-	r := newRigAt(t, newVault("acme"), "http://"+listener.Addr().String())
+	r := newTestProxyTo(t, newFakeCredentials("acme"), "http://"+listener.Addr().String())
 	got := r.do("GET", "/", nil)
 	if p := decodeProblem(t, got.body); got.StatusCode != 502 || p.Code != "upstream_unreachable" {
 		t.Errorf("answer = %d %s, want 502 upstream_unreachable", got.StatusCode, p.Code)
@@ -280,13 +280,13 @@ func TestUnreachable(t *testing.T) {
 
 // An answer may come before the body has been sent, and must reach a client
 // that sends no more of it before.
-func TestEarlyAnswer(t *testing.T) {
+func TestEarlyResponse(t *testing.T) {
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
 		readHead(r)
 		_, _ = io.WriteString(w, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
 		_, _ = io.Copy(io.Discard, r)
 	})
-	r := newRigAt(t, newVault("acme"), api.url)
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	conn, err := net.Dial("tcp", r.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +305,7 @@ func TestEarlyAnswer(t *testing.T) {
 
 // A request behind a body that nobody has read to its end is not looked at: net/http
 // would still be reading that body, and panic in a goroutine of the transport's.
-func TestEarlyAnswerIsTheLastOfItsConnection(t *testing.T) {
+func TestEarlyResponseClosesConnection(t *testing.T) {
 	const next = "POST /@acme/next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf"
 	tests := []struct{ name, framing, first, rest string }{
 		{"length", "Content-Length: 8", "half", "half"},
@@ -318,15 +318,15 @@ func TestEarlyAnswerIsTheLastOfItsConnection(t *testing.T) {
 				_, _ = io.WriteString(w, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
 				_, _ = io.Copy(io.Discard, r)
 			})
-			r := newRigAt(t, newVault("acme"), api.url)
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			conn, err := net.Dial("tcp", r.addr)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer func() { _ = conn.Close() }()
 			_, _ = io.WriteString(conn, "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\n"+tt.framing+"\r\n\r\n"+tt.first)
-			answers := bufio.NewReader(conn)
-			res, err := http.ReadResponse(answers, nil)
+			responses := bufio.NewReader(conn)
+			res, err := http.ReadResponse(responses, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -334,9 +334,9 @@ func TestEarlyAnswerIsTheLastOfItsConnection(t *testing.T) {
 			if res.StatusCode != 413 || !res.Close || string(body) != "big" || err != nil {
 				t.Errorf("answer = %d %q, %v, close = %t, want 413 big, nil, true", res.StatusCode, body, err, res.Close)
 			}
-			r.line() // the exchange is over
+			r.logEntry() // the exchange is over
 			_, _ = io.WriteString(conn, tt.rest+next)
-			if more, _ := io.ReadAll(answers); len(more) > 0 {
+			if more, _ := io.ReadAll(responses); len(more) > 0 {
 				t.Errorf("behind the answer came %q, want nothing", more)
 			}
 			if got := api.bytes(); strings.Contains(got, "/next") {
@@ -346,7 +346,7 @@ func TestEarlyAnswerIsTheLastOfItsConnection(t *testing.T) {
 	}
 }
 
-func TestNothingIsReadBehindAMalformedBody(t *testing.T) {
+func TestMalformedBodyClosesConnection(t *testing.T) {
 	const smuggled = "GET /@acme/smuggled HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 	for name, body := range map[string]string{
 		"size that is none": "zz\r\n", "negative size": "-1\r\n", "size too large": "fffffffffffffffff\r\n",
@@ -354,14 +354,14 @@ func TestNothingIsReadBehindAMalformedBody(t *testing.T) {
 		"trailer without a colon": "0\r\ntrailer\r\n\r\n", "trailer that is folded": "0\r\n x: y\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := newVault("acme")
+			v := newFakeCredentials("acme")
 			seen := make(chan string, 2)
-			r := newRig(t, v, v.guarded(func(_ http.ResponseWriter, req *http.Request) {
+			r := newTestProxy(t, v, v.requireToken(func(_ http.ResponseWriter, req *http.Request) {
 				_, _ = io.Copy(io.Discard, req.Body)
 				seen <- req.URL.Path
 			}))
 			got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + body + smuggled)
-			if status, answers := statusOf(t, got), strings.Count(got, "HTTP/1.1 "); status != 400 || answers != 1 {
+			if status, responses := statusOf(t, got), strings.Count(got, "HTTP/1.1 "); status != 400 || responses != 1 {
 				t.Errorf("answer = %q, want 400 and nothing behind it", got)
 			}
 			select {
@@ -376,17 +376,17 @@ func TestNothingIsReadBehindAMalformedBody(t *testing.T) {
 }
 
 // The answer breaks off while the client still owes half of its body.
-func TestTruncatedEarlyAnswerEndsTheConnection(t *testing.T) {
+func TestTruncatedEarlyResponseClosesConnection(t *testing.T) {
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
 		readHead(r)
 		_, _ = io.WriteString(w, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
 	})
-	r := newRigAt(t, newVault("acme"), api.url)
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
 	if status := statusOf(t, got); status != 200 || !strings.HasSuffix(got, "\r\n\r\nhalf") {
 		t.Errorf("answer = %q, want 200 with half of its body", got)
 	}
-	if line := r.line(); line["code"] != "upstream_protocol_error" {
+	if line := r.logEntry(); line["code"] != "upstream_protocol_error" {
 		t.Errorf("log: code = %v, want upstream_protocol_error", line["code"])
 	}
 }
@@ -398,7 +398,7 @@ func TestExpectContinueWaitsForTheAPI(t *testing.T) {
 		<-asked
 		_, _ = io.WriteString(w, "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 	})
-	r := newRigAt(t, newVault("acme"), api.url)
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	close(asked)
 	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
 	if status := statusOf(t, got); status != 417 {
@@ -408,7 +408,7 @@ func TestExpectContinueWaitsForTheAPI(t *testing.T) {
 
 // What the API says before the body is read could be written at the same time as
 // the server's own 100, by another goroutine; what it says later is passed on.
-func TestInterimAnswersBesideAContinue(t *testing.T) {
+func TestInterimResponsesWithContinue(t *testing.T) {
 	const early, late = "HTTP/1.1 103 Early Hints\r\nLink: early\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: late\r\n\r\n"
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
 		readHead(r)
@@ -416,7 +416,7 @@ func TestInterimAnswersBesideAContinue(t *testing.T) {
 		_, _ = io.ReadFull(r, make([]byte, 4))
 		_, _ = io.WriteString(w, late+"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 	})
-	r := newRigAt(t, newVault("acme"), api.url)
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nabcd")
 	if want := "HTTP/1.1 100 Continue\r\n\r\n" + late + "HTTP/1.1 200 "; !strings.HasPrefix(got, want) {
 		t.Errorf("answer = %q, want it to begin with %q", got, want)
@@ -432,7 +432,7 @@ func TestTruncatedUpload(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			whole := make(chan bool, 1)
-			r := newRig(t, newVault("acme"), func(_ http.ResponseWriter, req *http.Request) {
+			r := newTestProxy(t, newFakeCredentials("acme"), func(_ http.ResponseWriter, req *http.Request) {
 				_, err := io.Copy(io.Discard, req.Body)
 				whole <- err == nil
 			})
@@ -443,8 +443,8 @@ func TestTruncatedUpload(t *testing.T) {
 			defer func() { _ = conn.Close() }()
 			_, _ = io.WriteString(conn, "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"+tt.framing)
 			_ = conn.(*net.TCPConn).CloseWrite()
-			answer, _ := io.ReadAll(conn)
-			if code := nameOrCode(t, string(answer)); code != "bad_request_body" {
+			response, _ := io.ReadAll(conn)
+			if code := bodyOrCode(t, string(response)); code != "bad_request_body" {
 				t.Errorf("code = %q, want bad_request_body", code)
 			}
 			if <-whole {
@@ -454,9 +454,9 @@ func TestTruncatedUpload(t *testing.T) {
 	}
 }
 
-func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) { _, _ = io.WriteString(w, req.URL.Path) }))
+func TestPipelinedRequests(t *testing.T) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) { _, _ = io.WriteString(w, req.URL.Path) }))
 	got := r.raw("GET /@acme/1 HTTP/1.1\r\nHost: localhost\r\n\r\nPOST /@acme/2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhiGET /@acme/3 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 	first, second, third := strings.Index(got, "\r\n\r\n/1"), strings.Index(got, "\r\n\r\n/2"), strings.Index(got, "\r\n\r\n/3")
 	if first < 0 || second < first || third < second {

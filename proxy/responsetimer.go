@@ -5,22 +5,22 @@ import (
 	"time"
 )
 
-// headClock calls late when the API has had a request, or as much of it as there
+// responseTimer calls late when the API has had a request, or as much of it as there
 // is, for longer than the timeout without answering. Waiting for the client does
 // not count. Each attempt has a clock of its own.
-type headClock struct {
-	timeout time.Duration
-	late    func()
-	timer   *time.Timer
+type responseTimer struct {
+	timeout   time.Duration
+	onTimeout func()
+	timer     *time.Timer
 
 	mu      sync.Mutex // guards the fields below
 	stopped bool
 	paused  bool // waiting for the client
 }
 
-// startClock begins the wait for the head of an answer.
-func startClock(timeout time.Duration, late func()) *headClock {
-	c := &headClock{timeout: timeout, late: late}
+// startResponseTimer begins the wait for the head of an answer.
+func startResponseTimer(timeout time.Duration, late func()) *responseTimer {
+	c := &responseTimer{timeout: timeout, onTimeout: late}
 	c.mu.Lock() // orders the assignment before fire
 	defer c.mu.Unlock()
 	c.timer = time.AfterFunc(timeout, c.fire)
@@ -28,21 +28,21 @@ func startClock(timeout time.Duration, late func()) *headClock {
 }
 
 // stop ends it for good.
-func (c *headClock) stop() {
+func (c *responseTimer) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped = true
 	c.timer.Stop()
 }
 
-func (c *headClock) pause() {
+func (c *responseTimer) pause() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.paused = true
 	c.timer.Stop()
 }
 
-func (c *headClock) resume() {
+func (c *responseTimer) resume() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.paused = false
@@ -52,11 +52,11 @@ func (c *headClock) resume() {
 }
 
 // fire looks again, since a timer that has fired cannot be stopped any more.
-func (c *headClock) fire() {
+func (c *responseTimer) fire() {
 	c.mu.Lock()
 	late := !c.stopped && !c.paused
 	c.mu.Unlock()
 	if late {
-		c.late()
+		c.onTimeout()
 	}
 }

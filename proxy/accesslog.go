@@ -15,25 +15,25 @@ import (
 // before there was an answer. It is nginx's number, and never on the wire.
 const statusClientClosed = 499
 
-// entry is what is remembered of a request for log and metrics. It holds no
+// accessEntry is what is remembered of a request for log and metrics. It holds no
 // query, no field value that the client chose but the connection's name, and no
 // secret.
-type entry struct {
-	began     time.Time
-	status    int
-	own       bool // the answer is ours
-	code      code // what went wrong; may be set beside a status of the API
-	attempts  int
-	version   int64 // of the credential that was sent last
-	received  int64 // bytes of the request's body
-	sent      int64 // bytes of the answer's body
-	upstream  time.Duration
-	requestID string
-	err       error // why, for operators
+type accessEntry struct {
+	began      time.Time
+	status     int
+	byListener bool // the answer is ours
+	code       code // what went wrong; may be set beside a status of the API
+	attempts   int
+	version    int64 // of the credential that was sent last
+	received   int64 // bytes of the request's body
+	sent       int64 // bytes of the answer's body
+	upstream   time.Duration
+	requestID  string
+	err        error // why, for operators
 }
 
-func (e *entry) origin() string {
-	if e.own {
+func (e *accessEntry) origin() string {
+	if e.byListener {
 		return "proxy"
 	}
 	return "upstream"
@@ -61,10 +61,10 @@ func (p *Proxy) record(x *exchange) {
 		client = x.client.Name
 	}
 	line.Write(
-		zap.String("client", shorten(client, 128)),
+		zap.String("client", truncate(client, 128)),
 		zap.String("connection", x.name),
-		zap.String("method", shorten(x.in.Method, 32)),
-		zap.String("path", shorten(path, 512)),
+		zap.String("method", truncate(x.in.Method, 32)),
+		zap.String("path", truncate(path, 512)),
 		zap.Int("status", e.status),
 		zap.String("origin", e.origin()),
 		zap.String("code", string(e.code)),
@@ -74,13 +74,13 @@ func (p *Proxy) record(x *exchange) {
 		zap.Int64("bytes_out", e.sent),
 		zap.Duration("duration", took),
 		zap.Duration("upstream_duration", e.upstream),
-		zap.String("request_id", shorten(e.requestID, 128)),
+		zap.String("request_id", truncate(e.requestID, 128)),
 		zap.NamedError("error", e.err),
 	)
 }
 
-// shorten bounds what others chose the length of.
-func shorten(s string, most int) string {
+// truncate bounds what others chose the length of.
+func truncate(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}
@@ -100,17 +100,17 @@ func statusLabel(status int) string {
 type replayResult string
 
 const (
-	replayHealed       replayResult = "healed"        // the replay was not answered 401
+	replaySucceeded    replayResult = "healed"        // the replay was not answered 401
 	replayRejected     replayResult = "rejected"      // it was
 	replayFailed       replayResult = "failed"        // it was not answered
 	replaySuppressed   replayResult = "suppressed"    // no refresh for this 401
 	replayNoCredential replayResult = "no_credential" // none that is newer can be had
-	replayNotKept      replayResult = "not_kept"      // the body is too large to be sent again
+	replayNotBuffered  replayResult = "not_kept"      // the body is too large to be sent again
 )
 
 // replayResults lists every result.
 func replayResults() []replayResult {
-	return []replayResult{replayHealed, replayRejected, replayFailed, replaySuppressed, replayNoCredential, replayNotKept}
+	return []replayResult{replaySucceeded, replayRejected, replayFailed, replaySuppressed, replayNoCredential, replayNotBuffered}
 }
 
 type metrics struct {

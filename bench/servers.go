@@ -25,8 +25,8 @@ import (
 // roles are the servers that this program is, when it is started as one.
 var roles = map[string]func(args []string) error{"upstream": serveUpstream, "reverseproxy": serveReverseProxy}
 
-// answerSize is about that of a page of Pleo's lists, in bytes.
-const answerSize = 4 << 10
+// responseSize is about that of a page of Pleo's lists, in bytes.
+const responseSize = 4 << 10
 
 var errArguments = errors.New("wrong arguments for this role")
 
@@ -40,8 +40,8 @@ func serveUpstream(args []string) error {
 	if err != nil {
 		return fmt.Errorf("reading the certificate: %w", err)
 	}
-	answer := bytes.Repeat([]byte("x"), answerSize)
-	length := []string{strconv.Itoa(answerSize)}
+	response := bytes.Repeat([]byte("x"), responseSize)
+	length := []string{strconv.Itoa(responseSize)}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != credential {
 			w.WriteHeader(http.StatusUnauthorized)
@@ -49,7 +49,7 @@ func serveUpstream(args []string) error {
 		}
 		w.Header()["Content-Length"] = length
 		w.Header()["Content-Type"] = []string{"application/json"}
-		_, _ = w.Write(answer) // a client that has left is counted by itself
+		_, _ = w.Write(response) // a client that has left is counted by itself
 	})
 	return serve(handler, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
 }

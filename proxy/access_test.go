@@ -18,7 +18,7 @@ func basic(name, token string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(name+":"+token))
 }
 
-func TestClientsProveThemselves(t *testing.T) {
+func TestClientAuthentication(t *testing.T) {
 	tests := []struct {
 		name, header string
 		status       int
@@ -44,8 +44,8 @@ func TestClientsProveThemselves(t *testing.T) {
 		{"a token that two clients share", "Authorization: Bearer shared\r\n", 401, "client_unauthenticated"},
 		{"pleo's own token", "Authorization: Bearer secret-of-acme-v1\r\n", 401, "client_unauthenticated"},
 	}
-	api := newTCPUpstream(t, answering(okResponse))
-	r := newRigAt(t, newVault("acme"), api.url, func(c *Config) {
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) {
 		c.Clients = []Client{
 			{Name: "erp", TokenHash: hashOf("token-of-erp")},
 			{Name: "colon", TokenHash: hashOf("a:b")},
@@ -59,7 +59,7 @@ func TestClientsProveThemselves(t *testing.T) {
 			got := r.raw("GET /@acme/v1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + tt.header + "\r\n")
 			code := ""
 			if tt.code != "" {
-				code = nameOrCode(t, got)
+				code = bodyOrCode(t, got)
 			}
 			if status := statusOf(t, got); status != tt.status || code != tt.code {
 				t.Errorf("answer = %d %s, want %d %s", status, code, tt.status, tt.code)
@@ -80,8 +80,8 @@ func sumOf(token string) []byte {
 	return sum[:]
 }
 
-func TestUnauthenticatedClientIsToldHow(t *testing.T) {
-	r := newRig(t, newVault("acme"), ok, func(c *Config) { c.Clients = []Client{{Name: "erp", TokenHash: hashOf("x")}} })
+func TestAuthenticationChallenges(t *testing.T) {
+	r := newTestProxy(t, newFakeCredentials("acme"), ok, func(c *Config) { c.Clients = []Client{{Name: "erp", TokenHash: hashOf("x")}} })
 	got := r.do("GET", "/", nil)
 	if challenges := strings.Join(got.Header.Values("WWW-Authenticate"), ", "); !strings.Contains(challenges, "Bearer ") || !strings.Contains(challenges, "Basic ") {
 		t.Errorf("WWW-Authenticate = %q, want Bearer and Basic", challenges)
@@ -89,17 +89,17 @@ func TestUnauthenticatedClientIsToldHow(t *testing.T) {
 }
 
 func TestClientIsLogged(t *testing.T) {
-	r := newRig(t, newVault("acme"), ok, func(c *Config) { c.Clients = []Client{{Name: "erp", TokenHash: hashOf("token")}} })
+	r := newTestProxy(t, newFakeCredentials("acme"), ok, func(c *Config) { c.Clients = []Client{{Name: "erp", TokenHash: hashOf("token")}} })
 	r.do("GET", "/", nil, "Authorization", "Bearer token")
-	if got := r.line()["client"]; got != "erp" {
+	if got := r.logEntry()["client"]; got != "erp" {
 		t.Errorf("log: client = %v, want erp", got)
 	}
 }
 
 // A token changes without a restart.
-func TestClientTokenIsAskedForEachTime(t *testing.T) {
+func TestClientTokenIsReadForEachRequest(t *testing.T) {
 	hash := hashOf("old")
-	r := newRig(t, newVault("acme"), ok, func(c *Config) {
+	r := newTestProxy(t, newFakeCredentials("acme"), ok, func(c *Config) {
 		c.Clients = []Client{{Name: "erp", TokenHash: func() [sha256.Size]byte { return hash() }}}
 	})
 	if got := r.do("GET", "/", nil, "Authorization", "Bearer new").StatusCode; got != 401 {
@@ -111,7 +111,7 @@ func TestClientTokenIsAskedForEachTime(t *testing.T) {
 	}
 }
 
-func TestClientsUseTheirConnectionsOnly(t *testing.T) {
+func TestClientConnections(t *testing.T) {
 	tests := []struct {
 		name        string
 		connections []string
@@ -130,7 +130,7 @@ func TestClientsUseTheirConnectionsOnly(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t, newVault("acme"), ok, func(c *Config) {
+			r := newTestProxy(t, newFakeCredentials("acme"), ok, func(c *Config) {
 				c.Clients = []Client{{Name: "erp", TokenHash: hashOf("token"), Connections: tt.connections}}
 			})
 			got := r.do("GET", "/", nil, "Pleo-Connection", tt.connection, "Authorization", "Bearer token")
@@ -190,8 +190,8 @@ func TestPolicy(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			api := newTCPUpstream(t, answering(okResponse))
-			r := newRigAt(t, newVault("acme"), api.url, func(c *Config) {
+			api := newTCPUpstream(t, respondAlways(okResponse))
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) {
 				c.Clients = []Client{{Name: "erp", TokenHash: hashOf("token"), Allow: tt.rules}}
 				c.DefaultConnection, c.DefaultConnectionShared = "acme", true
 			})
@@ -200,8 +200,8 @@ func TestPolicy(t *testing.T) {
 			if (status == 200) != tt.want || (api.bytes() != "") != tt.want {
 				t.Fatalf("status = %d, upstream got %q, want it forwarded: %v", status, api.bytes(), tt.want)
 			}
-			if !tt.want && nameOrCode(t, got) != "policy_denied" {
-				t.Errorf("code = %s, want policy_denied", nameOrCode(t, got))
+			if !tt.want && bodyOrCode(t, got) != "policy_denied" {
+				t.Errorf("code = %s, want policy_denied", bodyOrCode(t, got))
 			}
 		})
 	}
@@ -224,27 +224,27 @@ func TestClientNetworks(t *testing.T) {
 		{"@", []string{"0.0.0.0/0", "::/0"}, false},
 	}
 	for _, tt := range tests {
-		g := gate{}
+		g := clientAccess{}
 		for _, n := range tt.networks {
 			g.networks = append(g.networks, netip.MustParsePrefix(n))
 		}
-		if got := g.reaches(tt.peer); got != tt.want {
+		if got := g.inNetworks(tt.peer); got != tt.want {
 			t.Errorf("reaches(%q) with %q = %v, want %v", tt.peer, tt.networks, got, tt.want)
 		}
 	}
 }
 
 // What a header says of where a request comes from counts for nothing.
-func TestForeignNetworkIsRefused(t *testing.T) {
-	api := newTCPUpstream(t, answering(okResponse))
-	r := newRigAt(t, newVault("acme"), api.url, func(c *Config) { c.ClientNetworks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+func TestForwardedAddressIsIgnored(t *testing.T) {
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) { c.ClientNetworks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
 	got := r.do("GET", "/", nil, "X-Forwarded-For", "10.0.0.1", "Forwarded", "for=10.0.0.1")
 	if p := decodeProblem(t, got.body); got.StatusCode != 403 || p.Code != "client_not_allowed" || api.bytes() != "" {
 		t.Errorf("answer = %d %s, want 403 client_not_allowed and nothing upstream", got.StatusCode, p.Code)
 	}
 }
 
-func TestClientMistakesAreAllReported(t *testing.T) {
+func TestAllClientMistakesAreReported(t *testing.T) {
 	err := checkClients([]Client{
 		{Name: "a:b", TokenHash: hashOf("x")},
 		{Name: "twice", TokenHash: hashOf("x")},

@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 )
 
-// WatchConnections returns l with connections that tell a [Proxy] what net/http
+// TrackConnections returns l with connections that tell a [Proxy] what net/http
 // keeps to itself. The server of [NewServer] should serve it:
 //
 //   - A client that has shut down its side for writing gets its answer all the
@@ -24,11 +24,11 @@ import (
 //   - A request that is not HTTP is answered by problem+json.
 //
 // Over TLS only the first is done.
-func WatchConnections(l net.Listener) net.Listener { return watchedListener{l} }
+func TrackConnections(l net.Listener) net.Listener { return trackedListener{l} }
 
-type watchedListener struct{ net.Listener }
+type trackedListener struct{ net.Listener }
 
-func (l watchedListener) Accept() (net.Conn, error) {
+func (l trackedListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ type clientConn struct {
 // Read is Conn's, and remembers what it saw.
 func (c *clientConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.gather(p[:n])
+	c.recordHead(p[:n])
 	if err != nil && !errors.Is(err, io.EOF) && !isTimeout(err) {
 		c.broken.Store(true)
 	}
@@ -77,7 +77,7 @@ func (c *clientConn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-func (c *clientConn) gather(p []byte) {
+func (c *clientConn) recordHead(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.complete || len(p) == 0 {
@@ -94,8 +94,8 @@ func (c *clientConn) gather(p []byte) {
 // buffer is not kept for the next one.
 const headBufferSize = 4 << 10
 
-// next forgets the request that has been answered.
-func (c *clientConn) next() {
+// reset forgets the request that has been answered.
+func (c *clientConn) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if cap(c.head) > headBufferSize {
@@ -128,19 +128,19 @@ func (c *clientConn) Write(p []byte) (int, error) {
 	if c.handled.Load() {
 		return c.Conn.Write(p)
 	}
-	status, text, ok := readServerRefusal(p)
+	status, text, ok := parseServerError(p)
 	if !ok {
 		return c.Conn.Write(p)
 	}
-	if _, err := c.Conn.Write(problemMalformed(text).bytes(status)); err != nil {
+	if _, err := c.Conn.Write(badRequest(text).bytes(status)); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
-// readServerRefusal takes apart an answer of the server's own, which comes in
+// parseServerError takes apart an answer of the server's own, which comes in
 // one piece. text is what it says beyond its status.
-func readServerRefusal(p []byte) (status int, text string, ok bool) {
+func parseServerError(p []byte) (status int, text string, ok bool) {
 	head, body, _ := strings.Cut(string(p), "\r\n\r\n")
 	version, rest, _ := strings.Cut(head, " ")
 	digits, _, _ := strings.Cut(rest, " ")
@@ -165,7 +165,7 @@ func readServerRefusal(p []byte) (status int, text string, ok bool) {
 type connKey struct{}
 
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	watched := underneath(c)
+	watched := trackedConn(c)
 	if watched == nil {
 		return ctx
 	}
@@ -178,12 +178,12 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 // connState tells the connection that a request has been answered.
 func connState(c net.Conn, state http.ConnState) {
 	if watched, ok := c.(*clientConn); ok && state == http.StateIdle {
-		watched.next()
+		watched.reset()
 	}
 }
 
-// underneath returns the watched connection that c is, or is TLS over.
-func underneath(c net.Conn) *clientConn {
+// trackedConn returns the watched connection that c is, or is TLS over.
+func trackedConn(c net.Conn) *clientConn {
 	if over, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = over.NetConn()
 	}
@@ -196,26 +196,26 @@ func connOf(r *http.Request) *clientConn {
 	return c
 }
 
-// handle notes that the request has reached the proxy: what is written until the
+// markHandled notes that the request has reached the proxy: what is written until the
 // next one is its answer.
-func handle(r *http.Request) {
+func markHandled(r *http.Request) {
 	if c := connOf(r); c != nil {
 		c.handled.Store(true)
 	}
 }
 
-// leaves reports whether the end of r's context means that the client is not
+// clientLeft reports whether the end of r's context means that the client is not
 // there to be answered. The server ends it as soon as nothing more can be read;
 // a client that has only shut down its side for writing still reads.
-func leaves(r *http.Request) bool {
+func clientLeft(r *http.Request) bool {
 	c := connOf(r)
 	return c == nil || r.ProtoMajor != 1 || c.broken.Load()
 }
 
-// cutOff makes the end of the connection one that no client takes for that of an
+// resetConnection makes the end of the connection one that no client takes for that of an
 // answer: unsent bytes are dropped, and the client is told that it was reset. A
 // unix socket cannot do that.
-func cutOff(r *http.Request) {
+func resetConnection(r *http.Request) {
 	c := connOf(r)
 	if c == nil {
 		return
@@ -225,10 +225,10 @@ func cutOff(r *http.Request) {
 	}
 }
 
-// conflict reports whether the request's framing is in doubt (RFC 9112 section
+// conflictingFraming reports whether the request's framing is in doubt (RFC 9112 section
 // 6.1): it has both fields, and whoever is between us and the client may go by the
 // other one; or it is of HTTP/1.0, which has no codings.
-func conflict(r *http.Request) bool {
+func conflictingFraming(r *http.Request) bool {
 	c := connOf(r)
 	modern := r.ProtoAtLeast(1, 1)
 	if c == nil || r.TLS != nil || modern && len(r.TransferEncoding) == 0 {

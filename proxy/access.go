@@ -48,31 +48,31 @@ type Rule struct {
 	Paths []string
 }
 
-// gate knows who may speak. Its zero value lets everybody.
-type gate struct {
+// clientAccess knows who may speak. Its zero value lets everybody.
+type clientAccess struct {
 	clients  []Client
 	networks []netip.Prefix
 }
 
-// admit returns the client that sent the request; nil where clients need not
+// authenticate returns the client that sent the request; nil where clients need not
 // prove themselves.
-func (g *gate) admit(r *http.Request) (*Client, error) {
-	if len(g.networks) > 0 && !onUnixSocket(r) && !g.reaches(r.RemoteAddr) {
-		return nil, problemNetwork()
+func (g *clientAccess) authenticate(r *http.Request) (*Client, error) {
+	if len(g.networks) > 0 && !onUnixSocket(r) && !g.inNetworks(r.RemoteAddr) {
+		return nil, networkNotAllowed()
 	}
 	if len(g.clients) == 0 {
 		return nil, nil
 	}
-	c := g.recognize(r.Header["Authorization"])
+	c := g.findClient(r.Header["Authorization"])
 	if c == nil {
-		return nil, problemUnauthenticated()
+		return nil, clientUnauthenticated()
 	}
 	return c, nil
 }
 
-// reaches reports whether the peer is in one of the networks. It is the address
+// inNetworks reports whether the peer is in one of the networks. It is the address
 // of the connection: what a header says about it can be made up.
-func (g *gate) reaches(peer string) bool {
+func (g *clientAccess) inNetworks(peer string) bool {
 	at, err := netip.ParseAddrPort(peer)
 	if err != nil {
 		return false
@@ -81,11 +81,11 @@ func (g *gate) reaches(peer string) bool {
 	return slices.ContainsFunc(g.networks, func(n netip.Prefix) bool { return n.Contains(addr) })
 }
 
-// recognize returns the client whose token the values of Authorization show. It
+// findClient returns the client whose token the values of Authorization show. It
 // looks at every client, so that its time tells nothing about where one matched,
 // and takes a token of two clients for none of them.
-func (g *gate) recognize(values []string) *Client {
-	p, ok := readProof(values)
+func (g *clientAccess) findClient(values []string) *Client {
+	p, ok := parseClientToken(values)
 	if !ok {
 		return nil
 	}
@@ -105,46 +105,46 @@ func (g *gate) recognize(values []string) *Client {
 	return found
 }
 
-// proof is what a client shows of itself.
-type proof struct {
+// clientToken is what a client shows of itself.
+type clientToken struct {
 	token string
 	name  string
 	named bool // by Basic; Bearer has no name
 }
 
-// readProof reads the values of an Authorization field (RFC 6750 section 2.1,
+// parseClientToken reads the values of an Authorization field (RFC 6750 section 2.1,
 // RFC 7617 section 2).
-func readProof(values []string) (proof, bool) {
+func parseClientToken(values []string) (clientToken, bool) {
 	if len(values) != 1 {
-		return proof{}, false
+		return clientToken{}, false
 	}
 	scheme, rest, _ := strings.Cut(values[0], " ")
 	rest = strings.TrimLeft(rest, " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		return proof{token: rest}, rest != ""
+		return clientToken{token: rest}, rest != ""
 	}
 	if !strings.EqualFold(scheme, "Basic") {
-		return proof{}, false
+		return clientToken{}, false
 	}
 	pair, err := base64.StdEncoding.DecodeString(rest)
 	if err != nil {
-		return proof{}, false
+		return clientToken{}, false
 	}
 	name, token, _ := strings.Cut(string(pair), ":")
-	return proof{token: token, name: name, named: true}, token != ""
+	return clientToken{token: token, name: name, named: true}, token != ""
 }
 
-// permit says why the client may not send the request for the connection called
+// checkPermission says why the client may not send the request for the connection called
 // name. A nil client may do everything.
-func (c *Client) permit(r *http.Request, t target, name string) error {
+func (c *Client) checkPermission(r *http.Request, t target, name string) error {
 	if c == nil {
 		return nil
 	}
 	if c.Connections != nil && !matchesAny(c.Connections, name) {
-		return problemClient(c.Name, name)
+		return clientNotAllowed(c.Name, name)
 	}
 	if c.Allow != nil && !c.allows(r, t.path) {
-		return problemPolicy(c.Name, name)
+		return policyDenied(c.Name, name)
 	}
 	return nil
 }
@@ -160,7 +160,7 @@ func matches(pattern, s string) bool {
 }
 
 func (c *Client) allows(r *http.Request, path string) bool {
-	segments, ok := plain(path)
+	segments, ok := unambiguousSegments(path)
 	if !ok || overridesMethod(r.Header) {
 		return false
 	}
@@ -193,16 +193,16 @@ func matchSegments(pattern, segments []string) bool {
 	return len(pattern) == len(segments)
 }
 
-// plain returns the decoded segments of a path that every server takes for the
+// unambiguousSegments returns the decoded segments of a path that every server takes for the
 // same one. Others are forwarded for clients without rules, but no rule can say
 // what they mean: one server resolves an encoded dot segment, drops parameters
 // behind a semicolon, merges slashes or decodes twice, and another does not.
-func plain(path string) ([]string, bool) {
+func unambiguousSegments(path string) ([]string, bool) {
 	segments := strings.Split(path, "/")[1:]
 	for i, s := range segments {
 		decoded, err := url.PathUnescape(s)
 		last := i == len(segments)-1
-		if err != nil || !isPlainSegment(decoded) || decoded == "" && !last {
+		if err != nil || !isUnambiguousSegment(decoded) || decoded == "" && !last {
 			return nil, false
 		}
 		segments[i] = decoded
@@ -210,7 +210,7 @@ func plain(path string) ([]string, bool) {
 	return segments, true
 }
 
-func isPlainSegment(s string) bool {
+func isUnambiguousSegment(s string) bool {
 	return s != "." && s != ".." && strings.IndexFunc(s, ambiguous) < 0
 }
 
@@ -223,7 +223,7 @@ func ambiguous(r rune) bool {
 // one that a rule looks at.
 func overridesMethod(h http.Header) bool {
 	for name := range h {
-		switch dashed(name) {
+		switch normalizedField(name) {
 		case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override":
 			return true
 		}

@@ -16,7 +16,7 @@ import (
 
 // halfClosed sends bytes, shuts down the side for writing when it is told to,
 // and returns all that comes back.
-func (r *rig) halfClosed(request string, when <-chan struct{}) string {
+func (r *testProxy) halfClosed(request string, when <-chan struct{}) string {
 	r.t.Helper()
 	conn, err := net.Dial("tcp", r.addr)
 	if err != nil {
@@ -37,7 +37,7 @@ func (r *rig) halfClosed(request string, when <-chan struct{}) string {
 	return string(all)
 }
 
-func TestHalfClosedClientGetsItsAnswer(t *testing.T) {
+func TestHalfClosedClientGetsResponse(t *testing.T) {
 	tests := []struct{ name, request, want string }{
 		{"without a body", "GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n", ""},
 		{"with a body", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi", "hi"},
@@ -46,9 +46,9 @@ func TestHalfClosedClientGetsItsAnswer(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := newVault("acme")
+			v := newFakeCredentials("acme")
 			arrived, closed := make(chan struct{}), make(chan struct{})
-			r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+			r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) {
 				body, _ := io.ReadAll(req.Body)
 				close(arrived)
 				<-closed
@@ -63,14 +63,14 @@ func TestHalfClosedClientGetsItsAnswer(t *testing.T) {
 			if status := statusOf(t, got); status != 200 || !strings.Contains(got, "late "+tt.want) {
 				t.Errorf("answer = %q, want 200 with late %s", got, tt.want)
 			}
-			if line := r.line(); line["status"] != int64(200) || line["code"] != "" {
+			if line := r.logEntry(); line["status"] != int64(200) || line["code"] != "" {
 				t.Errorf("log = %v %v, want 200 and no code", line["status"], line["code"])
 			}
 		})
 	}
 }
 
-func TestTwoFramingsAreRefused(t *testing.T) {
+func TestConflictingFramingIsRejected(t *testing.T) {
 	const chunks = "2\r\nhi\r\n0\r\n\r\n"
 	tests := []struct {
 		name, request string
@@ -86,9 +86,9 @@ func TestTwoFramingsAreRefused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v := newVault("acme")
+			v := newFakeCredentials("acme")
 			posts := 0
-			r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+			r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) {
 				if req.Method == "POST" {
 					posts++
 				}
@@ -99,11 +99,11 @@ func TestTwoFramingsAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = conn.Close() }()
-			answers := bufio.NewReader(conn)
+			responses := bufio.NewReader(conn)
 			first, request, used := strings.Cut(tt.request, "|")
 			if used {
 				_, _ = io.WriteString(conn, first)
-				res, err := http.ReadResponse(answers, nil)
+				res, err := http.ReadResponse(responses, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -120,8 +120,8 @@ func TestTwoFramingsAreRefused(t *testing.T) {
 					break
 				}
 			}
-			all, _ := io.ReadAll(answers) // to the end: the proxy hangs up
-			if status, code := statusOf(t, string(all)), nameOrCode(t, string(all)); status != 400 || code != "bad_request" || posts != 0 {
+			all, _ := io.ReadAll(responses) // to the end: the proxy hangs up
+			if status, code := statusOf(t, string(all)), bodyOrCode(t, string(all)); status != 400 || code != "bad_request" || posts != 0 {
 				t.Errorf("answer = %d %s after %d requests, want 400 bad_request and none", status, code, posts)
 			}
 		})
@@ -142,12 +142,12 @@ func TestMalformedRequestsGetAProblem(t *testing.T) {
 		{"unknown expectation", "POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nExpect: 200-ok\r\nContent-Length: 2\r\n\r\nhi", 417},
 		{"unknown expectation of HTTP/1.0", "POST /@acme/ HTTP/1.0\r\nHost: localhost\r\nExpect: 200-ok\r\nContent-Length: 2\r\n\r\nhi", 417},
 	}
-	api := newTCPUpstream(t, answering(okResponse))
-	r := newRigAt(t, newVault("acme"), api.url)
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := r.raw(tt.request)
-			if status, code := statusOf(t, got), nameOrCode(t, got); status != tt.status || code != "bad_request" {
+			if status, code := statusOf(t, got), bodyOrCode(t, got); status != tt.status || code != "bad_request" {
 				t.Errorf("answer = %d %s, want %d bad_request", status, code, tt.status)
 			}
 			if tt.status == 431 && !strings.Contains(got, "header section is larger than 256 KiB") {
@@ -164,10 +164,10 @@ func TestMalformedRequestsGetAProblem(t *testing.T) {
 }
 
 // What only looks like a refusal of the server is the API's and stays so.
-func TestRefusalsOfTheAPIAreNotReplaced(t *testing.T) {
+func TestUpstreamErrorsAreNotReplaced(t *testing.T) {
 	const body = "400 Bad Request"
-	api := newTCPUpstream(t, answering("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\nConnection: close\r\n\r\n"+body))
-	r := newRigAt(t, newVault("acme"), api.url)
+	api := newTCPUpstream(t, respondAlways("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\nConnection: close\r\n\r\n"+body))
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	if got := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "\r\n\r\n"+body) {
 		t.Errorf("answer = %q, want the API's", got)
 	}
@@ -180,11 +180,11 @@ func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { retu
 
 // A body may hold what looks like a refusal of the server, such as a recorded
 // answer, and begin a write with it.
-func TestBodyThatLooksLikeARefusalIsNotReplaced(t *testing.T) {
+func TestBodyThatLooksLikeAServerErrorIsNotReplaced(t *testing.T) {
 	const refusal = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
 	// Both are larger than the server's buffers, so that each is written by itself.
 	first, second := strings.Repeat("x", 20_000), refusal+strings.Repeat("y", 20_000)
-	r := newRigAt(t, newVault("acme"), "http://localhost", func(c *Config) {
+	r := newTestProxyTo(t, newFakeCredentials("acme"), "http://localhost", func(c *Config) {
 		c.Transport = roundTripFunc(func(*http.Request) (*http.Response, error) {
 			body := io.MultiReader(strings.NewReader(first), strings.NewReader(second))
 			return &http.Response{
@@ -199,10 +199,10 @@ func TestBodyThatLooksLikeARefusalIsNotReplaced(t *testing.T) {
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // an answer that is too short is waited for
-	answers := bufio.NewReader(conn)
+	responses := bufio.NewReader(conn)
 	for range 2 { // also where the connection was used before
 		_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
-		res, err := http.ReadResponse(answers, nil)
+		res, err := http.ReadResponse(responses, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,14 +213,14 @@ func TestBodyThatLooksLikeARefusalIsNotReplaced(t *testing.T) {
 	}
 	// And the server's own refusal is still put right there.
 	_, _ = io.WriteString(conn, "GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	all, _ := io.ReadAll(answers)
-	if status, code := statusOf(t, string(all)), nameOrCode(t, string(all)); status != 400 || code != "bad_request" {
+	all, _ := io.ReadAll(responses)
+	if status, code := statusOf(t, string(all)), bodyOrCode(t, string(all)); status != 400 || code != "bad_request" {
 		t.Errorf("answer = %d %s, want 400 bad_request", status, code)
 	}
 }
 
-// tlsRig serves the proxy of r over TLS, and returns a client that trusts it.
-func (r *rig) tlsRig(h2 bool) *http.Client {
+// listenTLS serves the proxy of r over TLS, and returns a client that trusts it.
+func (r *testProxy) listenTLS(h2 bool) *http.Client {
 	r.t.Helper()
 	borrowed := httptest.NewTLSServer(nil)
 	r.t.Cleanup(borrowed.Close)
@@ -233,7 +233,7 @@ func (r *rig) tlsRig(h2 bool) *http.Client {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.ServeTLS(WatchConnections(listener), "", "")
+		_ = server.ServeTLS(TrackConnections(listener), "", "")
 	}()
 	r.t.Cleanup(func() {
 		_ = server.Close()
@@ -248,14 +248,14 @@ func (r *rig) tlsRig(h2 bool) *http.Client {
 func TestOverTLS(t *testing.T) {
 	for name, h2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2.0": true} {
 		t.Run(name, func(t *testing.T) {
-			v := newVault("acme")
-			r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+			v := newFakeCredentials("acme")
+			r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) {
 				body, _ := io.ReadAll(req.Body)
 				w.Header().Set("X-Uri", req.RequestURI)
 				w.Header().Set("X-Sum", req.Trailer.Get("X-Sum"))
 				_, _ = w.Write(body)
 			}))
-			client := r.tlsRig(h2)
+			client := r.listenTLS(h2)
 			v.expire("acme") // the replay too
 			req, err := http.NewRequest("POST", r.url+"/@acme/v1/a%2Fb?x=%zz;", io.MultiReader(strings.NewReader("hello")))
 			if err != nil {
@@ -280,20 +280,20 @@ func TestOverTLS(t *testing.T) {
 }
 
 func TestPlainRequestToTLS(t *testing.T) {
-	r := newRig(t, newVault("acme"), ok)
-	r.tlsRig(false)
+	r := newTestProxy(t, newFakeCredentials("acme"), ok)
+	r.listenTLS(false)
 	got := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	if status, code := statusOf(t, got), nameOrCode(t, got); status != 400 || code != "bad_request" || !strings.Contains(got, "HTTPS server") {
+	if status, code := statusOf(t, got), bodyOrCode(t, got); status != 400 || code != "bad_request" || !strings.Contains(got, "HTTPS server") {
 		t.Errorf("answer = %q, want 400 bad_request, and that the server speaks HTTPS", got)
 	}
 }
 
 // A stream that the client gives up ends its request upstream, and no other of
 // its connection.
-func TestStreamThatIsGivenUp(t *testing.T) {
+func TestHTTP2StreamReset(t *testing.T) {
 	arrived, ended := make(chan struct{}), make(chan struct{})
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path == "/slow" {
 			close(arrived)
 			<-req.Context().Done()
@@ -302,7 +302,7 @@ func TestStreamThatIsGivenUp(t *testing.T) {
 		}
 		ok(w, req)
 	}))
-	client := r.tlsRig(true)
+	client := r.listenTLS(true)
 	ctx, cancel := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, "GET", r.url+"/@acme/slow", nil)
 	if err != nil {

@@ -12,13 +12,13 @@ import (
 )
 
 func TestAccessLog(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Request-Id", "r-1")
 		echo(w, req)
 	}))
 	r.do("POST", "/v1/a%2Fb?secret=query", strings.NewReader("12345"), "X-Canary", "secret")
-	line := r.line()
+	line := r.logEntry()
 	for _, timed := range []string{"duration", "upstream_duration"} {
 		if _, ok := line[timed]; !ok {
 			t.Errorf("log has no %s", timed)
@@ -36,9 +36,9 @@ func TestAccessLog(t *testing.T) {
 
 // What clients and the API choose is bounded in the log, and no secret is in
 // it, even where the API repeats our request instead of answering.
-func TestLogHoldsNoSecretAndNoEndlessText(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, func(w http.ResponseWriter, req *http.Request) {
+func TestAccessLogIsBoundedAndHoldsNoSecret(t *testing.T) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Request-Id", strings.Repeat("r", 5000))
 		if req.URL.Path == "/broken" {
 			conn, _, err := http.NewResponseController(w).Hijack()
@@ -55,7 +55,7 @@ func TestLogHoldsNoSecretAndNoEndlessText(t *testing.T) {
 	r.raw("GET http://" + long + "/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 	r.raw("GET /@acme/broken HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 	for range 4 {
-		text := fmt.Sprint(r.line())
+		text := fmt.Sprint(r.logEntry())
 		if len(text) > 1500 || strings.Contains(text, "secret") {
 			t.Errorf("log = %q, which is long or shows a secret", text)
 		}
@@ -63,8 +63,8 @@ func TestLogHoldsNoSecretAndNoEndlessText(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	v := newVault("acme")
-	r := newRig(t, v, v.guarded(func(w http.ResponseWriter, req *http.Request) {
+	v := newFakeCredentials("acme")
+	r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path == "/odd" {
 			w.WriteHeader(299)
 		}
@@ -73,7 +73,7 @@ func TestMetrics(t *testing.T) {
 	r.do("GET", "/odd", nil)
 	r.do("GET", "/@nobody/", nil)
 	for range 3 {
-		r.line()
+		r.logEntry()
 	}
 	const want = `
 # HELP pleo_proxy_requests_total Requests by status, and by who answered: upstream or proxy. 499: the client left first.
@@ -94,8 +94,8 @@ pleo_proxy_requests_total{code="400",origin="proxy"} 1
 	}
 }
 
-func TestMetricsRegisteredTwiceAreAnError(t *testing.T) {
-	r := newRig(t, newVault(), ok)
+func TestMetricsRegisteredTwice(t *testing.T) {
+	r := newTestProxy(t, newFakeCredentials(), ok)
 	if _, err := newMetrics(r.metrics); err == nil {
 		t.Error("newMetrics = no error for a registry that has them, want one")
 	}
