@@ -49,7 +49,7 @@ func readAdminToken(cfg *config.Config) (*config.SecretReader, error) {
 		err = fmt.Errorf("holds fewer than %d characters, which could be guessed; openssl rand -hex 32 makes a good one", leastToken)
 	}
 	if err != nil {
-		return nil, cfg.Wrong("admin.token_file", err)
+		return nil, cfg.ErrorAt("admin.token_file", err)
 	}
 	return r, nil
 }

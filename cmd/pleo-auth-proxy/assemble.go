@@ -175,7 +175,7 @@ func rereading(key string, r *config.SecretReader, log *zap.Logger) func() creds
 func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.Linker, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
 	transport, err := pleo.NewTransport(transportOf(cfg))
 	if err != nil {
-		return nil, cfg.Wrong(upstreamCA, err)
+		return nil, cfg.ErrorAt(upstreamCA, err)
 	}
 	// The proxy has a timeout of its own, which it can tell from other ends of
 	// a connection.
@@ -215,7 +215,7 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.Linke
 	}
 	p, err := proxy.New(c)
 	if err != nil {
-		return nil, cfg.Wrong("proxy", err)
+		return nil, cfg.ErrorAt("proxy", err)
 	}
 	return p, nil
 }

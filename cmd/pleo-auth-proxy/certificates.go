@@ -35,7 +35,7 @@ func newCertificates(cfg *config.Config, log *zap.Logger) (*autocert.Certificate
 		return nil, err
 	}
 	a := autocert.Config{
-		Domains: c.ACME.Domains, Email: c.ACME.Email, CAURL: c.ACME.CAURL.String(), Roots: roots,
+		Domains: c.ACME.Domains, Email: c.ACME.Email, CAURL: c.ACME.CAURL.String(), RootCAs: roots,
 		Dir: cfg.InDataDir(certificatesName), Host: host, Port: port, Logger: log.Named("acme"),
 	}
 	if cfg.Upstream.ProxyURL != nil {
@@ -54,7 +54,7 @@ func newCertificates(cfg *config.Config, log *zap.Logger) (*autocert.Certificate
 func acmeRoots(cfg *config.Config) (*x509.CertPool, error) {
 	roots, err := readAuthorities(cfg.Connect.ACME.CARootFile)
 	if err != nil {
-		return nil, cfg.Wrong("connect.tls.acme.ca_root_file", err)
+		return nil, cfg.ErrorAt("connect.tls.acme.ca_root_file", err)
 	}
 	return roots, nil
 }
@@ -74,7 +74,7 @@ func hostAndPort(at config.Listen) (host string, port int, err error) {
 // without, and on unix sockets.
 func (p *parts) pagesTLS(l *listener) *tls.Config {
 	if p.certificates != nil {
-		return p.certificates.TLS()
+		return p.certificates.TLSConfig()
 	}
 	return l.tls(p.tls.connect)
 }
@@ -88,7 +88,7 @@ func newPlainPages(cfg *config.Config, certificates *autocert.Certificates) http
 	if certificates == nil {
 		return leadTo(cfg.Connect.PublicURL)
 	}
-	return certificates.Challenges(leadTo(cfg.Connect.PublicURL))
+	return certificates.ChallengeHandler(leadTo(cfg.Connect.PublicURL))
 }
 
 // leadTo sends browsers to the same path at the origin of public, whatever host

@@ -23,7 +23,7 @@ func clientsOf(cfg *config.Config, log *zap.Logger) ([]proxy.Client, error) {
 	for i, c := range cfg.Proxy.Clients {
 		hash, err := tokenHash(c, fmt.Sprintf("proxy.clients[%d].token_file", i), log)
 		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(fmt.Sprintf("proxy.clients[%d].token_file", i), err))
+			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(fmt.Sprintf("proxy.clients[%d].token_file", i), err))
 			continue
 		}
 		clients = append(clients, proxy.Client{Name: c.Name, TokenHash: hash, Connections: c.Connections, Allow: rulesOf(c)})

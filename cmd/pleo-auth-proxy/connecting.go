@@ -61,7 +61,7 @@ func readLogo(cfg *config.Config) ([]byte, error) {
 		err = connect.CheckLogo(logo)
 	}
 	if err != nil {
-		return nil, cfg.Wrong("connect.branding.logo_file", err)
+		return nil, cfg.ErrorAt("connect.branding.logo_file", err)
 	}
 	return logo, nil
 }
@@ -117,7 +117,7 @@ func newElsewhere(cfg *config.Config) (refresh.API, error) {
 func newAPIAt(cfg *config.Config, at *url.URL) (*pleo.API, error) {
 	transport, err := pleo.NewTransport(transportOf(cfg))
 	if err != nil {
-		return nil, cfg.Wrong(upstreamCA, err)
+		return nil, cfg.ErrorAt(upstreamCA, err)
 	}
 	return pleo.NewAPI(pleo.APIConfig{URL: at, Transport: transport}), nil
 }

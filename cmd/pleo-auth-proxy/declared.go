@@ -46,7 +46,7 @@ type declared struct {
 
 // declaredConnection is one of them. It belongs to the goroutine that keeps it.
 type declaredConnection struct {
-	config.Declared
+	config.Connection
 	key func() credstore.Secret // as it is now
 
 	stored credstore.Secret // the key that is known to be in the store
@@ -70,10 +70,10 @@ func openDeclared(cfg *config.Config, log *zap.Logger) ([]*declaredConnection, e
 			err = errNotSendable
 		}
 		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(name, err))
+			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(name, err))
 			continue
 		}
-		connections = append(connections, &declaredConnection{Declared: c, key: rereading(name, reader, log)})
+		connections = append(connections, &declaredConnection{Connection: c, key: rereading(name, reader, log)})
 	}
 	if len(wrong.Mistakes) > 0 {
 		return nil, &wrong
@@ -111,7 +111,7 @@ func (e *declaredKeyError) Error() string {
 // checkNotDeclared returns a *declaredKeyError for a connection that the
 // configuration declares.
 func checkNotDeclared(cfg *config.Config, name string) error {
-	if slices.ContainsFunc(cfg.Connections, func(c config.Declared) bool { return c.Name == name }) {
+	if slices.ContainsFunc(cfg.Connections, func(c config.Connection) bool { return c.Name == name }) {
 		return &declaredKeyError{name}
 	}
 	return nil

@@ -124,7 +124,7 @@ func (d *doctor) keyset() {
 
 // noStore tells a first start from a volume that is not mounted.
 func (d *doctor) noStore() {
-	if parent := filepath.Dir(d.cfg.DataDir); d.cfg.DataDirChosen && needsDataDir(d.cfg) && !isDir(parent) {
+	if parent := filepath.Dir(d.cfg.DataDir); d.cfg.DataDirConfigured && needsDataDir(d.cfg) && !isDir(parent) {
 		d.find(checkStore, gradeError, d.cfg.DataDir, "the directory "+parent+" is not there, and the server makes data_dir in it only",
 			"mount the volume that holds it, or correct data_dir")
 		return

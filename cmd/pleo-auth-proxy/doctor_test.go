@@ -75,7 +75,7 @@ func (w *world) secretInFile(content string, mode os.FileMode) {
 // statement changes the store behind the program's back.
 func (w *world) statement(s string) {
 	w.t.Helper()
-	db, err := sql.Open("sqlite", filepath.Join(w.dir, "data", config.StoreName))
+	db, err := sql.Open("sqlite", filepath.Join(w.dir, "data", config.StoreFileName))
 	if err != nil {
 		w.t.Fatal(err)
 	}

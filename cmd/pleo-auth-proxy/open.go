@@ -98,10 +98,10 @@ func openDSN(cfg *config.Config) (func() credstore.Secret, error) {
 	}
 	reader, err := cfg.Store.DSN.Open()
 	if err != nil {
-		return nil, cfg.Wrong(cfg.Store.DSN.Key("store.dsn"), err)
+		return nil, cfg.ErrorAt(cfg.Store.DSN.Key("store.dsn"), err)
 	}
 	if err := sqlstore.CheckDSN(reader.Secret()); err != nil {
-		return nil, cfg.Wrong(cfg.Store.DSN.Key("store.dsn"), err)
+		return nil, cfg.ErrorAt(cfg.Store.DSN.Key("store.dsn"), err)
 	}
 	return reader.Secret, nil
 }
@@ -131,7 +131,7 @@ func makeDataDir(cfg *config.Config) error {
 		return nil
 	}
 	makeDir := os.MkdirAll
-	if cfg.DataDirChosen {
+	if cfg.DataDirConfigured {
 		makeDir = os.Mkdir
 	}
 	err := makeDir(cfg.DataDir, 0o700)
@@ -146,14 +146,14 @@ func makeDataDir(cfg *config.Config) error {
 
 // needsDataDir reports whether anything is kept in the data directory itself.
 func needsDataDir(cfg *config.Config) bool {
-	if !cfg.Admin.Listen.Off() && cfg.Admin.TokenFile == cfg.InDataDir(config.TokenName) {
+	if !cfg.Admin.Listen.Off() && cfg.Admin.TokenFile == cfg.InDataDir(config.AdminTokenFileName) {
 		return true
 	}
 	if !cfg.Connect.ACME.Off() {
 		return true // certificates
 	}
 	s := cfg.Store
-	return s.Path == cfg.InDataDir(config.StoreName) || s.KeysetFile == cfg.InDataDir(config.KeysetName) || s.SpoolDir == cfg.InDataDir(config.SpoolName)
+	return s.Path == cfg.InDataDir(config.StoreFileName) || s.KeysetFile == cfg.InDataDir(config.KeysetFileName) || s.SpoolDir == cfg.InDataDir(config.SpoolDirName)
 }
 
 func isDir(path string) bool {

@@ -68,8 +68,8 @@ func (w *world) replica(cfg *config.Config, i int) *config.Config {
 	c := *cfg
 	c.Store.KeysetFile = filepath.Join(w.dir, "keyset.json")
 	c.DataDir = filepath.Join(w.dir, fmt.Sprint("replica-", i))
-	c.Store.SpoolDir = filepath.Join(c.DataDir, config.SpoolName)
-	c.Admin.TokenFile = filepath.Join(c.DataDir, config.TokenName)
+	c.Store.SpoolDir = filepath.Join(c.DataDir, config.SpoolDirName)
+	c.Admin.TokenFile = filepath.Join(c.DataDir, config.AdminTokenFileName)
 	return &c
 }
 

@@ -52,7 +52,7 @@ func (w *world) keysetStatus() (s keysetStatus) {
 }
 
 // keysetFile is where the keyset of the configuration is.
-func (w *world) keysetFile() string { return filepath.Join(w.dir, "data", config.KeysetName) }
+func (w *world) keysetFile() string { return filepath.Join(w.dir, "data", config.KeysetFileName) }
 
 // openVault opens the store beside a server, until the test ends.
 func (w *world) openVault() *vault {
@@ -169,7 +169,7 @@ func TestServerSaysThatTheKeysetIsGone(t *testing.T) {
 	if a, err := p.get(client(t), "c000", "/v2/employees"); err != nil || a.status != http.StatusOK {
 		t.Errorf("a request without the keyset file = %d, %v, want 200", a.status, err)
 	}
-	w.write(filepath.Join("data", config.KeysetName), string(whole))
+	w.write(filepath.Join("data", config.KeysetFileName), string(whole))
 	p.awaitLog("the keyset can be followed again")
 }
 
@@ -222,7 +222,7 @@ func TestRetireIsRefusedForASpooledPair(t *testing.T) {
 	if code != exitUsage || !strings.Contains(stderr, "sealed under a key that the keyset does not hold") {
 		t.Errorf("serve without the key of a spooled pair exits %d, want 2 and why:\n%s", code, stderr)
 	}
-	w.write(filepath.Join("data", config.KeysetName), string(whole))
+	w.write(filepath.Join("data", config.KeysetFileName), string(whole))
 	if err := os.Remove(record); err != nil {
 		t.Fatal(err)
 	}
@@ -239,10 +239,10 @@ func (w *world) spoolPair(keyset *credstore.Keyset) (path string) {
 	}
 	record := append(make([]byte, 512), 0, 0, 0, byte(len(sealed)))
 	copy(record, `{}`)
-	if err := os.MkdirAll(filepath.Join(w.dir, "data", config.SpoolName), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(w.dir, "data", config.SpoolDirName), 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	return w.write(filepath.Join("data", config.SpoolName, "x-1-0.pair"), string(append(record, sealed...)))
+	return w.write(filepath.Join("data", config.SpoolDirName, "x-1-0.pair"), string(append(record, sealed...)))
 }
 
 // TestKeysetOnAReadOnlyMount: it serves, and says what cannot be done with it.
@@ -250,7 +250,7 @@ func TestKeysetOnAReadOnlyMount(t *testing.T) {
 	w := newWorld(t, simulator.Settings{})
 	keys := filepath.Join(w.dir, "keys")
 	w.write("config.yaml", configFor(w.sim, w.url, filepath.Join(w.dir, "data"))+
-		fmt.Sprintf("store: {keyset_file: %q}\n", filepath.Join(keys, config.KeysetName)))
+		fmt.Sprintf("store: {keyset_file: %q}\n", filepath.Join(keys, config.KeysetFileName)))
 	if err := os.Mkdir(keys, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -64,10 +64,10 @@ func openTLS(cfg *config.Config, section string, paths config.TLS, log *zap.Logg
 	t := &tlsFiles{section: section, paths: paths, log: log, now: time.Now}
 	var wrong config.Error
 	if _, err := tls.LoadX509KeyPair(paths.CertFile, paths.KeyFile); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(section+".cert_file", err))
+		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(section+".cert_file", err))
 	}
 	if _, err := readAuthorities(paths.ClientCAFile); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(section+".client_ca_file", err))
+		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(section+".client_ca_file", err))
 	}
 	if len(wrong.Mistakes) > 0 {
 		return nil, &wrong

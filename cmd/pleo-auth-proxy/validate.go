@@ -79,7 +79,7 @@ func checkFiles(cfg *config.Config) error {
 		}
 	}
 	if _, err := pleo.NewTransport(transportOf(cfg)); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(upstreamCA, err))
+		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(upstreamCA, err))
 	}
 	if len(wrong.Mistakes) > 0 {
 		return &wrong
@@ -98,10 +98,10 @@ func openSecrets(cfg *config.Config) (secrets, error) {
 		err   error
 	)
 	if s.current, err = cfg.OAuth.ClientSecret.Open(); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake("oauth.client_secret_file", err))
+		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt("oauth.client_secret_file", err))
 	}
 	if s.previous, err = cfg.OAuth.PreviousClientSecret.Open(); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake("oauth.previous_client_secret_file", err))
+		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt("oauth.previous_client_secret_file", err))
 	}
 	if len(wrong.Mistakes) > 0 {
 		return secrets{}, &wrong

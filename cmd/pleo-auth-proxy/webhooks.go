@@ -58,14 +58,14 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]notify.Webhook, error)
 	)
 	for i, w := range cfg.Notify.Webhooks {
 		key := fmt.Sprintf("notify.webhooks[%d].secret_file", i)
-		secrets, err := w.Secrets.OpenIf(notify.CheckSecrets)
+		secrets, err := w.Secrets.OpenChecked(notify.CheckSecrets)
 		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(key, err))
+			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(key, err))
 		}
 		// Receivers are our user's own: upstream.proxy_url is not on the way.
 		transport, err := pleo.NewTransport(pleo.TransportConfig{CAFile: w.CAFile})
 		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, cfg.Mistake(fmt.Sprintf("notify.webhooks[%d].ca_file", i), err))
+			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(fmt.Sprintf("notify.webhooks[%d].ca_file", i), err))
 		}
 		if len(wrong.Mistakes) > 0 {
 			continue

@@ -20,7 +20,7 @@ type Config struct {
 	Domains []string       // what the certificates are for; at least one
 	Email   string         // of the account; empty: none
 	CAURL   string         // of the authority's directory; required
-	Roots   *x509.CertPool // whom the authority's own certificate must come from; nil: the machine's
+	RootCAs *x509.CertPool // whom the authority's own certificate must come from; nil: the machine's
 	// Proxy returns the forward proxy on the way to the authority. Nil: none,
 	// whatever the environment says.
 	Proxy func(*http.Request) (*url.URL, error)
@@ -33,15 +33,15 @@ type Config struct {
 	// port 443 of each domain: challenges are answered there (RFC 8737). Required.
 	Host string
 	Port int
-	// HTTPPort is the port, of the same host, at which [Certificates.Challenges]
+	// HTTPPort is the port, of the same host, at which [Certificates.ChallengeHandler]
 	// is served, and which the authority reaches at port 80 of each domain. 0:
 	// there is none.
 	HTTPPort int
 
-	// CheckEvery is how often to see whether a certificate should be renewed,
+	// CheckInterval is how often to see whether a certificate should be renewed,
 	// which is the case in the last third of its life or when the authority says
 	// so (RFC 9773). 0 means 10 minutes.
-	CheckEvery time.Duration
+	CheckInterval time.Duration
 
 	Logger *zap.Logger // required
 }
@@ -61,7 +61,7 @@ func New(c Config) *Certificates {
 	certs := &Certificates{domains: c.Domains, log: c.Logger}
 	certs.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return certs.config, nil },
-		RenewCheckInterval: c.CheckEvery,
+		RenewCheckInterval: c.CheckInterval,
 		Logger:             c.Logger,
 	})
 	// An issuer needs its configuration and a configuration its issuers.
@@ -76,7 +76,7 @@ func New(c Config) *Certificates {
 		TestCA:               c.testCA(),
 		Email:                c.Email,
 		Agreed:               true,
-		TrustedRoots:         c.Roots,
+		TrustedRoots:         c.RootCAs,
 		ListenHost:           c.Host,
 		AltTLSALPNPort:       c.Port,
 		AltHTTPPort:          c.HTTPPort,
@@ -108,18 +108,18 @@ func (c Config) testCA() string {
 	return ""
 }
 
-// TLS returns the configuration of the listener. Until the first certificate has
+// TLSConfig returns the configuration of the listener. Until the first certificate has
 // come, handshakes fail.
-func (c *Certificates) TLS() *tls.Config {
+func (c *Certificates) TLSConfig() *tls.Config {
 	t := c.config.TLSConfig() // which knows the challenges' protocol
 	t.MinVersion = tls.VersionTLS12
 	t.NextProtos = append([]string{"h2", "http/1.1"}, t.NextProtos...)
 	return t
 }
 
-// Challenges answers the authority's questions over plain HTTP (RFC 8555 section
+// ChallengeHandler answers the authority's questions over plain HTTP (RFC 8555 section
 // 8.3), and hands other requests on.
-func (c *Certificates) Challenges(other http.Handler) http.Handler {
+func (c *Certificates) ChallengeHandler(other http.Handler) http.Handler {
 	return c.issuer.HTTPChallengeHandler(other)
 }
 

@@ -29,7 +29,7 @@ func servePage(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w
 type site struct {
 	t        *testing.T
 	domain   string // of its own: challenges under way are known to the whole process
-	address  string // of the TLS listener
+	address  string // of the TLSConfig listener
 	httpAt   string // of the plain one; empty: there is none
 	dir      string
 	ca       *acmetest.Authority
@@ -40,16 +40,16 @@ type site struct {
 func (s *site) run() (stop func()) {
 	s.t.Helper()
 	c := Config{
-		Domains: []string{s.domain}, Email: "ops@example.test", CAURL: s.ca.Directory(), Roots: s.ca.Own, Dir: s.dir,
-		Host: "127.0.0.1", Port: acmetest.PortOf(s.t, s.address), CheckEvery: s.checking, Logger: zaptest.NewLogger(s.t),
+		Domains: []string{s.domain}, Email: "ops@example.test", CAURL: s.ca.Directory(), RootCAs: s.ca.Own, Dir: s.dir,
+		Host: "127.0.0.1", Port: acmetest.PortOf(s.t, s.address), CheckInterval: s.checking, Logger: zaptest.NewLogger(s.t),
 	}
 	if s.httpAt != "" {
 		c.HTTPPort = acmetest.PortOf(s.t, s.httpAt)
 	}
 	certs := New(c)
-	tlsServer := &http.Server{Handler: http.HandlerFunc(servePage), TLSConfig: certs.TLS(), ReadHeaderTimeout: time.Minute}
+	tlsServer := &http.Server{Handler: http.HandlerFunc(servePage), TLSConfig: certs.TLSConfig(), ReadHeaderTimeout: time.Minute}
 	go func() { _ = tlsServer.ServeTLS(listen(s.t, s.address), "", "") }()
-	plain := &http.Server{Handler: certs.Challenges(http.NotFoundHandler()), ReadHeaderTimeout: time.Minute}
+	plain := &http.Server{Handler: certs.ChallengeHandler(http.NotFoundHandler()), ReadHeaderTimeout: time.Minute}
 	if s.httpAt != "" {
 		go func() { _ = plain.Serve(listen(s.t, s.httpAt)) }()
 	}
@@ -126,7 +126,7 @@ func TestACMEIssuesOnce(t *testing.T) {
 	}
 }
 
-// TestACMEByPlainHTTP: where the authority cannot reach the TLS listener itself,
+// TestACMEByPlainHTTP: where the authority cannot reach the TLSConfig listener itself,
 // the challenge on the plain one will do.
 func TestACMEByPlainHTTP(t *testing.T) {
 	t.Parallel()

@@ -21,16 +21,16 @@ type Config struct {
 
 	Environment string // production, staging or custom
 	DataDir     string // where everything is kept that has no path of its own
-	// DataDirChosen says that the configuration names DataDir, so that it may be
+	// DataDirConfigured says that the configuration names DataDir, so that it may be
 	// a mistake if its parent is not there.
-	DataDirChosen bool
+	DataDirConfigured bool
 
 	Upstream Upstream
 	Proxy    Proxy
 	Replay   Replay
 	OAuth    OAuth
 	// Connections are those that the configuration declares.
-	Connections []Declared
+	Connections []Connection
 
 	Connect  Connect
 	Store    Store
@@ -43,17 +43,17 @@ type Config struct {
 	places map[string]place // path → where its value stands
 }
 
-// Mistake is what is wrong with the value of the key at path, with the place
+// MistakeAt is what is wrong with the value of the key at path, with the place
 // where it stands. For what is seen only when the value is used, such as a file
 // that cannot be read.
-func (c *Config) Mistake(path string, problem error) Mistake {
+func (c *Config) MistakeAt(path string, problem error) Mistake {
 	p := c.places[path]
 	return Mistake{File: p.file, Line: p.line, Variable: p.variable, Key: path, Problem: problem.Error()}
 }
 
-// Wrong returns that mistake alone.
-func (c *Config) Wrong(path string, problem error) *Error {
-	return &Error{Mistakes: []Mistake{c.Mistake(path, problem)}}
+// ErrorAt returns that mistake alone.
+func (c *Config) ErrorAt(path string, problem error) *Error {
+	return &Error{Mistakes: []Mistake{c.MistakeAt(path, problem)}}
 }
 
 // Upstream is the Pleo API, and how it and the authorization server are reached.
@@ -169,8 +169,8 @@ type Branding struct {
 	LogoFile string // empty: no logo
 }
 
-// Declared is a connection whose API key is kept in the configuration.
-type Declared struct {
+// Connection is a connection whose API key is kept in the configuration.
+type Connection struct {
 	Name           string
 	Kind           credstore.Kind // one of an API key
 	APIKey         SecretSource
@@ -232,10 +232,10 @@ type Log struct {
 
 // The names of what is kept in the data directory unless it has another path.
 const (
-	StoreName  = "store.db"
-	KeysetName = "keyset.json"
-	SpoolName  = "spool"
-	TokenName  = "admin-token"
+	StoreFileName      = "store.db"
+	KeysetFileName     = "keyset.json"
+	SpoolDirName       = "spool"
+	AdminTokenFileName = "admin-token"
 )
 
 // InDataDir returns the path of name in the data directory.

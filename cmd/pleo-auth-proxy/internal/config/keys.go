@@ -168,12 +168,12 @@ func oauthKeys() []key {
 // keeps the configuration. Refresh tokens are not: a restart would bring a spent
 // one back.
 func connectionKeys() []key {
-	declared := func(c *Config) *Declared { return last(c.Connections) }
+	declared := func(c *Config) *Connection { return last(c.Connections) }
 	return []key{{
 		path: "connections",
 		doc:  "Connections whose API key is kept here or in a file, for a program without a store of its own.",
 		form: objects,
-		items: listAt(func(c *Config) *[]Declared { return &c.Connections },
+		items: listAt(func(c *Config) *[]Connection { return &c.Connections },
 			key{
 				path: "connections[].name",
 				doc:  "what clients call it",

@@ -105,15 +105,15 @@ func parseListen(s string) (Listen, error) {
 	return Listen{Network: "tcp", Address: s}, nil
 }
 
-// unixPathMax is what fits into a sockaddr_un on every system we run on.
-const unixPathMax = 103
+// maxUnixPathLength is what fits into a sockaddr_un on every system we run on.
+const maxUnixPathLength = 103
 
 func parseUnixListen(s string) (Listen, error) {
 	path, options, _ := strings.Cut(s, "?")
 	if !filepath.IsAbs(path) {
 		return Listen{}, errors.New("wants a path after unix: that begins with /")
 	}
-	if len(path) > unixPathMax {
+	if len(path) > maxUnixPathLength {
 		return Listen{}, errors.New("has a socket path of more than 103 bytes, which systems refuse; use a shorter one")
 	}
 	l := Listen{Network: "unix", Address: filepath.Clean(path)}

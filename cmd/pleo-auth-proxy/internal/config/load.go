@@ -125,7 +125,7 @@ func (k key) show(texts []string) string {
 // fillIn computes the defaults that depend on other keys or on the system.
 func (l *loader) fillIn() {
 	c := l.config
-	c.DataDirChosen = l.given("data_dir")
+	c.DataDirConfigured = l.given("data_dir")
 	if c.Store.Driver == DriverMemory { // which is for programs without a disk
 		return
 	}
@@ -133,11 +133,11 @@ func (l *loader) fillIn() {
 		c.DataDir = l.defaultDataDir()
 	}
 	if c.Store.Driver == DriverSQLite {
-		c.Store.Path = cmp.Or(c.Store.Path, c.InDataDir(StoreName))
+		c.Store.Path = cmp.Or(c.Store.Path, c.InDataDir(StoreFileName))
 	}
-	c.Store.KeysetFile = cmp.Or(c.Store.KeysetFile, c.InDataDir(KeysetName))
-	c.Store.SpoolDir = cmp.Or(c.Store.SpoolDir, c.InDataDir(SpoolName))
-	c.Admin.TokenFile = cmp.Or(c.Admin.TokenFile, c.InDataDir(TokenName))
+	c.Store.KeysetFile = cmp.Or(c.Store.KeysetFile, c.InDataDir(KeysetFileName))
+	c.Store.SpoolDir = cmp.Or(c.Store.SpoolDir, c.InDataDir(SpoolDirName))
+	c.Admin.TokenFile = cmp.Or(c.Admin.TokenFile, c.InDataDir(AdminTokenFileName))
 }
 
 func (l *loader) defaultDataDir() string {

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Mistake is one thing that is wrong with the configuration. It never holds
+// MistakeAt is one thing that is wrong with the configuration. It never holds
 // the value of a secret.
 type Mistake struct {
 	File     string `json:"file,omitempty"`     // where it stands; empty when not in a file

@@ -13,9 +13,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// secretFileMax is far more than any secret needs, and little enough to read
+// maxSecretSize is far more than any secret needs, and little enough to read
 // at any time.
-const secretFileMax = 64 << 10
+const maxSecretSize = 64 << 10
 
 // SecretSource is where a secret comes from: the configuration itself or a
 // file of its own. The zero SecretSource is no secret.
@@ -40,12 +40,12 @@ func (s SecretSource) Key(key string) string {
 // Open reads the secret for the first time and returns what gives it from then
 // on. The error says which file cannot be used.
 func (s SecretSource) Open() (*SecretReader, error) {
-	return s.OpenIf(func(credstore.Secret) error { return nil })
+	return s.OpenChecked(func(credstore.Secret) error { return nil })
 }
 
-// OpenIf is Open for a secret that not every text is: check says what is wrong
+// OpenChecked is Open for a secret that not every text is: check says what is wrong
 // with one. What it refuses later is not taken, as an empty file is not.
-func (s SecretSource) OpenIf(check func(credstore.Secret) error) (*SecretReader, error) {
+func (s SecretSource) OpenChecked(check func(credstore.Secret) error) (*SecretReader, error) {
 	r := &SecretReader{path: s.path, lines: s.lines, check: check, current: s.value}
 	if s.path == "" {
 		return r, check(s.value)
@@ -168,11 +168,11 @@ func readSecretFile(path string, lines bool) (credstore.Secret, fileState, error
 func ReadSecret(r io.Reader) (credstore.Secret, error) { return readSecret(r, false) }
 
 func readSecret(r io.Reader, lines bool) (credstore.Secret, error) {
-	raw, err := io.ReadAll(io.LimitReader(r, secretFileMax+1))
+	raw, err := io.ReadAll(io.LimitReader(r, maxSecretSize+1))
 	if err != nil {
 		return credstore.Secret{}, err
 	}
-	if len(raw) > secretFileMax {
+	if len(raw) > maxSecretSize {
 		return credstore.Secret{}, errors.New("it is larger than 64KiB")
 	}
 	raw = bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r"))

@@ -74,7 +74,7 @@ func TestSecretFileIsReadAgainWhenItChanges(t *testing.T) {
 func TestUnusableSecretFiles(t *testing.T) {
 	dir := t.TempDir()
 	empty := writeFile(t, "empty", "\n")
-	large := writeFile(t, "large", strings.Repeat("x", secretFileMax+1))
+	large := writeFile(t, "large", strings.Repeat("x", maxSecretSize+1))
 	for _, test := range []struct{ name, path, want string }{
 		{"absent", dir + "/none", "no such file"},
 		{"directory", dir, "is not a regular file"},
