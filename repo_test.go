@@ -136,11 +136,11 @@ var mayImport = map[string][]string{
 	"examples":              {},                    // tests alone, which run the programs
 	"bench":                 {"internal/freeport"}, // runs the program beside others
 
-	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/notify", "internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
+	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/webhook", "internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
 	"proxy":               {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
 	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
 	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable"},
-	"internal/notify":     {"credstore", "internal/bell", "internal/durable"},
+	"internal/webhook":    {"credstore", "internal/bell", "internal/durable"},
 	"internal/refresh":    {"internal/pleo", "credstore", "internal/bell", "internal/durable"},
 	"internal/pleo":       {"credstore", "internal/durable"},
 	"credstore":           {"internal/bell", "internal/durable"},

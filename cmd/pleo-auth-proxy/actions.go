@@ -18,7 +18,7 @@ import (
 type actions struct {
 	store   credstore.Store
 	manager *refresh.Manager
-	links   *connect.Linker
+	links   *connect.LinkIssuer
 	checker refresh.Checker
 	api     *pleo.API
 	cfg     *config.Config
@@ -27,7 +27,7 @@ type actions struct {
 var _ admin.Actions = (*actions)(nil)
 
 // newActions makes actions; server is nil where there is none.
-func newActions(cfg *config.Config, store credstore.Store, manager *refresh.Manager, links *connect.Linker, api *pleo.API, server *pleo.AuthorizationServer) *actions {
+func newActions(cfg *config.Config, store credstore.Store, manager *refresh.Manager, links *connect.LinkIssuer, api *pleo.API, server *pleo.AuthorizationServer) *actions {
 	a := &actions{cfg: cfg, store: store, manager: manager, links: links, api: api, checker: refresh.Checker{Store: store, API: api}}
 	if server != nil { // else the interface would hold something
 		a.checker.Server = server
@@ -37,7 +37,7 @@ func newActions(cfg *config.Config, store credstore.Store, manager *refresh.Mana
 
 // Link implements [admin.Actions].
 func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (admin.Link, error) {
-	url, link, err := a.links.Open(ctx, c.ID, r)
+	url, link, err := a.links.Issue(ctx, c.ID, r)
 	return admin.Link{URL: credstore.NewSecret(url), ExpiresAt: link.ExpiresAt}, notPossible(err)
 }
 

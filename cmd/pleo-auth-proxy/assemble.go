@@ -17,9 +17,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/notify"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
 )
 
@@ -32,7 +32,7 @@ type parts struct {
 	admin    *admin.Admin
 	rotation *rotation
 	declared *declared
-	notifier *notify.Notifier
+	notifier *webhook.Dispatcher
 	tls      listenerTLS
 
 	certificates *autocert.Certificates // of the pages; nil where nothing gets any
@@ -172,7 +172,7 @@ func rereading(key string, r *config.SecretReader, log *zap.Logger) func() creds
 	}
 }
 
-func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.Linker, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
+func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.LinkIssuer, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
 	transport, err := pleo.NewTransport(transportOf(cfg))
 	if err != nil {
 		return nil, cfg.ErrorAt(upstreamCA, err)

@@ -62,7 +62,7 @@ func (p *program) printLink(ctx context.Context, cfg *config.Config, store creds
 	if err != nil {
 		return err
 	}
-	link, l, err := newLinker(cfg, store).Open(ctx, c.ID, r)
+	link, l, err := newLinker(cfg, store).Issue(ctx, c.ID, r)
 	if errors.Is(err, connect.ErrNoPublicURL) {
 		return &config.Error{Mistakes: []config.Mistake{{Key: "connect.public_url", Problem: "is needed for connect links: set it to where browsers reach connect.listen"}}}
 	}

@@ -265,13 +265,13 @@ func (w *connectWorld) linksFor(links []string) {
 		w.t.Fatal(err)
 	}
 	w.inStore(func(ctx context.Context, store credstore.Store) error {
-		linker := connect.NewLinker(connect.LinkerConfig{Store: store, PublicURL: public})
+		linker := connect.NewLinkIssuer(connect.LinkIssuerConfig{Store: store, PublicURL: public})
 		for i := range links {
 			c, err := store.Find(ctx, fmt.Sprint("c", i))
 			if err != nil {
 				return err
 			}
-			if links[i], _, err = linker.Open(ctx, c.ID, credstore.LinkRequest{}); err != nil {
+			if links[i], _, err = linker.Issue(ctx, c.ID, credstore.LinkRequest{}); err != nil {
 				return err
 			}
 		}

@@ -80,8 +80,8 @@ func readUpTo(path string, limit int64) ([]byte, error) {
 }
 
 // newLinker returns what makes connect links.
-func newLinker(cfg *config.Config, store credstore.Store) *connect.Linker {
-	return connect.NewLinker(connect.LinkerConfig{
+func newLinker(cfg *config.Config, store credstore.Store) *connect.LinkIssuer {
+	return connect.NewLinkIssuer(connect.LinkIssuerConfig{
 		Store: undeclaredLinks{store, cfg}, PublicURL: cfg.Connect.PublicURL,
 		TTL: cfg.Connect.LinkTTL, ReturnURLs: cfg.Connect.ReturnURLs,
 	})
@@ -107,7 +107,7 @@ func showsLinks(cfg *config.Config) bool {
 // keys that this one does not know; nil where there is none.
 func newElsewhere(cfg *config.Config) (refresh.API, error) {
 	other := map[string]string{"production": "staging", "staging": "production"}[cfg.Environment]
-	endpoints, ok := pleo.EndpointsOf(other)
+	endpoints, ok := pleo.EndpointsFor(other)
 	if !ok {
 		return nil, nil //nolint:nilnil // a custom one has no other, and that is no error
 	}

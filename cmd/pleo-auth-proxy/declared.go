@@ -140,7 +140,7 @@ func (s undeclaredLinks) OpenLink(ctx context.Context, id string, r credstore.Li
 
 // linkUnlessDeclared returns what clients are told where a person can mend a
 // connection: nothing of a declared one, which no page can mend.
-func linkUnlessDeclared(links *connect.Linker) func(ctx context.Context, id string, version int64) (string, error) {
+func linkUnlessDeclared(links *connect.LinkIssuer) func(ctx context.Context, id string, version int64) (string, error) {
 	return func(ctx context.Context, id string, version int64) (string, error) {
 		link, err := links.Link(ctx, id, version)
 		var declared *declaredKeyError
@@ -306,7 +306,7 @@ func (d *declared) identify(ctx context.Context, c *declaredConnection) error {
 		return nil
 	}
 	c.asked = d.now()
-	who, err := d.api.Introspect(ctx, pleo.AuthorizationValue(c.Kind, credstore.Credential{APIKey: c.stored}))
+	who, err := d.api.Introspect(ctx, pleo.AuthorizationHeader(c.Kind, credstore.Credential{APIKey: c.stored}))
 	if err != nil {
 		return fmt.Errorf("asking whose key connection %q has: %w", c.Name, err)
 	}

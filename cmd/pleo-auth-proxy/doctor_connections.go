@@ -95,7 +95,7 @@ func (d *doctor) declared(ctx context.Context) {
 		if err != nil {
 			continue // said when the files were looked at
 		}
-		who, err := api.Introspect(ctx, pleo.AuthorizationValue(c.Kind, credstore.Credential{APIKey: key.Secret()}))
+		who, err := api.Introspect(ctx, pleo.AuthorizationHeader(c.Kind, credstore.Credential{APIKey: key.Secret()}))
 		switch {
 		case errors.Is(err, pleo.ErrUnauthorized):
 			d.find(checkConnections, gradeError, c.Name, "Pleo does not accept its key", fmt.Sprintf("make a new key in Pleo, for the environment %q, and put it into the configuration", d.cfg.Environment))

@@ -73,7 +73,7 @@ func (d *doctor) publicURL(ctx context.Context) {
 	defer transport.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	_, header, err := pleo.Reach(ctx, transport, u)
+	_, header, err := pleo.Probe(ctx, transport, u)
 	var unreachable *pleo.UnreachableError
 	switch {
 	case errors.As(err, &unreachable):

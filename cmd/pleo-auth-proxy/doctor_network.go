@@ -43,7 +43,7 @@ func (d *doctor) environments() {
 // environmentOf returns which of Pleo's environments the host belongs to, if any.
 func environmentOf(u *url.URL) string {
 	for _, name := range []string{"production", "staging"} {
-		if e, ok := pleo.EndpointsOf(name); ok && (e.API.Host == u.Host || e.Auth.Host == u.Host) {
+		if e, ok := pleo.EndpointsFor(name); ok && (e.API.Host == u.Host || e.Auth.Host == u.Host) {
 			return name
 		}
 	}
@@ -69,7 +69,7 @@ func (d *doctor) reach(ctx context.Context, transport http.RoundTripper, u *url.
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
 	before := time.Now()
-	date, _, err := pleo.Reach(ctx, transport, u)
+	date, _, err := pleo.Probe(ctx, transport, u)
 	var unreachable *pleo.UnreachableError
 	if errors.As(err, &unreachable) {
 		d.find(checkNetwork, gradeError, u.Host, unreachable.Error(), unreachable.Hint)
@@ -146,8 +146,8 @@ func (d *doctor) introduce(ctx context.Context, cfg *config.Config) error {
 }
 
 func clientRefused(err error) bool {
-	var answer *pleo.AnswerError
-	return errors.As(err, &answer) && answer.Class == pleo.ClientRefused
+	var answer *pleo.ResponseError
+	return errors.As(err, &answer) && answer.Class == pleo.ClientRejected
 }
 
 func (d *doctor) judgeClient(err error) {
@@ -159,7 +159,7 @@ func (d *doctor) judgeClient(err error) {
 		d.find(checkClient, gradeError, id, "the authorization server refuses the client or its secret",
 			fmt.Sprintf("check oauth.client_id and oauth.client_secret, that they are of the environment %q, and whether oauth.client_auth has to be basic_plain or post", d.cfg.Environment))
 		d.causes = append(d.causes, err)
-	case errors.Is(err, pleo.ErrNoIntrospection), errors.Is(err, errAlwaysActive):
+	case errors.Is(err, pleo.ErrIntrospectionUnsupported), errors.Is(err, errAlwaysActive):
 		d.find(checkClient, gradeWarning, d.cfg.Upstream.AuthURL.Host, err.Error()+", so that doubtful tokens cannot be asked about",
 			"check upstream.auth_url; Pleo's own server has introspection")
 	default:

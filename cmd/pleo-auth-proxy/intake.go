@@ -125,7 +125,7 @@ func (in *intake) authorization(n *credstore.NewConnection) credstore.Secret {
 	if c == nil || !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(in.now()) {
 		return credstore.Secret{}
 	}
-	return pleo.AuthorizationValue(n.Kind, credstore.Credential{AccessToken: c.AccessToken, APIKey: c.APIKey})
+	return pleo.AuthorizationHeader(n.Kind, credstore.Credential{AccessToken: c.AccessToken, APIKey: c.APIKey})
 }
 
 // count keeps track of an API that is away.

@@ -119,7 +119,7 @@ func (r removal) uninstall(ctx context.Context, c credstore.Connection) (needles
 		return "", err
 	}
 	for {
-		err = r.api.Uninstall(ctx, pleo.AuthorizationValue(c.Kind, state.Credential))
+		err = r.api.Uninstall(ctx, pleo.AuthorizationHeader(c.Kind, state.Credential))
 		if !errors.Is(err, pleo.ErrUnauthorized) {
 			break
 		}

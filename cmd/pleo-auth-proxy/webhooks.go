@@ -12,24 +12,24 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/notify"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 )
 
-func newNotifier(cfg *config.Config, v *vault, registry prometheus.Registerer, log *zap.Logger) (*notify.Notifier, error) {
-	log = log.Named("notify")
+func newNotifier(cfg *config.Config, v *vault, registry prometheus.Registerer, log *zap.Logger) (*webhook.Dispatcher, error) {
+	log = log.Named("webhook")
 	webhooks, err := openWebhooks(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	return notify.New(notify.Config{
-		Outbox:     v.store,
-		Webhooks:   webhooks,
-		Describe:   func(c credstore.Connection) any { return admin.Describe(c) },
-		Owner:      processName(),
-		Woken:      cfg.Store.Driver == config.DriverPostgres,
-		Logger:     log,
-		Registerer: registry,
+	return webhook.New(webhook.Config{
+		Outbox:      v.store,
+		Endpoints:   webhooks,
+		Describe:    func(c credstore.Connection) any { return admin.Describe(c) },
+		Owner:       processName(),
+		EventDriven: cfg.Store.Driver == config.DriverPostgres,
+		Logger:      log,
+		Registerer:  registry,
 	}), nil
 }
 
@@ -51,14 +51,14 @@ func (s wakingStore) Watch(ctx context.Context, changed func([]credstore.Change)
 
 // openWebhooks returns the receivers that the configuration names. Its error
 // holds every file that cannot be used.
-func openWebhooks(cfg *config.Config, log *zap.Logger) ([]notify.Webhook, error) {
+func openWebhooks(cfg *config.Config, log *zap.Logger) ([]webhook.Endpoint, error) {
 	var (
-		webhooks []notify.Webhook
+		webhooks []webhook.Endpoint
 		wrong    config.Error
 	)
 	for i, w := range cfg.Notify.Webhooks {
 		key := fmt.Sprintf("notify.webhooks[%d].secret_file", i)
-		secrets, err := w.Secrets.OpenChecked(notify.CheckSecrets)
+		secrets, err := w.Secrets.OpenChecked(webhook.CheckSecrets)
 		if err != nil {
 			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(key, err))
 		}
@@ -70,7 +70,7 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]notify.Webhook, error)
 		if len(wrong.Mistakes) > 0 {
 			continue
 		}
-		webhooks = append(webhooks, notify.Webhook{URL: w.URL, Types: w.Events, Secrets: rereading(key, secrets, log), Transport: transport})
+		webhooks = append(webhooks, webhook.Endpoint{URL: w.URL, Types: w.Events, Secrets: rereading(key, secrets, log), Transport: transport})
 	}
 	if len(wrong.Mistakes) > 0 {
 		return nil, &wrong

@@ -9,21 +9,21 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// secretBytes is how much randomness states, verifiers and browsers have. In
+// tokenBytes is how much randomness states, verifiers and browsers have. In
 // base64url these are 43 characters, as few as a verifier may have (RFC 7636
 // section 4.1).
-const secretBytes = 32
+const tokenBytes = 32
 
-func newSecret() credstore.Secret {
-	raw := make([]byte, secretBytes)
+func newToken() credstore.Secret {
+	raw := make([]byte, tokenBytes)
 	_, _ = rand.Read(raw) // never fails, says its documentation
 	return credstore.NewSecret(base64.RawURLEncoding.EncodeToString(raw))
 }
 
-// wellFormed reports whether a value can be one that newSecret made.
-func wellFormed(s string) bool {
+// isToken reports whether a value can be one that newToken made.
+func isToken(s string) bool {
 	raw, err := base64.RawURLEncoding.DecodeString(s)
-	return err == nil && len(raw) == secretBytes
+	return err == nil && len(raw) == tokenBytes
 }
 
 // cookieName returns the name of a cookie of ours. The prefix has the browser
@@ -47,23 +47,23 @@ func (p *Pages) setCookie(w http.ResponseWriter, name, value string, maxAge int)
 
 const browserCookie = "browser"
 
-// browserOf returns the hash of what only this browser holds, if it holds it.
-func (p *Pages) browserOf(r *http.Request) ([]byte, bool) {
+// browserHash returns the hash of what only this browser holds, if it holds it.
+func (p *Pages) browserHash(r *http.Request) ([]byte, bool) {
 	cookies := r.CookiesNamed(p.cookieName(browserCookie))
-	if len(cookies) != 1 || !wellFormed(cookies[0].Value) {
+	if len(cookies) != 1 || !isToken(cookies[0].Value) {
 		return nil, false
 	}
 	hash := sha256.Sum256([]byte(cookies[0].Value))
 	return hash[:], true
 }
 
-// knowBrowser makes sure that the browser can be told from others, and returns
+// ensureBrowser makes sure that the browser can be told from others, and returns
 // the hash of what it then holds.
-func (p *Pages) knowBrowser(w http.ResponseWriter, r *http.Request) []byte {
-	if known, ok := p.browserOf(r); ok {
+func (p *Pages) ensureBrowser(w http.ResponseWriter, r *http.Request) []byte {
+	if known, ok := p.browserHash(r); ok {
 		return known
 	}
-	value := newSecret().Reveal() // to the browser alone
+	value := newToken().Reveal() // to the browser alone
 	p.setCookie(w, browserCookie, value, 0)
 	hash := sha256.Sum256([]byte(value))
 	return hash[:]

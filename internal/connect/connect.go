@@ -88,12 +88,12 @@ type Config struct {
 type Pages struct {
 	Config
 
-	base    string // the path of PublicURL, without a slash at the end
-	secure  bool   // PublicURL is https
-	design  *design
-	words   map[why]wording // never changed
-	pace    *pace
-	handler http.Handler
+	base     string // the path of PublicURL, without a slash at the end
+	secure   bool   // PublicURL is https
+	theme    *theme
+	messages map[reason]message // never changed
+	attempts *attemptLimiter
+	handler  http.Handler
 }
 
 // New returns the pages of c, or what is wrong with c.
@@ -113,10 +113,10 @@ func New(c Config) (*Pages, error) {
 		secure: c.PublicURL.Scheme == "https",
 	}
 	var err error
-	if p.design, err = newDesign(p.base, c.Branding.Logo); err != nil {
+	if p.theme, err = newTheme(p.base, c.Branding.Logo); err != nil {
 		return nil, err
 	}
-	p.words, p.pace = wordings(), newPace(p.Now)
+	p.messages, p.attempts = messages(), newAttemptLimiter(p.Now)
 	p.handler = p.guard(p.routes())
 	return p, nil
 }
@@ -142,15 +142,15 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handler.Se
 
 func (p *Pages) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+p.base+linkPath+"{token}", patiently(lookups, p.showLink))
-	mux.HandleFunc("POST "+p.base+linkPath+"{token}", p.slowly(exchanges, p.useLink))
-	mux.HandleFunc("GET "+p.base+callbackPath, p.slowly(exchanges, p.callback))
+	mux.HandleFunc("GET "+p.base+linkPath+"{token}", waitForSlot(maxConcurrentLookups, p.showLink))
+	mux.HandleFunc("POST "+p.base+linkPath+"{token}", p.limitConcurrent(maxConcurrentExchanges, p.useLink))
+	mux.HandleFunc("GET "+p.base+callbackPath, p.limitConcurrent(maxConcurrentExchanges, p.callback))
 	mux.HandleFunc("GET "+p.base+stoppedPath+"{why}", p.showStopped)
-	mux.HandleFunc("GET "+p.design.stylePath, p.design.serveStyle)
-	if p.design.logoPath != "" {
-		mux.HandleFunc("GET "+p.design.logoPath, p.design.serveLogo)
+	mux.HandleFunc("GET "+p.theme.stylePath, p.theme.serveStyle)
+	if p.theme.logoPath != "" {
+		mux.HandleFunc("GET "+p.theme.logoPath, p.theme.serveLogo)
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { p.show(w, r, p.problem(nowhere)) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { p.show(w, r, p.stoppedWithoutLink(notFound)) })
 	return mux
 }
 

@@ -25,49 +25,49 @@ const (
 	keyCanary    = "pls_canary_V5r8T"
 )
 
-const returnTo = "https://books.example.com/done?from=pleo"
+const returnURL = "https://books.example.com/done?from=pleo"
 
-// office is the pages on a store in memory, with a Pleo that does as it is told.
-type office struct {
+// env is the pages on a store in memory, with a Pleo that does as it is told.
+type env struct {
 	t     *testing.T
 	pages *Pages
 	store *sqlstore.Store
-	links *Linker
-	pleo  *puppet
+	links *LinkIssuer
+	pleo  *fakePleo
 	later atomic.Int64 // how far our clock is ahead, in nanoseconds
 }
 
-// puppet is a Pleo, and takes what customers give.
-type puppet struct {
+// fakePleo is a Pleo, and takes what customers give.
+type fakePleo struct {
 	store *sqlstore.Store
 
-	mu        sync.Mutex // guards what follows
-	exchanges []exchanged
-	keys      []refresh.KeyGrant
-	err       error             // of the next exchange, grant or key
-	company   credstore.Company // whom grants and keys belong to
-	unproven  bool              // nobody can be asked whom
+	mu             sync.Mutex // guards what follows
+	exchanges      []exchangeCall
+	keys           []refresh.KeyGrant
+	err            error             // of the next exchange, grant or key
+	company        credstore.Company // whom grants and keys belong to
+	companyUnknown bool              // nobody can be asked whom
 }
 
-type exchanged struct{ code, verifier, redirectURI string }
+type exchangeCall struct{ code, verifier, redirectURI string }
 
-func (p *puppet) AuthorizeURL(state, verifier credstore.Secret, redirectURI string, scopes []string) string {
+func (p *fakePleo) AuthorizeURL(state, verifier credstore.Secret, redirectURI string, scopes []string) string {
 	return "https://auth.example.com/oauth/authorize?" + url.Values{
 		"state": {state.Reveal()}, "challenge_of": {verifier.Reveal()}, "redirect_uri": {redirectURI}, "scope": {strings.Join(scopes, " ")},
 	}.Encode()
 }
 
-func (p *puppet) Exchange(_ context.Context, code, verifier credstore.Secret, redirectURI string) (pleo.Tokens, error) {
+func (p *fakePleo) Exchange(_ context.Context, code, verifier credstore.Secret, redirectURI string) (pleo.Tokens, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.exchanges = append(p.exchanges, exchanged{code.Reveal(), verifier.Reveal(), redirectURI})
+	p.exchanges = append(p.exchanges, exchangeCall{code.Reveal(), verifier.Reveal(), redirectURI})
 	return pleo.Tokens{
 		AccessToken: credstore.NewSecret(accessCanary), RefreshToken: credstore.NewSecret(accessCanary + verifier.Reveal()),
 		SentAt: time.Now(), Lifetime: time.Hour,
 	}, nil
 }
 
-func (p *puppet) Consent(ctx context.Context, g refresh.ConsentGrant) (credstore.Connection, error) {
+func (p *fakePleo) Consent(ctx context.Context, g refresh.ConsentGrant) (credstore.Connection, error) {
 	tokens, err := g.Exchange(ctx)
 	if err == nil {
 		err = p.err
@@ -81,7 +81,7 @@ func (p *puppet) Consent(ctx context.Context, g refresh.ConsentGrant) (credstore
 	})
 }
 
-func (p *puppet) SetKey(ctx context.Context, g refresh.KeyGrant) (credstore.Connection, error) {
+func (p *fakePleo) SetKey(ctx context.Context, g refresh.KeyGrant) (credstore.Connection, error) {
 	p.mu.Lock()
 	p.keys = append(p.keys, g)
 	p.mu.Unlock()
@@ -93,38 +93,38 @@ func (p *puppet) SetKey(ctx context.Context, g refresh.KeyGrant) (credstore.Conn
 	})
 }
 
-func (p *puppet) replace(ctx context.Context, id string, r credstore.Replacement) (credstore.Connection, error) {
+func (p *fakePleo) replace(ctx context.Context, id string, r credstore.Replacement) (credstore.Connection, error) {
 	lease, err := p.store.Acquire(ctx, id, "test")
 	if err != nil {
 		return credstore.Connection{}, err
 	}
 	defer func() { _ = lease.Release() }()
-	r.Company, r.Unproven = p.company, p.unproven
+	r.Company, r.Unproven = p.company, p.companyUnknown
 	return p.store.Replace(ctx, lease, r)
 }
 
 // calls returns how often the token endpoint was called.
-func (p *puppet) calls() int {
+func (p *fakePleo) calls() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.exchanges)
 }
 
-// opened returns an office whose pages browsers reach at the URL.
-func opened(t *testing.T, publicURL string, change func(*Config)) *office {
+// newEnv returns an office whose pages browsers reach at the URL.
+func newEnv(t *testing.T, publicURL string, change func(*Config)) *env {
 	t.Helper()
 	keyset, err := credstore.TemporaryKeyset()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &office{t: t}
+	o := &env{t: t}
 	now := func() time.Time { return time.Now().Add(time.Duration(o.later.Load())) }
 	store, err := sqlstore.Open(t.Context(), sqlstore.Config{Now: now, Memory: sqlstore.NewMemory(), Keyset: keyset, Stamp: credstore.Stamp{Environment: "custom"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	o.store, o.pleo = store, &puppet{store: store, company: credstore.Company{ID: "c-1", Name: "Acme ApS"}}
+	o.store, o.pleo = store, &fakePleo{store: store, company: credstore.Company{ID: "c-1", Name: "Acme ApS"}}
 	public, err := url.Parse(publicURL)
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +133,7 @@ func opened(t *testing.T, publicURL string, change func(*Config)) *office {
 		Store: store, Grants: o.pleo, Server: o.pleo, PublicURL: public,
 		AuthURL: &url.URL{Scheme: "https", Host: "auth.example.com"},
 		Now:     now,
-		Scopes:  []string{"users:read"}, ReturnURLs: []string{returnTo}, Branding: Branding{Name: "Fjord Books"},
+		Scopes:  []string{"users:read"}, ReturnURLs: []string{returnURL}, Branding: Branding{Name: "Fjord Books"},
 	}
 	if change != nil {
 		change(&c)
@@ -141,12 +141,12 @@ func opened(t *testing.T, publicURL string, change func(*Config)) *office {
 	if o.pages, err = New(c); err != nil {
 		t.Fatal(err)
 	}
-	o.links = NewLinker(LinkerConfig{Store: store, PublicURL: public, ReturnURLs: []string{returnTo}})
+	o.links = NewLinkIssuer(LinkIssuerConfig{Store: store, PublicURL: public, ReturnURLs: []string{returnURL}})
 	return o
 }
 
 // connection makes one without a credential and returns its id.
-func (o *office) connection(name string, kind credstore.Kind) string {
+func (o *env) connection(name string, kind credstore.Kind) string {
 	o.t.Helper()
 	c, err := o.store.Create(o.t.Context(), credstore.NewConnection{Name: name, Kind: kind, ExternalTenant: "Tenant of " + name})
 	if err != nil {
@@ -156,9 +156,9 @@ func (o *office) connection(name string, kind credstore.Kind) string {
 }
 
 // link opens a link for the connection with the id, and returns its path.
-func (o *office) link(id string) string {
+func (o *env) link(id string) string {
 	o.t.Helper()
-	link, _, err := o.links.Open(o.t.Context(), id, credstore.LinkRequest{ReturnURL: returnTo, Fresh: true})
+	link, _, err := o.links.Issue(o.t.Context(), id, credstore.LinkRequest{ReturnURL: returnURL, Fresh: true})
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func (o *office) link(id string) string {
 	return u.Path
 }
 
-func (o *office) state(id string) credstore.State {
+func (o *env) state(id string) credstore.State {
 	o.t.Helper()
 	s, err := o.store.Read(o.t.Context(), id)
 	if err != nil {
@@ -178,20 +178,20 @@ func (o *office) state(id string) credstore.State {
 	return s
 }
 
-// person is a browser: it keeps cookies and follows nothing by itself.
-type person struct {
-	o       *office
+// browser is a browser: it keeps cookies and follows nothing by itself.
+type browser struct {
+	o       *env
 	cookies map[string]*http.Cookie
 	header  map[string]string // sent along
 	host    string
 }
 
-func (o *office) person() *person {
-	return &person{o: o, cookies: map[string]*http.Cookie{}, host: o.pages.PublicURL.Host}
+func (o *env) browser() *browser {
+	return &browser{o: o, cookies: map[string]*http.Cookie{}, host: o.pages.PublicURL.Host}
 }
 
 // send sends a request to the pages.
-func (p *person) send(method, target, body string) *httptest.ResponseRecorder {
+func (p *browser) send(method, target, body string) *httptest.ResponseRecorder {
 	p.o.t.Helper()
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	r.Host = p.host
@@ -216,8 +216,8 @@ func (p *person) send(method, target, body string) *httptest.ResponseRecorder {
 	return w
 }
 
-// begin clicks the button of the link and returns what Pleo is asked.
-func (p *person) begin(link string) url.Values {
+// start clicks the button of the link and returns what Pleo is asked.
+func (p *browser) start(link string) url.Values {
 	p.o.t.Helper()
 	p.send("GET", link, "")
 	w := p.send("POST", link, "")
@@ -228,14 +228,14 @@ func (p *person) begin(link string) url.Values {
 	return to.Query()
 }
 
-// comeBack is Pleo's redirect with the state and a code.
-func (p *person) comeBack(state string) *httptest.ResponseRecorder {
+// callback is Pleo's redirect with the state and a code.
+func (p *browser) callback(state string) *httptest.ResponseRecorder {
 	p.o.t.Helper()
 	return p.send("GET", p.o.pages.base+callbackPath+"?"+url.Values{"state": {state}, "code": {codeCanary}}.Encode(), "")
 }
 
-// see loads where w leads to, and returns the page.
-func (p *person) see(w *httptest.ResponseRecorder) string {
+// follow loads where w leads to, and returns the page.
+func (p *browser) follow(w *httptest.ResponseRecorder) string {
 	p.o.t.Helper()
 	if w.Code != http.StatusSeeOther {
 		p.o.t.Fatalf("status %d, want 303:\n%s", w.Code, w.Body)
@@ -252,18 +252,18 @@ func wantText(t *testing.T, page string, texts ...string) {
 	}
 }
 
-// TestCompanyConflictIsMendedByTheCustomer: a connection that was disabled since the
+// TestCustomerResolvesCompanyConflict: a connection that was disabled since the
 // company of its credential is another connection's can be connected again. One that
 // an operator has switched off cannot.
-func TestCompanyConflictIsMendedByTheCustomer(t *testing.T) {
-	o := opened(t, elsewhere, nil)
+func TestCustomerResolvesCompanyConflict(t *testing.T) {
+	o := newEnv(t, publicURL, nil)
 	first, second := o.connection("first", credstore.OAuth), o.connection("second", credstore.OAuth)
 	if err := o.store.Identify(t.Context(), first, credstore.Company{ID: "c-2"}); err != nil {
 		t.Fatal(err)
 	}
-	o.pleo.company, o.pleo.unproven = credstore.Company{}, true
-	alice := o.person()
-	page := alice.see(alice.comeBack(alice.begin(o.link(second)).Get("state")))
+	o.pleo.company, o.pleo.companyUnknown = credstore.Company{}, true
+	alice := o.browser()
+	page := alice.follow(alice.callback(alice.start(o.link(second)).Get("state")))
 	if wantText(t, page, "Access was given", "does not say at the moment which company"); strings.Contains(page, "is now connected") {
 		t.Errorf("a grant of nobody knows whom is told as connected:\n%s", page)
 	}
@@ -272,8 +272,8 @@ func TestCompanyConflictIsMendedByTheCustomer(t *testing.T) {
 	}
 	link := o.link(second)
 	wantText(t, alice.send("GET", link, "").Body.String(), "is connected to Fjord Books already", "Tenant of second")
-	o.pleo.company, o.pleo.unproven = credstore.Company{ID: "c-1", Name: "Acme ApS"}, false
-	wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected", "Acme ApS")
+	o.pleo.company, o.pleo.companyUnknown = credstore.Company{ID: "c-1", Name: "Acme ApS"}, false
+	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected", "Acme ApS")
 	if s := o.state(second).Connection.Status; s != credstore.Active {
 		t.Errorf("the connection is %s, want active", s)
 	}

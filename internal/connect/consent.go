@@ -20,19 +20,19 @@ func (p *Pages) consentForm(v visit) view {
 	page := view{
 		Body: consentBody, Status: http.StatusOK,
 		Tenant: v.tenant(), Company: v.company(),
-		Heading:     n.in("Connect Pleo to {brand}"),
-		Lead:        n.in("{brand} asks for access to your company in Pleo."),
-		Permissions: permissionsOf(p.Scopes),
-		Until:       until(v.link),
+		Heading:     n.expand("Connect Pleo to {brand}"),
+		Lead:        n.expand("{brand} asks for access to your company in Pleo."),
+		Permissions: permissionsFor(p.Scopes),
+		Validity:    linkValidity(v.link),
 	}
 	if v.conn().Version > 0 {
-		page.Heading, page.Lead = n.in("Connect Pleo to {brand} again"), n.again(v)
+		page.Heading, page.Lead = n.expand("Connect Pleo to {brand} again"), n.renewalText(v)
 	}
 	return page
 }
 
-// again says why somebody who was connected before is asked again.
-func (n names) again(v visit) string {
+// renewalText says why somebody who was connected before is asked again.
+func (n names) renewalText(v visit) string {
 	text := "You were connected before, and can renew that here. All settings stay as they are."
 	switch v.conn().Status {
 	case credstore.Active:
@@ -41,25 +41,25 @@ func (n names) again(v visit) string {
 		text = "Pleo no longer accepts the access that was given before, so nothing goes to or comes from Pleo until it is renewed. All settings stay as they are."
 	}
 	switch {
-	case v.shutOut() && v.company() != "":
-		return n.in("The company that was chosen last in Pleo is another one than {have}, so nothing goes to or comes from Pleo. Choose {have} this time.")
-	case v.shutOut():
-		return n.in("The company that was chosen last in Pleo is connected to {brand} already, so nothing goes to or comes from Pleo. Choose the one that belongs to {tenant}.")
+	case v.disabledForCompany() && v.company() != "":
+		return n.expand("The company that was chosen last in Pleo is another one than {have}, so nothing goes to or comes from Pleo. Choose {have} this time.")
+	case v.disabledForCompany():
+		return n.expand("The company that was chosen last in Pleo is connected to {brand} already, so nothing goes to or comes from Pleo. Choose the one that belongs to {tenant}.")
 	}
 	if v.company() != "" && !v.link.AllowOtherCompany {
 		text += " Choose the same company in Pleo as before."
 	}
-	return n.in(text)
+	return n.expand(text)
 }
 
-func until(l credstore.Link) string {
+func linkValidity(l credstore.Link) string {
 	return "This link can be used once, until " + l.ExpiresAt.UTC().Format("2 January 2006, 15:04") + " UTC."
 }
 
-// allowForeignForms lets the form's answer lead to Pleo, and from there to
+// allowFormRedirect lets the form's answer lead to Pleo, and from there to
 // wherever its customers sign in: browsers hold the whole way of redirects
 // against the policy.
-func (p *Pages) allowForeignForms(w http.ResponseWriter) {
+func (p *Pages) allowFormRedirect(w http.ResponseWriter) {
 	sources := "'self' https:"
 	if p.AuthURL.Scheme == "http" { // on this machine
 		sources += " http://" + p.AuthURL.Host
@@ -70,19 +70,19 @@ func (p *Pages) allowForeignForms(w http.ResponseWriter) {
 // startConsent sends the browser to Pleo.
 func (p *Pages) startConsent(w http.ResponseWriter, r *http.Request, v visit) {
 	if p.Server == nil {
-		p.show(w, r, p.stoppedAt(v, notSetUp))
+		p.show(w, r, p.stoppedForLink(v, oauthNotConfigured))
 		return
 	}
 	c := credstore.Consent{
-		State: newSecret(), Link: v.token, Verifier: newSecret(),
-		Browser: p.knowBrowser(w, r), RedirectURI: p.redirectURI(),
+		State: newToken(), Link: v.token, Verifier: newToken(),
+		Browser: p.ensureBrowser(w, r), RedirectURI: p.redirectURI(),
 	}
 	if err := p.Store.BeginConsent(r.Context(), c); err != nil {
-		p.complain("beginning a consent", v, err)
-		p.show(w, r, p.stoppedAt(v, reasonOf(err)))
+		p.logError("beginning a consent", v, err)
+		p.show(w, r, p.stoppedForLink(v, reasonForLinkError(err)))
 		return
 	}
-	p.forgetOutcome(w, v.token)
+	p.clearOutcome(w, v.token)
 	http.Redirect(w, r, p.Server.AuthorizeURL(c.State, c.Verifier, c.RedirectURI, p.Scopes), http.StatusSeeOther)
 }
 
@@ -91,31 +91,31 @@ func (p *Pages) startConsent(w http.ResponseWriter, r *http.Request, v visit) {
 func (p *Pages) callback(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet { // a HEAD would spend what the GET after it needs
 		w.Header().Set("Allow", http.MethodGet)
-		p.show(w, r, p.problem(nowhere))
+		p.show(w, r, p.stoppedWithoutLink(notFound))
 		return
 	}
 	if p.Server == nil {
-		p.stop(w, r, notSetUp)
+		p.redirectToStopped(w, r, oauthNotConfigured)
 		return
 	}
-	answer, ok := readAnswer(r.URL.RawQuery)
+	answer, ok := parseCallback(r.URL.RawQuery)
 	if !ok {
-		p.stop(w, r, attemptOver)
+		p.redirectToStopped(w, r, attemptExpired)
 		return
 	}
-	browser, ok := p.browserOf(r)
+	browser, ok := p.browserHash(r)
 	if !ok {
-		p.stop(w, r, otherBrowser)
+		p.redirectToStopped(w, r, otherBrowser)
 		return
 	}
 	c, err := p.Store.TakeConsent(r.Context(), answer.state, browser)
 	if err != nil {
-		p.stop(w, r, p.whyNotTaken(err))
+		p.redirectToStopped(w, r, p.reasonForConsentError(err))
 		return
 	}
 	v, err := p.find(r.Context(), c.Link.Reveal())
 	if err == nil || p.expiredMeanwhile(v, err) {
-		p.setOutcome(w, c.Link, p.conclude(r, v, c, answer))
+		p.setOutcome(w, c.Link, p.finishConsent(r, v, c, answer))
 	}
 	// A link that cannot be used any more says so itself.
 	http.Redirect(w, r, p.linkURL(c.Link), http.StatusSeeOther)
@@ -128,86 +128,86 @@ func (p *Pages) expiredMeanwhile(v visit, err error) bool {
 	return errors.Is(err, credstore.ErrLinkExpired) && !v.link.ExpiresAt.After(p.Now())
 }
 
-// stop shows why, at an address that can stay.
-func (p *Pages) stop(w http.ResponseWriter, r *http.Request, reason why) {
+// redirectToStopped shows why, at an address that can stay.
+func (p *Pages) redirectToStopped(w http.ResponseWriter, r *http.Request, reason reason) {
 	http.Redirect(w, r, p.base+stoppedPath+string(reason), http.StatusSeeOther)
 }
 
-func (p *Pages) whyNotTaken(err error) why {
+func (p *Pages) reasonForConsentError(err error) reason {
 	switch {
 	case errors.Is(err, credstore.ErrOtherBrowser):
 		p.Logger.Warn("a consent was brought back by another browser than the one that began it; nothing was done with it")
 		return otherBrowser
 	case errors.Is(err, credstore.ErrNotFound):
-		return attemptOver
+		return attemptExpired
 	}
 	p.Logger.Error("reading an attempt to get consent", zap.Error(err))
-	return storeAway
+	return storeUnavailable
 }
 
-// answer is what Pleo sends the browser back with.
-type answer struct {
+// callbackParams is what Pleo sends the browser back with.
+type callbackParams struct {
 	state, code credstore.Secret
 	issuer      string // empty: not said (RFC 9207)
-	problem     string // an error code; empty: none
+	errorCode   string // an error code; empty: none
 }
 
-// readAnswer takes the query apart. It reports false for one that no server
+// parseCallback takes the query apart. It reports false for one that no server
 // sends: with a parameter twice (RFC 6749 section 3.1), without a state, or with
 // neither a code nor an error.
-func readAnswer(raw string) (answer, bool) {
+func parseCallback(raw string) (callbackParams, bool) {
 	q, err := url.ParseQuery(raw)
 	if err != nil {
-		return answer{}, false
+		return callbackParams{}, false
 	}
 	for _, name := range []string{"state", "code", "iss", "error"} {
 		if len(q[name]) > 1 {
-			return answer{}, false
+			return callbackParams{}, false
 		}
 	}
-	a := answer{
+	a := callbackParams{
 		state: credstore.NewSecret(q.Get("state")), code: credstore.NewSecret(q.Get("code")),
-		issuer: q.Get("iss"), problem: q.Get("error"),
+		issuer: q.Get("iss"), errorCode: q.Get("error"),
 	}
-	return a, wellFormed(q.Get("state")) && (a.problem != "" || !a.code.IsZero())
+	return a, isToken(q.Get("state")) && (a.errorCode != "" || !a.code.IsZero())
 }
 
-// whyInstead says what an error code means that came in the place of a code (RFC
+// reasonForErrorCode says what an error code means that came in the place of a code (RFC
 // 6749 section 4.1.2.1).
-func whyInstead(code string) why {
+func reasonForErrorCode(code string) reason {
 	switch code {
 	case "server_error", "temporarily_unavailable":
-		return unreachable
+		return pleoUnavailable
 	case "invalid_request", "invalid_scope", "unauthorized_client", "unsupported_response_type":
-		return clientRefused
+		return clientRejected
 	}
-	return pleoRefused
+	return consentFailed
 }
 
-// maxCode is how long an error code that Pleo sends may be, in bytes.
-const maxCode = 64
+// maxCodeLength is how long an error code that Pleo sends may be, in bytes.
+const maxCodeLength = 64
 
-// shortCode returns the code if it is made of the characters of RFC 6749 section
+// safeCode returns the code if it is made of the characters of RFC 6749 section
 // 4.1.2.1 and not long: what is in an address can be anybody's.
-func shortCode(code string) string {
+func safeCode(code string) string {
 	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
-	if len(code) > maxCode || strings.ContainsFunc(code, odd) {
+	if len(code) > maxCodeLength || strings.ContainsFunc(code, odd) {
 		return "error"
 	}
 	return code
 }
 
-// conclude does what the answer asks for.
-func (p *Pages) conclude(r *http.Request, v visit, c credstore.Consent, a answer) outcome {
+// finishConsent does what the answer asks for.
+func (p *Pages) finishConsent(r *http.Request, v visit, c credstore.Consent, a callbackParams) outcome {
 	ctx := credstore.WithActor(r.Context(), credstore.ActorCustomer)
 	switch {
 	case a.issuer != "" && strings.TrimSuffix(a.issuer, "/") != strings.TrimSuffix(p.Issuer, "/"):
-		return p.giveUp(ctx, v, outcome{Why: otherIssuer}, otherIssuer, "the callback names another authorization server as its issuer")
-	case a.problem == "access_denied":
-		return p.giveUp(ctx, v, outcome{Why: denied}, denied, "consent was denied in Pleo")
-	case a.problem != "":
-		code := whyInstead(a.problem)
-		return p.giveUp(ctx, v, outcome{Why: code, Detail: shortCode(a.problem)}, code, "Pleo answered with an error: "+shortCode(a.problem))
+		return p.recordFailure(ctx, v, outcome{Reason: wrongIssuer}, wrongIssuer, "the callback names another authorization server as its issuer")
+	case a.errorCode == "access_denied":
+		return p.recordFailure(ctx, v, outcome{Reason: consentDenied}, consentDenied, "consent was denied in Pleo")
+	case a.errorCode != "":
+		code := reasonForErrorCode(a.errorCode)
+		return p.recordFailure(ctx, v, outcome{Reason: code, Detail: safeCode(a.errorCode)}, code, "Pleo answered with an error: "+safeCode(a.errorCode))
 	}
 	conn, err := p.Grants.Consent(ctx, refresh.ConsentGrant{
 		ConnectionID: v.conn().ID,
@@ -223,18 +223,18 @@ func (p *Pages) conclude(r *http.Request, v visit, c credstore.Consent, a answer
 	}
 	o := outcomeFor(err)
 	if err != nil {
-		code := o.Why
+		code := o.Reason
 		if code == "" {
-			code = reasonOf(err) // which the link itself says
+			code = reasonForLinkError(err) // which the link itself says
 		}
-		return p.giveUp(ctx, v, o, code, err.Error())
+		return p.recordFailure(ctx, v, o, code, err.Error())
 	}
 	p.Logger.Info("a customer has given consent", zap.String("connection", conn.Name), zap.Int64("version", conn.Version))
 	return o
 }
 
-// giveUp records why nothing was connected.
-func (p *Pages) giveUp(ctx context.Context, v visit, o outcome, code why, message string) outcome {
+// recordFailure records why nothing was connected.
+func (p *Pages) recordFailure(ctx context.Context, v visit, o outcome, code reason, message string) outcome {
 	p.Logger.Warn("a customer could not be connected", zap.String("connection", v.conn().Name),
 		zap.String("code", string(code)), zap.String("message", message))
 	// Also for a browser that has left meanwhile.
@@ -242,11 +242,11 @@ func (p *Pages) giveUp(ctx context.Context, v visit, o outcome, code why, messag
 		Type: credstore.EventConsentFailed, Code: string(code), Message: message,
 	})
 	if err != nil {
-		p.complain("noting a failed consent", v, err)
+		p.logError("noting a failed consent", v, err)
 	}
 	return o
 }
 
-func (p *Pages) complain(doing string, v visit, err error) {
+func (p *Pages) logError(doing string, v visit, err error) {
 	p.Logger.Error(doing, zap.String("connection", v.conn().Name), zap.Error(err))
 }

@@ -9,15 +9,15 @@ import (
 )
 
 const (
-	// maxForm is how much of a request's body is read, in bytes: keys have at
+	// maxFormBytes is how much of a request's body is read, in bytes: keys have at
 	// most some hundred characters.
-	maxForm = 8 << 10
-	// lookups is how many pages are looked up at a time; more wait. It bounds
+	maxFormBytes = 8 << 10
+	// maxConcurrentLookups is how many pages are looked up at a time; more wait. It bounds
 	// what bad clients can make the store do.
-	lookups = 32
-	// exchanges is how many consents and keys are worked on at a time, each of
+	maxConcurrentLookups = 32
+	// maxConcurrentExchanges is how many consents and keys are worked on at a time, each of
 	// which waits for Pleo; more are turned away.
-	exchanges = 256
+	maxConcurrentExchanges = 256
 )
 
 // guard puts in front of every page what all of them need.
@@ -25,10 +25,10 @@ func (p *Pages) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		writePolicy(w.Header(), "'self'")
 		if !p.hostAllowed(r.Host) {
-			p.show(w, r, p.problem(otherHost))
+			p.show(w, r, p.stoppedWithoutLink(hostNotAllowed))
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		r.Body = http.MaxBytesReader(w, r.Body, maxFormBytes)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -45,8 +45,8 @@ func writePolicy(h http.Header, formAction string) {
 	h.Set("Cache-Control", "no-store")
 }
 
-// patiently lets at most n requests at a time through to h; the others wait.
-func patiently(n int, h http.HandlerFunc) http.HandlerFunc {
+// waitForSlot lets at most n requests at a time through to h; the others wait.
+func waitForSlot(n int, h http.HandlerFunc) http.HandlerFunc {
 	room := make(chan struct{}, n)
 	return func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -58,9 +58,9 @@ func patiently(n int, h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// slowly lets at most n requests at a time through to h, each of which may have
+// limitConcurrent lets at most n requests at a time through to h, each of which may have
 // to wait for Pleo, and turns the others away.
-func (p *Pages) slowly(n int, h http.HandlerFunc) http.HandlerFunc {
+func (p *Pages) limitConcurrent(n int, h http.HandlerFunc) http.HandlerFunc {
 	room := make(chan struct{}, n)
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
@@ -68,24 +68,24 @@ func (p *Pages) slowly(n int, h http.HandlerFunc) http.HandlerFunc {
 		}
 		// First what a slow client can make last.
 		if r.Method == http.MethodPost && r.ParseForm() != nil {
-			p.show(w, r, p.problem(unreadable))
+			p.show(w, r, p.stoppedWithoutLink(badRequest))
 			return
 		}
 		select {
 		case room <- struct{}{}:
 			defer func() { <-room }()
-			wait(w)
+			extendDeadlines(w)
 			h(w, r)
 		default:
-			p.show(w, r, p.problem(tooBusy))
+			p.show(w, r, p.stoppedWithoutLink(serverBusy))
 		}
 	}
 }
 
-// wait lets the answer take as long as Pleo may. Tests in memory have nothing
+// extendDeadlines lets the answer take as long as Pleo may. Tests in memory have nothing
 // that a deadline could be set on.
-func wait(w http.ResponseWriter) {
-	c, until := http.NewResponseController(w), time.Now().Add(patience)
+func extendDeadlines(w http.ResponseWriter) {
+	c, until := http.NewResponseController(w), time.Now().Add(maxPageDuration)
 	_ = c.SetReadDeadline(until) // else the context ends as if the browser had left
 	_ = c.SetWriteDeadline(until)
 }
@@ -101,16 +101,16 @@ func (p *Pages) hostAllowed(host string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-// ownScheme reports whether pages of ours have the origin's scheme: that of the
+// hasOwnScheme reports whether pages of ours have the origin's scheme: that of the
 // public URL, or any under a name for this machine.
-func (p *Pages) ownScheme(origin *url.URL) bool {
+func (p *Pages) hasOwnScheme(origin *url.URL) bool {
 	return origin.Scheme == p.PublicURL.Scheme || !strings.EqualFold(origin.Hostname(), p.PublicURL.Hostname())
 }
 
-// fromOwnPage reports whether a POST comes from a page of ours: consent begins
+// isSameOrigin reports whether a POST comes from a page of ours: consent begins
 // with a click there, and not with somebody else's form that sends a customer to
 // approve somebody else's connection.
-func (p *Pages) fromOwnPage(r *http.Request) bool {
+func (p *Pages) isSameOrigin(r *http.Request) bool {
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
 		return site == "same-origin" || site == "none"
 	}
@@ -120,10 +120,10 @@ func (p *Pages) fromOwnPage(r *http.Request) bool {
 	case "null":
 		// What a browser without Sec-Fetch-Site says where it is told to send no
 		// referrer. The cookie is SameSite=Lax: other sites' forms come without it.
-		_, ours := p.browserOf(r)
+		_, ours := p.browserHash(r)
 		return ours
 	default:
 		u, err := url.Parse(origin)
-		return err == nil && strings.EqualFold(u.Host, r.Host) && p.ownScheme(u)
+		return err == nil && strings.EqualFold(u.Host, r.Host) && p.hasOwnScheme(u)
 	}
 }

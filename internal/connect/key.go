@@ -26,19 +26,19 @@ func (p *Pages) keyForm(v visit) view {
 	page := view{
 		Body: keyBody, Status: http.StatusOK,
 		Tenant: v.tenant(), Company: v.company(),
-		Heading: n.in("Connect Pleo to {brand}"),
-		Lead:    n.in("{brand} needs an API key of your company in Pleo. You make it in Pleo and paste it here."),
-		Steps:   p.steps(v.conn().Kind, n),
-		Ends:    v.conn().Kind == credstore.StandaloneKey,
-		Until:   until(v.link),
+		Heading:    n.expand("Connect Pleo to {brand}"),
+		Lead:       n.expand("{brand} needs an API key of your company in Pleo. You make it in Pleo and paste it here."),
+		Steps:      p.steps(v.conn().Kind, n),
+		AsksExpiry: v.conn().Kind == credstore.StandaloneKey,
+		Validity:   linkValidity(v.link),
 	}
 	if v.conn().Version > 0 {
-		page.Heading, page.Lead = n.in("Give {brand} a new API key"), n.againByKey(v)
+		page.Heading, page.Lead = n.expand("Give {brand} a new API key"), n.keyRenewalText(v)
 	}
 	return page
 }
 
-func (n names) againByKey(v visit) string {
+func (n names) keyRenewalText(v visit) string {
 	text := "The key that you paste takes the place of the one before. All settings stay as they are."
 	if v.conn().Status == credstore.ReauthorizationRequired {
 		text = "Pleo no longer accepts the key that was given before, so nothing goes to or comes from Pleo until there is a new one. All settings stay as they are."
@@ -46,7 +46,7 @@ func (n names) againByKey(v visit) string {
 	if v.company() != "" && !v.link.AllowOtherCompany {
 		text += " It has to be a key of the same company."
 	}
-	return n.in(text)
+	return n.expand(text)
 }
 
 // steps tells where the key is to be had in Pleo.
@@ -58,15 +58,15 @@ func (p *Pages) steps(k credstore.Kind, n names) []step {
 	if k == credstore.IntegratedKey {
 		return []step{
 			signIn,
-			{Text: n.in("Open Settings, then Accounting, and choose {brand}.")},
-			{Text: "Pleo shows what the key will allow. Choose Allow.", Permissions: permissionsOf(p.Scopes)},
+			{Text: n.expand("Open Settings, then Accounting, and choose {brand}.")},
+			{Text: "Pleo shows what the key will allow. Choose Allow.", Permissions: permissionsFor(p.Scopes)},
 			{Text: "Pleo shows the key, once. Copy it, and come back here."},
 		}
 	}
-	create := step{Text: n.in("Create a key called {brand}. Pleo asks until when it is to last, for which company it is, and what it allows.")}
+	create := step{Text: n.expand("Create a key called {brand}. Pleo asks until when it is to last, for which company it is, and what it allows.")}
 	if len(p.Scopes) > 0 {
 		create.Text += " Choose these permissions:"
-		create.Permissions = permissionsOf(p.Scopes)
+		create.Permissions = permissionsFor(p.Scopes)
 	}
 	return []step{
 		signIn,
@@ -76,19 +76,19 @@ func (p *Pages) steps(k credstore.Kind, n names) []step {
 	}
 }
 
-// whenItEnds returns when a key ends that the form names the last day of; zero if
+// keyExpiry returns when a key ends that the form names the last day of; zero if
 // it names none. Keys of integrations do not end by themselves.
-func (p *Pages) whenItEnds(r *http.Request, v visit) (time.Time, why) {
+func (p *Pages) keyExpiry(r *http.Request, v visit) (time.Time, reason) {
 	day := lastDay(r)
 	if day == "" || v.conn().Kind != credstore.StandaloneKey {
 		return time.Time{}, ""
 	}
 	ends, err := refresh.KeyEnds(day)
 	if err != nil {
-		return ends, notADay
+		return ends, invalidDate
 	}
 	if !ends.After(p.Now()) {
-		return ends, keyOver
+		return ends, keyExpired
 	}
 	return ends, ""
 }
@@ -99,12 +99,12 @@ func lastDay(r *http.Request) string { return strings.TrimSpace(r.PostForm.Get("
 // of it.
 func (p *Pages) takeKey(w http.ResponseWriter, r *http.Request, v visit) {
 	key, ok := readKey(r)
-	ends, wrong := p.whenItEnds(r, v)
+	ends, wrong := p.keyExpiry(r, v)
 	if !ok {
-		wrong = keyMisshapen
+		wrong = keyMalformed
 	}
 	if wrong != "" {
-		p.show(w, r, p.refusedKey(r, v, outcome{Why: wrong}, nil))
+		p.show(w, r, p.keyFormWithError(r, v, outcome{Reason: wrong}, nil))
 		return
 	}
 	ctx := credstore.WithActor(r.Context(), credstore.ActorCustomer)
@@ -114,8 +114,8 @@ func (p *Pages) takeKey(w http.ResponseWriter, r *http.Request, v visit) {
 		AllowSharedCompany: v.link.AllowSharedCompany,
 	})
 	o, lacking := outcomeForKey(err)
-	if o.Why != "" {
-		p.show(w, r, p.refusedKey(r, v, p.giveUp(ctx, v, o, o.Why, err.Error()), lacking))
+	if o.Reason != "" {
+		p.show(w, r, p.keyFormWithError(r, v, p.recordFailure(ctx, v, o, o.Reason, err.Error()), lacking))
 		return
 	}
 	if o.Connected {
@@ -145,31 +145,31 @@ func outcomeForKey(err error) (outcome, []string) {
 	var narrow *refresh.MissingScopesError
 	switch {
 	case errors.Is(err, refresh.ErrKeyElsewhere):
-		return outcome{Why: keyElsewhere}, nil
+		return outcome{Reason: keyOfOtherEnvironment}, nil
 	case errors.Is(err, pleo.ErrUnauthorized):
-		return outcome{Why: keyUnknown}, nil
+		return outcome{Reason: keyRejected}, nil
 	case errors.As(err, &narrow):
-		return outcome{Why: keyTooNarrow}, narrow.Missing
+		return outcome{Reason: keyMissingPermissions}, narrow.Missing
 	}
 	return outcomeFor(err), nil
 }
 
-// refusedKey is the form once more, with what is wrong. The day can stay in it; the
+// keyFormWithError is the form once more, with what is wrong. The day can stay in it; the
 // key cannot.
-func (p *Pages) refusedKey(r *http.Request, v visit, o outcome, lacking []string) view {
+func (p *Pages) keyFormWithError(r *http.Request, v visit, o outcome, lacking []string) view {
 	n := p.names(v)
-	n.have, n.got = o.names(n.have)
-	n.here, n.there = p.here(), p.there()
-	words := p.words[o.Why]
-	if byKey, ok := keyWordings()[o.Why]; ok {
+	n.company, n.chosen = o.companies(n.company)
+	n.environment, n.otherEnvironment = p.environmentName(), p.otherEnvironmentName()
+	words := p.messages[o.Reason]
+	if byKey, ok := keyVariants()[o.Reason]; ok {
 		words = byKey
 	}
 	page := p.keyForm(v)
 	page.Status = http.StatusUnprocessableEntity
-	page.Problem, page.Says, page.Do = n.in(words.heading), n.in(words.says), n.in(words.do)
+	page.Problem, page.Explanation, page.NextStep = n.expand(words.heading), n.expand(words.explanation), n.expand(words.nextStep)
 	page.Title = page.Problem + " – " + page.Heading
-	page.Missing = permissionsOf(lacking)
-	page.BadDay = o.Why == notADay || o.Why == keyOver
+	page.Missing = permissionsFor(lacking)
+	page.InvalidDate = o.Reason == invalidDate || o.Reason == keyExpired
 	// What is no day may be the key, in the wrong field.
 	if day := lastDay(r); day != "" {
 		if _, err := refresh.KeyEnds(day); err == nil {
@@ -179,46 +179,46 @@ func (p *Pages) refusedKey(r *http.Request, v visit, o outcome, lacking []string
 	return page
 }
 
-// keyWordings are those that read otherwise for keys than for consent.
-func keyWordings() map[why]wording {
-	return map[why]wording{
+// keyVariants are those that read otherwise for keys than for consent.
+func keyVariants() map[reason]message {
+	return map[reason]message{
 		otherCompany: {
-			heading: "This key is of another company",
-			says:    "This connection belongs to {have} in Pleo, and the key to {got}. It was not stored.",
-			do:      "Make a key in Pleo for {have}. If the connection is to move to {got}, ask {brand} for a link that allows it.",
+			heading:     "This key is of another company",
+			explanation: "This connection belongs to {have} in Pleo, and the key to {got}. It was not stored.",
+			nextStep:    "Make a key in Pleo for {have}. If the connection is to move to {got}, ask {brand} for a link that allows it.",
 		},
 		companyTaken: {
-			heading: "This company is connected already",
-			says:    "{got} in Pleo is connected to {brand} already, for somebody other than {tenant}. A company can be connected once. The key was not stored.",
-			do:      "If you have several companies in Pleo, make a key for the one that belongs to {tenant}. If you do not know of another connection, ask {brand}.",
+			heading:     "This company is connected already",
+			explanation: "{got} in Pleo is connected to {brand} already, for somebody other than {tenant}. A company can be connected once. The key was not stored.",
+			nextStep:    "If you have several companies in Pleo, make a key for the one that belongs to {tenant}. If you do not know of another connection, ask {brand}.",
 		},
-		notTold: {
-			heading: "Pleo does not say which company this key is for",
-			says:    "The connection belongs to {have} in Pleo, so the key was not stored.",
-			do:      "Wait a minute, paste the key again and try once more. If it happens again, tell {brand}.",
+		companyUnknown: {
+			heading:     "Pleo does not say which company this key is for",
+			explanation: "The connection belongs to {have} in Pleo, so the key was not stored.",
+			nextStep:    "Wait a minute, paste the key again and try once more. If it happens again, tell {brand}.",
 		},
-		unreachable: {
-			heading: "Pleo does not answer at the moment",
-			says:    "The key could not be checked, and was not stored.",
-			do:      "Wait a minute, paste the key again and try once more. Your link stays good.",
+		pleoUnavailable: {
+			heading:     "Pleo does not answer at the moment",
+			explanation: "The key could not be checked, and was not stored.",
+			nextStep:    "Wait a minute, paste the key again and try once more. Your link stays good.",
 		},
 		notSaved: {
-			heading: "The key cannot be stored at the moment",
-			says:    "Something on our side is not available.",
-			do:      "Wait a minute, paste the key again and try once more. Your link stays good.",
+			heading:     "The key cannot be stored at the moment",
+			explanation: "Something on our side is not available.",
+			nextStep:    "Wait a minute, paste the key again and try once more. Your link stays good.",
 		},
 	}
 }
 
-// here and there name Pleo's environments, where a key belongs to the other one.
-func (p *Pages) here() string {
+// environmentName and there name Pleo's environments, where a key belongs to the other one.
+func (p *Pages) environmentName() string {
 	if p.Environment == "" {
 		return "your real Pleo account"
 	}
 	return "Pleo’s " + p.Environment + " environment"
 }
 
-func (p *Pages) there() string {
+func (p *Pages) otherEnvironmentName() string {
 	if p.Environment == "" {
 		return "Pleo’s test environment"
 	}

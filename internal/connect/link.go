@@ -25,14 +25,14 @@ func (v visit) conn() credstore.Connection { return v.state.Connection }
 // tenant is what the customer calls the account that is connected.
 func (v visit) tenant() string { return cmp.Or(v.conn().ExternalTenant, v.conn().Name) }
 
-// switchedOff reports whether nothing is to be connected. One that was disabled for
+// disabled reports whether nothing is to be connected. One that was disabled for
 // the company of its credential can be given another.
-func (v visit) switchedOff() bool {
-	return v.conn().Status == credstore.Disabled && !v.shutOut()
+func (v visit) disabled() bool {
+	return v.conn().Status == credstore.Disabled && !v.disabledForCompany()
 }
 
-// shutOut reports whether the company that was connected last is not to be.
-func (v visit) shutOut() bool {
+// disabledForCompany reports whether the company that was connected last is not to be.
+func (v visit) disabledForCompany() bool {
 	return v.conn().Status == credstore.Disabled && v.conn().Reason == credstore.ReasonCompany
 }
 
@@ -44,7 +44,7 @@ func (v visit) company() string {
 // find looks the request's link up. A link that was used or has expired is
 // returned with the error that says so.
 func (p *Pages) find(ctx context.Context, token string) (visit, error) {
-	if !wellFormed(token) {
+	if !isToken(token) {
 		return visit{}, credstore.ErrNotFound
 	}
 	v := visit{token: credstore.NewSecret(token)}
@@ -61,17 +61,17 @@ func (p *Pages) find(ctx context.Context, token string) (visit, error) {
 	return v, err
 }
 
-// reasonOf says what keeps a link from being used.
-func reasonOf(err error) why {
+// reasonForLinkError says what keeps a link from being used.
+func reasonForLinkError(err error) reason {
 	switch {
 	case errors.Is(err, credstore.ErrNotFound):
-		return linkUnknown
+		return linkInvalid
 	case errors.Is(err, credstore.ErrLinkUsed):
 		return linkUsed
 	case errors.Is(err, credstore.ErrLinkExpired):
 		return linkExpired
 	}
-	return storeAway
+	return storeUnavailable
 }
 
 // showLink shows what there is to do with a link, or what has come of it. It
@@ -79,17 +79,17 @@ func reasonOf(err error) why {
 // come here too.
 func (p *Pages) showLink(w http.ResponseWriter, r *http.Request) {
 	v, err := p.find(r.Context(), r.PathValue("token"))
-	o := p.outcomeOf(r, v)
+	o := p.outcomeFromCookie(r, v)
 	switch {
-	case v.switchedOff():
-		p.show(w, r, p.stoppedAt(v, switchedOff))
+	case v.disabled():
+		p.show(w, r, p.stoppedForLink(v, connectionDisabled))
 	case err == nil:
-		p.knowBrowser(w, r)
+		p.ensureBrowser(w, r)
 		p.showForm(w, r, v, o)
 	case errors.Is(err, credstore.ErrLinkUsed) && o.Connected:
 		p.show(w, r, p.done(v))
 	default:
-		p.show(w, r, p.stoppedAt(v, reasonOf(err)))
+		p.show(w, r, p.stoppedForLink(v, reasonForLinkError(err)))
 	}
 }
 
@@ -101,11 +101,11 @@ func (p *Pages) showForm(w http.ResponseWriter, r *http.Request, v visit, o outc
 		return
 	}
 	if p.Server == nil {
-		p.show(w, r, p.stoppedAt(v, notSetUp))
+		p.show(w, r, p.stoppedForLink(v, oauthNotConfigured))
 		return
 	}
-	p.allowForeignForms(w)
-	if o.Why != "" {
+	p.allowFormRedirect(w)
+	if o.Reason != "" {
 		p.show(w, r, p.failed(v, o))
 		return
 	}
@@ -114,18 +114,18 @@ func (p *Pages) showForm(w http.ResponseWriter, r *http.Request, v visit, o outc
 
 // useLink does what the button says.
 func (p *Pages) useLink(w http.ResponseWriter, r *http.Request) {
-	if !p.fromOwnPage(r) {
-		p.show(w, r, p.problem(notOurPage))
+	if !p.isSameOrigin(r) {
+		p.show(w, r, p.stoppedWithoutLink(crossSiteRequest))
 		return
 	}
 	v, err := p.find(r.Context(), r.PathValue("token"))
 	switch {
 	case err != nil:
-		p.show(w, r, p.stoppedAt(v, reasonOf(err)))
-	case v.switchedOff():
-		p.show(w, r, p.stoppedAt(v, switchedOff))
-	case !p.pace.allow(v.token):
-		p.show(w, r, p.stoppedAt(v, tooMany))
+		p.show(w, r, p.stoppedForLink(v, reasonForLinkError(err)))
+	case v.disabled():
+		p.show(w, r, p.stoppedForLink(v, connectionDisabled))
+	case !p.attempts.allow(v.token):
+		p.show(w, r, p.stoppedForLink(v, tooManyAttempts))
 	case v.conn().Kind.IsKey():
 		p.takeKey(w, r, v)
 	default:
@@ -133,20 +133,20 @@ func (p *Pages) useLink(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// names are those that texts about the link use.
+// companies are those that texts about the link use.
 func (p *Pages) names(v visit) names {
 	n := names{brand: p.Branding.Name}
 	if v.conn().ID != "" {
-		n.tenant, n.have = v.tenant(), v.company()
+		n.tenant, n.company = v.tenant(), v.company()
 	}
 	return n
 }
 
-// stoppedAt is the page for a link that leads no further.
-func (p *Pages) stoppedAt(v visit, reason why) view {
+// stoppedForLink is the page for a link that leads no further.
+func (p *Pages) stoppedForLink(v visit, reason reason) view {
 	page := p.stopped(reason, p.names(v))
-	if reason != linkUnknown && reason != storeAway {
-		page.Return = p.returnURL(v, reason)
+	if reason != linkInvalid && reason != storeUnavailable {
+		page.ReturnURL = p.returnURL(v, reason)
 	}
 	return page
 }
@@ -158,17 +158,17 @@ func (p *Pages) done(v visit) view {
 		Body: doneBody, Status: http.StatusOK, Done: true,
 		Heading: "Connected",
 		Tenant:  v.tenant(), Company: v.company(),
-		Permissions: permissionsOf(strings.Fields(c.Scope)),
-		Missing:     permissionsOf(pleo.MissingScopes(p.Scopes, c.Scope)),
-		Return:      p.returnURL(v, ""),
+		Permissions: permissionsFor(strings.Fields(c.Scope)),
+		Missing:     permissionsFor(pleo.MissingScopes(p.Scopes, c.Scope)),
+		ReturnURL:   p.returnURL(v, ""),
 	}
-	page.Lead = p.names(v).in("{have} in Pleo is now connected to {tenant} in {brand}.")
+	page.Lead = p.names(v).expand("{have} in Pleo is now connected to {tenant} in {brand}.")
 	if page.Company == "" {
-		page.Lead = p.names(v).in("Pleo is now connected to {tenant} in {brand}.")
+		page.Lead = p.names(v).expand("Pleo is now connected to {tenant} in {brand}.")
 	}
 	if c.Unproven {
 		page.Heading = "Access was given"
-		page.Lead = p.names(v).in("Pleo does not say at the moment which company it is for, so {brand} waits until it does. You need not do anything.")
+		page.Lead = p.names(v).expand("Pleo does not say at the moment which company it is for, so {brand} waits until it does. You need not do anything.")
 	}
 	return page
 }
@@ -176,7 +176,7 @@ func (p *Pages) done(v visit) view {
 // returnURL is where the customer goes on to, with the connection, its status
 // and, where nothing was connected, why. It is empty where the link leads nowhere,
 // or where the configuration no longer allows to go there.
-func (p *Pages) returnURL(v visit, reason why) string {
+func (p *Pages) returnURL(v visit, reason reason) string {
 	if v.link.ReturnURL == "" || !slices.Contains(p.ReturnURLs, v.link.ReturnURL) {
 		return ""
 	}

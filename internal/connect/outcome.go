@@ -19,14 +19,14 @@ import (
 // be read; what it makes the page say about a success is read from the store.
 type outcome struct {
 	Connected bool   `json:"connected,omitempty"`
-	Why       why    `json:"why,omitempty"`    // empty: nothing has failed
-	Got       string `json:"got,omitempty"`    // the company that was chosen
-	Have      string `json:"have,omitempty"`   // the connection's, to tell it from that; empty: as ever
+	Reason    reason `json:"why,omitempty"`    // empty: nothing has failed
+	Chosen    string `json:"got,omitempty"`    // the company that was chosen
+	Expected  string `json:"have,omitempty"`   // the connection's, to tell it from that; empty: as ever
 	Detail    string `json:"detail,omitempty"` // the code that Pleo gave
 }
 
-// outcomeKept is how long an outcome can be looked at again, in seconds.
-const outcomeKept = 15 * 60
+// outcomeMaxAge is how long an outcome can be looked at again, in seconds.
+const outcomeMaxAge = 15 * 60
 
 // outcomeCookie is one for each link: two may be on their way in one browser.
 func outcomeCookie(token credstore.Secret) string {
@@ -39,15 +39,15 @@ func (p *Pages) setOutcome(w http.ResponseWriter, token credstore.Secret, o outc
 	if err != nil {
 		return // strings can be encoded
 	}
-	p.setCookie(w, outcomeCookie(token), base64.RawURLEncoding.EncodeToString(text), outcomeKept)
+	p.setCookie(w, outcomeCookie(token), base64.RawURLEncoding.EncodeToString(text), outcomeMaxAge)
 }
 
-func (p *Pages) forgetOutcome(w http.ResponseWriter, token credstore.Secret) {
+func (p *Pages) clearOutcome(w http.ResponseWriter, token credstore.Secret) {
 	p.setCookie(w, outcomeCookie(token), "", -1)
 }
 
-// outcomeOf returns what this browser's latest attempt has come to, if it knows.
-func (p *Pages) outcomeOf(r *http.Request, v visit) outcome {
+// outcomeFromCookie returns what this browser's latest attempt has come to, if it knows.
+func (p *Pages) outcomeFromCookie(r *http.Request, v visit) outcome {
 	var o outcome
 	cookie, err := r.Cookie(p.cookieName(outcomeCookie(v.token)))
 	if err != nil {
@@ -57,25 +57,25 @@ func (p *Pages) outcomeOf(r *http.Request, v visit) outcome {
 	if err != nil || json.Unmarshal(text, &o) != nil {
 		return outcome{}
 	}
-	if _, known := p.words[o.Why]; !known {
-		o.Why = ""
+	if _, known := p.messages[o.Reason]; !known {
+		o.Reason = ""
 	}
 	return o
 }
 
-// names returns what the two companies are called that the outcome is about.
-func (o outcome) names(have string) (string, string) { return cmp.Or(o.Have, have), o.Got }
+// companies returns what the two companies are called that the outcome is about.
+func (o outcome) companies(have string) (string, string) { return cmp.Or(o.Expected, have), o.Chosen }
 
 // failed is the page after an attempt that did not connect anything. The link
 // can be tried again.
 func (p *Pages) failed(v visit, o outcome) view {
 	n := p.names(v)
-	n.have, n.got = o.names(n.have)
-	page := p.stopped(o.Why, n)
+	n.company, n.chosen = o.companies(n.company)
+	page := p.stopped(o.Reason, n)
 	page.Status = http.StatusOK
-	page.Again, page.Facts, page.Detail = true, true, o.Detail
+	page.CanRetry, page.ShowFacts, page.SupportCode = true, true, o.Detail
 	page.Tenant, page.Company = v.tenant(), v.company()
-	page.Return = p.returnURL(v, o.Why)
+	page.ReturnURL = p.returnURL(v, o.Reason)
 	return page
 }
 
@@ -83,7 +83,7 @@ func (p *Pages) failed(v visit, o outcome) view {
 func outcomeFor(err error) outcome {
 	var (
 		other    *credstore.OtherCompanyError
-		answered *pleo.AnswerError
+		answered *pleo.ResponseError
 		mine     *refresh.Error
 		taken    *refresh.CompanyTakenError
 	)
@@ -92,32 +92,32 @@ func outcomeFor(err error) outcome {
 		return outcome{Connected: true}
 	case errors.As(err, &other):
 		have, got := companyLabels(other.Have, other.Got)
-		return outcome{Why: otherCompany, Have: have, Got: got}
+		return outcome{Reason: otherCompany, Expected: have, Chosen: got}
 	case errors.Is(err, refresh.ErrCompanyNotTold):
-		return outcome{Why: notTold}
+		return outcome{Reason: companyUnknown}
 	case errors.As(err, &taken):
-		return outcome{Why: companyTaken, Got: companyLabel(taken.Company)}
+		return outcome{Reason: companyTaken, Chosen: companyLabel(taken.Company)}
 	case errors.Is(err, credstore.ErrLinkUsed), errors.Is(err, credstore.ErrLinkExpired), errors.Is(err, credstore.ErrNotFound):
 		return outcome{} // the link itself says so
 	case errors.Is(err, refresh.ErrNoLastingGrant):
-		return outcome{Why: pleoRefused}
+		return outcome{Reason: consentFailed}
 	case errors.As(err, &answered):
-		return outcome{Why: whyAnswered(answered), Detail: answered.Code}
+		return outcome{Reason: reasonForResponse(answered), Detail: answered.Code}
 	case errors.As(err, &mine), errors.Is(err, credstore.ErrTokenTaken):
-		return outcome{Why: notSaved}
+		return outcome{Reason: notSaved}
 	}
-	return outcome{Why: unreachable} // what is left is that Pleo could not be asked
+	return outcome{Reason: pleoUnavailable} // what is left is that Pleo could not be asked
 }
 
-// whyAnswered says what an answer of the token endpoint means.
-func whyAnswered(a *pleo.AnswerError) why {
+// reasonForResponse says what an answer of the token endpoint means.
+func reasonForResponse(a *pleo.ResponseError) reason {
 	switch a.Class {
-	case pleo.Refused:
-		return codeRefused
-	case pleo.ClientRefused:
-		return clientRefused
-	case pleo.Busy:
-		return unreachable
+	case pleo.TokenRejected:
+		return codeRejected
+	case pleo.ClientRejected:
+		return clientRejected
+	case pleo.RateLimited:
+		return pleoUnavailable
 	}
-	return pleoRefused
+	return consentFailed
 }

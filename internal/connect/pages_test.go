@@ -19,16 +19,16 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-const elsewhere = "https://connect.example.com"
+const publicURL = "https://connect.example.com"
 
-// TestConsentErrorsAreTold: what the customer reads, and what stands in the
+// TestConsentErrorPages: what the customer reads, and what stands in the
 // history, for each way in which a consent can end.
-func TestConsentErrorsAreTold(t *testing.T) {
+func TestConsentErrorPages(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		err  error
 		says []string
-		code why
+		code reason
 	}{
 		{
 			"another company", &credstore.OtherCompanyError{Have: credstore.Company{Name: "Acme ApS"}, Got: credstore.Company{Name: "Beta <ApS>"}},
@@ -47,42 +47,42 @@ func TestConsentErrorsAreTold(t *testing.T) {
 			"an organisation", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1"}, Got: credstore.Company{Subject: "urn:pleo:organisation:o-7"}},
 			[]string{"this time the organisation o-7 was"}, otherCompany,
 		},
-		{"nobody says whose", refresh.ErrCompanyNotTold, []string{"Pleo does not say which company this is"}, notTold},
-		{"half an answer", &pleo.UnknownError{Err: refresh.ErrNoLastingGrant}, []string{"Pleo did not give access"}, pleoRefused},
+		{"nobody says whose", refresh.ErrCompanyNotTold, []string{"Pleo does not say which company this is"}, companyUnknown},
+		{"half an answer", &pleo.UnknownOutcomeError{Err: refresh.ErrNoLastingGrant}, []string{"Pleo did not give access"}, consentFailed},
 		{
 			"a bound company", &refresh.CompanyTakenError{Company: credstore.Company{ID: "c-9"}, Err: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "secret-customer"}},
 			[]string{"This company is connected already", "c-9"}, companyTaken,
 		},
-		{"a refused code", &pleo.AnswerError{Class: pleo.Refused, Status: 400, Code: "invalid_grant"}, []string{"The approval could not be completed", "invalid_grant"}, codeRefused},
-		{"a refused client", &pleo.AnswerError{Class: pleo.ClientRefused, Status: 401, Code: "invalid_client"}, []string{"Pleo does not accept Fjord Books"}, clientRefused},
-		{"Pleo is busy", &pleo.AnswerError{Class: pleo.Busy, Status: 429}, []string{"Pleo does not answer"}, unreachable},
-		{"Pleo says something odd", &pleo.AnswerError{Class: pleo.Unusual, Status: 418}, []string{"Pleo did not give access"}, pleoRefused},
-		{"Pleo is away", &pleo.NotSentError{Err: errors.New("refused")}, []string{"Pleo does not answer"}, unreachable},
+		{"a refused code", &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"}, []string{"The approval could not be completed", "invalid_grant"}, codeRejected},
+		{"a refused client", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401, Code: "invalid_client"}, []string{"Pleo does not accept Fjord Books"}, clientRejected},
+		{"Pleo is busy", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429}, []string{"Pleo does not answer"}, pleoUnavailable},
+		{"Pleo says something odd", &pleo.ResponseError{Class: pleo.Unexpected, Status: 418}, []string{"Pleo did not give access"}, consentFailed},
+		{"Pleo is away", &pleo.NotSentError{Err: errors.New("refused")}, []string{"Pleo does not answer"}, pleoUnavailable},
 		{"the store is away", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"This cannot be completed at the moment"}, notSaved},
 		{"the program stops", &refresh.Error{Code: refresh.ShuttingDown}, []string{"This cannot be completed at the moment"}, notSaved},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			o := opened(t, elsewhere, nil)
+			o := newEnv(t, publicURL, nil)
 			id := o.connection("acme", credstore.OAuth)
-			link, alice := o.link(id), o.person()
+			link, alice := o.link(id), o.browser()
 			o.pleo.err = test.err
-			page := alice.see(alice.comeBack(alice.begin(link).Get("state")))
+			page := alice.follow(alice.callback(alice.start(link).Get("state")))
 			wantText(t, page, append(test.says, "Try again", "Tenant of acme", "error="+string(test.code))...)
 			if strings.Contains(page, "secret-customer") {
 				t.Errorf("the page names another customer:\n%s", page)
 			}
-			wantText(t, o.person().send("GET", link, "").Body.String(), "Continue to Pleo") // others see nothing of it
+			wantText(t, o.browser().send("GET", link, "").Body.String(), "Continue to Pleo") // others see nothing of it
 			history, err := o.store.History(t.Context(), id, "", 1)
 			if err != nil || history.Events[0].Type != credstore.EventConsentFailed || history.Events[0].Code != string(test.code) || history.Events[0].Actor != credstore.ActorCustomer {
 				t.Errorf("history %+v, %v, want a failed consent with code %s", history.Events, err, test.code)
 			}
 			o.pleo.err = nil
-			wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected")
+			wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected")
 		})
 	}
 }
 
-func TestKeyErrorsAreTold(t *testing.T) {
+func TestKeyErrorPages(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		err  error
@@ -98,8 +98,8 @@ func TestKeyErrorsAreTold(t *testing.T) {
 		{"not to be stored", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"The key cannot be stored"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			o := opened(t, elsewhere, nil)
-			link, alice := o.link(o.connection("acme", credstore.StandaloneKey)), o.person()
+			o := newEnv(t, publicURL, nil)
+			link, alice := o.link(o.connection("acme", credstore.StandaloneKey)), o.browser()
 			o.pleo.err = test.err
 			w := alice.send("POST", link, "key="+keyCanary)
 			wantText(t, w.Body.String(), append(test.says, `aria-invalid="true"`, `role="alert"`)...)
@@ -107,7 +107,7 @@ func TestKeyErrorsAreTold(t *testing.T) {
 				t.Errorf("status %d, want 422, and no key in:\n%s", w.Code, w.Body)
 			}
 			o.pleo.err = nil
-			wantText(t, alice.see(alice.send("POST", link, "key="+keyCanary)), "Connected")
+			wantText(t, alice.follow(alice.send("POST", link, "key="+keyCanary)), "Connected")
 			if got := o.pleo.keys[1]; got.Key.Reveal() != keyCanary || strings.Join(got.Scopes, " ") != "users:read" {
 				t.Errorf("the key was given on as %+v", got)
 			}
@@ -115,9 +115,9 @@ func TestKeyErrorsAreTold(t *testing.T) {
 	}
 }
 
-// TestLastDayOfAKey: it is stored with the key, so that somebody is told in time. What
+// TestKeyExpiryDate: it is stored with the key, so that somebody is told in time. What
 // is no day may be the key in the wrong field, and is not shown again.
-func TestLastDayOfAKey(t *testing.T) {
+func TestKeyExpiryDate(t *testing.T) {
 	ends := func(year int, month time.Month, day int) time.Time {
 		return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
 	}
@@ -134,8 +134,8 @@ func TestLastDayOfAKey(t *testing.T) {
 		{credstore.StandaloneKey, "2001-01-01", time.Time{}, "This day is over"},
 		{credstore.IntegratedKey, "2099-12-31", time.Time{}, ""}, // which was not asked
 	} {
-		o := opened(t, elsewhere, nil)
-		link, alice := o.link(o.connection("acme", test.kind)), o.person()
+		o := newEnv(t, publicURL, nil)
+		link, alice := o.link(o.connection("acme", test.kind)), o.browser()
 		asked := strings.Contains(alice.send("GET", link, "").Body.String(), "expires_on")
 		if asked != (test.kind == credstore.StandaloneKey) {
 			t.Errorf("%s: the page asks for the last day: %v", test.kind, asked)
@@ -153,23 +153,23 @@ func TestLastDayOfAKey(t *testing.T) {
 	}
 }
 
-// TestLastDayStaysWhereTheKeyWasWrong: and so does the focus on the key.
-func TestLastDayStaysWhereTheKeyWasWrong(t *testing.T) {
-	o := opened(t, elsewhere, nil)
+// TestKeyExpiryDateStaysInForm: and so does the focus on the key.
+func TestKeyExpiryDateStaysInForm(t *testing.T) {
+	o := newEnv(t, publicURL, nil)
 	o.pleo.err = pleo.ErrUnauthorized
 	form := url.Values{"key": {keyCanary}, "expires_on": {"2099-12-31"}}.Encode()
-	w := o.person().send("POST", o.link(o.connection("acme", credstore.StandaloneKey)), form)
+	w := o.browser().send("POST", o.link(o.connection("acme", credstore.StandaloneKey)), form)
 	wantText(t, w.Body.String(), "Pleo does not know this key", `value="2099-12-31"`)
 	// A key in the place of the day, and none in its own.
 	form = url.Values{"key": {""}, "expires_on": {keyCanary}}.Encode()
-	w = o.person().send("POST", o.link(o.connection("beta", credstore.StandaloneKey)), form)
+	w = o.browser().send("POST", o.link(o.connection("beta", credstore.StandaloneKey)), form)
 	if wantText(t, w.Body.String(), "This is not an API key"); strings.Contains(w.Body.String(), keyCanary) {
 		t.Errorf("the page shows the key:\n%s", w.Body)
 	}
 }
 
-func TestKeysAreTidied(t *testing.T) {
-	o := opened(t, elsewhere, nil)
+func TestPastedKeyIsTrimmed(t *testing.T) {
+	o := newEnv(t, publicURL, nil)
 	id := o.connection("acme", credstore.IntegratedKey)
 	for _, test := range []struct {
 		pasted string
@@ -185,7 +185,7 @@ func TestKeysAreTidied(t *testing.T) {
 	} {
 		o.pleo.err = pleo.ErrUnauthorized
 		asked := len(o.pleo.keys)
-		w := o.person().send("POST", o.link(id), url.Values{"key": {test.pasted}}.Encode())
+		w := o.browser().send("POST", o.link(id), url.Values{"key": {test.pasted}}.Encode())
 		if taken := len(o.pleo.keys) > asked; taken != test.taken || w.Code != http.StatusUnprocessableEntity {
 			t.Errorf("%q: asked about %v with status %d, want %v", test.pasted, taken, w.Code, test.taken)
 		}
@@ -197,15 +197,15 @@ func TestKeysAreTidied(t *testing.T) {
 	}
 }
 
-func TestHostsThatMayBeAsked(t *testing.T) {
-	o := opened(t, elsewhere, nil)
+func TestAllowedHosts(t *testing.T) {
+	o := newEnv(t, publicURL, nil)
 	link := o.link(o.connection("acme", credstore.OAuth))
 	for host, want := range map[string]int{
 		"connect.example.com": 200, "CONNECT.example.com:443": 200, "connect.example.com.": 200,
 		"localhost:8486": 200, "127.0.0.1:8486": 200, "[::1]:8486": 200,
 		"evil.example.com": 421, "connect.example.com.evil.example": 421, "10.0.0.1": 421, "": 421, "connect.example.com@evil.example": 421,
 	} {
-		p := o.person()
+		p := o.browser()
 		p.host = host
 		if w := p.send("GET", link, ""); w.Code != want {
 			t.Errorf("Host %q: %d, want %d", host, w.Code, want)
@@ -213,59 +213,59 @@ func TestHostsThatMayBeAsked(t *testing.T) {
 	}
 }
 
-func TestMethodsAndSizes(t *testing.T) {
-	o := opened(t, elsewhere, nil)
+func TestMethodsAndBodySize(t *testing.T) {
+	o := newEnv(t, publicURL, nil)
 	link := o.link(o.connection("acme", credstore.StandaloneKey))
 	for _, method := range []string{"PUT", "DELETE", "PATCH", "OPTIONS"} {
-		if w := o.person().send(method, link, ""); w.Code/100 != 4 {
+		if w := o.browser().send(method, link, ""); w.Code/100 != 4 {
 			t.Errorf("%s = %d, want a refusal", method, w.Code)
 		}
 	}
-	if w := o.person().send("POST", link, "key="+strings.Repeat("k", 9<<10)); w.Code != http.StatusBadRequest || len(o.pleo.keys) > 0 {
+	if w := o.browser().send("POST", link, "key="+strings.Repeat("k", 9<<10)); w.Code != http.StatusBadRequest || len(o.pleo.keys) > 0 {
 		t.Errorf("a form of 9 KB = %d, want 400", w.Code)
 	}
 }
 
-func TestALinkIsNotTriedForEver(t *testing.T) {
-	o := opened(t, elsewhere, nil)
+func TestAttemptsAreLimited(t *testing.T) {
+	o := newEnv(t, publicURL, nil)
 	link, other := o.link(o.connection("acme", credstore.StandaloneKey)), o.link(o.connection("other", credstore.StandaloneKey))
 	o.pleo.err = pleo.ErrUnauthorized
-	for range triesAtMost {
-		o.person().send("POST", link, "key=k")
+	for range maxAttempts {
+		o.browser().send("POST", link, "key=k")
 	}
-	if w := o.person().send("POST", link, "key=k"); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || len(o.pleo.keys) != triesAtMost {
-		t.Errorf("try %d = %d after %d questions, want 429", triesAtMost+1, w.Code, len(o.pleo.keys))
+	if w := o.browser().send("POST", link, "key=k"); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || len(o.pleo.keys) != maxAttempts {
+		t.Errorf("try %d = %d after %d questions, want 429", maxAttempts+1, w.Code, len(o.pleo.keys))
 	}
-	if w := o.person().send("POST", other, "key=k"); w.Code != http.StatusUnprocessableEntity {
+	if w := o.browser().send("POST", other, "key=k"); w.Code != http.StatusUnprocessableEntity {
 		t.Errorf("another link's first try = %d, want it taken", w.Code)
 	}
 }
 
-func TestPaceBeginsAnew(t *testing.T) {
+func TestAttemptLimiterResets(t *testing.T) {
 	now := time.Now()
-	p := newPace(func() time.Time { return now })
+	p := newAttemptLimiter(func() time.Time { return now })
 	token := credstore.NewSecret("t")
-	for range triesAtMost + 1 {
+	for range maxAttempts + 1 {
 		p.allow(token)
 	}
-	now = now.Add(triesWithin)
+	now = now.Add(attemptWindow)
 	if !p.allow(token) {
 		t.Error("a link cannot be tried again after a minute")
 	}
 }
 
-// TestUnderAPath: the pages need not have a host of their own.
-func TestUnderAPath(t *testing.T) {
-	o := opened(t, "https://example.com/pleo/connect", nil)
-	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.person()
+// TestPublicURLWithPath: the pages need not have a host of their own.
+func TestPublicURLWithPath(t *testing.T) {
+	o := newEnv(t, "https://example.com/pleo/connect", nil)
+	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
 	if !strings.HasPrefix(link, "/pleo/connect/connect/") {
 		t.Errorf("the link is %s", link)
 	}
-	asked := alice.begin(link)
+	asked := alice.start(link)
 	if got := asked.Get("redirect_uri"); got != "https://example.com/pleo/connect/oauth/callback" {
 		t.Errorf("redirect URI %q", got)
 	}
-	page := alice.see(alice.comeBack(asked.Get("state")))
+	page := alice.follow(alice.callback(asked.Get("state")))
 	wantText(t, page, "Connected")
 	style := regexp.MustCompile(`href="(/pleo/connect/assets/[^"]+)"`).FindStringSubmatch(page)
 	if style == nil || alice.send("GET", style[1], "").Code != http.StatusOK {
@@ -274,25 +274,25 @@ func TestUnderAPath(t *testing.T) {
 }
 
 func TestPagesWithoutOAuth(t *testing.T) {
-	o := opened(t, elsewhere, func(c *Config) { c.Server = nil })
+	o := newEnv(t, publicURL, func(c *Config) { c.Server = nil })
 	link := o.link(o.connection("acme", credstore.OAuth))
 	for _, method := range []string{"GET", "POST"} {
-		if w := o.person().send(method, link, ""); w.Code != http.StatusServiceUnavailable {
+		if w := o.browser().send(method, link, ""); w.Code != http.StatusServiceUnavailable {
 			t.Errorf("%s = %d, want 503", method, w.Code)
 		}
 	}
-	wantText(t, o.person().send("GET", o.link(o.connection("keyed", credstore.StandaloneKey)), "").Body.String(), "API key from Pleo")
+	wantText(t, o.browser().send("GET", o.link(o.connection("keyed", credstore.StandaloneKey)), "").Body.String(), "API key from Pleo")
 }
 
 func TestLogo(t *testing.T) {
 	png := []byte("\x89PNG\r\n\x1a\n....")
-	o := opened(t, elsewhere, func(c *Config) { c.Branding.Logo = png })
-	page := o.person().send("GET", o.link(o.connection("acme", credstore.OAuth)), "").Body.String()
+	o := newEnv(t, publicURL, func(c *Config) { c.Branding.Logo = png })
+	page := o.browser().send("GET", o.link(o.connection("acme", credstore.OAuth)), "").Body.String()
 	logo := regexp.MustCompile(`<img src="([^"]+)" alt=""`).FindStringSubmatch(page)
 	if logo == nil {
 		t.Fatalf("the page has no logo:\n%s", page)
 	}
-	if w := o.person().send("GET", logo[1], ""); w.Header().Get("Content-Type") != "image/png" || w.Body.String() != string(png) {
+	if w := o.browser().send("GET", logo[1], ""); w.Header().Get("Content-Type") != "image/png" || w.Body.String() != string(png) {
 		t.Errorf("the logo is %q, %s", w.Body, w.Header().Get("Content-Type"))
 	}
 	if err := CheckLogo([]byte(`<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>`)); err != nil {
@@ -303,13 +303,13 @@ func TestLogo(t *testing.T) {
 	}
 }
 
-// TestEveryWordingCanBeRead: no placeholder is left, and each page has a heading,
+// TestMessagesAreComplete: no placeholder is left, and each page has a heading,
 // what has happened and what to do.
-func TestEveryWordingCanBeRead(t *testing.T) {
-	for _, wordings := range []map[why]wording{wordings(), keyWordings()} {
+func TestMessagesAreComplete(t *testing.T) {
+	for _, wordings := range []map[reason]message{messages(), keyVariants()} {
 		for reason, words := range wordings {
-			for _, text := range []string{words.heading, words.says, words.do} {
-				if shown := (names{brand: "the integration"}).in(text); text == "" || strings.ContainsAny(shown, "{}") || strings.HasPrefix(shown, "the") {
+			for _, text := range []string{words.heading, words.explanation, words.nextStep} {
+				if shown := (names{brand: "the integration"}).expand(text); text == "" || strings.ContainsAny(shown, "{}") || strings.HasPrefix(shown, "the") {
 					t.Errorf("%s: %q reads %q", reason, text, shown)
 				}
 			}
@@ -317,14 +317,14 @@ func TestEveryWordingCanBeRead(t *testing.T) {
 	}
 }
 
-func TestScopesInWords(t *testing.T) {
+func TestDescribeScope(t *testing.T) {
 	for scope, want := range map[string]string{
 		"users:read":        "See the names and e-mail addresses of people at your company",
 		"card-orders:read":  "See card orders",
 		"card-orders:write": "Add and change card orders",
 		"everything":        "Use the permission everything",
 	} {
-		if got := inWords(scope); got != want {
+		if got := describeScope(scope); got != want {
 			t.Errorf("inWords(%q) = %q, want %q", scope, got, want)
 		}
 	}
@@ -346,11 +346,11 @@ func (s *countingStore) OpenLink(_ context.Context, _ string, r credstore.LinkRe
 	return credstore.NewSecret(fmt.Sprint("token-", s.asked)), credstore.Link{}, nil
 }
 
-// TestManyAskForOneLink: requests in a loop do not become writes in a loop.
-func TestManyAskForOneLink(t *testing.T) {
+// TestConcurrentRequestsShareLink: requests in a loop do not become writes in a loop.
+func TestConcurrentRequestsShareLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &countingStore{}
-		l := NewLinker(LinkerConfig{Store: store, PublicURL: &url.URL{Scheme: "https", Host: "connect.example.com"}})
+		l := NewLinkIssuer(LinkIssuerConfig{Store: store, PublicURL: &url.URL{Scheme: "https", Host: "connect.example.com"}})
 		var running sync.WaitGroup
 		for range 100 {
 			running.Go(func() {
@@ -363,28 +363,28 @@ func TestManyAskForOneLink(t *testing.T) {
 		if link, _ := l.Link(t.Context(), "acme", 4); store.asked != 2 || !strings.HasSuffix(link, "token-2") {
 			t.Errorf("after the credential has changed: %q after %d questions", link, store.asked)
 		}
-		time.Sleep(knownFor)
+		time.Sleep(linkCacheRetention)
 		if _, err := l.Link(t.Context(), "acme", 4); err != nil || store.asked != 3 {
-			t.Errorf("%d questions, want the store asked again after %v", store.asked, knownFor)
+			t.Errorf("%d questions, want the store asked again after %v", store.asked, linkCacheRetention)
 		}
-		if _, err := NewLinker(LinkerConfig{Store: store}).Link(t.Context(), "acme", 1); !errors.Is(err, ErrNoPublicURL) {
+		if _, err := NewLinkIssuer(LinkIssuerConfig{Store: store}).Link(t.Context(), "acme", 1); !errors.Is(err, ErrNoPublicURL) {
 			t.Errorf("Link without a public URL = %v", err)
 		}
 	})
 }
 
-// TestLinksThatAreSentLast: a customer may need days to open one. What requests
+// TestIssuedLinkLifetime: a customer may need days to open one. What requests
 // are answered with is one link, until it ends.
-func TestLinksThatAreSentLast(t *testing.T) {
+func TestIssuedLinkLifetime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &countingStore{}
-		l := NewLinker(LinkerConfig{Store: store, PublicURL: &url.URL{Scheme: "https", Host: "connect.example.com"}, TTL: 8 * time.Hour})
+		l := NewLinkIssuer(LinkIssuerConfig{Store: store, PublicURL: &url.URL{Scheme: "https", Host: "connect.example.com"}, TTL: 8 * time.Hour})
 		for _, c := range []struct {
 			asked       string
 			ttl         time.Duration
 			want, least time.Duration
 		}{{"by a person", 0, 8 * time.Hour, 4 * time.Hour}, {"for an hour", time.Hour, time.Hour, 30 * time.Minute}} {
-			if _, _, err := l.Open(t.Context(), "acme", credstore.LinkRequest{TTL: c.ttl}); err != nil {
+			if _, _, err := l.Issue(t.Context(), "acme", credstore.LinkRequest{TTL: c.ttl}); err != nil {
 				t.Fatal(err)
 			}
 			if store.last.TTL != c.want || store.last.AtLeast != c.least {
@@ -397,28 +397,28 @@ func TestLinksThatAreSentLast(t *testing.T) {
 	})
 }
 
-// TestErrorsInTheCallback: what the codes of RFC 6749 section 4.1.2.1 mean for a
+// TestCallbackErrorPages: what the codes of RFC 6749 section 4.1.2.1 mean for a
 // customer.
-func TestErrorsInTheCallback(t *testing.T) {
+func TestCallbackErrorPages(t *testing.T) {
 	for code, says := range map[string]string{
 		"access_denied": "Nothing was connected", "temporarily_unavailable": "Pleo does not answer", "server_error": "Pleo does not answer",
 		"invalid_scope": "Pleo does not accept Fjord Books", "unauthorized_client": "Pleo does not accept Fjord Books", "odd": "Pleo did not give access",
 	} {
-		o := opened(t, elsewhere, nil)
-		alice := o.person()
-		state := alice.begin(o.link(o.connection("acme", credstore.OAuth))).Get("state")
+		o := newEnv(t, publicURL, nil)
+		alice := o.browser()
+		state := alice.start(o.link(o.connection("acme", credstore.OAuth))).Get("state")
 		w := alice.send("GET", "/oauth/callback?"+url.Values{"error": {code}, "state": {state}}.Encode(), "")
-		if page := alice.see(w); !strings.Contains(page, says) {
+		if page := alice.follow(w); !strings.Contains(page, says) {
 			t.Errorf("%s is told as:\n%s", code, page)
 		}
 	}
 }
 
-// TestWhatIsAddedToALink: mail programs and trackers add to addresses.
-func TestWhatIsAddedToALink(t *testing.T) {
+// TestLinkWithExtraQuery: mail programs and trackers add to addresses.
+func TestLinkWithExtraQuery(t *testing.T) {
 	for _, added := range []string{"?utm_source=mail", "?utm=100%", "?a;b"} {
-		o := opened(t, elsewhere, nil)
-		link, alice := o.link(o.connection("acme", credstore.OAuth)), o.person()
+		o := newEnv(t, publicURL, nil)
+		link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
 		wantText(t, alice.send("GET", link+added, "").Body.String(), "Continue to Pleo")
 		if w := alice.send("POST", link+added, ""); w.Code != http.StatusSeeOther {
 			t.Errorf("the button at a link with %s is answered %d: %s", added, w.Code, w.Body)
@@ -426,13 +426,13 @@ func TestWhatIsAddedToALink(t *testing.T) {
 	}
 }
 
-// TestPlainOriginIsNotOurs: a page that somebody on the way has put in the place of
+// TestPlainHTTPOriginIsRejected: a page that somebody on the way has put in the place of
 // ours, without TLS.
-func TestPlainOriginIsNotOurs(t *testing.T) {
-	o := opened(t, elsewhere, nil)
+func TestPlainHTTPOriginIsRejected(t *testing.T) {
+	o := newEnv(t, publicURL, nil)
 	link := o.link(o.connection("acme", credstore.OAuth))
-	for origin, want := range map[string]int{"http://connect.example.com": http.StatusForbidden, elsewhere: http.StatusSeeOther} {
-		r := httptest.NewRequest("POST", elsewhere+link, nil)
+	for origin, want := range map[string]int{"http://connect.example.com": http.StatusForbidden, publicURL: http.StatusSeeOther} {
+		r := httptest.NewRequest("POST", publicURL+link, nil)
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		r.Header.Set("Origin", origin)
 		w := httptest.NewRecorder()
@@ -443,16 +443,16 @@ func TestPlainOriginIsNotOurs(t *testing.T) {
 	}
 }
 
-// TestNamelessBrand: the pages read well without a name, and a link of what is
+// TestWithoutBrandName: the pages read well without a name, and a link of what is
 // connected says so.
-func TestNamelessBrand(t *testing.T) {
-	o := opened(t, elsewhere, func(c *Config) { c.Branding.Name = "" })
+func TestWithoutBrandName(t *testing.T) {
+	o := newEnv(t, publicURL, func(c *Config) { c.Branding.Name = "" })
 	id := o.connection("acme", credstore.OAuth)
-	alice := o.person()
+	alice := o.browser()
 	page := alice.send("GET", o.link(id), "").Body.String()
 	if wantText(t, page, "Account in the integration", "The integration asks"); strings.Contains(page, "in The") {
 		t.Errorf("a capital in the middle of a sentence:\n%s", page)
 	}
-	alice.see(alice.comeBack(alice.begin(o.link(id)).Get("state")))
+	alice.follow(alice.callback(alice.start(o.link(id)).Get("state")))
 	wantText(t, alice.send("GET", o.link(id), "").Body.String(), "You are connected at the moment")
 }

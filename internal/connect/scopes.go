@@ -4,23 +4,23 @@ import "strings"
 
 // permission is a scope in words.
 type permission struct {
-	Words string // what one can do with it
-	Scope string // as Pleo writes it
+	Description string // what one can do with it
+	Scope       string // as Pleo writes it
 }
 
-// permissionsOf returns the scopes in words, in their order.
-func permissionsOf(scopes []string) []permission {
+// permissionsFor returns the scopes in words, in their order.
+func permissionsFor(scopes []string) []permission {
 	all := make([]permission, 0, len(scopes))
 	for _, scope := range scopes {
-		all = append(all, permission{Words: inWords(scope), Scope: scope})
+		all = append(all, permission{Description: describeScope(scope), Scope: scope})
 	}
 	return all
 }
 
-// inWords says what a scope of Pleo's allows. New ones, and those that only some
+// describeScope says what a scope of Pleo's allows. New ones, and those that only some
 // integrations have, are taken apart: RESOURCE:read and RESOURCE:write.
-func inWords(scope string) string {
-	if words, ok := scopeWords()[scope]; ok {
+func describeScope(scope string) string {
+	if words, ok := scopeDescriptions()[scope]; ok {
 		return words
 	}
 	resource, action, _ := strings.Cut(scope, ":")
@@ -34,7 +34,7 @@ func inWords(scope string) string {
 	return "Use the permission " + scope
 }
 
-func scopeWords() map[string]string {
+func scopeDescriptions() map[string]string {
 	return map[string]string{
 		"accounting-entries:read":  "See expenses and other accounting entries, with their receipts",
 		"accounting-entries:write": "Add receipts and details to accounting entries",

@@ -15,12 +15,12 @@ const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
 	writeTimeout      = 30 * time.Second
-	// patience is how long a page may wait for Pleo: for a refresh under way to
+	// maxPageDuration is how long a page may wait for Pleo: for a refresh under way to
 	// end, for an exchange, and for what is asked about its tokens.
-	patience       = 4 * time.Minute
-	idleTimeout    = time.Minute
-	maxHeaderBytes = 16 << 10
-	maxConnections = 512
+	maxPageDuration = 4 * time.Minute
+	idleTimeout     = time.Minute
+	maxHeaderBytes  = 16 << 10
+	maxConnections  = 512
 )
 
 // NewServer returns the server of the connect listener, with limits that slow
@@ -37,7 +37,7 @@ func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          errorLog,
-		ConnState:         noteIdle,
+		ConnState:         trackIdle,
 	}
 }
 
@@ -46,40 +46,40 @@ func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server
 // no room, the connection goes that has waited longest for its client's next
 // request.
 func LimitConnections(l net.Listener) net.Listener {
-	return &limited{
-		Listener: l, room: make(chan struct{}, maxConnections),
-		rested: make(chan struct{}, 1), done: make(chan struct{}),
+	return &limitedListener{
+		Listener: l, slots: make(chan struct{}, maxConnections),
+		becameIdle: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
 
-type limited struct {
+type limitedListener struct {
 	net.Listener
-	room   chan struct{} // holds one for each open connection
-	rested chan struct{} // has one when a connection became idle
-	done   chan struct{} // closed by Close
-	closed sync.Once
+	slots      chan struct{} // holds one for each open connection
+	becameIdle chan struct{} // has one when a connection became idle
+	done       chan struct{} // closed by Close
+	closed     sync.Once
 
 	mu   sync.Mutex // guards idle, and which connection is in it where
 	idle list.List  // of *limitedConn, the longest first
 }
 
-func (l *limited) Accept() (net.Conn, error) {
-	if err := l.enter(); err != nil {
+func (l *limitedListener) Accept() (net.Conn, error) {
+	if err := l.acquireSlot(); err != nil {
 		return nil, err
 	}
 	conn, err := l.Listener.Accept()
 	if err != nil {
-		<-l.room
+		<-l.slots
 		return nil, err
 	}
-	return &limitedConn{Conn: conn, listener: l, leave: sync.OnceFunc(func() { <-l.room })}, nil
+	return &limitedConn{Conn: conn, listener: l, releaseSlot: sync.OnceFunc(func() { <-l.slots })}, nil
 }
 
-// enter waits for room, or makes some.
-func (l *limited) enter() error {
+// acquireSlot waits for room, or makes some.
+func (l *limitedListener) acquireSlot() error {
 	for {
 		select {
-		case l.room <- struct{}{}:
+		case l.slots <- struct{}{}:
 			return nil
 		default:
 		}
@@ -87,16 +87,16 @@ func (l *limited) enter() error {
 			_ = idle.Close() // nobody waits for what it would say
 		}
 		select {
-		case l.room <- struct{}{}:
+		case l.slots <- struct{}{}:
 			return nil
-		case <-l.rested:
+		case <-l.becameIdle:
 		case <-l.done:
 			return net.ErrClosed
 		}
 	}
 }
 
-func (l *limited) longestIdle() *limitedConn {
+func (l *limitedListener) longestIdle() *limitedConn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	first := l.idle.Front()
@@ -104,52 +104,52 @@ func (l *limited) longestIdle() *limitedConn {
 		return nil
 	}
 	c := l.idle.Remove(first).(*limitedConn)
-	c.place = nil
+	c.element = nil
 	return c
 }
 
-func (l *limited) Close() error {
+func (l *limitedListener) Close() error {
 	l.closed.Do(func() { close(l.done) })
 	return l.Listener.Close()
 }
 
 type limitedConn struct {
 	net.Conn
-	listener *limited
-	leave    func()
-	place    *list.Element // among those that are idle; nil elsewhere
+	listener    *limitedListener
+	releaseSlot func()
+	element     *list.Element // among those that are idle; nil elsewhere
 }
 
 func (c *limitedConn) Close() error {
-	defer c.leave()
+	defer c.releaseSlot()
 	return c.Conn.Close()
 }
 
-// noteIdle is an [http.Server]'s ConnState: it keeps track of which connections are
+// trackIdle is an [http.Server]'s ConnState: it keeps track of which connections are
 // between two requests.
-func noteIdle(conn net.Conn, state http.ConnState) {
+func trackIdle(conn net.Conn, state http.ConnState) {
 	if over, ok := conn.(*tls.Conn); ok {
 		conn = over.NetConn()
 	}
 	if c, ok := conn.(*limitedConn); ok {
-		c.rest(state == http.StateIdle)
+		c.setIdle(state == http.StateIdle)
 	}
 }
 
-func (c *limitedConn) rest(idle bool) {
+func (c *limitedConn) setIdle(idle bool) {
 	l := c.listener
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.place != nil {
-		l.idle.Remove(c.place)
-		c.place = nil
+	if c.element != nil {
+		l.idle.Remove(c.element)
+		c.element = nil
 	}
 	if !idle {
 		return
 	}
-	c.place = l.idle.PushBack(c)
+	c.element = l.idle.PushBack(c)
 	select {
-	case l.rested <- struct{}{}:
+	case l.becameIdle <- struct{}{}:
 	default:
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// listening serves h as the connect listener is served, and returns its address.
-func listening(t *testing.T, h http.HandlerFunc) string {
+// listen serves h as the connect listener is served, and returns its address.
+func listen(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -42,10 +42,10 @@ func get(t *testing.T, address, path string) (net.Conn, *http.Response, error) {
 	return conn, res, err
 }
 
-// TestIdleConnectionsGiveWay: whoever keeps connections open that nothing happens on
+// TestIdleConnectionsAreClosedWhenFull: whoever keeps connections open that nothing happens on
 // does not keep customers out.
-func TestIdleConnectionsGiveWay(t *testing.T) {
-	address := listening(t, func(http.ResponseWriter, *http.Request) {})
+func TestIdleConnectionsAreClosedWhenFull(t *testing.T) {
+	address := listen(t, func(http.ResponseWriter, *http.Request) {})
 	var latest net.Conn
 	for i := range maxConnections + 100 {
 		conn, res, err := get(t, address, "/x")
@@ -61,12 +61,12 @@ func TestIdleConnectionsGiveWay(t *testing.T) {
 	}
 }
 
-// TestBusyConnectionsDoNotGiveWay: customers whose pages wait for Pleo are not thrown
+// TestBusyConnectionsStayOpenWhenFull: customers whose pages wait for Pleo are not thrown
 // out for another one.
-func TestBusyConnectionsDoNotGiveWay(t *testing.T) {
+func TestBusyConnectionsStayOpenWhenFull(t *testing.T) {
 	release := make(chan struct{})
 	arrived := make(chan struct{}, maxConnections)
-	address := listening(t, func(_ http.ResponseWriter, r *http.Request) {
+	address := listen(t, func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			arrived <- struct{}{}
 			<-release

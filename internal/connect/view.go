@@ -17,8 +17,8 @@ import (
 //go:embed pages
 var pageFiles embed.FS
 
-// design is what all pages look like: the templates, the style and the logo.
-type design struct {
+// theme is what all pages look like: the templates, the style and the logo.
+type theme struct {
 	pages     map[string]*template.Template // name of the body → page
 	style     []byte
 	stylePath string // changes with the style, so that browsers may keep it
@@ -35,8 +35,8 @@ const (
 	stoppedBody = "stopped"
 )
 
-func newDesign(base string, logo []byte) (*design, error) {
-	d := &design{pages: map[string]*template.Template{}}
+func newTheme(base string, logo []byte) (*theme, error) {
+	d := &theme{pages: map[string]*template.Template{}}
 	for _, body := range []string{consentBody, keyBody, doneBody, stoppedBody} {
 		page, err := template.ParseFS(pageFiles, "pages/layout.html", "pages/"+body+".html")
 		if err != nil {
@@ -82,17 +82,17 @@ func CheckLogo(logo []byte) error {
 	return err
 }
 
-func (d *design) serveStyle(w http.ResponseWriter, _ *http.Request) {
+func (d *theme) serveStyle(w http.ResponseWriter, _ *http.Request) {
 	d.serve(w, "text/css; charset=utf-8", d.style)
 }
 
-func (d *design) serveLogo(w http.ResponseWriter, _ *http.Request) {
+func (d *theme) serveLogo(w http.ResponseWriter, _ *http.Request) {
 	d.serve(w, d.logoType, d.logo)
 }
 
 // serve sends what never changes under its address. Shown by itself, an SVG
 // would be a page: the policy of all answers keeps it from running anything.
-func (d *design) serve(w http.ResponseWriter, contentType string, content []byte) {
+func (d *theme) serve(w http.ResponseWriter, contentType string, content []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	_, _ = w.Write(content) // a browser that leaves is no loss
@@ -105,7 +105,7 @@ type view struct {
 
 	Brand, Style, Logo string // of every page
 	BrandFirst         string // the brand as a sentence begins with it
-	Mood               string // colours the page: stopped, done or empty
+	Tone               string // colours the page: stopped, done or empty
 
 	Title   string // empty: as Heading
 	Heading string
@@ -113,28 +113,28 @@ type view struct {
 
 	Tenant, Company string // the facts
 	Organisation    bool   // the company is an organisation
-	Facts           bool   // whether a stopped page shows them
+	ShowFacts       bool   // whether a stopped page shows them
 	Permissions     []permission
 	Missing         []permission
 	Steps           []step
-	Until           string
+	Validity        string
 
-	Ends    bool   // whether a key is asked for its last day
-	LastDay string // of a key, as it was given before
-	BadDay  bool   // the problem is the day
+	AsksExpiry  bool   // whether a key is asked for its last day
+	LastDay     string // of a key, as it was given before
+	InvalidDate bool   // the problem is the day
 
-	Problem  string // of a key: what is wrong with it, in a few words
-	Says, Do string
-	Again    bool   // the link can be tried again
-	Done     bool   // nothing is left to do but to go back
-	Return   string // where to go back to; empty: nowhere
-	Detail   string // for whoever helps
+	Problem               string // of a key: what is wrong with it, in a few words
+	Explanation, NextStep string
+	CanRetry              bool   // the link can be tried again
+	Done                  bool   // nothing is left to do but to go back
+	ReturnURL             string // where to go back to; empty: nowhere
+	SupportCode           string // for whoever helps
 }
 
 // show writes the page.
 func (p *Pages) show(w http.ResponseWriter, r *http.Request, v view) {
 	v.Brand, v.BrandFirst = p.Branding.Name, capital(p.Branding.Name)
-	v.Style, v.Logo = p.design.stylePath, p.design.logoPath
+	v.Style, v.Logo = p.theme.stylePath, p.theme.logoPath
 	if id, ok := strings.CutPrefix(v.Company, organisation); ok {
 		v.Company, v.Organisation = id, true
 	}
@@ -142,10 +142,10 @@ func (p *Pages) show(w http.ResponseWriter, r *http.Request, v view) {
 		v.Title = v.Heading
 	}
 	if v.Body == stoppedBody || v.Body == doneBody {
-		v.Mood = v.Body
+		v.Tone = v.Body
 	}
 	var page bytes.Buffer
-	if err := p.design.pages[v.Body].Execute(&page, v); err != nil {
+	if err := p.theme.pages[v.Body].Execute(&page, v); err != nil {
 		p.Logger.Error("making a page", zap.String("body", v.Body), zap.Error(err))
 		http.Error(w, "This page is not available at the moment.", http.StatusInternalServerError)
 		return
@@ -160,32 +160,32 @@ func (p *Pages) show(w http.ResponseWriter, r *http.Request, v view) {
 	}
 }
 
-// problem is the page that says why, where nothing is known of a link.
-func (p *Pages) problem(reason why) view {
+// stoppedWithoutLink is the page that says why, where nothing is known of a link.
+func (p *Pages) stoppedWithoutLink(reason reason) view {
 	return p.stopped(reason, names{brand: p.Branding.Name})
 }
 
-func (p *Pages) stopped(reason why, n names) view {
-	words, ok := p.words[reason]
+func (p *Pages) stopped(reason reason, n names) view {
+	words, ok := p.messages[reason]
 	if !ok {
-		words = p.words[nowhere]
+		words = p.messages[notFound]
 	}
 	return view{
 		Body: stoppedBody, Status: words.status,
-		Heading: n.in(words.heading), Says: n.in(words.says), Do: n.in(words.do),
+		Heading: n.expand(words.heading), Explanation: n.expand(words.explanation), NextStep: n.expand(words.nextStep),
 	}
 }
 
 // showStopped shows what the callback has to say where no link is known to go
 // back to.
 func (p *Pages) showStopped(w http.ResponseWriter, r *http.Request) {
-	switch reason := why(r.PathValue("why")); reason {
-	case otherBrowser, attemptOver, storeAway, notSetUp:
-		p.show(w, r, p.problem(reason))
+	switch reason := reason(r.PathValue("why")); reason {
+	case otherBrowser, attemptExpired, storeUnavailable, oauthNotConfigured:
+		p.show(w, r, p.stoppedWithoutLink(reason))
 	default:
-		p.show(w, r, p.problem(nowhere))
+		p.show(w, r, p.stoppedWithoutLink(notFound))
 	}
 }
 
 // capital returns the name as a sentence begins with it.
-func capital(name string) string { return names{}.in(name) }
+func capital(name string) string { return names{}.expand(name) }

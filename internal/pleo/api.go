@@ -17,7 +17,7 @@ var (
 	// ErrUnauthorized says that the API answered 401: the credential is not good.
 	ErrUnauthorized = errors.New("the API does not accept the credential")
 
-	errNoIdentity = errors.New("the answer does not say what it was asked for")
+	errUnexpectedBody = errors.New("the answer does not say what it was asked for")
 )
 
 // StatusError is an answer with a status that is no good to us and that says
@@ -79,9 +79,9 @@ type Identity struct {
 	CompanyID       string // a UUID in lower case; empty for an organisation's credential
 }
 
-// IdentityOf returns what the URN of a company or organisation says.
-func IdentityOf(subject string) Identity {
-	return Identity{Subject: subject, CompanyID: companyOf(subject)}
+// IdentityFromURN returns what the URN of a company or organisation says.
+func IdentityFromURN(subject string) Identity {
+	return Identity{Subject: subject, CompanyID: companyID(subject)}
 }
 
 // Company returns whom the credential belongs to, without a name.
@@ -94,17 +94,17 @@ func (i Identity) Company() credstore.Company {
 // [ErrUnauthorized] when the API does not know the credential, and is a
 // *[StatusError] for any other status than 200.
 func (a *API) Introspect(ctx context.Context, authorization credstore.Secret) (Identity, error) {
-	var answer introspection
+	var answer introspectResponse
 	if err := a.get(ctx, a.introspectURL, authorization, &answer); err != nil {
 		return Identity{}, fmt.Errorf("introspecting a credential: %w", err)
 	}
 	return answer.identity()
 }
 
-// Installed asks for whom the integration is installed, and returns the URN of the
+// InstallationSubject asks for whom the integration is installed, and returns the URN of the
 // company or organisation; empty if the answer does not say. Errors are as for
 // [API.Introspect]: 404 where nothing is installed.
-func (a *API) Installed(ctx context.Context, authorization credstore.Secret) (string, error) {
+func (a *API) InstallationSubject(ctx context.Context, authorization credstore.Secret) (string, error) {
 	var answer struct {
 		Resource string `json:"resource"`
 	}
@@ -131,7 +131,7 @@ func (a *API) Uninstall(ctx context.Context, authorization credstore.Secret) err
 	}
 	defer func() { _ = resp.Body.Close() }() // only the status counts
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("uninstalling the integration: %w", a.refusal(resp))
+		return fmt.Errorf("uninstalling the integration: %w", a.statusError(resp))
 	}
 	return nil
 }
@@ -149,7 +149,7 @@ func (a *API) CompanyName(ctx context.Context, authorization credstore.Secret, c
 		return "", fmt.Errorf("asking for the name of a company: %w", err)
 	}
 	if len(answer.Data.Name) > maxCompanyName {
-		return "", errNoIdentity
+		return "", errUnexpectedBody
 	}
 	return answer.Data.Name, nil
 }
@@ -164,14 +164,14 @@ func (a *API) get(ctx context.Context, address string, authorization credstore.S
 	}
 	defer func() { _ = resp.Body.Close() }() // what was read counts
 	if resp.StatusCode != http.StatusOK {
-		return a.refusal(resp)
+		return a.statusError(resp)
 	}
 	body, err := readBody(ctx, resp.Body)
 	if err != nil {
 		return err
 	}
 	if json.Unmarshal(body, v) != nil {
-		return errNoIdentity
+		return errUnexpectedBody
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func (a *API) call(ctx context.Context, method, url string, authorization credst
 	}
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
-		return nil, errNotFormed
+		return nil, errInvalidRequest
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Accept-Encoding", "identity")
@@ -196,21 +196,21 @@ func (a *API) call(ctx context.Context, method, url string, authorization credst
 	// Not by an http.Client: it would follow redirects with the credential.
 	resp, err := a.transport.RoundTrip(req)
 	if err != nil {
-		return nil, causeOf(ctx, err)
+		return nil, networkError(ctx, err)
 	}
 	return resp, nil
 }
 
-// refusal is the error of an answer that does not do what was asked for.
-func (a *API) refusal(resp *http.Response) error {
+// statusError is the error of an answer that does not do what was asked for.
+func (a *API) statusError(resp *http.Response) error {
 	if resp.StatusCode == http.StatusUnauthorized {
 		return ErrUnauthorized
 	}
 	return &StatusError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, a.now())}
 }
 
-// introspection is an answer of the API's introspection: an object wrapped in data.
-type introspection struct {
+// introspectResponse is an answer of the API's introspection: an object wrapped in data.
+type introspectResponse struct {
 	Data *struct {
 		AuthMethod      string `json:"authMethod"`
 		ClientID        string `json:"clientId"`
@@ -220,12 +220,12 @@ type introspection struct {
 	} `json:"data"`
 }
 
-func (i introspection) identity() (Identity, error) {
+func (i introspectResponse) identity() (Identity, error) {
 	d := i.Data
 	if d == nil {
-		return Identity{}, fmt.Errorf("introspecting a credential: %w", errNoIdentity)
+		return Identity{}, fmt.Errorf("introspecting a credential: %w", errUnexpectedBody)
 	}
-	who := IdentityOf(d.SubjectURN)
+	who := IdentityFromURN(d.SubjectURN)
 	who.AuthMethod, who.ClientID, who.Scope, who.ApplicationName = d.AuthMethod, d.ClientID, d.Scope, d.ApplicationName
 	return who, nil
 }
@@ -242,10 +242,10 @@ func isSubject(urn string) bool {
 	return len(urn) > len(subjectURN) && len(urn) <= maxSubject && strings.EqualFold(urn[:len(subjectURN)], subjectURN)
 }
 
-// companyOf returns the company that the URN names, or "" when it names
+// companyID returns the company that the URN names, or "" when it names
 // something else. Neither a URN's beginning nor a UUID depends on case
 // (RFC 8141 section 3.1, RFC 9562 section 4).
-func companyOf(urn string) string {
+func companyID(urn string) string {
 	if len(urn) < len(companyURN) || !strings.EqualFold(urn[:len(companyURN)], companyURN) {
 		return ""
 	}

@@ -58,7 +58,7 @@ func TestIntrospect(t *testing.T) {
 	}
 }
 
-func TestCompanyOf(t *testing.T) {
+func TestCompanyID(t *testing.T) {
 	tests := map[string]string{
 		"urn:pleo:company:" + company:                  company,
 		"URN:Pleo:company:" + strings.ToUpper(company): company,
@@ -71,13 +71,13 @@ func TestCompanyOf(t *testing.T) {
 		"": "",
 	}
 	for urn, want := range tests {
-		if got := companyOf(urn); got != want {
+		if got := companyID(urn); got != want {
 			t.Errorf("companyOf(%q) = %q, want %q", urn, got, want)
 		}
 	}
 }
 
-func TestIntrospectWithoutAnIdentity(t *testing.T) {
+func TestIntrospectErrors(t *testing.T) {
 	tests := []struct {
 		name   string
 		status int
@@ -91,11 +91,11 @@ func TestIntrospectWithoutAnIdentity(t *testing.T) {
 		{"no data", 200, `{"authMethod":"OAUTH2"}`},
 		{"page", 200, `<html>canary</html>`},
 		{"empty", 200, ``},
-		{"too long", 200, `{"data":{"authMethod":"` + strings.Repeat("y", maxAnswer) + `"}}`},
+		{"too long", 200, `{"data":{"authMethod":"` + strings.Repeat("y", maxResponseBody) + `"}}`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(tt.status, tt.body, "Location", "/canary", "Retry-After", "7"))
+			server := record(t, respond(tt.status, tt.body, "Location", "/canary", "Retry-After", "7"))
 			_, err := newAPI(t, server.URL).Introspect(t.Context(), credstore.NewSecret("Bearer "+sentToken))
 			if err == nil || errors.Is(err, ErrUnauthorized) != (tt.status == 401) {
 				t.Errorf("Introspect answered %d = %v", tt.status, err)
@@ -113,7 +113,7 @@ func TestIntrospectWithoutAnIdentity(t *testing.T) {
 	}
 }
 
-func TestInstalled(t *testing.T) {
+func TestInstallationSubject(t *testing.T) {
 	const urn = "urn:pleo:company:0b9e6f1c-1111-4222-8333-444455556666"
 	for _, tt := range []struct {
 		name   string
@@ -130,8 +130,8 @@ func TestInstalled(t *testing.T) {
 		{"not the credential", 401, ``, "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(tt.status, tt.body))
-			got, err := newAPI(t, server.URL).Installed(t.Context(), credstore.NewSecret("Bearer "+sentToken))
+			server := record(t, respond(tt.status, tt.body))
+			got, err := newAPI(t, server.URL).InstallationSubject(t.Context(), credstore.NewSecret("Bearer "+sentToken))
 			if got != tt.want || (err == nil) != tt.ok {
 				t.Errorf("Installed = %q, %v, want %q, ok %v", got, err, tt.want, tt.ok)
 			}
@@ -157,7 +157,7 @@ func TestUninstall(t *testing.T) {
 		{"redirect", 308, &StatusError{Status: 308, RetryAfter: 7 * time.Second}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(tt.status, "", "Location", "/canary", "Retry-After", "7"))
+			server := record(t, respond(tt.status, "", "Location", "/canary", "Retry-After", "7"))
 			err := newAPI(t, server.URL).Uninstall(t.Context(), credstore.NewSecret("Bearer "+sentToken))
 			var got, want *StatusError
 			switch {
@@ -179,8 +179,8 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
-func TestIntrospectNothing(t *testing.T) {
-	server := record(t, answering(200, `{"data":{}}`))
+func TestIntrospectWithoutCredential(t *testing.T) {
+	server := record(t, respond(200, `{"data":{}}`))
 	if _, err := newAPI(t, server.URL).Introspect(t.Context(), credstore.Secret{}); err == nil {
 		t.Error("Introspect without a credential brings an identity, want an error")
 	}
@@ -189,7 +189,7 @@ func TestIntrospectNothing(t *testing.T) {
 	}
 }
 
-func TestIntrospectEndsInTime(t *testing.T) {
+func TestIntrospectTimeout(t *testing.T) {
 	var asked atomic.Bool
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		asked.Store(true)
@@ -204,7 +204,7 @@ func TestIntrospectEndsInTime(t *testing.T) {
 	}
 }
 
-func TestAuthorizationValue(t *testing.T) {
+func TestAuthorizationHeader(t *testing.T) {
 	full := credstore.Credential{
 		AccessToken: credstore.NewSecret("tok"), RefreshToken: credstore.NewSecret("never"),
 		APIKey: credstore.NewSecret("pls_key"), NextKey: credstore.NewSecret("never"),
@@ -221,7 +221,7 @@ func TestAuthorizationValue(t *testing.T) {
 		{credstore.StandaloneKey, credstore.Credential{AccessToken: full.AccessToken, NextKey: full.NextKey}, ""},
 	}
 	for _, tt := range tests {
-		if got := AuthorizationValue(tt.kind, tt.c).Reveal(); got != tt.want {
+		if got := AuthorizationHeader(tt.kind, tt.c).Reveal(); got != tt.want {
 			t.Errorf("AuthorizationValue(%q) = %q, want %q", tt.kind, got, tt.want)
 		}
 	}

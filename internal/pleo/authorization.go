@@ -6,11 +6,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// AuthorizationValue returns the value of the Authorization header field that
+// AuthorizationHeader returns the value of the Authorization header field that
 // proves a request to be the connection's: "Bearer TOKEN" for OAuth, and for
 // keys "Basic" with the key as user name and an empty password. It is the zero
 // Secret when the credential has nothing to send.
-func AuthorizationValue(kind credstore.Kind, c credstore.Credential) credstore.Secret {
+func AuthorizationHeader(kind credstore.Kind, c credstore.Credential) credstore.Secret {
 	if kind.IsKey() {
 		return basicKey(c.APIKey)
 	}

@@ -53,15 +53,15 @@ func (a ClientAuth) authenticate(form url.Values, id string, secret credstore.Se
 		}
 		return nil
 	case BasicPlain:
-		return a.finish(id, secret)
+		return a.plainBasic(id, secret)
 	}
 	return func(req *http.Request) {
 		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret.Reveal()))
 	}
 }
 
-// finish corrects what x/oauth2, which knows no plain Basic, put on a request.
-func (a ClientAuth) finish(id string, secret credstore.Secret) func(*http.Request) {
+// plainBasic corrects what x/oauth2, which knows no plain Basic, put on a request.
+func (a ClientAuth) plainBasic(id string, secret credstore.Secret) func(*http.Request) {
 	if a != BasicPlain {
 		return nil
 	}

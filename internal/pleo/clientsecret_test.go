@@ -10,19 +10,19 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// accepting returns what takes one client secret and refuses all others.
-func accepting(secret *string, good func(http.ResponseWriter, seen)) func(http.ResponseWriter, seen) {
-	return func(w http.ResponseWriter, req seen) {
+// acceptOnly returns what takes one client secret and refuses all others.
+func acceptOnly(secret *string, good func(http.ResponseWriter, recordedRequest)) func(http.ResponseWriter, recordedRequest) {
+	return func(w http.ResponseWriter, req recordedRequest) {
 		if req.Secret != *secret {
-			answering(401, `{"error":"invalid_client"}`)(w, req)
+			respond(401, `{"error":"invalid_client"}`)(w, req)
 			return
 		}
 		good(w, req)
 	}
 }
 
-// secretsOf returns the client secrets that the requests came with.
-func secretsOf(reqs []seen) []string {
+// clientSecrets returns the client secrets that the requests came with.
+func clientSecrets(reqs []recordedRequest) []string {
 	var secrets []string
 	for _, r := range reqs {
 		secrets = append(secrets, r.Secret)
@@ -48,7 +48,7 @@ func TestPreviousClientSecret(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var accepted string
-			server := record(t, accepting(&accepted, answering(200, goodAnswer)))
+			server := record(t, acceptOnly(&accepted, respond(200, tokenResponse)))
 			s := newServer(t, server.URL, func(c *ServerConfig) {
 				c.ClientID, c.Auth = "id", BasicPlain
 				c.ClientSecret, c.PreviousClientSecret = secret(tt.current), secret(tt.previous)
@@ -57,10 +57,10 @@ func TestPreviousClientSecret(t *testing.T) {
 			for _, accepted = range tt.accepted {
 				_, err = s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 			}
-			if ok := err == nil; ok != tt.ok || !ok && !secretRefused(err) {
+			if ok := err == nil; ok != tt.ok || !ok && !clientSecretRejected(err) {
 				t.Errorf("Refresh = %v, want ok %v, else invalid_client", err, tt.ok)
 			}
-			if diff := cmp.Diff(tt.want, secretsOf(server.requests())); diff != "" {
+			if diff := cmp.Diff(tt.want, clientSecrets(server.requests())); diff != "" {
 				t.Errorf("secrets sent differ (-want +got):\n%s", diff)
 			}
 		})
@@ -69,7 +69,7 @@ func TestPreviousClientSecret(t *testing.T) {
 
 func TestNewCurrentSecretIsTriedFirst(t *testing.T) {
 	current, accepted := "new", "old"
-	server := record(t, accepting(&accepted, answering(200, goodAnswer)))
+	server := record(t, acceptOnly(&accepted, respond(200, tokenResponse)))
 	s := newServer(t, server.URL, func(c *ServerConfig) {
 		c.ClientID, c.Auth = "id", BasicPlain
 		c.ClientSecret = func() credstore.Secret { return credstore.NewSecret(current) }
@@ -81,27 +81,27 @@ func TestNewCurrentSecretIsTriedFirst(t *testing.T) {
 		}
 		accepted = "newer"
 	}
-	if diff := cmp.Diff([]string{"new", "old", "newer"}, secretsOf(server.requests())); diff != "" {
+	if diff := cmp.Diff([]string{"new", "old", "newer"}, clientSecrets(server.requests())); diff != "" {
 		t.Errorf("secrets sent differ (-want +got):\n%s", diff)
 	}
 }
 
-// TestPreviousSecretIsForInvalidClientAlone: after any other answer the refresh
+// TestPreviousSecretOnlyAfterInvalidClient: after any other answer the refresh
 // token may be spent, and is not sent again.
-func TestPreviousSecretIsForInvalidClientAlone(t *testing.T) {
-	answers := map[string]func(http.ResponseWriter, seen){
-		"refused":        answering(400, `{"error":"invalid_grant"}`),
-		"unauthorized":   answering(400, `{"error":"unauthorized_client"}`),
-		"401":            answering(401, ``),
-		"busy":           answering(429, `{"error":"invalid_client"}`),
-		"server error":   answering(500, `{"error":"invalid_client"}`),
-		"200":            answering(200, `{"error":"invalid_client"}`),
-		"only mentioned": answering(400, `{"error":"invalid_request","error_description":"invalid_client"}`),
-		"hung up":        func(http.ResponseWriter, seen) { panic(http.ErrAbortHandler) },
+func TestPreviousSecretOnlyAfterInvalidClient(t *testing.T) {
+	answers := map[string]func(http.ResponseWriter, recordedRequest){
+		"refused":        respond(400, `{"error":"invalid_grant"}`),
+		"unauthorized":   respond(400, `{"error":"unauthorized_client"}`),
+		"401":            respond(401, ``),
+		"busy":           respond(429, `{"error":"invalid_client"}`),
+		"server error":   respond(500, `{"error":"invalid_client"}`),
+		"200":            respond(200, `{"error":"invalid_client"}`),
+		"only mentioned": respond(400, `{"error":"invalid_request","error_description":"invalid_client"}`),
+		"hung up":        func(http.ResponseWriter, recordedRequest) { panic(http.ErrAbortHandler) },
 	}
 	for name, answer := range answers {
 		server := record(t, answer)
-		s := newServer(t, server.URL, func(c *ServerConfig) { c.PreviousClientSecret = secret(olderSecret) })
+		s := newServer(t, server.URL, func(c *ServerConfig) { c.PreviousClientSecret = secret(previousSecret) })
 		if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err == nil {
 			t.Errorf("%s: Refresh brings tokens, want an error", name)
 		}
@@ -111,18 +111,18 @@ func TestPreviousSecretIsForInvalidClientAlone(t *testing.T) {
 	}
 }
 
-// TestPreviousSecretAfterARefusal: the outcome is that of the second request.
-func TestPreviousSecretAfterARefusal(t *testing.T) {
-	accepted := olderSecret
-	server := record(t, func(w http.ResponseWriter, req seen) {
-		accepting(&accepted, answering(400, `{"error":"invalid_grant"}`))(w, req)
+// TestPreviousSecretAfterTokenRejection: the outcome is that of the second request.
+func TestPreviousSecretAfterTokenRejection(t *testing.T) {
+	accepted := previousSecret
+	server := record(t, func(w http.ResponseWriter, req recordedRequest) {
+		acceptOnly(&accepted, respond(400, `{"error":"invalid_grant"}`))(w, req)
 	})
 	s := newServer(t, server.URL, func(c *ServerConfig) {
-		c.ClientID, c.Auth, c.PreviousClientSecret = "id", BasicPlain, secret(olderSecret)
+		c.ClientID, c.Auth, c.PreviousClientSecret = "id", BasicPlain, secret(previousSecret)
 	})
 	_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
-	var answer *AnswerError
-	if !errors.As(err, &answer) || answer.Class != Refused {
+	var answer *ResponseError
+	if !errors.As(err, &answer) || answer.Class != TokenRejected {
 		t.Errorf("Refresh = %v, want a refusal", err)
 	}
 }

@@ -46,13 +46,13 @@ func challenge(verifier credstore.Secret) string {
 // as for [AuthorizationServer.Refresh]: what is lost is the consent.
 func (s *AuthorizationServer) Exchange(ctx context.Context, code, verifier credstore.Secret, redirectURI string) (Tokens, error) {
 	if code.IsZero() || verifier.IsZero() {
-		return Tokens{}, &NotSentError{Err: errNothingSend}
+		return Tokens{}, &NotSentError{Err: errNoToken}
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	var tokens Tokens
-	err := s.withSecret(func(secret credstore.Secret) (err error) {
-		x := &exchange{base: s.transport, now: s.now, touch: s.auth.finish(s.clientID, secret)}
+	err := s.withClientSecret(func(secret credstore.Secret) (err error) {
+		x := &exchange{base: s.transport, now: s.now, finish: s.auth.plainBasic(s.clientID, secret)}
 		c := s.oauth(secret)
 		c.RedirectURL = redirectURI
 		ctx := context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: x})

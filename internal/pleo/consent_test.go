@@ -44,7 +44,7 @@ func TestAuthorizeURL(t *testing.T) {
 func TestExchange(t *testing.T) {
 	for _, auth := range []ClientAuth{Basic, Post, BasicPlain} {
 		t.Run(string(auth), func(t *testing.T) {
-			server := record(t, answering(200, goodAnswer))
+			server := record(t, respond(200, tokenResponse))
 			s := newServer(t, server.URL, func(c *ServerConfig) {
 				c.Auth = auth
 				if auth == BasicPlain {
@@ -55,7 +55,7 @@ func TestExchange(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(plain{"at-1", "rt-2", 15 * time.Minute, "users:read export-jobs:read"}, shown(got)); diff != "" || got.SentAt.IsZero() {
+			if diff := cmp.Diff(revealedTokens{"at-1", "rt-2", 15 * time.Minute, "users:read export-jobs:read"}, revealed(got)); diff != "" || got.SentAt.IsZero() {
 				t.Errorf("tokens (-want +got):\n%s", diff)
 			}
 			sent := server.requests()
@@ -76,17 +76,17 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-func TestExchangeNamesItsOutcome(t *testing.T) {
+func TestExchangeOutcomes(t *testing.T) {
 	code, verifier := credstore.NewSecret("canary-code-J4q8"), credstore.NewSecret(rfcVerifier)
-	refused := record(t, answering(400, `{"error":"invalid_grant","error_description":"canary"}`))
+	refused := record(t, respond(400, `{"error":"invalid_grant","error_description":"canary"}`))
 	_, err := newServer(t, refused.URL).Exchange(t.Context(), code, verifier, "x")
-	var answer *AnswerError
-	if !errors.As(err, &answer) || answer.Class != Refused || len(refused.requests()) != 1 {
+	var answer *ResponseError
+	if !errors.As(err, &answer) || answer.Class != TokenRejected || len(refused.requests()) != 1 {
 		t.Errorf("Exchange = %v after %d requests, want a refusal after 1", err, len(refused.requests()))
 	}
 	assertNoSecret(t, err)
-	_, err = newServer(t, record(t, answering(503, "")).URL).Exchange(t.Context(), code, verifier, "x")
-	var unknown *UnknownError
+	_, err = newServer(t, record(t, respond(503, "")).URL).Exchange(t.Context(), code, verifier, "x")
+	var unknown *UnknownOutcomeError
 	if !errors.As(err, &unknown) {
 		t.Errorf("Exchange = %v, want an UnknownError", err)
 	}
@@ -102,14 +102,14 @@ func TestExchangeNamesItsOutcome(t *testing.T) {
 // TestExchangeTriesThePreviousClientSecret: the code is looked at only once the
 // client has proven itself.
 func TestExchangeTriesThePreviousClientSecret(t *testing.T) {
-	server := record(t, func(w http.ResponseWriter, req seen) {
-		if decoded, _ := url.QueryUnescape(req.Secret); decoded != olderSecret {
-			answering(401, `{"error":"invalid_client"}`)(w, req)
+	server := record(t, func(w http.ResponseWriter, req recordedRequest) {
+		if decoded, _ := url.QueryUnescape(req.Secret); decoded != previousSecret {
+			respond(401, `{"error":"invalid_client"}`)(w, req)
 			return
 		}
-		answering(200, goodAnswer)(w, req)
+		respond(200, tokenResponse)(w, req)
 	})
-	s := newServer(t, server.URL, func(c *ServerConfig) { c.PreviousClientSecret = secret(olderSecret) })
+	s := newServer(t, server.URL, func(c *ServerConfig) { c.PreviousClientSecret = secret(previousSecret) })
 	if _, err := s.Exchange(t.Context(), credstore.NewSecret("code"), credstore.NewSecret(rfcVerifier), "x"); err != nil {
 		t.Errorf("Exchange = %v, want the tokens that the previous secret gets", err)
 	}
@@ -122,7 +122,7 @@ func TestCompanyName(t *testing.T) {
 	var path string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path = r.URL.Path
-		answering(status, answer)(w, seen{})
+		respond(status, answer)(w, recordedRequest{})
 	}))
 	t.Cleanup(server.Close)
 	a := NewAPI(APIConfig{URL: mustURL(t, server.URL), Transport: http.DefaultTransport})

@@ -9,9 +9,9 @@ type Endpoints struct {
 	Auth *url.URL // the authorization server
 }
 
-// EndpointsOf returns the servers of Pleo's environment with the name,
+// EndpointsFor returns the servers of Pleo's environment with the name,
 // production or staging. The URLs are the caller's to keep.
-func EndpointsOf(environment string) (Endpoints, bool) {
+func EndpointsFor(environment string) (Endpoints, bool) {
 	switch environment {
 	case "production":
 		return Endpoints{API: https("external.pleo.io"), Auth: https("auth.pleo.io")}, true

@@ -19,12 +19,12 @@ import (
 
 // Secrets of the tests. None of their pieces is part of any word of ours.
 const (
-	sentToken     = "rt-Zq81/+%: canary-K4x7W"
-	clientSecret  = "cs-J9w3/+%: canary-P2m6V"
-	olderSecret   = "os-L5t2/+%: canary-D8h1N"
-	clientID      = "id with/odd+chars%:é"
-	goodAnswer    = `{"access_token":"at-1","token_type":"Bearer","expires_in":900,"refresh_token":"rt-2","scope":"users:read export-jobs:read"}`
-	jsonMediaType = "application/json;charset=UTF-8"
+	sentToken      = "rt-Zq81/+%: canary-K4x7W"
+	clientSecret   = "cs-J9w3/+%: canary-P2m6V"
+	previousSecret = "os-L5t2/+%: canary-D8h1N"
+	clientID       = "id with/odd+chars%:é"
+	tokenResponse  = `{"access_token":"at-1","token_type":"Bearer","expires_in":900,"refresh_token":"rt-2","scope":"users:read export-jobs:read"}`
+	jsonMediaType  = "application/json;charset=UTF-8"
 )
 
 func secret(s string) func() credstore.Secret {
@@ -59,8 +59,8 @@ func newServer(t testing.TB, base string, opts ...func(*ServerConfig)) *Authoriz
 	return s
 }
 
-// seen is what a request to a recorder consisted of.
-type seen struct {
+// recordedRequest is what a request to a recorder consisted of.
+type recordedRequest struct {
 	Method, Path                   string
 	ID, Secret                     string // as Basic, decoded by nobody
 	Basic                          bool
@@ -72,17 +72,17 @@ type seen struct {
 type recorder struct {
 	*httptest.Server
 	mu   sync.Mutex
-	reqs []seen // guarded by mu
+	reqs []recordedRequest // guarded by mu
 }
 
-func record(t testing.TB, answer func(w http.ResponseWriter, req seen)) *recorder {
+func record(t testing.TB, answer func(w http.ResponseWriter, req recordedRequest)) *recorder {
 	t.Helper()
 	r := new(recorder)
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if err := req.ParseForm(); err != nil {
 			t.Errorf("parsing the form: %v", err)
 		}
-		s := seen{Method: req.Method, Path: req.URL.Path, Form: req.PostForm, Accept: req.Header.Get("Accept"), Encoding: req.Header.Get("Accept-Encoding"), Agent: req.UserAgent()}
+		s := recordedRequest{Method: req.Method, Path: req.URL.Path, Form: req.PostForm, Accept: req.Header.Get("Accept"), Encoding: req.Header.Get("Accept-Encoding"), Agent: req.UserAgent()}
 		s.ID, s.Secret, s.Basic = req.BasicAuth()
 		if req.Close {
 			s.Close = "close"
@@ -96,15 +96,15 @@ func record(t testing.TB, answer func(w http.ResponseWriter, req seen)) *recorde
 	return r
 }
 
-func (r *recorder) requests() []seen {
+func (r *recorder) requests() []recordedRequest {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append([]seen(nil), r.reqs...)
+	return append([]recordedRequest(nil), r.reqs...)
 }
 
-// answering returns what answers with the status and the body.
-func answering(status int, body string, header ...string) func(http.ResponseWriter, seen) {
-	return func(w http.ResponseWriter, _ seen) {
+// respond returns what answers with the status and the body.
+func respond(status int, body string, header ...string) func(http.ResponseWriter, recordedRequest) {
+	return func(w http.ResponseWriter, _ recordedRequest) {
 		w.Header().Set("Content-Type", jsonMediaType)
 		for i := 0; i+1 < len(header); i += 2 {
 			w.Header().Set(header[i], header[i+1])
@@ -152,14 +152,14 @@ func readRequest(conn net.Conn) (string, error) {
 	return string(body), err
 }
 
-// httpAnswer is a whole answer as it stands on the wire.
-func httpAnswer(status int, body string) string {
+// httpResponse is a whole answer as it stands on the wire.
+func httpResponse(status int, body string) string {
 	return fmt.Sprintf("HTTP/1.1 %d Whatever\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s",
 		status, jsonMediaType, len(body), body)
 }
 
-// chunkedAnswer is the same in two chunks that part the body at cut.
-func chunkedAnswer(status int, body string, cut int) string {
+// chunkedResponse is the same in two chunks that part the body at cut.
+func chunkedResponse(status int, body string, cut int) string {
 	return fmt.Sprintf("HTTP/1.1 %d Whatever\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n",
 		status, jsonMediaType, cut, body[:cut], len(body)-cut, body[cut:])
 }
@@ -199,5 +199,5 @@ func readHead(conn net.Conn) (string, error) {
 	return string(head), nil
 }
 
-// discard is a log that nobody reads: servers complain about what tests do.
-func discard() *log.Logger { return log.New(io.Discard, "", 0) }
+// discardLog is a log that nobody reads: servers complain about what tests do.
+func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -17,19 +17,19 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// TestNoEchoOfSecretsInErrors: a server that repeats what it was sent,
+// TestErrorsDoNotRepeatSecrets: a server that repeats what it was sent,
 // wherever it can, brings none of it into an error or the log.
-func TestNoEchoOfSecretsInErrors(t *testing.T) {
+func TestErrorsDoNotRepeatSecrets(t *testing.T) {
 	pieces := []string{sentToken, clientSecret, url.QueryEscape(sentToken), url.QueryEscape(clientSecret), "canary-K4x7W", "canary-P2m6V"}
 	shapes := []string{`{"error":%q}`, `{"type":%q}`, `{"error":"invalid_request","error_description":%q}`, `{"error":"invalid_grant","error_description":%q}`, `%s`}
 	core, logs := observer.New(zap.DebugLevel)
 	for _, auth := range []ClientAuth{Basic, Post, BasicPlain} {
 		for i, shape := range shapes {
 			for _, piece := range pieces {
-				server := record(t, answering([]int{400, 401, 429, 500, 200}[i], fmt.Sprintf(shape, piece)))
+				server := record(t, respond([]int{400, 401, 429, 500, 200}[i], fmt.Sprintf(shape, piece)))
 				s := newServer(t, server.URL, func(c *ServerConfig) {
 					c.ClientID, c.Auth, c.Logger = "id", auth, zap.New(core)
-					c.PreviousClientSecret = secret(olderSecret)
+					c.PreviousClientSecret = secret(previousSecret)
 				})
 				_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 				_, err2 := s.Active(t.Context(), credstore.NewSecret(sentToken), "")
@@ -48,8 +48,8 @@ func TestNoEchoOfSecretsInErrors(t *testing.T) {
 	}
 }
 
-// TestNoEchoInBrokenHeads: net/http quotes what it cannot parse.
-func TestNoEchoInBrokenHeads(t *testing.T) {
+// TestErrorsDoNotRepeatInvalidHeaders: net/http quotes what it cannot parse.
+func TestErrorsDoNotRepeatInvalidHeaders(t *testing.T) {
 	heads := []string{"HTTP/1.1 %s", "%s 200 OK", "HTTP/1.1 200 OK\r\n%s\r\n", "HTTP/1.1 200 OK\r\nContent-Length: %s", "HTTP/1.1 200 OK\r\nTransfer-Encoding: %s"}
 	for _, head := range heads {
 		address := tcpServer(t, func(conn *net.TCPConn) {
@@ -66,7 +66,7 @@ func TestNoEchoInBrokenHeads(t *testing.T) {
 	}
 }
 
-func TestPrintableCode(t *testing.T) {
+func TestSafeCode(t *testing.T) {
 	sent := []credstore.Secret{credstore.NewSecret("s3cret/with+odd chars"), credstore.NewSecret("tiny"), {}}
 	tests := map[string]string{
 		"":                         "",
@@ -87,17 +87,17 @@ func TestPrintableCode(t *testing.T) {
 		strings.Repeat("y", 65):    "",
 	}
 	for code, want := range tests {
-		if got := printableCode(code, sent); got != want {
+		if got := safeCode(code, sent); got != want {
 			t.Errorf("printableCode(%q) = %q, want %q", code, got, want)
 		}
 	}
 }
 
-// FuzzAnswerNeverLeaksNorPanics gives any status and body to the code that
+// FuzzNoSecretInTokenError gives any status and body to the code that
 // judges answers. Whatever comes: exactly one outcome, no tokens without a
 // successful status, and no piece of what was sent in any error.
-func FuzzAnswerNeverLeaksNorPanics(f *testing.F) {
-	for _, body := range answers {
+func FuzzNoSecretInTokenError(f *testing.F) {
+	for _, body := range tokenResponses {
 		f.Add(200, []byte(body), false)
 		f.Add(200, []byte(body[:len(body)/2]), true)
 		f.Add(503, []byte(body), false)
@@ -108,29 +108,29 @@ func FuzzAnswerNeverLeaksNorPanics(f *testing.F) {
 	f.Add(429, []byte(`{"refresh_token":"\ud800","refresh_token":{}}`), false)
 	f.Add(200, []byte(`{"refresh_token":"\`), true)
 	f.Fuzz(func(t *testing.T, status int, body []byte, broken bool) {
-		a := &answer{status: status, body: body}
+		a := &response{status: status, body: body}
 		if broken {
-			a.broken = io.ErrUnexpectedEOF
+			a.bodyErr = io.ErrUnexpectedEOF
 		}
 		tokens, err := a.tokens(credstore.NewSecret(sentToken), credstore.NewSecret(clientSecret))
 		checkOutcome(t, a, tokens, err)
 	})
 }
 
-func checkOutcome(t *testing.T, a *answer, tokens Tokens, err error) {
+func checkOutcome(t *testing.T, a *response, tokens Tokens, err error) {
 	t.Helper()
-	var answered *AnswerError
-	var unknown *UnknownError
+	var answered *ResponseError
+	var unknown *UnknownOutcomeError
 	switch {
 	case err == nil:
 		if !a.success() || tokens.AccessToken.IsZero() && tokens.RefreshToken.IsZero() {
-			t.Errorf("answer %d %q: tokens %+v, want an error", a.status, a.body, shown(tokens))
+			t.Errorf("answer %d %q: tokens %+v, want an error", a.status, a.body, revealed(tokens))
 		}
-		if tokens.Lifetime < 0 || tokens.Lifetime > maxLifetime || !sendable(tokens.AccessToken.Reveal()) {
-			t.Errorf("answer %d %q: tokens %+v are not usable", a.status, a.body, shown(tokens))
+		if tokens.Lifetime < 0 || tokens.Lifetime > maxLifetime || !isTokenText(tokens.AccessToken.Reveal()) {
+			t.Errorf("answer %d %q: tokens %+v are not usable", a.status, a.body, revealed(tokens))
 		}
 	case errors.As(err, &answered):
-		if !a.clientError() || !slices.Contains([]Class{Refused, ClientRefused, Busy, Unusual}, answered.Class) {
+		if !a.clientError() || !slices.Contains([]Class{TokenRejected, ClientRejected, RateLimited, Unexpected}, answered.Class) {
 			t.Errorf("answer %d %q: %#v, want no such error", a.status, a.body, err)
 		}
 	case !errors.As(err, &unknown):
@@ -138,7 +138,7 @@ func checkOutcome(t *testing.T, a *answer, tokens Tokens, err error) {
 	}
 	text := fmt.Sprintf("%v %+v %#v", err, err, err)
 	for _, s := range []string{sentToken, clientSecret} {
-		if err != nil && echoes(text, s) {
+		if err != nil && repeatsSecret(text, s) {
 			t.Errorf("answer %d %q: the error shows a piece of %q: %s", a.status, a.body, s, text)
 		}
 	}

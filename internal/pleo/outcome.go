@@ -22,7 +22,7 @@ type Tokens struct {
 }
 
 // A token request that brings no tokens ends in exactly one of three ways, each
-// an error type of its own: [NotSentError], [AnswerError] or [UnknownError].
+// an error type of its own: [NotSentError], [ResponseError] or [UnknownOutcomeError].
 // None of them holds a secret, nor text that the server made up freely.
 
 // NotSentError is a token request of which no byte was written: the name did
@@ -34,36 +34,36 @@ func (e *NotSentError) Error() string { return "the token request was not sent: 
 // Unwrap returns the cause.
 func (e *NotSentError) Unwrap() error { return e.Err }
 
-// UnknownError is a token request that was sent, at least in part, and not
+// UnknownOutcomeError is a token request that was sent, at least in part, and not
 // answered in a way that tells what became of it. The refresh token may have
 // been spent.
-type UnknownError struct {
+type UnknownOutcomeError struct {
 	Status int // of the answer's head; 0 when there was none
 	// RetryAfter is how long the server asked to wait; 0 when it did not say.
 	RetryAfter time.Duration
 	Err        error
 }
 
-func (e *UnknownError) Error() string {
+func (e *UnknownOutcomeError) Error() string {
 	return "the outcome of the token request is unknown: " + e.Err.Error()
 }
 
 // Unwrap returns the cause.
-func (e *UnknownError) Unwrap() error { return e.Err }
+func (e *UnknownOutcomeError) Unwrap() error { return e.Err }
 
 // Class sorts the answers that bring no tokens by what they mean for us.
 type Class string
 
-// The classes of [AnswerError].
+// The classes of [ResponseError].
 const (
-	Refused       Class = "refused"        // the token that was sent is no good
-	ClientRefused Class = "client_refused" // our client or its secret is
-	Busy          Class = "busy"           // 429: nothing was spent, try later
-	Unusual       Class = "unusual"        // any other 4xx
+	TokenRejected  Class = "refused"        // the token that was sent is no good
+	ClientRejected Class = "client_refused" // our client or its secret is
+	RateLimited    Class = "busy"           // 429: nothing was spent, try later
+	Unexpected     Class = "unusual"        // any other 4xx
 )
 
-// AnswerError is an answer of the token endpoint that brings no tokens.
-type AnswerError struct {
+// ResponseError is an answer of the token endpoint that brings no tokens.
+type ResponseError struct {
 	Class  Class
 	Status int
 	// Code is the answer's error member (RFC 6749 section 5.2) if it is made of
@@ -73,7 +73,7 @@ type AnswerError struct {
 	RetryAfter time.Duration
 }
 
-func (e *AnswerError) Error() string {
+func (e *ResponseError) Error() string {
 	if e.Code == "" {
 		return fmt.Sprintf("the authorization server answered %d", e.Status)
 	}

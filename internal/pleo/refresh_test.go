@@ -15,49 +15,49 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// plain is Tokens with its secrets shown, and without the time.
-type plain struct {
+// revealedTokens is Tokens with its secrets shown, and without the time.
+type revealedTokens struct {
 	Access, Refresh string
 	Lifetime        time.Duration
 	Scope           string
 }
 
-func shown(t Tokens) plain {
-	return plain{t.AccessToken.Reveal(), t.RefreshToken.Reveal(), t.Lifetime, t.Scope}
+func revealed(t Tokens) revealedTokens {
+	return revealedTokens{t.AccessToken.Reveal(), t.RefreshToken.Reveal(), t.Lifetime, t.Scope}
 }
 
 func TestRefreshReadsTokens(t *testing.T) {
-	full := plain{"at-1", "rt-2", 15 * time.Minute, "users:read export-jobs:read"}
+	full := revealedTokens{"at-1", "rt-2", 15 * time.Minute, "users:read export-jobs:read"}
 	tests := []struct {
 		name   string
 		status int
 		body   string
-		want   plain
+		want   revealedTokens
 	}{
-		{"all that Pleo documents", 200, goodAnswer, full},
-		{"created", 201, goodAnswer, full},
-		{"junk after the object", 200, goodAnswer + "canary", full},
-		{"no refresh token: the old one stays", 200, `{"access_token":"a","expires_in":60}`, plain{Access: "a", Lifetime: time.Minute}},
-		{"null refresh token", 200, `{"access_token":"a","refresh_token":null}`, plain{Access: "a"}},
-		{"token type in capitals", 200, `{"access_token":"a","token_type":"BEARER"}`, plain{Access: "a"}},
-		{"type we do not understand", 200, `{"access_token":"a","token_type":"mac","refresh_token":"r"}`, plain{Refresh: "r"}},
-		{"access token unfit for a header", 200, `{"access_token":"a\nb","refresh_token":"r"}`, plain{Refresh: "r"}},
-		{"refresh token alone", 200, `{"refresh_token":"r"}`, plain{Refresh: "r"}},
-		{"escapes", 200, `{"access_token":"a\/\u0062","refresh_token":"r\"\\"}`, plain{Access: "a/b", Refresh: `r"\`}},
-		{"one level deeper", 200, `{"data":{"access_token":"a","refresh_token":"r"}}`, plain{Access: "a", Refresh: "r"}},
-		{"behind a warning", 200, `<b>Warning</b> {"access_token":"a","refresh_token":"r"}`, plain{Access: "a", Refresh: "r"}},
-		{"invalid JSON before it", 200, `{"access_token":"a","expires_in":NaN,"refresh_token":"r"}`, plain{Access: "a", Refresh: "r"}},
-		{"scope that is none", 200, `{"access_token":"a","scope":"<b>\"x\"</b>"}`, plain{Access: "a"}},
+		{"all that Pleo documents", 200, tokenResponse, full},
+		{"created", 201, tokenResponse, full},
+		{"junk after the object", 200, tokenResponse + "canary", full},
+		{"no refresh token: the old one stays", 200, `{"access_token":"a","expires_in":60}`, revealedTokens{Access: "a", Lifetime: time.Minute}},
+		{"null refresh token", 200, `{"access_token":"a","refresh_token":null}`, revealedTokens{Access: "a"}},
+		{"token type in capitals", 200, `{"access_token":"a","token_type":"BEARER"}`, revealedTokens{Access: "a"}},
+		{"type we do not understand", 200, `{"access_token":"a","token_type":"mac","refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
+		{"access token unfit for a header", 200, `{"access_token":"a\nb","refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
+		{"refresh token alone", 200, `{"refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
+		{"escapes", 200, `{"access_token":"a\/\u0062","refresh_token":"r\"\\"}`, revealedTokens{Access: "a/b", Refresh: `r"\`}},
+		{"one level deeper", 200, `{"data":{"access_token":"a","refresh_token":"r"}}`, revealedTokens{Access: "a", Refresh: "r"}},
+		{"behind a warning", 200, `<b>Warning</b> {"access_token":"a","refresh_token":"r"}`, revealedTokens{Access: "a", Refresh: "r"}},
+		{"invalid JSON before it", 200, `{"access_token":"a","expires_in":NaN,"refresh_token":"r"}`, revealedTokens{Access: "a", Refresh: "r"}},
+		{"scope that is none", 200, `{"access_token":"a","scope":"<b>\"x\"</b>"}`, revealedTokens{Access: "a"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(tt.status, tt.body))
+			server := record(t, respond(tt.status, tt.body))
 			before := time.Now()
 			got, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
 			if err != nil {
 				t.Fatalf("Refresh = %v, want tokens", err)
 			}
-			if diff := cmp.Diff(tt.want, shown(got)); diff != "" {
+			if diff := cmp.Diff(tt.want, revealed(got)); diff != "" {
 				t.Errorf("Refresh: tokens differ (-want +got):\n%s", diff)
 			}
 			if got.SentAt.Before(before) || got.SentAt.After(time.Now()) {
@@ -75,17 +75,17 @@ func TestRefreshCountsLifetime(t *testing.T) {
 		`86401`: 24 * time.Hour, `1e12`: 24 * time.Hour, `"1000000000000"`: 24 * time.Hour, `99999999999999999999`: 24 * time.Hour,
 	}
 	for value, want := range tests {
-		got, ok := tokensFrom([]byte(`{"access_token":"a","expires_in":` + value + `}`))
+		got, ok := parseTokens([]byte(`{"access_token":"a","expires_in":` + value + `}`))
 		if !ok || got.Lifetime != want {
 			t.Errorf("expires_in %s: lifetime %v, ok %v, want %v", value, got.Lifetime, ok, want)
 		}
 	}
-	if got, ok := tokensFrom([]byte(`{"access_token":"a"}`)); !ok || got.Lifetime != 0 {
+	if got, ok := parseTokens([]byte(`{"access_token":"a"}`)); !ok || got.Lifetime != 0 {
 		t.Errorf("no expires_in: lifetime %v, ok %v, want 0", got.Lifetime, ok)
 	}
 }
 
-func TestRefreshSortsErrorAnswers(t *testing.T) {
+func TestRefreshClassifiesErrorResponses(t *testing.T) {
 	tests := []struct {
 		name   string
 		status int
@@ -93,38 +93,38 @@ func TestRefreshSortsErrorAnswers(t *testing.T) {
 		class  Class
 		code   string
 	}{
-		{"RFC 6749", 400, `{"error":"invalid_grant","error_description":"canary"}`, Refused, "invalid_grant"},
-		{"Pleo's code", 401, `{"error":"invalid_refresh_token"}`, Refused, "invalid_refresh_token"},
-		{"any 4xx", 422, `{"error":"invalid_grant"}`, Refused, "invalid_grant"},
-		{"in the type", 400, `{"type":"INVALID_REFRESH_TOKEN","message":"canary"}`, Refused, "invalid_refresh_token"},
-		{"in the description", 400, `{"error":"invalid_request","error_description":"canary: invalid_refresh_token."}`, Refused, "invalid_refresh_token"},
-		{"type as URL", 400, `{"type":"https://canary/errors/invalid_grant"}`, Refused, "invalid_grant"},
-		{"broken off after the code", 400, `{"error":"invalid_grant","error_desc`, Refused, "invalid_grant"},
-		{"client", 401, `{"error":"invalid_client"}`, ClientRefused, "invalid_client"},
-		{"client in the type", 401, `{"type":"INVALID_CLIENT"}`, ClientRefused, "invalid_client"},
-		{"client before a mention", 401, `{"error":"invalid_client","error_description":"no invalid_grant"}`, ClientRefused, "invalid_client"},
-		{"unauthorized client", 400, `{"error":"unauthorized_client"}`, ClientRefused, "unauthorized_client"},
-		{"grant type", 400, `{"error":"unsupported_grant_type"}`, ClientRefused, "unsupported_grant_type"},
-		{"scope", 400, `{"error":"invalid_scope"}`, ClientRefused, "invalid_scope"},
-		{"busy", 429, ``, Busy, ""},
-		{"busy, whatever it says", 429, `{"error":"invalid_grant"}`, Busy, "invalid_grant"},
-		{"another code", 400, `{"error":"invalid_request"}`, Unusual, "invalid_request"},
-		{"a word that begins like a code", 400, `{"error":"invalid_request","error_description":"invalid_grant_type"}`, Unusual, "invalid_request"},
-		{"a page", 403, `<html>canary invalid_grant</html>`, Unusual, ""},
-		{"nothing", 404, ``, Unusual, ""},
-		{"a code of other characters", 400, `{"error":"c\u00e9canary"}`, Unusual, ""},
-		{"a long code", 400, `{"error":"canary` + strings.Repeat("y", 60) + `"}`, Unusual, ""},
-		{"no text", 400, `{"error":{"canary":1}}`, Unusual, ""},
+		{"RFC 6749", 400, `{"error":"invalid_grant","error_description":"canary"}`, TokenRejected, "invalid_grant"},
+		{"Pleo's code", 401, `{"error":"invalid_refresh_token"}`, TokenRejected, "invalid_refresh_token"},
+		{"any 4xx", 422, `{"error":"invalid_grant"}`, TokenRejected, "invalid_grant"},
+		{"in the type", 400, `{"type":"INVALID_REFRESH_TOKEN","message":"canary"}`, TokenRejected, "invalid_refresh_token"},
+		{"in the description", 400, `{"error":"invalid_request","error_description":"canary: invalid_refresh_token."}`, TokenRejected, "invalid_refresh_token"},
+		{"type as URL", 400, `{"type":"https://canary/errors/invalid_grant"}`, TokenRejected, "invalid_grant"},
+		{"broken off after the code", 400, `{"error":"invalid_grant","error_desc`, TokenRejected, "invalid_grant"},
+		{"client", 401, `{"error":"invalid_client"}`, ClientRejected, "invalid_client"},
+		{"client in the type", 401, `{"type":"INVALID_CLIENT"}`, ClientRejected, "invalid_client"},
+		{"client before a mention", 401, `{"error":"invalid_client","error_description":"no invalid_grant"}`, ClientRejected, "invalid_client"},
+		{"unauthorized client", 400, `{"error":"unauthorized_client"}`, ClientRejected, "unauthorized_client"},
+		{"grant type", 400, `{"error":"unsupported_grant_type"}`, ClientRejected, "unsupported_grant_type"},
+		{"scope", 400, `{"error":"invalid_scope"}`, ClientRejected, "invalid_scope"},
+		{"busy", 429, ``, RateLimited, ""},
+		{"busy, whatever it says", 429, `{"error":"invalid_grant"}`, RateLimited, "invalid_grant"},
+		{"another code", 400, `{"error":"invalid_request"}`, Unexpected, "invalid_request"},
+		{"a word that begins like a code", 400, `{"error":"invalid_request","error_description":"invalid_grant_type"}`, Unexpected, "invalid_request"},
+		{"a page", 403, `<html>canary invalid_grant</html>`, Unexpected, ""},
+		{"nothing", 404, ``, Unexpected, ""},
+		{"a code of other characters", 400, `{"error":"c\u00e9canary"}`, Unexpected, ""},
+		{"a long code", 400, `{"error":"canary` + strings.Repeat("y", 60) + `"}`, Unexpected, ""},
+		{"no text", 400, `{"error":{"canary":1}}`, Unexpected, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(tt.status, tt.body))
+			server := record(t, respond(tt.status, tt.body))
 			_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
-			var got *AnswerError
+			var got *ResponseError
 			if !errors.As(err, &got) {
 				t.Fatalf("Refresh = %#v, want an AnswerError", err)
 			}
-			want := &AnswerError{Class: tt.class, Status: tt.status, Code: tt.code}
+			want := &ResponseError{Class: tt.class, Status: tt.status, Code: tt.code}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("Refresh: error differs (-want +got):\n%s", diff)
 			}
@@ -136,14 +136,14 @@ func TestRefreshSortsErrorAnswers(t *testing.T) {
 	}
 }
 
-func TestRefreshDoesNotKnow(t *testing.T) {
+func TestRefreshUnknownOutcome(t *testing.T) {
 	tests := []struct {
 		name   string
 		status int
 		body   string
 	}{
 		{"internal error", 500, `{"error":"invalid_grant","x":"canary"}`},
-		{"tokens with an error status", 500, goodAnswer},
+		{"tokens with an error status", 500, tokenResponse},
 		{"unavailable", 503, ``},
 		{"not modified", 304, ``},
 		{"moved", 307, ``},
@@ -159,9 +159,9 @@ func TestRefreshDoesNotKnow(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(tt.status, tt.body, "Location", "/canary"))
+			server := record(t, respond(tt.status, tt.body, "Location", "/canary"))
 			_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
-			var unknown *UnknownError
+			var unknown *UnknownOutcomeError
 			if !errors.As(err, &unknown) || unknown.Status != tt.status {
 				t.Fatalf("Refresh = %#v, want an UnknownError of status %d", err, tt.status)
 			}
@@ -174,11 +174,11 @@ func TestRefreshDoesNotKnow(t *testing.T) {
 }
 
 func TestRefreshFollowsNoRedirect(t *testing.T) {
-	elsewhere := record(t, answering(200, goodAnswer))
+	elsewhere := record(t, respond(200, tokenResponse))
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		server := record(t, answering(status, "", "Location", elsewhere.URL+"/oauth/token"))
+		server := record(t, respond(status, "", "Location", elsewhere.URL+"/oauth/token"))
 		_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
-		var unknown *UnknownError
+		var unknown *UnknownOutcomeError
 		if !errors.As(err, &unknown) || unknown.Status != status {
 			t.Errorf("Refresh answered %d = %v, want an UnknownError of that status", status, err)
 		}
@@ -203,22 +203,22 @@ func TestRefreshReportsRetryAfter(t *testing.T) {
 	}
 	for value, want := range tests {
 		for _, status := range []int{429, 503} {
-			server := record(t, answering(status, "", "Retry-After", value))
+			server := record(t, respond(status, "", "Retry-After", value))
 			s := newServer(t, server.URL, func(c *ServerConfig) { c.Now = func() time.Time { return now } })
 			_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
-			if got := waitOf(err); got != want {
+			if got := retryAfterOf(err); got != want {
 				t.Errorf("Retry-After %q with %d: %v, want %v", value, status, got, want)
 			}
 		}
 	}
 }
 
-func waitOf(err error) time.Duration {
-	var answer *AnswerError
+func retryAfterOf(err error) time.Duration {
+	var answer *ResponseError
 	if errors.As(err, &answer) {
 		return answer.RetryAfter
 	}
-	var unknown *UnknownError
+	var unknown *UnknownOutcomeError
 	if errors.As(err, &unknown) {
 		return unknown.RetryAfter
 	}
@@ -243,7 +243,7 @@ func TestRefreshRequest(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run("auth "+string(tt.auth), func(t *testing.T) {
-			server := record(t, answering(200, goodAnswer))
+			server := record(t, respond(200, tokenResponse))
 			s := newServer(t, server.URL+"/base/", func(c *ServerConfig) {
 				c.Auth = tt.auth
 				if tt.auth == BasicPlain {
@@ -253,12 +253,12 @@ func TestRefreshRequest(t *testing.T) {
 			if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err != nil {
 				t.Fatalf("Refresh = %v, want tokens", err)
 			}
-			want := seen{Method: "POST", Path: "/base/oauth/token", Basic: tt.decode != nil, Form: tt.form,
+			want := recordedRequest{Method: "POST", Path: "/base/oauth/token", Basic: tt.decode != nil, Form: tt.form,
 				Accept: "application/json", Encoding: "identity", Close: "close", Agent: "pleo-auth-proxy"}
 			if tt.decode != nil {
 				want.ID, want.Secret = s.clientID, clientSecret
 			}
-			if diff := cmp.Diff([]seen{want}, decodeBasic(t, server.requests(), tt.decode)); diff != "" {
+			if diff := cmp.Diff([]recordedRequest{want}, decodeBasic(t, server.requests(), tt.decode)); diff != "" {
 				t.Errorf("requests differ (-want +got):\n%s", diff)
 			}
 		})
@@ -266,7 +266,7 @@ func TestRefreshRequest(t *testing.T) {
 }
 
 // decodeBasic decodes id and secret as a server that follows decode does.
-func decodeBasic(t *testing.T, reqs []seen, decode func(string) (string, error)) []seen {
+func decodeBasic(t *testing.T, reqs []recordedRequest, decode func(string) (string, error)) []recordedRequest {
 	t.Helper()
 	for i := range reqs {
 		if decode == nil {
@@ -283,7 +283,7 @@ func decodeBasic(t *testing.T, reqs []seen, decode func(string) (string, error))
 }
 
 func TestRefreshUsesFreshConnections(t *testing.T) {
-	server := record(t, answering(200, goodAnswer))
+	server := record(t, respond(200, tokenResponse))
 	dials := 0
 	s := newServer(t, server.URL, func(c *ServerConfig) {
 		dial := dialer(TransportConfig{})
@@ -303,7 +303,7 @@ func TestRefreshUsesFreshConnections(t *testing.T) {
 }
 
 func TestRefreshReadsSecretsEachTime(t *testing.T) {
-	server := record(t, answering(200, goodAnswer))
+	server := record(t, respond(200, tokenResponse))
 	current := "first"
 	s := newServer(t, server.URL, func(c *ServerConfig) {
 		c.ClientSecret = func() credstore.Secret { return credstore.NewSecret(current) }
@@ -321,7 +321,7 @@ func TestRefreshReadsSecretsEachTime(t *testing.T) {
 }
 
 func TestRefreshWithoutToken(t *testing.T) {
-	server := record(t, answering(200, goodAnswer))
+	server := record(t, respond(200, tokenResponse))
 	_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.Secret{})
 	var notSent *NotSentError
 	if !errors.As(err, &notSent) {
@@ -332,30 +332,30 @@ func TestRefreshWithoutToken(t *testing.T) {
 	}
 }
 
-func TestRefreshLimitsTheAnswer(t *testing.T) {
-	filler := strings.Repeat(" ", maxAnswer)
+func TestRefreshLimitsResponseSize(t *testing.T) {
+	filler := strings.Repeat(" ", maxResponseBody)
 	tests := []struct {
 		name, body string
-		want       plain
+		want       revealedTokens
 		known      bool
 	}{
-		{"tokens first", `{"access_token":"a","refresh_token":"r","x":"` + filler + `"}`, plain{Access: "a", Refresh: "r"}, true},
-		{"tokens beyond", `{"x":"` + filler + `","access_token":"a","refresh_token":"r"}`, plain{}, false},
+		{"tokens first", `{"access_token":"a","refresh_token":"r","x":"` + filler + `"}`, revealedTokens{Access: "a", Refresh: "r"}, true},
+		{"tokens beyond", `{"x":"` + filler + `","access_token":"a","refresh_token":"r"}`, revealedTokens{}, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(200, tt.body))
+			server := record(t, respond(200, tt.body))
 			got, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
-			if known := err == nil; known != tt.known || shown(got) != tt.want {
-				t.Errorf("Refresh = %+v, %v, want %+v, known %v", shown(got), err, tt.want, tt.known)
+			if known := err == nil; known != tt.known || revealed(got) != tt.want {
+				t.Errorf("Refresh = %+v, %v, want %+v, known %v", revealed(got), err, tt.want, tt.known)
 			}
 		})
 	}
 }
 
-func TestRefreshOfManyAtOnce(t *testing.T) {
-	server := record(t, func(w http.ResponseWriter, req seen) {
-		answering(200, `{"access_token":"a","refresh_token":"next-`+req.Form.Get("refresh_token")+`"}`)(w, req)
+func TestRefreshConcurrently(t *testing.T) {
+	server := record(t, func(w http.ResponseWriter, req recordedRequest) {
+		respond(200, `{"access_token":"a","refresh_token":"next-`+req.Form.Get("refresh_token")+`"}`)(w, req)
 	})
 	s := newServer(t, server.URL)
 	results := make(chan string)

@@ -16,7 +16,7 @@ const maxRetryAfter = 24 * time.Hour
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	value := h.Get("Retry-After")
 	if seconds, err := strconv.ParseFloat(value, 64); err == nil {
-		return secondsUpTo(seconds, maxRetryAfter)
+		return secondsAtMost(seconds, maxRetryAfter)
 	}
 	date, err := http.ParseTime(value)
 	if err != nil {
@@ -25,9 +25,9 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(date.Sub(now), 0), maxRetryAfter)
 }
 
-// secondsUpTo returns the seconds as a duration from 0 to most. What is no
+// secondsAtMost returns the seconds as a duration from 0 to most. What is no
 // finite number counts as 0.
-func secondsUpTo(seconds float64, most time.Duration) time.Duration {
+func secondsAtMost(seconds float64, most time.Duration) time.Duration {
 	if math.IsNaN(seconds) || math.IsInf(seconds, 0) || seconds <= 0 {
 		return 0
 	}

@@ -15,12 +15,12 @@ import (
 
 // Limits of [NewTransport].
 const (
-	dialTimeout       = 10 * time.Second
-	handshakeTimeout  = 10 * time.Second
-	idleTimeout       = 90 * time.Second
-	idlePerHost       = 256
-	maxAnswerHeader   = 1 << 20
-	defaultHeaderWait = 60 * time.Second
+	dialTimeout          = 10 * time.Second
+	handshakeTimeout     = 10 * time.Second
+	idleTimeout          = 90 * time.Second
+	maxIdlePerHost       = 256
+	maxResponseHeader    = 1 << 20
+	defaultHeaderTimeout = 60 * time.Second
 )
 
 // TransportConfig says how Pleo's servers are reached. The zero value reaches
@@ -53,16 +53,16 @@ func NewTransport(cfg TransportConfig) (*http.Transport, error) {
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		TLSHandshakeTimeout:    handshakeTimeout,
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    idlePerHost,
+		MaxIdleConnsPerHost:    maxIdlePerHost,
 		IdleConnTimeout:        idleTimeout,
 		ResponseHeaderTimeout:  cfg.HeaderTimeout,
 		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: maxAnswerHeader,
+		MaxResponseHeaderBytes: maxResponseHeader,
 		Protocols:              new(http.Protocols),
 	}
 	t.Protocols.SetHTTP1(true)
 	if cfg.HeaderTimeout == 0 {
-		t.ResponseHeaderTimeout = defaultHeaderWait
+		t.ResponseHeaderTimeout = defaultHeaderTimeout
 	}
 	if err := useProxy(t, cfg.ProxyURL); err != nil {
 		return nil, err
@@ -93,17 +93,17 @@ func useProxy(t *http.Transport, proxy *url.URL) error {
 	// Without this the proxy's reason phrase becomes the error's text.
 	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 		if resp.StatusCode != http.StatusOK {
-			return &proxyError{status: resp.StatusCode}
+			return &forwardProxyError{status: resp.StatusCode}
 		}
 		return nil
 	}
 	return nil
 }
 
-// proxyError is a proxy that does not connect us.
-type proxyError struct{ status int }
+// forwardProxyError is a proxy that does not connect us.
+type forwardProxyError struct{ status int }
 
-func (e *proxyError) Error() string {
+func (e *forwardProxyError) Error() string {
 	return fmt.Sprintf("the proxy on the way answered %d", e.status)
 }
 

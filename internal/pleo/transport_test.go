@@ -14,25 +14,25 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func TestEndpointsOf(t *testing.T) {
+func TestEndpointsFor(t *testing.T) {
 	tests := map[string][2]string{
 		"production": {"https://external.pleo.io", "https://auth.pleo.io"},
 		"staging":    {"https://external.staging.pleo.io", "https://auth.staging.pleo.io"},
 	}
 	for environment, want := range tests {
-		got, ok := EndpointsOf(environment)
+		got, ok := EndpointsFor(environment)
 		if !ok || got.API.String() != want[0] || got.Auth.String() != want[1] {
 			t.Errorf("EndpointsOf(%q) = %v, %v, want %v", environment, got, ok, want)
 		}
 	}
 	for _, environment := range []string{"", "custom", "Production"} {
-		if got, ok := EndpointsOf(environment); ok {
+		if got, ok := EndpointsFor(environment); ok {
 			t.Errorf("EndpointsOf(%q) = %v, want none", environment, got)
 		}
 	}
 }
 
-func TestNewTransportRefuses(t *testing.T) {
+func TestNewTransportErrors(t *testing.T) {
 	junk := filepath.Join(t.TempDir(), "junk.pem")
 	if err := os.WriteFile(junk, []byte("not a certificate"), 0o600); err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func TestNewTransportRefuses(t *testing.T) {
 }
 
 func TestNewTransportIgnoresTheEnvironment(t *testing.T) {
-	proxy := record(t, answering(502, ""))
+	proxy := record(t, respond(502, ""))
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"} {
 		t.Setenv(name, proxy.URL)
 	}
@@ -71,9 +71,9 @@ func TestNewTransportIgnoresTheEnvironment(t *testing.T) {
 	}
 }
 
-// TestTransportLeavesAnswersAlone: HTTP/1.1 even where the server offers 2, TLS
+// TestTransportPassesResponsesThrough: HTTP/1.1 even where the server offers 2, TLS
 // verified by the given authority, and no header or decompression of its own.
-func TestTransportLeavesAnswersAlone(t *testing.T) {
+func TestTransportPassesResponsesThrough(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintf(w, "%s %q", r.Proto, r.Header.Values("Accept-Encoding"))
 	}))
@@ -101,7 +101,7 @@ func TestTransportLeavesAnswersAlone(t *testing.T) {
 	}
 }
 
-func TestNewAuthorizationServerRefuses(t *testing.T) {
+func TestNewAuthorizationServerErrors(t *testing.T) {
 	tests := []struct {
 		name, says string
 		change     func(*ServerConfig)
@@ -132,12 +132,12 @@ func TestNewAuthorizationServerRefuses(t *testing.T) {
 
 func TestRefreshOverTLS(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte(goodAnswer))
+		_, _ = w.Write([]byte(tokenResponse))
 	}))
 	defer server.Close()
 	s := newServer(t, server.URL, func(c *ServerConfig) { c.Transport.CAFile = caFile(t, server) })
 	got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 	if err != nil || got.RefreshToken.Reveal() != "rt-2" {
-		t.Errorf("Refresh = %+v, %v, want tokens", shown(got), err)
+		t.Errorf("Refresh = %+v, %v, want tokens", revealed(got), err)
 	}
 }

@@ -29,19 +29,19 @@ func TestAnswers(t *testing.T) {
 		next   time.Duration // of the second presentation; 0: never
 	}{
 		{"refusal", errRefused, ReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefused, 0},
-		{"our client is wrong", &pleo.AnswerError{Class: pleo.ClientRefused, Status: 401, Code: "invalid_client"},
+		{"our client is wrong", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401, Code: "invalid_client"},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonClientRefused, time.Minute},
-		{"busy", &pleo.AnswerError{Class: pleo.Busy, Status: 429},
+		{"busy", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 30 * time.Second},
-		{"busy with a time", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: 5 * time.Minute},
+		{"busy with a time", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: 5 * time.Minute},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 5 * time.Minute},
-		{"busy for a moment", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: 3 * time.Second},
+		{"busy for a moment", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: 3 * time.Second},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 3 * time.Second},
-		{"another 4xx", &pleo.AnswerError{Class: pleo.Unusual, Status: 418},
+		{"another 4xx", &pleo.ResponseError{Class: pleo.Unexpected, Status: 418},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, time.Hour},
-		{"5xx", &pleo.UnknownError{Status: 503, Err: errors.New("503")},
+		{"5xx", &pleo.UnknownOutcomeError{Status: 503, Err: errors.New("503")},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, time.Second},
-		{"5xx with a time", &pleo.UnknownError{Status: 503, RetryAfter: 2 * time.Minute, Err: errors.New("503")},
+		{"5xx with a time", &pleo.UnknownOutcomeError{Status: 503, RetryAfter: 2 * time.Minute, Err: errors.New("503")},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 2 * time.Minute},
 	}
 	for _, tt := range tests {
@@ -76,7 +76,7 @@ func TestUnusualAnswersCondemnOnlyAfterThreeIn24Hours(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.onArrival(func() error { return &pleo.AnswerError{Class: pleo.Unusual, Status: 418} })
+		w.server.onArrival(func() error { return &pleo.ResponseError{Class: pleo.Unexpected, Status: 418} })
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)
@@ -406,7 +406,7 @@ func TestAStartTakesUpUnsettledRefreshes(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		conn := w.connect("acme")
 		p := w.start("")
-		w.server.onArrival(func() error { return &pleo.UnknownError{Err: errors.New("connection reset")} })
+		w.server.onArrival(func() error { return &pleo.UnknownOutcomeError{Err: errors.New("connection reset")} })
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)

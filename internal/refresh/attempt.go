@@ -527,8 +527,8 @@ func (a *attempt) judgement(err error) *judged {
 	if err == nil {
 		return j
 	}
-	var answer *pleo.AnswerError
-	if !errors.As(err, &answer) || answer.Class != pleo.Refused || a.superseded() {
+	var answer *pleo.ResponseError
+	if !errors.As(err, &answer) || answer.Class != pleo.TokenRejected || a.superseded() {
 		return nil
 	}
 	j.refused = true

@@ -126,7 +126,7 @@ func (c Checker) aboutAccess(ctx context.Context, conn credstore.Connection, cre
 }
 
 func (c Checker) askAPI(ctx context.Context, part string, conn credstore.Connection, cred credstore.Credential) Finding {
-	who, err := c.API.Introspect(ctx, pleo.AuthorizationValue(conn.Kind, cred))
+	who, err := c.API.Introspect(ctx, pleo.AuthorizationHeader(conn.Kind, cred))
 	f := Finding{Part: part, Found: Good, CompanyID: who.CompanyID, Message: "the API accepts it"}
 	switch {
 	case errors.Is(err, pleo.ErrUnauthorized):

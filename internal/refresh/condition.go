@@ -43,8 +43,8 @@ func (m *Manager) CheckCredentials(context.Context) error {
 
 // heard notes how the authorization server took a refresh.
 func (m *Manager) heard(err error) {
-	var answer *pleo.AnswerError
-	if err == nil || errors.As(err, &answer) && answer.Class != pleo.Busy {
+	var answer *pleo.ResponseError
+	if err == nil || errors.As(err, &answer) && answer.Class != pleo.RateLimited {
 		m.serverTrouble.Store(nil)
 		return
 	}

@@ -160,7 +160,7 @@ func (c *consent) exchange(ctx context.Context) (pleo.Tokens, error) {
 		return tokens, err
 	}
 	if tokens.AccessToken.IsZero() || tokens.RefreshToken.IsZero() {
-		return tokens, &pleo.UnknownError{Err: ErrNoLastingGrant}
+		return tokens, &pleo.UnknownOutcomeError{Err: ErrNoLastingGrant}
 	}
 	if err := c.slot.Fill(c.successor(tokens)); err != nil {
 		c.m.Logger.Error("a new token pair is in memory only: the spool has not taken it", zap.String("connection", c.name()), errField(err))

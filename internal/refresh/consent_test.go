@@ -444,7 +444,7 @@ func TestConsentThatBringsNothingLasting(t *testing.T) {
 	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
 		conn := w.connect("acme")
 		for name, err := range map[string]error{
-			"refused":  &pleo.AnswerError{Class: pleo.Refused, Status: 400, Code: "invalid_grant"},
+			"refused":  &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"},
 			"not sent": &pleo.NotSentError{Err: errors.New("refused")},
 			"no pair":  nil,
 		} {

@@ -179,7 +179,7 @@ func (m *Manager) snapshotOf(e *entry, state credstore.State) *snapshot {
 	if i := state.Intent; i != nil && i.NextAt.After(s.retryAt) {
 		s.retryAt = i.NextAt
 	}
-	if value := pleo.AuthorizationValue(s.conn.Kind, c); !value.IsZero() {
+	if value := pleo.AuthorizationHeader(s.conn.Kind, c); !value.IsZero() {
 		s.auth = &Authorization{
 			ConnectionID: s.conn.ID, Connection: s.conn.Name, Kind: s.conn.Kind, CompanyID: s.conn.CompanyID,
 			Version: c.Version, Value: value, inFlight: &e.inFlight,

@@ -71,7 +71,7 @@ func (s *server) issue(grant int) pleo.Tokens {
 	}
 }
 
-var errRefused = &pleo.AnswerError{Class: pleo.Refused, Status: 400, Code: "invalid_grant"}
+var errRefused = &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"}
 
 func (s *server) Refresh(_ context.Context, token credstore.Secret) (pleo.Tokens, error) {
 	sent := time.Now()
@@ -145,7 +145,7 @@ func (s *server) Active(_ context.Context, token credstore.Secret, _ string) (bo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.blind {
-		return false, pleo.ErrNoIntrospection
+		return false, pleo.ErrIntrospectionUnsupported
 	}
 	s.asked++
 	grant, ok := s.live[token.Reveal()]
@@ -323,7 +323,7 @@ type link struct {
 	cut chan struct{}
 }
 
-var errCut = &pleo.UnknownError{Err: errors.New("the process was killed")}
+var errCut = &pleo.UnknownOutcomeError{Err: errors.New("the process was killed")}
 
 func (l *link) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
 	type result struct {

@@ -203,7 +203,7 @@ func (m *Manager) checkNextKey(ctx context.Context, state credstore.State) error
 	if next.IsZero() {
 		return errNoNextKey
 	}
-	who, err := m.API.Introspect(ctx, pleo.AuthorizationValue(conn.Kind, credstore.Credential{APIKey: next}))
+	who, err := m.API.Introspect(ctx, pleo.AuthorizationHeader(conn.Kind, credstore.Credential{APIKey: next}))
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func newKeyAPI() *keyAPI {
 }
 
 func valueOf(key string) string {
-	return pleo.AuthorizationValue(credstore.IntegratedKey, credstore.Credential{APIKey: credstore.NewSecret(key)}).Reveal()
+	return pleo.AuthorizationHeader(credstore.IntegratedKey, credstore.Credential{APIKey: credstore.NewSecret(key)}).Reveal()
 }
 
 // knows makes the key good for the company, or, with an empty one, for nothing.
@@ -93,8 +93,8 @@ func (a *keyAPI) saysNotWhose(key string) {
 	a.companies[valueOf(key)] = ""
 }
 
-// Installed knows what was told to it.
-func (a *keyAPI) Installed(_ context.Context, authorization credstore.Secret) (string, error) {
+// InstallationSubject knows what was told to it.
+func (a *keyAPI) InstallationSubject(_ context.Context, authorization credstore.Secret) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if subject := a.installed[authorization.Reveal()]; subject != "" {
@@ -287,7 +287,7 @@ func TestUninstallEndsTheConnection(t *testing.T) {
 		}
 		w.regrant(conn.ID) // a new consent
 		w.data.mu.Lock()
-		w.data.tell(conn.ID)
+		w.data.send(conn.ID)
 		w.data.mu.Unlock()
 		synctest.Wait()
 		if a := p.mustAuthorize("acme"); token(a) != "consented" {

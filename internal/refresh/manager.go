@@ -31,7 +31,7 @@ const (
 
 // AuthorizationServer is Pleo's token endpoint and its introspection, as
 // [pleo.AuthorizationServer] speaks to them. An error of Refresh is a
-// *pleo.NotSentError, *pleo.AnswerError or *pleo.UnknownError.
+// *pleo.NotSentError, *pleo.ResponseError or *pleo.UnknownOutcomeError.
 type AuthorizationServer interface {
 	Refresh(ctx context.Context, refreshToken credstore.Secret) (pleo.Tokens, error)
 	Active(ctx context.Context, token credstore.Secret, hint string) (bool, error)

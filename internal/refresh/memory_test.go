@@ -136,7 +136,7 @@ func (s *memoryStore) write(ctx context.Context, op, id string, f func(*row) err
 		if err := f(r); err != nil {
 			return err
 		}
-		s.tell(id)
+		s.send(id)
 		return nil
 	})
 	if err != nil {
@@ -145,7 +145,7 @@ func (s *memoryStore) write(ctx context.Context, op, id string, f func(*row) err
 	return s.leave(op)
 }
 
-func (m *memory) tell(id string) {
+func (m *memory) send(id string) {
 	r := m.rows[id]
 	m.log = append(m.log, credstore.Change{ID: id, Requested: r != nil && !r.RequestedAt.IsZero()})
 	close(m.logged)
@@ -165,7 +165,7 @@ func (s *memoryStore) Create(ctx context.Context, c credstore.NewConnection) (co
 		r.actor = credstore.Actor(ctx)
 		s.rows[r.Connection.ID] = r
 		s.recordCreated(r)
-		s.tell(r.Connection.ID)
+		s.send(r.Connection.ID)
 		conn = r.Connection
 		return nil
 	})

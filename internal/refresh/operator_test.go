@@ -108,10 +108,10 @@ func TestARequestGoesBeforeOurPaceAndNotBeforeTheServers(t *testing.T) {
 		answer error
 		want   int // presentations after the request
 	}{
-		{"an answer that no rule names", &pleo.AnswerError{Class: pleo.Unusual, Status: 418}, 2},
-		{"a lost answer", &pleo.UnknownError{RetryAfter: time.Hour, Err: errors.New("connection reset")}, 2},
-		{"our client refused", &pleo.AnswerError{Class: pleo.ClientRefused, Status: 401}, 2},
-		{"a server that asks to wait", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: time.Hour}, 1},
+		{"an answer that no rule names", &pleo.ResponseError{Class: pleo.Unexpected, Status: 418}, 2},
+		{"a lost answer", &pleo.UnknownOutcomeError{RetryAfter: time.Hour, Err: errors.New("connection reset")}, 2},
+		{"our client refused", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401}, 2},
+		{"a server that asks to wait", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: time.Hour}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {

@@ -65,8 +65,8 @@ func (o *oracle) ask(ctx context.Context, token credstore.Secret) answer {
 // unanswered tells a server without introspection for us from one that could not
 // answer this time.
 func unanswered(err error) answer {
-	var refused *pleo.AnswerError
-	if errors.Is(err, pleo.ErrNoIntrospection) || errors.As(err, &refused) && refused.Class != pleo.Busy {
+	var refused *pleo.ResponseError
+	if errors.Is(err, pleo.ErrIntrospectionUnsupported) || errors.As(err, &refused) && refused.Class != pleo.RateLimited {
 		return nobodyKnows
 	}
 	return noAnswer
@@ -98,7 +98,7 @@ func (o *oracle) calibrate(token credstore.Secret) {
 	if err == nil && active {
 		err = o.store.SetFact(ctx, factOracle, time.Now().UTC().Format(time.RFC3339))
 	}
-	o.conclude(err == nil && active, errors.Is(err, pleo.ErrNoIntrospection))
+	o.conclude(err == nil && active, errors.Is(err, pleo.ErrIntrospectionUnsupported))
 }
 
 // first reports whether a calibration is needed, and reserves it.

@@ -24,8 +24,8 @@ func TestSimulationOfAnOutage(t *testing.T) {
 		presented int           // the most presentations of one token that pass
 		recovers  time.Duration // after the outage
 	}{
-		{"429", &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: busy}, int(2*time.Hour/busy) + 2, busy},
-		{"503", &pleo.UnknownError{Err: errors.New("503")}, 7, time.Hour},
+		{"429", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: busy}, int(2*time.Hour/busy) + 2, busy},
+		{"503", &pleo.UnknownOutcomeError{Err: errors.New("503")}, 7, time.Hour},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {

@@ -44,8 +44,8 @@ func TestRule14TheAuthStyleIsSet(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = server.Refresh(context.Background(), credstore.NewSecret("token"))
-			var answer *pleo.AnswerError
-			if !errors.As(err, &answer) || answer.Class != pleo.ClientRefused {
+			var answer *pleo.ResponseError
+			if !errors.As(err, &answer) || answer.Class != pleo.ClientRejected {
 				t.Errorf("Refresh = %v, want our client refused", err)
 			}
 			if n := presented.Load(); n != 1 {

@@ -494,7 +494,7 @@ func TestRule7ServeWhileValid(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.onArrival(func() error { return &pleo.AnswerError{Class: pleo.Busy, Status: 429, RetryAfter: time.Hour} })
+		w.server.onArrival(func() error { return &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: time.Hour} })
 		first := p.mustAuthorize("acme")
 		time.Sleep(14 * time.Minute) // within the margin: a refresh has been tried
 		if n := w.server.count(); n != 1 {
@@ -566,7 +566,7 @@ func TestRule8UnknownOutcomesAreTriedAgainUntilAnswered(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		lost := &pleo.UnknownError{Err: errors.New("connection reset")}
+		lost := &pleo.UnknownOutcomeError{Err: errors.New("connection reset")}
 		w.server.onArrival(func() error { return lost })
 		expire()
 		began := time.Now()
@@ -593,7 +593,7 @@ func TestRule8ARefusalAfterALostAnswerSaysSo(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.onCommit(func() error { return &pleo.UnknownError{Err: errors.New("connection reset")} })
+		w.server.onCommit(func() error { return &pleo.UnknownOutcomeError{Err: errors.New("connection reset")} })
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)
@@ -724,7 +724,7 @@ func killBefore(w *world, p *process) (spool string) {
 	w.server.onArrival(func() error {
 		close(arrived)
 		<-died
-		return &pleo.UnknownError{Err: errors.New("the client is gone")}
+		return &pleo.UnknownOutcomeError{Err: errors.New("the client is gone")}
 	})
 	expire()
 	go func() { _, _ = p.Authorize(context.Background(), "acme") }()

@@ -86,7 +86,7 @@ func (m *Manager) SetKey(ctx context.Context, g KeyGrant) (credstore.Connection,
 	if g.Next && g.Key.Equal(state.Credential.APIKey) {
 		return credstore.Connection{}, ErrKeyPresent
 	}
-	value := pleo.AuthorizationValue(conn.Kind, credstore.Credential{APIKey: g.Key})
+	value := pleo.AuthorizationHeader(conn.Kind, credstore.Credential{APIKey: g.Key})
 	who, err := m.checkKey(ctx, value, g.Scopes)
 	if err != nil {
 		return credstore.Connection{}, err

@@ -56,7 +56,7 @@ func (a *attempt) settle(err error) error {
 	if errors.As(err, &notSent) {
 		return a.notSent(err)
 	}
-	var answer *pleo.AnswerError
+	var answer *pleo.ResponseError
 	if errors.As(err, &answer) {
 		return a.answered(answer)
 	}
@@ -71,15 +71,15 @@ func (a *attempt) notSent(err error) error {
 	return a.setback(codeUnreachable, credstore.ReasonUnavailable, wait, err)
 }
 
-func (a *attempt) answered(answer *pleo.AnswerError) error {
+func (a *attempt) answered(answer *pleo.ResponseError) error {
 	switch answer.Class {
-	case pleo.Refused:
+	case pleo.TokenRejected:
 		return a.refused(answer)
-	case pleo.ClientRefused:
+	case pleo.ClientRejected:
 		a.count(resultClientRefused)
 		a.m.logger(a.e).Error("the authorization server refuses our OAuth client; check oauth.client_id and oauth.client_secret", errField(answer))
 		return a.setback(codeClient, credstore.ReasonClientRefused, clientRefusedIn, answer)
-	case pleo.Busy:
+	case pleo.RateLimited:
 		a.count(resultBusy)
 		return a.setback(codeBusy, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, busyIn), answer)
 	default:
@@ -95,7 +95,7 @@ func retryIn(asked, otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
-func (a *attempt) refused(answer *pleo.AnswerError) error {
+func (a *attempt) refused(answer *pleo.ResponseError) error {
 	a.count(resultRefused)
 	if a.braked {
 		// One of many at once: that says more about Pleo, or our client, than
@@ -111,7 +111,7 @@ func (a *attempt) refused(answer *pleo.AnswerError) error {
 	})
 }
 
-func (a *attempt) unusual(answer *pleo.AnswerError) error {
+func (a *attempt) unusual(answer *pleo.ResponseError) error {
 	a.count(resultUnusual)
 	if a.m.oracle.ask(context.Background(), a.state.Credential.RefreshToken) == dead {
 		return a.condemn(verdict{
@@ -133,7 +133,7 @@ func (a *attempt) unknown(err error) error {
 	a.count(resultUnknown)
 	a.m.metrics.unknown.Inc()
 	wait := doubtIn(a.intent.Presentations)
-	var unknown *pleo.UnknownError
+	var unknown *pleo.UnknownOutcomeError
 	if errors.As(err, &unknown) {
 		wait = max(wait, retryIn(unknown.RetryAfter, 0))
 	}

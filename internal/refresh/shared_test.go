@@ -16,7 +16,7 @@ func (m *memory) fallBack(old *memory) {
 	m.lost += len(m.log) - len(was.log) + len(was.rows) + 1
 	m.rows, m.facts = was.rows, was.facts
 	for id := range was.rows {
-		m.tell(id)
+		m.send(id)
 	}
 }
 

@@ -32,7 +32,7 @@ type owner struct {
 // [ErrCompanyNotTold] for a connection that has a company: the credential might be
 // another one's. Any other error says why the API could not be asked.
 func (m *Manager) whose(ctx context.Context, conn credstore.Connection, c credstore.Credential) (owner, error) {
-	value := pleo.AuthorizationValue(conn.Kind, c)
+	value := pleo.AuthorizationHeader(conn.Kind, c)
 	asking, cancel := context.WithTimeout(ctx, identifyPatience)
 	who, err := m.askWho(asking, value)
 	cancel()
@@ -46,7 +46,7 @@ func (m *Manager) whose(ctx context.Context, conn credstore.Connection, c credst
 func (m *Manager) ownerOf(ctx context.Context, conn credstore.Connection, value, accessToken credstore.Secret, who pleo.Identity, err error) (owner, error) {
 	if err != nil || who.Subject == "" {
 		if subject := m.subjectOf(ctx, value, accessToken); subject != "" {
-			named := pleo.IdentityOf(subject)
+			named := pleo.IdentityFromURN(subject)
 			who.Subject, who.CompanyID, err = named.Subject, named.CompanyID, nil
 		}
 	}
@@ -82,7 +82,7 @@ type (
 		Subject(ctx context.Context, accessToken credstore.Secret) (string, error)
 	}
 	installations interface {
-		Installed(ctx context.Context, authorization credstore.Secret) (string, error)
+		InstallationSubject(ctx context.Context, authorization credstore.Secret) (string, error)
 	}
 	namer interface {
 		CompanyName(ctx context.Context, authorization credstore.Secret, companyID string) (string, error)
@@ -99,7 +99,7 @@ func (m *Manager) subjectOf(ctx context.Context, authorization, accessToken cred
 		}
 	}
 	if i, ok := m.API.(installations); ok {
-		if subject, err := i.Installed(ctx, authorization); err == nil {
+		if subject, err := i.InstallationSubject(ctx, authorization); err == nil {
 			return subject
 		}
 	}

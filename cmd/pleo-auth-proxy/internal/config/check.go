@@ -55,7 +55,7 @@ func (l *loader) fixEndpoints() {
 			l.mistake(l.places[path], path, "is fixed by environment %s; leave it out, or use environment custom", l.config.Environment)
 		}
 	}
-	endpoints, ok := pleo.EndpointsOf(l.config.Environment)
+	endpoints, ok := pleo.EndpointsFor(l.config.Environment)
 	if !ok {
 		l.mistake(l.places["environment"], "environment", "has no known URLs")
 		return

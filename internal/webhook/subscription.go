@@ -1,4 +1,4 @@
-package notify
+package webhook
 
 import (
 	"context"
@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	// atOnce is how many deliveries of one subscription are made at a time.
-	atOnce = 8
-	// recordWithin bounds the writing of an outcome.
-	recordWithin = 10 * time.Second
-	// leaveAlone bounds what a receiver can ask for by Retry-After.
-	leaveAlone = 24 * time.Hour
+	// maxConcurrentDeliveries is how many deliveries of one subscription are made at a time.
+	maxConcurrentDeliveries = 8
+	// recordTimeout bounds the writing of an outcome.
+	recordTimeout = 10 * time.Second
+	// maxRetryAfter bounds what a receiver can ask for by Retry-After.
+	maxRetryAfter = 24 * time.Hour
 )
 
 // The results of the metric.
 const (
 	resultDelivered = "delivered"
 	resultFailed    = "failed"
-	resultGivenUp   = "given_up"
+	resultAbandoned = "given_up"
 	resultGone      = "gone"
 )
 
@@ -36,7 +36,7 @@ func newMetric(r prometheus.Registerer) *prometheus.CounterVec {
 		Name: "pleo_webhook_deliveries_total",
 		Help: "Tries to tell webhooks of events, by result: delivered, failed (it is tried again), given_up, gone (the receiver wants no more).",
 	}, []string{"result"})
-	for _, result := range []string{resultDelivered, resultFailed, resultGivenUp, resultGone} {
+	for _, result := range []string{resultDelivered, resultFailed, resultAbandoned, resultGone} {
 		m.WithLabelValues(result) // so that it is there from the start
 	}
 	if r != nil {
@@ -45,44 +45,44 @@ func newMetric(r prometheus.Registerer) *prometheus.CounterVec {
 	return m
 }
 
-// subscriber is told of events.
-type subscriber interface {
-	// tell returns nil once the subscriber knows, errGone when it wants to know
-	// nothing any more, and a *busyError when it asks to be left alone for a
+// sender is told of events.
+type sender interface {
+	// send returns nil once the subscriber knows, errGone when it wants to know
+	// nothing any more, and a *retryAfterError when it asks to be left alone for a
 	// while.
-	tell(ctx context.Context, d credstore.Delivery) error
+	send(ctx context.Context, d credstore.Delivery) error
 }
 
 // errGone says that a receiver is to be told nothing more.
 var errGone = errors.New("the receiver answered 410 Gone")
 
-// busyError is a failure of a receiver that said when to come again.
-type busyError struct {
+// retryAfterError is a failure of a receiver that said when to come again.
+type retryAfterError struct {
 	err   error
 	after time.Duration
 }
 
-func (e *busyError) Error() string { return e.err.Error() }
+func (e *retryAfterError) Error() string { return e.err.Error() }
 
 // subscription makes the deliveries for one subscriber.
 type subscription struct {
 	credstore.Subscription
-	subscriber
+	sender
 
 	outbox credstore.Outbox
 	owner  string
-	pace   pace
+	timing timing
 	log    *zap.Logger
 	count  func(result string)
-	bell   *bell.Bell
+	wake   *bell.Bell
 
 	gone atomic.Bool // the receiver wants no more
 }
 
-// run makes deliveries until ctx ends.
-func (s *subscription) run(ctx context.Context) {
-	free := make(chan struct{}, atOnce) // holds one for each delivery that may begin
-	for range atOnce {
+// deliverAll makes deliveries until ctx ends.
+func (s *subscription) deliverAll(ctx context.Context) {
+	free := make(chan struct{}, maxConcurrentDeliveries) // holds one for each delivery that may begin
+	for range maxConcurrentDeliveries {
 		free <- struct{}{}
 	}
 	var running sync.WaitGroup
@@ -96,8 +96,8 @@ func (s *subscription) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		rung := s.bell.Next() // before the look, so that nothing falls in between
-		claimed, err := s.outbox.ClaimDeliveries(ctx, s.Name, s.owner, time.Now(), s.pace.hold, len(free))
+		rung := s.wake.Next() // before the look, so that nothing falls in between
+		claimed, err := s.outbox.ClaimDeliveries(ctx, s.Name, s.owner, time.Now(), s.timing.claimDuration, len(free))
 		if err != nil && !unread && ctx.Err() == nil {
 			s.log.Warn("events wait: the store does not tell what to deliver", zap.Error(err))
 		}
@@ -113,18 +113,18 @@ func (s *subscription) run(ctx context.Context) {
 				}
 			})
 		}
-		if len(claimed) == 0 && !s.rest(ctx, rung, done, err) {
+		if len(claimed) == 0 && !s.wait(ctx, rung, done, err) {
 			return
 		}
 	}
 }
 
-// rest waits for the next look, and reports whether ctx goes on. The outcome of a
+// wait waits for the next look, and reports whether ctx goes on. The outcome of a
 // delivery ends it too: the next event of the connection may be due now, or the
 // same one sooner than its claim would have lapsed. failed is why the last look
 // told nothing.
-func (s *subscription) rest(ctx context.Context, rung, done <-chan struct{}, failed error) bool {
-	timer := time.NewTimer(s.untilDue(ctx, failed))
+func (s *subscription) wait(ctx context.Context, rung, done <-chan struct{}, failed error) bool {
+	timer := time.NewTimer(s.untilNextPoll(ctx, failed))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -136,19 +136,19 @@ func (s *subscription) rest(ctx context.Context, rung, done <-chan struct{}, fai
 	return true
 }
 
-// untilDue is how long nothing is due, as far as can be told.
-func (s *subscription) untilDue(ctx context.Context, failed error) time.Duration {
-	if s.pace.idly == 0 || failed != nil {
-		return s.pace.look
+// untilNextPoll is how long nothing is due, as far as can be told.
+func (s *subscription) untilNextPoll(ctx context.Context, failed error) time.Duration {
+	if s.timing.idlePollInterval == 0 || failed != nil {
+		return s.timing.pollInterval
 	}
 	next, err := s.outbox.NextDelivery(ctx, s.Name)
 	if err != nil {
-		return s.pace.look
+		return s.timing.pollInterval
 	}
 	if next.IsZero() {
-		return s.pace.idly
+		return s.timing.idlePollInterval
 	}
-	return min(max(time.Until(next), s.pace.look/10), s.pace.idly)
+	return min(max(time.Until(next), s.timing.pollInterval/10), s.timing.idlePollInterval)
 }
 
 // deliver makes one delivery and writes down what came of it, also when the
@@ -156,9 +156,9 @@ func (s *subscription) untilDue(ctx context.Context, failed error) time.Duration
 func (s *subscription) deliver(ctx context.Context, d credstore.Delivery) {
 	err := errGone
 	if !s.gone.Load() {
-		err = s.tell(ctx, d)
+		err = s.send(ctx, d)
 	}
-	recording, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
+	recording, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = s.outbox.PostponeDelivery(recording, d.ID, time.Now(), "the program was told to stop")
@@ -185,13 +185,13 @@ func (s *subscription) record(ctx context.Context, d credstore.Delivery, told er
 	}
 	log := s.log.With(zap.String("id", d.Event.ID), zap.String("type", string(d.Event.Type)),
 		zap.String("connection", d.Event.Connection), zap.Int("try", d.Attempts), zap.Error(told))
-	if d.Attempts > len(s.pace.retry) {
+	if d.Attempts > len(s.timing.retryDelays) {
 		log.Error("a receiver was not told of an event, and is not told any more")
-		s.count(resultGivenUp)
+		s.count(resultAbandoned)
 		return s.outbox.DropDelivery(ctx, d.ID, told.Error())
 	}
-	wait := s.pace.jitter(s.pace.retry[d.Attempts-1])
-	var busy *busyError
+	wait := s.timing.jitter(s.timing.retryDelays[d.Attempts-1])
+	var busy *retryAfterError
 	if errors.As(told, &busy) {
 		wait = max(wait, busy.after)
 	}

@@ -19,9 +19,9 @@ type LinkStore interface {
 	OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error)
 }
 
-// Linker makes connect links. Its methods may be called by several goroutines at
+// LinkIssuer makes connect links. Its methods may be called by several goroutines at
 // once.
-type Linker struct {
+type LinkIssuer struct {
 	store      LinkStore
 	publicURL  *url.URL
 	ttl        time.Duration
@@ -30,23 +30,23 @@ type Linker struct {
 
 	opening singleflight.Group
 
-	mu    sync.Mutex               // guards known
-	known map[credential]knownLink // what Link returned lately
+	mu    sync.Mutex             // guards known
+	cache map[linkKey]cachedLink // what Link returned lately
 }
 
-// credential is what there is one link for: a link ends with it.
-type credential struct {
+// linkKey is what there is one link for: a link ends with it.
+type linkKey struct {
 	connection string // id
 	version    int64
 }
 
-type knownLink struct {
+type cachedLink struct {
 	url   string
 	until time.Time // when the store is to be asked again
 }
 
-// LinkerConfig is what a [Linker] is made of.
-type LinkerConfig struct {
+// LinkIssuerConfig is what a [LinkIssuer] is made of.
+type LinkIssuerConfig struct {
 	Store      LinkStore        // required
 	PublicURL  *url.URL         // where browsers reach the pages; nil: there are no links
 	TTL        time.Duration    // how long a link can be used; 0: 7 days
@@ -56,21 +56,21 @@ type LinkerConfig struct {
 
 const defaultTTL = 7 * 24 * time.Hour
 
-// NewLinker returns the Linker of c.
-func NewLinker(c LinkerConfig) *Linker {
+// NewLinkIssuer returns the Linker of c.
+func NewLinkIssuer(c LinkIssuerConfig) *LinkIssuer {
 	if c.TTL == 0 {
 		c.TTL = defaultTTL
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Linker{
+	return &LinkIssuer{
 		store: c.Store, publicURL: c.PublicURL, ttl: c.TTL, returnURLs: c.ReturnURLs, now: c.Now,
-		known: map[credential]knownLink{},
+		cache: map[linkKey]cachedLink{},
 	}
 }
 
-// Why no link can be made.
+// Reason no link can be made.
 var (
 	// ErrNoPublicURL: there are no pages for a link to lead to.
 	ErrNoPublicURL = errors.New("there are no connect links without connect.public_url; set it to where browsers reach the connect listener")
@@ -78,20 +78,20 @@ var (
 	ErrReturnURL = errors.New("the return URL is not one of connect.return_urls")
 )
 
-// Open returns a link for somebody to send to a customer, and when it ends: one
+// Issue returns a link for somebody to send to a customer, and when it ends: one
 // that is there only while half of its time is left. The link's TTL is the
 // configured one unless r has another. Errors are ErrNoPublicURL, ErrReturnURL and
 // those of the store. The address is a secret until it is used: whoever has it
 // can connect a company.
-func (l *Linker) Open(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
+func (l *LinkIssuer) Issue(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
 	if r.TTL == 0 {
 		r.TTL = l.ttl
 	}
 	r.AtLeast = r.TTL / 2
-	return l.open(ctx, id, r)
+	return l.issue(ctx, id, r)
 }
 
-func (l *Linker) open(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
+func (l *LinkIssuer) issue(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
 	if l.publicURL == nil {
 		return "", credstore.Link{}, ErrNoPublicURL
 	}
@@ -105,24 +105,24 @@ func (l *Linker) open(ctx context.Context, id string, r credstore.LinkRequest) (
 	return l.publicURL.JoinPath(linkPath, token.Reveal()).String(), link, nil
 }
 
-// knownFor is how long Link repeats itself without asking the store: clients in
+// linkCacheRetention is how long Link repeats itself without asking the store: clients in
 // a loop ask often.
-const knownFor = 10 * time.Second
+const linkCacheRetention = 10 * time.Second
 
-// maxKnown is how many links are remembered for that.
-const maxKnown = 4096
+// maxCachedLinks is how many links are remembered for that.
+const maxCachedLinks = 4096
 
 // Link returns the link by which a person can mend the connection with the id,
 // whose credential has the version: the same one until it is used or expires.
-func (l *Linker) Link(ctx context.Context, id string, version int64) (string, error) {
-	c := credential{id, version}
-	if link, ok := l.remembered(c); ok {
+func (l *LinkIssuer) Link(ctx context.Context, id string, version int64) (string, error) {
+	c := linkKey{id, version}
+	if link, ok := l.cached(c); ok {
 		return link, nil
 	}
 	found, err, _ := l.opening.Do(fmt.Sprint(c), func() (any, error) {
-		link, _, err := l.open(ctx, id, credstore.LinkRequest{TTL: l.ttl})
+		link, _, err := l.issue(ctx, id, credstore.LinkRequest{TTL: l.ttl})
 		if err == nil {
-			l.remember(c, link)
+			l.addToCache(c, link)
 		}
 		return link, err
 	})
@@ -132,18 +132,18 @@ func (l *Linker) Link(ctx context.Context, id string, version int64) (string, er
 	return found.(string), nil
 }
 
-func (l *Linker) remembered(c credential) (string, bool) {
+func (l *LinkIssuer) cached(c linkKey) (string, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	k, ok := l.known[c]
+	k, ok := l.cache[c]
 	return k.url, ok && l.now().Before(k.until)
 }
 
-func (l *Linker) remember(c credential, link string) {
+func (l *LinkIssuer) addToCache(c linkKey, link string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.known) >= maxKnown {
-		clear(l.known)
+	if len(l.cache) >= maxCachedLinks {
+		clear(l.cache)
 	}
-	l.known[c] = knownLink{url: link, until: l.now().Add(knownFor)}
+	l.cache[c] = cachedLink{url: link, until: l.now().Add(linkCacheRetention)}
 }

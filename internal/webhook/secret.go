@@ -1,4 +1,4 @@
-package notify
+package webhook
 
 import (
 	"encoding/base64"
@@ -17,12 +17,12 @@ const secretPrefix = "whsec_"
 
 // What Standard Webhooks says of the length of a symmetric secret, in bytes.
 const (
-	secretMin = 24
-	secretMax = 64
+	minSecretBytes = 24
+	maxSecretBytes = 64
 )
 
-// errNoSecret says that there is nothing to sign with.
-var errNoSecret = errors.New("it holds no secret")
+// errNoSecrets says that there is nothing to sign with.
+var errNoSecrets = errors.New("it holds no secret")
 
 // CheckSecrets says what is wrong with the secrets of a webhook: one on each
 // line, in base64 and with or without whsec_ before it. Deliveries carry a
@@ -30,12 +30,12 @@ var errNoSecret = errors.New("it holds no secret")
 // it, and the old one removed afterwards. Empty lines and lines that begin with
 // # do not count. The error shows no part of a secret.
 func CheckSecrets(text credstore.Secret) error {
-	_, err := signers(text)
+	_, err := parseSecrets(text)
 	return err
 }
 
-// signers returns what signs with each secret, in their order.
-func signers(text credstore.Secret) ([]*standardwebhooks.Webhook, error) {
+// parseSecrets returns what signs with each secret, in their order.
+func parseSecrets(text credstore.Secret) ([]*standardwebhooks.Webhook, error) {
 	var all []*standardwebhooks.Webhook
 	number := 0
 	for line := range strings.Lines(text.Reveal()) {
@@ -45,8 +45,8 @@ func signers(text credstore.Secret) ([]*standardwebhooks.Webhook, error) {
 			continue
 		}
 		raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(line, secretPrefix))
-		if err != nil || len(raw) < secretMin || len(raw) > secretMax {
-			return nil, fmt.Errorf("line %d is not %s and %d to %d bytes in base64, such as `openssl rand -base64 32` makes", number, secretPrefix, secretMin, secretMax)
+		if err != nil || len(raw) < minSecretBytes || len(raw) > maxSecretBytes {
+			return nil, fmt.Errorf("line %d is not %s and %d to %d bytes in base64, such as `openssl rand -base64 32` makes", number, secretPrefix, minSecretBytes, maxSecretBytes)
 		}
 		signer, err := standardwebhooks.NewWebhookRaw(raw)
 		if err != nil {
@@ -55,14 +55,14 @@ func signers(text credstore.Secret) ([]*standardwebhooks.Webhook, error) {
 		all = append(all, signer)
 	}
 	if len(all) == 0 {
-		return nil, errNoSecret
+		return nil, errNoSecrets
 	}
 	return all, nil
 }
 
 // sign returns the signatures of a message by all secrets.
 func sign(text credstore.Secret, id string, at time.Time, body []byte) (string, error) {
-	all, err := signers(text)
+	all, err := parseSecrets(text)
 	if err != nil {
 		return "", err
 	}

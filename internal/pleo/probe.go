@@ -24,18 +24,18 @@ func (e *UnreachableError) Error() string { return e.Err.Error() }
 // Unwrap returns what happened.
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// Reach asks the server at u for its front page, without any credential, and
+// Probe asks the server at u for its front page, without any credential, and
 // returns what its clock said, zero when it did not say, and the header of its
 // answer. Any answer will do. The error is an *[UnreachableError].
-func Reach(ctx context.Context, transport http.RoundTripper, u *url.URL) (time.Time, http.Header, error) {
+func Probe(ctx context.Context, transport http.RoundTripper, u *url.URL) (time.Time, http.Header, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath("/").String(), nil)
 	if err != nil {
-		return time.Time{}, nil, &UnreachableError{Err: errNotFormed, Hint: "correct the URL in the configuration"}
+		return time.Time{}, nil, &UnreachableError{Err: errInvalidRequest, Hint: "correct the URL in the configuration"}
 	}
 	req.Header.Set("User-Agent", userAgent)
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return time.Time{}, nil, &UnreachableError{Err: fmt.Errorf("reaching %s: %w", u.Host, causeOf(ctx, err)), Hint: reachHint(err)}
+		return time.Time{}, nil, &UnreachableError{Err: fmt.Errorf("reaching %s: %w", u.Host, networkError(ctx, err)), Hint: probeHint(err)}
 	}
 	_ = resp.Body.Close() // its head was all that was wanted
 	date, err := http.ParseTime(resp.Header.Get("Date"))
@@ -45,10 +45,10 @@ func Reach(ctx context.Context, transport http.RoundTripper, u *url.URL) (time.T
 	return date, resp.Header, nil
 }
 
-// reachHint knows what an exchange can break on before there is an answer.
-func reachHint(err error) string {
+// probeHint knows what an exchange can break on before there is an answer.
+func probeHint(err error) string {
 	var (
-		refused   *proxyError
+		refused   *forwardProxyError
 		dns       *net.DNSError
 		host      x509.HostnameError
 		authority x509.UnknownAuthorityError

@@ -1,4 +1,4 @@
-package notify
+package webhook
 
 import (
 	"context"
@@ -35,7 +35,7 @@ func results(t *testing.T, registry *prometheus.Registry) map[string]int {
 	return counts
 }
 
-func words(all []got) []string {
+func summaries(all []delivery) []string {
 	var said []string
 	for _, g := range all {
 		said = append(said, g.String())
@@ -43,33 +43,33 @@ func words(all []got) []string {
 	return said
 }
 
-// TestWebhookTellsWhatHappened: every event of a connection's life arrives in
+// TestDeliversEvents: every event of a connection's life arrives in
 // order, as the connection was then, signed, and the log says the same.
-func TestWebhookTellsWhatHappened(t *testing.T) {
-	w := newWorld(t)
+func TestDeliversEvents(t *testing.T) {
+	w := newEnv(t)
 	r := newReceiver(t, nil)
 	registry := prometheus.NewRegistry()
-	defer w.run(w.store, "p1", quick(), registry, r)()
+	defer w.run(w.store, "p1", fastTiming(), registry, r)()
 	c := w.add("acme", time.Time{})
-	w.condemn(c)
+	w.reject(c)
 	r.await(1)
-	w.acquit(c)
+	w.reinstate(c)
 	r.await(2)
 	w.remove(c)
 	r.await(3)
-	w.settled(r)
+	w.waitForDeliveries(r)
 	want := []string{
 		"connection.reauthorization_required acme reauthorization_required",
 		"connection.recovered acme active",
 		"connection.removed acme active",
 	}
-	if diff := cmp.Diff(want, words(r.all())); diff != "" {
+	if diff := cmp.Diff(want, summaries(r.deliveries())); diff != "" {
 		t.Errorf("what arrived (-want +got):\n%s", diff)
 	}
 	if got, want := results(t, registry), map[string]int{"delivered": 3}; !cmp.Equal(got, want) {
 		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
 	}
-	for _, g := range r.all() {
+	for _, g := range r.deliveries() {
 		if g.id == "" || time.Since(g.Timestamp) > time.Minute || g.Timestamp.Location() != time.UTC {
 			t.Errorf("id %q, timestamp %v, want an id, and a recent time in UTC", g.id, g.Timestamp)
 		}
@@ -85,11 +85,11 @@ func TestWebhookTellsWhatHappened(t *testing.T) {
 }
 
 // wantNoSecret searches all that was said for what must not be.
-func (w *world) wantNoSecret(receivers ...*receiver) {
+func (w *env) wantNoSecret(receivers ...*receiver) {
 	w.t.Helper()
 	said := ""
 	for _, r := range receivers {
-		for _, g := range r.all() {
+		for _, g := range r.deliveries() {
 			said += g.body
 		}
 	}
@@ -103,12 +103,12 @@ func (w *world) wantNoSecret(receivers ...*receiver) {
 	}
 }
 
-// TestWebhookIsSignedByAllSecrets: a receiver that knows the old or the new
+// TestSignsWithAllSecrets: a receiver that knows the old or the new
 // secret only takes what is sent meanwhile.
-func TestWebhookIsSignedByAllSecrets(t *testing.T) {
-	w := newWorld(t)
+func TestSignsWithAllSecrets(t *testing.T) {
+	w := newEnv(t)
 	byOld := make(chan error, 1)
-	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int, g got) {
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int, g delivery) {
 		verifier, err := standardwebhooks.NewWebhook(oldSecret)
 		if err == nil {
 			err = verifier.Verify([]byte(g.body), req.Header)
@@ -116,16 +116,16 @@ func TestWebhookIsSignedByAllSecrets(t *testing.T) {
 		byOld <- err
 	})
 	r.secrets = "# rotated in March\n" + newSecret + "\n\n" + oldSecret + "\n"
-	defer w.run(w.store, "p1", quick(), nil, r)()
-	w.condemn(w.add("acme", time.Time{}))
+	defer w.run(w.store, "p1", fastTiming(), nil, r)()
+	w.reject(w.add("acme", time.Time{}))
 	if err := <-byOld; err != nil {
 		t.Errorf("a receiver with the old secret says %v", err)
 	}
 }
 
-// TestWebhookIsTriedAgain: whatever a receiver does but take it, a delivery
+// TestRetriesFailedDelivery: whatever a receiver does but take it, a delivery
 // comes again with the same id and body.
-func TestWebhookIsTriedAgain(t *testing.T) {
+func TestRetriesFailedDelivery(t *testing.T) {
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	for _, tt := range []struct {
 		name string
@@ -142,21 +142,21 @@ func TestWebhookIsTriedAgain(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
-			r := newReceiver(t, func(rw http.ResponseWriter, r *http.Request, n int, _ got) {
+			w := newEnv(t)
+			r := newReceiver(t, func(rw http.ResponseWriter, r *http.Request, n int, _ delivery) {
 				if n < 2 {
 					tt.fail(rw, r)
 				}
 			})
-			p := quick()
-			p.answer = 500 * time.Millisecond
+			p := fastTiming()
+			p.attemptTimeout = 500 * time.Millisecond
 			registry := prometheus.NewRegistry()
 			defer w.run(w.store, "p1", p, registry, r)()
-			w.condemn(w.add("acme", time.Time{}))
+			w.reject(w.add("acme", time.Time{}))
 			all := r.await(3)
-			w.settled(r)
-			if all[0].id != all[2].id || all[0].body != all[2].body || len(r.all()) != 3 {
-				t.Errorf("arrived %+v, want three times the same", r.all())
+			w.waitForDeliveries(r)
+			if all[0].id != all[2].id || all[0].body != all[2].body || len(r.deliveries()) != 3 {
+				t.Errorf("arrived %+v, want three times the same", r.deliveries())
 			}
 			if got, want := results(t, registry), map[string]int{"failed": 2, "delivered": 1}; !cmp.Equal(got, want) {
 				t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
@@ -166,28 +166,28 @@ func TestWebhookIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestBusyReceiverIsLeftAlone as long as it asks for.
-func TestBusyReceiverIsLeftAlone(t *testing.T) {
-	w := newWorld(t)
-	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ got) {
+// TestObeysRetryAfter as long as it asks for.
+func TestObeysRetryAfter(t *testing.T) {
+	w := newEnv(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ delivery) {
 		rw.Header().Set("Retry-After", "7200")
 		rw.WriteHeader(http.StatusTooManyRequests)
 	})
-	stop := w.run(w.store, "p1", quick(), nil, r)
+	stop := w.run(w.store, "p1", fastTiming(), nil, r)
 	before := time.Now()
-	w.condemn(w.add("acme", time.Time{}))
+	w.reject(w.add("acme", time.Time{}))
 	for w.log.FilterMessageSnippet("was not told of an event yet").Len() == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	stop()
-	next, err := w.store.NextDelivery(t.Context(), r.webhook().name())
+	next, err := w.store.NextDelivery(t.Context(), r.endpoint().subscriptionName())
 	if err != nil || next.Sub(before).Round(time.Minute) != 2*time.Hour {
 		t.Errorf("the next try is at %v, %v, want two hours after %v", next, err, before)
 	}
 }
 
-// TestReceiverSaysWhenToComeAgain in seconds or by a date, and not beyond a day.
-func TestReceiverSaysWhenToComeAgain(t *testing.T) {
+// TestParseRetryAfter in seconds or by a date, and not beyond a day.
+func TestParseRetryAfter(t *testing.T) {
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, test := range []struct {
 		value string
@@ -203,9 +203,9 @@ func TestReceiverSaysWhenToComeAgain(t *testing.T) {
 		{"soon", 0},
 	} {
 		resp := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {test.value}}}
-		var busy *busyError
+		var busy *retryAfterError
 		got := time.Duration(0)
-		if errors.As(verdict(resp, now), &busy) {
+		if errors.As(responseError(resp, now), &busy) {
 			got = busy.after
 		}
 		if got != test.want {
@@ -214,15 +214,15 @@ func TestReceiverSaysWhenToComeAgain(t *testing.T) {
 	}
 }
 
-// TestWebhookIsGivenUp after the last try, and that stands in the history.
-func TestWebhookIsGivenUp(t *testing.T) {
-	w := newWorld(t)
-	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ got) { rw.WriteHeader(500) })
+// TestAbandonsDeliveryAfterLastRetry after the last try, and that stands in the history.
+func TestAbandonsDeliveryAfterLastRetry(t *testing.T) {
+	w := newEnv(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ delivery) { rw.WriteHeader(500) })
 	registry := prometheus.NewRegistry()
-	defer w.run(w.store, "p1", quick(), registry, r)()
+	defer w.run(w.store, "p1", fastTiming(), registry, r)()
 	c := w.add("acme", time.Time{})
-	w.condemn(c)
-	w.settled(r)
+	w.reject(c)
+	w.waitForDeliveries(r)
 	if got, want := results(t, registry), map[string]int{"failed": 3, "given_up": 1}; !cmp.Equal(got, want) {
 		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
 	}
@@ -235,22 +235,22 @@ func TestWebhookIsGivenUp(t *testing.T) {
 	}
 }
 
-// TestReceiverThatIsGone is told nothing more, which the log says once.
-func TestReceiverThatIsGone(t *testing.T) {
-	w := newWorld(t)
-	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ got) { rw.WriteHeader(http.StatusGone) })
+// TestReceiverGone is told nothing more, which the log says once.
+func TestReceiverGone(t *testing.T) {
+	w := newEnv(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ delivery) { rw.WriteHeader(http.StatusGone) })
 	other := newReceiver(t, nil)
 	registry := prometheus.NewRegistry()
-	defer w.run(w.store, "p1", quick(), registry, r, other)()
+	defer w.run(w.store, "p1", fastTiming(), registry, r, other)()
 	c := w.add("acme", time.Time{})
-	w.condemn(c)
+	w.reject(c)
 	r.await(1)
-	w.settled(r)
-	w.acquit(c)
+	w.waitForDeliveries(r)
+	w.reinstate(c)
 	w.remove(c)
-	w.settled(r)
-	w.settled(other)
-	if n := len(r.all()); n != 1 {
+	w.waitForDeliveries(r)
+	w.waitForDeliveries(other)
+	if n := len(r.deliveries()); n != 1 {
 		t.Errorf("%d deliveries have arrived where 410 was answered, want 1", n)
 	}
 	if n := w.log.FilterMessageSnippet("410 Gone").Len(); n != 1 {
@@ -261,64 +261,64 @@ func TestReceiverThatIsGone(t *testing.T) {
 	}
 }
 
-// TestReceiversDoNotWaitForOneAnother: one that hangs keeps neither the others
+// TestReceiversAreIndependent: one that hangs keeps neither the others
 // nor the store's writers waiting, and the events of a connection that fail do
 // not hold up those of others.
-func TestReceiversDoNotWaitForOneAnother(t *testing.T) {
-	w := newWorld(t)
+func TestReceiversAreIndependent(t *testing.T) {
+	w := newEnv(t)
 	var awake atomic.Bool
-	slow := newReceiver(t, func(_ http.ResponseWriter, r *http.Request, _ int, _ got) {
+	slow := newReceiver(t, func(_ http.ResponseWriter, r *http.Request, _ int, _ delivery) {
 		if !awake.Load() {
 			<-r.Context().Done()
 		}
 	})
-	picky := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, g got) {
+	picky := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, g delivery) {
 		if g.Data.Name == "bad" {
 			rw.WriteHeader(500)
 		}
 	})
-	p := quick()
-	p.answer = time.Minute
-	p.retry = []time.Duration{time.Hour}
+	p := fastTiming()
+	p.attemptTimeout = time.Minute
+	p.retryDelays = []time.Duration{time.Hour}
 	stop := w.run(w.store, "p1", p, nil, slow, picky)
 	bad := w.add("bad", time.Time{})
-	w.condemn(bad)
-	for i := range 2 * atOnce {
-		w.condemn(w.add(fmt.Sprintf("good-%d", i), time.Time{}))
+	w.reject(bad)
+	for i := range 2 * maxConcurrentDeliveries {
+		w.reject(w.add(fmt.Sprintf("good-%d", i), time.Time{}))
 	}
-	picky.await(1 + 2*atOnce)
-	slow.await(atOnce)
+	picky.await(1 + 2*maxConcurrentDeliveries)
+	slow.await(maxConcurrentDeliveries)
 	began := time.Now()
 	stop()
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("stopping took %v with a receiver that hangs", took)
 	}
-	if n := len(slow.all()); n != atOnce {
-		t.Errorf("%d deliveries to a receiver that hangs, want %d at a time", n, atOnce)
+	if n := len(slow.deliveries()); n != maxConcurrentDeliveries {
+		t.Errorf("%d deliveries to a receiver that hangs, want %d at a time", n, maxConcurrentDeliveries)
 	}
 	// What was under way is made again by the next process.
 	awake.Store(true)
-	defer w.run(w.store, "p2", quick(), nil, slow)()
-	slow.await(atOnce + 1 + 2*atOnce)
+	defer w.run(w.store, "p2", fastTiming(), nil, slow)()
+	slow.await(maxConcurrentDeliveries + 1 + 2*maxConcurrentDeliveries)
 }
 
 // TestOrderPerConnection: the second event of a connection waits for the first.
 func TestOrderPerConnection(t *testing.T) {
-	w := newWorld(t)
-	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, n int, _ got) {
+	w := newEnv(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, n int, _ delivery) {
 		if n < 3 {
 			rw.WriteHeader(500)
 		}
 	})
-	defer w.run(w.store, "p1", quick(), nil, r)()
+	defer w.run(w.store, "p1", fastTiming(), nil, r)()
 	c := w.add("acme", time.Time{})
-	w.condemn(c)
+	w.reject(c)
 	r.await(1)
-	w.acquit(c)
+	w.reinstate(c)
 	w.remove(c)
-	w.settled(r)
+	w.waitForDeliveries(r)
 	var order []string
-	for _, g := range r.all() {
+	for _, g := range r.deliveries() {
 		order = append(order, strings.TrimPrefix(g.Type, "connection."))
 	}
 	want := "reauthorization_required reauthorization_required reauthorization_required reauthorization_required recovered removed"
@@ -327,13 +327,13 @@ func TestOrderPerConnection(t *testing.T) {
 	}
 }
 
-// asked is an outbox that tells when it was asked how long a webhook may rest.
-type asked struct {
+// observedOutbox is an outbox that tells when it was asked how long a webhook may rest.
+type observedOutbox struct {
 	credstore.Outbox
 	rests chan struct{}
 }
 
-func (a asked) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
+func (a observedOutbox) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
 	next, err := a.Outbox.NextDelivery(ctx, subscription)
 	if subscription != "log" {
 		a.rests <- struct{}{}
@@ -341,18 +341,18 @@ func (a asked) NextDelivery(ctx context.Context, subscription string) (time.Time
 	return next, err
 }
 
-// TestNextEventFollowsAtOnce also where the outbox is looked at only when somebody
+// TestNextEventIsNotDelayed also where the outbox is looked at only when somebody
 // rings: the second event of a connection came while the first was under way, and
 // nothing rings when that has arrived.
-func TestNextEventFollowsAtOnce(t *testing.T) {
-	w := newWorld(t)
+func TestNextEventIsNotDelayed(t *testing.T) {
+	w := newEnv(t)
 	answer := make(chan struct{})
-	r := newReceiver(t, func(http.ResponseWriter, *http.Request, int, got) { <-answer })
-	p := quick()
-	p.hold, p.idly = time.Hour, time.Hour
-	outbox := asked{w.store, make(chan struct{}, 10000)}
-	n := newNotifier(Config{
-		Outbox: outbox, Owner: "p1", Woken: true, Webhooks: []Webhook{r.webhook()}, Describe: func(credstore.Connection) any { return nil },
+	r := newReceiver(t, func(http.ResponseWriter, *http.Request, int, delivery) { <-answer })
+	p := fastTiming()
+	p.claimDuration, p.idlePollInterval = time.Hour, time.Hour
+	outbox := observedOutbox{w.store, make(chan struct{}, 10000)}
+	n := newDispatcher(Config{
+		Outbox: outbox, Owner: "p1", EventDriven: true, Endpoints: []Endpoint{r.endpoint()}, Describe: func(credstore.Connection) any { return nil },
 	}, p)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -360,7 +360,7 @@ func TestNextEventFollowsAtOnce(t *testing.T) {
 		t.Fatal("not subscribed")
 	}
 	c := w.add("acme", time.Time{})
-	w.condemn(c)
+	w.reject(c)
 	go func() { defer close(done); n.Run(ctx) }()
 	r.await(1)
 	w.remove(c)
@@ -375,69 +375,71 @@ func TestNextEventFollowsAtOnce(t *testing.T) {
 	}
 }
 
-// crashing is an outbox whose process is killed after the receiver has
+// crashingOutbox is an outbox whose process is killed after the receiver has
 // answered: nothing is written down any more.
-type crashing struct{ credstore.Outbox }
+type crashingOutbox struct{ credstore.Outbox }
 
 var errKilled = errors.New("killed")
 
-func (crashing) Delivered(context.Context, int64) error                           { return errKilled }
-func (crashing) PostponeDelivery(context.Context, int64, time.Time, string) error { return errKilled }
+func (crashingOutbox) Delivered(context.Context, int64) error { return errKilled }
+func (crashingOutbox) PostponeDelivery(context.Context, int64, time.Time, string) error {
+	return errKilled
+}
 
-// TestCrashInBetween: what was delivered and not written down is delivered
+// TestCrashBeforeRecording: what was delivered and not written down is delivered
 // again, with the same id, once the claim has lapsed.
-func TestCrashInBetween(t *testing.T) {
-	w := newWorld(t)
+func TestCrashBeforeRecording(t *testing.T) {
+	w := newEnv(t)
 	r := newReceiver(t, nil)
-	p := quick()
-	p.hold = 300 * time.Millisecond
-	stop := w.run(crashing{w.store}, "p1", p, nil, r)
-	w.condemn(w.add("acme", time.Time{}))
+	p := fastTiming()
+	p.claimDuration = 300 * time.Millisecond
+	stop := w.run(crashingOutbox{w.store}, "p1", p, nil, r)
+	w.reject(w.add("acme", time.Time{}))
 	first := r.await(1)[0]
 	stop()
 	defer w.run(w.store, "p2", p, nil, r)()
 	all := r.await(2)
-	w.settled(r)
+	w.waitForDeliveries(r)
 	if again := all[len(all)-1]; again.id != first.id || again.body != first.body {
 		t.Errorf("after the crash arrived %+v, want %+v again", again, first)
 	}
 }
 
-// TestReplicasShareTheWork: of several processes each delivery is made by one.
-func TestReplicasShareTheWork(t *testing.T) {
-	w := newWorld(t)
+// TestReplicasShareDeliveries: of several processes each delivery is made by one.
+func TestReplicasShareDeliveries(t *testing.T) {
+	w := newEnv(t)
 	r := newReceiver(t, nil)
 	for _, owner := range []string{"p1", "p2", "p3"} {
-		defer w.run(w.store, owner, quick(), nil, r)()
+		defer w.run(w.store, owner, fastTiming(), nil, r)()
 	}
 	const connections = 30
 	for i := range connections {
-		w.condemn(w.add(fmt.Sprintf("c%d", i), time.Time{}))
+		w.reject(w.add(fmt.Sprintf("c%d", i), time.Time{}))
 	}
 	r.await(connections)
-	w.settled(r)
+	w.waitForDeliveries(r)
 	ids := map[string]int{}
-	for _, g := range r.all() {
+	for _, g := range r.deliveries() {
 		ids[g.id]++
 	}
-	if len(ids) != connections || len(r.all()) != connections {
-		t.Errorf("%d deliveries of %d events, want %d of each", len(r.all()), len(ids), connections)
+	if len(ids) != connections || len(r.deliveries()) != connections {
+		t.Errorf("%d deliveries of %d events, want %d of each", len(r.deliveries()), len(ids), connections)
 	}
 	if n := w.log.FilterMessage("connection.reauthorization_required").Len(); n != connections {
 		t.Errorf("the log says it %d times, want %d", n, connections)
 	}
 }
 
-// TestReplicaThatKnowsNoReceiver ends its subscription for all, and says so once.
-func TestReplicaThatKnowsNoReceiver(t *testing.T) {
-	w := newWorld(t)
+// TestReplicaWithoutEndpoint ends its subscription for all, and says so once.
+func TestReplicaWithoutEndpoint(t *testing.T) {
+	w := newEnv(t)
 	r := newReceiver(t, nil)
 	const ended = "receivers are told nothing any more"
 	for _, start := range []struct {
-		webhooks []Webhook
+		webhooks []Endpoint
 		want     int // that the log has said it
-	}{{[]Webhook{r.webhook()}, 0}, {[]Webhook{r.webhook()}, 0}, {nil, 1}, {nil, 1}} {
-		n := New(Config{Outbox: w.store, Webhooks: start.webhooks, Owner: "p", Logger: w.core})
+	}{{[]Endpoint{r.endpoint()}, 0}, {[]Endpoint{r.endpoint()}, 0}, {nil, 1}, {nil, 1}} {
+		n := New(Config{Outbox: w.store, Endpoints: start.webhooks, Owner: "p", Logger: w.logger})
 		if !n.subscribe(t.Context()) {
 			t.Fatal("subscribe = false")
 		}
@@ -446,38 +448,38 @@ func TestReplicaThatKnowsNoReceiver(t *testing.T) {
 			t.Errorf("started with %d webhooks, the log says %d times that %s, want %d", len(start.webhooks), len(said), ended, start.want)
 		}
 		for _, s := range said {
-			if names := fmt.Sprint(s.ContextMap()["receivers"]); !strings.Contains(names, r.webhook().URL.Host) {
+			if names := fmt.Sprint(s.ContextMap()["receivers"]); !strings.Contains(names, r.endpoint().URL.Host) {
 				t.Errorf("the log names %s, want the host of the receiver", names)
 			}
 		}
 	}
 }
 
-// TestAlarmThatEndsAtOnce wakes nobody.
-func TestAlarmThatEndsAtOnce(t *testing.T) {
-	w := newWorld(t)
+// TestShortOutageIsNotDelivered wakes nobody.
+func TestShortOutageIsNotDelivered(t *testing.T) {
+	w := newEnv(t)
 	r := newReceiver(t, nil)
-	p := quick()
-	p.settle = time.Second
+	p := fastTiming()
+	p.settleDelay = time.Second
 	defer w.run(w.store, "p1", p, nil, r)()
 	c := w.add("acme", time.Time{})
-	w.condemn(c)
-	w.acquit(c)
+	w.reject(c)
+	w.reinstate(c)
 	w.remove(c)
 	r.await(1)
-	w.settled(r)
-	if got, want := words(r.all()), []string{"connection.removed acme active"}; !slices.Equal(got, want) {
+	w.waitForDeliveries(r)
+	if got, want := summaries(r.deliveries()), []string{"connection.removed acme active"}; !slices.Equal(got, want) {
 		t.Errorf("arrived %v, want %v", got, want)
 	}
 }
 
-// TestOnlyWhatWasAskedFor arrives.
-func TestOnlyWhatWasAskedFor(t *testing.T) {
-	w := newWorld(t)
+// TestDeliversSelectedEventTypes arrives.
+func TestDeliversSelectedEventTypes(t *testing.T) {
+	w := newEnv(t)
 	r := newReceiver(t, nil)
-	hook := r.webhook()
+	hook := r.endpoint()
 	hook.Types = []credstore.EventType{credstore.EventRemoved}
-	n := newNotifier(Config{Outbox: w.store, Owner: "p1", Webhooks: []Webhook{hook}, Describe: func(c credstore.Connection) any { return nil }}, quick())
+	n := newDispatcher(Config{Outbox: w.store, Owner: "p1", Endpoints: []Endpoint{hook}, Describe: func(c credstore.Connection) any { return nil }}, fastTiming())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	if !n.subscribe(ctx) {
@@ -485,23 +487,23 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 	}
 	go func() { defer close(done); n.Run(ctx) }()
 	c := w.add("acme", time.Time{})
-	w.condemn(c)
+	w.reject(c)
 	w.remove(c)
 	r.await(1)
-	w.settled(r)
+	w.waitForDeliveries(r)
 	cancel()
 	<-done
-	if all := r.all(); len(all) != 1 || all[0].Type != "connection.removed" {
+	if all := r.deliveries(); len(all) != 1 || all[0].Type != "connection.removed" {
 		t.Errorf("arrived %v, want connection.removed alone", all)
 	}
 }
 
-// TestSecretThatIsGone: a delivery waits until it can be signed again.
-func TestSecretThatIsGone(t *testing.T) {
-	w := newWorld(t)
+// TestInvalidSecretsDelayDelivery: a delivery waits until it can be signed again.
+func TestInvalidSecretsDelayDelivery(t *testing.T) {
+	w := newEnv(t)
 	r := newReceiver(t, nil)
 	broken := make(chan struct{})
-	hook := r.webhook()
+	hook := r.endpoint()
 	hook.Secrets = func() credstore.Secret {
 		select {
 		case <-broken:
@@ -510,16 +512,16 @@ func TestSecretThatIsGone(t *testing.T) {
 			return credstore.NewSecret("canary-key is no secret")
 		}
 	}
-	p := quick()
-	p.retry = slices.Repeat([]time.Duration{10 * time.Millisecond}, 1000)
-	n := newNotifier(Config{Outbox: w.store, Owner: "p1", Webhooks: []Webhook{hook}, Logger: w.core, Describe: func(credstore.Connection) any { return nil }}, p)
+	p := fastTiming()
+	p.retryDelays = slices.Repeat([]time.Duration{10 * time.Millisecond}, 1000)
+	n := newDispatcher(Config{Outbox: w.store, Owner: "p1", Endpoints: []Endpoint{hook}, Logger: w.logger, Describe: func(credstore.Connection) any { return nil }}, p)
 	ctx, cancel := context.WithCancel(t.Context())
 	if !n.subscribe(ctx) {
 		t.Fatal("not subscribed")
 	}
 	done := make(chan struct{})
 	go func() { defer close(done); n.Run(ctx) }()
-	w.condemn(w.add("acme", time.Time{}))
+	w.reject(w.add("acme", time.Time{}))
 	for w.log.FilterMessageSnippet("was not told of an event yet").Len() == 0 {
 		time.Sleep(time.Millisecond)
 	}
@@ -530,19 +532,19 @@ func TestSecretThatIsGone(t *testing.T) {
 	w.wantNoSecret(r)
 }
 
-// TestKeysThatEndSoon are told of once, by the nearest of the days.
-func TestKeysThatEndSoon(t *testing.T) {
-	w := newWorld(t)
+// TestExpiringKeys are told of once, by the nearest of the days.
+func TestExpiringKeys(t *testing.T) {
+	w := newEnv(t)
 	r := newReceiver(t, nil)
 	for name, ends := range map[string]time.Duration{"tomorrow": 20 * time.Hour, "this-week": 6 * day, "this-month": 29 * day, "later": 31 * day, "past": -day} {
 		w.add(name, time.Now().Add(ends))
 	}
 	w.add("never", time.Time{})
-	defer w.run(w.store, "p1", quick(), nil, r)()
-	defer w.run(w.store, "p2", quick(), nil, r)()
+	defer w.run(w.store, "p1", fastTiming(), nil, r)()
+	defer w.run(w.store, "p2", fastTiming(), nil, r)()
 	r.await(4)
-	w.settled(r)
-	got := words(r.all())
+	w.waitForDeliveries(r)
+	got := summaries(r.deliveries())
 	slices.Sort(got)
 	want := []string{
 		"connection.key_expiring past active", "connection.key_expiring this-month active",
@@ -553,7 +555,7 @@ func TestKeysThatEndSoon(t *testing.T) {
 	}
 }
 
-func TestMetricIsThereFromTheStart(t *testing.T) {
+func TestMetricStartsAtZero(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	newMetric(registry)
 	if n, err := testutil.GatherAndCount(registry, "pleo_webhook_deliveries_total"); err != nil || n != 4 {
@@ -561,11 +563,11 @@ func TestMetricIsThereFromTheStart(t *testing.T) {
 	}
 }
 
-func TestUsualPaceLastsForDays(t *testing.T) {
+func TestDefaultTiming(t *testing.T) {
 	total := time.Duration(0)
-	for _, wait := range usualPace().retry {
+	for _, wait := range defaultTiming().retryDelays {
 		for range 100 {
-			if j := usualPace().jitter(wait); j < wait*4/5 || j > wait*6/5 {
+			if j := defaultTiming().jitter(wait); j < wait*4/5 || j > wait*6/5 {
 				t.Fatalf("a wait of %v becomes %v, want a fifth more or less", wait, j)
 			}
 		}
@@ -574,7 +576,7 @@ func TestUsualPaceLastsForDays(t *testing.T) {
 	if total < 3*day || total > 5*day {
 		t.Errorf("a receiver may be away for %v, want three days or more", total)
 	}
-	if p := usualPace(); p.answer+recordWithin >= p.hold {
-		t.Errorf("a try of %v and the writing of its outcome, %v, outlast the claim of %v", p.answer, recordWithin, p.hold)
+	if p := defaultTiming(); p.attemptTimeout+recordTimeout >= p.claimDuration {
+		t.Errorf("a try of %v and the writing of its outcome, %v, outlast the claim of %v", p.attemptTimeout, recordTimeout, p.claimDuration)
 	}
 }

@@ -1,4 +1,4 @@
-package notify
+package webhook
 
 import (
 	"bytes"
@@ -18,12 +18,12 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// bodyRead is how much of an answer is read, so that its connection can be used
+// maxResponseBody is how much of an answer is read, so that its connection can be used
 // again.
-const bodyRead = 16 << 10
+const maxResponseBody = 16 << 10
 
-// Webhook is a receiver of events (https://www.standardwebhooks.com).
-type Webhook struct {
+// Endpoint is a receiver of events (https://www.standardwebhooks.com).
+type Endpoint struct {
 	URL   *url.URL              // may hold a secret, so that only its host is ever shown; required
 	Types []credstore.EventType // of the events that it is told; none: all public ones
 
@@ -34,25 +34,25 @@ type Webhook struct {
 	Transport http.RoundTripper // required
 }
 
-// name is what the webhook's subscription is called in the store. It is another
+// subscriptionName is what the webhook's subscription is called in the store. It is another
 // one when the URL changes: then what was queued is dropped.
-func (w Webhook) name() string {
+func (w Endpoint) subscriptionName() string {
 	sum := sha256.Sum256([]byte(w.URL.String()))
 	return fmt.Sprintf("webhook %s (%x)", w.URL.Host, sum[:4])
 }
 
-func (w Webhook) types() []credstore.EventType {
+func (w Endpoint) types() []credstore.EventType {
 	if len(w.Types) == 0 {
 		return credstore.PublicEvents()
 	}
 	return w.Types
 }
 
-// webhookSubscriber sends events to a webhook.
-type webhookSubscriber struct {
-	Webhook
+// endpointSender sends events to a webhook.
+type endpointSender struct {
+	Endpoint
 	describe func(credstore.Connection) any
-	within   time.Duration // for one try
+	timeout  time.Duration // for one try
 }
 
 // message is the body of a delivery. It is the same at each try.
@@ -62,8 +62,8 @@ type message struct {
 	Data      any                 `json:"data"`      // the connection right after the event
 }
 
-func (w *webhookSubscriber) tell(ctx context.Context, d credstore.Delivery) error {
-	ctx, cancel := context.WithTimeout(ctx, w.within)
+func (w *endpointSender) send(ctx context.Context, d credstore.Delivery) error {
+	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
 	req, err := w.request(ctx, d)
 	if err != nil {
@@ -74,12 +74,12 @@ func (w *webhookSubscriber) tell(ctx context.Context, d credstore.Delivery) erro
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }()                        // the status is all that counts
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, bodyRead)) // as above
-	return verdict(resp, time.Now())
+	defer func() { _ = resp.Body.Close() }()                               // the status is all that counts
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxResponseBody)) // as above
+	return responseError(resp, time.Now())
 }
 
-func (w *webhookSubscriber) request(ctx context.Context, d credstore.Delivery) (*http.Request, error) {
+func (w *endpointSender) request(ctx context.Context, d credstore.Delivery) (*http.Request, error) {
 	body, err := json.Marshal(message{Type: d.Event.Type, Timestamp: d.Event.At.UTC(), Data: w.describe(d.Connection)})
 	if err != nil {
 		return nil, fmt.Errorf("writing a webhook: %w", err)
@@ -101,8 +101,8 @@ func (w *webhookSubscriber) request(ctx context.Context, d credstore.Delivery) (
 	return req, nil
 }
 
-// verdict says what an answer means that came now.
-func verdict(resp *http.Response, now time.Time) error {
+// responseError says what an answer means that came now.
+func responseError(resp *http.Response, now time.Time) error {
 	switch {
 	case resp.StatusCode/100 == 2:
 		return nil
@@ -113,21 +113,21 @@ func verdict(resp *http.Response, now time.Time) error {
 	}
 	err := fmt.Errorf("the receiver answered %d", resp.StatusCode)
 	if after := retryAfter(resp.Header.Get("Retry-After"), now); after > 0 {
-		return &busyError{err: err, after: after}
+		return &retryAfterError{err: err, after: after}
 	}
 	return err
 }
 
 // retryAfter returns how long a receiver asks to be left alone for, in seconds or
-// until a date (RFC 9110 section 10.2.3), at most leaveAlone; 0 if it does not.
+// until a date (RFC 9110 section 10.2.3), at most maxRetryAfter; 0 if it does not.
 func retryAfter(value string, now time.Time) time.Duration {
 	value = strings.TrimSpace(value)
 	if date, err := http.ParseTime(value); err == nil {
-		return min(max(date.Sub(now), 0), leaveAlone)
+		return min(max(date.Sub(now), 0), maxRetryAfter)
 	}
 	seconds, err := strconv.Atoi(value)
 	if err != nil || seconds < 0 {
 		return 0
 	}
-	return time.Duration(min(seconds, int(leaveAlone/time.Second))) * time.Second
+	return time.Duration(min(seconds, int(maxRetryAfter/time.Second))) * time.Second
 }

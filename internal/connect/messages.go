@@ -9,68 +9,68 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// why says why nothing was connected. It stands in cookies, addresses and the
+// reason says why nothing was connected. It stands in cookies, addresses and the
 // history.
-type why string
+type reason string
 
 // What a person can be told. Those up to notSaved are about one link, which can
 // be tried again.
 const (
-	denied        why = "consent_denied"
-	otherCompany  why = "other_company"
-	companyTaken  why = "company_connected_elsewhere"
-	unreachable   why = "pleo_unavailable"
-	codeRefused   why = "consent_not_completed"
-	clientRefused why = "oauth_client_refused"
-	otherIssuer   why = "answer_of_another_server"
-	pleoRefused   why = "consent_refused"
-	notSaved      why = "not_saved"
-	notTold       why = "company_not_told"
+	consentDenied   reason = "consent_denied"
+	otherCompany    reason = "other_company"
+	companyTaken    reason = "company_connected_elsewhere"
+	pleoUnavailable reason = "pleo_unavailable"
+	codeRejected    reason = "consent_not_completed"
+	clientRejected  reason = "oauth_client_refused"
+	wrongIssuer     reason = "answer_of_another_server"
+	consentFailed   reason = "consent_refused"
+	notSaved        reason = "not_saved"
+	companyUnknown  reason = "company_not_told"
 
-	keyMisshapen why = "key_misshapen"
-	keyUnknown   why = "key_refused"
-	keyElsewhere why = "key_of_another_environment"
-	keyTooNarrow why = "key_without_permissions"
-	keyOver      why = "key_expired"
-	notADay      why = "bad_date"
+	keyMalformed          reason = "key_misshapen"
+	keyRejected           reason = "key_refused"
+	keyOfOtherEnvironment reason = "key_of_another_environment"
+	keyMissingPermissions reason = "key_without_permissions"
+	keyExpired            reason = "key_expired"
+	invalidDate           reason = "bad_date"
 
-	linkUsed     why = "link_used"
-	linkExpired  why = "link_expired"
-	linkUnknown  why = "link_unknown"
-	otherBrowser why = "other_browser"
-	attemptOver  why = "attempt_over"
-	switchedOff  why = "connection_disabled"
-	notSetUp     why = "oauth_not_set_up"
-	storeAway    why = "store_unavailable"
-	tooMany      why = "too_many_requests"
-	tooBusy      why = "too_busy"
-	unreadable   why = "bad_request"
-	notOurPage   why = "cross_site_request"
-	otherHost    why = "host_not_allowed"
-	nowhere      why = "not_found"
+	linkUsed           reason = "link_used"
+	linkExpired        reason = "link_expired"
+	linkInvalid        reason = "link_unknown"
+	otherBrowser       reason = "other_browser"
+	attemptExpired     reason = "attempt_over"
+	connectionDisabled reason = "connection_disabled"
+	oauthNotConfigured reason = "oauth_not_set_up"
+	storeUnavailable   reason = "store_unavailable"
+	tooManyAttempts    reason = "too_many_requests"
+	serverBusy         reason = "too_busy"
+	badRequest         reason = "bad_request"
+	crossSiteRequest   reason = "cross_site_request"
+	hostNotAllowed     reason = "host_not_allowed"
+	notFound           reason = "not_found"
 )
 
-// wording is how a page says why nothing was connected. {brand}, {tenant},
+// message is how a page says why nothing was connected. {brand}, {tenant},
 // {have} and {got} stand for names.
-type wording struct {
-	status  int    // where the page has an address of its own
-	heading string // what has happened, in a few words
-	says    string // and in full
-	do      string // what the person can do
+type message struct {
+	status      int    // where the page has an address of its own
+	heading     string // what has happened, in a few words
+	explanation string // and in full
+	nextStep    string // what the person can do
 }
 
-// wordings are those of every why.
-func wordings() map[why]wording {
-	all := map[why]wording{}
-	for _, some := range []map[why]wording{consentWordings(), badKeyWordings(), linkWordings(), requestWordings()} {
+// messages are those of every why.
+func messages() map[reason]message {
+	all := map[reason]message{}
+	for _, some := range []map[reason]message{consentMessages(), keyMessages(), linkMessages(), requestMessages()} {
 		maps.Copy(all, some)
 	}
 	return all
 }
 
-func consentWordings() map[why]wording {
-	return map[why]wording{
-		denied: {http.StatusOK, "Nothing was connected",
+func consentMessages() map[reason]message {
+	return map[reason]message{
+		consentDenied: {http.StatusOK, "Nothing was connected",
 			"Access was not given in Pleo, so nothing has changed.",
 			"If that was a mistake, try again and choose to allow access. Only an admin of your company can do that in Pleo."},
 		otherCompany: {http.StatusOK, "That is another company",
@@ -79,22 +79,22 @@ func consentWordings() map[why]wording {
 		companyTaken: {http.StatusOK, "This company is connected already",
 			"{got} in Pleo is connected to {brand} already, for somebody other than {tenant}. A company can be connected once.",
 			"If you have several companies in Pleo, try again with the one that belongs to {tenant}. If you do not know of another connection, ask {brand}."},
-		notTold: {http.StatusOK, "Pleo does not say which company this is",
+		companyUnknown: {http.StatusOK, "Pleo does not say which company this is",
 			"Your approval could not be completed, because Pleo did not say which company it is for. The connection is as it was before.",
 			"Wait a minute and try again. If it happens once more, tell {brand}."},
-		unreachable: {http.StatusOK, "Pleo does not answer at the moment",
+		pleoUnavailable: {http.StatusOK, "Pleo does not answer at the moment",
 			"Your approval could not be completed, because Pleo did not answer in time. Nothing has changed.",
 			"Wait a minute and try again. Your link stays good."},
-		codeRefused: {http.StatusOK, "The approval could not be completed",
+		codeRejected: {http.StatusOK, "The approval could not be completed",
 			"Pleo no longer accepted the approval. Mostly that is because too much time has passed between approving and coming back. Nothing has changed.",
 			"Try again."},
-		clientRefused: {http.StatusOK, "Pleo does not accept {brand}",
+		clientRejected: {http.StatusOK, "Pleo does not accept {brand}",
 			"You have done nothing wrong: {brand} is not set up at Pleo the way that it should be. Nothing has changed.",
 			"Tell {brand}. Once it is mended you can use the same link again."},
-		otherIssuer: {http.StatusOK, "The answer did not come from Pleo",
+		wrongIssuer: {http.StatusOK, "The answer did not come from Pleo",
 			"Something between Pleo and this page has answered in the place of Pleo, so the answer was not used. Nothing has changed.",
 			"Try again. If it happens once more, tell {brand}."},
-		pleoRefused: {http.StatusOK, "Pleo did not give access",
+		consentFailed: {http.StatusOK, "Pleo did not give access",
 			"Pleo could not ask you for your approval. Nothing has changed.",
 			"Try again. If it happens once more, tell {brand}."},
 		notSaved: {http.StatusOK, "This cannot be completed at the moment",
@@ -103,93 +103,93 @@ func consentWordings() map[why]wording {
 	}
 }
 
-func badKeyWordings() map[why]wording {
-	return map[why]wording{
-		keyMisshapen: {http.StatusUnprocessableEntity, "This is not an API key",
+func keyMessages() map[reason]message {
+	return map[reason]message{
+		keyMalformed: {http.StatusUnprocessableEntity, "This is not an API key",
 			"A key is one long word of letters, digits and signs, without spaces.",
 			"Copy the key in Pleo once more, and paste it here alone."},
-		keyUnknown: {http.StatusUnprocessableEntity, "Pleo does not know this key",
+		keyRejected: {http.StatusUnprocessableEntity, "Pleo does not know this key",
 			"The key may be incomplete, or it has been deleted or has expired. It was not stored.",
 			"Copy the whole key in Pleo once more. If Pleo no longer shows it, make a new one by the steps below."},
-		keyElsewhere: {http.StatusUnprocessableEntity, "This key is for another Pleo",
+		keyOfOtherEnvironment: {http.StatusUnprocessableEntity, "This key is for another Pleo",
 			"The key works, but not here: {brand} uses {here}, and the key is for {there}. It was not stored.",
 			"Make a key in {here}, by the steps below."},
-		keyOver: {http.StatusUnprocessableEntity, "This day is over",
+		keyExpired: {http.StatusUnprocessableEntity, "This day is over",
 			"A key whose last day has passed does not work any more. It was not stored.",
 			"Correct the day, and paste the key once more. If the day is right, make a new key in Pleo by the steps below."},
-		notADay: {http.StatusUnprocessableEntity, "This is not a day",
+		invalidDate: {http.StatusUnprocessableEntity, "This is not a day",
 			"The last day of the key could not be read. The key was not stored.",
 			"Write the day like 2031-01-31 or leave it out, and paste the key once more."},
-		keyTooNarrow: {http.StatusUnprocessableEntity, "This key does not allow enough",
+		keyMissingPermissions: {http.StatusUnprocessableEntity, "This key does not allow enough",
 			"The key works, but {brand} also needs the permissions below. It was not stored.",
 			"Make a new key in Pleo with all the permissions, and paste that one."},
 	}
 }
 
-func linkWordings() map[why]wording {
-	return map[why]wording{
+func linkMessages() map[reason]message {
+	return map[reason]message{
 		linkUsed: {http.StatusGone, "This link has been used",
 			"{tenant} was connected with it. A link can be used once.",
 			"There is nothing left to do here. If something does not work, ask {brand} for a new link."},
 		linkExpired: {http.StatusGone, "This link has expired",
 			"It can no longer be used, or a newer one has taken its place.",
 			"Ask {brand} for a new link."},
-		linkUnknown: {http.StatusNotFound, "This link leads nowhere",
+		linkInvalid: {http.StatusNotFound, "This link leads nowhere",
 			"Maybe a part of it was lost when it was copied, or what it was for has been removed.",
 			"Open the link from the message that you have got it in. If that does not help, ask {brand} for a new one."},
 		otherBrowser: {http.StatusForbidden, "Please go on in one browser",
 			"This was begun in another browser, or in a private window. To keep others from connecting in your name, it has to be finished where it was begun. Nothing has changed.",
 			"Open your link again, in the browser that you are using now."},
-		attemptOver: {http.StatusGone, "This page is no longer current",
+		attemptExpired: {http.StatusGone, "This page is no longer current",
 			"Either the approval took more than 10 minutes, or this page was opened twice.",
 			"Open your link again: it shows whether you are connected, and lets you try again if you are not."},
-		switchedOff: {http.StatusForbidden, "This connection is switched off",
+		connectionDisabled: {http.StatusForbidden, "This connection is switched off",
 			"{brand} has switched off the connection of {tenant}, so nothing can be connected at the moment.",
 			"Ask {brand}."},
-		notSetUp: {http.StatusServiceUnavailable, "{brand} is not ready yet",
+		oauthNotConfigured: {http.StatusServiceUnavailable, "{brand} is not ready yet",
 			"You have done nothing wrong: {brand} has not been set up to ask Pleo for access.",
 			"Tell {brand}. Once it is mended you can use the same link."},
-		storeAway: {http.StatusServiceUnavailable, "This page is not available at the moment",
+		storeUnavailable: {http.StatusServiceUnavailable, "This page is not available at the moment",
 			"Something on our side does not answer.",
 			"Wait a minute and load the page again."},
 	}
 }
 
-func requestWordings() map[why]wording {
-	return map[why]wording{
-		tooMany: {http.StatusTooManyRequests, "Too many tries",
+func requestMessages() map[reason]message {
+	return map[reason]message{
+		tooManyAttempts: {http.StatusTooManyRequests, "Too many tries",
 			"This link was tried too often within a minute.",
 			"Wait a minute and try again."},
-		tooBusy: {http.StatusServiceUnavailable, "Too many people are here at the moment",
+		serverBusy: {http.StatusServiceUnavailable, "Too many people are here at the moment",
 			"Nothing has happened yet.",
 			"Wait a minute and load the page again."},
-		unreadable: {http.StatusBadRequest, "This could not be read",
+		badRequest: {http.StatusBadRequest, "This could not be read",
 			"What was sent is too long, or was cut off on its way. Nothing has happened.",
 			"Open your link again."},
-		notOurPage: {http.StatusForbidden, "Please begin on our page",
+		crossSiteRequest: {http.StatusForbidden, "Please begin on our page",
 			"Another website has tried to start this in your name. Nothing has happened.",
 			"If you want to connect, open the link that {brand} has given you."},
-		otherHost: {http.StatusMisdirectedRequest, "There is nothing at this address",
+		hostNotAllowed: {http.StatusMisdirectedRequest, "There is nothing at this address",
 			"This server does not answer to the name in your browser’s address bar.",
 			"Open the link that you were given."},
-		nowhere: {http.StatusNotFound, "There is nothing at this address",
+		notFound: {http.StatusNotFound, "There is nothing at this address",
 			"This server is for connecting a company’s Pleo account by a link.",
 			"Open the link that you were given."},
 	}
 }
 
-// names are what wordings have placeholders for.
+// companies are what wordings have placeholders for.
 type names struct {
-	brand, tenant string
-	have, got     string // companies
-	here, there   string // environments
+	brand, tenant                 string
+	company, chosen               string // companies
+	environment, otherEnvironment string // environments
 }
 
-func (n names) in(text string) string {
+func (n names) expand(text string) string {
 	text = strings.NewReplacer(
 		"{brand}", plain(n.brand), "{tenant}", cmp.Or(plain(n.tenant), "your account"),
-		"{have}", cmp.Or(plain(n.have), "another company"), "{got}", cmp.Or(plain(n.got), "the company that was chosen"),
-		"{here}", cmp.Or(n.here, "another environment of Pleo"), "{there}", cmp.Or(n.there, "another one"),
+		"{have}", cmp.Or(plain(n.company), "another company"), "{got}", cmp.Or(plain(n.chosen), "the company that was chosen"),
+		"{here}", cmp.Or(n.environment, "another environment of Pleo"), "{there}", cmp.Or(n.otherEnvironment, "another one"),
 	).Replace(text)
 	// What stands for a name may begin a sentence.
 	if first, ok := strings.CutPrefix(text, "the "); ok {

@@ -16,12 +16,12 @@ import (
 var verifierPattern = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
 
 func TestVerifierIsFreshPerAttempt(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+	o := newEnv(t, "https://connect.example.com", nil)
 	id := o.connection("acme", credstore.OAuth)
-	link, alice := o.link(id), o.person()
+	link, alice := o.link(id), o.browser()
 	seen := map[string]bool{}
 	for range 3 {
-		asked := alice.begin(link)
+		asked := alice.start(link)
 		verifier := asked.Get("challenge_of")
 		if !verifierPattern.MatchString(verifier) {
 			t.Errorf("verifier %q is not one of RFC 7636", verifier)
@@ -34,77 +34,77 @@ func TestVerifierIsFreshPerAttempt(t *testing.T) {
 			t.Errorf("Pleo is asked with %v", asked)
 		}
 	}
-	asked := alice.begin(link)
-	alice.comeBack(asked.Get("state"))
-	want := exchanged{codeCanary, asked.Get("challenge_of"), "https://connect.example.com/oauth/callback"}
+	asked := alice.start(link)
+	alice.callback(asked.Get("state"))
+	want := exchangeCall{codeCanary, asked.Get("challenge_of"), "https://connect.example.com/oauth/callback"}
 	if got := o.pleo.exchanges; len(got) != 1 || got[0] != want {
 		t.Errorf("exchanges = %v, want only %v", got, want)
 	}
 }
 
-func TestStateIsLongAndSpentOnce(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+func TestStateIsLongAndUsedOnce(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
 	id := o.connection("acme", credstore.OAuth)
-	alice := o.person()
-	state := alice.begin(o.link(id)).Get("state")
+	alice := o.browser()
+	state := alice.start(o.link(id)).Get("state")
 	if len(state) < 43 { // 256 bits in base64url; 128 would do
 		t.Errorf("state %q has less than 256 bits", state)
 	}
-	wantText(t, alice.see(alice.comeBack(state)), "Connected", "Acme ApS", "Tenant of acme")
-	wantText(t, alice.see(alice.comeBack(state)), "This page is no longer current")
+	wantText(t, alice.follow(alice.callback(state)), "Connected", "Acme ApS", "Tenant of acme")
+	wantText(t, alice.follow(alice.callback(state)), "This page is no longer current")
 	if n := o.pleo.calls(); n != 1 {
 		t.Errorf("%d token calls, want 1", n)
 	}
 }
 
-func TestStateEndsAfterTenMinutes(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
-	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.person()
-	state := alice.begin(link).Get("state")
+func TestStateExpiresAfterTenMinutes(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
+	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
+	state := alice.start(link).Get("state")
 	o.later.Store(int64(10*time.Minute + time.Second))
-	wantText(t, alice.see(alice.comeBack(state)), "This page is no longer current")
+	wantText(t, alice.follow(alice.callback(state)), "This page is no longer current")
 	if n := o.pleo.calls(); n != 0 {
 		t.Errorf("%d token calls, want none", n)
 	}
-	wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected") // the link lasts longer
+	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected") // the link lasts longer
 }
 
-// TestLinkThatExpiresDuringTheConsent: whoever has begun in time may finish, but
+// TestLinkExpiresDuringConsent: whoever has begun in time may finish, but
 // not by a link that the operator has replaced meanwhile.
-func TestLinkThatExpiresDuringTheConsent(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+func TestLinkExpiresDuringConsent(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
 	id := o.connection("acme", credstore.OAuth)
-	alice, bob := o.person(), o.person()
-	ended := bob.begin(o.link(id)).Get("state")
+	alice, bob := o.browser(), o.browser()
+	ended := bob.start(o.link(id)).Get("state")
 	link := o.link(id)
-	wantText(t, bob.see(bob.comeBack(ended)), "This link has expired")
+	wantText(t, bob.follow(bob.callback(ended)), "This link has expired")
 	if n := o.pleo.calls(); n != 0 {
 		t.Errorf("%d token calls by a link that was replaced, want none", n)
 	}
 	o.later.Store(int64(defaultTTL - time.Minute))
-	state := alice.begin(link).Get("state")
+	state := alice.start(link).Get("state")
 	o.later.Add(int64(2 * time.Minute))
-	wantText(t, alice.see(alice.comeBack(state)), "Connected", "Acme ApS")
+	wantText(t, alice.follow(alice.callback(state)), "Connected", "Acme ApS")
 	wantText(t, bob.send("GET", link, "").Body.String(), "This link has been used")
 }
 
-// TestRightStateInAnotherBrowserMakesNoTokenCall: PKCE does not stop somebody who
+// TestStateInOtherBrowserMakesNoTokenRequest: PKCE does not stop somebody who
 // has got the victim's browser to begin and comes back with the answer himself,
 // or the other way round.
-func TestRightStateInAnotherBrowserMakesNoTokenCall(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+func TestStateInOtherBrowserMakesNoTokenRequest(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
 	link := o.link(o.connection("acme", credstore.OAuth))
 	other := o.link(o.connection("other", credstore.OAuth))
-	alice, mallory, nobody := o.person(), o.person(), o.person()
-	state := alice.begin(link).Get("state")
-	mallory.begin(other) // has a cookie too
-	for name, p := range map[string]*person{"with a cookie": mallory, "without": nobody} {
-		wantText(t, p.see(p.comeBack(state)), "Please go on in one browser")
+	alice, mallory, nobody := o.browser(), o.browser(), o.browser()
+	state := alice.start(link).Get("state")
+	mallory.start(other) // has a cookie too
+	for name, p := range map[string]*browser{"with a cookie": mallory, "without": nobody} {
+		wantText(t, p.follow(p.callback(state)), "Please go on in one browser")
 		if n := o.pleo.calls(); n != 0 {
 			t.Errorf("%s: %d token calls, want none", name, n)
 		}
 	}
-	wantText(t, alice.see(alice.comeBack(state)), "Connected") // it was not spent
+	wantText(t, alice.follow(alice.callback(state)), "Connected") // it was not spent
 }
 
 func TestCookieBindsTheBrowser(t *testing.T) {
@@ -115,9 +115,9 @@ func TestCookieBindsTheBrowser(t *testing.T) {
 		{"https://connect.example.com", "__Host-pleo-browser", true},
 		{"http://127.0.0.1:8486", "pleo-browser", false},
 	} {
-		o := opened(t, test.public, nil)
-		alice := o.person()
-		alice.begin(o.link(o.connection("acme", credstore.OAuth)))
+		o := newEnv(t, test.public, nil)
+		alice := o.browser()
+		alice.start(o.link(o.connection("acme", credstore.OAuth)))
 		c := alice.cookies[test.name]
 		if c == nil || c.Secure != test.secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Path != "/" || c.Domain != "" {
 			t.Errorf("%s: cookie %+v, want %s, HttpOnly, SameSite=Lax, for this host alone", test.public, c, test.name)
@@ -125,25 +125,25 @@ func TestCookieBindsTheBrowser(t *testing.T) {
 	}
 }
 
-// TestMixUpMakesNoTokenCall: two flows begun at once each come back to their own
+// TestMixUpMakesNoTokenRequest: two flows begun at once each come back to their own
 // connection, whichever comes first, and a state brought back to the other
 // browser does nothing.
-func TestMixUpMakesNoTokenCall(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+func TestMixUpMakesNoTokenRequest(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
 	first, second := o.connection("first", credstore.OAuth), o.connection("second", credstore.OAuth)
-	alice, bob := o.person(), o.person()
-	ofAlice, ofBob := alice.begin(o.link(first)), bob.begin(o.link(second))
-	alice.comeBack(ofBob.Get("state"))
-	bob.comeBack(ofAlice.Get("state"))
+	alice, bob := o.browser(), o.browser()
+	ofAlice, ofBob := alice.start(o.link(first)), bob.start(o.link(second))
+	alice.callback(ofBob.Get("state"))
+	bob.callback(ofAlice.Get("state"))
 	if n := o.pleo.calls(); n != 0 {
 		t.Fatalf("%d token calls for crossed states, want none", n)
 	}
 	// One person, two tabs: the later flow comes back first.
-	third := alice.begin(o.link(second))
+	third := alice.start(o.link(second))
 	o.pleo.company = credstore.Company{ID: "c-2", Name: "Beta ApS"}
-	wantText(t, alice.see(alice.comeBack(third.Get("state"))), "Tenant of second", "Beta ApS")
+	wantText(t, alice.follow(alice.callback(third.Get("state"))), "Tenant of second", "Beta ApS")
 	o.pleo.company = credstore.Company{ID: "c-1", Name: "Acme ApS"}
-	wantText(t, alice.see(alice.comeBack(ofAlice.Get("state"))), "Tenant of first", "Acme ApS")
+	wantText(t, alice.follow(alice.callback(ofAlice.Get("state"))), "Tenant of first", "Acme ApS")
 	for i, verifier := range []string{third.Get("challenge_of"), ofAlice.Get("challenge_of")} {
 		if o.pleo.exchanges[i].verifier != verifier {
 			t.Errorf("exchange %d was made with another flow's verifier", i+1)
@@ -151,13 +151,13 @@ func TestMixUpMakesNoTokenCall(t *testing.T) {
 	}
 }
 
-// TestGetAloneStartsNothing: programs that look at links before people do leave
+// TestGetChangesNothing: programs that look at links before people do leave
 // them as they are.
-func TestGetAloneStartsNothing(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+func TestGetChangesNothing(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
 	id := o.connection("acme", credstore.OAuth)
 	link := o.link(id)
-	scanner := o.person()
+	scanner := o.browser()
 	for _, method := range []string{"GET", "HEAD", "GET"} {
 		w := scanner.send(method, link, "")
 		if w.Code != http.StatusOK || w.Header().Get("Location") != "" {
@@ -170,25 +170,25 @@ func TestGetAloneStartsNothing(t *testing.T) {
 	if n := o.pleo.calls(); n != 0 {
 		t.Errorf("%d token calls, want none", n)
 	}
-	alice := o.person()
-	wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected")
+	alice := o.browser()
+	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected")
 }
 
-// TestHeadAtTheCallbackSpendsNothing: what looks at addresses asks with HEAD too.
-func TestHeadAtTheCallbackSpendsNothing(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
-	alice := o.person()
-	state := alice.begin(o.link(o.connection("acme", credstore.OAuth))).Get("state")
+// TestHeadAtCallbackChangesNothing: what looks at addresses asks with HEAD too.
+func TestHeadAtCallbackChangesNothing(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
+	alice := o.browser()
+	state := alice.start(o.link(o.connection("acme", credstore.OAuth))).Get("state")
 	if w := alice.send("HEAD", "/oauth/callback?code=x&state="+state, ""); w.Code/100 != 4 {
 		t.Errorf("HEAD = %d, want a refusal", w.Code)
 	}
-	wantText(t, alice.see(alice.comeBack(state)), "Connected")
+	wantText(t, alice.follow(alice.callback(state)), "Connected")
 }
 
-// TestConsentStartsOnOurPage: a form on another site that sends a customer to
+// TestConsentRequiresSameOrigin: a form on another site that sends a customer to
 // approve somebody else's connection is refused.
-func TestConsentStartsOnOurPage(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+func TestConsentRequiresSameOrigin(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
 	link := o.link(o.connection("acme", credstore.OAuth))
 	for name, test := range map[string]struct {
 		header map[string]string
@@ -202,13 +202,13 @@ func TestConsentStartsOnOurPage(t *testing.T) {
 		"another site, in an old one":  {map[string]string{"Origin": "https://evil.example"}, false},
 		"a sandbox, in an old browser": {map[string]string{"Origin": "null"}, false},
 	} {
-		p := o.person()
+		p := o.browser()
 		p.header = test.header
 		if w := p.send("POST", link, ""); (w.Code == http.StatusSeeOther) != test.begun {
 			t.Errorf("%s: POST = %d, begun should be %v", name, w.Code, test.begun)
 		}
 	}
-	old := o.person()
+	old := o.browser()
 	old.send("GET", link, "")
 	old.header = map[string]string{"Origin": "null"} // what no-referrer makes of our own
 	if w := old.send("POST", link, ""); w.Code != http.StatusSeeOther {
@@ -229,13 +229,13 @@ func TestIssuerIsChecked(t *testing.T) {
 		"another path":     {"", "https://auth.example.com/evil", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := opened(t, "https://connect.example.com", func(c *Config) { c.Issuer = test.configured })
-			alice := o.person()
-			q := url.Values{"state": {alice.begin(o.link(o.connection("acme", credstore.OAuth))).Get("state")}, "code": {codeCanary}}
+			o := newEnv(t, "https://connect.example.com", func(c *Config) { c.Issuer = test.configured })
+			alice := o.browser()
+			q := url.Values{"state": {alice.start(o.link(o.connection("acme", credstore.OAuth))).Get("state")}, "code": {codeCanary}}
 			if test.iss != "" {
 				q.Set("iss", test.iss)
 			}
-			page := alice.see(alice.send("GET", "/oauth/callback?"+q.Encode(), ""))
+			page := alice.follow(alice.send("GET", "/oauth/callback?"+q.Encode(), ""))
 			if connected := strings.Contains(page, "Connected"); connected != test.connected || (o.pleo.calls() == 1) != test.connected {
 				t.Errorf("connected = %v with %d token calls, want %v:\n%s", connected, o.pleo.calls(), test.connected, page)
 			}
@@ -245,19 +245,19 @@ func TestIssuerIsChecked(t *testing.T) {
 
 // TestErrorCallback: the state is checked, the text escaped, and nothing stored.
 func TestErrorCallback(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+	o := newEnv(t, "https://connect.example.com", nil)
 	id := o.connection("acme", credstore.OAuth)
-	link, alice, mallory := o.link(id), o.person(), o.person()
-	state := alice.begin(link).Get("state")
-	refused := func(p *person, state, code string) string {
+	link, alice, mallory := o.link(id), o.browser(), o.browser()
+	state := alice.start(link).Get("state")
+	refused := func(p *browser, state, code string) string {
 		q := url.Values{"state": {state}, "error": {code}, "error_description": {"<script>description-canary</script>"}}
-		return p.see(p.send("GET", "/oauth/callback?"+q.Encode(), ""))
+		return p.follow(p.send("GET", "/oauth/callback?"+q.Encode(), ""))
 	}
 	wantText(t, refused(mallory, state, "access_denied"), "Please go on in one browser")
 	wantText(t, refused(alice, state, "access_denied"), "Nothing was connected", "Try again", "error=consent_denied", "status=pending")
 	wantText(t, refused(alice, state, "access_denied"), "This page is no longer current")
 
-	page := refused(alice, alice.begin(link).Get("state"), `<img src=x onerror=alert(1)>`)
+	page := refused(alice, alice.start(link).Get("state"), `<img src=x onerror=alert(1)>`)
 	wantText(t, page, "Pleo did not give access", "&lt;img src=x onerror=alert(1)&gt;")
 	if strings.Contains(page, "<img") || strings.Contains(page, "canary") {
 		t.Errorf("the page shows what came with the address:\n%s", page)
@@ -265,23 +265,23 @@ func TestErrorCallback(t *testing.T) {
 	if s := o.state(id); s.Connection.Version != 0 || o.pleo.calls() != 0 {
 		t.Errorf("after denied consents the connection has version %d and %d token calls were made, want none", s.Connection.Version, o.pleo.calls())
 	}
-	wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected") // the link is still good
+	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected") // the link is still good
 }
 
-func TestReturnURLsAreThoseConfigured(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+func TestReturnURLMustBeConfigured(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
 	id := o.connection("acme", credstore.OAuth)
 	for _, other := range []string{
-		returnTo + "&x=1", "https://books.example.com/done", returnTo + "/", "https://books.example.com.evil.example/done?from=pleo",
-		strings.ToUpper(returnTo), "javascript:alert(1)",
+		returnURL + "&x=1", "https://books.example.com/done", returnURL + "/", "https://books.example.com.evil.example/done?from=pleo",
+		strings.ToUpper(returnURL), "javascript:alert(1)",
 	} {
-		if _, _, err := o.links.Open(t.Context(), id, credstore.LinkRequest{ReturnURL: other}); !errors.Is(err, ErrReturnURL) {
+		if _, _, err := o.links.Issue(t.Context(), id, credstore.LinkRequest{ReturnURL: other}); !errors.Is(err, ErrReturnURL) {
 			t.Errorf("Open with return URL %q = %v, want ErrReturnURL", other, err)
 		}
 	}
-	alice := o.person()
+	alice := o.browser()
 	link := o.link(id)
-	page := alice.see(alice.comeBack(alice.begin(link).Get("state")))
+	page := alice.follow(alice.callback(alice.start(link).Get("state")))
 	wantText(t, page, `href="https://books.example.com/done?connection=acme&amp;from=pleo&amp;status=active"`)
 	// What the configuration allows at the moment counts, not when the link was made.
 	o.pages.ReturnURLs = nil
@@ -290,14 +290,14 @@ func TestReturnURLsAreThoseConfigured(t *testing.T) {
 	}
 }
 
-// TestCallbackLeadsToACleanURL: neither code nor state stays in the address bar.
-func TestCallbackLeadsToACleanURL(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
-	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.person()
-	state := alice.begin(link).Get("state")
+// TestCallbackRedirectsToCleanURL: neither code nor state stays in the address bar.
+func TestCallbackRedirectsToCleanURL(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
+	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
+	state := alice.start(link).Get("state")
 	for name, w := range map[string]interface{ Result() *http.Response }{
-		"another browser": o.person().comeBack(state),
-		"the right one":   alice.comeBack(state),
+		"another browser": o.browser().callback(state),
+		"the right one":   alice.callback(state),
 		"nonsense":        alice.send("GET", "/oauth/callback?code=a&code=b", ""),
 		"bad percents":    alice.send("GET", "/oauth/callback?code=%zz&state="+state, ""),
 	} {
@@ -308,12 +308,12 @@ func TestCallbackLeadsToACleanURL(t *testing.T) {
 	}
 }
 
-func TestEveryAnswerHasThePolicy(t *testing.T) {
-	o := opened(t, "https://connect.example.com", nil)
+func TestSecurityHeaders(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", nil)
 	link := o.link(o.connection("acme", credstore.OAuth))
 	key := o.link(o.connection("keyed", credstore.StandaloneKey))
-	alice := o.person()
-	for _, target := range []string{link, key, "/", "/connect/x", "/oauth/callback", "/stopped/other_browser", "/stopped/x", o.pages.design.stylePath} {
+	alice := o.browser()
+	for _, target := range []string{link, key, "/", "/connect/x", "/oauth/callback", "/stopped/other_browser", "/stopped/x", o.pages.theme.stylePath} {
 		w := alice.send("GET", target, "")
 		h := w.Header()
 		csp := h.Get("Content-Security-Policy")
@@ -328,7 +328,7 @@ func TestEveryAnswerHasThePolicy(t *testing.T) {
 		if h.Get("Referrer-Policy") != "no-referrer" || h.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: header %v", target, h)
 		}
-		if cached := h.Get("Cache-Control"); target != o.pages.design.stylePath && cached != "no-store" {
+		if cached := h.Get("Cache-Control"); target != o.pages.theme.stylePath && cached != "no-store" {
 			t.Errorf("%s: Cache-Control %q, want no-store", target, cached)
 		}
 		for _, loaded := range regexp.MustCompile(`(?:src|href)="([^"]*)"`).FindAllStringSubmatch(w.Body.String(), -1) {
@@ -346,10 +346,10 @@ func TestEveryAnswerHasThePolicy(t *testing.T) {
 	}
 }
 
-// TestSmallerScopeIsShown: it is used, and the customer can tell why something
+// TestMissingScopesAreShown: it is used, and the customer can tell why something
 // does not work.
-func TestSmallerScopeIsShown(t *testing.T) {
-	o := opened(t, "https://connect.example.com", func(c *Config) { c.Scopes = []string{"users:read", "export-jobs:write"} })
-	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.person()
-	wantText(t, alice.see(alice.comeBack(alice.begin(link).Get("state"))), "Connected", "Less than was asked for", "Carry out exports of your expenses")
+func TestMissingScopesAreShown(t *testing.T) {
+	o := newEnv(t, "https://connect.example.com", func(c *Config) { c.Scopes = []string{"users:read", "export-jobs:write"} })
+	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
+	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected", "Less than was asked for", "Carry out exports of your expenses")
 }

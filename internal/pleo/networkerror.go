@@ -15,14 +15,14 @@ import (
 var (
 	errTimedOut   = errors.New("timed out")
 	errClosed     = errors.New("the server closed the connection")
-	errUnreadable = errors.New("no readable HTTP answer")
+	errNoResponse = errors.New("no readable HTTP answer")
 )
 
-// causeOf says in words of our own why an exchange broke off. net/http quotes
+// networkError says in words of our own why an exchange broke off. net/http quotes
 // the server in its errors, and a server may quote the secrets it was sent; and
 // it quotes URLs, which may hold a user and a password. Of err only context
 // errors, error numbers and [io.ErrUnexpectedEOF] remain to be matched.
-func causeOf(ctx context.Context, err error) error {
+func networkError(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil {
 		return ended
 	}
@@ -40,11 +40,11 @@ func causeOf(ctx context.Context, err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: %w", errClosed, io.ErrUnexpectedEOF)
 	}
-	return errUnreadable
+	return errNoResponse
 }
 
 func proxyCause(err error) error {
-	var refused *proxyError
+	var refused *forwardProxyError
 	if errors.As(err, &refused) {
 		return refused
 	}

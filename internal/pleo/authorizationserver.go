@@ -60,9 +60,9 @@ type AuthorizationServer struct {
 	log           *zap.Logger
 	now           func() time.Time
 
-	// refused is the hash of the current client secret while it is known to be
+	// rejected is the hash of the current client secret while it is known to be
 	// refused and the previous one to work; nil otherwise.
-	refused atomic.Pointer[credstore.Hash]
+	rejected atomic.Pointer[credstore.Hash]
 }
 
 // NewAuthorizationServer returns the authorization server of cfg, or what is
@@ -79,7 +79,7 @@ func NewAuthorizationServer(cfg ServerConfig) (*AuthorizationServer, error) {
 	// a request that fails on it is an unknown outcome.
 	transport.DisableKeepAlives = true
 	transport.ResponseHeaderTimeout = 0 // Timeout bounds the whole
-	transport.DialContext = watch(transport.DialContext)
+	transport.DialContext = trackWrites(transport.DialContext)
 	s := &AuthorizationServer{
 		authorizeURL:  cfg.URL.JoinPath("oauth/authorize").String(),
 		tokenURL:      cfg.URL.JoinPath("oauth/token").String(),
@@ -139,20 +139,20 @@ func (s *AuthorizationServer) setDefaults() {
 }
 
 // Refresh sends the refresh token once and returns what the server gave for it
-// (RFC 6749 section 6). The error is a *[NotSentError], an *[AnswerError] or an
-// *[UnknownError]. Only where the server refuses the client secret, and so has
+// (RFC 6749 section 6). The error is a *[NotSentError], an *[ResponseError] or an
+// *[UnknownOutcomeError]. Only where the server refuses the client secret, and so has
 // not looked at the token, and there is a previous secret, is it sent again.
 //
-// Ending ctx after the token was sent gives an UnknownError, and may lose the
+// Ending ctx after the token was sent gives an UnknownOutcomeError, and may lose the
 // successor: let ctx be one that nobody is waiting on.
 func (s *AuthorizationServer) Refresh(ctx context.Context, refreshToken credstore.Secret) (Tokens, error) {
 	if refreshToken.IsZero() {
-		return Tokens{}, &NotSentError{Err: errNothingSend}
+		return Tokens{}, &NotSentError{Err: errNoToken}
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	var tokens Tokens
-	err := s.withSecret(func(secret credstore.Secret) (err error) {
+	err := s.withClientSecret(func(secret credstore.Secret) (err error) {
 		tokens, err = s.refreshWith(ctx, refreshToken, secret)
 		return err
 	})
@@ -160,7 +160,7 @@ func (s *AuthorizationServer) Refresh(ctx context.Context, refreshToken credstor
 }
 
 func (s *AuthorizationServer) refreshWith(ctx context.Context, refreshToken, secret credstore.Secret) (Tokens, error) {
-	x := &exchange{base: s.transport, now: s.now, touch: s.auth.finish(s.clientID, secret)}
+	x := &exchange{base: s.transport, now: s.now, finish: s.auth.plainBasic(s.clientID, secret)}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: x})
 	source := s.oauth(secret).TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken.Reveal()})
 	_, _ = source.Token() // an error always: x has captured what happened
@@ -178,10 +178,10 @@ func (s *AuthorizationServer) oauth(secret credstore.Secret) *oauth2.Config {
 
 // tokens says what the exchange has brought. sent are the secrets in the request.
 func (x *exchange) tokens(sent ...credstore.Secret) (Tokens, error) {
-	if x.answer == nil {
-		return Tokens{}, x.silence()
+	if x.response == nil {
+		return Tokens{}, x.noResponseError()
 	}
-	t, err := x.answer.tokens(sent...)
+	t, err := x.response.tokens(sent...)
 	if err != nil {
 		return Tokens{}, err
 	}
@@ -189,23 +189,23 @@ func (x *exchange) tokens(sent ...credstore.Secret) (Tokens, error) {
 	return t, nil
 }
 
-// withSecret calls try with the client secret, and where that is refused once
+// withClientSecret calls try with the client secret, and where that is refused once
 // more with the other one. It remembers which of them works.
-func (s *AuthorizationServer) withSecret(try func(secret credstore.Secret) error) error {
+func (s *AuthorizationServer) withClientSecret(try func(secret credstore.Secret) error) error {
 	current, previous := s.current(), s.previous()
 	if previous.IsZero() || previous.Equal(current) {
 		return try(current)
 	}
 	first, second := current, previous
-	if h := s.refused.Load(); h != nil && *h == current.Hash() {
+	if h := s.rejected.Load(); h != nil && *h == current.Hash() {
 		first, second = previous, current
 	}
 	err := try(first)
-	if !secretRefused(err) {
+	if !clientSecretRejected(err) {
 		return err
 	}
 	err = try(second)
-	if secretAccepted(err) {
+	if clientSecretAccepted(err) {
 		s.remember(current, second.Equal(previous))
 	}
 	return err
@@ -213,34 +213,34 @@ func (s *AuthorizationServer) withSecret(try func(secret credstore.Secret) error
 
 func (s *AuthorizationServer) remember(current credstore.Secret, refused bool) {
 	if !refused {
-		s.refused.Store(nil)
+		s.rejected.Store(nil)
 		s.log.Info("the client secret is accepted again")
 		return
 	}
 	hash := current.Hash()
-	s.refused.Store(&hash)
+	s.rejected.Store(&hash)
 	s.log.Warn("the client secret is refused; the previous one works")
 }
 
-// secretRefused reports whether err says that the client secret is wrong.
-func secretRefused(err error) bool {
-	var answer *AnswerError
-	return errors.As(err, &answer) && answer.Class == ClientRefused && answer.Code == invalidClient
+// clientSecretRejected reports whether err says that the client secret is wrong.
+func clientSecretRejected(err error) bool {
+	var answer *ResponseError
+	return errors.As(err, &answer) && answer.Class == ClientRejected && answer.Code == invalidClient
 }
 
-// secretAccepted reports whether a call that ended in err proves that the
+// clientSecretAccepted reports whether a call that ended in err proves that the
 // client secret is right: a token is judged only after the client.
-func secretAccepted(err error) bool {
-	var answer *AnswerError
-	return err == nil || errors.As(err, &answer) && answer.Class == Refused
+func clientSecretAccepted(err error) bool {
+	var answer *ResponseError
+	return err == nil || errors.As(err, &answer) && answer.Class == TokenRejected
 }
 
 // post sends a form that x/oauth2 has no words for, authenticated as all others.
 func (s *AuthorizationServer) post(ctx context.Context, to string, form url.Values, secret credstore.Secret) (*exchange, error) {
-	x := &exchange{base: s.transport, now: s.now, touch: s.auth.authenticate(form, s.clientID, secret)}
+	x := &exchange{base: s.transport, now: s.now, finish: s.auth.authenticate(form, s.clientID, secret)}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, fmt.Errorf("forming a request: %w", errNotFormed)
+		return nil, fmt.Errorf("forming a request: %w", errInvalidRequest)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	x.send(req)

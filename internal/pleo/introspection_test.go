@@ -33,13 +33,13 @@ func TestActive(t *testing.T) {
 		{"forbidden", 403, `{"active":false}`, false, false},
 		{"busy", 429, `{"active":false}`, false, false},
 		{"error", 500, `{"active":false}`, false, false},
-		{"too long", 200, `{"active":false,"x":"` + strings.Repeat(" ", maxAnswer) + `"}`, false, false},
+		{"too long", 200, `{"active":false,"x":"` + strings.Repeat(" ", maxResponseBody) + `"}`, false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(tt.status, tt.body))
+			server := record(t, respond(tt.status, tt.body))
 			got, err := newServer(t, server.URL).Active(t.Context(), credstore.NewSecret(sentToken), "refresh_token")
-			if got != tt.active || (err == nil) != tt.ok || errors.Is(err, ErrNoIntrospection) {
+			if got != tt.active || (err == nil) != tt.ok || errors.Is(err, ErrIntrospectionUnsupported) {
 				t.Errorf("Active = %v, %v, want %v, ok %v", got, err, tt.active, tt.ok)
 			}
 			assertNoSecret(t, err)
@@ -64,7 +64,7 @@ func TestSubject(t *testing.T) {
 		{"no answer", `{"sub":"` + urn + `"}`, "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			server := record(t, answering(200, tt.body))
+			server := record(t, respond(200, tt.body))
 			got, err := newServer(t, server.URL).Subject(t.Context(), credstore.NewSecret(sentToken))
 			if got != tt.want || (err == nil) != tt.ok {
 				t.Errorf("Subject = %q, %v, want %q, ok %v", got, err, tt.want, tt.ok)
@@ -78,16 +78,16 @@ func TestSubject(t *testing.T) {
 }
 
 func TestActiveWithoutIntrospection(t *testing.T) {
-	server := record(t, answering(404, `{"active":true}`))
+	server := record(t, respond(404, `{"active":true}`))
 	_, err := newServer(t, server.URL).Active(t.Context(), credstore.NewSecret(sentToken), "")
-	if !errors.Is(err, ErrNoIntrospection) {
+	if !errors.Is(err, ErrIntrospectionUnsupported) {
 		t.Errorf("Active = %v, want ErrNoIntrospection", err)
 	}
 }
 
 func TestActiveUnreachable(t *testing.T) {
 	_, err := newServer(t, "http://"+closedPort(t)).Active(t.Context(), credstore.NewSecret(sentToken), "")
-	if err == nil || errors.Is(err, ErrNoIntrospection) {
+	if err == nil || errors.Is(err, ErrIntrospectionUnsupported) {
 		t.Errorf("Active = %v, want an error that is not ErrNoIntrospection", err)
 	}
 }
@@ -105,17 +105,17 @@ func TestActiveRequest(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(string(tt.auth), func(t *testing.T) {
-			server := record(t, answering(200, `{"active":true}`))
+			server := record(t, respond(200, `{"active":true}`))
 			s := newServer(t, server.URL, func(c *ServerConfig) { c.ClientID, c.Auth = "id", tt.auth })
 			if _, err := s.Active(t.Context(), credstore.NewSecret(sentToken), tt.hint); err != nil {
 				t.Fatalf("Active = %v, want an answer", err)
 			}
-			want := seen{Method: "POST", Path: "/oauth/token/introspect", Basic: tt.decode != nil, Form: tt.form,
+			want := recordedRequest{Method: "POST", Path: "/oauth/token/introspect", Basic: tt.decode != nil, Form: tt.form,
 				Accept: "application/json", Encoding: "identity", Close: "close", Agent: "pleo-auth-proxy"}
 			if tt.decode != nil {
 				want.ID, want.Secret = "id", clientSecret
 			}
-			if diff := cmp.Diff([]seen{want}, decodeBasic(t, server.requests(), tt.decode)); diff != "" {
+			if diff := cmp.Diff([]recordedRequest{want}, decodeBasic(t, server.requests(), tt.decode)); diff != "" {
 				t.Errorf("requests differ (-want +got):\n%s", diff)
 			}
 		})
@@ -124,7 +124,7 @@ func TestActiveRequest(t *testing.T) {
 
 func TestActiveTriesThePreviousSecret(t *testing.T) {
 	accepted := "old"
-	server := record(t, accepting(&accepted, answering(200, `{"active":true}`)))
+	server := record(t, acceptOnly(&accepted, respond(200, `{"active":true}`)))
 	s := newServer(t, server.URL, func(c *ServerConfig) {
 		c.ClientID, c.Auth = "id", BasicPlain
 		c.ClientSecret, c.PreviousClientSecret = secret("new"), secret("old")
@@ -137,7 +137,7 @@ func TestActiveTriesThePreviousSecret(t *testing.T) {
 	if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err == nil {
 		t.Error("Refresh brings tokens from an introspection answer")
 	}
-	if diff := cmp.Diff([]string{"new", "old", "old"}, secretsOf(server.requests())); diff != "" {
+	if diff := cmp.Diff([]string{"new", "old", "old"}, clientSecrets(server.requests())); diff != "" {
 		t.Errorf("secrets sent differ (-want +got):\n%s", diff)
 	}
 }

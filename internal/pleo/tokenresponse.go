@@ -16,23 +16,23 @@ const (
 	maxScope    = 4096
 )
 
-// tokensFrom reads the body of a successful answer (RFC 6749 section 5.1). ok is
+// parseTokens reads the body of a successful answer (RFC 6749 section 5.1). ok is
 // false when it holds no tokens, or may have held a refresh token that cannot be
 // read any more. SentAt is left to the caller.
 //
 // A refresh token that can be read completely counts as received, however odd
 // or short the body is: it has taken the place of the one that was sent.
-func tokensFrom(body []byte) (t Tokens, ok bool) {
-	m, end, whole := readMembers(body)
+func parseTokens(body []byte) (t Tokens, ok bool) {
+	m, end, whole := parseMembers(body)
 	access, refresh := m.text("access_token"), m.text("refresh_token")
 	if access == "" && refresh == "" {
 		end, whole = 0, false // nothing where it belongs: look everywhere
 	}
 	if !whole {
-		access = firstOf(access, salvage(body[end:], "access_token"))
-		refresh = firstOf(refresh, salvage(body[end:], "refresh_token"))
+		access = firstOf(access, findString(body[end:], "access_token"))
+		refresh = firstOf(refresh, findString(body[end:], "refresh_token"))
 	}
-	if !bearer(m.text("token_type")) || !sendable(access) {
+	if !isBearer(m.text("token_type")) || !isTokenText(access) {
 		access = ""
 	}
 	if refresh == "" && (access == "" || !whole) {
@@ -41,8 +41,8 @@ func tokensFrom(body []byte) (t Tokens, ok bool) {
 	return Tokens{
 		AccessToken:  credstore.NewSecret(access),
 		RefreshToken: credstore.NewSecret(refresh),
-		Lifetime:     lifetime(m["expires_in"]),
-		Scope:        scope(m.text("scope")),
+		Lifetime:     parseLifetime(m["expires_in"]),
+		Scope:        parseScope(m.text("scope")),
 	}, true
 }
 
@@ -53,22 +53,22 @@ func firstOf(a, b string) string {
 	return b
 }
 
-// bearer reports whether access tokens of the type can be used. RFC 6749 section
+// isBearer reports whether access tokens of the type can be used. RFC 6749 section
 // 7.1 forbids to use one of a type that we do not understand; the refresh token
 // that came with it is good all the same. Pleo documents no token_type, so an
 // absent one is taken for bearer.
-func bearer(tokenType string) bool {
+func isBearer(tokenType string) bool {
 	return tokenType == "" || strings.EqualFold(tokenType, "bearer")
 }
 
-// sendable reports whether s can stand in a header field: it consists of the
+// isTokenText reports whether s can stand in a header field: it consists of the
 // characters that RFC 6749 appendix A.12 allows in a token.
-func sendable(s string) bool {
+func isTokenText(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
 }
 
-// lifetime reads expires_in, seconds as a number or a numeric string.
-func lifetime(raw json.RawMessage) time.Duration {
+// parseLifetime reads expires_in, seconds as a number or a numeric string.
+func parseLifetime(raw json.RawMessage) time.Duration {
 	text := string(raw)
 	var quoted string
 	if json.Unmarshal(raw, &quoted) == nil {
@@ -78,12 +78,12 @@ func lifetime(raw json.RawMessage) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return secondsUpTo(seconds, maxLifetime)
+	return secondsAtMost(seconds, maxLifetime)
 }
 
-// scope returns s if it is a scope as in RFC 6749 section 3.3, else "".
-func scope(s string) string {
-	if len(s) > maxScope || !errorChars(s) {
+// parseScope returns s if it is a scope as in RFC 6749 section 3.3, else "".
+func parseScope(s string) string {
+	if len(s) > maxScope || !isErrorText(s) {
 		return ""
 	}
 	return s
@@ -101,10 +101,10 @@ func (m members) text(name string) string {
 	return s
 }
 
-// readMembers reads the JSON object that body begins with, as far as its members
+// parseMembers reads the JSON object that body begins with, as far as its members
 // are there completely. end is where the last of them ends, and whole whether
 // the object is closed.
-func readMembers(body []byte) (m members, end int, whole bool) {
+func parseMembers(body []byte) (m members, end int, whole bool) {
 	m = make(members)
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -116,7 +116,7 @@ func readMembers(body []byte) (m members, end int, whole bool) {
 			return m, end, false
 		}
 		var value json.RawMessage
-		if dec.Decode(&value) != nil || perhapsCut(value, int(dec.InputOffset()), len(body)) {
+		if dec.Decode(&value) != nil || mayBeTruncated(value, int(dec.InputOffset()), len(body)) {
 			return m, end, false
 		}
 		if key, ok := name.(string); ok {
@@ -128,15 +128,15 @@ func readMembers(body []byte) (m members, end int, whole bool) {
 	return m, end, err == nil
 }
 
-// perhapsCut reports whether value may be the beginning of a number whose rest
+// mayBeTruncated reports whether value may be the beginning of a number whose rest
 // is missing: unlike a string, a number does not show where it ends.
-func perhapsCut(value json.RawMessage, end, length int) bool {
+func mayBeTruncated(value json.RawMessage, end, length int) bool {
 	return end == length && len(value) > 0 && value[0] != '"' && value[0] != '{' && value[0] != '['
 }
 
-// salvage returns the first non-empty string that stands, complete, as the
+// findString returns the first non-empty string that stands, complete, as the
 // member's value anywhere in body; "" when there is none. body need not be JSON.
-func salvage(body []byte, name string) string {
+func findString(body []byte, name string) string {
 	key := []byte(`"` + name + `"`)
 	for {
 		before, after, found := bytes.Cut(body, key)

@@ -14,9 +14,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// answers are bodies that hold the refresh token "rt-2" in different shapes.
-var answers = map[string]string{
-	"as Pleo's":   goodAnswer,
+// tokenResponses are bodies that hold the refresh token "rt-2" in different shapes.
+var tokenResponses = map[string]string{
+	"as Pleo's":   tokenResponse,
 	"token first": `{"refresh_token":"rt-2","access_token":"at-1","expires_in":900}`,
 	"pretty":      "{\r\n  \"access_token\" : \"at-1\",\n\t\"refresh_token\"\n:\n\"rt-2\"\n}\n",
 	"escaped":     `{"access_token":"at-1","refresh_token":"rt\u002d2","x":"\\\""}`,
@@ -39,12 +39,12 @@ func closing(t testing.TB, body string) int {
 	return 0
 }
 
-func TestRefreshTokenInTheReadPartIsNeverLost(t *testing.T) {
-	for name, body := range answers {
+func TestParseTokensKeepsCompleteRefreshToken(t *testing.T) {
+	for name, body := range tokenResponses {
 		t.Run(name, func(t *testing.T) {
 			complete := closing(t, body)
 			for cut := range len(body) + 1 {
-				got, _ := tokensFrom([]byte(body[:cut]))
+				got, _ := parseTokens([]byte(body[:cut]))
 				want := ""
 				if cut >= complete {
 					want = "rt-2"
@@ -57,10 +57,10 @@ func TestRefreshTokenInTheReadPartIsNeverLost(t *testing.T) {
 	}
 }
 
-func TestPartOfAnAccessTokenIsNeverUsed(t *testing.T) {
-	for name, body := range answers {
+func TestParseTokensDropsTruncatedAccessToken(t *testing.T) {
+	for name, body := range tokenResponses {
 		for cut := range len(body) + 1 {
-			got, ok := tokensFrom([]byte(body[:cut]))
+			got, ok := parseTokens([]byte(body[:cut]))
 			if access := got.AccessToken.Reveal(); access != "" && access != "at-1" {
 				t.Errorf("%s: access token in %q = %q, want at-1 or none", name, body[:cut], access)
 			}
@@ -71,10 +71,10 @@ func TestPartOfAnAccessTokenIsNeverUsed(t *testing.T) {
 	}
 }
 
-func TestPartOfALifetimeIsNeverUsed(t *testing.T) {
+func TestParseTokensDropsTruncatedLifetime(t *testing.T) {
 	const body = `{"refresh_token":"r","expires_in":86000}`
 	for cut := strings.Index(body, ","); cut <= len(body); cut++ {
-		got, ok := tokensFrom([]byte(body[:cut]))
+		got, ok := parseTokens([]byte(body[:cut]))
 		want := 0.0
 		if cut == len(body) {
 			want = 86000
@@ -85,13 +85,13 @@ func TestPartOfALifetimeIsNeverUsed(t *testing.T) {
 	}
 }
 
-// TestRefreshOfAnAnswerCutAnywhere cuts real answers at every byte, head
+// TestRefreshTruncatedResponse cuts real answers at every byte, head
 // included: with an orderly end all that was sent is read.
-func TestRefreshOfAnAnswerCutAnywhere(t *testing.T) {
-	half := strings.Index(goodAnswer, "rt-2") + 2 // in the middle of the token
+func TestRefreshTruncatedResponse(t *testing.T) {
+	half := strings.Index(tokenResponse, "rt-2") + 2 // in the middle of the token
 	wires := map[string]string{
-		"with a length": httpAnswer(200, goodAnswer),
-		"in chunks":     chunkedAnswer(200, goodAnswer, half),
+		"with a length": httpResponse(200, tokenResponse),
+		"in chunks":     chunkedResponse(200, tokenResponse, half),
 	}
 	for name, wire := range wires {
 		t.Run(name, func(t *testing.T) {
@@ -119,20 +119,20 @@ func checkCut(t *testing.T, part string, complete bool, got Tokens, err error) {
 	assertNoSecret(t, err)
 	if complete {
 		if err != nil || got.RefreshToken.Reveal() != "rt-2" || got.AccessToken.Reveal() != "at-1" {
-			t.Errorf("Refresh answered %q = %+v, %v, want both tokens", part, shown(got), err)
+			t.Errorf("Refresh answered %q = %+v, %v, want both tokens", part, revealed(got), err)
 		}
 		return
 	}
-	var unknown *UnknownError
+	var unknown *UnknownOutcomeError
 	if !errors.As(err, &unknown) {
-		t.Errorf("Refresh answered %q = %+v, %v, want an UnknownError", part, shown(got), err)
+		t.Errorf("Refresh answered %q = %+v, %v, want an UnknownError", part, revealed(got), err)
 	}
 }
 
-// TestRefreshOfAnAnswerThatIsReset cannot know how much arrives before the
+// TestRefreshResponseEndsWithReset cannot know how much arrives before the
 // reset; whatever does must be judged right.
-func TestRefreshOfAnAnswerThatIsReset(t *testing.T) {
-	wire := httpAnswer(200, goodAnswer)
+func TestRefreshResponseEndsWithReset(t *testing.T) {
+	wire := httpResponse(200, tokenResponse)
 	var part atomic.Value // string: what of the answer is sent
 	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
 		if _, err := readRequest(conn); err == nil {
@@ -143,7 +143,7 @@ func TestRefreshOfAnAnswerThatIsReset(t *testing.T) {
 	for cut := 0; cut < len(wire); cut += 7 {
 		part.Store(wire[:cut])
 		got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
-		var unknown *UnknownError
+		var unknown *UnknownOutcomeError
 		if err != nil && !errors.As(err, &unknown) {
 			t.Errorf("Refresh reset after %q = %v, want tokens or an UnknownError", wire[:cut], err)
 		}
@@ -167,65 +167,65 @@ func compressed(t testing.TB, s string) string {
 	return out.String()
 }
 
-// TestRefreshOfACompressedAnswer: the server has spent the token that was sent,
+// TestRefreshCompressedResponse: the server has spent the token that was sent,
 // whether or not it was asked to compress what came of it.
-func TestRefreshOfACompressedAnswer(t *testing.T) {
-	wire := compressed(t, goodAnswer)
+func TestRefreshCompressedResponse(t *testing.T) {
+	wire := compressed(t, tokenResponse)
 	for name, coding := range map[string]string{"said": "gzip", "unsaid": "identity"} {
 		t.Run(name, func(t *testing.T) {
-			server := record(t, answering(200, wire, "Content-Encoding", coding))
+			server := record(t, respond(200, wire, "Content-Encoding", coding))
 			got, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
 			if got.AccessToken.Reveal() != "at-1" || got.RefreshToken.Reveal() != "rt-2" || err != nil {
-				t.Errorf("Refresh = %+v, %v, want the tokens in it", shown(got), err)
+				t.Errorf("Refresh = %+v, %v, want the tokens in it", revealed(got), err)
 			}
 		})
 	}
 	t.Run("cut off behind the tokens", func(t *testing.T) {
 		s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
 			if _, err := readRequest(conn); err == nil {
-				_, _ = io.WriteString(conn, httpAnswer(200, wire)[:len(httpAnswer(200, wire))-len("checksum")])
+				_, _ = io.WriteString(conn, httpResponse(200, wire)[:len(httpResponse(200, wire))-len("checksum")])
 			}
 		}))
 		got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 		if got.RefreshToken.Reveal() != "rt-2" || err != nil {
-			t.Errorf("Refresh = %+v, %v, want the refresh token in the part that was read", shown(got), err)
+			t.Errorf("Refresh = %+v, %v, want the refresh token in the part that was read", revealed(got), err)
 		}
 	})
 	t.Run("without end", func(t *testing.T) {
-		server := record(t, answering(200, compressed(t, strings.Repeat(" ", 8*maxAnswer)+goodAnswer)))
+		server := record(t, respond(200, compressed(t, strings.Repeat(" ", 8*maxResponseBody)+tokenResponse)))
 		_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
-		var unknown *UnknownError
+		var unknown *UnknownOutcomeError
 		if !errors.As(err, &unknown) || !errors.Is(err, errTooLong) {
 			t.Errorf("Refresh = %v, want an UnknownError for more than the limit", err)
 		}
 	})
 	t.Run("damaged", func(t *testing.T) {
-		server := record(t, answering(200, gzipMagic+"canary"))
+		server := record(t, respond(200, gzipMagic+"canary"))
 		_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
-		var unknown *UnknownError
+		var unknown *UnknownOutcomeError
 		if !errors.As(err, &unknown) {
 			t.Errorf("Refresh = %v, want an UnknownError", err)
 		}
 	})
 }
 
-func TestBrokenErrorAnswers(t *testing.T) {
+func TestRefreshTruncatedErrorResponse(t *testing.T) {
 	const body = `{"error":"invalid_grant","error_description":"canary"}`
 	complete := strings.Index(body, ",")
 	for cut := range len(body) {
-		a := &answer{status: 400, body: []byte(body[:cut]), broken: io.ErrUnexpectedEOF}
+		a := &response{status: 400, body: []byte(body[:cut]), bodyErr: io.ErrUnexpectedEOF}
 		_, err := a.tokens()
-		var refusal *AnswerError
-		if refused := errors.As(err, &refusal) && refusal.Class == Refused; refused != (cut >= complete) {
+		var refusal *ResponseError
+		if refused := errors.As(err, &refusal) && refusal.Class == TokenRejected; refused != (cut >= complete) {
 			t.Errorf("400 with %q, then broken off: %v, refused %v, want %v", body[:cut], err, refused, cut >= complete)
 		}
 		assertNoSecret(t, err)
 	}
 }
 
-func TestBusyNeedsNoBody(t *testing.T) {
-	_, err := (&answer{status: 429, broken: io.ErrUnexpectedEOF}).tokens()
-	if diff := cmp.Diff(error(&AnswerError{Class: Busy, Status: 429}), err); diff != "" {
+func TestRateLimitedWithoutBody(t *testing.T) {
+	_, err := (&response{status: 429, bodyErr: io.ErrUnexpectedEOF}).tokens()
+	if diff := cmp.Diff(error(&ResponseError{Class: RateLimited, Status: 429}), err); diff != "" {
 		t.Errorf("a broken 429 differs (-want +got):\n%s", diff)
 	}
 }

@@ -1,4 +1,4 @@
-// Package notify tells others what happens to connections: webhooks in the form
+// Package webhook tells others what happens to connections: webhooks in the form
 // of Standard Webhooks, and the log.
 //
 // A store queues what is to be told in the transaction in which it happens, one
@@ -11,4 +11,4 @@
 //	   └──hold lapses────┘  (the process was killed)
 //
 // So everything is told at least once, and twice with the same id.
-package notify
+package webhook

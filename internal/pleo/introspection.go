@@ -12,20 +12,20 @@ import (
 )
 
 var (
-	// ErrNoIntrospection says that the authorization server has no token
+	// ErrIntrospectionUnsupported says that the authorization server has no token
 	// introspection.
-	ErrNoIntrospection = errors.New("the authorization server has no introspection")
+	ErrIntrospectionUnsupported = errors.New("the authorization server has no introspection")
 
-	errNotActive = errors.New("introspecting a token: the answer does not say whether it is active")
+	errNoActiveMember = errors.New("introspecting a token: the answer does not say whether it is active")
 )
 
 // Active asks the authorization server whether the token is good (RFC 7662).
 // That spends nothing. hint is access_token, refresh_token or empty. The error
-// matches [ErrNoIntrospection] when there is nobody to ask; with any error
+// matches [ErrIntrospectionUnsupported] when there is nobody to ask; with any error
 // nothing is known about the token.
 func (s *AuthorizationServer) Active(ctx context.Context, token credstore.Secret, hint string) (bool, error) {
 	if token.IsZero() {
-		return false, errNothingSend
+		return false, errNoToken
 	}
 	info, err := s.introspect(ctx, token, hint)
 	return info.active, err
@@ -36,7 +36,7 @@ func (s *AuthorizationServer) Active(ctx context.Context, token credstore.Secret
 // the answer does not say. Errors are as for [AuthorizationServer.Active].
 func (s *AuthorizationServer) Subject(ctx context.Context, accessToken credstore.Secret) (string, error) {
 	if accessToken.IsZero() {
-		return "", errNothingSend
+		return "", errNoToken
 	}
 	info, err := s.introspect(ctx, accessToken, "access_token")
 	if !info.active {
@@ -54,7 +54,7 @@ type tokenInfo struct {
 func (s *AuthorizationServer) introspect(ctx context.Context, token credstore.Secret, hint string) (info tokenInfo, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	err = s.withSecret(func(secret credstore.Secret) (err error) {
+	err = s.withClientSecret(func(secret credstore.Secret) (err error) {
 		info, err = s.introspectWith(ctx, token, hint, secret)
 		return err
 	})
@@ -70,33 +70,33 @@ func (s *AuthorizationServer) introspectWith(ctx context.Context, token credstor
 	if err != nil {
 		return tokenInfo{}, err
 	}
-	if x.answer == nil {
+	if x.response == nil {
 		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", x.cause)
 	}
-	return x.answer.tokenInfo(token, secret)
+	return x.response.tokenInfo(token, secret)
 }
 
 // tokenInfo says what the answer to an introspection request means.
-func (a *answer) tokenInfo(sent ...credstore.Secret) (tokenInfo, error) {
+func (a *response) tokenInfo(sent ...credstore.Secret) (tokenInfo, error) {
 	switch {
 	case a.status == http.StatusNotFound:
-		return tokenInfo{}, ErrNoIntrospection
+		return tokenInfo{}, ErrIntrospectionUnsupported
 	case a.status == http.StatusUnauthorized:
 		// RFC 7662 section 2.3: the client is refused, with whatever body.
-		return tokenInfo{}, &AnswerError{Class: ClientRefused, Status: a.status, Code: invalidClient, RetryAfter: a.retryAfter}
+		return tokenInfo{}, &ResponseError{Class: ClientRejected, Status: a.status, Code: invalidClient, RetryAfter: a.retryAfter}
 	case a.clientError():
-		return tokenInfo{}, a.refusal(sent...)
+		return tokenInfo{}, a.responseError(sent...)
 	case a.status != http.StatusOK:
 		return tokenInfo{}, &StatusError{Status: a.status, RetryAfter: a.retryAfter}
-	case a.broken != nil:
-		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", a.broken)
+	case a.bodyErr != nil:
+		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", a.bodyErr)
 	}
-	return tokenInfoFrom(a.body)
+	return parseTokenInfo(a.body)
 }
 
-// tokenInfoFrom reads an answer (RFC 7662 section 2.2). Pleo names the subject in
+// parseTokenInfo reads an answer (RFC 7662 section 2.2). Pleo names the subject in
 // a member of its own, and perhaps in sub.
-func tokenInfoFrom(body []byte) (tokenInfo, error) {
+func parseTokenInfo(body []byte) (tokenInfo, error) {
 	var answer struct {
 		Active *bool `json:"active"`
 		// Of whatever type: whether the token is active is the more important.
@@ -104,7 +104,7 @@ func tokenInfoFrom(body []byte) (tokenInfo, error) {
 		Sub        any `json:"sub"`
 	}
 	if json.Unmarshal(body, &answer) != nil || answer.Active == nil {
-		return tokenInfo{}, errNotActive
+		return tokenInfo{}, errNoActiveMember
 	}
 	info := tokenInfo{active: *answer.Active}
 	for _, said := range []any{answer.SubjectURN, answer.Sub} {

@@ -1,4 +1,4 @@
-package notify
+package webhook
 
 import (
 	"context"
@@ -9,10 +9,10 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// logSubscriber writes events to the log: those of all processes, each once.
-type logSubscriber struct{ log *zap.Logger }
+// logSender writes events to the log: those of all processes, each once.
+type logSender struct{ log *zap.Logger }
 
-func (l logSubscriber) tell(_ context.Context, d credstore.Delivery) error {
+func (l logSender) send(_ context.Context, d credstore.Delivery) error {
 	e := d.Event
 	level := zapcore.InfoLevel
 	if e.Type == credstore.EventReauthorization || e.Type == credstore.EventKeyExpiring {

@@ -48,7 +48,7 @@ func quietTLS(t *testing.T, answer http.HandlerFunc, config *tls.Config) *httpte
 	t.Helper()
 	server := httptest.NewUnstartedServer(answer)
 	server.TLS = config
-	server.Config.ErrorLog = discard()
+	server.Config.ErrorLog = discardLog()
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return server
@@ -110,15 +110,15 @@ func failingDNS(c *ServerConfig) {
 	}
 }
 
-func TestRefreshKeepsTheErrorNumber(t *testing.T) {
+func TestRefreshKeepsErrno(t *testing.T) {
 	_, err := newServer(t, "http://"+closedPort(t)).Refresh(t.Context(), credstore.NewSecret(sentToken))
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Refresh = %v, want ECONNREFUSED", err)
 	}
 }
 
-func TestRefreshWithContextEndedBefore(t *testing.T) {
-	server := record(t, answering(200, goodAnswer))
+func TestRefreshWithCancelledContext(t *testing.T) {
+	server := record(t, respond(200, tokenResponse))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := newServer(t, server.URL).Refresh(ctx, credstore.NewSecret(sentToken))
@@ -131,8 +131,8 @@ func TestRefreshWithContextEndedBefore(t *testing.T) {
 	}
 }
 
-// TestRefreshDialThatHangs ends by the timeout, and nothing was sent.
-func TestRefreshDialThatHangs(t *testing.T) {
+// TestRefreshDialTimeout ends by the timeout, and nothing was sent.
+func TestRefreshDialTimeout(t *testing.T) {
 	s := newServer(t, "http://127.0.0.1:1", func(c *ServerConfig) {
 		c.Timeout = 20 * time.Millisecond
 		c.Transport.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -147,9 +147,9 @@ func TestRefreshDialThatHangs(t *testing.T) {
 	}
 }
 
-// TestRefreshSentAndSilent: once bytes may have left, silence is an unknown
+// TestRefreshSentWithoutResponse: once bytes may have left, silence is an unknown
 // outcome, whatever ended it.
-func TestRefreshSentAndSilent(t *testing.T) {
+func TestRefreshSentWithoutResponse(t *testing.T) {
 	tests := []struct {
 		name  string
 		serve func(conn *net.TCPConn)
@@ -187,7 +187,7 @@ func TestRefreshSentAndSilent(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newServer(t, "http://"+tcpServer(t, tt.serve), func(c *ServerConfig) { c.Timeout = 500 * time.Millisecond })
 			_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
-			var unknown *UnknownError
+			var unknown *UnknownOutcomeError
 			if !errors.As(err, &unknown) || tt.is != nil && !errors.Is(err, tt.is) {
 				t.Fatalf("Refresh = %#v, want an UnknownError of %v", err, tt.is)
 			}
@@ -196,10 +196,10 @@ func TestRefreshSentAndSilent(t *testing.T) {
 	}
 }
 
-// TestRefreshAnsweredAndHeldOpen: the end of the caller's patience is not the end of
+// TestRefreshResponseWithoutEnd: the end of the caller's patience is not the end of
 // what was read until then.
-func TestRefreshAnsweredAndHeldOpen(t *testing.T) {
-	head, body, _ := strings.Cut(httpAnswer(200, goodAnswer+" "), "\r\n\r\n")
+func TestRefreshResponseWithoutEnd(t *testing.T) {
+	head, body, _ := strings.Cut(httpResponse(200, tokenResponse+" "), "\r\n\r\n")
 	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
 		_, _ = readRequest(conn)
 		_, _ = io.WriteString(conn, head+"\r\n\r\n"+strings.TrimSuffix(body, " "))
@@ -207,16 +207,16 @@ func TestRefreshAnsweredAndHeldOpen(t *testing.T) {
 	}), func(c *ServerConfig) { c.Timeout = time.Second })
 	got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 	if err != nil || got.RefreshToken.Reveal() != "rt-2" {
-		t.Errorf("Refresh = %+v, %v, want the tokens that were read", shown(got), err)
+		t.Errorf("Refresh = %+v, %v, want the tokens that were read", revealed(got), err)
 	}
 }
 
-// TestRefreshDoesNotWaitBehindTheTokens: the answer says that it has no end yet.
-func TestRefreshDoesNotWaitBehindTheTokens(t *testing.T) {
+// TestRefreshReturnsAtEndOfJSON: the answer says that it has no end yet.
+func TestRefreshReturnsAtEndOfJSON(t *testing.T) {
 	released := make(chan struct{})
 	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
 		_, _ = readRequest(conn)
-		_, _ = io.WriteString(conn, strings.TrimSuffix(chunkedAnswer(200, goodAnswer, 20), "0\r\n\r\n"))
+		_, _ = io.WriteString(conn, strings.TrimSuffix(chunkedResponse(200, tokenResponse, 20), "0\r\n\r\n"))
 		_, _ = io.Copy(io.Discard, conn) // until the client has hung up
 		close(released)
 	}), func(c *ServerConfig) { c.Timeout = time.Hour })
@@ -224,15 +224,15 @@ func TestRefreshDoesNotWaitBehindTheTokens(t *testing.T) {
 	defer time.AfterFunc(20*time.Second, cancel).Stop()
 	got, err := s.Refresh(ctx, credstore.NewSecret(sentToken))
 	if err != nil || got.RefreshToken.Reveal() != "rt-2" || ctx.Err() != nil {
-		t.Errorf("Refresh = %+v, %v with %v, want the tokens before the context has to end", shown(got), err, ctx.Err())
+		t.Errorf("Refresh = %+v, %v with %v, want the tokens before the context has to end", revealed(got), err, ctx.Err())
 	}
 	<-released
 }
 
-// TestRefreshOnAConnectionThatTakesNothing: a connection that fails before it
+// TestRefreshWriteFails: a connection that fails before it
 // has taken a byte is a refresh that was not sent, and one that has taken a
 // single byte is not.
-func TestRefreshOnAConnectionThatTakesNothing(t *testing.T) {
+func TestRefreshWriteFails(t *testing.T) {
 	address := tcpServer(t, func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) })
 	for _, takes := range []int{0, 1} {
 		s := newServer(t, "http://"+address, func(c *ServerConfig) {
@@ -250,11 +250,11 @@ func TestRefreshOnAConnectionThatTakesNothing(t *testing.T) {
 	}
 }
 
-// TestRefreshOverTLSThatTakesNothing: bytes of the TLS handshake are not bytes
+// TestRefreshWriteFailsAfterHandshake: bytes of the TLS handshake are not bytes
 // of the request.
-func TestRefreshOverTLSThatTakesNothing(t *testing.T) {
+func TestRefreshWriteFailsAfterHandshake(t *testing.T) {
 	server := quietTLS(t, func(http.ResponseWriter, *http.Request) {}, nil)
-	var conn failingLater
+	var conn failingAfterHandshake
 	s := newServer(t, server.URL, func(c *ServerConfig) {
 		c.Transport.CAFile = caFile(t, server)
 		dial := dialer(TransportConfig{})
@@ -273,13 +273,13 @@ func TestRefreshOverTLSThatTakesNothing(t *testing.T) {
 	}
 }
 
-// failingLater takes everything until it is told to fail.
-type failingLater struct {
+// failingAfterHandshake takes everything until it is told to fail.
+type failingAfterHandshake struct {
 	net.Conn
 	failing atomic.Bool
 }
 
-func (c *failingLater) Write(b []byte) (int, error) {
+func (c *failingAfterHandshake) Write(b []byte) (int, error) {
 	if c.failing.Load() {
 		return 0, syscall.EPIPE
 	}
@@ -300,11 +300,11 @@ func (c *failingConn) Write(b []byte) (int, error) {
 	return n, syscall.EPIPE
 }
 
-func TestWatchedConnStaysShut(t *testing.T) {
+func TestTrackedConnStaysClosed(t *testing.T) {
 	near, far := net.Pipe()
 	defer func() { _, _ = near.Close(), far.Close() }()
-	conn := &watchedConn{Conn: near}
-	if !conn.untouched(conn.mark()) {
+	conn := &trackedConn{Conn: near}
+	if !conn.closeIfUnwritten(conn.position()) {
 		t.Fatal("untouched = false before any write")
 	}
 	if n, err := conn.Write([]byte("x")); n != 0 || !errors.Is(err, net.ErrClosed) {
@@ -312,10 +312,10 @@ func TestWatchedConnStaysShut(t *testing.T) {
 	}
 }
 
-func TestWatchedConnCountsAWriteUnderWay(t *testing.T) {
+func TestTrackedConnCountsWriteInProgress(t *testing.T) {
 	near, far := net.Pipe()
-	conn := &watchedConn{Conn: near}
-	mark := conn.mark()
+	conn := &trackedConn{Conn: near}
+	mark := conn.position()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -324,12 +324,12 @@ func TestWatchedConnCountsAWriteUnderWay(t *testing.T) {
 	if _, err := far.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if conn.untouched(mark) {
+	if conn.closeIfUnwritten(mark) {
 		t.Error("untouched = true during a write")
 	}
 	_ = far.Close()
 	<-done
-	if conn.untouched(mark) {
+	if conn.closeIfUnwritten(mark) {
 		t.Error("untouched = true after half a write")
 	}
 }
@@ -338,7 +338,7 @@ func TestWatchedConnCountsAWriteUnderWay(t *testing.T) {
 // and neither its words nor its password come out.
 func TestRefreshThroughAProxy(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, goodAnswer)
+		_, _ = io.WriteString(w, tokenResponse)
 	}))
 	defer server.Close()
 	for _, status := range []string{"200 Connected", "407 canary", "503 canary"} {

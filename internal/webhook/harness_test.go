@@ -1,4 +1,4 @@
-package notify
+package webhook
 
 import (
 	"context"
@@ -28,24 +28,24 @@ const (
 	newSecret = "whsec_bmV3IHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI="
 )
 
-// quick is the pace of these tests.
-func quick() pace {
-	p := usualPace()
-	p.settle, p.look, p.answer, p.hold = 0, 5*time.Millisecond, 5*time.Second, time.Minute
-	p.retry = []time.Duration{10 * time.Millisecond, 10 * time.Millisecond, 10 * time.Millisecond}
+// fastTiming is the pace of these tests.
+func fastTiming() timing {
+	p := defaultTiming()
+	p.settleDelay, p.pollInterval, p.attemptTimeout, p.claimDuration = 0, 5*time.Millisecond, 5*time.Second, time.Minute
+	p.retryDelays = []time.Duration{10 * time.Millisecond, 10 * time.Millisecond, 10 * time.Millisecond}
 	p.jitter = func(d time.Duration) time.Duration { return d }
 	return p
 }
 
-// world is a store, and what happens in it.
-type world struct {
-	t     *testing.T
-	store *sqlstore.Store
-	log   *observer.ObservedLogs
-	core  *zap.Logger
+// env is a store, and what happens in it.
+type env struct {
+	t      *testing.T
+	store  *sqlstore.Store
+	log    *observer.ObservedLogs
+	logger *zap.Logger
 }
 
-func newWorld(t *testing.T) *world {
+func newEnv(t *testing.T) *env {
 	t.Helper()
 	dir := t.TempDir()
 	keyset, _, err := credstore.OpenKeyset(filepath.Join(dir, "keyset.json"))
@@ -61,11 +61,11 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	core, logs := observer.New(zap.DebugLevel)
-	return &world{t: t, store: store, log: logs, core: zap.New(core)}
+	return &env{t: t, store: store, log: logs, logger: zap.New(core)}
 }
 
 // add adds a connection with the canary for a key, which ends at the time.
-func (w *world) add(name string, expiresAt time.Time) credstore.Connection {
+func (w *env) add(name string, expiresAt time.Time) credstore.Connection {
 	w.t.Helper()
 	c, err := w.store.Create(w.t.Context(), credstore.NewConnection{
 		Name: name, Kind: credstore.StandaloneKey, Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret(canary), ExpiresAt: expiresAt},
@@ -79,7 +79,7 @@ func (w *world) add(name string, expiresAt time.Time) credstore.Connection {
 const canary = "canary-key"
 
 // underLease changes the credential of a connection.
-func (w *world) underLease(c credstore.Connection, change func(credstore.Lease, credstore.Parent) error) {
+func (w *env) underLease(c credstore.Connection, change func(credstore.Lease, credstore.Parent) error) {
 	w.t.Helper()
 	lease, err := w.store.Acquire(w.t.Context(), c.ID, "test")
 	if err != nil {
@@ -97,8 +97,8 @@ func (w *world) underLease(c credstore.Connection, change func(credstore.Lease, 
 	}
 }
 
-// condemn makes the connection need a person.
-func (w *world) condemn(c credstore.Connection) {
+// reject makes the connection need a person.
+func (w *env) reject(c credstore.Connection) {
 	w.t.Helper()
 	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error {
 		f := credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: time.Now()}
@@ -106,37 +106,37 @@ func (w *world) condemn(c credstore.Connection) {
 	})
 }
 
-// acquit makes it work again.
-func (w *world) acquit(c credstore.Connection) {
+// reinstate makes it work again.
+func (w *env) reinstate(c credstore.Connection) {
 	w.t.Helper()
 	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error { return w.store.Acquit(w.t.Context(), l, p) })
 }
 
-func (w *world) remove(c credstore.Connection) {
+func (w *env) remove(c credstore.Connection) {
 	w.t.Helper()
 	if err := w.store.Remove(w.t.Context(), c.ID); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// described is what a receiver is told about a connection.
-type described struct {
+// connectionJSON is what a receiver is told about a connection.
+type connectionJSON struct {
 	Name   string `json:"name"`
 	Status string `json:"status"`
 }
 
-// run runs a process that tells the receivers, until the function that it
+// deliverAll runs a process that tells the receivers, until the function that it
 // returns is called.
-func (w *world) run(outbox credstore.Outbox, owner string, p pace, registerer prometheus.Registerer, receivers ...*receiver) (stop func()) {
+func (w *env) run(outbox credstore.Outbox, owner string, p timing, registerer prometheus.Registerer, receivers ...*receiver) (stop func()) {
 	w.t.Helper()
 	c := Config{
-		Outbox: outbox, Owner: owner, Logger: w.core, Registerer: registerer,
-		Describe: func(c credstore.Connection) any { return described{Name: c.Name, Status: string(c.Status)} },
+		Outbox: outbox, Owner: owner, Logger: w.logger, Registerer: registerer,
+		Describe: func(c credstore.Connection) any { return connectionJSON{Name: c.Name, Status: string(c.Status)} },
 	}
 	for _, r := range receivers {
-		c.Webhooks = append(c.Webhooks, r.webhook())
+		c.Endpoints = append(c.Endpoints, r.endpoint())
 	}
-	n := newNotifier(c, p)
+	n := newDispatcher(c, p)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	subscribed := make(chan struct{})
@@ -151,18 +151,18 @@ func (w *world) run(outbox credstore.Outbox, owner string, p pace, registerer pr
 	return sync.OnceFunc(func() { cancel(); <-done })
 }
 
-// got is a delivery as it arrived.
-type got struct {
+// delivery is a delivery as it arrived.
+type delivery struct {
 	id   string
 	at   string // webhook-timestamp
 	body string
 
-	Type      string    `json:"type"`
-	Timestamp time.Time `json:"timestamp"`
-	Data      described `json:"data"`
+	Type      string         `json:"type"`
+	Timestamp time.Time      `json:"timestamp"`
+	Data      connectionJSON `json:"data"`
 }
 
-func (g got) String() string { return fmt.Sprintf("%s %s %s", g.Type, g.Data.Name, g.Data.Status) }
+func (g delivery) String() string { return fmt.Sprintf("%s %s %s", g.Type, g.Data.Name, g.Data.Status) }
 
 // receiver is an HTTP server that verifies what it gets by the published
 // library, as a user's would.
@@ -172,28 +172,28 @@ type receiver struct {
 	secrets string // what is signed with
 	path    string
 
-	// answer writes the answer to the n-th arrival, from 0. Nil: 200.
-	answer func(w http.ResponseWriter, r *http.Request, n int, g got)
+	// respond writes the answer to the n-th arrival, from 0. Nil: 200.
+	respond func(w http.ResponseWriter, r *http.Request, n int, g delivery)
 
 	mu      sync.Mutex // guards arrived
-	arrived []got
-	told    chan struct{} // gets one for each arrival
+	arrived []delivery
+	signal  chan struct{} // gets one for each arrival
 }
 
-func newReceiver(t *testing.T, answer func(http.ResponseWriter, *http.Request, int, got)) *receiver {
+func newReceiver(t *testing.T, answer func(http.ResponseWriter, *http.Request, int, delivery)) *receiver {
 	t.Helper()
-	r := &receiver{t: t, secrets: newSecret, path: "/hooks?token=canary-url", answer: answer, told: make(chan struct{}, 10000)}
+	r := &receiver{t: t, secrets: newSecret, path: "/hooks?token=canary-url", respond: answer, signal: make(chan struct{}, 10000)}
 	r.server = httptest.NewServer(r)
 	t.Cleanup(func() { r.server.CloseClientConnections(); r.server.Close() })
 	return r
 }
 
-func (r *receiver) webhook() Webhook {
+func (r *receiver) endpoint() Endpoint {
 	u, err := url.Parse(r.server.URL + r.path)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return Webhook{
+	return Endpoint{
 		URL: u, Transport: r.server.Client().Transport,
 		Secrets: func() credstore.Secret { return credstore.NewSecret(r.secrets) },
 	}
@@ -211,7 +211,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err := verifier.Verify(body, req.Header); err != nil {
 		r.t.Errorf("verifying %s: %v", body, err)
 	}
-	g := got{id: req.Header.Get("webhook-id"), at: req.Header.Get("webhook-timestamp"), body: string(body)}
+	g := delivery{id: req.Header.Get("webhook-id"), at: req.Header.Get("webhook-timestamp"), body: string(body)}
 	if err := json.Unmarshal(body, &g); err != nil {
 		r.t.Errorf("the body %s: %v", body, err)
 	}
@@ -219,42 +219,42 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	n := len(r.arrived)
 	r.arrived = append(r.arrived, g)
 	r.mu.Unlock()
-	r.told <- struct{}{}
-	if r.answer != nil {
-		r.answer(w, req, n, g)
+	r.signal <- struct{}{}
+	if r.respond != nil {
+		r.respond(w, req, n, g)
 	}
 }
 
 // await waits until n deliveries have arrived, and returns all there are.
-func (r *receiver) await(n int) []got {
+func (r *receiver) await(n int) []delivery {
 	r.t.Helper()
 	for deadline := time.After(30 * time.Second); ; {
-		if all := r.all(); len(all) >= n {
+		if all := r.deliveries(); len(all) >= n {
 			return all
 		}
 		select {
-		case <-r.told:
+		case <-r.signal:
 		case <-deadline:
-			r.t.Fatalf("%v have arrived, want %d", r.all(), n)
+			r.t.Fatalf("%v have arrived, want %d", r.deliveries(), n)
 		}
 	}
 }
 
-func (r *receiver) all() []got {
+func (r *receiver) deliveries() []delivery {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append([]got(nil), r.arrived...)
+	return append([]delivery(nil), r.arrived...)
 }
 
-// settled waits until nothing is to be delivered any more.
-func (w *world) settled(r *receiver) {
+// waitForDeliveries waits until nothing is to be delivered any more.
+func (w *env) waitForDeliveries(r *receiver) {
 	w.t.Helper()
-	w.empty(r.webhook().name())
-	w.empty("log")
+	w.waitForEmptyQueue(r.endpoint().subscriptionName())
+	w.waitForEmptyQueue("log")
 }
 
-// empty waits until nothing is to be delivered to a subscription.
-func (w *world) empty(subscription string) {
+// waitForEmptyQueue waits until nothing is to be delivered to a subscription.
+func (w *env) waitForEmptyQueue(subscription string) {
 	w.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		next, err := w.store.NextDelivery(w.t.Context(), subscription)

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-func TestCauseOf(t *testing.T) {
+func TestNetworkError(t *testing.T) {
 	address := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 443}
 	tests := []struct {
 		name string
@@ -35,12 +35,12 @@ func TestCauseOf(t *testing.T) {
 		{"timeout", &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, "timed out", nil},
 		{"end", fmt.Errorf("canary: %w", io.EOF), "the server closed the connection", nil},
 		{"cut", fmt.Errorf("canary: %w", io.ErrUnexpectedEOF), "the server closed the connection: unexpected EOF", io.ErrUnexpectedEOF},
-		{"proxy", &net.OpError{Op: "proxyconnect", Err: &proxyError{status: 407}}, "the proxy on the way answered 407", nil},
+		{"proxy", &net.OpError{Op: "proxyconnect", Err: &forwardProxyError{status: 407}}, "the proxy on the way answered 407", nil},
 		{"anything else", &url.Error{Op: "Post", URL: "https://u:canary@host", Err: errors.New("canary")}, "no readable HTTP answer", nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := causeOf(t.Context(), fmt.Errorf("canary: %w", tt.err))
+			got := networkError(t.Context(), fmt.Errorf("canary: %w", tt.err))
 			if got.Error() != tt.want || tt.is != nil && !errors.Is(got, tt.is) {
 				t.Errorf("causeOf = %q, want %q that is %v", got, tt.want, tt.is)
 			}
