@@ -46,7 +46,7 @@ func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.
 func notPossible(err error) error {
 	var declared *declaredKeyError
 	if errors.As(err, &declared) {
-		return &admin.NotPossibleError{Why: "C" + declared.Error()[1:] + "."}
+		return &admin.NotPossibleError{Message: "C" + declared.Error()[1:] + "."}
 	}
 	return err
 }
@@ -63,7 +63,7 @@ const refreshWait = 30 * time.Second
 // of several servers the one that may refresh can do it.
 func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstore.Connection, error) {
 	if err := checkRefreshable(c); err != nil {
-		return c, &admin.NotPossibleError{Why: fmt.Sprintf("Connection %q cannot be refreshed: %v.", c.Name, err)}
+		return c, &admin.NotPossibleError{Message: fmt.Sprintf("Connection %q cannot be refreshed: %v.", c.Name, err)}
 	}
 	before, err := a.store.Read(ctx, c.ID)
 	if err != nil {
@@ -77,7 +77,7 @@ func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstor
 	after, err := awaitRefresh(waiting, a.store, before, refreshWait)
 	var unknown *noOutcomeError
 	if errors.As(err, &unknown) || waiting.Err() != nil && ctx.Err() == nil {
-		return c, admin.ErrUnderWay
+		return c, admin.ErrRefreshPending
 	}
 	return after, err
 }

@@ -98,12 +98,12 @@ func TestBackOffice(t *testing.T) {
 	w := newConnectWorld(t, simulator.Settings{})
 	p := w.serve()
 	b := w.adminAPI(p)
-	var created admin.Created
+	var created admin.CreateResponse
 	b.ask("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 201, &created)
 	if created.Connection.Status != "pending" || created.ConnectURL == nil || !strings.HasPrefix(*created.ConnectURL, w.public+"/connect/") {
 		t.Fatalf("created %+v, want it pending with a link to %s", created, w.public)
 	}
-	var again admin.Created
+	var again admin.CreateResponse
 	b.ask("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 200, &again)
 	if *again.ConnectURL != *created.ConnectURL {
 		t.Errorf("asked again the link is %s, want %s", *again.ConnectURL, *created.ConnectURL)
@@ -139,7 +139,7 @@ func TestBackOffice(t *testing.T) {
 	b.ask("POST", "/acme/enable", "", 200, &after)
 	p.await(t, "acme", "/v2/employees", 200)
 
-	var link admin.MadeLink
+	var link admin.LinkResponse
 	b.ask("POST", "/acme/link", "", 200, &link)
 	consent(t, *link.ConnectURL)
 	if again := p.connection("acme"); *again.Version <= *after.Version || again.Status != "active" {
@@ -217,7 +217,7 @@ func TestBackOfficeSetsKeys(t *testing.T) {
 	b := w.adminAPI(p)
 	companies := w.sim.Companies()
 	key, next, foreign := w.issueKey(companies[0].ID), w.issueKey(companies[0].ID), w.issueKey(companies[1].ID)
-	var created admin.Created
+	var created admin.CreateResponse
 	b.ask("POST", "", `{"name":"acme","kind":"standalone_key"}`, 201, &created)
 	if created.ConnectURL != nil {
 		t.Errorf("without pages for customers connect_url is %s, want null", *created.ConnectURL)

@@ -186,7 +186,7 @@ func TestF22ByTheAPI(t *testing.T) {
 	newerGrantWins(t, func(w *connectWorld, p *process, links []string) func(string) {
 		b := w.adminAPI(p)
 		for i := range links {
-			var made admin.MadeLink
+			var made admin.LinkResponse
 			b.ask("POST", fmt.Sprintf("/c%d/link", i), "", 200, &made)
 			links[i] = *made.ConnectURL
 		}

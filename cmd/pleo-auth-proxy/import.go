@@ -45,7 +45,7 @@ func (p *program) importFile(ctx context.Context, path string, offline, shared b
 	}
 	err = p.withIntake(ctx, offline, func(to *intake) error {
 		tokens := false // a refresh token was imported
-		run := admin.Import{SharedCompany: shared, Tell: p.tellLine, Take: func(ctx context.Context, n credstore.NewConnection) (string, error) {
+		run := admin.Importer{AllowSharedCompany: shared, OnResult: p.tellLine, Add: func(ctx context.Context, n credstore.NewConnection) (string, error) {
 			_, warning, err := to.take(ctx, n)
 			tokens = tokens || err == nil && n.Kind == credstore.OAuth && n.Credential != nil
 			return warning, err
@@ -56,7 +56,7 @@ func (p *program) importFile(ctx context.Context, path string, offline, shared b
 	return errors.Join(err, in.Close())
 }
 
-func (p *program) tellLine(l admin.ImportedLine) {
+func (p *program) tellLine(l admin.ImportResult) {
 	name := ""
 	if l.Name != nil {
 		name = *l.Name + ": "
@@ -71,7 +71,7 @@ func (p *program) tellLine(l admin.ImportedLine) {
 
 // tellImport says how it went. Refused lines make the import as a whole fail.
 func (p *program) tellImport(report admin.ImportReport, tokens bool) error {
-	p.say("imported %d connections, refused %d", report.Imported, report.Refused)
+	p.say("imported %d connections, refused %d", report.Imported, report.Failed)
 	if report.Pending > 0 {
 		p.say("%d of them wait for their customers: pleo-auth-proxy connect NAME prints a link for each", report.Pending)
 	}
@@ -83,8 +83,8 @@ func (p *program) tellImport(report admin.ImportReport, tokens bool) error {
 			return err
 		}
 	}
-	if report.Refused > 0 {
-		return fmt.Errorf("%d lines were refused", report.Refused)
+	if report.Failed > 0 {
+		return fmt.Errorf("%d lines were refused", report.Failed)
 	}
 	return nil
 }

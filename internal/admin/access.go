@@ -8,37 +8,37 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// reading serves h to whom may read: to everybody on a listener that only this
+// requireReader serves h to whom may read: to everybody on a listener that only this
 // machine can reach, else to those who send the admin token.
-func (a *Admin) reading(h http.HandlerFunc) http.HandlerFunc {
+func (a *Admin) requireReader(h http.HandlerFunc) http.HandlerFunc {
 	if !a.exposed {
 		return h
 	}
-	return a.writing(h)
+	return a.requireToken(h)
 }
 
-// writing serves h to those who send the admin token, on every listener.
+// requireToken serves h to those who send the admin token, on every listener.
 // Programs send it with each request; a browser's session is no substitute, so
 // that no page can make a browser act here.
-func (a *Admin) writing(h http.HandlerFunc) http.HandlerFunc {
+func (a *Admin) requireToken(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		given := bearer(r)
+		given := bearerToken(r)
 		if given.IsZero() {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pleo-auth-proxy"`)
-			problemOf(codeTokenRequired, "This takes the admin token: send Authorization: Bearer and what is in the file that admin.token_file names.").write(w)
+			newProblem(codeTokenRequired, "This takes the admin token: send Authorization: Bearer and what is in the file that admin.token_file names.").write(w)
 			return
 		}
-		if !a.isToken(given) {
+		if !a.validToken(given) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pleo-auth-proxy", error="invalid_token"`)
-			problemOf(codeTokenRequired, "This is not the admin token, which is in the file that admin.token_file names.").write(w)
+			newProblem(codeTokenRequired, "This is not the admin token, which is in the file that admin.token_file names.").write(w)
 			return
 		}
 		h(w, r)
 	}
 }
 
-// bearer returns the token of the request (RFC 6750 section 2.1), or nothing.
-func bearer(r *http.Request) credstore.Secret {
+// bearerToken returns the token of the request (RFC 6750 section 2.1), or nothing.
+func bearerToken(r *http.Request) credstore.Secret {
 	given := r.Header.Values("Authorization")
 	if len(given) != 1 {
 		return credstore.Secret{}
@@ -50,9 +50,9 @@ func bearer(r *http.Request) credstore.Secret {
 	return credstore.NewSecret(strings.TrimSpace(token))
 }
 
-// isToken compares in a time that says nothing about the token: of hashes, so
+// validToken compares in a time that says nothing about the token: of hashes, so
 // that its length does not show either.
-func (a *Admin) isToken(given credstore.Secret) bool {
+func (a *Admin) validToken(given credstore.Secret) bool {
 	want := a.token()
 	if want.IsZero() {
 		return false

@@ -7,11 +7,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// theToken is the admin token of the tests: a canary that no answer shows.
-const theToken = "canary-admin-token-0123456789"
+// adminToken is the admin token of the tests: a canary that no answer shows.
+const adminToken = "canary-admin-token-0123456789"
 
 func withToken(c *Config) {
-	c.Token = func() credstore.Secret { return credstore.NewSecret(theToken) }
+	c.Token = func() credstore.Secret { return credstore.NewSecret(adminToken) }
 }
 
 func exposed(c *Config) {
@@ -19,15 +19,15 @@ func exposed(c *Config) {
 	c.Exposed = true
 }
 
-// TestReadingAnExposedListenerTakesTheToken holds for everything but probes,
+// TestExposedListenerRequiresTokenToRead holds for everything but probes,
 // which say nothing but ready or not.
-func TestReadingAnExposedListenerTakesTheToken(t *testing.T) {
+func TestExposedListenerRequiresTokenToRead(t *testing.T) {
 	h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, exposed).Handler()
 	for _, target := range []string{"/metrics", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/nobody"} {
 		for name, authorization := range map[string]string{
-			"none": "", "wrong": "Bearer " + theToken + "x", "part": "Bearer canary", "empty": "Bearer ", "basic": "Basic " + theToken, "bare": theToken,
+			"none": "", "wrong": "Bearer " + adminToken + "x", "part": "Bearer canary", "empty": "Bearer ", "basic": "Basic " + adminToken, "bare": adminToken,
 		} {
-			w := ask(h, "GET", target, map[string]string{"Authorization": authorization})
+			w := request(h, "GET", target, map[string]string{"Authorization": authorization})
 			if code := problemCode(t, w); w.Code != http.StatusUnauthorized || code != "admin_token_required" {
 				t.Errorf("GET %s with %s token = %d %s, want 401 admin_token_required", target, name, w.Code, code)
 			}
@@ -35,38 +35,38 @@ func TestReadingAnExposedListenerTakesTheToken(t *testing.T) {
 				t.Errorf("GET %s with %s token: 401 without WWW-Authenticate", target, name)
 			}
 		}
-		if w := ask(h, "GET", target, map[string]string{"Authorization": "bearer " + theToken}); w.Code == http.StatusUnauthorized {
+		if w := request(h, "GET", target, map[string]string{"Authorization": "bearer " + adminToken}); w.Code == http.StatusUnauthorized {
 			t.Errorf("GET %s with the token = 401", target)
 		}
 	}
 	for _, target := range []string{"/livez", "/readyz"} {
-		if w := ask(h, "GET", target, nil); w.Code != http.StatusOK {
+		if w := request(h, "GET", target, nil); w.Code != http.StatusOK {
 			t.Errorf("GET %s without a token = %d, want 200", target, w.Code)
 		}
 	}
 }
 
-// TestWithoutATokenNobodyIsLetIn: an empty file must not be a token that an
+// TestNoTokenConfigured: an empty file must not be a token that an
 // empty field matches.
-func TestWithoutATokenNobodyIsLetIn(t *testing.T) {
+func TestNoTokenConfigured(t *testing.T) {
 	for name, token := range map[string]func() credstore.Secret{
 		"none": nil, "empty": func() credstore.Secret { return credstore.Secret{} },
 	} {
 		h := newAdmin(t, &memoryStore{}, func(c *Config) { c.Token, c.Exposed = token, true }).Handler()
 		for _, authorization := range []string{"", "Bearer ", "Bearer x"} {
-			if w := ask(h, "GET", "/metrics", map[string]string{"Authorization": authorization}); w.Code != http.StatusUnauthorized {
+			if w := request(h, "GET", "/metrics", map[string]string{"Authorization": authorization}); w.Code != http.StatusUnauthorized {
 				t.Errorf("with %s token, GET with %q = %d, want 401", name, authorization, w.Code)
 			}
 		}
 	}
 }
 
-// TestOriginsBehindTLS: what does the TLS in front of a plain listener keeps Host
+// TestOriginBehindTLSProxy: what does the TLS in front of a plain listener keeps Host
 // as it is, and the page's origin is https.
-func TestOriginsBehindTLS(t *testing.T) {
+func TestOriginBehindTLSProxy(t *testing.T) {
 	h := newAdmin(t, &memoryStore{}, nil).Handler()
 	header := map[string]string{"Host": "ops.example.com", "Origin": "https://ops.example.com"}
-	if w := ask(h, "GET", "/livez", header); w.Code != http.StatusOK {
+	if w := request(h, "GET", "/livez", header); w.Code != http.StatusOK {
 		t.Errorf("GET with %v = %d, want 200", header, w.Code)
 	}
 }

@@ -23,7 +23,7 @@ type Actions interface {
 
 	// Refresh has the token pair refreshed and waits for the outcome: a
 	// *[NotPossibleError] where there is nothing to refresh, a *[RefreshError] when
-	// no new pair came, and [ErrUnderWay] when that takes longer than somebody
+	// no new pair came, and [ErrRefreshPending] when that takes longer than somebody
 	// waits.
 	Refresh(ctx context.Context, c credstore.Connection) (credstore.Connection, error)
 
@@ -32,7 +32,7 @@ type Actions interface {
 	// [refresh.Manager.SetKey].
 	SetKey(ctx context.Context, c credstore.Connection, k NewKey) (credstore.Connection, error)
 
-	// Intake returns what adds the connections of one import, see [Import.Take]. It
+	// Intake returns what adds the connections of one import, see [Importer.Add]. It
 	// asks Pleo whom their credentials belong to, unless offline is set.
 	Intake(offline bool) func(context.Context, credstore.NewConnection) (warning string, err error)
 
@@ -63,15 +63,15 @@ type Removal struct {
 	Message     string // for people
 }
 
-// ErrUnderWay says that a refresh was asked for and has no outcome yet.
-var ErrUnderWay = errors.New("the refresh has no outcome yet")
+// ErrRefreshPending says that a refresh was asked for and has no outcome yet.
+var ErrRefreshPending = errors.New("the refresh has no outcome yet")
 
 // NotPossibleError says why something cannot be done with a connection as it is.
 type NotPossibleError struct {
-	Why string // for people: a sentence
+	Message string // for people: a sentence
 }
 
-func (e *NotPossibleError) Error() string { return e.Why }
+func (e *NotPossibleError) Error() string { return e.Message }
 
 // RefreshError says why a refresh brought no new token pair.
 type RefreshError struct {

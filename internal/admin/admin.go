@@ -90,7 +90,7 @@ type Admin struct {
 	links       bool
 	returnURLs  []string
 	metrics     http.Handler
-	series      *series
+	series      *timeSeries
 	dashboard   *dashboard
 	logger      *zap.Logger
 	now         func() time.Time
@@ -127,7 +127,7 @@ func New(c Config) (*Admin, error) {
 		links:       c.Links,
 		returnURLs:  c.ReturnURLs,
 		tokenFile:   c.TokenFile,
-		series:      &series{gatherer: c.Gatherer, now: c.Now},
+		series:      &timeSeries{gatherer: c.Gatherer, now: c.Now},
 		now:         c.Now,
 		hosts:       make(map[string]bool, len(c.AllowedHosts)),
 		metrics:     metricsHandler(c.Gatherer, c.Store),
@@ -150,42 +150,42 @@ func (a *Admin) Run(ctx context.Context) { a.series.run(ctx) }
 // send to it is refused.
 func (a *Admin) Handler() http.Handler {
 	mux := a.probes(a.dashboard.notFound())
-	get(mux, "/metrics", a.reading(a.metrics.ServeHTTP))
+	handleGet(mux, "/metrics", a.requireReader(a.metrics.ServeHTTP))
 	a.serveAPI(mux)
 	a.dashboard.serve(mux)
-	return private(a.guard(mux))
+	return noStore(a.checkOrigin(mux))
 }
 
 // HealthHandler returns the handler of the health listener: probes and metrics
 // without any check of who asks, and nothing else.
 func (a *Admin) HealthHandler() http.Handler {
 	mux := a.probes(notFound)
-	get(mux, "/metrics", a.metrics.ServeHTTP)
-	return private(mux)
+	handleGet(mux, "/metrics", a.metrics.ServeHTTP)
+	return noStore(mux)
 }
 
 // probes serves what tells nothing but whether requests should be sent here,
 // and so takes no token anywhere, and missing at all other addresses.
 func (a *Admin) probes(missing http.HandlerFunc) *http.ServeMux {
 	mux := http.NewServeMux()
-	get(mux, "/livez", a.livez)
-	get(mux, "/readyz", a.readyz)
+	handleGet(mux, "/livez", a.livez)
+	handleGet(mux, "/readyz", a.readyz)
 	mux.HandleFunc("/", missing)
 	return mux
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
-	problemOf(codeNotFound, "There is nothing at this address.").write(w)
+	newProblem(codeNotFound, "There is nothing at this address.").write(w)
 }
 
-// get serves GET and HEAD of the pattern and refuses other methods.
-func get(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
+// handleGet serves GET and HEAD of the pattern and refuses other methods.
+func handleGet(mux *http.ServeMux, pattern string, h http.HandlerFunc) {
 	mux.HandleFunc("GET "+pattern, h)
-	refuseOthers(mux, pattern, http.MethodGet)
+	rejectOtherMethods(mux, pattern, http.MethodGet)
 }
 
-// private keeps answers out of caches, and browsers from guessing what they are.
-func private(next http.Handler) http.Handler {
+// noStore keeps answers out of caches, and browsers from guessing what they are.
+func noStore(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")

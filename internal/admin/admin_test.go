@@ -58,7 +58,7 @@ func newAdmin(t *testing.T, store *memoryStore, change func(*Config)) *Admin {
 	return a
 }
 
-func ask(h http.Handler, method, target string, header map[string]string) *httptest.ResponseRecorder {
+func request(h http.Handler, method, target string, header map[string]string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, nil)
 	r.Host = "127.0.0.1:8485"
 	for name, value := range header {
@@ -106,7 +106,7 @@ func TestShowConnection(t *testing.T) {
 			"subject":null,"external_tenant":null,"version":null,"expires_at":null,"refreshed_at":null,"last_error":null,
 			"created_at":"1970-01-01T00:00:00Z"}`,
 	} {
-		w := ask(h, "GET", "/api/v1/connections/"+name, nil)
+		w := request(h, "GET", "/api/v1/connections/"+name, nil)
 		if w.Code != http.StatusOK || w.Header().Get("Cache-Control") != "no-store" {
 			t.Errorf("GET %s = %d %v, want 200 that nobody keeps", name, w.Code, w.Header())
 		}
@@ -135,7 +135,7 @@ func TestListConnectionsByPage(t *testing.T) {
 	var names []string
 	cursor, pages := "", 0
 	for {
-		w := ask(h, "GET", "/api/v1/connections?limit=2&status=active&q=c&cursor="+cursor, nil)
+		w := request(h, "GET", "/api/v1/connections?limit=2&status=active&q=c&cursor="+cursor, nil)
 		var page Page
 		if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil {
 			t.Fatal(err)
@@ -152,7 +152,7 @@ func TestListConnectionsByPage(t *testing.T) {
 	if want := []string{"c0", "c1", "c2", "c4"}; !slices.Equal(names, want) || pages != 2 {
 		t.Errorf("listed %v on %d pages, want %v on 2", names, pages, want)
 	}
-	w := ask(h, "GET", "/api/v1/connections?q=nothing", nil)
+	w := request(h, "GET", "/api/v1/connections?q=nothing", nil)
 	if diff := cmp.Diff(decode(t, `{"connections":[],"next_cursor":null}`), decode(t, w.Body.String())); diff != "" {
 		t.Errorf("an empty listing (-want +got):\n%s", diff)
 	}
@@ -195,7 +195,7 @@ func TestProblems(t *testing.T) {
 		{"same site is not same origin", up, "GET", "/livez", map[string]string{"Sec-Fetch-Site": "same-site"}, 403, "cross_site_request"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := ask(test.h, test.method, test.target, test.header)
+			w := request(test.h, test.method, test.target, test.header)
 			if got := problemCode(t, w); w.Code != test.status || got != test.code {
 				t.Errorf("%s %s = %d %s, want %d %s", test.method, test.target, w.Code, got, test.status, test.code)
 			}
@@ -203,7 +203,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-func TestHostsAndOriginsThatMayRead(t *testing.T) {
+func TestAllowedHostsAndOrigins(t *testing.T) {
 	h := newAdmin(t, &memoryStore{}, nil).Handler()
 	for _, header := range []map[string]string{
 		{"Host": "127.0.0.1:8485"},
@@ -220,18 +220,18 @@ func TestHostsAndOriginsThatMayRead(t *testing.T) {
 		{"Host": "localhost:8485", "Origin": "http://localhost:8485", "Sec-Fetch-Site": "same-origin"},
 		{"Sec-Fetch-Site": "none"},
 	} {
-		if w := ask(h, "GET", "/livez", header); w.Code != http.StatusOK {
+		if w := request(h, "GET", "/livez", header); w.Code != http.StatusOK {
 			t.Errorf("GET /livez with %v = %d, want 200", header, w.Code)
 		}
 	}
 }
 
-func TestHealthListenerServesProbesAndMetricsOnly(t *testing.T) {
+func TestHealthListenerServesOnlyProbesAndMetrics(t *testing.T) {
 	h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, nil).HealthHandler()
 	for target, want := range map[string]int{
 		"/livez": 200, "/readyz": 200, "/metrics": 200, "/api/v1/connections": 404, "/api/v1/connections/acme": 404, "/": 404,
 	} {
-		if w := ask(h, "GET", target, map[string]string{"Host": "anything.example.com"}); w.Code != want {
+		if w := request(h, "GET", target, map[string]string{"Host": "anything.example.com"}); w.Code != want {
 			t.Errorf("GET %s = %d, want %d", target, w.Code, want)
 		}
 	}
@@ -249,7 +249,7 @@ func TestReadyz(t *testing.T) {
 	}).Handler()
 	expect := func(target string, status int, body string) {
 		t.Helper()
-		w := ask(h, "GET", target, nil)
+		w := request(h, "GET", target, nil)
 		if w.Code != status || w.Body.String() != body {
 			t.Errorf("GET %s = %d %q, want %d %q", target, w.Code, w.Body, status, body)
 		}
@@ -262,12 +262,12 @@ func TestReadyz(t *testing.T) {
 	expect("/livez", 200, "ok\n")
 }
 
-func TestACheckThatHangsDoesNotHangReadyz(t *testing.T) {
+func TestReadyzWithHangingCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newAdmin(t, &memoryStore{}, func(c *Config) {
 			c.Checks = []Check{{Name: "store", Probe: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}}
 		}).Handler()
-		w := ask(h, "GET", "/readyz?verbose", nil)
+		w := request(h, "GET", "/readyz?verbose", nil)
 		if w.Code != 200 || w.Body.String() != "[-] store: context deadline exceeded\nready\n" {
 			t.Errorf("GET /readyz?verbose = %d %q, want 200 and the deadline", w.Code, w.Body)
 		}
@@ -277,7 +277,7 @@ func TestACheckThatHangsDoesNotHangReadyz(t *testing.T) {
 func TestConnectionMetrics(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
 	h := newAdmin(t, store, nil).Handler()
-	body := ask(h, "GET", "/metrics", nil).Body.String()
+	body := request(h, "GET", "/metrics", nil).Body.String()
 	for _, want := range []string{
 		"pleo_store_up 1\n",
 		`pleo_connections{kind="oauth",status="degraded"} 1` + "\n",
@@ -289,7 +289,7 @@ func TestConnectionMetrics(t *testing.T) {
 		}
 	}
 	store.err = credstore.ErrUnavailable
-	body = ask(h, "GET", "/metrics", nil).Body.String()
+	body = request(h, "GET", "/metrics", nil).Body.String()
 	if !strings.Contains(body, "pleo_store_up 0\n") || strings.Contains(body, "pleo_connections{") {
 		t.Errorf("with the store down the metrics are %q, want pleo_store_up 0 and no counts", body)
 	}

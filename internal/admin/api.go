@@ -34,11 +34,11 @@ func (a *Admin) routes() []route {
 		{http.MethodDelete, one, true, a.removeConnection},
 		{http.MethodGet, one + "/history", read, a.showHistory},
 		{http.MethodPost, one + "/link", true, a.makeLink},
-		{http.MethodPost, one + "/check", true, a.plain(a.checkConnection)},
-		{http.MethodPost, one + "/refresh", true, a.plain(a.refreshConnection)},
-		{http.MethodPost, one + "/retry", true, a.plain(a.retryConnection)},
-		{http.MethodPost, one + "/disable", true, a.plain(a.disableConnection)},
-		{http.MethodPost, one + "/enable", true, a.plain(a.enableConnection)},
+		{http.MethodPost, one + "/check", true, a.withoutBody(a.checkConnection)},
+		{http.MethodPost, one + "/refresh", true, a.withoutBody(a.refreshConnection)},
+		{http.MethodPost, one + "/retry", true, a.withoutBody(a.retryConnection)},
+		{http.MethodPost, one + "/disable", true, a.withoutBody(a.disableConnection)},
+		{http.MethodPost, one + "/enable", true, a.withoutBody(a.enableConnection)},
 		{http.MethodPost, one + "/key", true, a.setKey},
 		{http.MethodGet, "/api/v1/export", read, a.exportConnections},
 		{http.MethodPost, "/api/v1/import", true, a.importConnections},
@@ -49,20 +49,20 @@ func (a *Admin) routes() []route {
 func (a *Admin) serveAPI(mux *http.ServeMux) {
 	allowed := map[string][]string{} // path → methods
 	for _, r := range a.routes() {
-		guarded := a.reading
+		guarded := a.requireReader
 		if r.changes {
-			guarded = a.writing
+			guarded = a.requireToken
 		}
-		mux.HandleFunc(r.method+" "+r.path, guarded(a.api(r.handler)))
+		mux.HandleFunc(r.method+" "+r.path, guarded(a.handleErrors(r.handler)))
 		allowed[r.path] = append(allowed[r.path], r.method)
 	}
 	for path, methods := range allowed {
-		refuseOthers(mux, path, methods...)
+		rejectOtherMethods(mux, path, methods...)
 	}
 }
 
-// refuseOthers answers requests for the path with other methods.
-func refuseOthers(mux *http.ServeMux, path string, methods ...string) {
+// rejectOtherMethods answers requests for the path with other methods.
+func rejectOtherMethods(mux *http.ServeMux, path string, methods ...string) {
 	if slices.Contains(methods, http.MethodGet) {
 		methods = append(methods, http.MethodHead)
 	}
@@ -70,7 +70,7 @@ func refuseOthers(mux *http.ServeMux, path string, methods ...string) {
 	allow := strings.Join(methods, ", ")
 	mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Allow", allow)
-		problemOf(codeMethodNotSupported, "This address takes %s only.", allow).write(w)
+		newProblem(codeMethodNotSupported, "This address takes %s only.", allow).write(w)
 	})
 }
 
@@ -89,18 +89,18 @@ func (a *Admin) listConnections(w http.ResponseWriter, r *http.Request) error {
 
 // parseQuery reads the parameters of a listing.
 func parseQuery(raw string) (credstore.Query, error) {
-	values, err := parameters(raw, listing()...)
+	values, err := parameters(raw, listParameters()...)
 	if err != nil {
 		return credstore.Query{}, err
 	}
-	return queryOf(values)
+	return listQuery(values)
 }
 
-// listing are the parameters of a listing.
-func listing() []string { return []string{"limit", "cursor", "status", "kind", "q"} }
+// listParameters are the parameters of a listing.
+func listParameters() []string { return []string{"limit", "cursor", "status", "kind", "q"} }
 
-// queryOf returns what the parameters of a listing select.
-func queryOf(values url.Values) (q credstore.Query, err error) {
+// listQuery returns what the parameters of a listing select.
+func listQuery(values url.Values) (q credstore.Query, err error) {
 	q = credstore.Query{
 		Cursor: values.Get("cursor"),
 		Status: credstore.Status(values.Get("status")),
@@ -111,10 +111,10 @@ func queryOf(values url.Values) (q credstore.Query, err error) {
 		return q, err
 	}
 	if q.Status != "" && !slices.Contains(credstore.Statuses(), q.Status) {
-		return q, problemOf(codeBadRequest, "The status must be pending, active, degraded, reauthorization_required or disabled.")
+		return q, newProblem(codeBadRequest, "The status must be pending, active, degraded, reauthorization_required or disabled.")
 	}
 	if q.Kind != "" && !slices.Contains(credstore.Kinds(), q.Kind) {
-		return q, problemOf(codeBadRequest, "The kind must be oauth, integrated_key or standalone_key.")
+		return q, newProblem(codeBadRequest, "The kind must be oauth, integrated_key or standalone_key.")
 	}
 	return q, nil
 }
@@ -124,28 +124,28 @@ func queryOf(values url.Values) (q credstore.Query, err error) {
 func parameters(raw string, names ...string) (url.Values, error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
-		return nil, problemOf(codeBadRequest, "The query cannot be read.")
+		return nil, newProblem(codeBadRequest, "The query cannot be read.")
 	}
 	for name, given := range values {
 		if !slices.Contains(names, name) {
-			return nil, problemOf(codeBadRequest, "There is no parameter %.40q%s.", name, choice(names))
+			return nil, newProblem(codeBadRequest, "There is no parameter %.40q%s.", name, allowedNames(names))
 		}
 		if len(given) > 1 {
-			return nil, problemOf(codeBadRequest, "The parameter %s is given twice.", name)
+			return nil, newProblem(codeBadRequest, "The parameter %s is given twice.", name)
 		}
 	}
 	return values, nil
 }
 
-// flag reads a parameter that is 1 for yes, and 0 or left out for no.
-func flag(values url.Values, name string) (bool, error) {
+// boolParameter reads a parameter that is 1 for yes, and 0 or left out for no.
+func boolParameter(values url.Values, name string) (bool, error) {
 	switch values.Get(name) {
 	case "", "0":
 		return false, nil
 	case "1":
 		return true, nil
 	}
-	return false, problemOf(codeBadRequest, "The parameter %s must be 1 or 0.", name)
+	return false, newProblem(codeBadRequest, "The parameter %s must be 1 or 0.", name)
 }
 
 // parseLimit returns 0, which means the store's default, for "".
@@ -155,7 +155,7 @@ func parseLimit(s string) (int, error) {
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 || n > 200 {
-		return 0, problemOf(codeBadRequest, "The limit must be a number from 1 to 200.")
+		return 0, newProblem(codeBadRequest, "The limit must be a number from 1 to 200.")
 	}
 	return n, nil
 }
@@ -164,18 +164,18 @@ func parseLimit(s string) (int, error) {
 func (a *Admin) find(r *http.Request) (credstore.Connection, error) {
 	name := r.PathValue("name")
 	if !credstore.ValidName(name) {
-		return credstore.Connection{}, problemOf(codeConnectionUnknown, "This is not the name of a connection.")
+		return credstore.Connection{}, newProblem(codeConnectionUnknown, "This is not the name of a connection.")
 	}
 	c, err := a.store.Find(r.Context(), name)
 	if errors.Is(err, credstore.ErrNotFound) {
-		return c, problemOf(codeConnectionUnknown, "There is no connection %q.", name)
+		return c, newProblem(codeConnectionUnknown, "There is no connection %q.", name)
 	}
 	return c, err
 }
 
-// removed returns the id of the connection that was removed last of those with the
+// findRemoved returns the id of the connection that was removed last of those with the
 // name in the path, or else the error of find, which found none.
-func (a *Admin) removed(r *http.Request, unknown error) (id string, err error) {
+func (a *Admin) findRemoved(r *http.Request, unknown error) (id string, err error) {
 	name := r.PathValue("name")
 	if p := new(problem); !errors.As(unknown, &p) || p.Code != codeConnectionUnknown || !credstore.ValidName(name) {
 		return "", unknown
@@ -213,7 +213,7 @@ func (a *Admin) showHistory(w http.ResponseWriter, r *http.Request) error {
 	c, err := a.find(r)
 	id := c.ID
 	if err != nil {
-		id, err = a.removed(r, err)
+		id, err = a.findRemoved(r, err)
 	}
 	if err != nil {
 		return err

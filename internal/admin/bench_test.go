@@ -42,7 +42,7 @@ func BenchmarkPagesOfMany(b *testing.B) {
 	} {
 		b.Run(page.name, func(b *testing.B) {
 			for b.Loop() {
-				if w := ask(h, http.MethodGet, page.target, nil); w.Code != http.StatusOK {
+				if w := request(h, http.MethodGet, page.target, nil); w.Code != http.StatusOK {
 					b.Fatalf("GET %s = %d: %s", page.target, w.Code, w.Body)
 				}
 			}

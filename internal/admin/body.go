@@ -16,8 +16,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// bodyMax is far more than any request needs, in bytes.
-const bodyMax = 64 << 10
+// maxBodySize is far more than any request needs, in bytes.
+const maxBodySize = 64 << 10
 
 // fields are the members that a JSON object may have, with a pointer for the
 // value of each.
@@ -36,14 +36,14 @@ func readBody(w http.ResponseWriter, r *http.Request, into fields) error {
 
 // readFields is readBody for a request that has parameters too.
 func readFields(w http.ResponseWriter, r *http.Request, into fields) error {
-	body, err := readAll(w, r, bodyMax, "application/json")
+	body, err := readAll(w, r, maxBodySize, "application/json")
 	if err != nil || len(body) == 0 {
 		return err
 	}
 	if !utf8.Valid(body) { // it would be read with other letters in their places
-		return problemOf(codeBadRequest, "The body is not UTF-8.")
+		return newProblem(codeBadRequest, "The body is not UTF-8.")
 	}
-	return into.read(json.NewDecoder(bytes.NewReader(body)))
+	return into.decode(json.NewDecoder(bytes.NewReader(body)))
 }
 
 // readAll returns the body of a request, which is of one of the media types and
@@ -52,23 +52,23 @@ func readAll(w http.ResponseWriter, r *http.Request, limit int64, types ...strin
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		return nil, problemOf(codeBodyTooLarge, "The body may have %d bytes at most.", limit)
+		return nil, newProblem(codeBodyTooLarge, "The body may have %d bytes at most.", limit)
 	}
 	if err != nil {
-		return nil, problemOf(codeBadRequest, "The body could not be read to its end.")
+		return nil, newProblem(codeBadRequest, "The body could not be read to its end.")
 	}
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, nil
 	}
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || !slices.Contains(types, media) {
-		return nil, problemOf(codeMediaType, "The body must be sent with Content-Type: %s.", strings.Join(types, " or "))
+		return nil, newProblem(codeMediaType, "The body must be sent with Content-Type: %s.", strings.Join(types, " or "))
 	}
 	return body, nil
 }
 
-func (f fields) read(dec *json.Decoder) error {
-	notAnObject := problemOf(codeBadRequest, "The body is not one JSON object.")
+func (f fields) decode(dec *json.Decoder) error {
+	notAnObject := newProblem(codeBadRequest, "The body is not one JSON object.")
 	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
 		return notAnObject
 	}
@@ -80,10 +80,10 @@ func (f fields) read(dec *json.Decoder) error {
 			return notAnObject
 		}
 		if seen[name] {
-			return problemOf(codeBadRequest, "The field %.40q is given twice.", name)
+			return newProblem(codeBadRequest, "The field %.40q is given twice.", name)
 		}
 		seen[name] = true
-		if err := f.set(name, dec); err != nil {
+		if err := f.decodeField(name, dec); err != nil {
 			return err
 		}
 	}
@@ -96,51 +96,51 @@ func (f fields) read(dec *json.Decoder) error {
 	return nil
 }
 
-// set reads the value of one field. The value may be a secret, so it is not
+// decodeField reads the value of one field. The value may be a secret, so it is not
 // repeated.
-func (f fields) set(name string, dec *json.Decoder) error {
+func (f fields) decodeField(name string, dec *json.Decoder) error {
 	into, known := f[name]
 	if !known {
-		return problemOf(codeBadRequest, "There is no field %.40q%s.", name, choice(slices.Sorted(maps.Keys(f))))
+		return newProblem(codeBadRequest, "There is no field %.40q%s.", name, allowedNames(slices.Sorted(maps.Keys(f))))
 	}
 	err := dec.Decode(into)
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return problemOf(codeBadRequest, "The body is not one JSON object.")
+		return newProblem(codeBadRequest, "The body is not one JSON object.")
 	}
 	if err != nil {
-		return problemOf(codeBadRequest, "The field %s wants %s.", name, wanted(into))
+		return newProblem(codeBadRequest, "The field %s wants %s.", name, expectedValue(into))
 	}
 	return nil
 }
 
-// choice says what there is instead of what is not there.
-func choice(names []string) string {
+// allowedNames says what there is instead of what is not there.
+func allowedNames(names []string) string {
 	if len(names) == 0 {
 		return "; this takes none"
 	}
 	return "; use " + strings.Join(names, ", ")
 }
 
-func wanted(into any) string {
+func expectedValue(into any) string {
 	switch into.(type) {
 	case *bool:
 		return "true or false"
 	case *time.Time:
 		return "a time such as 2030-01-31T00:00:00Z"
-	case *lifetime:
+	case *linkTTL:
 		return "a time such as 24h or 30m, of 90 days at most"
 	}
 	return "a text"
 }
 
-// lifetime is a field that says how long something lasts, as the configuration
+// linkTTL is a field that says how long something lasts, as the configuration
 // does: 24h, 30m. It is that of a connect link.
-type lifetime time.Duration
+type linkTTL time.Duration
 
 // UnmarshalJSON implements [json.Unmarshaler]. Nothing lasts for no time, or for
 // longer than a link may. null is left out, as for fields of other types.
-func (l *lifetime) UnmarshalJSON(raw []byte) error {
+func (l *linkTTL) UnmarshalJSON(raw []byte) error {
 	if string(raw) == "null" {
 		return nil
 	}
@@ -155,6 +155,6 @@ func (l *lifetime) UnmarshalJSON(raw []byte) error {
 	if d <= 0 || d > credstore.MaxLinkTTL {
 		return errors.New("no link can last so long")
 	}
-	*l = lifetime(d)
+	*l = linkTTL(d)
 	return nil
 }

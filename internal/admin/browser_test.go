@@ -71,12 +71,12 @@ func busyStore(now time.Time) *memoryStore {
 }
 
 // busyDay returns a series with a day of traffic behind it.
-func busyDay(now time.Time) *series {
+func busyDay(now time.Time) *timeSeries {
 	registry := prometheus.NewRegistry()
 	program := newTraffic(registry)
-	clock := now.Add(-time.Duration(samplesKept) * sampleEvery)
-	s := &series{gatherer: registry, now: func() time.Time { return clock }}
-	for i := range samplesKept {
+	clock := now.Add(-time.Duration(maxSamples) * sampleInterval)
+	s := &timeSeries{gatherer: registry, now: func() time.Time { return clock }}
+	for i := range maxSamples {
 		wave := 20 + int(15*math.Sin(float64(i)/40)) + i%7
 		program.requests.WithLabelValues("200", "upstream").Add(float64(wave))
 		program.requests.WithLabelValues("404", "upstream").Add(float64(i % 3))
@@ -88,8 +88,8 @@ func busyDay(now time.Time) *series {
 		for request := range wave {
 			program.duration.Observe(float64(request*request) / 1000)
 		}
-		clock = clock.Add(sampleEvery)
-		s.take()
+		clock = clock.Add(sampleInterval)
+		s.record()
 	}
 	return s
 }
@@ -99,7 +99,7 @@ func dashboardFor(t *testing.T, store *memoryStore) (address string) {
 	t.Helper()
 	now := time.Now()
 	a := newAdmin(t, store, func(c *Config) {
-		offering(c)
+		withLinks(c)
 		c.Environment = "production"
 		c.Gatherer = prometheus.NewRegistry()
 		c.TokenFile = "/var/lib/pleo-auth-proxy/admin-token"
@@ -121,7 +121,7 @@ func TestBrowserPages(t *testing.T) {
 	tab.Follow("main button")
 	tab.WantText("That is not the admin token.")
 	tab.Inspect("sign-in-wrong")
-	tab.Fill("#token", theToken)
+	tab.Fill("#token", adminToken)
 	tab.Follow("main button")
 	tab.WantText("What needs you", "Pleo has refused the refresh token")
 	for name, page := range map[string]string{
@@ -157,7 +157,7 @@ func TestBrowserEmptyDashboard(t *testing.T) {
 	tab.WantText("There is no connection yet.", "Sign in to change things")
 	tab.Inspect("overview-empty")
 	tab.Follow("main section a[href='/new']")
-	tab.Fill("#token", theToken)
+	tab.Fill("#token", adminToken)
 	tab.Follow("main button")
 	tab.Fill("#name", "acme")
 	tab.Fill("#tenant", "4711")
@@ -170,14 +170,14 @@ func TestBrowserEmptyDashboard(t *testing.T) {
 	}
 }
 
-// TestBrowserByKeyboard finds a connection, reads it and disables it, by the
+// TestBrowserKeyboard finds a connection, reads it and disables it, by the
 // keyboard alone.
-func TestBrowserByKeyboard(t *testing.T) {
+func TestBrowserKeyboard(t *testing.T) {
 	store := busyStore(time.Now())
 	tab := browsertest.Start(t).Tab()
 	tab.Open(dashboardFor(t, store) + "/sign-in?next=/connections")
 	tab.TabTo("#token")
-	tab.Type(theToken)
+	tab.Type(adminToken)
 	tab.FollowByKeyboard()
 	tab.TabTo("#q")
 	tab.Type("globex-08")
@@ -195,8 +195,8 @@ func TestBrowserByKeyboard(t *testing.T) {
 	tab.WantText("The connection is disabled.")
 }
 
-// TestBrowserOnAPhone searches, filters and turns pages on a phone.
-func TestBrowserOnAPhone(t *testing.T) {
+// TestBrowserPhone searches, filters and turns pages on a phone.
+func TestBrowserPhone(t *testing.T) {
 	at := dashboardFor(t, busyStore(time.Now()))
 	tab := browsertest.Start(t).Tab()
 	tab.Phone()

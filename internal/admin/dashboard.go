@@ -33,7 +33,7 @@ type dashboard struct {
 
 func newDashboard(a *Admin) (*dashboard, error) {
 	d := &dashboard{Admin: a, sessions: newSessions(a.token, a.now), pages: map[string]*template.Template{}}
-	base, err := template.New("").Funcs(d.functions()).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html")
+	base, err := template.New("").Funcs(d.templateFuncs()).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html")
 	if err != nil {
 		return nil, err
 	}
@@ -54,38 +54,38 @@ func newDashboard(a *Admin) (*dashboard, error) {
 	return d, nil
 }
 
-// functions are what the templates call.
-func (d *dashboard) functions() template.FuncMap {
+// templateFuncs are what the templates call.
+func (d *dashboard) templateFuncs() template.FuncMap {
 	return template.FuncMap{
-		"ago":       func(t time.Time) string { return ago(t, d.now()) },
+		"ago":       func(t time.Time) string { return relativeTime(t, d.now()) },
 		"past":      func(t time.Time) bool { return !t.IsZero() && t.Before(d.now()) },
 		"when":      func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04 UTC") },
 		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"words":     func(v any) string { return inWords(fmt.Sprint(v)) },
-		"kind":      kindInWords,
-		"event":     eventInWords,
+		"words":     func(v any) string { return label(fmt.Sprint(v)) },
+		"kind":      kindLabel,
+		"event":     eventLabel,
 		"advise":    d.advise,
-		"operation": operationNamed,
-		"grouped":   grouped,
-		"counted":   counted,
+		"operation": findOperation,
+		"count":     formatCount,
+		"plural":    pluralize,
 	}
 }
 
 // serve puts the pages on the mux.
 func (d *dashboard) serve(mux *http.ServeMux) {
 	for pattern, h := range map[string]handler{
-		"GET /{$}":                             d.reading(d.overview),
-		"GET /connections":                     d.reading(d.list),
-		"GET /connections/{name}":              d.reading(d.show),
-		"GET /new":                             d.signedIn(d.newForm),
-		"POST /new":                            d.changing(d.create),
-		"GET /connections/{name}/{operation}":  d.signedIn(d.confirm),
-		"POST /connections/{name}/{operation}": d.changing(d.operate),
+		"GET /{$}":                             d.requireReader(d.overview),
+		"GET /connections":                     d.requireReader(d.list),
+		"GET /connections/{name}":              d.requireReader(d.show),
+		"GET /new":                             d.requireSession(d.createForm),
+		"POST /new":                            d.requireForm(d.create),
+		"GET /connections/{name}/{operation}":  d.requireSession(d.confirmForm),
+		"POST /connections/{name}/{operation}": d.requireForm(d.runOperation),
 		"GET /sign-in":                         d.signInForm,
 		"POST /sign-in":                        d.signIn,
-		"POST /sign-out":                       d.changing(d.signOut),
+		"POST /sign-out":                       d.requireForm(d.signOut),
 	} {
-		mux.HandleFunc(pattern, d.page(h))
+		mux.HandleFunc(pattern, d.withPageHeaders(h))
 	}
 	for _, asset := range []string{"style.css", "copy.js", "icon.svg"} {
 		mux.HandleFunc("GET /assets/"+asset, func(w http.ResponseWriter, r *http.Request) {
@@ -96,33 +96,33 @@ func (d *dashboard) serve(mux *http.ServeMux) {
 
 // view is what every page is drawn from.
 type view struct {
-	Title       string
-	Environment string // of Pleo; empty: not named
-	Here        string // the path of the page in the navigation
-	SignedIn    bool
-	Open        bool   // can be read without signing in
-	Form        string // what forms send back
-	Notice      notice
-	Page        any
+	Title             string
+	Environment       string // find Pleo; empty: not named
+	Current           string // the path of the page in the navigation
+	SignedIn          bool
+	ReadWithoutSignIn bool   // can be read without signing in
+	CSRFToken         string // what forms send back
+	Notice            notice
+	Page              any
 }
 
-// policy lets pages load what comes from here, and nothing run or frame them.
-const policy = "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+// contentSecurityPolicy lets pages load what comes from here, and nothing run or frame them.
+const contentSecurityPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// page gives answers the headers of a page, and draws a page about errors of h.
-func (d *dashboard) page(h handler) http.HandlerFunc {
+// withPageHeaders gives answers the headers of a page, and draws a page about errors of h.
+func (d *dashboard) withPageHeaders(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", policy)
+		w.Header().Set("Content-Security-Policy", contentSecurityPolicy)
 		w.Header().Set("Cross-Origin-Opener-Policy", "same-origin")
 		// Not no-referrer, with which browsers call the origin of a form null.
 		w.Header().Set("Referrer-Policy", "same-origin")
 		r = r.WithContext(credstore.WithActor(r.Context(), credstore.ActorDashboard))
 		err := h(w, r)
-		if err == nil || left(r, err) {
+		if err == nil || clientGone(r, err) {
 			return
 		}
-		p := d.explain(err)
-		if err := d.draw(w, r, p.Status, "problem", view{Title: p.Title, Page: p}); err != nil {
+		p := d.problemFor(err)
+		if err := d.render(w, r, p.Status, "problem", view{Title: p.Title, Page: p}); err != nil {
 			d.logger.Error("a page cannot be drawn", zap.Error(err))
 		}
 	}
@@ -131,8 +131,8 @@ func (d *dashboard) page(h handler) http.HandlerFunc {
 // notFound returns what answers for addresses where nothing is: browsers that are
 // after a page with one, all else with a document.
 func (d *dashboard) notFound() http.HandlerFunc {
-	page := d.page(func(http.ResponseWriter, *http.Request) error {
-		return problemOf(codeNotFound, "There is nothing at this address.")
+	page := d.withPageHeaders(func(http.ResponseWriter, *http.Request) error {
+		return newProblem(codeNotFound, "There is nothing at this address.")
 	})
 	return func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/api/") || !strings.Contains(r.Header.Get("Accept"), "text/html") {
@@ -143,14 +143,14 @@ func (d *dashboard) notFound() http.HandlerFunc {
 	}
 }
 
-// draw writes a page. It is drawn in whole before anything of it is sent.
-func (d *dashboard) draw(w http.ResponseWriter, r *http.Request, status int, name string, v view) error {
-	open := d.sessions.of(r)
-	v.Environment, v.Open, v.SignedIn = d.environment, !d.exposed, open != nil
+// render writes a page. It is drawn in whole before anything of it is sent.
+func (d *dashboard) render(w http.ResponseWriter, r *http.Request, status int, name string, v view) error {
+	open := d.sessions.find(r)
+	v.Environment, v.ReadWithoutSignIn, v.SignedIn = d.environment, !d.exposed, open != nil
 	if open != nil {
-		v.Form = open.form
+		v.CSRFToken = open.csrfToken
 		if v.Notice == (notice{}) {
-			v.Notice = d.sessions.said(open)
+			v.Notice = d.sessions.takeNotice(open)
 		}
 	}
 	var page bytes.Buffer
@@ -163,18 +163,18 @@ func (d *dashboard) draw(w http.ResponseWriter, r *http.Request, status int, nam
 	return nil
 }
 
-// reading serves h to whom may read, and sends others to sign in.
-func (d *dashboard) reading(h handler) handler {
+// requireReader serves h to whom may read, and sends others to sign in.
+func (d *dashboard) requireReader(h handler) handler {
 	if !d.exposed {
 		return h
 	}
-	return d.signedIn(h)
+	return d.requireSession(h)
 }
 
-// signedIn serves h to those who have signed in, and sends others to do so.
-func (d *dashboard) signedIn(h handler) handler {
+// requireSession serves h to those who have signed in, and sends others to do so.
+func (d *dashboard) requireSession(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if d.sessions.of(r) != nil {
+		if d.sessions.find(r) != nil {
 			return h(w, r)
 		}
 		to := url.URL{Path: "/sign-in", RawQuery: url.Values{"next": {r.URL.RequestURI()}}.Encode()}
@@ -183,36 +183,36 @@ func (d *dashboard) signedIn(h handler) handler {
 	}
 }
 
-// formMax is far more than any form needs, in bytes.
-const formMax = 64 << 10
+// maxFormSize is far more than any form needs, in bytes.
+const maxFormSize = 64 << 10
 
-// changing serves h to forms that those who have signed in send from pages of
+// requireForm serves h to forms that those who have signed in send from pages of
 // their session.
-func (d *dashboard) changing(h handler) handler {
+func (d *dashboard) requireForm(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if err := readForm(w, r); err != nil {
+		if err := parseForm(w, r); err != nil {
 			return err
 		}
-		open := d.sessions.of(r)
+		open := d.sessions.find(r)
 		if open == nil {
-			return d.drawSignIn(w, r, http.StatusForbidden, signInPage{Next: r.Header.Get("Referer"), Why: "Your session has ended, and nothing was changed. Sign in and try again."})
+			return d.renderSignIn(w, r, http.StatusForbidden, signInPage{Next: r.Header.Get("Referer"), Error: "Your session has ended, and nothing was changed. Sign in and try again."})
 		}
-		if !open.sentBack(r.PostForm) {
-			return problemOf(codeCrossSiteRequest, "This form is not one that your session was given. Go back, load the page again and retry.")
+		if !open.validCSRF(r.PostForm) {
+			return newProblem(codeCrossSiteRequest, "This form is not one that your session was given. Go back, load the page again and retry.")
 		}
 		return h(w, r)
 	}
 }
 
-func readForm(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, formMax)
+func parseForm(w http.ResponseWriter, r *http.Request) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxFormSize)
 	err := r.ParseForm()
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		return problemOf(codeBodyTooLarge, "The form may have %d bytes at most.", formMax)
+		return newProblem(codeBodyTooLarge, "The form may have %d bytes at most.", maxFormSize)
 	}
 	if err != nil {
-		return problemOf(codeBadRequest, "The form cannot be read.")
+		return newProblem(codeBadRequest, "The form cannot be read.")
 	}
 	return nil
 }
@@ -220,44 +220,44 @@ func readForm(w http.ResponseWriter, r *http.Request) error {
 // signInPage is the page to sign in at.
 type signInPage struct {
 	Next      string // the path to go to afterwards
-	Why       string
+	Error     string
 	TokenFile string // empty: there is no token
 }
 
 func (d *dashboard) signInForm(w http.ResponseWriter, r *http.Request) error {
-	return d.drawSignIn(w, r, http.StatusOK, signInPage{Next: r.URL.Query().Get("next")})
+	return d.renderSignIn(w, r, http.StatusOK, signInPage{Next: r.URL.Query().Get("next")})
 }
 
-func (d *dashboard) drawSignIn(w http.ResponseWriter, r *http.Request, status int, p signInPage) error {
+func (d *dashboard) renderSignIn(w http.ResponseWriter, r *http.Request, status int, p signInPage) error {
 	p.Next, p.TokenFile = localPath(p.Next), d.tokenFile
-	return d.draw(w, r, status, "sign-in", view{Title: "Sign in", Page: p})
+	return d.render(w, r, status, "sign-in", view{Title: "Sign in", Page: p})
 }
 
 // signIn begins a session for who has the admin token.
 func (d *dashboard) signIn(w http.ResponseWriter, r *http.Request) error {
-	if err := readForm(w, r); err != nil {
+	if err := parseForm(w, r); err != nil {
 		return err
 	}
 	next := r.PostForm.Get("next")
-	if d.sessions.tooMany(r) {
-		w.Header().Set("Retry-After", fmt.Sprint(int(wrongTokensKept.Seconds())))
-		return d.drawSignIn(w, r, http.StatusTooManyRequests, signInPage{Next: next, Why: "Too many wrong tokens have come from your address. Try again in five minutes."})
+	if d.sessions.signInBlocked(r) {
+		w.Header().Set("Retry-After", fmt.Sprint(int(failedSignInWindow.Seconds())))
+		return d.renderSignIn(w, r, http.StatusTooManyRequests, signInPage{Next: next, Error: "Too many wrong tokens have come from your address. Try again in five minutes."})
 	}
-	if !d.isToken(credstore.NewSecret(strings.TrimSpace(r.PostForm.Get("token")))) {
-		d.sessions.failed(r)
+	if !d.validToken(credstore.NewSecret(strings.TrimSpace(r.PostForm.Get("token")))) {
+		d.sessions.recordFailure(r)
 		d.logger.Warn("somebody tried to sign in with a wrong token", zap.String("address", r.RemoteAddr))
-		return d.drawSignIn(w, r, http.StatusUnauthorized, signInPage{Next: next, Why: "That is not the admin token."})
+		return d.renderSignIn(w, r, http.StatusUnauthorized, signInPage{Next: next, Error: "That is not the admin token."})
 	}
-	d.sessions.end(r) // one that is replaced is of no use to anybody
-	setCookie(w, r, d.sessions.begin())
+	d.sessions.remove(r) // importLine that is replaced is of no use to anybody
+	setSessionCookie(w, r, d.sessions.create())
 	d.logger.Info("somebody signed in at the dashboard", zap.String("address", r.RemoteAddr))
 	http.Redirect(w, r, localPath(next), http.StatusSeeOther) //nolint:gosec // localPath leaves a path of ours
 	return nil
 }
 
 func (d *dashboard) signOut(w http.ResponseWriter, r *http.Request) error {
-	d.sessions.end(r)
-	setCookie(w, r, credstore.Secret{})
+	d.sessions.remove(r)
+	setSessionCookie(w, r, credstore.Secret{})
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 	return nil
 }

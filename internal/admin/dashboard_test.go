@@ -19,45 +19,45 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// visitor is a browser at the dashboard, as far as cookies and forms go.
-type visitor struct {
-	t      *testing.T
-	h      http.Handler
-	cookie string // as it is sent; empty: none
-	form   string // what the session's forms send back
-	change func(*http.Request)
+// browser is a browser at the dashboard, as far as cookies and forms go.
+type browser struct {
+	t         *testing.T
+	h         http.Handler
+	cookie    string // as it is sent; empty: none
+	csrfToken string // what the session's forms send back
+	change    func(*http.Request)
 }
 
-var formPattern = regexp.MustCompile(`name="form" value="([^"]*)"`)
+var csrfPattern = regexp.MustCompile(`name="csrf_token" value="([^"]*)"`)
 
-// signedIn returns a visitor who has signed in.
-func signedIn(t *testing.T, h http.Handler) *visitor {
+// requireSession returns a visitor who has signed in.
+func signedIn(t *testing.T, h http.Handler) *browser {
 	t.Helper()
-	v := &visitor{t: t, h: h, cookie: signIn(t, h)}
-	v.learnForm()
+	v := &browser{t: t, h: h, cookie: signIn(t, h)}
+	v.readCSRFToken()
 	return v
 }
 
-// learnForm takes what forms send back from a page.
-func (v *visitor) learnForm() {
+// readCSRFToken takes what forms send back from a page.
+func (v *browser) readCSRFToken() {
 	v.t.Helper()
-	found := formPattern.FindStringSubmatch(v.open("/").Body.String())
+	found := csrfPattern.FindStringSubmatch(v.open("/").Body.String())
 	if found == nil {
 		v.t.Fatal("the page of somebody who has signed in has no form to sign out")
 	}
-	v.form = html.UnescapeString(found[1])
+	v.csrfToken = html.UnescapeString(found[1])
 }
 
 // signIn signs in and returns the cookie.
 func signIn(t *testing.T, h http.Handler) string {
 	t.Helper()
-	return (&visitor{t: t, h: h}).again()
+	return (&browser{t: t, h: h}).signIn()
 }
 
-// again signs in, as somebody who may have done so before, and returns the cookie.
-func (v *visitor) again() string {
+// signIn signs in, as somebody who may have done so before, and returns the cookie.
+func (v *browser) signIn() string {
 	v.t.Helper()
-	w := v.post("/sign-in", map[string]string{"token": theToken})
+	w := v.post("/sign-in", map[string]string{"token": adminToken})
 	cookies := w.Result().Cookies()
 	if w.Code != http.StatusSeeOther || len(cookies) != 1 {
 		v.t.Fatalf("signing in = %d with %d cookies, want 303 with 1: %s", w.Code, len(cookies), w.Body)
@@ -65,7 +65,7 @@ func (v *visitor) again() string {
 	return cookies[0].Name + "=" + cookies[0].Value
 }
 
-func (v *visitor) send(r *http.Request) *httptest.ResponseRecorder {
+func (v *browser) send(r *http.Request) *httptest.ResponseRecorder {
 	r.Host = "127.0.0.1:8485"
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
 	if v.cookie != "" {
@@ -79,13 +79,13 @@ func (v *visitor) send(r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-func (v *visitor) open(target string) *httptest.ResponseRecorder {
+func (v *browser) open(target string) *httptest.ResponseRecorder {
 	return v.send(httptest.NewRequest(http.MethodGet, target, nil))
 }
 
 // submit sends a form of the session.
-func (v *visitor) submit(target string, values map[string]string) *httptest.ResponseRecorder {
-	all := map[string]string{"form": v.form}
+func (v *browser) submit(target string, values map[string]string) *httptest.ResponseRecorder {
+	all := map[string]string{"csrf_token": v.csrfToken}
 	for name, value := range values {
 		all[name] = value
 	}
@@ -93,7 +93,7 @@ func (v *visitor) submit(target string, values map[string]string) *httptest.Resp
 }
 
 // post sends a form as it is.
-func (v *visitor) post(target string, values map[string]string) *httptest.ResponseRecorder {
+func (v *browser) post(target string, values map[string]string) *httptest.ResponseRecorder {
 	form := url.Values{}
 	for name, value := range values {
 		form.Set(name, value)
@@ -103,8 +103,8 @@ func (v *visitor) post(target string, values map[string]string) *httptest.Respon
 	return v.send(r)
 }
 
-// pagesForVisitors are the pages that can be asked for.
-func pagesForVisitors() []string {
+// pagePaths are the pages that can be asked for.
+func pagePaths() []string {
 	pages := []string{"/", "/connections", "/connections/acme", "/new", "/sign-in"}
 	for _, o := range operations() {
 		pages = append(pages, "/connections/acme/"+o.Name)
@@ -112,10 +112,10 @@ func pagesForVisitors() []string {
 	return pages
 }
 
-func TestPagesRunNothingAndAreFramedByNobody(t *testing.T) {
-	h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, offering).Handler()
+func TestPageSecurityHeaders(t *testing.T) {
+	h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, withLinks).Handler()
 	b := signedIn(t, h)
-	for _, page := range append(pagesForVisitors(), "/connections/nobody", "/connections?limit=x") {
+	for _, page := range append(pagePaths(), "/connections/nobody", "/connections?limit=x") {
 		header := b.open(page).Header()
 		for name, want := range map[string]string{
 			"Content-Security-Policy":    "default-src 'none'",
@@ -137,25 +137,27 @@ func TestPagesRunNothingAndAreFramedByNobody(t *testing.T) {
 	}
 }
 
-// TestNoPageChangesAnything: nothing is done by GET, and nothing by a form that
+// TestChangesRequireSessionForm: nothing is done by GET, and nothing by a form that
 // the session was not given.
-func TestNoPageChangesAnything(t *testing.T) {
+func TestChangesRequireSessionForm(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection()}}
-	h := newAdmin(t, store, offering).Handler()
+	h := newAdmin(t, store, withLinks).Handler()
 	b := signedIn(t, h)
-	for _, page := range pagesForVisitors() {
-		if w := b.open(page + "?form=" + b.form + "&uninstall=1"); w.Code >= 500 {
+	for _, page := range pagePaths() {
+		if w := b.open(page + "?csrf_token=" + b.csrfToken + "&uninstall=1"); w.Code >= 500 {
 			t.Errorf("GET %s = %d", page, w.Code)
 		}
 	}
 	for _, o := range operations() {
 		target := "/connections/acme/" + o.Name
 		for name, send := range map[string]func() int{
-			"no form":       func() int { return b.post(target, nil).Code },
-			"wrong form":    func() int { return b.post(target, map[string]string{"form": b.form + "x"}).Code },
-			"form in query": func() int { return b.post(target+"?form="+b.form, nil).Code },
-			"no session":    func() int { return (&visitor{t: t, h: h}).post(target, map[string]string{"form": b.form}).Code },
-			"other session": func() int { return b.post(target, map[string]string{"form": signedIn(t, h).form}).Code },
+			"no token":       func() int { return b.post(target, nil).Code },
+			"wrong token":    func() int { return b.post(target, map[string]string{"csrf_token": b.csrfToken + "x"}).Code },
+			"token in query": func() int { return b.post(target+"?csrf_token="+b.csrfToken, nil).Code },
+			"no session": func() int {
+				return (&browser{t: t, h: h}).post(target, map[string]string{"csrf_token": b.csrfToken}).Code
+			},
+			"other session": func() int { return b.post(target, map[string]string{"csrf_token": signedIn(t, h).csrfToken}).Code },
 			"other page": func() int {
 				other := *b
 				other.change = func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }
@@ -182,9 +184,9 @@ func TestNoPageChangesAnything(t *testing.T) {
 	}
 }
 
-func TestLinksOfOtherPagesLeadIn(t *testing.T) {
-	h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, offering).Handler()
-	b := &visitor{t: t, h: h, change: func(r *http.Request) {
+func TestCrossSiteNavigation(t *testing.T) {
+	h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, withLinks).Handler()
+	b := &browser{t: t, h: h, change: func(r *http.Request) {
 		r.Header.Set("Sec-Fetch-Site", "cross-site")
 		r.Header.Set("Sec-Fetch-Mode", "navigate")
 		r.Header.Set("Sec-Fetch-Dest", "document")
@@ -202,12 +204,12 @@ func TestLinksOfOtherPagesLeadIn(t *testing.T) {
 	}
 }
 
-// TestReadingPagesWithoutSigningIn is for listeners that this machine alone can
+// TestPagesReadableWithoutSignIn is for listeners that this machine alone can
 // reach; others show nothing but the page to sign in at.
-func TestReadingPagesWithoutSigningIn(t *testing.T) {
+func TestPagesReadableWithoutSignIn(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection()}}
-	local := &visitor{t: t, h: newAdmin(t, store, offering).Handler()}
-	reached := &visitor{t: t, h: newAdmin(t, store, exposed).Handler()}
+	local := &browser{t: t, h: newAdmin(t, store, withLinks).Handler()}
+	reached := &browser{t: t, h: newAdmin(t, store, exposed).Handler()}
 	for page, free := range map[string]bool{
 		"/": true, "/connections?q=a": true, "/connections/acme": true, "/new": false, "/connections/acme/disable": false,
 	} {
@@ -224,13 +226,13 @@ func TestReadingPagesWithoutSigningIn(t *testing.T) {
 			t.Errorf("GET %s on a listener that others reach = %d to %q, want 303 to %q", page, w.Code, got, toSignIn)
 		}
 	}
-	w := reached.post("/sign-in", map[string]string{"token": theToken, "next": "/connections?q=a"})
+	w := reached.post("/sign-in", map[string]string{"token": adminToken, "next": "/connections?q=a"})
 	if got := w.Header().Get("Location"); got != "/connections?q=a" {
 		t.Errorf("after signing in the browser goes to %q, want /connections?q=a", got)
 	}
 }
 
-func TestSignInLeadsNowhereElse(t *testing.T) {
+func TestSignInRedirectStaysLocal(t *testing.T) {
 	for given, want := range map[string]string{
 		"/connections/acme/key?x=1": "/connections/acme/key?x=1",
 		"//evil.example/x":          "/x",
@@ -249,26 +251,26 @@ func TestSignInLeadsNowhereElse(t *testing.T) {
 	}
 }
 
-// TestSessionsEnd: by time idle, by age, by signing out, and with the token.
-func TestSessionsEnd(t *testing.T) {
+// TestSessionExpiry: by time idle, by age, by signing out, and with the token.
+func TestSessionExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		token := theToken
+		token := adminToken
 		h := newAdmin(t, &memoryStore{}, func(c *Config) {
 			c.Exposed = true
 			c.Token = func() credstore.Secret { return credstore.NewSecret(token) }
 		}).Handler()
-		open := func(b *visitor) bool { return b.open("/").Code == http.StatusOK }
+		open := func(b *browser) bool { return b.open("/").Code == http.StatusOK }
 		b := signedIn(t, h)
-		time.Sleep(sessionIdle - time.Second)
+		time.Sleep(sessionIdleTimeout - time.Second)
 		if !open(b) {
 			t.Error("the session ended before it was idle for long")
 		}
-		time.Sleep(sessionIdle)
+		time.Sleep(sessionIdleTimeout)
 		if open(b) {
 			t.Error("the session goes on although it was idle")
 		}
 		b = signedIn(t, h)
-		for range int(sessionAtMost/(10*time.Minute)) - 1 {
+		for range int(maxSessionAge/(10*time.Minute)) - 1 {
 			time.Sleep(10 * time.Minute)
 			if !open(b) {
 				t.Fatal("the session ended while it was used")
@@ -280,10 +282,10 @@ func TestSessionsEnd(t *testing.T) {
 		}
 		b = signedIn(t, h)
 		before := *b
-		if b.cookie = b.again(); open(&before) || !open(b) {
+		if b.cookie = b.signIn(); open(&before) || !open(b) {
 			t.Error("signing in again leaves the session before open")
 		}
-		b.learnForm()
+		b.readCSRFToken()
 		copied := *b
 		w := b.submit("/sign-out", nil)
 		if c := w.Result().Cookies(); len(c) != 1 || c[0].MaxAge >= 0 {
@@ -313,8 +315,8 @@ func TestSessionCookie(t *testing.T) {
 		"IPv6":         {func(r *http.Request) { r.Host = "[::1]:8485" }, "pleo_admin_8485", false},
 		"no port":      {func(r *http.Request) { r.Host = "localhost" }, "pleo_admin", false},
 	} {
-		v := &visitor{t: t, h: h, change: test.change}
-		cookies := v.post("/sign-in", map[string]string{"token": " " + theToken + "\n"}).Result().Cookies()
+		v := &browser{t: t, h: h, change: test.change}
+		cookies := v.post("/sign-in", map[string]string{"token": " " + adminToken + "\n"}).Result().Cookies()
 		if len(cookies) != 1 {
 			t.Fatalf("%s: %d cookies, want 1", name, len(cookies))
 		}
@@ -325,19 +327,19 @@ func TestSessionCookie(t *testing.T) {
 	}
 }
 
-// TestDashboardsOnOneHost: of staging and production, brought over to two ports of
+// TestDashboardsOnTwoPortsOfOneHost: of staging and production, brought over to two ports of
 // the same machine, signing in to one leaves the session with the other as it is.
 // Browsers send cookies to all ports of a host.
-func TestDashboardsOnOneHost(t *testing.T) {
+func TestDashboardsOnTwoPortsOfOneHost(t *testing.T) {
 	first := signedIn(t, newAdmin(t, &memoryStore{}, exposed).Handler())
-	other := &visitor{t: t, h: newAdmin(t, &memoryStore{}, exposed).Handler(), change: func(r *http.Request) { r.Host = "127.0.0.1:9485" }}
-	c := other.post("/sign-in", map[string]string{"token": theToken}).Result().Cookies()[0]
+	other := &browser{t: t, h: newAdmin(t, &memoryStore{}, exposed).Handler(), change: func(r *http.Request) { r.Host = "127.0.0.1:9485" }}
+	c := other.post("/sign-in", map[string]string{"token": adminToken}).Result().Cookies()[0]
 	jar := map[string]string{}
 	for _, cookie := range []string{first.cookie, c.Name + "=" + c.Value} {
 		name, value, _ := strings.Cut(cookie, "=")
 		jar[name] = value
 	}
-	for _, v := range []*visitor{first, other} {
+	for _, v := range []*browser{first, other} {
 		v.cookie = ""
 		for name, value := range jar {
 			v.cookie += name + "=" + value + "; "
@@ -348,65 +350,65 @@ func TestDashboardsOnOneHost(t *testing.T) {
 	}
 }
 
-// TestWrongTokensAreCounted: an address that has given too many is not heard for
+// TestFailedSignInsAreLimited: an address that has given too many is not heard for
 // a while, and others are.
-func TestWrongTokensAreCounted(t *testing.T) {
+func TestFailedSignInsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newAdmin(t, &memoryStore{}, withToken).Handler()
-		from := func(address string) *visitor {
-			return &visitor{t: t, h: h, change: func(r *http.Request) { r.RemoteAddr = address }}
+		from := func(address string) *browser {
+			return &browser{t: t, h: h, change: func(r *http.Request) { r.RemoteAddr = address }}
 		}
-		wrong, right := map[string]string{"token": "wrong"}, map[string]string{"token": theToken}
-		for i := range wrongTokens {
+		wrong, right := map[string]string{"token": "wrong"}, map[string]string{"token": adminToken}
+		for i := range maxFailedSignIns {
 			if w := from(fmt.Sprintf("[2001:db8::%d]:1", i+1)).post("/sign-in", wrong); w.Code != http.StatusUnauthorized {
 				t.Fatalf("wrong token %d = %d, want 401", i+1, w.Code)
 			}
 		}
 		w := from("[2001:db8::ffff]:9").post("/sign-in", right)
 		if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
-			t.Errorf("after %d wrong tokens of its network = %d, want 429 with Retry-After", wrongTokens, w.Code)
+			t.Errorf("after %d wrong tokens of its network = %d, want 429 with Retry-After", maxFailedSignIns, w.Code)
 		}
 		if w := from("192.0.2.1:1").post("/sign-in", right); w.Code != http.StatusSeeOther {
 			t.Errorf("from another address = %d, want 303", w.Code)
 		}
-		time.Sleep(wrongTokensKept)
+		time.Sleep(failedSignInWindow)
 		if w := from("[2001:db8::1]:1").post("/sign-in", right); w.Code != http.StatusSeeOther {
 			t.Errorf("after a while = %d, want 303", w.Code)
 		}
 	})
 }
 
-// TestSessionsAreBounded: whoever fills the memory needs the token, or many
+// TestSessionMemoryIsBounded: whoever fills the memory needs the token, or many
 // addresses.
-func TestSessionsAreBounded(t *testing.T) {
+func TestSessionMemoryIsBounded(t *testing.T) {
 	a := newAdmin(t, &memoryStore{}, withToken)
 	s := a.dashboard.sessions
 	first := signIn(t, a.Handler())
-	for range sessionsAtOnce + 10 {
-		s.begin()
+	for range maxSessions + 10 {
+		s.create()
 	}
-	if len(s.open) > sessionsAtOnce {
-		t.Errorf("%d sessions are kept, want %d at most", len(s.open), sessionsAtOnce)
+	if len(s.byID) > maxSessions {
+		t.Errorf("%d sessions are kept, want %d at most", len(s.byID), maxSessions)
 	}
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header.Set("Cookie", first)
-	if s.of(r) != nil {
+	if s.find(r) != nil {
 		t.Error("the session that was idle for longest stays")
 	}
-	for i := range addressesAtOnce + 10 {
+	for i := range maxTrackedNetworks + 10 {
 		r.RemoteAddr = fmt.Sprintf("10.%d.%d.1:1", i/256, i%256)
-		if !s.tooMany(r) {
-			s.failed(r)
+		if !s.signInBlocked(r) {
+			s.recordFailure(r)
 		}
 	}
-	if len(s.wrong) > addressesAtOnce {
-		t.Errorf("wrong tokens of %d addresses are counted, want %d at most", len(s.wrong), addressesAtOnce)
+	if len(s.failures) > maxTrackedNetworks {
+		t.Errorf("wrong tokens of %d addresses are counted, want %d at most", len(s.failures), maxTrackedNetworks)
 	}
 }
 
-// TestOverviewShowsWhatNeedsAPersonFirst: with what to do, in words, and the
+// TestOverviewNeedsAttention: with what to do, in words, and the
 // button for it.
-func TestOverviewShowsWhatNeedsAPersonFirst(t *testing.T) {
+func TestOverviewNeedsAttention(t *testing.T) {
 	refused := fullConnection()
 	refused.ID, refused.Name, refused.Status, refused.Reason = "z", "zeta", credstore.ReauthorizationRequired, credstore.ReasonRefused
 	key := bareConnection()
@@ -418,7 +420,7 @@ func TestOverviewShowsWhatNeedsAPersonFirst(t *testing.T) {
 	ending.ID, ending.Name, ending.ExpiresAt = "e", "nearly-over", time.Now().Add(5*24*time.Hour)
 	lasting.ID, lasting.Name, lasting.ExpiresAt = "l", "lasting", time.Now().Add(90*24*time.Hour)
 	store := &memoryStore{connections: []credstore.Connection{fullConnection(), key, conflict, ending, lasting, off, refused}}
-	page := (&visitor{t: t, h: newAdmin(t, store, offering).Handler()}).open("/").Body.String()
+	page := (&browser{t: t, h: newAdmin(t, store, withLinks).Handler()}).open("/").Body.String()
 	at := -1
 	for _, want := range []string{
 		"Need a person", `href="/connections/bare"`, `href="/connections/bare/key"`, `href="/connections/zeta"`,
@@ -439,9 +441,9 @@ func TestOverviewShowsWhatNeedsAPersonFirst(t *testing.T) {
 	}
 }
 
-// TestOverviewLeadsToAllOfThem: what it shows the first of can be seen in whole,
+// TestOverviewLinksToFullList: what it shows the first of can be seen in whole,
 // on the pages of the list, which lets one choose it too.
-func TestOverviewLeadsToAllOfThem(t *testing.T) {
+func TestOverviewLinksToFullList(t *testing.T) {
 	store := &memoryStore{}
 	for i := range 260 {
 		c := credstore.Connection{ID: fmt.Sprint(i), Name: fmt.Sprintf("c%03d", i), Kind: credstore.OAuth, Status: credstore.Disabled, Reason: credstore.ReasonCompany}
@@ -450,10 +452,10 @@ func TestOverviewLeadsToAllOfThem(t *testing.T) {
 		}
 		store.connections = append(store.connections, c)
 	}
-	v := &visitor{t: t, h: newAdmin(t, store, offering).Handler()}
+	v := &browser{t: t, h: newAdmin(t, store, withLinks).Handler()}
 	page := v.open("/").Body.String()
-	if !strings.Contains(page, `<span class="count">200+</span>`) || strings.Count(page, `<li class="card`) != firstFew {
-		t.Errorf("the page does not say that there are over 200 and show the first %d:\n%s", firstFew, page)
+	if !strings.Contains(page, `<span class="count">200+</span>`) || strings.Count(page, `<li class="card`) != maxShown {
+		t.Errorf("the page does not say that there are over 200 and show the first %d:\n%s", maxShown, page)
 	}
 	all := regexp.MustCompile(`<a href="([^"]*)">See all`).FindStringSubmatch(page)
 	if all == nil {
@@ -476,14 +478,14 @@ func TestOverviewLeadsToAllOfThem(t *testing.T) {
 	}
 }
 
-func TestListPagesKeepTheirFilters(t *testing.T) {
+func TestListPaginationKeepsFilters(t *testing.T) {
 	store := &memoryStore{}
 	for i := range 120 {
 		store.connections = append(store.connections, credstore.Connection{
 			ID: fmt.Sprint(i), Name: fmt.Sprintf("c%03d", i), Kind: credstore.OAuth, Status: credstore.Active,
 		})
 	}
-	v := &visitor{t: t, h: newAdmin(t, store, offering).Handler()}
+	v := &browser{t: t, h: newAdmin(t, store, withLinks).Handler()}
 	target, names := "/connections?q=c&status=active&kind=oauth", 0
 	next := regexp.MustCompile(`rel="next" href="([^"]*)"`)
 	for pages := 1; ; pages++ {
@@ -503,15 +505,15 @@ func TestListPagesKeepTheirFilters(t *testing.T) {
 	}
 }
 
-// TestPagesEscape what comes from elsewhere.
-func TestPagesEscape(t *testing.T) {
+// TestPagesEscapeInput what comes from elsewhere.
+func TestPagesEscapeInput(t *testing.T) {
 	c := fullConnection()
 	const evil = `"><script>alert(1)</script>`
 	c.CompanyName, c.ExternalTenant, c.LastError.Message = evil, evil, evil
 	store := &memoryStore{connections: []credstore.Connection{c}}
 	store.events = []credstore.Event{{ConnectionID: c.ID, ID: "e", Type: credstore.EventCreated, Message: evil, Actor: evil}}
-	b := signedIn(t, newAdmin(t, store, offering).Handler())
-	for _, page := range append(pagesForVisitors(), "/connections?q="+url.QueryEscape(evil)) {
+	b := signedIn(t, newAdmin(t, store, withLinks).Handler())
+	for _, page := range append(pagePaths(), "/connections?q="+url.QueryEscape(evil)) {
 		if body := b.open(page).Body.String(); strings.Contains(body, "<script>") {
 			t.Errorf("GET %s runs what comes from elsewhere:\n%s", page, body)
 		}
@@ -534,22 +536,22 @@ func TestOperations(t *testing.T) {
 		status int
 		want   string // on the page, or on the one that follows
 	}{
-		{"/connections/acme/link", nil, nil, 200, plantedLink + "-acme"},
-		{"/connections/acme/link", map[string]string{"fresh": "on"}, nil, 200, plantedLink + "-acme-fresh"},
+		{"/connections/acme/link", nil, nil, 200, canaryLink + "-acme"},
+		{"/connections/acme/link", map[string]string{"fresh": "on"}, nil, 200, canaryLink + "-acme-fresh"},
 		{"/connections/acme/link", map[string]string{"return_url": "https://evil.example"}, nil, 400, "not among connect.return_urls"},
 		{"/connections/acme/check", nil, nil, 200, "calls it inactive"},
 		{"/connections/acme/refresh", nil, nil, 303, "Pleo has given a new token pair."},
-		{"/connections/acme/refresh", nil, ErrUnderWay, 303, "under way"},
+		{"/connections/acme/refresh", nil, ErrRefreshPending, 303, "under way"},
 		{"/connections/acme/refresh", nil, &RefreshError{Message: "the server answered 429"}, 502, "The refresh brought no new token: the server answered 429."},
 		{"/connections/acme/disable", nil, nil, 303, "The connection is disabled."},
 		{"/connections/off/enable", nil, nil, 303, "The connection is enabled."},
 		{"/connections/refused/retry", nil, nil, 303, "presented once more"},
-		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "2099-12-31"}, nil, 303, "The API key was stored."},
-		{"/connections/keyed/key", map[string]string{"api_key": plantedKey, "next": "on"}, nil, 303, "The next API key was stored."},
-		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "soon"}, nil, 400, "must be a date"},
-		{"/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "2020-01-31"}, nil, 400, "The last day of the key is over already."},
+		{"/connections/bare/key", map[string]string{"api_key": canaryKey, "expires_on": "2099-12-31"}, nil, 303, "The API key was stored."},
+		{"/connections/keyed/key", map[string]string{"api_key": canaryKey, "next": "on"}, nil, 303, "The next API key was stored."},
+		{"/connections/bare/key", map[string]string{"api_key": canaryKey, "expires_on": "soon"}, nil, 400, "must be a date"},
+		{"/connections/bare/key", map[string]string{"api_key": canaryKey, "expires_on": "2020-01-31"}, nil, 400, "The last day of the key is over already."},
 		{"/connections/bare/key", nil, nil, 400, "The API key is missing"},
-		{"/connections/acme/key", map[string]string{"api_key": plantedKey}, nil, 409, "this is not possible"},
+		{"/connections/acme/key", map[string]string{"api_key": canaryKey}, nil, 409, "this is not possible"},
 		{"/connections/acme/enable", nil, nil, 409, "this is not possible"},
 		{"/connections/acme/explode", nil, nil, 404, "nothing at this address"},
 		{"/connections/nobody/disable", nil, nil, 404, "There is no connection"},
@@ -561,7 +563,7 @@ func TestOperations(t *testing.T) {
 		t.Run(test.target+" "+test.want, func(t *testing.T) {
 			store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection(), keyedConnection(), off, refused}}
 			b := signedIn(t, newAdmin(t, store, func(c *Config) {
-				offering(c)
+				withLinks(c)
 				c.Actions = &fakeActions{store: store, err: test.fail}
 			}).Handler())
 			w := b.submit(test.target, test.values)
@@ -578,9 +580,9 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-// TestConfirmingWarns of what the reason makes dangerous or useless, before it is
+// TestConfirmationWarnings of what the reason makes dangerous or useless, before it is
 // done.
-func TestConfirmingWarns(t *testing.T) {
+func TestConfirmationWarnings(t *testing.T) {
 	for _, test := range []struct{ reason, page, want string }{
 		{credstore.ReasonCompany, "enable", "a company that it should not belong to"},
 		{credstore.ReasonCompany, "link", ""},
@@ -591,7 +593,7 @@ func TestConfirmingWarns(t *testing.T) {
 	} {
 		c := fullConnection()
 		c.Status, c.Reason = credstore.Disabled, test.reason
-		b := signedIn(t, newAdmin(t, &memoryStore{connections: []credstore.Connection{c}}, offering).Handler())
+		b := signedIn(t, newAdmin(t, &memoryStore{connections: []credstore.Connection{c}}, withLinks).Handler())
 		page := b.open("/connections/acme/" + test.page).Body.String()
 		if warns := strings.Contains(page, `class="notice bad"`); warns != (test.want != "") || !strings.Contains(page, test.want) {
 			t.Errorf("the page to confirm %s of a connection disabled for %s does not warn %q:\n%s", test.page, test.reason, test.want, page)
@@ -599,13 +601,13 @@ func TestConfirmingWarns(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionIsNotBroken: that its access token has expired is no trouble.
-func TestIdleConnectionIsNotBroken(t *testing.T) {
+// TestExpiredAccessTokenOfIdleConnection: that its access token has expired is no trouble.
+func TestExpiredAccessTokenOfIdleConnection(t *testing.T) {
 	idle := fullConnection()
 	idle.Status, idle.Reason, idle.LastError, idle.ExpiresAt = credstore.Active, "", nil, time.Now().Add(-time.Hour)
 	used := idle
 	used.ID, used.Name, used.ExpiresAt = "u", "used", time.Now().Add(time.Hour)
-	v := &visitor{t: t, h: newAdmin(t, &memoryStore{connections: []credstore.Connection{idle, used}}, offering).Handler()}
+	v := &browser{t: t, h: newAdmin(t, &memoryStore{connections: []credstore.Connection{idle, used}}, withLinks).Handler()}
 	for name, want := range map[string]bool{"acme": true, "used": false} {
 		if page := v.open("/connections/" + name).Body.String(); strings.Contains(page, "the next request gets a new one") != want {
 			t.Errorf("the page of %s says that the next request gets a new token: %v, want %v", name, !want, want)
@@ -613,14 +615,14 @@ func TestIdleConnectionIsNotBroken(t *testing.T) {
 	}
 }
 
-// TestListSaysWhy a connection is not simply at work, in words.
-func TestListSaysWhy(t *testing.T) {
+// TestListExplainsStatus a connection is not simply at work, in words.
+func TestListExplainsStatus(t *testing.T) {
 	works, pending, conflict, ending := fullConnection(), bareConnection(), fullConnection(), keyedConnection()
 	works.Status, works.Reason, works.LastError = credstore.Active, "", nil
 	conflict.ID, conflict.Name, conflict.Status, conflict.Reason = "c", "conflict", credstore.Disabled, credstore.ReasonCompany
 	ending.ExpiresAt = time.Now().Add(5*24*time.Hour + time.Hour)
 	store := &memoryStore{connections: []credstore.Connection{works, pending, conflict, ending}}
-	page := (&visitor{t: t, h: newAdmin(t, store, offering).Handler()}).open("/connections").Body.String()
+	page := (&browser{t: t, h: newAdmin(t, store, withLinks).Handler()}).open("/connections").Body.String()
 	for _, want := range []string{"Nobody has entered an API key yet.", "a company that it should not belong to", "its API key ends in 5 days"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the list does not say %q", want)
@@ -631,47 +633,47 @@ func TestListSaysWhy(t *testing.T) {
 	}
 }
 
-// TestBrowsersGetPagesAboutErrors, with a way on, and programs get documents.
-func TestBrowsersGetPagesAboutErrors(t *testing.T) {
-	h := newAdmin(t, &memoryStore{}, offering).Handler()
-	const browser = "text/html,application/xhtml+xml,*/*;q=0.8"
+// TestNotFoundPageOrProblem, with a way on, and programs get documents.
+func TestNotFoundPageOrProblem(t *testing.T) {
+	h := newAdmin(t, &memoryStore{}, withLinks).Handler()
+	const acceptHTML = "text/html,application/xhtml+xml,*/*;q=0.8"
 	for _, test := range []struct{ path, accept, want string }{
-		{"/connections/", browser, "text/html; charset=utf-8"},
-		{"/nowhere", browser, "text/html; charset=utf-8"},
+		{"/connections/", acceptHTML, "text/html; charset=utf-8"},
+		{"/nowhere", acceptHTML, "text/html; charset=utf-8"},
 		{"/nowhere", "*/*", "application/problem+json"},
 		{"/nowhere", "", "application/problem+json"},
-		{"/api/v1/nowhere", browser, "application/problem+json"},
+		{"/api/v1/nowhere", acceptHTML, "application/problem+json"},
 	} {
-		v := &visitor{t: t, h: h, change: func(r *http.Request) { r.Header.Set("Accept", test.accept) }}
+		v := &browser{t: t, h: h, change: func(r *http.Request) { r.Header.Set("Accept", test.accept) }}
 		w := v.open(test.path)
 		if got := w.Header().Get("Content-Type"); w.Code != http.StatusNotFound || got != test.want {
 			t.Errorf("GET %s with Accept %q = %d %s, want 404 %s", test.path, test.accept, w.Code, got, test.want)
 		}
-		if test.accept == browser && test.want != "application/problem+json" && !strings.Contains(w.Body.String(), `href="/connections"`) {
+		if test.accept == acceptHTML && test.want != "application/problem+json" && !strings.Contains(w.Body.String(), `href="/connections"`) {
 			t.Errorf("the page about %s leads nowhere:\n%s", test.path, w.Body)
 		}
 	}
 }
 
-// TestSearchForWhatWasPasted finds it without the spaces and line breaks beside it.
-func TestSearchForWhatWasPasted(t *testing.T) {
-	v := &visitor{t: t, h: newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, offering).Handler()}
+// TestSearchTrimsSpace finds it without the spaces and line breaks beside it.
+func TestSearchTrimsSpace(t *testing.T) {
+	v := &browser{t: t, h: newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, withLinks).Handler()}
 	if page := v.open("/connections?q=" + url.QueryEscape(" acme\t")).Body.String(); !strings.Contains(page, `href="/connections/acme"`) {
 		t.Errorf("the list lacks acme:\n%s", page)
 	}
 }
 
-// TestOverviewWithoutAStore says so, and shows what is known all the same: how the
+// TestOverviewWithStoreUnavailable says so, and shows what is known all the same: how the
 // rest of the program is, and its traffic.
-func TestOverviewWithoutAStore(t *testing.T) {
+func TestOverviewWithStoreUnavailable(t *testing.T) {
 	a := newAdmin(t, &memoryStore{err: credstore.ErrUnavailable}, func(c *Config) {
-		offering(c)
+		withLinks(c)
 		c.Checks = []Check{
 			{Name: "store", Probe: func(context.Context) error { return errors.New("no route to the database") }},
 			{Name: "authorization server", Probe: func(context.Context) error { return nil }},
 		}
 	})
-	w := (&visitor{t: t, h: a.Handler()}).open("/")
+	w := (&browser{t: t, h: a.Handler()}).open("/")
 	page := w.Body.String()
 	for _, want := range []string{"The store cannot be used at the moment.", "no route to the database", "authorization server", "The last hour"} {
 		if !strings.Contains(page, want) {
@@ -683,15 +685,15 @@ func TestOverviewWithoutAStore(t *testing.T) {
 	}
 }
 
-// TestPagesNameTheEnvironment, so that nobody removes from production what they meant
+// TestPagesShowEnvironment, so that nobody removes from production what they meant
 // to remove from staging.
-func TestPagesNameTheEnvironment(t *testing.T) {
+func TestPagesShowEnvironment(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection()}}
 	b := signedIn(t, newAdmin(t, store, func(c *Config) {
-		offering(c)
+		withLinks(c)
 		c.Environment = "staging"
 	}).Handler())
-	for _, target := range append(pagesForVisitors(), "/connections/nobody") {
+	for _, target := range append(pagePaths(), "/connections/nobody") {
 		page := b.open(target).Body.String()
 		if !strings.Contains(page, "· staging · pleo-auth-proxy</title>") || !strings.Contains(page, `<span class="environment">staging</span>`) {
 			t.Errorf("GET %s does not name the environment:\n%s", target, page)
@@ -699,18 +701,18 @@ func TestPagesNameTheEnvironment(t *testing.T) {
 	}
 }
 
-// TestConfirmedForAnother: a page that asked about a connection which was removed
+// TestConfirmationForReplacedConnection: a page that asked about a connection which was removed
 // meanwhile does nothing to another one that has its name now.
-func TestConfirmedForAnother(t *testing.T) {
+func TestConfirmationForReplacedConnection(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection()}}
-	b := signedIn(t, newAdmin(t, store, offering).Handler())
+	b := signedIn(t, newAdmin(t, store, withLinks).Handler())
 	page := b.open("/connections/acme/disable").Body.String()
-	of := regexp.MustCompile(`name="of" value="([^"]*)"`).FindStringSubmatch(page)
+	of := regexp.MustCompile(`name="connection_id" value="([^"]*)"`).FindStringSubmatch(page)
 	if of == nil {
 		t.Fatalf("the page does not say which connection it asks about:\n%s", page)
 	}
 	store.connections[0].ID = "of-another"
-	w := b.post("/connections/acme/disable", map[string]string{"form": b.form, "of": of[1]})
+	w := b.post("/connections/acme/disable", map[string]string{"csrf_token": b.csrfToken, "connection_id": of[1]})
 	if w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "another connection") {
 		t.Errorf("disabling another connection than was asked about = %d, want 409:\n%s", w.Code, w.Body)
 	}
@@ -719,12 +721,12 @@ func TestConfirmedForAnother(t *testing.T) {
 	}
 }
 
-// TestFormsKeepWhatWasFilledIn when it was not done, but for secrets: whoever
+// TestFormsKeepInput when it was not done, but for secrets: whoever
 // corrects a key must not lose that it was to be the next one.
-func TestFormsKeepWhatWasFilledIn(t *testing.T) {
+func TestFormsKeepInput(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection(), keyedConnection()}}
 	b := signedIn(t, newAdmin(t, store, func(c *Config) {
-		offering(c)
+		withLinks(c)
 		c.ReturnURLs = []string{"https://erp.example.com/a", "https://erp.example.com/b"}
 		c.Actions = &fakeActions{store: store, err: pleo.ErrUnauthorized}
 	}).Handler())
@@ -733,7 +735,7 @@ func TestFormsKeepWhatWasFilledIn(t *testing.T) {
 		values map[string]string
 		want   []string
 	}{
-		{"/connections/keyed/key", map[string]string{"api_key": plantedKey, "next": "on", "expires_on": "2099-12-31"}, []string{
+		{"/connections/keyed/key", map[string]string{"api_key": canaryKey, "next": "on", "expires_on": "2099-12-31"}, []string{
 			"Pleo does not know this key", `name="next" type="checkbox" checked`, `value="2099-12-31"`,
 		}},
 		{"/connections/acme/link", map[string]string{"return_url": "https://erp.example.com/b", "fresh": "on", "allow_other_company": "on", "allow_shared_company": "on"}, []string{
@@ -751,34 +753,34 @@ func TestFormsKeepWhatWasFilledIn(t *testing.T) {
 				t.Errorf("the page after POST %s lacks %q:\n%s", test.page, want, page)
 			}
 		}
-		if strings.Contains(page, plantedKey) {
+		if strings.Contains(page, canaryKey) {
 			t.Errorf("the page after POST %s shows the key:\n%s", test.page, page)
 		}
 	}
 }
 
-// TestKeyIsTakenAsPasted: without the quotes, the spaces and the line break beside it.
-func TestKeyIsTakenAsPasted(t *testing.T) {
+// TestPastedKeyIsTrimmed: without the quotes, the spaces and the line break beside it.
+func TestPastedKeyIsTrimmed(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{bareConnection()}}
 	actions := &fakeActions{store: store}
 	b := signedIn(t, newAdmin(t, store, func(c *Config) {
-		offering(c)
+		withLinks(c)
 		c.Actions = actions
 	}).Handler())
-	b.submit("/connections/bare/key", map[string]string{"api_key": " \"" + plantedKey + "\"\n"})
-	if len(actions.keys) != 1 || actions.keys[0].Key.Reveal() != plantedKey {
+	b.submit("/connections/bare/key", map[string]string{"api_key": " \"" + canaryKey + "\"\n"})
+	if len(actions.keys) != 1 || actions.keys[0].Key.Reveal() != canaryKey {
 		t.Errorf("keys set: %v, want the one that was pasted", actions.keys)
 	}
 }
 
-func TestKeyEndsAtTheEndOfItsLastDay(t *testing.T) {
+func TestKeyExpiresAtEndOfLastDay(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{bareConnection()}}
 	actions := &fakeActions{store: store}
 	b := signedIn(t, newAdmin(t, store, func(c *Config) {
-		offering(c)
+		withLinks(c)
 		c.Actions = actions
 	}).Handler())
-	b.submit("/connections/bare/key", map[string]string{"api_key": plantedKey, "expires_on": "2099-12-31"})
+	b.submit("/connections/bare/key", map[string]string{"api_key": canaryKey, "expires_on": "2099-12-31"})
 	if want := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC); len(actions.keys) != 1 || !actions.keys[0].ExpiresAt.Equal(want) {
 		t.Errorf("keys set: %v, want one that ends at %v", actions.keys, want)
 	}

@@ -193,12 +193,12 @@ func (s *memoryStore) remove(id string) error {
 	return s.err
 }
 
-// plantedLink is the token of every connect link: a canary that is shown only
+// canaryLink is the token of every connect link: a canary that is shown only
 // where a link was asked for.
-const plantedLink = "canary-link-token"
+const canaryLink = "canary-link-token"
 
-// plantedKey is an API key that must not be shown at all.
-const plantedKey = "canary-api-key"
+// canaryKey is an API key that must not be shown at all.
+const canaryKey = "canary-api-key"
 
 // fakeActions does what is asked of it, or fails with err.
 type fakeActions struct {
@@ -208,7 +208,7 @@ type fakeActions struct {
 }
 
 func (f *fakeActions) Link(_ context.Context, c credstore.Connection, r credstore.LinkRequest) (Link, error) {
-	to := "https://connect.example.com/connect/" + plantedLink + "-" + c.Name
+	to := "https://connect.example.com/connect/" + canaryLink + "-" + c.Name
 	if r.Fresh {
 		to += "-fresh"
 	}

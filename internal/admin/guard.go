@@ -8,18 +8,18 @@ import (
 	"strings"
 )
 
-// guard refuses what web pages of other origins send. The listener has no
+// checkOrigin refuses what web pages of other origins send. The listener has no
 // password for reading, so that a page which makes a browser ask
 // 127.0.0.1:8485, or which points its own name there (DNS rebinding), would
 // read the list of connections.
-func (a *Admin) guard(next http.Handler) http.Handler {
+func (a *Admin) checkOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !onUnixSocket(r) && !a.hostAllowed(r.Host) {
-			problemOf(codeHostNotAllowed, "This host name is not among those allowed; add it to proxy.allowed_hosts if it is yours.").write(w)
+			newProblem(codeHostNotAllowed, "This host name is not among those allowed; add it to proxy.allowed_hosts if it is yours.").write(w)
 			return
 		}
-		if !ownOrigin(r) && !followedLink(r) {
-			problemOf(codeCrossSiteRequest, "Pages of other origins may not read this.").write(w)
+		if !sameOrigin(r) && !topLevelNavigation(r) {
+			newProblem(codeCrossSiteRequest, "Pages of other origins may not read this.").write(w)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -55,19 +55,19 @@ func (a *Admin) hostAllowed(host string) bool {
 	return false
 }
 
-// followedLink reports whether somebody follows another page's link to a page of
+// topLevelNavigation reports whether somebody follows another page's link to a page of
 // ours, such as from a mail. The other page sees nothing of it, our pages are
 // never framed, and no GET changes anything.
-func followedLink(r *http.Request) bool {
+func topLevelNavigation(r *http.Request) bool {
 	return r.Method == http.MethodGet && r.Header.Get("Origin") == "" &&
 		r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
 }
 
-// ownOrigin reports whether the request comes from no web page at all or from
+// sameOrigin reports whether the request comes from no web page at all or from
 // one of this listener's own. Sec-Fetch-Site covers what browsers send without
 // Origin, such as a GET that another page's link or image caused. The origin is
 // https also where something in front of a plain listener does the TLS.
-func ownOrigin(r *http.Request) bool {
+func sameOrigin(r *http.Request) bool {
 	for _, site := range r.Header.Values("Sec-Fetch-Site") {
 		if site != "none" && site != "same-origin" {
 			return false

@@ -19,7 +19,7 @@ type Event struct {
 	Type    string    `json:"type"`
 	At      time.Time `json:"at"`
 	Actor   string    `json:"actor"`
-	Status  string    `json:"status"` // of the connection, after it
+	Status  string    `json:"status"` // find the connection, after it
 	Reason  *string   `json:"reason"`
 	Version *int64    `json:"version"`
 	Code    *string   `json:"code"`

@@ -13,38 +13,38 @@ import (
 
 // overviewPage is the first page: what needs a person, and how things go.
 type overviewPage struct {
-	Wrong    string // why nothing is known about the connections
-	Needs    []attention
-	Waiting  int // connections of customers who have not connected yet
-	All      int
-	Statuses []tally
-	Picture  chart
-	Charts   []chart
-	Period   period
-	Periods  []period
-	Health   []health
+	Error          string // why nothing is known about the connections
+	NeedsAttention []attentionGroup
+	Pending        int // connections of customers who have not connected yet
+	Total          int
+	Statuses       []statusCount
+	StatusBar      chart
+	Charts         []chart
+	Period         chartPeriod
+	Periods        []chartPeriod
+	Checks         []checkResult
 }
 
-// attention is the first of the connections that call for a person for one cause.
-type attention struct {
+// attentionGroup is the first of the connections that call for a person for one cause.
+type attentionGroup struct {
 	Title string
-	All   string // where all of them are
+	URL   string // where all of them are
 	Count int
 	More  bool // there are more than Count
 	First []credstore.Connection
 }
 
-// cause is why connections call for a person.
-type cause struct {
+// attentionCause is why connections call for a person.
+type attentionCause struct {
 	Name  string // as the list takes it in the place of a status
 	Label string // among the statuses of the list; empty: it is one of them
 	Title string // on the overview
 	query credstore.Query
 }
 
-// causes are all, those first that nobody but a person can mend.
-func causes(now time.Time) []cause {
-	return []cause{
+// attentionCauses are all, those first that nobody but a person can mend.
+func attentionCauses(now time.Time) []attentionCause {
+	return []attentionCause{
 		{
 			Name: string(credstore.ReauthorizationRequired), Title: "Need a person",
 			query: credstore.Query{Status: credstore.ReauthorizationRequired},
@@ -55,7 +55,7 @@ func causes(now time.Time) []cause {
 		},
 		{
 			Name: "key_ends_soon", Label: "API key ends soon", Title: "Have an API key that ends soon",
-			query: credstore.Query{KeyEndsBefore: now.Add(keyEndsSoon)},
+			query: credstore.Query{KeyEndsBefore: now.Add(keyExpiryWarning)},
 		},
 		{
 			Name: string(credstore.Degraded), Title: "Have trouble, and may recover by themselves",
@@ -64,66 +64,66 @@ func causes(now time.Time) []cause {
 	}
 }
 
-// tally counts the connections of a status.
-type tally struct {
+// statusCount counts the connections of a status.
+type statusCount struct {
 	Status credstore.Status
 	Count  int
 }
 
-// health is one check of the program.
-type health struct {
-	Name    string
-	Trouble string // empty: all is well
+// checkResults is one check of the program.
+type checkResult struct {
+	Name  string
+	Error string // empty: all is well
 }
 
-// firstFew is how many connections the overview shows of a status.
-const firstFew = 5
+// maxShown is how many connections the overview shows of a status.
+const maxShown = 5
 
 func (d *dashboard) overview(w http.ResponseWriter, r *http.Request) error {
-	page, status := overviewPage{Periods: periods()}, http.StatusOK
+	page, status := overviewPage{Periods: chartPeriods()}, http.StatusOK
 	page.Period = page.Periods[0]
 	for _, p := range page.Periods {
 		if p.Name == r.URL.Query().Get("period") {
 			page.Period = p
 		}
 	}
-	err := d.lookOver(r.Context(), &page)
-	if left(r, err) {
+	err := d.loadOverview(r.Context(), &page)
+	if clientGone(r, err) {
 		return err
 	}
 	if err != nil { // the more reason to show how the program is
-		p := d.explain(err)
-		page.Wrong, status = p.Detail, p.Status
+		p := d.problemFor(err)
+		page.Error, status = p.Detail, p.Status
 	}
 	page.Charts = d.series.charts(page.Period)
-	page.Health = d.health(r.Context())
-	return d.draw(w, r, status, "overview", view{Title: "Overview", Here: "/", Page: page})
+	page.Checks = d.checkResults(r.Context())
+	return d.render(w, r, status, "overview", view{Title: "Overview", Current: "/", Page: page})
 }
 
-// lookOver puts on the page how the connections are.
-func (d *dashboard) lookOver(ctx context.Context, page *overviewPage) (err error) {
-	if page.Statuses, err = d.tallies(ctx); err != nil {
+// loadOverview puts on the page how the connections are.
+func (d *dashboard) loadOverview(ctx context.Context, page *overviewPage) (err error) {
+	if page.Statuses, err = d.statusCounts(ctx); err != nil {
 		return err
 	}
 	byStatus := map[credstore.Status]int{}
 	for _, t := range page.Statuses {
-		page.All += t.Count
+		page.Total += t.Count
 		byStatus[t.Status] = t.Count
 	}
-	page.Waiting, page.Picture = byStatus[credstore.Pending], statusChart(byStatus)
-	page.Needs, err = d.needs(ctx, byStatus)
+	page.Pending, page.StatusBar = byStatus[credstore.Pending], statusBar(byStatus)
+	page.NeedsAttention, err = d.attentionGroups(ctx, byStatus)
 	return err
 }
 
-// tallies counts the connections of each status.
-func (d *dashboard) tallies(ctx context.Context) ([]tally, error) {
+// statusCounts counts the connections of each status.
+func (d *dashboard) statusCounts(ctx context.Context) ([]statusCount, error) {
 	groups, err := d.store.Count(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var all []tally
+	var all []statusCount
 	for _, status := range credstore.Statuses() {
-		t := tally{Status: status}
+		t := statusCount{Status: status}
 		for _, kind := range credstore.Kinds() {
 			t.Count += groups[credstore.Group{Kind: kind, Status: status}]
 		}
@@ -132,11 +132,11 @@ func (d *dashboard) tallies(ctx context.Context) ([]tally, error) {
 	return all, nil
 }
 
-// needs returns the connections that call for a person.
-func (d *dashboard) needs(ctx context.Context, counts map[credstore.Status]int) ([]attention, error) {
-	var all []attention
-	for _, cause := range causes(d.now()) {
-		found, err := d.calling(ctx, cause, counts)
+// attentionGroups returns the connections that call for a person.
+func (d *dashboard) attentionGroups(ctx context.Context, counts map[credstore.Status]int) ([]attentionGroup, error) {
+	var all []attentionGroup
+	for _, cause := range attentionCauses(d.now()) {
+		found, err := d.attentionGroup(ctx, cause, counts)
 		if err != nil {
 			return nil, err
 		}
@@ -147,20 +147,20 @@ func (d *dashboard) needs(ctx context.Context, counts map[credstore.Status]int) 
 	return all, nil
 }
 
-// countedAtMost is how many connections are counted for a cause that is no status,
+// maxCounted is how many connections are counted for a cause that is no status,
 // which the store has no count of.
-const countedAtMost = 200
+const maxCounted = 200
 
-// calling returns the connections that call for a person for the cause.
-func (d *dashboard) calling(ctx context.Context, c cause, counts map[credstore.Status]int) (attention, error) {
-	found := attention{Title: c.Title, All: "/connections?" + url.Values{"status": {c.Name}}.Encode()}
+// attentionGroup returns the connections that call for a person for the cause.
+func (d *dashboard) attentionGroup(ctx context.Context, c attentionCause, counts map[credstore.Status]int) (attentionGroup, error) {
+	found := attentionGroup{Title: c.Title, URL: "/connections?" + url.Values{"status": {c.Name}}.Encode()}
 	q := c.query
 	if q.Status != "" && counts[q.Status] == 0 {
 		return found, nil
 	}
-	q.Limit = firstFew
+	q.Limit = maxShown
 	if c.Label != "" {
-		q.Limit = countedAtMost
+		q.Limit = maxCounted
 	}
 	page, err := d.store.List(ctx, q)
 	if err != nil {
@@ -170,19 +170,19 @@ func (d *dashboard) calling(ctx context.Context, c cause, counts map[credstore.S
 	if c.Label == "" {
 		found.Count, found.More = counts[q.Status], false
 	}
-	found.First = page.Connections[:min(firstFew, len(page.Connections))]
+	found.First = page.Connections[:min(maxShown, len(page.Connections))]
 	return found, nil
 }
 
-func (d *dashboard) health(ctx context.Context) []health {
-	results := []health{{Name: "program"}}
+func (d *dashboard) checkResults(ctx context.Context) []checkResult {
+	results := []checkResult{{Name: "program"}}
 	if err := d.ready(); err != nil {
-		results[0].Trouble = err.Error()
+		results[0].Error = err.Error()
 	}
 	for i, err := range d.probe(ctx) {
-		h := health{Name: d.checks[i].Name}
+		h := checkResult{Name: d.checks[i].Name}
 		if err != nil {
-			h.Trouble = err.Error()
+			h.Error = err.Error()
 		}
 		results = append(results, h)
 	}
@@ -194,12 +194,12 @@ type listPage struct {
 	Query       credstore.Query
 	Status      string // as it was asked for: a status, or the name of a cause
 	Connections []credstore.Connection
-	Next        string // the address of the next page; empty on the last
-	First       string // that of the first page; empty on it
-	Statuses    []tally
-	Causes      []cause // that are no status
+	NextURL     string // the address of the next page; empty on the last
+	FirstURL    string // that of the first page; empty on it
+	Statuses    []statusCount
+	Causes      []attentionCause // that are no status
 	Kinds       []credstore.Kind
-	All         int
+	Total       int
 }
 
 // Filtered reports whether not all connections are asked for.
@@ -208,7 +208,7 @@ func (p listPage) Filtered() bool {
 }
 
 func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
-	q, status, err := d.parseListing(r.URL.RawQuery)
+	q, status, err := d.parseListQuery(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
@@ -218,47 +218,47 @@ func (d *dashboard) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := listPage{
 		Query: q, Status: status, Connections: found.Connections, Kinds: credstore.Kinds(),
-		Causes: slices.DeleteFunc(causes(d.now()), func(c cause) bool { return c.Label == "" }),
+		Causes: slices.DeleteFunc(attentionCauses(d.now()), func(c attentionCause) bool { return c.Label == "" }),
 	}
-	if page.Statuses, err = d.tallies(r.Context()); err != nil {
+	if page.Statuses, err = d.statusCounts(r.Context()); err != nil {
 		return err
 	}
 	for _, t := range page.Statuses {
-		page.All += t.Count
+		page.Total += t.Count
 	}
 	if found.Next != "" {
-		page.Next = listAddress(page, found.Next)
+		page.NextURL = listURL(page, found.Next)
 	}
 	if q.Cursor != "" {
-		page.First = listAddress(page, "")
+		page.FirstURL = listURL(page, "")
 	}
-	return d.draw(w, r, http.StatusOK, "list", view{Title: "Connections", Here: "/connections", Page: page})
+	return d.render(w, r, http.StatusOK, "list", view{Title: "Connections", Current: "/connections", Page: page})
 }
 
-// parseListing reads the parameters of the list: those of the API, but that the
+// parseListQuery reads the parameters of the list: those of the API, but that the
 // status may be a cause, which it returns as it was given, and that what was pasted
 // into the search may have spaces beside it.
-func (d *dashboard) parseListing(raw string) (q credstore.Query, status string, err error) {
-	values, err := parameters(raw, listing()...)
+func (d *dashboard) parseListQuery(raw string) (q credstore.Query, status string, err error) {
+	values, err := parameters(raw, listParameters()...)
 	if err != nil {
 		return q, "", err
 	}
 	values.Set("q", strings.TrimSpace(values.Get("q")))
 	status = values.Get("status")
-	for _, c := range causes(d.now()) {
+	for _, c := range attentionCauses(d.now()) {
 		if c.Name == status {
 			values.Del("status")
-			q, err = queryOf(values)
+			q, err = listQuery(values)
 			q.Status, q.Reason, q.KeyEndsBefore = c.query.Status, c.query.Reason, c.query.KeyEndsBefore
 			return q, status, err
 		}
 	}
-	q, err = queryOf(values)
+	q, err = listQuery(values)
 	return q, status, err
 }
 
-// listAddress returns the address of the page at the cursor of what p selects.
-func listAddress(p listPage, cursor string) string {
+// listURL returns the address of the page at the cursor of what p selects.
+func listURL(p listPage, cursor string) string {
 	values := url.Values{}
 	for name, value := range map[string]string{
 		"q": p.Query.Search, "status": p.Status, "kind": string(p.Query.Kind), "cursor": cursor,
@@ -271,34 +271,34 @@ func listAddress(p listPage, cursor string) string {
 	return address.String()
 }
 
-// showPage is one connection with what has happened to it.
-type showPage struct {
+// connectionPage is one connection with what has happened to it.
+type connectionPage struct {
 	Connection credstore.Connection
 	Advice     advice
 	Operations []operation
-	History    historyPart
+	History    historySection
 }
 
-// historyPart is what has happened to a connection, as a part of a page.
-type historyPart struct {
-	Events []credstore.Event
-	Older  string // the address of the page with older events; empty: there are none
-	Newest string // that of the page with the newest; empty on it
+// historySection is what has happened to a connection, as a part of a page.
+type historySection struct {
+	Events    []credstore.Event
+	OlderURL  string // the address of the page with older events; empty: there are none
+	NewestURL string // that of the page with the newest; empty on it
 }
 
-const eventsAtOnce = 25
+const historyPageSize = 25
 
 // history reads a page of what has happened to the connection with the id.
-func (d *dashboard) history(r *http.Request, id, cursor string) (historyPart, error) {
-	page, err := d.store.History(r.Context(), id, cursor, eventsAtOnce)
-	part := historyPart{Events: page.Events}
+func (d *dashboard) history(r *http.Request, id, cursor string) (historySection, error) {
+	page, err := d.store.History(r.Context(), id, cursor, historyPageSize)
+	part := historySection{Events: page.Events}
 	here := url.URL{Path: r.URL.Path, Fragment: "history"}
 	if cursor != "" {
-		part.Newest = here.String()
+		part.NewestURL = here.String()
 	}
 	if page.Next != "" {
 		here.RawQuery = url.Values{"cursor": {page.Next}}.Encode()
-		part.Older = here.String()
+		part.OlderURL = here.String()
 	}
 	return part, err
 }
@@ -316,20 +316,20 @@ func (d *dashboard) show(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := showPage{Connection: c, Advice: d.advise(c), Operations: d.offers(c), History: history}
-	return d.draw(w, r, http.StatusOK, "show", view{Title: c.Name, Here: "/connections", Page: page})
+	page := connectionPage{Connection: c, Advice: d.advise(c), Operations: d.availableOperations(c), History: history}
+	return d.render(w, r, http.StatusOK, "show", view{Title: c.Name, Current: "/connections", Page: page})
 }
 
 // removedPage is what is left of a connection.
 type removedPage struct {
 	Name    string
-	History historyPart
+	History historySection
 }
 
 // showRemoved draws the page of a connection that was removed, or returns the
 // error with which it was not found.
 func (d *dashboard) showRemoved(w http.ResponseWriter, r *http.Request, cursor string, unknown error) error {
-	id, err := d.removed(r, unknown)
+	id, err := d.findRemoved(r, unknown)
 	if err != nil {
 		return err
 	}
@@ -338,45 +338,45 @@ func (d *dashboard) showRemoved(w http.ResponseWriter, r *http.Request, cursor s
 		return err
 	}
 	name := r.PathValue("name")
-	return d.draw(w, r, http.StatusGone, "removed", view{Title: name, Here: "/connections", Page: removedPage{name, history}})
+	return d.render(w, r, http.StatusGone, "removed", view{Title: name, Current: "/connections", Page: removedPage{name, history}})
 }
 
-// newPage is the form for a new connection.
-type newPage struct {
-	Body  creation
+// createPage is the form for a new connection.
+type createPage struct {
+	Body  createRequest
 	Kinds []credstore.Kind
 	Links bool
-	Wrong string // what is wrong with what was given
+	Error string // what is wrong with what was given
 }
 
 // The templates see what the form was filled in with.
-func (p newPage) Name() string           { return p.Body.name }
-func (p newPage) Kind() string           { return p.Body.kind }
-func (p newPage) ExternalTenant() string { return p.Body.externalTenant }
+func (p createPage) Name() string           { return p.Body.name }
+func (p createPage) Kind() string           { return p.Body.kind }
+func (p createPage) ExternalTenant() string { return p.Body.externalTenant }
 
-func (d *dashboard) newForm(w http.ResponseWriter, r *http.Request) error {
-	return d.drawNew(w, r, http.StatusOK, newPage{Body: creation{kind: string(credstore.OAuth)}})
+func (d *dashboard) createForm(w http.ResponseWriter, r *http.Request) error {
+	return d.renderCreate(w, r, http.StatusOK, createPage{Body: createRequest{kind: string(credstore.OAuth)}})
 }
 
-func (d *dashboard) drawNew(w http.ResponseWriter, r *http.Request, status int, p newPage) error {
+func (d *dashboard) renderCreate(w http.ResponseWriter, r *http.Request, status int, p createPage) error {
 	p.Kinds, p.Links = credstore.Kinds(), d.links
-	return d.draw(w, r, status, "new", view{Title: "New connection", Here: "/new", Page: p})
+	return d.render(w, r, status, "new", view{Title: "New connection", Current: "/new", Page: p})
 }
 
 // create makes a connection and goes on to what its customer needs.
 func (d *dashboard) create(w http.ResponseWriter, r *http.Request) error {
-	body := creation{
+	body := createRequest{
 		name: r.PostForm.Get("name"), kind: r.PostForm.Get("kind"), externalTenant: r.PostForm.Get("external_tenant"),
 	}
 	c, made, err := d.Admin.create(r.Context(), body)
 	if err != nil {
-		p := d.explain(err)
-		return d.drawNew(w, r, p.Status, newPage{Body: body, Wrong: p.Detail})
+		p := d.problemFor(err)
+		return d.renderCreate(w, r, p.Status, createPage{Body: body, Error: p.Detail})
 	}
 	if !made {
-		return d.drawNew(w, r, http.StatusConflict, newPage{Body: body, Wrong: "There is a connection " + c.Name + " already."})
+		return d.renderCreate(w, r, http.StatusConflict, createPage{Body: body, Error: "There is a connection " + c.Name + " already."})
 	}
-	d.sessions.say(d.sessions.of(r), notice{Text: "Connection " + c.Name + " was made."})
+	d.sessions.setNotice(d.sessions.find(r), notice{Text: "Connection " + c.Name + " was made."})
 	http.Redirect(w, r, "/connections/"+c.Name, http.StatusSeeOther)
 	return nil
 }

@@ -18,7 +18,7 @@ const (
 	codeConnectionUnknown  code = "connection_unknown"
 	codeCrossSiteRequest   code = "cross_site_request"
 	codeHostNotAllowed     code = "host_not_allowed"
-	codeKeyRefused         code = "key_refused"
+	codeKeyRejected        code = "key_refused"
 	codeMediaType          code = "media_type_not_supported"
 	codeMethodNotSupported code = "method_not_supported"
 	codeNotFound           code = "not_found"
@@ -32,8 +32,8 @@ const (
 	codeUpstream           code = "upstream_unreachable"
 )
 
-// heading returns what all problems of the code have in common.
-func (c code) heading() (status int, title string) {
+// statusAndTitle returns what all problems of the code have in common.
+func (c code) statusAndTitle() (status int, title string) {
 	switch c {
 	case codeBadRequest:
 		return http.StatusBadRequest, "Bad request"
@@ -65,7 +65,7 @@ func (c code) heading() (status int, title string) {
 		return http.StatusRequestEntityTooLarge, "Body too large"
 	case codeMediaType:
 		return http.StatusUnsupportedMediaType, "Media type not supported"
-	case codeKeyRefused:
+	case codeKeyRejected:
 		return http.StatusUnprocessableEntity, "Key refused"
 	case codeRefreshFailed:
 		return http.StatusBadGateway, "Refresh failed"
@@ -92,8 +92,8 @@ type problem struct {
 // Error makes a problem what a handler can return.
 func (p *problem) Error() string { return p.Detail }
 
-func problemOf(c code, format string, args ...any) *problem {
-	status, title := c.heading()
+func newProblem(c code, format string, args ...any) *problem {
+	status, title := c.statusAndTitle()
 	detail := fmt.Sprintf(format, args...)
 	return &problem{
 		Type:    "urn:pleo-auth-proxy:problem:" + string(c),

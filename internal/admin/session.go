@@ -15,28 +15,28 @@ import (
 )
 
 const (
-	sessionIdle     = 30 * time.Minute // after the latest page
-	sessionAtMost   = 12 * time.Hour   // after signing in
-	sessionsAtOnce  = 256
-	wrongTokensKept = 5 * time.Minute
-	wrongTokens     = 10   // of one address within wrongTokensKept
-	addressesAtOnce = 4096 // whose wrong tokens are counted
+	sessionIdleTimeout = 30 * time.Minute // after the latest page
+	maxSessionAge      = 12 * time.Hour   // after signing in
+	maxSessions        = 256
+	failedSignInWindow = 5 * time.Minute
+	maxFailedSignIns   = 10   // find one address within failedSignInWindow
+	maxTrackedNetworks = 4096 // whose wrong tokens are counted
 )
 
 // session is somebody who has signed in. Its fields are guarded by the mutex of
 // the sessions, but for form.
 type session struct {
-	form  string         // what the forms of the session send back
-	token credstore.Hash // of the admin token that it began with
-	began time.Time
-	seen  time.Time
-	said  notice
+	csrfToken      string         // what the forms of the session send back
+	adminTokenHash credstore.Hash // find the admin token that it began with
+	createdAt      time.Time
+	lastUsedAt     time.Time
+	notice         notice
 }
 
 // notice is what the next page of a session says first.
 type notice struct {
-	Text string
-	Bad  bool // something went wrong
+	Text  string
+	Error bool // something went wrong
 }
 
 // sessions are those who have signed in with this process. They end with it.
@@ -44,57 +44,57 @@ type sessions struct {
 	token func() credstore.Secret
 	now   func() time.Time
 
-	mu    sync.Mutex // guards what follows
-	open  map[credstore.Hash]*session
-	wrong map[string]attempts // address → wrong tokens
+	mu       sync.Mutex // guards what follows
+	byID     map[credstore.Hash]*session
+	failures map[string]signInFailures // clientNetwork → wrong tokens
 }
 
-// attempts counts wrong tokens.
-type attempts struct {
-	count int
-	since time.Time
+// signInFailures counts wrong tokens.
+type signInFailures struct {
+	count   int
+	firstAt time.Time
 }
 
 func newSessions(token func() credstore.Secret, now func() time.Time) *sessions {
-	return &sessions{token: token, now: now, open: map[credstore.Hash]*session{}, wrong: map[string]attempts{}}
+	return &sessions{token: token, now: now, byID: map[credstore.Hash]*session{}, failures: map[string]signInFailures{}}
 }
 
-// begin opens a session and returns the value of its cookie.
-func (s *sessions) begin() credstore.Secret {
+// create opens a session and returns the value of its cookie.
+func (s *sessions) create() credstore.Secret {
 	cookie, token := credstore.NewSecret(rand.Text()+rand.Text()), s.token().Hash()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tidy(token)
+	s.prune(token)
 	now := s.now()
-	s.open[cookie.Hash()] = &session{form: rand.Text(), token: token, began: now, seen: now}
+	s.byID[cookie.Hash()] = &session{csrfToken: rand.Text(), adminTokenHash: token, createdAt: now, lastUsedAt: now}
 	return cookie
 }
 
-// tidy ends what has ended, and the session that was idle for longest when there
+// prune ends what has ended, and the session that was idle for longest when there
 // are too many. s.mu is held.
-func (s *sessions) tidy(token credstore.Hash) {
+func (s *sessions) prune(token credstore.Hash) {
 	var oldest credstore.Hash
-	for id, open := range s.open {
-		if s.ended(open, token) {
-			delete(s.open, id)
-		} else if first, ok := s.open[oldest]; !ok || open.seen.Before(first.seen) {
+	for id, open := range s.byID {
+		if s.expired(open, token) {
+			delete(s.byID, id)
+		} else if first, ok := s.byID[oldest]; !ok || open.lastUsedAt.Before(first.lastUsedAt) {
 			oldest = id
 		}
 	}
-	if len(s.open) >= sessionsAtOnce {
-		delete(s.open, oldest)
+	if len(s.byID) >= maxSessions {
+		delete(s.byID, oldest)
 	}
 }
 
-// ended reports whether a session has: by time, or because the admin token is
+// expired reports whether a session has: by time, or because the admin token is
 // no longer the one that it began with. s.mu is held.
-func (s *sessions) ended(open *session, token credstore.Hash) bool {
+func (s *sessions) expired(open *session, token credstore.Hash) bool {
 	now := s.now()
-	return now.Sub(open.seen) >= sessionIdle || now.Sub(open.began) >= sessionAtMost || open.token != token
+	return now.Sub(open.lastUsedAt) >= sessionIdleTimeout || now.Sub(open.createdAt) >= maxSessionAge || open.adminTokenHash != token
 }
 
-// of returns the session of the request, or nil.
-func (s *sessions) of(r *http.Request) *session {
+// find returns the session of the request, or nil.
+func (s *sessions) find(r *http.Request) *session {
 	cookie := sessionCookie(r)
 	if cookie.IsZero() {
 		return nil
@@ -102,72 +102,72 @@ func (s *sessions) of(r *http.Request) *session {
 	token := s.token().Hash()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	open, ok := s.open[cookie.Hash()]
-	if !ok || s.ended(open, token) {
+	open, ok := s.byID[cookie.Hash()]
+	if !ok || s.expired(open, token) {
 		return nil
 	}
-	open.seen = s.now()
+	open.lastUsedAt = s.now()
 	return open
 }
 
-// end ends the session of the request.
-func (s *sessions) end(r *http.Request) {
+// remove ends the session of the request.
+func (s *sessions) remove(r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.open, sessionCookie(r).Hash())
+	delete(s.byID, sessionCookie(r).Hash())
 }
 
-// say has the next page of the session begin with a notice.
-func (s *sessions) say(open *session, n notice) {
+// setNotice has the next page of the session begin with a notice.
+func (s *sessions) setNotice(open *session, n notice) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	open.said = n
+	open.notice = n
 }
 
-// said returns the notice for a page, once.
-func (s *sessions) said(open *session) notice {
+// takeNotice returns the notice for a page, once.
+func (s *sessions) takeNotice(open *session) notice {
 	if open == nil {
 		return notice{}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := open.said
-	open.said = notice{}
+	n := open.notice
+	open.notice = notice{}
 	return n
 }
 
-// sentBack reports whether the form of a request comes from a page of the
+// validCSRF reports whether the form of a request comes from a page of the
 // session.
-func (open *session) sentBack(form url.Values) bool {
-	return subtle.ConstantTimeCompare([]byte(form.Get("form")), []byte(open.form)) == 1
+func (open *session) validCSRF(form url.Values) bool {
+	return subtle.ConstantTimeCompare([]byte(form.Get("csrf_token")), []byte(open.csrfToken)) == 1
 }
 
-// tooMany reports whether so many wrong tokens have come from the address of the
+// signInBlocked reports whether so many wrong tokens have come from the address of the
 // request that right ones do not count either for a while.
-func (s *sessions) tooMany(r *http.Request) bool {
+func (s *sessions) signInBlocked(r *http.Request) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.wrong, func(_ string, a attempts) bool { return s.now().Sub(a.since) >= wrongTokensKept })
-	wrong, known := s.wrong[address(r)]
-	return wrong.count >= wrongTokens || !known && len(s.wrong) >= addressesAtOnce
+	maps.DeleteFunc(s.failures, func(_ string, a signInFailures) bool { return s.now().Sub(a.firstAt) >= failedSignInWindow })
+	wrong, known := s.failures[clientNetwork(r)]
+	return wrong.count >= maxFailedSignIns || !known && len(s.failures) >= maxTrackedNetworks
 }
 
-// failed counts a wrong token.
-func (s *sessions) failed(r *http.Request) {
+// recordFailure counts a wrong token.
+func (s *sessions) recordFailure(r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	from := address(r)
-	wrong, known := s.wrong[from]
+	from := clientNetwork(r)
+	wrong, known := s.failures[from]
 	if !known {
-		wrong.since = s.now()
+		wrong.firstAt = s.now()
 	}
 	wrong.count++
-	s.wrong[from] = wrong
+	s.failures[from] = wrong
 }
 
-// address returns what wrong tokens are counted by: an IPv4 address, the network
+// clientNetwork returns what wrong tokens are counted by: an IPv4 address, the network
 // that one customer of a provider has in IPv6, or all of a unix socket.
-func address(r *http.Request) string {
+func clientNetwork(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return ""
@@ -195,9 +195,9 @@ const (
 	secureCookie = "__Host-pleo_admin"
 )
 
-// ofPort returns the name of the cookie for the port that the browser has asked.
+// cookieName returns the name of the cookie for the port that the browser has asked.
 // Cookies know of hosts only, and several dashboards may be on the ports of one.
-func ofPort(name string, r *http.Request) string {
+func cookieName(name string, r *http.Request) string {
 	if port := (&url.URL{Host: r.Host}).Port(); port != "" {
 		return name + "_" + port
 	}
@@ -206,20 +206,20 @@ func ofPort(name string, r *http.Request) string {
 
 func sessionCookie(r *http.Request) credstore.Secret {
 	for _, name := range []string{secureCookie, plainCookie} {
-		if c, err := r.Cookie(ofPort(name, r)); err == nil {
+		if c, err := r.Cookie(cookieName(name, r)); err == nil {
 			return credstore.NewSecret(c.Value)
 		}
 	}
 	return credstore.Secret{}
 }
 
-// setCookie gives the browser the cookie; an empty value takes it away.
-func setCookie(w http.ResponseWriter, r *http.Request, value credstore.Secret) {
+// setSessionCookie gives the browser the cookie; an empty value takes it away.
+func setSessionCookie(w http.ResponseWriter, r *http.Request, value credstore.Secret) {
 	c := &http.Cookie{
-		Name: ofPort(plainCookie, r), Value: value.Reveal(), Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		Name: cookieName(plainCookie, r), Value: value.Reveal(), Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
 	}
-	if byTLS(r) {
-		c.Name, c.Secure = ofPort(secureCookie, r), true
+	if usesTLS(r) {
+		c.Name, c.Secure = cookieName(secureCookie, r), true
 	}
 	if value.IsZero() {
 		c.MaxAge = -1
@@ -227,9 +227,9 @@ func setCookie(w http.ResponseWriter, r *http.Request, value credstore.Secret) {
 	http.SetCookie(w, c)
 }
 
-// byTLS reports whether the browser speaks TLS: to us, or to something in front
+// usesTLS reports whether the browser speaks TLS: to us, or to something in front
 // of us, which its own Origin tells.
-func byTLS(r *http.Request) bool {
+func usesTLS(r *http.Request) bool {
 	if r.TLS != nil {
 		return true
 	}

@@ -9,15 +9,15 @@ import (
 )
 
 const (
-	// importMax is how much one request may bring in, in bytes: some hundred
+	// maxImportSize is how much one request may bring in, in bytes: some hundred
 	// connections. Pleo is asked about each, and somebody waits for the answer.
-	importMax = 1 << 20
-	// linesType is the media type of JSON lines, for which none is registered.
-	linesType = "application/x-ndjson"
-	// linesTypeToo is what others call them.
-	linesTypeToo = "application/jsonl"
-	// answerTime is how long a client may take to read a part of an answer.
-	answerTime = time.Minute
+	maxImportSize = 1 << 20
+	// mediaTypeNDJSON is the media type of JSON lines, for which none is registered.
+	mediaTypeNDJSON = "application/x-ndjson"
+	// mediaTypeJSONL is what others call them.
+	mediaTypeJSONL = "application/jsonl"
+	// writeTimeout is how long a client may take to read a part of an answer.
+	writeTimeout = time.Minute
 )
 
 // importConnections answers POST /api/v1/import.
@@ -26,26 +26,26 @@ func (a *Admin) importConnections(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	offline, err := flag(values, "offline")
+	offline, err := boolParameter(values, "offline")
 	if err != nil {
 		return err
 	}
-	shared, err := flag(values, "allow_shared_company")
+	shared, err := boolParameter(values, "allow_shared_company")
 	if err != nil {
 		return err
 	}
-	lines, err := readAll(w, r, importMax, linesType, linesTypeToo)
+	lines, err := readAll(w, r, maxImportSize, mediaTypeNDJSON, mediaTypeJSONL)
 	if err != nil {
 		return err
 	}
 	// The body is here: what takes time now is Pleo, and not a slow client.
 	c := http.NewResponseController(w)
 	_, _ = c.SetReadDeadline(time.Time{}), c.SetWriteDeadline(time.Time{})
-	report, err := Import{Take: a.actions.Intake(offline), SharedCompany: shared}.Run(r.Context(), bytes.NewReader(lines))
+	report, err := Importer{Add: a.actions.Intake(offline), AllowSharedCompany: shared}.Run(r.Context(), bytes.NewReader(lines))
 	if err != nil {
 		return err
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(answerTime))
+	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
 	return writeJSON(w, http.StatusOK, report)
 }
 
@@ -64,10 +64,10 @@ func (a *Admin) exportConnections(w http.ResponseWriter, r *http.Request) error 
 		if err != nil {
 			panic(http.ErrAbortHandler) // else a part would pass for the whole
 		}
-		w.Header().Set("Content-Type", linesType)
-		_ = c.SetWriteDeadline(time.Now().Add(answerTime))
+		w.Header().Set("Content-Type", mediaTypeNDJSON)
+		_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		for _, connection := range page.Connections {
-			if err := LineOf(connection).Write(w); err != nil {
+			if err := NewConnectionLine(connection).Write(w); err != nil {
 				panic(http.ErrAbortHandler)
 			}
 		}

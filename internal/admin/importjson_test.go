@@ -18,8 +18,8 @@ import (
 )
 
 // A line too long to be read is one line that is refused: those behind it count.
-func TestReadLineGetsPastAnEndlessLine(t *testing.T) {
-	in := bufio.NewReaderSize(strings.NewReader("first\n"+strings.Repeat("x", 3*lineMax)+"\nlast"), lineMax)
+func TestReadLineSkipsOverlongLine(t *testing.T) {
+	in := bufio.NewReaderSize(strings.NewReader("first\n"+strings.Repeat("x", 3*maxLineSize)+"\nlast"), maxLineSize)
 	var lengths []int
 	for {
 		line, err := readLine(in)
@@ -33,14 +33,14 @@ func TestReadLineGetsPastAnEndlessLine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(lengths) != 3 || lengths[0] != 5 || lengths[1] > lineMax || lengths[2] != 4 {
-		t.Errorf("lines of %v bytes, want 5, at most %d, and 4", lengths, lineMax)
+	if len(lengths) != 3 || lengths[0] != 5 || lengths[1] > maxLineSize || lengths[2] != 4 {
+		t.Errorf("lines of %v bytes, want 5, at most %d, and 4", lengths, maxLineSize)
 	}
 }
 
-// TestExportIsWhatImportTakes: without secrets, as connections that wait for
+// TestExportCanBeImported: without secrets, as connections that wait for
 // their customers, and all of them over several pages.
-func TestExportIsWhatImportTakes(t *testing.T) {
+func TestExportCanBeImported(t *testing.T) {
 	store := &memoryStore{}
 	for i := range 450 {
 		_, err := store.Create(t.Context(), credstore.NewConnection{
@@ -50,20 +50,20 @@ func TestExportIsWhatImportTakes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w := ask(newAdmin(t, store, offering).Handler(), "GET", "/api/v1/export", nil)
-	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != linesType {
+	w := request(newAdmin(t, store, withLinks).Handler(), "GET", "/api/v1/export", nil)
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != mediaTypeNDJSON {
 		t.Fatalf("export = %d %v", w.Code, w.Header())
 	}
 	var names []string
-	report, err := Import{Take: func(_ context.Context, n credstore.NewConnection) (string, error) {
+	report, err := Importer{Add: func(_ context.Context, n credstore.NewConnection) (string, error) {
 		names = append(names, n.Name)
 		if n.Credential != nil || n.ExternalTenant != "<4711>" {
 			t.Errorf("the line became %+v", n)
 		}
 		return "", nil
 	}}.Run(t.Context(), w.Body)
-	if err != nil || report.Imported != 450 || report.Pending != 450 || report.Refused != 0 {
-		t.Errorf("imported %d, %d of them pending, refused %d, %v; want all 450", report.Imported, report.Pending, report.Refused, err)
+	if err != nil || report.Imported != 450 || report.Pending != 450 || report.Failed != 0 {
+		t.Errorf("imported %d, %d of them pending, refused %d, %v; want all 450", report.Imported, report.Pending, report.Failed, err)
 	}
 	for i, c := range store.connections {
 		if i >= len(names) || names[i] != c.Name {
@@ -72,10 +72,10 @@ func TestExportIsWhatImportTakes(t *testing.T) {
 	}
 }
 
-// failsAt lists the first page and none behind it.
-type failsAt struct{ *memoryStore }
+// failsOnSecondPage lists the first page and none behind it.
+type failsOnSecondPage struct{ *memoryStore }
 
-func (s failsAt) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
+func (s failsOnSecondPage) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
 	if q.Cursor != "" {
 		return credstore.Page{}, credstore.ErrUnavailable
 	}
@@ -83,9 +83,9 @@ func (s failsAt) List(ctx context.Context, q credstore.Query) (credstore.Page, e
 	return s.memoryStore.List(ctx, q)
 }
 
-// TestExportThatBreaksOffIsNotPassedOffAsWhole: clients can tell.
-func TestExportThatBreaksOffIsNotPassedOffAsWhole(t *testing.T) {
-	store := failsAt{&memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}}
+// TestInterruptedExportFails: clients can tell.
+func TestInterruptedExportFails(t *testing.T) {
+	store := failsOnSecondPage{&memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}}
 	srv := httptest.NewServer(newAdmin(t, store.memoryStore, func(c *Config) { c.Store = store }).Handler())
 	defer srv.Close()
 	r, err := srv.Client().Get(srv.URL + "/api/v1/export")
@@ -98,10 +98,10 @@ func TestExportThatBreaksOffIsNotPassedOffAsWhole(t *testing.T) {
 	}
 }
 
-// importing sends lines to the API and returns what it reports.
-func importing(t *testing.T, h http.Handler, query, lines string) ImportReport {
+// importLines sends lines to the API and returns what it reports.
+func importLines(t *testing.T, h http.Handler, query, lines string) ImportReport {
 	t.Helper()
-	w := call{method: "POST", path: "/api/v1/import", query: query, body: lines, media: linesType}.sendTo(t, h)
+	w := apiCall{method: "POST", path: "/api/v1/import", query: query, body: lines, media: mediaTypeNDJSON}.sendTo(t, h)
 	if w.Code != http.StatusOK {
 		t.Fatalf("import = %d: %s", w.Code, w.Body)
 	}
@@ -115,25 +115,25 @@ func importing(t *testing.T, h http.Handler, query, lines string) ImportReport {
 	return report
 }
 
-// TestImportJudgesEachLine: what is wrong with one does not keep the others from
+// TestImportReportsEachLine: what is wrong with one does not keep the others from
 // being done, and a second import of the same does no harm.
-func TestImportJudgesEachLine(t *testing.T) {
+func TestImportReportsEachLine(t *testing.T) {
 	store := &memoryStore{}
-	h := newAdmin(t, store, offering).Handler()
+	h := newAdmin(t, store, withLinks).Handler()
 	const lines = "\n" + `{"name":"one","kind":"oauth","refresh_token":"s3cr3t"}` + "\r\n" + `s3cr3t` + "\n" +
 		`{"name":"two","kind":"standalone_key","api_key":"s3cr3t","expires_at":"s3cr3t"}` + "\n" + `{"name":"three","kind":"integrated_key"}`
 	text := func(s string) *string { return &s }
-	want := ImportReport{Imported: 2, Pending: 1, Refused: 2, Lines: []ImportedLine{
+	want := ImportReport{Imported: 2, Pending: 1, Failed: 2, Lines: []ImportResult{
 		{Line: 2, Name: text("one"), Result: "imported"},
 		{Line: 3, Result: "refused", Code: text("bad_request"), Error: text("the line is not one JSON object")},
 		{Line: 4, Name: text("two"), Result: "refused", Code: text("bad_request"), Error: text("expires_at must be a time such as 2030-01-02T03:04:05Z")},
 		{Line: 5, Name: text("three"), Result: "imported"},
 	}}
-	if diff := cmp.Diff(want, importing(t, h, "", lines)); diff != "" {
+	if diff := cmp.Diff(want, importLines(t, h, "", lines)); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
-	again := importing(t, h, "", lines)
-	if again.Imported != 0 || again.Refused != 4 || *again.Lines[0].Code != "connection_exists" {
+	again := importLines(t, h, "", lines)
+	if again.Imported != 0 || again.Failed != 4 || *again.Lines[0].Code != "connection_exists" {
 		t.Errorf("the second import reports %+v", again)
 	}
 	if len(store.events) != 2 || store.events[0].Actor != credstore.ActorBackOffice {
@@ -141,10 +141,10 @@ func TestImportJudgesEachLine(t *testing.T) {
 	}
 }
 
-// TestImportLosesNothingOfALine: what JSON decoders make of such lines lacks a part
+// TestImportRejectsAmbiguousLines: what JSON decoders make of such lines lacks a part
 // of them, and a connection that waits for its customer would pass for one with
 // a token.
-func TestImportLosesNothingOfALine(t *testing.T) {
+func TestImportRejectsAmbiguousLines(t *testing.T) {
 	const unknown = "the object has a member that is not known; it takes name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant"
 	for _, test := range []struct{ name, line, want string }{
 		{"two tokens", `{"name":"a","kind":"oauth","refresh_token":"s3cr3t","refresh_token":"s3cr3t2"}`, "refresh_token is given twice"},
@@ -155,7 +155,7 @@ func TestImportLosesNothingOfALine(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			store := &memoryStore{}
-			report := importing(t, newAdmin(t, store, offering).Handler(), "", test.line)
+			report := importLines(t, newAdmin(t, store, withLinks).Handler(), "", test.line)
 			if len(report.Lines) != 1 || report.Lines[0].Error == nil || *report.Lines[0].Error != test.want {
 				t.Errorf("report = %+v, want one line refused: %s", report, test.want)
 			}
@@ -166,14 +166,14 @@ func TestImportLosesNothingOfALine(t *testing.T) {
 	}
 }
 
-// TestImportEndsWhereNothingCanBeDone: not with as many refusals as there are
+// TestImportStopsWhenStoreUnavailable: not with as many refusals as there are
 // lines, each of which waits for the store.
-func TestImportEndsWhereNothingCanBeDone(t *testing.T) {
+func TestImportStopsWhenStoreUnavailable(t *testing.T) {
 	two := strings.Repeat(`{"name":"one","kind":"oauth"}`+"\n", 2)
 	for _, end := range []error{credstore.ErrUnavailable, context.Canceled} {
 		ctx, cancel := context.WithCancel(t.Context())
 		tries := 0
-		report, err := Import{Take: func(context.Context, credstore.NewConnection) (string, error) {
+		report, err := Importer{Add: func(context.Context, credstore.NewConnection) (string, error) {
 			tries++
 			if errors.Is(end, context.Canceled) {
 				cancel()

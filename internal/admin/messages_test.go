@@ -12,9 +12,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// TestEveryReasonHasItsAdvice: for each status, a reason that the operator may
+// TestAdviceForEveryReason: for each status, a reason that the operator may
 // meet has words of its own, and says what to do next.
-func TestEveryReasonHasItsAdvice(t *testing.T) {
+func TestAdviceForEveryReason(t *testing.T) {
 	for _, test := range []struct {
 		kind   credstore.Kind
 		status credstore.Status
@@ -42,37 +42,37 @@ func TestEveryReasonHasItsAdvice(t *testing.T) {
 		{credstore.OAuth, credstore.Disabled, credstore.ReasonExported, "exported", actionRemove},
 	} {
 		got := advise(credstore.Connection{Kind: test.kind, Status: test.status, Reason: test.reason}, time.Unix(1e9, 0))
-		if !strings.Contains(got.What, test.says) || got.Next == "" || got.Do != test.do {
+		if !strings.Contains(got.Summary, test.says) || got.NextStep == "" || got.Action != test.do {
 			t.Errorf("advise(%s, %s, %s) = %+v, want %q and to do %q", test.kind, test.status, test.reason, got, test.says, test.do)
 		}
 	}
 }
 
-func TestAKeyThatEndsSoonIsSpokenOf(t *testing.T) {
+func TestAdviceForExpiringKey(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	c := credstore.Connection{Kind: credstore.StandaloneKey, Status: credstore.Active, ExpiresAt: now.Add(5*24*time.Hour + time.Hour)}
-	if got := advise(c, now); !strings.Contains(got.What, "ends in 5 days") || got.Do != actionKey {
+	if got := advise(c, now); !strings.Contains(got.Summary, "ends in 5 days") || got.Action != actionKey {
 		t.Errorf("advise = %+v, want that it ends in 5 days and a new key", got)
 	}
 	c.ExpiresAt = now.Add(-3 * 24 * time.Hour)
-	if got := advise(c, now); !strings.Contains(got.What, "was to end 3 days ago") || got.Do != actionKey {
+	if got := advise(c, now); !strings.Contains(got.Summary, "was to end 3 days ago") || got.Action != actionKey {
 		t.Errorf("advise = %+v, want that it was to end 3 days ago and a new key", got)
 	}
 }
 
-// TestExportedIsEnabledBeforeItIsLinked: a link of a connection that is disabled
+// TestAdviceForExportedConnection: a link of a connection that is disabled
 // leads nowhere.
-func TestExportedIsEnabledBeforeItIsLinked(t *testing.T) {
-	next := advise(credstore.Connection{Kind: credstore.OAuth, Status: credstore.Disabled, Reason: credstore.ReasonExported}, time.Unix(1e9, 0)).Next
+func TestAdviceForExportedConnection(t *testing.T) {
+	next := advise(credstore.Connection{Kind: credstore.OAuth, Status: credstore.Disabled, Reason: credstore.ReasonExported}, time.Unix(1e9, 0)).NextStep
 	enable, link := strings.Index(next, "enable"), strings.Index(next, "connect link")
 	if enable < 0 || link < enable {
 		t.Errorf("the advice is %q, want to enable it before a connect link", next)
 	}
 }
 
-// TestEveryEventReadsWell goes through the types that the store's package
+// TestEveryEventHasLabel goes through the types that the store's package
 // declares, so that none is forgotten.
-func TestEveryEventReadsWell(t *testing.T) {
+func TestEveryEventHasLabel(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "../../credstore/event.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func TestEveryEventReadsWell(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		words := eventInWords(credstore.EventType(name))
+		words := eventLabel(credstore.EventType(name))
 		if strings.ContainsAny(words, "_.") || words[:1] != strings.ToUpper(words[:1]) {
 			t.Errorf("eventInWords(%q) = %q, want a sentence", name, words)
 		}
@@ -99,33 +99,33 @@ func TestEveryEventReadsWell(t *testing.T) {
 	}
 }
 
-func TestTimesInWords(t *testing.T) {
+func TestRelativeTime(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for d, want := range map[time.Duration]string{
 		-10 * time.Second: "just now", -time.Minute: "1 minute ago", -3 * time.Hour: "3 hours ago", -800 * 24 * time.Hour: "2 years ago",
 		30 * time.Second: "within a minute", 90 * time.Minute: "in 1 hour", 48 * time.Hour: "in 2 days", 7*24*time.Hour - time.Second: "in 7 days",
 	} {
-		if got := ago(now.Add(d), now); got != want {
+		if got := relativeTime(now.Add(d), now); got != want {
 			t.Errorf("ago(%v) = %q, want %q", d, got, want)
 		}
 	}
-	if got := grouped(1234567); got != "1,234,567" {
+	if got := formatCount(1234567); got != "1,234,567" {
 		t.Errorf("grouped = %q, want 1,234,567", got)
 	}
 }
 
-// TestWithoutPagesNobodyIsToldToMakeALink before that can be done.
-func TestWithoutPagesNobodyIsToldToMakeALink(t *testing.T) {
+// TestAdviceWithoutConnectLinks before that can be done.
+func TestAdviceWithoutConnectLinks(t *testing.T) {
 	c := credstore.Connection{Kind: credstore.OAuth, Status: credstore.Pending, Reason: credstore.ReasonNoCredential}
 	for links, do := range map[bool]string{true: actionLink, false: ""} {
 		a := newAdmin(t, &memoryStore{}, func(config *Config) { config.Links = links })
 		got := a.advise(c)
-		if got.Do != do || strings.Contains(got.Next, "connect.public_url") == links {
+		if got.Action != do || strings.Contains(got.NextStep, "connect.public_url") == links {
 			t.Errorf("with pages for customers %v, advise = %+v, want to do %q", links, got, do)
 		}
 	}
 	c.Kind = credstore.IntegratedKey
-	if got := newAdmin(t, &memoryStore{}, nil).advise(c); got.Do != actionKey {
+	if got := newAdmin(t, &memoryStore{}, nil).advise(c); got.Action != actionKey {
 		t.Errorf("advise for a key = %+v, want that it is entered here", got)
 	}
 }

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	sampleEvery = 30 * time.Second
-	// samplesKept is a day of samples, and the one before its first: some 700 KiB.
-	samplesKept = int(24*time.Hour/sampleEvery) + 1
+	sampleInterval = 30 * time.Second
+	// maxSamples is a day of samples, and the one before its first: some 700 KiB.
+	maxSamples = int(24*time.Hour/sampleInterval) + 1
 )
 
 // sample is how far the counters of the program were at a time. All only grow.
 type sample struct {
 	at        time.Time
-	answers   [3]float64 // requests of clients, by answerClass
+	requests  [3]float64 // requests of clients, by requestClass
 	refreshes [3]float64 // by refreshClass
 	latency   []float64  // requests that took no longer than each of the bounds
 	bounds    []float64  // in seconds; the last is infinite
@@ -28,33 +28,33 @@ type sample struct {
 
 // Classes of answers to clients.
 const (
-	answered    = iota // 1xx to 3xx
-	clientError        // 4xx, also where the client has left
-	serverError        // 5xx
+	requestSucceeded = iota // 1xx to 3xx
+	requestRejected         // 4xx, also where the client has left
+	requestFailed           // 5xx
 )
 
 // Classes of ends of a refresh.
 const (
-	refreshed      = iota
-	refreshFailed  // for now
-	refreshRefused // the refresh token is no good
+	refreshSucceeded = iota
+	refreshFailed    // for now
+	refreshRejected  // the refresh token is no good
 )
 
-// series remembers a day of samples of a registry.
-type series struct {
+// timeSeries remembers a day of samples of a registry.
+type timeSeries struct {
 	gatherer prometheus.Gatherer
 	now      func() time.Time
 
 	mu      sync.Mutex // guards what follows
-	samples []sample   // the oldest first; samplesKept at most
+	samples []sample   // the oldest first; maxSamples at most
 }
 
 // run takes samples until ctx ends.
-func (s *series) run(ctx context.Context) {
-	ticker := time.NewTicker(sampleEvery)
+func (s *timeSeries) run(ctx context.Context) {
+	ticker := time.NewTicker(sampleInterval)
 	defer ticker.Stop()
 	for {
-		s.take()
+		s.record()
 		select {
 		case <-ctx.Done():
 			return
@@ -63,49 +63,49 @@ func (s *series) run(ctx context.Context) {
 	}
 }
 
-// take adds a sample of this moment.
-func (s *series) take() {
-	next := s.look()
+// record adds a sample of this moment.
+func (s *timeSeries) record() {
+	next := s.currentSample()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.samples) == samplesKept {
+	if len(s.samples) == maxSamples {
 		copy(s.samples, s.samples[1:])
-		s.samples = s.samples[:samplesKept-1]
+		s.samples = s.samples[:maxSamples-1]
 	}
 	s.samples = append(s.samples, next)
 }
 
-// look returns a sample of this moment. What cannot be gathered is left out.
-func (s *series) look() sample {
+// currentSample returns a sample of this moment. What cannot be gathered is left out.
+func (s *timeSeries) currentSample() sample {
 	families, _ := s.gatherer.Gather() // what it has beside an error is good
-	next := sampleOf(families)
+	next := parseSample(families)
 	next.at = s.now()
 	return next
 }
 
-// sampleOf reads a sample from what a registry holds.
-func sampleOf(families []*dto.MetricFamily) sample {
+// parseSample reads a sample from what a registry holds.
+func parseSample(families []*dto.MetricFamily) sample {
 	var next sample
 	for _, family := range families {
 		switch family.GetName() {
 		case "pleo_proxy_requests_total":
 			for _, m := range family.GetMetric() {
-				next.answers[answerClass(label(m, "code"))] += m.GetCounter().GetValue()
+				next.requests[requestClass(labelValue(m, "code"))] += m.GetCounter().GetValue()
 			}
 		case "pleo_refreshes_total":
 			for _, m := range family.GetMetric() {
-				next.refreshes[refreshClass(label(m, "result"))] += m.GetCounter().GetValue()
+				next.refreshes[refreshClass(labelValue(m, "result"))] += m.GetCounter().GetValue()
 			}
 		case "pleo_proxy_request_duration_seconds":
 			for _, m := range family.GetMetric() {
-				next.bounds, next.latency = latencies(m.GetHistogram())
+				next.bounds, next.latency = parseHistogram(m.GetHistogram())
 			}
 		}
 	}
 	return next
 }
 
-func latencies(h *dto.Histogram) (bounds, counts []float64) {
+func parseHistogram(h *dto.Histogram) (bounds, counts []float64) {
 	for _, b := range h.GetBucket() {
 		bounds = append(bounds, b.GetUpperBound())
 		counts = append(counts, float64(b.GetCumulativeCount()))
@@ -117,7 +117,7 @@ func latencies(h *dto.Histogram) (bounds, counts []float64) {
 	return bounds, counts
 }
 
-func label(m *dto.Metric, name string) string {
+func labelValue(m *dto.Metric, name string) string {
 	for _, pair := range m.GetLabel() {
 		if pair.GetName() == name {
 			return pair.GetValue()
@@ -126,59 +126,59 @@ func label(m *dto.Metric, name string) string {
 	return ""
 }
 
-func answerClass(status string) int {
+func requestClass(status string) int {
 	switch {
 	case status != "" && status[0] == '4':
-		return clientError
+		return requestRejected
 	case status != "" && status[0] == '5':
-		return serverError
+		return requestFailed
 	}
-	return answered
+	return requestSucceeded
 }
 
 func refreshClass(result string) int {
 	switch result {
 	case "refreshed", "superseded":
-		return refreshed
+		return refreshSucceeded
 	case "refused":
-		return refreshRefused
+		return refreshRejected
 	}
 	return refreshFailed
 }
 
-// step is what happened in one part of a time.
-type step struct {
-	answers, refreshes [3]float64
-	median, slow       time.Duration // of requests: the 50th and the 99th of 100; 0 without requests
+// interval is what happened in one part of a time.
+type interval struct {
+	requests, refreshes [3]float64
+	p50, p99            time.Duration // find requests: the 50th and the 99th of 100; 0 without requests
 }
 
-// last returns what happened in the steps up to now, the oldest first. Steps
+// intervals returns what happened in the steps up to now, the oldest first. Steps
 // before the first sample are empty.
-func (s *series) last(steps int, each time.Duration) []step {
-	now := s.look()
+func (s *timeSeries) intervals(steps int, each time.Duration) []interval {
+	now := s.currentSample()
 	s.mu.Lock()
 	all := append(slices.Clone(s.samples), now)
 	s.mu.Unlock()
-	found := make([]step, steps)
+	found := make([]interval, steps)
 	for i := range found {
 		from := now.at.Add(-time.Duration(steps-i) * each)
-		found[i] = between(all, from, from.Add(each))
+		found[i] = difference(all, from, from.Add(each))
 	}
 	return found
 }
 
-// between returns what happened between two times.
-func between(samples []sample, from, to time.Time) step {
-	first, later := before(samples, from), before(samples, to)
+// difference returns what happened between two times.
+func difference(samples []sample, from, to time.Time) interval {
+	first, later := latestBefore(samples, from), latestBefore(samples, to)
 	if first == nil && len(samples) > 0 {
 		first = &samples[0] // counters had begun before it: what they held then is not of this time
 	}
 	if first == nil || later == nil || !later.at.After(first.at) {
-		return step{}
+		return interval{}
 	}
-	var d step
-	for class := range d.answers {
-		d.answers[class] = later.answers[class] - first.answers[class]
+	var d interval
+	for class := range d.requests {
+		d.requests[class] = later.requests[class] - first.requests[class]
 		d.refreshes[class] = later.refreshes[class] - first.refreshes[class]
 	}
 	counts := make([]float64, len(later.latency))
@@ -188,12 +188,12 @@ func between(samples []sample, from, to time.Time) step {
 			counts[i] -= first.latency[i]
 		}
 	}
-	d.median, d.slow = quantile(later.bounds, counts, 0.5), quantile(later.bounds, counts, 0.99)
+	d.p50, d.p99 = quantile(later.bounds, counts, 0.5), quantile(later.bounds, counts, 0.99)
 	return d
 }
 
-// before returns the latest sample that was taken by the time, or nil.
-func before(samples []sample, t time.Time) *sample {
+// latestBefore returns the latest sample that was taken by the time, or nil.
+func latestBefore(samples []sample, t time.Time) *sample {
 	n, _ := slices.BinarySearchFunc(samples, t, func(s sample, t time.Time) int {
 		if s.at.After(t) {
 			return 1

@@ -29,12 +29,12 @@ func newTraffic(r prometheus.Registerer) traffic {
 	return t
 }
 
-func TestSeriesTellsWhenThingsHappened(t *testing.T) {
+func TestTimeSeriesIntervals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewRegistry()
 		program := newTraffic(registry)
-		program.requests.WithLabelValues("200", "upstream").Add(1000) // of a time before it is watched
-		s := &series{gatherer: registry, now: time.Now}
+		program.requests.WithLabelValues("200", "upstream").Add(1000) // find a time before it is watched
+		s := &timeSeries{gatherer: registry, now: time.Now}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { s.run(ctx); close(ended) }()
@@ -54,40 +54,40 @@ func TestSeriesTellsWhenThingsHappened(t *testing.T) {
 		program.duration.Observe(.5)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		steps := s.last(4, time.Minute)
+		steps := s.intervals(4, time.Minute)
 		for i, step := range steps[:3] {
-			if step.answers != [3]float64{} {
-				t.Errorf("step %d has %v, want nothing", i, step.answers)
+			if step.requests != [3]float64{} {
+				t.Errorf("step %d has %v, want nothing", i, step.requests)
 			}
 		}
 		got := steps[3]
-		if got.answers != [3]float64{90, 6, 4} || got.refreshes != [3]float64{3, 2, 1} {
-			t.Errorf("the last minute has %v answers and %v refreshes, want [90 6 4] and [3 2 1]", got.answers, got.refreshes)
+		if got.requests != [3]float64{90, 6, 4} || got.refreshes != [3]float64{3, 2, 1} {
+			t.Errorf("the last minute has %v answers and %v refreshes, want [90 6 4] and [3 2 1]", got.requests, got.refreshes)
 		}
-		if got.median < time.Millisecond || got.median > 10*time.Millisecond || got.slow < 100*time.Millisecond || got.slow > time.Second {
-			t.Errorf("half within %v and 99 of 100 within %v, want those of their buckets", got.median, got.slow)
+		if got.p50 < time.Millisecond || got.p50 > 10*time.Millisecond || got.p99 < 100*time.Millisecond || got.p99 > time.Second {
+			t.Errorf("half within %v and 99 of 100 within %v, want those of their buckets", got.p50, got.p99)
 		}
 		stop()
 		<-ended
 	})
 }
 
-// TestTimeToAnswerIsThatOfThePeriod, as all that stands beside it, and is drawn also
+// TestResponseTimeOfPeriod, as all that stands beside it, and is drawn also
 // when there is one minute of it.
-func TestTimeToAnswerIsThatOfThePeriod(t *testing.T) {
+func TestResponseTimeOfPeriod(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	program := newTraffic(registry)
 	now := time.Unix(1e9, 0)
-	s := &series{gatherer: registry, now: func() time.Time { return now }}
-	s.take()
+	s := &timeSeries{gatherer: registry, now: func() time.Time { return now }}
+	s.record()
 	observe := func(n int, seconds float64) string {
 		for range n {
 			program.requests.WithLabelValues("200", "upstream").Inc()
 			program.duration.Observe(seconds)
 		}
 		now = now.Add(5 * time.Minute)
-		s.take()
-		c := s.charts(periods()[0])[1]
+		s.record()
+		c := s.charts(chartPeriods()[0])[1]
 		for _, l := range c.Lines {
 			if !strings.Contains(l.Points, " ") {
 				t.Errorf("the line %q cannot be seen", l.Points)
@@ -103,16 +103,16 @@ func TestTimeToAnswerIsThatOfThePeriod(t *testing.T) {
 	}
 }
 
-// TestSeriesIsBounded: a program that runs for a month remembers a day.
-func TestSeriesIsBounded(t *testing.T) {
+// TestTimeSeriesIsBounded: a program that runs for a month remembers a day.
+func TestTimeSeriesIsBounded(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	s := &series{gatherer: prometheus.NewRegistry(), now: func() time.Time { return now }}
-	for range 3 * samplesKept {
-		now = now.Add(sampleEvery)
-		s.take()
+	s := &timeSeries{gatherer: prometheus.NewRegistry(), now: func() time.Time { return now }}
+	for range 3 * maxSamples {
+		now = now.Add(sampleInterval)
+		s.record()
 	}
-	if len(s.samples) != samplesKept || cap(s.samples) > 2*samplesKept {
-		t.Errorf("%d samples are kept in room for %d, want %d", len(s.samples), cap(s.samples), samplesKept)
+	if len(s.samples) != maxSamples || cap(s.samples) > 2*maxSamples {
+		t.Errorf("%d samples are kept in room for %d, want %d", len(s.samples), cap(s.samples), maxSamples)
 	}
 	if got := now.Sub(s.samples[0].at); got != 24*time.Hour {
 		t.Errorf("the oldest sample is of %v ago, want 24h", got)
@@ -139,17 +139,17 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
-// TestChartsStayInTheirFrame whatever is in them.
-func TestChartsStayInTheirFrame(t *testing.T) {
+// TestChartsStayInFrame whatever is in them.
+func TestChartsStayInFrame(t *testing.T) {
 	steps := make([][3]float64, 60)
 	for i := range steps {
 		steps[i] = [3]float64{float64(i * i * 1000), 1, float64(i)}
 	}
-	names := [3]legend{{Class: "a"}, {Class: "b"}, {Class: "c"}}
+	names := [3]legendEntry{{Class: "a"}, {Class: "b"}, {Class: "c"}}
 	for _, c := range []chart{
-		stacked("x", steps, names), stacked("x", make([][3]float64, 3), names),
-		statusChart(map[credstore.Status]int{credstore.Active: 100_000, credstore.Pending: 1, credstore.Disabled: 1}),
-		statusChart(nil), curves("x", []step{{}, {median: time.Millisecond, slow: time.Hour}}, step{}),
+		stackedBars("x", steps, names), stackedBars("x", make([][3]float64, 3), names),
+		statusBar(map[credstore.Status]int{credstore.Active: 100_000, credstore.Pending: 1, credstore.Disabled: 1}),
+		statusBar(nil), responseTimes("x", []interval{{}, {p50: time.Millisecond, p99: time.Hour}}, interval{}),
 	} {
 		for _, b := range c.Bars {
 			if b.X < 0 || b.Y < 0 || b.W <= 0 || b.H <= 0 || b.X+b.W > chartWidth+.1 || b.Y+b.H > chartHeight+.1 {
@@ -162,20 +162,20 @@ func TestChartsStayInTheirFrame(t *testing.T) {
 			}
 		}
 	}
-	if c := stacked("x", steps, names); c.Legend[0].Value != "70,210,000" || c.Top != "5,000,000" {
+	if c := stackedBars("x", steps, names); c.Legend[0].Value != "70,210,000" || c.Top != "5,000,000" {
 		t.Errorf("the legend says %q below %q, want 70,210,000 below 5,000,000", c.Legend[0].Value, c.Top)
 	}
 }
 
-// TestSamplesLeaveTheStoreAlone: what is taken all day, by each of many processes,
+// TestSamplingDoesNotReadStore: what is taken all day, by each of many processes,
 // asks nothing of the store that they share.
-func TestSamplesLeaveTheStoreAlone(t *testing.T) {
+func TestSamplingDoesNotReadStore(t *testing.T) {
 	store := &countingStore{memoryStore: &memoryStore{}}
 	a, err := New(Config{Store: store, Gatherer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.series.take()
+	a.series.record()
 	if store.counts != 0 {
 		t.Errorf("a sample counts the connections %d times, want not at all", store.counts)
 	}

@@ -20,24 +20,24 @@ import (
 func send(h http.Handler, method, target, body string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	r.Host = "127.0.0.1:8485"
-	r.Header.Set("Authorization", "Bearer "+theToken)
+	r.Header.Set("Authorization", "Bearer "+adminToken)
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
 }
 
-// offering is an Admin's configuration with pages for customers.
-func offering(c *Config) {
+// withLinks is an Admin's configuration with pages for customers.
+func withLinks(c *Config) {
 	withToken(c)
 	c.Links = true
 }
 
-// TestCreateTwiceIsCreateOnce: whoever lost the answer asks again, also twice at
+// TestCreateIsIdempotent: whoever lost the answer asks again, also twice at
 // the same time.
-func TestCreateTwiceIsCreateOnce(t *testing.T) {
+func TestCreateIsIdempotent(t *testing.T) {
 	store := &memoryStore{}
-	h := newAdmin(t, store, offering).Handler()
+	h := newAdmin(t, store, withLinks).Handler()
 	const body = `{"name":"acme","kind":"oauth","external_tenant":"4711"}`
 	answers := make([]*httptest.ResponseRecorder, 20)
 	var asking sync.WaitGroup
@@ -47,7 +47,7 @@ func TestCreateTwiceIsCreateOnce(t *testing.T) {
 	asking.Wait()
 	made := 0
 	for _, w := range answers {
-		var created Created
+		var created CreateResponse
 		if err := json.Unmarshal(w.Body.Bytes(), &created); err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +59,7 @@ func TestCreateTwiceIsCreateOnce(t *testing.T) {
 		if c := created.Connection; c.Name != "acme" || c.Status != "pending" || *c.ExternalTenant != "4711" {
 			t.Errorf("created %+v, want acme, pending, of tenant 4711", c)
 		}
-		if created.ConnectURL == nil || !strings.HasSuffix(*created.ConnectURL, plantedLink+"-acme") {
+		if created.ConnectURL == nil || !strings.HasSuffix(*created.ConnectURL, canaryLink+"-acme") {
 			t.Errorf("connect_url = %v, want the link", created.ConnectURL)
 		}
 	}
@@ -68,32 +68,32 @@ func TestCreateTwiceIsCreateOnce(t *testing.T) {
 	}
 }
 
-// removing is a store, and what is done with it, from which somebody else removes
+// concurrentRemoval is a store, and what is done with it, from which somebody else removes
 // whatever is made.
-type removing struct {
+type concurrentRemoval struct {
 	Store
 	Actions
 	taken bool // it is removed after its name was found taken, and not when a link is made
 }
 
-func (r removing) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
+func (r concurrentRemoval) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	if r.taken {
 		return credstore.Connection{}, &credstore.Conflict{Err: credstore.ErrNameTaken, With: n.Name}
 	}
 	return r.Store.Create(ctx, n)
 }
 
-func (r removing) Link(context.Context, credstore.Connection, credstore.LinkRequest) (Link, error) {
+func (r concurrentRemoval) Link(context.Context, credstore.Connection, credstore.LinkRequest) (Link, error) {
 	return Link{}, credstore.ErrNotFound
 }
 
-// TestCreateWhileItIsRemoved has whoever creates try again.
-func TestCreateWhileItIsRemoved(t *testing.T) {
+// TestCreateDuringRemoval has whoever creates try again.
+func TestCreateDuringRemoval(t *testing.T) {
 	for _, taken := range []bool{false, true} {
 		store := &memoryStore{}
-		r := removing{store, &fakeActions{store: store}, taken}
+		r := concurrentRemoval{store, &fakeActions{store: store}, taken}
 		h := newAdmin(t, store, func(c *Config) {
-			offering(c)
+			withLinks(c)
 			c.Store, c.Actions = r, r
 		}).Handler()
 		w := send(h, "POST", "/api/v1/connections", `{"name":"acme","kind":"oauth"}`)
@@ -103,14 +103,14 @@ func TestCreateWhileItIsRemoved(t *testing.T) {
 	}
 }
 
-func TestCreateAnotherUnderTheSameName(t *testing.T) {
+func TestCreateConflictingConnection(t *testing.T) {
 	for name, body := range map[string]string{
 		"other kind":   `{"name":"acme","kind":"standalone_key","external_tenant":"t-1"}`,
 		"other tenant": `{"name":"acme","kind":"oauth","external_tenant":"t-2"}`,
 		"no tenant":    `{"name":"acme","kind":"oauth"}`,
 		"other case":   `{"name":"ACME","kind":"oauth","external_tenant":"t-1"}`,
 	} {
-		h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, offering).Handler()
+		h := newAdmin(t, &memoryStore{connections: []credstore.Connection{fullConnection()}}, withLinks).Handler()
 		w := send(h, "POST", "/api/v1/connections", body)
 		if got := problemCode(t, w); w.Code != http.StatusConflict || got != "connection_exists" {
 			t.Errorf("%s: %d %s, want 409 connection_exists", name, w.Code, got)
@@ -118,9 +118,9 @@ func TestCreateAnotherUnderTheSameName(t *testing.T) {
 	}
 }
 
-// TestCreateAgainWithMoreAllowed: what is asked for beyond what is there must not
+// TestCreateWithMorePermissionsConflicts: what is asked for beyond what is there must not
 // pass for done.
-func TestCreateAgainWithMoreAllowed(t *testing.T) {
+func TestCreateWithMorePermissionsConflicts(t *testing.T) {
 	const body = `{"name":"acme","kind":"oauth","external_tenant":"t-1","allow_shared_company":true}`
 	shared := fullConnection()
 	shared.SharedCompany = true
@@ -128,7 +128,7 @@ func TestCreateAgainWithMoreAllowed(t *testing.T) {
 		there credstore.Connection
 		want  int
 	}{{fullConnection(), http.StatusConflict}, {shared, http.StatusOK}} {
-		w := send(newAdmin(t, &memoryStore{connections: []credstore.Connection{test.there}}, offering).Handler(), "POST", "/api/v1/connections", body)
+		w := send(newAdmin(t, &memoryStore{connections: []credstore.Connection{test.there}}, withLinks).Handler(), "POST", "/api/v1/connections", body)
 		if w.Code != test.want {
 			t.Errorf("the company may be shared already: %v: %d, want %d", test.there.SharedCompany, w.Code, test.want)
 		}
@@ -160,12 +160,12 @@ func TestBodiesAreStrict(t *testing.T) {
 		{"no name", create, `{"kind":"oauth"}`, "The name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit."},
 		{"half a pair of a tenant", create, `{"name":"a","kind":"oauth","external_tenant":"Caf\ud83d"}`, "The external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one."},
 		{"long tenant", create, `{"name":"a","kind":"oauth","external_tenant":"` + strings.Repeat("x", 257) + `"}`, "The external tenant is not usable: it takes up to 256 bytes without control characters."},
-		{"key with a line break", key, `{"api_key":"` + plantedKey + `\n"}`, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has."},
+		{"key with a line break", key, `{"api_key":"` + canaryKey + `\n"}`, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has."},
 		{"key is a number", key, `{"api_key":123}`, "The field api_key wants a text."},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
-			w := send(newAdmin(t, store, offering).Handler(), "POST", test.target, test.body)
+			w := send(newAdmin(t, store, withLinks).Handler(), "POST", test.target, test.body)
 			if got := problemCode(t, w); w.Code != http.StatusBadRequest || got != "bad_request" {
 				t.Errorf("%d %s, want 400 bad_request", w.Code, got)
 			}
@@ -180,13 +180,13 @@ func TestBodiesAreStrict(t *testing.T) {
 	}
 }
 
-// TestNothingIsIgnored: what stands where it does nothing is an error, and nothing
+// TestMisplacedInputIsRejected: what stands where it does nothing is an error, and nothing
 // is done.
-func TestNothingIsIgnored(t *testing.T) {
+func TestMisplacedInputIsRejected(t *testing.T) {
 	const acme = "/api/v1/connections/acme"
 	for _, test := range []struct{ name, method, target, body, want string }{
 		{"fresh in the query", "POST", acme + "/link?fresh=1", `{}`, `There is no parameter "fresh"; this takes none.`},
-		{"next in the query", "POST", "/api/v1/connections/bare/key?next=1", `{"api_key":"` + plantedKey + `"}`, `There is no parameter "next"; this takes none.`},
+		{"next in the query", "POST", "/api/v1/connections/bare/key?next=1", `{"api_key":"` + canaryKey + `"}`, `There is no parameter "next"; this takes none.`},
 		{"tenant in the query", "POST", "/api/v1/connections?external_tenant=1", `{"name":"a","kind":"oauth"}`, `There is no parameter "external_tenant"; this takes none.`},
 		{"reason in the query", "POST", acme + "/disable?reason=x", ``, `There is no parameter "reason"; this takes none.`},
 		{"uninstall in the body", "DELETE", acme, `{"uninstall":true}`, `There is no field "uninstall"; this takes none.`},
@@ -194,7 +194,7 @@ func TestNothingIsIgnored(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
-			w := send(newAdmin(t, store, offering).Handler(), test.method, test.target, test.body)
+			w := send(newAdmin(t, store, withLinks).Handler(), test.method, test.target, test.body)
 			var doc problem
 			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || w.Code != http.StatusBadRequest || doc.Detail != test.want {
 				t.Errorf("%d %q, want 400 %q", w.Code, doc.Detail, test.want)
@@ -206,19 +206,19 @@ func TestNothingIsIgnored(t *testing.T) {
 	}
 }
 
-// TestNullIsLeftOut, as programs write what they do not have.
-func TestNullIsLeftOut(t *testing.T) {
-	w := send(newAdmin(t, &memoryStore{}, offering).Handler(), "POST", "/api/v1/connections",
+// TestNullMeansAbsent, as programs write what they do not have.
+func TestNullMeansAbsent(t *testing.T) {
+	w := send(newAdmin(t, &memoryStore{}, withLinks).Handler(), "POST", "/api/v1/connections",
 		`{"name":"a","kind":"oauth","external_tenant":null,"return_url":null,"ttl":null,"allow_shared_company":null}`)
 	if w.Code != http.StatusCreated {
 		t.Errorf("%d %s, want 201", w.Code, w.Body)
 	}
 }
 
-// TestEveryChangeTakesTheToken: also where everybody may read.
-func TestEveryChangeTakesTheToken(t *testing.T) {
+// TestEveryChangeRequiresToken: also where everybody may read.
+func TestEveryChangeRequiresToken(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
-	a := newAdmin(t, store, offering)
+	a := newAdmin(t, store, withLinks)
 	h := a.Handler()
 	changing := 0
 	for _, r := range a.routes() {
@@ -227,15 +227,15 @@ func TestEveryChangeTakesTheToken(t *testing.T) {
 		}
 		changing++
 		target := strings.ReplaceAll(r.path, "{name}", "acme")
-		for _, authorization := range []string{"", "Bearer wrong", "Basic " + theToken} {
-			w := ask(h, r.method, target, map[string]string{"Authorization": authorization, "Content-Type": "application/json"})
+		for _, authorization := range []string{"", "Bearer wrong", "Basic " + adminToken} {
+			w := request(h, r.method, target, map[string]string{"Authorization": authorization, "Content-Type": "application/json"})
 			if code := problemCode(t, w); w.Code != http.StatusUnauthorized || code != "admin_token_required" {
 				t.Errorf("%s %s with %q = %d %s, want 401", r.method, target, authorization, w.Code, code)
 			}
 		}
 		// A browser that has signed in is not a program with the token.
 		cookie := signIn(t, h)
-		w := ask(h, r.method, target, map[string]string{"Cookie": cookie})
+		w := request(h, r.method, target, map[string]string{"Cookie": cookie})
 		if w.Code != http.StatusUnauthorized {
 			t.Errorf("%s %s with a session = %d, want 401", r.method, target, w.Code)
 		}
@@ -248,11 +248,11 @@ func TestEveryChangeTakesTheToken(t *testing.T) {
 	}
 }
 
-// TestHistorySaysWhoDidIt: what comes by the API is the back office's doing, and
+// TestHistoryNamesActor: what comes by the API is the back office's doing, and
 // what comes by a page the operator's.
-func TestHistorySaysWhoDidIt(t *testing.T) {
+func TestHistoryNamesActor(t *testing.T) {
 	store := &memoryStore{connections: []credstore.Connection{fullConnection()}}
-	h := newAdmin(t, store, offering).Handler()
+	h := newAdmin(t, store, withLinks).Handler()
 	if w := send(h, "POST", "/api/v1/connections/acme/disable", ""); w.Code != http.StatusOK {
 		t.Fatalf("disable = %d: %s", w.Code, w.Body)
 	}
@@ -260,7 +260,7 @@ func TestHistorySaysWhoDidIt(t *testing.T) {
 	if w := b.submit("/connections/acme/enable", nil); w.Code != http.StatusSeeOther {
 		t.Fatalf("enable = %d: %s", w.Code, w.Body)
 	}
-	w := ask(h, "GET", "/api/v1/connections/acme/history", nil)
+	w := request(h, "GET", "/api/v1/connections/acme/history", nil)
 	var history History
 	if err := json.Unmarshal(w.Body.Bytes(), &history); err != nil {
 		t.Fatal(err)
@@ -275,9 +275,9 @@ func TestHistorySaysWhoDidIt(t *testing.T) {
 	}
 }
 
-// TestHistoryOfWhatWasRemoved: what was done with a connection can be looked up
+// TestHistoryOfRemovedConnection: what was done with a connection can be looked up
 // after its removal too.
-func TestHistoryOfWhatWasRemoved(t *testing.T) {
+func TestHistoryOfRemovedConnection(t *testing.T) {
 	store := &memoryStore{
 		connections: []credstore.Connection{fullConnection()},
 		events: []credstore.Event{
@@ -286,31 +286,31 @@ func TestHistoryOfWhatWasRemoved(t *testing.T) {
 			{ID: "3", ConnectionID: "last", Connection: "gone", Type: credstore.EventRemoved, Actor: credstore.ActorDashboard},
 		},
 	}
-	h := newAdmin(t, store, offering).Handler()
-	w := ask(h, "GET", "/api/v1/connections/gone/history", nil)
+	h := newAdmin(t, store, withLinks).Handler()
+	w := request(h, "GET", "/api/v1/connections/gone/history", nil)
 	if body := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(body, "connection.exported") || strings.Contains(body, "somebody else") {
 		t.Errorf("the history = %d: %s, want 200 and what happened to the last that had the name", w.Code, body)
 	}
-	w = ask(h, "GET", "/connections/gone", nil)
+	w = request(h, "GET", "/connections/gone", nil)
 	if body := w.Body.String(); w.Code != http.StatusGone || !strings.Contains(body, "This connection was removed") || !strings.Contains(body, credstore.ActorDashboard) {
 		t.Errorf("its page = %d: %s, want 410 and what happened", w.Code, body)
 	}
 	for _, path := range []string{"/connections/nobody", "/api/v1/connections/nobody/history", "/connections/no%20name", "/api/v1/connections/gone"} {
-		if w := ask(h, "GET", path, nil); w.Code != http.StatusNotFound {
+		if w := request(h, "GET", path, nil); w.Code != http.StatusNotFound {
 			t.Errorf("GET %s = %d, want 404", path, w.Code)
 		}
 	}
 }
 
-// TestNoSecretInAnswersPagesAndLogs plants an admin token, an API key and a
+// TestNoSecretInResponsesPagesAndLogs plants an admin token, an API key and a
 // connect link, does everything that can be done with them, well and badly, and
 // looks for them. Only who asks for a link is shown it.
-func TestNoSecretInAnswersPagesAndLogs(t *testing.T) {
+func TestNoSecretInResponsesPagesAndLogs(t *testing.T) {
 	logs, entries := observer.New(zap.DebugLevel)
 	store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
 	actions := &fakeActions{store: store}
 	h := newAdmin(t, store, func(c *Config) {
-		offering(c)
+		withLinks(c)
 		c.Actions, c.Logger = actions, zap.New(logs)
 	}).Handler()
 	b := signedIn(t, h)
@@ -318,7 +318,7 @@ func TestNoSecretInAnswersPagesAndLogs(t *testing.T) {
 	answers := map[string]*httptest.ResponseRecorder{}
 	note := func(what string, w *httptest.ResponseRecorder) { answers[what] = w }
 	for _, target := range []string{
-		"/", "/?period=24h", "/connections", "/connections?q=" + plantedKey[7:], "/connections/acme", "/connections/bare",
+		"/", "/?period=24h", "/connections", "/connections?q=" + canaryKey[7:], "/connections/acme", "/connections/bare",
 		"/connections/bare/key", "/connections/acme/remove", "/new", "/sign-in", "/metrics", "/readyz?verbose",
 		"/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/acme/history", "/api/v1/openapi.yaml",
 	} {
@@ -326,17 +326,17 @@ func TestNoSecretInAnswersPagesAndLogs(t *testing.T) {
 	}
 	for _, err := range []error{nil, credstore.ErrUnavailable, credstore.ErrBusy} {
 		actions.err = err
-		note(fmt.Sprint("key by the API, ", err), send(h, "POST", "/api/v1/connections/bare/key", `{"api_key":"`+plantedKey+`"}`))
-		note(fmt.Sprint("key by the page, ", err), b.submit("/connections/bare/key", map[string]string{"api_key": plantedKey}))
+		note(fmt.Sprint("key by the API, ", err), send(h, "POST", "/api/v1/connections/bare/key", `{"api_key":"`+canaryKey+`"}`))
+		note(fmt.Sprint("key by the page, ", err), b.submit("/connections/bare/key", map[string]string{"api_key": canaryKey}))
 		note(fmt.Sprint("check, ", err), b.submit("/connections/acme/check", nil))
 	}
-	note("misspelt", send(h, "POST", "/api/v1/connections/bare/key", `{"api_key":["`+plantedKey+`"]}`))
-	note("bad form", b.submit("/connections/bare/key", map[string]string{"api_key": plantedKey + "\n", "expires_on": "x"}))
-	note("wrong token", b.post("/sign-in", map[string]string{"token": theToken + "x"}))
-	note("in the query", ask(h, "POST", "/sign-in?token="+theToken, nil))
-	note("no such page", b.open("/connections/acme/"+plantedKey))
+	note("misspelt", send(h, "POST", "/api/v1/connections/bare/key", `{"api_key":["`+canaryKey+`"]}`))
+	note("bad form", b.submit("/connections/bare/key", map[string]string{"api_key": canaryKey + "\n", "expires_on": "x"}))
+	note("wrong token", b.post("/sign-in", map[string]string{"token": adminToken + "x"}))
+	note("in the query", request(h, "POST", "/sign-in?token="+adminToken, nil))
+	note("no such page", b.open("/connections/acme/"+canaryKey))
 	note("after all", b.open("/connections/bare"))
-	secrets := []string{theToken, plantedKey, plantedLink, session}
+	secrets := []string{adminToken, canaryKey, canaryLink, session}
 	for what, w := range answers {
 		for _, secret := range secrets {
 			if strings.Contains(w.Body.String(), secret) || strings.Contains(fmt.Sprint(w.Header()), secret) {

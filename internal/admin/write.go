@@ -11,35 +11,35 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// creation is the body of POST /api/v1/connections.
-type creation struct {
+// createRequest is the body of POST /api/v1/connections.
+type createRequest struct {
 	name, kind, externalTenant, returnURL string
-	ttl                                   lifetime // of the link
-	sharedAllow                           bool
+	ttl                                   linkTTL // find the link
+	allowSharedCompany                    bool
 }
 
-func (c *creation) fields() fields {
+func (c *createRequest) fields() fields {
 	return fields{
 		"name": &c.name, "kind": &c.kind, "external_tenant": &c.externalTenant,
-		"return_url": &c.returnURL, "ttl": &c.ttl, "allow_shared_company": &c.sharedAllow,
+		"return_url": &c.returnURL, "ttl": &c.ttl, "allow_shared_company": &c.allowSharedCompany,
 	}
 }
 
 // connection returns what is to be created.
-func (c *creation) connection() (credstore.NewConnection, error) {
+func (c *createRequest) connection() (credstore.NewConnection, error) {
 	n := credstore.NewConnection{
-		Name: c.name, Kind: credstore.Kind(c.kind), ExternalTenant: c.externalTenant, SharedCompany: c.sharedAllow,
+		Name: c.name, Kind: credstore.Kind(c.kind), ExternalTenant: c.externalTenant, SharedCompany: c.allowSharedCompany,
 	}
 	for _, err := range []error{n.Validate(), credstore.CheckTenant(n.ExternalTenant)} {
 		if err != nil {
-			return n, problemOf(codeBadRequest, "%s.", sentence(err))
+			return n, newProblem(codeBadRequest, "%s.", capitalize(err))
 		}
 	}
 	return n, nil
 }
 
-// Created is a connection with the link by which its customer connects.
-type Created struct {
+// CreateResponse is a connection with the link by which its customer connects.
+type CreateResponse struct {
 	Connection          Connection `json:"connection"`
 	ConnectURL          *string    `json:"connect_url"` // null where connect.public_url is not set
 	ConnectURLExpiresAt *time.Time `json:"connect_url_expires_at"`
@@ -47,7 +47,7 @@ type Created struct {
 
 // createConnection answers POST /api/v1/connections.
 func (a *Admin) createConnection(w http.ResponseWriter, r *http.Request) error {
-	var body creation
+	var body createRequest
 	if err := readBody(w, r, body.fields()); err != nil {
 		return err
 	}
@@ -55,11 +55,11 @@ func (a *Admin) createConnection(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	created := Created{Connection: Describe(c)}
+	created := CreateResponse{Connection: Describe(c)}
 	if a.links {
 		link, err := a.actions.Link(r.Context(), c, credstore.LinkRequest{ReturnURL: body.returnURL, TTL: time.Duration(body.ttl)})
 		if errors.Is(err, credstore.ErrNotFound) {
-			return removedMeanwhile()
+			return concurrentlyRemoved()
 		}
 		if err != nil {
 			return err
@@ -75,7 +75,7 @@ func (a *Admin) createConnection(w http.ResponseWriter, r *http.Request) error {
 
 // create makes the connection. Asked again for the same, as after an answer that
 // was lost, it returns what is there.
-func (a *Admin) create(ctx context.Context, body creation) (c credstore.Connection, made bool, err error) {
+func (a *Admin) create(ctx context.Context, body createRequest) (c credstore.Connection, made bool, err error) {
 	n, err := body.connection()
 	if err != nil {
 		return c, false, err
@@ -90,61 +90,61 @@ func (a *Admin) create(ctx context.Context, body creation) (c credstore.Connecti
 	}
 	there, findErr := a.store.Find(ctx, n.Name)
 	if errors.Is(findErr, credstore.ErrNotFound) {
-		return c, false, takenBy(n.Name, err)
+		return c, false, nameTaken(n.Name, err)
 	}
 	if findErr != nil {
 		return c, false, findErr
 	}
 	if there.Kind != n.Kind || there.ExternalTenant != n.ExternalTenant {
-		return c, false, problemOf(codeConnectionExists,
+		return c, false, newProblem(codeConnectionExists,
 			"There is a connection %q already, and its kind or external tenant is another one.", n.Name)
 	}
 	if n.SharedCompany && !there.SharedCompany {
-		return c, false, problemOf(codeConnectionExists,
+		return c, false, newProblem(codeConnectionExists,
 			"There is a connection %q already, and it was made without allow_shared_company: allow that with the link or the key that connects it.", n.Name)
 	}
 	return there, false, nil
 }
 
-// takenBy explains why a name is taken that no connection has: by one whose name
+// nameTaken explains why a name is taken that no connection has: by one whose name
 // differs by case, or one that has just been removed.
-func takenBy(name string, err error) error {
+func nameTaken(name string, err error) error {
 	var conflict *credstore.Conflict
 	if errors.As(err, &conflict) && conflict.With == name {
-		return removedMeanwhile()
+		return concurrentlyRemoved()
 	}
 	return err
 }
 
-// removedMeanwhile tells who makes a connection, which somebody else removes, to do
+// concurrentlyRemoved tells who makes a connection, which somebody else removes, to do
 // it again: to a client that has named what is to be there, 404 says nothing.
-func removedMeanwhile() error {
-	return problemOf(codeConnectionBusy, "A connection of this name was removed at this moment; try again.")
+func concurrentlyRemoved() error {
+	return newProblem(codeConnectionBusy, "A connection of this name was removed at this moment; try again.")
 }
 
 func (a *Admin) checkReturnURL(given string) error {
 	if given == "" || slices.Contains(a.returnURLs, given) {
 		return nil
 	}
-	return problemOf(codeReturnURL, "The return_url is not among connect.return_urls, with which it is compared character by character.")
+	return newProblem(codeReturnURL, "The return_url is not among connect.return_urls, with which it is compared character by character.")
 }
 
 // linkRequest is the body of POST /api/v1/connections/NAME/link.
 type linkRequest struct {
-	returnURL                        string
-	ttl                              lifetime
-	fresh, otherCompany, sharedAllow bool
+	returnURL                                    string
+	ttl                                          linkTTL
+	fresh, allowOtherCompany, allowSharedCompany bool
 }
 
 func (l *linkRequest) fields() fields {
 	return fields{
 		"return_url": &l.returnURL, "ttl": &l.ttl, "fresh": &l.fresh,
-		"allow_other_company": &l.otherCompany, "allow_shared_company": &l.sharedAllow,
+		"allow_other_company": &l.allowOtherCompany, "allow_shared_company": &l.allowSharedCompany,
 	}
 }
 
-// MadeLink is a link by which a customer connects.
-type MadeLink struct {
+// LinkResponse is a link by which a customer connects.
+type LinkResponse struct {
 	ConnectURL *string    `json:"connect_url"`
 	ExpiresAt  *time.Time `json:"expires_at"`
 }
@@ -164,17 +164,17 @@ func (a *Admin) makeLink(w http.ResponseWriter, r *http.Request) error {
 	}
 	link, err := a.link(r.Context(), c, credstore.LinkRequest{
 		ReturnURL: body.returnURL, TTL: time.Duration(body.ttl), Fresh: body.fresh,
-		AllowOtherCompany: body.otherCompany, AllowSharedCompany: body.sharedAllow,
+		AllowOtherCompany: body.allowOtherCompany, AllowSharedCompany: body.allowSharedCompany,
 	})
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, MadeLink{ConnectURL: reveal(link), ExpiresAt: timeOrNull(link.ExpiresAt)})
+	return writeJSON(w, http.StatusOK, LinkResponse{ConnectURL: reveal(link), ExpiresAt: timeOrNull(link.ExpiresAt)})
 }
 
 func (a *Admin) link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (Link, error) {
 	if !a.links {
-		return Link{}, problemOf(codeNotPossible, "There are no pages for customers here: set connect.public_url.")
+		return Link{}, newProblem(codeNotPossible, "There are no pages for customers here: set connect.public_url.")
 	}
 	return a.actions.Link(ctx, c, r)
 }
@@ -182,30 +182,30 @@ func (a *Admin) link(ctx context.Context, c credstore.Connection, r credstore.Li
 // reveal returns the link for whoever has asked for it with the admin token.
 func reveal(l Link) *string { return orNull(l.URL.Reveal()) }
 
-// keyBody is the body of POST /api/v1/connections/NAME/key.
-type keyBody struct {
-	apiKey                          string
-	next, otherCompany, sharedAllow bool
-	expiresAt                       time.Time
+// keyRequest is the body of POST /api/v1/connections/NAME/key.
+type keyRequest struct {
+	apiKey                                      string
+	next, allowOtherCompany, allowSharedCompany bool
+	expiresAt                                   time.Time
 }
 
-func (k *keyBody) fields() fields {
+func (k *keyRequest) fields() fields {
 	return fields{
 		"api_key": &k.apiKey, "next": &k.next, "expires_at": &k.expiresAt,
-		"allow_other_company": &k.otherCompany, "allow_shared_company": &k.sharedAllow,
+		"allow_other_company": &k.allowOtherCompany, "allow_shared_company": &k.allowSharedCompany,
 	}
 }
 
-func (k *keyBody) key() NewKey {
+func (k *keyRequest) key() NewKey {
 	return NewKey{
 		Key: credstore.NewSecret(k.apiKey), Next: k.next, ExpiresAt: k.expiresAt,
-		AllowOtherCompany: k.otherCompany, AllowSharedCompany: k.sharedAllow,
+		AllowOtherCompany: k.allowOtherCompany, AllowSharedCompany: k.allowSharedCompany,
 	}
 }
 
 // setKey answers POST /api/v1/connections/NAME/key.
 func (a *Admin) setKey(w http.ResponseWriter, r *http.Request) error {
-	var body keyBody
+	var body keyRequest
 	if err := readBody(w, r, body.fields()); err != nil {
 		return err
 	}
@@ -223,29 +223,29 @@ func (a *Admin) setKey(w http.ResponseWriter, r *http.Request) error {
 // key stores a key, if the connection is one for keys and the key can be one.
 func (a *Admin) key(ctx context.Context, c credstore.Connection, k NewKey) (credstore.Connection, error) {
 	if !c.Kind.IsKey() {
-		return c, problemOf(codeNotPossible, "Connection %q is of kind oauth: it has no API key, and the customer connects it by a link.", c.Name)
+		return c, newProblem(codeNotPossible, "Connection %q is of kind oauth: it has no API key, and the customer connects it by a link.", c.Name)
 	}
 	if k.Key.IsZero() || !k.Key.Sendable() {
-		return c, problemOf(codeBadRequest, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has.")
+		return c, newProblem(codeBadRequest, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has.")
 	}
 	if k.Next && (k.AllowOtherCompany || k.AllowSharedCompany) {
-		return c, problemOf(codeBadRequest, "The next key is another one of the same company: leave allow_other_company and allow_shared_company out.")
+		return c, newProblem(codeBadRequest, "The next key is another one of the same company: leave allow_other_company and allow_shared_company out.")
 	}
 	if k.Next && c.Version == 0 {
-		return c, problemOf(codeNotPossible, "Connection %q has no key yet that another could follow: leave next out.", c.Name)
+		return c, newProblem(codeNotPossible, "Connection %q has no key yet that another could follow: leave next out.", c.Name)
 	}
 	if !k.ExpiresAt.IsZero() && !k.ExpiresAt.After(a.now()) {
-		return c, problemOf(codeBadRequest, "The time in expires_at has passed already.")
+		return c, newProblem(codeBadRequest, "The time in expires_at has passed already.")
 	}
 	after, err := a.actions.SetKey(ctx, c, k)
 	if err != nil {
-		return c, explainKey(err)
+		return c, keyProblem(err)
 	}
 	return after, nil
 }
 
-// removed is what is left to say of a connection.
-type removed struct {
+// findRemoved is what is left to say of a connection.
+type removeResponse struct {
 	Connection  Connection `json:"connection"` // as it was
 	Uninstalled bool       `json:"uninstalled"`
 	Message     string     `json:"message"`
@@ -257,7 +257,7 @@ func (a *Admin) removeConnection(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	uninstall, err := flag(values, "uninstall")
+	uninstall, err := boolParameter(values, "uninstall")
 	if err != nil {
 		return err
 	}
@@ -273,11 +273,11 @@ func (a *Admin) removeConnection(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, removed{Connection: Describe(c), Uninstalled: gone.Uninstalled, Message: gone.Message})
+	return writeJSON(w, http.StatusOK, removeResponse{Connection: Describe(c), Uninstalled: gone.Uninstalled, Message: gone.Message})
 }
 
-// plain is an action that takes no parameters and answers with what it returns.
-func (a *Admin) plain(do func(context.Context, credstore.Connection) (status int, answer any, err error)) handler {
+// withoutBody is an action that takes no parameters and answers with what it returns.
+func (a *Admin) withoutBody(do func(context.Context, credstore.Connection) (status int, answer any, err error)) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if err := readBody(w, r, fields{}); err != nil {
 			return err
@@ -302,26 +302,26 @@ func (a *Admin) checkConnection(ctx context.Context, c credstore.Connection) (in
 // refreshConnection answers 202 when there is no outcome yet.
 func (a *Admin) refreshConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
 	after, err := a.actions.Refresh(ctx, c)
-	if errors.Is(err, ErrUnderWay) {
+	if errors.Is(err, ErrRefreshPending) {
 		return http.StatusAccepted, Describe(c), nil
 	}
 	return http.StatusOK, Describe(after), err
 }
 
 func (a *Admin) retryConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
-	return a.changed(ctx, c, a.store.Retry(ctx, c.ID, a.now()))
+	return a.respondChanged(ctx, c, a.store.Retry(ctx, c.ID, a.now()))
 }
 
 func (a *Admin) disableConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
-	return a.changed(ctx, c, a.store.Disable(ctx, c.ID, credstore.ReasonOperator))
+	return a.respondChanged(ctx, c, a.store.Disable(ctx, c.ID, credstore.ReasonOperator))
 }
 
 func (a *Admin) enableConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
-	return a.changed(ctx, c, a.store.Enable(ctx, c.ID))
+	return a.respondChanged(ctx, c, a.store.Enable(ctx, c.ID))
 }
 
-// changed answers a change with the connection as it is now.
-func (a *Admin) changed(ctx context.Context, c credstore.Connection, err error) (int, any, error) {
+// respondChanged answers a change with the connection as it is now.
+func (a *Admin) respondChanged(ctx context.Context, c credstore.Connection, err error) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
@@ -329,8 +329,8 @@ func (a *Admin) changed(ctx context.Context, c credstore.Connection, err error) 
 	return http.StatusOK, Describe(after), err
 }
 
-// sentence returns the text of an error as a sentence without its full stop.
-func sentence(err error) string {
+// capitalize returns the text of an error as a sentence without its full stop.
+func capitalize(err error) string {
 	text := err.Error()
 	return strings.ToUpper(text[:1]) + text[1:]
 }

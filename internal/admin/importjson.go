@@ -15,54 +15,54 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Line is a connection as one of the JSON lines that an export writes and an
+// ConnectionLine is a connection as one of the JSON lines that an export writes and an
 // import reads, by the API and on the command line. One without a credential is
 // a connection that waits for its customer.
-type Line struct {
+type ConnectionLine struct {
 	Name           string     `json:"name"`
 	Kind           string     `json:"kind"`
 	RefreshToken   string     `json:"refresh_token,omitempty"`
 	AccessToken    string     `json:"access_token,omitempty"`
-	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // of the access token or the key
+	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // find the access token or the key
 	APIKey         string     `json:"api_key,omitempty"`
 	CompanyID      string     `json:"company_id,omitempty"`
 	ExternalTenant string     `json:"external_tenant,omitempty"`
 }
 
-// LineOf returns c without its credential.
-func LineOf(c credstore.Connection) Line {
-	return Line{Name: c.Name, Kind: string(c.Kind), CompanyID: c.CompanyID, ExternalTenant: c.ExternalTenant}
+// NewConnectionLine returns c without its credential.
+func NewConnectionLine(c credstore.Connection) ConnectionLine {
+	return ConnectionLine{Name: c.Name, Kind: string(c.Kind), CompanyID: c.CompanyID, ExternalTenant: c.ExternalTenant}
 }
 
 // Write writes l as a line.
-func (l Line) Write(out io.Writer) error {
+func (l ConnectionLine) Write(out io.Writer) error {
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(l) //nolint:gosec // G117: whoever put a credential in wants it out
 }
 
-// Import reads connections from JSON lines and says what became of each.
-type Import struct {
-	// Take adds a connection. The warning is what is worth knowing although it was
+// Importer reads connections from JSON lines and says what became of each.
+type Importer struct {
+	// Add adds a connection. The warning is what is worth knowing although it was
 	// added. Required.
-	Take func(context.Context, credstore.NewConnection) (warning string, err error)
-	// SharedCompany lets companies have other connections of the kind.
-	SharedCompany bool
-	// Tell hears of each line once it is done. Nil: nobody does.
-	Tell func(ImportedLine)
+	Add func(context.Context, credstore.NewConnection) (warning string, err error)
+	// AllowSharedCompany lets companies have other connections of the kind.
+	AllowSharedCompany bool
+	// OnResult hears of each line once it is done. Nil: nobody does.
+	OnResult func(ImportResult)
 }
 
 // ImportReport says what became of the lines of an import. Nothing in it is
 // secret.
 type ImportReport struct {
 	Imported int            `json:"imported"`
-	Pending  int            `json:"pending"` // of those imported; they wait for their customers
-	Refused  int            `json:"refused"`
-	Lines    []ImportedLine `json:"lines"`
+	Pending  int            `json:"pending"` // find those imported; they wait for their customers
+	Failed   int            `json:"refused"`
+	Lines    []ImportResult `json:"lines"`
 }
 
-// ImportedLine says what became of one line.
-type ImportedLine struct {
+// ImportResult says what became of one line.
+type ImportResult struct {
 	Line    int     `json:"line"` // from 1
 	Name    *string `json:"name"` // null when it could not be read
 	Result  string  `json:"result"`
@@ -71,27 +71,27 @@ type ImportedLine struct {
 	Error   *string `json:"error"` // why it was refused, for people
 }
 
-// What has become of a line.
+// Summary has become of a line.
 const (
-	lineImported = "imported"
-	lineRefused  = "refused"
+	resultImported = "imported"
+	resultFailed   = "refused"
 )
 
-// lineMax is far more than any line needs, in bytes.
-const lineMax = 1 << 20
+// maxLineSize is far more than any line needs, in bytes.
+const maxLineSize = 1 << 20
 
 // Run imports the lines, one after another: what is wrong with one does not keep
 // the others from being done. An error says that it could not go on to the end:
 // since in cannot be read, the store is unavailable or ctx has ended. The report
 // has what was done until then.
-func (i Import) Run(ctx context.Context, in io.Reader) (ImportReport, error) {
-	report := ImportReport{Lines: []ImportedLine{}}
-	lines := bufio.NewReaderSize(in, lineMax)
+func (i Importer) Run(ctx context.Context, in io.Reader) (ImportReport, error) {
+	report := ImportReport{Lines: []ImportResult{}}
+	lines := bufio.NewReaderSize(in, maxLineSize)
 	for number := 1; ; number++ {
 		line, err := readLine(lines)
 		line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\ufeff")))
 		if len(line) > 0 {
-			if err := i.one(ctx, number, line, &report); err != nil {
+			if err := i.importLine(ctx, number, line, &report); err != nil {
 				return report, fmt.Errorf("importing line %d: %w", number, err)
 			}
 		}
@@ -104,7 +104,7 @@ func (i Import) Run(ctx context.Context, in io.Reader) (ImportReport, error) {
 	}
 }
 
-// readLine returns the next line, without its end. Of one longer than lineMax it
+// readLine returns the next line, without its end. Of one longer than maxLineSize it
 // returns the beginning, which no object ends in, so that the line is refused
 // and the next one is read.
 func readLine(in *bufio.Reader) ([]byte, error) {
@@ -116,18 +116,18 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 	return line, err
 }
 
-// one imports a line and reports what became of it. It returns what keeps all
+// importLine imports a line and reports what became of it. It returns what keeps all
 // others from being imported too.
-func (i Import) one(ctx context.Context, number int, line []byte, report *ImportReport) error {
-	done := ImportedLine{Line: number, Result: lineImported}
+func (i Importer) importLine(ctx context.Context, number int, line []byte, report *ImportReport) error {
+	done := ImportResult{Line: number, Result: resultImported}
 	n, err := parseLine(line)
-	n.SharedCompany = i.SharedCompany
+	n.SharedCompany = i.AllowSharedCompany
 	if credstore.ValidName(n.Name) {
 		done.Name = &n.Name
 	}
 	warning := ""
 	if err == nil {
-		warning, err = i.Take(ctx, n)
+		warning, err = i.Add(ctx, n)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -135,8 +135,8 @@ func (i Import) one(ctx context.Context, number int, line []byte, report *Import
 	case errors.Is(err, credstore.ErrUnavailable):
 		return err
 	case err != nil:
-		report.Refused++
-		done.Result, done.Code, done.Error = lineRefused, orNull(string(codeOfLine(err))), orNull(err.Error())
+		report.Failed++
+		done.Result, done.Code, done.Error = resultFailed, orNull(string(lineErrorCode(err))), orNull(err.Error())
 	case n.Credential == nil:
 		report.Pending++
 		fallthrough
@@ -144,23 +144,23 @@ func (i Import) one(ctx context.Context, number int, line []byte, report *Import
 		report.Imported++
 	}
 	done.Warning = orNull(warning)
-	if i.Tell != nil {
-		i.Tell(done)
+	if i.OnResult != nil {
+		i.OnResult(done)
 	}
 	report.Lines = append(report.Lines, done)
 	return nil
 }
 
-// codeOfLine names what is wrong with a line as the API names it elsewhere.
-func codeOfLine(err error) code {
-	if p := explainConflict(err); p != nil {
+// lineErrorCode names what is wrong with a line as the API names it elsewhere.
+func lineErrorCode(err error) code {
+	if p := conflictProblem(err); p != nil {
 		return p.Code
 	}
 	return codeBadRequest
 }
 
-// members are those of a line as they are written.
-type members struct {
+// lineMembers are those of a line as they are written.
+type lineMembers struct {
 	Name           string `json:"name"`
 	Kind           string `json:"kind"`
 	RefreshToken   string `json:"refresh_token"`
@@ -170,14 +170,14 @@ type members struct {
 	CompanyID      string `json:"company_id"`
 	ExternalTenant string `json:"external_tenant"`
 
-	promised string // a member for a token or key that the line has, be it empty; else ""
+	credentialMember string // a member for a token or key that the line has, be it empty; else ""
 }
 
 // parseLine reads a line. What it returns beside an error holds the name, if
 // that could be read. Errors leave out what stands in the line, which is mostly
 // secret.
 func parseLine(line []byte) (credstore.NewConnection, error) {
-	var m members
+	var m lineMembers
 	if err := m.decode(line); err != nil {
 		return credstore.NewConnection{Name: m.Name}, err
 	}
@@ -198,7 +198,7 @@ func parseLine(line []byte) (credstore.NewConnection, error) {
 // credential returns that of the line, nil for a connection that waits for its
 // customer. Such a line names no token or key at all: one that is empty or null
 // is rather one that got lost on its way here.
-func (m members) credential() (*credstore.FirstCredential, error) {
+func (m lineMembers) credential() (*credstore.FirstCredential, error) {
 	c := credstore.FirstCredential{
 		AccessToken:  credstore.NewSecret(m.AccessToken),
 		RefreshToken: credstore.NewSecret(m.RefreshToken),
@@ -214,8 +214,8 @@ func (m members) credential() (*credstore.FirstCredential, error) {
 	switch {
 	case !c.AccessToken.IsZero() || !c.RefreshToken.IsZero() || !c.APIKey.IsZero():
 		return &c, nil
-	case m.promised != "":
-		return nil, fmt.Errorf("%s is empty; leave it out for a connection that waits for its customer", m.promised)
+	case m.credentialMember != "":
+		return nil, fmt.Errorf("%s is empty; leave it out for a connection that waits for its customer", m.credentialMember)
 	case !c.ExpiresAt.IsZero():
 		return nil, errors.New("expires_at is there, and no token or key that it could be of")
 	}
@@ -229,7 +229,7 @@ var (
 )
 
 // decode reads one JSON object with known members, each there once.
-func (m *members) decode(line []byte) error {
+func (m *lineMembers) decode(line []byte) error {
 	if !utf8.Valid(line) {
 		return errors.New("the line is not UTF-8")
 	}
@@ -249,14 +249,14 @@ func (m *members) decode(line []byte) error {
 	if !errors.Is(err, io.EOF) {
 		return errNotAnObject
 	}
-	return m.look(line)
+	return m.checkMembers(line)
 }
 
-// look sees to what a decoder does not mind: a member that is there twice, of
+// currentSample sees to what a decoder does not mind: a member that is there twice, of
 // which one value would be lost, and one in other letters, which would be missed
 // below.
-func (m *members) look(line []byte) error {
-	names, err := namesIn(line)
+func (m *lineMembers) checkMembers(line []byte) error {
+	names, err := memberNames(line)
 	if err != nil { // null
 		return errNotAnObject
 	}
@@ -264,7 +264,7 @@ func (m *members) look(line []byte) error {
 	for _, name := range names {
 		switch name {
 		case "refresh_token", "access_token", "api_key":
-			m.promised = name
+			m.credentialMember = name
 		case "name", "kind", "expires_at", "company_id", "external_tenant":
 		default:
 			return errUnknownMember
@@ -277,8 +277,8 @@ func (m *members) look(line []byte) error {
 	return nil
 }
 
-// namesIn returns the names of an object's members in their order.
-func namesIn(object []byte) (names []string, err error) {
+// memberNames returns the names of an object's members in their order.
+func memberNames(object []byte) (names []string, err error) {
 	dec := json.NewDecoder(bytes.NewReader(object))
 	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
 		return nil, errNotAnObject
