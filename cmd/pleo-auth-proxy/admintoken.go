@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
 // leastToken is the length, in bytes, below which an admin token could be
@@ -63,24 +63,12 @@ func checkAdminToken(cfg *config.Config) error {
 	return err
 }
 
-// makeAdminToken makes the file, whole or not at all and readable by its owner
-// only. One that somebody else has just made stays as it is.
+// makeAdminToken creates the file, readable by its owner only. It leaves one that
+// another process has just created unchanged.
 func makeAdminToken(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
+	err := durable.Create(path, []byte(rand.Text()+rand.Text()+"\n"))
+	if errors.Is(err, fs.ErrExist) {
+		return nil
 	}
-	defer func() { _ = os.Remove(f.Name()) }() // what is left over if that fails is as private as the token
-	_, err = fmt.Fprintf(f, "%s%s\n", rand.Text(), rand.Text())
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	// A link, unlike a rename, never takes the place of a file that is there.
-	if err := os.Link(f.Name(), path); !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
+	return err
 }

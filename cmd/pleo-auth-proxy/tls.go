@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
 // tlsFiles is the TLS of a listener by files, which are read again when they
@@ -22,10 +24,10 @@ type tlsFiles struct {
 	log     *zap.Logger
 	now     func() time.Time
 
-	mu      sync.Mutex    // guards the fields below
-	checked time.Time     // when the files were looked at
-	seen    []os.FileInfo // of the files when they were read
-	current *tls.Config   // nil while nobody can be let in
+	mu      sync.Mutex      // guards the fields below
+	checked time.Time       // when the files were looked at
+	seen    []durable.Stamp // of the files when they were read
+	current *tls.Config     // nil while nobody can be let in
 }
 
 // listenerTLS are the certificate files of the listeners, nil for those without.
@@ -100,8 +102,8 @@ var errNoAuthorities = errors.New("the authorities of client certificates cannot
 // look reads the files if they have changed. t.mu is held, or nobody else has t.
 func (t *tlsFiles) look() {
 	t.checked = t.now()
-	seen := t.stat()
-	if t.current != nil && same(seen, t.seen) {
+	seen := t.stamps()
+	if t.current != nil && slices.EqualFunc(seen, t.seen, durable.Stamp.Equal) {
 		return
 	}
 	next, err := t.read()
@@ -114,39 +116,21 @@ func (t *tlsFiles) look() {
 		t.log.Error("nobody is let in: the file of client authorities cannot be used", zap.String("key", t.section+".client_ca_file"), zap.Error(unknown))
 		return
 	}
-	if !same(seen, t.seen) {
+	if !slices.EqualFunc(seen, t.seen, durable.Stamp.Equal) {
 		t.seen = seen // said once for each change
 		t.log.Warn("the certificate cannot be used; going on with the one before", zap.String("key", t.section), zap.Error(err))
 	}
 }
 
-func (t *tlsFiles) stat() []os.FileInfo {
-	var seen []os.FileInfo
+// stamps returns the zero Stamp for a file that does not exist: its removal is a
+// change too.
+func (t *tlsFiles) stamps() []durable.Stamp {
+	var stamps []durable.Stamp
 	for _, path := range []string{t.paths.CertFile, t.paths.KeyFile, t.paths.ClientCAFile} {
-		info, err := os.Stat(path)
-		if err != nil {
-			info = nil // not there: a change as well
-		}
-		seen = append(seen, info)
+		stamp, _ := durable.StampOf(path)
+		stamps = append(stamps, stamp)
 	}
-	return seen
-}
-
-// same reports whether files are the ones that were seen before, unchanged.
-func same(now, before []os.FileInfo) bool {
-	if len(now) != len(before) {
-		return false
-	}
-	for i, a := range now {
-		b := before[i]
-		if (a == nil) != (b == nil) {
-			return false
-		}
-		if a != nil && (!os.SameFile(a, b) || a.Size() != b.Size() || !a.ModTime().Equal(b.ModTime())) {
-			return false
-		}
-	}
-	return true
+	return stamps
 }
 
 func (t *tlsFiles) read() (*tls.Config, error) {

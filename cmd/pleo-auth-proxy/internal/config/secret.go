@@ -8,9 +8,9 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
 // maxSecretSize is far more than any secret needs, and little enough to read
@@ -50,14 +50,14 @@ func (s SecretSource) OpenChecked(check func(credstore.Secret) error) (*SecretRe
 	if s.path == "" {
 		return r, check(s.value)
 	}
-	secret, state, err := readSecretFile(s.path, s.lines)
+	secret, stamp, err := readSecretFile(s.path, s.lines)
 	if err == nil {
 		err = check(secret)
 	}
 	if err != nil {
 		return nil, err
 	}
-	r.current, r.seen = secret, state
+	r.current, r.seen = secret, stamp
 	return r, nil
 }
 
@@ -70,8 +70,8 @@ type SecretReader struct {
 
 	mu      sync.Mutex // guards what follows
 	current credstore.Secret
-	seen    fileState // of the file when current was read
-	err     error     // why the file cannot be used now
+	seen    durable.Stamp // of the file when current was read
+	err     error         // why the file cannot be used now
 }
 
 // Secret returns the secret. While its file cannot be read, is empty or is refused,
@@ -80,15 +80,15 @@ func (r *SecretReader) Secret() credstore.Secret {
 	if r.path == "" {
 		return r.current
 	}
-	state, err := stateOf(r.path)
-	if err == nil && r.isCurrent(state) {
+	stamp, err := durable.StampOf(r.path)
+	if err == nil && r.isCurrent(stamp) {
 		return r.last()
 	}
-	secret, state, err := readSecretFile(r.path, r.lines)
+	secret, stamp, err := readSecretFile(r.path, r.lines)
 	if err == nil {
 		err = r.check(secret)
 	}
-	return r.keep(secret, state, err)
+	return r.keep(secret, stamp, err)
 }
 
 // Err returns why the file could not be used the last time, or nil.
@@ -98,10 +98,10 @@ func (r *SecretReader) Err() error {
 	return r.err
 }
 
-func (r *SecretReader) isCurrent(state fileState) bool {
+func (r *SecretReader) isCurrent(stamp durable.Stamp) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.err == nil && r.seen == state
+	return r.err == nil && r.seen.Equal(stamp)
 }
 
 func (r *SecretReader) last() credstore.Secret {
@@ -110,56 +110,37 @@ func (r *SecretReader) last() credstore.Secret {
 	return r.current
 }
 
-func (r *SecretReader) keep(secret credstore.Secret, state fileState, err error) credstore.Secret {
+func (r *SecretReader) keep(secret credstore.Secret, stamp durable.Stamp, err error) credstore.Secret {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.err = err
 	if err == nil {
-		r.current, r.seen = secret, state
+		r.current, r.seen = secret, stamp
 	}
 	return r.current
-}
-
-// fileState tells whether a file has been changed or replaced.
-type fileState struct {
-	inode    uint64
-	size     int64
-	modified time.Time
-}
-
-func stateOf(path string) (fileState, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return fileState{}, err
-	}
-	return stateFrom(info), nil
-}
-
-func stateFrom(info os.FileInfo) fileState {
-	return fileState{inode: inodeOf(info), size: info.Size(), modified: info.ModTime().UTC()}
 }
 
 // readSecretFile reads a file that holds one secret and at most one line break
 // after it, which editors and echo leave behind, or one that may hold several
 // lines.
-func readSecretFile(path string, lines bool) (credstore.Secret, fileState, error) {
+func readSecretFile(path string, lines bool) (credstore.Secret, durable.Stamp, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret: %w", err)
+		return credstore.Secret{}, durable.Stamp{}, fmt.Errorf("reading the secret: %w", err)
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	info, err := f.Stat()
+	stamp, err := durable.StampOfFile(f)
 	if err != nil {
-		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret: %w", err)
+		return credstore.Secret{}, durable.Stamp{}, fmt.Errorf("reading the secret: %w", err)
 	}
-	if !info.Mode().IsRegular() {
-		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret: %s is not a regular file", path)
+	if !stamp.IsRegular() {
+		return credstore.Secret{}, durable.Stamp{}, fmt.Errorf("reading the secret: %s is not a regular file", path)
 	}
 	secret, err := readSecret(f, lines)
 	if err != nil {
-		return credstore.Secret{}, fileState{}, fmt.Errorf("reading the secret in %s: %w", path, err)
+		return credstore.Secret{}, durable.Stamp{}, fmt.Errorf("reading the secret in %s: %w", path, err)
 	}
-	return secret, stateFrom(info), nil
+	return secret, stamp, nil
 }
 
 // ReadSecret reads one secret from r: everything but one line break at the end.
