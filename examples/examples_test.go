@@ -140,7 +140,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) configure() {
 	w.t.Helper()
-	client := w.sim.FirstClient()
+	client := w.sim.DefaultClient()
 	config := fmt.Sprintf(`environment: custom
 data_dir: %q
 upstream: {api_url: %q, auth_url: %q}

@@ -36,7 +36,7 @@ func newACMEWorld(t *testing.T, domain string, life time.Duration, plain bool) *
 	t.Helper()
 	const nowhere = 1
 	pages, httpAt := acmetest.FreeAddress(t), acmetest.FreeAddress(t)
-	reach := acmetest.Config{TLSPort: acmetest.PortOf(t, pages), HTTPPort: nowhere, Life: life}
+	reach := acmetest.Config{TLSPort: acmetest.PortOf(t, pages), HTTPPort: nowhere, Lifetime: life}
 	if plain {
 		reach.TLSPort, reach.HTTPPort = nowhere, acmetest.PortOf(t, httpAt)
 	}

@@ -251,8 +251,8 @@ func (w *connectWorld) checkNotOverwritten(p *process, old []simulator.Grant) {
 		w.t.Errorf("%d of %d consents were overwritten by a refresh, want none", overwritten, len(old))
 	}
 	for hash, token := range w.sim.Counters().RefreshTokens {
-		if token.Presentations > 1 {
-			w.t.Errorf("refresh token %s was presented %d times, want once", hash[:8], token.Presentations)
+		if token.TimesSent > 1 {
+			w.t.Errorf("refresh token %s was presented %d times, want once", hash[:8], token.TimesSent)
 		}
 	}
 }

@@ -57,7 +57,7 @@ func newWorld(t testing.TB, settings simulator.Settings, lines ...string) *world
 
 // configFor returns a configuration for the simulator at url.
 func configFor(sim *simulator.Simulator, url, dataDir string) string {
-	client := sim.FirstClient()
+	client := sim.DefaultClient()
 	return fmt.Sprintf(`environment: custom
 data_dir: %q
 upstream: {api_url: %q, auth_url: %q}

@@ -74,7 +74,7 @@ func (w *world) checkAlive(presentations int) {
 			w.t.Errorf("grant %s was lost: %s", g.ID, g.Reason)
 		}
 	}
-	if got := w.sim.Counters().MostPresentations; got > presentations {
+	if got := w.sim.Counters().MaxTimesSent; got > presentations {
 		w.t.Errorf("a refresh token was presented %d times, want at most %d", got, presentations)
 	}
 }

@@ -70,7 +70,7 @@ func TestRefreshIsNotDoneByTheCommand(t *testing.T) {
 	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "no server has taken it up within 100ms") {
 		t.Errorf("connections refresh without a server exits %d, want 1 and why:\n%s", code, stderr)
 	}
-	if got := w.sim.Counters().MostPresentations; got != 0 {
+	if got := w.sim.Counters().MaxTimesSent; got != 0 {
 		t.Errorf("the command has presented a refresh token %d times", got)
 	}
 	w.serve()

@@ -95,7 +95,7 @@ func TestRemoveUninstalls(t *testing.T) {
 				t.Errorf("the grant has ended: %v, want %v", ended, tt.ended)
 			}
 			w.wantRemoved("acme")
-			if n := w.sim.Counters().MostPresentations; n != 0 {
+			if n := w.sim.Counters().MaxTimesSent; n != 0 {
 				t.Errorf("the command has presented a refresh token %d times", n)
 			}
 		})

@@ -117,7 +117,7 @@ func TestNothingUnaskedIsLogged(t *testing.T) {
 // plantClientSecret gives the client a known secret, and the configuration too.
 func (w *world) plantClientSecret() {
 	w.t.Helper()
-	client := w.sim.FirstClient()
+	client := w.sim.DefaultClient()
 	old := client.Secret
 	client.Secret = plantedClientSecret
 	if err := w.sim.SetClient(client); err != nil {
@@ -204,7 +204,7 @@ func (w *world) misfortunes(p *process, said *strings.Builder) {
 // search reports every planted secret in text.
 func (w *world) search(where, text string) {
 	w.t.Helper()
-	for _, secret := range plantedForms(w.sim.FirstClient().ID) {
+	for _, secret := range plantedForms(w.sim.DefaultClient().ID) {
 		if i := strings.Index(text, secret); i >= 0 {
 			w.t.Errorf("%s shows %q: …%s…", where, secret, text[max(0, i-100):min(len(text), i+100)])
 		}

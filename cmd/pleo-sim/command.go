@@ -227,8 +227,8 @@ func (o *options) overrides(s *simulator.Settings) map[string]func() {
 		"expires-in":             func() { s.OAuth.ExpiresIn = o.expiresIn },
 		"reuse":                  func() { s.OAuth.Reuse = o.reuse },
 		"old-access-token":       func() { s.OAuth.OldAccessToken = o.oldAccessToken },
-		"refusal-code":           func() { s.OAuth.RefusalCode = o.refusalCode },
-		"refusal-status":         func() { s.OAuth.RefusalStatus = o.refusalStatus },
+		"refusal-code":           func() { s.OAuth.RejectionCode = o.refusalCode },
+		"refusal-status":         func() { s.OAuth.RejectionStatus = o.refusalStatus },
 		"unauthorized-body":      func() { s.API.UnauthorizedBody = o.unauthorizedBody },
 		"introspection":          func() { s.OAuth.Introspection = o.introspects },
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// drain is how long requests under way may take when the program ends.
-const drain = 2 * time.Second
+// shutdownTimeout is how long requests under way may take when the program ends.
+const shutdownTimeout = 2 * time.Second
 
 func newLogger(level string, w io.Writer) (*zap.Logger, error) {
 	parsed, err := zapcore.ParseLevel(level)
@@ -31,14 +31,14 @@ func newLogger(level string, w io.Writer) (*zap.Logger, error) {
 	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(zapcore.AddSync(w)), parsed)), nil
 }
 
-// site is one listener and what it serves.
-type site struct {
+// listener is one listener and what it serves.
+type listener struct {
 	listener net.Listener
 	server   *http.Server // over TLS if it has a TLSConfig
 }
 
 // url is where the site is reached.
-func (s site) url() string {
+func (s listener) url() string {
 	if s.server.TLSConfig != nil {
 		return "https://" + s.listener.Addr().String()
 	}
@@ -76,13 +76,13 @@ func (o *options) serve(ctx context.Context, sim *simulator.Simulator, out io.Wr
 	g.Go(func() error {
 		<-ctx.Done()
 		sim.Close()
-		end(sites)
+		shutDown(sites)
 		return nil
 	})
 	return g.Wait()
 }
 
-func (s site) run() error {
+func (s listener) run() error {
 	serve := func() error { return s.server.Serve(s.listener) }
 	if s.server.TLSConfig != nil {
 		serve = func() error { return s.server.ServeTLS(s.listener, "", "") }
@@ -93,9 +93,9 @@ func (s site) run() error {
 	return nil
 }
 
-// end lets requests under way finish, for a moment.
-func end(sites []site) {
-	ctx, cancel := context.WithTimeout(context.Background(), drain) // the program's own has ended
+// shutDown lets requests under way finish, for a moment.
+func shutDown(sites []listener) {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout) // the program's own has ended
 	defer cancel()
 	for _, s := range sites {
 		if err := s.server.Shutdown(ctx); err != nil {
@@ -107,7 +107,7 @@ func end(sites []site) {
 
 // open listens on all addresses and tells where the three parts are. What has
 // no address of its own is served together.
-func (o *options) open(ctx context.Context, sim *simulator.Simulator) ([]site, ready, error) {
+func (o *options) open(ctx context.Context, sim *simulator.Simulator) ([]listener, ready, error) {
 	secure, err := o.tlsConfig()
 	if err != nil {
 		return nil, ready{}, err
@@ -116,8 +116,8 @@ func (o *options) open(ctx context.Context, sim *simulator.Simulator) ([]site, r
 	if err != nil {
 		return nil, ready{}, err
 	}
-	sites := []site{main}
-	client := sim.FirstClient()
+	sites := []listener{main}
+	client := sim.DefaultClient()
 	line := ready{
 		APIURL: main.url(), AuthURL: main.url(), ControlURL: main.url(),
 		ClientID: client.ID, ClientSecret: client.Secret, RedirectURIs: client.RedirectURIs,
@@ -137,7 +137,7 @@ func (o *options) open(ctx context.Context, sim *simulator.Simulator) ([]site, r
 		}
 		s, err := listen(ctx, own.address, own.handler, own.secure)
 		if err != nil {
-			end(sites)
+			shutDown(sites)
 			return nil, ready{}, err
 		}
 		sites, *own.url = append(sites, s), s.url()
@@ -157,13 +157,13 @@ func (o *options) tlsConfig() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-func listen(ctx context.Context, address string, h http.Handler, secure *tls.Config) (site, error) {
+func listen(ctx context.Context, address string, h http.Handler, secure *tls.Config) (listener, error) {
 	var config net.ListenConfig
 	ln, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
-		return site{}, fmt.Errorf("opening %s: %w", address, err)
+		return listener{}, fmt.Errorf("opening %s: %w", address, err)
 	}
 	server := simulator.NewServer(h)
 	server.TLSConfig = secure
-	return site{simulator.RecordHeads(ln), server}, nil
+	return listener{simulator.RecordHeads(ln), server}, nil
 }

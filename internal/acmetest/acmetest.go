@@ -33,8 +33,8 @@ import (
 
 // Authority is a Pebble that reaches all domains at this machine.
 type Authority struct {
-	// Own is whom to trust when talking to it, as RootFile holds it.
-	Own *x509.CertPool
+	// ServerRoots is whom to trust when talking to it, as RootFile holds it.
+	ServerRoots *x509.CertPool
 
 	t          *testing.T
 	pebble     string // the program
@@ -48,7 +48,7 @@ type Authority struct {
 // Config says where an [Authority] looks for domains, and what it issues.
 type Config struct {
 	TLSPort, HTTPPort int
-	Life              time.Duration // of certificates
+	Lifetime          time.Duration // of certificates
 }
 
 // New prepares an authority, which does not run yet. It skips the test where
@@ -59,12 +59,12 @@ func New(t *testing.T, pebble string, c Config) *Authority {
 		t.Skip("needs -pebble; `make acme` runs this")
 	}
 	a := &Authority{t: t, pebble: pebble, dir: t.TempDir(), address: FreeAddress(t), management: FreeAddress(t), log: new(logBuffer)}
-	a.Own = a.certificate()
+	a.ServerRoots = a.certificate()
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": a.address, "managementListenAddress": a.management,
 		"certificate": filepath.Join(a.dir, "cert.pem"), "privateKey": filepath.Join(a.dir, "key.pem"),
 		"httpPort": c.HTTPPort, "tlsPort": c.TLSPort, "keyAlgorithm": "ecdsa",
-		"profiles":   map[string]any{"default": map[string]any{"description": "of tests", "validityPeriod": c.Life.Seconds()}},
+		"profiles":   map[string]any{"default": map[string]any{"description": "of tests", "validityPeriod": c.Lifetime.Seconds()}},
 		"retryAfter": map[string]any{"authz": 1, "order": 1},
 	}})
 	if err != nil {
@@ -118,7 +118,7 @@ func (a *Authority) Directory() string { return "https://" + a.address + "/dir" 
 // Start runs the authority until the test ends, and returns once it answers.
 func (a *Authority) Start() {
 	a.t.Helper()
-	a.cmd = exec.Command(a.pebble, "-config", filepath.Join(a.dir, "pebble.json"), "-dnsserver", serveNames(a.t))
+	a.cmd = exec.Command(a.pebble, "-config", filepath.Join(a.dir, "pebble.json"), "-dnsserver", serveDNS(a.t))
 	a.cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	if err := a.cmd.Start(); err != nil {
@@ -128,14 +128,14 @@ func (a *Authority) Start() {
 		_ = a.cmd.Process.Kill() // it does not end by itself
 		_ = a.cmd.Wait()
 	})
-	for deadline := time.Now().Add(time.Minute); !answers(a.address) || !answers(a.management); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !accepts(a.address) || !accepts(a.management); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			a.t.Fatalf("the authority does not answer; it says:\n%s", a.Log())
 		}
 	}
 }
 
-func answers(address string) bool {
+func accepts(address string) bool {
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		return false
@@ -147,7 +147,7 @@ func answers(address string) bool {
 // after each start.
 func (a *Authority) Roots() *x509.CertPool {
 	a.t.Helper()
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.Own}}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.ServerRoots}}
 	defer transport.CloseIdleConnections()
 	res, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Get("https://" + a.management + "/roots/0")
 	if err != nil {
@@ -210,9 +210,9 @@ func PortOf(t *testing.T, address string) int {
 	return n
 }
 
-// serveNames runs a DNS server that finds every name at this machine, and
+// serveDNS runs a DNS server that finds every name at this machine, and
 // returns its address. Pebble asks over TCP (RFC 1035 section 4.2.2).
-func serveNames(t *testing.T) string {
+func serveDNS(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -225,14 +225,14 @@ func serveNames(t *testing.T) string {
 			if err != nil {
 				return // closed
 			}
-			go answerNames(conn)
+			go handleDNS(conn)
 		}
 	}()
 	return l.Addr().String()
 }
 
-// answerNames answers until whoever asks hangs up or asks nonsense.
-func answerNames(conn net.Conn) {
+// handleDNS answers until whoever asks hangs up or asks nonsense.
+func handleDNS(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	for {
 		var length [2]byte
@@ -243,7 +243,7 @@ func answerNames(conn net.Conn) {
 		if _, err := io.ReadFull(conn, query); err != nil {
 			return
 		}
-		reply, err := nameReply(query)
+		reply, err := dnsResponse(query)
 		if err != nil {
 			return
 		}
@@ -253,7 +253,7 @@ func answerNames(conn net.Conn) {
 	}
 }
 
-func nameReply(query []byte) ([]byte, error) {
+func dnsResponse(query []byte) ([]byte, error) {
 	var m dnsmessage.Message
 	if err := m.Unpack(query); err != nil || len(m.Questions) != 1 {
 		return nil, fmt.Errorf("not a question: %w", err)

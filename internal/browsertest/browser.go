@@ -15,8 +15,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience bounds one step of a person in the browser.
-const patience = 30 * time.Second
+// stepTimeout bounds one step of a person in the browser.
+const stepTimeout = 30 * time.Second
 
 // Browser is a running Chromium, which ends with the test.
 type Browser struct {
@@ -60,9 +60,9 @@ type Tab struct {
 	t   testing.TB
 	ctx context.Context
 
-	mu         sync.Mutex // guards what follows
-	requested  []string   // the URLs of all requests
-	complaints []string   // what the browser had to say about the pages
+	mu            sync.Mutex // guards what follows
+	requested     []string   // the URLs of all requests
+	consoleErrors []string   // what the browser had to say about the pages
 }
 
 // Tab opens one, at the size of a desktop. Requests and complaints are noted
@@ -70,7 +70,7 @@ type Tab struct {
 func (b *Browser) Tab() *Tab {
 	b.t.Helper()
 	t := &Tab{t: b.t}
-	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext(), chromedp.WithListener(t.note))
+	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext(), chromedp.WithListener(t.record))
 	b.t.Cleanup(cancel)
 	t.ctx = ctx
 	// The tab lasts as long as the context of its first step, which so has no end.
@@ -81,8 +81,8 @@ func (b *Browser) Tab() *Tab {
 	return t
 }
 
-// note runs between the messages of the browser, so it does not talk back.
-func (t *Tab) note(event any) {
+// record runs between the messages of the browser, so it does not talk back.
+func (t *Tab) record(event any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch e := event.(type) {
@@ -92,10 +92,10 @@ func (t *Tab) note(event any) {
 		// That a page came with a status of 400 or more is the server's word, not
 		// the browser's complaint.
 		if e.Entry.Level == log.EntryLevelError && e.Entry.Source != log.EntrySourceNetwork {
-			t.complaints = append(t.complaints, e.Entry.Text)
+			t.consoleErrors = append(t.consoleErrors, e.Entry.Text)
 		}
 	case *runtime.EventExceptionThrown:
-		t.complaints = append(t.complaints, e.ExceptionDetails.Text)
+		t.consoleErrors = append(t.consoleErrors, e.ExceptionDetails.Text)
 	}
 }
 
@@ -106,27 +106,27 @@ func (t *Tab) Requested() []string {
 	return append([]string(nil), t.requested...)
 }
 
-// complained returns what the browser has said about the pages, such as that
+// errorsLogged returns what the browser has said about the pages, such as that
 // their policy forbids what they do.
-func (t *Tab) complained() []string {
+func (t *Tab) errorsLogged() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return append([]string(nil), t.complaints...)
+	return append([]string(nil), t.consoleErrors...)
 }
 
 // do runs the steps within patience.
 func (t *Tab) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	t.t.Helper()
-	ctx, cancel := context.WithTimeout(t.ctx, patience)
+	ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
 	defer cancel()
 	if err := chromedp.Do(ctx, steps...); err != nil {
-		t.t.Fatalf("%s: %v\nat %s", what, err, t.where())
+		t.t.Fatalf("%s: %v\nat %s", what, err, t.describe())
 	}
 }
 
-// where tells where the tab is, for a failed test.
-func (t *Tab) where() string {
-	ctx, cancel := context.WithTimeout(t.ctx, patience)
+// describe tells where the tab is, for a failed test.
+func (t *Tab) describe() string {
+	ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
 	defer cancel()
 	url, err := chromedp.Run(ctx, chromedp.Location())
 	if err != nil {

@@ -42,7 +42,7 @@ func TestBrowserInspectionBites(t *testing.T) {
 			t.Errorf("the bad page violates %s, and that is not found:\n%s", rule, found)
 		}
 	}
-	if len(tab.complained()) == 0 {
+	if len(tab.errorsLogged()) == 0 {
 		t.Error("the bad page breaks its own policy, and that is not noted")
 	}
 	judge := &verdict{TB: t}

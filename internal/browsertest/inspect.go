@@ -54,7 +54,7 @@ func (t *Tab) Inspect(name string) {
 		}
 	}
 	t.shoot(name)
-	for _, complaint := range t.complained() {
+	for _, complaint := range t.errorsLogged() {
 		t.t.Errorf("%s: the browser says: %s", name, complaint)
 	}
 }
@@ -150,7 +150,7 @@ func (t *Tab) shoot(name string) {
 	}
 	for _, v := range []view{phone, phoneDark, desktopDark, desktop} {
 		t.look(v)
-		ctx, cancel := context.WithTimeout(t.ctx, patience)
+		ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
 		picture, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
 		cancel()
 		if err == nil {

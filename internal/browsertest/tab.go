@@ -47,10 +47,10 @@ func (t *Tab) Reload() {
 // travel takes a step that leads to another page, and waits until that is there.
 func (t *Tab) travel(what string, step chromedp.Action[chromedp.Void]) {
 	t.t.Helper()
-	ctx, cancel := context.WithTimeout(t.ctx, patience)
+	ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
 	defer cancel()
 	if _, err := chromedp.RunResponse(ctx, step); err != nil {
-		t.t.Fatalf("%s: %v\nat %s", what, err, t.where())
+		t.t.Fatalf("%s: %v\nat %s", what, err, t.describe())
 	}
 }
 
@@ -92,7 +92,7 @@ func (t *Tab) TabTo(selector string) {
 			return
 		}
 	}
-	t.t.Fatalf("Tab does not lead to %s\nat %s", selector, t.where())
+	t.t.Fatalf("Tab does not lead to %s\nat %s", selector, t.describe())
 }
 
 // focusShows tells whether the element with the focus has an outline (WCAG 2.2,
@@ -153,11 +153,11 @@ func (t *Tab) WantText(texts ...string) {
 
 func evaluate[T any](t *Tab, expression string, options ...chromedp.EvaluateOption) T {
 	t.t.Helper()
-	ctx, cancel := context.WithTimeout(t.ctx, patience)
+	ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
 	defer cancel()
 	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, options...))
 	if err != nil {
-		t.t.Fatalf("looking at the page: %v\nat %s", err, t.where())
+		t.t.Fatalf("looking at the page: %v\nat %s", err, t.describe())
 	}
 	return value
 }

@@ -20,14 +20,14 @@ import (
 // close: from the server's commit until the new pair is on disk.
 func timeToDurable(r *run) {
 	r.needStrace()
-	w := r.world(simulator.Settings{})
-	links := w.expired(r.trials)
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connectExpired(r.trials)
 	report := filepath.Join(w.dir, "syncs.txt")
 	p := w.start(exec.Command("strace", "-f", "--seccomp-bpf", "-y", "-ttt", "-T", "-e", "trace=fsync,fdatasync", "-o", report,
 		*program, "serve", "--json", "--config", w.config))
 	var commits []time.Time
-	for _, l := range links {
-		w.kept(p, []link{l})
+	for _, l := range connections {
+		w.checkWorking(p, []connection{l})
 		commits = append(commits, w.await(simulator.PhaseCommitted, l).Time)
 	}
 	p.stopTraced()
@@ -44,13 +44,13 @@ func timeToDurable(r *run) {
 	ms := func(share float64) float64 {
 		return float64(took[int(share*float64(len(took)-1))]) / float64(time.Millisecond)
 	}
-	r.row.add(func(row *row) {
+	r.row.update(func(row *row) {
 		row.Note = fmt.Sprintf("median %.1f ms, 95 %% within %.1f ms, slowest %.1f ms", ms(0.5), ms(0.95), ms(1))
 	})
 	if ms(0.5) > 5 {
-		r.wrong("the median is %.1f ms, want at most 5 ms", ms(0.5))
+		r.violation("the median is %.1f ms, want at most 5 ms", ms(0.5))
 	}
-	w.tally(len(links))
+	w.finish(len(connections))
 }
 
 // stopTraced stops a process that runs under strace, which heeds no signals.
@@ -68,7 +68,7 @@ func (p *process) stopTraced() {
 	if err := syscall.Kill(child, syscall.SIGTERM); err != nil {
 		p.Fatal(err)
 	}
-	p.ended()
+	p.awaitExit()
 }
 
 // A line of strace's: thread, time, what was called, and how long it took. A
@@ -79,7 +79,7 @@ var (
 )
 
 // syncsOf reads when syncs of the file were done, in their order.
-func (w *world) syncsOf(report, path string) []time.Time {
+func (w *env) syncsOf(report, path string) []time.Time {
 	w.Helper()
 	text, err := os.ReadFile(report)
 	if err != nil {
@@ -105,7 +105,7 @@ func (w *world) syncsOf(report, path string) []time.Time {
 }
 
 // after adds seconds to a Unix time, both as strace writes them.
-func (w *world) after(began, took string) time.Time {
+func (w *env) after(began, took string) time.Time {
 	w.Helper()
 	seconds, micros, _ := strings.Cut(began, ".")
 	s, err1 := strconv.ParseInt(seconds, 10, 64)

@@ -1,7 +1,7 @@
 package faults
 
-// window is the only interval in which a crash may lose a token, by design.
-const window = "the answer was lost with the process that waited for it"
+// crashWindow is the only interval in which a crash may lose a token, by design.
+const crashWindow = "the answer was lost with the process that waited for it"
 
 // allFaults lists all faults in the order of the reliability matrix.
 func allFaults() []fault { return append(sqliteFaults(), postgresFaults()...) }
@@ -9,31 +9,31 @@ func allFaults() []fault { return append(sqliteFaults(), postgresFaults()...) }
 // sqliteFaults lists the faults of one machine.
 func sqliteFaults() []fault {
 	return []fault{
-		{id: "F1", title: "SIGKILL before the server commits", full: 200, presented: 2, alone: true, run: killedBeforeCommit},
-		{id: "F2", title: "SIGKILL after the commit, no answer", full: 100, presented: 2, mayLose: window, run: killedWithoutAnswer},
-		{id: "F3", title: "SIGKILL 0 to 50 ms after the commit", full: 200, presented: 1, mayLose: window, alone: true, run: killedSoonAfterCommit},
-		{id: "F4", title: "answer truncated or reset after the commit", full: 200, presented: 2, mayLose: "the refresh token was in the part that was lost", run: answerBroken},
-		{id: "F5", title: "answer 30 s late", full: 32, presented: 1, run: answerLate},
-		{id: "F6", title: "the client that caused the refresh leaves", full: 200, presented: 1, run: clientLeaves},
-		{id: "F7", title: "SIGTERM during a refresh", full: 200, presented: 1, run: toldToStop},
-		{id: "F8", title: "refused dial, DNS failure, TLS failure", full: 60, presented: 1, run: unreachable},
-		{id: "F9", title: "429, 503, 500, a page or garbage", full: 240, presented: 3, run: serverIll},
-		{id: "F12", title: "SIGKILL before the token is sent", full: 100, presented: 1, run: killedBeforeSending},
-		{id: "F13", title: "owner of a refresh paused, then continued", full: 100, presented: 1, run: paused},
-		{id: "F14", title: "store away before a refresh", full: 20, presented: 1, run: storeAway},
-		{id: "F15", title: "store dies after the commit", full: 100, presented: 1, alone: true, run: storeDies},
-		{id: "F16", title: "the answer to COMMIT is lost", full: 100, presented: 1, alone: true, run: commitUnanswered},
-		{id: "F18", title: "EIO, ENOSPC, EROFS or SIGKILL at a file operation", full: 200, presented: 2, mayLose: window, alone: true, run: diskFails},
-		{id: "F19", title: "clock off by 5 minutes; expires_in of any form", full: 100, presented: 1, run: oddTimes},
-		{id: "F20", title: "access token dies while requests are in flight", full: 20, presented: 1, run: oldTokenDies},
-		{id: "F21", title: "the API answers 401 for ever", full: 20, presented: 1, run: apiRefuses},
-		{id: "F23", title: "connection removed during a refresh", full: 100, presented: 1, run: removedMeanwhile},
-		{id: "F24", title: "rotation of the keyset interrupted", full: 240, presented: 1, run: rotationInterrupted},
-		{id: "F25", title: "two processes on one SQLite file", full: 20, presented: 1, run: twoProcesses},
-		{id: "F26", title: "store restored from an old backup", full: 20, presented: 1, mayLose: "the backup's tokens are spent", run: oldBackup},
-		{id: "F27", title: "many connections refused at once", full: 1000, presented: 1, mayLose: "refused before the brake held", run: massRefusal},
-		{id: "S", title: "soak: three processes, one killed every 10 s", full: 60, presented: 2, run: soak},
-		{id: "T", title: "no fault: commit to durable pair", full: 500, presented: 1, alone: true, run: timeToDurable},
+		{id: "F1", title: "SIGKILL before the server commits", full: 200, maxSends: 2, alone: true, run: killedBeforeCommit},
+		{id: "F2", title: "SIGKILL after the commit, no answer", full: 100, maxSends: 2, mayLose: crashWindow, run: killedAfterCommit},
+		{id: "F3", title: "SIGKILL 0 to 50 ms after the commit", full: 200, maxSends: 1, mayLose: crashWindow, alone: true, run: killedSoonAfterCommit},
+		{id: "F4", title: "answer truncated or reset after the commit", full: 200, maxSends: 2, mayLose: "the refresh token was in the part that was lost", run: responseTruncated},
+		{id: "F5", title: "answer 30 s late", full: 32, maxSends: 1, run: responseLate},
+		{id: "F6", title: "the client that caused the refresh leaves", full: 200, maxSends: 1, run: clientLeaves},
+		{id: "F7", title: "SIGTERM during a refresh", full: 200, maxSends: 1, run: terminated},
+		{id: "F8", title: "refused dial, DNS failure, TLS failure", full: 60, maxSends: 1, run: unreachable},
+		{id: "F9", title: "429, 503, 500, a page or garbage", full: 240, maxSends: 3, run: serverErrors},
+		{id: "F12", title: "SIGKILL before the token is sent", full: 100, maxSends: 1, run: killedBeforeSending},
+		{id: "F13", title: "owner of a refresh paused, then continued", full: 100, maxSends: 1, run: paused},
+		{id: "F14", title: "store away before a refresh", full: 20, maxSends: 1, run: storeUnavailable},
+		{id: "F15", title: "store dies after the commit", full: 100, maxSends: 1, alone: true, run: storeFailsAfterCommit},
+		{id: "F16", title: "the answer to COMMIT is lost", full: 100, maxSends: 1, alone: true, run: commitResponseDelayed},
+		{id: "F18", title: "EIO, ENOSPC, EROFS or SIGKILL at a file operation", full: 200, maxSends: 2, mayLose: crashWindow, alone: true, run: diskFails},
+		{id: "F19", title: "clock off by 5 minutes; expires_in of any form", full: 100, maxSends: 1, run: unusualLifetimes},
+		{id: "F20", title: "access token dies while requests are in flight", full: 20, maxSends: 1, run: accessTokenRevoked},
+		{id: "F21", title: "the API answers 401 for ever", full: 20, maxSends: 1, run: apiAlwaysUnauthorized},
+		{id: "F23", title: "connection removed during a refresh", full: 100, maxSends: 1, run: removedMeanwhile},
+		{id: "F24", title: "rotation of the keyset interrupted", full: 240, maxSends: 1, run: rotationInterrupted},
+		{id: "F25", title: "two processes on one SQLite file", full: 20, maxSends: 1, run: twoProcesses},
+		{id: "F26", title: "store restored from an old backup", full: 20, maxSends: 1, mayLose: "the backup's tokens are spent", run: storeRestored},
+		{id: "F27", title: "many connections refused at once", full: 1000, maxSends: 1, mayLose: "refused before the brake held", run: massRejection},
+		{id: "S", title: "soak: three processes, one killed every 10 s", full: 60, maxSends: 2, run: soak},
+		{id: "T", title: "no fault: commit to durable pair", full: 500, maxSends: 1, alone: true, run: timeToDurable},
 	}
 }
 
@@ -41,27 +41,27 @@ func sqliteFaults() []fault {
 // has nothing to do with the store is not tried a second time.
 func postgresFaults() []fault {
 	faults := []fault{
-		{id: "F1P", title: "SIGKILL before the server commits", full: 200, presented: 2, run: replicaKilledBeforeCommit},
-		{id: "F2P", title: "SIGKILL after the commit, no answer", full: 40, presented: 2, mayLose: window, run: replicaKilledWithoutAnswer},
-		{id: "F3P", title: "SIGKILL 0 to 100 ms after the commit", full: 100, presented: 1, mayLose: window, alone: true, run: replicaKilledSoonAfterCommit},
-		{id: "F6P", title: "the client that caused the refresh leaves", full: 200, presented: 1, run: clientLeaves},
-		{id: "F7P", title: "SIGTERM during a refresh", full: 100, presented: 1, run: (*run).stopSoon},
-		{id: "F10P", title: "refused although another replica has rotated", full: 100, presented: 1, run: rotatedElsewhere},
-		{id: "F11P", title: "three replicas, 100 clients each, all at expiry", full: 200, presented: 1, alone: true, run: allAtExpiry},
-		{id: "F12P", title: "SIGKILL of the lease's holder before it sends", full: 100, presented: 1, run: holderKilled},
-		{id: "F13P", title: "owner paused past its lease, then continued", full: 100, presented: 2, overlaps: true, run: pausedPastLease},
-		{id: "F14P", title: "database away before a refresh", full: 20, presented: 1, run: storeAway},
-		{id: "F15P", title: "database dies after the commit", full: 100, presented: 1, run: storeDies},
-		{id: "F16P", title: "the answer to COMMIT is lost", full: 100, presented: 1, run: commitLost},
-		{id: "F17P", title: "database silent for 5 s", full: 5, presented: 1, alone: true, run: databaseSilent},
-		{id: "F20P", title: "access token dies while requests are in flight", full: 20, presented: 1, run: oldTokenDies},
-		{id: "F23P", title: "connection removed during a refresh", full: 100, presented: 1, run: removedMeanwhile},
-		{id: "F24P", title: "rotation of the keyset interrupted", full: 60, presented: 1, run: rotationInterrupted},
-		{id: "F26P", title: "failed over to a replica that lagged", full: 20, presented: 1, mayLose: "obtained by a replica that is gone", run: laggingFailover},
-		{id: "F28P", title: "a pair spooled by a replica that is cut off", full: 20, presented: 1, run: spooledElsewhere},
-		{id: "F29P", title: "two replicas start on an empty store", full: 20, presented: 1, run: emptyStore},
-		{id: "KP", title: "database killed, again and again, under load", full: 20, presented: 2, mayLose: window, alone: true, run: databaseKilled},
-		{id: "SP", title: "soak: three replicas, one killed every 10 s", full: 60, presented: 2, run: soak},
+		{id: "F1P", title: "SIGKILL before the server commits", full: 200, maxSends: 2, run: replicaKilledBeforeCommit},
+		{id: "F2P", title: "SIGKILL after the commit, no answer", full: 40, maxSends: 2, mayLose: crashWindow, run: replicaKilledAfterCommit},
+		{id: "F3P", title: "SIGKILL 0 to 100 ms after the commit", full: 100, maxSends: 1, mayLose: crashWindow, alone: true, run: replicaKilledSoonAfterCommit},
+		{id: "F6P", title: "the client that caused the refresh leaves", full: 200, maxSends: 1, run: clientLeaves},
+		{id: "F7P", title: "SIGTERM during a refresh", full: 100, maxSends: 1, run: (*run).terminateDuringRefresh},
+		{id: "F10P", title: "refused although another replica has rotated", full: 100, maxSends: 1, run: rotatedElsewhere},
+		{id: "F11P", title: "three replicas, 100 clients each, all at expiry", full: 200, maxSends: 1, alone: true, run: allAtExpiry},
+		{id: "F12P", title: "SIGKILL of the lease's holder before it sends", full: 100, maxSends: 1, run: leaseOwnerKilled},
+		{id: "F13P", title: "owner paused past its lease, then continued", full: 100, maxSends: 2, overlaps: true, run: pausedPastLease},
+		{id: "F14P", title: "database away before a refresh", full: 20, maxSends: 1, run: storeUnavailable},
+		{id: "F15P", title: "database dies after the commit", full: 100, maxSends: 1, run: storeFailsAfterCommit},
+		{id: "F16P", title: "the answer to COMMIT is lost", full: 100, maxSends: 1, run: commitResponseLost},
+		{id: "F17P", title: "database silent for 5 s", full: 5, maxSends: 1, alone: true, run: databaseUnresponsive},
+		{id: "F20P", title: "access token dies while requests are in flight", full: 20, maxSends: 1, run: accessTokenRevoked},
+		{id: "F23P", title: "connection removed during a refresh", full: 100, maxSends: 1, run: removedMeanwhile},
+		{id: "F24P", title: "rotation of the keyset interrupted", full: 60, maxSends: 1, run: rotationInterrupted},
+		{id: "F26P", title: "failed over to a replica that lagged", full: 20, maxSends: 1, mayLose: "obtained by a replica that is gone", run: laggingFailover},
+		{id: "F28P", title: "a pair spooled by a replica that is cut off", full: 20, maxSends: 1, run: spooledElsewhere},
+		{id: "F29P", title: "two replicas start on an empty store", full: 20, maxSends: 1, run: emptyStore},
+		{id: "KP", title: "database killed, again and again, under load", full: 20, maxSends: 2, mayLose: crashWindow, alone: true, run: databaseKilled},
+		{id: "SP", title: "soak: three replicas, one killed every 10 s", full: 60, maxSends: 2, run: soak},
 	}
 	for i := range faults {
 		faults[i].postgres = true

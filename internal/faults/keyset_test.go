@@ -25,10 +25,10 @@ func rotationInterrupted(r *run) {
 			}
 		}
 	}
-	w := r.world(simulator.Settings{})
-	links := w.expired(r.trials)
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connectExpired(r.trials)
 	kills := 0
-	for i, l := range links {
+	for i, l := range connections {
 		at := points[i*len(points)/r.trials%len(points)]
 		old := w.primaryKey()
 		for _, step := range []string{"add", "promote", "retire"} {
@@ -39,20 +39,20 @@ func rotationInterrupted(r *run) {
 			if step == at.step && w.killAt(at.call, at.nth, args...) {
 				kills++
 			}
-			w.again(args...)
+			w.retryCommand(args...)
 		}
 		p := w.serve()
-		w.kept(p, links[:i+1])
-		w.savedSoon(p, []link{l}) // its refresh token has opened
+		w.checkWorking(p, connections[:i+1])
+		w.checkSavedSoon(p, []connection{l}) // its refresh token has opened
 		p.stop()
 	}
-	r.row.add(func(row *row) { row.Note = fmt.Sprintf("%d commands were killed, the others ended before", kills) })
-	w.tally(len(links))
+	r.row.update(func(row *row) { row.Note = fmt.Sprintf("%d commands were killed, the others ended before", kills) })
+	w.finish(len(connections))
 }
 
 // killAt runs a command that is killed at its nth system call of a kind, and
 // reports whether it came so far.
-func (w *world) killAt(call string, nth int, args ...string) bool {
+func (w *env) killAt(call string, nth int, args ...string) bool {
 	w.Helper()
 	inject := fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)
 	cmd := exec.Command("strace", append([]string{"-f", "-o", "/dev/null", "-e", "trace=" + call, "-e", inject, *program, "--config", w.config}, args...)...)
@@ -63,18 +63,18 @@ func (w *world) killAt(call string, nth int, args ...string) bool {
 	return !cmd.ProcessState.Exited()
 }
 
-// again does a step that may have been done, wholly or in part.
-func (w *world) again(args ...string) {
+// retryCommand does a step that may have been done, wholly or in part.
+func (w *env) retryCommand(args ...string) {
 	w.Helper()
 	code, out := w.command(args...)
 	done := args[1] == "retire" && code == 3 // the key is gone already
 	if code != 0 && !done {
-		w.wrong("keyset %s exits %d after it was interrupted, want 0:\n%s", args[1], code, out)
+		w.violation("keyset %s exits %d after it was interrupted, want 0:\n%s", args[1], code, out)
 	}
 }
 
 // primaryKey names the key that everything is sealed under.
-func (w *world) primaryKey() string {
+func (w *env) primaryKey() string {
 	w.Helper()
 	code, out := w.command("--json", "keyset", "status")
 	var status struct{ Primary string }

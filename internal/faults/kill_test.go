@@ -18,91 +18,91 @@ import (
 // killedBeforeCommit is F1: the process dies while its refresh token is under
 // way and nothing has changed at the server.
 func killedBeforeCommit(r *run) {
-	r.spread(3, func(r *run) {
-		w := r.world(simulator.Settings{})
-		links := w.expired(r.trials)
+	r.parallelEnvs(3, func(r *run) {
+		w := r.newEnv(simulator.Settings{})
+		connections := w.connectExpired(r.trials)
 		p := w.serve()
-		for _, l := range links {
+		for _, l := range connections {
 			w.fault(simulator.Fault{Kind: "hang", Abandon: true, Grant: l.grant.ID, Count: 1})
-			asked := p.ask(l)
+			pending := p.sendAsync(l)
 			w.await(simulator.PhaseReceived, l)
 			p.kill()
-			<-asked
-			w.await(simulator.PhaseAnswered, l) // the simulator has seen that nobody waits
+			<-pending
+			w.await(simulator.PhaseResponded, l) // the simulator has seen that nobody waits
 			w.sim.ClearFaults()
 			began := time.Now()
 			p = w.serve()
-			if a := p.get(l); a.status != http.StatusOK || time.Since(began) > r.within(2*time.Second) {
-				r.wrong("%v after the restart: %d %s, want 200 within 2 s\n%s", time.Since(began), a.status, a.body, p.log)
+			if a := p.get(l); a.status != http.StatusOK || time.Since(began) > r.timeLimit(2*time.Second) {
+				r.violation("%v after the restart: %d %s, want 200 within 2 s\n%s", time.Since(began), a.status, a.body, p.log)
 			}
 		}
-		w.kept(p, links)
+		w.checkWorking(p, connections)
 		p.stop()
-		w.tally(len(links))
+		w.finish(len(connections))
 	})
 }
 
-// killedWithoutAnswer is F2: nobody has the successor. Where introspection can
+// killedAfterCommit is F2: nobody has the successor. Where introspection can
 // be trusted the token is not even presented again; without it, once.
-func killedWithoutAnswer(r *run) {
+func killedAfterCommit(r *run) {
 	for name, settings := range map[string]simulator.OAuthSettings{
 		"introspection":    {},
 		"no introspection": {Introspection: "absent"},
 	} {
 		r.variant(name, func(r *run) {
 			r.trials = max(1, r.trials/2)
-			r.spread((r.trials+fewLost-1)/fewLost, func(r *run) {
-				w := r.world(simulator.Settings{OAuth: settings})
-				before, links := w.expired(1), w.expired(r.trials)
+			r.parallelEnvs((r.trials+belowBreakerLimit-1)/belowBreakerLimit, func(r *run) {
+				w := r.newEnv(simulator.Settings{OAuth: settings})
+				before, connections := w.connectExpired(1), w.connectExpired(r.trials)
 				p := w.serve()
-				w.kept(p, before) // and introspection has proven itself
-				w.killWithoutAnswers(p, links)
+				w.checkWorking(p, before) // and introspection has proven itself
+				w.killAfterCommits(p, connections)
 				p = w.serve()
-				w.settled(p, links)
-				w.ended(p, links)
+				w.awaitFinal(p, connections)
+				w.checkRejected(p, connections)
 				p.stop()
-				w.tally(len(links))
+				w.finish(len(connections))
 			})
 		})
 	}
 }
 
-// killWithoutAnswers kills the process when the grants of all links have been
+// killAfterCommits kills the process when the grants of all links have been
 // rotated and nothing was answered.
-func (w *world) killWithoutAnswers(p *process, links []link) {
+func (w *env) killAfterCommits(p *process, connections []connection) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
-	answers := p.askAll(links)
-	for _, l := range links {
+	responses := p.sendAll(connections)
+	for _, l := range connections {
 		w.await(simulator.PhaseCommitted, l)
 	}
 	p.kill()
-	for _, a := range answers {
+	for _, a := range responses {
 		<-a
 	}
 	w.sim.ClearFaults()
 }
 
-// ended checks that clients of lost connections hear so at once, and that their
+// checkRejected checks that clients of lost connections hear so at once, and that their
 // tokens are never presented again.
-func (w *world) ended(p *process, links []link) {
+func (w *env) checkRejected(p *process, connections []connection) {
 	w.Helper()
 	before := w.sim.Counters().TokenRequests
-	for _, l := range links {
+	for _, l := range connections {
 		best := time.Hour
 		for range 5 {
 			a := p.get(l)
 			if a.code() != "reauthorization_required" {
-				w.wrong("%s: %d %s, want our 401", l.name, a.status, a.body)
+				w.violation("%s: %d %s, want our 401", l.name, a.status, a.body)
 			}
 			best = min(best, a.took)
 		}
 		if best > 50*time.Millisecond {
-			w.wrong("%s: our 401 took %v, want at most 50 ms", l.name, best)
+			w.violation("%s: our 401 took %v, want at most 50 ms", l.name, best)
 		}
 	}
 	if after := w.sim.Counters().TokenRequests; fmt.Sprint(after) != fmt.Sprint(before) {
-		w.wrong("ended grants led to token requests: %v before, %v after", before, after)
+		w.violation("ended grants led to token requests: %v before, %v after", before, after)
 	}
 }
 
@@ -111,16 +111,16 @@ func (w *world) ended(p *process, links []link) {
 func killedSoonAfterCommit(r *run) {
 	delays := []int{0, 1, 2, 3, 5, 10, 20, 30, 40, 50} // milliseconds
 	each := max(1, r.trials/len(delays))
-	w := r.world(simulator.Settings{})
-	first := w.expired(1)
+	w := r.newEnv(simulator.Settings{})
+	first := w.connectExpired(1)
 	p := w.serve()
-	w.kept(p, first) // and introspection has proven itself
+	w.checkWorking(p, first) // and introspection has proven itself
 	lost, again := map[int]int{}, 0
 	for _, delay := range delays {
-		for _, l := range w.expired(each) {
+		for _, l := range w.connectExpired(each) {
 			kept, stood := w.killAfter(&p, l, time.Duration(delay)*time.Millisecond)
 			for ; !kept && delay >= 20 && stood && again < r.trials; again++ {
-				kept, stood = w.killAfter(&p, w.expired(1)[0], time.Duration(delay)*time.Millisecond)
+				kept, stood = w.killAfter(&p, w.connectExpired(1)[0], time.Duration(delay)*time.Millisecond)
 			}
 			if !kept {
 				lost[delay]++
@@ -128,32 +128,32 @@ func killedSoonAfterCommit(r *run) {
 		}
 	}
 	p.stop()
-	w.tally(each * len(delays))
+	w.finish(each * len(delays))
 	w.reportLosses(delays, lost, each, again)
 }
 
 // killAfter kills the process at a time after the server's commit, and puts
 // another in its place. It reports whether the connection was kept, and whether
 // the machine stood still meanwhile.
-func (w *world) killAfter(p **process, l link, delay time.Duration) (kept, stood bool) {
+func (w *env) killAfter(p **process, l connection, delay time.Duration) (kept, stood bool) {
 	w.Helper()
 	machine := w.watchMachine()
-	asked := (*p).ask(l)
+	pending := (*p).sendAsync(l)
 	committed := w.await(simulator.PhaseCommitted, l)
 	time.Sleep(time.Until(committed.Time.Add(delay))) // the moment is the fault
 	(*p).kill()
 	stood = machine() > 10*time.Millisecond
-	<-asked
+	<-pending
 	*p = w.serve()
-	kept = (*p).until(l, final).status == http.StatusOK
-	w.wholeRecords(*p)
+	kept = (*p).getUntil(l, isFinal).status == http.StatusOK
+	w.checkSpoolEmpty(*p)
 	return kept, stood
 }
 
 // watchMachine writes and syncs a small file every few milliseconds. The
 // returned function ends that, and tells how long it took at most, over and
 // above the pause: what is slow for such a file is slow for the program.
-func (w *world) watchMachine() (stop func() time.Duration) {
+func (w *env) watchMachine() (stop func() time.Duration) {
 	file, err := os.Create(filepath.Join(w.dir, "canary"))
 	if err != nil {
 		w.Fatal(err)
@@ -182,7 +182,7 @@ func (w *world) watchMachine() (stop func() time.Duration) {
 }
 
 // reportLosses counts what was lost, by the delay of the kill.
-func (w *world) reportLosses(delays []int, lost map[int]int, each, again int) {
+func (w *env) reportLosses(delays []int, lost map[int]int, each, again int) {
 	w.Helper()
 	var parts []string
 	for _, d := range delays {
@@ -190,32 +190,32 @@ func (w *world) reportLosses(delays []int, lost map[int]int, each, again int) {
 			continue
 		}
 		parts = append(parts, fmt.Sprintf("%d ms: %d of %d lost", d, lost[d], each))
-		w.row.add(func(r *row) { r.Lost += lost[d] })
+		w.row.update(func(r *row) { r.Lost += lost[d] })
 		if d >= 20 {
-			w.wrong("%d of %d were lost %d ms after the commit", lost[d], each, d)
+			w.violation("%d of %d were lost %d ms after the commit", lost[d], each, d)
 		}
 	}
 	if again > 0 {
 		parts = append(parts, fmt.Sprintf("%d trials done again, as the disk took 10 ms for a byte", again))
 	}
-	w.row.add(func(r *row) { r.Note = strings.Join(parts, "; ") })
+	w.row.update(func(r *row) { r.Note = strings.Join(parts, "; ") })
 }
 
-// wholeRecords checks that a restarted process has made sense of what its
+// checkSpoolEmpty checks that a restarted process has made sense of what its
 // predecessor left: no pair is left in the spool, and nothing failed to open.
 // What may stay is room that was reserved for a pair that never came.
-func (w *world) wholeRecords(p *process) {
+func (w *env) checkSpoolEmpty(p *process) {
 	w.Helper()
 	if !eventually(10*time.Second, func() bool { return len(w.spooledPairs()) == 0 }) {
-		w.wrong("pairs are left in the spool: %q\n%s", w.spooledPairs(), p.log)
+		w.violation("pairs are left in the spool: %q\n%s", w.spooledPairs(), p.log)
 	}
 	if log := p.log.String(); strings.Contains(log, `"level":"error"`) && !strings.Contains(log, "needs a person") {
-		w.wrong("the restarted process logs errors:\n%s", log)
+		w.violation("the restarted process logs errors:\n%s", log)
 	}
 }
 
 // spooledPairs lists the records of the spool that hold a pair, or a part of one.
-func (w *world) spooledPairs() []string {
+func (w *env) spooledPairs() []string {
 	w.Helper()
 	records, err := filepath.Glob(filepath.Join(w.dir, "data*", "spool", "*.pair"))
 	if err != nil {
@@ -228,11 +228,11 @@ func (w *world) spooledPairs() []string {
 	})
 }
 
-// toldToStop is F7. The answer comes while the process drains.
-func toldToStop(r *run) {
+// terminated is F7. The answer comes while the process drains.
+func terminated(r *run) {
 	r.variant("answer at once", func(r *run) {
 		r.Parallel()
-		r.stopSoon()
+		r.terminateDuringRefresh()
 	})
 	for name, late := range map[string]struct{ answer, exit time.Duration }{
 		"answer after 24 s": {24 * time.Second, 30 * time.Second},
@@ -240,55 +240,55 @@ func toldToStop(r *run) {
 	} {
 		r.variant(name, func(r *run) {
 			r.Parallel()
-			w := r.world(simulator.Settings{})
-			links := w.expired(3)
+			w := r.newEnv(simulator.Settings{})
+			connections := w.connectExpired(3)
 			p := w.serve()
 			w.fault(simulator.Fault{Kind: "delay", When: simulator.AfterCommit, Delay: simulator.Duration(late.answer)})
-			p.askAll(links)
-			for _, l := range links {
+			p.sendAll(connections)
+			for _, l := range connections {
 				w.await(simulator.PhaseCommitted, l)
 			}
 			began := time.Now()
 			p.stop()
 			if took := time.Since(began); took > late.exit {
-				r.wrong("the process ended %v after SIGTERM, want at most %v", took, late.exit)
+				r.violation("the process ended %v after SIGTERM, want at most %v", took, late.exit)
 			}
 			w.sim.ClearFaults()
 			p = w.serve()
-			w.kept(p, links)
+			w.checkWorking(p, connections)
 			p.stop()
-			w.tally(len(links))
+			w.finish(len(connections))
 		})
 	}
 }
 
-// stopSoon tells the process to stop while refreshes are under way, more than
+// terminateDuringRefresh tells the process to stop while refreshes are under way, more than
 // once, before and after the server's commit.
-func (r *run) stopSoon() {
-	w := r.world(simulator.Settings{})
-	links := w.expired(r.trials)
-	for i, l := range links {
+func (r *run) terminateDuringRefresh() {
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connectExpired(r.trials)
+	for i, l := range connections {
 		when, phase := simulator.BeforeCommit, simulator.PhaseReceived
 		if i%2 == 1 {
 			when, phase = simulator.AfterCommit, simulator.PhaseCommitted
 		}
 		p := w.serve()
 		w.fault(simulator.Fault{Kind: "hang", When: when, Count: 1})
-		asked := p.ask(l)
+		pending := p.sendAsync(l)
 		w.await(phase, l)
 		p.signal(syscall.SIGTERM)
 		if !eventually(10*time.Second, func() bool { return p.operator("/readyz").status == http.StatusServiceUnavailable }) {
-			r.wrong("the process does not say that it drains")
+			r.violation("the process does not say that it drains")
 		}
 		p.signal(syscall.SIGTERM)
 		w.sim.ClearFaults()
-		p.ended()
-		if a := <-asked; a.status != http.StatusOK {
-			r.wrong("the request under way got %d %s, want 200", a.status, a.body)
+		p.awaitExit()
+		if a := <-pending; a.status != http.StatusOK {
+			r.violation("the request under way got %d %s, want 200", a.status, a.body)
 		}
 	}
 	p := w.serve()
-	w.kept(p, links)
+	w.checkWorking(p, connections)
 	p.stop()
-	w.tally(len(links))
+	w.finish(len(connections))
 }

@@ -24,71 +24,71 @@ func unreachable(r *run) {
 	r.variant("refused dial", func(r *run) {
 		r.Parallel()
 		port := r.deadPort()
-		w := r.worldWith(simulator.Config{}, func(*world) string { return fmt.Sprintf("auth_url: %q", "http://"+port.address) })
-		links := w.expired(max(3, r.trials/3))
-		p := w.outage(links)
+		w := r.newEnvWith(simulator.Config{}, func(*env) string { return fmt.Sprintf("auth_url: %q", "http://"+port.address) })
+		connections := w.connectExpired(max(3, r.trials/3))
+		p := w.outage(connections)
 		port.serve(w.sim.AuthorizationServer())
-		w.settled(p, links) // without a hand
+		w.awaitFinal(p, connections) // without a hand
 		p.stop()
-		w.tally(len(links))
+		w.finish(len(connections))
 	})
 	r.variant("name that does not resolve", func(r *run) {
 		r.Parallel()
 		// Go resolves no name of this kind (RFC 7686), and asks nobody.
-		w := r.worldWith(simulator.Config{}, func(*world) string { return `auth_url: "https://authorization-server.onion"` })
-		links := w.expired(max(3, r.trials/3))
-		p := w.outage(links)
+		w := r.newEnvWith(simulator.Config{}, func(*env) string { return `auth_url: "https://authorization-server.onion"` })
+		connections := w.connectExpired(max(3, r.trials/3))
+		p := w.outage(connections)
 		p.stop()
-		w.tally(len(links))
+		w.finish(len(connections))
 	})
 	r.variant("certificate of somebody else", func(r *run) {
 		r.Parallel()
-		w := r.worldWith(simulator.Config{}, func(w *world) string {
+		w := r.newEnvWith(simulator.Config{}, func(w *env) string {
 			server := httptest.NewUnstartedServer(w.sim.AuthorizationServer())
-			server.Config.ErrorLog = silent()
+			server.Config.ErrorLog = discardLogger()
 			server.StartTLS()
 			w.Cleanup(server.Close)
 			return fmt.Sprintf("auth_url: %q", server.URL)
 		})
-		links := w.expired(max(3, r.trials/3))
-		p := w.outage(links)
+		connections := w.connectExpired(max(3, r.trials/3))
+		p := w.outage(connections)
 		p.stop()
-		w.tally(len(links))
+		w.finish(len(connections))
 	})
 }
 
 // outage starts a process, lets it try for some seconds and checks what it does.
-func (w *world) outage(links []link) *process {
+func (w *env) outage(connections []connection) *process {
 	w.Helper()
 	p := w.serve()
 	for range 4 {
-		for _, l := range links {
+		for _, l := range connections {
 			a := p.get(l)
 			if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
-				w.wrong("%s: %d %q, want 503 with Retry-After: %s", l.name, a.status, a.header.Get("Retry-After"), a.body)
+				w.violation("%s: %d %q, want 503 with Retry-After: %s", l.name, a.status, a.header.Get("Retry-After"), a.body)
 			}
 		}
 		time.Sleep(2 * time.Second) // how often it tries meanwhile is what is tested
 	}
-	w.checkBackoff(p, links)
-	if c := w.sim.Counters(); c.MostPresentations > 0 {
-		w.wrong("a token was presented %d times to a server that cannot be reached", c.MostPresentations)
+	w.checkBackoff(p, connections)
+	if c := w.sim.Counters(); c.MaxTimesSent > 0 {
+		w.violation("a token was presented %d times to a server that cannot be reached", c.MaxTimesSent)
 	}
 	return p
 }
 
-// setback is a line of the log that says when a refresh is tried again.
-type setback struct {
+// refreshFailure is a line of the log that says when a refresh is tried again.
+type refreshFailure struct {
 	Time       time.Time `json:"time"`
 	Connection string    `json:"connection"`
 	NextAt     time.Time `json:"next_at"`
 }
 
-// setbacks reads them from the log, by connection.
-func (p *process) setbacks() map[string][]setback {
-	found := map[string][]setback{}
+// refreshFailures reads them from the log, by connection.
+func (p *process) refreshFailures() map[string][]refreshFailure {
+	found := map[string][]refreshFailure{}
 	for line := range strings.Lines(p.log.String()) {
-		var s setback
+		var s refreshFailure
 		if json.Unmarshal([]byte(line), &s) == nil && !s.NextAt.IsZero() {
 			found[s.Connection] = append(found[s.Connection], s)
 		}
@@ -98,18 +98,18 @@ func (p *process) setbacks() map[string][]setback {
 
 // checkBackoff checks that waits double from one second on, and that they are
 // spread: a connection waits between half of that and all of it.
-func (w *world) checkBackoff(p *process, links []link) {
+func (w *env) checkBackoff(p *process, connections []connection) {
 	w.Helper()
 	first := map[time.Duration]bool{}
-	all := p.setbacks()
-	for _, l := range links {
+	all := p.refreshFailures()
+	for _, l := range connections {
 		if len(all[l.name]) < 2 {
-			w.wrong("%s was tried %d times in 8 s, want more", l.name, len(all[l.name]))
+			w.violation("%s was tried %d times in 8 s, want more", l.name, len(all[l.name]))
 		}
 		for i, s := range all[l.name] {
 			most, slack := time.Second<<i, 20*time.Millisecond
 			if wait := s.NextAt.Sub(s.Time); wait < most/2-slack || wait > most+slack {
-				w.wrong("%s: wait %d is %v, want between %v and %v", l.name, i+1, wait, most/2, most)
+				w.violation("%s: wait %d is %v, want between %v and %v", l.name, i+1, wait, most/2, most)
 			}
 			if i == 0 {
 				first[s.NextAt.Sub(s.Time)] = true
@@ -117,7 +117,7 @@ func (w *world) checkBackoff(p *process, links []link) {
 		}
 	}
 	if len(first) < 2 {
-		w.wrong("all connections wait equally long: %v", first)
+		w.violation("all connections wait equally long: %v", first)
 	}
 }
 
@@ -157,8 +157,8 @@ func (d *deadPort) serve(h http.Handler) {
 	if err != nil {
 		d.Fatal(err)
 	}
-	server := &http.Server{Handler: h, ReadHeaderTimeout: patience}
-	go func() { _ = server.Serve(listener) }() // until it is closed
+	server := &http.Server{Handler: h, ReadHeaderTimeout: eventTimeout}
+	go func() { _ = server.Serve(listener) }() // getUntil it is closed
 	d.Cleanup(func() { _ = server.Close() })
 }
 
@@ -173,16 +173,16 @@ type gate struct {
 	open chan struct{} // closed when clients may go on
 }
 
-// behindGate puts the authorization server of a world behind a gate.
-func behindGate(g **gate) elsewhere {
-	return func(w *world) string {
+// moveBehindGate puts the authorization server of a world behind a gate.
+func moveBehindGate(g **gate) authServerMover {
+	return func(w *env) string {
 		server := httptest.NewUnstartedServer(w.sim.AuthorizationServer())
-		server.Config.ErrorLog = silent()
+		server.Config.ErrorLog = discardLogger()
 		*g = &gate{Listener: server.Listener, came: make(chan struct{}, 64), open: make(chan struct{})}
 		server.Listener = *g
 		server.StartTLS()
 		w.Cleanup(server.Close)
-		w.Cleanup((*g).let)
+		w.Cleanup((*g).allow)
 		certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 		return fmt.Sprintf("auth_url: %q, ca_file: %q", server.URL, w.write("ca.pem", string(certificate)))
 	}
@@ -196,8 +196,8 @@ func (g *gate) stop() {
 	g.shut.Store(true)
 }
 
-// let lets all clients go on.
-func (g *gate) let() {
+// allow lets all clients go on.
+func (g *gate) allow() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.shut.Swap(false) {
@@ -214,17 +214,17 @@ func (g *gate) Accept() (net.Conn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.came <- struct{}{}
-	return &standing{Conn: c, open: g.open}, nil
+	return &blockedConn{Conn: c, open: g.open}, nil
 }
 
-// standing is a client at the gate.
-type standing struct {
+// blockedConn is a client at the gate.
+type blockedConn struct {
 	net.Conn
 	open <-chan struct{}
 }
 
 // Read waits for the gate.
-func (s *standing) Read(p []byte) (int, error) {
+func (s *blockedConn) Read(p []byte) (int, error) {
 	<-s.open
 	return s.Conn.Read(p)
 }
@@ -234,49 +234,49 @@ func killedBeforeSending(r *run) {
 	half := max(1, r.trials/2)
 	r.variant("restart", func(r *run) {
 		var g *gate
-		w := r.worldWith(simulator.Config{}, behindGate(&g))
-		links := w.expired(half)
+		w := r.newEnvWith(simulator.Config{}, moveBehindGate(&g))
+		connections := w.connectExpired(half)
 		p := w.serve()
-		for _, l := range links {
+		for _, l := range connections {
 			g.stop()
-			asked := p.ask(l)
+			pending := p.sendAsync(l)
 			<-g.came
 			p.kill()
-			<-asked
-			g.let()
+			<-pending
+			g.allow()
 			p = w.serve()
-			w.atOnce(p.get(l), l, p)
+			w.checkImmediate(p.get(l), l, p)
 		}
-		w.kept(p, links)
+		w.checkWorking(p, connections)
 		p.stop()
-		w.tally(len(links))
+		w.finish(len(connections))
 	})
 	r.variant("another process", func(r *run) {
 		var g *gate
-		w := r.worldWith(simulator.Config{}, behindGate(&g))
-		links := w.expired(half)
+		w := r.newEnvWith(simulator.Config{}, moveBehindGate(&g))
+		connections := w.connectExpired(half)
 		heir := w.serve()
-		for _, l := range links {
+		for _, l := range connections {
 			holder := w.serve()
 			g.stop()
-			asked := holder.ask(l)
+			pending := holder.sendAsync(l)
 			<-g.came
-			waiting := heir.ask(l)
+			waiting := heir.sendAsync(l)
 			holder.kill()
-			<-asked
-			g.let()
-			w.atOnce(<-waiting, l, heir)
+			<-pending
+			g.allow()
+			w.checkImmediate(<-waiting, l, heir)
 		}
-		w.kept(heir, links)
+		w.checkWorking(heir, connections)
 		heir.stop()
-		w.tally(len(links))
+		w.finish(len(connections))
 	})
 }
 
-// atOnce checks that a connection was served without waiting for any time-out.
-func (w *world) atOnce(a answer, l link, p *process) {
+// maxConcurrentRefreshes checks that a connection was served without waiting for any time-out.
+func (w *env) checkImmediate(a response, l connection, p *process) {
 	w.Helper()
 	if a.status != http.StatusOK || a.took > 2*time.Second {
-		w.wrong("%s: %d after %v, want 200 within 2 s: %s\n%s", l.name, a.status, a.took, a.body, p.log)
+		w.violation("%s: %d after %v, want 200 within 2 s: %s\n%s", l.name, a.status, a.took, a.body, p.log)
 	}
 }

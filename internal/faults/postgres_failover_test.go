@@ -15,48 +15,48 @@ import (
 // saves again; of the rest introspection is asked, and nothing spent is presented.
 func laggingFailover(r *run) {
 	r.ownCluster()
-	w := r.world(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
+	w := r.newEnv(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
 	half := max(1, r.trials/2)
-	before, kept, lost, untouched := w.expired(1), w.expired(half), w.expired(half), w.expired(half)
+	before, kept, lost, untouched := w.connectExpired(1), w.connectExpired(half), w.connectExpired(half), w.connectExpired(half)
 	stays, goes, third := w.serve(), w.replica(1), w.replica(2)
-	w.kept(stays, before) // and introspection has proven itself
+	w.checkWorking(stays, before) // and introspection has proven itself
 	stream, standby := w.standby()
 	stream.Cut()
-	w.kept(stays, kept)
-	w.kept(goes, lost)
+	w.checkWorking(stays, kept)
+	w.checkWorking(goes, lost)
 	goes.kill()
 	w.failOver(standby)
 
 	// The replica that has the pairs is asked through another, whose memory never
 	// held them.
-	w.settled(third, kept)
-	w.settled(third, untouched)
+	w.awaitFinal(third, kept)
+	w.awaitFinal(third, untouched)
 	for _, l := range lost {
-		if a := third.until(l, final); a.code() != "reauthorization_required" {
-			r.wrong("%s: %d %s, want our 401: its successor is gone", l.name, a.status, a.body)
+		if a := third.getUntil(l, isFinal); a.code() != "reauthorization_required" {
+			r.violation("%s: %d %s, want our 401: its successor is gone", l.name, a.status, a.body)
 		}
-		w.row.add(func(row *row) { row.Lost++ })
+		w.row.update(func(row *row) { row.Lost++ })
 	}
 	grants := w.sim.Counters().Grants
 	for _, l := range lost {
 		if g := grants[l.grant.ID]; g.Introspections == 0 {
-			r.wrong("%s was not asked about", l.name)
+			r.violation("%s was not asked about", l.name)
 		}
 	}
-	w.kept(stays, kept)
-	r.row.add(func(row *row) {
+	w.checkWorking(stays, kept)
+	r.row.update(func(row *row) {
 		row.Note = fmt.Sprintf("%d of %d pairs saved again by who had obtained them", len(kept), len(kept))
 	})
 	stays.stop()
 	third.stop()
-	w.tally(len(kept) + len(lost) + len(untouched))
+	w.finish(len(kept) + len(lost) + len(untouched))
 }
 
 // standby starts one that has all there is so far, and the relay that it reads
 // through.
-func (w *world) standby() (stream *postgrestest.Relay, standby *postgrestest.Server) {
+func (w *env) standby() (stream *postgrestest.Relay, standby *postgrestest.Server) {
 	w.Helper()
-	way := w.wayTo(w.cluster.DSN())
+	way := w.relayTo(w.cluster.DSN())
 	standby, err := w.cluster.Standby(w.Context(), way.relay.Address())
 	if err != nil {
 		w.Fatal(err)
@@ -66,7 +66,7 @@ func (w *world) standby() (stream *postgrestest.Relay, standby *postgrestest.Ser
 }
 
 // failOver kills the primary and puts the standby in its place.
-func (w *world) failOver(standby *postgrestest.Server) {
+func (w *env) failOver(standby *postgrestest.Server) {
 	w.Helper()
 	if err := w.cluster.Stop(w.Context(), "immediate"); err != nil {
 		w.Fatal(err)
@@ -81,16 +81,16 @@ func (w *world) failOver(standby *postgrestest.Server) {
 // replicas and tokens are rotated. Clients with a token notice nothing.
 func databaseKilled(r *run) {
 	r.ownCluster()
-	w := r.world(simulator.Settings{}, `log: {level: error}`)
-	links := w.connect(6, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(6 * time.Second)}, time.Time{})
+	w := r.newEnv(simulator.Settings{}, `log: {level: error}`)
+	connections := w.connect(6, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(6 * time.Second)}, time.Time{})
 	replicas := w.replicas()
 	for _, p := range replicas {
-		w.kept(p, links)
+		w.checkWorking(p, connections)
 	}
 	load := &load{end: make(chan struct{}), pause: 50 * time.Millisecond}
 	for _, p := range replicas {
-		for _, l := range links {
-			load.running.Go(func() { w.stubborn(load, p, l) })
+		for _, l := range connections {
+			load.running.Go(func() { w.persistentClient(load, p, l) })
 		}
 	}
 	for range r.trials {
@@ -105,17 +105,17 @@ func databaseKilled(r *run) {
 	}
 	load.stop()
 	for _, p := range replicas {
-		w.settled(p, links)
+		w.awaitFinal(p, connections)
 		p.stop()
 	}
-	w.row.add(func(row *row) {
+	w.row.update(func(row *row) {
 		row.Note = fmt.Sprintf("%d requests, %d rotations", load.sent.Load(), w.sim.Counters().Refreshes)
 	})
-	w.tally(r.trials)
+	w.finish(r.trials)
 }
 
-// stubborn is a client that minds a 503 with Retry-After as little as it should.
-func (w *world) stubborn(l *load, p *process, to link) {
+// persistentClient is a client that minds a 503 with Retry-After as little as it should.
+func (w *env) persistentClient(l *load, p *process, to connection) {
 	for {
 		select {
 		case <-l.end:
@@ -125,7 +125,7 @@ func (w *world) stubborn(l *load, p *process, to link) {
 		l.sent.Add(1)
 		a := p.get(to)
 		if a.status != http.StatusOK && (a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "") {
-			w.wrong("%s while the database was killed: %d %s, want 200, or 503 with Retry-After", to.name, a.status, a.body)
+			w.violation("%s while the database was killed: %d %s, want 200, or 503 with Retry-After", to.name, a.status, a.body)
 		}
 		time.Sleep(l.pause) // a client has other things to do
 	}

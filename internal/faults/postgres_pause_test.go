@@ -18,68 +18,68 @@ func pausedPastLease(r *run) {
 			r.Parallel()
 			// A server that refuses a spent token and does not end the grant: whose
 			// request comes late through the network is not for the proxy to say.
-			w := r.world(simulator.Settings{OAuth: simulator.OAuthSettings{Reuse: "refuse"}},
+			w := r.newEnv(simulator.Settings{OAuth: simulator.OAuthSettings{Reuse: "refuse"}},
 				`proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
-			before, links := w.expired(1), w.expired(half)
+			before, connections := w.connectExpired(1), w.connectExpired(half)
 			holder, other := w.serve(), w.replica(1)
-			w.kept(holder, before) // and introspection has proven itself
-			for batch := links; len(batch) > 0; {
-				n := min(len(batch), atOnce)
+			w.checkWorking(holder, before) // and introspection has proven itself
+			for batch := connections; len(batch) > 0; {
+				n := min(len(batch), maxConcurrentRefreshes)
 				w.pausePastLease(holder, other, when, batch[:n])
 				batch = batch[n:]
 			}
-			w.kept(holder, links)
-			w.kept(other, links)
-			for _, l := range links {
+			w.checkWorking(holder, connections)
+			w.checkWorking(other, connections)
+			for _, l := range connections {
 				if v := other.version(l); v != 2 {
-					r.wrong("%s has version %d after one refresh, want 2", l.name, v)
+					r.violation("%s has version %d after one refresh, want 2", l.name, v)
 				}
 			}
 			holder.stop()
 			other.stop()
-			w.tally(len(links))
+			w.finish(len(connections))
 		})
 	}
 }
 
-func (w *world) pausePastLease(holder, other *process, when string, links []link) {
+func (w *env) pausePastLease(holder, other *process, when string, connections []connection) {
 	w.Helper()
-	for _, l := range links {
+	for _, l := range connections {
 		w.fault(simulator.Fault{Kind: "hang", When: when, Grant: l.grant.ID, Count: 1})
 	}
-	asked := holder.askAll(links)
+	pending := holder.sendAll(connections)
 	phase := simulator.PhaseReceived
 	if when == simulator.AfterCommit {
 		phase = simulator.PhaseCommitted
 	}
-	for _, l := range links {
+	for _, l := range connections {
 		w.await(phase, l)
 	}
 	holder.pause()
 	time.Sleep(leaseLife + time.Second) // the pause is the fault
-	for i, c := range other.askAll(links) {
+	for i, c := range other.sendAll(connections) {
 		a := <-c
 		if when == simulator.BeforeCommit && a.status == http.StatusServiceUnavailable {
-			a = other.until(links[i], final)
+			a = other.getUntil(connections[i], isFinal)
 		}
 		if want := map[string]int{simulator.BeforeCommit: 200, simulator.AfterCommit: 503}[when]; a.status != want {
-			w.wrong("%s: %d %s while the owner of its refresh stood still past its lease, want %d\n%s",
-				links[i].name, a.status, a.body, want, other.log)
+			w.violation("%s: %d %s while the owner of its refresh stood still past its lease, want %d\n%s",
+				connections[i].name, a.status, a.body, want, other.log)
 		}
 	}
 	holder.signal(syscall.SIGCONT)
 	w.sim.ClearFaults()
-	for i, c := range asked {
+	for i, c := range pending {
 		// The owner's clients have waited longer than they want to.
 		if a := <-c; a.status != http.StatusOK && a.status != http.StatusServiceUnavailable {
-			w.wrong("%s: %d %s, want 200 or 503", links[i].name, a.status, a.body)
+			w.violation("%s: %d %s, want 200 or 503", connections[i].name, a.status, a.body)
 		}
 	}
-	for _, l := range links {
+	for _, l := range connections {
 		for _, p := range []*process{holder, other} {
-			if a := p.until(l, final); a.status != http.StatusOK {
-				w.row.add(func(r *row) { r.Lost++ })
-				w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+			if a := p.getUntil(l, isFinal); a.status != http.StatusOK {
+				w.row.update(func(r *row) { r.Lost++ })
+				w.violation("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
 			}
 		}
 	}

@@ -17,59 +17,59 @@ import (
 // rotatedElsewhere is F10P: what one replica has obtained, the next request at
 // any other uses, although its own memory holds a token that has died.
 func rotatedElsewhere(r *run) {
-	w := r.world(simulator.Settings{})
-	links := w.fresh(r.trials)
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connectValid(r.trials)
 	replicas := w.replicas()
 	for _, p := range replicas {
-		w.kept(p, links)
+		w.checkWorking(p, connections)
 	}
-	for i, l := range links {
+	for i, l := range connections {
 		w.sim.KillAccessTokens(l.grant.ID, "")
 		first, second := replicas[i%3], replicas[(i+1)%3]
-		w.kept(first, []link{l})
-		w.kept(second, []link{l})
+		w.checkWorking(first, []connection{l})
+		w.checkWorking(second, []connection{l})
 	}
-	w.refreshedOnce(links)
+	w.checkRefreshedOnce(connections)
 	for _, p := range replicas {
 		p.stop()
 	}
-	w.tally(len(links))
+	w.finish(len(connections))
 }
 
 // allAtExpiry is F11P: three replicas with a hundred clients each, over so many
 // rotations that each replica has made some.
 func allAtExpiry(r *run) {
-	const connections, clients, pause = 4, 25, 100 * time.Millisecond
-	w := r.world(simulator.Settings{}, `log: {level: warn}`)
-	links := w.connect(connections, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(2 * time.Second)}, time.Time{})
+	const count, clients, pause = 4, 25, 100 * time.Millisecond
+	w := r.newEnv(simulator.Settings{}, `log: {level: warn}`)
+	connections := w.connect(count, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(2 * time.Second)}, time.Time{})
 	replicas := w.replicas()
-	load := w.loadEvery(replicas, links, clients, pause)
+	load := w.loadEvery(replicas, connections, clients, pause)
 	began := time.Now()
-	for w.sim.Counters().Refreshes < r.trials && time.Since(began) < 5*patience {
+	for w.sim.Counters().Refreshes < r.trials && time.Since(began) < 5*eventTimeout {
 		time.Sleep(100 * time.Millisecond)
 	}
 	load.stop()
 	sent := w.checkSends(load)
 	c := w.sim.Counters()
 	if c.Refreshes < r.trials {
-		r.wrong("%d rotations in %v, want %d", c.Refreshes, time.Since(began), r.trials)
+		r.violation("%d rotations in %v, want %d", c.Refreshes, time.Since(began), r.trials)
 	}
-	r.row.add(func(row *row) { row.Note = fmt.Sprintf("%d rotations, %d requests", c.Refreshes, sent) })
+	r.row.update(func(row *row) { row.Note = fmt.Sprintf("%d rotations, %d requests", c.Refreshes, sent) })
 	for _, p := range replicas {
-		w.kept(p, links)
+		w.checkWorking(p, connections)
 		p.stop()
 	}
-	w.tally(c.Refreshes)
+	w.finish(c.Refreshes)
 }
 
-// commitLost is F16P: the database has committed, and nobody hears of it.
-func commitLost(r *run) {
-	w := r.world(simulator.Settings{})
-	links := w.expired(r.trials)
+// commitResponseLost is F16P: the database has committed, and nobody hears of it.
+func commitResponseLost(r *run) {
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connectExpired(r.trials)
 	p := w.serve()
-	for i, l := range links {
+	for i, l := range connections {
 		w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit, Count: 1})
-		asked := p.ask(l)
+		pending := p.sendAsync(l)
 		w.await(simulator.PhaseCommitted, l)
 		var once sync.Once
 		w.database.relay.LoseAnswer(func(sent []byte) (lost bool) {
@@ -79,61 +79,61 @@ func commitLost(r *run) {
 			return lost
 		})
 		w.sim.ClearFaults()
-		if a := <-asked; a.status != http.StatusOK {
-			r.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+		if a := <-pending; a.status != http.StatusOK {
+			r.violation("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
 		}
 		if i%2 == 1 {
 			p.kill()
 			p = w.serve()
 		}
-		w.savedSoon(p, []link{l})
+		w.checkSavedSoon(p, []connection{l})
 		w.database.relay.LoseAnswer(nil)
 	}
-	w.kept(p, links)
-	w.refreshedOnce(links)
-	for _, l := range links {
+	w.checkWorking(p, connections)
+	w.checkRefreshedOnce(connections)
+	for _, l := range connections {
 		if v := p.version(l); v != 2 {
-			r.wrong("%s has version %d after one refresh, want 2", l.name, v)
+			r.violation("%s has version %d after one refresh, want 2", l.name, v)
 		}
 	}
 	p.stop()
-	w.tally(len(links))
+	w.finish(len(connections))
 }
 
-// databaseSilent is F17P: who has a token does not wait for the database.
-func databaseSilent(r *run) {
+// databaseUnresponsive is F17P: who has a token does not wait for the database.
+func databaseUnresponsive(r *run) {
 	const silence = 5 * time.Second
-	w := r.world(simulator.Settings{})
-	links := w.fresh(4)
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connectValid(4)
 	p := w.serve()
-	w.kept(p, links)
+	w.checkWorking(p, connections)
 	slowest := time.Duration(0)
 	for range r.trials {
-		usual := w.p99(p, links, silence)
+		usual := w.p99(p, connections, silence)
 		w.database.relay.Stall()
-		silent := w.p99(p, links, silence)
+		silent := w.p99(p, connections, silence)
 		w.database.relay.Restore()
 		slowest = max(slowest, silent-usual)
 	}
-	r.row.add(func(row *row) { row.Note = fmt.Sprintf("p99 of requests: %+.1f ms", slowest.Seconds()*1000) })
+	r.row.update(func(row *row) { row.Note = fmt.Sprintf("p99 of requests: %+.1f ms", slowest.Seconds()*1000) })
 	if slowest > 5*time.Millisecond {
-		r.wrong("requests with a token took %v longer (p99) while the database was silent, want 5 ms at most", slowest)
+		r.violation("requests with a token took %v longer (p99) while the database was silent, want 5 ms at most", slowest)
 	}
-	w.kept(p, links)
+	w.checkWorking(p, connections)
 	p.stop()
-	w.tally(r.trials)
+	w.finish(r.trials)
 }
 
 // p99 asks in turn for a time, and returns how long 99 of 100 answers took at
 // most.
-func (w *world) p99(p *process, links []link, period time.Duration) time.Duration {
+func (w *env) p99(p *process, connections []connection, period time.Duration) time.Duration {
 	w.Helper()
 	var took []time.Duration
 	for began := time.Now(); time.Since(began) < period; {
-		for _, l := range links {
+		for _, l := range connections {
 			a := p.get(l)
 			if a.status != http.StatusOK {
-				w.wrong("%s: %d %s, want 200", l.name, a.status, a.body)
+				w.violation("%s: %d %s, want 200", l.name, a.status, a.body)
 			}
 			took = append(took, a.took)
 		}
@@ -146,41 +146,41 @@ func (w *world) p99(p *process, links []link, period time.Duration) time.Duratio
 // and has spooled. Another takes its lease when that has ended, and does not
 // present the token that is spent.
 func spooledElsewhere(r *run) {
-	w := r.world(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
-	before, links := w.expired(1), w.expired(r.trials)
+	w := r.newEnv(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
+	before, connections := w.connectExpired(1), w.connectExpired(r.trials)
 	other := w.serve()
-	w.kept(other, before) // and introspection has proven itself
-	owner, network := w.apart(1)
-	for batch := links; len(batch) > 0; {
+	w.checkWorking(other, before) // and introspection has proven itself
+	owner, network := w.replicaBehindRelay(1)
+	for batch := connections; len(batch) > 0; {
 		some := batch[:min(len(batch), 10)]
 		batch = batch[len(some):]
 		w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
-		asked := owner.askAll(some)
+		pending := owner.sendAll(some)
 		for _, l := range some {
 			w.await(simulator.PhaseCommitted, l)
 		}
 		network.Cut()
 		w.sim.ClearFaults()
-		for i, c := range asked {
+		for i, c := range pending {
 			if a := <-c; a.status != http.StatusOK {
-				r.wrong("%s: %d %s of a replica that is cut off, want 200 with the new token\n%s", some[i].name, a.status, a.body, owner.log)
+				r.violation("%s: %d %s of a replica that is cut off, want 200 with the new token\n%s", some[i].name, a.status, a.body, owner.log)
 			}
 		}
 		time.Sleep(leaseLife + time.Second) // the time without a database is the fault
-		for i, c := range other.askAll(some) {
+		for i, c := range other.sendAll(some) {
 			if a := <-c; a.status != http.StatusServiceUnavailable {
-				r.wrong("%s: %d %s while another replica has the pair, want 503", some[i].name, a.status, a.body)
+				r.violation("%s: %d %s while another replica has the pair, want 503", some[i].name, a.status, a.body)
 			}
 		}
 		network.Restore()
-		w.savedSoon(other, some)
+		w.checkSavedSoon(other, some)
 	}
-	w.kept(other, links)
-	w.kept(owner, links)
-	w.refreshedOnce(links)
+	w.checkWorking(other, connections)
+	w.checkWorking(owner, connections)
+	w.checkRefreshedOnce(connections)
 	owner.stop()
 	other.stop()
-	w.tally(len(links))
+	w.finish(len(connections))
 }
 
 // emptyStore is F29P: of two replicas that start at once on an empty database,
@@ -189,7 +189,7 @@ func spooledElsewhere(r *run) {
 func emptyStore(r *run) {
 	both := 0
 	for range r.trials {
-		w := r.world(simulator.Settings{})
+		w := r.newEnv(simulator.Settings{})
 		var running sync.WaitGroup
 		codes, outputs := make([]int, 2), make([]string, 2)
 		for i := range codes {
@@ -205,13 +205,13 @@ func emptyStore(r *run) {
 		running.Wait()
 		slices.Sort(codes)
 		if !slices.Equal(codes, []int{0, 2}) || !strings.Contains(strings.Join(outputs, ""), "keyset") {
-			r.wrong("exit codes %v, want one that works and one that refuses the keyset:\n%s", codes, strings.Join(outputs, "\n"))
+			r.violation("exit codes %v, want one that works and one that refuses the keyset:\n%s", codes, strings.Join(outputs, "\n"))
 		}
 		if codes[0] == 0 && codes[1] == 0 {
 			both++
 		}
 	}
-	r.row.add(func(row *row) {
+	r.row.update(func(row *row) {
 		row.Trials += r.trials
 		row.Note = fmt.Sprintf("the other was refused in %d", r.trials-both)
 	})

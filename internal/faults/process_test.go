@@ -18,7 +18,7 @@ import (
 
 // process is a running proxy.
 type process struct {
-	*world
+	*env
 	cmd       *exec.Cmd
 	log       *output
 	addresses map[string]string // listener → address
@@ -45,16 +45,16 @@ func (o *output) String() string {
 }
 
 // serve starts a proxy on the world's data and waits until it is ready.
-func (w *world) serve() *process {
+func (w *env) serve() *process {
 	w.Helper()
 	return w.startWith(w.config)
 }
 
-func (w *world) start(cmd *exec.Cmd) *process {
+func (w *env) start(cmd *exec.Cmd) *process {
 	w.Helper()
-	p := &process{world: w, cmd: cmd, log: &output{}, exited: make(chan struct{})}
+	p := &process{env: w, cmd: cmd, log: &output{}, exited: make(chan struct{})}
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
-	p.client = &http.Client{Transport: transport, Timeout: patience}
+	p.client = &http.Client{Transport: transport, Timeout: eventTimeout}
 	w.Cleanup(transport.CloseIdleConnections)
 	cmd.Dir, cmd.Env, cmd.Stderr = w.dir, []string{"HOME=" + w.dir}, p.log
 	stdout, err := cmd.StdoutPipe()
@@ -117,24 +117,24 @@ func (p *process) state() string {
 func (p *process) stop() {
 	p.Helper()
 	p.signal(syscall.SIGTERM)
-	p.ended()
+	p.awaitExit()
 }
 
-// ended waits for the process to end well.
-func (p *process) ended() {
+// checkRejected waits for the process to end well.
+func (p *process) awaitExit() {
 	p.Helper()
 	select {
 	case <-p.exited:
-	case <-time.After(patience):
+	case <-time.After(eventTimeout):
 		p.Fatalf("the proxy does not end:\n%s", p.log)
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-		p.wrong("exit code %d, want 0:\n%s", code, p.log)
+		p.violation("exit code %d, want 0:\n%s", code, p.log)
 	}
 }
 
-// answer is what came back to a request; status 0: none came, and body says why.
-type answer struct {
+// response is what came back to a request; status 0: none came, and body says why.
+type response struct {
 	status int
 	body   string
 	header http.Header
@@ -142,78 +142,80 @@ type answer struct {
 }
 
 // code is the code of a problem document.
-func (a answer) code() string {
+func (a response) code() string {
 	var problem struct{ Code string }
 	_ = json.Unmarshal([]byte(a.body), &problem) // other bodies have none
 	return problem.Code
 }
 
 // get sends a request on behalf of the connection.
-func (p *process) get(l link) answer {
+func (p *process) get(l connection) response {
 	return p.getPath(p.Context(), l, "/v1/companies")
 }
 
-func (p *process) getPath(ctx context.Context, l link, path string) answer {
+func (p *process) getPath(ctx context.Context, l connection, path string) response {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addresses["proxy"]+path, nil)
 	if err != nil {
-		return answer{body: err.Error()}
+		return response{body: err.Error()}
 	}
 	r.Header.Set("Pleo-Connection", l.name)
 	r.Header.Set("Simulator-Expect-Company", l.grant.Company)
 	return p.send(r)
 }
 
-func (p *process) send(r *http.Request) answer {
+func (p *process) send(r *http.Request) response {
 	began := time.Now()
-	response, err := p.client.Do(r)
+	res, err := p.client.Do(r)
 	if err != nil {
-		return answer{body: err.Error()}
+		return response{body: err.Error()}
 	}
-	defer func() { _ = response.Body.Close() }() // it is read to the end
-	body, err := io.ReadAll(response.Body)
+	defer func() { _ = res.Body.Close() }() // it is read to the end
+	body, err := io.ReadAll(res.Body)
 	if err != nil {
-		return answer{body: err.Error()}
+		return response{body: err.Error()}
 	}
-	return answer{response.StatusCode, string(body), response.Header, time.Since(began)}
+	return response{res.StatusCode, string(body), res.Header, time.Since(began)}
 }
 
-// ask sends a request in the background. Its answer may never come.
-func (p *process) ask(l link) <-chan answer {
-	c := make(chan answer, 1)
+// sendAsync sends a request in the background. Its answer may never come.
+func (p *process) sendAsync(l connection) <-chan response {
+	c := make(chan response, 1)
 	go func() { c <- p.get(l) }()
 	return c
 }
 
-// askAll sends a request for each connection in the background.
-func (p *process) askAll(links []link) []<-chan answer {
-	answers := make([]<-chan answer, len(links))
-	for i, l := range links {
-		answers[i] = p.ask(l)
+// sendAll sends a request for each connection in the background.
+func (p *process) sendAll(connections []connection) []<-chan response {
+	responses := make([]<-chan response, len(connections))
+	for i, l := range connections {
+		responses[i] = p.sendAsync(l)
 	}
-	return answers
+	return responses
 }
 
-// final tells answers that will not change by themselves.
-func final(a answer) bool { return a.status == http.StatusOK || a.status == http.StatusUnauthorized }
+// isFinal tells answers that will not change by themselves.
+func isFinal(a response) bool {
+	return a.status == http.StatusOK || a.status == http.StatusUnauthorized
+}
 
-// until asks until the answer is wanted, and returns the last one. What it waits
+// getUntil asks until the answer is wanted, and returns the last one. What it waits
 // for is a time of the program's own, of which nothing tells.
-func (p *process) until(l link, wanted func(answer) bool) answer {
+func (p *process) getUntil(l connection, done func(response) bool) response {
 	p.Helper()
 	for began := time.Now(); ; {
 		a := p.get(l)
-		if wanted(a) || time.Since(began) > patience {
+		if done(a) || time.Since(began) > eventTimeout {
 			return a
 		}
 		if a.status == http.StatusServiceUnavailable && a.header.Get("Retry-After") == "" {
-			p.wrong("503 without Retry-After: %s", a.body)
+			p.violation("503 without Retry-After: %s", a.body)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 }
 
 // operator asks the health listener.
-func (p *process) operator(path string) answer {
+func (p *process) operator(path string) response {
 	r, err := http.NewRequestWithContext(p.Context(), http.MethodGet, "http://"+p.addresses["health"]+path, nil)
 	if err != nil {
 		p.Fatal(err)

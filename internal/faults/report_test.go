@@ -15,33 +15,33 @@ import (
 
 // row is what came of one fault.
 type row struct {
-	ID, Title string
-	Trials    int
-	Presented int // the most presentations of one refresh token, as the simulator counted them
-	Lost      int // connections that need a person afterwards
-	Wrong     int // answers that clients must not get, and other broken promises
-	Note      string
-	Failed    bool
+	ID, Title  string
+	Trials     int
+	MaxSends   int // the most presentations of one refresh token, as the simulator counted them
+	Lost       int // connections that need a person afterwards
+	Violations int // responses that clients must not get, and other broken promises
+	Note       string
+	Failed     bool
 
 	longest time.Duration // of what Note is about
 
 	mu sync.Mutex // guards all above but ID and Title
 }
 
-// add changes the row.
-func (w *row) add(change func(*row)) {
+// update changes the row.
+func (w *row) update(change func(*row)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	change(w)
 }
 
-// read copies what was counted.
-func (w *row) read() *row {
+// snapshot copies what was counted.
+func (w *row) snapshot() *row {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return &row{
-		ID: w.ID, Title: w.Title, Trials: w.Trials, Presented: w.Presented,
-		Lost: w.Lost, Wrong: w.Wrong, Note: w.Note, Failed: w.Failed,
+		ID: w.ID, Title: w.Title, Trials: w.Trials, MaxSends: w.MaxSends,
+		Lost: w.Lost, Violations: w.Violations, Note: w.Note, Failed: w.Failed,
 	}
 }
 
@@ -54,8 +54,8 @@ func (w *row) cells() []string {
 		note = strings.TrimSpace("FAILED " + note)
 	}
 	return []string{
-		w.ID, w.Title, fmt.Sprint(w.Trials), fmt.Sprint(w.Presented),
-		fmt.Sprint(w.Lost), fmt.Sprint(w.Wrong), note,
+		w.ID, w.Title, fmt.Sprint(w.Trials), fmt.Sprint(w.MaxSends),
+		fmt.Sprint(w.Lost), fmt.Sprint(w.Violations), note,
 	}
 }
 
@@ -83,7 +83,7 @@ func (t *table) all() [][]string {
 	for _, f := range allFaults() {
 		for _, w := range t.rows {
 			if w.ID == f.id {
-				all = append(all, w.read().cells())
+				all = append(all, w.snapshot().cells())
 			}
 		}
 	}

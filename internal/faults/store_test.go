@@ -12,40 +12,40 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// storeAway is F14: without the store nothing is sent, what is in memory is
+// storeUnavailable is F14: without the store nothing is sent, what is in memory is
 // served, and operators can see why.
-func storeAway(r *run) {
+func storeUnavailable(r *run) {
 	r.needFailingStore()
-	w := r.world(simulator.Settings{})
-	links := w.connect(r.trials, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(10 * time.Second)}, time.Time{})
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connect(r.trials, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(10 * time.Second)}, time.Time{})
 	p := w.serve()
-	w.kept(p, links)
-	back := p.takeStoreAway()
-	w.sim.ResetCounters() // a slow machine may have begun to refresh already
-	w.kept(p, links)      // from memory
+	w.checkWorking(p, connections)
+	back := p.disableStore()
+	w.sim.ResetCounters()          // a slow machine may have begun to refresh already
+	w.checkWorking(p, connections) // from memory
 	if !eventually(10*time.Second, func() bool { return !p.storeIsUp() }) {
-		r.wrong("the store's absence is not reported within 10 s")
+		r.violation("the store's absence is not reported within 10 s")
 	}
-	for _, l := range links {
-		a := p.until(l, func(a answer) bool { return a.status != http.StatusOK }) // until it expires
+	for _, l := range connections {
+		a := p.getUntil(l, func(a response) bool { return a.status != http.StatusOK }) // getUntil it expires
 		if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
-			r.wrong("%s: %d %q with an expired token and no store, want 503 with Retry-After: %s",
+			r.violation("%s: %d %q with an expired token and no store, want 503 with Retry-After: %s",
 				l.name, a.status, a.header.Get("Retry-After"), a.body)
 		}
 	}
 	if a := p.operator("/readyz"); a.status != http.StatusOK {
-		r.wrong("not ready because the store is away: %d %s", a.status, a.body)
+		r.violation("not ready because the store is away: %d %s", a.status, a.body)
 	}
-	if most := w.sim.Counters().MostPresentations; most != 0 {
-		r.wrong("a token was presented %d times without a store", most)
+	if most := w.sim.Counters().MaxTimesSent; most != 0 {
+		r.violation("a token was presented %d times without a store", most)
 	}
 	back()
-	if !eventually(r.within(5*time.Second), p.storeIsUp) {
-		r.wrong("the store's return is not reported within 5 s:\n%s", p.operator("/readyz?verbose").body)
+	if !eventually(r.timeLimit(5*time.Second), p.storeIsUp) {
+		r.violation("the store's return is not reported within 5 s:\n%s", p.operator("/readyz?verbose").body)
 	}
-	w.settled(p, links)
+	w.awaitFinal(p, connections)
 	p.stop()
-	w.tally(len(links))
+	w.finish(len(connections))
 }
 
 // storeIsUp reports whether both signs that operators have say so.
@@ -53,16 +53,16 @@ func (p *process) storeIsUp() bool {
 	return p.metric("pleo_store_up") == 1 && strings.Contains(p.operator("/readyz?verbose").body, "[+] store: ok")
 }
 
-// storeDies is F15: the store goes away when the token has been spent.
-func storeDies(r *run) {
+// storeFailsAfterCommit is F15: the store goes away when the token has been spent.
+func storeFailsAfterCommit(r *run) {
 	r.needFailingStore()
 	for _, killed := range []bool{false, true} {
 		name := map[bool]string{false: "and comes back", true: "and the process with it"}[killed]
 		r.variant(name, func(r *run) {
-			w := r.world(simulator.Settings{})
-			links := w.expired(max(1, r.trials/2))
+			w := r.newEnv(simulator.Settings{})
+			connections := w.connectExpired(max(1, r.trials/2))
 			p := w.serve()
-			for batch := links; len(batch) > 0; {
+			for batch := connections; len(batch) > 0; {
 				n := min(len(batch), 10)
 				back := w.refreshWithoutStore(p, batch[:n])
 				if killed {
@@ -72,53 +72,53 @@ func storeDies(r *run) {
 				if killed {
 					p = w.serve()
 				}
-				w.savedSoon(p, batch[:n])
+				w.checkSavedSoon(p, batch[:n])
 				batch = batch[n:]
 			}
-			w.kept(p, links)
+			w.checkWorking(p, connections)
 			p.stop()
-			w.tally(len(links))
+			w.finish(len(connections))
 		})
 	}
 }
 
 // refreshWithoutStore takes the store away after the server's commit. Clients
 // get the new token at once.
-func (w *world) refreshWithoutStore(p *process, links []link) (back func()) {
+func (w *env) refreshWithoutStore(p *process, connections []connection) (back func()) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
-	answers := p.askAll(links)
-	for _, l := range links {
+	responses := p.sendAll(connections)
+	for _, l := range connections {
 		w.await(simulator.PhaseCommitted, l)
 	}
-	back = p.takeStoreAway()
+	back = p.disableStore()
 	w.sim.ClearFaults()
 	released := time.Now()
-	for i, c := range answers {
+	for i, c := range responses {
 		if a := <-c; a.status != http.StatusOK {
-			w.wrong("%s: %d %s, want 200 with the new token\n%s", links[i].name, a.status, a.body, p.log)
+			w.violation("%s: %d %s, want 200 with the new token\n%s", connections[i].name, a.status, a.body, p.log)
 		}
 	}
-	if took := time.Since(released); took > w.within(time.Second) {
-		w.wrong("clients waited %v for tokens that only the store has not taken", took)
+	if took := time.Since(released); took > w.timeLimit(time.Second) {
+		w.violation("clients waited %v for tokens that only the store has not taken", took)
 	}
 	return back
 }
 
-// savedSoon checks that the second version of each credential is in the store
+// checkSavedSoon checks that the second version of each credential is in the store
 // within a second of a full run.
-func (w *world) savedSoon(p *process, links []link) {
+func (w *env) checkSavedSoon(p *process, connections []connection) {
 	w.Helper()
 	began := time.Now()
-	for _, l := range links {
-		if !eventually(w.within(time.Second)-time.Since(began), func() bool { return p.version(l) == 2 }) {
-			w.wrong("%s has version %d in the store after %v, want 2\n%s", l.name, p.version(l), time.Since(began), p.log)
+	for _, l := range connections {
+		if !eventually(w.timeLimit(time.Second)-time.Since(began), func() bool { return p.version(l) == 2 }) {
+			w.violation("%s has version %d in the store after %v, want 2\n%s", l.name, p.version(l), time.Since(began), p.log)
 		}
 	}
 }
 
 // version is that of the stored credential.
-func (p *process) version(l link) int {
+func (p *process) version(l connection) int {
 	r, err := http.NewRequestWithContext(p.Context(), http.MethodGet, "http://"+p.addresses["admin"]+"/api/v1/connections/"+l.name, nil)
 	if err != nil {
 		p.Fatal(err)
@@ -128,23 +128,23 @@ func (p *process) version(l link) int {
 	return connection.Version
 }
 
-// commitUnanswered is F16: the disk fails at the sync that ends the transaction,
+// commitResponseDelayed is F16: the disk fails at the sync that ends the transaction,
 // so that nobody knows whether it took place.
-func commitUnanswered(r *run) {
+func commitResponseDelayed(r *run) {
 	r.needStrace()
-	w := r.world(simulator.Settings{})
-	links := w.expired(r.trials)
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connectExpired(r.trials)
 	p := w.serve()
 	report, failed := filepath.Join(w.dir, "strace.txt"), 0
-	for i, l := range links {
+	for i, l := range connections {
 		w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit, Count: 1})
-		asked := p.ask(l)
+		pending := p.sendAsync(l)
 		w.await(simulator.PhaseCommitted, l)
 		// The first sync of each thread fails.
 		t := p.trace("-P", w.data("store.db-wal"), "-o", report, "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1")
 		w.sim.ClearFaults()
-		if a := <-asked; a.status != http.StatusOK {
-			r.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+		if a := <-pending; a.status != http.StatusOK {
+			r.violation("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
 		}
 		if i%2 == 1 {
 			_ = p.cmd.Process.Kill()
@@ -155,22 +155,22 @@ func commitUnanswered(r *run) {
 			<-p.exited
 			p = w.serve()
 		}
-		w.savedSoon(p, []link{l})
+		w.checkSavedSoon(p, []connection{l})
 	}
-	if failed*10 < len(links)*9 { // strace does not always live to tell
-		r.wrong("a sync failed in %d of %d trials only", failed, len(links))
+	if failed*10 < len(connections)*9 { // strace does not always live to tell
+		r.violation("a sync failed in %d of %d trials only", failed, len(connections))
 	}
-	w.kept(p, links)
-	if c := w.sim.Counters(); c.Refreshes != len(links) {
-		r.wrong("%d refreshes, want %d", c.Refreshes, len(links))
+	w.checkWorking(p, connections)
+	if c := w.sim.Counters(); c.Refreshes != len(connections) {
+		r.violation("%d refreshes, want %d", c.Refreshes, len(connections))
 	}
-	for _, l := range links {
+	for _, l := range connections {
 		if v := p.version(l); v != 2 {
-			r.wrong("%s has version %d after one refresh, want 2", l.name, v)
+			r.violation("%s has version %d after one refresh, want 2", l.name, v)
 		}
 	}
 	p.stop()
-	w.tally(len(links))
+	w.finish(len(connections))
 }
 
 // diskFault is what happens at the nth system call of a kind that any thread
@@ -199,28 +199,28 @@ func diskFails(r *run) {
 			}
 		}
 	}
-	w := r.world(simulator.Settings{})
-	links := w.expired(1 + r.trials)
+	w := r.newEnv(simulator.Settings{})
+	connections := w.connectExpired(1 + r.trials)
 	p := w.serve()
-	w.kept(p, links[:1]) // and introspection has proven itself
+	w.checkWorking(p, connections[:1]) // and introspection has proven itself
 	p.stop()
 	hits := 0
-	for i, l := range links[1:] {
+	for i, l := range connections[1:] {
 		at := points[i*len(points)/r.trials%len(points)]
 		hits += min(w.failDisk(l, at), 1)
 	}
-	r.row.add(func(row *row) { row.Note = fmt.Sprintf("hit in %d trials; the others made no such call", hits) })
-	w.tally(len(links) - 1)
+	r.row.update(func(row *row) { row.Note = fmt.Sprintf("hit in %d trials; the others made no such call", hits) })
+	w.finish(len(connections) - 1)
 }
 
 // failDisk refreshes one connection while the disk fails, checks what is left,
 // and returns how often it failed.
-func (w *world) failDisk(l link, f diskFault) (hits int) {
+func (w *env) failDisk(l connection, f diskFault) (hits int) {
 	w.Helper()
 	p := w.serve()
 	report := filepath.Join(w.dir, "strace.txt")
 	t := p.trace("-y", "-o", report, "-e", "trace="+f.call, "-e", f.injection())
-	a := <-p.ask(l)
+	a := <-p.sendAsync(l)
 	if !f.kills() {
 		t.detach()
 		hits = w.injected(report, f.call, f.nth)
@@ -238,40 +238,40 @@ func (w *world) failDisk(l link, f diskFault) (hits int) {
 
 // checkReported checks what client and operators hear of a failing disk. A file
 // that cannot be removed is found again at the next start.
-func (w *world) checkReported(p *process, l link, f diskFault, a answer, hits int) {
+func (w *env) checkReported(p *process, l connection, f diskFault, a response, hits int) {
 	w.Helper()
 	if a.status != http.StatusOK && a.status != http.StatusServiceUnavailable {
-		w.wrong("%s under %s: %d %s, want 200 or 503\n%s", l.name, f.injection(), a.status, a.body, p.log)
+		w.violation("%s under %s: %d %s, want 200 or 503\n%s", l.name, f.injection(), a.status, a.body, p.log)
 	}
-	if hits > 0 && f.call != "unlinkat" && !p.alarmed() {
-		w.wrong("%s: an error (%s) was reported to nobody: %d %s\n%s", l.name, f.injection(), a.status, a.body, p.log)
+	if hits > 0 && f.call != "unlinkat" && !p.hasAlarm() {
+		w.violation("%s: an error (%s) was reported to nobody: %d %s\n%s", l.name, f.injection(), a.status, a.body, p.log)
 	}
 }
 
 // checkAfterwards checks that the connection works, and ends the process. A kill
 // may come in the window in which a token is lost.
-func (w *world) checkAfterwards(p *process, l link, f diskFault) {
+func (w *env) checkAfterwards(p *process, l connection, f diskFault) {
 	w.Helper()
-	if a := p.until(l, final); a.status != http.StatusOK {
-		w.row.add(func(r *row) { r.Lost++ })
+	if a := p.getUntil(l, isFinal); a.status != http.StatusOK {
+		w.row.update(func(r *row) { r.Lost++ })
 		if !f.kills() {
-			w.wrong("%s was lost to %s: %s\n%s", l.name, f.injection(), a.body, p.log)
+			w.violation("%s was lost to %s: %s\n%s", l.name, f.injection(), a.body, p.log)
 		}
 	}
 	if f.kills() {
-		w.wholeRecords(p)
+		w.checkSpoolEmpty(p)
 	}
 	p.stop()
 }
 
-// alarmed reports whether operators can see that something is wrong.
-func (p *process) alarmed() bool {
+// hasAlarm reports whether operators can see that something is wrong.
+func (p *process) hasAlarm() bool {
 	return strings.Contains(p.log.String(), `"level":"error"`) || p.metric("pleo_store_errors_total") > 0
 }
 
 // injected returns how many threads came as far as the nth call of the kind, at
 // which strace let it fail or killed the process, and it mattered.
-func (w *world) injected(report, call string, nth int) (hits int) {
+func (w *env) injected(report, call string, nth int) (hits int) {
 	w.Helper()
 	text, err := os.ReadFile(report)
 	if err != nil {

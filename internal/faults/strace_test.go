@@ -19,7 +19,7 @@ type tracer struct {
 func (r *run) needStrace() {
 	r.Helper()
 	if _, err := exec.LookPath("strace"); err != nil {
-		r.missing("strace is not installed")
+		r.cannotRun("strace is not installed")
 	}
 }
 
@@ -48,12 +48,12 @@ func (p *process) trace(args ...string) *tracer {
 	go t.read(bufio.NewScanner(stderr), said)
 	p.Cleanup(t.detach)
 	if first := <-said; !strings.Contains(first, "attached") {
-		p.missing("strace cannot attach to a process: " + first)
+		p.cannotRun("strace cannot attach to a process: " + first)
 	}
 	return t
 }
 
-// read tells the first line that strace says, and waits for its end.
+// snapshot tells the first line that strace says, and waits for its end.
 func (t *tracer) read(lines *bufio.Scanner, said chan<- string) {
 	for first := true; lines.Scan(); first = false {
 		if first {
@@ -82,19 +82,19 @@ func (t *tracer) end() {
 	}
 }
 
-// ofStore selects the system calls on the database and its companions.
-func (w *world) ofStore() []string {
+// storeFilter selects the system calls on the database and its companions.
+func (w *env) storeFilter() []string {
 	return []string{"-P", w.data("store.db"), "-P", w.data("store.db-wal"), "-P", w.data("store.db-shm")}
 }
 
-// takeStoreAway makes every access to the database fail until it is called back.
-func (p *process) takeStoreAway() (back func()) {
+// disableStore makes every access to the database fail until it is called back.
+func (p *process) disableStore() (back func()) {
 	p.Helper()
 	if p.database != nil {
 		p.database.relay.Cut()
 		return p.database.relay.Restore
 	}
 	const calls = "pread64,pwrite64,fsync,fdatasync,fcntl"
-	t := p.trace(append(p.ofStore(), "-o", "/dev/null", "-e", "trace="+calls, "-e", "inject="+calls+":error=EIO")...)
+	t := p.trace(append(p.storeFilter(), "-o", "/dev/null", "-e", "trace="+calls, "-e", "inject="+calls+":error=EIO")...)
 	return t.detach
 }

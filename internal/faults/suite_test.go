@@ -76,8 +76,8 @@ type fault struct {
 	id    string // of the reliability matrix
 	title string
 	full  int // trials of a full run
-	// presented is how often one refresh token may be presented at most.
-	presented int
+	// maxSends is how often one refresh token may be presented at most.
+	maxSends int
 	// mayLose says why connections may need a person afterwards; empty: none may.
 	mayLose string
 	// alone keeps other faults from being tried at the same time, because the
@@ -124,18 +124,18 @@ type run struct {
 	cluster *postgrestest.Server
 }
 
-// within is how long something may take that has to be done in d. That is for a
+// timeLimit is how long something may take that has to be done in d. That is for a
 // full run, on a machine that does nothing else; a run of a part shares its machine
 // with all that CI does, and only sees that it is done.
-func (r *run) within(d time.Duration) time.Duration {
+func (r *run) timeLimit(d time.Duration) time.Duration {
 	if *share < 100 {
 		return 30 * d
 	}
 	return d
 }
 
-// spread does the trials in several worlds at once.
-func (r *run) spread(worlds int, try func(*run)) {
+// parallelEnvs does the trials in several worlds at once.
+func (r *run) parallelEnvs(worlds int, try func(*run)) {
 	worlds = min(worlds, r.trials)
 	r.Run("worlds", func(t *testing.T) {
 		for i := range worlds {
@@ -161,17 +161,17 @@ func (r *run) variant(name string, try func(*run)) {
 	})
 }
 
-// wrong counts something that a user would complain about.
-func (r *run) wrong(format string, args ...any) {
+// violation counts something that a user would complain about.
+func (r *run) violation(format string, args ...any) {
 	r.Helper()
-	r.row.add(func(w *row) { w.Wrong++ })
+	r.row.update(func(w *row) { w.Violations++ })
 	r.Errorf(format, args...)
 }
 
-// missing ends a fault that cannot be tried here.
-func (r *run) missing(why string) {
+// cannotRun ends a fault that cannot be tried here.
+func (r *run) cannotRun(why string) {
 	r.Helper()
-	r.row.add(func(w *row) { w.Note = "not tried: " + why })
+	r.row.update(func(w *row) { w.Note = "not tried: " + why })
 	if *require {
 		r.Fatal(why)
 	}
@@ -180,9 +180,9 @@ func (r *run) missing(why string) {
 
 // judge compares what was counted with what may be.
 func (r *run) judge() {
-	got := r.row.read()
-	if got.Presented > r.fault.presented {
-		r.Errorf("a refresh token was presented %d times, want at most %d", got.Presented, r.fault.presented)
+	got := r.row.snapshot()
+	if got.MaxSends > r.fault.maxSends {
+		r.Errorf("a refresh token was presented %d times, want at most %d", got.MaxSends, r.fault.maxSends)
 	}
 	if got.Lost > 0 && r.fault.mayLose == "" {
 		r.Errorf("%d connections were lost of %d trials, want none", got.Lost, got.Trials)
@@ -191,6 +191,6 @@ func (r *run) judge() {
 		r.Error("nothing was tried")
 	}
 	if r.Failed() {
-		r.row.add(func(w *row) { w.Failed = true })
+		r.row.update(func(w *row) { w.Failed = true })
 	}
 }

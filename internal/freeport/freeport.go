@@ -13,7 +13,7 @@ import (
 // above 32767 to whoever asks for any (Linux: net.ipv4.ip_local_port_range), most
 // often to the near end of an outgoing connection, which then keeps a server from
 // listening.
-const from, to = 10000, 30000
+const minPort, maxPort = 10000, 30000
 
 // Address returns a host:port of this machine that nobody listens at. It is not
 // reserved; at random among so many, nobody else is given it meanwhile.
@@ -21,7 +21,7 @@ func Address() (string, error) {
 	var lc net.ListenConfig
 	var err error
 	for range 100 {
-		port := from + rand.IntN(to-from) //nolint:gosec // no secret
+		port := minPort + rand.IntN(maxPort-minPort) //nolint:gosec // no secret
 		var l net.Listener
 		if l, err = lc.Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			return l.Addr().String(), l.Close()

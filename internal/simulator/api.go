@@ -12,7 +12,7 @@ import (
 type route struct {
 	pattern string
 	scope   string
-	answer  func(*Simulator, call) reply
+	handle  func(*Simulator, call) response
 }
 
 func routes() []route {
@@ -36,7 +36,7 @@ func routes() []route {
 		{"POST /v3/export-job-events", "export-jobs:write", (*Simulator).createExportJobEvent},
 		{"GET /v3/export-items", "export-items:read", (*Simulator).listExportItems},
 		{"POST /v2/accounting-entries:enrich", "accounting-entries:write", (*Simulator).enrich},
-		{"/", "", (*Simulator).noSuchCall},
+		{"/", "", (*Simulator).notFound},
 	}
 }
 
@@ -44,10 +44,10 @@ func routes() []route {
 func (s *Simulator) API() http.Handler {
 	mux := http.NewServeMux()
 	for _, rt := range routes() {
-		mux.HandleFunc(rt.pattern, s.calling(rt))
+		mux.HandleFunc(rt.pattern, s.routeHandler(rt))
 	}
 	// Outside the mux, which would redirect the odd paths that /echo is for.
-	echo := s.calling(route{answer: (*Simulator).echo})
+	echo := s.routeHandler(route{handle: (*Simulator).echo})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/echo" || strings.HasPrefix(r.URL.Path, "/echo/") {
 			echo(w, r)
@@ -57,19 +57,19 @@ func (s *Simulator) API() http.Handler {
 	})
 }
 
-func (s *Simulator) noSuchCall(call) reply {
+func (s *Simulator) notFound(call) response {
 	return exception(http.StatusNotFound, "NOT_FOUND", "no such call")
 }
 
 // call is one request to the API by a known credential.
 type call struct {
-	r     *http.Request
-	query url.Values
-	who   principal
+	r      *http.Request
+	query  url.Values
+	caller caller
 }
 
-// principal is whom a credential stands for.
-type principal struct {
+// caller is whom a credential stands for.
+type caller struct {
 	method      string // OAUTH2 or API_KEY, as /v1/introspect says it
 	scheme      string // of the Authorization field
 	clientID    string // the OAuth client, or the id of the key
@@ -81,47 +81,47 @@ type principal struct {
 }
 
 // id names the grant or the key; empty: neither is known.
-func (p principal) id() string { return p.grant + p.key }
+func (p caller) id() string { return p.grant + p.key }
 
 // owner names whom installations belong to.
-func (p principal) owner() installationOwner { return installationOwner{p.clientID, p.subject} }
+func (p caller) owner() installationOwner { return installationOwner{p.clientID, p.subject} }
 
 const introspectPattern = "GET /v1/introspect"
 
-// calling makes a handler of a route: it finds the credential, lets the faults
+// routeHandler makes a handler of a route: it finds the credential, lets the faults
 // act and counts.
-func (s *Simulator) calling(rt route) http.HandlerFunc {
-	return s.answering(func(r *http.Request, _ string) reply {
+func (s *Simulator) routeHandler(rt route) http.HandlerFunc {
+	return s.handler(func(r *http.Request, _ string) response {
 		if rt.pattern == introspectPattern {
 			s.counts.update(func(n *Counters) { n.APIIntrospections++ })
 		}
 		who, known := s.authenticate(r)
 		end := s.counts.beginAPI(who.id())
-		acting := s.faults.take(occasion{target: TargetAPI, path: r.URL.Path, id: who.id(), subject: who.subject})
-		re := s.scene(s.unauthorized, func() reply {
+		acting := s.faults.take(faultTarget{target: TargetAPI, path: r.URL.Path, id: who.id(), subject: who.subject})
+		re := s.newExchange(s.unauthorized, func() response {
 			if !known {
 				return s.unauthorized()
 			}
-			return s.permitted(rt, call{r: r, query: r.URL.Query(), who: who})
-		}).play(r.Context(), acting)
+			return s.authorizeCall(rt, call{r: r, query: r.URL.Query(), caller: who})
+		}).run(r.Context(), acting)
 		end(re.outcome())
 		return re
 	})
 }
 
-// permitted answers a call if its credential may make it.
-func (s *Simulator) permitted(rt route, c call) reply {
+// authorizeCall answers a call if its credential may make it.
+func (s *Simulator) authorizeCall(rt route, c call) response {
 	foreign := s.namesForeignCompany(c)
 	if foreign || s.expectsOther(c) {
-		s.counts.wrongCompany(c.who.id())
+		s.counts.wrongCompany(c.caller.id())
 	}
 	if foreign && rt.pattern != "" { // /echo tells what came, whatever it was
 		return s.forbidden("the credential does not belong to this company")
 	}
-	if rt.scope != "" && !slices.Contains(c.who.scopes, rt.scope) {
+	if rt.scope != "" && !slices.Contains(c.caller.scopes, rt.scope) {
 		return s.forbidden("the credential lacks the scope " + rt.scope)
 	}
-	return rt.answer(s, c)
+	return rt.handle(s, c)
 }
 
 // ExpectCompanyHeader names the header field in which a test may say which
@@ -130,7 +130,7 @@ const ExpectCompanyHeader = "Simulator-Expect-Company"
 
 func (s *Simulator) expectsOther(c call) bool {
 	expected := c.r.Header.Get(ExpectCompanyHeader)
-	return expected != "" && expected != c.who.subject.company
+	return expected != "" && expected != c.caller.subject.company
 }
 
 // namesForeignCompany reports whether the query names a company or organisation
@@ -138,14 +138,14 @@ func (s *Simulator) expectsOther(c call) bool {
 func (s *Simulator) namesForeignCompany(c call) bool {
 	named := slices.Concat(c.query["company_id"], c.query["companyId"])
 	for _, id := range named {
-		company, err := s.world.company(id)
-		if err != nil || company.ID != id || !c.who.subject.covers(company) {
+		company, err := s.directory.company(id)
+		if err != nil || company.ID != id || !c.caller.subject.covers(company) {
 			return true
 		}
 	}
 	for _, id := range c.query["organization_id"] {
 		ofOrganisation := func(company Company) bool { return company.OrganisationID == id }
-		if !slices.ContainsFunc(s.world.companiesOf(c.who.subject), ofOrganisation) {
+		if !slices.ContainsFunc(s.directory.companiesOf(c.caller.subject), ofOrganisation) {
 			return true
 		}
 	}
@@ -155,11 +155,11 @@ func (s *Simulator) namesForeignCompany(c call) bool {
 // authenticate finds whose credential a request carries: a token as Bearer, or
 // a key as the user name of Basic with an empty password. A dead token is not
 // accepted, but its grant is told, for the counts.
-func (s *Simulator) authenticate(r *http.Request) (who principal, ok bool) {
+func (s *Simulator) authenticate(r *http.Request) (who caller, ok bool) {
 	fields := r.Header.Values("Authorization")
 	if len(fields) != 1 {
 		s.counts.update(func(c *Counters) { c.AuthorizationNotOnce++ })
-		return principal{}, false
+		return caller{}, false
 	}
 	scheme, value, _ := strings.Cut(fields[0], " ")
 	if strings.EqualFold(scheme, "Bearer") {
@@ -167,47 +167,47 @@ func (s *Simulator) authenticate(r *http.Request) (who principal, ok bool) {
 	}
 	user, password, err := splitBasic(fields[0])
 	if err != nil || password != "" {
-		return principal{}, false
+		return caller{}, false
 	}
-	k, ok := s.world.liveKey(user, s.now())
-	return principal{
+	k, ok := s.directory.liveKey(user, s.now())
+	return caller{
 		method: "API_KEY", scheme: "Basic", clientID: k.ID, application: k.Kind, key: k.ID,
 		subject: subject{company: k.Company, organisation: k.Organisation}, scopes: k.Scopes,
 	}, ok
 }
 
-func (s *Simulator) bearer(token string) (who principal, ok bool) {
-	h, ok := s.ledger.accessHolder(token, s.now())
-	who = principal{
+func (s *Simulator) bearer(token string) (who caller, ok bool) {
+	h, ok := s.grants.accessOwner(token, s.now())
+	who = caller{
 		method: "OAUTH2", scheme: "Bearer", clientID: h.clientID,
 		subject: h.subject, scopes: h.scopes, grant: h.grant,
 	}
-	if client, err := s.world.client(h.clientID); err == nil {
+	if client, err := s.directory.client(h.clientID); err == nil {
 		who.application = client.Name
 	}
 	return who, ok
 }
 
-func (s *Simulator) unauthorized() reply {
+func (s *Simulator) unauthorized() response {
 	a := s.settings.Load().API
-	re := styled(a.UnauthorizedBody, http.StatusUnauthorized, "UNAUTHORIZED", "JWT is expired")
+	re := errorResponse(a.UnauthorizedBody, http.StatusUnauthorized, "UNAUTHORIZED", "JWT is expired")
 	if a.WWWAuthenticate {
 		re = re.with("WWW-Authenticate", `Bearer realm="pleo", error="invalid_token"`)
 	}
 	return re
 }
 
-func (s *Simulator) forbidden(why string) reply {
-	return styled(s.settings.Load().API.ForbiddenBody, http.StatusForbidden, "ACCESS_DENIED", why)
+func (s *Simulator) forbidden(why string) response {
+	return errorResponse(s.settings.Load().API.ForbiddenBody, http.StatusForbidden, "ACCESS_DENIED", why)
 }
 
-// styled answers an error in one of the three styles of body.
-func styled(style string, status int, code, message string) reply {
+// errorResponse answers an error in one of the three styles of body.
+func errorResponse(style string, status int, code, message string) response {
 	switch style {
 	case "empty":
-		return reply{status: status}
+		return response{status: status}
 	case "plain":
-		return textReply(status, message)
+		return textResponse(status, message)
 	}
 	return exception(status, code, message)
 }
@@ -226,9 +226,9 @@ type identity struct {
 	SubjectURN      string `json:"subjectURN,omitempty"`
 }
 
-func (s *Simulator) getIntrospect(c call) reply {
-	return jsonReply(http.StatusOK, data{identity{
-		AuthMethod: c.who.method, ClientID: c.who.clientID, Scope: strings.Join(c.who.scopes, " "),
-		ApplicationName: c.who.application, SubjectURN: c.who.subject.urn(),
+func (s *Simulator) getIntrospect(c call) response {
+	return jsonResponse(http.StatusOK, data{identity{
+		AuthMethod: c.caller.method, ClientID: c.caller.clientID, Scope: strings.Join(c.caller.scopes, " "),
+		ApplicationName: c.caller.application, SubjectURN: c.caller.subject.urn(),
 	}})
 }

@@ -35,30 +35,30 @@ func employeesOf(c Company) []employee {
 }
 
 // employeesSeenBy lists the employees that a credential may see.
-func (s *Simulator) employeesSeenBy(p principal) []employee {
+func (s *Simulator) employeesSeenBy(p caller) []employee {
 	var all []employee
-	for _, c := range s.world.companiesOf(p.subject) {
+	for _, c := range s.directory.companiesOf(p.subject) {
 		all = append(all, employeesOf(c)...)
 	}
 	return all
 }
 
-func (s *Simulator) listEmployees(c call) reply {
+func (s *Simulator) listEmployees(c call) response {
 	unwanted := func(e employee) bool {
-		return differs(c, "companyId", e.CompanyID) || differs(c, "email", e.Email) || differs(c, "code", e.Code)
+		return filteredOut(c, "companyId", e.CompanyID) || filteredOut(c, "email", e.Email) || filteredOut(c, "code", e.Code)
 	}
-	return page(slices.DeleteFunc(s.employeesSeenBy(c.who), unwanted), c.query)
+	return page(slices.DeleteFunc(s.employeesSeenBy(c.caller), unwanted), c.query)
 }
 
-// differs reports whether the query asks for another value than this one.
-func differs(c call, parameter, value string) bool {
+// filteredOut reports whether the query asks for another value than this one.
+func filteredOut(c call, parameter, value string) bool {
 	return c.query.Has(parameter) && c.query.Get(parameter) != value
 }
 
-func (s *Simulator) getEmployee(c call) reply {
-	for _, e := range s.employeesSeenBy(c.who) {
+func (s *Simulator) getEmployee(c call) response {
+	for _, e := range s.employeesSeenBy(c.caller) {
 		if e.ID == c.r.PathValue("id") {
-			return jsonReply(http.StatusOK, data{e})
+			return jsonResponse(http.StatusOK, data{e})
 		}
 	}
 	return exception(http.StatusNotFound, "EMPLOYEE_NOT_FOUND", "employee not found")
@@ -81,8 +81,8 @@ func recordOf(c Company) companyRecord {
 	}
 }
 
-func (s *Simulator) listCompanies(c call) reply {
-	covered := s.world.companiesOf(c.who.subject)
+func (s *Simulator) listCompanies(c call) response {
+	covered := s.directory.companiesOf(c.caller.subject)
 	records := make([]companyRecord, 0, len(covered))
 	for _, company := range covered {
 		records = append(records, recordOf(company))
@@ -90,14 +90,14 @@ func (s *Simulator) listCompanies(c call) reply {
 	return page(records, c.query)
 }
 
-func (s *Simulator) getCompany(c call) reply {
-	company, err := s.world.company(c.r.PathValue("id"))
+func (s *Simulator) getCompany(c call) response {
+	company, err := s.directory.company(c.r.PathValue("id"))
 	if err != nil || company.ID != c.r.PathValue("id") {
 		return exception(http.StatusNotFound, "COMPANY_NOT_FOUND", "company not found")
 	}
-	if !c.who.subject.covers(company) {
-		s.counts.wrongCompany(c.who.id())
+	if !c.caller.subject.covers(company) {
+		s.counts.wrongCompany(c.caller.id())
 		return s.forbidden("the credential does not belong to this company")
 	}
-	return jsonReply(http.StatusOK, data{recordOf(company)})
+	return jsonResponse(http.StatusOK, data{recordOf(company)})
 }

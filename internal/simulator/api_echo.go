@@ -40,7 +40,7 @@ type bodyInfo struct {
 }
 
 // echo answers with what came.
-func (s *Simulator) echo(c call) reply {
+func (s *Simulator) echo(c call) response {
 	received := takeHead(c.r)
 	hash := sha256.New()
 	length, err := io.Copy(hash, c.r.Body)
@@ -57,13 +57,13 @@ func (s *Simulator) echo(c call) reply {
 	if !e.AsReceived {
 		e.Headers = hideAuthorization(sorted(c.r.Header))
 	}
-	return jsonReply(http.StatusOK, e)
+	return jsonResponse(http.StatusOK, e)
 }
 
 func authorizationOf(c call) authorizationInfo {
 	return authorizationInfo{
-		Count: len(c.r.Header.Values("Authorization")), Scheme: c.who.scheme, Method: c.who.method,
-		Grant: c.who.grant, Key: c.who.key, Company: c.who.subject.company, Subject: c.who.subject.urn(),
+		Count: len(c.r.Header.Values("Authorization")), Scheme: c.caller.scheme, Method: c.caller.method,
+		Grant: c.caller.grant, Key: c.caller.key, Company: c.caller.subject.company, Subject: c.caller.subject.urn(),
 	}
 }
 

@@ -19,7 +19,7 @@ type enrichment struct {
 // that a client can meet all of them: 0 no entry matches (200), 9 matching goes
 // on in the background (202), all else attached (201); the card 0000 is not
 // found (404).
-func (s *Simulator) enrich(c call) reply {
+func (s *Simulator) enrich(c call) response {
 	var body struct {
 		Receipts []string `json:"receipts"`
 		Tags     []string `json:"tags"`
@@ -27,26 +27,26 @@ func (s *Simulator) enrich(c call) reply {
 	if err := readJSON(c.r.Body, false, &body); err != nil {
 		return exception(http.StatusBadRequest, "JSON_MAPPING_EXCEPTION", "the body is not the expected JSON")
 	}
-	if why := enrichmentFault(c, body.Receipts); why != "" {
+	if why := checkEnrichment(c, body.Receipts); why != "" {
 		return exception(http.StatusBadRequest, "PARAMETER_VALIDATION_FAILED", why)
 	}
 	amount := c.query.Get("amount")
 	switch {
 	case c.query.Get("card_last_four_digits") == "0000":
-		return jsonReply(http.StatusNotFound, data{enrichment{ReceiptStatus: "UNRESOLVED", Message: "Card not found"}})
+		return jsonResponse(http.StatusNotFound, data{enrichment{ReceiptStatus: "UNRESOLVED", Message: "Card not found"}})
 	case strings.HasSuffix(amount, "0"):
-		return jsonReply(http.StatusOK, data{enrichment{ReceiptStatus: "ADDED_TO_RECEIPT_INBOX"}})
+		return jsonResponse(http.StatusOK, data{enrichment{ReceiptStatus: "ADDED_TO_RECEIPT_INBOX"}})
 	case strings.HasSuffix(amount, "9"):
-		return jsonReply(http.StatusAccepted, data{enrichment{ReceiptStatus: "ACCEPTED"}})
+		return jsonResponse(http.StatusAccepted, data{enrichment{ReceiptStatus: "ACCEPTED"}})
 	}
-	entry := deriveUUID("accounting entry", c.who.subject.company, amount)
-	return jsonReply(http.StatusCreated, data{enrichment{AccountingEntryID: entry, ReceiptStatus: "UPLOADED", Tags: body.Tags}})
+	entry := deriveUUID("accounting entry", c.caller.subject.company, amount)
+	return jsonResponse(http.StatusCreated, data{enrichment{AccountingEntryID: entry, ReceiptStatus: "UPLOADED", Tags: body.Tags}})
 }
 
-// enrichmentFault says what is wrong with the parameters or the receipts; empty:
+// checkEnrichment says what is wrong with the parameters or the receipts; empty:
 // nothing.
-func enrichmentFault(c call, receipts []string) string {
-	if c.who.subject.company == "" {
+func checkEnrichment(c call, receipts []string) string {
+	if c.caller.subject.company == "" {
 		return "the call needs a credential of a company"
 	}
 	for _, name := range []string{"amount", "currency", "card_last_four_digits", "merchant_name"} {

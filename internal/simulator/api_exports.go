@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// exportJobLife is how long a job may go without an action before it expires.
-const exportJobLife = time.Hour
+// exportJobLifetime is how long a job may go without an action before it expires.
+const exportJobLifetime = time.Hour
 
 // exportJob is a record of /v3/export-jobs.
 type exportJob struct {
@@ -46,8 +46,8 @@ func (j *exportJob) open() bool { return j.Status == "pending" || j.Status == "i
 
 // withJobs runs f on the export jobs that a call may see, under the lock. Every
 // company has one pending job of five items from the start.
-func (s *Simulator) withJobs(c call, f func(jobs []*exportJob) reply) reply {
-	covered := s.world.companiesOf(c.who.subject)
+func (s *Simulator) withJobs(c call, f func(jobs []*exportJob) response) response {
+	covered := s.directory.companiesOf(c.caller.subject)
 	s.records.mu.Lock()
 	defer s.records.mu.Unlock()
 	var seen []*exportJob
@@ -58,7 +58,7 @@ func (s *Simulator) withJobs(c call, f func(jobs []*exportJob) reply) reply {
 		}
 	}
 	for _, j := range s.records.jobs {
-		if c.who.subject.company == j.CompanyID || slices.ContainsFunc(covered, func(k Company) bool { return k.ID == j.CompanyID }) {
+		if c.caller.subject.company == j.CompanyID || slices.ContainsFunc(covered, func(k Company) bool { return k.ID == j.CompanyID }) {
 			s.expireJob(j)
 			seen = append(seen, j)
 		}
@@ -80,7 +80,7 @@ func (s *Simulator) addJob(companyID string, entries []string) *exportJob {
 	j := &exportJob{
 		ID:        deriveUUID("export job", companyID, len(s.records.jobs)),
 		CompanyID: companyID, Status: "pending", NumberOfItems: len(entries),
-		ExpiresIn: int(exportJobLife / time.Second), IsInteractive: true, CreatedAt: now, LastUpdatedAt: now,
+		ExpiresIn: int(exportJobLifetime / time.Second), IsInteractive: true, CreatedAt: now, LastUpdatedAt: now,
 	}
 	for _, id := range entries {
 		j.items = append(j.items, exportJobItem{AccountingEntryID: id, ExportJobID: j.ID, Status: "pending"})
@@ -91,7 +91,7 @@ func (s *Simulator) addJob(companyID string, entries []string) *exportJob {
 
 // expireJob ends a started job that nobody has touched for an hour.
 func (s *Simulator) expireJob(j *exportJob) {
-	at := j.LastUpdatedAt.Add(exportJobLife)
+	at := j.LastUpdatedAt.Add(exportJobLifetime)
 	if j.Status == "in_progress" && !s.now().Before(at) {
 		j.finish("failed", at)
 		j.ExpiredAt, j.FailureReasonType = &at, "job_expired"
@@ -108,10 +108,10 @@ func (j *exportJob) finish(status string, at time.Time) {
 	}
 }
 
-func (s *Simulator) listExportJobs(c call) reply {
-	return s.withJobs(c, func(jobs []*exportJob) reply {
+func (s *Simulator) listExportJobs(c call) response {
+	return s.withJobs(c, func(jobs []*exportJob) response {
 		unwanted := func(j *exportJob) bool {
-			return differs(c, "company_id", j.CompanyID) ||
+			return filteredOut(c, "company_id", j.CompanyID) ||
 				c.query.Has("statuses") && !slices.Contains(c.query["statuses"], j.Status)
 		}
 		return page(slices.DeleteFunc(jobs, unwanted), c.query)
@@ -119,8 +119,8 @@ func (s *Simulator) listExportJobs(c call) reply {
 }
 
 // withJob runs f on the job with the id, if the call may see it.
-func (s *Simulator) withJob(c call, id string, f func(*exportJob) reply) reply {
-	return s.withJobs(c, func(jobs []*exportJob) reply {
+func (s *Simulator) withJob(c call, id string, f func(*exportJob) response) response {
+	return s.withJobs(c, func(jobs []*exportJob) response {
 		for _, j := range jobs {
 			if j.ID == id {
 				return f(j)
@@ -130,13 +130,13 @@ func (s *Simulator) withJob(c call, id string, f func(*exportJob) reply) reply {
 	})
 }
 
-func (s *Simulator) getExportJob(c call) reply {
-	return s.withJob(c, c.r.PathValue("id"), func(j *exportJob) reply {
-		return jsonReply(http.StatusOK, data{j})
+func (s *Simulator) getExportJob(c call) response {
+	return s.withJob(c, c.r.PathValue("id"), func(j *exportJob) response {
+		return jsonResponse(http.StatusOK, data{j})
 	})
 }
 
-func (s *Simulator) createExportJob(c call) reply {
+func (s *Simulator) createExportJob(c call) response {
 	var body struct {
 		CompanyID string   `json:"companyId"`
 		Entries   []string `json:"accountingEntryIds"`
@@ -144,21 +144,21 @@ func (s *Simulator) createExportJob(c call) reply {
 	if err := readJSON(c.r.Body, false, &body); err != nil {
 		return exception(http.StatusBadRequest, "JSON_MAPPING_EXCEPTION", "the body is not the expected JSON")
 	}
-	company, err := s.world.company(body.CompanyID)
-	if err != nil || !c.who.subject.covers(company) {
-		s.counts.wrongCompany(c.who.id())
+	company, err := s.directory.company(body.CompanyID)
+	if err != nil || !c.caller.subject.covers(company) {
+		s.counts.wrongCompany(c.caller.id())
 		return s.forbidden("the credential does not belong to this company")
 	}
-	return s.withJobs(c, func(jobs []*exportJob) reply {
+	return s.withJobs(c, func(jobs []*exportJob) response {
 		busy := func(j *exportJob) bool { return j.CompanyID == company.ID && j.open() }
 		if slices.ContainsFunc(jobs, busy) {
 			return exception(http.StatusConflict, "EXPORT_ALREADY_IN_PROGRESS", "an export job is in progress for this company")
 		}
-		return jsonReply(http.StatusCreated, data{s.addJob(company.ID, body.Entries)})
+		return jsonResponse(http.StatusCreated, data{s.addJob(company.ID, body.Entries)})
 	})
 }
 
-func (s *Simulator) createExportJobEvent(c call) reply {
+func (s *Simulator) createExportJobEvent(c call) response {
 	var body struct {
 		JobID             string `json:"jobId"`
 		Event             string `json:"event"`
@@ -168,13 +168,13 @@ func (s *Simulator) createExportJobEvent(c call) reply {
 	if err := readJSON(c.r.Body, false, &body); err != nil {
 		return exception(http.StatusBadRequest, "JSON_MAPPING_EXCEPTION", "the body is not the expected JSON")
 	}
-	return s.withJob(c, body.JobID, func(j *exportJob) reply {
+	return s.withJob(c, body.JobID, func(j *exportJob) response {
 		if !j.advance(body.Event, s.now().UTC()) {
 			return exception(http.StatusUnprocessableEntity, "INVALID_EXPORT_JOB_STATUS_CHANGE",
 				fmt.Sprintf("a job that is %s cannot become %s", j.Status, body.Event))
 		}
 		j.FailureReason, j.FailureReasonType = body.FailureReason, body.FailureReasonType
-		return reply{status: http.StatusAccepted}
+		return response{status: http.StatusAccepted}
 	})
 }
 
@@ -193,9 +193,9 @@ func (j *exportJob) advance(event string, now time.Time) bool {
 	return false
 }
 
-func (s *Simulator) listExportJobItems(c call) reply {
-	return s.withJob(c, c.r.PathValue("id"), func(j *exportJob) reply {
-		unwanted := func(i exportJobItem) bool { return differs(c, "status", i.Status) }
+func (s *Simulator) listExportJobItems(c call) response {
+	return s.withJob(c, c.r.PathValue("id"), func(j *exportJob) response {
+		unwanted := func(i exportJobItem) bool { return filteredOut(c, "status", i.Status) }
 		return page(slices.DeleteFunc(slices.Clone(j.items), unwanted), c.query)
 	})
 }
@@ -207,7 +207,7 @@ type itemError struct {
 	Message           string `json:"message"`
 }
 
-func (s *Simulator) updateExportJobItems(c call) reply {
+func (s *Simulator) updateExportJobItems(c call) response {
 	var updates []exportJobItem
 	if err := readJSON(c.r.Body, false, &updates); err != nil {
 		return exception(http.StatusBadRequest, "JSON_MAPPING_EXCEPTION", "the body is not the expected JSON")
@@ -215,13 +215,13 @@ func (s *Simulator) updateExportJobItems(c call) reply {
 	if len(updates) > 100 {
 		return exception(http.StatusRequestEntityTooLarge, "EXPORT_JOB_ITEMS_UPDATE_LIMIT", "at most 100 items can be updated at once")
 	}
-	return s.withJob(c, c.r.PathValue("id"), func(j *exportJob) reply {
+	return s.withJob(c, c.r.PathValue("id"), func(j *exportJob) response {
 		if !j.open() {
 			return exception(http.StatusUnprocessableEntity, "EXPORT_JOB_STATUS_UNPROCESSABLE", "the export job has finished")
 		}
 		done, errs := j.update(updates)
 		j.LastUpdatedAt = s.now().UTC()
-		return jsonReply(http.StatusOK, struct {
+		return jsonResponse(http.StatusOK, struct {
 			Data   []exportJobItem `json:"data"`
 			Errors []itemError     `json:"errors"`
 		}{done, errs})
@@ -260,8 +260,8 @@ type exportItem struct {
 	Links             struct{}  `json:"_links"`
 }
 
-func (s *Simulator) listExportItems(c call) reply {
-	return s.withJob(c, c.query.Get("job_id"), func(j *exportJob) reply {
+func (s *Simulator) listExportItems(c call) response {
+	return s.withJob(c, c.query.Get("job_id"), func(j *exportJob) response {
 		if !j.open() {
 			return exception(http.StatusUnprocessableEntity, "EXPORT_JOB_STATUS_UNPROCESSABLE", "the export job has finished")
 		}

@@ -68,13 +68,13 @@ func (s *Simulator) newInstallation(owner installationOwner, status string) *ins
 
 // changeInstallation lets change have the installation of a call, nil if there
 // is none, under the lock.
-func (s *Simulator) changeInstallation(c call, change func(*installation) reply) reply {
+func (s *Simulator) changeInstallation(c call, change func(*installation) response) response {
 	s.records.mu.Lock()
 	defer s.records.mu.Unlock()
-	return change(s.records.installations[c.who.owner()])
+	return change(s.records.installations[c.caller.owner()])
 }
 
-func (s *Simulator) noInstallation() reply {
+func (s *Simulator) noInstallation() response {
 	status := s.settings.Load().API.NoInstallationStatus
 	if status == 0 {
 		status = http.StatusNotFound
@@ -82,12 +82,12 @@ func (s *Simulator) noInstallation() reply {
 	return exception(status, "INSTALLATION_NOT_FOUND", "there is no installation")
 }
 
-func (s *Simulator) getInstallation(c call) reply {
-	return s.changeInstallation(c, func(i *installation) reply {
+func (s *Simulator) getInstallation(c call) response {
+	return s.changeInstallation(c, func(i *installation) response {
 		if i == nil {
 			return s.noInstallation()
 		}
-		return jsonReply(http.StatusOK, i)
+		return jsonResponse(http.StatusOK, i)
 	})
 }
 
@@ -109,7 +109,7 @@ func (i *installation) apply(change installationChange, now time.Time) {
 }
 
 // readChange reads the body of POST or PUT; an empty one changes nothing.
-func readChange(c call) (installationChange, *reply) {
+func readChange(c call) (installationChange, *response) {
 	var change installationChange
 	if err := readJSON(c.r.Body, false, &change); err != nil && !errors.Is(err, io.EOF) {
 		re := exception(http.StatusBadRequest, "JSON_MAPPING_EXCEPTION", "the body is not the expected JSON")
@@ -123,69 +123,69 @@ func readChange(c call) (installationChange, *reply) {
 	return change, nil
 }
 
-func (s *Simulator) createInstallation(c call) reply {
+func (s *Simulator) createInstallation(c call) response {
 	change, bad := readChange(c)
 	if bad != nil {
 		return *bad
 	}
-	return s.changeInstallation(c, func(i *installation) reply {
+	return s.changeInstallation(c, func(i *installation) response {
 		if i == nil {
-			i = s.newInstallation(c.who.owner(), "AUTHORIZED")
-			s.records.installations[c.who.owner()] = i
+			i = s.newInstallation(c.caller.owner(), "AUTHORIZED")
+			s.records.installations[c.caller.owner()] = i
 		}
 		i.apply(change, s.now())
-		return jsonReply(http.StatusOK, i)
+		return jsonResponse(http.StatusOK, i)
 	})
 }
 
-func (s *Simulator) updateInstallation(c call) reply {
+func (s *Simulator) updateInstallation(c call) response {
 	change, bad := readChange(c)
 	if bad != nil {
 		return *bad
 	}
-	return s.changeInstallation(c, func(i *installation) reply {
+	return s.changeInstallation(c, func(i *installation) response {
 		if i == nil {
 			return s.noInstallation()
 		}
 		i.apply(change, s.now())
-		return jsonReply(http.StatusOK, i)
+		return jsonResponse(http.StatusOK, i)
 	})
 }
 
-func (s *Simulator) activateInstallation(c call) reply {
-	return s.changeInstallation(c, func(i *installation) reply {
+func (s *Simulator) activateInstallation(c call) response {
+	return s.changeInstallation(c, func(i *installation) response {
 		if i == nil {
 			return s.noInstallation()
 		}
 		i.apply(installationChange{Status: "ACTIVATED"}, s.now())
-		return jsonReply(http.StatusOK, i)
+		return jsonResponse(http.StatusOK, i)
 	})
 }
 
 // deleteInstallation uninstalls, which revokes all tokens that the client has
 // for the subject.
-func (s *Simulator) deleteInstallation(c call) reply {
-	re := s.changeInstallation(c, func(i *installation) reply {
+func (s *Simulator) deleteInstallation(c call) response {
+	re := s.changeInstallation(c, func(i *installation) response {
 		if i == nil {
 			return exception(http.StatusNotFound, "INSTALLATION_NOT_FOUND", "there is no installation")
 		}
-		delete(s.records.installations, c.who.owner())
-		return reply{status: http.StatusNoContent}
+		delete(s.records.installations, c.caller.owner())
+		return response{status: http.StatusNoContent}
 	})
 	if re.status == http.StatusNoContent {
-		s.uninstall(c.who)
+		s.uninstall(c.caller)
 	}
 	return re
 }
 
-func (s *Simulator) uninstall(who principal) {
+func (s *Simulator) uninstall(who caller) {
 	if who.key == "" {
-		s.ledger.revokeWhere("uninstalled", func(g *grant) bool {
+		s.grants.revokeWhere("uninstalled", func(g *grant) bool {
 			return g.clientID == who.clientID && g.subject == who.subject
 		})
 		return
 	}
 	if s.settings.Load().API.UninstallRevokesKey {
-		_ = s.world.revokeKey(who.key) // it exists: it has just been used
+		_ = s.directory.revokeKey(who.key) // it exists: it has just been used
 	}
 }

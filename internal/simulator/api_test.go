@@ -13,7 +13,7 @@ func basicOf(user, password string) string {
 }
 
 func TestCredentials(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	standalone, integrated := b.key(Key{}), b.key(Key{Kind: IntegratedKey})
 	revoked := b.key(Key{})
@@ -61,7 +61,7 @@ func TestCredentials(t *testing.T) {
 }
 
 func TestIntrospectTellsKeys(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	k := b.key(Key{Scopes: []string{"users:read"}})
 	a := b.must("GET", "/v1/introspect", "", "Authorization", basicOf(k.Value, ""))
 	if a.text("data.authMethod") != "API_KEY" || a.text("data.scope") != "users:read" || a.text("data.subjectURN") != "urn:pleo:company:"+k.Company {
@@ -70,7 +70,7 @@ func TestIntrospectTellsKeys(t *testing.T) {
 }
 
 func TestScopesAndCompanies(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	mine, other := b.Companies()[0], b.Companies()[1]
 	company := b.grant(GrantRequest{Company: mine.ID, Scopes: []string{"users:read"}})
 	organisation := b.grant(GrantRequest{Organisation: mine.OrganisationID})
@@ -106,7 +106,7 @@ func TestScopesAndCompanies(t *testing.T) {
 }
 
 func TestExpectedCompanyIsCounted(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	b.wantStatus(b.api("GET", "/echo", "", g.AccessToken, ExpectCompanyHeader, g.Company), 200)
 	b.wantStatus(b.api("GET", "/echo", "", g.AccessToken, ExpectCompanyHeader, b.Companies()[0].ID), 200)
@@ -118,7 +118,7 @@ func TestExpectedCompanyIsCounted(t *testing.T) {
 
 func TestErrorBodies(t *testing.T) {
 	for style, want := range map[string]string{"exception_info": `{"type":"`, "empty": "", "plain": "JWT is expired"} {
-		b := newBench(t, Settings{API: APISettings{UnauthorizedBody: style, ForbiddenBody: style, WWWAuthenticate: style == "plain"}})
+		b := newEnv(t, Settings{API: APISettings{UnauthorizedBody: style, ForbiddenBody: style, WWWAuthenticate: style == "plain"}})
 		a := b.api("GET", "/v1/introspect", "", "dead")
 		if a.status != 401 || !strings.HasPrefix(a.body, want) || (want == "" && a.body != "") {
 			t.Errorf("%s: 401 body = %q, want %q", style, a.body, want)
@@ -134,7 +134,7 @@ func TestErrorBodies(t *testing.T) {
 }
 
 func TestEveryAnswerHasItsOwnRequestID(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	seen := map[string]bool{}
 	for _, path := range []string{"/v1/introspect", "/v9/nothing", "/echo", "/oauth/authorize", "/oauth/nothing", "/v1/introspect"} {
 		id := b.must("GET", path, "").header.Get("request-Id")
@@ -146,7 +146,7 @@ func TestEveryAnswerHasItsOwnRequestID(t *testing.T) {
 }
 
 func TestPaging(t *testing.T) {
-	b := newBench(t, Settings{Companies: []Company{{Name: "Big", Employees: 45}}})
+	b := newEnv(t, Settings{Companies: []Company{{Name: "Big", Employees: 45}}})
 	token := b.grant(GrantRequest{Company: "Big"}).AccessToken
 	seen := map[string]bool{}
 	query, pages := "?limit=20", 0
@@ -168,7 +168,7 @@ func TestPaging(t *testing.T) {
 }
 
 func TestPagingBackwards(t *testing.T) {
-	b := newBench(t, Settings{Companies: []Company{{Name: "Big", Employees: 45}}})
+	b := newEnv(t, Settings{Companies: []Company{{Name: "Big", Employees: 45}}})
 	token := b.grant(GrantRequest{Company: "Big"}).AccessToken
 	last := b.api("GET", "/v2/employees?offset=40", "", token)
 	before := b.api("GET", "/v2/employees?limit=5&before="+last.text("pagination.startCursor"), "", token)
@@ -181,7 +181,7 @@ func TestPagingBackwards(t *testing.T) {
 }
 
 func TestBadPaging(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	token := b.grant(GrantRequest{}).AccessToken
 	for _, query := range []string{"limit=0", "limit=101", "limit=x", "after=nonsense", "before=GA", "offset=-1", "after=GA======~&offset=1"} {
 		a := b.api("GET", "/v2/employees?"+query, "", token)
@@ -192,7 +192,7 @@ func TestBadPaging(t *testing.T) {
 }
 
 func TestEmployees(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	token := b.grant(GrantRequest{}).AccessToken
 	found := b.api("GET", "/v2/employees?code=E0003", "", token).member("data").([]any)
 	if len(found) != 1 {
@@ -208,7 +208,7 @@ func TestEmployees(t *testing.T) {
 }
 
 func TestInstallationOfAKey(t *testing.T) {
-	b := newBench(t, Settings{API: APISettings{UninstallRevokesKey: true}})
+	b := newEnv(t, Settings{API: APISettings{UninstallRevokesKey: true}})
 	auth := []string{"Authorization", basicOf(b.key(Key{}).Value, "")}
 	steps := []struct {
 		method, path, body string
@@ -236,7 +236,7 @@ func TestInstallationOfAKey(t *testing.T) {
 }
 
 func TestUninstallRevokesTheTokens(t *testing.T) {
-	b := newBench(t, Settings{API: APISettings{NeedsActivation: true}})
+	b := newEnv(t, Settings{API: APISettings{NeedsActivation: true}})
 	g, other := b.grant(GrantRequest{}), b.grant(GrantRequest{})
 	if got := b.api("GET", "/v1/installations/me", "", g.AccessToken).text("status"); got != "AUTHORIZED" {
 		t.Errorf("status = %q before the activation, want AUTHORIZED", got)
@@ -248,13 +248,13 @@ func TestUninstallRevokesTheTokens(t *testing.T) {
 }
 
 func TestNoInstallationStatus(t *testing.T) {
-	b := newBench(t, Settings{API: APISettings{NoInstallationStatus: 400}})
+	b := newEnv(t, Settings{API: APISettings{NoInstallationStatus: 400}})
 	auth := basicOf(b.key(Key{}).Value, "")
 	b.wantStatus(b.must("GET", "/v1/installations/me", "", "Authorization", auth), 400)
 }
 
 func TestExportJob(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	job := b.api("GET", "/v3/export-jobs?statuses=pending&statuses=failed", "", g.AccessToken).member("data").([]any)[0].(map[string]any)
 	id := job["id"].(string)
@@ -293,7 +293,7 @@ func TestExportJob(t *testing.T) {
 }
 
 func TestExportJobExpires(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{AccessTokenLifetime: Duration(3 * time.Hour)}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{AccessTokenLifetime: Duration(3 * time.Hour)}})
 	token := b.grant(GrantRequest{}).AccessToken
 	job := b.api("GET", "/v3/export-jobs", "", token).member("data").([]any)[0].(map[string]any)
 	path := "/v3/export-jobs/" + job["id"].(string)
@@ -310,7 +310,7 @@ func TestExportJobExpires(t *testing.T) {
 }
 
 func TestEnrich(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	token := b.grant(GrantRequest{}).AccessToken
 	good := "currency=DKK&merchant_name=Kaffe&performed_at=2026-03-01T10:00:00Z&card_last_four_digits=1234&amount="
 	tests := []struct {

@@ -20,12 +20,12 @@ type authorizationRequest struct {
 }
 
 // authorize is the authorization endpoint.
-func (s *Simulator) authorize(r *http.Request, _ string) reply {
+func (s *Simulator) authorize(r *http.Request, _ string) response {
 	return s.consent(r, r.URL.Query(), s.settings.Load().OAuth.Consent)
 }
 
 // decide takes the decision that the person made on the page.
-func (s *Simulator) decide(r *http.Request, _ string) reply {
+func (s *Simulator) decide(r *http.Request, _ string) response {
 	form, bad := readForm(r)
 	if bad != nil {
 		return *bad
@@ -37,12 +37,12 @@ func (s *Simulator) decide(r *http.Request, _ string) reply {
 	return s.consent(r, form, decision)
 }
 
-func (s *Simulator) consent(r *http.Request, q url.Values, decision string) reply {
+func (s *Simulator) consent(r *http.Request, q url.Values, decision string) response {
 	req, bad := s.readAuthorization(q)
 	if bad != nil {
 		return *bad
 	}
-	if code, why := req.fault(q); code != "" {
+	if code, why := req.check(q); code != "" {
 		return req.redirect(url.Values{"error": {code}, "error_description": {why}})
 	}
 	switch decision {
@@ -56,14 +56,14 @@ func (s *Simulator) consent(r *http.Request, q url.Values, decision string) repl
 
 // readAuthorization finds the client and where it may be answered. Without
 // these nobody is redirected (RFC 6749 section 4.1.2.1).
-func (s *Simulator) readAuthorization(q url.Values) (authorizationRequest, *reply) {
-	client, err := s.world.client(q.Get("client_id"))
+func (s *Simulator) readAuthorization(q url.Values) (authorizationRequest, *response) {
+	client, err := s.directory.client(q.Get("client_id"))
 	if err != nil {
-		re := textReply(http.StatusBadRequest, "unknown client_id")
+		re := textResponse(http.StatusBadRequest, "unknown client_id")
 		return authorizationRequest{}, &re
 	}
 	if !slices.Contains(client.RedirectURIs, q.Get("redirect_uri")) {
-		re := textReply(http.StatusBadRequest, "redirect_uri is not one of those registered for the client")
+		re := textResponse(http.StatusBadRequest, "redirect_uri is not one of those registered for the client")
 		return authorizationRequest{}, &re
 	}
 	return authorizationRequest{
@@ -72,8 +72,8 @@ func (s *Simulator) readAuthorization(q url.Values) (authorizationRequest, *repl
 	}, nil
 }
 
-// fault tells what else is wrong, as an error code and a description.
-func (a *authorizationRequest) fault(q url.Values) (code, why string) {
+// check tells what else is wrong, as an error code and a description.
+func (a *authorizationRequest) check(q url.Values) (code, why string) {
 	for name, values := range q {
 		if len(values) > 1 {
 			return "invalid_request", name + " occurs more than once"
@@ -100,10 +100,10 @@ func (a *authorizationRequest) fault(q url.Values) (code, why string) {
 }
 
 // redirect sends the browser back to the client.
-func (a *authorizationRequest) redirect(answer url.Values) reply {
+func (a *authorizationRequest) redirect(answer url.Values) response {
 	target, err := url.Parse(a.redirectURI)
 	if err != nil {
-		return textReply(http.StatusBadRequest, "redirect_uri cannot be read")
+		return textResponse(http.StatusBadRequest, "redirect_uri cannot be read")
 	}
 	q := target.Query()
 	for name, values := range answer {
@@ -113,11 +113,11 @@ func (a *authorizationRequest) redirect(answer url.Values) reply {
 		q.Set("state", a.state)
 	}
 	target.RawQuery = q.Encode()
-	return reply{status: http.StatusFound}.with("Location", target.String())
+	return response{status: http.StatusFound}.with("Location", target.String())
 }
 
 // allow gives a code for the company that the request names, or the first one.
-func (s *Simulator) allow(r *http.Request, q url.Values, req authorizationRequest) reply {
+func (s *Simulator) allow(r *http.Request, q url.Values, req authorizationRequest) response {
 	company, err := s.consentingCompany(q)
 	if err != nil {
 		return req.redirect(url.Values{"error": {"invalid_request"}, "error_description": {err.Error()}})
@@ -130,7 +130,7 @@ func (s *Simulator) allow(r *http.Request, q url.Values, req authorizationReques
 	if len(o.GrantScopes) > 0 {
 		req.scopes = slices.DeleteFunc(slices.Clone(req.scopes), func(scope string) bool { return !slices.Contains(o.GrantScopes, scope) })
 	}
-	answer := url.Values{"code": {s.ledger.issueCode(code{
+	answer := url.Values{"code": {s.grants.issueCode(code{
 		spec:        grantSpec{clientID: req.client.ID, subject: given, scopes: req.scopes},
 		redirectURI: req.redirectURI, challenge: req.challenge,
 		expiresAt: s.now().Add(o.CodeLifetime.or(time.Minute)),
@@ -156,12 +156,12 @@ func issuerOf(r *http.Request) string {
 // Pleo's urn_pleo_params_oauth_subject, else the first.
 func (s *Simulator) consentingCompany(q url.Values) (Company, error) {
 	if named := q.Get("sim_company"); named != "" {
-		return s.world.company(named)
+		return s.directory.company(named)
 	}
 	if urn := q.Get("urn_pleo_params_oauth_subject"); urn != "" {
-		return s.world.company(strings.TrimPrefix(urn, "urn:pleo:company:"))
+		return s.directory.company(strings.TrimPrefix(urn, "urn:pleo:company:"))
 	}
-	return s.world.allCompanies()[0], nil
+	return s.directory.allCompanies()[0], nil
 }
 
 // consentTemplate parses the page. It is parsed for each page: there are few,
@@ -180,7 +180,7 @@ func consentTemplate() *template.Template {
 </form></html>`))
 }
 
-func (s *Simulator) consentPage(q url.Values, req authorizationRequest) reply {
+func (s *Simulator) consentPage(q url.Values, req authorizationRequest) response {
 	hidden := url.Values{}
 	for name, values := range q {
 		if name != "sim_company" && name != "decision" {
@@ -189,11 +189,11 @@ func (s *Simulator) consentPage(q url.Values, req authorizationRequest) reply {
 	}
 	var page strings.Builder
 	err := consentTemplate().Execute(&page, map[string]any{
-		"Client": orText(req.client.Name, req.client.ID), "Scopes": req.scopes,
-		"Hidden": hidden, "Companies": s.world.allCompanies(),
+		"Client": cmpOr(req.client.Name, req.client.ID), "Scopes": req.scopes,
+		"Hidden": hidden, "Companies": s.directory.allCompanies(),
 	})
 	if err != nil {
-		return textReply(http.StatusInternalServerError, err.Error())
+		return textResponse(http.StatusInternalServerError, err.Error())
 	}
-	return htmlReply(http.StatusOK, page.String())
+	return htmlResponse(http.StatusOK, page.String())
 }

@@ -11,14 +11,14 @@ import (
 )
 
 // visit opens an authorization request and returns where the browser is sent.
-func (b *bench) visit(target string) url.Values {
+func (b *env) visit(target string) url.Values {
 	b.t.Helper()
 	a := b.must("GET", strings.TrimPrefix(target, b.url), "")
 	b.wantStatus(a, http.StatusFound)
 	return b.callback(a)
 }
 
-func (b *bench) callback(a answer) url.Values {
+func (b *env) callback(a received) url.Values {
 	b.t.Helper()
 	to, err := url.Parse(a.header.Get("Location"))
 	if err != nil || !strings.HasPrefix(to.String(), DefaultRedirectURI+"?") {
@@ -28,7 +28,7 @@ func (b *bench) callback(a answer) url.Values {
 }
 
 func TestConsentWithOAuth2Client(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	company := b.Companies()[1]
 	config, verifier := b.oauth2Config(), oauth2.GenerateVerifier()
 	got := b.visit(config.AuthCodeURL("state1", oauth2.S256ChallengeOption(verifier), oauth2.SetAuthURLParam("sim_company", company.Name)))
@@ -67,7 +67,7 @@ func TestExchangeRefusals(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, Settings{})
+			b := newEnv(t, Settings{})
 			got := b.visit(b.oauth2Config().AuthCodeURL("s", oauth2.S256ChallengeOption(verifier)))
 			b.advance(tt.after)
 			form := url.Values{
@@ -106,7 +106,7 @@ func TestAuthorizationRequestErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, Settings{OAuth: OAuthSettings{Consent: tt.consent}})
+			b := newEnv(t, Settings{OAuth: OAuthSettings{Consent: tt.consent}})
 			got := b.visit(b.oauth2Config().AuthCodeURL("s1", tt.options...))
 			if got.Get("error") != tt.want || got.Get("state") != "s1" || got.Has("code") {
 				t.Errorf("callback = %v, want error %s, the state and no code", got, tt.want)
@@ -116,7 +116,7 @@ func TestAuthorizationRequestErrors(t *testing.T) {
 }
 
 func TestNobodyIsRedirectedToAStranger(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	for name, change := range map[string]oauth2.AuthCodeOption{
 		"client":     oauth2.SetAuthURLParam("client_id", "unknown"),
 		"redirect":   oauth2.SetAuthURLParam("redirect_uri", DefaultRedirectURI+"/"),
@@ -131,7 +131,7 @@ func TestNobodyIsRedirectedToAStranger(t *testing.T) {
 }
 
 func TestConsentPage(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{Consent: "page"}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{Consent: "page"}})
 	target := b.oauth2Config().AuthCodeURL(`"><script>`, oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
 	page := b.must("GET", strings.TrimPrefix(target, b.url), "")
 	b.wantStatus(page, http.StatusOK)
@@ -157,7 +157,7 @@ func TestConsentPage(t *testing.T) {
 }
 
 func TestCallbackExtras(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{IssuerInCallback: true, SubjectInCallback: true, SubjectType: "organisation"}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{IssuerInCallback: true, SubjectInCallback: true, SubjectType: "organisation"}})
 	company := b.Companies()[1]
 	got := b.visit(b.oauth2Config().AuthCodeURL("s", oauth2.S256ChallengeOption(oauth2.GenerateVerifier()),
 		oauth2.SetAuthURLParam("urn_pleo_params_oauth_subject", "urn:pleo:company:"+company.ID)))
@@ -170,7 +170,7 @@ func TestCallbackExtras(t *testing.T) {
 }
 
 func TestOptionalPKCE(t *testing.T) {
-	b := newBench(t, Settings{Clients: []Client{{
+	b := newEnv(t, Settings{Clients: []Client{{
 		ID: DefaultClientID, Secret: DefaultClientSecret, RedirectURIs: []string{DefaultRedirectURI}, PKCEOptional: true,
 	}}})
 	got := b.visit(b.oauth2Config().AuthCodeURL("s"))
@@ -180,7 +180,7 @@ func TestOptionalPKCE(t *testing.T) {
 }
 
 func TestInitialRefreshTokenCanBeMissing(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{Omit: []string{"initial_refresh_token"}}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{Omit: []string{"initial_refresh_token"}}})
 	if g := b.grant(GrantRequest{}); g.RefreshToken != "" || g.AccessToken == "" {
 		t.Errorf("refresh token %q, access token %q; want only the latter", g.RefreshToken, g.AccessToken)
 	}
@@ -188,7 +188,7 @@ func TestInitialRefreshTokenCanBeMissing(t *testing.T) {
 
 func TestReconsent(t *testing.T) {
 	for policy, want := range map[string]int{"": 200, "keep": 200, "revoke": 401} {
-		b := newBench(t, Settings{OAuth: OAuthSettings{Reconsent: policy}})
+		b := newEnv(t, Settings{OAuth: OAuthSettings{Reconsent: policy}})
 		company, other := b.Companies()[0].ID, b.Companies()[1].ID
 		first, bystander := b.grant(GrantRequest{Company: company}), b.grant(GrantRequest{Company: other})
 		second := b.grant(GrantRequest{Company: company})
@@ -199,7 +199,7 @@ func TestReconsent(t *testing.T) {
 }
 
 func TestConsentToLessThanAskedFor(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{GrantScopes: []string{"users:read", "test:test"}}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{GrantScopes: []string{"users:read", "test:test"}}})
 	config, verifier := b.oauth2Config(), oauth2.GenerateVerifier()
 	config.Scopes = []string{"users:read", "companies:read"}
 	got := b.visit(config.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier)))

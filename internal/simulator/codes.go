@@ -27,7 +27,7 @@ type redemption struct {
 }
 
 // issueCode keeps a code and returns its value.
-func (l *ledger) issueCode(c code) string {
+func (l *grantStore) issueCode(c code) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	value := "sim-code." + random(24)
@@ -37,7 +37,7 @@ func (l *ledger) issueCode(c code) string {
 
 // redeem gives a grant for a code. A code that comes twice revokes what it was
 // redeemed for (RFC 6749 section 4.1.2); one that comes wrong is spent too.
-func (l *ledger) redeem(r redemption, o OAuthSettings, now time.Time) (tokenPair, error) {
+func (l *grantStore) redeem(r redemption, o OAuthSettings, now time.Time) (tokenPair, error) {
 	c, err := l.takeCode(r, now)
 	if err != nil {
 		return tokenPair{}, err
@@ -49,24 +49,24 @@ func (l *ledger) redeem(r redemption, o OAuthSettings, now time.Time) (tokenPair
 	return pair, nil
 }
 
-func (l *ledger) takeCode(r redemption, now time.Time) (*code, error) {
+func (l *grantStore) takeCode(r redemption, now time.Time) (*code, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c, ok := l.codes[r.code]
 	if !ok || c.spec.clientID != r.clientID {
-		return nil, fmt.Errorf("%w: the code is unknown", errRefused)
+		return nil, fmt.Errorf("%w: the code is unknown", errRejected)
 	}
 	if c.expiresAt.IsZero() {
 		l.revokeLocked("its code was presented twice", func(g *grant) bool { return g.id == c.grant })
-		return nil, fmt.Errorf("%w: the code has been used", errRefused)
+		return nil, fmt.Errorf("%w: the code has been used", errRejected)
 	}
 	expired := !now.Before(c.expiresAt)
 	c.expiresAt = time.Time{} // spent from here on
 	if expired {
-		return nil, fmt.Errorf("%w: the code has expired", errRefused)
+		return nil, fmt.Errorf("%w: the code has expired", errRejected)
 	}
 	if c.redirectURI != r.redirectURI {
-		return nil, fmt.Errorf("%w: the redirect_uri differs", errRefused)
+		return nil, fmt.Errorf("%w: the redirect_uri differs", errRejected)
 	}
 	return c, c.checkVerifier(r.verifier)
 }
@@ -79,7 +79,7 @@ func (c *code) checkVerifier(verifier string) error {
 	sum := sha256.Sum256([]byte(verifier))
 	want := base64.RawURLEncoding.EncodeToString(sum[:])
 	if len(verifier) < 43 || len(verifier) > 128 || subtle.ConstantTimeCompare([]byte(want), []byte(c.challenge)) != 1 {
-		return fmt.Errorf("%w: the code_verifier does not match", errRefused)
+		return fmt.Errorf("%w: the code_verifier does not match", errRejected)
 	}
 	return nil
 }

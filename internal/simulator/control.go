@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// longestWait is how long a request for events may wait.
-const longestWait = 5 * time.Minute
+// maxEventWait is how long a request for events may wait.
+const maxEventWait = 5 * time.Minute
 
 // Control serves the endpoint described in the package documentation, below
 // /_control/. It answers loopback and in-memory connections only, and no
@@ -22,10 +22,10 @@ const longestWait = 5 * time.Minute
 func (s *Simulator) Control() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, answer := range s.controls() {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { answerControl(w, r, answer) })
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { respondControl(w, r, answer) })
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !fromHere(r) || r.Header.Get("Origin") != "" {
+		if !isLocal(r) || r.Header.Get("Origin") != "" {
 			exception(http.StatusForbidden, "FORBIDDEN", "the control endpoint answers local programs only").write(w)
 			return
 		}
@@ -33,8 +33,8 @@ func (s *Simulator) Control() http.Handler {
 	})
 }
 
-// fromHere reports whether a request comes from this machine or process.
-func fromHere(r *http.Request) bool {
+// isLocal reports whether a request comes from this machine or process.
+func isLocal(r *http.Request) bool {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return true // a pipe or a unix socket
@@ -51,7 +51,7 @@ func (s *Simulator) controls() map[string]control {
 	return map[string]control{
 		"GET /_control/settings":               func(*http.Request) (any, error) { return s.Settings(), nil },
 		"PATCH /_control/settings":             s.patchSettings,
-		"GET /_control/companies":              func(*http.Request) (any, error) { return s.world.allCompanies(), nil },
+		"GET /_control/companies":              func(*http.Request) (any, error) { return s.directory.allCompanies(), nil },
 		"POST /_control/companies":             creating(s.AddCompany),
 		"POST /_control/clients":               creating(func(c Client) (Client, error) { return c, s.SetClient(c) }),
 		"GET /_control/grants":                 func(*http.Request) (any, error) { return s.Grants(), nil },
@@ -72,15 +72,15 @@ func (s *Simulator) controls() map[string]control {
 	}
 }
 
-func answerControl(w http.ResponseWriter, r *http.Request, answer control) {
+func respondControl(w http.ResponseWriter, r *http.Request, answer control) {
 	document, err := answer(r)
 	switch {
 	case err != nil:
 		exception(status(err), "CONTROL_FAILED", err.Error()).write(w)
 	case document == nil:
-		reply{status: http.StatusNoContent}.write(w)
+		response{status: http.StatusNoContent}.write(w)
 	default:
-		jsonReply(http.StatusOK, document).write(w)
+		jsonResponse(http.StatusOK, document).write(w)
 	}
 }
 
@@ -161,24 +161,24 @@ func (s *Simulator) expireSelected(sel selection) (affected, error) {
 // awaitEvents answers with the events after a number, as soon as there is one.
 func (s *Simulator) awaitEvents(r *http.Request) (any, error) {
 	q := r.URL.Query()
-	after, err := strconv.ParseInt(orText(q.Get("after"), "0"), 10, 64)
+	after, err := strconv.ParseInt(cmpOr(q.Get("after"), "0"), 10, 64)
 	if err != nil {
 		return nil, fmt.Errorf("reading after: %w", err)
 	}
-	wait, err := time.ParseDuration(orText(q.Get("wait"), "0s"))
+	wait, err := time.ParseDuration(cmpOr(q.Get("wait"), "0s"))
 	if err != nil {
 		return nil, fmt.Errorf("reading wait: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), min(wait, longestWait))
+	ctx, cancel := context.WithTimeout(r.Context(), min(wait, maxEventWait))
 	defer cancel()
-	found, last := s.events.await(ctx, after, func(e Event) bool { return wanted(e, q) })
+	found, last := s.events.await(ctx, after, func(e Event) bool { return matchesQuery(e, q) })
 	return struct {
 		Events []Event `json:"events"`
 		Last   int64   `json:"last"`
 	}{append([]Event{}, found...), last}, nil
 }
 
-func wanted(e Event, q url.Values) bool {
+func matchesQuery(e Event, q url.Values) bool {
 	return (!q.Has("phase") || e.Phase == q.Get("phase")) &&
 		(!q.Has("grant") || e.Grant == q.Get("grant")) &&
 		(!q.Has("company_id") || e.Company == q.Get("company_id"))

@@ -15,7 +15,7 @@ import (
 
 // control sends a request to the control endpoint and reads the answer into
 // into, unless that is nil.
-func (b *bench) control(method, path, body string, wantStatus int, into any) {
+func (b *env) control(method, path, body string, wantStatus int, into any) {
 	b.t.Helper()
 	a := b.must(method, "/_control/"+path, body)
 	if a.status != wantStatus {
@@ -30,7 +30,7 @@ func (b *bench) control(method, path, body string, wantStatus int, into any) {
 }
 
 func TestControlGrants(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	var company Company
 	b.control("POST", "companies", `{"name":"Acme"}`, 200, &company)
 	var g Grant
@@ -51,7 +51,7 @@ func TestControlGrants(t *testing.T) {
 }
 
 func TestControlGrantWithoutBodyMakesACompany(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	before := len(b.Companies())
 	var g Grant
 	b.control("POST", "grants", "", 200, &g)
@@ -61,7 +61,7 @@ func TestControlGrantWithoutBodyMakesACompany(t *testing.T) {
 }
 
 func TestControlKeys(t *testing.T) {
-	b := newBench(t, Settings{Companies: []Company{{Name: "Acme"}}})
+	b := newEnv(t, Settings{Companies: []Company{{Name: "Acme"}}})
 	var integrated, standalone Key
 	b.control("POST", "keys", `{"kind":"integrated_key","company":"Acme"}`, 200, &integrated)
 	b.control("POST", "keys", `{"company":"Acme","expires_in":"1h"}`, 200, &standalone)
@@ -89,7 +89,7 @@ func TestControlKillsAccessTokens(t *testing.T) {
 		"one grant":   func(g Grant) string { return `{"grant":"` + g.ID + `"}` },
 		"one company": func(g Grant) string { return `{"company_id":"` + g.Company + `"}` },
 	} {
-		b := newBench(t, Settings{})
+		b := newEnv(t, Settings{})
 		g, other := b.grant(GrantRequest{}), b.grant(GrantRequest{})
 		var killed affected
 		b.control("POST", "access-tokens/kill", selection(g), 200, &killed)
@@ -107,7 +107,7 @@ func TestControlKillsAccessTokens(t *testing.T) {
 }
 
 func TestControlRevokes(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	var grants []Grant
 	for range 4 {
 		grants = append(grants, b.grant(GrantRequest{}))
@@ -127,7 +127,7 @@ func TestControlRevokes(t *testing.T) {
 }
 
 func TestControlExpiresRefreshTokens(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	b.control("POST", "refresh-tokens/expire", `{"grant":"`+g.ID+`"}`, 200, nil)
 	b.wantToken(g.AccessToken, 200)
@@ -136,7 +136,7 @@ func TestControlExpiresRefreshTokens(t *testing.T) {
 }
 
 func TestControlFaults(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	var f Fault
 	b.control("POST", "faults", `{"kind":"status","status":503,"target":"api"}`, 200, &f)
 	b.wantStatus(b.must("GET", "/v1/introspect", ""), 503)
@@ -154,7 +154,7 @@ func TestControlFaults(t *testing.T) {
 }
 
 func TestControlCounters(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	next := b.mustRefresh(g.RefreshToken)
 	b.introspect(next)
@@ -165,15 +165,15 @@ func TestControlCounters(t *testing.T) {
 	b.control("GET", "counters", "", 200, &got)
 	want := Counters{
 		TokenRequests: map[string]int{"200": 1, "400": 1}, Introspections: map[string]int{"200": 2}, APIRequests: map[string]int{"401": 1},
-		Refreshes: 1, Refusals: 1, MostPresentations: 2, APIIntrospections: 1,
+		Refreshes: 1, Rejections: 1, MaxTimesSent: 2, APIIntrospections: 1,
 		RefreshTokens: map[string]TokenCounters{
-			hashOf(g.RefreshToken): {Grant: g.ID, State: "spent", Presentations: 2},
+			hashOf(g.RefreshToken): {Grant: g.ID, State: "spent", TimesSent: 2},
 			hashOf(next):           {Grant: g.ID, State: "revoked", Introspections: 1},
 			hashOf("unknown"):      {State: "unknown", Introspections: 1},
 		},
 		Grants: map[string]GrantCounters{g.ID: {
-			Presentations: 2, Refreshes: 1, Introspections: 1, APIRequests: map[string]int{"401": 1},
-			MostRefreshesInFlight: 1, MostAPIInFlight: 1,
+			RefreshTokensSent: 2, Refreshes: 1, Introspections: 1, APIRequests: map[string]int{"401": 1},
+			MaxRefreshesInFlight: 1, MaxAPIInFlight: 1,
 		}},
 		Keys: map[string]GrantCounters{},
 	}
@@ -184,13 +184,13 @@ func TestControlCounters(t *testing.T) {
 		t.Errorf("counters (-want +got):\n%s", diff)
 	}
 	b.control("DELETE", "counters", "", 204, nil)
-	if c := b.Counters(); c.MostPresentations != 0 || len(c.RefreshTokens) != 0 || len(c.TokenRequests) != 0 {
+	if c := b.Counters(); c.MaxTimesSent != 0 || len(c.RefreshTokens) != 0 || len(c.TokenRequests) != 0 {
 		t.Errorf("counters after the reset = %+v, want none", c)
 	}
 }
 
 func TestControlSettings(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{Omit: []string{"scope"}, ClientAuth: []string{"basic"}}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{Omit: []string{"scope"}, ClientAuth: []string{"basic"}}})
 	var got Settings
 	b.control("PATCH", "settings", `{"oauth":{"omit":["token_type"],"reuse":"refuse"},"latency":0.001}`, 200, &got)
 	want := Settings{
@@ -213,7 +213,7 @@ func TestControlSettings(t *testing.T) {
 }
 
 func TestControlClients(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	b.control("POST", "clients", `{"id":"`+DefaultClientID+`","secret":"rotated"}`, 200, nil)
 	b.wantStatus(b.refresh(g.RefreshToken), 401)
@@ -221,7 +221,7 @@ func TestControlClients(t *testing.T) {
 }
 
 func TestControlEvents(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	var got struct {
 		Events []Event `json:"events"`
@@ -275,7 +275,7 @@ func TestControlIsForLocalPrograms(t *testing.T) {
 }
 
 func TestUnknownThings(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	for _, body := range []string{`{"company":"nobody"}`, `{"client_id":"nobody"}`} {
 		b.control("POST", "grants", body, http.StatusNotFound, nil)
 	}
@@ -287,7 +287,7 @@ func TestUnknownThings(t *testing.T) {
 func TestSettingsMistakesAreReportedAtOnce(t *testing.T) {
 	_, err := New(Config{Settings: Settings{
 		Latency: -1, API: APISettings{ForbiddenBody: "loud", NoInstallationStatus: 500},
-		OAuth: OAuthSettings{ClientAuth: []string{"guess"}, Omit: []string{"access_token"}, RefusalStatus: 200},
+		OAuth: OAuthSettings{ClientAuth: []string{"guess"}, Omit: []string{"access_token"}, RejectionStatus: 200},
 	}})
 	if err == nil {
 		t.Fatal("New succeeded")
@@ -339,7 +339,7 @@ func TestReadSettingsIsStrict(t *testing.T) {
 }
 
 func TestTheWorldIsTheSameInEveryRun(t *testing.T) {
-	if diff := cmp.Diff(newBench(t, Settings{}).Companies(), newBench(t, Settings{}).Companies()); diff != "" {
+	if diff := cmp.Diff(newEnv(t, Settings{}).Companies(), newEnv(t, Settings{}).Companies()); diff != "" {
 		t.Errorf("companies differ between runs:\n%s", diff)
 	}
 }

@@ -16,9 +16,9 @@ type Counters struct {
 	Introspections map[string]int `json:"introspections"`
 	APIRequests    map[string]int `json:"api_requests"`
 
-	Refreshes int `json:"refreshes"` // rotations that were committed, answered or not
-	Refusals  int `json:"refusals"`  // refresh tokens that were refused
-	Exchanges int `json:"exchanges"` // codes that were redeemed
+	Refreshes  int `json:"refreshes"` // rotations that were committed, answered or not
+	Rejections int `json:"refusals"`  // refresh tokens that were refused
+	Exchanges  int `json:"exchanges"` // codes that were redeemed
 
 	// APIIntrospections counts GET /v1/introspect, however it was answered.
 	APIIntrospections int `json:"api_introspections"`
@@ -29,8 +29,8 @@ type Counters struct {
 	// header fields.
 	AuthorizationNotOnce int `json:"authorization_not_once"`
 
-	// MostPresentations of any one refresh token.
-	MostPresentations int `json:"most_presentations"`
+	// MaxTimesSent of any one refresh token.
+	MaxTimesSent int `json:"most_presentations"`
 
 	RefreshTokens map[string]TokenCounters `json:"refresh_tokens"` // hash → counts
 	Grants        map[string]GrantCounters `json:"grants"`         // id → counts
@@ -41,19 +41,19 @@ type Counters struct {
 type TokenCounters struct {
 	Grant          string `json:"grant,omitempty"` // empty: never issued here
 	State          string `json:"state"`           // active, spent, expired, revoked or unknown
-	Presentations  int    `json:"presentations"`   // in token requests, answered or not
+	TimesSent      int    `json:"presentations"`   // in token requests, answered or not
 	Introspections int    `json:"introspections"`
 }
 
 // GrantCounters is what happened to one grant, or with one key.
 type GrantCounters struct {
-	Presentations         int            `json:"presentations"` // of any of its refresh tokens
-	Refreshes             int            `json:"refreshes"`
-	Introspections        int            `json:"introspections"`
-	APIRequests           map[string]int `json:"api_requests"` // by status
-	MostRefreshesInFlight int            `json:"most_refreshes_in_flight"`
-	MostAPIInFlight       int            `json:"most_api_in_flight"`
-	WrongCompany          int            `json:"wrong_company"`
+	RefreshTokensSent    int            `json:"presentations"` // of any of its refresh tokens
+	Refreshes            int            `json:"refreshes"`
+	Introspections       int            `json:"introspections"`
+	APIRequests          map[string]int `json:"api_requests"` // by status
+	MaxRefreshesInFlight int            `json:"most_refreshes_in_flight"`
+	MaxAPIInFlight       int            `json:"most_api_in_flight"`
+	WrongCompany         int            `json:"wrong_company"`
 
 	refreshesInFlight int
 	apiInFlight       int
@@ -121,15 +121,15 @@ func (c *counts) beginRefresh(hash, grant string) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.token(hash, grant)
-	t.Presentations++
-	c.c.MostPresentations = max(c.c.MostPresentations, t.Presentations)
+	t.TimesSent++
+	c.c.MaxTimesSent = max(c.c.MaxTimesSent, t.TimesSent)
 	if grant == "" {
 		return func() {}
 	}
 	g := c.grant(grant)
-	g.Presentations++
+	g.RefreshTokensSent++
 	g.refreshesInFlight++
-	g.MostRefreshesInFlight = max(g.MostRefreshesInFlight, g.refreshesInFlight)
+	g.MaxRefreshesInFlight = max(g.MaxRefreshesInFlight, g.refreshesInFlight)
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -142,7 +142,7 @@ func (c *counts) refreshed(grant string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
-		c.c.Refusals++
+		c.c.Rejections++
 		return
 	}
 	c.c.Refreshes++
@@ -150,7 +150,7 @@ func (c *counts) refreshed(grant string, err error) {
 }
 
 // introspected counts a question of the authorization server about a token.
-func (c *counts) introspected(hash string, h holder, refresh bool) {
+func (c *counts) introspected(hash string, h owner, refresh bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if refresh {
@@ -169,7 +169,7 @@ func (c *counts) beginAPI(id string) (end func(outcome string)) {
 	if id != "" {
 		g := c.grant(id)
 		g.apiInFlight++
-		g.MostAPIInFlight = max(g.MostAPIInFlight, g.apiInFlight)
+		g.MaxAPIInFlight = max(g.MaxAPIInFlight, g.apiInFlight)
 	}
 	return func(outcome string) {
 		c.mu.Lock()

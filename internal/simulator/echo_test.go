@@ -23,7 +23,7 @@ type wire struct {
 	in   *bufio.Reader
 }
 
-func (b *bench) wire() *wire {
+func (b *env) wire() *wire {
 	b.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
 	if err != nil {
@@ -56,7 +56,7 @@ func (w *wire) echo(raw string) (echoed, string) {
 }
 
 func TestEchoTellsWhatArrived(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	got, text := b.wire().echo("PUT /echo/a%2Fb;c//..?q=%zz&x=1&x=2;y HTTP/1.1\r\nhOsT: pleo.example\r\nx-LOWER: 1\r\nAuthorization: Bearer " +
 		g.AccessToken + "\r\nAccept: b\r\nACCEPT: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 9\r\n\r\n")
@@ -88,7 +88,7 @@ func TestEchoTellsWhatArrived(t *testing.T) {
 // TestEchoOnAReusedConnection has bodies and refused requests before the one
 // that is looked at.
 func TestEchoOnAReusedConnection(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	token := b.grant(GrantRequest{}).AccessToken
 	w := b.wire()
 	for i := range 5 {
@@ -125,7 +125,7 @@ func TestEchoWithoutRecordedHeads(t *testing.T) {
 
 // TestEarlyAnswerReachesTheClient refuses an upload before it has been read.
 func TestEarlyAnswerReachesTheClient(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	body := strings.Repeat("x", 8<<20)
 	for range 5 {
 		b.wantStatus(b.api("POST", "/echo", body, "dead"), http.StatusUnauthorized)

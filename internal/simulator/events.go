@@ -9,10 +9,10 @@ import (
 // The phases of a token request, in their order.
 const (
 	PhaseReceived  = "received"  // read and understood, nothing has changed yet
-	PhaseHeld      = "held"      // a delay or a hang keeps it from going on, before or after its commit
+	PhaseDelayed   = "held"      // a delay or a hang keeps it from going on, before or after its commit
 	PhaseCommitted = "committed" // the grant has changed: the old token is spent
-	PhaseRefused   = "refused"   // nothing is given; a grant may have been revoked
-	PhaseAnswered  = "answered"  // the answer is about to be written, or the connection to be ended
+	PhaseRejected  = "refused"   // nothing is given; a grant may have been revoked
+	PhaseResponded = "answered"  // the answer is about to be written, or the connection to be ended
 )
 
 // Event is one step of one token request.
@@ -28,8 +28,8 @@ type Event struct {
 	Outcome   string    `json:"outcome,omitempty"`    // answered: the status, or how the connection ended
 }
 
-// keptEvents is how many events can be asked for again.
-const keptEvents = 10_000
+// maxEvents is how many events can be asked for again.
+const maxEvents = 10_000
 
 // eventLog keeps the latest events and wakes those who wait for one. All
 // methods may be called at once.
@@ -50,8 +50,8 @@ func (l *eventLog) add(e Event) {
 	defer l.mu.Unlock()
 	l.seq++
 	e.Seq = l.seq
-	if len(l.events) == keptEvents {
-		l.events = append(l.events[:0], l.events[keptEvents/2:]...)
+	if len(l.events) == maxEvents {
+		l.events = append(l.events[:0], l.events[maxEvents/2:]...)
 	}
 	l.events = append(l.events, e)
 	for sub := range l.subs {

@@ -36,7 +36,7 @@ func Example() {
 		fmt.Println("refreshed:", err == nil)
 	}
 	c := sim.Counters()
-	fmt.Println("committed:", c.Refreshes, "refused:", c.Refusals, "presented:", c.MostPresentations)
+	fmt.Println("committed:", c.Refreshes, "refused:", c.Rejections, "presented:", c.MaxTimesSent)
 	fmt.Println(sim.Grants()[0].Reason)
 	// Output:
 	// refreshed: false

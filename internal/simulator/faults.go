@@ -28,10 +28,10 @@ const (
 	FaultDrop         = "drop"         // close the connection without an answer
 	FaultReset        = "reset"        // reset the connection without an answer
 	FaultTruncate     = "truncate"     // write a part of the answer's body, then close
-	FaultStatus       = "status"       // answer Status, with RetryAfter and Body
-	FaultHTML         = "html"         // answer 200 with a page
-	FaultGarbage      = "garbage"      // answer 200 with broken JSON
-	FaultUnauthorized = "unauthorized" // answer 401 as for a dead token, or a wrong client secret
+	FaultStatus       = "status"       // statusResponse Status, with RetryAfter and Body
+	FaultHTML         = "html"         // statusResponse 200 with a page
+	FaultGarbage      = "garbage"      // statusResponse 200 with broken JSON
+	FaultUnauthorized = "unauthorized" // statusResponse 401 as for a dead token, or a wrong client secret
 )
 
 // When a [Fault] acts.
@@ -61,9 +61,9 @@ type Fault struct {
 	// same, as by a server that has read the request and does not look back.
 	Abandon bool `json:"abandon,omitempty"`
 
-	Cut       int    `json:"cut,omitempty"`        // of truncate: bytes of the body that are written
-	CutBehind string `json:"cut_behind,omitempty"` // of truncate: write up to the end of this JSON member
-	CutReset  bool   `json:"cut_reset,omitempty"`  // of truncate: reset instead of close
+	Cut      int    `json:"cut,omitempty"`        // of truncate: bytes of the body that are written
+	CutAfter string `json:"cut_behind,omitempty"` // of truncate: write up to the end of this JSON member
+	CutReset bool   `json:"cut_reset,omitempty"`  // of truncate: reset instead of close
 
 	Status     int      `json:"status,omitempty"`      // of status
 	Body       string   `json:"body,omitempty"`        // of status, html and garbage; empty: a plausible one
@@ -127,15 +127,15 @@ type activeFault struct {
 	release  func()        // closes it, once
 }
 
-// occasion is a request that a fault may match.
-type occasion struct {
+// faultTarget is a request that a fault may match.
+type faultTarget struct {
 	target  string
 	path    string
 	id      string // of the grant or key
 	subject subject
 }
 
-func (f *activeFault) matches(o occasion) bool {
+func (f *activeFault) matches(o faultTarget) bool {
 	return (f.Target == TargetAll || f.Target == o.target) &&
 		(f.Grant == "" || f.Grant == o.id) &&
 		(f.Company == "" || f.Company == o.subject.company) &&
@@ -196,7 +196,7 @@ func (fs *faults) clear(id string) error {
 }
 
 // take returns the faults that act on a request, and counts it for each.
-func (fs *faults) take(o occasion) []*activeFault {
+func (fs *faults) take(o faultTarget) []*activeFault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	var acting []*activeFault
@@ -215,28 +215,28 @@ func (fs *faults) take(o occasion) []*activeFault {
 // errAbandoned says that the client left a request that was told to end then.
 var errAbandoned = errors.New("the client has left")
 
-// scene is what faults act on: one request.
-type scene struct {
+// newExchange is what faults act on: one request.
+type exchange struct {
 	now          func() time.Time
-	latency      Duration     // of the server
-	unauthorized func() reply // a 401 in the style of the server
-	commit       func() reply // does what the request asks for
-	held         func()       // is told when a fault makes the request wait
+	latency      Duration        // of the server
+	unauthorized func() response // a 401 in the style of the server
+	commit       func() response // does what the request asks for
+	delayed      func()          // is told when a fault makes the request wait
 }
 
-// play runs a request with the faults that act on it.
-func (s scene) play(ctx context.Context, acting []*activeFault) reply {
+// run runs a request with the faults that act on it.
+func (s exchange) run(ctx context.Context, acting []*activeFault) response {
 	r := s.act(ctx, acting)
 	time.Sleep(time.Duration(s.latency))
 	return r
 }
 
-func (s scene) act(ctx context.Context, acting []*activeFault) reply {
+func (s exchange) act(ctx context.Context, acting []*activeFault) response {
 	for _, f := range acting {
 		if f.When != BeforeCommit {
 			continue
 		}
-		if r, ended := f.act(ctx, s, reply{}); ended {
+		if r, ended := f.act(ctx, s, response{}); ended {
 			return r
 		}
 	}
@@ -254,28 +254,28 @@ func (s scene) act(ctx context.Context, acting []*activeFault) reply {
 
 // act does what the fault does; ended says that r is the answer and nothing
 // else happens.
-func (f *activeFault) act(ctx context.Context, s scene, r reply) (changed reply, ended bool) {
+func (f *activeFault) act(ctx context.Context, s exchange, r response) (changed response, ended bool) {
 	switch f.Kind {
 	case FaultDelay, FaultHang:
-		s.held()
+		s.delayed()
 		if errors.Is(f.pause(ctx), errAbandoned) {
-			return reply{ending: endDropped}, true
+			return response{ending: endDropped}, true
 		}
 		return r, false
 	case FaultDrop:
-		return reply{ending: endDropped}, true
+		return response{ending: endDropped}, true
 	case FaultReset:
-		return reply{ending: endReset}, true
+		return response{ending: endReset}, true
 	case FaultTruncate:
 		return f.truncate(r), true
 	case FaultHTML:
-		return htmlReply(http.StatusOK, orText(f.Body, "<!doctype html><title>Pleo</title><p>We will be right back.")), true
+		return htmlResponse(http.StatusOK, cmpOr(f.Body, "<!doctype html><title>Pleo</title><p>We will be right back.")), true
 	case FaultGarbage:
 		return f.garbage(), true
 	case FaultUnauthorized:
 		return s.unauthorized(), true
 	}
-	return f.answer(s.now()), true // FaultStatus; complete has refused all else
+	return f.statusResponse(s.now()), true // FaultStatus; complete has refused all else
 }
 
 // pause waits as long as a delay or a hang wants.
@@ -299,13 +299,13 @@ func (f *activeFault) pause(ctx context.Context) error {
 	return nil
 }
 
-func (f *activeFault) truncate(r reply) reply {
+func (f *activeFault) truncate(r response) response {
 	r.ending, r.cut = endCut, f.Cut
 	if f.CutReset {
 		r.ending = endCutReset
 	}
-	if f.CutBehind != "" {
-		r.cut = endOfMember(r.body, f.CutBehind)
+	if f.CutAfter != "" {
+		r.cut = endOfMember(r.body, f.CutAfter)
 	}
 	return r
 }
@@ -326,14 +326,14 @@ func endOfMember(body []byte, member string) int {
 	return start + length + 1
 }
 
-func (f *activeFault) garbage() reply {
-	r := jsonReply(http.StatusOK, nil)
-	r.body = []byte(orText(f.Body, `{"access_token": "sim-gar`))
+func (f *activeFault) garbage() response {
+	r := jsonResponse(http.StatusOK, nil)
+	r.body = []byte(cmpOr(f.Body, `{"access_token": "sim-gar`))
 	return r
 }
 
-// answer is the answer of a status fault.
-func (f *activeFault) answer(now time.Time) reply {
+// statusResponse is the answer of a status fault.
+func (f *activeFault) statusResponse(now time.Time) response {
 	r := exception(f.Status, strings.ToUpper(strings.ReplaceAll(http.StatusText(f.Status), " ", "_")), "a fault of the simulator")
 	if f.Body != "" {
 		r.body = []byte(f.Body)
@@ -347,7 +347,7 @@ func (f *activeFault) answer(now time.Time) reply {
 	return r
 }
 
-func orText(text, def string) string {
+func cmpOr(text, def string) string {
 	if text == "" {
 		return def
 	}

@@ -36,7 +36,7 @@ func TestFaultsAtTheTokenEndpoint(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, Settings{})
+			b := newEnv(t, Settings{})
 			g := b.grant(GrantRequest{})
 			b.fault(tt.fault)
 			a, err := b.form("/oauth/token", refreshForm(g.RefreshToken))
@@ -47,15 +47,15 @@ func TestFaultsAtTheTokenEndpoint(t *testing.T) {
 			if got := c.Refreshes == 1; got != tt.wantCommitted {
 				t.Errorf("committed = %v, want %v", got, tt.wantCommitted)
 			}
-			if c.TokenRequests[tt.wantOutcome] != 1 || c.MostPresentations != 1 {
-				t.Errorf("counters = %v with %d presentations, want one %s", c.TokenRequests, c.MostPresentations, tt.wantOutcome)
+			if c.TokenRequests[tt.wantOutcome] != 1 || c.MaxTimesSent != 1 {
+				t.Errorf("counters = %v with %d presentations, want one %s", c.TokenRequests, c.MaxTimesSent, tt.wantOutcome)
 			}
 		})
 	}
 }
 
 func TestResetIsAReset(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	b.fault(Fault{Kind: FaultReset, When: AfterCommit})
 	_, err := b.form("/oauth/token", refreshForm(b.grant(GrantRequest{}).RefreshToken))
 	if !errors.Is(err, syscall.ECONNRESET) {
@@ -64,10 +64,10 @@ func TestResetIsAReset(t *testing.T) {
 }
 
 func TestTruncatedAnswers(t *testing.T) {
-	whole := newBench(t, Settings{})
+	whole := newEnv(t, Settings{})
 	length := len(whole.refresh(whole.grant(GrantRequest{}).RefreshToken).body)
 	for _, cut := range []int{0, 1, length / 2, length - 1} {
-		b := newBench(t, Settings{})
+		b := newEnv(t, Settings{})
 		b.fault(Fault{Kind: FaultTruncate, Cut: cut})
 		a, err := b.form("/oauth/token", refreshForm(b.grant(GrantRequest{}).RefreshToken))
 		if !errors.Is(err, io.ErrUnexpectedEOF) || a.status != 200 || len(a.body) != cut {
@@ -78,8 +78,8 @@ func TestTruncatedAnswers(t *testing.T) {
 
 func TestTruncatedBehindTheRefreshToken(t *testing.T) {
 	for _, first := range []bool{false, true} {
-		b := newBench(t, Settings{OAuth: OAuthSettings{RefreshTokenFirst: first}})
-		b.fault(Fault{Kind: FaultTruncate, CutBehind: "refresh_token", Count: 1})
+		b := newEnv(t, Settings{OAuth: OAuthSettings{RefreshTokenFirst: first}})
+		b.fault(Fault{Kind: FaultTruncate, CutAfter: "refresh_token", Count: 1})
 		a, _ := b.form("/oauth/token", refreshForm(b.grant(GrantRequest{}).RefreshToken))
 		_, tail, found := strings.Cut(a.body, `"refresh_token":"`)
 		if !found || !strings.HasSuffix(tail, `"`) || strings.Contains(a.body, "access_token") == first {
@@ -90,12 +90,12 @@ func TestTruncatedBehindTheRefreshToken(t *testing.T) {
 }
 
 func TestRetryAfter(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	wait := Duration(90 * time.Second)
 	date := b.clock().Add(90 * time.Second).Format(http.TimeFormat)
 	for form, want := range map[string]string{"": "", "none": "", "seconds": "90", "date": date} {
 		b.fault(Fault{Kind: FaultStatus, Status: 429, RetryAfter: form, Wait: wait, Target: TargetAll})
-		for name, a := range map[string]answer{
+		for name, a := range map[string]received{
 			"token": b.refresh("x"), "introspection": b.introspect("x"), "api": b.api("GET", "/v2/employees", "", "x"),
 		} {
 			if a.status != 429 || a.header.Get("Retry-After") != want {
@@ -107,7 +107,7 @@ func TestRetryAfter(t *testing.T) {
 }
 
 func TestFaultsChooseTheirRequests(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	one, other := b.grant(GrantRequest{}), b.grant(GrantRequest{})
 	tests := []struct {
 		name  string
@@ -130,7 +130,7 @@ func TestFaultsChooseTheirRequests(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.fault.Kind = FaultUnauthorized
-			tt.fault.Target = orText(tt.fault.Target, TargetAPI)
+			tt.fault.Target = cmpOr(tt.fault.Target, TargetAPI)
 			b.fault(tt.fault)
 			defer b.ClearFaults()
 			for i, want := range tt.want {
@@ -143,7 +143,7 @@ func TestFaultsChooseTheirRequests(t *testing.T) {
 }
 
 func TestBadFaultsAreRefused(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	for name, f := range map[string]Fault{
 		"no kind":             {},
 		"unknown kind":        {Kind: "explode"},
@@ -165,7 +165,7 @@ func TestBadFaultsAreRefused(t *testing.T) {
 
 // hangRefresh starts a refresh that hangs, and returns when the simulator has
 // reached the phase.
-func hangRefresh(ctx context.Context, b *bench, g Grant, f Fault, phase string) (done <-chan error) {
+func hangRefresh(ctx context.Context, b *env, g Grant, f Fault, phase string) (done <-chan error) {
 	b.t.Helper()
 	b.fault(f)
 	req, err := http.NewRequestWithContext(ctx, "POST", b.url+"/oauth/token", strings.NewReader(refreshForm(g.RefreshToken).Encode()))
@@ -186,7 +186,7 @@ func hangRefresh(ctx context.Context, b *bench, g Grant, f Fault, phase string) 
 	return result
 }
 
-func (b *bench) await(phase string) {
+func (b *env) await(phase string) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), 5*time.Second)
 	defer cancel()
@@ -196,11 +196,11 @@ func (b *bench) await(phase string) {
 }
 
 func TestHangUntilReleased(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	done := hangRefresh(t.Context(), b, g, Fault{Kind: FaultHang, When: AfterCommit}, PhaseCommitted)
 	b.wantToken(g.AccessToken, http.StatusUnauthorized) // committed, though nobody has an answer
-	if got := b.Counters().Grants[g.ID].MostRefreshesInFlight; got != 1 {
+	if got := b.Counters().Grants[g.ID].MaxRefreshesInFlight; got != 1 {
 		t.Errorf("most refreshes in flight = %d, want 1", got)
 	}
 	if err := b.ClearFault(b.Faults()[0].ID); err != nil {
@@ -215,10 +215,10 @@ func TestHangUntilReleased(t *testing.T) {
 // authorization server commits looks like.
 func TestClientLeavesBeforeTheCommit(t *testing.T) {
 	for abandon, want := range map[bool]int{true: 0, false: 1} {
-		b := newBench(t, Settings{})
+		b := newEnv(t, Settings{})
 		g := b.grant(GrantRequest{})
 		ctx, leave := context.WithCancel(t.Context())
-		done := hangRefresh(ctx, b, g, Fault{Kind: FaultHang, Abandon: abandon, Count: 1}, PhaseHeld)
+		done := hangRefresh(ctx, b, g, Fault{Kind: FaultHang, Abandon: abandon, Count: 1}, PhaseDelayed)
 		leave()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("the refresh ended with %v, want it canceled", err)
@@ -226,7 +226,7 @@ func TestClientLeavesBeforeTheCommit(t *testing.T) {
 		if !abandon {
 			b.ClearFaults()
 		}
-		b.await(PhaseAnswered)
+		b.await(PhaseResponded)
 		if got := b.Counters().Refreshes; got != want {
 			t.Errorf("abandon %v: committed = %d, want %d", abandon, got, want)
 		}
@@ -308,15 +308,15 @@ func statusOf(t *testing.T, client *http.Client, url, token string) int {
 }
 
 func TestEventsOfARefresh(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	events, stop := b.Subscribe()
 	defer stop()
 	b.mustRefresh(g.RefreshToken)
 	b.refresh("unknown")
 	want := []string{
-		PhaseReceived + " " + g.ID, PhaseCommitted + " " + g.ID, PhaseAnswered + " " + g.ID,
-		PhaseReceived + " ", PhaseRefused + " ", PhaseAnswered + " ",
+		PhaseReceived + " " + g.ID, PhaseCommitted + " " + g.ID, PhaseResponded + " " + g.ID,
+		PhaseReceived + " ", PhaseRejected + " ", PhaseResponded + " ",
 	}
 	for i, w := range want {
 		e := <-events
@@ -331,11 +331,11 @@ func TestEventsOfARefresh(t *testing.T) {
 
 func TestOldEventsAreForgotten(t *testing.T) {
 	l := newEventLog()
-	for range 3 * keptEvents {
+	for range 3 * maxEvents {
 		l.add(Event{})
 	}
 	found, last := l.await(t.Context(), 0, func(Event) bool { return true })
-	if len(found) > keptEvents || last != 3*keptEvents || found[len(found)-1].Seq != last {
-		t.Errorf("%d events up to number %d, want at most %d up to %d", len(found), last, keptEvents, 3*keptEvents)
+	if len(found) > maxEvents || last != 3*maxEvents || found[len(found)-1].Seq != last {
+		t.Errorf("%d events up to number %d, want at most %d up to %d", len(found), last, maxEvents, 3*maxEvents)
 	}
 }

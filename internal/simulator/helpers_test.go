@@ -15,8 +15,8 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// bench is a simulator on a real port, with a clock that tests turn.
-type bench struct {
+// env is a simulator on a real port, with a clock that tests turn.
+type env struct {
 	*Simulator
 	t      *testing.T
 	url    string
@@ -26,9 +26,9 @@ type bench struct {
 	now time.Time
 }
 
-func newBench(t *testing.T, s Settings) *bench {
+func newEnv(t *testing.T, s Settings) *env {
 	t.Helper()
-	b := &bench{t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	b := &env{t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	sim, err := New(Config{Settings: s, Now: b.clock})
 	if err != nil {
 		t.Fatal(err)
@@ -49,20 +49,20 @@ func newBench(t *testing.T, s Settings) *bench {
 	return b
 }
 
-func (b *bench) clock() time.Time {
+func (b *env) clock() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.now
 }
 
-func (b *bench) advance(d time.Duration) {
+func (b *env) advance(d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.now = b.now.Add(d)
 }
 
-// answer is what a client saw.
-type answer struct {
+// statusResponse is what a client saw.
+type received struct {
 	status int
 	header http.Header
 	body   string
@@ -70,7 +70,7 @@ type answer struct {
 
 // member returns a member of a JSON answer, or a path of members like
 // "data.status".
-func (a answer) member(path string) any {
+func (a received) member(path string) any {
 	var document any
 	if json.Unmarshal([]byte(a.body), &document) != nil {
 		return nil
@@ -82,13 +82,13 @@ func (a answer) member(path string) any {
 	return document
 }
 
-func (a answer) text(path string) string {
+func (a received) text(path string) string {
 	s, _ := a.member(path).(string)
 	return s
 }
 
 // do sends a request and reads the answer as far as it goes.
-func (b *bench) do(method, path, body string, header ...string) (answer, error) {
+func (b *env) do(method, path, body string, header ...string) (received, error) {
 	b.t.Helper()
 	req, err := http.NewRequest(method, b.url+path, strings.NewReader(body))
 	if err != nil {
@@ -99,15 +99,15 @@ func (b *bench) do(method, path, body string, header ...string) (answer, error) 
 	}
 	resp, err := b.client.Do(req)
 	if err != nil {
-		return answer{}, err
+		return received{}, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, string(text)}, err
+	return received{resp.StatusCode, resp.Header, string(text)}, err
 }
 
 // must is do for requests that are answered in full.
-func (b *bench) must(method, path, body string, header ...string) answer {
+func (b *env) must(method, path, body string, header ...string) received {
 	b.t.Helper()
 	a, err := b.do(method, path, body, header...)
 	if err != nil {
@@ -116,7 +116,7 @@ func (b *bench) must(method, path, body string, header ...string) answer {
 	return a
 }
 
-func (b *bench) wantStatus(a answer, want int) {
+func (b *env) wantStatus(a received, want int) {
 	b.t.Helper()
 	if a.status != want {
 		b.t.Fatalf("status = %d, want %d; body %s", a.status, want, a.body)
@@ -124,13 +124,13 @@ func (b *bench) wantStatus(a answer, want int) {
 }
 
 // form posts a form with the default client's credentials.
-func (b *bench) form(path string, form url.Values) (answer, error) {
+func (b *env) form(path string, form url.Values) (received, error) {
 	b.t.Helper()
 	return b.do("POST", path, form.Encode(),
 		"Content-Type", "application/x-www-form-urlencoded", "Authorization", b.basic())
 }
 
-func (b *bench) basic() string {
+func (b *env) basic() string {
 	req := &http.Request{Header: http.Header{}}
 	req.SetBasicAuth(url.QueryEscape(DefaultClientID), url.QueryEscape(DefaultClientSecret))
 	return req.Header.Get("Authorization")
@@ -141,7 +141,7 @@ func refreshForm(token string) url.Values {
 }
 
 // refresh sends a refresh token and returns the answer, whatever it is.
-func (b *bench) refresh(token string) answer {
+func (b *env) refresh(token string) received {
 	b.t.Helper()
 	a, err := b.form("/oauth/token", refreshForm(token))
 	if err != nil {
@@ -151,14 +151,14 @@ func (b *bench) refresh(token string) answer {
 }
 
 // mustRefresh returns the new refresh token.
-func (b *bench) mustRefresh(token string) string {
+func (b *env) mustRefresh(token string) string {
 	b.t.Helper()
 	a := b.refresh(token)
 	b.wantStatus(a, http.StatusOK)
 	return a.text("refresh_token")
 }
 
-func (b *bench) grant(req GrantRequest) Grant {
+func (b *env) grant(req GrantRequest) Grant {
 	b.t.Helper()
 	g, err := b.IssueGrant(req)
 	if err != nil {
@@ -167,7 +167,7 @@ func (b *bench) grant(req GrantRequest) Grant {
 	return g
 }
 
-func (b *bench) key(k Key) Key {
+func (b *env) key(k Key) Key {
 	b.t.Helper()
 	if k.Company == "" && k.Organisation == "" {
 		k.Company = b.Companies()[0].ID
@@ -180,20 +180,20 @@ func (b *bench) key(k Key) Key {
 }
 
 // api asks the API with a token.
-func (b *bench) api(method, path, body, token string, header ...string) answer {
+func (b *env) api(method, path, body, token string, header ...string) received {
 	b.t.Helper()
 	return b.must(method, path, body, append([]string{"Authorization", "Bearer " + token}, header...)...)
 }
 
 // wantToken checks whether the API takes an access token.
-func (b *bench) wantToken(token string, want int) {
+func (b *env) wantToken(token string, want int) {
 	b.t.Helper()
 	if a := b.api("GET", "/v1/introspect", "", token); a.status != want {
 		b.t.Errorf("GET /v1/introspect = %d, want %d", a.status, want)
 	}
 }
 
-func (b *bench) oauth2Config() *oauth2.Config {
+func (b *env) oauth2Config() *oauth2.Config {
 	return &oauth2.Config{
 		ClientID: DefaultClientID, ClientSecret: DefaultClientSecret, RedirectURL: DefaultRedirectURI,
 		Endpoint: oauth2.Endpoint{
@@ -202,7 +202,7 @@ func (b *bench) oauth2Config() *oauth2.Config {
 	}
 }
 
-func (b *bench) fault(f Fault) Fault {
+func (b *env) fault(f Fault) Fault {
 	b.t.Helper()
 	f, err := b.SetFault(f)
 	if err != nil {

@@ -21,13 +21,13 @@ type introspection struct {
 
 // introspectToken is the authorization server's introspection. It spends
 // nothing.
-func (s *Simulator) introspectToken(r *http.Request, _ string) reply {
+func (s *Simulator) introspectToken(r *http.Request, _ string) response {
 	re := s.introspectionOf(r)
 	s.counts.update(func(c *Counters) { c.Introspections[re.outcome()]++ })
 	return re
 }
 
-func (s *Simulator) introspectionOf(r *http.Request) reply {
+func (s *Simulator) introspectionOf(r *http.Request) response {
 	if s.settings.Load().OAuth.Introspection == "absent" {
 		return exception(http.StatusNotFound, "NOT_FOUND", "the authorization server has no such endpoint")
 	}
@@ -35,41 +35,41 @@ func (s *Simulator) introspectionOf(r *http.Request) reply {
 	if bad != nil {
 		return *bad
 	}
-	h, _ := s.ledger.anyHolder(form.Get("token"))
-	acting := s.faults.take(occasion{
+	h, _ := s.grants.anyOwner(form.Get("token"))
+	acting := s.faults.take(faultTarget{
 		target: TargetIntrospection, path: r.URL.Path, id: h.grant, subject: h.subject,
 	})
-	return s.scene(invalidClient, func() reply {
+	return s.newExchange(invalidClient, func() response {
 		client, ok := s.clientOf(r, form)
 		if !ok || client.Secret == "" {
 			return invalidClient()
 		}
 		return s.introspectFor(client, form.Get("token"))
-	}).play(r.Context(), acting)
+	}).run(r.Context(), acting)
 }
 
-func (s *Simulator) introspectFor(client Client, token string) reply {
+func (s *Simulator) introspectFor(client Client, token string) response {
 	if token == "" {
-		return oauthErrorReply(http.StatusBadRequest, "invalid_request", "token is missing")
+		return oauthError(http.StatusBadRequest, "invalid_request", "token is missing")
 	}
-	h, isAccess := s.ledger.anyHolder(token)
+	h, isAccess := s.grants.anyOwner(token)
 	s.counts.introspected(hashOf(token), h, !isAccess)
-	facts, active := s.ledger.facts(client.ID, token, s.now())
+	facts, active := s.grants.tokenInfo(client.ID, token, s.now())
 	switch s.settings.Load().OAuth.Introspection {
 	case "always_active":
-		return jsonReply(http.StatusOK, introspection{Active: true})
+		return jsonResponse(http.StatusOK, introspection{Active: true})
 	case "always_inactive":
 		active = false
 	case "access_only":
 		active = active && facts.kind == "access_token"
 	}
 	if !active {
-		return jsonReply(http.StatusOK, introspection{})
+		return jsonResponse(http.StatusOK, introspection{})
 	}
-	return jsonReply(http.StatusOK, facts.introspection())
+	return jsonResponse(http.StatusOK, facts.introspection())
 }
 
-func (f tokenFacts) introspection() introspection {
+func (f tokenInfo) introspection() introspection {
 	i := introspection{
 		Active: true, Sub: f.subject.company + f.subject.organisation, Exp: f.expiresAt.Unix(), Iat: f.issuedAt.Unix(),
 		ClientID: f.clientID, Iss: "pleo.simulator", Jti: f.hash[:32], SubjectURN: f.subject.urn(),

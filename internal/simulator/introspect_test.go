@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func (b *bench) introspect(token string) answer {
+func (b *env) introspect(token string) received {
 	b.t.Helper()
 	a, err := b.form("/oauth/token/introspect", url.Values{"token": {token}})
 	if err != nil {
@@ -17,7 +17,7 @@ func (b *bench) introspect(token string) answer {
 }
 
 func TestIntrospectionSpendsNothing(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	for _, token := range []string{g.AccessToken, g.RefreshToken} {
 		a := b.introspect(token)
@@ -37,7 +37,7 @@ func TestIntrospectionSpendsNothing(t *testing.T) {
 }
 
 func TestIntrospectionOfExpiredTokens(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	b.advance(15 * time.Minute)
 	if got := b.introspect(g.AccessToken).member("active"); got != false {
@@ -62,7 +62,7 @@ func TestIntrospectionModes(t *testing.T) {
 		{"absent", nil, nil, 404},
 	}
 	for _, tt := range tests {
-		b := newBench(t, Settings{OAuth: OAuthSettings{Introspection: tt.mode}})
+		b := newEnv(t, Settings{OAuth: OAuthSettings{Introspection: tt.mode}})
 		g := b.grant(GrantRequest{})
 		access, refresh := b.introspect(g.AccessToken), b.introspect(g.RefreshToken)
 		if access.member("active") != tt.access || refresh.member("active") != tt.refresh || access.status != tt.status {
@@ -72,7 +72,7 @@ func TestIntrospectionModes(t *testing.T) {
 }
 
 func TestIntrospectionNeedsTheClientOfTheToken(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	if err := b.SetClient(Client{ID: "other", Secret: "s"}); err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func cursor(place int) string {
 
 var errPaging = errors.New("before and after take a cursor, offset a number from 0, limit one from 1 to 100, and only one of before, after and offset may be given")
 
-func placeOf(c string) (int, error) {
+func parseCursor(c string) (int, error) {
 	encoded, found := strings.CutSuffix(c, "~")
 	decoded, err := base32.StdEncoding.DecodeString(encoded)
 	place, err2 := strconv.Atoi(string(decoded))
@@ -46,12 +46,12 @@ func placeOf(c string) (int, error) {
 }
 
 // page answers with the part of a list that the query asks for.
-func page[T any](items []T, q url.Values) reply {
+func page[T any](items []T, q url.Values) response {
 	info, from, to, err := cutPage(len(items), q)
 	if err != nil {
 		return exception(http.StatusBadRequest, "PARAMETER_VALIDATION_FAILED", err.Error())
 	}
-	return jsonReply(http.StatusOK, struct {
+	return jsonResponse(http.StatusOK, struct {
 		Data       []T      `json:"data"`
 		Pagination pageInfo `json:"pagination"`
 	}{append([]T{}, items[from:to]...), info})
@@ -91,11 +91,11 @@ func bounds(total, limit int, q url.Values) (from, to int, err error) {
 	}
 	switch {
 	case q.Has("before"):
-		to, err = placeOf(q.Get("before"))
+		to, err = parseCursor(q.Get("before"))
 		to = min(to, total)
 		return max(0, to-limit), to, err
 	case q.Has("after"):
-		from, err = placeOf(q.Get("after"))
+		from, err = parseCursor(q.Get("after"))
 		from++
 	default:
 		from, err = number(q, "offset", 0)

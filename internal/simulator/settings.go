@@ -112,10 +112,10 @@ type OAuthSettings struct {
 	// is accepted once more, rotating again. 0: not at all.
 	Grace Duration `json:"grace,omitempty"`
 
-	// RefusalCode of a dead refresh token; empty: "invalid_refresh_token".
-	RefusalCode string `json:"refusal_code,omitempty"`
-	// RefusalStatus that goes with it; 0: 400.
-	RefusalStatus int `json:"refusal_status,omitempty"`
+	// RejectionCode of a dead refresh token; empty: "invalid_refresh_token".
+	RejectionCode string `json:"refusal_code,omitempty"`
+	// RejectionStatus that goes with it; 0: 400.
+	RejectionStatus int `json:"refusal_status,omitempty"`
 	// RefusalMember that holds the code: "error" (or empty), "type" (the shape
 	// of the API's errors) or "error_description" (error is invalid_request).
 	RefusalMember string `json:"refusal_member,omitempty"`
@@ -199,7 +199,7 @@ func (s Settings) validate() error {
 			errs = append(errs, fmt.Errorf("%s: %v is negative", d.name, time.Duration(d.value)))
 		}
 	}
-	if st := s.OAuth.RefusalStatus; st != 0 && (st < 400 || st > 599) {
+	if st := s.OAuth.RejectionStatus; st != 0 && (st < 400 || st > 599) {
 		errs = append(errs, fmt.Errorf("oauth.refusal_status: %d is not an error status", st))
 	}
 	if st := s.API.NoInstallationStatus; st != 0 && st != 404 && st != 400 {

@@ -32,12 +32,12 @@ type Simulator struct {
 	settings atomic.Pointer[Settings] // what it points to is never changed
 	requests atomic.Int64             // numbers the request-Ids
 
-	world   *world
-	ledger  *ledger
-	records *records
-	counts  *counts
-	events  *eventLog
-	faults  *faults
+	directory *directory
+	grants    *grantStore
+	records   *records
+	counts    *counts
+	events    *eventLog
+	faults    *faults
 }
 
 // New returns a simulator. It reports everything wrong with the settings at
@@ -52,13 +52,13 @@ func New(c Config) (*Simulator, error) {
 	if err := c.Settings.validate(); err != nil {
 		return nil, fmt.Errorf("checking the settings: %w", err)
 	}
-	w, err := newWorld(c.Settings)
+	w, err := newDirectory(c.Settings)
 	if err != nil {
 		return nil, fmt.Errorf("making the world: %w", err)
 	}
 	s := &Simulator{
-		now: c.Now, logger: c.Logger, world: w,
-		ledger: newLedger(), records: newRecords(), counts: newCounts(),
+		now: c.Now, logger: c.Logger, directory: w,
+		grants: newGrantStore(), records: newRecords(), counts: newCounts(),
 		events: newEventLog(), faults: &faults{},
 	}
 	s.settings.Store(&c.Settings)
@@ -106,19 +106,19 @@ func (s *Simulator) Handler() http.Handler {
 // revocation endpoint.
 func (s *Simulator) AuthorizationServer() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /oauth/authorize", s.answering(s.authorize))
-	mux.HandleFunc("POST /oauth/authorize", s.answering(s.decide))
-	mux.HandleFunc("POST /oauth/token", s.answering(s.token))
-	mux.HandleFunc("POST /oauth/token/introspect", s.answering(s.introspectToken))
-	mux.HandleFunc("/", s.answering(func(*http.Request, string) reply {
+	mux.HandleFunc("GET /oauth/authorize", s.handler(s.authorize))
+	mux.HandleFunc("POST /oauth/authorize", s.handler(s.decide))
+	mux.HandleFunc("POST /oauth/token", s.handler(s.token))
+	mux.HandleFunc("POST /oauth/token/introspect", s.handler(s.introspectToken))
+	mux.HandleFunc("/", s.handler(func(*http.Request, string) response {
 		return exception(http.StatusNotFound, "NOT_FOUND", "the authorization server has no such endpoint")
 	}))
 	return mux
 }
 
-// answering makes a handler of a function from a request and its request-Id to
+// handler makes a handler of a function from a request and its request-Id to
 // a reply.
-func (s *Simulator) answering(answer func(*http.Request, string) reply) http.HandlerFunc {
+func (s *Simulator) handler(answer func(*http.Request, string) response) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := s.nextRequestID()
 		re := answer(r, id)
@@ -164,10 +164,10 @@ func (s *Simulator) AwaitEvent(ctx context.Context, after int64, match func(Even
 
 // Counters returns what the simulator has seen.
 func (s *Simulator) Counters() Counters {
-	c := s.counts.snapshot(s.world.isKey)
+	c := s.counts.snapshot(s.directory.isKey)
 	now := s.now()
 	for hash, t := range c.RefreshTokens {
-		t.State = string(s.ledger.refreshState(hash, now))
+		t.State = string(s.grants.refreshState(hash, now))
 		c.RefreshTokens[hash] = t
 	}
 	return c
@@ -177,33 +177,33 @@ func (s *Simulator) Counters() Counters {
 func (s *Simulator) ResetCounters() { s.counts.reset() }
 
 // Grants lists all grants, revoked ones too, in the order of their creation.
-func (s *Simulator) Grants() []GrantState { return s.ledger.states(s.now()) }
+func (s *Simulator) Grants() []GrantState { return s.grants.states(s.now()) }
 
 // AddCompany adds a company. Id, name and organisation are made up where they
 // are empty.
-func (s *Simulator) AddCompany(c Company) (Company, error) { return s.world.addCompany(c) }
+func (s *Simulator) AddCompany(c Company) (Company, error) { return s.directory.addCompany(c) }
 
-// FirstClient returns the client with the lowest id: the only one, mostly.
-func (s *Simulator) FirstClient() Client {
-	c, _ := s.world.clientOrFirst("") // there always is one
+// DefaultClient returns the client with the lowest id: the only one, mostly.
+func (s *Simulator) DefaultClient() Client {
+	c, _ := s.directory.clientOrFirst("") // there always is one
 	return c
 }
 
 // Companies lists all companies in the order of their creation.
-func (s *Simulator) Companies() []Company { return s.world.allCompanies() }
+func (s *Simulator) Companies() []Company { return s.directory.allCompanies() }
 
 // Keys lists all keys, revoked ones too, in the order of their creation.
-func (s *Simulator) Keys() []Key { return s.world.allKeys() }
+func (s *Simulator) Keys() []Key { return s.directory.allKeys() }
 
 // SetClient adds a client or replaces the one with its id. The grants of that
 // client stay as they are.
-func (s *Simulator) SetClient(c Client) error { return s.world.setClient(c) }
+func (s *Simulator) SetClient(c Client) error { return s.directory.setClient(c) }
 
 // IssueKey adds an API key; its id and value are made up where they are empty.
-func (s *Simulator) IssueKey(k Key) (Key, error) { return s.world.addKey(k) }
+func (s *Simulator) IssueKey(k Key) (Key, error) { return s.directory.addKey(k) }
 
 // RevokeKey ends a key. The error wraps [ErrNotFound] if there is no such key.
-func (s *Simulator) RevokeKey(id string) error { return s.world.revokeKey(id) }
+func (s *Simulator) RevokeKey(id string) error { return s.directory.revokeKey(id) }
 
 // GrantRequest asks for a grant without a browser.
 type GrantRequest struct {
@@ -236,7 +236,7 @@ func (s *Simulator) IssueGrant(req GrantRequest) (Grant, error) {
 	if err != nil {
 		return Grant{}, fmt.Errorf("issuing a grant: %w", err)
 	}
-	p := s.ledger.issue(spec, s.settings.Load().OAuth, s.now())
+	p := s.grants.issue(spec, s.settings.Load().OAuth, s.now())
 	s.installed(spec)
 	return Grant{
 		ID: p.grant, ClientID: spec.clientID, Company: company.ID, CompanyName: company.Name,
@@ -246,7 +246,7 @@ func (s *Simulator) IssueGrant(req GrantRequest) (Grant, error) {
 }
 
 func (s *Simulator) grantSpecOf(req GrantRequest) (grantSpec, Company, error) {
-	client, err := s.world.clientOrFirst(req.ClientID)
+	client, err := s.directory.clientOrFirst(req.ClientID)
 	if err != nil {
 		return grantSpec{}, Company{}, err
 	}
@@ -267,15 +267,15 @@ func (s *Simulator) grantSpecOf(req GrantRequest) (grantSpec, Company, error) {
 
 func (s *Simulator) companyOrNew(idOrName string) (Company, error) {
 	if idOrName == "" {
-		return s.world.addCompany(Company{})
+		return s.directory.addCompany(Company{})
 	}
-	return s.world.company(idOrName)
+	return s.directory.company(idOrName)
 }
 
 // RevokeGrant ends a grant as the customer can: all its tokens die. The error
 // wraps [ErrNotFound] if there is no such live grant.
 func (s *Simulator) RevokeGrant(id string) error {
-	n := s.ledger.revokeWhere("revoked by the customer", func(g *grant) bool { return g.id == id })
+	n := s.grants.revokeWhere("revoked by the customer", func(g *grant) bool { return g.id == id })
 	if n == 0 {
 		return fmt.Errorf("live grant %q: %w", id, ErrNotFound)
 	}
@@ -285,20 +285,20 @@ func (s *Simulator) RevokeGrant(id string) error {
 // RevokeGrants ends the live grants of one company, or all for an empty id. It
 // returns how many they were.
 func (s *Simulator) RevokeGrants(companyID string) int {
-	return s.ledger.revokeWhere("revoked by the customer", selecting("", companyID))
+	return s.grants.revokeWhere("revoked by the customer", selecting("", companyID))
 }
 
 // KillAccessTokens ends access tokens before their time and leaves the refresh
 // tokens good: those of one grant, of one company, or, where both are empty,
 // all. It returns how many died.
 func (s *Simulator) KillAccessTokens(grantID, companyID string) int {
-	return s.ledger.killAccessWhere(selecting(grantID, companyID))
+	return s.grants.killAccessWhere(selecting(grantID, companyID))
 }
 
 // ExpireRefreshTokens lets refresh tokens end now, selected as by
 // [Simulator.KillAccessTokens]. It returns how many did.
 func (s *Simulator) ExpireRefreshTokens(grantID, companyID string) int {
-	return s.ledger.expireRefreshWhere(s.now(), selecting(grantID, companyID))
+	return s.grants.expireRefreshWhere(s.now(), selecting(grantID, companyID))
 }
 
 func selecting(grantID, companyID string) func(*grant) bool {

@@ -14,44 +14,44 @@ import (
 	"time"
 )
 
-// oauthError is an error answer of the token endpoint (RFC 6749 section 5.2).
-type oauthError struct {
+// oauthErrorBody is an error answer of the token endpoint (RFC 6749 section 5.2).
+type oauthErrorBody struct {
 	Code        string `json:"error"`
 	Description string `json:"error_description,omitempty"`
 }
 
-func oauthErrorReply(status int, code, description string) reply {
-	return jsonReply(status, oauthError{code, description})
+func oauthError(status int, code, description string) response {
+	return jsonResponse(status, oauthErrorBody{code, description})
 }
 
-// scene sets up a request for the faults to act on.
-func (s *Simulator) scene(unauthorized, commit func() reply) scene {
-	return scene{
+// newExchange sets up a request for the faults to act on.
+func (s *Simulator) newExchange(unauthorized, commit func() response) exchange {
+	return exchange{
 		now: s.now, latency: s.settings.Load().Latency, unauthorized: unauthorized, commit: commit,
-		held: func() {}, // only token requests tell their steps
+		delayed: func() {}, // only token requests tell their steps
 	}
 }
 
 // token is the token endpoint.
-func (s *Simulator) token(r *http.Request, requestID string) reply {
+func (s *Simulator) token(r *http.Request, requestID string) response {
 	form, bad := readForm(r)
 	if bad != nil {
 		return s.countToken(*bad)
 	}
 	t := tokenRequest{Simulator: s, r: r, form: form, requestID: requestID, o: s.settings.Load().OAuth}
-	return s.countToken(t.answer())
+	return s.countToken(t.respond())
 }
 
-func (s *Simulator) countToken(re reply) reply {
+func (s *Simulator) countToken(re response) response {
 	s.counts.update(func(c *Counters) { c.TokenRequests[re.outcome()]++ })
 	return re
 }
 
 // readForm reads the form of an OAuth request; each parameter may occur once
 // (RFC 6749 section 3.2).
-func readForm(r *http.Request) (url.Values, *reply) {
-	refuse := func(why string) (url.Values, *reply) {
-		re := oauthErrorReply(http.StatusBadRequest, "invalid_request", why)
+func readForm(r *http.Request) (url.Values, *response) {
+	refuse := func(why string) (url.Values, *response) {
+		re := oauthError(http.StatusBadRequest, "invalid_request", why)
 		return nil, &re
 	}
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -80,9 +80,9 @@ type tokenRequest struct {
 	event     Event // what is the same in all its events
 }
 
-func (t *tokenRequest) answer() reply {
+func (t *tokenRequest) respond() response {
 	presented := t.form.Get("refresh_token")
-	h := t.ledger.refreshHolder(presented)
+	h := t.grants.refreshOwner(presented)
 	t.event = Event{
 		GrantType: t.form.Get("grant_type"), Grant: h.grant, Company: h.subject.company, RequestID: t.requestID,
 	}
@@ -90,26 +90,26 @@ func (t *tokenRequest) answer() reply {
 		t.event.TokenHash = hashOf(presented)
 		defer t.counts.beginRefresh(t.event.TokenHash, h.grant)()
 	}
-	t.announce(PhaseReceived, "")
-	acting := t.faults.take(occasion{target: TargetToken, path: t.r.URL.Path, id: h.grant, subject: h.subject})
-	scene := t.scene(invalidClient, t.commit)
-	scene.held = func() { t.announce(PhaseHeld, "") }
-	re := scene.play(t.r.Context(), acting)
-	t.announce(PhaseAnswered, re.outcome())
+	t.record(PhaseReceived, "")
+	acting := t.faults.take(faultTarget{target: TargetToken, path: t.r.URL.Path, id: h.grant, subject: h.subject})
+	scene := t.newExchange(invalidClient, t.commit)
+	scene.delayed = func() { t.record(PhaseDelayed, "") }
+	re := scene.run(t.r.Context(), acting)
+	t.record(PhaseResponded, re.outcome())
 	return re
 }
 
-func (t *tokenRequest) announce(phase, outcome string) {
+func (t *tokenRequest) record(phase, outcome string) {
 	e := t.event
 	e.Phase, e.Outcome, e.Time = phase, outcome, t.now()
 	t.events.add(e)
 }
 
 // commit does what the request asks for.
-func (t *tokenRequest) commit() reply {
+func (t *tokenRequest) commit() response {
 	client, ok := t.clientOf(t.r, t.form)
 	if !ok {
-		t.announce(PhaseRefused, "")
+		t.record(PhaseRejected, "")
 		return invalidClient()
 	}
 	switch t.form.Get("grant_type") {
@@ -118,45 +118,45 @@ func (t *tokenRequest) commit() reply {
 	case "authorization_code":
 		return t.exchange(client)
 	case "":
-		return oauthErrorReply(http.StatusBadRequest, "invalid_request", "grant_type is missing")
+		return oauthError(http.StatusBadRequest, "invalid_request", "grant_type is missing")
 	}
-	return oauthErrorReply(http.StatusBadRequest, "unsupported_grant_type", "only authorization_code and refresh_token are supported")
+	return oauthError(http.StatusBadRequest, "unsupported_grant_type", "only authorization_code and refresh_token are supported")
 }
 
-func (t *tokenRequest) refresh(client Client) reply {
+func (t *tokenRequest) refresh(client Client) response {
 	if t.form.Get("refresh_token") == "" {
-		return oauthErrorReply(http.StatusBadRequest, "invalid_request", "refresh_token is missing")
+		return oauthError(http.StatusBadRequest, "invalid_request", "refresh_token is missing")
 	}
-	pair, err := t.ledger.rotate(client.ID, t.form.Get("refresh_token"), t.o, t.now())
+	pair, err := t.grants.rotate(client.ID, t.form.Get("refresh_token"), t.o, t.now())
 	t.counts.refreshed(pair.grant, err)
 	if err != nil {
-		t.announce(PhaseRefused, "")
-		return t.o.refusal(err)
+		t.record(PhaseRejected, "")
+		return t.o.rejection(err)
 	}
-	t.announce(PhaseCommitted, "")
+	t.record(PhaseCommitted, "")
 	return t.o.tokens(pair)
 }
 
-func (t *tokenRequest) exchange(client Client) reply {
-	pair, err := t.ledger.redeem(redemption{
+func (t *tokenRequest) exchange(client Client) response {
+	pair, err := t.grants.redeem(redemption{
 		clientID: client.ID, code: t.form.Get("code"),
 		redirectURI: t.form.Get("redirect_uri"), verifier: t.form.Get("code_verifier"),
 	}, t.o, t.now())
 	if err != nil {
-		t.announce(PhaseRefused, "")
-		return oauthErrorReply(http.StatusBadRequest, "invalid_grant", err.Error())
+		t.record(PhaseRejected, "")
+		return oauthError(http.StatusBadRequest, "invalid_grant", err.Error())
 	}
 	t.counts.update(func(c *Counters) { c.Exchanges++ })
 	t.event.Grant, t.event.Company = pair.grant, pair.subject.company
 	t.installed(grantSpec{clientID: client.ID, subject: pair.subject})
-	t.announce(PhaseCommitted, "")
+	t.record(PhaseCommitted, "")
 	return t.o.tokens(pair)
 }
 
-// refusal answers that a refresh token is dead.
-func (o OAuthSettings) refusal(err error) reply {
-	code := orText(o.RefusalCode, "invalid_refresh_token")
-	status := o.RefusalStatus
+// rejection answers that a refresh token is dead.
+func (o OAuthSettings) rejection(err error) response {
+	code := cmpOr(o.RejectionCode, "invalid_refresh_token")
+	status := o.RejectionStatus
 	if status == 0 {
 		status = http.StatusBadRequest
 	}
@@ -164,14 +164,14 @@ func (o OAuthSettings) refusal(err error) reply {
 	case "type":
 		return exception(status, code, err.Error())
 	case "error_description":
-		return oauthErrorReply(status, "invalid_request", code+": "+err.Error())
+		return oauthError(status, "invalid_request", code+": "+err.Error())
 	}
-	return oauthErrorReply(status, code, err.Error())
+	return oauthError(status, code, err.Error())
 }
 
 // tokens answers with a pair, its members in the order and form that the
 // settings ask for.
-func (o OAuthSettings) tokens(p tokenPair) reply {
+func (o OAuthSettings) tokens(p tokenPair) response {
 	members := []member{{"access_token", p.access}, {"token_type", "Bearer"}}
 	if value, present := o.expiresIn(p.lifetime); present {
 		members = append(members, member{"expires_in", value})
@@ -189,9 +189,9 @@ func (o OAuthSettings) tokens(p tokenPair) reply {
 	})
 	body, err := marshalInOrder(members)
 	if err != nil {
-		return textReply(http.StatusInternalServerError, err.Error())
+		return textResponse(http.StatusInternalServerError, err.Error())
 	}
-	re := reply{status: http.StatusOK, header: contentType("application/json"), body: body}
+	re := response{status: http.StatusOK, header: contentType("application/json"), body: body}
 	return re.with("Cache-Control", "no-store")
 }
 
@@ -240,51 +240,51 @@ func marshalInOrder(members []member) ([]byte, error) {
 	return []byte("{" + b.String() + "}"), nil
 }
 
-func invalidClient() reply {
-	return oauthErrorReply(http.StatusUnauthorized, "invalid_client", "client authentication failed").
+func invalidClient() response {
+	return oauthError(http.StatusUnauthorized, "invalid_client", "client authentication failed").
 		with("WWW-Authenticate", `Basic realm="pleo"`)
 }
 
 // clientOf finds the client that a request proves to come from. More than one
 // way of proof in one request is refused (RFC 6749 section 2.3).
 func (s *Simulator) clientOf(r *http.Request, form url.Values) (Client, bool) {
-	ways := s.settings.Load().OAuth.ClientAuth
-	if len(ways) == 0 {
-		ways = []string{"basic"}
+	methods := s.settings.Load().OAuth.ClientAuth
+	if len(methods) == 0 {
+		methods = []string{"basic"}
 	}
 	fields := r.Header.Values("Authorization")
 	if len(fields) > 0 && (len(fields) > 1 || form.Has("client_secret")) {
 		return Client{}, false
 	}
 	if len(fields) == 1 {
-		return s.clientByBasic(ways, fields[0])
+		return s.clientByBasic(methods, fields[0])
 	}
-	c, err := s.world.client(form.Get("client_id"))
+	c, err := s.directory.client(form.Get("client_id"))
 	if err != nil {
 		return Client{}, false
 	}
 	if c.Secret == "" {
 		return c, !form.Has("client_secret")
 	}
-	return c, slices.Contains(ways, "post") && form.Get("client_secret") == c.Secret
+	return c, slices.Contains(methods, "post") && form.Get("client_secret") == c.Secret
 }
 
-func (s *Simulator) clientByBasic(ways []string, field string) (Client, bool) {
+func (s *Simulator) clientByBasic(methods []string, field string) (Client, bool) {
 	user, password, err := splitBasic(field)
 	if err != nil {
 		return Client{}, false
 	}
-	if slices.Contains(ways, "basic_plain") {
-		if c, err := s.world.client(user); err == nil && c.Secret == password && password != "" {
+	if slices.Contains(methods, "basic_plain") {
+		if c, err := s.directory.client(user); err == nil && c.Secret == password && password != "" {
 			return c, true
 		}
 	}
-	if !slices.Contains(ways, "basic") {
+	if !slices.Contains(methods, "basic") {
 		return Client{}, false
 	}
 	id, err1 := url.QueryUnescape(user)
 	secret, err2 := url.QueryUnescape(password)
-	c, err3 := s.world.client(id)
+	c, err3 := s.directory.client(id)
 	return c, errors.Join(err1, err2, err3) == nil && c.Secret == secret && secret != ""
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 func TestRefreshWithOAuth2Client(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	token, err := b.oauth2Config().TokenSource(t.Context(), &oauth2.Token{RefreshToken: g.RefreshToken}).Token()
 	if err != nil {
@@ -39,7 +39,7 @@ func TestRefreshWithOAuth2Client(t *testing.T) {
 }
 
 func TestAccessTokenExpires(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{AccessTokenLifetime: Duration(5 * time.Second)}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{AccessTokenLifetime: Duration(5 * time.Second)}})
 	g := b.grant(GrantRequest{})
 	b.advance(4 * time.Second)
 	b.wantToken(g.AccessToken, http.StatusOK)
@@ -52,11 +52,11 @@ func TestClientAuthentication(t *testing.T) {
 	encoded := base64.StdEncoding.EncodeToString([]byte(DefaultClientID + ":" + url.QueryEscape(DefaultClientSecret)))
 	inBody := url.Values{"client_id": {DefaultClientID}, "client_secret": {DefaultClientSecret}}
 	tests := []struct {
-		name  string
-		ways  []string
-		field string
-		form  url.Values
-		want  int
+		name    string
+		methods []string
+		field   string
+		form    url.Values
+		want    int
 	}{
 		{"basic by default", nil, "Basic " + encoded, nil, 200},
 		{"plain is not basic", nil, "Basic " + raw, nil, 401},
@@ -74,7 +74,7 @@ func TestClientAuthentication(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, Settings{OAuth: OAuthSettings{ClientAuth: tt.ways}})
+			b := newEnv(t, Settings{OAuth: OAuthSettings{ClientAuth: tt.methods}})
 			form := refreshForm(b.grant(GrantRequest{}).RefreshToken)
 			for name, values := range tt.form {
 				form[name] = values
@@ -114,7 +114,7 @@ func TestTokenAnswerForms(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, Settings{OAuth: tt.o})
+			b := newEnv(t, Settings{OAuth: tt.o})
 			a := b.refresh(b.grant(GrantRequest{}).RefreshToken)
 			b.wantStatus(a, http.StatusOK)
 			if diff := cmp.Diff(tt.want, a.member(tt.member)); diff != "" {
@@ -125,7 +125,7 @@ func TestTokenAnswerForms(t *testing.T) {
 }
 
 func TestExpiresInCanBeNull(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{ExpiresIn: "null"}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{ExpiresIn: "null"}})
 	a := b.refresh(b.grant(GrantRequest{}).RefreshToken)
 	if !strings.Contains(a.body, `"expires_in":null`) {
 		t.Errorf("answer %s, want expires_in null", a.body)
@@ -133,7 +133,7 @@ func TestExpiresInCanBeNull(t *testing.T) {
 }
 
 func TestOmittedRefreshTokenStaysGood(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{Omit: []string{"refresh_token"}}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{Omit: []string{"refresh_token"}}})
 	g := b.grant(GrantRequest{})
 	for range 3 {
 		b.wantStatus(b.refresh(g.RefreshToken), http.StatusOK)
@@ -142,7 +142,7 @@ func TestOmittedRefreshTokenStaysGood(t *testing.T) {
 
 func TestRefreshTokenFirst(t *testing.T) {
 	for _, first := range []bool{false, true} {
-		b := newBench(t, Settings{OAuth: OAuthSettings{RefreshTokenFirst: first}})
+		b := newEnv(t, Settings{OAuth: OAuthSettings{RefreshTokenFirst: first}})
 		body := b.refresh(b.grant(GrantRequest{}).RefreshToken).body
 		got := strings.Index(body, "refresh_token") < strings.Index(body, "access_token")
 		if got != first {
@@ -160,15 +160,15 @@ func TestRefusalForms(t *testing.T) {
 		want   string
 	}{
 		{"default", OAuthSettings{}, 400, "error", "invalid_refresh_token"},
-		{"RFC 6749", OAuthSettings{RefusalCode: "invalid_grant"}, 400, "error", "invalid_grant"},
-		{"status", OAuthSettings{RefusalStatus: 401}, 401, "error", "invalid_refresh_token"},
+		{"RFC 6749", OAuthSettings{RejectionCode: "invalid_grant"}, 400, "error", "invalid_grant"},
+		{"status", OAuthSettings{RejectionStatus: 401}, 401, "error", "invalid_refresh_token"},
 		{"exception", OAuthSettings{RefusalMember: "type"}, 400, "type", "invalid_refresh_token"},
 		{"description", OAuthSettings{RefusalMember: "error_description"}, 400, "error", "invalid_request"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			a := newBench(t, Settings{OAuth: tt.o}).refresh("unknown")
-			if a.status != tt.status || a.text(tt.member) != tt.want || !strings.Contains(a.body, orText(tt.o.RefusalCode, "invalid_refresh_token")) {
+			a := newEnv(t, Settings{OAuth: tt.o}).refresh("unknown")
+			if a.status != tt.status || a.text(tt.member) != tt.want || !strings.Contains(a.body, cmpOr(tt.o.RejectionCode, "invalid_refresh_token")) {
 				t.Errorf("answer = %d %s, want %d with %s %q", a.status, a.body, tt.status, tt.member, tt.want)
 			}
 		})
@@ -186,7 +186,7 @@ func TestBadTokenRequests(t *testing.T) {
 		{"unknown code", form, "grant_type=authorization_code&code=x", "invalid_grant"},
 		{"bad encoding", form, "grant_type=%zz", "invalid_request"},
 	}
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			a := b.must("POST", "/oauth/token", tt.body, "Content-Type", tt.contentType, "Authorization", b.basic())
@@ -212,7 +212,7 @@ func TestSpentRefreshToken(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, Settings{OAuth: tt.o})
+			b := newEnv(t, Settings{OAuth: tt.o})
 			g := b.grant(GrantRequest{})
 			b.mustRefresh(g.RefreshToken)
 			b.advance(tt.later)
@@ -225,7 +225,7 @@ func TestSpentRefreshToken(t *testing.T) {
 }
 
 func TestGraceIsGivenOnce(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{Grace: Duration(time.Minute)}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{Grace: Duration(time.Minute)}})
 	g := b.grant(GrantRequest{})
 	b.mustRefresh(g.RefreshToken)
 	b.mustRefresh(g.RefreshToken)
@@ -233,7 +233,7 @@ func TestGraceIsGivenOnce(t *testing.T) {
 }
 
 func TestGraceDoesNotReviveARevokedGrant(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{Grace: Duration(time.Minute)}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{Grace: Duration(time.Minute)}})
 	g := b.grant(GrantRequest{})
 	b.mustRefresh(g.RefreshToken)
 	if err := b.RevokeGrant(g.ID); err != nil {
@@ -244,7 +244,7 @@ func TestGraceDoesNotReviveARevokedGrant(t *testing.T) {
 
 func TestExpiredRefreshToken(t *testing.T) {
 	for policy, wantLive := range map[string]bool{"": false, "revoke": false, "refuse": true} {
-		b := newBench(t, Settings{OAuth: OAuthSettings{ExpiredUse: policy, RefreshTokenLifetime: Duration(time.Hour)}})
+		b := newEnv(t, Settings{OAuth: OAuthSettings{ExpiredUse: policy, RefreshTokenLifetime: Duration(time.Hour)}})
 		g := b.grant(GrantRequest{AccessTokenLifetime: Duration(2 * time.Hour)})
 		b.advance(time.Hour)
 		b.wantToken(g.AccessToken, http.StatusOK)
@@ -256,14 +256,14 @@ func TestExpiredRefreshToken(t *testing.T) {
 }
 
 func TestOldAccessTokenCanSurvive(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{OldAccessToken: "survives"}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{OldAccessToken: "survives"}})
 	g := b.grant(GrantRequest{})
 	b.mustRefresh(g.RefreshToken)
 	b.wantToken(g.AccessToken, http.StatusOK)
 }
 
 func TestRefreshTokenOfAnotherClient(t *testing.T) {
-	b := newBench(t, Settings{})
+	b := newEnv(t, Settings{})
 	if err := b.SetClient(Client{ID: "other", Secret: "s"}); err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func TestRefreshTokenOfAnotherClient(t *testing.T) {
 }
 
 func TestOneOfManySimultaneousRefreshesWins(t *testing.T) {
-	b := newBench(t, Settings{OAuth: OAuthSettings{Reuse: "refuse"}})
+	b := newEnv(t, Settings{OAuth: OAuthSettings{Reuse: "refuse"}})
 	g := b.grant(GrantRequest{})
 	var wg sync.WaitGroup
 	statuses := make(chan int, 20)
@@ -297,7 +297,7 @@ func TestOneOfManySimultaneousRefreshesWins(t *testing.T) {
 	if won != 1 {
 		t.Errorf("%d refreshes with one token succeeded, want 1", won)
 	}
-	if got := b.Counters().MostPresentations; got != 20 {
+	if got := b.Counters().MaxTimesSent; got != 20 {
 		t.Errorf("presentations = %d, want 20", got)
 	}
 }
@@ -308,7 +308,7 @@ func TestOneActiveRefreshTokenPerLiveGrant(t *testing.T) {
 	policies := []OAuthSettings{{}, {Reuse: "refuse", ExpiredUse: "refuse"}, {Grace: Duration(time.Minute)}, {Omit: []string{"refresh_token"}}}
 	for seed, o := range policies {
 		random := rand.New(rand.NewPCG(uint64(seed), 7))
-		b := newBench(t, Settings{OAuth: o})
+		b := newEnv(t, Settings{OAuth: o})
 		var tokens []string
 		for step := range 300 {
 			switch n := random.IntN(20); {
@@ -328,14 +328,14 @@ func TestOneActiveRefreshTokenPerLiveGrant(t *testing.T) {
 	}
 }
 
-func appendToken(tokens []string, a answer) []string {
+func appendToken(tokens []string, a received) []string {
 	if token := a.text("refresh_token"); token != "" {
 		return append(tokens, token)
 	}
 	return tokens
 }
 
-func checkActive(t *testing.T, b *bench, seed, step int) {
+func checkActive(t *testing.T, b *env, seed, step int) {
 	t.Helper()
 	for _, g := range b.Grants() {
 		want := 0

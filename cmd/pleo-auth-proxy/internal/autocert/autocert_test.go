@@ -40,7 +40,7 @@ type site struct {
 func (s *site) run() (stop func()) {
 	s.t.Helper()
 	c := Config{
-		Domains: []string{s.domain}, Email: "ops@example.test", CAURL: s.ca.Directory(), RootCAs: s.ca.Own, Dir: s.dir,
+		Domains: []string{s.domain}, Email: "ops@example.test", CAURL: s.ca.Directory(), RootCAs: s.ca.ServerRoots, Dir: s.dir,
 		Host: "127.0.0.1", Port: acmetest.PortOf(s.t, s.address), CheckInterval: s.checking, Logger: zaptest.NewLogger(s.t),
 	}
 	if s.httpAt != "" {
@@ -103,7 +103,7 @@ func (s *site) isFor(cert *x509.Certificate) bool { return cert.VerifyHostname(s
 // newSite returns a site whose authority does not run yet.
 func newSite(t *testing.T, life time.Duration) *site {
 	s := &site{t: t, domain: strings.ToLower(t.Name()) + ".example.test", address: acmetest.FreeAddress(t), dir: t.TempDir()}
-	s.ca = acmetest.New(t, *pebblePath, acmetest.Config{TLSPort: acmetest.PortOf(t, s.address), HTTPPort: 1, Life: life})
+	s.ca = acmetest.New(t, *pebblePath, acmetest.Config{TLSPort: acmetest.PortOf(t, s.address), HTTPPort: 1, Lifetime: life})
 	return s
 }
 
@@ -132,7 +132,7 @@ func TestACMEByPlainHTTP(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, long)
 	s.httpAt = acmetest.FreeAddress(t)
-	s.ca = acmetest.New(t, *pebblePath, acmetest.Config{TLSPort: 1, HTTPPort: acmetest.PortOf(t, s.httpAt), Life: long})
+	s.ca = acmetest.New(t, *pebblePath, acmetest.Config{TLSPort: 1, HTTPPort: acmetest.PortOf(t, s.httpAt), Lifetime: long})
 	s.ca.Start()
 	defer s.run()()
 	s.await(90*time.Second, s.isFor)

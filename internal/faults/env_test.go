@@ -16,19 +16,19 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// atOnce is how many refreshes a process has under way at most before some have
+// maxConcurrentRefreshes is how many refreshes a process has under way at most before some have
 // succeeded.
-const atOnce = 16
+const maxConcurrentRefreshes = 16
 
-// fewLost is how many connections may be refused before a process suspects the
+// belowBreakerLimit is how many connections may be refused before a process suspects the
 // server instead.
-const fewLost = 4
+const belowBreakerLimit = 4
 
-// patience is how long an event is waited for that must come.
-const patience = 2 * time.Minute
+// eventTimeout is how long an event is waited for that must come.
+const eventTimeout = 2 * time.Minute
 
-// world is a simulated Pleo and a data directory for proxies.
-type world struct {
+// env is a simulated Pleo and a data directory for proxies.
+type env struct {
 	*run
 	dir    string
 	config string // path of the configuration
@@ -44,34 +44,34 @@ type world struct {
 	named    int
 }
 
-// world makes one. The lines are added to the configuration.
-func (r *run) world(settings simulator.Settings, lines ...string) *world {
+// env makes one. The lines are added to the configuration.
+func (r *run) newEnv(settings simulator.Settings, lines ...string) *env {
 	r.Helper()
-	return r.worldWith(simulator.Config{Settings: settings}, nil, lines...)
+	return r.newEnvWith(simulator.Config{Settings: settings}, nil, lines...)
 }
 
-// elsewhere puts the authorization server somewhere else than the API, and
+// authServerMover puts the authorization server somewhere else than the API, and
 // returns what the proxy is told about it: auth_url, and ca_file where it needs
 // one.
-type elsewhere func(*world) string
+type authServerMover func(*env) string
 
-func (r *run) worldWith(c simulator.Config, move elsewhere, lines ...string) *world {
+func (r *run) newEnvWith(c simulator.Config, move authServerMover, lines ...string) *env {
 	r.Helper()
 	sim, err := simulator.New(c)
 	if err != nil {
 		r.Fatal(err)
 	}
-	w := &world{run: r, dir: r.TempDir(), sim: sim, arrivals: map[string]int{}}
-	w.server = httptest.NewServer(w.counting(sim.Handler()))
+	w := &env{run: r, dir: r.TempDir(), sim: sim, arrivals: map[string]int{}}
+	w.server = httptest.NewServer(w.countRequests(sim.Handler()))
 	r.Cleanup(w.server.Close)
 	r.Cleanup(sim.Close)
 	auth := fmt.Sprintf("auth_url: %q", w.server.URL)
 	if move != nil {
 		auth = move(w)
 	}
-	client := sim.FirstClient()
+	client := sim.DefaultClient()
 	if r.fault.postgres {
-		lines = append(lines, w.inPostgres(r.cluster))
+		lines = append(lines, w.usePostgres(r.cluster))
 	}
 	w.settings = fmt.Sprintf(`environment: custom
 upstream: {api_url: %q, %s}
@@ -84,13 +84,13 @@ oauth: {client_id: %q, client_secret: %q}
 }
 
 // configIn writes a configuration whose data directory has the name.
-func (w *world) configIn(name, settings string) string {
+func (w *env) configIn(name, settings string) string {
 	w.Helper()
 	return w.write(name+".yaml", settings+w.dataLine(name))
 }
 
 // dataLine is the line of configuration that names a data directory.
-func (w *world) dataLine(name string) string {
+func (w *env) dataLine(name string) string {
 	return fmt.Sprintf("data_dir: %q\n", filepath.Join(w.dir, name))
 }
 
@@ -103,8 +103,8 @@ func orDefault(lines []string, line string) string {
 	return strings.Join(append(lines, line), "\n") + "\n"
 }
 
-// counting counts the requests for each path.
-func (w *world) counting(next http.Handler) http.Handler {
+// countRequests counts the requests for each path.
+func (w *env) countRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		w.arrivals[r.URL.Path]++
@@ -113,16 +113,16 @@ func (w *world) counting(next http.Handler) http.Handler {
 	})
 }
 
-// arrived returns how many requests there were for the path.
-func (w *world) arrived(path string) int {
+// requestCount returns how many requests there were for the path.
+func (w *env) requestCount(path string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.arrivals[path]
 }
 
-func (w *world) data(name string) string { return filepath.Join(w.dir, "data", name) }
+func (w *env) data(name string) string { return filepath.Join(w.dir, "data", name) }
 
-func (w *world) write(name, content string) string {
+func (w *env) write(name, content string) string {
 	w.Helper()
 	path := filepath.Join(w.dir, name)
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -131,29 +131,29 @@ func (w *world) write(name, content string) string {
 	return path
 }
 
-// link is a connection, and the grant that it began with.
-type link struct {
+// connection is a connection, and the grant that it began with.
+type connection struct {
 	name  string
 	grant simulator.Grant
 }
 
-// expired adds n connections whose access tokens have expired.
-func (w *world) expired(n int) []link {
+// connectExpired adds n connections whose access tokens have expired.
+func (w *env) connectExpired(n int) []connection {
 	w.Helper()
 	return w.connect(n, simulator.GrantRequest{}, time.Unix(0, 0))
 }
 
-// fresh adds n connections whose access tokens are good.
-func (w *world) fresh(n int) []link {
+// connectValid adds n connections whose access tokens are good.
+func (w *env) connectValid(n int) []connection {
 	w.Helper()
 	return w.connect(n, simulator.GrantRequest{}, time.Time{})
 }
 
 // connect adds n connections with grants of their own. Zero expires: as the
 // simulator says.
-func (w *world) connect(n int, request simulator.GrantRequest, expires time.Time) []link {
+func (w *env) connect(n int, request simulator.GrantRequest, expires time.Time) []connection {
 	w.Helper()
-	var links []link
+	var connections []connection
 	var lines strings.Builder
 	for range n {
 		g, err := w.sim.IssueGrant(request)
@@ -161,16 +161,16 @@ func (w *world) connect(n int, request simulator.GrantRequest, expires time.Time
 			w.Fatal(err)
 		}
 		w.named++
-		l := link{fmt.Sprintf("c%d", w.named), g}
-		links = append(links, l)
+		l := connection{fmt.Sprintf("c%d", w.named), g}
+		connections = append(connections, l)
 		lines.WriteString(l.line(expires) + "\n")
 	}
-	w.imports(lines.String())
-	return links
+	w.importLines(lines.String())
+	return connections
 }
 
 // line is the connection as a line to import.
-func (l link) line(expires time.Time) string {
+func (l connection) line(expires time.Time) string {
 	if expires.IsZero() {
 		expires = l.grant.ExpiresAt
 	}
@@ -181,8 +181,8 @@ func (l link) line(expires time.Time) string {
 	return string(text)
 }
 
-// imports brings in lines without asking the simulator about them.
-func (w *world) imports(lines string) {
+// importLines brings in lines without asking the simulator about them.
+func (w *env) importLines(lines string) {
 	w.Helper()
 	path := w.write("import.jsonl", lines)
 	if code, out := w.command("connections", "import", "--offline", path); code != 0 {
@@ -191,7 +191,7 @@ func (w *world) imports(lines string) {
 }
 
 // command runs a command of the program.
-func (w *world) command(args ...string) (code int, output string) {
+func (w *env) command(args ...string) (code int, output string) {
 	w.Helper()
 	cmd := exec.Command(*program, append([]string{"--config", w.config}, args...)...)
 	cmd.Dir, cmd.Env = w.dir, []string{"HOME=" + w.dir}
@@ -203,7 +203,7 @@ func (w *world) command(args ...string) (code int, output string) {
 }
 
 // fault makes something go wrong at the simulator.
-func (w *world) fault(f simulator.Fault) simulator.Fault {
+func (w *env) fault(f simulator.Fault) simulator.Fault {
 	w.Helper()
 	set, err := w.sim.SetFault(f)
 	if err != nil {
@@ -213,15 +213,15 @@ func (w *world) fault(f simulator.Fault) simulator.Fault {
 }
 
 // await waits for a step of a token request of the connection.
-func (w *world) await(phase string, l link) simulator.Event {
+func (w *env) await(phase string, l connection) simulator.Event {
 	w.Helper()
 	return w.awaitNth(phase, l, 1)
 }
 
 // awaitNth waits for the nth such step.
-func (w *world) awaitNth(phase string, l link, n int) simulator.Event {
+func (w *env) awaitNth(phase string, l connection, n int) simulator.Event {
 	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), patience)
+	ctx, cancel := context.WithTimeout(w.Context(), eventTimeout)
 	defer cancel()
 	after := int64(0)
 	for {
@@ -238,50 +238,50 @@ func (w *world) awaitNth(phase string, l link, n int) simulator.Event {
 	}
 }
 
-// tally ends a world: it counts the trials, and what the simulator saw.
-func (w *world) tally(trials int) {
+// finish ends a world: it counts the trials, and what the simulator saw.
+func (w *env) finish(trials int) {
 	w.Helper()
 	c := w.sim.Counters()
-	w.row.add(func(r *row) {
+	w.row.update(func(r *row) {
 		r.Trials += trials
-		r.Presented = max(r.Presented, c.MostPresentations)
+		r.MaxSends = max(r.MaxSends, c.MaxTimesSent)
 	})
 	if c.AuthorizationNotOnce > 0 || c.WrongCompany > 0 {
-		w.wrong("%d requests had no or several Authorization fields, %d another company's", c.AuthorizationNotOnce, c.WrongCompany)
+		w.violation("%d requests had no or several Authorization fields, %d another company's", c.AuthorizationNotOnce, c.WrongCompany)
 	}
 	for id, g := range c.Grants {
-		if g.MostRefreshesInFlight > 1 && !w.run.fault.overlaps {
-			w.wrong("%d refreshes of grant %s were in flight at once", g.MostRefreshesInFlight, id)
+		if g.MaxRefreshesInFlight > 1 && !w.run.fault.overlaps {
+			w.violation("%d refreshes of grant %s were in flight at once", g.MaxRefreshesInFlight, id)
 		}
 	}
 }
 
-// settled asks for each connection until its outcome is final, and counts those
+// awaitFinal asks for each connection until its outcome is final, and counts those
 // that are lost.
-func (w *world) settled(p *process, links []link) {
+func (w *env) awaitFinal(p *process, connections []connection) {
 	w.Helper()
-	for _, l := range links {
-		switch a := p.until(l, final); {
+	for _, l := range connections {
+		switch a := p.getUntil(l, isFinal); {
 		case a.status == http.StatusOK:
 		case a.code() == "reauthorization_required":
-			w.row.add(func(r *row) { r.Lost++ })
+			w.row.update(func(r *row) { r.Lost++ })
 			if w.run.fault.mayLose == "" {
 				w.Errorf("%s was lost: %s\n%s", l.name, a.body, p.log)
 			}
 		default:
-			w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+			w.violation("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
 		}
 	}
 }
 
-// kept asks once for each connection, which must work.
-func (w *world) kept(p *process, links []link) {
+// checkWorking asks once for each connection, which must work.
+func (w *env) checkWorking(p *process, connections []connection) {
 	w.Helper()
-	for _, l := range links {
+	for _, l := range connections {
 		if a := p.get(l); a.status != http.StatusOK {
-			w.wrong("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
+			w.violation("%s: %d %s, want 200\n%s", l.name, a.status, a.body, p.log)
 			if a.code() == "reauthorization_required" {
-				w.row.add(func(r *row) { r.Lost++ })
+				w.row.update(func(r *row) { r.Lost++ })
 			}
 		}
 	}

@@ -9,9 +9,9 @@ import (
 	"strconv"
 )
 
-// reply is a whole answer, made before any of it is written, so that a fault
+// response is a whole answer, made before any of it is written, so that a fault
 // can change, cut or drop it.
-type reply struct {
+type response struct {
 	status int
 	header http.Header // may be nil
 	body   []byte
@@ -31,37 +31,37 @@ const (
 )
 
 // outcome names the answer in counts: the status, or how the connection ended.
-func (r reply) outcome() string {
+func (r response) outcome() string {
 	if r.ending != endWell {
 		return string(r.ending)
 	}
 	return strconv.Itoa(r.status)
 }
 
-// jsonReply answers with a JSON document in the content type that Pleo's API
+// jsonResponse answers with a JSON document in the content type that Pleo's API
 // uses.
-func jsonReply(status int, v any) reply {
+func jsonResponse(status int, v any) response {
 	var body bytes.Buffer
 	e := json.NewEncoder(&body)
 	e.SetEscapeHTML(false) // it is no page, and people read it
 	if err := e.Encode(v); err != nil {
-		return textReply(http.StatusInternalServerError, err.Error())
+		return textResponse(http.StatusInternalServerError, err.Error())
 	}
-	return reply{status: status, header: contentType("application/json;charset=UTF-8"), body: body.Bytes()}
+	return response{status: status, header: contentType("application/json;charset=UTF-8"), body: body.Bytes()}
 }
 
-func textReply(status int, text string) reply {
-	return reply{status: status, header: contentType("text/plain; charset=utf-8"), body: []byte(text)}
+func textResponse(status int, text string) response {
+	return response{status: status, header: contentType("text/plain; charset=utf-8"), body: []byte(text)}
 }
 
-func htmlReply(status int, page string) reply {
-	return reply{status: status, header: contentType("text/html; charset=utf-8"), body: []byte(page)}
+func htmlResponse(status int, page string) response {
+	return response{status: status, header: contentType("text/html; charset=utf-8"), body: []byte(page)}
 }
 
 func contentType(t string) http.Header { return http.Header{"Content-Type": {t}} }
 
 // with returns the reply with one more header field.
-func (r reply) with(name, value string) reply {
+func (r response) with(name, value string) response {
 	h := r.header.Clone()
 	if h == nil {
 		h = http.Header{}
@@ -77,13 +77,13 @@ type exceptionInfo struct {
 	Message string `json:"message,omitempty"`
 }
 
-func exception(status int, code, message string) reply {
-	return jsonReply(status, exceptionInfo{Type: code, Message: message})
+func exception(status int, code, message string) response {
+	return jsonResponse(status, exceptionInfo{Type: code, Message: message})
 }
 
 // write sends the reply, and ends the connection in the way it says. It does
 // not return where the connection is not to be used again.
-func (r reply) write(w http.ResponseWriter) {
+func (r response) write(w http.ResponseWriter) {
 	switch r.ending {
 	case endDropped:
 		panic(http.ErrAbortHandler)

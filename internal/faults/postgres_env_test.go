@@ -20,20 +20,20 @@ type schema struct {
 	relay  *postgrestest.Relay
 }
 
-// inPostgres makes a schema for the world's store, behind a relay, and returns
+// usePostgres makes a schema for the world's store, behind a relay, and returns
 // the line of configuration that says so. All replicas have one keyset.
-func (w *world) inPostgres(own *postgrestest.Server) string {
+func (w *env) usePostgres(own *postgrestest.Server) string {
 	w.Helper()
 	if own == nil {
-		w.database = w.wayTo(database.Schema(w.T))
+		w.database = w.relayTo(database.Schema(w.T))
 	} else {
-		w.database = w.wayTo(own.DSN())
+		w.database = w.relayTo(own.DSN())
 	}
 	return w.storeLine(w.database)
 }
 
 // intents counts the refreshes of what was refreshed once that have begun.
-func (w *world) intents() (n int) {
+func (w *env) intents() (n int) {
 	w.Helper()
 	postgrestest.Scan(w.T, w.database.direct, `SELECT count(*) FROM intents WHERE parent_version = 2`, &n)
 	return n
@@ -44,14 +44,14 @@ func (r *run) ownCluster() {
 	r.Helper()
 	server, err := postgrestest.Start(context.Background())
 	if err != nil {
-		r.missing("starting PostgreSQL: " + err.Error())
+		r.cannotRun("starting PostgreSQL: " + err.Error())
 	}
 	r.Cleanup(func() { _ = server.Close() })
 	r.cluster = server
 }
 
-// wayTo puts a relay before the database.
-func (w *world) wayTo(dsn string) *schema {
+// relayTo puts a relay before the database.
+func (w *env) relayTo(dsn string) *schema {
 	w.Helper()
 	relay, err := postgrestest.NewRelay(context.Background(), postgrestest.Address(w.T, dsn))
 	if err != nil {
@@ -61,33 +61,33 @@ func (w *world) wayTo(dsn string) *schema {
 	return &schema{dsn, relay}
 }
 
-func (w *world) storeLine(s *schema) string {
+func (w *env) storeLine(s *schema) string {
 	return fmt.Sprintf("store: {driver: postgres, dsn: %q, keyset_file: %q}",
 		s.relay.DSN(w.T, s.direct), filepath.Join(w.dir, "keyset.json"))
 }
 
 // replica starts one more proxy on the world's store, with a spool of its own.
-func (w *world) replica(i int) *process {
+func (w *env) replica(i int) *process {
 	w.Helper()
 	return w.startWith(w.configIn(fmt.Sprint("data-", i), w.settings))
 }
 
 // replicas starts three.
-func (w *world) replicas() []*process {
+func (w *env) replicas() []*process {
 	w.Helper()
 	return []*process{w.serve(), w.replica(1), w.replica(2)}
 }
 
-// apart starts a replica that has a network of its own to the database, which can
+// replicaBehindRelay starts a replica that has a network of its own to the database, which can
 // be cut off without the others.
-func (w *world) apart(i int) (*process, *postgrestest.Relay) {
+func (w *env) replicaBehindRelay(i int) (*process, *postgrestest.Relay) {
 	w.Helper()
-	own := w.wayTo(w.database.direct)
+	own := w.relayTo(w.database.direct)
 	config := w.configIn(fmt.Sprint("data-", i), replaceLine(w.settings, "store:", w.storeLine(own)))
 	return w.startWith(config), own.relay
 }
 
-func (w *world) startWith(config string) *process {
+func (w *env) startWith(config string) *process {
 	w.Helper()
 	return w.start(exec.Command(*program, "serve", "--json", "--config", config))
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// answerBroken is F4. What can be read of an answer is used; what cannot is
+// responseTruncated is F4. What can be read of an answer is used; what cannot is
 // asked for once more, and not more often.
-func answerBroken(r *run) {
+func responseTruncated(r *run) {
 	after := simulator.AfterCommit
 	lost := simulator.Fault{Kind: "reset", When: after, Count: 1}
 	for _, test := range []struct {
@@ -22,72 +22,72 @@ func answerBroken(r *run) {
 		{"reset", lost, simulator.OAuthSettings{}, false},
 		{"closed", simulator.Fault{Kind: "drop", When: after, Count: 1}, simulator.OAuthSettings{}, false},
 		{"cut before the refresh token", simulator.Fault{Kind: "truncate", Cut: 40, Count: 1}, simulator.OAuthSettings{}, false},
-		{"cut behind the refresh token", simulator.Fault{Kind: "truncate", CutBehind: "refresh_token", Count: 1}, simulator.OAuthSettings{}, true},
+		{"cut behind the refresh token", simulator.Fault{Kind: "truncate", CutAfter: "refresh_token", Count: 1}, simulator.OAuthSettings{}, true},
 		{
-			"cut between the tokens", simulator.Fault{Kind: "truncate", CutBehind: "refresh_token", CutReset: true, Count: 1},
+			"cut between the tokens", simulator.Fault{Kind: "truncate", CutAfter: "refresh_token", CutReset: true, Count: 1},
 			simulator.OAuthSettings{RefreshTokenFirst: true}, true,
 		},
 		{"reset, server with a grace period", lost, simulator.OAuthSettings{Grace: simulator.Duration(time.Minute)}, true},
 	} {
 		r.variant(test.name, func(r *run) {
 			r.trials = max(1, r.trials/6)
-			r.spread((r.trials+fewLost-1)/fewLost, func(r *run) { r.breakAnswers(test.fault, test.oauth, test.kept) })
+			r.parallelEnvs((r.trials+belowBreakerLimit-1)/belowBreakerLimit, func(r *run) { r.truncateResponses(test.fault, test.oauth, test.kept) })
 		})
 	}
 }
 
-// breakAnswers breaks the first answer to each refresh.
-func (r *run) breakAnswers(broken simulator.Fault, oauth simulator.OAuthSettings, kept bool) {
-	w := r.world(simulator.Settings{OAuth: oauth})
-	links := w.expired(r.trials)
-	for _, l := range links {
+// truncateResponses breaks the first answer to each refresh.
+func (r *run) truncateResponses(broken simulator.Fault, oauth simulator.OAuthSettings, kept bool) {
+	w := r.newEnv(simulator.Settings{OAuth: oauth})
+	connections := w.connectExpired(r.trials)
+	for _, l := range connections {
 		broken.Grant = l.grant.ID
 		w.fault(broken)
 	}
 	p := w.serve()
-	for _, l := range links {
-		if a := p.until(l, final); kept && a.status != http.StatusOK {
-			r.wrong("%s: %d %s, want 200: its refresh token can be had\n%s", l.name, a.status, a.body, p.log)
+	for _, l := range connections {
+		if a := p.getUntil(l, isFinal); kept && a.status != http.StatusOK {
+			r.violation("%s: %d %s, want 200: its refresh token can be had\n%s", l.name, a.status, a.body, p.log)
 		}
 	}
-	w.settled(p, links)
+	w.awaitFinal(p, connections)
 	if !kept {
-		w.ended(p, links)
+		w.checkRejected(p, connections)
 	}
 	p.stop()
-	w.tally(len(links))
+	w.finish(len(connections))
 }
 
-// answerLate is F5. The refresh is waited for longer than clients wait.
-func answerLate(r *run) {
+// responseLate is F5. The refresh is waited for longer than clients wait.
+func responseLate(r *run) {
 	for _, when := range []string{simulator.BeforeCommit, simulator.AfterCommit} {
 		r.variant(when, func(r *run) {
 			r.Parallel()
-			w := r.world(simulator.Settings{})
-			links := w.expired(min(atOnce, max(1, r.trials/2)))
-			w.fault(simulator.Fault{Kind: "delay", When: when, Delay: simulator.Duration(30 * time.Second), Count: len(links)})
+			w := r.newEnv(simulator.Settings{})
+			connections := w.connectExpired(min(maxConcurrentRefreshes, max(1, r.trials/2)))
+			w.fault(simulator.Fault{Kind: "delay", When: when, Delay: simulator.Duration(30 * time.Second), Count: len(connections)})
 			p := w.serve()
-			answers := p.askAll(links)
-			for i, c := range answers {
+			responses := p.sendAll(connections)
+			for i, c := range responses {
 				a := <-c
 				wait, err := strconv.Atoi(a.header.Get("Retry-After"))
 				if a.status != http.StatusServiceUnavailable || err != nil || wait < 1 {
-					r.wrong("%s: %d %q, want 503 with Retry-After", links[i].name, a.status, a.header.Get("Retry-After"))
+					r.violation("%s: %d %q, want 503 with Retry-After", connections[i].name, a.status, a.header.Get("Retry-After"))
 				}
 				if a.took < 19*time.Second || a.took > 25*time.Second {
-					r.wrong("%s: 503 after %v, want after 20 s", links[i].name, a.took)
+					r.violation("%s: 503 after %v, want after 20 s", connections[i].name, a.took)
 				}
 			}
-			w.settled(p, links)
+			w.awaitFinal(p, connections)
 			p.stop()
-			w.tally(len(links))
+			w.finish(len(connections))
 		})
 	}
 }
 
-// serverIll is F9: what is not an answer about the token costs no token, and a
+// serverErrors is F9: what is not an answer about the token costs no token, and a
 // token that is still good is used meanwhile.
-func serverIll(r *run) {
+func serverErrors(r *run) {
 	const wait = 35 * time.Second // longer than the program would wait by itself
 	for _, test := range []struct {
 		name  string
@@ -103,42 +103,42 @@ func serverIll(r *run) {
 	} {
 		r.variant(test.name, func(r *run) {
 			r.Parallel()
-			w := r.world(simulator.Settings{})
+			w := r.newEnv(simulator.Settings{})
 			each := max(1, r.trials/12)
-			expired := w.expired(each)
+			expired := w.connectExpired(each)
 			// These are refreshed ahead of their expiry, after 16 s of 20.
 			good := w.connect(each, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(20 * time.Second)}, time.Time{})
 			p := w.serve()
-			w.kept(p, good)
+			w.checkWorking(p, good)
 			w.fault(test.fault)
-			answers := p.askAll(expired)
+			responses := p.sendAll(expired)
 			for _, l := range good {
-				w.await(simulator.PhaseAnswered, l)
+				w.await(simulator.PhaseResponded, l)
 			}
-			w.kept(p, good)
-			for i, c := range answers {
+			w.checkWorking(p, good)
+			for i, c := range responses {
 				if a := <-c; a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
-					r.wrong("%s: %d %q, want 503 with Retry-After: %s", expired[i].name, a.status, a.header.Get("Retry-After"), a.body)
+					r.violation("%s: %d %q, want 503 with Retry-After: %s", expired[i].name, a.status, a.header.Get("Retry-After"), a.body)
 				}
 			}
 			w.sim.ClearFaults()
-			links := append(expired, good...)
-			w.settled(p, links)
-			for _, l := range links {
+			connections := append(expired, good...)
+			w.awaitFinal(p, connections)
+			for _, l := range connections {
 				w.checkWait(l, test.wait)
 			}
 			p.stop()
-			w.tally(len(links))
+			w.finish(len(connections))
 		})
 	}
 }
 
 // checkWait checks how long after the first answer the token came again.
-func (w *world) checkWait(l link, atLeast time.Duration) {
+func (w *env) checkWait(l connection, atLeast time.Duration) {
 	w.Helper()
-	answered := w.await(simulator.PhaseAnswered, l)
+	answered := w.await(simulator.PhaseResponded, l)
 	again := w.awaitNth(simulator.PhaseReceived, l, 2)
 	if wait := again.Time.Sub(answered.Time); wait < atLeast-10*time.Millisecond {
-		w.wrong("%s was presented again after %v, want at least %v", l.name, wait, atLeast)
+		w.violation("%s was presented again after %v, want at least %v", l.name, wait, atLeast)
 	}
 }

@@ -47,7 +47,7 @@ type refreshToken struct {
 	issuedAt  time.Time
 	expiresAt time.Time
 	spentAt   time.Time
-	tolerated bool // the grace was used
+	graceUsed bool // the grace was used
 }
 
 type accessToken struct {
@@ -70,13 +70,13 @@ type tokenPair struct {
 	scopes   []string
 }
 
-// errRefused is wrapped by the reasons for which a code or a refresh token is
+// errRejected is wrapped by the reasons for which a code or a refresh token is
 // not accepted.
-var errRefused = errors.New("refused")
+var errRejected = errors.New("refused")
 
-// ledger is the grants and tokens that the authorization server knows. All
+// grants is the grants and tokens that the authorization server knows. All
 // methods may be called at once; each is atomic.
-type ledger struct {
+type grantStore struct {
 	mu        sync.Mutex // guards all below
 	grants    []*grant
 	grantByID map[string]*grant
@@ -85,8 +85,8 @@ type ledger struct {
 	codes     map[string]*code
 }
 
-func newLedger() *ledger {
-	return &ledger{
+func newGrantStore() *grantStore {
+	return &grantStore{
 		grantByID: map[string]*grant{},
 		refreshes: map[string]*refreshToken{},
 		accesses:  map[string]*accessToken{},
@@ -104,7 +104,7 @@ type grantSpec struct {
 }
 
 // issue makes a grant and its first tokens.
-func (l *ledger) issue(spec grantSpec, o OAuthSettings, now time.Time) tokenPair {
+func (l *grantStore) issue(spec grantSpec, o OAuthSettings, now time.Time) tokenPair {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if o.Reconsent == "revoke" {
@@ -127,7 +127,7 @@ func (l *ledger) issue(spec grantSpec, o OAuthSettings, now time.Time) tokenPair
 	return pair
 }
 
-func (l *ledger) issueAccess(g *grant, now time.Time) tokenPair {
+func (l *grantStore) issueAccess(g *grant, now time.Time) tokenPair {
 	value := "sim-access." + random(96) + "." + random(32)
 	t := &accessToken{hash: hashOf(value), grant: g, issuedAt: now, expiresAt: now.Add(g.accessLifetime)}
 	l.accesses[t.hash] = t
@@ -138,7 +138,7 @@ func (l *ledger) issueAccess(g *grant, now time.Time) tokenPair {
 	}
 }
 
-func (l *ledger) issueRefresh(g *grant, now time.Time) string {
+func (l *grantStore) issueRefresh(g *grant, now time.Time) string {
 	value := "sim-refresh." + random(48)
 	t := &refreshToken{
 		hash: hashOf(value), grant: g, state: tokenActive,
@@ -158,10 +158,10 @@ func random(n int) string {
 }
 
 // rotate spends a refresh token for a new pair. The error says why not.
-func (l *ledger) rotate(clientID, token string, o OAuthSettings, now time.Time) (tokenPair, error) {
+func (l *grantStore) rotate(clientID, token string, o OAuthSettings, now time.Time) (tokenPair, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t, err := l.spendable(clientID, token, o, now)
+	t, err := l.redeemable(clientID, token, o, now)
 	if err != nil {
 		return tokenPair{}, err
 	}
@@ -178,41 +178,41 @@ func (l *ledger) rotate(clientID, token string, o OAuthSettings, now time.Time) 
 	return pair, nil
 }
 
-func (l *ledger) spend(t *refreshToken, now time.Time) {
+func (l *grantStore) spend(t *refreshToken, now time.Time) {
 	if t != nil {
 		t.state, t.spentAt = tokenSpent, now
 	}
 }
 
-// spendable finds the token if it may be spent. If not, it does to the grant
+// redeemable finds the token if it may be spent. If not, it does to the grant
 // what the settings say.
-func (l *ledger) spendable(clientID, token string, o OAuthSettings, now time.Time) (*refreshToken, error) {
+func (l *grantStore) redeemable(clientID, token string, o OAuthSettings, now time.Time) (*refreshToken, error) {
 	t, ok := l.refreshes[hashOf(token)]
 	if !ok {
-		return nil, fmt.Errorf("%w: the refresh token is unknown", errRefused)
+		return nil, fmt.Errorf("%w: the refresh token is unknown", errRejected)
 	}
 	if t.grant.clientID != clientID {
-		return nil, fmt.Errorf("%w: the refresh token belongs to another client", errRefused)
+		return nil, fmt.Errorf("%w: the refresh token belongs to another client", errRejected)
 	}
 	if t.grant.reason != "" {
-		return nil, fmt.Errorf("%w: the grant has been revoked", errRefused)
+		return nil, fmt.Errorf("%w: the grant has been revoked", errRejected)
 	}
 	switch t.stateAt(now) {
 	case tokenActive:
 		return t, nil
 	case tokenExpired:
 		t.state = tokenExpired
-		l.punish(t.grant, o.ExpiredUse, "an expired refresh token was presented")
-		return nil, fmt.Errorf("%w: the refresh token has expired", errRefused)
+		l.applyMisusePolicy(t.grant, o.ExpiredUse, "an expired refresh token was presented")
+		return nil, fmt.Errorf("%w: the refresh token has expired", errRejected)
 	case tokenSpent:
 		if t.inGrace(o, now) {
-			t.tolerated = true
+			t.graceUsed = true
 			return t, nil
 		}
-		l.punish(t.grant, o.Reuse, "a spent refresh token was presented")
-		return nil, fmt.Errorf("%w: the refresh token has been used", errRefused)
+		l.applyMisusePolicy(t.grant, o.Reuse, "a spent refresh token was presented")
+		return nil, fmt.Errorf("%w: the refresh token has been used", errRejected)
 	}
-	return nil, fmt.Errorf("%w: the refresh token has been revoked", errRefused)
+	return nil, fmt.Errorf("%w: the refresh token has been revoked", errRejected)
 }
 
 // stateAt returns the state; an active token becomes expired by itself.
@@ -224,10 +224,10 @@ func (t *refreshToken) stateAt(now time.Time) tokenState {
 }
 
 func (t *refreshToken) inGrace(o OAuthSettings, now time.Time) bool {
-	return !t.tolerated && now.Before(t.spentAt.Add(time.Duration(o.Grace)))
+	return !t.graceUsed && now.Before(t.spentAt.Add(time.Duration(o.Grace)))
 }
 
-func (l *ledger) punish(g *grant, policy, reason string) {
+func (l *grantStore) applyMisusePolicy(g *grant, policy, reason string) {
 	if policy != "refuse" {
 		g.revoke(reason)
 	}
@@ -253,13 +253,13 @@ func (g *grant) revoke(reason string) {
 }
 
 // revokeWhere ends the live grants that match, and returns how many they were.
-func (l *ledger) revokeWhere(reason string, match func(*grant) bool) int {
+func (l *grantStore) revokeWhere(reason string, match func(*grant) bool) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.revokeLocked(reason, match)
 }
 
-func (l *ledger) revokeLocked(reason string, match func(*grant) bool) int {
+func (l *grantStore) revokeLocked(reason string, match func(*grant) bool) int {
 	n := 0
 	for _, g := range l.grants {
 		if g.reason == "" && match(g) {
@@ -272,7 +272,7 @@ func (l *ledger) revokeLocked(reason string, match func(*grant) bool) int {
 
 // killAccessWhere ends the live access tokens of the grants that match, and
 // leaves their refresh tokens. It returns how many they were.
-func (l *ledger) killAccessWhere(match func(*grant) bool) int {
+func (l *grantStore) killAccessWhere(match func(*grant) bool) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
@@ -286,7 +286,7 @@ func (l *ledger) killAccessWhere(match func(*grant) bool) int {
 }
 
 // expireRefreshWhere lets the active refresh tokens of the grants that match end now.
-func (l *ledger) expireRefreshWhere(now time.Time, match func(*grant) bool) int {
+func (l *grantStore) expireRefreshWhere(now time.Time, match func(*grant) bool) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
@@ -299,59 +299,59 @@ func (l *ledger) expireRefreshWhere(now time.Time, match func(*grant) bool) int 
 	return n
 }
 
-// holder is whom a token belongs to.
-type holder struct {
+// owner is whom a token belongs to.
+type owner struct {
 	grant    string
 	clientID string
 	subject  subject
 	scopes   []string
 }
 
-func (g *grant) holder() holder {
-	return holder{grant: g.id, clientID: g.clientID, subject: g.subject, scopes: g.scopes}
+func (g *grant) owner() owner {
+	return owner{grant: g.id, clientID: g.clientID, subject: g.subject, scopes: g.scopes}
 }
 
-// accessHolder finds whom an access token belongs to; ok is false if the token
+// accessOwner finds whom an access token belongs to; ok is false if the token
 // is not good any more. A token that was never issued here has no grant.
-func (l *ledger) accessHolder(token string, now time.Time) (h holder, ok bool) {
+func (l *grantStore) accessOwner(token string, now time.Time) (h owner, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.accesses[hashOf(token)]
 	if t == nil {
-		return holder{}, false
+		return owner{}, false
 	}
-	return t.grant.holder(), t.live(now)
+	return t.grant.owner(), t.live(now)
 }
 
 func (t *accessToken) live(now time.Time) bool { return !t.dead && now.Before(t.expiresAt) }
 
-// refreshHolder finds whom a refresh token belongs to, dead or alive. A token
+// refreshOwner finds whom a refresh token belongs to, dead or alive. A token
 // that was never issued here has no grant.
-func (l *ledger) refreshHolder(token string) holder {
+func (l *grantStore) refreshOwner(token string) owner {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.refreshes[hashOf(token)]
 	if t == nil {
-		return holder{}
+		return owner{}
 	}
-	return t.grant.holder()
+	return t.grant.owner()
 }
 
-// anyHolder finds whom a token, access or refresh, dead or alive, belongs to.
-func (l *ledger) anyHolder(token string) (h holder, isAccess bool) {
+// anyOwner finds whom a token, access or refresh, dead or alive, belongs to.
+func (l *grantStore) anyOwner(token string) (h owner, isAccess bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if t := l.accesses[hashOf(token)]; t != nil {
-		return t.grant.holder(), true
+		return t.grant.owner(), true
 	}
 	if t := l.refreshes[hashOf(token)]; t != nil {
-		return t.grant.holder(), false
+		return t.grant.owner(), false
 	}
-	return holder{}, false
+	return owner{}, false
 }
 
 // refreshState says what has become of the refresh token with the hash.
-func (l *ledger) refreshState(hash string, now time.Time) tokenState {
+func (l *grantStore) refreshState(hash string, now time.Time) tokenState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.refreshes[hash]
@@ -361,30 +361,30 @@ func (l *ledger) refreshState(hash string, now time.Time) tokenState {
 	return t.stateAt(now)
 }
 
-// tokenFacts is what introspection tells about a live token.
-type tokenFacts struct {
-	holder
+// tokenInfo is what introspection tells about a live token.
+type tokenInfo struct {
+	owner
 	kind      string // "access_token" or "refresh_token"
 	hash      string
 	issuedAt  time.Time
 	expiresAt time.Time
 }
 
-// facts finds a token, access or refresh, that belongs to the client and is
+// tokenInfo finds a token, access or refresh, that belongs to the client and is
 // good. It changes nothing.
-func (l *ledger) facts(clientID, token string, now time.Time) (tokenFacts, bool) {
+func (l *grantStore) tokenInfo(clientID, token string, now time.Time) (tokenInfo, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	hash := hashOf(token)
 	if t := l.accesses[hash]; t != nil {
-		f := tokenFacts{t.grant.holder(), "access_token", hash, t.issuedAt, t.expiresAt}
+		f := tokenInfo{t.grant.owner(), "access_token", hash, t.issuedAt, t.expiresAt}
 		return f, t.live(now) && f.clientID == clientID
 	}
 	if t := l.refreshes[hash]; t != nil {
-		f := tokenFacts{t.grant.holder(), "refresh_token", hash, t.issuedAt, t.expiresAt}
+		f := tokenInfo{t.grant.owner(), "refresh_token", hash, t.issuedAt, t.expiresAt}
 		return f, t.stateAt(now) == tokenActive && f.clientID == clientID
 	}
-	return tokenFacts{}, false
+	return tokenInfo{}, false
 }
 
 // GrantState is what an observer may know about a grant.
@@ -403,7 +403,7 @@ type GrantState struct {
 
 // states lists all grants. Active refresh tokens are counted over all tokens
 // ever issued, not read off the grant, so that the count is a check.
-func (l *ledger) states(now time.Time) []GrantState {
+func (l *grantStore) states(now time.Time) []GrantState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	active := map[*grant]int{}

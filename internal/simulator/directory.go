@@ -87,9 +87,9 @@ func hashOf(token string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// world is the companies, clients and keys that exist. All methods may be
+// directory is the companies, clients and keys that exist. All methods may be
 // called at once.
-type world struct {
+type directory struct {
 	mu        sync.RWMutex      // guards all below
 	companies []Company         // in the order of their creation
 	index     map[string]int    // id or name of a company → place in companies
@@ -98,8 +98,8 @@ type world struct {
 	keyIndex  map[string]*Key // id or value → key
 }
 
-func newWorld(s Settings) (*world, error) {
-	w := &world{index: map[string]int{}, clients: map[string]Client{}, keyIndex: map[string]*Key{}}
+func newDirectory(s Settings) (*directory, error) {
+	w := &directory{index: map[string]int{}, clients: map[string]Client{}, keyIndex: map[string]*Key{}}
 	companies, clients := s.Companies, s.Clients
 	if len(companies) == 0 {
 		companies = make([]Company, 3)
@@ -125,7 +125,7 @@ func newWorld(s Settings) (*world, error) {
 	return w, errors.Join(errs...)
 }
 
-func (w *world) addCompany(c Company) (Company, error) {
+func (w *directory) addCompany(c Company) (Company, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := len(w.companies) + 1
@@ -152,7 +152,7 @@ func (w *world) addCompany(c Company) (Company, error) {
 }
 
 // company finds a company by id or name.
-func (w *world) company(idOrName string) (Company, error) {
+func (w *directory) company(idOrName string) (Company, error) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if n, ok := w.index[idOrName]; ok {
@@ -162,7 +162,7 @@ func (w *world) company(idOrName string) (Company, error) {
 }
 
 // companiesOf lists the companies that a subject covers.
-func (w *world) companiesOf(s subject) []Company {
+func (w *directory) companiesOf(s subject) []Company {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if n, ok := w.index[s.company]; ok {
@@ -177,14 +177,14 @@ func (w *world) companiesOf(s subject) []Company {
 	return covered
 }
 
-func (w *world) allCompanies() []Company {
+func (w *directory) allCompanies() []Company {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	return slices.Clone(w.companies)
 }
 
 // setClient adds a client, or puts it in the place of the one with its id.
-func (w *world) setClient(c Client) error {
+func (w *directory) setClient(c Client) error {
 	if c.ID == "" {
 		return errors.New("adding a client: it has no id")
 	}
@@ -197,7 +197,7 @@ func (w *world) setClient(c Client) error {
 	return nil
 }
 
-func (w *world) client(id string) (Client, error) {
+func (w *directory) client(id string) (Client, error) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	c, ok := w.clients[id]
@@ -209,7 +209,7 @@ func (w *world) client(id string) (Client, error) {
 
 // clientOrFirst returns the client with the id, or for an empty one the client
 // with the lowest id.
-func (w *world) clientOrFirst(id string) (Client, error) {
+func (w *directory) clientOrFirst(id string) (Client, error) {
 	if id != "" {
 		return w.client(id)
 	}
@@ -218,7 +218,7 @@ func (w *world) clientOrFirst(id string) (Client, error) {
 	return w.clients[slices.Min(slices.Collect(maps.Keys(w.clients)))], nil
 }
 
-func (w *world) addKey(k Key) (Key, error) {
+func (w *directory) addKey(k Key) (Key, error) {
 	k, err := w.completeKey(k)
 	if err != nil {
 		return Key{}, err
@@ -237,7 +237,7 @@ func (w *world) addKey(k Key) (Key, error) {
 }
 
 // completeKey fills in what a key leaves to the simulator.
-func (w *world) completeKey(k Key) (Key, error) {
+func (w *directory) completeKey(k Key) (Key, error) {
 	if k.Kind == "" {
 		k.Kind = StandaloneKey
 	}
@@ -252,7 +252,7 @@ func (w *world) completeKey(k Key) (Key, error) {
 		k.Company = c.ID
 	}
 	if k.Value == "" {
-		k.Value = inventKey(k.Kind)
+		k.Value = generateKey(k.Kind)
 	}
 	if len(k.Scopes) == 0 {
 		k.Scopes = AllScopes()
@@ -260,9 +260,9 @@ func (w *world) completeKey(k Key) (Key, error) {
 	return k, nil
 }
 
-// inventKey makes up a key in the form that Pleo's have: standalone keys start
+// generateKey makes up a key in the form that Pleo's have: standalone keys start
 // with pls_ and end in a checksum, integrated keys are just opaque.
-func inventKey(kind string) string {
+func generateKey(kind string) string {
 	if kind == IntegratedKey {
 		return "plp_" + rand.Text()
 	}
@@ -274,7 +274,7 @@ func inventKey(kind string) string {
 
 // liveKey returns the key with the value if it exists, is not revoked and has
 // not expired.
-func (w *world) liveKey(value string, now time.Time) (Key, bool) {
+func (w *directory) liveKey(value string, now time.Time) (Key, bool) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	k, ok := w.keyIndex[value]
@@ -284,7 +284,7 @@ func (w *world) liveKey(value string, now time.Time) (Key, bool) {
 	return *k, true
 }
 
-func (w *world) allKeys() []Key {
+func (w *directory) allKeys() []Key {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	all := make([]Key, 0, len(w.keys))
@@ -294,14 +294,14 @@ func (w *world) allKeys() []Key {
 	return all
 }
 
-func (w *world) isKey(id string) bool {
+func (w *directory) isKey(id string) bool {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	k := w.keyIndex[id]
 	return k != nil && k.ID == id
 }
 
-func (w *world) revokeKey(id string) error {
+func (w *directory) revokeKey(id string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k, ok := w.keyIndex[id]
