@@ -162,7 +162,7 @@ docs: ## Run every command in README and docs, as it is written; needs what clie
 
 .PHONY: alerts
 alerts: $(PROMTOOL) ## Check the alert rules, and try them on worlds in which they should fire or not
-	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
+	$(PROMTOOL) check rules charts/pleo-auth-proxy/files/alerts.yaml
 	cd deploy/prometheus && $(PROMTOOL) test rules alerts_test.yaml
 
 # Building promtool takes minutes; Debian has it in its package prometheus, of

@@ -472,15 +472,14 @@ func TestChartAddsToTheHosts(t *testing.T) {
 	}
 }
 
-// TestChartsAlertsAreOurs: the rules of the chart, which users copy as a folder, are
-// those that are tested.
-func TestChartsAlertsAreOurs(t *testing.T) {
+// TestChartRendersAlerts renders the rules exactly as `make alerts` tests them.
+func TestChartRendersAlerts(t *testing.T) {
 	var want monitoringv1.PrometheusRuleSpec
-	if err := yaml.UnmarshalStrict([]byte(read(t, repository("deploy", "prometheus", "alerts.yaml"))), &want); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(read(t, repository("charts", "pleo-auth-proxy", "files", "alerts.yaml"))), &want); err != nil {
 		t.Fatal(err)
 	}
 	if len(want.Groups) == 0 {
-		t.Fatal("deploy/prometheus/alerts.yaml has no rules")
+		t.Fatal("files/alerts.yaml of the chart has no rules")
 	}
 	for _, chart := range []string{chartDir(t, "pleo-auth-proxy"), repository("charts", "pleo-auth-proxy")} {
 		manifest := output(t, tool(t, "helm"), "template", "pleo", chart, "--set", "prometheusRule.enabled=true",

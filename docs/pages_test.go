@@ -36,7 +36,7 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 			}
 		}
 	}
-	if err := yaml.Unmarshal([]byte(readPage(t, "../deploy/prometheus/alerts.yaml")), &file); err != nil {
+	if err := yaml.Unmarshal([]byte(readPage(t, "../charts/pleo-auth-proxy/files/alerts.yaml")), &file); err != nil {
 		t.Fatal(err)
 	}
 	alerts := map[string]bool{}

@@ -19,7 +19,7 @@ import (
 
 // The files that operators load into their monitoring.
 const (
-	alertsFile    = "../../deploy/prometheus/alerts.yaml"
+	alertsFile    = "../../charts/pleo-auth-proxy/files/alerts.yaml"
 	dashboardFile = "../../deploy/grafana/pleo-auth-proxy.json"
 )
 
