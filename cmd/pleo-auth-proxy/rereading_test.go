@@ -81,7 +81,7 @@ func TestWebhookIsSignedByWhatWasGood(t *testing.T) {
 		}
 	}
 	write(file, first)
-	write(path, "environment: staging\noauth: {client_id: id, client_secret: s}\nnotify: {webhooks: [{url: 'http://127.0.0.1:1/', secret_file: "+file+"}]}\n")
+	write(path, "environment: staging\noauth: {client_id: id, client_secret: s}\nwebhooks: [{url: 'http://127.0.0.1:1/', secret_file: "+file+"}]\n")
 	cfg, err := config.Load(config.Source{Path: path, Environ: []string{"HOME=" + t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)

@@ -56,8 +56,8 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]webhook.Endpoint, erro
 		webhooks []webhook.Endpoint
 		wrong    config.Error
 	)
-	for i, w := range cfg.Notify.Webhooks {
-		key := fmt.Sprintf("notify.webhooks[%d].secret_file", i)
+	for i, w := range cfg.Webhooks {
+		key := fmt.Sprintf("webhooks[%d].secret_file", i)
 		secrets, err := w.Secrets.OpenChecked(webhook.CheckSecrets)
 		if err != nil {
 			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(key, err))
@@ -65,7 +65,7 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]webhook.Endpoint, erro
 		// Receivers are our user's own: upstream.proxy_url is not on the way.
 		transport, err := pleo.NewTransport(pleo.TransportConfig{CAFile: w.CAFile})
 		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(fmt.Sprintf("notify.webhooks[%d].ca_file", i), err))
+			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(fmt.Sprintf("webhooks[%d].ca_file", i), err))
 		}
 		if len(wrong.Mistakes) > 0 {
 			continue

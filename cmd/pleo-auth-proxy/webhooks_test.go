@@ -118,7 +118,7 @@ func webhooked(t *testing.T, b *backOffice) *world {
 	if err := os.WriteFile(secrets, []byte("# for the back office\n"+plantedHookSecret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, simulator.Settings{}, "log: {level: debug}", fmt.Sprintf("notify: {webhooks: [{url: %q, secret_file: %q}]}", b.url, secrets))
+	w := newWorld(t, simulator.Settings{}, "log: {level: debug}", fmt.Sprintf("webhooks: [{url: %q, secret_file: %q}]", b.url, secrets))
 	w.plantClientSecret()
 	return w
 }

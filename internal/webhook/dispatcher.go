@@ -153,7 +153,7 @@ func (n *Dispatcher) subscribe(ctx context.Context) bool {
 func (n *Dispatcher) logEnded(names []string) {
 	if len(names) > 0 {
 		n.log.Warn("receivers are told nothing any more, by no replica, since the configuration of this one does not name them: "+
-			"replicas that share a store need the same notify.webhooks", zap.Strings("receivers", names))
+			"replicas that share a store need the same webhooks", zap.Strings("receivers", names))
 	}
 }
 

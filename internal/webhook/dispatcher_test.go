@@ -223,7 +223,7 @@ func TestAbandonsDeliveryAfterLastRetry(t *testing.T) {
 	c := w.add("acme", time.Time{})
 	w.reject(c)
 	w.waitForDeliveries(r)
-	if got, want := results(t, registry), map[string]int{"failed": 3, "given_up": 1}; !cmp.Equal(got, want) {
+	if got, want := results(t, registry), map[string]int{"failed": 3, "abandoned": 1}; !cmp.Equal(got, want) {
 		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
 	}
 	page, err := w.store.History(t.Context(), c.ID, "", 0)

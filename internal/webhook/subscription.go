@@ -27,14 +27,14 @@ const (
 const (
 	resultDelivered = "delivered"
 	resultFailed    = "failed"
-	resultAbandoned = "given_up"
+	resultAbandoned = "abandoned"
 	resultGone      = "gone"
 )
 
 func newMetric(r prometheus.Registerer) *prometheus.CounterVec {
 	m := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pleo_webhook_deliveries_total",
-		Help: "Tries to tell webhooks of events, by result: delivered, failed (it is tried again), given_up, gone (the receiver wants no more).",
+		Help: "Tries to tell webhooks of events, by result: delivered, failed (it is tried again), abandoned, gone (the receiver wants no more).",
 	}, []string{"result"})
 	for _, result := range []string{resultDelivered, resultFailed, resultAbandoned, resultGone} {
 		m.WithLabelValues(result) // so that it is there from the start
@@ -178,7 +178,7 @@ func (s *subscription) record(ctx context.Context, d credstore.Delivery, told er
 	}
 	if errors.Is(told, errGone) {
 		if !s.gone.Swap(true) {
-			s.log.Error("the receiver answered 410 Gone: nothing more is sent to it before the next start; take it out of notify.webhooks")
+			s.log.Error("the receiver answered 410 Gone: nothing more is sent to it before the next start; take it out of webhooks")
 		}
 		s.count(resultGone)
 		return s.outbox.DropDelivery(ctx, d.ID, told.Error())

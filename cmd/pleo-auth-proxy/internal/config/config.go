@@ -36,7 +36,7 @@ type Config struct {
 	Store    Store
 	Admin    Admin
 	Health   Health
-	Notify   Notify
+	Webhooks []Webhook
 	Shutdown Shutdown
 	Log      Log
 
@@ -207,9 +207,6 @@ func (a Admin) Token() SecretSource { return SecretSource{path: a.TokenFile} }
 
 // Health is the listener for probes and metrics.
 type Health struct{ Listen Listen }
-
-// Notify says who is told what happens to connections.
-type Notify struct{ Webhooks []Webhook }
 
 // Webhook is a receiver of events.
 type Webhook struct {

@@ -90,7 +90,7 @@ func allKeys() []key {
 		tlsKeys("connect.tls", "the customer's pages", func(c *Config) *TLS { return &c.Connect.TLS }),
 		acmeKeys(), connectionKeys(), storeKeys(), adminKeys(),
 		tlsKeys("admin.tls", "the admin listener", func(c *Config) *TLS { return &c.Admin.TLS }),
-		notifyKeys(), operationKeys(),
+		webhookKeys(), operationKeys(),
 	)
 }
 

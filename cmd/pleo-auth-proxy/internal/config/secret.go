@@ -191,8 +191,8 @@ func (c *Config) SecretFiles() []SecretFile {
 	for i, declared := range c.Connections {
 		files = append(files, SecretFile{fmt.Sprintf("connections[%d].api_key_file", i), declared.APIKey.path})
 	}
-	for i, w := range c.Notify.Webhooks {
-		files = append(files, SecretFile{fmt.Sprintf("notify.webhooks[%d].secret_file", i), w.Secrets.path})
+	for i, w := range c.Webhooks {
+		files = append(files, SecretFile{fmt.Sprintf("webhooks[%d].secret_file", i), w.Secrets.path})
 	}
 	return slices.DeleteFunc(files, func(f SecretFile) bool { return f.Path == "" })
 }

@@ -10,12 +10,11 @@ import (
 
 func TestWebhooks(t *testing.T) {
 	secrets := writeFile(t, "hook", "one\n# and another\r\n\ttwo\n")
-	c := mustLoad(t, minimal+`notify:
-  webhooks:
-    - {url: "https://app.example.com/hooks?token=1", secret_file: "`+secrets+`", events: [connection.removed]}
-    - {url: "http://127.0.0.1:9000/", secret_file: "`+secrets+`"}
+	c := mustLoad(t, minimal+`webhooks:
+  - {url: "https://app.example.com/hooks?token=1", secret_file: "`+secrets+`", events: [connection.removed]}
+  - {url: "http://127.0.0.1:9000/", secret_file: "`+secrets+`"}
 `)
-	w := c.Notify.Webhooks
+	w := c.Webhooks
 	if len(w) != 2 || w[0].URL.String() != "https://app.example.com/hooks?token=1" || w[1].URL.Port() != "9000" {
 		t.Fatalf("webhooks %+v, want two with their URLs", w)
 	}
@@ -33,26 +32,26 @@ func TestWebhooks(t *testing.T) {
 
 func TestMistakesInWebhooks(t *testing.T) {
 	for _, test := range []mistakesOf{
-		{"nothing", minimal + "notify: {webhooks: [{}]}\n", []string{
-			"c.yaml:2: notify.webhooks[0].url: is needed", "c.yaml:2: notify.webhooks[0].secret_file: is needed",
+		{"nothing", minimal + "webhooks: [{}]\n", []string{
+			"c.yaml:2: webhooks[0].url: is needed", "c.yaml:2: webhooks[0].secret_file: is needed",
 		}},
-		{"plain http", minimal + "notify: {webhooks: [{url: \"http://app.example.com/canary\", secret_file: /s}]}\n", []string{
-			"c.yaml:2: notify.webhooks[0].url: is plain http to another machine; use https",
+		{"plain http", minimal + "webhooks: [{url: \"http://app.example.com/canary\", secret_file: /s}]\n", []string{
+			"c.yaml:2: webhooks[0].url: is plain http to another machine; use https",
 		}},
-		{"with a user", minimal + "notify: {webhooks: [{url: \"https://u:canary@app.example.com\", secret_file: /s}]}\n", []string{
-			"c.yaml:2: notify.webhooks[0].url: wants a URL such as https://app.example.com/hooks/pleo, without user and fragment",
+		{"with a user", minimal + "webhooks: [{url: \"https://u:canary@app.example.com\", secret_file: /s}]\n", []string{
+			"c.yaml:2: webhooks[0].url: wants a URL such as https://app.example.com/hooks/pleo, without user and fragment",
 		}},
-		{"no URL", minimal + "notify: {webhooks: [{url: canary, secret_file: /s}]}\n", []string{
-			"c.yaml:2: notify.webhooks[0].url: wants a URL such as https://app.example.com/hooks/pleo, without user and fragment",
+		{"no URL", minimal + "webhooks: [{url: canary, secret_file: /s}]\n", []string{
+			"c.yaml:2: webhooks[0].url: wants a URL such as https://app.example.com/hooks/pleo, without user and fragment",
 		}},
-		{"another scheme", minimal + "notify: {webhooks: [{url: \"ftp://app.example.com\", secret_file: /s}]}\n", []string{
-			"c.yaml:2: notify.webhooks[0].url: wants a URL that begins with https://, or with http:// on this machine",
+		{"another scheme", minimal + "webhooks: [{url: \"ftp://app.example.com\", secret_file: /s}]\n", []string{
+			"c.yaml:2: webhooks[0].url: wants a URL that begins with https://, or with http:// on this machine",
 		}},
-		{"twice", minimal + "notify: {webhooks: [{url: \"https://a.example\", secret_file: /s}, {url: \"https://a.example\", secret_file: /t}]}\n", []string{
-			"c.yaml:2: notify.webhooks[1].url: is the URL of notify.webhooks[0] too; give one of them all the events",
+		{"twice", minimal + "webhooks: [{url: \"https://a.example\", secret_file: /s}, {url: \"https://a.example\", secret_file: /t}]\n", []string{
+			"c.yaml:2: webhooks[1].url: is the URL of webhooks[0] too; give one of them all the events",
 		}},
-		{"unknown event", minimal + "notify: {webhooks: [{url: \"https://a.example\", secret_file: /s, events: [connection.refreshed]}]}\n", []string{
-			`c.yaml:2: notify.webhooks[0].events: wants connection.connected, connection.reauthorization_required, connection.recovered, connection.key_expiring or connection.removed (it is "connection.refreshed")`,
+		{"unknown event", minimal + "webhooks: [{url: \"https://a.example\", secret_file: /s, events: [connection.refreshed]}]\n", []string{
+			`c.yaml:2: webhooks[0].events: wants connection.connected, connection.reauthorization_required, connection.recovered, connection.key_expiring or connection.removed (it is "connection.refreshed")`,
 		}},
 	} {
 		t.Run(test.name, test.check)

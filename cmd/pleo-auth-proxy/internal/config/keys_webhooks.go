@@ -7,32 +7,32 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// notifyKeys are about being told.
-func notifyKeys() []key {
-	webhook := func(c *Config) *Webhook { return last(c.Notify.Webhooks) }
+// webhookKeys are about being told.
+func webhookKeys() []key {
+	webhook := func(c *Config) *Webhook { return last(c.Webhooks) }
 	return []key{{
-		path: "notify.webhooks",
+		path: "webhooks",
 		doc:  "Who is told by an HTTP POST in the form of Standard Webhooks when a connection needs a person, recovers, and so on.",
 		form: objects,
-		items: listAt(func(c *Config) *[]Webhook { return &c.Notify.Webhooks },
+		items: listAt(func(c *Config) *[]Webhook { return &c.Webhooks },
 			key{
-				path:    "notify.webhooks[].url",
+				path:    "webhooks[].url",
 				doc:     "where the receiver is; plain http for this machine only",
 				private: true,
 				set:     one(parseWebhookURL, func(c *Config) **url.URL { return &webhook(c).URL }),
 			},
 			key{
-				path: "notify.webhooks[].secret_file",
+				path: "webhooks[].secret_file",
 				doc:  "a file with what deliveries are signed with, as openssl rand -base64 32 makes it, read again when it changes; one or more lines",
 				set:  one(parseSecretsFile, func(c *Config) *SecretSource { return &webhook(c).Secrets }),
 			},
 			key{
-				path: "notify.webhooks[].ca_file",
+				path: "webhooks[].ca_file",
 				doc:  "certificates (PEM) to trust in place of the system's",
 				set:  one(parsePath, func(c *Config) *string { return &webhook(c).CAFile }),
 			},
 			key{
-				path: "notify.webhooks[].events",
+				path: "webhooks[].events",
 				doc:  "what it is told, such as [connection.reauthorization_required, connection.recovered]; left out, everything",
 				form: list,
 				set:  many(parseEvent, func(c *Config) *[]credstore.EventType { return &webhook(c).Events }),
@@ -77,8 +77,8 @@ func parseEvent(s string) (credstore.EventType, error) {
 // not be told apart.
 func (l *loader) checkWebhooks() {
 	seen := map[string]string{} // URL → path of the webhook
-	for i, w := range l.config.Notify.Webhooks {
-		path := itemPath("notify.webhooks", i)
+	for i, w := range l.config.Webhooks {
+		path := itemPath("webhooks", i)
 		l.needs(path, "url")
 		l.needs(path, "secret_file")
 		if w.URL == nil {
