@@ -12,6 +12,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // Client is a program that may use the proxy once it has proven itself, by
@@ -57,7 +59,7 @@ type clientAccess struct {
 // authenticate returns the client that sent the request; nil where clients need not
 // prove themselves.
 func (g *clientAccess) authenticate(r *http.Request) (*Client, error) {
-	if len(g.networks) > 0 && !onUnixSocket(r) && !g.inNetworks(r.RemoteAddr) {
+	if len(g.networks) > 0 && !webguard.OnUnixSocket(r) && !g.inNetworks(r.RemoteAddr) {
 		return nil, networkNotAllowed()
 	}
 	if len(g.clients) == 0 {

@@ -10,7 +10,6 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // Credentials hands out what requests are authorized with. Its methods are
@@ -158,7 +158,7 @@ type Proxy struct {
 	upstream        upstream
 	connectionNames connectionNames
 	access          clientAccess
-	allowedHosts    map[string]bool // allowed name, in lower case
+	allowedHosts    webguard.Hosts
 	strippedFields  map[string]bool // canonical field name that never leaves, besides alwaysStripped
 	replayLimits    *replayLimits
 	timeout         time.Duration
@@ -187,7 +187,7 @@ func New(c Config) (*Proxy, error) {
 		upstream:        newUpstream(c.Upstream),
 		connectionNames: newConnectionNames(c),
 		access:          clientAccess{clients: slices.Clone(c.Clients), networks: c.ClientNetworks},
-		allowedHosts:    make(map[string]bool, len(c.AllowedHosts)),
+		allowedHosts:    webguard.PrivateHosts(c.AllowedHosts...),
 		strippedFields:  map[string]bool{expectCompanyHeader: true},
 		replayLimits:    newReplayLimits(c),
 		timeout:         c.UpstreamTimeout,
@@ -195,9 +195,6 @@ func New(c Config) (*Proxy, error) {
 		accessLog:       c.AccessLog,
 		metrics:         m,
 		connectLink:     c.ConnectLink,
-	}
-	for _, h := range c.AllowedHosts {
-		p.allowedHosts[strings.ToLower(h)] = true
 	}
 	for _, h := range p.connectionNames.fields {
 		p.strippedFields[h] = true
@@ -239,7 +236,7 @@ func (c Config) check() error {
 		errs = append(errs, checkConnectionField(f))
 	}
 	for _, h := range c.AllowedHosts {
-		if !isHostName(h) {
+		if !webguard.ValidHostName(h) {
 			errs = append(errs, fmt.Errorf("allowed host %q is not a host name without port", h))
 		}
 	}

@@ -1,10 +1,10 @@
 package proxy
 
 import (
-	"net"
 	"net/http"
-	"net/netip"
 	"strings"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // guard refuses requests that must not be forwarded whatever connection they
@@ -23,30 +23,16 @@ func (p *Proxy) guard(r *http.Request) (target, error) {
 	if err != nil {
 		return t, err
 	}
-	if !onUnixSocket(r) && !p.hostAllowed(r.Host) {
+	if !p.allowedHosts.Allow(r) {
 		return t, hostNotAllowed()
 	}
-	if crossSite(r.Header) {
+	if webguard.FromWebPage(r.Header) { // the proxy serves no pages
 		return t, crossSiteRequest()
 	}
 	if wantsUpgrade(r.Header) {
 		return t, upgradeRefused()
 	}
 	return t, nil
-}
-
-// crossSite reports whether a browser sent the request on behalf of a page. The
-// proxy serves no pages, so there is no page whose requests it wants.
-func crossSite(h http.Header) bool {
-	if _, ok := h["Origin"]; ok {
-		return true
-	}
-	for _, site := range h["Sec-Fetch-Site"] {
-		if site != "none" {
-			return true
-		}
-	}
-	return false
 }
 
 // wantsUpgrade reports whether the client asks for another protocol on this
@@ -62,71 +48,4 @@ func wantsUpgrade(h http.Header) bool {
 		}
 	}
 	return false
-}
-
-// onUnixSocket reports whether the request came by a unix socket, which no web
-// page can reach.
-func onUnixSocket(r *http.Request) bool {
-	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	return ok && addr.Network() == "unix"
-}
-
-// hostAllowed reports whether host, with or without a port, is a name that no
-// public web page can be served from, or one of those configured. It stops DNS
-// rebinding: a page can point its own name at this listener, but not take
-// another name.
-func (p *Proxy) hostAllowed(host string) bool {
-	name := withoutPort(host)
-	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
-		return true
-	}
-	if !isHostName(name) {
-		return false
-	}
-	name = strings.ToLower(name)
-	if p.allowedHosts[name] || !strings.Contains(name, ".") {
-		return true
-	}
-	name = strings.TrimSuffix(name, ".")
-	if name == "localhost" || p.allowedHosts[name] {
-		return true
-	}
-	for _, private := range [...]string{".localhost", ".internal", ".svc", ".cluster.local"} {
-		if strings.HasSuffix(name, private) {
-			return true
-		}
-	}
-	return false
-}
-
-// withoutPort cuts the port from a Host field, and leaves what is malformed.
-func withoutPort(host string) string {
-	i := strings.LastIndexByte(host, ':')
-	if i < 0 || strings.HasSuffix(host, "]") || strings.Count(host, ":") > 1 && host[0] != '[' {
-		return host
-	}
-	if strings.Trim(host[i+1:], "0123456789") != "" {
-		return host
-	}
-	return host[:i]
-}
-
-// isHostName reports whether name consists of labels of letters, digits, - and
-// _ (which service names in docker-compose have), with at most one dot at its
-// end.
-func isHostName(name string) bool {
-	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
-		if label == "" || strings.IndexFunc(label, notInLabel) >= 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func notInLabel(r rune) bool {
-	return !isAlphanumeric(r) && r != '-' && r != '_'
-}
-
-func isAlphanumeric(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
 }

@@ -21,29 +21,6 @@ func statusOf(t *testing.T, raw string) int {
 	return status
 }
 
-func TestHostGuard(t *testing.T) {
-	tests := []struct {
-		host string
-		want bool
-	}{
-		{"localhost", true}, {"localhost:8484", true}, {"LOCALHOST", true}, {"localhost.", true}, {"app.localhost:1", true},
-		{"127.0.0.1", true}, {"127.0.0.1:8484", true}, {"10.1.2.3", true}, {"[::1]", true}, {"[::1]:8484", true}, {"[fe80::1]:1", true},
-		{"proxy", true}, {"proxy:8484", true}, {"pleo_proxy", true},
-		{"host.docker.internal", true}, {"proxy.default.svc", true}, {"proxy.default.svc.cluster.local", true}, {"proxy.default.svc.cluster.local.:80", true},
-		{"pleo.example.com", true}, {"PLEO.example.com:443", true}, {"pleo.example.com.", true},
-		{"", false}, {":8484", false}, {".", false}, {"evil.com", false}, {"evil.com:8484", false}, {"www.pleo.example.com", false},
-		{"ai.", false}, {"localhost.evil.com", false}, {"evil.com.localhost.com", false}, {"notinternal.evilinternal", false},
-		{"127.0.0.1.nip.io", false}, {"127.0.0.1.evil.com:80", false}, {"svc.evil.com", false}, {"evil.com:80:localhost", false},
-		{"localhost,evil.com", false}, {"localhost evil", false}, {"evil.com#localhost", false}, {"evil.com\\.localhost", false}, {"..localhost", false},
-	}
-	p := newTestProxy(t, newFakeCredentials(), ok, func(c *Config) { c.AllowedHosts = []string{"pleo.Example.com"} }).proxy
-	for _, tt := range tests {
-		if got := p.hostAllowed(tt.host); got != tt.want {
-			t.Errorf("hostAllowed(%q) = %v, want %v", tt.host, got, tt.want)
-		}
-	}
-}
-
 func TestRejectedRequestsAreNotForwarded(t *testing.T) {
 	tests := []struct {
 		name    string

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // code names a problem for programs. Codes are a promise to clients.
@@ -44,10 +44,6 @@ const (
 	// there was an answer to send.
 	codeClientClosed code = "client_closed_request"
 )
-
-// problemType is what the type members begin with. It is a name and not an
-// address: it stays when pages move, and no client is led to fetch it.
-const problemType = "urn:pleo-auth-proxy:problem:"
 
 // problemKinds says what all problems of one code have in common: status, title and
 // the error type that RFC 9209 section 2.3 registers for it.
@@ -103,57 +99,32 @@ func (p *problem) Error() string {
 // Unwrap returns the cause.
 func (p *problem) Unwrap() error { return p.cause }
 
-// problemDocument is the body of an answer of our own.
-type problemDocument struct {
-	Type       string `json:"type"`
-	Title      string `json:"title"`
-	Status     int    `json:"status"`
-	Detail     string `json:"detail"`
-	Code       code   `json:"code"`
-	Message    string `json:"message"` // what clients of Pleo's own errors print
-	Connection string `json:"connection,omitempty"`
-	ConnectURL string `json:"connect_url,omitempty"`
+// document returns the problem as the response that clients see.
+func (p *problem) document() *webguard.Problem {
+	kind := problemKinds[p.code]
+	return &webguard.Problem{
+		Code: string(p.code), Status: kind.status, Title: kind.title, Detail: p.detail,
+		Connection: p.connection, ConnectURL: p.connectURL, RetryAfter: p.retryAfter,
+	}
 }
 
-// appendToFile sends the problem, and returns how many bytes its body has.
+// write sends the problem, and returns the length of its body.
 func (p *problem) write(w http.ResponseWriter) (int64, error) {
-	status := problemKinds[p.code].status
-	body, err := p.body(status)
-	if err != nil {
-		return 0, err
-	}
 	p.writeHeader(w.Header())
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	n, err := w.Write(body)
-	return int64(n), err
-}
-
-func (p *problem) body(status int) ([]byte, error) {
-	body, err := json.MarshalIndent(problemDocument{
-		Type:       problemType + string(p.code),
-		Title:      problemKinds[p.code].title,
-		Status:     status,
-		Detail:     p.detail,
-		Code:       p.code,
-		Message:    p.detail,
-		Connection: p.connection,
-		ConnectURL: p.connectURL,
-	}, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("encoding problem: %w", err)
-	}
-	return append(body, '\n'), nil
+	return p.document().Write(w)
 }
 
 // bytes returns the problem as an answer on the wire, for a request that never
 // became one. Its status may differ from that of its code.
 func (p *problem) bytes(status int) []byte {
-	body, err := p.body(status)
+	document := p.document()
+	document.Status = status
+	body, err := document.Body()
 	if err != nil {
-		body = nil // texts of ours can be encoded
+		body = nil // cannot happen: the document holds nothing but strings
 	}
 	h := http.Header{}
+	document.SetHeader(h)
 	p.writeHeader(h)
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
@@ -167,8 +138,6 @@ func (p *problem) bytes(status int) []byte {
 
 func (p *problem) writeHeader(h http.Header) {
 	kind := problemKinds[p.code]
-	h.Set("Content-Type", "application/problem+json")
-	h.Set("Cache-Control", "no-store")
 	h.Set("Proxy-Status", fmt.Sprintf("pleo-auth-proxy; error=%s; details=%q", kind.proxy, p.code))
 	if kind.status == http.StatusUnauthorized {
 		h["Www-Authenticate"] = p.challenges()
@@ -179,9 +148,6 @@ func (p *problem) writeHeader(h http.Header) {
 	if p.closeConnection {
 		h.Set("Connection", "close")
 	}
-	if p.retryAfter > 0 {
-		h.Set("Retry-After", strconv.FormatInt(retryAfterSeconds(p.retryAfter), 10))
-	}
 }
 
 // challenges says what has to be proven (RFC 9110 section 11.6.1): by the client
@@ -191,11 +157,6 @@ func (p *problem) challenges() []string {
 		return []string{`Bearer realm="pleo-auth-proxy"`, `Basic realm="pleo-auth-proxy", charset="UTF-8"`}
 	}
 	return []string{`Bearer realm="Pleo connection", error="invalid_token"`}
-}
-
-// retryAfterSeconds rounds up, so that nobody comes back too early.
-func retryAfterSeconds(d time.Duration) int64 {
-	return int64((d + time.Second - 1) / time.Second)
 }
 
 // defaultRetryAfter is what a client is told to wait for something that is away and may

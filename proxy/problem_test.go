@@ -96,18 +96,6 @@ func compareGolden(t *testing.T, name, got string) {
 	}
 }
 
-func TestRetryAfterIsRoundedUp(t *testing.T) {
-	tests := []struct {
-		in   time.Duration
-		want int64
-	}{{time.Millisecond, 1}, {time.Second, 1}, {1001 * time.Millisecond, 2}, {time.Minute, 60}}
-	for _, tt := range tests {
-		if got := retryAfterSeconds(tt.in); got != tt.want {
-			t.Errorf("seconds(%v) = %d, want %d", tt.in, got, tt.want)
-		}
-	}
-}
-
 func TestCredentialErrors(t *testing.T) {
 	v := newFakeCredentials("acme")
 	api := newTCPUpstream(t, respondAlways(okResponse))

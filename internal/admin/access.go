@@ -25,12 +25,12 @@ func (a *Admin) requireToken(h http.HandlerFunc) http.HandlerFunc {
 		given := bearerToken(r)
 		if given.IsZero() {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pleo-auth-proxy"`)
-			newProblem(codeTokenRequired, "This takes the admin token: send Authorization: Bearer and what is in the file that admin.token_file names.").write(w)
+			writeProblem(w, newProblem(codeTokenRequired, "This takes the admin token: send Authorization: Bearer and what is in the file that admin.token_file names."))
 			return
 		}
 		if !a.validToken(given) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pleo-auth-proxy", error="invalid_token"`)
-			newProblem(codeTokenRequired, "This is not the admin token, which is in the file that admin.token_file names.").write(w)
+			writeProblem(w, newProblem(codeTokenRequired, "This is not the admin token, which is in the file that admin.token_file names."))
 			return
 		}
 		h(w, r)

@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // Store is what the operator's side reads and changes. Its methods are those of
@@ -83,7 +83,7 @@ type Admin struct {
 	actions     Actions
 	ready       func() error
 	checks      []Check
-	hosts       map[string]bool // allowed name, in lower case
+	hosts       webguard.Hosts
 	token       func() credstore.Secret
 	tokenFile   string
 	exposed     bool
@@ -129,12 +129,9 @@ func New(c Config) (*Admin, error) {
 		tokenFile:   c.TokenFile,
 		series:      &timeSeries{gatherer: c.Gatherer, now: c.Now},
 		now:         c.Now,
-		hosts:       make(map[string]bool, len(c.AllowedHosts)),
+		hosts:       webguard.PrivateHosts(c.AllowedHosts...),
 		metrics:     metricsHandler(c.Gatherer, c.Store),
 		logger:      c.Logger,
-	}
-	for _, h := range c.AllowedHosts {
-		a.hosts[strings.ToLower(h)] = true
 	}
 	var err error
 	if a.dashboard, err = newDashboard(a); err != nil {
@@ -175,7 +172,7 @@ func (a *Admin) probes(missing http.HandlerFunc) *http.ServeMux {
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
-	newProblem(codeNotFound, "There is nothing at this address.").write(w)
+	writeProblem(w, newProblem(codeNotFound, "There is nothing at this address."))
 }
 
 // handleGet serves GET and HEAD of the pattern and refuses other methods.

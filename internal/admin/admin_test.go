@@ -73,6 +73,12 @@ func request(h http.Handler, method, target string, header map[string]string) *h
 	return w
 }
 
+// decodedProblem is a problem document as clients read it.
+type decodedProblem struct {
+	Type, Title, Detail, Code, Message, Connection string
+	Status                                         int
+}
+
 // problemCode returns the code of a problem document and checks what all of
 // them have in common.
 func problemCode(t *testing.T, w *httptest.ResponseRecorder) string {
@@ -80,17 +86,17 @@ func problemCode(t *testing.T, w *httptest.ResponseRecorder) string {
 	if got, want := w.Header().Get("Content-Type"), "application/problem+json"; got != want {
 		t.Errorf("Content-Type = %q, want %q", got, want)
 	}
-	var doc problem
+	var doc decodedProblem
 	if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil {
 		t.Fatalf("the problem is not JSON: %v", err)
 	}
 	if doc.Status != w.Code || doc.Detail == "" || doc.Message != doc.Detail || doc.Title == "" {
 		t.Errorf("problem = %+v, want status %d and the same detail and message", doc, w.Code)
 	}
-	if want := "urn:pleo-auth-proxy:problem:" + string(doc.Code); doc.Type != want {
+	if want := "urn:pleo-auth-proxy:problem:" + doc.Code; doc.Type != want {
 		t.Errorf("type = %q, want %q", doc.Type, want)
 	}
-	return string(doc.Code)
+	return doc.Code
 }
 
 func TestShowConnection(t *testing.T) {

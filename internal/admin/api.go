@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // route is one operation of the API.
@@ -70,7 +71,7 @@ func rejectOtherMethods(mux *http.ServeMux, path string, methods ...string) {
 	allow := strings.Join(methods, ", ")
 	mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Allow", allow)
-		newProblem(codeMethodNotSupported, "This address takes %s only.", allow).write(w)
+		writeProblem(w, newProblem(codeMethodNotSupported, "This address takes %s only.", allow))
 	})
 }
 
@@ -177,7 +178,7 @@ func (a *Admin) find(r *http.Request) (credstore.Connection, error) {
 // name in the path, or else the error of find, which found none.
 func (a *Admin) findRemoved(r *http.Request, unknown error) (id string, err error) {
 	name := r.PathValue("name")
-	if p := new(problem); !errors.As(unknown, &p) || p.Code != codeConnectionUnknown || !credstore.ValidName(name) {
+	if p := new(webguard.Problem); !errors.As(unknown, &p) || p.Code != string(codeConnectionUnknown) || !credstore.ValidName(name) {
 		return "", unknown
 	}
 	id, err = a.store.Removed(r.Context(), name)

@@ -10,6 +10,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // handler is an http.HandlerFunc that returns what went wrong, if it has written
@@ -28,7 +29,7 @@ func (a *Admin) handleErrors(h handler) http.HandlerFunc {
 		if name := r.PathValue("name"); credstore.ValidName(name) {
 			p.Connection = name
 		}
-		p.write(w)
+		writeProblem(w, p)
 	}
 }
 
@@ -41,12 +42,12 @@ func clientGone(r *http.Request, err error) bool {
 // problemFor returns what users are told about err: a problem as it is, what store
 // and Pleo have against a wish, and for all else that the store is ill, which
 // is logged.
-func (a *Admin) problemFor(err error) *problem {
-	var known *problem
+func (a *Admin) problemFor(err error) *webguard.Problem {
+	var known *webguard.Problem
 	if errors.As(err, &known) {
 		return known
 	}
-	for _, translate := range []func(error) *problem{conflictProblem, actionProblem} {
+	for _, translate := range []func(error) *webguard.Problem{conflictProblem, actionProblem} {
 		if p := translate(err); p != nil {
 			return p
 		}
@@ -56,7 +57,7 @@ func (a *Admin) problemFor(err error) *problem {
 }
 
 // conflictProblem explains what the store has against a wish.
-func conflictProblem(err error) *problem {
+func conflictProblem(err error) *webguard.Problem {
 	var (
 		conflict *credstore.Conflict
 		other    *credstore.OtherCompanyError
@@ -83,7 +84,7 @@ func conflictProblem(err error) *problem {
 }
 
 // actionProblem explains the errors of [Actions].
-func actionProblem(err error) *problem {
+func actionProblem(err error) *webguard.Problem {
 	var (
 		impossible *NotPossibleError
 		failed     *RefreshError

@@ -136,7 +136,7 @@ func (i Importer) importLine(ctx context.Context, number int, line []byte, repor
 		return err
 	case err != nil:
 		report.Failed++
-		done.Result, done.Code, done.Error = resultFailed, orNull(string(lineErrorCode(err))), orNull(err.Error())
+		done.Result, done.Code, done.Error = resultFailed, orNull(lineErrorCode(err)), orNull(err.Error())
 	case n.Credential == nil:
 		report.Pending++
 		fallthrough
@@ -152,11 +152,11 @@ func (i Importer) importLine(ctx context.Context, number int, line []byte, repor
 }
 
 // lineErrorCode names what is wrong with a line as the API names it elsewhere.
-func lineErrorCode(err error) code {
+func lineErrorCode(err error) string {
 	if p := conflictProblem(err); p != nil {
 		return p.Code
 	}
-	return codeBadRequest
+	return string(codeBadRequest)
 }
 
 // lineMembers are those of a line as they are written.

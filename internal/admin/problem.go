@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // code names a problem for programs.
@@ -31,6 +34,9 @@ const (
 	codeTokenTaken         code = "token_taken"
 	codeUpstream           code = "upstream_unreachable"
 )
+
+// retryDelay is when clients should try again after a 503.
+const retryDelay = 5 * time.Second
 
 // statusAndTitle returns what all problems of the code have in common.
 func (c code) statusAndTitle() (status int, title string) {
@@ -77,41 +83,17 @@ func (c code) statusAndTitle() (status int, title string) {
 	return http.StatusServiceUnavailable, "Store unavailable"
 }
 
-// problem is an error as a document (RFC 9457), with the members that the
-// proxy's own errors have too.
-type problem struct {
-	Type       string `json:"type"`
-	Title      string `json:"title"`
-	Status     int    `json:"status"`
-	Detail     string `json:"detail"`
-	Code       code   `json:"code"`
-	Message    string `json:"message"` // = Detail
-	Connection string `json:"connection,omitempty"`
-}
-
-// Error makes a problem what a handler can return.
-func (p *problem) Error() string { return p.Detail }
-
-func newProblem(c code, format string, args ...any) *problem {
+func newProblem(c code, format string, args ...any) *webguard.Problem {
 	status, title := c.statusAndTitle()
-	detail := fmt.Sprintf(format, args...)
-	return &problem{
-		Type:    "urn:pleo-auth-proxy:problem:" + string(c),
-		Title:   title,
-		Status:  status,
-		Detail:  detail,
-		Code:    c,
-		Message: detail,
+	p := &webguard.Problem{Code: string(c), Status: status, Title: title, Detail: fmt.Sprintf(format, args...)}
+	if status == http.StatusServiceUnavailable {
+		p.RetryAfter = retryDelay
 	}
+	return p
 }
 
-func (p *problem) write(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/problem+json")
-	if p.Status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "5")
-	}
-	w.WriteHeader(p.Status)
-	writeBody(w, p)
+func writeProblem(w http.ResponseWriter, p *webguard.Problem) {
+	_, _ = p.Write(w) // fails only if the client has left
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) error {

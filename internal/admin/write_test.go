@@ -169,7 +169,7 @@ func TestBodiesAreStrict(t *testing.T) {
 			if got := problemCode(t, w); w.Code != http.StatusBadRequest || got != "bad_request" {
 				t.Errorf("%d %s, want 400 bad_request", w.Code, got)
 			}
-			var doc problem
+			var doc decodedProblem
 			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || doc.Detail != test.want {
 				t.Errorf("detail = %q, want %q", doc.Detail, test.want)
 			}
@@ -195,7 +195,7 @@ func TestMisplacedInputIsRejected(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			store := &memoryStore{connections: []credstore.Connection{fullConnection(), bareConnection()}}
 			w := send(newAdmin(t, store, withLinks).Handler(), test.method, test.target, test.body)
-			var doc problem
+			var doc decodedProblem
 			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || w.Code != http.StatusBadRequest || doc.Detail != test.want {
 				t.Errorf("%d %q, want 400 %q", w.Code, doc.Detail, test.want)
 			}

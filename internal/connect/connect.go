@@ -27,6 +27,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // Store is what the pages read and write. Its methods are those of
@@ -90,6 +91,7 @@ type Pages struct {
 
 	base     string // the path of PublicURL, without a slash at the end
 	secure   bool   // PublicURL is https
+	hosts    webguard.Hosts
 	theme    *theme
 	messages map[reason]message // never changed
 	attempts *attemptLimiter
@@ -111,6 +113,7 @@ func New(c Config) (*Pages, error) {
 		Config: c.withDefaults(),
 		base:   strings.TrimSuffix(c.PublicURL.Path, "/"),
 		secure: c.PublicURL.Scheme == "https",
+		hosts:  webguard.PublicHosts(c.PublicURL.Hostname()),
 	}
 	var err error
 	if p.theme, err = newTheme(p.base, c.Branding.Logo); err != nil {

@@ -2,10 +2,11 @@ package connect
 
 import (
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 const (
@@ -24,7 +25,7 @@ const (
 func (p *Pages) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		writePolicy(w.Header(), "'self'")
-		if !p.hostAllowed(r.Host) {
+		if !p.hosts.Allow(r) {
 			p.show(w, r, p.stoppedWithoutLink(hostNotAllowed))
 			return
 		}
@@ -90,17 +91,6 @@ func extendDeadlines(w http.ResponseWriter) {
 	_ = c.SetWriteDeadline(until)
 }
 
-// hostAllowed reports whether host is the public URL's, or names this machine to
-// itself. A page that points its own name here (DNS rebinding) sees nothing.
-func (p *Pages) hostAllowed(host string) bool {
-	name := strings.TrimSuffix((&url.URL{Host: host}).Hostname(), ".")
-	if strings.EqualFold(name, p.PublicURL.Hostname()) || strings.EqualFold(name, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(name)
-	return err == nil && addr.IsLoopback()
-}
-
 // hasOwnScheme reports whether pages of ours have the origin's scheme: that of the
 // public URL, or any under a name for this machine.
 func (p *Pages) hasOwnScheme(origin *url.URL) bool {
@@ -123,7 +113,7 @@ func (p *Pages) isSameOrigin(r *http.Request) bool {
 		_, ours := p.browserHash(r)
 		return ours
 	default:
-		u, err := url.Parse(origin)
-		return err == nil && strings.EqualFold(u.Host, r.Host) && p.hasOwnScheme(u)
+		u, ok := webguard.ParseOrigin(origin, r.Host)
+		return ok && p.hasOwnScheme(u)
 	}
 }

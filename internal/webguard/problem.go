@@ -1,0 +1,79 @@
+package webguard
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// typePrefix begins the type of every problem. It is a name and not an address: it
+// stays when pages move, and no client tries to fetch it.
+const typePrefix = "urn:pleo-auth-proxy:problem:"
+
+// Problem is an error response: a problem document (RFC 9457), and the error that
+// leads to it. Clients see all of it.
+type Problem struct {
+	Code       string // identifies the problem to programs
+	Status     int
+	Title      string // the same for all problems of the code
+	Detail     string // sentences for people
+	Connection string // name of the connection; empty: none
+	ConnectURL string // where a person can fix the problem; empty: nowhere
+
+	// RetryAfter is when the client should try again, rounded up to seconds. 0:
+	// waiting does not help.
+	RetryAfter time.Duration
+}
+
+// Error implements [error].
+func (p *Problem) Error() string { return p.Detail }
+
+// document is the JSON form of a Problem.
+type document struct {
+	Type       string `json:"type"`
+	Title      string `json:"title"`
+	Status     int    `json:"status"`
+	Detail     string `json:"detail"`
+	Code       string `json:"code"`
+	Message    string `json:"message"` // = Detail; clients of Pleo's own errors print it
+	Connection string `json:"connection,omitempty"`
+	ConnectURL string `json:"connect_url,omitempty"`
+}
+
+// Body returns the problem document.
+func (p *Problem) Body() ([]byte, error) {
+	body, err := json.MarshalIndent(document{
+		Type: typePrefix + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail,
+		Code: p.Code, Message: p.Detail, Connection: p.Connection, ConnectURL: p.ConnectURL,
+	}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encoding problem: %w", err)
+	}
+	return append(body, '\n'), nil
+}
+
+// SetHeader sets the header fields that every problem has.
+func (p *Problem) SetHeader(h http.Header) {
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	if p.RetryAfter > 0 {
+		seconds := (p.RetryAfter + time.Second - 1) / time.Second
+		h.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	}
+}
+
+// Write writes the problem as the response, and returns the length of its body. An
+// error means that the client did not receive it.
+func (p *Problem) Write(w http.ResponseWriter) (int64, error) {
+	body, err := p.Body()
+	if err != nil {
+		return 0, err
+	}
+	p.SetHeader(w.Header())
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(p.Status)
+	n, err := w.Write(body)
+	return int64(n), err
+}
