@@ -52,7 +52,7 @@ func notPossible(err error) error {
 }
 
 // Check implements [admin.Actions].
-func (a *actions) Check(ctx context.Context, c credstore.Connection) (refresh.Checkup, error) {
+func (a *actions) Check(ctx context.Context, c credstore.Connection) (refresh.CredentialCheck, error) {
 	return a.checker.Check(ctx, c.ID)
 }
 
@@ -87,8 +87,8 @@ func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k admin.Ne
 	if err := checkNotDeclared(a.cfg, c.Name); err != nil {
 		return c, notPossible(err)
 	}
-	return a.manager.SetKey(ctx, refresh.KeyGrant{
-		ConnectionID: c.ID, Key: k.Key, Next: k.Next, ExpiresAt: k.ExpiresAt,
+	return a.manager.SetKey(ctx, refresh.KeyChange{
+		ConnectionID: c.ID, Key: k.Key, Stage: k.Next, ExpiresAt: k.ExpiresAt,
 		AllowOtherCompany: k.AllowOtherCompany, AllowSharedCompany: k.AllowSharedCompany,
 	})
 }

@@ -109,15 +109,15 @@ func newManager(cfg *config.Config, v *vault, api *pleo.API, server *pleo.Author
 		return nil, err
 	}
 	c := refresh.Config{
-		Store:        wakingStore{v.store, wake},
-		API:          api,
-		Elsewhere:    elsewhere,
-		Owner:        processName(),
-		Shared:       cfg.Store.Driver == config.DriverPostgres,
-		BeforeExpiry: cfg.OAuth.RefreshBeforeExpiry,
-		Wait:         cfg.Proxy.CredentialWait,
-		Logger:       log.Named("refresh"),
-		Registerer:   registry,
+		Store:            wakingStore{v.store, wake},
+		API:              api,
+		OtherEnvironment: elsewhere,
+		Owner:            processName(),
+		Shared:           cfg.Store.Driver == config.DriverPostgres,
+		BeforeExpiry:     cfg.OAuth.RefreshBeforeExpiry,
+		Wait:             cfg.Proxy.CredentialWait,
+		Logger:           log.Named("refresh"),
+		Registerer:       registry,
 	}
 	if server == nil {
 		log.Info("oauth.client_id is not set: only API keys can be used")
@@ -130,7 +130,7 @@ func newManager(cfg *config.Config, v *vault, api *pleo.API, server *pleo.Author
 	if err != nil {
 		return nil, err
 	}
-	c.Server, c.Spool, c.Witness = server, spool, refresh.WitnessIn(cfg.Store.SpoolDir)
+	c.Server, c.Spool, c.RollbackGuard = server, spool, refresh.RollbackGuardIn(cfg.Store.SpoolDir)
 	return refresh.New(c)
 }
 

@@ -284,7 +284,7 @@ func (d *declared) replace(ctx context.Context, c *declaredConnection, found cre
 		return err
 	}
 	c.asked = d.now()
-	_, err = d.manager.SetKey(ctx, refresh.KeyGrant{ConnectionID: found.ID, Key: key})
+	_, err = d.manager.SetKey(ctx, refresh.KeyChange{ConnectionID: found.ID, Key: key})
 	if err != nil {
 		return fmt.Errorf("the old key stays: %w", err)
 	}

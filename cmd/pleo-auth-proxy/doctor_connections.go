@@ -69,10 +69,10 @@ func (d *doctor) askAbout(ctx context.Context, v *vault, some []credstore.Connec
 func (d *doctor) judge(c credstore.Connection, f refresh.Finding) {
 	said := strings.ReplaceAll(f.Part, "_", " ") + ": " + f.Message
 	switch {
-	case f.Found == refresh.Good, f.Found == refresh.Expired, f.Found == refresh.NotAsked:
-	case f.Found == refresh.OtherCompany:
+	case f.Result == refresh.Valid, f.Result == refresh.Expired, f.Result == refresh.NotChecked:
+	case f.Result == refresh.OtherCompany:
 		d.find(checkConnections, gradeError, c.Name, said, "find out which company is meant before any program uses the connection again")
-	case f.Found == refresh.Unknown:
+	case f.Result == refresh.CheckFailed:
 		d.find(checkConnections, gradeWarning, c.Name, said, "see what is wrong with network and client above, and ask again: pleo-auth-proxy connections check")
 	case f.Part == refresh.PartRefreshToken:
 		d.find(checkConnections, gradeError, c.Name, said+", and nobody here has spent it: revoked by the customer, or spent by another program that holds the same token",

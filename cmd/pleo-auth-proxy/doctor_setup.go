@@ -129,7 +129,7 @@ func (d *doctor) noStore() {
 			"mount the volume that holds it, or correct data_dir")
 		return
 	}
-	if refresh.WitnessIn(d.cfg.Store.SpoolDir).Exists() {
+	if refresh.RollbackGuardIn(d.cfg.Store.SpoolDir).Exists() {
 		d.find(checkStore, gradeError, nameStore(d.cfg),
 			"the store is gone: its witness in "+d.cfg.Store.SpoolDir+" says that there was one; a server would start with an empty one",
 			"stop the server, and put the store back or mount its volume; if it is lost, restore a backup and run pleo-auth-proxy store accept-restore")
@@ -191,7 +191,7 @@ func (d *doctor) sealed(ctx context.Context, v *vault) {
 }
 
 func (d *doctor) restored(ctx context.Context, v *vault) {
-	old, err := refresh.WitnessIn(d.cfg.Store.SpoolDir).Restored(ctx, v.store)
+	old, err := refresh.RollbackGuardIn(d.cfg.Store.SpoolDir).Restored(ctx, v.store)
 	if err != nil {
 		d.fail(checkStore, d.cfg.Store.SpoolDir, err, "let the user that the server runs as read the spool directory")
 	}

@@ -58,8 +58,8 @@ so that the customer can end the old key at any time.`,
 const expiresUsage = "when the key ends, as a `DATE` such as 2031-01-31 or 2031-01-31T15:04:05Z; you are reminded before"
 
 // newKey returns what the flags ask for. Its errors are wrong usage.
-func (p *program) newKey(f setKeyFlags) (refresh.KeyGrant, error) {
-	g := refresh.KeyGrant{Next: f.next, AllowOtherCompany: f.other, AllowSharedCompany: f.shared}
+func (p *program) newKey(f setKeyFlags) (refresh.KeyChange, error) {
+	g := refresh.KeyChange{Stage: f.next, AllowOtherCompany: f.other, AllowSharedCompany: f.shared}
 	if f.next && (f.other || f.shared) {
 		return g, errors.New("--next is for another key of the same company")
 	}
@@ -76,7 +76,7 @@ func parseDate(s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	at, err := refresh.KeyEnds(s)
+	at, err := refresh.KeyExpiry(s)
 	if err != nil {
 		at, err = time.Parse(time.RFC3339, s)
 	}
@@ -89,7 +89,7 @@ func parseDate(s string) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-func (p *program) setKey(ctx context.Context, name string, g refresh.KeyGrant) error {
+func (p *program) setKey(ctx context.Context, name string, g refresh.KeyChange) error {
 	cfg, store, err := p.openStore(ctx)
 	if err != nil {
 		return err
@@ -115,12 +115,12 @@ func (p *program) keyManager(cfg *config.Config, store credstore.Store) (*refres
 		return nil, err
 	}
 	return refresh.New(refresh.Config{
-		Store: store, API: api, Elsewhere: elsewhere, Owner: processName(),
+		Store: store, API: api, OtherEnvironment: elsewhere, Owner: processName(),
 		Logger: newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}),
 	})
 }
 
-func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string, g refresh.KeyGrant) error {
+func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string, g refresh.KeyChange) error {
 	c, err := find(ctx, m.Store, name)
 	if err != nil {
 		return err
@@ -128,14 +128,14 @@ func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string,
 	if err := checkCredential(c.Kind, &credstore.FirstCredential{APIKey: g.Key}); err != nil {
 		return err
 	}
-	if g.Next && c.Version == 0 {
+	if g.Stage && c.Version == 0 {
 		return fmt.Errorf("connection %q has no key yet that another could follow; leave --next out", name)
 	}
 	g.ConnectionID = c.ID
 	if c, err = m.SetKey(ctx, g); err != nil {
-		return fmt.Errorf("setting the key of connection %q: %w", name, explainKey(err, g.Next))
+		return fmt.Errorf("setting the key of connection %q: %w", name, explainKey(err, g.Stage))
 	}
-	if g.Next {
+	if g.Stage {
 		p.say("connection %q has another key for when the present one is refused", name)
 	} else {
 		p.say("connection %q has a new key and is %s", name, statusOf(c))

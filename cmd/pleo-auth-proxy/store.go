@@ -152,7 +152,7 @@ func doubtAll(ctx context.Context, cfg *config.Config, store credstore.Store) er
 	if err := os.MkdirAll(cfg.Store.SpoolDir, 0o700); err != nil {
 		return fmt.Errorf("making the spool directory: %w", err)
 	}
-	return refresh.WitnessIn(cfg.Store.SpoolDir).Accept(ctx, store, time.Now())
+	return refresh.RollbackGuardIn(cfg.Store.SpoolDir).Accept(ctx, store, time.Now())
 }
 
 func (p *program) storeRestampCommand() *cobra.Command {

@@ -19,7 +19,7 @@ type Actions interface {
 	Link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (Link, error)
 
 	// Check asks Pleo about all that the connection has, and changes nothing.
-	Check(ctx context.Context, c credstore.Connection) (refresh.Checkup, error)
+	Check(ctx context.Context, c credstore.Connection) (refresh.CredentialCheck, error)
 
 	// Refresh has the token pair refreshed and waits for the outcome: a
 	// *[NotPossibleError] where there is nothing to refresh, a *[RefreshError] when

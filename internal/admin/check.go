@@ -19,11 +19,11 @@ type Finding struct {
 }
 
 // DescribeCheckup returns what a check has found as operators see it.
-func DescribeCheckup(c refresh.Checkup) Checkup {
+func DescribeCheckup(c refresh.CredentialCheck) Checkup {
 	check := Checkup{Connection: Describe(c.Connection), Healthy: c.Healthy(), Findings: []Finding{}}
 	for _, f := range c.Findings {
 		check.Findings = append(check.Findings, Finding{
-			Part: f.Part, Found: string(f.Found), CompanyID: orNull(f.CompanyID), Message: f.Message,
+			Part: f.Part, Found: string(f.Result), CompanyID: orNull(f.CompanyID), Message: f.Message,
 		})
 	}
 	return check

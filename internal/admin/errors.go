@@ -108,13 +108,13 @@ func keyProblem(err error) error {
 	switch {
 	case errors.As(err, &mine), errors.Is(err, credstore.ErrUnavailable), errors.Is(err, context.Canceled), conflictProblem(err) != nil, actionProblem(err) != nil:
 		return err
-	case errors.Is(err, refresh.ErrKeyPresent):
+	case errors.Is(err, refresh.ErrSameKey):
 		return newProblem(codeNotPossible, "The connection has this key already: the next one has to be another.")
-	case errors.Is(err, refresh.ErrKeyElsewhere):
+	case errors.Is(err, refresh.ErrWrongEnvironment):
 		return newProblem(codeKeyRejected, "This key is one of Pleo's other environment, and not of the one that this program talks to. It was not stored.")
 	case errors.Is(err, pleo.ErrUnauthorized):
 		return newProblem(codeKeyRejected, "Pleo does not know this key, so it was not stored. It may be mistyped, or deleted.")
-	case errors.Is(err, refresh.ErrCompanyNotTold):
+	case errors.Is(err, refresh.ErrCompanyUnknown):
 		return newProblem(codeKeyRejected, "Pleo does not say which company this key belongs to, so it was not stored: the connection has one already.")
 	case errors.As(err, &narrow):
 		return newProblem(codeKeyRejected, "This key allows too little, so it was not stored: %v.", narrow)

@@ -215,10 +215,10 @@ func (f *fakeActions) Link(_ context.Context, c credstore.Connection, r credstor
 	return Link{URL: credstore.NewSecret(to), ExpiresAt: time.Unix(4e9, 0)}, f.err
 }
 
-func (f *fakeActions) Check(_ context.Context, c credstore.Connection) (refresh.Checkup, error) {
-	return refresh.Checkup{Connection: c, Findings: []refresh.Finding{
-		{Part: "access_token", Found: refresh.Good, CompanyID: c.CompanyID, Message: "the API accepts it"},
-		{Part: "refresh_token", Found: refresh.NotGood, Message: "the authorization server calls it inactive"},
+func (f *fakeActions) Check(_ context.Context, c credstore.Connection) (refresh.CredentialCheck, error) {
+	return refresh.CredentialCheck{Connection: c, Findings: []refresh.Finding{
+		{Part: "access_token", Result: refresh.Valid, CompanyID: c.CompanyID, Message: "the API accepts it"},
+		{Part: "refresh_token", Result: refresh.Rejected, Message: "the authorization server calls it inactive"},
 	}}, f.err
 }
 

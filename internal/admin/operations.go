@@ -244,9 +244,9 @@ func (d *dashboard) makeLink(r *http.Request, c credstore.Connection) (result, e
 }
 
 func (d *dashboard) setKey(r *http.Request, c credstore.Connection) (result, error) {
-	k := NewKey{Key: credstore.NewSecret(refresh.PastedKey(r.PostForm.Get("api_key"))), Next: r.PostForm.Has("next")}
+	k := NewKey{Key: credstore.NewSecret(refresh.TrimKey(r.PostForm.Get("api_key"))), Next: r.PostForm.Has("next")}
 	if day := r.PostForm.Get("expires_on"); day != "" {
-		ends, err := refresh.KeyEnds(day)
+		ends, err := refresh.KeyExpiry(day)
 		if err != nil {
 			return result{}, newProblem(codeBadRequest, "The last day of the key must be a date such as 2030-01-31.")
 		}

@@ -49,7 +49,7 @@ type AuthorizationServer interface {
 // Grants takes what customers give, as [refresh.Manager] does.
 type Grants interface {
 	Consent(ctx context.Context, g refresh.ConsentGrant) (credstore.Connection, error)
-	SetKey(ctx context.Context, g refresh.KeyGrant) (credstore.Connection, error)
+	SetKey(ctx context.Context, g refresh.KeyChange) (credstore.Connection, error)
 }
 
 // Branding is how the pages name whoever asks for access.

@@ -43,7 +43,7 @@ type fakePleo struct {
 
 	mu             sync.Mutex // guards what follows
 	exchanges      []exchangeCall
-	keys           []refresh.KeyGrant
+	keys           []refresh.KeyChange
 	err            error             // of the next exchange, grant or key
 	company        credstore.Company // whom grants and keys belong to
 	companyUnknown bool              // nobody can be asked whom
@@ -81,7 +81,7 @@ func (p *fakePleo) Consent(ctx context.Context, g refresh.ConsentGrant) (credsto
 	})
 }
 
-func (p *fakePleo) SetKey(ctx context.Context, g refresh.KeyGrant) (credstore.Connection, error) {
+func (p *fakePleo) SetKey(ctx context.Context, g refresh.KeyChange) (credstore.Connection, error) {
 	p.mu.Lock()
 	p.keys = append(p.keys, g)
 	p.mu.Unlock()

@@ -83,7 +83,7 @@ func (p *Pages) keyExpiry(r *http.Request, v visit) (time.Time, reason) {
 	if day == "" || v.conn().Kind != credstore.StandaloneKey {
 		return time.Time{}, ""
 	}
-	ends, err := refresh.KeyEnds(day)
+	ends, err := refresh.KeyExpiry(day)
 	if err != nil {
 		return ends, invalidDate
 	}
@@ -108,7 +108,7 @@ func (p *Pages) takeKey(w http.ResponseWriter, r *http.Request, v visit) {
 		return
 	}
 	ctx := credstore.WithActor(r.Context(), credstore.ActorCustomer)
-	conn, err := p.Grants.SetKey(ctx, refresh.KeyGrant{
+	conn, err := p.Grants.SetKey(ctx, refresh.KeyChange{
 		ConnectionID: v.conn().ID, Key: key, ExpiresAt: ends, Scopes: p.Scopes, LinkToken: v.token,
 		AllowOtherCompany:  v.link.AllowOtherCompany,
 		AllowSharedCompany: v.link.AllowSharedCompany,
@@ -130,7 +130,7 @@ const maxKey = 1024
 
 // readKey takes the key out of the form.
 func readKey(r *http.Request) (credstore.Secret, bool) {
-	key := refresh.PastedKey(r.PostForm.Get("key"))
+	key := refresh.TrimKey(r.PostForm.Get("key"))
 	// A colon would end the user name that the key is sent as (RFC 7617 section 2).
 	odd := func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }
 	if key == "" || len(key) > maxKey || strings.ContainsFunc(key, odd) {
@@ -144,7 +144,7 @@ func readKey(r *http.Request) (credstore.Secret, bool) {
 func outcomeForKey(err error) (outcome, []string) {
 	var narrow *refresh.MissingScopesError
 	switch {
-	case errors.Is(err, refresh.ErrKeyElsewhere):
+	case errors.Is(err, refresh.ErrWrongEnvironment):
 		return outcome{Reason: keyOfOtherEnvironment}, nil
 	case errors.Is(err, pleo.ErrUnauthorized):
 		return outcome{Reason: keyRejected}, nil
@@ -172,7 +172,7 @@ func (p *Pages) keyFormWithError(r *http.Request, v visit, o outcome, lacking []
 	page.InvalidDate = o.Reason == invalidDate || o.Reason == keyExpired
 	// What is no day may be the key, in the wrong field.
 	if day := lastDay(r); day != "" {
-		if _, err := refresh.KeyEnds(day); err == nil {
+		if _, err := refresh.KeyExpiry(day); err == nil {
 			page.LastDay = day
 		}
 	}

@@ -93,13 +93,13 @@ func outcomeFor(err error) outcome {
 	case errors.As(err, &other):
 		have, got := companyLabels(other.Have, other.Got)
 		return outcome{Reason: otherCompany, Expected: have, Chosen: got}
-	case errors.Is(err, refresh.ErrCompanyNotTold):
+	case errors.Is(err, refresh.ErrCompanyUnknown):
 		return outcome{Reason: companyUnknown}
 	case errors.As(err, &taken):
 		return outcome{Reason: companyTaken, Chosen: companyLabel(taken.Company)}
 	case errors.Is(err, credstore.ErrLinkUsed), errors.Is(err, credstore.ErrLinkExpired), errors.Is(err, credstore.ErrNotFound):
 		return outcome{} // the link itself says so
-	case errors.Is(err, refresh.ErrNoLastingGrant):
+	case errors.Is(err, refresh.ErrTokensMissing):
 		return outcome{Reason: consentFailed}
 	case errors.As(err, &answered):
 		return outcome{Reason: reasonForResponse(answered), Detail: answered.Code}

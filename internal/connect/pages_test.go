@@ -47,8 +47,8 @@ func TestConsentErrorPages(t *testing.T) {
 			"an organisation", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1"}, Got: credstore.Company{Subject: "urn:pleo:organisation:o-7"}},
 			[]string{"this time the organisation o-7 was"}, otherCompany,
 		},
-		{"nobody says whose", refresh.ErrCompanyNotTold, []string{"Pleo does not say which company this is"}, companyUnknown},
-		{"half an answer", &pleo.UnknownOutcomeError{Err: refresh.ErrNoLastingGrant}, []string{"Pleo did not give access"}, consentFailed},
+		{"nobody says whose", refresh.ErrCompanyUnknown, []string{"Pleo does not say which company this is"}, companyUnknown},
+		{"half an answer", &pleo.UnknownOutcomeError{Err: refresh.ErrTokensMissing}, []string{"Pleo did not give access"}, consentFailed},
 		{
 			"a bound company", &refresh.CompanyTakenError{Company: credstore.Company{ID: "c-9"}, Err: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "secret-customer"}},
 			[]string{"This company is connected already", "c-9"}, companyTaken,
@@ -89,12 +89,12 @@ func TestKeyErrorPages(t *testing.T) {
 		says []string
 	}{
 		{"unknown", fmt.Errorf("introspecting: %w", pleo.ErrUnauthorized), []string{"Pleo does not know this key"}},
-		{"of the other environment", refresh.ErrKeyElsewhere, []string{"This key is for another Pleo", "Pleo’s test environment"}},
+		{"of the other environment", refresh.ErrWrongEnvironment, []string{"This key is for another Pleo", "Pleo’s test environment"}},
 		{"too narrow", &refresh.MissingScopesError{Missing: []string{"users:read"}}, []string{"This key does not allow enough", "users:read"}},
 		{"of another company", &credstore.OtherCompanyError{Got: credstore.Company{Name: "Beta ApS"}}, []string{"This key is of another company", "Beta ApS"}},
 		{"of a bound company", &refresh.CompanyTakenError{Company: credstore.Company{Name: "Beta ApS"}, Err: credstore.ErrCompanyBound}, []string{"This company is connected already"}},
 		{"not to be asked about", &pleo.StatusError{Status: 503}, []string{"Pleo does not answer", "was not stored"}},
-		{"of nobody knows whom", refresh.ErrCompanyNotTold, []string{"Pleo does not say which company this key is for"}},
+		{"of nobody knows whom", refresh.ErrCompanyUnknown, []string{"Pleo does not say which company this key is for"}},
 		{"not to be stored", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"The key cannot be stored"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

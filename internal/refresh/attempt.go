@@ -13,38 +13,38 @@ import (
 )
 
 const (
-	// answerDeadline is how long the authorization server may take. Losing an
+	// responseTimeout is how long the authorization server may take. Losing an
 	// answer loses the grant, so it is long.
-	answerDeadline = 60 * time.Second
-	// ownerGrace is how long a successor that another process seems to hold is
+	responseTimeout = 60 * time.Second
+	// ownerTimeout is how long a successor that another process seems to hold is
 	// waited for.
-	ownerGrace = 10 * time.Minute
-	// lossGrace is the same after a shared store has lost changes: its other users
+	ownerTimeout = 10 * time.Minute
+	// peerSaveTimeout is the same after a shared store has lost changes: its other users
 	// notice within seconds.
-	lossGrace = 30 * time.Second
-	// askAgain is when introspection is asked again that gave no answer about a
-	// dead owner's intent, for silenceAtMost: the successor may be in a spool
+	peerSaveTimeout = 30 * time.Second
+	// introspectionRetryDelay is when introspection is asked again that gave no answer about a
+	// dead owner's intent, for introspectionFailureTimeout: the successor may be in a spool
 	// that nobody has read yet.
-	askAgain      = 5 * time.Second
-	silenceAtMost = 24 * time.Hour
-	// restoredAgain is when clients may ask again while a restored store waits to
+	introspectionRetryDelay     = 5 * time.Second
+	introspectionFailureTimeout = 24 * time.Hour
+	// rollbackRetryDelay is when clients may ask again while a restored store waits to
 	// be accepted.
-	restoredAgain = 10 * time.Second
-	// notConfiguredAgain is when clients may ask again for a token that cannot be
+	rollbackRetryDelay = 10 * time.Second
+	// notConfiguredRetryDelay is when clients may ask again for a token that cannot be
 	// refreshed here.
-	notConfiguredAgain = time.Minute
+	notConfiguredRetryDelay = time.Minute
 	// leaseMargin is what must be left of a lease when a token is sent.
 	leaseMargin = 2 * time.Second
-	// leasePoll is how often a lease that somebody else holds is tried again.
-	leasePoll = 50 * time.Millisecond
-	// leaseIdlePoll is the same while nobody waits.
-	leaseIdlePoll = time.Second
-	// leasePatience is how long it is tried.
-	leasePatience = answerDeadline + 30*time.Second
-	// forcedEvery is the least time between two refreshes that 401s asked for;
-	// it doubles with each in a row, up to forcedAtMost.
-	forcedEvery  = 30 * time.Second
-	forcedAtMost = time.Hour
+	// leasePollInterval is how often a lease that somebody else holds is tried again.
+	leasePollInterval = 50 * time.Millisecond
+	// leaseIdlePollInterval is the same while nobody waits.
+	leaseIdlePollInterval = time.Second
+	// leaseTimeout is how long it is tried.
+	leaseTimeout = responseTimeout + 30*time.Second
+	// minForcedInterval is the least time between two refreshes that 401s asked for;
+	// it doubles with each in a row, up to maxForcedInterval.
+	minForcedInterval = 30 * time.Second
+	maxForcedInterval = time.Hour
 	// halfTimes is how much longer it is for answers in a row that bring nothing
 	// to send.
 	halfTimes = 2
@@ -54,11 +54,11 @@ const (
 type attempt struct {
 	m      *Manager
 	e      *entry
-	why    why
+	why    purpose
 	flight *flight
 
 	lease  credstore.Lease // nil until it is held
-	slot   Slot            // reserved in the spool; nil until then
+	slot   SpoolRecord     // reserved in the spool; nil until then
 	state  credstore.State // as read under the lease
 	intent credstore.Intent
 	began  time.Time
@@ -75,39 +75,39 @@ func (a *attempt) run(ctx context.Context) error {
 		return a.unavailable(err)
 	}
 	defer leave()
-	if done, err := a.own(ctx); done || err != nil {
+	if done, err := a.acquireLease(ctx); done || err != nil {
 		return err
 	}
-	if done, err := a.settled(ctx); done || err != nil {
+	if done, err := a.checkPreconditions(ctx); done || err != nil {
 		return err
 	}
 	if err := a.pass(ctx); err != nil {
 		return err
 	}
-	if err := a.announce(ctx); err != nil {
-		a.m.brake.leave(a.m.Now(), a.probe, nil)
+	if err := a.recordIntent(ctx); err != nil {
+		a.m.brake.Record(a.m.Now(), a.probe, nil)
 		return err
 	}
-	return a.present()
+	return a.send()
 }
 
 // pass waits for room among the tokens under way, unless the brake holds.
 func (a *attempt) pass(ctx context.Context) error {
-	held, probe, err := a.m.brake.enter(ctx, a.m.Now)
+	held, probe, err := a.m.brake.Allow(ctx, a.m.Now)
 	if err != nil {
 		return a.unavailable(err)
 	}
 	if held > 0 {
 		return &Error{
 			Code: ServerUnavailable, Connection: a.e.current.Load().conn.Name,
-			Reason: credstore.ReasonMassRefusal, RetryAfter: held, Err: errBrake,
+			Reason: credstore.ReasonMassRefusal, RetryAfter: held, Err: errBreakerOpen,
 		}
 	}
 	a.probe = probe
 	return nil
 }
 
-// enter waits for room among the refreshes of this process, and for what
+// Allow waits for room among the refreshes of this process, and for what
 // earlier processes left in the spool. A background refresh that a request
 // comes to wait for no longer queues behind the others of its sort.
 func (a *attempt) enter(ctx context.Context) (leave func(), err error) {
@@ -156,10 +156,10 @@ func await(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// own takes the lease and reads the state again under it. Whoever held it may
+// acquireLease takes the lease and reads the state again under it. Whoever held it may
 // have done our work: done is then true.
-func (a *attempt) own(ctx context.Context) (done bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, leasePatience)
+func (a *attempt) acquireLease(ctx context.Context) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
 	for {
 		a.lease, err = a.acquire(ctx)
@@ -174,10 +174,10 @@ func (a *attempt) own(ctx context.Context) (done bool, err error) {
 		}
 	}
 	if err != nil {
-		a.m.noted(err)
+		a.m.recordStoreHealth(err)
 		return false, a.storeError(err)
 	}
-	return a.look(ctx)
+	return a.loadState(ctx)
 }
 
 // acquire asks for the lease once.
@@ -192,10 +192,10 @@ func (a *attempt) acquire(ctx context.Context) (credstore.Lease, error) {
 func (a *attempt) rest(ctx context.Context) error {
 	select {
 	case <-a.flight.urgent:
-		return pause(ctx, leasePoll)
+		return pause(ctx, leasePollInterval)
 	default:
 	}
-	timer := time.NewTimer(leaseIdlePoll)
+	timer := time.NewTimer(leaseIdlePollInterval)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -213,8 +213,8 @@ func (a *attempt) overtaken(ctx context.Context) (bool, error) {
 	return a.newer(), err
 }
 
-// look reads the state under the lease.
-func (a *attempt) look(ctx context.Context) (done bool, err error) {
+// loadState reads the state under the lease.
+func (a *attempt) loadState(ctx context.Context) (done bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	a.state, err = a.m.Store.Read(ctx, a.e.id)
@@ -244,9 +244,9 @@ func (s *snapshot) due(now time.Time) bool {
 	return !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
 }
 
-// settled decides, under the lease, whether the refresh token may be presented
+// checkPreconditions decides, under the lease, whether the refresh token may be presented
 // now. If not it says why, or that there is nothing to do.
-func (a *attempt) settled(ctx context.Context) (done bool, err error) {
+func (a *attempt) checkPreconditions(ctx context.Context) (done bool, err error) {
 	s := a.e.current.Load()
 	now := a.m.Now()
 	if err := s.refusal(); err != nil {
@@ -262,7 +262,7 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 		s = a.e.current.Load()
 	}
 	if a.m.Server == nil || a.state.Credential.RefreshToken.IsZero() {
-		return false, a.later(notConfiguredAgain, errNotConfigured)
+		return false, a.later(notConfiguredRetryDelay, errNotConfigured)
 	}
 	if a.why.requested && !a.requested() {
 		return true, nil // somebody else has seen to it
@@ -271,7 +271,7 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 		return true, nil
 	}
 	if a.m.Restored() {
-		return false, a.later(restoredAgain, errRestored)
+		return false, a.later(rollbackRetryDelay, errRolledBack)
 	}
 	if a.why.rejected && a.pacedOut(now) {
 		return false, ErrSuppressed
@@ -282,7 +282,7 @@ func (a *attempt) settled(ctx context.Context) (done bool, err error) {
 	if err := a.m.reassure(ctx); err != nil {
 		return false, a.storeError(err)
 	}
-	return a.doubts(ctx)
+	return a.checkSuccessor(ctx)
 }
 
 // fallBack goes back to the stored credential although memory knows a newer one,
@@ -307,12 +307,12 @@ func (a *attempt) prove(ctx context.Context) (done bool, err error) {
 	if !a.state.Connection.Unproven || a.state.Credential.AccessToken.IsZero() {
 		return false, nil
 	}
-	found, err := a.m.whose(ctx, a.state.Connection, a.state.Credential)
+	found, err := a.m.companyOfCredential(ctx, a.state.Connection, a.state.Credential)
 	if errors.Is(err, pleo.ErrUnauthorized) {
 		return false, nil
 	}
 	if err != nil {
-		return false, a.later(askAgain, err)
+		return false, a.later(introspectionRetryDelay, err)
 	}
 	a.m.learn(ctx, a.e, found.company)
 	s := a.e.current.Load()
@@ -336,7 +336,7 @@ func (a *attempt) hastened() bool {
 }
 
 var (
-	errBrake         = errors.New("many connections are refused at once, so no refresh tokens are spent for now")
+	errBreakerOpen   = errors.New("many connections are refused at once, so no refresh tokens are spent for now")
 	errUnsaved       = errors.New("a new token pair waits to be saved")
 	errNotConfigured = errors.New("OAuth is not configured here: set oauth.client_id and oauth.client_secret")
 )
@@ -357,11 +357,11 @@ func (a *attempt) pacedOut(now time.Time) bool {
 }
 
 func forcedInterval(streak int) time.Duration {
-	interval := forcedEvery
-	for ; streak > 1 && interval < forcedAtMost; streak-- {
+	interval := minForcedInterval
+	for ; streak > 1 && interval < maxForcedInterval; streak-- {
 		interval *= 2
 	}
-	return min(interval, forcedAtMost)
+	return min(interval, maxForcedInterval)
 }
 
 // pace is what the successor records of the refreshes that had to be made before
@@ -381,11 +381,11 @@ func (a *attempt) pace() (at time.Time, streak int) {
 	return a.began, c.ForcedStreak + 1
 }
 
-// doubts decides what to do where a successor of the refresh token may exist:
+// checkSuccessor decides what to do where a successor of the refresh token may exist:
 // after an intent whose owner is gone, or where the token comes from a time
 // that this process knows nothing of. It may be presented if neither is done nor
 // an error.
-func (a *attempt) doubts(ctx context.Context) (done bool, err error) {
+func (a *attempt) checkSuccessor(ctx context.Context) (done bool, err error) {
 	intent := a.state.Intent
 	if intent != nil && intent.Outcome == credstore.Unknown {
 		return false, nil // nobody can hold the successor; retryAt has passed
@@ -395,24 +395,24 @@ func (a *attempt) doubts(ctx context.Context) (done bool, err error) {
 		return false, nil
 	}
 	switch a.m.oracle.ask(ctx, c.RefreshToken) {
-	case alive:
+	case tokenActive:
 		return false, nil
-	case dead:
+	case tokenInactive:
 		if left := a.graceLeft(intent); left > 0 {
 			return false, a.later(left, nil)
 		}
 		// Also where the verdict came too late to be recorded: then somebody has
 		// changed the credential, and it is not ours to present any more.
 		return true, a.spent()
-	case perhapsDead:
+	case tokenUntrusted:
 		if left := a.graceLeft(intent); left > 0 {
 			return false, a.later(left, nil)
 		}
-	case noAnswer:
-		if since := a.suspectSince(); !since.IsZero() && a.m.Now().Sub(since) < silenceAtMost {
-			return false, a.later(askAgain, nil)
+	case introspectionFailed:
+		if since := a.suspectSince(); !since.IsZero() && a.m.Now().Sub(since) < introspectionFailureTimeout {
+			return false, a.later(introspectionRetryDelay, nil)
 		}
-	case nobodyKnows:
+	case introspectionUnsupported:
 	}
 	return false, a.unasked(intent)
 }
@@ -439,7 +439,7 @@ func (a *attempt) graceLeft(intent *credstore.Intent) time.Duration {
 	if a.m.Spool.Abandoned(intent.Parent) {
 		return 0
 	}
-	return ownerGrace - a.m.Now().Sub(intent.At)
+	return ownerTimeout - a.m.Now().Sub(intent.At)
 }
 
 // lossGraceLeft is how long others are waited for after a shared store has lost
@@ -449,13 +449,13 @@ func (a *attempt) lossGraceLeft() time.Duration {
 	if !a.m.Shared || since.IsZero() {
 		return 0
 	}
-	return lossGrace - a.m.Now().Sub(since)
+	return peerSaveTimeout - a.m.Now().Sub(since)
 }
 
 // spent ends a connection whose refresh token introspection calls inactive, and
 // whose successor nobody is left to bring.
 func (a *attempt) spent() error {
-	return a.condemn(verdict{
+	return a.reject(verdict{
 		reason:  credstore.ReasonInactive,
 		message: "the authorization server calls the refresh token inactive",
 	})
@@ -467,15 +467,15 @@ func (a *attempt) unasked(intent *credstore.Intent) error {
 	if intent == nil {
 		return nil
 	}
-	if left := answerDeadline - a.m.Now().Sub(intent.At); left > 0 {
+	if left := responseTimeout - a.m.Now().Sub(intent.At); left > 0 {
 		return a.later(left, nil)
 	}
 	return nil
 }
 
-// announce reserves room in the spool and writes the intent. The token is not
+// recordIntent reserves room in the spool and writes the intent. The token is not
 // sent unless both are durable.
-func (a *attempt) announce(ctx context.Context) error {
+func (a *attempt) recordIntent(ctx context.Context) error {
 	parent := a.state.Credential.Parent()
 	slot, err := a.m.Spool.Reserve(parent)
 	a.m.spoolTrouble.Store(nil)
@@ -488,7 +488,7 @@ func (a *attempt) announce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	a.intent, err = a.m.Store.Intend(ctx, a.lease, parent, a.m.Now())
-	a.m.noted(err)
+	a.m.recordStoreHealth(err)
 	if errors.Is(err, credstore.ErrSuperseded) {
 		_ = a.m.reread(ctx, a.e) // counted; the waiters read what memory holds
 	}
@@ -502,21 +502,21 @@ func (a *attempt) announce(ctx context.Context) error {
 	return nil
 }
 
-// present sends the refresh token and settles what comes back. It is not
+// send sends the refresh token and settles what comes back. It is not
 // cancelled by anything but the deadline.
-func (a *attempt) present() error {
-	ctx, cancel := context.WithTimeout(context.Background(), answerDeadline)
+func (a *attempt) send() error {
+	ctx, cancel := context.WithTimeout(context.Background(), responseTimeout)
 	defer cancel()
 	a.began = a.m.Now()
 	a.flight.presented.Store(true)
 	tokens, err := a.m.Server.Refresh(ctx, a.state.Credential.RefreshToken)
-	a.m.heard(err)
+	a.m.recordServerHealth(err)
 	a.m.metrics.duration.Observe(a.m.Now().Sub(a.began).Seconds())
-	a.braked = a.m.brake.leave(a.m.Now(), a.probe, a.judgement(err))
+	a.braked = a.m.brake.Record(a.m.Now(), a.probe, a.judgement(err))
 	if err != nil {
 		return a.settle(err)
 	}
-	return a.keep(a.successor(tokens))
+	return a.complete(a.successor(tokens))
 }
 
 // judgement is what the outcome of a refresh says about Pleo and our client, or
@@ -564,35 +564,35 @@ func (a *attempt) successor(t pleo.Tokens) credstore.Successor {
 	}
 	if s.AccessToken.IsZero() {
 		s.ExpiresAt = t.SentAt // there is none to use: due at once
-		s.Setback = a.half(s.ForcedStreak)
+		s.Setback = a.accessTokenMissing(s.ForcedStreak)
 	}
 	return s
 }
 
-// half is what is recorded of an answer with a refresh token and no access
+// accessTokenMissing is what is recorded of an answer with a refresh token and no access
 // token. The next refresh may follow at once; after a second such answer in a
 // row it waits, longer each time, since each spends a token for nothing.
-func (a *attempt) half(streak int) *credstore.Setback {
+func (a *attempt) accessTokenMissing(streak int) *credstore.Setback {
 	const message = "the authorization server answered with a refresh token and without a readable access token"
-	s := a.setbackAt(codeHalf, credstore.ReasonHalfAnswer, 0, errors.New(message))
+	s := a.setbackAt(codeAccessTokenMissing, credstore.ReasonHalfAnswer, 0, errors.New(message))
 	s.RetryAt = time.Time{}
 	if a.halved() {
-		s.RetryAt = a.m.Now().Add(min(halfTimes*forcedInterval(streak), forcedAtMost))
+		s.RetryAt = a.m.Now().Add(min(halfTimes*forcedInterval(streak), maxForcedInterval))
 	}
-	a.m.logger(a.e).Warn("a refresh brought nothing to send; it is tried again", zap.String("code", codeHalf), zap.Time("next_at", s.RetryAt))
+	a.m.logger(a.e).Warn("a refresh brought nothing to send; it is tried again", zap.String("code", codeAccessTokenMissing), zap.Time("next_at", s.RetryAt))
 	return &s
 }
 
 // halved reports whether the parent came without an access token.
 func (a *attempt) halved() bool {
 	last := a.state.Connection.LastError
-	return a.state.Credential.AccessToken.IsZero() && last != nil && last.Code == codeHalf
+	return a.state.Credential.AccessToken.IsZero() && last != nil && last.Code == codeAccessTokenMissing
 }
 
-// finish gives back what the attempt holds. It does nothing the second time.
-func (a *attempt) finish() {
+// release gives back what the attempt holds. It does nothing the second time.
+func (a *attempt) release() {
 	if a.slot != nil {
-		a.slot.Discard()
+		a.slot.Remove()
 		a.slot = nil
 	}
 	if a.lease == nil {

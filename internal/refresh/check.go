@@ -11,18 +11,18 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// Found is what is known about one part of a credential, in the words of the
+// Result is what is known about one part of a credential, in the words of the
 // command line and the admin API.
-type Found string
+type CheckResult string
 
 // What can be found.
 const (
-	Good         Found = "good"
-	Expired      Found = "expired"       // by its known expiry, so that nobody was asked
-	NotGood      Found = "not_good"      // the API or the authorization server does not know it
-	OtherCompany Found = "other_company" // it is good, for another company than the connection's
-	NotAsked     Found = "not_asked"     // there is nobody to ask
-	Unknown      Found = "unknown"       // whoever was asked did not answer, or not credibly
+	Valid        CheckResult = "good"
+	Expired      CheckResult = "expired"       // by its known expiry, so that nobody was asked
+	Rejected     CheckResult = "not_good"      // the API or the authorization server does not know it
+	OtherCompany CheckResult = "other_company" // it is good, for another company than the connection's
+	NotChecked   CheckResult = "not_asked"     // there is nobody to ask
+	CheckFailed  CheckResult = "unknown"       // whoever was asked did not answer, or not credibly
 )
 
 // The parts of a credential that are asked about.
@@ -36,13 +36,13 @@ const (
 // Finding is what was found about one part of a credential.
 type Finding struct {
 	Part      string
-	Found     Found
+	Result    CheckResult
 	CompanyID string // that the part belongs to; empty when nobody said
 	Message   string // for people; holds no secret
 }
 
-// Checkup is what [Checker.Check] found about a connection.
-type Checkup struct {
+// CredentialCheck is what [Checker.Check] found about a connection.
+type CredentialCheck struct {
 	Connection credstore.Connection
 	Findings   []Finding // empty while there is no credential
 }
@@ -50,13 +50,13 @@ type Checkup struct {
 // Healthy reports whether the connection is active and nothing that requests
 // depend on speaks against it. What is found about a staged key does not count,
 // since nothing is sent with that yet.
-func (c Checkup) Healthy() bool {
+func (c CredentialCheck) Healthy() bool {
 	if c.Connection.Status != credstore.Active {
 		return false
 	}
 	for _, f := range c.Findings {
-		switch f.Found {
-		case NotGood, OtherCompany, Unknown:
+		switch f.Result {
+		case Rejected, OtherCompany, CheckFailed:
 			if f.Part != PartNextKey {
 				return false
 			}
@@ -81,7 +81,7 @@ const checkRounds = 3
 // Check asks the API and the authorization server about all that the connection
 // with the id has. Its errors are those of [credstore.Store.Read]; that somebody
 // could not be asked is a finding.
-func (c Checker) Check(ctx context.Context, id string) (Checkup, error) {
+func (c Checker) Check(ctx context.Context, id string) (CredentialCheck, error) {
 	state, err := c.Store.Read(ctx, id)
 	for round := 1; err == nil; round++ {
 		findings := c.findings(ctx, state)
@@ -90,10 +90,10 @@ func (c Checker) Check(ctx context.Context, id string) (Checkup, error) {
 		// reason.
 		state, err = c.Store.Read(ctx, id)
 		if err == nil && (state.Credential.Version == asked || round == checkRounds) {
-			return Checkup{Connection: state.Connection, Findings: findings}, nil
+			return CredentialCheck{Connection: state.Connection, Findings: findings}, nil
 		}
 	}
-	return Checkup{}, fmt.Errorf("checking a connection: %w", err)
+	return CredentialCheck{}, fmt.Errorf("checking a connection: %w", err)
 }
 
 func (c Checker) findings(ctx context.Context, state credstore.State) []Finding {
@@ -120,41 +120,41 @@ func (c Checker) aboutAccess(ctx context.Context, conn credstore.Connection, cre
 		now = c.Now
 	}
 	if !cred.ExpiresAt.IsZero() && !now().Before(cred.ExpiresAt) {
-		return Finding{Part: PartAccessToken, Found: Expired, Message: "it has expired; the next request has it refreshed"}
+		return Finding{Part: PartAccessToken, Result: Expired, Message: "it has expired; the next request has it refreshed"}
 	}
 	return c.askAPI(ctx, PartAccessToken, conn, cred)
 }
 
 func (c Checker) askAPI(ctx context.Context, part string, conn credstore.Connection, cred credstore.Credential) Finding {
 	who, err := c.API.Introspect(ctx, pleo.AuthorizationHeader(conn.Kind, cred))
-	f := Finding{Part: part, Found: Good, CompanyID: who.CompanyID, Message: "the API accepts it"}
+	f := Finding{Part: part, Result: Valid, CompanyID: who.CompanyID, Message: "the API accepts it"}
 	switch {
 	case errors.Is(err, pleo.ErrUnauthorized):
-		f.Found, f.Message = NotGood, "the API does not accept it"
+		f.Result, f.Message = Rejected, "the API does not accept it"
 	case err != nil:
-		f.Found, f.Message = Unknown, fmt.Sprintf("the API could not be asked: %v", err)
+		f.Result, f.Message = CheckFailed, fmt.Sprintf("the API could not be asked: %v", err)
 	case conn.CompanyID != "" && who.CompanyID != "" && !strings.EqualFold(conn.CompanyID, who.CompanyID):
-		f.Found, f.Message = OtherCompany, fmt.Sprintf("it belongs to company %s, and the connection to %s", who.CompanyID, conn.CompanyID)
+		f.Result, f.Message = OtherCompany, fmt.Sprintf("it belongs to company %s, and the connection to %s", who.CompanyID, conn.CompanyID)
 	}
 	return f
 }
 
 func (c Checker) aboutRefresh(ctx context.Context, token credstore.Secret) Finding {
-	f := Finding{Part: PartRefreshToken, Found: Unknown}
+	f := Finding{Part: PartRefreshToken, Result: CheckFailed}
 	if c.Server == nil {
 		f.Message = "nobody was asked, since oauth.client_id is not set"
 		return f
 	}
-	switch newOracle(c.Server, c.Store).ask(ctx, token) {
-	case alive:
-		f.Found, f.Message = Good, "the authorization server calls it active"
-	case dead:
-		f.Found, f.Message = NotGood, "the authorization server calls it inactive"
-	case perhapsDead:
+	switch newIntrospection(c.Server, c.Store).ask(ctx, token) {
+	case tokenActive:
+		f.Result, f.Message = Valid, "the authorization server calls it active"
+	case tokenInactive:
+		f.Result, f.Message = Rejected, "the authorization server calls it inactive"
+	case tokenUntrusted:
 		f.Message = "the authorization server calls it inactive, but has not shown yet that it knows refresh tokens"
-	case nobodyKnows:
-		f.Found, f.Message = NotAsked, "the authorization server does not tell this client about tokens"
-	case noAnswer:
+	case introspectionUnsupported:
+		f.Result, f.Message = NotChecked, "the authorization server does not tell this client about tokens"
+	case introspectionFailed:
 		f.Message = "the authorization server could not be asked"
 	}
 	return f

@@ -14,10 +14,10 @@ import (
 )
 
 // parts says in one word each what was found.
-func parts(c Checkup) []string {
+func parts(c CredentialCheck) []string {
 	var found []string
 	for _, f := range c.Findings {
-		found = append(found, f.Part+" "+string(f.Found))
+		found = append(found, f.Part+" "+string(f.Result))
 	}
 	return found
 }
@@ -36,14 +36,14 @@ func fails(err error) tokenAPI {
 }
 
 func TestCheckOfTokenPair(t *testing.T) {
-	trust := func(t *testing.T, w *world) {
-		if err := w.command().SetFact(t.Context(), factOracle, "yes"); err != nil {
+	trust := func(t *testing.T, w *env) {
+		if err := w.command().SetFact(t.Context(), factIntrospectionTrusted, "yes"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, tt := range []struct {
 		name    string
-		prepare func(*testing.T, *world)
+		prepare func(*testing.T, *env)
 		api     API
 		want    []string
 		healthy bool
@@ -52,28 +52,28 @@ func TestCheckOfTokenPair(t *testing.T) {
 		{name: "another company", api: belongsTo("c2"), want: []string{"access_token other_company", "refresh_token good"}},
 		{
 			name: "access token expired", api: fails(errors.New("must not be asked")), healthy: true,
-			prepare: func(*testing.T, *world) { time.Sleep(time.Hour) },
+			prepare: func(*testing.T, *env) { time.Sleep(time.Hour) },
 			want:    []string{"access_token expired", "refresh_token good"},
 		},
 		{
 			name: "revoked", api: fails(pleo.ErrUnauthorized),
-			prepare: func(t *testing.T, w *world) { trust(t, w); w.server.revokeAll() },
+			prepare: func(t *testing.T, w *env) { trust(t, w); w.server.revokeAll() },
 			want:    []string{"access_token not_good", "refresh_token not_good"},
 		},
 		{
 			name: "called inactive by a server that has not proven itself", api: belongsTo("c1"),
-			prepare: func(_ *testing.T, w *world) { w.server.revokeAll() },
+			prepare: func(_ *testing.T, w *env) { w.server.revokeAll() },
 			want:    []string{"access_token good", "refresh_token unknown"},
 		},
 		{
 			name: "server without introspection", api: belongsTo("c1"), healthy: true,
-			prepare: func(_ *testing.T, w *world) { w.server.blind = true },
+			prepare: func(_ *testing.T, w *env) { w.server.noIntrospection = true },
 			want:    []string{"access_token good", "refresh_token not_asked"},
 		},
 		{name: "API away", api: fails(errors.New("connection refused")), want: []string{"access_token unknown", "refresh_token good"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
+			bubble(t, func(t *testing.T, w *env) {
 				conn := w.connect("acme")
 				if err := w.command().Identify(t.Context(), conn.ID, credstore.Company{ID: "c1"}); err != nil {
 					t.Fatal(err)
@@ -108,7 +108,7 @@ func TestCheckOfKeys(t *testing.T) {
 		{name: "key wrong", knows: map[string]string{"new": "c2"}, want: []string{"api_key not_good", "next_api_key other_company"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			withKey(t, func(t *testing.T, w *world, api *keyAPI, _ *process, conn credstore.Connection) {
+			withKey(t, func(t *testing.T, w *env, api *keyAPI, _ *process, conn credstore.Connection) {
 				if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("new"), time.Time{}); err != nil {
 					t.Fatal(err)
 				}
@@ -129,8 +129,8 @@ func TestCheckOfKeys(t *testing.T) {
 
 // A token that a server refreshes while it is asked about must not pass for one
 // that somebody has revoked.
-func TestCheckBesideARefresh(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestCheckDuringRefresh(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		w.api = belongsTo("c1")
 		p := w.start("")
@@ -157,8 +157,8 @@ func TestCheckBesideARefresh(t *testing.T) {
 	})
 }
 
-func TestCheckOfWhatIsNotThere(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestCheckOfUnknownConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		pending, err := w.command().Create(t.Context(), credstore.NewConnection{Name: "waiting", Kind: credstore.OAuth})
 		if err != nil {
 			t.Fatal(err)

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// storePatience is how long a person waits for the store to take what they
+	// storeTimeout is how long a person waits for the store to take what they
 	// have given.
-	storePatience = 20 * time.Second
+	storeTimeout = 20 * time.Second
 )
 
 // ConsentGrant is a consent that a customer has given, and what is to be done
@@ -49,9 +49,9 @@ func (e *CompanyTakenError) Error() string {
 // Unwrap returns what the store said.
 func (e *CompanyTakenError) Unwrap() error { return e.Err }
 
-// ErrNoLastingGrant says that the authorization server has answered, without what a
+// ErrTokensMissing says that the authorization server has answered, without what a
 // connection needs.
-var ErrNoLastingGrant = errors.New("the authorization server gave no access token and refresh token that can be read")
+var ErrTokensMissing = errors.New("the authorization server gave no access token and refresh token that can be read")
 
 var errNotOAuth = errors.New("the connection is not of kind oauth")
 
@@ -60,7 +60,7 @@ var errNotOAuth = errors.New("the connection is not of kind oauth")
 // grant wins, and then works detached from ctx: what the authorization server has
 // given is kept although nobody waits for it any more.
 //
-// Errors are those of Exchange, [ErrCompanyNotTold], a [credstore.OtherCompanyError],
+// Errors are those of Exchange, [ErrCompanyUnknown], a [credstore.OtherCompanyError],
 // a [CompanyTakenError], those of [credstore.Store.Replace] about the link, *[Error],
 // and why Pleo could not be asked whose the grant is; where there is no other
 // company's to be mixed up with, that leaves the connection Unproven instead. After an error the connection has the credential that it had before.
@@ -107,7 +107,7 @@ type consent struct {
 	grant ConsentGrant
 
 	lease credstore.Lease // nil until it is held
-	slot  Slot            // reserved in the spool; nil until then
+	slot  SpoolRecord     // reserved in the spool; nil until then
 	state credstore.State // as read under the lease
 }
 
@@ -128,10 +128,10 @@ func (c *consent) run(ctx context.Context) (credstore.Connection, error) {
 	return c.keep(ctx, tokens)
 }
 
-// own takes the lease, once nobody is refreshing the token pair that is about to
+// acquireLease takes the lease, once nobody is refreshing the token pair that is about to
 // be replaced, and reads what there is.
 func (c *consent) own(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, leasePatience)
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
 	if err := c.m.recovered(ctx); err != nil {
 		return c.unavailable(err)
@@ -152,17 +152,17 @@ func (c *consent) own(ctx context.Context) error {
 // exchange gets the tokens and seals a copy of them at once: what follows may
 // take its time.
 func (c *consent) exchange(ctx context.Context) (pleo.Tokens, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerDeadline)
+	ctx, cancel := context.WithTimeout(ctx, responseTimeout)
 	defer cancel()
 	tokens, err := c.grant.Exchange(ctx)
-	c.m.heard(err)
+	c.m.recordServerHealth(err)
 	if err != nil {
 		return tokens, err
 	}
 	if tokens.AccessToken.IsZero() || tokens.RefreshToken.IsZero() {
-		return tokens, &pleo.UnknownOutcomeError{Err: ErrNoLastingGrant}
+		return tokens, &pleo.UnknownOutcomeError{Err: ErrTokensMissing}
 	}
-	if err := c.slot.Fill(c.successor(tokens)); err != nil {
+	if err := c.slot.Write(c.successor(tokens)); err != nil {
 		c.m.Logger.Error("a new token pair is in memory only: the spool has not taken it", zap.String("connection", c.name()), errField(err))
 	}
 	return tokens, nil
@@ -184,10 +184,10 @@ func expiryOf(t pleo.Tokens) time.Time {
 	return t.SentAt.Add(t.Lifetime)
 }
 
-// keep puts the tokens into the store, if they are of a company that they may be
+// complete puts the tokens into the store, if they are of a company that they may be
 // of.
 func (c *consent) keep(ctx context.Context, t pleo.Tokens) (credstore.Connection, error) {
-	who, err := c.m.whose(ctx, c.state.Connection, credstore.Credential{AccessToken: t.AccessToken})
+	who, err := c.m.companyOfCredential(ctx, c.state.Connection, credstore.Credential{AccessToken: t.AccessToken})
 	if err != nil && !c.state.Connection.Company().IsZero() {
 		// It might be another company's, so it is not used.
 		return credstore.Connection{}, fmt.Errorf("learning whose consent it is: %w", err)
@@ -207,7 +207,7 @@ func (c *consent) keep(ctx context.Context, t pleo.Tokens) (credstore.Connection
 	}
 	e := c.m.replaced(conn, r)
 	if conn.Unproven {
-		c.m.fly(e, why{version: conn.Version, ahead: true}) // which asks until it is told
+		c.m.start(e, purpose{version: conn.Version, ahead: true}) // which asks until it is told
 	}
 	c.m.oracle.calibrate(t.RefreshToken)
 	return conn, nil
@@ -224,12 +224,12 @@ func taken(company credstore.Company, err error) error {
 // replace tries until the store has taken the pair or refused it, or the person
 // has waited long enough: then the pair is left to the spool.
 func (c *consent) replace(ctx context.Context, r credstore.Replacement) (credstore.Connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	conn, err := c.m.replace(ctx, c.grant.ConnectionID, &c.lease, r)
 	var mine *Error
 	if errors.As(err, &mine) && mine.Code == StoreUnavailable {
-		c.slot.Keep()
+		c.slot.Release()
 		c.slot = nil
 	}
 	return conn, err
@@ -238,7 +238,7 @@ func (c *consent) replace(ctx context.Context, r credstore.Replacement) (credsto
 // replace tries until the store has taken what is given or refused it, or ctx
 // ends, with a new lease where the old one has ended meanwhile.
 func (m *Manager) replace(ctx context.Context, id string, lease *credstore.Lease, r credstore.Replacement) (credstore.Connection, error) {
-	for wait := saveFirst; ; wait = min(2*wait, saveAtMost) {
+	for wait := minSaveRetryDelay; ; wait = min(2*wait, maxSaveRetryDelay) {
 		conn, err := m.Store.Replace(ctx, *lease, r)
 		if !passing(err) {
 			return conn, err
@@ -276,11 +276,11 @@ func (m *Manager) replaced(conn credstore.Connection, r credstore.Replacement) *
 	return e
 }
 
-// finish gives back what the consent holds. What is in the spool goes: the store
+// release gives back what the consent holds. What is in the spool goes: the store
 // has it, or refuses it, unless the slot was kept.
 func (c *consent) finish() {
 	if c.slot != nil {
-		c.slot.Discard()
+		c.slot.Remove()
 	}
 	if c.lease == nil {
 		return

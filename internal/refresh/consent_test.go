@@ -23,7 +23,7 @@ func owners(companies map[string]string) *keyAPI {
 
 // consented is a grant of the server for the company, as a customer's click gives
 // it. exchanging, if not nil, is called when the code has been spent.
-func (w *world) consented(api *keyAPI, id, company string, exchanging func()) (ConsentGrant, pleo.Tokens) {
+func (w *env) consented(api *keyAPI, id, company string, exchanging func()) (ConsentGrant, pleo.Tokens) {
 	tokens := w.server.grant()
 	api.mu.Lock()
 	api.companies["Bearer "+tokens.AccessToken.Reveal()] = company
@@ -42,7 +42,7 @@ func (w *world) consented(api *keyAPI, id, company string, exchanging func()) (C
 }
 
 // pending adds a connection without a credential.
-func (w *world) pending(name string) credstore.Connection {
+func (w *env) pending(name string) credstore.Connection {
 	w.t.Helper()
 	conn, err := w.command().Create(w.t.Context(), credstore.NewConnection{Name: name, Kind: credstore.OAuth})
 	if err != nil {
@@ -52,7 +52,7 @@ func (w *world) pending(name string) credstore.Connection {
 }
 
 // bound adds a connection of kind oauth that belongs to the company.
-func (w *world) bound(name, company string) credstore.Connection {
+func (w *env) bound(name, company string) credstore.Connection {
 	w.t.Helper()
 	conn := w.connect(name)
 	if err := w.command().Identify(w.t.Context(), conn.ID, credstore.Company{ID: company}); err != nil {
@@ -62,19 +62,19 @@ func (w *world) bound(name, company string) credstore.Connection {
 }
 
 // withConsents runs f on a process whose API knows whose tokens are whose.
-func withConsents(t *testing.T, f func(t *testing.T, w *world, api *keyAPI, p *process)) {
+func withConsents(t *testing.T, f func(t *testing.T, w *env, api *keyAPI, p *process)) {
 	t.Helper()
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *env) {
 		api := owners(nil)
-		w.api, w.alert = api, true
+		w.api, w.polling = api, true
 		p := w.start("")
 		defer p.stop()
 		f(t, w, api, p)
 	})
 }
 
-func TestConsentConnects(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestConsentActivatesConnection(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn := w.pending("acme")
 		_, err := p.Authorize(t.Context(), "acme")
 		if e := wantCode(t, err, ConnectionPending); e.ConnectionID != conn.ID {
@@ -107,11 +107,11 @@ func TestConsentConnects(t *testing.T) {
 	})
 }
 
-// TestF22ConsentDuringARefresh: whichever of them begins first, the newer grant
+// TestF22ConsentDuringRefresh: whichever of them begins first, the newer grant
 // wins.
-func TestF22ConsentDuringARefresh(t *testing.T) {
+func TestF22ConsentDuringRefresh(t *testing.T) {
 	for _, begins := range []time.Duration{0, time.Second, 4 * time.Second, 6 * time.Second} {
-		withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+		withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 			conn := w.bound("acme", "c1")
 			p.mustAuthorize("acme")
 			expire()
@@ -120,7 +120,7 @@ func TestF22ConsentDuringARefresh(t *testing.T) {
 			go func() { _, err := p.Authorize(t.Context(), "acme"); refreshed <- err }()
 			time.Sleep(begins)
 			grant, tokens := w.consented(api, conn.ID, "c1", func() {
-				if w.server.mostInFlight() > 0 && begins > 0 && begins < 5*time.Second && w.state(conn.ID).Credential.Version != 2 {
+				if w.server.mostConcurrent() > 0 && begins > 0 && begins < 5*time.Second && w.state(conn.ID).Credential.Version != 2 {
 					t.Error("the code was exchanged while a refresh was under way")
 				}
 			})
@@ -141,9 +141,9 @@ func TestF22ConsentDuringARefresh(t *testing.T) {
 	}
 }
 
-// TestF23RemovedDuringAConsent: what is removed stays so, and leaves nothing.
-func TestF23RemovedDuringAConsent(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+// TestF23RemovedDuringConsent: what is removed stays so, and leaves nothing.
+func TestF23RemovedDuringConsent(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn := w.connect("acme")
 		grant, _ := w.consented(api, conn.ID, "c1", func() {
 			if err := w.command().Remove(t.Context(), conn.ID); err != nil {
@@ -159,8 +159,8 @@ func TestF23RemovedDuringAConsent(t *testing.T) {
 	})
 }
 
-func TestConsentOfAnotherCompanyIsRefused(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestConsentOfAnotherCompanyIsRejected(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn, other := w.bound("acme", "c1"), w.bound("other", "c2")
 		before := p.mustAuthorize("acme")
 		grant, _ := w.consented(api, conn.ID, "c3", nil)
@@ -195,8 +195,8 @@ func TestConsentOfAnotherCompanyIsRefused(t *testing.T) {
 	})
 }
 
-func TestConsentIsKeptThoughNobodyWaits(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestConsentIsSavedAfterTheCallerLeaves(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn := w.pending("acme")
 		ctx, leave := context.WithCancel(t.Context())
 		grant, _ := w.consented(api, conn.ID, "c1", func() {
@@ -215,8 +215,8 @@ func TestConsentIsKeptThoughNobodyWaits(t *testing.T) {
 	})
 }
 
-func TestConsentOnceIntrospectionIsAway(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestConsentWhileCredentialCheckFails(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		known, fresh := w.bound("known", "c1"), w.pending("fresh")
 		api.fail(&pleo.StatusError{Status: 503})
 		grant, _ := w.consented(api, known.ID, "c2", nil)
@@ -243,10 +243,10 @@ func TestConsentOnceIntrospectionIsAway(t *testing.T) {
 	})
 }
 
-// TestConsentIsProvenBeforeItIsUsed: one that nobody could be asked about turns out
+// TestConsentIsVerifiedBeforeUse: one that nobody could be asked about turns out
 // to be another connection's company's.
-func TestConsentIsProvenBeforeItIsUsed(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestConsentIsVerifiedBeforeUse(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		w.bound("first", "c1")
 		second := w.pending("second")
 		api.fail(&pleo.StatusError{Status: 503})
@@ -270,14 +270,14 @@ func TestConsentIsProvenBeforeItIsUsed(t *testing.T) {
 	})
 }
 
-// TestNobodySaysWhose: a grant or key of nobody knows whom does not take the place
+// TestCompanyUnknown: a grant or key of nobody knows whom does not take the place
 // of one whose company is known. It is taken where there is none, since Pleo need
 // not say.
-func TestNobodySaysWhose(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestCompanyUnknown(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		known, fresh := w.bound("known", "c1"), w.pending("fresh")
 		grant, _ := w.consented(api, known.ID, "", nil)
-		if _, err := p.Consent(t.Context(), grant); !errors.Is(err, ErrCompanyNotTold) {
+		if _, err := p.Consent(t.Context(), grant); !errors.Is(err, ErrCompanyUnknown) {
 			t.Errorf("Consent = %v, want ErrCompanyNotTold", err)
 		}
 		if c := w.state(known.ID).Connection; c.Version != 1 || c.Unproven {
@@ -290,11 +290,11 @@ func TestNobodySaysWhose(t *testing.T) {
 		}
 		p.mustAuthorize("fresh")
 	})
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
-		api.saysNotWhose("other")
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
+		api.hideCompany("other")
 		for _, next := range []bool{false, true} {
-			_, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("other"), Next: next})
-			if !errors.Is(err, ErrCompanyNotTold) {
+			_, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("other"), Stage: next})
+			if !errors.Is(err, ErrCompanyUnknown) {
 				t.Errorf("SetKey (next: %v) = %v, want ErrCompanyNotTold", next, err)
 			}
 		}
@@ -304,36 +304,36 @@ func TestNobodySaysWhose(t *testing.T) {
 	})
 }
 
-var errHangs = errors.New("no answer, ever")
+var errHanging = errors.New("no answer, ever")
 
-// TestOthersSayWhose: where the API's introspection is away or does not say, the
+// TestCompanyFromOtherSources: where the API's introspection is away or does not say, the
 // authorization server's may, and the installation.
-func TestOthersSayWhose(t *testing.T) {
+func TestCompanyFromOtherSources(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		down error
-		tell func(w *world, api *keyAPI, tokens pleo.Tokens, subject string)
+		tell func(w *env, api *keyAPI, tokens pleo.Tokens, subject string)
 	}{
-		{"the authorization server, while the API is away", &pleo.StatusError{Status: 503}, func(w *world, _ *keyAPI, tokens pleo.Tokens, subject string) {
-			w.server.names(tokens.AccessToken, subject)
+		{"the authorization server, while the API is away", &pleo.StatusError{Status: 503}, func(w *env, _ *keyAPI, tokens pleo.Tokens, subject string) {
+			w.server.setSubject(tokens.AccessToken, subject)
 		}},
-		{"the authorization server, while the API hangs", errHangs, func(w *world, _ *keyAPI, tokens pleo.Tokens, subject string) {
-			w.server.names(tokens.AccessToken, subject)
+		{"the authorization server, while the API hangs", errHanging, func(w *env, _ *keyAPI, tokens pleo.Tokens, subject string) {
+			w.server.setSubject(tokens.AccessToken, subject)
 		}},
-		{"the authorization server", nil, func(w *world, _ *keyAPI, tokens pleo.Tokens, subject string) {
-			w.server.names(tokens.AccessToken, subject)
+		{"the authorization server", nil, func(w *env, _ *keyAPI, tokens pleo.Tokens, subject string) {
+			w.server.setSubject(tokens.AccessToken, subject)
 		}},
-		{"the installation", nil, func(_ *world, api *keyAPI, tokens pleo.Tokens, subject string) {
+		{"the installation", nil, func(_ *env, api *keyAPI, tokens pleo.Tokens, subject string) {
 			api.installed["Bearer "+tokens.AccessToken.Reveal()] = subject
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+			withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 				conn := w.bound("acme", "c1")
 				for company, want := range map[string]error{"c2": credstore.ErrOtherCompany, "c1": nil} {
 					grant, tokens := w.consented(api, conn.ID, "", nil)
 					tt.tell(w, api, tokens, "urn:pleo:company:"+company)
-					if errors.Is(tt.down, errHangs) {
+					if errors.Is(tt.down, errHanging) {
 						api.slow(time.Hour)
 					} else {
 						api.fail(tt.down)
@@ -348,11 +348,11 @@ func TestOthersSayWhose(t *testing.T) {
 			})
 		})
 	}
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
-		api.saysNotWhose("other")
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
+		api.hideCompany("other")
 		for company, want := range map[string]error{"c2": credstore.ErrOtherCompany, "c1": nil} {
 			api.installed[valueOf("other")] = "urn:pleo:company:" + company
-			_, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("other")})
+			_, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("other")})
 			if !errors.Is(err, want) {
 				t.Errorf("SetKey for %s = %v, want %v", company, err, want)
 			}
@@ -360,9 +360,9 @@ func TestOthersSayWhose(t *testing.T) {
 	})
 }
 
-// TestConsentOutlivesACrash: a pair that was received is saved by the next
+// TestConsentSurvivesCrash: a pair that was received is saved by the next
 // process, which asks whose it is before anything is sent with it.
-func TestConsentOutlivesACrash(t *testing.T) {
+func TestConsentSurvivesCrash(t *testing.T) {
 	for _, tt := range []struct {
 		name, company string
 		status        credstore.Status
@@ -372,7 +372,7 @@ func TestConsentOutlivesACrash(t *testing.T) {
 		{"of another", "c2", credstore.Disabled, credstore.ReasonCompany},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+			withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 				conn := w.bound("acme", "c1")
 				grant, tokens := w.consented(api, conn.ID, tt.company, nil)
 				api.slow(time.Minute) // it dies before it knows whose the pair is
@@ -402,8 +402,8 @@ func TestConsentOutlivesACrash(t *testing.T) {
 	}
 }
 
-func TestConsentWaitsInTheSpoolForTheStore(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestConsentStaysSpooledWhileStoreFails(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn := w.pending("acme")
 		grant, tokens := w.consented(api, conn.ID, "c1", func() { p.store.fail(failing("replace", "save")) })
 		began := time.Now()
@@ -422,8 +422,8 @@ func TestConsentWaitsInTheSpoolForTheStore(t *testing.T) {
 	})
 }
 
-func TestNothingIsExchangedWithoutRoomToKeepIt(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestNoExchangeWithoutSpoolRecord(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn := w.connect("acme")
 		exchanged := false
 		grant, _ := w.consented(api, conn.ID, "c1", func() { exchanged = true })
@@ -433,15 +433,15 @@ func TestNothingIsExchangedWithoutRoomToKeepIt(t *testing.T) {
 		}
 		_, err = p.Consent(t.Context(), grant)
 		wantCode(t, err, ServerUnavailable)
-		slot.Discard()
+		slot.Remove()
 		if exchanged {
 			t.Error("a code was spent though what it brings could not have been kept")
 		}
 	})
 }
 
-func TestConsentThatBringsNothingLasting(t *testing.T) {
-	withConsents(t, func(t *testing.T, w *world, api *keyAPI, p *process) {
+func TestConsentWithoutTokens(t *testing.T) {
+	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn := w.connect("acme")
 		for name, err := range map[string]error{
 			"refused":  &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"},

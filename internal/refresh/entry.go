@@ -13,8 +13,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// introspectEvery spaces the questions to the API about one connection.
-const introspectEvery = 30 * time.Second
+// credentialCheckInterval spaces the questions to the API about one connection.
+const credentialCheckInterval = 30 * time.Second
 
 // entry is one connection in memory. It is found by name and by id, and lives
 // until the connection is removed.
@@ -36,7 +36,7 @@ type entry struct {
 	mu      sync.Mutex  // guards what follows, the order of installs, and the start of flights
 	timer   *time.Timer // ahead of expiry, or for the next try; nil when not set
 	askedAt time.Time   // when the API was last asked about the connection
-	hearing *hearing    // the latest one of a key; nil when there was none
+	hearing *keyCheck   // the latest one of a key; nil when there was none
 	ended   int64       // the version whose grant was ended by a request; 0: none
 	removed bool
 }
@@ -105,7 +105,7 @@ func (m *Manager) find(ctx context.Context, name string) (*entry, error) {
 }
 
 func (m *Manager) load(ctx context.Context, name string) (*entry, error) {
-	before := m.told.Load()
+	before := m.changeCount.Load()
 	conn, err := m.Store.Find(ctx, name)
 	if err != nil {
 		return nil, m.storeError(name, err)
@@ -115,7 +115,7 @@ func (m *Manager) load(ctx context.Context, name string) (*entry, error) {
 		return nil, m.storeError(name, err)
 	}
 	e := m.admit(state)
-	if m.told.Load() == before {
+	if m.changeCount.Load() == before {
 		return e, nil
 	}
 	// Something has changed meanwhile, perhaps this, and even gone: its notice
@@ -214,7 +214,7 @@ func (e *entry) postpone(version int64, at time.Time) {
 func (e *entry) mayAsk(now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if now.Sub(e.askedAt) < introspectEvery {
+	if now.Sub(e.askedAt) < credentialCheckInterval {
 		return false
 	}
 	e.askedAt = now
@@ -233,36 +233,36 @@ func (m *Manager) drop(e *entry) {
 
 // changed reads again what other processes, or this one, have changed.
 func (m *Manager) changed(changes []credstore.Change) {
-	m.told.Add(1)
+	m.changeCount.Add(1)
 	m.sole.Store(nil)
 	for _, c := range changes {
 		ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
-		m.hear(ctx, c)
+		m.handleChange(ctx, c)
 		cancel()
 	}
 }
 
-// hear brings an entry up to date after a change, and starts the refresh that an
+// handleChange brings an entry up to date after a change, and starts the refresh that an
 // operator may have requested, also of a connection that is not in memory.
-func (m *Manager) hear(ctx context.Context, c credstore.Change) {
+func (m *Manager) handleChange(ctx context.Context, c credstore.Change) {
 	found, ok := m.byID.Load(c.ID)
 	if !ok && (m.Server == nil || !c.Requested) {
 		return // the many changes of connections that others use cost nothing here
 	}
 	if !ok {
-		m.takeUp(ctx, c.ID, why{requested: true})
+		m.takeUp(ctx, c.ID, purpose{requested: true})
 		return
 	}
 	e := found.(*entry)
 	var unread *Error
 	if errors.As(m.reread(ctx, e), &unread) {
 		if unread.Code == StoreUnavailable {
-			m.hearLater(c)
+			m.retryChange(c)
 		}
 		return
 	}
 	if s := e.current.Load(); s.requested && m.refreshable(s) {
-		m.fly(e, why{version: s.conn.Version, requested: true})
+		m.start(e, purpose{version: s.conn.Version, requested: true})
 	}
 }
 
@@ -271,10 +271,10 @@ func (m *Manager) refreshable(s *snapshot) bool {
 	return m.Server != nil && !s.conn.Kind.IsKey() && s.refusal() == nil
 }
 
-// hearLater reads again what could not be read when its change was told: that is
+// retryChange reads again what could not be read when its change was told: that is
 // told once.
-func (m *Manager) hearLater(c credstore.Change) {
-	time.AfterFunc(saveAtMost, func() {
+func (m *Manager) retryChange(c credstore.Change) {
+	time.AfterFunc(maxSaveRetryDelay, func() {
 		if m.lifetime.Err() == nil {
 			m.changed([]credstore.Change{c})
 		}

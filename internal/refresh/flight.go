@@ -11,8 +11,8 @@ import (
 // errStillRunning is what a waiter gets whose patience ended before the refresh.
 var errStillRunning = errors.New("the refresh has not been answered yet")
 
-// why says what a refresh is for.
-type why struct {
+// purpose says what a refresh is for.
+type purpose struct {
 	version   int64 // the version in memory that needs a successor
 	rejected  bool  // the API answered 401 to that version
 	ahead     bool  // nobody waits: ahead of expiry, or to keep an idle grant alive
@@ -35,7 +35,7 @@ func reasons() []string {
 }
 
 // reason names the refresh in metrics and logs.
-func (w why) reason() string {
+func (w purpose) reason() string {
 	switch {
 	case w.rejected:
 		return reasonRejected
@@ -54,9 +54,9 @@ func (w why) reason() string {
 type flight struct {
 	landed sync.Once
 	done   chan struct{} // closed when the waiters may go on
-	err    error         // why there is no newer credential; set before done is closed
+	err    error         // purpose there is no newer credential; set before done is closed
 
-	// presented is set when the refresh token is about to be sent. Until then
+	// sent is set when the refresh token is about to be sent. Until then
 	// the access token that is in use is in no danger.
 	presented atomic.Bool
 
@@ -64,7 +64,7 @@ type flight struct {
 	urgent  chan struct{} // closed when a request has come to wait
 }
 
-func newFlight(w why) *flight {
+func newFlight(w purpose) *flight {
 	f := &flight{done: make(chan struct{}), urgent: make(chan struct{})}
 	f.hurry(w)
 	return f
@@ -72,7 +72,7 @@ func newFlight(w why) *flight {
 
 // hurry takes the flight out of the queue of background refreshes if a request
 // waits for it.
-func (f *flight) hurry(w why) {
+func (f *flight) hurry(w purpose) {
 	if !w.ahead {
 		f.hurried.Do(func() { close(f.urgent) })
 	}
@@ -93,10 +93,10 @@ func (f *flight) wait(ctx context.Context, patience time.Duration) error {
 	}
 }
 
-// fly joins the refresh of e that is under way, or starts one. The refresh runs
+// start joins the refresh of e that is under way, or starts one. The refresh runs
 // detached from whoever asked: it has a deadline of its own, and goes on until
 // what it brought is saved.
-func (m *Manager) fly(e *entry, w why) (f *flight, joined bool) {
+func (m *Manager) start(e *entry, w purpose) (f *flight, joined bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if f := e.flight.Load(); f != nil {
@@ -114,14 +114,14 @@ func (m *Manager) fly(e *entry, w why) (f *flight, joined bool) {
 		defer m.running.Done()
 		a := &attempt{m: m, e: e, why: w, flight: f}
 		err := a.run(m.lifetime)
-		a.finish() // first, so that who tries again finds the lease free
-		a.land(err)
+		a.release() // first, so that who tries again finds the lease free
+		a.finish(err)
 	}()
 	return f, false
 }
 
-// land lets the waiters go, once.
-func (a *attempt) land(err error) {
+// finish lets the waiters go, once.
+func (a *attempt) finish(err error) {
 	a.flight.landed.Do(func() {
 		a.flight.err = err
 		a.e.mu.Lock()

@@ -25,30 +25,30 @@ type server struct {
 	life  time.Duration // of access tokens; 0: answers name no expiry
 	delay time.Duration // between a token's arrival and the answer; see slow
 
-	blind bool // no introspection
+	noIntrospection bool // no introspection
 
 	// before is called when a token has arrived and nothing is committed; an
 	// error is the answer. after is called when the new pair exists; an error
 	// means that the answer is lost. See onArrival and onCommit.
 	before, after atomic.Pointer[func() error]
 
-	mu        sync.Mutex // guards everything below
-	serial    int
-	live      map[string]int // refresh token → grant
-	revoked   map[int]bool   // grant → ended
-	owner     map[string]int // refresh token, live or spent → grant
-	presented map[string]int // refresh token → times
-	inFlight  map[int]int    // grant → requests under way
-	most      int            // most requests of one grant under way at once
-	arrivals  []time.Time
-	asked     int
-	named     map[string]string // access token → whose introspection says it is
+	mu             sync.Mutex // guards everything below
+	serial         int
+	live           map[string]int // refresh token → grant
+	revoked        map[int]bool   // grant → ended
+	owner          map[string]int // refresh token, live or spent → grant
+	sent           map[string]int // refresh token → times
+	inFlight       map[int]int    // grant → requests under way
+	maxConcurrent  int            // maxConcurrent requests of one grant under way at once
+	arrivals       []time.Time
+	introspections int
+	named          map[string]string // access token → whose introspection says it is
 }
 
 func newServer() *server {
 	return &server{
 		life: 15 * time.Minute, live: map[string]int{}, revoked: map[int]bool{},
-		owner: map[string]int{}, presented: map[string]int{}, inFlight: map[int]int{}, named: map[string]string{},
+		owner: map[string]int{}, sent: map[string]int{}, inFlight: map[int]int{}, named: map[string]string{},
 	}
 }
 
@@ -71,7 +71,7 @@ func (s *server) issue(grant int) pleo.Tokens {
 	}
 }
 
-var errRefused = &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"}
+var errRejected = &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"}
 
 func (s *server) Refresh(_ context.Context, token credstore.Secret) (pleo.Tokens, error) {
 	sent := time.Now()
@@ -116,10 +116,10 @@ func (s *server) arrive(token string) (delay time.Duration, grant int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.arrivals = append(s.arrivals, time.Now())
-	s.presented[token]++
+	s.sent[token]++
 	grant = s.owner[token]
 	s.inFlight[grant]++
-	s.most = max(s.most, s.inFlight[grant])
+	s.maxConcurrent = max(s.maxConcurrent, s.inFlight[grant])
 	return s.delay, grant
 }
 
@@ -135,7 +135,7 @@ func (s *server) rotate(token string) (pleo.Tokens, error) {
 	grant, ok := s.live[token]
 	if !ok || s.revoked[grant] {
 		s.revoked[s.owner[token]] = true
-		return pleo.Tokens{}, errRefused
+		return pleo.Tokens{}, errRejected
 	}
 	delete(s.live, token)
 	return s.issue(grant), nil
@@ -144,16 +144,16 @@ func (s *server) rotate(token string) (pleo.Tokens, error) {
 func (s *server) Active(_ context.Context, token credstore.Secret, _ string) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.blind {
+	if s.noIntrospection {
 		return false, pleo.ErrIntrospectionUnsupported
 	}
-	s.asked++
+	s.introspections++
 	grant, ok := s.live[token.Reveal()]
 	return ok && !s.revoked[grant], nil
 }
 
-// names makes introspection say whose the access token is.
-func (s *server) names(accessToken credstore.Secret, subject string) {
+// setSubject makes introspection say whose the access token is.
+func (s *server) setSubject(accessToken credstore.Secret, subject string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.named[accessToken.Reveal()] = subject
@@ -185,12 +185,12 @@ func (s *server) revoke(every int) {
 	}
 }
 
-// presentedMoreThan lists the refresh tokens presented more often than allowed.
-func (s *server) presentedMoreThan(allowed int) []string {
+// sentMoreThan lists the refresh tokens presented more often than allowed.
+func (s *server) sentMoreThan(allowed int) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var tokens []string
-	for token, n := range s.presented {
+	for token, n := range s.sent {
 		if n > allowed {
 			tokens = append(tokens, fmt.Sprintf("%s: %d", token, n))
 		}
@@ -215,38 +215,38 @@ func (s *server) since(began time.Time) []time.Duration {
 	return at
 }
 
-// mostInFlight is the most requests of one grant that were under way at once.
-func (s *server) mostInFlight() int {
+// mostConcurrent is the most requests of one grant that were under way at once.
+func (s *server) mostConcurrent() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.most
+	return s.maxConcurrent
 }
 
-// world is a store and an authorization server, and what processes share.
-type world struct {
+// env is a store and an authorization server, and what processes share.
+type env struct {
 	t      *testing.T
 	data   *memory
 	server *server
 	sealer Sealer
-	// alert makes processes look at the spool as often as they should, and keep a
+	// polling makes processes look at the spool as often as they should, and keep a
 	// witness. It costs real time in weeks of virtual time.
-	alert  bool
-	shared bool // processes know of each other
-	api    API  // of processes that start from now on; nil: none
-	serial int
+	polling bool
+	shared  bool // processes know of each other
+	api     API  // of processes that start from now on; nil: none
+	serial  int
 }
 
-func newWorld(t *testing.T) *world {
+func newEnv(t *testing.T) *env {
 	t.Helper()
 	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, data: newMemory(), server: newServer(), sealer: keyset}
+	return &env{t: t, data: newMemory(), server: newServer(), sealer: keyset}
 }
 
 // connect adds a connection of kind oauth with a fresh grant.
-func (w *world) connect(name string) credstore.Connection {
+func (w *env) connect(name string) credstore.Connection {
 	w.t.Helper()
 	tokens := w.server.grant()
 	first := &credstore.FirstCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken}
@@ -265,7 +265,7 @@ func (w *world) connect(name string) credstore.Connection {
 // process is one running proxy, as far as refreshes go.
 type process struct {
 	*Manager
-	w      *world
+	w      *env
 	store  *memoryStore
 	dir    string // of the spool
 	cancel context.CancelFunc
@@ -274,7 +274,7 @@ type process struct {
 }
 
 // start runs a process with a spool of its own in dir, or in a new directory.
-func (w *world) start(dir string) *process {
+func (w *env) start(dir string) *process {
 	w.t.Helper()
 	if dir == "" {
 		dir = w.t.TempDir()
@@ -285,11 +285,11 @@ func (w *world) start(dir string) *process {
 	}
 	w.serial++
 	p := &process{w: w, store: &memoryStore{memory: w.data}, dir: dir, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
-	witness := WitnessIn(dir)
-	if !w.alert {
+	witness := RollbackGuardIn(dir)
+	if !w.polling {
 		spool.every, witness = 24*time.Hour, nil
 	}
-	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, Witness: witness, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)})
+	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, RollbackGuard: witness, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -385,7 +385,7 @@ func wantCode(t *testing.T, err error, code Code) *Error {
 }
 
 // state reads what the store holds.
-func (w *world) state(id string) credstore.State {
+func (w *env) state(id string) credstore.State {
 	w.t.Helper()
 	s, err := (&memoryStore{memory: w.data}).Read(context.Background(), id)
 	if err != nil {

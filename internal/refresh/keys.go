@@ -11,24 +11,24 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// hearingTimeout bounds a hearing: two questions to the API and what the store
+// keyCheckTimeout bounds a hearing: two questions to the API and what the store
 // records of them.
-const hearingTimeout = time.Minute
+const keyCheckTimeout = time.Minute
 
-const codeKeyRefused = "key_refused"
+const codeKeyRejected = "key_refused"
 
-// hearing is one question to the API about a key that it has refused, shared by
+// sharedKeyCheck is one question to the API about a key that it has refused, shared by
 // all who wait for the answer.
-type hearing struct {
-	began time.Time
-	done  chan struct{} // closed once what the answer means is in memory
+type keyCheck struct {
+	startedAt time.Time
+	done      chan struct{} // closed once what the answer means is in memory
 }
 
-// rehear asks the API about the connection's key, at most once in
-// introspectEvery, and waits for the answer that is there or under way. Whatever
+// checkKeyShared asks the API about the connection's key, at most once in
+// credentialCheckInterval, and waits for the answer that is there or under way. Whatever
 // that means stands in e.current then.
-func (m *Manager) rehear(ctx context.Context, e *entry) error {
-	h := m.hearing(e)
+func (m *Manager) checkKeyShared(ctx context.Context, e *entry) error {
+	h := m.sharedKeyCheck(e)
 	timer := time.NewTimer(m.Wait)
 	defer timer.Stop()
 	select {
@@ -41,15 +41,15 @@ func (m *Manager) rehear(ctx context.Context, e *entry) error {
 	}
 }
 
-// hearing returns the latest hearing of e if it is under way or young, else a
+// sharedKeyCheck returns the latest hearing of e if it is under way or young, else a
 // new one.
-func (m *Manager) hearing(e *entry) *hearing {
+func (m *Manager) sharedKeyCheck(e *entry) *keyCheck {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if h := e.hearing; h != nil && (h.underWay() || m.Now().Sub(h.began) < introspectEvery) {
+	if h := e.hearing; h != nil && (h.underWay() || m.Now().Sub(h.startedAt) < credentialCheckInterval) {
 		return h
 	}
-	h := &hearing{began: m.Now(), done: make(chan struct{})}
+	h := &keyCheck{startedAt: m.Now(), done: make(chan struct{})}
 	e.hearing = h
 	if m.API == nil || !m.begin() {
 		close(h.done)
@@ -58,14 +58,14 @@ func (m *Manager) hearing(e *entry) *hearing {
 	go func() {
 		defer m.running.Done()
 		defer close(h.done)
-		ctx, cancel := context.WithTimeout(m.lifetime, hearingTimeout)
+		ctx, cancel := context.WithTimeout(m.lifetime, keyCheckTimeout)
 		defer cancel()
-		m.hearKey(ctx, e)
+		m.judgeKey(ctx, e)
 	}()
 	return h
 }
 
-func (h *hearing) underWay() bool {
+func (h *keyCheck) underWay() bool {
 	select {
 	case <-h.done:
 		return false
@@ -80,7 +80,7 @@ func (m *Manager) reauthorizeKey(ctx context.Context, e *entry, rejected *Author
 	if a := e.current.Load().newerThan(rejected, m.Now()); a != nil {
 		return a, nil
 	}
-	if err := m.rehear(ctx, e); ctx.Err() != nil {
+	if err := m.checkKeyShared(ctx, e); ctx.Err() != nil {
 		return nil, err
 	}
 	if a := e.current.Load().newerThan(rejected, m.Now()); a != nil {
@@ -101,7 +101,7 @@ func (s *snapshot) newerThan(rejected *Authorization, now time.Time) *Authorizat
 // time: whoever mended it may have done so at Pleo's end.
 func (m *Manager) authorizeKey(ctx context.Context, e *entry) (*Authorization, error) {
 	if e.current.Load().conn.Reason == credstore.ReasonKeyRefused {
-		if err := m.rehear(ctx, e); ctx.Err() != nil {
+		if err := m.checkKeyShared(ctx, e); ctx.Err() != nil {
 			return nil, err
 		}
 	}
@@ -115,9 +115,9 @@ func (m *Manager) authorizeKey(ctx context.Context, e *entry) (*Authorization, e
 	return nil, &Error{Code: ReauthorizationRequired, Connection: s.conn.Name, ConnectionID: s.conn.ID, Version: s.conn.Version, Reason: s.conn.Reason}
 }
 
-// hearKey asks about the key and does what the answer says. Only a 401 to
+// judgeKey asks about the key and does what the answer says. Only a 401 to
 // introspection condemns; that it cannot be asked says nothing about the key.
-func (m *Manager) hearKey(ctx context.Context, e *entry) {
+func (m *Manager) judgeKey(ctx context.Context, e *entry) {
 	s := e.current.Load()
 	if s.auth == nil {
 		return
@@ -163,7 +163,7 @@ func (m *Manager) lease(ctx context.Context, id string) (credstore.Lease, error)
 		if !errors.Is(err, credstore.ErrBusy) {
 			return lease, err
 		}
-		if err := pause(ctx, leasePoll); err != nil {
+		if err := pause(ctx, leasePollInterval); err != nil {
 			return nil, err
 		}
 	}
@@ -186,7 +186,7 @@ func (m *Manager) refuseKey(ctx context.Context, lease credstore.Lease, state cr
 	}
 	log.Error("the connection needs a person: the API refuses its key", zap.NamedError("next_key", err))
 	return m.Store.Condemn(ctx, lease, parent, credstore.Failure{
-		Code: codeKeyRefused, Message: "the API answers 401 to the key", At: m.Now(),
+		Code: codeKeyRejected, Message: "the API answers 401 to the key", At: m.Now(),
 	}, credstore.ReasonKeyRefused, false)
 }
 

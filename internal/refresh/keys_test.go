@@ -86,8 +86,8 @@ func (a *keyAPI) Introspect(ctx context.Context, authorization credstore.Secret)
 	return pleo.Identity{CompanyID: company, Subject: "urn:pleo:company:" + company, Scope: a.scope}, nil
 }
 
-// saysNotWhose makes the key good without saying whose it is.
-func (a *keyAPI) saysNotWhose(key string) {
+// hideCompany makes the key good without saying whose it is.
+func (a *keyAPI) hideCompany(key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.companies[valueOf(key)] = ""
@@ -105,9 +105,9 @@ func (a *keyAPI) InstallationSubject(_ context.Context, authorization credstore.
 
 // withKey runs f on a process that serves the connection "legacy" of company
 // c1, whose key the API has just ended.
-func withKey(t *testing.T, f func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection)) {
+func withKey(t *testing.T, f func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection)) {
 	t.Helper()
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn, err := w.command().Create(t.Context(), credstore.NewConnection{
 			Name: "legacy", Kind: credstore.IntegratedKey, Company: credstore.Company{ID: "c1"},
 			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("old")},
@@ -128,7 +128,7 @@ func (p *process) rejected(name string) (*Authorization, error) {
 	return p.Reauthorize(p.w.t.Context(), p.mustAuthorize(name))
 }
 
-func TestA401OfAGoodKeyCondemnsNothing(t *testing.T) {
+func Test401OfValidKeyLeavesItActive(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		prepare func(*keyAPI)
@@ -138,7 +138,7 @@ func TestA401OfAGoodKeyCondemnsNothing(t *testing.T) {
 		{"introspection is away", func(a *keyAPI) { a.fail(errors.New("connection refused")) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+			withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 				tt.prepare(api)
 				for range 59 { // seconds
 					if _, err := p.rejected("legacy"); !errors.Is(err, ErrSuppressed) {
@@ -157,8 +157,8 @@ func TestA401OfAGoodKeyCondemnsNothing(t *testing.T) {
 	}
 }
 
-func TestARefusedKeyIsCondemnedByIntrospectionOnly(t *testing.T) {
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+func TestKeyIsRejectedByCredentialCheckOnly(t *testing.T) {
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		api.slow(time.Second)
 		sent := p.mustAuthorize("legacy")
 		results := inParallel(200, func() string {
@@ -190,7 +190,7 @@ func TestARefusedKeyIsCondemnedByIntrospectionOnly(t *testing.T) {
 	})
 }
 
-func TestAStagedKeyTakesTheRefusedOnesPlace(t *testing.T) {
+func TestStagedKeyReplacesRejectedKey(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		company string // of the staged key; empty: it is no good
@@ -201,7 +201,7 @@ func TestAStagedKeyTakesTheRefusedOnesPlace(t *testing.T) {
 		{"no good either", "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+			withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 				p.mustAuthorize("legacy")
 				if err := w.command().StageKey(t.Context(), conn.ID, credstore.NewSecret("next"), time.Time{}); err != nil {
 					t.Fatal(err)
@@ -226,8 +226,8 @@ func TestAStagedKeyTakesTheRefusedOnesPlace(t *testing.T) {
 	}
 }
 
-func TestAKeyStagedAfterTheRefusalIsFound(t *testing.T) {
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+func TestKeyStagedAfterRejectionIsPromoted(t *testing.T) {
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		if _, err := p.rejected("legacy"); !errors.Is(err, ErrSuppressed) {
 			t.Fatalf("Reauthorize = %v, want ErrSuppressed", err)
 		}
@@ -242,8 +242,8 @@ func TestAKeyStagedAfterTheRefusalIsFound(t *testing.T) {
 	})
 }
 
-func TestTwoProcessesPromoteAKeyOnce(t *testing.T) {
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+func TestTwoProcessesPromoteKeyOnce(t *testing.T) {
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		q := w.start("")
 		defer q.stop()
 		api.knows("next", "c1")
@@ -266,8 +266,8 @@ func TestTwoProcessesPromoteAKeyOnce(t *testing.T) {
 	})
 }
 
-func TestUninstallEndsTheConnection(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestUninstallEndsConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -296,8 +296,8 @@ func TestUninstallEndsTheConnection(t *testing.T) {
 	})
 }
 
-func TestUninstallDuringARefreshEndsWhatItBrings(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestUninstallDuringRefreshEndsSuccessor(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		w.server.slow(10 * time.Second)
 		p := w.start("")

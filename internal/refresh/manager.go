@@ -20,11 +20,11 @@ import (
 
 // Limits that users are promised, and that nothing needs to change.
 const (
-	onDemandAtOnce   = 64
-	backgroundAtOnce = 16
-	// refreshPatience is how long a request with a good token waits for a
+	maxOnDemandConcurrent   = 64
+	maxBackgroundConcurrent = 16
+	// refreshWaitTimeout is how long a request with a good token waits for a
 	// refresh under way: Pleo ends the old access token at the rotation.
-	refreshPatience = 2 * time.Second
+	refreshWaitTimeout = 2 * time.Second
 	// readTimeout bounds one read of the store on behalf of requests.
 	readTimeout = 10 * time.Second
 )
@@ -49,12 +49,12 @@ type Config struct {
 	API    API                 // nil: companies are not learned and 401s not double-checked
 	Spool  Spool               // required when Server is set
 
-	// Elsewhere is the API of Pleo's other environment, which tells keys that
+	// OtherEnvironment is the API of Pleo's other environment, which tells keys that
 	// are used in the wrong one from keys that are no good. Nil: nobody is asked.
-	Elsewhere API
+	OtherEnvironment API
 
 	// Witness, if not nil, notices a store that was restored from a backup.
-	Witness *Witness
+	RollbackGuard *RollbackGuard
 
 	// Shared says that other processes may use the store at the same time. What
 	// all of them might do at once is spread then, and a store that has lost what
@@ -90,8 +90,8 @@ type Manager struct {
 	byID    sync.Map // connection id → *entry
 	loading singleflight.Group
 	metrics *metrics
-	oracle  *oracle
-	brake   *brake
+	oracle  *introspection
+	brake   *breaker
 
 	onDemand   *semaphore.Weighted
 	background *semaphore.Weighted
@@ -99,7 +99,7 @@ type Manager struct {
 	serverTrouble atomic.Pointer[error] // of the latest refresh; nil when it was answered
 	spoolTrouble  atomic.Pointer[error] // of the latest reservation; nil when it succeeded
 	storeTrouble  atomic.Pointer[error] // of the latest note of a refresh; nil when the store took it
-	told          atomic.Int64          // counts the notices of changes
+	changeCount   atomic.Int64          // counts the notices of changes
 	unsaved       atomic.Int64          // pairs that this process obtained and the store has not taken
 	storeBack     bell.Bell             // rings when the store has settled a pair
 
@@ -132,17 +132,17 @@ func New(c Config) (*Manager, error) {
 	m := &Manager{
 		Config:     c.withDefaults(),
 		metrics:    newMetrics(c.Registerer),
-		onDemand:   semaphore.NewWeighted(onDemandAtOnce),
-		background: semaphore.NewWeighted(backgroundAtOnce),
+		onDemand:   semaphore.NewWeighted(maxOnDemandConcurrent),
+		background: semaphore.NewWeighted(maxBackgroundConcurrent),
 		witnessed:  make(chan struct{}),
 		trusted:    make(chan struct{}),
 	}
-	if m.Witness == nil {
+	if m.RollbackGuard == nil {
 		close(m.witnessed)
 		close(m.trusted)
 	}
-	m.oracle = newOracle(m.Server, m.Store)
-	m.brake = newBrake(m.Logger, m.metrics.massRefusal)
+	m.oracle = newIntrospection(m.Server, m.Store)
+	m.brake = newBreaker(m.Logger, m.metrics.breakerOpen)
 	m.lifetime, m.giveUp = context.WithCancel(context.Background())
 	m.watchTroubles(m.Registerer)
 	return m, nil
@@ -178,7 +178,7 @@ func (m *Manager) Authorize(ctx context.Context, name string) (*Authorization, e
 	}
 	s := e.current.Load()
 	if f := e.flight.Load(); f != nil && f.presented.Load() && s.good(m.Now()) {
-		if err := f.wait(ctx, refreshPatience); err != nil && ctx.Err() != nil {
+		if err := f.wait(ctx, refreshWaitTimeout); err != nil && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		s = e.current.Load()
@@ -193,7 +193,7 @@ func (m *Manager) Authorize(ctx context.Context, name string) (*Authorization, e
 		}
 		return nil, err
 	}
-	return m.await(ctx, e, why{version: s.conn.Version})
+	return m.await(ctx, e, purpose{version: s.conn.Version})
 }
 
 // Reauthorize is called after the API has answered 401 to a request sent with
@@ -222,7 +222,7 @@ func (m *Manager) Reauthorize(ctx context.Context, rejected *Authorization) (*Au
 		e.forget(rejected.Version)
 		return nil, err
 	}
-	return m.await(ctx, e, why{version: rejected.Version, rejected: true})
+	return m.await(ctx, e, purpose{version: rejected.Version, rejected: true})
 }
 
 // ReplayRejected is called when the API has answered 401 to a replay too. The
@@ -252,13 +252,13 @@ func (m *Manager) Sole(ctx context.Context) (bool, error) {
 // what it brought. A refresh that others had begun may be of an older version, or
 // its token may end before all who wait for it have woken: then they wait for the
 // next one, for as long as the patience lasts.
-func (m *Manager) await(ctx context.Context, e *entry, w why) (*Authorization, error) {
+func (m *Manager) await(ctx context.Context, e *entry, w purpose) (*Authorization, error) {
 	for began := m.Now(); ; {
 		s := e.current.Load()
 		if err := m.mustWait(e, s, w); err != nil {
 			return nil, err
 		}
-		f, joined := m.fly(e, w)
+		f, joined := m.start(e, w)
 		err := f.wait(ctx, m.Wait-m.Now().Sub(began))
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -279,13 +279,13 @@ func (m *Manager) await(ctx context.Context, e *entry, w why) (*Authorization, e
 		case !joined: // it found nothing to do, or its token was gone again at once
 			return nil, &Error{Code: ServerUnavailable, Connection: s.conn.Name, RetryAfter: time.Second}
 		case s.conn.Version > w.version:
-			w = why{version: s.conn.Version}
+			w = purpose{version: s.conn.Version}
 		}
 	}
 }
 
 // mustWait answers at once, without a flight, when the next try lies ahead.
-func (m *Manager) mustWait(e *entry, s *snapshot, w why) error {
+func (m *Manager) mustWait(e *entry, s *snapshot, w purpose) error {
 	if e.flight.Load() != nil || s.conn.Version > w.version {
 		return nil
 	}

@@ -11,29 +11,29 @@ type metrics struct {
 	unknown     prometheus.Counter
 	unsaved     prometheus.Gauge
 	storeErrors prometheus.Counter
-	massRefusal prometheus.Gauge
+	breakerOpen prometheus.Gauge
 }
 
 // result is how a refresh ended.
 type result string
 
 const (
-	resultRefreshed     result = "refreshed"
-	resultIncomplete    result = "incomplete"     // answered with a refresh token and nothing to send
-	resultSuperseded    result = "superseded"     // the connection has a newer credential, or was removed
-	resultRefused       result = "refused"        // the refresh token is no good
-	resultClientRefused result = "client_refused" // our client or its secret is not
-	resultBusy          result = "busy"           // 429
-	resultUnusual       result = "unusual"        // any other 4xx
-	resultUnknown       result = "unknown"        // sent and never readably answered
-	resultNotSent       result = "not_sent"
+	resultRefreshed      result = "refreshed"
+	resultIncomplete     result = "incomplete"     // answered with a refresh token and nothing to send
+	resultSuperseded     result = "superseded"     // the connection has a newer credential, or was removed
+	resultRejected       result = "refused"        // the refresh token is no good
+	resultClientRejected result = "client_refused" // our client or its secret is not
+	resultBusy           result = "busy"           // 429
+	resultUnexpected     result = "unusual"        // any other 4xx
+	resultUnknown        result = "unknown"        // sent and never readably answered
+	resultNotSent        result = "not_sent"
 )
 
 // results lists every result.
 func results() []result {
 	return []result{
-		resultRefreshed, resultIncomplete, resultSuperseded, resultRefused, resultClientRefused,
-		resultBusy, resultUnusual, resultUnknown, resultNotSent,
+		resultRefreshed, resultIncomplete, resultSuperseded, resultRejected, resultClientRejected,
+		resultBusy, resultUnexpected, resultUnknown, resultNotSent,
 	}
 }
 
@@ -61,7 +61,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "pleo_store_errors_total",
 			Help: "Reads and writes that the store could not do.",
 		}),
-		massRefusal: prometheus.NewGauge(prometheus.GaugeOpts{
+		breakerOpen: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pleo_mass_refusal",
 			Help: "1 while no refresh tokens are spent because many connections were refused at once.",
 		}),
@@ -73,7 +73,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}
 	}
 	if r != nil {
-		r.MustRegister(m.refreshes, m.duration, m.unknown, m.unsaved, m.storeErrors, m.massRefusal)
+		r.MustRegister(m.refreshes, m.duration, m.unknown, m.unsaved, m.storeErrors, m.breakerOpen)
 	}
 	return m
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// TestTroublesShowInMetrics: what holds refreshes up raises an alert.
-func TestTroublesShowInMetrics(t *testing.T) {
+// TestHealthMetrics: what holds refreshes up raises an alert.
+func TestHealthMetrics(t *testing.T) {
 	var m Manager
 	registry := prometheus.NewRegistry()
 	m.watchTroubles(registry)
@@ -42,9 +42,9 @@ pleo_store_unwritable `+unwritable+"\n"))
 	wantGauges("0", "0", "1")
 }
 
-// TestEveryResultIsCountedFromNothing: the first refusal of a client has to show
+// TestCountersStartAtZero: the first refusal of a client has to show
 // in an increase.
-func TestEveryResultIsCountedFromNothing(t *testing.T) {
+func TestCountersStartAtZero(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	newMetrics(registry)
 	n, err := testutil.GatherAndCount(registry, "pleo_refreshes_total")

@@ -21,11 +21,11 @@ type mutation struct {
 
 type edit struct{ file, from, to string }
 
-func brokenProtocols() []mutation {
+func protocolMutations() []mutation {
 	return []mutation{
 		{"no second look under the lease", "which is spent, while", []edit{
-			{"attempt.go", "	for {\n		a.lease, err =", "	if done, err := a.look(ctx); done || err != nil {\n		return done, err\n	}\n	for {\n		a.lease, err ="},
-			{"attempt.go", "	return a.look(ctx)\n", "	return false, nil\n"},
+			{"attempt.go", "	for {\n		a.lease, err =", "	if done, err := a.loadState(ctx); done || err != nil {\n		return done, err\n	}\n	for {\n		a.lease, err ="},
+			{"attempt.go", "	return a.loadState(ctx)\n", "	return false, nil\n"},
 			{"memory_refresh_test.go", "if r.Parent() != parent {", "if r.Parent() != parent && op != \"intend\" {"},
 		}},
 		{"saved onto anything", "an older pair over a newer one", []edit{
@@ -38,7 +38,7 @@ func brokenProtocols() []mutation {
 			{"attempt.go", "	intent := a.state.Intent\n	if intent != nil && intent.Outcome", "	intent := a.state.Intent\n	if true {\n		return false, nil\n	}\n	if intent != nil && intent.Outcome"},
 		}},
 		{"a pair that the store does not take is dropped", "before it is durable", []edit{
-			{"save.go", "		if !spooled {\n			spooled = a.slot.Fill(s) == nil\n		}\n", "		return nil\n"},
+			{"save.go", "		if !spooled {\n			spooled = a.slot.Write(s) == nil\n		}\n", "		return nil\n"},
 		}},
 	}
 }
@@ -53,22 +53,22 @@ func (m mutation) overlay(t *testing.T) map[string]string {
 	return overlay
 }
 
-// TestBrokenProtocolsAreUpToDate finds what they change in the code, which takes
+// TestMutationsAreUpToDate finds what they change in the code, which takes
 // no build: they run seldom, and the code changes often.
-func TestBrokenProtocolsAreUpToDate(t *testing.T) {
-	for _, m := range brokenProtocols() {
+func TestMutationsAreUpToDate(t *testing.T) {
+	for _, m := range protocolMutations() {
 		t.Run(m.name, func(t *testing.T) { m.overlay(t) })
 	}
 }
 
-// TestSimulationNoticesABrokenProtocol builds the tests again with one promise
+// TestSimulationCatchesMutations builds the tests again with one promise
 // of the protocol broken at a time: a simulation that passes then proves
 // nothing.
-func TestSimulationNoticesABrokenProtocol(t *testing.T) {
+func TestSimulationCatchesMutations(t *testing.T) {
 	if !*mutations {
 		t.Skip("runs with -args -mutations, as `make faults` does")
 	}
-	for _, m := range brokenProtocols() {
+	for _, m := range protocolMutations() {
 		t.Run(m.name, func(t *testing.T) {
 			out, err := runMutant(t, m.overlay(t))
 			// Not just any failure: a schedule must have broken the invariant.

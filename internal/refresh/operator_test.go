@@ -15,27 +15,27 @@ import (
 )
 
 // command is the store as a command has it open, beside the running server.
-func (w *world) command() *memoryStore { return &memoryStore{memory: w.data} }
+func (w *env) command() *memoryStore { return &memoryStore{memory: w.data} }
 
-func (w *world) request(id string) {
+func (w *env) request(id string) {
 	w.t.Helper()
 	if err := w.command().RequestRefresh(w.t.Context(), id, time.Now()); err != nil {
 		w.t.Fatal(err)
 	}
-	time.Sleep(2 * leasePoll) // another process may have the lease first
+	time.Sleep(2 * leasePollInterval) // another process may have the lease first
 	synctest.Wait()
 }
 
-func (w *world) retry(id string) {
+func (w *env) retry(id string) {
 	w.t.Helper()
 	if err := w.command().Retry(w.t.Context(), id, time.Now()); err != nil {
 		w.t.Fatal(err)
 	}
-	time.Sleep(2 * leasePoll) // another process may have the lease first
+	time.Sleep(2 * leasePollInterval) // another process may have the lease first
 	synctest.Wait()
 }
 
-func TestAnOperatorsRequestRefreshes(t *testing.T) {
+func TestOperatorRequestRefreshes(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		prepare func(p *process)
@@ -49,7 +49,7 @@ func TestAnOperatorsRequestRefreshes(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
+			bubble(t, func(t *testing.T, w *env) {
 				conn := w.connect("acme")
 				a, b := w.start(""), w.start("") // one of them does it
 				defer a.stop()
@@ -72,8 +72,8 @@ func TestAnOperatorsRequestRefreshes(t *testing.T) {
 	}
 }
 
-func TestARequestDuringARefreshIsSatisfiedByIt(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestOperatorRequestDuringRefreshIsSatisfiedByIt(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		w.server.slow(5 * time.Second)
 		p := w.start("")
@@ -89,8 +89,8 @@ func TestARequestDuringARefreshIsSatisfiedByIt(t *testing.T) {
 	})
 }
 
-func TestARequestIsTakenUpAtTheStart(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestOperatorRequestIsResumedAtStart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		w.request(conn.ID)
 		p := w.start("")
@@ -102,7 +102,7 @@ func TestARequestIsTakenUpAtTheStart(t *testing.T) {
 	})
 }
 
-func TestARequestGoesBeforeOurPaceAndNotBeforeTheServers(t *testing.T) {
+func TestOperatorRequestSkipsOurBackoffButNotRetryAfter(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		answer error
@@ -114,7 +114,7 @@ func TestARequestGoesBeforeOurPaceAndNotBeforeTheServers(t *testing.T) {
 		{"a server that asks to wait", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: time.Hour}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
+			bubble(t, func(t *testing.T, w *env) {
 				conn := w.connect("acme")
 				p := w.start("")
 				defer p.stop()
@@ -131,11 +131,11 @@ func TestARequestGoesBeforeOurPaceAndNotBeforeTheServers(t *testing.T) {
 	}
 }
 
-func TestARequestWaitsForTheBrake(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestOperatorRequestWaitsForBreaker(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		names := w.connectMany(40)
 		conn := w.connect("acme")
-		w.server.onArrival(func() error { return errRefused })
+		w.server.onArrival(func() error { return errRejected })
 		p := w.start("")
 		defer p.stop()
 		expire()
@@ -153,8 +153,8 @@ func TestARequestWaitsForTheBrake(t *testing.T) {
 	})
 }
 
-func TestARequestOfAConnectionThatCannotBeRefreshedSpendsNothing(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestOperatorRequestForUnusableConnectionSendsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		off := w.connect("off")
 		w.data.rows[off.ID].Connection.Status = credstore.Disabled
 		p := w.start("")
@@ -167,13 +167,13 @@ func TestARequestOfAConnectionThatCannotBeRefreshedSpendsNothing(t *testing.T) {
 	})
 }
 
-func TestRule10ARefusedTokenIsPresentedAgainOnRetry(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule10RejectedTokenIsSentAgainOnRetry(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.calibrate()
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.onArrival(func() error { return errRefused }) // although the grant lives
+		w.server.onArrival(func() error { return errRejected }) // although the grant lives
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ReauthorizationRequired)
@@ -187,8 +187,8 @@ func TestRule10ARefusedTokenIsPresentedAgainOnRetry(t *testing.T) {
 	})
 }
 
-func TestRule12ARetryAsksFirst(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule12RetryIntrospectsFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.calibrate()
 		conn := w.connect("acme")
 		p := w.start("")
@@ -207,8 +207,8 @@ func TestRule12ARetryAsksFirst(t *testing.T) {
 
 // The operator's retry comes between the verdict on an inactive token and the
 // look at what has become of it.
-func TestRule12AnInactiveTokenIsNotPresentedWhateverHappensMeanwhile(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule12InactiveTokenIsNeverSent(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.calibrate()
 		conn := w.connect("acme")
 		w.server.revokeAll()

@@ -12,10 +12,10 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// TestSimulationOfAnOutage lets the authorization server give no usable answer
+// TestSimulationOfOutage lets the authorization server give no usable answer
 // for two hours, to twenty connections in use; to a thousand where as many
 // schedules as in the fault suite are asked for.
-func TestSimulationOfAnOutage(t *testing.T) {
+func TestSimulationOfOutage(t *testing.T) {
 	const busy = 10 * time.Minute
 	connections := min(1000, max(20, *schedules/10))
 	for _, test := range []struct {
@@ -28,7 +28,7 @@ func TestSimulationOfAnOutage(t *testing.T) {
 		{"503", &pleo.UnknownOutcomeError{Err: errors.New("503")}, 7, time.Hour},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
+			bubble(t, func(t *testing.T, w *env) {
 				names := w.connectMany(connections)
 				p := w.start("")
 				defer p.stop()
@@ -49,10 +49,10 @@ func TestSimulationOfAnOutage(t *testing.T) {
 				if n := w.count(credstore.ReauthorizationRequired); n != 0 {
 					t.Errorf("%d connections were condemned, want none", n)
 				}
-				if most := w.server.mostInFlight(); most > 1 {
+				if most := w.server.mostConcurrent(); most > 1 {
 					t.Errorf("%d refreshes of one connection were in flight at once", most)
 				}
-				if tokens := w.server.presentedMoreThan(test.presented); len(tokens) > 0 {
+				if tokens := w.server.sentMoreThan(test.presented); len(tokens) > 0 {
 					t.Errorf("%d tokens were presented more than %d times, such as %s", len(tokens), test.presented, tokens[0])
 				}
 			})
@@ -73,10 +73,10 @@ func (j *jumping) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tok
 	return tokens, err
 }
 
-// TestAJumpOfTheClockCausesNoLoop sets the clock forth and back. Each version is
+// TestClockJumpCausesNoLoop sets the clock forth and back. Each version is
 // refreshed at most once, and requests go on.
-func TestAJumpOfTheClockCausesNoLoop(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestClockJumpCausesNoLoop(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -95,7 +95,7 @@ func TestAJumpOfTheClockCausesNoLoop(t *testing.T) {
 				t.Errorf("%d refreshes in 30 s after the clock jumped by %v, want at most 1", n, jump)
 			}
 		}
-		if tokens := w.server.presentedMoreThan(1); len(tokens) > 0 {
+		if tokens := w.server.sentMoreThan(1); len(tokens) > 0 {
 			t.Errorf("tokens were presented more than once: %v", tokens)
 		}
 	})

@@ -41,7 +41,7 @@ func replica(t *testing.T, dsn string, keyset *credstore.Keyset, s *server, owne
 	if err != nil {
 		t.Fatalf("OpenSpool: %v", err)
 	}
-	m, err := New(Config{Store: store, Server: s, Spool: spool, Witness: WitnessIn(dir), Shared: true, Owner: owner})
+	m, err := New(Config{Store: store, Server: s, Spool: spool, RollbackGuard: RollbackGuardIn(dir), Shared: true, Owner: owner})
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-func TestRule11NothingIsSentUnderALeaseThatIsAboutToEnd(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule11NothingIsSentUnderAnExpiringLease(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -23,8 +23,8 @@ func TestRule11NothingIsSentUnderALeaseThatIsAboutToEnd(t *testing.T) {
 	})
 }
 
-func TestRule11AcquiringHasThreeAnswers(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule11AcquireHasThreeResults(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()

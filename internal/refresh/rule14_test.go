@@ -15,7 +15,7 @@ import (
 
 // A client that finds out how to authenticate by trying sends a refresh token
 // twice, and the second time it is spent.
-func TestRule14TheAuthStyleIsSet(t *testing.T) {
+func TestRule14AuthStyleIsConfigured(t *testing.T) {
 	for _, auth := range []pleo.ClientAuth{pleo.Basic, pleo.Post, pleo.BasicPlain} {
 		t.Run(string(auth), func(t *testing.T) {
 			var presented atomic.Int32

@@ -17,16 +17,16 @@ import (
 )
 
 // bubble runs f in virtual time, in a world of its own.
-func bubble(t *testing.T, f func(t *testing.T, w *world)) {
+func bubble(t *testing.T, f func(t *testing.T, w *env)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { f(t, newWorld(t)) })
+	synctest.Test(t, func(t *testing.T) { f(t, newEnv(t)) })
 }
 
 // expire lets the current access token of a 15-minute life run out.
 func expire() { time.Sleep(16 * time.Minute) }
 
-func TestRule1OneRefreshForAllWhoWait(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule1OneRefreshForAllWaiters(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		w.server.slow(time.Second)
 		p := w.start("")
@@ -40,7 +40,7 @@ func TestRule1OneRefreshForAllWhoWait(t *testing.T) {
 }
 
 func TestRule1OneRefreshForAll401s(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		w.server.slow(time.Second)
 		p := w.start("")
@@ -59,8 +59,8 @@ func TestRule1OneRefreshForAll401s(t *testing.T) {
 	})
 }
 
-func TestRule1LooksAgainAfterWaitingForAnotherProcess(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule1ReadsAgainAfterWaitingForAnotherProcess(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		w.server.slow(3 * time.Second)
 		a, b, c := w.start(""), w.start(""), w.start("")
@@ -102,8 +102,8 @@ func inParallel(n int, f func() string) map[string]bool {
 	return results
 }
 
-func TestRule2WhoeverAskedMayLeave(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule2CallerMayLeave(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		w.server.slow(10 * time.Second)
 		p := w.start("")
@@ -121,8 +121,8 @@ func TestRule2WhoeverAskedMayLeave(t *testing.T) {
 	})
 }
 
-func TestRule2WaitersGiveUpAfterTheirPatience(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule2WaitersTimeOut(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		w.server.slow(30 * time.Second)
 		p := w.start("")
@@ -145,7 +145,7 @@ func TestRule2WaitersGiveUpAfterTheirPatience(t *testing.T) {
 
 func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 	t.Run("intent", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			p := w.start("")
 			defer p.stop()
@@ -160,7 +160,7 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 		})
 	})
 	t.Run("spool", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			p := w.start("")
 			defer p.stop()
@@ -177,7 +177,7 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 		})
 	})
 	t.Run("order", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			conn := w.connect("acme")
 			p := w.start("")
 			defer p.stop()
@@ -209,8 +209,8 @@ func failing(ops ...string) func(string) error {
 	}
 }
 
-func TestRule4DurableBeforeItIsHandedOut(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule4DurableBeforeUse(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -223,8 +223,8 @@ func TestRule4DurableBeforeItIsHandedOut(t *testing.T) {
 		expire()
 		began := time.Now()
 		a := p.mustAuthorize("acme")
-		if took := time.Since(began); took != spoolAfter {
-			t.Errorf("waiters were released after %v, want after %v: when the spool had it", took, spoolAfter)
+		if took := time.Since(began); took != spoolDelay {
+			t.Errorf("waiters were released after %v, want after %v: when the spool had it", took, spoolDelay)
 		}
 		if a.Version != 2 || w.state(conn.ID).Credential.Version != 1 {
 			t.Errorf("handed out version %d while the store has %d, want 2 and 1", a.Version, w.state(conn.ID).Credential.Version)
@@ -241,37 +241,37 @@ func TestRule4DurableBeforeItIsHandedOut(t *testing.T) {
 // slowSpool is a spool on a disk that takes its time.
 type slowSpool struct{ Spool }
 
-type slowSlot struct{ Slot }
+type slowRecord struct{ SpoolRecord }
 
-func (s slowSpool) Reserve(parent credstore.Parent) (Slot, error) {
+func (s slowSpool) Reserve(parent credstore.Parent) (SpoolRecord, error) {
 	slot, err := s.Spool.Reserve(parent)
-	return slowSlot{slot}, err
+	return slowRecord{slot}, err
 }
 
-func (s slowSlot) Fill(pair credstore.Successor) error {
+func (s slowRecord) Write(pair credstore.Successor) error {
 	time.Sleep(5 * time.Second)
-	return s.Slot.Fill(pair)
+	return s.SpoolRecord.Write(pair)
 }
 
 // A store that confirms late, but before the spool's disk does, is durable all
 // the same.
-func TestRule4HandedOutOnceEitherIsDurable(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule4UsedOnceStoreOrSpoolIsDurable(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
 		p.Spool = slowSpool{p.Spool}
 		p.store.fail(func(op string) error {
 			if op == "save" {
-				time.Sleep(2 * spoolAfter)
+				time.Sleep(2 * spoolDelay)
 			}
 			return nil
 		})
 		expire()
 		began := time.Now()
 		a := p.mustAuthorize("acme")
-		if took := time.Since(began); took != 2*spoolAfter {
-			t.Errorf("waiters were released after %v, want after %v: when the store had it", took, 2*spoolAfter)
+		if took := time.Since(began); took != 2*spoolDelay {
+			t.Errorf("waiters were released after %v, want after %v: when the store had it", took, 2*spoolDelay)
 		}
 		if v := w.state(conn.ID).Credential.Version; a.Version != 2 || v != 2 {
 			t.Errorf("handed out version %d while the store has %d, want 2 and 2", a.Version, v)
@@ -287,7 +287,7 @@ func TestRule4HandedOutOnceEitherIsDurable(t *testing.T) {
 
 // wantSpooled fails the test unless a spool opened on dir replays the access
 // token.
-func wantSpooled(t *testing.T, w *world, dir, access string) {
+func wantSpooled(t *testing.T, w *env, dir, access string) {
 	t.Helper()
 	copied := t.TempDir()
 	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
@@ -305,7 +305,7 @@ func wantSpooled(t *testing.T, w *world, dir, access string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer slot.Keep()
+	defer slot.Release()
 	_, pair, err := slot.read()
 	if err != nil || pair == nil || pair.AccessToken.Reveal() != access {
 		t.Errorf("the spool record holds %+v (%v), want access token %q", pair, err, access)
@@ -320,8 +320,8 @@ func wantEmpty(t *testing.T, dir string) {
 	}
 }
 
-func TestRule5AFailedSaveIsRetriedUntilItSucceeds(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule5FailedSaveIsRetriedUntilItSucceeds(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -342,8 +342,8 @@ func TestRule5AFailedSaveIsRetriedUntilItSucceeds(t *testing.T) {
 	})
 }
 
-func TestRule5AStartReplaysTheSpool(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule5StartReplaysTheSpool(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		p.store.fail(failing("save"))
@@ -365,9 +365,9 @@ func TestRule5AStartReplaysTheSpool(t *testing.T) {
 }
 
 func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
-		seal := &breakSeal{Sealer: w.sealer}
+		seal := &failingCipher{Sealer: w.sealer}
 		w.sealer = seal
 		p := w.start("")
 		defer p.stop()
@@ -398,24 +398,24 @@ func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
 	})
 }
 
-// breakSeal makes every record unwritable from now on.
-type breakSeal struct {
+// failingCipher makes every record unwritable from now on.
+type failingCipher struct {
 	Sealer
 	broken atomic.Bool
 }
 
-func (s *breakSeal) Seal(label string, plaintext []byte) ([]byte, error) {
+func (s *failingCipher) Seal(label string, plaintext []byte) ([]byte, error) {
 	if s.broken.Load() {
 		return nil, errors.New("the disk is on fire")
 	}
 	return s.Sealer.Seal(label, plaintext)
 }
 
-func TestRule5APeersSpoolIsReplayedWhileWeRun(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule5SpoolOfAnotherProcessIsReplayed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		w.calibrate()
-		w.alert = true
+		w.polling = true
 		shared := filepath.Join(t.TempDir(), "gl[ob") // also a directory that is no pattern
 		a, b := w.start(shared), w.start(shared)
 		defer b.stop()
@@ -431,7 +431,7 @@ func TestRule5APeersSpoolIsReplayedWhileWeRun(t *testing.T) {
 		if err := os.Rename(left, shared); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(replayEvery)
+		time.Sleep(replayInterval)
 		synctest.Wait()
 		if got := b.mustAuthorize("acme"); token(got) != token(served) || w.state(conn.ID).Credential.Version != 2 {
 			t.Errorf("the living process sends %q, want %q that the dead one had spooled", token(got), token(served))
@@ -444,7 +444,7 @@ func TestRule5APeersSpoolIsReplayedWhileWeRun(t *testing.T) {
 
 func TestRule6SavedOntoItsParentOnly(t *testing.T) {
 	t.Run("a newer grant wins", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			conn := w.connect("acme")
 			p := w.start("")
 			defer p.stop()
@@ -463,7 +463,7 @@ func TestRule6SavedOntoItsParentOnly(t *testing.T) {
 		})
 	})
 	t.Run("removed stays removed", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			conn := w.connect("acme")
 			p := w.start("")
 			defer p.stop()
@@ -479,7 +479,7 @@ func TestRule6SavedOntoItsParentOnly(t *testing.T) {
 }
 
 // regrant replaces the credential as a new consent would.
-func (w *world) regrant(id string) {
+func (w *env) regrant(id string) {
 	w.data.mu.Lock()
 	defer w.data.mu.Unlock()
 	r := w.data.rows[id]
@@ -490,7 +490,7 @@ func (w *world) regrant(id string) {
 }
 
 func TestRule7ServeWhileValid(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -519,8 +519,8 @@ func TestRule7ServeWhileValid(t *testing.T) {
 	})
 }
 
-func TestRule7AGoodTokenOutlivesItsCondemnedGrant(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule7ValidTokenOutlivesItsRejectedGrant(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -540,8 +540,8 @@ func TestRule7AGoodTokenOutlivesItsCondemnedGrant(t *testing.T) {
 	})
 }
 
-func TestRule7AGoodTokenDoesNotWaitForTheStore(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule7ValidTokenDoesNotWaitForTheStore(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -561,8 +561,8 @@ func TestRule7AGoodTokenDoesNotWaitForTheStore(t *testing.T) {
 	})
 }
 
-func TestRule8UnknownOutcomesAreTriedAgainUntilAnswered(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule8UnknownOutcomesAreRetriedUntilKnown(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -582,14 +582,14 @@ func TestRule8UnknownOutcomesAreTriedAgainUntilAnswered(t *testing.T) {
 		}
 		w.server.onArrival(nil)
 		time.Sleep(2 * time.Hour)
-		if a := p.mustAuthorize("acme"); a.Version < 2 || w.server.mostInFlight() != 1 {
-			t.Errorf("version %d with %d in flight at most, want a new one with 1", a.Version, w.server.mostInFlight())
+		if a := p.mustAuthorize("acme"); a.Version < 2 || w.server.mostConcurrent() != 1 {
+			t.Errorf("version %d with %d in flight at most, want a new one with 1", a.Version, w.server.mostConcurrent())
 		}
 	})
 }
 
-func TestRule8ARefusalAfterALostAnswerSaysSo(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule8RejectionAfterLostResponseSaysSo(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -612,8 +612,8 @@ func TestRule8ARefusalAfterALostAnswerSaysSo(t *testing.T) {
 	})
 }
 
-func TestRule8NotSentIsFreeToRetry(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule8NotSentIsRetried(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -634,9 +634,9 @@ func TestRule8NotSentIsFreeToRetry(t *testing.T) {
 	})
 }
 
-func TestRule9AStrangersIntent(t *testing.T) {
+func TestRule9OrphanedIntent(t *testing.T) {
 	t.Run("never reached the server", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			p := w.start("")
 			left := killBefore(w, p)
@@ -645,13 +645,13 @@ func TestRule9AStrangersIntent(t *testing.T) {
 			if a := p.mustAuthorize("acme"); a.Version != 2 {
 				t.Errorf("version %d, want 2", a.Version)
 			}
-			if twice := w.server.presentedMoreThan(2); len(twice) > 0 {
+			if twice := w.server.sentMoreThan(2); len(twice) > 0 {
 				t.Errorf("presented too often: %v", twice)
 			}
 		})
 	})
 	t.Run("committed, the answer lost with the owner", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			w.calibrate()
 			p := w.start("")
@@ -669,7 +669,7 @@ func TestRule9AStrangersIntent(t *testing.T) {
 		})
 	})
 	t.Run("committed, the owner may still bring the successor", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			w.calibrate()
 			p := w.start("")
@@ -679,7 +679,7 @@ func TestRule9AStrangersIntent(t *testing.T) {
 			defer p.stop()
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, ServerUnavailable)
-			time.Sleep(ownerGrace)
+			time.Sleep(ownerTimeout)
 			_, err = p.Authorize(t.Context(), "acme")
 			wantCode(t, err, ReauthorizationRequired)
 			if n := w.server.count() - before; n != 0 {
@@ -689,9 +689,9 @@ func TestRule9AStrangersIntent(t *testing.T) {
 	})
 }
 
-func TestRule9AStrangersIntentWithNobodyToAsk(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.server.blind = true
+func TestRule9OrphanedIntentWithoutIntrospection(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
+		w.server.noIntrospection = true
 		w.connect("acme")
 		p := w.start("")
 		left := killBefore(w, p)
@@ -703,8 +703,8 @@ func TestRule9AStrangersIntentWithNobodyToAsk(t *testing.T) {
 		for p.current("acme").Version == 1 {
 			time.Sleep(time.Second)
 		}
-		if waited := time.Since(died); waited < answerDeadline-time.Second || waited > answerDeadline+2*time.Second {
-			t.Errorf("presented %v after the owner's death, want after its answer deadline of %v", waited, answerDeadline)
+		if waited := time.Since(died); waited < responseTimeout-time.Second || waited > responseTimeout+2*time.Second {
+			t.Errorf("presented %v after the owner's death, want after its answer deadline of %v", waited, responseTimeout)
 		}
 	})
 }
@@ -719,7 +719,7 @@ func (p *process) current(name string) credstore.Connection {
 
 // killBefore kills p while its refresh token is on the way, before the server
 // commits: the request dies with it.
-func killBefore(w *world, p *process) (spool string) {
+func killBefore(w *env, p *process) (spool string) {
 	arrived, died := make(chan struct{}), make(chan struct{})
 	w.server.onArrival(func() error {
 		close(arrived)
@@ -736,7 +736,7 @@ func killBefore(w *world, p *process) (spool string) {
 }
 
 // killAfterCommit kills p between the server's commit and its answer.
-func killAfterCommit(w *world, p *process) (spool string) {
+func killAfterCommit(w *env, p *process) (spool string) {
 	committed, died := make(chan struct{}), make(chan struct{})
 	w.server.onCommit(func() error {
 		close(committed)
@@ -754,20 +754,20 @@ func killAfterCommit(w *world, p *process) (spool string) {
 
 // calibrate makes the oracle trusted, as an earlier refresh of any connection
 // would have.
-func (w *world) calibrate() {
-	if err := (&memoryStore{memory: w.data}).SetFact(context.Background(), factOracle, "yes"); err != nil {
+func (w *env) calibrate() {
+	if err := (&memoryStore{memory: w.data}).SetFact(context.Background(), factIntrospectionTrusted, "yes"); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-func TestRule10ARefusalJudgesTheTokenThatWasSent(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule10RejectionJudgesTheTokenThatWasSent(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
 		w.server.onArrival(func() error {
 			w.regrant(conn.ID) // another process has a newer credential by now
-			return errRefused
+			return errRejected
 		})
 		expire()
 		a, err := p.Authorize(t.Context(), "acme")
@@ -780,8 +780,8 @@ func TestRule10ARefusalJudgesTheTokenThatWasSent(t *testing.T) {
 	})
 }
 
-func TestRule12AsksBeforeADoubtfulPresentation(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule12IntrospectsAfterOrphanedIntent(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.calibrate()
 		conn := w.connect("acme")
 		w.server.revokeAll()
@@ -799,8 +799,8 @@ func TestRule12AsksBeforeADoubtfulPresentation(t *testing.T) {
 	})
 }
 
-func TestRule12AsksBeforeTheFirstUseOfAnImportedToken(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule12IntrospectsBeforeFirstUseOfImportedToken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.calibrate()
 		conn := w.connect("acme")
 		p := w.start("")
@@ -816,12 +816,12 @@ func TestRule12AsksBeforeTheFirstUseOfAnImportedToken(t *testing.T) {
 	})
 }
 
-func TestRule12AnUntrustedInactiveCondemnsNothing(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule12UntrustedInactiveRejectsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		p.oracle.server = liar{w.server}
+		p.oracle.server = wrongIntrospection{w.server}
 		expire()
 		if a := p.mustAuthorize("acme"); a.Version != 2 {
 			t.Errorf("version %d, want 2: the oracle has never been right", a.Version)
@@ -829,7 +829,9 @@ func TestRule12AnUntrustedInactiveCondemnsNothing(t *testing.T) {
 	})
 }
 
-// liar is a server whose introspection knows no refresh token.
-type liar struct{ AuthorizationServer }
+// wrongIntrospection is a server whose introspection knows no refresh token.
+type wrongIntrospection struct{ AuthorizationServer }
 
-func (liar) Active(context.Context, credstore.Secret, string) (bool, error) { return false, nil }
+func (wrongIntrospection) Active(context.Context, credstore.Secret, string) (bool, error) {
+	return false, nil
+}

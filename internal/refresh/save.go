@@ -11,21 +11,21 @@ import (
 )
 
 const (
-	// spoolAfter is how long the store alone is given to confirm a new pair.
-	spoolAfter = 20 * time.Millisecond
+	// spoolDelay is how long the store alone is given to confirm a new pair.
+	spoolDelay = 20 * time.Millisecond
 	// saveTimeout bounds one try to save; it is tried again until it succeeds.
 	saveTimeout = 30 * time.Second
 	// Tries are this far apart at most, doubling: a pair is saved within a second of
 	// the store's return.
-	saveFirst  = 50 * time.Millisecond
-	saveAtMost = 250 * time.Millisecond
+	minSaveRetryDelay = 50 * time.Millisecond
+	maxSaveRetryDelay = 250 * time.Millisecond
 )
 
-// keep makes the successor durable, in the store or, if that takes longer than
-// spoolAfter, in the spool, whichever is first; hands it out; and returns when the
+// complete makes the successor durable, in the store or, if that takes longer than
+// spoolDelay, in the spool, whichever is first; hands it out; and returns when the
 // store has it. It does not return before that unless the spool has it and the
 // process gives up.
-func (a *attempt) keep(s credstore.Successor) error {
+func (a *attempt) complete(s credstore.Successor) error {
 	a.m.holding(1)
 	defer a.m.holding(-1)
 	first := a.save(s)
@@ -35,7 +35,7 @@ func (a *attempt) keep(s credstore.Successor) error {
 			return a.saved(s, r)
 		}
 		first = settledResult(r)
-	case <-time.After(spoolAfter):
+	case <-time.After(spoolDelay):
 	}
 	spooled, first := a.spool(s, first)
 	if !spooled {
@@ -52,7 +52,7 @@ func (a *attempt) keep(s credstore.Successor) error {
 // that confirms meanwhile releases the waiters: they do not wait for a slower disk.
 func (a *attempt) spool(s credstore.Successor, first <-chan saveResult) (spooled bool, _ <-chan saveResult) {
 	filled := make(chan error, 1)
-	go func() { filled <- a.slot.Fill(s) }()
+	go func() { filled <- a.slot.Write(s) }()
 	select {
 	case err := <-filled:
 		return a.spooled(err), first
@@ -114,7 +114,7 @@ func (a *attempt) save(s credstore.Successor) <-chan saveResult {
 // saveAgain tries until the store has settled the pair. When the process gives
 // up, a pair that the spool holds is left to it.
 func (a *attempt) saveAgain(s credstore.Successor, result <-chan saveResult, spooled bool) error {
-	for wait := saveFirst; ; wait = min(2*wait, saveAtMost) {
+	for wait := minSaveRetryDelay; ; wait = min(2*wait, maxSaveRetryDelay) {
 		r := <-result
 		if !r.again() {
 			return a.saved(s, r)
@@ -122,10 +122,10 @@ func (a *attempt) saveAgain(s credstore.Successor, result <-chan saveResult, spo
 		a.m.metrics.storeErrors.Inc()
 		a.m.logger(a.e).Error("saving a new token pair; it is tried again", zap.Bool("spooled", spooled), errField(r.err))
 		if !spooled {
-			spooled = a.slot.Fill(s) == nil
+			spooled = a.slot.Write(s) == nil
 		}
 		if a.restBeforeSaving(wait, spooled) {
-			a.slot.Keep()
+			a.slot.Release()
 			return nil
 		}
 		result = a.save(s)
@@ -170,8 +170,8 @@ func (a *attempt) saved(s credstore.Successor, r saveResult) error {
 	a.install(s, r.conn)
 	a.m.logger(a.e).Info(string(result), zap.Int64("version", r.conn.Version), zap.String("reason", a.why.reason()),
 		zap.Duration("took", a.m.Now().Sub(a.began)))
-	a.land(nil)
-	a.finish()
+	a.finish(nil)
+	a.release()
 	a.m.oracle.calibrate(s.RefreshToken)
 	a.m.identify(a.e, s.AccessToken)
 	return nil
@@ -186,7 +186,7 @@ func (a *attempt) handOut(s credstore.Successor) {
 		conn.Status, conn.Reason, conn.LastError = credstore.Degraded, f.Reason, &f.Failure
 	}
 	a.install(s, conn)
-	a.land(nil)
+	a.finish(nil)
 }
 
 // install puts the pair in memory.

@@ -14,24 +14,24 @@ import (
 
 const (
 	// A refresh ahead of expiry waits for a moment without requests under way,
-	// until loudBefore ahead of the expiry.
-	quietPoll  = 250 * time.Millisecond
-	loudBefore = 30 * time.Second
+	// until idleWaitLimit ahead of the expiry.
+	idlePollInterval = 250 * time.Millisecond
+	idleWaitLimit    = 30 * time.Second
 
 	// keepAliveAge is the age at which an idle grant is refreshed, give or take
 	// keepAliveJitter: Pleo promises 60 days, a week leaves room for trouble.
-	keepAliveAge    = 7 * 24 * time.Hour
-	keepAliveJitter = 12 * time.Hour
-	keepAliveEvery  = 10 * time.Minute
-	batch           = 200
-	// Processes that share a store refresh ahead of expiry up to spreadAtMost apart,
+	keepAliveAge       = 7 * 24 * time.Hour
+	keepAliveJitter    = 12 * time.Hour
+	keepAliveInterval  = 10 * time.Minute
+	keepAliveBatchSize = 200
+	// Processes that share a store refresh ahead of expiry up to maxSpread apart,
 	// and within a part of the time that is left: mostly one does, and tells the
 	// others.
-	spreadAtMost = 15 * time.Second
-	spreadPart   = 4
-	// unsettledAtOnce is how many unsettled refreshes a start takes up. The others
+	maxSpread     = 15 * time.Second
+	spreadDivisor = 4
+	// maxUnsettled is how many unsettled refreshes a start takes up. The others
 	// wait for a request, or for the keep-alive.
-	unsettledAtOnce = 10_000
+	maxUnsettled = 10_000
 )
 
 // refreshTime is when a token should be refreshed ahead of its expiry: the
@@ -93,7 +93,7 @@ func (m *Manager) nextRefresh(e *entry, failed error) time.Time {
 
 // spread is how much later than the others this process begins.
 func (m *Manager) spread(s *snapshot) time.Duration {
-	most := min(s.expiresAt.Sub(s.refreshAt)/spreadPart, spreadAtMost)
+	most := min(s.expiresAt.Sub(s.refreshAt)/spreadDivisor, maxSpread)
 	if !m.Shared || most <= 0 {
 		return 0
 	}
@@ -113,15 +113,15 @@ func (e *entry) disarm() {
 func (m *Manager) tick(e *entry) {
 	s := e.current.Load()
 	now := m.Now()
-	if !s.requested && !s.retryAt.After(now) && e.inFlight.Load() > 0 && s.expiresAt.Sub(now) > loudBefore {
+	if !s.requested && !s.retryAt.After(now) && e.inFlight.Load() > 0 && s.expiresAt.Sub(now) > idleWaitLimit {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if !e.removed {
-			e.timer = time.AfterFunc(quietPoll, func() { m.tick(e) })
+			e.timer = time.AfterFunc(idlePollInterval, func() { m.tick(e) })
 		}
 		return
 	}
-	m.fly(e, why{version: s.conn.Version, ahead: !s.requested, requested: s.requested})
+	m.start(e, purpose{version: s.conn.Version, ahead: !s.requested, requested: s.requested})
 }
 
 // Run watches the store for changes, brings in what earlier processes left in
@@ -133,7 +133,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if m.Server != nil {
 		g.Go(func() error { return m.replaySpool(ctx) })
 		g.Go(func() error { return m.resume(ctx) })
-		if m.Witness != nil {
+		if m.RollbackGuard != nil {
 			g.Go(func() error { return m.witness(ctx) })
 		}
 		g.Go(func() error { return m.keepAlive(ctx) })
@@ -144,14 +144,14 @@ func (m *Manager) Run(ctx context.Context) error {
 // resume takes up the refreshes that an earlier process left unsettled.
 func (m *Manager) resume(ctx context.Context) error {
 	for {
-		ids, err := m.Store.Unsettled(ctx, unsettledAtOnce)
+		ids, err := m.Store.Unsettled(ctx, maxUnsettled)
 		if err == nil {
 			for _, id := range ids {
-				m.takeUp(ctx, id, why{ahead: true})
+				m.takeUp(ctx, id, purpose{ahead: true})
 			}
 			return nil
 		}
-		if err := pause(ctx, saveAtMost); err != nil {
+		if err := pause(ctx, maxSaveRetryDelay); err != nil {
 			return err
 		}
 	}
@@ -161,7 +161,7 @@ func (m *Manager) resume(ctx context.Context) error {
 func (m *Manager) keepAlive(ctx context.Context) error {
 	for {
 		now := m.Now()
-		due, err := m.Store.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), batch)
+		due, err := m.Store.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), keepAliveBatchSize)
 		if err != nil && !errors.Is(err, context.Canceled) {
 			m.metrics.storeErrors.Inc()
 		}
@@ -170,10 +170,10 @@ func (m *Manager) keepAlive(ctx context.Context) error {
 		}
 		for _, c := range due {
 			if grownOld(c, now) {
-				m.takeUp(ctx, c.ID, why{ahead: true, keepAlive: true})
+				m.takeUp(ctx, c.ID, purpose{ahead: true, keepAlive: true})
 			}
 		}
-		if err := pause(ctx, keepAliveEvery); err != nil {
+		if err := pause(ctx, keepAliveInterval); err != nil {
 			return err
 		}
 	}
@@ -194,7 +194,7 @@ func jitter(id string) time.Duration {
 
 // takeUp starts a refresh of a connection that may not be in memory yet. One
 // that was taken for requested, and is not, is left alone.
-func (m *Manager) takeUp(ctx context.Context, id string, w why) {
+func (m *Manager) takeUp(ctx context.Context, id string, w purpose) {
 	state, err := m.Store.Read(ctx, id)
 	if err != nil {
 		return // removed, or the store is away: the next round finds it again
@@ -206,12 +206,12 @@ func (m *Manager) takeUp(ctx context.Context, id string, w why) {
 	e := m.admit(state)
 	w.version = state.Credential.Version
 	if requested && m.refreshable(e.current.Load()) {
-		m.fly(e, why{version: w.version, requested: true})
+		m.start(e, purpose{version: w.version, requested: true})
 		return
 	}
 	if left := e.current.Load().retryAt.Sub(m.Now()); left > 0 {
 		m.arm(e, nil)
 		return
 	}
-	m.fly(e, w)
+	m.start(e, w)
 }

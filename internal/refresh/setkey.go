@@ -11,14 +11,14 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// KeyGrant is an API key that somebody has given, and what is to be done with it.
-type KeyGrant struct {
+// KeyChange is an API key that somebody has given, and what is to be done with it.
+type KeyChange struct {
 	ConnectionID string
 	Key          credstore.Secret
 	ExpiresAt    time.Time // when the key ends; zero: not known
-	// Next stages the key: it takes the place of the present one once that is
+	// Stage stages the key: it takes the place of the present one once that is
 	// refused.
-	Next bool
+	Stage bool
 	// Scopes are what the key must allow. Nil: whatever it does.
 	Scopes []string
 	// LinkToken, AllowOtherCompany and AllowSharedCompany are as in [ConsentGrant].
@@ -28,9 +28,9 @@ type KeyGrant struct {
 	AllowSharedCompany bool
 }
 
-// KeyEnds returns when a key ends whose last day is given, such as 2031-01-31: with
+// KeyExpiry returns when a key ends whose last day is given, such as 2031-01-31: with
 // that day, in UTC.
-func KeyEnds(day string) (time.Time, error) {
+func KeyExpiry(day string) (time.Time, error) {
 	last, err := time.Parse(time.DateOnly, day)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("reading the last day of a key: %w", err)
@@ -38,18 +38,18 @@ func KeyEnds(day string) (time.Time, error) {
 	return last.AddDate(0, 0, 1), nil
 }
 
-// PastedKey returns a key that was pasted into a form without what people copy along
+// TrimKey returns a key that was pasted into a form without what people copy along
 // with one: spaces and quotation marks around it.
-func PastedKey(text string) string {
+func TrimKey(text string) string {
 	return strings.Trim(text, " \t\r\n\"'`\u00a0\u200b\ufeff")
 }
 
-// ErrKeyElsewhere says that a key is not known to the API, but to that of Pleo's
+// ErrWrongEnvironment says that a key is not known to the API, but to that of Pleo's
 // other environment. It is not a [pleo.ErrUnauthorized].
-var ErrKeyElsewhere = errors.New("the key belongs to Pleo's other environment")
+var ErrWrongEnvironment = errors.New("the key belongs to Pleo's other environment")
 
-// ErrKeyPresent says that a key cannot follow the present one, since it is that.
-var ErrKeyPresent = errors.New("the connection has this key already, and the next one has to be another")
+// ErrSameKey says that a key cannot follow the present one, since it is that.
+var ErrSameKey = errors.New("the connection has this key already, and the next one has to be another")
 
 // MissingScopesError is a good key that does not allow enough.
 type MissingScopesError struct {
@@ -68,13 +68,13 @@ var errNotKey = errors.New("the connection is not of a kind that has an API key"
 // credential the connection has, or stages it. It returns the connection, and
 // works detached from ctx once the API has answered.
 //
-// A key that the API does not know is [pleo.ErrUnauthorized] or [ErrKeyElsewhere],
+// A key that the API does not know is [pleo.ErrUnauthorized] or [ErrWrongEnvironment],
 // one that does not allow enough a [MissingScopesError], one that might be anybody's
-// [ErrCompanyNotTold], and one of another company as for [Manager.Consent]. One
-// that would follow itself is [ErrKeyPresent]. Where the API cannot be asked the
+// [ErrCompanyUnknown], and one of another company as for [Manager.Consent]. One
+// that would follow itself is [ErrSameKey]. Where the API cannot be asked the
 // key is not stored, and the error says why. After an error the connection has the
 // credential that it had before.
-func (m *Manager) SetKey(ctx context.Context, g KeyGrant) (credstore.Connection, error) {
+func (m *Manager) SetKey(ctx context.Context, g KeyChange) (credstore.Connection, error) {
 	state, err := m.Store.Read(ctx, g.ConnectionID)
 	if err != nil {
 		return credstore.Connection{}, m.grantStoreError("", err)
@@ -83,8 +83,8 @@ func (m *Manager) SetKey(ctx context.Context, g KeyGrant) (credstore.Connection,
 	if !conn.Kind.IsKey() {
 		return credstore.Connection{}, errNotKey
 	}
-	if g.Next && g.Key.Equal(state.Credential.APIKey) {
-		return credstore.Connection{}, ErrKeyPresent
+	if g.Stage && g.Key.Equal(state.Credential.APIKey) {
+		return credstore.Connection{}, ErrSameKey
 	}
 	value := pleo.AuthorizationHeader(conn.Kind, credstore.Credential{APIKey: g.Key})
 	who, err := m.checkKey(ctx, value, g.Scopes)
@@ -96,9 +96,9 @@ func (m *Manager) SetKey(ctx context.Context, g KeyGrant) (credstore.Connection,
 		return credstore.Connection{}, err
 	}
 	return m.detached(ctx, func(ctx context.Context) (credstore.Connection, error) {
-		ctx, cancel := context.WithTimeout(ctx, storePatience)
+		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
-		if g.Next {
+		if g.Stage {
 			return m.stageKey(ctx, g, found.company)
 		}
 		return m.replaceKey(ctx, g, credstore.Replacement{
@@ -120,7 +120,7 @@ func (m *Manager) checkKey(ctx context.Context, value credstore.Secret, scopes [
 		err = fmt.Errorf("introspecting a key: %w", pleo.ErrUnauthorized) // an answer about nobody
 	}
 	if errors.Is(err, pleo.ErrUnauthorized) && m.knownElsewhere(ctx, value) {
-		err = ErrKeyElsewhere
+		err = ErrWrongEnvironment
 	}
 	if err != nil {
 		return who, err
@@ -131,21 +131,21 @@ func (m *Manager) checkKey(ctx context.Context, value credstore.Secret, scopes [
 	return who, nil
 }
 
-// elsewhereTimeout bounds the question to the other environment: its answer only
+// otherEnvironmentTimeout bounds the question to the other environment: its answer only
 // makes a message better.
-const elsewhereTimeout = 5 * time.Second
+const otherEnvironmentTimeout = 5 * time.Second
 
 func (m *Manager) knownElsewhere(ctx context.Context, value credstore.Secret) bool {
-	if m.Elsewhere == nil {
+	if m.OtherEnvironment == nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, elsewhereTimeout)
+	ctx, cancel := context.WithTimeout(ctx, otherEnvironmentTimeout)
 	defer cancel()
-	_, err := m.Elsewhere.Introspect(ctx, value)
+	_, err := m.OtherEnvironment.Introspect(ctx, value)
 	return err == nil
 }
 
-func (m *Manager) replaceKey(ctx context.Context, g KeyGrant, r credstore.Replacement) (credstore.Connection, error) {
+func (m *Manager) replaceKey(ctx context.Context, g KeyChange, r credstore.Replacement) (credstore.Connection, error) {
 	lease, err := m.lease(ctx, g.ConnectionID)
 	if err != nil {
 		return credstore.Connection{}, m.grantStoreError("", err)
@@ -160,7 +160,7 @@ func (m *Manager) replaceKey(ctx context.Context, g KeyGrant, r credstore.Replac
 }
 
 // stageKey stages a key of the connection's own company.
-func (m *Manager) stageKey(ctx context.Context, g KeyGrant, company credstore.Company) (credstore.Connection, error) {
+func (m *Manager) stageKey(ctx context.Context, g KeyChange, company credstore.Company) (credstore.Connection, error) {
 	state, err := m.Store.Read(ctx, g.ConnectionID)
 	if err != nil {
 		return credstore.Connection{}, m.grantStoreError("", err)

@@ -10,11 +10,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-func TestSetKeyTellsWhatIsWrong(t *testing.T) {
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+func TestSetKeyErrors(t *testing.T) {
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		elsewhere := newKeyAPI()
 		elsewhere.knows("staging-key", "c1")
-		p.Elsewhere = elsewhere
+		p.OtherEnvironment = elsewhere
 		api.knows("good", "c1")
 		api.knows("other", "c2")
 		bound, err := w.command().Create(t.Context(), credstore.NewConnection{
@@ -25,8 +25,8 @@ func TestSetKeyTellsWhatIsWrong(t *testing.T) {
 			t.Fatal(err)
 		}
 		api.knows("of bound", "c3")
-		set := func(key string, change func(*KeyGrant)) error {
-			g := KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret(key)}
+		set := func(key string, change func(*KeyChange)) error {
+			g := KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret(key)}
 			if change != nil {
 				change(&g)
 			}
@@ -38,23 +38,23 @@ func TestSetKeyTellsWhatIsWrong(t *testing.T) {
 			taken   *CompanyTakenError
 			lacking *MissingScopesError
 		)
-		if err := set("unknown", nil); !errors.Is(err, pleo.ErrUnauthorized) || errors.Is(err, ErrKeyElsewhere) {
+		if err := set("unknown", nil); !errors.Is(err, pleo.ErrUnauthorized) || errors.Is(err, ErrWrongEnvironment) {
 			t.Errorf("an unknown key: %v, want ErrUnauthorized", err)
 		}
-		if err := set("staging-key", nil); !errors.Is(err, ErrKeyElsewhere) || errors.Is(err, pleo.ErrUnauthorized) {
+		if err := set("staging-key", nil); !errors.Is(err, ErrWrongEnvironment) || errors.Is(err, pleo.ErrUnauthorized) {
 			t.Errorf("a key of the other environment: %v, want ErrKeyElsewhere", err)
 		}
 		if err := set("other", nil); !errors.As(err, &differs) || differs.Got.ID != "c2" {
 			t.Errorf("a key of another company: %v, want an OtherCompanyError", err)
 		}
-		if err := set("other", func(g *KeyGrant) { g.Next = true }); !errors.As(err, &differs) {
+		if err := set("other", func(g *KeyChange) { g.Stage = true }); !errors.As(err, &differs) {
 			t.Errorf("staging a key of another company: %v, want an OtherCompanyError", err)
 		}
-		if err := set("of bound", func(g *KeyGrant) { g.AllowOtherCompany = true }); !errors.As(err, &taken) || taken.Company.ID != "c3" {
+		if err := set("of bound", func(g *KeyChange) { g.AllowOtherCompany = true }); !errors.As(err, &taken) || taken.Company.ID != "c3" {
 			t.Errorf("a key of a bound company: %v, want a CompanyTakenError", err)
 		}
 		api.scope = "users:read"
-		if err := set("good", func(g *KeyGrant) { g.Scopes = []string{"users:read", "export-jobs:write"} }); !errors.As(err, &lacking) || !slices.Equal(lacking.Missing, []string{"export-jobs:write"}) {
+		if err := set("good", func(g *KeyChange) { g.Scopes = []string{"users:read", "export-jobs:write"} }); !errors.As(err, &lacking) || !slices.Equal(lacking.Missing, []string{"export-jobs:write"}) {
 			t.Errorf("a key that allows too little: %v, want what it lacks", err)
 		}
 		api.fail(&pleo.StatusError{Status: 503})
@@ -73,13 +73,13 @@ func TestSetKeyTellsWhatIsWrong(t *testing.T) {
 }
 
 func TestSetKeyIsUsedAtOnce(t *testing.T) {
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		if _, err := p.rejected("legacy"); !errors.Is(err, ErrSuppressed) {
 			t.Fatal(err)
 		}
 		api.knows("new", "c1")
 		ends := time.Now().Add(90 * 24 * time.Hour).Truncate(time.Second)
-		got, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("new"), ExpiresAt: ends, Scopes: []string{"users:read"}})
+		got, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("new"), ExpiresAt: ends, Scopes: []string{"users:read"}})
 		if err != nil || got.Status != credstore.Active || !got.ExpiresAt.Equal(ends) {
 			t.Fatalf("SetKey = %+v, %v, want it active until %v", got, err, ends)
 		}
@@ -89,12 +89,12 @@ func TestSetKeyIsUsedAtOnce(t *testing.T) {
 	})
 }
 
-// TestAKeyDoesNotFollowItself: nobody would be reminded of its end any more, and
+// TestSetKeyRejectsStagingTheCurrentKey: nobody would be reminded of its end any more, and
 // on that day there would be no other.
-func TestAKeyDoesNotFollowItself(t *testing.T) {
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+func TestSetKeyRejectsStagingTheCurrentKey(t *testing.T) {
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		api.knows("old", "c1")
-		if _, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("old"), Next: true}); !errors.Is(err, ErrKeyPresent) {
+		if _, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("old"), Stage: true}); !errors.Is(err, ErrSameKey) {
 			t.Errorf("SetKey = %v, want ErrKeyPresent", err)
 		}
 		if state, err := p.Store.Read(t.Context(), conn.ID); err != nil || !state.Credential.NextKey.IsZero() {
@@ -103,11 +103,11 @@ func TestAKeyDoesNotFollowItself(t *testing.T) {
 	})
 }
 
-func TestSetKeyStagesTheNext(t *testing.T) {
-	withKey(t, func(t *testing.T, w *world, api *keyAPI, p *process, conn credstore.Connection) {
+func TestSetKeyStagesNextKey(t *testing.T) {
+	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		api.knows("old", "c1")
 		api.knows("next", "c1")
-		if _, err := p.SetKey(t.Context(), KeyGrant{ConnectionID: conn.ID, Key: credstore.NewSecret("next"), Next: true}); err != nil {
+		if _, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("next"), Stage: true}); err != nil {
 			t.Fatal(err)
 		}
 		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") {

@@ -20,11 +20,11 @@ func (m *memory) fallBack(old *memory) {
 	}
 }
 
-// TestASharedStoreThatHasLostChanges: who has obtained a pair saves it again, and
+// TestSharedStoreThatLostChanges: who has obtained a pair saves it again, and
 // the others wait for that. What nobody has any more is not presented.
-func TestASharedStoreThatHasLostChanges(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.alert, w.shared = true, true
+func TestSharedStoreThatLostChanges(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
+		w.polling, w.shared = true, true
 		w.calibrate()
 		for _, name := range []string{"kept", "gone", "untouched"} {
 			w.connect(name)
@@ -32,12 +32,12 @@ func TestASharedStoreThatHasLostChanges(t *testing.T) {
 		stays, goes, other := w.start(""), w.start(""), w.start("")
 		defer stays.stop()
 		defer other.stop()
-		time.Sleep(2 * witnessIdly) // the witnesses have seen the store
+		time.Sleep(2 * guardSharedInterval) // the witnesses have seen the store
 		old := w.data.backup()
 		expire()
 		stays.mustAuthorize("kept")
 		goes.mustAuthorize("gone")
-		time.Sleep(2 * witnessIdly)
+		time.Sleep(2 * guardSharedInterval)
 		goes.stop()
 		w.data.fallBack(old)
 		time.Sleep(time.Second)
@@ -46,22 +46,22 @@ func TestASharedStoreThatHasLostChanges(t *testing.T) {
 		other.mustAuthorize("untouched")
 		_, err := other.Authorize(t.Context(), "gone")
 		wantCode(t, err, ServerUnavailable) // somebody might still bring the pair
-		time.Sleep(lossGrace + time.Second)
+		time.Sleep(peerSaveTimeout + time.Second)
 		_, err = other.Authorize(t.Context(), "gone")
 		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
 			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
 		}
 		stays.mustAuthorize("kept")
-		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
 			t.Errorf("presented more than once: %v", twice)
 		}
 	})
 }
 
-// TestAheadOfExpiryOneOfMany: of processes that all use a connection one refreshes
+// TestOneOfManyProcessesRefreshesAheadOfExpiry: of processes that all use a connection one refreshes
 // it, and the others need not ask.
-func TestAheadOfExpiryOneOfMany(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestOneOfManyProcessesRefreshesAheadOfExpiry(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.shared = true
 		w.connect("acme")
 		var all []*process
@@ -80,7 +80,7 @@ func TestAheadOfExpiryOneOfMany(t *testing.T) {
 		if n := w.server.count(); n > 8 {
 			t.Errorf("%d refreshes in 6 lives of a token, want one in each", n)
 		}
-		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
 			t.Errorf("presented more than once: %v", twice)
 		}
 	})

@@ -91,7 +91,7 @@ const (
 	simLose         // it takes effect and its answer is lost
 )
 
-var errSim = errors.New("made to fail")
+var errSimulated = errors.New("made to fail")
 
 // run runs the schedule in a bubble.
 func (s *sim) run(t *testing.T) {
@@ -102,7 +102,7 @@ func (s *sim) run(t *testing.T) {
 	// An authorization server whose introspection has never been seen to work
 	// is not believed, and then a spool that nobody has read for ten minutes
 	// cannot be waited for: that is by design, so the model starts calibrated.
-	s.data.facts[factOracle] = "yes"
+	s.data.facts[factIntrospectionTrusted] = "yes"
 	for i := range simConnections {
 		s.conns = append(s.conns, s.server.connect(fmt.Sprintf("c%d", i)))
 	}
@@ -364,7 +364,7 @@ func (p *simProcess) dead() bool {
 // crashed nothing of what it does has any effect.
 func (p *simProcess) step(ctx context.Context, op, id string) (simFate, error) {
 	if p.dead() {
-		return simFail, errSim
+		return simFail, errSimulated
 	}
 	s := p.s
 	c := &simCall{p: p, op: op, id: id, serial: s.next(), let: make(chan simFate, 1)}
@@ -374,11 +374,11 @@ func (p *simProcess) step(ctx context.Context, op, id string) (simFate, error) {
 	select {
 	case fate := <-c.let:
 		if fate == simFail {
-			return fate, errSim
+			return fate, errSimulated
 		}
 		return fate, nil
 	case <-p.crashed:
-		return simFail, errSim
+		return simFail, errSimulated
 	case <-ctx.Done():
 		s.data.mu.Lock()
 		defer s.data.mu.Unlock()
@@ -404,7 +404,7 @@ func (s *simStore) do(ctx context.Context, op, id string, f func() error) error 
 		return err
 	}
 	if fate == simLose {
-		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, errSim)
+		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, errSimulated)
 	}
 	return nil
 }
@@ -507,7 +507,7 @@ func (s *simSpool) Abandoned(parent credstore.Parent) bool {
 	return s.abandoned[parent]
 }
 
-func (s *simSpool) Reserve(parent credstore.Parent) (Slot, error) {
+func (s *simSpool) Reserve(parent credstore.Parent) (SpoolRecord, error) {
 	if _, err := s.p.step(context.Background(), "reserve", parent.ConnectionID); err != nil {
 		return nil, err
 	}
@@ -515,13 +515,13 @@ func (s *simSpool) Reserve(parent credstore.Parent) (Slot, error) {
 	defer s.p.store.mu.Unlock()
 	r, ok := s.disk.records[parent]
 	if ok && r.locked {
-		return nil, errSim
+		return nil, errSimulated
 	}
 	if ok && r.successor != nil {
-		return nil, errFilled
+		return nil, errRecordHoldsPair
 	}
 	s.disk.records[parent] = &simRecord{locked: true}
-	return &simSlot{spool: s, parent: parent}, nil
+	return &simReservation{spool: s, parent: parent}, nil
 }
 
 func (s *simSpool) Replay(ctx context.Context, store credstore.Store, _ logger, waiting func(int)) error {
@@ -539,7 +539,7 @@ func (s *simSpool) Replay(ctx context.Context, store credstore.Store, _ logger, 
 		if left == 0 {
 			return nil
 		}
-		if err := pause(ctx, saveAtMost); err != nil {
+		if err := pause(ctx, maxSaveRetryDelay); err != nil {
 			return err
 		}
 	}
@@ -596,7 +596,7 @@ func (s *simSpool) replay(ctx context.Context, store credstore.Store, parent cre
 		}
 	}
 	if errors.Is(err, credstore.ErrUnavailable) || s.p.dead() {
-		return errSim
+		return errSimulated
 	}
 	s.p.store.mu.Lock()
 	defer s.p.store.mu.Unlock()
@@ -604,12 +604,12 @@ func (s *simSpool) replay(ctx context.Context, store credstore.Store, parent cre
 	return nil
 }
 
-type simSlot struct {
+type simReservation struct {
 	spool  *simSpool
 	parent credstore.Parent
 }
 
-func (t *simSlot) Fill(n credstore.Successor) error {
+func (t *simReservation) Write(n credstore.Successor) error {
 	fate, err := t.spool.p.step(context.Background(), "fill", t.parent.ConnectionID)
 	if err != nil {
 		t.spool.p.s.server.notSpooled(n)
@@ -620,12 +620,12 @@ func (t *simSlot) Fill(n credstore.Successor) error {
 	t.spool.p.store.mu.Unlock()
 	if fate == simLose {
 		t.spool.p.s.server.notSpooled(n)
-		return errSim
+		return errSimulated
 	}
 	return nil
 }
 
-func (t *simSlot) Discard() {
+func (t *simReservation) Remove() {
 	if t.spool.p.dead() {
 		return
 	}
@@ -634,4 +634,4 @@ func (t *simSlot) Discard() {
 	delete(t.spool.disk.records, t.parent)
 }
 
-func (t *simSlot) Keep() {}
+func (t *simReservation) Release() {}

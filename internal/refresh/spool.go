@@ -22,7 +22,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// A spool record is one file, spoolSize bytes long from the start, so that
+// A spool record is one file, recordSize bytes long from the start, so that
 // filling it later needs no new room on the disk:
 //
 //	0     header: the parent as JSON, padded with spaces to headerSize
@@ -32,11 +32,11 @@ import (
 // Whoever works on a record holds a kernel lock on its file (flock), which ends
 // with the process: an unlocked record has no owner any more.
 const (
-	headerSize = 512
-	spoolSize  = 64 << 10
-	maxRecord  = 4 << 20 // a token answer is at most 1 MB
-	spoolExt   = ".pair"
-	spoolLabel = "spool"
+	headerSize    = 512
+	recordSize    = 64 << 10
+	maxRecordSize = 4 << 20 // a token answer is at most 1 MB
+	spoolExt      = ".pair"
+	spoolLabel    = "spool"
 )
 
 // Sealer encrypts what is written to the spool, as [credstore.Keyset] does.
@@ -52,7 +52,7 @@ type Spool interface {
 	// Reserve makes room, durably, for the successor of parent. The error says
 	// that nothing may be sent: there is no room, somebody else has reserved the
 	// same, or the spool holds a successor already.
-	Reserve(parent credstore.Parent) (Slot, error)
+	Reserve(parent credstore.Parent) (SpoolRecord, error)
 	// Abandoned reports whether a dead process of this machine had reserved a
 	// record for the parent's successor and not filled it: then nobody holds one.
 	Abandoned(parent credstore.Parent) bool
@@ -65,16 +65,16 @@ type Spool interface {
 	Replayed() <-chan struct{}
 }
 
-// Slot is the room reserved for the successor of one parent. It belongs to one
+// SpoolRecord is the room reserved for the successor of one parent. It belongs to one
 // goroutine, but Discard and Keep may follow each other.
-type Slot interface {
-	Fill(credstore.Successor) error // seals the successor into it, durably
-	Discard()                       // removes it
-	Keep()                          // leaves it for the next process
+type SpoolRecord interface {
+	Write(credstore.Successor) error // seals the successor into it, durably
+	Remove()                         // removes it
+	Release()                        // leaves it for the next process
 }
 
-// DirSpool is a [Spool] of sealed, synced files in a directory on this machine.
-type DirSpool struct {
+// SpoolDir is a [Spool] of sealed, synced files in a directory on this machine.
+type SpoolDir struct {
 	dir    string
 	sealer Sealer
 	every  time.Duration // between two looks at what others have left
@@ -87,33 +87,33 @@ type DirSpool struct {
 
 // OpenSpool returns the spool in dir, which it makes, for this user only, if it
 // is not there.
-func OpenSpool(dir string, sealer Sealer) (*DirSpool, error) {
+func OpenSpool(dir string, sealer Sealer) (*SpoolDir, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, &credstore.SetupError{
 			Err:  fmt.Errorf("making the spool directory: %w", err),
 			Hint: "set store.spool_dir to a directory on a local disk that this user may write to",
 		}
 	}
-	return &DirSpool{
-		dir: dir, sealer: sealer, every: replayEvery,
+	return &SpoolDir{
+		dir: dir, sealer: sealer, every: replayInterval,
 		replayed:  make(chan struct{}),
 		abandoned: map[credstore.Parent]bool{},
 	}, nil
 }
 
-// fileSlot is a record, locked by this process.
-type fileSlot struct {
-	spool  *DirSpool
+// fileRecord is a record, locked by this process.
+type fileRecord struct {
+	spool  *SpoolDir
 	file   *os.File
 	parent credstore.Parent
 }
 
-// errFilled says that the spool holds a successor of the parent already: the
+// errRecordHoldsPair says that the spool holds a successor of the parent already: the
 // parent's refresh token is spent and must not be presented.
-var errFilled = errors.New("the spool holds a newer token pair that waits to be saved")
+var errRecordHoldsPair = errors.New("the spool holds a newer token pair that waits to be saved")
 
 // Reserve makes a record, of full length and synced.
-func (s *DirSpool) Reserve(parent credstore.Parent) (Slot, error) {
+func (s *SpoolDir) Reserve(parent credstore.Parent) (SpoolRecord, error) {
 	slot, err := s.claim(s.path(parent))
 	if err != nil {
 		return nil, err
@@ -124,20 +124,20 @@ func (s *DirSpool) Reserve(parent credstore.Parent) (Slot, error) {
 		return nil, err
 	}
 	if err := slot.clear(); err != nil {
-		slot.Discard()
+		slot.Remove()
 		return nil, err
 	}
 	return slot, nil
 }
 
 // vacate makes sure that nothing of worth is in the record before it is reserved.
-func (t *fileSlot) vacate() error {
+func (t *fileRecord) vacate() error {
 	parent := t.parent
 	_, successor, err := t.read()
 	t.parent = parent
 	switch {
 	case successor != nil:
-		return errFilled
+		return errRecordHoldsPair
 	case errors.Is(err, errDamaged):
 		return t.setAside()
 	case errors.Is(err, errTorn):
@@ -147,13 +147,13 @@ func (t *fileSlot) vacate() error {
 }
 
 // Abandoned reports what Replay has found out about the parent.
-func (s *DirSpool) Abandoned(parent credstore.Parent) bool {
+func (s *SpoolDir) Abandoned(parent credstore.Parent) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.abandoned[parent]
 }
 
-func (s *DirSpool) path(p credstore.Parent) string {
+func (s *SpoolDir) path(p credstore.Parent) string {
 	name := fmt.Sprintf("%s-%d-%s%s", p.ConnectionID, p.Version, hex.EncodeToString(p.RefreshHash[:8]), spoolExt)
 	return filepath.Join(s.dir, filepath.Base(name))
 }
@@ -161,15 +161,15 @@ func (s *DirSpool) path(p credstore.Parent) string {
 // A record that a dead process has left may just be looked at, by Replay of this
 // process or of another: that asks the store about it, and lets go of it then.
 const (
-	lockPatience = 5 * time.Second
-	lockPause    = 5 * time.Millisecond
+	lockTimeout      = 5 * time.Second
+	lockPollInterval = 5 * time.Millisecond
 )
 
 // claim locks the record at path, making it if need be.
-func (s *DirSpool) claim(path string) (*fileSlot, error) {
-	for began := time.Now(); ; time.Sleep(lockPause) {
+func (s *SpoolDir) claim(path string) (*fileRecord, error) {
+	for began := time.Now(); ; time.Sleep(lockPollInterval) {
 		slot, err := s.lock(path, os.O_RDWR|os.O_CREATE)
-		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(began) > lockPatience {
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(began) > lockTimeout {
 			return slot, err
 		}
 	}
@@ -177,7 +177,7 @@ func (s *DirSpool) claim(path string) (*fileSlot, error) {
 
 // lock opens the file at path and locks it. It fails if somebody else holds the
 // lock.
-func (s *DirSpool) lock(path string, flags int) (*fileSlot, error) {
+func (s *SpoolDir) lock(path string, flags int) (*fileRecord, error) {
 	for {
 		file, err := os.OpenFile(path, flags, 0o600)
 		if err != nil {
@@ -188,7 +188,7 @@ func (s *DirSpool) lock(path string, flags int) (*fileSlot, error) {
 			return nil, fmt.Errorf("locking a spool record: %w", err)
 		}
 		if sameFile(file, path) {
-			return &fileSlot{spool: s, file: file}, nil
+			return &fileRecord{spool: s, file: file}, nil
 		}
 		_ = file.Close() // it was removed between opening and locking
 	}
@@ -213,12 +213,12 @@ type header struct {
 }
 
 // clear writes an empty record of full length and syncs it and its name.
-func (t *fileSlot) clear() error {
+func (t *fileRecord) clear() error {
 	head, err := json.Marshal(header{t.parent.ConnectionID, t.parent.Version, hex.EncodeToString(t.parent.RefreshHash[:])})
 	if err != nil || len(head) > headerSize {
 		return fmt.Errorf("encoding a spool header of %d bytes: %w", len(head), err)
 	}
-	record := make([]byte, spoolSize)
+	record := make([]byte, recordSize)
 	copy(record, append(head, bytes.Repeat([]byte(" "), headerSize-len(head))...))
 	if _, err := t.file.WriteAt(record, 0); err != nil {
 		return fmt.Errorf("reserving room in the spool: %w", err)
@@ -243,8 +243,8 @@ type pair struct {
 	Setback *credstore.Setback `json:"setback,omitempty"`
 }
 
-// Fill seals the successor into the record and syncs it.
-func (t *fileSlot) Fill(s credstore.Successor) error {
+// Write seals the successor into the record and syncs it.
+func (t *fileRecord) Write(s credstore.Successor) error {
 	plain, err := json.Marshal(pair{
 		AccessToken: s.AccessToken.Reveal(), RefreshToken: s.RefreshToken.Reveal(),
 		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope, Consent: s.Consent,
@@ -267,12 +267,12 @@ func (t *fileSlot) Fill(s credstore.Successor) error {
 	return nil
 }
 
-func (t *fileSlot) label() string {
+func (t *fileRecord) label() string {
 	return credstore.Label(t.parent.ConnectionID, fmt.Sprintf("%s/%d", spoolLabel, t.parent.Version))
 }
 
-// Discard removes the record and gives up the lock.
-func (t *fileSlot) Discard() {
+// Remove removes the record and gives up the lock.
+func (t *fileRecord) Remove() {
 	if t.file == nil {
 		return
 	}
@@ -280,10 +280,10 @@ func (t *fileSlot) Discard() {
 	t.close()
 }
 
-// Keep gives up the lock alone.
-func (t *fileSlot) Keep() { t.close() }
+// Release gives up the lock alone.
+func (t *fileRecord) Release() { t.close() }
 
-func (t *fileSlot) close() {
+func (t *fileRecord) close() {
 	if t.file != nil {
 		_ = t.file.Close()
 		t.file = nil
@@ -301,12 +301,12 @@ var (
 // read returns the parent that the record names and, if it was filled wholly,
 // the successor in it. Errors are errTorn, errDamaged (with the parent, where
 // that can be read) and those of reading.
-func (t *fileSlot) read() (credstore.Parent, *credstore.Successor, error) {
-	raw, err := io.ReadAll(io.NewSectionReader(t.file, 0, maxRecord))
+func (t *fileRecord) read() (credstore.Parent, *credstore.Successor, error) {
+	raw, err := io.ReadAll(io.NewSectionReader(t.file, 0, maxRecordSize))
 	if err != nil {
 		return credstore.Parent{}, nil, fmt.Errorf("reading a spool record: %w", err)
 	}
-	if len(raw) < spoolSize {
+	if len(raw) < recordSize {
 		return credstore.Parent{}, nil, errTorn
 	}
 	parent, err := parseHeader(raw)
@@ -331,7 +331,7 @@ func parseHeader(raw []byte) (credstore.Parent, error) {
 }
 
 // open returns the successor in the sealed part; nil if nothing was filled in.
-func (t *fileSlot) open(body []byte) (*credstore.Successor, error) {
+func (t *fileRecord) open(body []byte) (*credstore.Successor, error) {
 	length := int64(binary.BigEndian.Uint32(body))
 	if length == 0 {
 		return nil, nil //nolint:nilnil // nothing was filled in, and that is no error
@@ -356,7 +356,7 @@ func (t *fileSlot) open(body []byte) (*credstore.Successor, error) {
 }
 
 // setAside keeps a damaged record for a person to look at, out of the way.
-func (t *fileSlot) setAside() error {
+func (t *fileRecord) setAside() error {
 	name := t.file.Name()
 	if err := os.Rename(name, name+".damaged"); err != nil {
 		return fmt.Errorf("setting a damaged spool record aside: %w", err)
@@ -365,12 +365,12 @@ func (t *fileSlot) setAside() error {
 }
 
 // Replayed is closed by the first round of Replay.
-func (s *DirSpool) Replayed() <-chan struct{} { return s.replayed }
+func (s *SpoolDir) Replayed() <-chan struct{} { return s.replayed }
 
 // Replay goes through the records that nobody holds a lock on, at once and then
 // for as long as ctx lasts: another process on the same directory may die at any
 // time and leave one.
-func (s *DirSpool) Replay(ctx context.Context, store credstore.Store, log *zap.Logger, waiting func(int)) error {
+func (s *SpoolDir) Replay(ctx context.Context, store credstore.Store, log *zap.Logger, waiting func(int)) error {
 	replayed := false
 	for {
 		left, err := s.replayAll(ctx, store, log)
@@ -381,7 +381,7 @@ func (s *DirSpool) Replay(ctx context.Context, store credstore.Store, log *zap.L
 		}
 		wait := s.every
 		if err != nil || left > 0 {
-			wait = saveAtMost
+			wait = maxSaveRetryDelay
 		}
 		if err := pause(ctx, wait); err != nil {
 			return err
@@ -389,12 +389,12 @@ func (s *DirSpool) Replay(ctx context.Context, store credstore.Store, log *zap.L
 	}
 }
 
-// replayEvery is how often records that a process may have left are looked for.
-const replayEvery = 2 * time.Second
+// replayInterval is how often records that a process may have left are looked for.
+const replayInterval = 2 * time.Second
 
 // replayAll tries every record once and returns how many pairs are left. The
 // error says that it could not look.
-func (s *DirSpool) replayAll(ctx context.Context, store credstore.Store, log *zap.Logger) (left int, err error) {
+func (s *SpoolDir) replayAll(ctx context.Context, store credstore.Store, log *zap.Logger) (left int, err error) {
 	records, err := os.ReadDir(s.dir)
 	if err != nil {
 		log.Error("reading the spool; no token is refreshed before it can be read", errField(err))
@@ -414,7 +414,7 @@ func (s *DirSpool) replayAll(ctx context.Context, store credstore.Store, log *za
 }
 
 // replay settles one record. The error says that it must be tried again.
-func (s *DirSpool) replay(ctx context.Context, store credstore.Store, log *zap.Logger, path string) error {
+func (s *SpoolDir) replay(ctx context.Context, store credstore.Store, log *zap.Logger, path string) error {
 	slot, err := s.lock(path, os.O_RDWR)
 	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
 		return nil // its owner lives, or has removed it
@@ -426,7 +426,7 @@ func (s *DirSpool) replay(ctx context.Context, store credstore.Store, log *zap.L
 	parent, successor, err := slot.read()
 	switch {
 	case errors.Is(err, errTorn):
-		slot.Discard()
+		slot.Remove()
 		return nil
 	case errors.Is(err, errDamaged):
 		log.Error("a spooled token pair does not open; it is kept as .damaged", zap.String("record", filepath.Base(path)), errField(err))
@@ -438,7 +438,7 @@ func (s *DirSpool) replay(ctx context.Context, store credstore.Store, log *zap.L
 	}
 	_, err = store.Save(ctx, *successor)
 	if err == nil || errors.Is(err, credstore.ErrSuperseded) || errors.Is(err, credstore.ErrNotFound) {
-		slot.Discard()
+		slot.Remove()
 		return nil
 	}
 	return err
@@ -446,15 +446,15 @@ func (s *DirSpool) replay(ctx context.Context, store credstore.Store, log *zap.L
 
 // abandon notes that nobody holds a successor of the parent, as long as the
 // parent is what the store holds; else the record is of no use.
-func (s *DirSpool) abandon(ctx context.Context, store credstore.Store, slot *fileSlot, parent credstore.Parent) error {
+func (s *SpoolDir) abandon(ctx context.Context, store credstore.Store, slot *fileRecord, parent credstore.Parent) error {
 	state, err := store.Read(ctx, parent.ConnectionID)
 	switch {
 	case errors.Is(err, credstore.ErrNotFound):
-		slot.Discard()
+		slot.Remove()
 	case err != nil:
 		return fmt.Errorf("reading the parent of a spool record: %w", err)
 	case state.Credential.Version != parent.Version:
-		slot.Discard()
+		slot.Remove()
 	default:
 		s.mu.Lock()
 		s.abandoned[parent] = true

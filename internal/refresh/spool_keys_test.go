@@ -9,7 +9,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func TestSpoolNamesTheKeysOfItsPairs(t *testing.T) {
+func TestSpoolKeysOfPairs(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keyset.json")
 	key, err := credstore.CreateKeyset(path)
@@ -28,7 +28,7 @@ func TestSpoolNamesTheKeysOfItsPairs(t *testing.T) {
 		t.Fatalf("OpenSpool: %v", err)
 	}
 	parents := []credstore.Parent{{ConnectionID: "a", Version: 1}, {ConnectionID: "b", Version: 1}, {ConnectionID: "c", Version: 1}}
-	var slots []Slot
+	var slots []SpoolRecord
 	for _, parent := range parents {
 		slot, err := spool.Reserve(parent)
 		if err != nil {
@@ -39,15 +39,15 @@ func TestSpoolNamesTheKeysOfItsPairs(t *testing.T) {
 	wantSpoolKeys(t, spoolDir, map[uint32]int{})
 	for i := range 2 {
 		pair := credstore.Successor{Parent: parents[i], RefreshToken: credstore.NewSecret("refresh")}
-		if err := slots[i].Fill(pair); err != nil {
+		if err := slots[i].Write(pair); err != nil {
 			t.Fatalf("Fill: %v", err)
 		}
 	}
 	wantSpoolKeys(t, spoolDir, map[uint32]int{key.ID: 2})
-	slots[0].Discard()
-	slots[1].Keep()
+	slots[0].Remove()
+	slots[1].Release()
 	wantSpoolKeys(t, spoolDir, map[uint32]int{key.ID: 1})
-	slots[2].Discard()
+	slots[2].Remove()
 }
 
 func wantSpoolKeys(t *testing.T, dir string, want map[uint32]int) {

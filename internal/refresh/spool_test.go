@@ -16,9 +16,9 @@ import (
 )
 
 // spoolIn opens a spool in a directory of the test's, under a new keyset.
-func spoolIn(t *testing.T, dir string) *DirSpool {
+func spoolIn(t *testing.T, dir string) *SpoolDir {
 	t.Helper()
-	s, err := OpenSpool(dir, newWorld(t).sealer)
+	s, err := OpenSpool(dir, newEnv(t).sealer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func successorOf(parent credstore.Parent) credstore.Successor {
 }
 
 // round lets the spool try every record once and returns what it says.
-func round(t *testing.T, s *DirSpool, store credstore.Store) (left int, said string) {
+func round(t *testing.T, s *SpoolDir, store credstore.Store) (left int, said string) {
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
 	left, err := s.replayAll(context.Background(), store, zap.New(core))
@@ -60,16 +60,16 @@ func names(t *testing.T, dir string) string {
 	return strings.Join(all, " ")
 }
 
-func TestSpoolHoldsNoPlainSecret(t *testing.T) {
+func TestSpoolRecordIsEncrypted(t *testing.T) {
 	dir := t.TempDir()
 	slot, err := spoolIn(t, dir).Reserve(credstore.Parent{ConnectionID: "id-1", Version: 7})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := slot.Fill(successorOf(credstore.Parent{ConnectionID: "id-1", Version: 7})); err != nil {
+	if err := slot.Write(successorOf(credstore.Parent{ConnectionID: "id-1", Version: 7})); err != nil {
 		t.Fatal(err)
 	}
-	slot.Keep()
+	slot.Release()
 	raw, err := os.ReadFile(filepath.Join(dir, names(t, dir)))
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func TestSpoolHoldsNoPlainSecret(t *testing.T) {
 }
 
 func TestSpoolReservesOncePerParent(t *testing.T) {
-	bubble(t, func(t *testing.T, _ *world) {
+	bubble(t, func(t *testing.T, _ *env) {
 		s := spoolIn(t, t.TempDir())
 		parent := credstore.Parent{ConnectionID: "id-1", Version: 7}
 		slot, err := s.Reserve(parent)
@@ -96,12 +96,12 @@ func TestSpoolReservesOncePerParent(t *testing.T) {
 		if _, err := s.Reserve(parent); err == nil {
 			t.Error("a record was reserved twice")
 		}
-		if err := slot.Fill(successorOf(parent)); err != nil {
+		if err := slot.Write(successorOf(parent)); err != nil {
 			t.Fatal(err)
 		}
-		slot.Keep()
-		if _, err := s.Reserve(parent); !errors.Is(err, errFilled) {
-			t.Errorf("Reserve for a parent whose successor is spooled = %v, want %v", err, errFilled)
+		slot.Release()
+		if _, err := s.Reserve(parent); !errors.Is(err, errRecordHoldsPair) {
+			t.Errorf("Reserve for a parent whose successor is spooled = %v, want %v", err, errRecordHoldsPair)
 		}
 	})
 }
@@ -118,10 +118,10 @@ func (s slowReader) Read(ctx context.Context, id string) (credstore.State, error
 	return s.Store.Read(ctx, id)
 }
 
-// TestSpoolReservesWhatIsBeingLookedAt: the store may be slow to say what it knows
+// TestSpoolReservesRecordBeingReplayed: the store may be slow to say what it knows
 // of a record that a dead process has left.
-func TestSpoolReservesWhatIsBeingLookedAt(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestSpoolReservesRecordBeingReplayed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		parent := w.state(w.connect("acme").ID).Credential.Parent()
 		s, err := OpenSpool(t.TempDir(), w.sealer)
 		if err != nil {
@@ -131,7 +131,7 @@ func TestSpoolReservesWhatIsBeingLookedAt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		slot.Keep() // as a crash does
+		slot.Release() // as a crash does
 		store := slowReader{w.command(), make(chan struct{}), make(chan struct{})}
 		looked := make(chan struct{})
 		go func() {
@@ -144,13 +144,13 @@ func TestSpoolReservesWhatIsBeingLookedAt(t *testing.T) {
 		if err != nil {
 			t.Fatalf("Reserve = %v, want the record once it has been looked at", err)
 		}
-		slot.Discard()
+		slot.Remove()
 		<-looked
 	})
 }
 
-func TestSpoolKeepsWhatItCannotRead(t *testing.T) {
-	w := newWorld(t)
+func TestSpoolKeepsDamagedRecord(t *testing.T) {
+	w := newEnv(t)
 	dir := t.TempDir()
 	s, err := OpenSpool(dir, w.sealer)
 	if err != nil {
@@ -162,10 +162,10 @@ func TestSpoolKeepsWhatItCannotRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := slot.Fill(successorOf(parent)); err != nil {
+	if err := slot.Write(successorOf(parent)); err != nil {
 		t.Fatal(err)
 	}
-	slot.Keep()
+	slot.Release()
 	path := filepath.Join(dir, names(t, dir))
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -181,7 +181,7 @@ func TestSpoolKeepsWhatItCannotRead(t *testing.T) {
 	}
 }
 
-func TestSpoolOfOddFiles(t *testing.T) {
+func TestSpoolIgnoresOtherFiles(t *testing.T) {
 	dir := t.TempDir()
 	s := spoolIn(t, dir)
 	if err := os.Mkdir(filepath.Join(dir, "a.pair"), 0o700); err != nil {
@@ -201,7 +201,7 @@ func TestSpoolOfOddFiles(t *testing.T) {
 	}
 }
 
-func TestSpoolThatCannotBeListedHoldsRefreshesUp(t *testing.T) {
+func TestUnreadableSpoolStopsRefreshes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := spoolIn(t, dir)
 	if err := os.RemoveAll(dir); err != nil {

@@ -37,7 +37,7 @@ func (m *Manager) Uninstalled(ctx context.Context, a *Authorization) {
 // time: the version that was used, or what a refresh under way has made of it.
 // What was obtained later comes from a new consent.
 func (m *Manager) uninstall(ctx context.Context, e *entry, at time.Time) {
-	ctx, cancel := context.WithTimeout(ctx, leasePatience)
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
 	err := m.underLease(ctx, e, anyVersion, func(ctx context.Context, lease credstore.Lease, state credstore.State) error {
 		if state.Credential.ObtainedAt.After(at) {

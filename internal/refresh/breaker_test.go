@@ -13,7 +13,7 @@ import (
 )
 
 // connectMany adds n connections whose tokens have expired.
-func (w *world) connectMany(n int) (names []string) {
+func (w *env) connectMany(n int) (names []string) {
 	for i := range n {
 		name := fmt.Sprintf("c%d", i)
 		w.connect(name)
@@ -42,11 +42,11 @@ func (p *process) useAll(names []string) (good int) {
 	return good
 }
 
-func TestRule13TheBrakeHoldsWhenAllAreRefused(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule13BreakerOpensWhenAllAreRejected(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		names := w.connectMany(1000)
 		w.server.slow(200 * time.Millisecond)
-		w.server.onArrival(func() error { return errRefused })
+		w.server.onArrival(func() error { return errRejected })
 		p := w.start("")
 		defer p.stop()
 		expire()
@@ -56,7 +56,7 @@ func TestRule13TheBrakeHoldsWhenAllAreRefused(t *testing.T) {
 		if n := w.server.count(); n > 20 {
 			t.Errorf("%d tokens spent while all are refused, want at most 20", n)
 		}
-		if testutil.ToFloat64(p.metrics.massRefusal) != 1 {
+		if testutil.ToFloat64(p.metrics.breakerOpen) != 1 {
 			t.Error("pleo_mass_refusal is not raised")
 		}
 		condemned := w.count(credstore.ReauthorizationRequired)
@@ -64,14 +64,14 @@ func TestRule13TheBrakeHoldsWhenAllAreRefused(t *testing.T) {
 		if n := w.server.count(); n > 20+13 {
 			t.Errorf("%d tokens spent two hours later, want one probe every ten minutes", n)
 		}
-		if n := w.count(credstore.ReauthorizationRequired); n != condemned || n > brakeLeast {
-			t.Errorf("%d connections condemned, then %d; want at most %d, and none while the brake holds", condemned, n, brakeLeast)
+		if n := w.count(credstore.ReauthorizationRequired); n != condemned || n > minRejectedConnections {
+			t.Errorf("%d connections condemned, then %d; want at most %d, and none while the brake holds", condemned, n, minRejectedConnections)
 		}
 
 		w.server.onArrival(nil)
 		time.Sleep(21 * time.Minute)
 		synctest.Wait()
-		if testutil.ToFloat64(p.metrics.massRefusal) != 0 {
+		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
 			t.Error("pleo_mass_refusal is still raised after the refusals have ended")
 		}
 		if good := p.useAll(names); good < len(names)-condemned {
@@ -80,8 +80,8 @@ func TestRule13TheBrakeHoldsWhenAllAreRefused(t *testing.T) {
 	})
 }
 
-func TestRule13AFewRefusalsAmongManyHoldNothing(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule13FewRejectionsAmongManyDoNotOpenBreaker(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		names := w.connectMany(100)
 		p := w.start("")
 		defer p.stop()
@@ -90,7 +90,7 @@ func TestRule13AFewRefusalsAmongManyHoldNothing(t *testing.T) {
 		if good := p.useAll(names); good != 90 {
 			t.Errorf("%d of 100 connections work, want the 90 whose grants live", good)
 		}
-		if testutil.ToFloat64(p.metrics.massRefusal) != 0 {
+		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
 			t.Error("pleo_mass_refusal is raised by one refusal in ten")
 		}
 	})
@@ -101,10 +101,10 @@ func TestRule13AFewRefusalsAmongManyHoldNothing(t *testing.T) {
 // outweigh what is now.
 // A process that stood still presents what others have rotated meanwhile. That it
 // is refused says nothing about Pleo, nor about our client.
-func TestRule13RefusalsOfWhatOthersHaveRotatedDoNotCount(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule13RejectionsOfReplacedTokensDoNotCount(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		var connections []credstore.Connection
-		for i := range 3 * brakeLeast {
+		for i := range 3 * minRejectedConnections {
 			connections = append(connections, w.connect(fmt.Sprint("c", i)))
 		}
 		p := w.start("")
@@ -113,20 +113,20 @@ func TestRule13RefusalsOfWhatOthersHaveRotatedDoNotCount(t *testing.T) {
 		for _, conn := range connections {
 			w.server.onArrival(func() error {
 				w.regrant(conn.ID)
-				return errRefused
+				return errRejected
 			})
 			if _, err := p.Authorize(t.Context(), conn.Name); err != nil {
 				t.Fatalf("Authorize(%q): %v", conn.Name, err)
 			}
 		}
-		if testutil.ToFloat64(p.metrics.massRefusal) != 0 {
+		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
 			t.Error("pleo_mass_refusal is raised, although each refused token had been replaced")
 		}
 	})
 }
 
-func TestRule13NeitherWhatIsUnderWayNorAGoodTimeBeforeReleasesTheBrake(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRule13RefreshesInFlightDoNotCloseBreaker(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.server.life = 5 * time.Minute
 		w.server.slow(200 * time.Millisecond)
 		names := w.connectMany(300)
@@ -144,14 +144,14 @@ func TestRule13NeitherWhatIsUnderWayNorAGoodTimeBeforeReleasesTheBrake(t *testin
 			wg.Go(func() { _, _ = p.Authorize(t.Context(), name) })
 		}
 		wg.Wait()
-		if n := w.server.count() - before; n == 0 || n > 40 || testutil.ToFloat64(p.metrics.massRefusal) != 1 {
+		if n := w.server.count() - before; n == 0 || n > 40 || testutil.ToFloat64(p.metrics.breakerOpen) != 1 {
 			t.Errorf("%d tokens spent while a third is refused, want the brake to hold soon", n)
 		}
 	})
 }
 
 // count is how many connections have the status.
-func (w *world) count(status credstore.Status) (n int) {
+func (w *env) count(status credstore.Status) (n int) {
 	counts, err := (&memoryStore{memory: w.data}).Count(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)

@@ -13,22 +13,22 @@ import (
 
 // How long to wait before the next try, by what went wrong.
 const (
-	notSentFirst    = time.Second // doubles up to notSentAtMost
-	notSentAtMost   = time.Minute
-	clientRefusedIn = time.Minute // a person changes the client secret; the file is read again
-	busyIn          = 30 * time.Second
-	retryAtMost     = 24 * time.Hour // of a Retry-After
-	unusualIn       = time.Hour
-	// A token is condemned after unusualAnswers answers that no rule names, if
-	// the first is at least unusualSpan old.
-	unusualAnswers = 3
-	unusualSpan    = 24 * time.Hour
+	minNotSentRetryDelay     = time.Second // doubles up to maxNotSentRetryDelay
+	maxNotSentRetryDelay     = time.Minute
+	clientRejectedRetryDelay = time.Minute // a person changes the client secret; the file is read again
+	busyRetryDelay           = 30 * time.Second
+	maxRetryAfter            = 24 * time.Hour // of a Retry-After
+	unexpectedRetryDelay     = time.Hour
+	// A token is condemned after maxUnexpectedResponses answers that no rule names, if
+	// the first is at least unexpectedResponseSpan old.
+	maxUnexpectedResponses = 3
+	unexpectedResponseSpan = 24 * time.Hour
 )
 
-// doubtIn is how long to wait before a token whose outcome is unknown is
+// unknownOutcomeRetryDelay is how long to wait before a token whose outcome is unknown is
 // presented again, by how often it has been presented; then hourly. Nobody holds
 // its successor, so trying again risks nothing, and condemning it costs a person.
-func doubtIn(presentations int) time.Duration {
+func unknownOutcomeRetryDelay(presentations int) time.Duration {
 	waits := [...]time.Duration{time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute}
 	if presentations < 1 || presentations > len(waits) {
 		return time.Hour
@@ -38,15 +38,15 @@ func doubtIn(presentations int) time.Duration {
 
 // Codes of a connection's last error.
 const (
-	codeUnreachable = "authorization_server_unreachable"
-	codeBusy        = "authorization_server_busy"
-	codeClient      = "oauth_client_refused"
-	codeRefused     = "refresh_token_refused"
-	codeInactive    = "refresh_token_inactive"
-	codeUnusual     = "refresh_answer_unusual"
-	codeUnknown     = "refresh_outcome_unknown"
-	codeMassRefusal = "mass_refusal"
-	codeHalf        = "access_token_missing"
+	codeUnreachable        = "authorization_server_unreachable"
+	codeBusy               = "authorization_server_busy"
+	codeClientRejected     = "oauth_client_refused"
+	codeTokenRejected      = "refresh_token_refused"
+	codeInactive           = "refresh_token_inactive"
+	codeUnexpectedResponse = "refresh_answer_unusual"
+	codeUnknown            = "refresh_outcome_unknown"
+	codeBreakerOpen        = "mass_refusal"
+	codeAccessTokenMissing = "access_token_missing"
 )
 
 // settle acts on a refresh that brought no tokens, and says what the waiters
@@ -66,7 +66,7 @@ func (a *attempt) settle(err error) error {
 func (a *attempt) notSent(err error) error {
 	a.count(resultNotSent)
 	n := min(a.e.failures.Add(1), 10)
-	wait := min(notSentFirst<<(n-1), notSentAtMost)
+	wait := min(minNotSentRetryDelay<<(n-1), maxNotSentRetryDelay)
 	wait = wait/2 + a.m.Jitter(wait/2)
 	return a.setback(codeUnreachable, credstore.ReasonUnavailable, wait, err)
 }
@@ -76,12 +76,12 @@ func (a *attempt) answered(answer *pleo.ResponseError) error {
 	case pleo.TokenRejected:
 		return a.refused(answer)
 	case pleo.ClientRejected:
-		a.count(resultClientRefused)
+		a.count(resultClientRejected)
 		a.m.logger(a.e).Error("the authorization server refuses our OAuth client; check oauth.client_id and oauth.client_secret", errField(answer))
-		return a.setback(codeClient, credstore.ReasonClientRefused, clientRefusedIn, answer)
+		return a.setback(codeClientRejected, credstore.ReasonClientRefused, clientRejectedRetryDelay, answer)
 	case pleo.RateLimited:
 		a.count(resultBusy)
-		return a.setback(codeBusy, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, busyIn), answer)
+		return a.setback(codeBusy, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, busyRetryDelay), answer)
 	default:
 		return a.unusual(answer)
 	}
@@ -90,41 +90,41 @@ func (a *attempt) answered(answer *pleo.ResponseError) error {
 // retryIn obeys the server's Retry-After where it gave one.
 func retryIn(asked, otherwise time.Duration) time.Duration {
 	if asked > 0 {
-		return min(asked, retryAtMost)
+		return min(asked, maxRetryAfter)
 	}
 	return otherwise
 }
 
 func (a *attempt) refused(answer *pleo.ResponseError) error {
-	a.count(resultRefused)
+	a.count(resultRejected)
 	if a.braked {
 		// One of many at once: that says more about Pleo, or our client, than
 		// about this token, which is kept and tried again.
-		return a.setback(codeMassRefusal, credstore.ReasonMassRefusal, brakeProbe, answer)
+		return a.setback(codeBreakerOpen, credstore.ReasonMassRefusal, breakerProbeInterval, answer)
 	}
 	reason := credstore.ReasonRefused
 	if a.intent.Presentations > 1 {
 		reason = credstore.ReasonUnknownOutcome
 	}
-	return a.condemn(verdict{
-		reason: reason, code: codeRefused, message: answer.Error(), dropAccess: a.why.rejected,
+	return a.reject(verdict{
+		reason: reason, code: codeTokenRejected, message: answer.Error(), dropAccess: a.why.rejected,
 	})
 }
 
 func (a *attempt) unusual(answer *pleo.ResponseError) error {
-	a.count(resultUnusual)
-	if a.m.oracle.ask(context.Background(), a.state.Credential.RefreshToken) == dead {
-		return a.condemn(verdict{
+	a.count(resultUnexpected)
+	if a.m.oracle.ask(context.Background(), a.state.Credential.RefreshToken) == tokenInactive {
+		return a.reject(verdict{
 			reason: credstore.ReasonInactive, code: codeInactive, message: answer.Error(),
 		})
 	}
 	since := a.state.UnusualSince
-	if a.state.Unusual+1 >= unusualAnswers && !since.IsZero() && a.m.Now().Sub(since) >= unusualSpan {
-		return a.condemn(verdict{
-			reason: credstore.ReasonUnexpected, code: codeUnusual, message: answer.Error(),
+	if a.state.Unusual+1 >= maxUnexpectedResponses && !since.IsZero() && a.m.Now().Sub(since) >= unexpectedResponseSpan {
+		return a.reject(verdict{
+			reason: credstore.ReasonUnexpected, code: codeUnexpectedResponse, message: answer.Error(),
 		})
 	}
-	s := a.setbackAt(codeUnusual, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, unusualIn), answer)
+	s := a.setbackAt(codeUnexpectedResponse, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, unexpectedRetryDelay), answer)
 	s.Unusual = true
 	return a.withdraw(&s)
 }
@@ -132,7 +132,7 @@ func (a *attempt) unusual(answer *pleo.ResponseError) error {
 func (a *attempt) unknown(err error) error {
 	a.count(resultUnknown)
 	a.m.metrics.unknown.Inc()
-	wait := doubtIn(a.intent.Presentations)
+	wait := unknownOutcomeRetryDelay(a.intent.Presentations)
 	var unknown *pleo.UnknownOutcomeError
 	if errors.As(err, &unknown) {
 		wait = max(wait, retryIn(unknown.RetryAfter, 0))
@@ -190,7 +190,7 @@ func (a *attempt) record(retryAt time.Time, cause error, write func(context.Cont
 // insist calls write until the store has taken it, or the process gives up. It
 // lets the waiters go with answer as soon as the first try has failed.
 func (a *attempt) insist(answer error, write func(context.Context) error) error {
-	for wait := saveFirst; ; wait = min(2*wait, saveAtMost) {
+	for wait := minSaveRetryDelay; ; wait = min(2*wait, maxSaveRetryDelay) {
 		ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 		err := write(ctx)
 		cancel()
@@ -199,7 +199,7 @@ func (a *attempt) insist(answer error, write func(context.Context) error) error 
 		}
 		a.m.metrics.storeErrors.Inc()
 		a.m.logger(a.e).Error("recording a refresh; it is tried again", errField(err))
-		a.land(answer)
+		a.finish(answer)
 		if pause(a.m.lifetime, wait) != nil {
 			return err
 		}
@@ -214,9 +214,9 @@ type verdict struct {
 	dropAccess bool
 }
 
-// condemn records the verdict on the token that was judged, if it still is the
+// reject records the verdict on the token that was judged, if it still is the
 // stored one; where it is not, somebody else has got a newer one.
-func (a *attempt) condemn(v verdict) error {
+func (a *attempt) reject(v verdict) error {
 	if v.code == "" {
 		v.code = v.reason
 	}

@@ -16,10 +16,10 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// TestAnswers holds what each sort of answer makes of a connection whose token
+// TestTokenEndpointResponses holds what each sort of answer makes of a connection whose token
 // has expired: what the client is told, what the store records, and when the
 // token is presented again.
-func TestAnswers(t *testing.T) {
+func TestTokenEndpointResponses(t *testing.T) {
 	tests := []struct {
 		name   string
 		answer error
@@ -28,7 +28,7 @@ func TestAnswers(t *testing.T) {
 		reason string
 		next   time.Duration // of the second presentation; 0: never
 	}{
-		{"refusal", errRefused, ReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefused, 0},
+		{"refusal", errRejected, ReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefused, 0},
 		{"our client is wrong", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401, Code: "invalid_client"},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonClientRefused, time.Minute},
 		{"busy", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429},
@@ -46,7 +46,7 @@ func TestAnswers(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
+			bubble(t, func(t *testing.T, w *env) {
 				conn := w.connect("acme")
 				p := w.start("")
 				defer p.stop()
@@ -71,8 +71,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-func TestUnusualAnswersCondemnOnlyAfterThreeIn24Hours(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestUnexpectedResponsesRejectOnlyAfterThreeIn24Hours(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -91,8 +91,8 @@ func TestUnusualAnswersCondemnOnlyAfterThreeIn24Hours(t *testing.T) {
 	})
 }
 
-func TestAnAnswerWithoutRefreshTokenKeepsTheOldOne(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestResponseWithoutRefreshTokenKeepsTheOldOne(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -120,8 +120,8 @@ func (f tokens) Refresh(context.Context, credstore.Secret) (pleo.Tokens, error) 
 
 func (tokens) Active(context.Context, credstore.Secret, string) (bool, error) { return true, nil }
 
-func TestARefreshTokenFromABrokenAnswerIsUsed(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRefreshTokenOfTruncatedResponseIsUsed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -151,8 +151,8 @@ func (b *broken) Refresh(ctx context.Context, token credstore.Secret) (pleo.Toke
 	return answer, err
 }
 
-func TestAnswersWithoutAccessTokenAreSpaced(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestResponsesWithoutAccessTokenBackOff(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -170,22 +170,22 @@ func TestAnswersWithoutAccessTokenAreSpaced(t *testing.T) {
 			t.Errorf("refreshed at %v, want %v", at, want)
 		}
 		got := w.state(conn.ID)
-		if c := got.Connection; c.Status != credstore.Degraded || c.LastError == nil || c.LastError.Code != codeHalf {
-			t.Errorf("connection is %s, last error %v; want degraded because of %s", c.Status, c.LastError, codeHalf)
+		if c := got.Connection; c.Status != credstore.Degraded || c.LastError == nil || c.LastError.Code != codeAccessTokenMissing {
+			t.Errorf("connection is %s, last error %v; want degraded because of %s", c.Status, c.LastError, codeAccessTokenMissing)
 		}
 		half.always.Store(false)
 		time.Sleep(time.Hour)
 		p.mustAuthorize("acme")
-		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
 			t.Errorf("presented more than once: %v", twice)
 		}
 	})
 }
 
-func TestTokensOfAnyLifeCauseNoLoop(t *testing.T) {
+func TestTokensOfAnyLifetimeCauseNoLoop(t *testing.T) {
 	for _, life := range []time.Duration{0, time.Second, 4 * time.Second, time.Minute, 15 * time.Minute} {
 		t.Run(life.String(), func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
+			bubble(t, func(t *testing.T, w *env) {
 				w.server.life = life
 				w.connect("acme")
 				p := w.start("")
@@ -201,7 +201,7 @@ func TestTokensOfAnyLifeCauseNoLoop(t *testing.T) {
 				if n := w.server.count(); n > most {
 					t.Errorf("%d refreshes in %v with tokens of %v, want at most %d", n, span, life, most)
 				}
-				if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+				if twice := w.server.sentMoreThan(1); len(twice) > 0 {
 					t.Errorf("presented more than once: %v", twice)
 				}
 			})
@@ -209,8 +209,8 @@ func TestTokensOfAnyLifeCauseNoLoop(t *testing.T) {
 	}
 }
 
-func TestForcedRefreshesAreSpaced(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestForcedRefreshesBackOff(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		a, b := w.start(""), w.start("")
 		defer a.stop()
@@ -233,8 +233,8 @@ func TestForcedRefreshesAreSpaced(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		for i := 1; i < len(times); i++ {
-			if gap := times[i] - times[i-1]; gap < forcedEvery {
-				t.Errorf("forced refreshes %v and %v are %v apart, want at least %v", times[i-1], times[i], gap, forcedEvery)
+			if gap := times[i] - times[i-1]; gap < minForcedInterval {
+				t.Errorf("forced refreshes %v and %v are %v apart, want at least %v", times[i-1], times[i], gap, minForcedInterval)
 			}
 		}
 		if len(times) < 3 || len(times) > 40 {
@@ -243,8 +243,8 @@ func TestForcedRefreshesAreSpaced(t *testing.T) {
 	})
 }
 
-func TestABrandNewTokenIsNotTheReason(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRejectedReplayOfNewTokenStops401Refreshes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -264,8 +264,8 @@ func TestABrandNewTokenIsNotTheReason(t *testing.T) {
 	})
 }
 
-func TestIntrospectionCondemnsAnExoneratedToken(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestCredentialCheckAllowsRefreshAfterRejectedReplay(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		w.api = api{err: pleo.ErrUnauthorized}
 		p := w.start("")
@@ -293,8 +293,8 @@ func (a api) Introspect(context.Context, credstore.Secret) (pleo.Identity, error
 	return pleo.Identity{CompanyID: a.company, Subject: "urn:pleo:company:" + a.company}, a.err
 }
 
-func TestTheCompanyIsLearnedAfterARefresh(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestCompanyIsIdentifiedAfterRefresh(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn, other := w.connect("acme"), w.connect("other")
 		w.api = api{company: "c1"}
 		p := w.start("")
@@ -319,7 +319,7 @@ func TestTheCompanyIsLearnedAfterARefresh(t *testing.T) {
 
 func TestRefreshAheadOfExpiry(t *testing.T) {
 	t.Run("of a connection in use", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			p := w.start("")
 			defer p.stop()
@@ -335,7 +335,7 @@ func TestRefreshAheadOfExpiry(t *testing.T) {
 		})
 	})
 	t.Run("waits for a quiet moment", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			p := w.start("")
 			defer p.stop()
@@ -353,12 +353,12 @@ func TestRefreshAheadOfExpiry(t *testing.T) {
 		})
 	})
 	t.Run("but not for ever", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			p := w.start("")
 			defer p.stop()
 			p.mustAuthorize("acme").Begin()
-			time.Sleep(15*time.Minute - loudBefore + time.Second)
+			time.Sleep(15*time.Minute - idleWaitLimit + time.Second)
 			if n := w.server.count(); n != 1 {
 				t.Errorf("%d refreshes half a minute ahead of the expiry, want 1", n)
 			}
@@ -366,8 +366,8 @@ func TestRefreshAheadOfExpiry(t *testing.T) {
 	})
 }
 
-func TestRequestsWaitForARefreshUnderWayWhileTheirTokenIsGood(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestRequestsWithValidTokenWaitForRefreshInFlight(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -375,7 +375,7 @@ func TestRequestsWaitForARefreshUnderWayWhileTheirTokenIsGood(t *testing.T) {
 			delay   time.Duration
 			waited  time.Duration
 			version int64
-		}{{time.Second, 999 * time.Millisecond, 2}, {5 * time.Second, refreshPatience, 2}} {
+		}{{time.Second, 999 * time.Millisecond, 2}, {5 * time.Second, refreshWaitTimeout, 2}} {
 			w.server.slow(tt.delay)
 			p.mustAuthorize("acme")
 			time.Sleep(13*time.Minute + time.Millisecond)
@@ -388,8 +388,8 @@ func TestRequestsWaitForARefreshUnderWayWhileTheirTokenIsGood(t *testing.T) {
 	})
 }
 
-func TestIdleGrantsAreKeptAlive(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestIdleGrantsAreRefreshedWeekly(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		for i := range 50 {
 			w.connect(fmt.Sprintf("c%d", i))
 		}
@@ -402,8 +402,8 @@ func TestIdleGrantsAreKeptAlive(t *testing.T) {
 	})
 }
 
-func TestAStartTakesUpUnsettledRefreshes(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestStartResumesUnsettledRefreshes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		w.server.onArrival(func() error { return &pleo.UnknownOutcomeError{Err: errors.New("connection reset")} })
@@ -421,8 +421,8 @@ func TestAStartTakesUpUnsettledRefreshes(t *testing.T) {
 	})
 }
 
-func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestDrainWaitsForRefreshInFlight(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		w.server.slow(10 * time.Second)
 		p := w.start("")
@@ -442,8 +442,8 @@ func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
 	})
 }
 
-func TestConnectionsThatCannotBeUsed(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestUnusableConnections(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		store := &memoryStore{memory: w.data}
 		for name, status := range map[string]credstore.Status{"waiting": credstore.Pending, "off": credstore.Disabled} {
 			conn, err := store.Create(t.Context(), credstore.NewConnection{Name: name, Kind: credstore.StandaloneKey})
@@ -461,8 +461,8 @@ func TestConnectionsThatCannotBeUsed(t *testing.T) {
 	})
 }
 
-func TestStoreAway(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestStoreUnavailable(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		w.connect("other")
 		p := w.start("")
@@ -486,8 +486,8 @@ func TestStoreAway(t *testing.T) {
 	})
 }
 
-func TestChangesOfOtherProcessesAreSeen(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestChangesByOtherProcessesAreRead(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -511,7 +511,7 @@ func TestChangesOfOtherProcessesAreSeen(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -558,8 +558,8 @@ func BenchmarkAuthorize(b *testing.B) {
 	})
 }
 
-func TestChecksTellTheOperator(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestHealthChecks(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
 		p := w.start("")
 		defer p.stop()
@@ -602,8 +602,8 @@ func TestChecksTellTheOperator(t *testing.T) {
 	})
 }
 
-func TestAChangeThatCouldNotBeReadIsReadLater(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestFailedReadOfChangeIsRetried(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()

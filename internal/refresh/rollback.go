@@ -15,31 +15,33 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Witness remembers, apart from the store, how far the store had come. A store
+// RollbackGuard remembers, apart from the store, how far the store had come. A store
 // that has come less far was restored from a backup: its refresh tokens may be
 // spent, and presenting a spent one ends the grant. So none is presented before
 // an operator has accepted the restored store.
 //
 // It is a small file; processes that share it may write it at once.
-type Witness struct{ path string }
+type RollbackGuard struct{ path string }
 
-// WitnessIn returns the witness in dir, which is the directory of the spool.
-func WitnessIn(dir string) *Witness { return &Witness{filepath.Join(dir, "witness.json")} }
+// RollbackGuardIn returns the witness in dir, which is the directory of the spool.
+func RollbackGuardIn(dir string) *RollbackGuard {
+	return &RollbackGuard{filepath.Join(dir, "witness.json")}
+}
 
 const (
-	// witnessEvery is how often the witness looks at the store.
-	witnessEvery = 2 * time.Second
-	// witnessIdly is how often it does so at a store that others share, where all
+	// guardInterval is how often the witness looks at the store.
+	guardInterval = 2 * time.Second
+	// guardSharedInterval is how often it does so at a store that others share, where all
 	// is well: a refresh looks for itself before it presents a token.
-	witnessIdly = 2 * time.Minute
-	// factRestored is when a restored store was accepted: tokens obtained
+	guardSharedInterval = 2 * time.Minute
+	// factRestoreAccepted is when a restored store was accepted: tokens obtained
 	// before it are asked about before they are presented.
-	factRestored = "restore_accepted_at"
-	// factWaiting is when a restored store was noticed; empty once it is
+	factRestoreAccepted = "restore_accepted_at"
+	// factRollbackDetected is when a restored store was noticed; empty once it is
 	// accepted. What is changed in the store meanwhile lets it catch up with the
 	// number that the witness has seen, and would make it look as if it were not
 	// old.
-	factWaiting = "restore_noticed_at"
+	factRollbackDetected = "restore_noticed_at"
 )
 
 // seen is what the witness has seen.
@@ -48,7 +50,7 @@ type seen struct {
 	Change int64  `json:"change"`
 }
 
-func (w *Witness) read() (s seen, err error) {
+func (w *RollbackGuard) read() (s seen, err error) {
 	raw, err := os.ReadFile(w.path)
 	if err != nil {
 		return s, fmt.Errorf("reading the witness: %w", err)
@@ -60,7 +62,7 @@ func (w *Witness) read() (s seen, err error) {
 }
 
 // write replaces the file: it is wholly old or wholly new after a crash.
-func (w *Witness) write(s seen) error {
+func (w *RollbackGuard) write(s seen) error {
 	raw, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("encoding the witness: %w", err)
@@ -79,23 +81,23 @@ func (w *Witness) write(s seen) error {
 	return syncDir(filepath.Dir(w.path))
 }
 
-// errRestored says why no refresh token is presented.
-var errRestored = errors.New("the store is older than its witness: it was restored from a backup or replaced, " +
+// errRolledBack says why no refresh token is presented.
+var errRolledBack = errors.New("the store is older than its witness: it was restored from a backup or replaced, " +
 	"and its refresh tokens may be spent; see `pleo-auth-proxy store accept-restore`")
 
-// compare returns errRestored if the store has come less far than the witness
+// compare returns errRolledBack if the store has come less far than the witness
 // has seen, or had when it was last looked at. now is how far it has come.
-func (w *Witness) compare(ctx context.Context, store credstore.Store) (now seen, err error) {
+func (w *RollbackGuard) compare(ctx context.Context, store credstore.Store) (now seen, err error) {
 	now.Store, now.Change, err = store.Position(ctx)
 	if err != nil {
 		return now, err
 	}
-	waiting, err := store.Fact(ctx, factWaiting)
+	waiting, err := store.Fact(ctx, factRollbackDetected)
 	if err != nil {
 		return now, err
 	}
 	if waiting != "" {
-		return now, errRestored
+		return now, errRolledBack
 	}
 	was, err := w.read()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -105,22 +107,22 @@ func (w *Witness) compare(ctx context.Context, store credstore.Store) (now seen,
 		return now, err
 	}
 	if was.Store != now.Store || was.Change > now.Change {
-		return now, errRestored
+		return now, errRolledBack
 	}
 	return now, nil
 }
 
 // Exists reports whether there is one: then there has been a store.
-func (w *Witness) Exists() bool {
+func (w *RollbackGuard) Exists() bool {
 	_, err := os.Stat(w.path)
 	return err == nil
 }
 
 // Restored reports whether the store has come less far than the witness has seen,
 // so that its refresh tokens wait for Accept. It changes nothing.
-func (w *Witness) Restored(ctx context.Context, store credstore.Store) (bool, error) {
+func (w *RollbackGuard) Restored(ctx context.Context, store credstore.Store) (bool, error) {
 	_, err := w.compare(ctx, store)
-	if errors.Is(err, errRestored) {
+	if errors.Is(err, errRolledBack) {
 		return true, nil
 	}
 	return false, err
@@ -129,8 +131,8 @@ func (w *Witness) Restored(ctx context.Context, store credstore.Store) (bool, er
 // Accept makes a restored store be used from now on: introspection is asked
 // about each token in it before that is presented. It does nothing harmful to a
 // store that was not restored.
-func (w *Witness) Accept(ctx context.Context, store credstore.Store, now time.Time) error {
-	if err := store.SetFact(ctx, factRestored, now.UTC().Format(time.RFC3339Nano)); err != nil {
+func (w *RollbackGuard) Accept(ctx context.Context, store credstore.Store, now time.Time) error {
+	if err := store.SetFact(ctx, factRestoreAccepted, now.UTC().Format(time.RFC3339Nano)); err != nil {
 		return err
 	}
 	var s seen
@@ -141,7 +143,7 @@ func (w *Witness) Accept(ctx context.Context, store credstore.Store, now time.Ti
 	if err := w.write(s); err != nil {
 		return err
 	}
-	return store.SetFact(ctx, factWaiting, "")
+	return store.SetFact(ctx, factRollbackDetected, "")
 }
 
 // Restored reports whether refreshes wait for an operator to accept a store that
@@ -152,9 +154,9 @@ func (m *Manager) Restored() bool { return m.restored.Load() }
 // older, and keeps the witness up to date, until ctx ends.
 func (m *Manager) witness(ctx context.Context) error {
 	for {
-		wait := witnessEvery
+		wait := guardInterval
 		if m.lookAtWitness(ctx) && m.Shared {
-			wait = witnessIdly
+			wait = guardSharedInterval
 		}
 		if err := pause(ctx, wait); err != nil {
 			return err
@@ -164,8 +166,8 @@ func (m *Manager) witness(ctx context.Context) error {
 
 // lookAtWitness reports whether the store is as far as it was.
 func (m *Manager) lookAtWitness(ctx context.Context) bool {
-	now, err := m.Witness.compare(ctx, m.Store)
-	if errors.Is(err, errRestored) && m.Shared {
+	now, err := m.RollbackGuard.compare(ctx, m.Store)
+	if errors.Is(err, errRolledBack) && m.Shared {
 		now, err = m.acceptLoss(ctx, err)
 	}
 	if err == nil {
@@ -183,7 +185,7 @@ func (m *Manager) remember(now seen) error {
 	if was := m.reached.Load(); was != nil && *was == now {
 		return nil
 	}
-	if err := m.Witness.write(now); err != nil {
+	if err := m.RollbackGuard.write(now); err != nil {
 		return err
 	}
 	m.reached.Store(&now)
@@ -194,7 +196,7 @@ func (m *Manager) remember(now seen) error {
 // this process has obtained of late is saved again: it may be among the losses.
 func (m *Manager) acceptLoss(ctx context.Context, why error) (now seen, err error) {
 	m.Logger.Error("the store has lost changes, or failed over; introspection is asked about each refresh token before it is presented", errField(why))
-	if err := m.Witness.Accept(ctx, m.Store, m.Now()); err != nil {
+	if err := m.RollbackGuard.Accept(ctx, m.Store, m.Now()); err != nil {
 		return now, err
 	}
 	now.Store, now.Change, err = m.Store.Position(ctx)
@@ -220,7 +222,7 @@ func (m *Manager) saveLatest(ctx context.Context) {
 // known to be as far as it was. The store itself is asked each time: it may have
 // failed over a moment ago.
 func (m *Manager) reassure(ctx context.Context) error {
-	if m.Witness == nil || !m.Shared {
+	if m.RollbackGuard == nil || !m.Shared {
 		return nil
 	}
 	store, change, err := m.Store.Position(ctx)
@@ -235,7 +237,7 @@ func (m *Manager) reassure(ctx context.Context) error {
 
 // trust lets refreshes go on, with the doubts that a restored store deserves.
 func (m *Manager) trust(ctx context.Context) error {
-	accepted, err := m.Store.Fact(ctx, factRestored)
+	accepted, err := m.Store.Fact(ctx, factRestoreAccepted)
 	if err != nil {
 		return err
 	}
@@ -253,14 +255,14 @@ func (m *Manager) trust(ctx context.Context) error {
 func (m *Manager) judgeWitness(ctx context.Context, err error) {
 	switch {
 	case err == nil || errors.Is(err, context.Canceled):
-	case errors.Is(err, errRestored):
+	case errors.Is(err, errRolledBack):
 		if !m.restored.Swap(true) {
 			m.Logger.Error("no refresh token is presented until the store is accepted", errField(err))
 		}
 		m.noteRestored(ctx)
 		m.witnessOnce.Do(func() { close(m.witnessed) })
 	case !errors.Is(err, credstore.ErrUnavailable):
-		m.Logger.Error("the witness of the store cannot be kept", errField(err), zap.String("file", m.Witness.path))
+		m.Logger.Error("the witness of the store cannot be kept", errField(err), zap.String("file", m.RollbackGuard.path))
 		m.witnessOnce.Do(func() { close(m.witnessed) })
 		m.trustOnce.Do(func() { close(m.trusted) })
 	}
@@ -268,9 +270,9 @@ func (m *Manager) judgeWitness(ctx context.Context, err error) {
 
 // noteRestored makes the store itself remember that it waits to be accepted.
 func (m *Manager) noteRestored(ctx context.Context) {
-	waiting, err := m.Store.Fact(ctx, factWaiting)
+	waiting, err := m.Store.Fact(ctx, factRollbackDetected)
 	if err == nil && waiting == "" {
-		err = m.Store.SetFact(ctx, factWaiting, m.Now().UTC().Format(time.RFC3339Nano))
+		err = m.Store.SetFact(ctx, factRollbackDetected, m.Now().UTC().Format(time.RFC3339Nano))
 	}
 	if err != nil && ctx.Err() == nil {
 		m.metrics.storeErrors.Inc() // the next look tries again

@@ -8,28 +8,28 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// stranger is another process that is about to refresh a connection.
-type stranger struct {
-	w     *world
+// otherProcess is another process that is about to refresh a connection.
+type otherProcess struct {
+	w     *env
 	store *memoryStore
 	lease credstore.Lease
 	id    string
 }
 
-// stranger takes the lease of a connection.
-func (w *world) stranger(id string) *stranger {
+// otherProcess takes the lease of a connection.
+func (w *env) stranger(id string) *otherProcess {
 	w.t.Helper()
 	store := w.command()
 	lease, err := store.Acquire(w.t.Context(), id, "stranger")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return &stranger{w, store, lease, id}
+	return &otherProcess{w, store, lease, id}
 }
 
 // rotate refreshes once, and keeps the lease. What is saved has lived for so long
 // already.
-func (s *stranger) rotate(age time.Duration) {
+func (s *otherProcess) rotate(age time.Duration) {
 	s.w.t.Helper()
 	c := s.w.state(s.id).Credential
 	if _, err := s.store.Intend(s.w.t.Context(), s.lease, c.Parent(), time.Now()); err != nil {
@@ -48,10 +48,10 @@ func (s *stranger) rotate(age time.Duration) {
 	}
 }
 
-// TestWaitersTakeATokenThatIsDue: what another process has obtained is good until
+// TestWaitersUseTokenThatIsDue: what another process has obtained is good until
 // it expires, whoever refreshes it next.
-func TestWaitersTakeATokenThatIsDue(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestWaitersUseTokenThatIsDue(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.shared = true
 		conn := w.connect("acme")
 		p := w.start("")
@@ -73,10 +73,10 @@ func TestWaitersTakeATokenThatIsDue(t *testing.T) {
 	})
 }
 
-// TestWaitersOfAnOlderRefreshWaitForTheirOwn: who joins a refresh of a version that
+// TestWaitersOfOlderRefreshWaitForNextOne: who joins a refresh of a version that
 // others have seen to already is not turned away at its end.
-func TestWaitersOfAnOlderRefreshWaitForTheirOwn(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestWaitersOfOlderRefreshWaitForNextOne(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		w.shared = true
 		conn := w.connect("acme")
 		p := w.start("")
@@ -109,19 +109,19 @@ func TestWaitersOfAnOlderRefreshWaitForTheirOwn(t *testing.T) {
 	})
 }
 
-// TestPairsThatWaitAreSavedTogether: once the store has taken one pair, the others
+// TestWaitingPairsAreSavedTogether: once the store has taken one pair, the others
 // that wait for it do not wait for their next tries.
-func TestPairsThatWaitAreSavedTogether(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+func TestWaitingPairsAreSavedTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
 		ids := []string{w.connect("one").ID, w.connect("two").ID}
 		p := w.start("")
 		defer p.stop()
 		expire()
 		p.store.fail(failing("save"))
 		p.mustAuthorize("one")
-		time.Sleep(saveAtMost / 2)
+		time.Sleep(maxSaveRetryDelay / 2)
 		p.mustAuthorize("two")
-		time.Sleep(10 * saveAtMost)
+		time.Sleep(10 * maxSaveRetryDelay)
 		p.store.fail(nil)
 		saved := func() (n int) {
 			for _, id := range ids {
@@ -131,7 +131,7 @@ func TestPairsThatWaitAreSavedTogether(t *testing.T) {
 			}
 			return n
 		}
-		for range saveAtMost / time.Millisecond {
+		for range maxSaveRetryDelay / time.Millisecond {
 			if saved() > 0 {
 				break
 			}

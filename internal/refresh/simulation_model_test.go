@@ -97,7 +97,7 @@ func (l *simLink) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tok
 		return pleo.Tokens{}, &pleo.NotSentError{Err: err}
 	}
 	if err != nil || fate == simLose {
-		return pleo.Tokens{}, &pleo.UnknownOutcomeError{Err: errSim} // lost on the way there
+		return pleo.Tokens{}, &pleo.UnknownOutcomeError{Err: errSimulated} // lost on the way there
 	}
 	next, err := s.server.arrive(l.p, old)
 	if err != nil {
@@ -105,7 +105,7 @@ func (l *simLink) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tok
 	}
 	fate, err = l.p.step(ctx, "answer", id)
 	if lost := err != nil || fate == simLose; s.server.arrived(next, l.p, lost) {
-		return pleo.Tokens{}, &pleo.UnknownOutcomeError{Err: errSim}
+		return pleo.Tokens{}, &pleo.UnknownOutcomeError{Err: errSimulated}
 	}
 	return pleo.Tokens{
 		AccessToken: credstore.NewSecret(next.access), RefreshToken: credstore.NewSecret(next.refresh), Lifetime: simLife, SentAt: sent,
@@ -124,7 +124,7 @@ func (v *simServer) arrive(p *simProcess, t *simToken) (*simToken, error) {
 	}
 	if t.spent || g.revoked {
 		g.revoked = true
-		return nil, errRefused
+		return nil, errRejected
 	}
 	t.spent = true
 	next := v.issue(g)

@@ -12,15 +12,15 @@ import (
 const (
 	// A person waits so long for the API to say whose a new credential is, and then
 	// for the others that may know.
-	identifyPatience = 15 * time.Second
-	othersPatience   = 10 * time.Second
+	identifyTimeout         = 15 * time.Second
+	fallbackIdentifyTimeout = 10 * time.Second
 	// It is asked so often, so far apart.
-	identifyTries = 3
-	identifyPause = time.Second
+	maxIdentifyAttempts = 3
+	identifyRetryDelay  = time.Second
 )
 
-// ErrCompanyNotTold says that Pleo was asked whose a credential is, and did not say.
-var ErrCompanyNotTold = errors.New("nobody says which company the credential belongs to")
+// ErrCompanyUnknown says that Pleo was asked whose a credential is, and did not say.
+var ErrCompanyUnknown = errors.New("nobody says which company the credential belongs to")
 
 // owner is whose a credential is, and what it allows.
 type owner struct {
@@ -28,15 +28,15 @@ type owner struct {
 	scope   string            // separated by spaces; empty: not said
 }
 
-// whose asks whom a new credential of conn belongs to. Where nobody says, that is
-// [ErrCompanyNotTold] for a connection that has a company: the credential might be
+// companyOfCredential asks whom a new credential of conn belongs to. Where nobody says, that is
+// [ErrCompanyUnknown] for a connection that has a company: the credential might be
 // another one's. Any other error says why the API could not be asked.
-func (m *Manager) whose(ctx context.Context, conn credstore.Connection, c credstore.Credential) (owner, error) {
+func (m *Manager) companyOfCredential(ctx context.Context, conn credstore.Connection, c credstore.Credential) (owner, error) {
 	value := pleo.AuthorizationHeader(conn.Kind, c)
-	asking, cancel := context.WithTimeout(ctx, identifyPatience)
+	asking, cancel := context.WithTimeout(ctx, identifyTimeout)
 	who, err := m.askWho(asking, value)
 	cancel()
-	ctx, cancel = context.WithTimeout(ctx, othersPatience)
+	ctx, cancel = context.WithTimeout(ctx, fallbackIdentifyTimeout)
 	defer cancel()
 	return m.ownerOf(ctx, conn, value, c.AccessToken, who, err)
 }
@@ -55,7 +55,7 @@ func (m *Manager) ownerOf(ctx context.Context, conn credstore.Connection, value,
 	}
 	found := owner{company: m.companyOf(ctx, value, who, conn), scope: who.Scope}
 	if found.company.IsZero() && !conn.Company().IsZero() {
-		return owner{}, ErrCompanyNotTold
+		return owner{}, ErrCompanyUnknown
 	}
 	return found, nil
 }
@@ -67,10 +67,10 @@ func (m *Manager) askWho(ctx context.Context, authorization credstore.Secret) (p
 	}
 	for try := 1; ; try++ {
 		who, err := m.API.Introspect(ctx, authorization)
-		if err == nil || errors.Is(err, pleo.ErrUnauthorized) || try == identifyTries {
+		if err == nil || errors.Is(err, pleo.ErrUnauthorized) || try == maxIdentifyAttempts {
 			return who, err
 		}
-		if pause(ctx, identifyPause) != nil {
+		if pause(ctx, identifyRetryDelay) != nil {
 			return who, err
 		}
 	}

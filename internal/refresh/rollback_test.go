@@ -27,9 +27,9 @@ func (m *memory) backup() *memory {
 	return c
 }
 
-func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.alert = true
+func TestRestoredStoreWaitsToBeAccepted(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
+		w.polling = true
 		w.calibrate()
 		w.connect("spent")
 		w.connect("untouched")
@@ -38,7 +38,7 @@ func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
 		p := w.start(dir)
 		expire()
 		p.mustAuthorize("spent") // its refresh token in the backup is spent from here on
-		time.Sleep(2 * witnessEvery)
+		time.Sleep(2 * guardInterval)
 		p.stop()
 		before := w.server.count()
 
@@ -57,7 +57,7 @@ func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
 			t.Errorf("presented %d times from a restored store, want 0", n)
 		}
 
-		if err := WitnessIn(dir).Accept(t.Context(), p.store, time.Now()); err != nil {
+		if err := RollbackGuardIn(dir).Accept(t.Context(), p.store, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -66,7 +66,7 @@ func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
 			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
 		}
 		p.mustAuthorize("untouched")
-		if twice := w.server.presentedMoreThan(1); len(twice) > 0 {
+		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
 			t.Errorf("presented more than once: %v", twice)
 		}
 	})
@@ -74,9 +74,9 @@ func TestARestoredStoreWaitsToBeAccepted(t *testing.T) {
 
 // What commands change in a restored store must not make it look as if it had
 // come as far as its witness has seen.
-func TestARestoredStoreWaitsWhateverIsChangedInIt(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.alert = true
+func TestRestoredStoreWaitsDespiteLaterChanges(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
+		w.polling = true
 		w.calibrate()
 		w.connect("acme")
 		old := w.data.backup()
@@ -84,7 +84,7 @@ func TestARestoredStoreWaitsWhateverIsChangedInIt(t *testing.T) {
 		p := w.start(dir)
 		expire()
 		p.mustAuthorize("acme")
-		time.Sleep(2 * witnessEvery)
+		time.Sleep(2 * guardInterval)
 		p.stop()
 		before := w.server.count()
 
@@ -102,7 +102,7 @@ func TestARestoredStoreWaitsWhateverIsChangedInIt(t *testing.T) {
 			}
 			p.stop()
 		}
-		if err := WitnessIn(dir).Accept(t.Context(), w.command(), time.Now()); err != nil {
+		if err := RollbackGuardIn(dir).Accept(t.Context(), w.command(), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		p = w.start(dir)
@@ -113,15 +113,15 @@ func TestARestoredStoreWaitsWhateverIsChangedInIt(t *testing.T) {
 	})
 }
 
-func TestTheSpoolIsNotBroughtIntoAStoreThatWaits(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.alert = true
+func TestSpoolIsNotReplayedIntoRestoredStore(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
+		w.polling = true
 		w.connect("acme")
 		old := w.data.backup()
 		p := w.start("")
 		expire()
 		p.mustAuthorize("acme")
-		time.Sleep(2 * witnessEvery)
+		time.Sleep(2 * guardInterval)
 		p.store.fail(failing("save"))
 		expire()
 		access := token(p.mustAuthorize("acme"))
@@ -135,13 +135,13 @@ func TestTheSpoolIsNotBroughtIntoAStoreThatWaits(t *testing.T) {
 	})
 }
 
-func TestWitnessFollowsTheStore(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.alert = true
+func TestHighWaterMarkFollowsTheStore(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
+		w.polling = true
 		dir := t.TempDir()
 		p := w.start(dir)
 		w.connect("acme")
-		time.Sleep(2 * witnessEvery)
+		time.Sleep(2 * guardInterval)
 		p.stop()
 		p = w.start(dir)
 		defer p.stop()
@@ -156,9 +156,9 @@ func TestWitnessFollowsTheStore(t *testing.T) {
 	})
 }
 
-func TestADamagedWitnessHoldsNothingUp(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.alert = true
+func TestDamagedHighWaterMarkStopsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *env) {
+		w.polling = true
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, "witness.json"), []byte("{"), 0o600); err != nil {
 			t.Fatal(err)

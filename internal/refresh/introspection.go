@@ -10,30 +10,30 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// factOracle is the store's fact that introspection has called a token active
+// factIntrospectionTrusted is the store's fact that introspection has called a token active
 // that had just been received. It outlasts the process, since the question
 // matters most right after a crash.
-const factOracle = "introspection_calibrated"
+const factIntrospectionTrusted = "introspection_calibrated"
 
-// oracleTimeout bounds one question.
-const oracleTimeout = 10 * time.Second
+// introspectionTimeout bounds one question.
+const introspectionTimeout = 10 * time.Second
 
-// answer is what the oracle says of a refresh token.
-type answer int
+// introspectionResult is what the oracle says of a refresh token.
+type introspectionResult int
 
 const (
-	nobodyKnows answer = iota // there is no introspection
-	noAnswer                  // none now; ask again
-	alive
-	dead
-	perhapsDead // it says so, but is not trusted
+	introspectionUnsupported introspectionResult = iota // there is no introspection
+	introspectionFailed                                 // none now; ask again
+	tokenActive
+	tokenInactive
+	tokenUntrusted // it says so, but is not trusted
 )
 
-// oracle asks the authorization server's introspection (RFC 7662) about refresh
+// introspection asks the authorization server's introspection (RFC 7662) about refresh
 // tokens; that spends nothing. Its "inactive" counts only once it has called a
 // token active that had just been received: a server that knows access tokens
 // alone would call every refresh token inactive.
-type oracle struct {
+type introspection struct {
 	server AuthorizationServer
 	store  credstore.Store
 
@@ -42,53 +42,53 @@ type oracle struct {
 	asking  bool // a calibration is under way, or introspection does not exist
 }
 
-func newOracle(server AuthorizationServer, store credstore.Store) *oracle {
-	return &oracle{server: server, store: store}
+func newIntrospection(server AuthorizationServer, store credstore.Store) *introspection {
+	return &introspection{server: server, store: store}
 }
 
 // ask says whether the refresh token can still be presented.
-func (o *oracle) ask(ctx context.Context, token credstore.Secret) answer {
-	ctx, cancel := context.WithTimeout(ctx, oracleTimeout)
+func (o *introspection) ask(ctx context.Context, token credstore.Secret) introspectionResult {
+	ctx, cancel := context.WithTimeout(ctx, introspectionTimeout)
 	defer cancel()
 	active, err := o.server.Active(ctx, token, "refresh_token")
 	switch {
 	case err != nil:
 		return unanswered(err)
 	case active:
-		return alive
+		return tokenActive
 	case o.isTrusted(ctx):
-		return dead
+		return tokenInactive
 	}
-	return perhapsDead
+	return tokenUntrusted
 }
 
 // unanswered tells a server without introspection for us from one that could not
 // answer this time.
-func unanswered(err error) answer {
+func unanswered(err error) introspectionResult {
 	var refused *pleo.ResponseError
 	if errors.Is(err, pleo.ErrIntrospectionUnsupported) || errors.As(err, &refused) && refused.Class != pleo.RateLimited {
-		return nobodyKnows
+		return introspectionUnsupported
 	}
-	return noAnswer
+	return introspectionFailed
 }
 
-func (o *oracle) isTrusted(ctx context.Context) bool {
+func (o *introspection) isTrusted(ctx context.Context) bool {
 	o.mu.Lock()
 	trusted := o.trusted
 	o.mu.Unlock()
 	if trusted {
 		return true
 	}
-	fact, err := o.store.Fact(ctx, factOracle)
+	fact, err := o.store.Fact(ctx, factIntrospectionTrusted)
 	return err == nil && fact != ""
 }
 
 // calibrate asks, once, about a token that has just been received.
-func (o *oracle) calibrate(token credstore.Secret) {
+func (o *introspection) calibrate(token credstore.Secret) {
 	if !o.first() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), oracleTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), introspectionTimeout)
 	defer cancel()
 	if o.isTrusted(ctx) {
 		o.conclude(true, true)
@@ -96,13 +96,13 @@ func (o *oracle) calibrate(token credstore.Secret) {
 	}
 	active, err := o.server.Active(ctx, token, "refresh_token")
 	if err == nil && active {
-		err = o.store.SetFact(ctx, factOracle, time.Now().UTC().Format(time.RFC3339))
+		err = o.store.SetFact(ctx, factIntrospectionTrusted, time.Now().UTC().Format(time.RFC3339))
 	}
 	o.conclude(err == nil && active, errors.Is(err, pleo.ErrIntrospectionUnsupported))
 }
 
 // first reports whether a calibration is needed, and reserves it.
-func (o *oracle) first() bool {
+func (o *introspection) first() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.trusted || o.asking {
@@ -114,7 +114,7 @@ func (o *oracle) first() bool {
 
 // conclude ends a calibration; the next refresh begins another unless it was
 // final.
-func (o *oracle) conclude(trusted, final bool) {
+func (o *introspection) conclude(trusted, final bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.trusted = trusted

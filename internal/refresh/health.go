@@ -33,16 +33,16 @@ func (m *Manager) CheckCredentials(context.Context) error {
 		errs = append(errs, fmt.Errorf("no token is refreshed: %w", *err))
 	}
 	if m.Restored() {
-		errs = append(errs, errRestored)
+		errs = append(errs, errRolledBack)
 	}
-	if m.brake.isOn() {
-		errs = append(errs, errBrake)
+	if m.brake.Open() {
+		errs = append(errs, errBreakerOpen)
 	}
 	return errors.Join(errs...)
 }
 
-// heard notes how the authorization server took a refresh.
-func (m *Manager) heard(err error) {
+// recordServerHealth notes how the authorization server took a refresh.
+func (m *Manager) recordServerHealth(err error) {
 	var answer *pleo.ResponseError
 	if err == nil || errors.As(err, &answer) && answer.Class != pleo.RateLimited {
 		m.serverTrouble.Store(nil)
@@ -51,9 +51,9 @@ func (m *Manager) heard(err error) {
 	m.serverTrouble.Store(&err)
 }
 
-// noted notes whether the store took note of a refresh. One that does not may
+// recordStoreHealth notes whether the store took note of a refresh. One that does not may
 // well be readable: its disk is full, or somebody else holds it.
-func (m *Manager) noted(err error) {
+func (m *Manager) recordStoreHealth(err error) {
 	if errors.Is(err, credstore.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		m.storeTrouble.Store(&err)
 		return
