@@ -136,15 +136,15 @@ var mayImport = map[string][]string{
 	"examples":              {},                    // tests alone, which run the programs
 	"bench":                 {"internal/freeport"}, // runs the program beside others
 
-	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/webhook", "internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable", "internal/webguard"},
-	"proxy":               {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable", "internal/webguard"},
-	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable", "internal/webguard"},
-	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore", "internal/bell", "internal/durable", "internal/webguard"},
-	"internal/webhook":    {"credstore", "internal/bell", "internal/durable"},
-	"internal/refresh":    {"internal/pleo", "credstore", "internal/bell", "internal/durable"},
+	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/webhook", "internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
+	"proxy":               {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
+	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
+	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
+	"internal/webhook":    {"credstore", "internal/broadcast", "internal/durable"},
+	"internal/refresh":    {"internal/pleo", "credstore", "internal/broadcast", "internal/durable"},
 	"internal/pleo":       {"credstore", "internal/durable"},
-	"credstore":           {"internal/bell", "internal/durable"},
-	"internal/bell":       {},
+	"credstore":           {"internal/broadcast", "internal/durable"},
+	"internal/broadcast":  {},
 	"internal/webguard":   {},
 	"internal/durable":    {},
 }

@@ -56,21 +56,21 @@ func Statuses() []Status {
 
 // Reasons for a status, as users see them.
 const (
-	ReasonNoCredential   = "no_credential"           // pending: nobody has given consent or a key yet
-	ReasonRefused        = "refresh_refused"         // the authorization server refused the refresh token
-	ReasonUnknownOutcome = "refresh_outcome_unknown" // refused after an answer was lost
-	ReasonInactive       = "refresh_token_inactive"  // introspection calls the refresh token inactive
-	ReasonUnexpected     = "refresh_answer_unusual"  // repeated answers that no rule names
-	ReasonUnavailable    = "refresh_unavailable"     // degraded: the authorization server is away or busy
-	ReasonClientRefused  = "oauth_client_refused"    // degraded: our client id or secret is wrong
-	ReasonKeyRefused     = "key_refused"             // the API refused the key
-	ReasonRetry          = "retry_requested"         // degraded: an operator has a refused refresh token presented again
-	ReasonHalfAnswer     = "access_token_missing"    // degraded: a refresh brought a refresh token and nothing to send
-	ReasonMassRefusal    = "mass_refusal"            // degraded: many connections are refused at once, and it was too
-	ReasonUninstalled    = "uninstalled"             // DELETE /v1/installations/me was answered
-	ReasonCompany        = "company_conflict"        // the credential belongs to an unexpected company
-	ReasonOperator       = "operator"                // disabled by hand
-	ReasonExported       = "exported"                // disabled: its secrets were given away
+	ReasonNoCredential         = "no_credential"           // pending: nobody has given consent or a key yet
+	ReasonRefreshTokenRejected = "refresh_refused"         // the authorization server refused the refresh token
+	ReasonUnknownOutcome       = "refresh_outcome_unknown" // refused after an answer was lost
+	ReasonRefreshTokenInactive = "refresh_token_inactive"  // introspection calls the refresh token inactive
+	ReasonUnexpectedResponse   = "refresh_answer_unusual"  // repeated answers that no rule names
+	ReasonUnavailable          = "refresh_unavailable"     // degraded: the authorization server is away or busy
+	ReasonClientRejected       = "oauth_client_refused"    // degraded: our client id or secret is wrong
+	ReasonKeyRejected          = "key_refused"             // the API refused the key
+	ReasonRetryRequested       = "retry_requested"         // degraded: an operator has a refused refresh token presented again
+	ReasonAccessTokenMissing   = "access_token_missing"    // degraded: a refresh brought a refresh token and nothing to send
+	ReasonCircuitBreakerOpen   = "mass_refusal"            // degraded: many connections are refused at once, and it was too
+	ReasonUninstalled          = "uninstalled"             // DELETE /v1/installations/me was answered
+	ReasonCompanyConflict      = "company_conflict"        // the credential belongs to an unexpected company
+	ReasonOperator             = "operator"                // disabled by hand
+	ReasonExported             = "exported"                // disabled: its secrets were given away
 )
 
 // Connection is a named link between one Pleo company and one tenant of the
@@ -92,9 +92,9 @@ type Connection struct {
 	// Unproven: the credential comes from a consent of which is not known whether
 	// the connection may have its company. It must not be sent before Identify has
 	// settled that.
-	Unproven       bool
-	ExternalTenant string
-	Scope          string // as granted, space-separated
+	CompanyUnverified bool
+	ExternalTenant    string
+	Scope             string // as granted, space-separated
 
 	Version     int64     // of the credential; 0 while there is none
 	ExpiresAt   time.Time // of the access token, or of the key where that is known
@@ -108,7 +108,7 @@ func (c Connection) Company() Company {
 }
 
 // Failure is the latest thing that went wrong with a connection, for people.
-// Message never holds a secret. Both texts are kept as [KeptText] gives them.
+// Message never holds a secret. Both texts are kept as [CleanText] gives them.
 type Failure struct {
 	Code    string
 	Message string
@@ -121,15 +121,15 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~:-]{0,127}$`)
 // letters, digits and . _ ~ : -, the first a letter or a digit.
 func ValidName(name string) bool { return namePattern.MatchString(name) }
 
-const tenantMax = 256 // bytes of an external tenant
+const maxTenantLength = 256 // bytes of an external tenant
 
-// CheckTenant says what is wrong with the external tenant of a connection: it
+// ValidateTenant says what is wrong with the external tenant of a connection: it
 // has at most 256 bytes and no control characters, and may be empty. Nor has it
 // U+FFFD, or what is read as that: of two such tenants nobody knows whether they
 // were one.
-func CheckTenant(tenant string) error {
-	if len(tenant) > tenantMax || strings.ContainsFunc(tenant, unicode.IsControl) {
-		return fmt.Errorf("the external tenant is not usable: it takes up to %d bytes without control characters", tenantMax)
+func ValidateTenant(tenant string) error {
+	if len(tenant) > maxTenantLength || strings.ContainsFunc(tenant, unicode.IsControl) {
+		return fmt.Errorf("the external tenant is not usable: it takes up to %d bytes without control characters", maxTenantLength)
 	}
 	if strings.ContainsRune(tenant, utf8.RuneError) { // also where it is no UTF-8
 		return errors.New("the external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one")

@@ -26,7 +26,7 @@ func TestCheckTenant(t *testing.T) {
 		"": true, "4711": true, "Müller 日本": true, strings.Repeat("x", 256): true,
 		strings.Repeat("x", 257): false, strings.Repeat("ü", 129): false, "a\nb": false, "M\xfcller": false, "Caf\ufffd": false,
 	} {
-		if err := credstore.CheckTenant(tenant); (err == nil) != want {
+		if err := credstore.ValidateTenant(tenant); (err == nil) != want {
 			t.Errorf("CheckTenant(%q) = %v, want it usable: %v", tenant, err, want)
 		}
 	}

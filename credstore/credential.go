@@ -25,14 +25,14 @@ type Credential struct {
 	ForcedAt     time.Time
 	ForcedStreak int
 
-	// RefusedAt is when the authorization server refused RefreshToken; zero
+	// RejectedAt is when the authorization server refused RefreshToken; zero
 	// while it has not. The refused token is kept for an operator's retry and
-	// forgotten after [RefusedTokenKept].
-	RefusedAt time.Time
+	// forgotten after [RejectedTokenRetention].
+	RejectedAt time.Time
 }
 
-// RefusedTokenKept is how long a store keeps a refused refresh token, sealed.
-const RefusedTokenKept = 7 * 24 * time.Hour
+// RejectedTokenRetention is how long a store keeps a refused refresh token, sealed.
+const RejectedTokenRetention = 7 * 24 * time.Hour
 
 // Parent names this credential as the one that a successor is obtained from.
 func (c Credential) Parent() Parent {
@@ -67,7 +67,7 @@ type Successor struct {
 
 	// Setback, if not nil, says that the pair is of no use yet: the status
 	// becomes degraded instead of active. Unusual in it has no meaning.
-	Setback *Setback
+	RefreshFailure *RefreshFailure
 }
 
 // Outcome says what is known about a refresh that an intent announced.
@@ -77,8 +77,8 @@ type Outcome string
 // is recorded; an intent found Sending whose owner is gone was left by a crash.
 // It is Unknown once the answer is known to be lost.
 const (
-	Sending Outcome = "sending"
-	Unknown Outcome = "unknown"
+	OutcomePending Outcome = "sending"
+	OutcomeUnknown Outcome = "unknown"
 )
 
 // Intent is the durable note "I am about to spend this refresh token", written
@@ -91,9 +91,9 @@ type Intent struct {
 	FirstAt time.Time // when the first one was
 	Outcome Outcome
 
-	// Presentations counts how often the token has been announced; above 1 only
+	// Attempts counts how often the token has been announced; above 1 only
 	// after unknown outcomes.
-	Presentations int
+	Attempts int
 	// NextAt is when the token may be presented again, once Outcome is Unknown.
 	NextAt time.Time
 }
@@ -111,10 +111,10 @@ type State struct {
 	// RequestedAt is when an operator asked for a refresh that has not been
 	// settled yet; zero when nobody has.
 	RequestedAt time.Time
-	// Unusual counts the answers in a row that no rule names, and UnusualSince
+	// UnexpectedResponses counts the answers in a row that no rule names, and UnexpectedSince
 	// is when the first of them came.
-	Unusual      int
-	UnusualSince time.Time
+	UnexpectedResponses int
+	UnexpectedSince     time.Time
 }
 
 // Parent names the stored credential, as version 0 where there is none yet.

@@ -27,9 +27,9 @@ var (
 	ErrBusy = errors.New("another process is changing this credential")
 	// ErrLeaseLost: the lease ended before the work did.
 	ErrLeaseLost = errors.New("the lease has ended")
-	// ErrNotRefused: the connection has no refused refresh token that could be
+	// ErrNotRejected: the connection has no refused refresh token that could be
 	// presented again.
-	ErrNotRefused = errors.New("there is no refused refresh token to present again")
+	ErrNotRejected = errors.New("there is no refused refresh token to present again")
 	// ErrOtherCompany: the credential belongs to another company than the
 	// connection does; see [OtherCompanyError].
 	ErrOtherCompany = errors.New("the credential belongs to another company")
@@ -44,17 +44,17 @@ var (
 	ErrUnavailable = errors.New("the store is unavailable")
 )
 
-// Conflict is an ErrNameTaken, ErrTokenTaken or ErrCompanyBound that says which connection is
+// ConflictError is an ErrNameTaken, ErrTokenTaken or ErrCompanyBound that says which connection is
 // in the way.
-type Conflict struct {
+type ConflictError struct {
 	Err  error  // ErrNameTaken, ErrTokenTaken or ErrCompanyBound
 	With string // the name of the other connection
 }
 
-func (e *Conflict) Error() string { return fmt.Sprintf("%v: connection %q", e.Err, e.With) }
+func (e *ConflictError) Error() string { return fmt.Sprintf("%v: connection %q", e.Err, e.With) }
 
 // Unwrap returns the sentinel.
-func (e *Conflict) Unwrap() error { return e.Err }
+func (e *ConflictError) Unwrap() error { return e.Err }
 
 // OtherCompanyError is an ErrOtherCompany that says which companies.
 type OtherCompanyError struct {
@@ -63,7 +63,7 @@ type OtherCompanyError struct {
 }
 
 func (e *OtherCompanyError) Error() string {
-	return fmt.Sprintf("%v: to %s, and the connection to %s", ErrOtherCompany, e.Got.label(), e.Have.label())
+	return fmt.Sprintf("%v: to %s, and the connection to %s", ErrOtherCompany, e.Got.displayName(), e.Have.displayName())
 }
 
 // Unwrap returns ErrOtherCompany.

@@ -14,11 +14,11 @@ type EventType string
 // recovers from reauthorization_required only: that it was degraded for a while
 // is in its history and nobody is told.
 const (
-	EventConnected       EventType = "connection.connected"                // consent or a key was given
-	EventReauthorization EventType = "connection.reauthorization_required" // only a person can mend it
-	EventRecovered       EventType = "connection.recovered"                // it works again
-	EventKeyExpiring     EventType = "connection.key_expiring"             // its key ends soon, or has ended
-	EventRemoved         EventType = "connection.removed"
+	EventConnected               EventType = "connection.connected"                // consent or a key was given
+	EventReauthorizationRequired EventType = "connection.reauthorization_required" // only a person can mend it
+	EventRecovered               EventType = "connection.recovered"                // it works again
+	EventKeyExpiring             EventType = "connection.key_expiring"             // its key ends soon, or has ended
+	EventRemoved                 EventType = "connection.removed"
 )
 
 // The types of events that stand in the history only.
@@ -36,7 +36,7 @@ const (
 	EventDisabled         EventType = "connection.disabled"          // nothing is sent with it
 	EventEnabled          EventType = "connection.enabled"           //
 	EventExported         EventType = "connection.exported"          // with its secrets, and disabled
-	EventLinkMade         EventType = "connection.link_made"         // a connect link
+	EventLinkCreated      EventType = "connection.link_made"         // a connect link
 	EventConsentFailed    EventType = "connection.consent_failed"    // or a key that was not taken
 	EventRefreshRequested EventType = "connection.refresh_requested" // by hand
 	EventRetryRequested   EventType = "connection.retry_requested"   // of a refused refresh token
@@ -45,7 +45,7 @@ const (
 
 // PublicEvents lists the types that others can subscribe to.
 func PublicEvents() []EventType {
-	return []EventType{EventConnected, EventReauthorization, EventRecovered, EventKeyExpiring, EventRemoved}
+	return []EventType{EventConnected, EventReauthorizationRequired, EventRecovered, EventKeyExpiring, EventRemoved}
 }
 
 // Public reports whether others can subscribe to events of the type.
@@ -55,17 +55,17 @@ func (t EventType) Public() bool { return slices.Contains(PublicEvents(), t) }
 // drive what a person looks for out of a bounded history.
 func (t EventType) Frequent() bool {
 	return slices.Contains([]EventType{
-		EventRefreshed, EventRefreshFailed, EventDegraded, EventRefreshRequested, EventLinkMade, EventConsentFailed, EventNotDelivered,
+		EventRefreshed, EventRefreshFailed, EventDegraded, EventRefreshRequested, EventLinkCreated, EventConsentFailed, EventNotDelivered,
 	}, t)
 }
 
-// A store keeps of each connection's history the latest EventsKept events, of
-// those that are Frequent the latest FrequentEventsKept beside them, and none
-// for longer than EventKept. The history of a removed connection stays.
+// A store keeps of each connection's history the latest MaxEvents events, of
+// those that are Frequent the latest MaxFrequentEvents beside them, and none
+// for longer than EventRetention. The history of a removed connection stays.
 const (
-	EventsKept         = 150
-	FrequentEventsKept = 50
-	EventKept          = 400 * 24 * time.Hour
+	MaxEvents         = 150
+	MaxFrequentEvents = 50
+	EventRetention    = 400 * 24 * time.Hour
 )
 
 // Event is one entry of a connection's history. It holds nothing secret.
@@ -82,21 +82,21 @@ type Event struct {
 	Version int64  // of the credential, after it
 
 	Code    string // for programs: what went wrong, if something did
-	Message string // for people: more about it; see [KeptText]
+	Message string // for people: more about it; see [CleanText]
 }
 
-// TextKept is how long a text about what went wrong may be, in bytes.
-const TextKept = 1000
+// MaxTextLength is how long a text about what went wrong may be, in bytes.
+const MaxTextLength = 1000
 
-// KeptText returns a text as a store keeps it. It may come from a server, and
+// CleanText returns a text as a store keeps it. It may come from a server, and
 // hold what no database takes: it becomes valid UTF-8 without NUL, and is cut at
-// TextKept.
-func KeptText(text string) string {
+// MaxTextLength.
+func CleanText(text string) string {
 	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
-	if len(text) <= TextKept {
+	if len(text) <= MaxTextLength {
 		return text
 	}
-	return strings.ToValidUTF8(text[:TextKept], "")
+	return strings.ToValidUTF8(text[:MaxTextLength], "")
 }
 
 // HistoryPage is one page of a connection's history.

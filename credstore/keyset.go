@@ -92,7 +92,7 @@ func orNone(k *Keyset, err error) *Keyset {
 
 // Reload reads the file again if it is another one than before, or was written
 // to since, and reports whether its keys have changed. That costs little when
-// nothing has happened, so it may be called often; and Seal, SealUnder and Open
+// nothing has happened, so it may be called often; and Seal, EncryptWith and Open
 // do so themselves where it matters. When it returns an error the keys stay as
 // they were.
 func (k *Keyset) Reload() (changed bool, err error) {
@@ -123,16 +123,16 @@ func (k *Keyset) fresh() *loadedKeys {
 	return k.current.Load()
 }
 
-// Seal encrypts plaintext under the primary key, bound to label: it opens with
+// Encrypt encrypts plaintext under the primary key, bound to label: it opens with
 // the same label only.
-func (k *Keyset) Seal(label string, plaintext []byte) ([]byte, error) {
+func (k *Keyset) Encrypt(label string, plaintext []byte) ([]byte, error) {
 	keys := k.fresh()
 	return keys.seal(keys.primary, label, plaintext)
 }
 
-// SealUnder is Seal under the key with the fingerprint. A keyset that does not
+// EncryptWith is Seal under the key with the fingerprint. A keyset that does not
 // hold the key is a [SetupError].
-func (k *Keyset) SealUnder(fingerprint, label string, plaintext []byte) ([]byte, error) {
+func (k *Keyset) EncryptWith(fingerprint, label string, plaintext []byte) ([]byte, error) {
 	keys := k.current.Load()
 	if !keys.holds(fingerprint) {
 		keys = k.fresh() // it may have been added since
@@ -140,11 +140,11 @@ func (k *Keyset) SealUnder(fingerprint, label string, plaintext []byte) ([]byte,
 	return keys.seal(fingerprint, label, plaintext)
 }
 
-// Open decrypts what Seal returned for the same label, under any key of the
+// Decrypt decrypts what Seal returned for the same label, under any key of the
 // keyset. It fails for anything else, altered in whatever way.
-func (k *Keyset) Open(label string, sealed []byte) ([]byte, error) {
+func (k *Keyset) Decrypt(label string, sealed []byte) ([]byte, error) {
 	keys := k.current.Load()
-	id, ok := SealedUnder(sealed)
+	id, ok := KeyID(sealed)
 	if !ok {
 		return nil, errors.New("opening what was sealed: it is no ciphertext of ours")
 	}
@@ -157,9 +157,9 @@ func (k *Keyset) Open(label string, sealed []byte) ([]byte, error) {
 // Fingerprint names the primary key without giving anything of it away.
 func (k *Keyset) Fingerprint() string { return k.current.Load().primary }
 
-// Holds reports whether the keyset can open what was sealed under the key with
+// Contains reports whether the keyset can open what was sealed under the key with
 // the fingerprint.
-func (k *Keyset) Holds(fingerprint string) bool {
+func (k *Keyset) Contains(fingerprint string) bool {
 	return k.current.Load().holds(fingerprint) || k.fresh().holds(fingerprint)
 }
 
@@ -170,21 +170,21 @@ func (k *Keyset) Keys() []Key { return slices.Clone(k.current.Load().inFile) }
 // sealedPrefix is the length of Tink's prefix.
 const sealedPrefix = 5
 
-// SealedUnder returns the id of the key that something was sealed under. It
+// KeyID returns the id of the key that something was sealed under. It
 // reports false for what no keyset has sealed.
-func SealedUnder(sealed []byte) (id uint32, ok bool) {
+func KeyID(sealed []byte) (id uint32, ok bool) {
 	if len(sealed) < sealedPrefix || sealed[0] != 1 {
 		return 0, false
 	}
 	return binary.BigEndian.Uint32(sealed[1:]), true
 }
 
-// SealedPrefix returns what everything that was sealed under the key with the
+// CiphertextPrefix returns what everything that was sealed under the key with the
 // id starts with, and nothing else does.
-func SealedPrefix(id uint32) []byte { return binary.BigEndian.AppendUint32([]byte{1}, id) }
+func CiphertextPrefix(id uint32) []byte { return binary.BigEndian.AppendUint32([]byte{1}, id) }
 
-// Label names a column of a connection, for Seal and Open. Different arguments
+// AssociatedData names a column of a connection, for Seal and Open. Different arguments
 // give different labels.
-func Label(connectionID, column string) string {
+func AssociatedData(connectionID, column string) string {
 	return fmt.Sprintf("%q %q", connectionID, column)
 }

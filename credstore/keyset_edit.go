@@ -18,8 +18,8 @@ import (
 
 // What the functions that edit a keyset file return when they leave it alone.
 var (
-	// ErrNoKey: the keyset has no key with the fingerprint.
-	ErrNoKey = errors.New("the keyset has no such key")
+	// ErrKeyNotFound: the keyset has no key with the fingerprint.
+	ErrKeyNotFound = errors.New("the keyset has no such key")
 	// ErrPrimaryKey: the key is the one that everything new is sealed under.
 	ErrPrimaryKey = errors.New("the key is the primary one")
 	// ErrKeysetBusy: another process is editing the keyset.
@@ -59,12 +59,12 @@ func AddKey(path string) (Key, error) {
 }
 
 // PromoteKey makes the key with the fingerprint the primary one of the keyset at
-// path, and reports whether it was not. The error may match [ErrNoKey].
+// path, and reports whether it was not. The error may match [ErrKeyNotFound].
 func PromoteKey(path, name string) (changed bool, err error) {
 	_, err = editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
 		i := findKey(file, name)
 		if i < 0 {
-			return false, ErrNoKey
+			return false, ErrKeyNotFound
 		}
 		changed = file.GetPrimaryKeyId() != file.GetKey()[i].GetKeyId()
 		file.PrimaryKeyId = file.GetKey()[i].GetKeyId()
@@ -78,12 +78,12 @@ func PromoteKey(path, name string) (changed bool, err error) {
 
 // RetireKey takes the key with the fingerprint out of the keyset at path if
 // unused, which it calls while nobody else can change the file, returns nil.
-// The error may match [ErrNoKey] or [ErrPrimaryKey], or be what unused returned.
+// The error may match [ErrKeyNotFound] or [ErrPrimaryKey], or be what unused returned.
 func RetireKey(path, name string, unused func() error) error {
 	_, err := editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
 		i := findKey(file, name)
 		if i < 0 {
-			return false, ErrNoKey
+			return false, ErrKeyNotFound
 		}
 		if file.GetPrimaryKeyId() == file.GetKey()[i].GetKeyId() {
 			return false, ErrPrimaryKey

@@ -92,17 +92,17 @@ func TestRotation(t *testing.T) {
 
 	second := add(t, path)
 	wantKeys(t, path, first, second)
-	if id, ok := credstore.SealedUnder(seal(t, open(t, path), "label", "x")); !ok || id != first.ID {
+	if id, ok := credstore.KeyID(seal(t, open(t, path), "label", "x")); !ok || id != first.ID {
 		t.Errorf("Seal after AddKey uses key %d, %v, want still %d", id, ok, first.ID)
 	}
 
 	promote(t, path, second)
 	wantKeys(t, path, primary(first, false), primary(second, true))
 	k := open(t, path)
-	if id, ok := credstore.SealedUnder(seal(t, k, "label", "x")); !ok || id != second.ID {
+	if id, ok := credstore.KeyID(seal(t, k, "label", "x")); !ok || id != second.ID {
 		t.Errorf("Seal after PromoteKey uses key %d, %v, want %d", id, ok, second.ID)
 	}
-	if got, err := k.Open("label", sealed); err != nil || string(got) != "old" {
+	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "old" {
 		t.Errorf("Open of what the old key sealed = %q, %v, want it", got, err)
 	}
 
@@ -110,7 +110,7 @@ func TestRotation(t *testing.T) {
 		t.Fatalf("RetireKey: %v", err)
 	}
 	wantKeys(t, path, primary(second, true))
-	if got, err := open(t, path).Open("label", sealed); err == nil {
+	if got, err := open(t, path).Decrypt("label", sealed); err == nil {
 		t.Errorf("Open under a retired key = %q, want an error", got)
 	}
 }
@@ -124,8 +124,8 @@ func TestEditsThatAreRefused(t *testing.T) {
 		edit func() error
 		want error
 	}{
-		{"promote an unknown key", func() error { _, err := credstore.PromoteKey(path, "none"); return err }, credstore.ErrNoKey},
-		{"retire an unknown key", func() error { return credstore.RetireKey(path, "none", unused) }, credstore.ErrNoKey},
+		{"promote an unknown key", func() error { _, err := credstore.PromoteKey(path, "none"); return err }, credstore.ErrKeyNotFound},
+		{"retire an unknown key", func() error { return credstore.RetireKey(path, "none", unused) }, credstore.ErrKeyNotFound},
 		{"retire the primary key", func() error { return credstore.RetireKey(path, first.Fingerprint, unused) }, credstore.ErrPrimaryKey},
 		{"retire a key in use", func() error {
 			return credstore.RetireKey(path, second.Fingerprint, func() error { return inUse })
@@ -246,25 +246,25 @@ func TestKeysetFollowsItsFile(t *testing.T) {
 		t.Errorf("Reload of the same file = %v, %v, want false", changed, err)
 	}
 	second := add(t, path)
-	if changed, err := k.Reload(); !changed || err != nil || !k.Holds(second.Fingerprint) {
+	if changed, err := k.Reload(); !changed || err != nil || !k.Contains(second.Fingerprint) {
 		t.Errorf("Reload after AddKey = %v, %v, want the new key", changed, err)
 	}
 	promote(t, path, second)
 	// Nobody has called Reload: what needs the newest keys looks by itself.
-	if id, _ := credstore.SealedUnder(seal(t, k, "label", "x")); id != second.ID {
+	if id, _ := credstore.KeyID(seal(t, k, "label", "x")); id != second.ID {
 		t.Errorf("Seal after PromoteKey uses key %d, want %d", id, second.ID)
 	}
 	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
 		t.Fatalf("RetireKey: %v", err)
 	}
 	third := add(t, path)
-	if _, err := k.SealUnder(third.Fingerprint, "label", nil); err != nil {
+	if _, err := k.EncryptWith(third.Fingerprint, "label", nil); err != nil {
 		t.Errorf("SealUnder a key that has just been added = %v, want nil", err)
 	}
 	fourth := add(t, path)
 	promote(t, path, fourth)
 	sealed := seal(t, open(t, path), "label", "secret")
-	if got, err := k.Open("label", sealed); err != nil || string(got) != "secret" {
+	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "secret" {
 		t.Errorf("Open under a key that has just been added = %q, %v, want it", got, err)
 	}
 }
@@ -280,10 +280,10 @@ func TestRetiredKeyOpensUntilTheEnd(t *testing.T) {
 	if changed, err := k.Reload(); !changed || err != nil {
 		t.Fatalf("Reload = %v, %v, want true", changed, err)
 	}
-	if got, err := k.Open("label", sealed); err != nil || string(got) != "secret" {
+	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "secret" {
 		t.Errorf("Open of what was sealed before = %q, %v, want it", got, err)
 	}
-	if _, err := k.SealUnder(first.Fingerprint, "label", nil); err != nil {
+	if _, err := k.EncryptWith(first.Fingerprint, "label", nil); err != nil {
 		t.Errorf("SealUnder the key of a store that has not moved = %v, want nil", err)
 	}
 }
@@ -312,7 +312,7 @@ func TestKeysetOutlivesItsFile(t *testing.T) {
 			if changed, err := k.Reload(); changed || err == nil {
 				t.Errorf("Reload = %v, %v, want an error", changed, err)
 			}
-			if got, err := k.Open("label", seal(t, k, "label", "secret")); err != nil || string(got) != "secret" {
+			if got, err := k.Decrypt("label", seal(t, k, "label", "secret")); err != nil || string(got) != "secret" {
 				t.Errorf("Open = %q, %v, want what was sealed", got, err)
 			}
 			if err := os.WriteFile(path, whole, 0o600); err != nil {

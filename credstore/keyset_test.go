@@ -25,7 +25,7 @@ func newKeyset(t testing.TB) *credstore.Keyset {
 
 func seal(t testing.TB, k *credstore.Keyset, label, plaintext string) []byte {
 	t.Helper()
-	sealed, err := k.Seal(label, []byte(plaintext))
+	sealed, err := k.Encrypt(label, []byte(plaintext))
 	if err != nil {
 		t.Fatalf("Seal: %v", err)
 	}
@@ -43,7 +43,7 @@ func TestKeysetIsMadeOnce(t *testing.T) {
 	if err != nil || created {
 		t.Fatalf("OpenKeyset again = created %v, %v, want false", created, err)
 	}
-	if got, err := second.Open("label", sealed); err != nil || string(got) != "secret" {
+	if got, err := second.Decrypt("label", sealed); err != nil || string(got) != "secret" {
 		t.Errorf("Open under the keyset read again = %q, %v, want what was sealed", got, err)
 	}
 	info, err := os.Stat(path)
@@ -161,7 +161,7 @@ func TestFingerprint(t *testing.T) {
 		t.Errorf("fingerprints %q and %q, want two of 32 digits", k.Fingerprint(), other.Fingerprint())
 	}
 	for fingerprint, want := range map[string]bool{k.Fingerprint(): true, other.Fingerprint(): false, "": false} {
-		if got := k.Holds(fingerprint); got != want {
+		if got := k.Contains(fingerprint); got != want {
 			t.Errorf("Holds(%q) = %v, want %v", fingerprint, got, want)
 		}
 	}
@@ -169,16 +169,16 @@ func TestFingerprint(t *testing.T) {
 
 func TestSealedOpensOnlyAsItWasSealed(t *testing.T) {
 	k := newKeyset(t)
-	label := credstore.Label("id", "column")
+	label := credstore.AssociatedData("id", "column")
 	sealed := seal(t, k, label, "secret")
 	if again := seal(t, k, label, "secret"); bytes.Equal(sealed, again) {
 		t.Error("sealing twice gave the same bytes: equal secrets can be told")
 	}
 	for name, attempt := range map[string]func() ([]byte, error){
-		"another column":     func() ([]byte, error) { return k.Open(credstore.Label("id", "columns"), sealed) },
-		"another connection": func() ([]byte, error) { return k.Open(credstore.Label("other", "column"), sealed) },
-		"another keyset":     func() ([]byte, error) { return newKeyset(t).Open(label, sealed) },
-		"nothing":            func() ([]byte, error) { return k.Open(label, nil) },
+		"another column":     func() ([]byte, error) { return k.Decrypt(credstore.AssociatedData("id", "columns"), sealed) },
+		"another connection": func() ([]byte, error) { return k.Decrypt(credstore.AssociatedData("other", "column"), sealed) },
+		"another keyset":     func() ([]byte, error) { return newKeyset(t).Decrypt(label, sealed) },
+		"nothing":            func() ([]byte, error) { return k.Decrypt(label, nil) },
 	} {
 		if got, err := attempt(); err == nil {
 			t.Errorf("%s: Open = %q, want an error", name, got)
@@ -190,7 +190,7 @@ func TestLabelsDiffer(t *testing.T) {
 	pairs := [][2]string{{"a", "b"}, {"a b", ""}, {"", "a b"}, {"a\" \"b", ""}, {"a", "b\" \""}, {"ab", ""}, {"a", "\"b"}, {"a\\", "b"}}
 	seen := map[string][2]string{}
 	for _, p := range pairs {
-		label := credstore.Label(p[0], p[1])
+		label := credstore.AssociatedData(p[0], p[1])
 		if earlier, ok := seen[label]; ok {
 			t.Errorf("Label(%q) = Label(%q) = %s", p, earlier, label)
 		}
@@ -213,7 +213,7 @@ func FuzzTamperedCiphertextDoesNotOpen(f *testing.F) {
 		if bytes.Equal(data, sealed) && label == "label" {
 			return
 		}
-		if got, err := k.Open(label, data); err == nil {
+		if got, err := k.Decrypt(label, data); err == nil {
 			t.Errorf("Open(%q, %x) = %q, want an error", label, data, got)
 		}
 	})
@@ -227,11 +227,11 @@ func TestTemporaryKeysetOpensWhatItSealed(t *testing.T) {
 	if changed, err := k.Reload(); changed || err != nil {
 		t.Errorf("Reload = %t, %v, want no change", changed, err)
 	}
-	sealed, err := k.Seal("label", []byte("secret"))
+	sealed, err := k.Encrypt("label", []byte("secret"))
 	if err != nil {
 		t.Fatalf("Seal: %v", err)
 	}
-	got, err := k.Open("label", sealed)
+	got, err := k.Decrypt("label", sealed)
 	if err != nil || string(got) != "secret" {
 		t.Errorf("Open = %q, %v, want secret", got, err)
 	}
@@ -239,7 +239,7 @@ func TestTemporaryKeysetOpensWhatItSealed(t *testing.T) {
 	if err != nil {
 		t.Fatalf("TemporaryKeyset: %v", err)
 	}
-	if _, err := other.Open("label", sealed); err == nil {
+	if _, err := other.Decrypt("label", sealed); err == nil {
 		t.Error("another temporary keyset opens what this one sealed")
 	}
 }

@@ -10,10 +10,10 @@ const MaxLinkTTL = 90 * 24 * time.Hour
 type LinkRequest struct {
 	TTL       time.Duration // how long it can be used; above 0, at most MaxLinkTTL
 	ReturnURL string        // where the browser goes at the end; empty: nowhere
-	// AtLeast is how long a link that is there has to last for not making another.
-	AtLeast time.Duration
-	// Fresh has a new link made, and ends all others of the connection.
-	Fresh bool
+	// MinRemaining is how long a link that is there has to last for not making another.
+	MinRemaining time.Duration
+	// ReplaceExisting has a new link made, and ends all others of the connection.
+	ReplaceExisting bool
 	// AllowOtherCompany and AllowSharedCompany are passed on to what is done
 	// with the link; see [Replacement].
 	AllowOtherCompany  bool
@@ -32,15 +32,15 @@ type Link struct {
 	AllowSharedCompany bool
 }
 
-// ConsentKept is how long a person has at most to give consent. A connect link
+// ConsentTimeout is how long a person has at most to give consent. A connect link
 // may be spent for as long after it has expired by itself.
-const ConsentKept = 10 * time.Minute
+const ConsentTimeout = 10 * time.Minute
 
-// A connection has at most LinksKept connect links, those that cannot be used
-// any more included, and ConsentsKept attempts to get consent; the oldest go.
+// A connection has at most MaxLinks connect links, those that cannot be used
+// any more included, and MaxConsents attempts to get consent; the oldest go.
 const (
-	LinksKept    = 20
-	ConsentsKept = 20
+	MaxLinks    = 20
+	MaxConsents = 20
 )
 
 // Consent is what the callback has to know of an attempt to get consent, in
@@ -52,21 +52,21 @@ type Consent struct {
 	Verifier     Secret // of PKCE
 	Browser      []byte // a hash of what only the browser that began it holds
 	RedirectURI  string
-	ExpiresAt    time.Time // zero, or later than ConsentKept from now: that
+	ExpiresAt    time.Time // zero, or later than ConsentTimeout from now: that
 }
 
 // Replacement is a new grant, or a new key, that takes the place of whatever
 // credential a connection has.
 type Replacement struct {
-	Credential FirstCredential // of the connection's kind
-	ObtainedAt time.Time       // when the token request was sent; zero for a key
-	Scope      string          // empty: as before
+	Credential NewCredential // of the connection's kind
+	ObtainedAt time.Time     // when the token request was sent; zero for a key
+	Scope      string        // empty: as before
 	// Company is whom the credential belongs to. Zero: that is not known, and a
 	// connection whose company was known is Unproven then.
 	Company Company
-	// Unproven has the connection be so: nobody could be asked.
-	Unproven  bool
-	LinkToken Secret // spent with it; empty: no link is
+	// CompanyUnverified has the connection be so: nobody could be asked.
+	CompanyUnverified bool
+	LinkToken         Secret // spent with it; empty: no link is
 	// AllowOtherCompany lets the connection move to another company than it
 	// belonged to.
 	AllowOtherCompany bool
@@ -75,8 +75,8 @@ type Replacement struct {
 	AllowSharedCompany bool
 }
 
-// Terms says for the history what can be done with the link, and until when.
-func (l Link) Terms() string {
+// Summary says for the history what can be done with the link, and until when.
+func (l Link) Summary() string {
 	text := "it can be used until " + l.ExpiresAt.Format(time.RFC3339)
 	if l.AllowOtherCompany {
 		text += ", also for another company than before"

@@ -29,32 +29,32 @@ type Outbox interface {
 	// [Store.Watch] tells when to ask again.
 	NextDelivery(ctx context.Context, subscription string) (time.Time, error)
 
-	// Delivered forgets a delivery, since it was made. One that is gone already
+	// MarkDelivered forgets a delivery, since it was made. One that is gone already
 	// is no error, here and below.
-	Delivered(ctx context.Context, id int64) error
+	MarkDelivered(ctx context.Context, id int64) error
 
 	// PostponeDelivery gives a claimed delivery back, due at next.
 	PostponeDelivery(ctx context.Context, id int64, next time.Time, lastError string) error
 
-	// DropDelivery gives a delivery up, and says why in the history.
-	DropDelivery(ctx context.Context, id int64, why string) error
+	// AbandonDelivery gives a delivery up, and says why in the history.
+	AbandonDelivery(ctx context.Context, id int64, why string) error
 
 	// KeysExpiring returns up to limit connections whose API key ends within
-	// that time from now, or has ended, and of which RemindKey was told neither
+	// that time from now, or has ended, and of which RecordKeyExpiring was told neither
 	// for that time nor a shorter one, the earliest first. Those with a staged
 	// key that lasts longer are left out, as are those that are of no use now.
 	KeysExpiring(ctx context.Context, within time.Duration, limit int) ([]Connection, error)
 
-	// RemindKey writes an EventKeyExpiring, unless that was done for that time or
+	// RecordKeyExpiring writes an EventKeyExpiring, unless that was done for that time or
 	// a shorter one, and for the same key, before.
-	RemindKey(ctx context.Context, id string, within time.Duration) error
+	RecordKeyExpiring(ctx context.Context, id string, within time.Duration) error
 }
 
 // Subscription is who is to be told of which events.
 type Subscription struct {
 	Name  string      // what it is called in the store; at most once in a set
 	Types []EventType // public ones
-	// Delay is how long an event waits before it is due. An EventReauthorization
+	// Delay is how long an event waits before it is due. An EventReauthorizationRequired
 	// that has not been claimed yet when the connection recovers is dropped, and
 	// the EventRecovered is not queued for the subscription.
 	Delay time.Duration

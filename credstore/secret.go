@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// redacted is what a secret looks like wherever it is printed.
-const redacted = "[redacted]"
+// redactedText is what a secret looks like wherever it is printed.
+const redactedText = "[redacted]"
 
 // Secret holds a value that must not be seen: a token, a key, a client secret.
-// Every way of printing or encoding it gives "[redacted]"; [Secret.Reveal] is
+// Every way of printing or encoding it gives "[redactedText]"; [Secret.Reveal] is
 // the only way out, and belongs where bytes leave for the wire or the seal.
 //
 // The zero Secret holds the empty string. A Secret is immutable and may be
@@ -59,17 +59,17 @@ func (s Secret) Sendable() bool {
 // without showing it.
 func (s Secret) Hash() Hash { return sha256.Sum256([]byte(s.Reveal())) }
 
-// String returns "[redacted]".
-func (s Secret) String() string { return redacted }
+// String returns "[redactedText]".
+func (s Secret) String() string { return redactedText }
 
-// GoString returns "[redacted]".
-func (s Secret) GoString() string { return redacted }
+// GoString returns "[redactedText]".
+func (s Secret) GoString() string { return redactedText }
 
-// Format writes "[redacted]" for every verb.
-func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+// Format writes "[redactedText]" for every verb.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redactedText) }
 
-// MarshalText returns "[redacted]", for encoding/json and yaml too.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+// MarshalText returns "[redactedText]", for encoding/json and yaml too.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(redactedText), nil }
 
 // Hash is the SHA-256 of a secret.
 type Hash [sha256.Size]byte

@@ -44,7 +44,7 @@ func holders() map[string]any {
 	return map[string]any{
 		"secret": s, "pointer": &s, "exported": e, "pointer to exported": &e, "unexported": u, "pointer to unexported": &u,
 		"slice": []any{s, e, u}, "credential": credstore.Credential{AccessToken: s, RefreshToken: s, APIKey: s, NextKey: s},
-		"successor": credstore.Successor{AccessToken: s, RefreshToken: s}, "first": &credstore.FirstCredential{APIKey: s},
+		"successor": credstore.Successor{AccessToken: s, RefreshToken: s}, "first": &credstore.NewCredential{APIKey: s},
 		"state": credstore.State{Credential: credstore.Credential{AccessToken: s}},
 	}
 }

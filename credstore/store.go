@@ -22,7 +22,7 @@ import (
 type Store interface {
 	// Create adds a connection and, where c.Credential is not nil, its first
 	// credential (version 1, status active); otherwise its status is pending.
-	// It returns a [Conflict] of ErrNameTaken, ErrTokenTaken or ErrCompanyBound.
+	// It returns a [ConflictError] of ErrNameTaken, ErrTokenTaken or ErrCompanyBound.
 	Create(ctx context.Context, c NewConnection) (Connection, error)
 
 	// Find returns the connection called name, or ErrNotFound. Names are
@@ -75,7 +75,7 @@ type Store interface {
 	// is known. All other connect links of the connection end.
 	//
 	// It returns ErrLeaseLost; ErrNotFound when the connection was removed; a
-	// [Conflict] of ErrTokenTaken or ErrCompanyBound; an [OtherCompanyError];
+	// [ConflictError] of ErrTokenTaken or ErrCompanyBound; an [OtherCompanyError];
 	// ErrLinkUsed or ErrLinkExpired (also for one that is not of the connection)
 	// about the link. On any error the old credential stays. Replacing again by
 	// the same credential with the link spent on it is no error.
@@ -92,15 +92,15 @@ type Store interface {
 	// the name, for as long as History tells of it; else ErrNotFound.
 	Removed(ctx context.Context, name string) (id string, err error)
 
-	// Note adds an event that comes with no other change. Of e, the type, code
+	// RecordEvent adds an event that comes with no other change. Of e, the type, code
 	// and message count.
-	Note(ctx context.Context, id string, e Event) error
+	RecordEvent(ctx context.Context, id string, e Event) error
 
 	// OpenLink returns the token of a connect link, 256 bits in base64url. As
 	// long as one can be used that was asked for with the same ReturnURL and
-	// permissions, and that ends no sooner than r.AtLeast and no later than r.TTL
-	// from now, it is that one, expiring when it did before, unless r.Fresh is
-	// set. See [LinksKept].
+	// permissions, and that ends no sooner than r.MinRemaining and no later than r.TTL
+	// from now, it is that one, expiring when it did before, unless r.ReplaceExisting is
+	// set. See [MaxLinks].
 	OpenLink(ctx context.Context, id string, r LinkRequest) (token Secret, l Link, err error)
 
 	// FindLink returns the link with the token. It spends nothing. One that was
@@ -108,7 +108,7 @@ type Store interface {
 	// ErrLinkUsed or ErrLinkExpired for some time, later it is ErrNotFound.
 	FindLink(ctx context.Context, token Secret) (Link, error)
 
-	// BeginConsent remembers an attempt to get consent; see [ConsentsKept]. It
+	// BeginConsent remembers an attempt to get consent; see [MaxConsents]. It
 	// returns the errors of FindLink.
 	BeginConsent(ctx context.Context, c Consent) error
 
@@ -123,50 +123,50 @@ type Store interface {
 	// holds the lease, a goroutine of this process included.
 	Acquire(ctx context.Context, id, owner string) (Lease, error)
 
-	// Intend records the intent to present the refresh token of parent. It
+	// RecordIntent records the intent to present the refresh token of parent. It
 	// returns ErrLeaseLost when the lease has ended and ErrSuperseded when the
 	// stored credential is not the parent. An intent that the connection has
 	// already for the same parent becomes the lease owner's, with one more
 	// presentation.
-	Intend(ctx context.Context, l Lease, parent Parent, at time.Time) (Intent, error)
+	RecordIntent(ctx context.Context, l Lease, parent Parent, at time.Time) (Intent, error)
 
-	// Withdraw records that the refresh was not sent, or answered without
+	// CancelIntent records that the refresh was not sent, or answered without
 	// spending the token: it removes the intent, or, where earlier
 	// presentations have an unknown outcome, puts it back to Unknown with one
 	// presentation less. f, if not nil, becomes the connection's status degraded
 	// (one that is neither active nor degraded keeps its status and reason) and
 	// last error, with f.RetryAt as the time of the next try. It returns
 	// ErrLeaseLost and ErrSuperseded as Intend does.
-	Withdraw(ctx context.Context, l Lease, parent Parent, f *Setback) error
+	CancelIntent(ctx context.Context, l Lease, parent Parent, f *RefreshFailure) error
 
-	// Doubt records that the outcome of the intended refresh is unknown and
+	// MarkOutcomeUnknown records that the outcome of the intended refresh is unknown and
 	// that the token may be presented again from f.RetryAt on. Otherwise it is
 	// like Withdraw; without an intent for parent it returns ErrSuperseded.
-	Doubt(ctx context.Context, l Lease, parent Parent, f Setback) error
+	MarkOutcomeUnknown(ctx context.Context, l Lease, parent Parent, f RefreshFailure) error
 
 	// Save puts s in the place of its parent, if and only if the stored
 	// credential is that parent, whoever holds the lease: version parent+1,
-	// status active (degraded with s.Setback), intent, request and last error
+	// status active (degraded with s.RefreshFailure), intent, request and last error
 	// gone. Saving the same successor again is no error. Otherwise it returns
 	// ErrSuperseded. A connection that is disabled stays so. The parent may be
 	// that of a pending connection, see [State.Parent]. After a successor with
 	// Consent set the connection is Unproven.
 	Save(ctx context.Context, s Successor) (Connection, error)
 
-	// Condemn records that only a person can mend the connection, if the stored
+	// MarkReauthorizationRequired records that only a person can mend the connection, if the stored
 	// credential is still parent (else ErrSuperseded) and the lease still held
 	// (else ErrLeaseLost): status reauthorization_required with the reason,
 	// intent and request gone. The refused token stays stored, sealed and
 	// unused, so that a successor of it that somebody holds can still be saved.
 	// Where dropAccess is set the access token is forgotten, else it may be used
 	// until it expires. A credential may be condemned again, for another reason.
-	Condemn(ctx context.Context, l Lease, parent Parent, f Failure, reason string, dropAccess bool) error
+	MarkReauthorizationRequired(ctx context.Context, l Lease, parent Parent, f Failure, reason string, dropAccess bool) error
 
-	// Acquit takes a condemnation back after the credential has proven good:
-	// status active, and no reason, last error or RefusedAt any more. It returns
+	// Reinstate takes a condemnation back after the credential has proven good:
+	// status active, and no reason, last error or RejectedAt any more. It returns
 	// ErrLeaseLost and ErrSuperseded as Condemn does. A connection that is
 	// disabled stays so.
-	Acquit(ctx context.Context, l Lease, parent Parent) error
+	Reinstate(ctx context.Context, l Lease, parent Parent) error
 
 	// StageKey stores an API key that is to take the place of the connection's
 	// own once that is refused, and when it ends; zero when that is not known.
@@ -184,18 +184,18 @@ type Store interface {
 	// Doubt, and Withdraw with a setback.
 	RequestRefresh(ctx context.Context, id string, at time.Time) error
 
-	// Retry has a refused refresh token presented again: a connection of kind
+	// RetryRejected has a refused refresh token presented again: a connection of kind
 	// oauth in reauthorization_required whose token is still kept becomes
 	// degraded with reason retry_requested, its token counts as not refused, and
-	// a refresh is requested as of at. Any other is ErrNotRefused.
-	Retry(ctx context.Context, id string, at time.Time) error
+	// a refresh is requested as of at. Any other is ErrNotRejected.
+	RetryRejected(ctx context.Context, id string, at time.Time) error
 
-	// Identify records the company that introspection gave, and that it is not
+	// SetCompany records the company that introspection gave, and that it is not
 	// Unproven any more; a zero company, where there is none yet, that nobody
-	// names one. A [Conflict] of ErrCompanyBound, and for one that is
+	// names one. A [ConflictError] of ErrCompanyBound, and for one that is
 	// Unproven an [OtherCompanyError], mean that the connection was disabled
 	// instead, with reason company_conflict.
-	Identify(ctx context.Context, id string, company Company) error
+	SetCompany(ctx context.Context, id string, company Company) error
 
 	// Unsettled returns up to limit ids of connections with an outstanding
 	// intent, a time for the next try or an operator's request, the earliest
@@ -244,10 +244,10 @@ type Lease interface {
 
 // Change tells of a connection that has changed.
 type Change struct {
-	ID        string
-	Requested bool // an operator's request for a refresh of it is open
-	// Deliveries says that events about it wait to be told; see [Outbox].
-	Deliveries bool
+	ID               string
+	RefreshRequested bool // an operator's request for a refresh of it is open
+	// DeliveriesPending says that events about it wait to be told; see [Outbox].
+	DeliveriesPending bool
 }
 
 // NewConnection is what Create makes a connection of.
@@ -258,7 +258,7 @@ type NewConnection struct {
 	Company        Company
 	Scope          string
 	SharedCompany  bool
-	Credential     *FirstCredential
+	Credential     *NewCredential
 }
 
 // Validate finds what no store takes: a name or kind that cannot be, or a
@@ -276,9 +276,9 @@ func (n NewConnection) Validate() error {
 	return n.Credential.Validate(n.Kind)
 }
 
-// FirstCredential is the credential a connection starts with: a token pair for
+// NewCredential is the credential a connection starts with: a token pair for
 // kind oauth, an API key for the others.
-type FirstCredential struct {
+type NewCredential struct {
 	AccessToken  Secret
 	RefreshToken Secret
 	ExpiresAt    time.Time // of the access token or the key; zero when it has no known expiry
@@ -286,7 +286,7 @@ type FirstCredential struct {
 }
 
 // Validate finds a credential that is not of the kind.
-func (c FirstCredential) Validate(k Kind) error {
+func (c NewCredential) Validate(k Kind) error {
 	hasTokens := !c.AccessToken.IsZero() || !c.RefreshToken.IsZero()
 	if k.IsKey() && (c.APIKey.IsZero() || hasTokens) {
 		return fmt.Errorf("a credential of kind %s is an API key and nothing else", k)
@@ -316,15 +316,15 @@ func (c Company) Same(other Company) bool {
 	return c.Subject != "" && c.Subject == other.Subject
 }
 
-// label is how messages name the company.
-func (c Company) label() string { return strconv.Quote(cmp.Or(c.Name, c.ID, c.Subject)) }
+// displayName is how messages name the company.
+func (c Company) displayName() string { return strconv.Quote(cmp.Or(c.Name, c.ID, c.Subject)) }
 
-// Setback is an answered or lost refresh that did not condemn the connection.
-type Setback struct {
-	Failure Failure
-	Reason  string    // of status degraded
-	RetryAt time.Time // when to try again
-	Unusual bool      // an answer that no rule names
+// RefreshFailure is an answered or lost refresh that did not condemn the connection.
+type RefreshFailure struct {
+	Failure    Failure
+	Reason     string    // of status degraded
+	RetryAt    time.Time // when to try again
+	Unexpected bool      // an answer that no rule names
 }
 
 // Query selects a page of connections.
@@ -335,9 +335,9 @@ type Query struct {
 	Kind   Kind   // empty: any
 	Reason string // of the status; empty: any
 	Search string // part of the name, tenant or company, without regard to case
-	// KeyEndsBefore selects the connections in use whose API key ends before it and
+	// KeyExpiresBefore selects the connections in use whose API key ends before it and
 	// has none staged that goes on; zero: any.
-	KeyEndsBefore time.Time
+	KeyExpiresBefore time.Time
 }
 
 // Page is one page of a listing.

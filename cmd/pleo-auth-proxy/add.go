@@ -83,7 +83,7 @@ func (p *program) newConnection(name string, f addFlags) (credstore.NewConnectio
 		if err != nil {
 			return n, err
 		}
-		n.Credential = &credstore.FirstCredential{APIKey: key, ExpiresAt: ends}
+		n.Credential = &credstore.NewCredential{APIKey: key, ExpiresAt: ends}
 	}
 	return n, checkNewConnection(n)
 }

@@ -36,7 +36,7 @@ password.`,
 	flags := cmd.Flags()
 	flags.StringVar(&r.ReturnURL, "return-url", "", "where the browser goes in the end, one of connect.return_urls")
 	flags.DurationVar(&r.TTL, "ttl", 0, "how long the link can be used at most (default connect.link_ttl)")
-	flags.BoolVar(&r.Fresh, "fresh", false, "make a new link, and end those before")
+	flags.BoolVar(&r.ReplaceExisting, "fresh", false, "make a new link, and end those before")
 	flags.BoolVar(&r.AllowOtherCompany, "allow-other-company", false, "let the connection move to another Pleo company")
 	flags.BoolVar(&r.AllowSharedCompany, "allow-shared-company", false, "let it have a Pleo company that another connection has")
 	return cmd
@@ -72,7 +72,7 @@ func (p *program) printLink(ctx context.Context, cfg *config.Config, store creds
 	if err != nil {
 		return fmt.Errorf("making a link for connection %q: %w", name, err)
 	}
-	if c.Status == credstore.Disabled && c.Reason != credstore.ReasonCompany {
+	if c.Status == credstore.Disabled && c.Reason != credstore.ReasonCompanyConflict {
 		p.say("warning: connection %q is disabled, so the link leads nowhere before connections enable", name)
 	}
 	if p.asJSON {

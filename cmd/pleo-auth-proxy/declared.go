@@ -257,9 +257,9 @@ func (d *declared) keep(ctx context.Context, c *declaredConnection) error {
 func (d *declared) create(ctx context.Context, c *declaredConnection, key credstore.Secret) error {
 	_, err := d.store.Create(ctx, credstore.NewConnection{
 		Name: c.Name, Kind: c.Kind, ExternalTenant: c.ExternalTenant,
-		Credential: &credstore.FirstCredential{APIKey: key},
+		Credential: &credstore.NewCredential{APIKey: key},
 	})
-	var conflict *credstore.Conflict
+	var conflict *credstore.ConflictError
 	if errors.As(err, &conflict) && conflict.With != c.Name { // else another process was faster
 		return &credstore.SetupError{Err: err, Hint: "names must differ by more than upper and lower case; give one of the two another name"}
 	}
@@ -312,5 +312,5 @@ func (d *declared) identify(ctx context.Context, c *declaredConnection) error {
 	}
 	c.named = true
 	ctx = credstore.WithActor(ctx, declaredActor)
-	return d.store.Identify(ctx, found.ID, who.Company())
+	return d.store.SetCompany(ctx, found.ID, who.Company())
 }

@@ -377,11 +377,11 @@ func mistakesInConnections() []plantedMistake {
 	}
 	return []plantedMistake{
 		{
-			"two owners of one grant", condemned(credstore.ReasonInactive),
+			"two owners of one grant", condemned(credstore.ReasonRefreshTokenInactive),
 			"connections", gradeError, "c000", "spent by another program", "second owner", exitFailed,
 		},
 		{
-			"a key that was deleted", condemned(credstore.ReasonKeyRefused),
+			"a key that was deleted", condemned(credstore.ReasonKeyRejected),
 			"connections", gradeError, "c000", "key that Pleo does not accept", "new key", exitFailed,
 		},
 		{

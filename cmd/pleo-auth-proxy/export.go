@@ -121,7 +121,7 @@ func checkExportable(s credstore.State) error {
 	switch {
 	case s.Intent != nil:
 		return errUnsettled
-	case !s.Credential.RefusedAt.IsZero():
+	case !s.Credential.RejectedAt.IsZero():
 		return errSpent
 	}
 	return nil

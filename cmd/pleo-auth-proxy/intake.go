@@ -58,13 +58,13 @@ func checkNewConnection(n credstore.NewConnection) error {
 	if n.Company.ID != "" && !companyPattern.MatchString(n.Company.ID) {
 		return errors.New("the company id is not a UUID")
 	}
-	if err := credstore.CheckTenant(n.ExternalTenant); err != nil {
+	if err := credstore.ValidateTenant(n.ExternalTenant); err != nil {
 		return err
 	}
 	return checkCredential(n.Kind, n.Credential)
 }
 
-func checkCredential(kind credstore.Kind, c *credstore.FirstCredential) error {
+func checkCredential(kind credstore.Kind, c *credstore.NewCredential) error {
 	if c == nil {
 		return nil
 	}

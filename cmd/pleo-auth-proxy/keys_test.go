@@ -80,8 +80,8 @@ func TestRevokedKeyIsCondemnedByOneQuestion(t *testing.T) {
 	if asked := w.sim.Counters().APIIntrospections - before; asked != 1 {
 		t.Errorf("the API was asked about the key %d times, want once", asked)
 	}
-	if c := p.connection("acme"); c.Status != "reauthorization_required" || c.Reason == nil || *c.Reason != credstore.ReasonKeyRefused {
-		t.Errorf("the connection is %s, want reauthorization_required with reason %s", c.Status, credstore.ReasonKeyRefused)
+	if c := p.connection("acme"); c.Status != "reauthorization_required" || c.Reason == nil || *c.Reason != credstore.ReasonKeyRejected {
+		t.Errorf("the connection is %s, want reauthorization_required with reason %s", c.Status, credstore.ReasonKeyRejected)
 	}
 }
 

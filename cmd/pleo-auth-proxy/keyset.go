@@ -126,16 +126,16 @@ func (p *program) promote(ctx context.Context, k *keysetWork, key credstore.Key)
 	if k.store == nil {
 		return p.printKey(key)
 	}
-	if _, err := k.store.Rekey(ctx, true); err != nil {
+	if _, err := k.store.Rotate(ctx, true); err != nil {
 		return err
 	}
-	done, err := k.store.Reseal(ctx, func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
+	done, err := k.store.Reencrypt(ctx, func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
 	if err != nil {
 		return fmt.Errorf("%w; %d connections are done, and a running server does the rest", err, done.Records)
 	}
 	p.say("sealed %d connections anew", done.Records)
-	if done.Unopened > 0 {
-		p.say("warning: %d connections do not open, and were left as they are: they are damaged, or sealed under a key that the keyset does not hold", done.Unopened)
+	if done.Undecryptable > 0 {
+		p.say("warning: %d connections do not open, and were left as they are: they are damaged, or sealed under a key that the keyset does not hold", done.Undecryptable)
 	}
 	return p.printKey(key)
 }
@@ -280,25 +280,25 @@ func (k *keysetWork) status(ctx context.Context) (keysetStatus, error) {
 	if err != nil {
 		return status, err
 	}
-	var use sqlstore.KeyUse
+	var use sqlstore.KeyUsage
 	if k.store != nil {
-		if use, err = k.store.KeyUse(ctx); err != nil {
+		if use, err = k.store.KeyUsage(ctx); err != nil {
 			return status, err
 		}
 	}
 	for _, key := range k.keyset.Keys() {
 		status.Keys = append(status.Keys, describeKey(key, use, pairs))
-		delete(use.Rows, key.ID)
+		delete(use.Connections, key.ID)
 		delete(pairs, key.ID)
 	}
-	status.UnknownRows, status.UnknownSpoolRecords = use.Damaged+sum(use.Rows), sum(pairs)
+	status.UnknownRows, status.UnknownSpoolRecords = use.Damaged+sum(use.Connections), sum(pairs)
 	return status, nil
 }
 
-func describeKey(key credstore.Key, use sqlstore.KeyUse, pairs map[uint32]int) keyStatus {
+func describeKey(key credstore.Key, use sqlstore.KeyUsage, pairs map[uint32]int) keyStatus {
 	s := keyStatus{
-		Fingerprint: key.Fingerprint, Primary: key.Primary, Store: key.Fingerprint == use.Stamp,
-		Rows: use.Rows[key.ID], SpoolRecords: pairs[key.ID],
+		Fingerprint: key.Fingerprint, Primary: key.Primary, Store: key.Fingerprint == use.Current,
+		Rows: use.Connections[key.ID], SpoolRecords: pairs[key.ID],
 	}
 	s.CanRetire = !s.Primary && !s.Store && s.Rows == 0 && s.SpoolRecords == 0
 	return s
@@ -351,7 +351,7 @@ func keyNamed(keys []credstore.Key, name string) (credstore.Key, error) {
 	}
 	switch len(found) {
 	case 0:
-		return credstore.Key{}, fmt.Errorf("finding the key by its fingerprint: %w", credstore.ErrNoKey)
+		return credstore.Key{}, fmt.Errorf("finding the key by its fingerprint: %w", credstore.ErrKeyNotFound)
 	case 1:
 		return found[0], nil
 	}

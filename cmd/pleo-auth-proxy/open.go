@@ -81,7 +81,7 @@ func storeConfig(cfg *config.Config, keyset *credstore.Keyset, log *zap.Logger) 
 		Path:   cfg.Store.Path,
 		DSN:    dsn,
 		Keyset: keyset,
-		Stamp: credstore.Stamp{
+		Binding: credstore.Binding{
 			Environment: cfg.Environment,
 			AuthURL:     cfg.Upstream.AuthURL.String(),
 			ClientID:    cfg.OAuth.ClientID,

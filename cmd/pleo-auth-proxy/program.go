@@ -71,7 +71,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &usage), errors.As(err, &wrong), errors.As(err, &setup):
 		return exitUsage
-	case errors.Is(err, credstore.ErrNotFound), errors.Is(err, credstore.ErrNoKey):
+	case errors.Is(err, credstore.ErrNotFound), errors.Is(err, credstore.ErrKeyNotFound):
 		return exitNotFound
 	}
 	return exitFailed

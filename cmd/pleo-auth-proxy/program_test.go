@@ -23,7 +23,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"done", nil, 0},
 		{"anything else", errors.New("x"), 1},
-		{"name taken", &credstore.Conflict{Err: credstore.ErrNameTaken, With: "a"}, 1},
+		{"name taken", &credstore.ConflictError{Err: credstore.ErrNameTaken, With: "a"}, 1},
 		{"store away", fmt.Errorf("reading: %w", credstore.ErrUnavailable), 1},
 		{"usage", &usageError{err: errors.New("x")}, 2},
 		{"configuration", &config.Error{}, 2},
@@ -94,7 +94,7 @@ func TestImportStopsAskingAnAPIThatIsAway(t *testing.T) {
 	for i := range 100 {
 		_, warning, err := in.take(t.Context(), credstore.NewConnection{
 			Name: fmt.Sprint("c", i), Kind: credstore.StandaloneKey,
-			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("k")},
+			Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("k")},
 		})
 		if err != nil || warning == "" {
 			t.Fatalf("take = %q, %v; want a warning and no error", warning, err)
@@ -111,7 +111,7 @@ func TestImportDoesNotAskWithAnExpiredToken(t *testing.T) {
 	in := &intake{store: acceptingStore{}, api: api, now: func() time.Time { return now }}
 	_, warning, err := in.take(t.Context(), credstore.NewConnection{
 		Name: "c", Kind: credstore.OAuth,
-		Credential: &credstore.FirstCredential{
+		Credential: &credstore.NewCredential{
 			RefreshToken: credstore.NewSecret("r"), AccessToken: credstore.NewSecret("a"), ExpiresAt: now,
 		},
 	})

@@ -123,7 +123,7 @@ func begun(before, now credstore.State) bool {
 	if now.Intent == nil {
 		return false
 	}
-	return before.Intent == nil || now.Intent.Presentations > before.Intent.Presentations
+	return before.Intent == nil || now.Intent.Attempts > before.Intent.Attempts
 }
 
 // whyNot says how a refresh ended that brought no token pair.
@@ -166,7 +166,7 @@ func (p *program) retry(ctx context.Context, store credstore.Store, name string)
 	if err != nil {
 		return err
 	}
-	if err := store.Retry(ctx, c.ID, time.Now()); err != nil {
+	if err := store.RetryRejected(ctx, c.ID, time.Now()); err != nil {
 		return fmt.Errorf("retrying connection %q: %w", name, err)
 	}
 	p.say("a server will present the refresh token of connection %q again", name)
@@ -185,8 +185,8 @@ func (p *program) retryAll(ctx context.Context, store credstore.Store) error {
 	}
 	retried := admin.Page{Connections: []admin.Connection{}}
 	for _, c := range refused {
-		err := store.Retry(ctx, c.ID, time.Now())
-		if errors.Is(err, credstore.ErrNotRefused) || errors.Is(err, credstore.ErrNotFound) {
+		err := store.RetryRejected(ctx, c.ID, time.Now())
+		if errors.Is(err, credstore.ErrNotRejected) || errors.Is(err, credstore.ErrNotFound) {
 			continue
 		}
 		if err != nil {

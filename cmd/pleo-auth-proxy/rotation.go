@@ -100,18 +100,18 @@ func (r *rotation) look(ctx context.Context) error {
 	if r.keyset.Fingerprint() == r.key && time.Now().Before(r.next) {
 		return nil
 	}
-	found, err := r.store.Rekey(ctx, false)
+	found, err := r.store.Rotate(ctx, false)
 	if err != nil {
 		return err
 	}
 	switch found {
-	case sqlstore.RekeyMoved:
+	case sqlstore.RotationDone:
 		r.log.Info("sealing under another key from now on", zap.String("key", r.keyset.Fingerprint()))
-	case sqlstore.RekeyBehind:
+	case sqlstore.RotationBehind:
 		return fmt.Errorf("the primary key %s was replaced by another one before: promote that one in this keyset file too", r.keyset.Fingerprint())
-	case sqlstore.RekeyForeign:
+	case sqlstore.RotationKeyMissing:
 		return fmt.Errorf("the keyset file does not hold the key that the store is sealed under; put it back, or the store does not open at the next start")
-	case sqlstore.RekeyCurrent:
+	case sqlstore.RotationCurrent:
 	}
 	if err := r.reseal(ctx); err != nil {
 		return err
@@ -122,21 +122,21 @@ func (r *rotation) look(ctx context.Context) error {
 
 // reseal seals records anew if any are under another key than the store's.
 func (r *rotation) reseal(ctx context.Context) error {
-	done, err := r.store.Resealed(ctx)
+	done, err := r.store.Reencrypted(ctx)
 	if err != nil || done || time.Now().Before(r.again) {
 		return err
 	}
-	result, err := r.store.Reseal(ctx, pauseReseal)
+	result, err := r.store.Reencrypt(ctx, pauseReseal)
 	if result.Records > 0 {
-		r.log.Info("sealed records anew under the new key", zap.Int("records", result.Records), zap.Bool("all", err == nil && result.Unopened == 0))
+		r.log.Info("sealed records anew under the new key", zap.Int("records", result.Records), zap.Bool("all", err == nil && result.Undecryptable == 0))
 	}
 	if err != nil {
 		return err
 	}
-	if result.Unopened > 0 {
+	if result.Undecryptable > 0 {
 		r.again = time.Now().Add(unopenedEvery)
 		r.log.Error("records do not open, and stay under their old key: they are damaged, or the key was taken out of the keyset too early",
-			zap.Int("records", result.Unopened))
+			zap.Int("records", result.Undecryptable))
 	}
 	return nil
 }

@@ -233,7 +233,7 @@ func TestRetireIsRefusedForASpooledPair(t *testing.T) {
 // its beginning.
 func (w *world) spoolPair(keyset *credstore.Keyset) (path string) {
 	w.t.Helper()
-	sealed, err := keyset.Seal("label", []byte("pair"))
+	sealed, err := keyset.Encrypt("label", []byte("pair"))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -125,7 +125,7 @@ func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string,
 	if err != nil {
 		return err
 	}
-	if err := checkCredential(c.Kind, &credstore.FirstCredential{APIKey: g.Key}); err != nil {
+	if err := checkCredential(c.Kind, &credstore.NewCredential{APIKey: g.Key}); err != nil {
 		return err
 	}
 	if g.Stage && c.Version == 0 {

@@ -65,13 +65,13 @@ func (p *program) backup(ctx context.Context, v *vault, path string) error {
 	if err := copyTo(ctx, path); err != nil {
 		return err
 	}
-	use, err := v.store.KeyUse(ctx)
+	use, err := v.store.KeyUsage(ctx)
 	if err != nil {
 		return err
 	}
 	result := backupResult{File: path}
 	for _, key := range v.keyset.Keys() {
-		if use.Rows[key.ID] > 0 || key.Fingerprint == use.Stamp {
+		if use.Connections[key.ID] > 0 || key.Fingerprint == use.Current {
 			result.Keys = append(result.Keys, key.Fingerprint)
 		}
 	}
@@ -197,7 +197,7 @@ func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	before, err := sqlstore.Restamp(ctx, c)
+	before, err := sqlstore.Rebind(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -209,9 +209,9 @@ func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	p.say("the store was made for %s, %s, client %q; it is now for %s, %s, client %q",
-		before.Environment, before.AuthURL, before.ClientID, c.Stamp.Environment, c.Stamp.AuthURL, c.Stamp.ClientID)
+		before.Environment, before.AuthURL, before.ClientID, c.Binding.Environment, c.Binding.AuthURL, c.Binding.ClientID)
 	if p.asJSON {
-		return p.printJSON(map[string]stampResult{"before": stampResult(before), "after": stampResult(c.Stamp)})
+		return p.printJSON(map[string]stampResult{"before": stampResult(before), "after": stampResult(c.Binding)})
 	}
 	return nil
 }

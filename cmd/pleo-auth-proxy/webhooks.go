@@ -42,7 +42,7 @@ type wakingStore struct {
 
 func (s wakingStore) Watch(ctx context.Context, changed func([]credstore.Change)) error {
 	return s.Store.Watch(ctx, func(found []credstore.Change) {
-		if slices.ContainsFunc(found, func(c credstore.Change) bool { return c.Deliveries }) {
+		if slices.ContainsFunc(found, func(c credstore.Change) bool { return c.DeliveriesPending }) {
 			s.wake()
 		}
 		changed(found)

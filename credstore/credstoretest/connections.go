@@ -60,7 +60,7 @@ func testCreateInvalid(t *testing.T, data Data) {
 		{"no kind", credstore.NewConnection{Name: "a"}},
 		{"oauth with a key", credstore.NewConnection{Name: "a", Kind: credstore.OAuth, Credential: apiKey}},
 		{"key with tokens", credstore.NewConnection{Name: "a", Kind: credstore.StandaloneKey, Credential: tokens}},
-		{"empty credential", credstore.NewConnection{Name: "a", Kind: credstore.OAuth, Credential: &credstore.FirstCredential{}}},
+		{"empty credential", credstore.NewConnection{Name: "a", Kind: credstore.OAuth, Credential: &credstore.NewCredential{}}},
 	} {
 		if c, err := s.Create(t.Context(), test.new); err == nil {
 			t.Errorf("%s: Create = %+v, want an error", test.name, c)
@@ -241,7 +241,7 @@ func testListByReason(t *testing.T, data Data) {
 	s := data.Open(t)
 	create(t, s, pair("working"))
 	for name, reason := range map[string]string{
-		"a": credstore.ReasonCompany, "b": credstore.ReasonOperator, "c": credstore.ReasonCompany,
+		"a": credstore.ReasonCompanyConflict, "b": credstore.ReasonOperator, "c": credstore.ReasonCompanyConflict,
 	} {
 		if err := s.Disable(t.Context(), create(t, s, pair(name)).ID, reason); err != nil {
 			t.Fatalf("Disable: %v", err)
@@ -251,10 +251,10 @@ func testListByReason(t *testing.T, data Data) {
 		query credstore.Query
 		want  []string
 	}{
-		{credstore.Query{Reason: credstore.ReasonCompany}, []string{"a", "c"}},
-		{credstore.Query{Reason: credstore.ReasonCompany, Status: credstore.Disabled, Kind: credstore.OAuth}, []string{"a", "c"}},
-		{credstore.Query{Reason: credstore.ReasonCompany, Search: "c"}, []string{"c"}},
-		{credstore.Query{Reason: credstore.ReasonCompany, Status: credstore.Active}, []string{}},
+		{credstore.Query{Reason: credstore.ReasonCompanyConflict}, []string{"a", "c"}},
+		{credstore.Query{Reason: credstore.ReasonCompanyConflict, Status: credstore.Disabled, Kind: credstore.OAuth}, []string{"a", "c"}},
+		{credstore.Query{Reason: credstore.ReasonCompanyConflict, Search: "c"}, []string{"c"}},
+		{credstore.Query{Reason: credstore.ReasonCompanyConflict, Status: credstore.Active}, []string{}},
 		{credstore.Query{Reason: credstore.ReasonExported}, []string{}},
 	} {
 		test.query.Limit = 1
@@ -294,14 +294,14 @@ func testIdentify(t *testing.T, data Data) {
 	want := create(t, s, pair("acme"))
 	company := credstore.Company{ID: "c-9", Name: "Neuf", Subject: "urn:pleo:company:c-9"}
 	for range 2 { // learning it again is no conflict with itself
-		if err := s.Identify(t.Context(), want.ID, company); err != nil {
+		if err := s.SetCompany(t.Context(), want.ID, company); err != nil {
 			t.Fatalf("Identify: %v", err)
 		}
 	}
 	want.CompanyID, want.CompanyName, want.Subject = "c-9", "Neuf", "urn:pleo:company:c-9"
 	wantSame(t, "the connection", read(t, s, want.ID).Connection, want)
 	wantSame(t, "a search for the company", listAll(t.Context(), t, s, credstore.Query{Search: "neuf"}), []string{"acme"})
-	wantErr(t, "Identify of an unknown id", s.Identify(t.Context(), "nothing", company), credstore.ErrNotFound)
+	wantErr(t, "Identify of an unknown id", s.SetCompany(t.Context(), "nothing", company), credstore.ErrNotFound)
 }
 
 func testIdentifyConflict(t *testing.T, data Data) {
@@ -314,13 +314,13 @@ func testIdentifyConflict(t *testing.T, data Data) {
 	shared.SharedCompany = true
 	third := create(t, s, shared)
 
-	err := s.Identify(t.Context(), second.ID, credstore.Company{ID: "c-1"})
+	err := s.SetCompany(t.Context(), second.ID, credstore.Company{ID: "c-1"})
 	wantConflict(t, "Identify with a bound company", err, credstore.ErrCompanyBound, "first")
 	c := read(t, s, second.ID).Connection
-	if c.CompanyID != "" || c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompany {
-		t.Errorf("connection = %+v, want no company, and it disabled with reason %s", c, credstore.ReasonCompany)
+	if c.CompanyID != "" || c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompanyConflict {
+		t.Errorf("connection = %+v, want no company, and it disabled with reason %s", c, credstore.ReasonCompanyConflict)
 	}
-	if err := s.Identify(t.Context(), third.ID, credstore.Company{ID: "c-1"}); err != nil {
+	if err := s.SetCompany(t.Context(), third.ID, credstore.Company{ID: "c-1"}); err != nil {
 		t.Errorf("Identify of a connection that may share: %v", err)
 	}
 }

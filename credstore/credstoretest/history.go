@@ -43,7 +43,7 @@ func wantHistory(t *testing.T, s credstore.Store, id string, seen int, want ...c
 
 func note(t *testing.T, s credstore.Store, id string, e credstore.Event) {
 	t.Helper()
-	if err := s.Note(t.Context(), id, e); err != nil {
+	if err := s.RecordEvent(t.Context(), id, e); err != nil {
 		t.Fatalf("Note(%q): %v", id, err)
 	}
 }
@@ -53,7 +53,7 @@ func testHistory(t *testing.T, data Data) {
 	before := time.Now().Add(-time.Second)
 	c := create(t, s, pair("acme"))
 	ctx := credstore.WithActor(t.Context(), credstore.ActorCustomer)
-	if err := s.Note(ctx, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: "access_denied", Message: "said no"}); err != nil {
+	if err := s.RecordEvent(ctx, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: "access_denied", Message: "said no"}); err != nil {
 		t.Fatalf("Note: %v", err)
 	}
 	got := history(t, data.Open(t), c.ID)
@@ -69,32 +69,32 @@ func testHistory(t *testing.T, data Data) {
 	}
 	_, err := s.History(t.Context(), "nothing", "", 0)
 	wantErr(t, "History of an unknown id", err, credstore.ErrNotFound)
-	wantErr(t, "Note of an unknown id", s.Note(t.Context(), "nothing", credstore.Event{}), credstore.ErrNotFound)
+	wantErr(t, "Note of an unknown id", s.RecordEvent(t.Context(), "nothing", credstore.Event{}), credstore.ErrNotFound)
 }
 
 // testOddText: what a server says must not keep a store from recording it.
 func testOddText(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	odd := "no\x00\xff'\";--" + strings.Repeat("ø", credstore.TextKept)
+	odd := "no\x00\xff'\";--" + strings.Repeat("ø", credstore.MaxTextLength)
 	f := setback(false)
 	f.Failure.Code, f.Failure.Message = odd, odd
 	setBack(t, s, c.ID, f)
 	note(t, s, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: odd, Message: odd})
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	if err := s.Condemn(t.Context(), l, parentOf(t, s, c.ID), f.Failure, credstore.ReasonRefused, false); err != nil {
+	if err := s.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f.Failure, credstore.ReasonRefreshTokenRejected, false); err != nil {
 		t.Fatalf("Condemn: %v", err)
 	}
 	half := next(parentOf(t, s, c.ID), "2")
-	half.Setback = &f
+	half.RefreshFailure = &f
 	save(t, s, half)
 	texts := []string{read(t, s, c.ID).Connection.LastError.Message}
 	for _, e := range history(t, s, c.ID)[1:] {
 		texts = append(texts, e.Code, e.Message)
 	}
 	for _, text := range texts {
-		if len(text) > credstore.TextKept || len(text) < credstore.TextKept-4 || !utf8.ValidString(text) || !strings.HasPrefix(text, "no\uFFFD\uFFFD'\";--ø") {
+		if len(text) > credstore.MaxTextLength || len(text) < credstore.MaxTextLength-4 || !utf8.ValidString(text) || !strings.HasPrefix(text, "no\uFFFD\uFFFD'\";--ø") {
 			t.Errorf("the text is kept as %q, want its printable beginning", text)
 		}
 	}
@@ -144,19 +144,19 @@ func testHistoryPages(t *testing.T, data Data) {
 func testHistoryBounded(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	for i := range credstore.FrequentEventsKept + 10 {
+	for i := range credstore.MaxFrequentEvents + 10 {
 		save(t, s, next(parentOf(t, s, c.ID), fmt.Sprint(i)))
 	}
 	got := history(t, s, c.ID)
-	if len(got) != credstore.FrequentEventsKept+1 || got[0].Type != credstore.EventImported || got[len(got)-1].Version != c.Version+credstore.FrequentEventsKept+10 {
+	if len(got) != credstore.MaxFrequentEvents+1 || got[0].Type != credstore.EventImported || got[len(got)-1].Version != c.Version+credstore.MaxFrequentEvents+10 {
 		t.Fatalf("history has %d events from %s to version %d, want the creation and the latest %d refreshes",
-			len(got), got[0].Type, got[len(got)-1].Version, credstore.FrequentEventsKept)
+			len(got), got[0].Type, got[len(got)-1].Version, credstore.MaxFrequentEvents)
 	}
-	for range credstore.EventsKept + 10 {
+	for range credstore.MaxEvents + 10 {
 		note(t, s, c.ID, credstore.Event{Type: credstore.EventEnabled})
 	}
-	if got := len(history(t, s, c.ID)); got != credstore.EventsKept+credstore.FrequentEventsKept {
-		t.Errorf("history has %d events, want %d", got, credstore.EventsKept+credstore.FrequentEventsKept)
+	if got := len(history(t, s, c.ID)); got != credstore.MaxEvents+credstore.MaxFrequentEvents {
+		t.Errorf("history has %d events, want %d", got, credstore.MaxEvents+credstore.MaxFrequentEvents)
 	}
 }
 
@@ -222,8 +222,8 @@ func testHistoryOfRefreshes(t *testing.T, data Data) {
 
 	condemn(t, s, parentOf(t, s, c.ID), false)
 	condemn(t, s, parentOf(t, s, c.ID), false)
-	expect(credstore.EventReauthorization)
-	if err := s.Retry(t.Context(), c.ID, start()); err != nil {
+	expect(credstore.EventReauthorizationRequired)
+	if err := s.RetryRejected(t.Context(), c.ID, start()); err != nil {
 		t.Fatalf("Retry: %v", err)
 	}
 	expect(credstore.EventRetryRequested)
@@ -232,7 +232,7 @@ func testHistoryOfRefreshes(t *testing.T, data Data) {
 	requestRefresh(t, s, c.ID)
 	expect(credstore.EventRefreshRequested)
 	half := next(parentOf(t, s, c.ID), "5")
-	half.AccessToken, half.Setback = credstore.Secret{}, &f
+	half.AccessToken, half.RefreshFailure = credstore.Secret{}, &f
 	save(t, s, half)
 	expect(credstore.EventDegraded)
 }
@@ -251,13 +251,13 @@ func testHistoryOfKeys(t *testing.T, data Data) {
 	l = acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	for range 2 {
-		if err := s.Acquit(t.Context(), l, parentOf(t, s, c.ID)); err != nil {
+		if err := s.Reinstate(t.Context(), l, parentOf(t, s, c.ID)); err != nil {
 			t.Fatalf("Acquit: %v", err)
 		}
 	}
-	replace(t, s, l, credstore.Replacement{Credential: credstore.FirstCredential{APIKey: secret("other")}})
-	wantHistory(t, s, c.ID, 0, credstore.EventImported, credstore.EventKeyStaged, credstore.EventReauthorization,
-		credstore.EventKeyPromoted, credstore.EventRecovered, credstore.EventReauthorization, credstore.EventRecovered, credstore.EventKeySet)
+	replace(t, s, l, credstore.Replacement{Credential: credstore.NewCredential{APIKey: secret("other")}})
+	wantHistory(t, s, c.ID, 0, credstore.EventImported, credstore.EventKeyStaged, credstore.EventReauthorizationRequired,
+		credstore.EventKeyPromoted, credstore.EventRecovered, credstore.EventReauthorizationRequired, credstore.EventRecovered, credstore.EventKeySet)
 }
 
 func testHistoryOfCompany(t *testing.T, data Data) {
@@ -265,16 +265,16 @@ func testHistoryOfCompany(t *testing.T, data Data) {
 	n := credstore.NewConnection{Name: "acme", Kind: credstore.OAuth, SharedCompany: true}
 	c := create(t, s, n)
 	for range 2 {
-		if err := s.Identify(t.Context(), c.ID, credstore.Company{ID: "c-1", Name: "Acme ApS"}); err != nil {
+		if err := s.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1", Name: "Acme ApS"}); err != nil {
 			t.Fatalf("Identify: %v", err)
 		}
 	}
 	wantHistory(t, s, c.ID, 0, credstore.EventCreated, credstore.EventCompanyOverride, credstore.EventCompanyLearned)
 
 	bound := create(t, s, pair("bound"))
-	err := s.Identify(t.Context(), bound.ID, credstore.Company{ID: "c-1"})
+	err := s.SetCompany(t.Context(), bound.ID, credstore.Company{ID: "c-1"})
 	wantConflict(t, "Identify with a bound company", err, credstore.ErrCompanyBound, "acme")
-	wantHistory(t, s, bound.ID, 1, credstore.EventDisabled, credstore.EventReauthorization)
+	wantHistory(t, s, bound.ID, 1, credstore.EventDisabled, credstore.EventReauthorizationRequired)
 }
 
 func testDisable(t *testing.T, data Data) {
@@ -356,7 +356,7 @@ func testEnableAlarms(t *testing.T, data Data) {
 	disabled(func() { condemn(t, s, parentOf(t, s, c.ID), false) })
 	disabled(func() { save(t, s, next(parentOf(t, s, c.ID), "2")) })
 	wantHistory(t, s, c.ID, 1,
-		credstore.EventDisabled, credstore.EventEnabled, credstore.EventReauthorization,
+		credstore.EventDisabled, credstore.EventEnabled, credstore.EventReauthorizationRequired,
 		credstore.EventDisabled, credstore.EventRefreshed, credstore.EventEnabled, credstore.EventRecovered)
 }
 
@@ -419,13 +419,13 @@ func testSecretsOfPeople(t *testing.T, data Data) {
 	ctx := context.WithoutCancel(t.Context())
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	_, err = s.Replace(ctx, l, credstore.Replacement{Credential: credstore.FirstCredential{
+	_, err = s.Replace(ctx, l, credstore.Replacement{Credential: credstore.NewCredential{
 		AccessToken: secret("planted-access"), RefreshToken: secret("planted-refresh"),
 	}})
 	if err != nil {
 		t.Fatalf("Replace: %v", err)
 	}
-	fresh, _, err := s.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, Fresh: true})
+	fresh, _, err := s.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, ReplaceExisting: true})
 	if err != nil {
 		t.Fatalf("OpenLink: %v", err)
 	}

@@ -71,11 +71,11 @@ func testLeaseLost(t *testing.T, data Data) {
 	release(t, l)
 	want := read(t, s, c.ID)
 	f := setback(false)
-	_, err := s.Intend(t.Context(), l, parent, start())
+	_, err := s.RecordIntent(t.Context(), l, parent, start())
 	wantErr(t, "Intend", err, credstore.ErrLeaseLost)
-	wantErr(t, "Withdraw", s.Withdraw(t.Context(), l, parent, &f), credstore.ErrLeaseLost)
-	wantErr(t, "Doubt", s.Doubt(t.Context(), l, parent, f), credstore.ErrLeaseLost)
-	wantErr(t, "Condemn", s.Condemn(t.Context(), l, parent, f.Failure, f.Reason, true), credstore.ErrLeaseLost)
+	wantErr(t, "Withdraw", s.CancelIntent(t.Context(), l, parent, &f), credstore.ErrLeaseLost)
+	wantErr(t, "Doubt", s.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrLeaseLost)
+	wantErr(t, "Condemn", s.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, true), credstore.ErrLeaseLost)
 	wantSame(t, "the state", read(t, s, c.ID), want)
 	if l.Remaining() > 0 {
 		t.Errorf("Remaining of a released lease = %v, want 0", l.Remaining())
@@ -161,9 +161,9 @@ func refreshOnce(t *testing.T, s credstore.Store, id, tokens string, waiting *at
 	if err != nil {
 		return 0, err
 	}
-	intent, err := s.Intend(t.Context(), l, state.Credential.Parent(), start())
-	if err == nil && intent.Presentations != 1 {
-		err = fmt.Errorf("token presented %d times", intent.Presentations)
+	intent, err := s.RecordIntent(t.Context(), l, state.Credential.Parent(), start())
+	if err == nil && intent.Attempts != 1 {
+		err = fmt.Errorf("token presented %d times", intent.Attempts)
 	}
 	if err != nil {
 		return 0, err

@@ -46,7 +46,7 @@ func replace(t *testing.T, s credstore.Store, l credstore.Lease, r credstore.Rep
 // grant is a replacement by a token pair.
 func grant(tokens string) credstore.Replacement {
 	return credstore.Replacement{
-		Credential: credstore.FirstCredential{
+		Credential: credstore.NewCredential{
 			AccessToken: secret("granted-access-" + tokens), RefreshToken: secret("granted-refresh-" + tokens), ExpiresAt: start().Add(time.Hour),
 		},
 		ObtainedAt: start(),
@@ -91,11 +91,11 @@ func testLinks(t *testing.T, data Data) {
 		t.Error("a link that is to end sooner was not another one, or took the place of the longer one")
 	}
 	lasting := request
-	lasting.AtLeast = 30 * time.Minute
+	lasting.MinRemaining = 30 * time.Minute
 	if !openLink(t, other, c.ID, lasting).Equal(token) {
 		t.Error("a link that lasts long enough was not opened again")
 	}
-	lasting.TTL, lasting.AtLeast = 4*time.Hour, 2*time.Hour
+	lasting.TTL, lasting.MinRemaining = 4*time.Hour, 2*time.Hour
 	if longer := openLink(t, other, c.ID, lasting); longer.Equal(token) || findErr(t, s, token) != nil {
 		t.Error("a link that ends too soon was opened again, or ended by the one that lasts")
 	}
@@ -108,7 +108,7 @@ func testLinks(t *testing.T, data Data) {
 			t.Errorf("OpenLink with a time to live of %v = nil, want an error", ttl)
 		}
 	}
-	wantHistory(t, s, c.ID, 1, credstore.EventLinkMade, credstore.EventLinkMade, credstore.EventLinkMade, credstore.EventLinkMade)
+	wantHistory(t, s, c.ID, 1, credstore.EventLinkCreated, credstore.EventLinkCreated, credstore.EventLinkCreated, credstore.EventLinkCreated)
 }
 
 func testFreshLink(t *testing.T, data Data) {
@@ -116,7 +116,7 @@ func testFreshLink(t *testing.T, data Data) {
 	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
 	first, stranger := openLink(t, s, c.ID, credstore.LinkRequest{}), openLink(t, s, d.ID, credstore.LinkRequest{})
 	second := openLink(t, s, c.ID, credstore.LinkRequest{ReturnURL: "https://example.com"})
-	fresh := openLink(t, s, c.ID, credstore.LinkRequest{Fresh: true})
+	fresh := openLink(t, s, c.ID, credstore.LinkRequest{ReplaceExisting: true})
 	for _, token := range []credstore.Secret{first, second} {
 		l, err := s.FindLink(t.Context(), token)
 		wantErr(t, "FindLink of one before a fresh one", err, credstore.ErrLinkExpired)
@@ -159,7 +159,7 @@ func testLinksBounded(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	first := openLink(t, s, c.ID, credstore.LinkRequest{})
 	opened := []credstore.Secret{first}
-	for i := range credstore.LinksKept {
+	for i := range credstore.MaxLinks {
 		wantErr(t, fmt.Sprintf("FindLink of the first of %d", i+1), findErr(t, s, first), nil)
 		opened = append(opened, openLink(t, s, c.ID, credstore.LinkRequest{ReturnURL: fmt.Sprint("https://example.com/", i)}))
 	}
@@ -170,8 +170,8 @@ func testLinksBounded(t *testing.T, data Data) {
 		}
 	}
 	wantErr(t, "FindLink of the last of many", findErr(t, s, opened[len(opened)-1]), nil)
-	if kept != credstore.LinksKept {
-		t.Errorf("%d links are kept, want %d", kept, credstore.LinksKept)
+	if kept != credstore.MaxLinks {
+		t.Errorf("%d links are kept, want %d", kept, credstore.MaxLinks)
 	}
 }
 
@@ -179,7 +179,7 @@ func testConsentsBounded(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	link := openLink(t, s, c.ID, credstore.LinkRequest{})
-	const begun = credstore.ConsentsKept + 5
+	const begun = credstore.MaxConsents + 5
 	for i := range begun {
 		begin(t, s, attempt(link, fmt.Sprint(i)))
 	}
@@ -192,8 +192,8 @@ func testConsentsBounded(t *testing.T, data Data) {
 			t.Errorf("TakeConsent of the latest = %v, want nil", err)
 		}
 	}
-	if kept != credstore.ConsentsKept {
-		t.Errorf("%d attempts are kept, want %d", kept, credstore.ConsentsKept)
+	if kept != credstore.MaxConsents {
+		t.Errorf("%d attempts are kept, want %d", kept, credstore.MaxConsents)
 	}
 }
 
@@ -244,8 +244,8 @@ func testConsentRefused(t *testing.T, data Data) {
 
 	begin(t, s, attempt(link, "late"))
 	got, err := s.TakeConsent(t.Context(), secret("state-late"), []byte("browser"))
-	if err != nil || got.ExpiresAt.IsZero() || time.Until(got.ExpiresAt) > credstore.ConsentKept {
-		t.Errorf("TakeConsent = until %v, %v, want at most %v", got.ExpiresAt, err, credstore.ConsentKept)
+	if err != nil || got.ExpiresAt.IsZero() || time.Until(got.ExpiresAt) > credstore.ConsentTimeout {
+		t.Errorf("TakeConsent = until %v, %v, want at most %v", got.ExpiresAt, err, credstore.ConsentTimeout)
 	}
 	past := attempt(link, "past")
 	past.ExpiresAt = start().Add(-time.Second)

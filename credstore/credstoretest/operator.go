@@ -44,12 +44,18 @@ func testRequestSettled(t *testing.T, data Data) {
 			_, err := s.Save(t.Context(), next(parent, "2"))
 			return err
 		}, false},
-		{"setback", func(l credstore.Lease, parent credstore.Parent) error { return s.Withdraw(t.Context(), l, parent, &f) }, false},
-		{"doubt", func(l credstore.Lease, parent credstore.Parent) error { return s.Doubt(t.Context(), l, parent, f) }, false},
-		{"condemnation", func(l credstore.Lease, parent credstore.Parent) error {
-			return s.Condemn(t.Context(), l, parent, f.Failure, f.Reason, false)
+		{"setback", func(l credstore.Lease, parent credstore.Parent) error {
+			return s.CancelIntent(t.Context(), l, parent, &f)
 		}, false},
-		{"refresh-given-up", func(l credstore.Lease, parent credstore.Parent) error { return s.Withdraw(t.Context(), l, parent, nil) }, true},
+		{"doubt", func(l credstore.Lease, parent credstore.Parent) error {
+			return s.MarkOutcomeUnknown(t.Context(), l, parent, f)
+		}, false},
+		{"condemnation", func(l credstore.Lease, parent credstore.Parent) error {
+			return s.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, false)
+		}, false},
+		{"refresh-given-up", func(l credstore.Lease, parent credstore.Parent) error {
+			return s.CancelIntent(t.Context(), l, parent, nil)
+		}, true},
 	} {
 		c := create(t, s, pair(test.name))
 		requestRefresh(t, s, c.ID)
@@ -71,15 +77,15 @@ func testRetry(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	condemn(t, s, parentOf(t, s, c.ID), true)
 	reports := watch(t, data.Open(t))
-	if err := s.Retry(t.Context(), c.ID, start()); err != nil {
+	if err := s.RetryRejected(t.Context(), c.ID, start()); err != nil {
 		t.Fatalf("Retry: %v", err)
 	}
 	await(t, "a retry", reports, c.ID)
 	got := read(t, s, c.ID)
-	if got.Connection.Status != credstore.Degraded || got.Connection.Reason != credstore.ReasonRetry || got.RequestedAt.IsZero() {
-		t.Errorf("state = %+v, want degraded (%s) with a request", got, credstore.ReasonRetry)
+	if got.Connection.Status != credstore.Degraded || got.Connection.Reason != credstore.ReasonRetryRequested || got.RequestedAt.IsZero() {
+		t.Errorf("state = %+v, want degraded (%s) with a request", got, credstore.ReasonRetryRequested)
 	}
-	if !got.Credential.RefusedAt.IsZero() || got.Credential.RefreshToken.IsZero() || got.Connection.LastError == nil {
+	if !got.Credential.RejectedAt.IsZero() || got.Credential.RefreshToken.IsZero() || got.Connection.LastError == nil {
 		t.Errorf("state = %+v, want the token kept and not refused, and the last error still there", got)
 	}
 	due, err := s.Due(t.Context(), start().Add(1e12), 10)
@@ -94,10 +100,10 @@ func testRetryNothing(t *testing.T, data Data) {
 	condemn(t, s, parentOf(t, s, apiKey.ID), false)
 	for _, c := range []credstore.Connection{apiKey, tokens} {
 		want := read(t, s, c.ID)
-		wantErr(t, "Retry of "+c.Name, s.Retry(t.Context(), c.ID, start()), credstore.ErrNotRefused)
+		wantErr(t, "Retry of "+c.Name, s.RetryRejected(t.Context(), c.ID, start()), credstore.ErrNotRejected)
 		wantSame(t, "the state", read(t, s, c.ID), want)
 	}
-	wantErr(t, "Retry of an unknown id", s.Retry(t.Context(), "nothing", start()), credstore.ErrNotFound)
+	wantErr(t, "Retry of an unknown id", s.RetryRejected(t.Context(), "nothing", start()), credstore.ErrNotFound)
 }
 
 func testAcquit(t *testing.T, data Data) {
@@ -109,15 +115,15 @@ func testAcquit(t *testing.T, data Data) {
 		condemn(t, s, parent, false)
 		l := acquire(t, s, c.ID, "me")
 		for range 2 { // as after a lost answer to COMMIT
-			if err := s.Acquit(t.Context(), l, parent); err != nil {
+			if err := s.Reinstate(t.Context(), l, parent); err != nil {
 				t.Fatalf("Acquit: %v", err)
 			}
 		}
 		wantSame(t, "the acquitted state", read(t, s, c.ID), want)
 		parent.Version++
-		wantErr(t, "Acquit of another version", s.Acquit(t.Context(), l, parent), credstore.ErrSuperseded)
+		wantErr(t, "Acquit of another version", s.Reinstate(t.Context(), l, parent), credstore.ErrSuperseded)
 		release(t, l)
-		wantErr(t, "Acquit without a lease", s.Acquit(t.Context(), l, want.Credential.Parent()), credstore.ErrLeaseLost)
+		wantErr(t, "Acquit without a lease", s.Reinstate(t.Context(), l, want.Credential.Parent()), credstore.ErrLeaseLost)
 	}
 }
 

@@ -54,7 +54,7 @@ func testWatchDeliveries(t *testing.T, data Data) {
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	awaitChange(t, "a refresh", reports, credstore.Change{ID: c.ID})
 	condemn(t, s, parentOf(t, s, c.ID), false)
-	awaitChange(t, "an alarm", reports, credstore.Change{ID: c.ID, Deliveries: true})
+	awaitChange(t, "an alarm", reports, credstore.Change{ID: c.ID, DeliveriesPending: true})
 }
 
 func openOutbox(t *testing.T, data Data) outbox {
@@ -98,7 +98,7 @@ func drain(t *testing.T, s outbox, subscription string, now time.Time) (types []
 		}
 		for _, d := range claimed {
 			types = append(types, d.Event.Type)
-			if err := s.Delivered(t.Context(), d.ID); err != nil {
+			if err := s.MarkDelivered(t.Context(), d.ID); err != nil {
 				t.Fatalf("Delivered: %v", err)
 			}
 		}
@@ -122,7 +122,7 @@ func testDeliver(t *testing.T, data Data) {
 		t.Fatalf("ClaimDeliveries = %+v, want one, for the first time", claimed)
 	}
 	wantSame(t, "the event that is told", claimed[0].Event, history(t, s, c.ID)[1])
-	if err := s.Delivered(t.Context(), claimed[0].ID); err != nil {
+	if err := s.MarkDelivered(t.Context(), claimed[0].ID); err != nil {
 		t.Fatalf("Delivered: %v", err)
 	}
 	condemn(t, s, parentOf(t, s, c.ID), false)
@@ -130,7 +130,7 @@ func testDeliver(t *testing.T, data Data) {
 		t.Fatalf("Remove: %v", err)
 	}
 	wantSame(t, "what is told to everything", drain(t, s, "everything", soon()),
-		[]credstore.EventType{credstore.EventReauthorization, credstore.EventRemoved})
+		[]credstore.EventType{credstore.EventReauthorizationRequired, credstore.EventRemoved})
 	wantSame(t, "what is told to ends", drain(t, s, "ends", soon()), []credstore.EventType{credstore.EventRemoved})
 	if next, err := s.NextDelivery(t.Context(), "everything"); err != nil || !next.IsZero() {
 		t.Errorf("NextDelivery of an empty queue = %v, %v, want zero", next, err)
@@ -177,7 +177,7 @@ func testDeliverInOrder(t *testing.T, data Data) {
 	}
 	for _, d := range first {
 		if d.Event.ConnectionID == c.ID {
-			if err := s.Delivered(t.Context(), d.ID); err != nil {
+			if err := s.MarkDelivered(t.Context(), d.ID); err != nil {
 				t.Fatalf("Delivered: %v", err)
 			}
 		}
@@ -269,11 +269,11 @@ func testPostpone(t *testing.T, data Data) {
 		t.Fatalf("ClaimDeliveries = %+v, want the second attempt and the error of the first", got)
 	}
 	for range 2 {
-		if err := s.DropDelivery(t.Context(), id, "answered 500 for days"); err != nil {
+		if err := s.AbandonDelivery(t.Context(), id, "answered 500 for days"); err != nil {
 			t.Fatalf("DropDelivery: %v", err)
 		}
 	}
-	if err := s.Delivered(t.Context(), id); err != nil {
+	if err := s.MarkDelivered(t.Context(), id); err != nil {
 		t.Errorf("Delivered of one that is gone = %v, want nil", err)
 	}
 	if err := s.PostponeDelivery(t.Context(), id, now, ""); err != nil {
@@ -290,7 +290,7 @@ func testDebounce(t *testing.T, data Data) {
 	patient := all("patient")
 	patient.Delay = time.Minute
 	only := credstore.Subscription{Name: "only", Types: []credstore.EventType{credstore.EventRecovered}}
-	alarms := credstore.Subscription{Name: "alarms", Types: []credstore.EventType{credstore.EventReauthorization}, Delay: time.Minute}
+	alarms := credstore.Subscription{Name: "alarms", Types: []credstore.EventType{credstore.EventReauthorizationRequired}, Delay: time.Minute}
 	subscribe(t, s, patient, only, alarms)
 	c := create(t, s, pair("acme"))
 	condemn(t, s, parentOf(t, s, c.ID), false)
@@ -299,7 +299,7 @@ func testDebounce(t *testing.T, data Data) {
 	wantSame(t, "what is told of an alarm that has ended", drain(t, s, "patient", later), []credstore.EventType(nil))
 	wantSame(t, "what is told of it to one that hears of alarms only", drain(t, s, "alarms", later), []credstore.EventType(nil))
 	wantSame(t, "what is told to one that hears of recoveries only", drain(t, s, "only", later), []credstore.EventType{credstore.EventRecovered})
-	wantHistory(t, s, c.ID, 1, credstore.EventReauthorization, credstore.EventRecovered)
+	wantHistory(t, s, c.ID, 1, credstore.EventReauthorizationRequired, credstore.EventRecovered)
 }
 
 // testDebounceTold: who may have heard of the alarm hears of its end.
@@ -314,7 +314,7 @@ func testDebounceTold(t *testing.T, data Data) {
 	if err := s.PostponeDelivery(t.Context(), alarm.ID, now, "no answer"); err != nil {
 		t.Fatalf("PostponeDelivery: %v", err)
 	}
-	wantSame(t, "what is told", drain(t, s, "hook", now), []credstore.EventType{credstore.EventReauthorization, credstore.EventRecovered})
+	wantSame(t, "what is told", drain(t, s, "hook", now), []credstore.EventType{credstore.EventReauthorizationRequired, credstore.EventRecovered})
 }
 
 // testAlarmOnce: a second verdict on the same connection is history, not news.
@@ -326,11 +326,11 @@ func testAlarmOnce(t *testing.T, data Data) {
 	drain(t, s, "hook", soon())
 	l := acquire(t, s, c.ID, "me")
 	f := credstore.Failure{Code: "inactive", At: start()}
-	if err := s.Condemn(t.Context(), l, parentOf(t, s, c.ID), f, credstore.ReasonInactive, false); err != nil {
+	if err := s.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f, credstore.ReasonRefreshTokenInactive, false); err != nil {
 		t.Fatalf("Condemn: %v", err)
 	}
 	release(t, l)
-	wantHistory(t, s, c.ID, 1, credstore.EventReauthorization, credstore.EventReauthorization)
+	wantHistory(t, s, c.ID, 1, credstore.EventReauthorizationRequired, credstore.EventReauthorizationRequired)
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	wantSame(t, "what is told after the alarm", drain(t, s, "hook", soon()), []credstore.EventType{credstore.EventRecovered})
 }
@@ -382,11 +382,11 @@ func testQueueBounded(t *testing.T, data Data) {
 	s := openOutbox(t, data)
 	subscribe(t, s, credstore.Subscription{Name: "dead", Types: []credstore.EventType{credstore.EventConnected}})
 	c := create(t, s, key("legacy"))
-	for range credstore.EventsKept + 20 {
+	for range credstore.MaxEvents + 20 {
 		note(t, s, c.ID, credstore.Event{Type: credstore.EventConnected})
 	}
-	if got := len(drain(t, s, "dead", soon())); got != credstore.EventsKept {
-		t.Errorf("%d deliveries wait, want the latest %d", got, credstore.EventsKept)
+	if got := len(drain(t, s, "dead", soon())); got != credstore.MaxEvents {
+		t.Errorf("%d deliveries wait, want the latest %d", got, credstore.MaxEvents)
 	}
 }
 
@@ -407,7 +407,7 @@ func testRemind(t *testing.T, data Data) {
 	remind := func(within time.Duration) {
 		t.Helper()
 		for _, store := range []outbox{s, other, s} {
-			if err := store.RemindKey(t.Context(), c.ID, within); err != nil {
+			if err := store.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
 				t.Fatalf("RemindKey: %v", err)
 			}
 		}
@@ -420,11 +420,11 @@ func testRemind(t *testing.T, data Data) {
 	wantSame(t, "what is told", drain(t, s, "hook", soon()), []credstore.EventType{credstore.EventKeyExpiring})
 
 	l := acquire(t, s, c.ID, "me")
-	replace(t, s, l, credstore.Replacement{Credential: credstore.FirstCredential{APIKey: secret("new"), ExpiresAt: start().Add(6 * day)}})
+	replace(t, s, l, credstore.Replacement{Credential: credstore.NewCredential{APIKey: secret("new"), ExpiresAt: start().Add(6 * day)}})
 	release(t, l)
 	remind(7 * day)
 	wantHistory(t, s, c.ID, 2, credstore.EventKeySet, credstore.EventKeyExpiring)
-	wantErr(t, "RemindKey of an unknown id", s.RemindKey(t.Context(), "nothing", day), credstore.ErrNotFound)
+	wantErr(t, "RemindKey of an unknown id", s.RecordKeyExpiring(t.Context(), "nothing", day), credstore.ErrNotFound)
 }
 
 func testKeysExpiring(t *testing.T, data Data) {
@@ -454,7 +454,7 @@ func testKeysExpiring(t *testing.T, data Data) {
 			if !slices.Contains([]string{"later", "soon"}, c.Name) {
 				continue
 			}
-			if err := s.RemindKey(t.Context(), c.ID, within); err != nil {
+			if err := s.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
 				t.Fatalf("RemindKey: %v", err)
 			}
 		}
@@ -464,10 +464,10 @@ func testKeysExpiring(t *testing.T, data Data) {
 		query credstore.Query
 		want  []string
 	}{
-		{credstore.Query{KeyEndsBefore: start()}, []string{"ended"}},
-		{credstore.Query{KeyEndsBefore: start().Add(7 * day)}, []string{"ended", "short", "soon"}},
-		{credstore.Query{KeyEndsBefore: start().Add(30 * day), Search: "later"}, []string{"later"}},
-		{credstore.Query{KeyEndsBefore: start().Add(30 * day), Status: credstore.Disabled}, []string{}},
+		{credstore.Query{KeyExpiresBefore: start()}, []string{"ended"}},
+		{credstore.Query{KeyExpiresBefore: start().Add(7 * day)}, []string{"ended", "short", "soon"}},
+		{credstore.Query{KeyExpiresBefore: start().Add(30 * day), Search: "later"}, []string{"later"}},
+		{credstore.Query{KeyExpiresBefore: start().Add(30 * day), Status: credstore.Disabled}, []string{}},
 	} {
 		test.query.Limit = 1
 		wantSame(t, fmt.Sprintf("List(%+v)", test.query), listAll(t.Context(), t, s, test.query), test.want)

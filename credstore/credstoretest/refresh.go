@@ -112,8 +112,8 @@ func testSaveCondemned(t *testing.T, data Data) {
 	if saved.Status != credstore.Active || saved.Reason != "" || saved.LastError != nil || saved.Version != 2 {
 		t.Errorf("Save onto a condemned credential = %+v, want version 2, active, no error", saved)
 	}
-	if got := read(t, s, c.ID).Credential; !got.RefusedAt.IsZero() {
-		t.Errorf("RefusedAt = %v, want zero", got.RefusedAt)
+	if got := read(t, s, c.ID).Credential; !got.RejectedAt.IsZero() {
+		t.Errorf("RefusedAt = %v, want zero", got.RejectedAt)
 	}
 }
 
@@ -135,23 +135,23 @@ func testForced(t *testing.T, data Data) {
 	}
 }
 
-func setback(unusual bool) credstore.Setback {
-	return credstore.Setback{
-		Failure: credstore.Failure{Code: "busy", Message: "later", At: start()},
-		Reason:  credstore.ReasonUnavailable,
-		RetryAt: start().Add(time.Hour),
-		Unusual: unusual,
+func setback(unusual bool) credstore.RefreshFailure {
+	return credstore.RefreshFailure{
+		Failure:    credstore.Failure{Code: "busy", Message: "later", At: start()},
+		Reason:     credstore.ReasonUnavailable,
+		RetryAt:    start().Add(time.Hour),
+		Unexpected: unusual,
 	}
 }
 
 // setBack makes the connection degraded by a refresh that was answered so.
-func setBack(t *testing.T, s credstore.Store, id string, f credstore.Setback) {
+func setBack(t *testing.T, s credstore.Store, id string, f credstore.RefreshFailure) {
 	t.Helper()
 	l := acquire(t, s, id, "me")
 	defer release(t, l)
 	parent := parentOf(t, s, id)
 	intend(t, s, l, parent)
-	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 }
@@ -164,7 +164,7 @@ func testSetbackOfCondemned(t *testing.T, data Data) {
 	condemn(t, s, parentOf(t, s, c.ID), false)
 	setBack(t, s, c.ID, setback(false))
 	got := read(t, s, c.ID).Connection
-	if got.Status != credstore.ReauthorizationRequired || got.Reason != credstore.ReasonRefused || got.LastError.Code != "busy" {
+	if got.Status != credstore.ReauthorizationRequired || got.Reason != credstore.ReasonRefreshTokenRejected || got.LastError.Code != "busy" {
 		t.Errorf("connection = %+v, want its status and reason kept, and the new error", got)
 	}
 }
@@ -189,7 +189,7 @@ func testSaveWithSetback(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	parent, f := parentOf(t, s, c.ID), setback(false)
 	n := next(parent, "2")
-	n.AccessToken, n.Setback = credstore.Secret{}, &f
+	n.AccessToken, n.RefreshFailure = credstore.Secret{}, &f
 	for range 2 { // as after a lost answer to COMMIT
 		save(t, s, n)
 	}
@@ -223,14 +223,14 @@ func testSaveDisabled(t *testing.T, data Data) {
 	n.Company.ID = "c-1"
 	create(t, s, n)
 	c := create(t, s, pair("acme"))
-	err := s.Identify(t.Context(), c.ID, credstore.Company{ID: "c-1"})
+	err := s.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"})
 	wantErr(t, "Identify", err, credstore.ErrCompanyBound)
 	saved := save(t, s, next(parentOf(t, s, c.ID), "2"))
-	if saved.Status != credstore.Disabled || saved.Reason != credstore.ReasonCompany || saved.Version != 2 {
+	if saved.Status != credstore.Disabled || saved.Reason != credstore.ReasonCompanyConflict || saved.Version != 2 {
 		t.Errorf("Save = %+v, want version 2, still disabled", saved)
 	}
 	condemn(t, s, parentOf(t, s, c.ID), false)
-	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompany {
+	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompanyConflict {
 		t.Errorf("after Condemn: %+v, want it still disabled", got)
 	}
 }
@@ -242,12 +242,12 @@ func testIntend(t *testing.T, data Data) {
 	defer release(t, l)
 	parent := parentOf(t, s, c.ID)
 	at := start()
-	got, err := s.Intend(t.Context(), l, parent, at)
+	got, err := s.RecordIntent(t.Context(), l, parent, at)
 	if err != nil {
 		t.Fatalf("Intend: %v", err)
 	}
 	want := credstore.Intent{
-		Parent: parent, Owner: "me", Fence: l.Fence(), At: at, FirstAt: at, Outcome: credstore.Sending, Presentations: 1,
+		Parent: parent, Owner: "me", Fence: l.Fence(), At: at, FirstAt: at, Outcome: credstore.OutcomePending, Attempts: 1,
 	}
 	wantSame(t, "Intend", got, want)
 	wantSame(t, "the intent in another process", read(t, data.Open(t), c.ID).Intent, &want)
@@ -264,17 +264,17 @@ func testIntendAgain(t *testing.T, data Data) {
 	other := data.Open(t)
 	heir := acquire(t, other, c.ID, "heir")
 	later := start().Add(time.Minute)
-	got, err := other.Intend(t.Context(), heir, parent, later)
+	got, err := other.RecordIntent(t.Context(), heir, parent, later)
 	if err != nil {
 		t.Fatalf("Intend: %v", err)
 	}
 	want := first
-	want.Owner, want.Fence, want.At, want.Presentations = "heir", heir.Fence(), later, 2
+	want.Owner, want.Fence, want.At, want.Attempts = "heir", heir.Fence(), later, 2
 	wantSame(t, "Intend after a dead owner", got, want)
 
 	save(t, other, next(parent, "2"))
 	fresh := intend(t, other, heir, parentOf(t, other, c.ID))
-	if fresh.Presentations != 1 || !fresh.FirstAt.Equal(fresh.At) {
+	if fresh.Attempts != 1 || !fresh.FirstAt.Equal(fresh.At) {
 		t.Errorf("Intend for a new parent = %+v, want a first presentation", fresh)
 	}
 	release(t, heir)
@@ -286,17 +286,17 @@ func testIntendRefused(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	stale := parentOf(t, s, c.ID)
 	save(t, s, next(stale, "2"))
-	_, err := s.Intend(t.Context(), l, stale, start())
+	_, err := s.RecordIntent(t.Context(), l, stale, start())
 	wantErr(t, "Intend for a spent token", err, credstore.ErrSuperseded)
-	_, err = s.Intend(t.Context(), l, parentOf(t, s, d.ID), start())
+	_, err = s.RecordIntent(t.Context(), l, parentOf(t, s, d.ID), start())
 	wantErr(t, "Intend under the lease on another connection", err, credstore.ErrLeaseLost)
-	_, err = data.Open(t).Intend(t.Context(), l, parentOf(t, s, c.ID), start())
+	_, err = data.Open(t).RecordIntent(t.Context(), l, parentOf(t, s, c.ID), start())
 	wantErr(t, "Intend under the lease of another process", err, credstore.ErrLeaseLost)
 	parent := parentOf(t, s, c.ID)
 	if err := s.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	_, err = s.Intend(t.Context(), l, parent, start())
+	_, err = s.RecordIntent(t.Context(), l, parent, start())
 	wantErr(t, "Intend for a removed connection", err, credstore.ErrSuperseded)
 	release(t, l)
 	if got := read(t, s, d.ID).Intent; got != nil {
@@ -313,14 +313,14 @@ func testWithdraw(t *testing.T, data Data) {
 
 	before := read(t, s, c.ID)
 	intend(t, s, l, parent)
-	if err := s.Withdraw(t.Context(), l, parent, nil); err != nil {
+	if err := s.CancelIntent(t.Context(), l, parent, nil); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	wantSame(t, "the state after a refresh that was given up", read(t, s, c.ID), before)
 
 	intend(t, s, l, parent)
 	f := setback(false)
-	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	want := before
@@ -335,7 +335,7 @@ func doubtful(t *testing.T, s credstore.Store, l credstore.Lease) credstore.Pare
 	t.Helper()
 	parent := parentOf(t, s, l.ConnectionID())
 	intend(t, s, l, parent)
-	if err := s.Doubt(t.Context(), l, parent, setback(false)); err != nil {
+	if err := s.MarkOutcomeUnknown(t.Context(), l, parent, setback(false)); err != nil {
 		t.Fatalf("Doubt: %v", err)
 	}
 	return parent
@@ -348,14 +348,14 @@ func testWithdrawToUnknown(t *testing.T, data Data) {
 	defer release(t, l)
 	parent := doubtful(t, s, l)
 	want := intend(t, s, l, parent)
-	if want.Presentations != 2 || want.Outcome != credstore.Sending || !want.NextAt.IsZero() {
+	if want.Attempts != 2 || want.Outcome != credstore.OutcomePending || !want.NextAt.IsZero() {
 		t.Fatalf("Intend after a doubt = %+v, want the second presentation, sending", want)
 	}
 	f := setback(false)
-	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
-	want.Outcome, want.Presentations, want.NextAt = credstore.Unknown, 1, f.RetryAt
+	want.Outcome, want.Attempts, want.NextAt = credstore.OutcomeUnknown, 1, f.RetryAt
 	wantSame(t, "the intent", read(t, s, c.ID).Intent, &want)
 }
 
@@ -367,11 +367,11 @@ func testWithdrawTwice(t *testing.T, data Data) {
 	parent := doubtful(t, s, l)
 	intend(t, s, l, parent)
 	f := setback(true)
-	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	want := read(t, s, c.ID)
-	if err := s.Withdraw(t.Context(), l, parent, &f); err != nil {
+	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw again: %v", err)
 	}
 	wantSame(t, "the state after withdrawing twice", read(t, s, c.ID), want)
@@ -387,7 +387,7 @@ func testWithdrawStranger(t *testing.T, data Data) {
 
 	l := acquire(t, s, c.ID, "heir")
 	defer release(t, l)
-	if err := s.Withdraw(t.Context(), l, parent, nil); err != nil {
+	if err := s.CancelIntent(t.Context(), l, parent, nil); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	wantSame(t, "the dead owner's intent", read(t, s, c.ID).Intent, &want)
@@ -400,15 +400,15 @@ func testDoubt(t *testing.T, data Data) {
 	defer release(t, l)
 	parent := parentOf(t, s, c.ID)
 	f := setback(false)
-	wantErr(t, "Doubt without an intent", s.Doubt(t.Context(), l, parent, f), credstore.ErrSuperseded)
+	wantErr(t, "Doubt without an intent", s.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrSuperseded)
 
 	want := intend(t, s, l, parent)
 	for range 2 { // as after a lost answer to COMMIT
-		if err := s.Doubt(t.Context(), l, parent, f); err != nil {
+		if err := s.MarkOutcomeUnknown(t.Context(), l, parent, f); err != nil {
 			t.Fatalf("Doubt: %v", err)
 		}
 	}
-	want.Outcome, want.NextAt = credstore.Unknown, f.RetryAt
+	want.Outcome, want.NextAt = credstore.OutcomeUnknown, f.RetryAt
 	got := read(t, s, c.ID)
 	wantSame(t, "the intent", got.Intent, &want)
 	if conn := got.Connection; conn.Status != credstore.Degraded || conn.Reason != f.Reason || conn.LastError == nil {
@@ -428,8 +428,8 @@ func testUnusual(t *testing.T, data Data) {
 		}
 		setBack(t, s, c.ID, f)
 		got, want := read(t, s, c.ID), (i+1)/2
-		if got.Unusual != want || !got.UnusualSince.Equal(since) {
-			t.Errorf("after %d setbacks: Unusual, UnusualSince = %d, %v, want %d, %v", i+1, got.Unusual, got.UnusualSince, want, since)
+		if got.UnexpectedResponses != want || !got.UnexpectedSince.Equal(since) {
+			t.Errorf("after %d setbacks: Unusual, UnusualSince = %d, %v, want %d, %v", i+1, got.UnexpectedResponses, got.UnexpectedSince, want, since)
 		}
 	}
 }
@@ -443,14 +443,14 @@ func testCondemn(t *testing.T, data Data) {
 		intend(t, s, l, want.Credential.Parent())
 		f := credstore.Failure{Code: "invalid_grant", Message: "refused", At: start()}
 		for range 2 { // as after a lost answer to COMMIT
-			err := s.Condemn(t.Context(), l, want.Credential.Parent(), f, credstore.ReasonRefused, drop)
+			err := s.MarkReauthorizationRequired(t.Context(), l, want.Credential.Parent(), f, credstore.ReasonRefreshTokenRejected, drop)
 			if err != nil {
 				t.Fatalf("Condemn: %v", err)
 			}
 		}
 		release(t, l)
-		want.Connection.Status, want.Connection.Reason = credstore.ReauthorizationRequired, credstore.ReasonRefused
-		want.Connection.LastError, want.Credential.RefusedAt = &f, f.At
+		want.Connection.Status, want.Connection.Reason = credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected
+		want.Connection.LastError, want.Credential.RejectedAt = &f, f.At
 		if drop {
 			want.Credential.AccessToken = credstore.Secret{}
 			want.Credential.ExpiresAt, want.Connection.ExpiresAt = time.Time{}, time.Time{}
@@ -467,7 +467,7 @@ func testCondemnSuperseded(t *testing.T, data Data) {
 	stale := parentOf(t, s, c.ID)
 	save(t, s, next(stale, "2"))
 	want := read(t, s, c.ID)
-	err := s.Condemn(t.Context(), l, stale, credstore.Failure{At: start()}, credstore.ReasonRefused, true)
+	err := s.MarkReauthorizationRequired(t.Context(), l, stale, credstore.Failure{At: start()}, credstore.ReasonRefreshTokenRejected, true)
 	wantErr(t, "Condemn of a spent token", err, credstore.ErrSuperseded)
 	wantSame(t, "the state", read(t, s, c.ID), want)
 }
@@ -477,7 +477,7 @@ func testCondemnKey(t *testing.T, data Data) {
 	c := create(t, s, key("legacy"))
 	condemn(t, s, parentOf(t, s, c.ID), false)
 	got := read(t, s, c.ID)
-	if got.Connection.Status != credstore.ReauthorizationRequired || !got.Credential.RefusedAt.IsZero() {
+	if got.Connection.Status != credstore.ReauthorizationRequired || !got.Credential.RejectedAt.IsZero() {
 		t.Errorf("state = %+v, want reauthorization_required, no refused refresh token", got)
 	}
 	if !got.Credential.APIKey.Equal(secret("key-legacy")) {

@@ -36,7 +36,7 @@ func testReplace(t *testing.T, data Data) {
 	reports := watch(t, data.Open(t))
 	kept := replace(t, s, l, grant("3"))
 	await(t, "a replacement", reports, c.ID)
-	if kept.CompanyID != "c-1" || kept.Scope != "a b" || kept.Version != 3 || !kept.Unproven {
+	if kept.CompanyID != "c-1" || kept.Scope != "a b" || kept.Version != 3 || !kept.CompanyUnverified {
 		t.Errorf("Replace without company and scope = %+v, want them kept, and the company unproven", kept)
 	}
 	wantHistory(t, s, c.ID, len(history(t, s, c.ID))-2, credstore.EventRecovered, credstore.EventConnected)
@@ -46,10 +46,10 @@ func testReplacePending(t *testing.T, data Data) {
 	s := data.Open(t)
 	for _, test := range []struct {
 		kind credstore.Kind
-		with credstore.FirstCredential
+		with credstore.NewCredential
 	}{
 		{credstore.OAuth, grant("1").Credential},
-		{credstore.StandaloneKey, credstore.FirstCredential{APIKey: secret("k"), ExpiresAt: start().Add(time.Hour)}},
+		{credstore.StandaloneKey, credstore.NewCredential{APIKey: secret("k"), ExpiresAt: start().Add(time.Hour)}},
 	} {
 		c := create(t, s, credstore.NewConnection{Name: "new-" + string(test.kind), Kind: test.kind})
 		l := acquire(t, s, c.ID, "me")
@@ -75,10 +75,10 @@ func testReplaceKey(t *testing.T, data Data) {
 	stage(t, s, c.ID, "staged")
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	replace(t, s, l, credstore.Replacement{Credential: credstore.FirstCredential{APIKey: secret("new")}})
+	replace(t, s, l, credstore.Replacement{Credential: credstore.NewCredential{APIKey: secret("new")}})
 	got := read(t, s, c.ID).Credential
 	wantSame(t, "the credential", got, credstore.Credential{ConnectionID: c.ID, Version: 2, APIKey: secret("new")})
-	for name, wrong := range map[string]credstore.FirstCredential{"tokens": grant("1").Credential, "nothing": {}} {
+	for name, wrong := range map[string]credstore.NewCredential{"tokens": grant("1").Credential, "nothing": {}} {
 		if _, err := s.Replace(t.Context(), l, credstore.Replacement{Credential: wrong}); err == nil || errors.Is(err, credstore.ErrUnavailable) {
 			t.Errorf("Replace of a key by %s = %v, want an error that stays", name, err)
 		}
@@ -253,14 +253,14 @@ func testSaveOnPending(t *testing.T, data Data) {
 	n := next(parent, "1")
 	n.Consent = true
 	for range 2 {
-		if got := save(t, s, n); got.Version != 1 || got.Status != credstore.Active || !got.Unproven {
+		if got := save(t, s, n); got.Version != 1 || got.Status != credstore.Active || !got.CompanyUnverified {
 			t.Errorf("Save = %+v, want version 1, active, and its company unproven", got)
 		}
 	}
-	if err := s.Identify(t.Context(), c.ID, credstore.Company{}); err != nil {
+	if err := s.SetCompany(t.Context(), c.ID, credstore.Company{}); err != nil {
 		t.Errorf("Identify where nobody names a company: %v", err)
 	}
-	if got := read(t, s, c.ID).Connection; got.Unproven || got.Status != credstore.Active || !got.Company().IsZero() {
+	if got := read(t, s, c.ID).Connection; got.CompanyUnverified || got.Status != credstore.Active || !got.Company().IsZero() {
 		t.Errorf("after Identify with no company: %+v, want it active, proven and without one", got)
 	}
 	if got := read(t, s, c.ID).Credential; !got.RefreshToken.Equal(n.RefreshToken) || got.ConnectionID != c.ID {
@@ -290,16 +290,16 @@ func testSaveConsent(t *testing.T, data Data) {
 		c := create(t, s, n)
 		successor := next(parentOf(t, s, c.ID), "2-"+test.name)
 		successor.Consent = true
-		if got := save(t, s, successor); !got.Unproven || got.CompanyID != "c-1" {
+		if got := save(t, s, successor); !got.CompanyUnverified || got.CompanyID != "c-1" {
 			t.Fatalf("Save of a consent = %+v, want it unproven", got)
 		}
-		if got := save(t, s, next(parentOf(t, s, c.ID), "3-"+test.name)); !got.Unproven {
+		if got := save(t, s, next(parentOf(t, s, c.ID), "3-"+test.name)); !got.CompanyUnverified {
 			t.Fatal("a refresh has proven the company")
 		}
-		err := s.Identify(t.Context(), c.ID, test.who)
+		err := s.SetCompany(t.Context(), c.ID, test.who)
 		got := read(t, s, c.ID).Connection
 		wantErr(t, "Identify", err, test.want)
-		if disabled := got.Status == credstore.Disabled; disabled != (test.want != nil) || got.Unproven != disabled || got.CompanyID != "c-1" {
+		if disabled := got.Status == credstore.Disabled; disabled != (test.want != nil) || got.CompanyUnverified != disabled || got.CompanyID != "c-1" {
 			t.Errorf("%s: connection = %+v, want it disabled and unproven only if it is another company's", test.name, got)
 		}
 		if test.want == nil {
@@ -308,7 +308,7 @@ func testSaveConsent(t *testing.T, data Data) {
 		l := acquire(t, s, c.ID, "me")
 		g := grant("4")
 		g.Company = company
-		if got := replace(t, s, l, g); got.Unproven {
+		if got := replace(t, s, l, g); got.CompanyUnverified {
 			t.Error("a proven grant left the connection unproven")
 		}
 		release(t, l)
@@ -327,8 +327,8 @@ func testCompanyConflictEnds(t *testing.T, data Data) {
 	first := next(read(t, s, c.ID).Parent(), "1")
 	first.Consent = true
 	save(t, s, first)
-	wantErr(t, "Identify", s.Identify(t.Context(), c.ID, credstore.Company{ID: "c-1"}), credstore.ErrCompanyBound)
-	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompany {
+	wantErr(t, "Identify", s.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}), credstore.ErrCompanyBound)
+	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompanyConflict {
 		t.Fatalf("after a conflict: %+v, want it disabled for its company", got)
 	}
 	l := acquire(t, s, c.ID, "me")
@@ -338,10 +338,10 @@ func testCompanyConflictEnds(t *testing.T, data Data) {
 	}
 	g := grant("3")
 	g.Company = credstore.Company{ID: "c-2"}
-	if got := replace(t, s, l, g); got.Status != credstore.Active || got.Reason != "" || got.Unproven || got.CompanyID != "c-2" {
+	if got := replace(t, s, l, g); got.Status != credstore.Active || got.Reason != "" || got.CompanyUnverified || got.CompanyID != "c-2" {
 		t.Errorf("after one of its own company: %+v, want it active", got)
 	}
-	wantHistory(t, s, c.ID, 1, credstore.EventConnected, credstore.EventDisabled, credstore.EventReauthorization,
+	wantHistory(t, s, c.ID, 1, credstore.EventConnected, credstore.EventDisabled, credstore.EventReauthorizationRequired,
 		credstore.EventConnected, credstore.EventRecovered)
 	if err := s.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
 		t.Fatal(err)

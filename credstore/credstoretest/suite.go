@@ -152,7 +152,7 @@ func pair(name string) credstore.NewConnection {
 	return credstore.NewConnection{
 		Name: name,
 		Kind: credstore.OAuth,
-		Credential: &credstore.FirstCredential{
+		Credential: &credstore.NewCredential{
 			AccessToken:  secret("access-1-" + name),
 			RefreshToken: secret("refresh-1-" + name),
 			ExpiresAt:    start().Add(time.Hour),
@@ -165,7 +165,7 @@ func key(name string) credstore.NewConnection {
 	return credstore.NewConnection{
 		Name:       name,
 		Kind:       credstore.IntegratedKey,
-		Credential: &credstore.FirstCredential{APIKey: secret("key-" + name)},
+		Credential: &credstore.NewCredential{APIKey: secret("key-" + name)},
 	}
 }
 
@@ -212,7 +212,7 @@ func release(t *testing.T, l credstore.Lease) {
 
 func intend(t *testing.T, s credstore.Store, l credstore.Lease, parent credstore.Parent) credstore.Intent {
 	t.Helper()
-	i, err := s.Intend(t.Context(), l, parent, start())
+	i, err := s.RecordIntent(t.Context(), l, parent, start())
 	if err != nil {
 		t.Fatalf("Intend(%v): %v", parent, err)
 	}
@@ -244,7 +244,7 @@ func condemn(t *testing.T, s credstore.Store, parent credstore.Parent, dropAcces
 	l := acquire(t, s, parent.ConnectionID, "condemner")
 	defer release(t, l)
 	f := credstore.Failure{Code: "refused", Message: "no longer", At: start()}
-	if err := s.Condemn(t.Context(), l, parent, f, credstore.ReasonRefused, dropAccess); err != nil {
+	if err := s.MarkReauthorizationRequired(t.Context(), l, parent, f, credstore.ReasonRefreshTokenRejected, dropAccess); err != nil {
 		t.Fatalf("Condemn(%v): %v", parent, err)
 	}
 }
@@ -262,7 +262,7 @@ func wantErr(t *testing.T, call string, err, want error) {
 func wantConflict(t *testing.T, call string, err, sentinel error, with string) {
 	t.Helper()
 	wantErr(t, call, err, sentinel)
-	var conflict *credstore.Conflict
+	var conflict *credstore.ConflictError
 	if !errors.As(err, &conflict) || conflict.With != with {
 		t.Fatalf("%s = %v, want a conflict with %q", call, err, with)
 	}

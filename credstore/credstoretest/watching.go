@@ -56,7 +56,7 @@ func testWatch(t *testing.T, data Data) {
 	await(t, "a setback", reports, c.ID)
 	condemn(t, other, parentOf(t, other, c.ID), false)
 	await(t, "a condemnation", reports, c.ID)
-	if err := other.Identify(t.Context(), c.ID, credstore.Company{ID: "c-1"}); err != nil {
+	if err := other.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}); err != nil {
 		t.Fatalf("Identify: %v", err)
 	}
 	await(t, "a company", reports, c.ID)
@@ -97,7 +97,7 @@ func testWatchRequests(t *testing.T, data Data) {
 				t.Fatalf("%s: %v", test.name, err)
 			}
 		}
-		awaitChange(t, test.name, reports, credstore.Change{ID: c.ID, Requested: test.want})
+		awaitChange(t, test.name, reports, credstore.Change{ID: c.ID, RefreshRequested: test.want})
 	}
 }
 

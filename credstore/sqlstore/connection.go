@@ -25,7 +25,7 @@ func scanConnection(scan func(...any) error, more ...any) (c credstore.Connectio
 	err = scan(append([]any{
 		&c.ID, &c.Name, &c.Kind, &c.Status, &c.Reason, &failure.Code, &failure.Message, &errorAt,
 		&c.CompanyID, &c.CompanyName, &c.Subject, &c.SharedCompany, &c.ExternalTenant, &c.Scope,
-		&c.Unproven, &c.Version, &expires, &refreshed, &created,
+		&c.CompanyUnverified, &c.Version, &expires, &refreshed, &created,
 	}, more...)...)
 	if err != nil {
 		return credstore.Connection{}, err
@@ -87,7 +87,7 @@ func checkFree(ctx context.Context, tx *sql.Tx, n credstore.NewConnection) error
 	var with string
 	err := tx.QueryRowContext(ctx, `SELECT name FROM connections WHERE folded_name = $1`, strings.ToLower(n.Name)).Scan(&with)
 	if err == nil {
-		return &credstore.Conflict{Err: credstore.ErrNameTaken, With: with}
+		return &credstore.ConflictError{Err: credstore.ErrNameTaken, With: with}
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return err
@@ -100,7 +100,7 @@ func checkFree(ctx context.Context, tx *sql.Tx, n credstore.NewConnection) error
 
 // checkToken returns a Conflict if the refresh token is, or was until its last
 // refresh, that of a connection other than the one with the id.
-func checkToken(ctx context.Context, tx *sql.Tx, id string, c *credstore.FirstCredential) error {
+func checkToken(ctx context.Context, tx *sql.Tx, id string, c *credstore.NewCredential) error {
 	if c == nil || c.RefreshToken.IsZero() {
 		return nil
 	}
@@ -116,7 +116,7 @@ func checkToken(ctx context.Context, tx *sql.Tx, id string, c *credstore.FirstCr
 	if err != nil {
 		return err
 	}
-	return &credstore.Conflict{Err: credstore.ErrTokenTaken, With: with}
+	return &credstore.ConflictError{Err: credstore.ErrTokenTaken, With: with}
 }
 
 // checkCompany returns a Conflict if a connection of the kind, other than the
@@ -135,7 +135,7 @@ func checkCompany(ctx context.Context, tx *sql.Tx, id string, kind credstore.Kin
 	if err != nil {
 		return err
 	}
-	return &credstore.Conflict{Err: credstore.ErrCompanyBound, With: with}
+	return &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: with}
 }
 
 func (s *Store) insert(ctx context.Context, tx *sql.Tx, id string, n credstore.NewConnection) (number int64, err error) {
@@ -221,8 +221,8 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	})
 }
 
-// Identify records the company of a connection; see [credstore.Store].
-func (s *Store) Identify(ctx context.Context, id string, company credstore.Company) error {
+// SetCompany records the company of a connection; see [credstore.Store].
+func (s *Store) SetCompany(ctx context.Context, id string, company credstore.Company) error {
 	const doing = "recording a connection's company"
 	var conflict error
 	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
@@ -253,19 +253,19 @@ func (s *Store) Identify(ctx context.Context, id string, company credstore.Compa
 // not have. Only a person can mend that, who is told.
 func (s *Store) shutOut(ctx context.Context, tx *sql.Tx, id string, why error) error {
 	e := credstore.Event{Type: credstore.EventDisabled, Message: why.Error()}
-	if err := s.disable(ctx, tx, id, credstore.ReasonCompany, e); err != nil {
+	if err := s.disable(ctx, tx, id, credstore.ReasonCompanyConflict, e); err != nil {
 		return err
 	}
 	c, err := connectionWithID(ctx, tx, id)
 	if err != nil {
 		return err
 	}
-	return s.alarm(ctx, tx, c, credstore.Event{Type: credstore.EventReauthorization, Code: credstore.ReasonCompany, Message: why.Error()})
+	return s.alarm(ctx, tx, c, credstore.Event{Type: credstore.EventReauthorizationRequired, Code: credstore.ReasonCompanyConflict, Message: why.Error()})
 }
 
 // checkIdentity says why the connection cannot have the company.
 func checkIdentity(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
-	if c.Unproven && !c.Company().IsZero() && !c.Company().Same(company) {
+	if c.CompanyUnverified && !c.Company().IsZero() && !c.Company().Same(company) {
 		return &credstore.OtherCompanyError{Have: c.Company(), Got: company}
 	}
 	if c.SharedCompany {

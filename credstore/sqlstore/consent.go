@@ -60,12 +60,12 @@ func (s *Store) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c c
 	_, err = tx.ExecContext(ctx, `
 		DELETE FROM consents WHERE connection = $1 AND state_hash <> $2 AND state_hash NOT IN (
 			SELECT state_hash FROM consents WHERE connection = $1 AND state_hash <> $2 ORDER BY expires_at DESC LIMIT $3)`,
-		number, hash[:], credstore.ConsentsKept-1)
+		number, hash[:], credstore.MaxConsents-1)
 	return err
 }
 
 func (s *Store) consentEnd(c credstore.Consent) time.Time {
-	latest := s.now().Add(credstore.ConsentKept)
+	latest := s.now().Add(credstore.ConsentTimeout)
 	if c.ExpiresAt.IsZero() || c.ExpiresAt.After(latest) {
 		return latest
 	}

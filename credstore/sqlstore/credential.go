@@ -36,14 +36,14 @@ func (s *Store) seal(ctx context.Context, tx *sql.Tx, id, column string, secret 
 	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`+s.dialect.shared()).Scan(&key); err != nil {
 		return nil, err
 	}
-	return s.keyset.SealUnder(key, credstore.Label(id, column), []byte(secret.Reveal()))
+	return s.keyset.EncryptWith(key, credstore.AssociatedData(id, column), []byte(secret.Reveal()))
 }
 
 func (s *Store) open(id, column string, sealed []byte) (credstore.Secret, error) {
 	if sealed == nil {
 		return credstore.Secret{}, nil
 	}
-	value, err := s.keyset.Open(credstore.Label(id, column), sealed)
+	value, err := s.keyset.Decrypt(credstore.AssociatedData(id, column), sealed)
 	if err != nil {
 		return credstore.Secret{}, &credstore.SetupError{
 			Err:  fmt.Errorf("opening %s: %w", column, err),
@@ -54,7 +54,7 @@ func (s *Store) open(id, column string, sealed []byte) (credstore.Secret, error)
 }
 
 // insertCredential does nothing for a connection that starts without one.
-func (s *Store) insertCredential(ctx context.Context, tx *sql.Tx, number int64, id string, c *credstore.FirstCredential) error {
+func (s *Store) insertCredential(ctx context.Context, tx *sql.Tx, number int64, id string, c *credstore.NewCredential) error {
 	if c == nil {
 		return nil
 	}
@@ -128,12 +128,12 @@ func readPlain(ctx context.Context, tx *sql.Tx, id string) (state credstore.Stat
 		FROM connections WHERE id = $1`, id)
 	var retry, requested, unusualSince, forced, refused, nextExpires sql.NullInt64
 	c, err := scanConnection(row.Scan,
-		&number, &retry, &requested, &state.Unusual, &unusualSince, &forced, &state.Credential.ForcedStreak, &refused, &nextExpires)
+		&number, &retry, &requested, &state.UnexpectedResponses, &unusualSince, &forced, &state.Credential.ForcedStreak, &refused, &nextExpires)
 	if err != nil {
 		return credstore.State{}, 0, orNotFound(err)
 	}
 	state.Connection = c
-	state.RetryAt, state.RequestedAt, state.UnusualSince = timeOf(retry), timeOf(requested), timeOf(unusualSince)
+	state.RetryAt, state.RequestedAt, state.UnexpectedSince = timeOf(retry), timeOf(requested), timeOf(unusualSince)
 	if c.Version == 0 {
 		return state, number, nil
 	}
@@ -142,7 +142,7 @@ func readPlain(ctx context.Context, tx *sql.Tx, id string) (state credstore.Stat
 		state.Credential.ExpiresAt, state.Credential.ObtainedAt = c.ExpiresAt, c.RefreshedAt
 	}
 	state.Credential.NextKeyExpiresAt = timeOf(nextExpires)
-	state.Credential.ForcedAt, state.Credential.RefusedAt = timeOf(forced), timeOf(refused)
+	state.Credential.ForcedAt, state.Credential.RejectedAt = timeOf(forced), timeOf(refused)
 	return state, number, nil
 }
 

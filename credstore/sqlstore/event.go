@@ -38,15 +38,15 @@ func (s *Store) record(ctx context.Context, tx *sql.Tx, c credstore.Connection, 
 
 // addEvent adds the event and forgets those that it drives out.
 func (s *Store) addEvent(ctx context.Context, tx *sql.Tx, c credstore.Connection, e credstore.Event) (number int64, err error) {
-	frequent, kept := asInt(e.Type.Frequent()), credstore.EventsKept
+	frequent, kept := asInt(e.Type.Frequent()), credstore.MaxEvents
 	if e.Type.Frequent() {
-		kept = credstore.FrequentEventsKept
+		kept = credstore.MaxFrequentEvents
 	}
 	err = tx.QueryRowContext(ctx, `
 		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING number`,
 		rand.Text(), c.ID, c.Name, frequent, e.Type, s.now().UnixMilli(), credstore.Actor(ctx),
-		c.Status, c.Reason, c.Version, credstore.KeptText(e.Code), credstore.KeptText(e.Message)).Scan(&number)
+		c.Status, c.Reason, c.Version, credstore.CleanText(e.Code), credstore.CleanText(e.Message)).Scan(&number)
 	if err != nil {
 		return 0, err
 	}
@@ -88,7 +88,7 @@ func (s *Store) recordStatus(ctx context.Context, tx *sql.Tx, c credstore.Connec
 }
 
 func (s *Store) recordAlarm(ctx context.Context, tx *sql.Tx, c credstore.Connection) error {
-	e := credstore.Event{Type: credstore.EventReauthorization}
+	e := credstore.Event{Type: credstore.EventReauthorizationRequired}
 	if f := c.LastError; f != nil {
 		e.Code, e.Message = f.Code, f.Message
 	}
@@ -109,8 +109,8 @@ func (s *Store) alarm(ctx context.Context, tx *sql.Tx, c credstore.Connection, e
 	return err
 }
 
-// Note adds an event by itself; see [credstore.Store].
-func (s *Store) Note(ctx context.Context, id string, e credstore.Event) error {
+// RecordEvent adds an event by itself; see [credstore.Store].
+func (s *Store) RecordEvent(ctx context.Context, id string, e credstore.Event) error {
 	return s.transact(ctx, "noting an event", id, func(tx *sql.Tx) error {
 		c, err := connectionWithID(ctx, tx, id)
 		if err != nil {

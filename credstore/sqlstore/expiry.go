@@ -28,8 +28,8 @@ func (s *Store) KeysExpiring(ctx context.Context, within time.Duration, limit in
 	return found, s.failure("finding keys that end soon", err)
 }
 
-// RemindKey writes that a key ends soon; see [credstore.Outbox].
-func (s *Store) RemindKey(ctx context.Context, id string, within time.Duration) error {
+// RecordKeyExpiring writes that a key ends soon; see [credstore.Outbox].
+func (s *Store) RecordKeyExpiring(ctx context.Context, id string, within time.Duration) error {
 	return s.change(ctx, "reminding of a key's end", id, func(tx *sql.Tx) error {
 		reminded, err := affected(tx.ExecContext(ctx, `UPDATE connections SET reminded_within = $2 WHERE id = $3 AND `+expiring,
 			s.now().Add(within).UnixMilli(), within.Milliseconds(), id))

@@ -17,7 +17,7 @@ func readIntent(ctx context.Context, q querier, id string, number int64) (*creds
 	err := q.QueryRowContext(ctx, `
 		SELECT parent_version, parent_hash, owner, fence, at, first_at, outcome, presentations, next_at
 		FROM intents WHERE connection = $1`, number).
-		Scan(&i.Parent.Version, &hash, &i.Owner, &i.Fence, &at, &firstAt, &i.Outcome, &i.Presentations, &nextAt)
+		Scan(&i.Parent.Version, &hash, &i.Owner, &i.Fence, &at, &firstAt, &i.Outcome, &i.Attempts, &nextAt)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -26,8 +26,8 @@ func readIntent(ctx context.Context, q querier, id string, number int64) (*creds
 	return &i, err
 }
 
-// Intend records an intent; see [credstore.Store].
-func (s *Store) Intend(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
+// RecordIntent records an intent; see [credstore.Store].
+func (s *Store) RecordIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
 	run := func(f func(*sql.Tx) error) error {
 		return s.transact(ctx, "recording an intent", parent.ConnectionID, f)
 	}
@@ -59,13 +59,13 @@ func (g guarded) announce(ctx context.Context, parent credstore.Parent, owner st
 		VALUES ($1, $2, $3, $4, $5, $6, $6, $7, 1)
 		ON CONFLICT (connection) DO UPDATE SET owner = excluded.owner, fence = excluded.fence, at = excluded.at,
 			outcome = excluded.outcome, presentations = intents.presentations + 1, next_at = NULL`,
-		g.number, parent.Version, parent.RefreshHash[:], owner, g.fence, at.UnixMilli(), credstore.Sending)
+		g.number, parent.Version, parent.RefreshHash[:], owner, g.fence, at.UnixMilli(), credstore.OutcomePending)
 	return err
 }
 
-// Withdraw takes an intent back; see [credstore.Store]. Withdrawing again, as one
+// CancelIntent takes an intent back; see [credstore.Store]. Withdrawing again, as one
 // does after ErrUnavailable, changes nothing more.
-func (s *Store) Withdraw(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
+func (s *Store) CancelIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.RefreshFailure) error {
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "withdrawing an intent", parent.ConnectionID, f)
 	}
@@ -81,10 +81,10 @@ func (s *Store) Withdraw(ctx context.Context, l credstore.Lease, parent credstor
 // withdraw reports whether there was an intent to withdraw. Only what this very
 // lease has announced is: the intent of a dead owner says that its token may be
 // on the way, whoever comes after.
-func (g guarded) withdraw(ctx context.Context, f *credstore.Setback) (bool, error) {
+func (g guarded) withdraw(ctx context.Context, f *credstore.RefreshFailure) (bool, error) {
 	gone, err := g.affected(ctx, `
 		DELETE FROM intents WHERE connection = $1 AND fence = $2 AND outcome = $3 AND presentations = 1`,
-		g.number, g.fence, credstore.Sending)
+		g.number, g.fence, credstore.OutcomePending)
 	if err != nil || gone {
 		return gone, err
 	}
@@ -95,18 +95,18 @@ func (g guarded) withdraw(ctx context.Context, f *credstore.Setback) (bool, erro
 	return g.affected(ctx, `
 		UPDATE intents SET outcome = $4, presentations = presentations - 1, next_at = $5
 		WHERE connection = $1 AND fence = $2 AND outcome = $3`,
-		g.number, g.fence, credstore.Sending, credstore.Unknown, next)
+		g.number, g.fence, credstore.OutcomePending, credstore.OutcomeUnknown, next)
 }
 
-// Doubt records an unknown outcome; see [credstore.Store].
-func (s *Store) Doubt(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
+// MarkOutcomeUnknown records an unknown outcome; see [credstore.Store].
+func (s *Store) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.RefreshFailure) error {
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "recording an unknown outcome", parent.ConnectionID, f)
 	}
 	return s.underLease(ctx, l, parent, run, func(g guarded) error {
 		found, err := g.affected(ctx, `
 			UPDATE intents SET outcome = $2, next_at = $3 WHERE connection = $1 AND parent_version = $4`,
-			g.number, credstore.Unknown, millis(f.RetryAt), parent.Version)
+			g.number, credstore.OutcomeUnknown, millis(f.RetryAt), parent.Version)
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (s *Store) Doubt(ctx context.Context, l credstore.Lease, parent credstore.P
 
 // setback records what went wrong. Whoever is neither active nor degraded stays
 // what he is: it takes more than a failed refresh to change that.
-func (s *Store) setback(ctx context.Context, g guarded, f credstore.Setback, retryAt time.Time, counts bool) error {
+func (s *Store) setback(ctx context.Context, g guarded, f credstore.RefreshFailure, retryAt time.Time, counts bool) error {
 	before, err := connectionWithNumber(ctx, g.tx, g.number)
 	if err != nil {
 		return err
@@ -132,7 +132,7 @@ func (s *Store) setback(ctx context.Context, g guarded, f credstore.Setback, ret
 			unusual = unusual + $7,
 			unusual_since = CASE WHEN $7 = 1 AND unusual_since IS NULL THEN $5 ELSE unusual_since END
 		WHERE number = $1 RETURNING `+connectionColumns,
-		g.number, f.Reason, credstore.KeptText(f.Failure.Code), credstore.KeptText(f.Failure.Message), millis(f.Failure.At), millis(retryAt), asInt(counts && f.Unusual))
+		g.number, f.Reason, credstore.CleanText(f.Failure.Code), credstore.CleanText(f.Failure.Message), millis(f.Failure.At), millis(retryAt), asInt(counts && f.Unexpected))
 	after, err := scanConnection(row.Scan)
 	if err != nil {
 		return err

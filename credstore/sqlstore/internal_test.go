@@ -39,7 +39,7 @@ func newOAuth(name string) credstore.NewConnection {
 	return credstore.NewConnection{
 		Name: name,
 		Kind: credstore.OAuth,
-		Credential: &credstore.FirstCredential{
+		Credential: &credstore.NewCredential{
 			AccessToken:  credstore.NewSecret("access of " + name),
 			RefreshToken: credstore.NewSecret("refresh of " + name),
 		},
@@ -427,7 +427,7 @@ func BenchmarkHistoryOfMany(b *testing.B) {
 		SELECT id || i, id, name, 1, 'connection.refreshed', i, 'proxy', 'active', '', i, '', '' FROM n, connections`)
 	full := credstore.Connection{ID: ids[77], Name: "full"}
 	err := s.write(b.Context(), "filling", func(tx *sql.Tx) error {
-		for range credstore.EventsKept + credstore.FrequentEventsKept {
+		for range credstore.MaxEvents + credstore.MaxFrequentEvents {
 			for _, t := range []credstore.EventType{credstore.EventRefreshed, credstore.EventEnabled} {
 				if _, err := s.addEvent(b.Context(), tx, full, credstore.Event{Type: t}); err != nil {
 					return err
@@ -448,7 +448,7 @@ func BenchmarkHistoryOfMany(b *testing.B) {
 	})
 	b.Run("note", func(b *testing.B) {
 		for b.Loop() {
-			if err := s.Note(b.Context(), full.ID, credstore.Event{Type: credstore.EventEnabled}); err != nil {
+			if err := s.RecordEvent(b.Context(), full.ID, credstore.Event{Type: credstore.EventEnabled}); err != nil {
 				b.Fatal(err)
 			}
 		}

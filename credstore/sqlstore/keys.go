@@ -10,31 +10,31 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// KeyUse says which keys the store is sealed under.
-type KeyUse struct {
-	Stamp string         // fingerprint of the key that everything new is sealed under
-	Rows  map[uint32]int // key id → connections of which anything is sealed under it
+// KeyUsage says which keys the store is sealed under.
+type KeyUsage struct {
+	Current     string         // fingerprint of the key that everything new is sealed under
+	Connections map[uint32]int // key id → connections of which anything is sealed under it
 	// Damaged counts connections with something that names no key.
 	Damaged int
 }
 
-// KeyUse looks at every record.
-func (s *Store) KeyUse(ctx context.Context) (KeyUse, error) {
+// KeyUsage looks at every record.
+func (s *Store) KeyUsage(ctx context.Context) (KeyUsage, error) {
 	const doing = "counting records by key"
-	use := KeyUse{Rows: make(map[uint32]int)}
+	use := KeyUsage{Connections: make(map[uint32]int)}
 	row, err := readStamp(ctx, s.dialect.readers())
 	if err != nil {
 		return use, s.failure(doing, err)
 	}
-	use.Stamp = row.fingerprint
+	use.Current = row.fingerprint
 	err = s.each(ctx, func(rows *sql.Rows) error {
 		var prefix []byte
 		var n int
 		if err := rows.Scan(&prefix, &n); err != nil {
 			return err
 		}
-		if id, ok := credstore.SealedUnder(prefix); ok {
-			use.Rows[id] += n
+		if id, ok := credstore.KeyID(prefix); ok {
+			use.Connections[id] += n
 		} else {
 			use.Damaged += n
 		}
@@ -76,7 +76,7 @@ func (s *Store) Retire(ctx context.Context, key credstore.Key) error {
 		}
 		var n int
 		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM (`+usesOfKeys()+`) AS uses WHERE prefix = $1`,
-			credstore.SealedPrefix(key.ID)).Scan(&n)
+			credstore.CiphertextPrefix(key.ID)).Scan(&n)
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func (s *Store) OpenLink(ctx context.Context, id string, r credstore.LinkRequest
 	if r.TTL <= 0 || r.TTL > credstore.MaxLinkTTL {
 		return token, l, fmt.Errorf("%s: it needs a time to live of %v at most", doing, credstore.MaxLinkTTL)
 	}
-	if !r.Fresh {
+	if !r.ReplaceExisting {
 		token, l, err = s.openLink(ctx, s.dialect.readers(), id, r)
 		if !errors.Is(err, sql.ErrNoRows) {
 			return token, l, s.failure(doing, err)
@@ -57,7 +57,7 @@ func (s *Store) OpenLink(ctx context.Context, id string, r credstore.LinkRequest
 		if err != nil {
 			return err
 		}
-		if !r.Fresh { // somebody else may just have made one
+		if !r.ReplaceExisting { // somebody else may just have made one
 			token, l, err = s.openLink(ctx, tx, id, r)
 			if !errors.Is(err, sql.ErrNoRows) {
 				return err
@@ -85,7 +85,7 @@ func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.
 		WHERE connections.id = $1 AND token IS NOT NULL AND links.expires_at > $2 AND links.expires_at <= $6
 			AND return_url = $3 AND other_company = $4 AND links.shared_company = $5
 		ORDER BY links.expires_at DESC LIMIT 1`,
-		id, now.Add(r.AtLeast).UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany),
+		id, now.Add(r.MinRemaining).UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany),
 		now.Add(r.TTL).UnixMilli())
 	l, err := scanLink(row.Scan)
 	if err != nil {
@@ -119,7 +119,7 @@ func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id strin
 	_, err = tx.ExecContext(ctx, `
 		DELETE FROM links WHERE connection = $1 AND token_hash <> $2 AND token_hash NOT IN (
 			SELECT token_hash FROM links WHERE connection = $1 AND token_hash <> $2 ORDER BY created_at DESC LIMIT $3)`,
-		number, hash[:], credstore.LinksKept-1)
+		number, hash[:], credstore.MaxLinks-1)
 	if err != nil {
 		return token, l, err
 	}
@@ -132,7 +132,7 @@ func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id strin
 		return token, l, err
 	}
 	return token, made.Link, s.record(ctx, tx, c, credstore.Event{
-		Type: credstore.EventLinkMade, Message: made.Terms(),
+		Type: credstore.EventLinkCreated, Message: made.Summary(),
 	})
 }
 
@@ -195,7 +195,7 @@ func (s *Store) markUsed(ctx context.Context, tx *sql.Tx, number int64, token cr
 	if err != nil {
 		return err
 	}
-	if err := l.usable(s.now().Add(-credstore.ConsentKept)); err != nil {
+	if err := l.usable(s.now().Add(-credstore.ConsentTimeout)); err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `UPDATE links SET used_at = $2 WHERE token_hash = $1`, l.hash, s.now().UnixMilli())

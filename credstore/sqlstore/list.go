@@ -29,8 +29,8 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 		return credstore.Page{}, nil
 	}
 	var ends int64
-	if !q.KeyEndsBefore.IsZero() {
-		ends = q.KeyEndsBefore.UnixMilli()
+	if !q.KeyExpiresBefore.IsZero() {
+		ends = q.KeyExpiresBefore.UnixMilli()
 	}
 	// One more than asked for tells whether there is a next page. The names alone
 	// are looked for first, since an index holds all that decides.
@@ -53,7 +53,7 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 // only the one that holds the text may.
 func selection(q credstore.Query) string {
 	ends, reason := `$1 = 0`, `$7 = ''`
-	if !q.KeyEndsBefore.IsZero() {
+	if !q.KeyExpiresBefore.IsZero() {
 		// By themselves, since they are few: an index has them.
 		ends = `number IN (SELECT number FROM connections WHERE ` + ending + `) AND NOT ` + followed
 	}

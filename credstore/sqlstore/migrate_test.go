@@ -36,7 +36,7 @@ func versionOne(t *testing.T, keyset *credstore.Keyset) (path string) {
 		if version == 0 {
 			continue
 		}
-		sealed, err := keyset.SealUnder(keyset.Fingerprint(), credstore.Label(id, columnRefreshToken), []byte(token.Reveal()))
+		sealed, err := keyset.EncryptWith(keyset.Fingerprint(), credstore.AssociatedData(id, columnRefreshToken), []byte(token.Reveal()))
 		if err != nil {
 			t.Fatalf("SealUnder: %v", err)
 		}

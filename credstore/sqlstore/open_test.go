@@ -59,7 +59,7 @@ func create(t testing.TB, s credstore.Store, name string) credstore.Connection {
 	c, err := s.Create(t.Context(), credstore.NewConnection{
 		Name: name,
 		Kind: credstore.OAuth,
-		Credential: &credstore.FirstCredential{
+		Credential: &credstore.NewCredential{
 			AccessToken: credstore.NewSecret("access-1"), RefreshToken: credstore.NewSecret("refresh-1 of " + name),
 		},
 	})
@@ -73,16 +73,16 @@ func TestStampMismatchIsRefused(t *testing.T) {
 	d := made(t)
 	for _, test := range []struct {
 		name  string
-		alter func(*credstore.Stamp)
+		alter func(*credstore.Binding)
 		words []string
 	}{
-		{"environment", func(s *credstore.Stamp) { s.Environment = "staging" }, []string{`"custom"`, `"staging"`, "environment"}},
-		{"authorization server", func(s *credstore.Stamp) { s.AuthURL = "http://127.0.0.1:2" }, []string{":1", ":2", "upstream.auth_url"}},
-		{"client", func(s *credstore.Stamp) { s.ClientID = "client-2" }, []string{"client-1", "client-2", "oauth.client_id"}},
+		{"environment", func(s *credstore.Binding) { s.Environment = "staging" }, []string{`"custom"`, `"staging"`, "environment"}},
+		{"authorization server", func(s *credstore.Binding) { s.AuthURL = "http://127.0.0.1:2" }, []string{":1", ":2", "upstream.auth_url"}},
+		{"client", func(s *credstore.Binding) { s.ClientID = "client-2" }, []string{"client-1", "client-2", "oauth.client_id"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := d.config()
-			test.alter(&c.Stamp)
+			test.alter(&c.Binding)
 			wantSetupError(t, c, test.words...)
 		})
 	}
@@ -96,7 +96,7 @@ func TestClientIDIsFilledInOnce(t *testing.T) {
 		refused bool
 	}{{"", false}, {"first", false}, {"", false}, {"first", false}, {"second", true}} {
 		c := d.config()
-		c.Stamp.ClientID = test.client
+		c.Binding.ClientID = test.client
 		s, err := sqlstore.Open(t.Context(), c)
 		if (err != nil) != test.refused {
 			t.Fatalf("Open with client id %q = %v, want refused = %v", test.client, err, test.refused)
@@ -339,7 +339,7 @@ func TestRefusedTokenIsForgotten(t *testing.T) {
 	for _, test := range []struct {
 		after time.Duration
 		kept  bool
-	}{{credstore.RefusedTokenKept - time.Minute, true}, {credstore.RefusedTokenKept + time.Minute, false}} {
+	}{{credstore.RejectedTokenRetention - time.Minute, true}, {credstore.RejectedTokenRetention + time.Minute, false}} {
 		later := d.config()
 		later.Now = func() time.Time { return time.Now().Add(test.after) }
 		aged, err := sqlstore.Open(t.Context(), later)
@@ -367,7 +367,7 @@ func condemn(t *testing.T, s credstore.Store, parent credstore.Parent) {
 		t.Fatalf("Acquire: %v", err)
 	}
 	f := credstore.Failure{Code: "refused", At: time.Now()}
-	err = errors.Join(s.Condemn(t.Context(), l, parent, f, credstore.ReasonRefused, false), l.Release())
+	err = errors.Join(s.MarkReauthorizationRequired(t.Context(), l, parent, f, credstore.ReasonRefreshTokenRejected, false), l.Release())
 	if err != nil {
 		t.Fatalf("Condemn: %v", err)
 	}

@@ -144,7 +144,7 @@ func dropUntold(ctx context.Context, tx *sql.Tx, id string) (subscriptions []str
 	}, `
 		DELETE FROM deliveries WHERE connection_id = $1 AND attempts = 0
 			AND event IN (SELECT number FROM events WHERE connection_id = $1 AND type = $2)
-		RETURNING subscription`, id, credstore.EventReauthorization)
+		RETURNING subscription`, id, credstore.EventReauthorizationRequired)
 	return subscriptions, err
 }
 
@@ -222,8 +222,8 @@ func (s *Store) NextDelivery(ctx context.Context, subscription string) (time.Tim
 	return timeOf(due), s.failure("looking for deliveries", err)
 }
 
-// Delivered forgets a delivery; see [credstore.Outbox].
-func (s *Store) Delivered(ctx context.Context, id int64) error {
+// MarkDelivered forgets a delivery; see [credstore.Outbox].
+func (s *Store) MarkDelivered(ctx context.Context, id int64) error {
 	return s.write(ctx, "forgetting a delivery", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM deliveries WHERE number = $1`, id)
 		return err
@@ -234,13 +234,13 @@ func (s *Store) Delivered(ctx context.Context, id int64) error {
 func (s *Store) PostponeDelivery(ctx context.Context, id int64, next time.Time, lastError string) error {
 	return s.write(ctx, "postponing a delivery", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE deliveries SET due_at = $2, owner = '', last_error = $3 WHERE number = $1`,
-			id, next.UnixMilli(), credstore.KeptText(lastError))
+			id, next.UnixMilli(), credstore.CleanText(lastError))
 		return err
 	})
 }
 
-// DropDelivery gives a delivery up; see [credstore.Outbox].
-func (s *Store) DropDelivery(ctx context.Context, id int64, why string) error {
+// AbandonDelivery gives a delivery up; see [credstore.Outbox].
+func (s *Store) AbandonDelivery(ctx context.Context, id int64, why string) error {
 	return s.write(ctx, "giving up a delivery", func(tx *sql.Tx) error {
 		var subscription string
 		row := tx.QueryRowContext(ctx, `

@@ -19,7 +19,7 @@ func TestDeliverySaysWhatTheConnectionWas(t *testing.T) {
 	c, err := s.Create(ctx, credstore.NewConnection{
 		Name: "acme", Kind: credstore.StandaloneKey, ExternalTenant: "4711",
 		Company:    credstore.Company{ID: "8f14e45f-ceea-467f-a0e6-1d9c0c2b7a11", Name: "Acme", Subject: "urn:pleo:company:8f14e45f-ceea-467f-a0e6-1d9c0c2b7a11"},
-		Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("canary"), ExpiresAt: time.Now().UTC().Truncate(time.Second).Add(time.Hour)},
+		Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("canary"), ExpiresAt: time.Now().UTC().Truncate(time.Second).Add(time.Hour)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +33,7 @@ func TestDeliverySaysWhatTheConnectionWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: time.Now().UTC().Truncate(time.Second)}
-	if err := s.Condemn(ctx, lease, state.Parent(), refused, credstore.ReasonKeyRefused, false); err != nil {
+	if err := s.MarkReauthorizationRequired(ctx, lease, state.Parent(), refused, credstore.ReasonKeyRejected, false); err != nil {
 		t.Fatal(err)
 	}
 	wasTold := func(event credstore.EventType, was credstore.Connection) {
@@ -45,7 +45,7 @@ func TestDeliverySaysWhatTheConnectionWas(t *testing.T) {
 		if d := claimed[0]; d.Event.Type != event || !cmp.Equal(d.Connection, was) {
 			t.Errorf("delivery of %s, want of %s, about (-want +got):\n%s", d.Event.Type, event, cmp.Diff(was, d.Connection))
 		}
-		if err := s.Delivered(ctx, claimed[0].ID); err != nil {
+		if err := s.MarkDelivered(ctx, claimed[0].ID); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,8 +58,8 @@ func TestDeliverySaysWhatTheConnectionWas(t *testing.T) {
 		return found
 	}
 	condemned := find()
-	wasTold(credstore.EventReauthorization, condemned)
-	if err := s.Acquit(ctx, lease, state.Parent()); err != nil {
+	wasTold(credstore.EventReauthorizationRequired, condemned)
+	if err := s.Reinstate(ctx, lease, state.Parent()); err != nil {
 		t.Fatal(err)
 	}
 	acquitted := find()

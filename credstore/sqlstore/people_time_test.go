@@ -35,8 +35,8 @@ func TestConsentMayOutlastItsLink(t *testing.T) {
 		want  error
 	}{
 		{"in time", time.Hour - time.Second, nil},
-		{"begun in time", time.Hour + credstore.ConsentKept - time.Second, nil},
-		{"too late", time.Hour + credstore.ConsentKept, credstore.ErrLinkExpired},
+		{"begun in time", time.Hour + credstore.ConsentTimeout - time.Second, nil},
+		{"too late", time.Hour + credstore.ConsentTimeout, credstore.ErrLinkExpired},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s, now := clockedStore(t)
@@ -73,8 +73,8 @@ func TestLinksAndConsentsAreForgottenLater(t *testing.T) {
 		links, tokens, consents int
 	}{
 		{"at once", 0, 1, 1, 1},
-		{"after the consent", credstore.ConsentKept, 1, 1, 0},
-		{"after the link", time.Hour + credstore.ConsentKept, 1, 0, 0},
+		{"after the consent", credstore.ConsentTimeout, 1, 1, 0},
+		{"after the link", time.Hour + credstore.ConsentTimeout, 1, 0, 0},
 		{"much later", time.Hour + linkRemembered, 0, 0, 0},
 	} {
 		*now = start.Add(test.after)
@@ -99,7 +99,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 	}
 	c := mustCreate(t, s, newOAuth("acme"))
 	for _, e := range []credstore.EventType{credstore.EventConnected, credstore.EventRefreshed} {
-		if err := s.Note(t.Context(), c.ID, credstore.Event{Type: e}); err != nil {
+		if err := s.RecordEvent(t.Context(), c.ID, credstore.Event{Type: e}); err != nil {
 			t.Fatalf("Note: %v", err)
 		}
 	}
@@ -107,7 +107,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 	for _, test := range []struct {
 		after        time.Duration
 		want, queued int
-	}{{credstore.EventKept - time.Second, 3, 1}, {credstore.EventKept, 0, 0}} {
+	}{{credstore.EventRetention - time.Second, 3, 1}, {credstore.EventRetention, 0, 0}} {
 		*now = start.Add(test.after)
 		s.tidy(t.Context())
 		page, err := s.History(t.Context(), c.ID, "", 0)

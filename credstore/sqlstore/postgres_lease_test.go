@@ -51,7 +51,7 @@ func TestPostgresLeaseIsRenewed(t *testing.T) {
 			t.Fatalf("Acquire beside its owner = %v, want %v", err, credstore.ErrBusy)
 		}
 	}
-	if _, err := s.Intend(t.Context(), l, mustRead(t, s, c.ID).Credential.Parent(), time.Now()); err != nil {
+	if _, err := s.RecordIntent(t.Context(), l, mustRead(t, s, c.ID).Credential.Parent(), time.Now()); err != nil {
 		t.Errorf("Intend under a lease that was renewed = %v, want nil", err)
 	}
 	if left := l.Remaining(); left <= 0 || left > time.Second {
@@ -71,7 +71,7 @@ func TestPostgresPausedOwnerHasNoLease(t *testing.T) {
 			c := mustCreate(t, s, newOAuth("acme"))
 			parent := mustRead(t, s, c.ID).Credential.Parent()
 			l := mustAcquire(t, s, c.ID)
-			if _, err := s.Intend(t.Context(), l, parent, time.Now()); err != nil {
+			if _, err := s.RecordIntent(t.Context(), l, parent, time.Now()); err != nil {
 				t.Fatalf("Intend: %v", err)
 			}
 			pause(l)
@@ -103,13 +103,13 @@ func wantLost(t *testing.T, s *Store, l credstore.Lease, parent credstore.Parent
 	if l.Remaining() > 0 {
 		t.Errorf("Remaining = %v, want nothing", l.Remaining())
 	}
-	f := credstore.Setback{Failure: credstore.Failure{Code: "x", At: time.Now()}, RetryAt: time.Now()}
-	_, intend := s.Intend(t.Context(), l, parent, time.Now())
+	f := credstore.RefreshFailure{Failure: credstore.Failure{Code: "x", At: time.Now()}, RetryAt: time.Now()}
+	_, intend := s.RecordIntent(t.Context(), l, parent, time.Now())
 	for call, err := range map[string]error{
 		"Intend":   intend,
-		"Doubt":    s.Doubt(t.Context(), l, parent, f),
-		"Withdraw": s.Withdraw(t.Context(), l, parent, &f),
-		"Condemn":  s.Condemn(t.Context(), l, parent, f.Failure, credstore.ReasonRefused, true),
+		"Doubt":    s.MarkOutcomeUnknown(t.Context(), l, parent, f),
+		"Withdraw": s.CancelIntent(t.Context(), l, parent, &f),
+		"Condemn":  s.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, credstore.ReasonRefreshTokenRejected, true),
 	} {
 		if !errors.Is(err, credstore.ErrLeaseLost) {
 			t.Errorf("%s after the lease had ended = %v, want %v", call, err, credstore.ErrLeaseLost)

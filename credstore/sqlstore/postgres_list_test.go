@@ -51,8 +51,8 @@ func TestPostgresListOfMany(t *testing.T) {
 		{credstore.Query{Status: credstore.Degraded}, 0, few},
 		{credstore.Query{Kind: credstore.IntegratedKey}, 0, few},
 		{credstore.Query{Kind: credstore.IntegratedKey, Status: credstore.Active}, 0, few},
-		{credstore.Query{Reason: credstore.ReasonCompany, Status: credstore.Disabled}, 0, few},
-		{credstore.Query{KeyEndsBefore: time.Now()}, 0, 2 * few}, // the planner looks at the indexes twice
+		{credstore.Query{Reason: credstore.ReasonCompanyConflict, Status: credstore.Disabled}, 0, few},
+		{credstore.Query{KeyExpiresBefore: time.Now()}, 0, 2 * few}, // the planner looks at the indexes twice
 		{credstore.Query{Search: "nowhere"}, 0, all + few},
 	} {
 		took := blocks(func(s *Store) {

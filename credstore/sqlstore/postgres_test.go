@@ -32,9 +32,9 @@ func newPostgres(t testing.TB) *postgres {
 
 func (p *postgres) config() sqlstore.Config {
 	return sqlstore.Config{
-		DSN:    func() credstore.Secret { return credstore.NewSecret(p.dsn) },
-		Keyset: p.keyset,
-		Stamp:  credstore.Stamp{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
+		DSN:     func() credstore.Secret { return credstore.NewSecret(p.dsn) },
+		Keyset:  p.keyset,
+		Binding: credstore.Binding{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
 	}
 }
 

@@ -53,7 +53,7 @@ func TestPostgresCommitWithoutAnAnswer(t *testing.T) {
 	parent := mustRead(t, s, c.ID).Credential.Parent()
 
 	var lost atomic.Int32
-	relay.LoseAnswer(func(sent []byte) bool { return postgrestest.Commits(sent) && lost.Add(1) == 1 })
+	relay.LoseResponse(func(sent []byte) bool { return postgrestest.Commits(sent) && lost.Add(1) == 1 })
 	saved, err := s.Save(t.Context(), nextPair(parent))
 	if err != nil || saved.Version != 2 {
 		t.Errorf("Save whose COMMIT was not answered = version %d, %v, want 2", saved.Version, err)
@@ -72,14 +72,14 @@ func TestPostgresCommitWithoutAnAnswer(t *testing.T) {
 	// Nor can it be asked what has become of it: then it is for the caller to save
 	// again, which is no error.
 	parent = mustRead(t, direct, c.ID).Credential.Parent()
-	relay.LoseAnswer(func(sent []byte) bool {
+	relay.LoseResponse(func(sent []byte) bool {
 		return postgrestest.Commits(sent) || bytes.Contains(sent, []byte("pg_xact_status"))
 	})
 	n := nextPair(parent)
 	if _, err := s.Save(t.Context(), n); !errors.Is(err, credstore.ErrUnavailable) {
 		t.Errorf("Save that nobody can tell about = %v, want %v", err, credstore.ErrUnavailable)
 	}
-	relay.LoseAnswer(nil)
+	relay.LoseResponse(nil)
 	if saved, err := s.Save(t.Context(), n); err != nil || saved.Version != 3 {
 		t.Errorf("Save once more = version %d, %v, want 3", saved.Version, err)
 	}
@@ -131,7 +131,7 @@ func TestPostgresConflictsAtOnce(t *testing.T) {
 				test.claim(i, &n)
 				wg.Go(func() {
 					_, err := stores[i%2].Create(t.Context(), n)
-					var conflict *credstore.Conflict
+					var conflict *credstore.ConflictError
 					switch {
 					case err == nil:
 						made.Add(1)

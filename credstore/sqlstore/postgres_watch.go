@@ -55,7 +55,7 @@ const (
 func parseNotice(payload string) credstore.Change {
 	id, deliveries := strings.CutSuffix(payload, deliveriesMark)
 	id, requested := strings.CutSuffix(id, requestedMark)
-	return credstore.Change{ID: id, Requested: requested, Deliveries: deliveries}
+	return credstore.Change{ID: id, RefreshRequested: requested, DeliveriesPending: deliveries}
 }
 
 // position is a snapshot: which transactions had committed at that moment.

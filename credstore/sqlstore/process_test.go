@@ -105,7 +105,7 @@ func refreshForever(s credstore.Store) error {
 			return err
 		}
 		parent := state.Credential.Parent()
-		if _, err := s.Intend(context.Background(), l, parent, time.Now()); err != nil {
+		if _, err := s.RecordIntent(context.Background(), l, parent, time.Now()); err != nil {
 			return err
 		}
 		saved, err := s.Save(context.Background(), successor(parent))
@@ -140,7 +140,7 @@ func replaceForever(s credstore.Store) error {
 		}
 		n := successor(state.Parent())
 		replaced, err := s.Replace(context.Background(), l, credstore.Replacement{
-			Credential: credstore.FirstCredential{AccessToken: n.AccessToken, RefreshToken: n.RefreshToken}, LinkToken: link,
+			Credential: credstore.NewCredential{AccessToken: n.AccessToken, RefreshToken: n.RefreshToken}, LinkToken: link,
 		})
 		if err != nil {
 			return err

@@ -91,7 +91,7 @@ func (s *Store) replace(ctx context.Context, tx *sql.Tx, id string, r credstore.
 // admitAgain takes back that the connection was disabled for the company of the
 // credential that is replaced now.
 func admitAgain(ctx context.Context, tx *sql.Tx, c credstore.Connection, r credstore.Replacement) error {
-	if c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompany || r.Company.IsZero() {
+	if c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompanyConflict || r.Company.IsZero() {
 		return nil
 	}
 	_, err := tx.ExecContext(ctx, `UPDATE connections SET status = own_status, reason = own_reason WHERE id = $1`, c.ID)
@@ -147,7 +147,7 @@ func (s *Store) putCredential(ctx context.Context, tx *sql.Tx, before credstore.
 			unusual = 0, unusual_since = NULL, refused_at = NULL, 
 			unproven = CASE WHEN $7 = 1 OR $6 = 0 AND company_id || subject <> '' THEN 1 ELSE 0 END
 		WHERE id = $1 RETURNING `+connectionColumns+`, number`,
-		before.ID, hash[:], millis(f.ExpiresAt), millis(obtained), r.Scope, asInt(!r.Company.IsZero()), asInt(r.Unproven))
+		before.ID, hash[:], millis(f.ExpiresAt), millis(obtained), r.Scope, asInt(!r.Company.IsZero()), asInt(r.CompanyUnverified))
 	var number int64
 	after, err := scanConnection(row.Scan, &number)
 	if err != nil {

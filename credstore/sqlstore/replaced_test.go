@@ -19,7 +19,7 @@ func TestReplacedFilesAreNoticed(t *testing.T) {
 				t.Fatal(err)
 			}
 			path := filepath.Join(t.TempDir(), "store.db")
-			s, err := Open(t.Context(), Config{Path: path, Keyset: keyset, Stamp: credstore.Stamp{Environment: "staging"}})
+			s, err := Open(t.Context(), Config{Path: path, Keyset: keyset, Binding: credstore.Binding{Environment: "staging"}})
 			if err != nil {
 				t.Fatal(err)
 			}

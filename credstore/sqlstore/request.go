@@ -21,8 +21,8 @@ func (s *Store) RequestRefresh(ctx context.Context, id string, at time.Time) err
 	})
 }
 
-// Retry has a refused token presented again; see [credstore.Store].
-func (s *Store) Retry(ctx context.Context, id string, at time.Time) error {
+// RetryRejected has a refused token presented again; see [credstore.Store].
+func (s *Store) RetryRejected(ctx context.Context, id string, at time.Time) error {
 	return s.change(ctx, "requesting a retry", id, func(tx *sql.Tx) error {
 		if _, err := connectionWithID(ctx, tx, id); err != nil {
 			return err
@@ -31,10 +31,10 @@ func (s *Store) Retry(ctx context.Context, id string, at time.Time) error {
 			UPDATE connections SET `+becomes(`'degraded'`, `$3`)+`, refused_at = NULL, requested_at = $2
 			WHERE id = $1 AND kind = 'oauth' AND status = 'reauthorization_required'
 				AND EXISTS (SELECT 1 FROM credentials WHERE connection = number AND refresh_token IS NOT NULL)
-			RETURNING `+connectionColumns, id, at.UnixMilli(), credstore.ReasonRetry)
+			RETURNING `+connectionColumns, id, at.UnixMilli(), credstore.ReasonRetryRequested)
 		c, err := scanConnection(row.Scan)
 		if errors.Is(err, sql.ErrNoRows) {
-			return credstore.ErrNotRefused
+			return credstore.ErrNotRejected
 		}
 		if err != nil {
 			return err

@@ -31,25 +31,25 @@ const (
 	factReplaced = "key_replaced/"
 )
 
-// Rekeying is what Rekey found.
-type Rekeying string
+// Rotation is what Rekey found.
+type Rotation string
 
 // What Rekey may find.
 const (
-	RekeyCurrent Rekeying = "current" // the stamp names the primary key
-	RekeyMoved   Rekeying = "moved"   // it has just been moved there
-	// RekeyBehind: the primary key of this keyset was replaced by another one
+	RotationCurrent Rotation = "current" // the stamp names the primary key
+	RotationDone    Rotation = "moved"   // it has just been moved there
+	// RotationBehind: the primary key of this keyset was replaced by another one
 	// before, so the stamp stays. Promote the new key in this keyset too.
-	RekeyBehind Rekeying = "behind"
-	// RekeyForeign: the file does not hold the key that the stamp names, so the
+	RotationBehind Rotation = "behind"
+	// RotationKeyMissing: the file does not hold the key that the stamp names, so the
 	// stamp stays: records under that key would be lost.
-	RekeyForeign Rekeying = "foreign"
+	RotationKeyMissing Rotation = "foreign"
 )
 
-// Rekey makes the store's stamp name the keyset's primary key, under which all
+// Rotate makes the store's stamp name the keyset's primary key, under which all
 // processes seal from then on. A key that was replaced before comes back only
 // where again is set, as it is for an operator who has promoted it by hand.
-func (s *Store) Rekey(ctx context.Context, again bool) (Rekeying, error) {
+func (s *Store) Rotate(ctx context.Context, again bool) (Rotation, error) {
 	const doing = "moving the store to another key"
 	if _, err := s.keyset.Reload(); err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
@@ -60,18 +60,18 @@ func (s *Store) Rekey(ctx context.Context, again bool) (Rekeying, error) {
 	}
 	primary := s.keyset.Fingerprint()
 	if row.fingerprint == primary {
-		return RekeyCurrent, nil
+		return RotationCurrent, nil
 	}
 	if !inFile(s.keyset.Keys(), row.fingerprint) {
-		return RekeyForeign, nil
+		return RotationKeyMissing, nil
 	}
-	sealed, err := s.keyset.SealUnder(primary, canaryLabel(row.id), []byte(canary))
+	sealed, err := s.keyset.EncryptWith(primary, canaryLabel(row.id), []byte(canary))
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
 	}
-	found := RekeyMoved
+	found := RotationDone
 	err = s.write(ctx, doing, func(tx *sql.Tx) (err error) {
-		if found, err = mayMove(ctx, tx, primary, again); err != nil || found != RekeyMoved {
+		if found, err = mayMove(ctx, tx, primary, again); err != nil || found != RotationDone {
 			return err
 		}
 		return moveStamp(ctx, tx, row, primary, sealed, s.now())
@@ -88,18 +88,18 @@ func inFile(keys []credstore.Key, fingerprint string) bool {
 	return false
 }
 
-// mayMove returns RekeyMoved if the stamp may name the key.
-func mayMove(ctx context.Context, tx *sql.Tx, fingerprint string, again bool) (Rekeying, error) {
+// mayMove returns RotationDone if the stamp may name the key.
+func mayMove(ctx context.Context, tx *sql.Tx, fingerprint string, again bool) (Rotation, error) {
 	if again {
 		_, err := tx.ExecContext(ctx, `DELETE FROM facts WHERE name = $1`, factReplaced+fingerprint)
-		return RekeyMoved, err
+		return RotationDone, err
 	}
 	var replaced bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM facts WHERE name = $1)`, factReplaced+fingerprint).Scan(&replaced)
 	if replaced {
-		return RekeyBehind, err
+		return RotationBehind, err
 	}
-	return RekeyMoved, err
+	return RotationDone, err
 }
 
 // moveStamp does nothing if another process has changed the stamp since.
@@ -123,9 +123,9 @@ func markReplaced(ctx context.Context, tx *sql.Tx, fingerprint string, now time.
 	return setFact(ctx, tx, factReplaced+fingerprint, now.UTC().Format(time.RFC3339))
 }
 
-// Resealed reports whether every record was found to be sealed under the key
+// Reencrypted reports whether every record was found to be sealed under the key
 // that the stamp names. It is cheap.
-func (s *Store) Resealed(ctx context.Context) (bool, error) {
+func (s *Store) Reencrypted(ctx context.Context) (bool, error) {
 	var done bool
 	err := s.dialect.readers().QueryRowContext(ctx, `
 		SELECT EXISTS (SELECT 1 FROM store JOIN facts ON value = key_fingerprint WHERE name = $1)`, factResealed).Scan(&done)
@@ -136,27 +136,27 @@ func (s *Store) Resealed(ctx context.Context) (bool, error) {
 // token pair that is to be saved may have to wait for.
 const resealBatch = 32
 
-// Resealing is what Reseal has done.
-type Resealing struct {
+// Reencryption is what Reseal has done.
+type Reencryption struct {
 	Records int // sealed anew
-	// Unopened counts the records left alone because they do not open: their
+	// Undecryptable counts the records left alone because they do not open: their
 	// key is not in the keyset, or they are damaged.
-	Unopened int
+	Undecryptable int
 }
 
-// Reseal seals every record that is under another key than the stamp names anew
+// Reencrypt seals every record that is under another key than the stamp names anew
 // under that key. It never changes a version, and leaves a record alone that
 // anyone has changed meanwhile; other writes go on beside it. It may be stopped
 // at any moment, and continues where it was when it is called again.
 //
 // After each transaction it calls pause with the time that it took; pause waits
 // as long as it sees fit, and ends Reseal by returning an error.
-func (s *Store) Reseal(ctx context.Context, pause func(context.Context, time.Duration) error) (Resealing, error) {
-	var total Resealing
+func (s *Store) Reencrypt(ctx context.Context, pause func(context.Context, time.Duration) error) (Reencryption, error) {
+	var total Reencryption
 	for {
 		pass, err := s.resealPass(ctx, pause)
 		total.Records += pass.done
-		total.Unopened = pass.unopened
+		total.Undecryptable = pass.unopened
 		if err != nil {
 			return total, fmt.Errorf("sealing records anew: %w", err)
 		}
@@ -205,7 +205,7 @@ func (s *Store) stampKey(ctx context.Context) (credstore.Key, error) {
 	if err != nil {
 		return credstore.Key{}, s.failure("reading the store's stamp", err)
 	}
-	id, ok := credstore.SealedUnder(row.canary)
+	id, ok := credstore.KeyID(row.canary)
 	if !ok {
 		return credstore.Key{}, errors.New("the store's canary is damaged")
 	}
@@ -236,7 +236,7 @@ func (s *Store) oldRecords(ctx context.Context, key credstore.Key, after int64) 
 		SELECT number, id, version, access_token, refresh_token, api_key, next_key
 		FROM credentials JOIN connections ON number = connection
 		WHERE number > $2 AND `+underOtherKey+` ORDER BY number LIMIT $3`,
-		credstore.SealedPrefix(key.ID), after, resealBatch)
+		credstore.CiphertextPrefix(key.ID), after, resealBatch)
 	return records, s.failure("looking for records under an old key", err)
 }
 

@@ -61,7 +61,7 @@ func (s *Store) oldCells(ctx context.Context, c sealedColumn, key credstore.Key,
 	}, fmt.Sprintf(`
 		SELECT %[2]s, id, %[3]s FROM %[1]s JOIN connections ON number = connection
 		WHERE %[2]s > $2 AND substr(%[3]s, 1, 5) <> $1 ORDER BY %[2]s LIMIT $3`, c.table, c.key, c.column),
-		credstore.SealedPrefix(key.ID), after, resealBatch)
+		credstore.CiphertextPrefix(key.ID), after, resealBatch)
 	return cells, s.failure("looking for what is under an old key", err)
 }
 

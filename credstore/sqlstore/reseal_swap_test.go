@@ -41,8 +41,8 @@ func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
 	if _, err := credstore.PromoteKey(path, key.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
-	if found, err := s.Rekey(t.Context(), false); err != nil || found != RekeyMoved {
-		t.Fatalf("Rekey = %q, %v, want %q", found, err, RekeyMoved)
+	if found, err := s.Rotate(t.Context(), false); err != nil || found != RotationDone {
+		t.Fatalf("Rekey = %q, %v, want %q", found, err, RotationDone)
 	}
 	return s, ids
 }
@@ -105,7 +105,7 @@ func TestResealBesideOthers(t *testing.T) {
 	var running sync.WaitGroup
 	for _, store := range []*Store{s, other} {
 		running.Go(func() {
-			if _, err := store.Reseal(t.Context(), pauseNever); err != nil {
+			if _, err := store.Reencrypt(t.Context(), pauseNever); err != nil {
 				t.Errorf("Reseal: %v", err)
 			}
 		})
@@ -126,7 +126,7 @@ func TestResealBesideOthers(t *testing.T) {
 	if err != nil {
 		t.Fatalf("stampKey: %v", err)
 	}
-	if use, err := s.KeyUse(t.Context()); err != nil || use.Rows[key.ID] != len(ids) || len(use.Rows) != 1 {
+	if use, err := s.KeyUsage(t.Context()); err != nil || use.Connections[key.ID] != len(ids) || len(use.Connections) != 1 {
 		t.Errorf("KeyUse = %+v, %v, want all under %d", use, err, key.ID)
 	}
 }

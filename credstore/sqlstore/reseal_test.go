@@ -40,18 +40,18 @@ func (d *directory) another(t *testing.T) *sqlstore.Store {
 	return (&directory{path: d.path, keyset: openKeyset(t, d.keysetPath())}).open(t)
 }
 
-func rekey(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rekeying) {
+func rekey(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rotation) {
 	t.Helper()
-	if got, err := s.Rekey(t.Context(), again); err != nil || got != want {
+	if got, err := s.Rotate(t.Context(), again); err != nil || got != want {
 		t.Fatalf("Rekey(%v) = %q, %v, want %q", again, got, err, want)
 	}
 }
 
 func noPause(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 
-func reseal(t *testing.T, s *sqlstore.Store) sqlstore.Resealing {
+func reseal(t *testing.T, s *sqlstore.Store) sqlstore.Reencryption {
 	t.Helper()
-	done, err := s.Reseal(t.Context(), noPause)
+	done, err := s.Reencrypt(t.Context(), noPause)
 	if err != nil {
 		t.Fatalf("Reseal: %v", err)
 	}
@@ -62,11 +62,11 @@ func reseal(t *testing.T, s *sqlstore.Store) sqlstore.Resealing {
 // connections.
 func wantUse(t *testing.T, s *sqlstore.Store, stamp credstore.Key, rows map[uint32]int) {
 	t.Helper()
-	got, err := s.KeyUse(t.Context())
+	got, err := s.KeyUsage(t.Context())
 	if err != nil {
 		t.Fatalf("KeyUse: %v", err)
 	}
-	if diff := cmp.Diff(sqlstore.KeyUse{Stamp: stamp.Fingerprint, Rows: rows}, got); diff != "" {
+	if diff := cmp.Diff(sqlstore.KeyUsage{Current: stamp.Fingerprint, Connections: rows}, got); diff != "" {
 		t.Errorf("KeyUse (-want +got):\n%s", diff)
 	}
 }
@@ -82,7 +82,7 @@ func fillMixed(t *testing.T, s *sqlstore.Store, n int) []credstore.Connection {
 		}
 		c, err := s.Create(t.Context(), credstore.NewConnection{
 			Name: fmt.Sprintf("key-%d", i), Kind: credstore.StandaloneKey,
-			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("api-key")},
+			Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("api-key")},
 		})
 		if err != nil {
 			t.Fatalf("Create: %v", err)
@@ -113,15 +113,15 @@ func TestResealMovesEverythingAndChangesNothingElse(t *testing.T) {
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
 
-	rekey(t, s, false, sqlstore.RekeyMoved)
-	if done, err := s.Resealed(t.Context()); err != nil || done {
+	rekey(t, s, false, sqlstore.RotationDone)
+	if done, err := s.Reencrypted(t.Context()); err != nil || done {
 		t.Errorf("Resealed before = %v, %v, want false", done, err)
 	}
-	if got := reseal(t, s); got != (sqlstore.Resealing{Records: 40}) {
+	if got := reseal(t, s); got != (sqlstore.Reencryption{Records: 40}) {
 		t.Errorf("Reseal = %+v, want 40 records", got)
 	}
 	wantUse(t, s, key, map[uint32]int{key.ID: 40})
-	if done, err := s.Resealed(t.Context()); err != nil || !done {
+	if done, err := s.Reencrypted(t.Context()); err != nil || !done {
 		t.Errorf("Resealed afterwards = %v, %v, want true", done, err)
 	}
 	if err := s.Retire(t.Context(), old); err != nil {
@@ -142,7 +142,7 @@ func TestNothingIsSealedUnderAReplacedKey(t *testing.T) {
 	stale := d.open(t)
 	c := create(t, stale, "acme")
 	key := d.promote(t)
-	rekey(t, d.another(t), false, sqlstore.RekeyMoved)
+	rekey(t, d.another(t), false, sqlstore.RotationDone)
 
 	if _, err := stale.Save(t.Context(), successor(parentOf(t, stale, c.ID))); err != nil {
 		t.Fatalf("Save: %v", err)
@@ -167,17 +167,17 @@ func TestReplacedKeyDoesNotComeBack(t *testing.T) {
 	s := d.open(t)
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RekeyMoved)
+	rekey(t, s, false, sqlstore.RotationDone)
 	if _, err := credstore.PromoteKey(d.keysetPath(), old.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
 	replica := d.another(t)
-	rekey(t, replica, false, sqlstore.RekeyBehind)
+	rekey(t, replica, false, sqlstore.RotationBehind)
 	create(t, replica, "acme")
 	wantUse(t, replica, key, map[uint32]int{key.ID: 1})
 
-	rekey(t, replica, true, sqlstore.RekeyMoved) // by hand
-	rekey(t, s, false, sqlstore.RekeyCurrent)
+	rekey(t, replica, true, sqlstore.RotationDone) // by hand
+	rekey(t, s, false, sqlstore.RotationCurrent)
 	if got := reseal(t, s); got.Records != 1 {
 		t.Errorf("Reseal after going back = %+v, want 1 record", got)
 	}
@@ -197,7 +197,7 @@ func TestForeignKeysetFileChangesNothing(t *testing.T) {
 		t.Fatalf("Rename: %v", err)
 	}
 
-	rekey(t, s, false, sqlstore.RekeyForeign)
+	rekey(t, s, false, sqlstore.RotationKeyMissing)
 	if _, err := s.Save(t.Context(), successor(parentOf(t, s, c.ID))); err != nil {
 		t.Errorf("Save under the keyset that was taken away = %v, want nil", err)
 	}
@@ -213,7 +213,7 @@ func TestRetireIsRefusedWhileTheKeyIsInUse(t *testing.T) {
 		t.Errorf("Retire of the key that the store seals under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
 	d.promote(t)
-	rekey(t, s, false, sqlstore.RekeyMoved)
+	rekey(t, s, false, sqlstore.RotationDone)
 	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
 		t.Errorf("Retire of a key that records are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
@@ -228,7 +228,7 @@ func TestResealGivesWayToOtherWrites(t *testing.T) {
 	s := d.open(t)
 	connections := fillMixed(t, s, 70)
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RekeyMoved)
+	rekey(t, s, false, sqlstore.RotationDone)
 	// At each pause somebody saves a pair, and condemns another connection's.
 	saved, dropped := connections[67], connections[1]
 	lease, err := s.Acquire(t.Context(), dropped.ID, "me")
@@ -236,9 +236,9 @@ func TestResealGivesWayToOtherWrites(t *testing.T) {
 		t.Fatalf("Acquire: %v", err)
 	}
 	parent := parentOf(t, s, dropped.ID)
-	_, err = s.Reseal(t.Context(), func(ctx context.Context, _ time.Duration) error {
+	_, err = s.Reencrypt(t.Context(), func(ctx context.Context, _ time.Duration) error {
 		_, err := s.Save(ctx, successor(parentOf(t, s, saved.ID)))
-		return errors.Join(err, s.Condemn(ctx, lease, parent, credstore.Failure{At: time.Now()}, credstore.ReasonRefused, true))
+		return errors.Join(err, s.MarkReauthorizationRequired(ctx, lease, parent, credstore.Failure{At: time.Now()}, credstore.ReasonRefreshTokenRejected, true))
 	})
 	if err != nil {
 		t.Fatalf("Reseal: %v", err)
@@ -259,9 +259,9 @@ func TestResealStopsAndContinues(t *testing.T) {
 	connections := fillMixed(t, s, 40)
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RekeyMoved)
+	rekey(t, s, false, sqlstore.RotationDone)
 	enough := errors.New("enough")
-	got, err := s.Reseal(t.Context(), func(context.Context, time.Duration) error { return enough })
+	got, err := s.Reencrypt(t.Context(), func(context.Context, time.Duration) error { return enough })
 	if !errors.Is(err, enough) || got.Records == 0 || got.Records == 40 {
 		t.Fatalf("Reseal that is stopped = %+v, %v, want a part of the records and %v", got, err, enough)
 	}
@@ -292,13 +292,13 @@ func TestResealLeavesAloneWhatDoesNotOpen(t *testing.T) {
 	s := d.open(t)
 	fillMixed(t, s, 10)
 	d.promote(t)
-	rekey(t, s, false, sqlstore.RekeyMoved)
+	rekey(t, s, false, sqlstore.RotationDone)
 	damage(t, d.path, `UPDATE credentials SET refresh_token = substr(refresh_token, 1, 20)
 		WHERE connection = (SELECT number FROM connections WHERE name = 'oauth-1')`)
-	if got := reseal(t, s); got != (sqlstore.Resealing{Records: 9, Unopened: 1}) {
+	if got := reseal(t, s); got != (sqlstore.Reencryption{Records: 9, Undecryptable: 1}) {
 		t.Errorf("Reseal = %+v, want 9 records and 1 that does not open", got)
 	}
-	if done, err := s.Resealed(t.Context()); err != nil || done {
+	if done, err := s.Reencrypted(t.Context()); err != nil || done {
 		t.Errorf("Resealed with a record left = %v, %v, want false", done, err)
 	}
 }
@@ -320,11 +320,11 @@ func TestResealMovesWhatPeopleBegan(t *testing.T) {
 	old := d.keyset.Keys()[0]
 	wantUse(t, s, old, map[uint32]int{old.ID: 40})
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RekeyMoved)
+	rekey(t, s, false, sqlstore.RotationDone)
 	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
 		t.Errorf("Retire of a key that links are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
-	if got := reseal(t, s); got != (sqlstore.Resealing{Records: 120}) {
+	if got := reseal(t, s); got != (sqlstore.Reencryption{Records: 120}) {
 		t.Errorf("Reseal = %+v, want a link's token, and a consent's link and verifier, of 40", got)
 	}
 	wantUse(t, s, key, map[uint32]int{key.ID: 40})
@@ -372,9 +372,9 @@ func TestResealLeavesLinksAloneThatEnd(t *testing.T) {
 	c := create(t, s, "acme")
 	first := beginConsent(t, s, c)
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RekeyMoved)
+	rekey(t, s, false, sqlstore.RotationDone)
 	ended := false
-	_, err := s.Reseal(t.Context(), func(ctx context.Context, _ time.Duration) error {
+	_, err := s.Reencrypt(t.Context(), func(ctx context.Context, _ time.Duration) error {
 		if ended {
 			return nil
 		}
@@ -382,7 +382,7 @@ func TestResealLeavesLinksAloneThatEnd(t *testing.T) {
 		if _, err := s.TakeConsent(ctx, credstore.NewSecret("state of acme"), []byte("browser")); err != nil {
 			return err
 		}
-		_, _, err := s.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, Fresh: true})
+		_, _, err := s.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, ReplaceExisting: true})
 		return err
 	})
 	if err != nil {

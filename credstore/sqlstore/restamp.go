@@ -12,24 +12,24 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Restamp gives an existing store the stamp of c in the place of its own, which
+// Rebind gives an existing store the stamp of c in the place of its own, which
 // it returns. What was known about the environment before (see Fact) is
 // forgotten. Credentials stay, whether the new environment takes them or not.
-func Restamp(ctx context.Context, c Config) (before credstore.Stamp, err error) {
+func Rebind(ctx context.Context, c Config) (before credstore.Binding, err error) {
 	log := cmp.Or(c.Logger, zap.NewNop())
 	database, err := openDialect(ctx, c, log)
 	if err != nil {
 		return before, fmt.Errorf("opening %s: %w", c.name(), err)
 	}
 	s := newStore(c, database, log)
-	before, err = s.restamp(ctx, c.Stamp)
+	before, err = s.restamp(ctx, c.Binding)
 	if err = errors.Join(err, s.Close()); err != nil {
 		return before, fmt.Errorf("stamping %s anew: %w", c.name(), err)
 	}
 	return before, nil
 }
 
-func (s *Store) restamp(ctx context.Context, stamp credstore.Stamp) (before credstore.Stamp, err error) {
+func (s *Store) restamp(ctx context.Context, stamp credstore.Binding) (before credstore.Binding, err error) {
 	row, err := readStamp(ctx, s.dialect.readers())
 	if errors.Is(err, sql.ErrNoRows) {
 		row, err = s.stampOnce(ctx, stamp)

@@ -11,11 +11,11 @@ import (
 func TestRestamp(t *testing.T) {
 	d := made(t)
 	c := d.config()
-	c.Stamp.AuthURL, c.Stamp.ClientID = "http://127.0.0.1:2", "client-2"
+	c.Binding.AuthURL, c.Binding.ClientID = "http://127.0.0.1:2", "client-2"
 	wantSetupError(t, c, "http://127.0.0.1:2")
-	before, err := sqlstore.Restamp(t.Context(), c)
-	if err != nil || before != d.config().Stamp {
-		t.Errorf("Restamp = %v, %v, want the stamp before, %v", before, err, d.config().Stamp)
+	before, err := sqlstore.Rebind(t.Context(), c)
+	if err != nil || before != d.config().Binding {
+		t.Errorf("Restamp = %v, %v, want the stamp before, %v", before, err, d.config().Binding)
 	}
 	wantSetupError(t, d.config(), "http://127.0.0.1:1")
 	s, err := sqlstore.Open(t.Context(), c)
@@ -34,8 +34,8 @@ func TestRestampNeedsTheKeyset(t *testing.T) {
 	d := made(t)
 	c := d.config()
 	c.Keyset = openKeyset(t, filepath.Join(t.TempDir(), "other.json"))
-	c.Stamp.ClientID = "client-2"
-	if _, err := sqlstore.Restamp(t.Context(), c); err == nil {
+	c.Binding.ClientID = "client-2"
+	if _, err := sqlstore.Rebind(t.Context(), c); err == nil {
 		t.Error("Restamp under a foreign keyset = nil, want an error")
 	}
 	d.open(t)
@@ -51,8 +51,8 @@ func TestRestampForgetsFacts(t *testing.T) {
 	}
 	old := d.keyset.Keys()[0]
 	d.promote(t)
-	rekey(t, s, false, sqlstore.RekeyMoved)
-	if _, err := sqlstore.Restamp(t.Context(), d.config()); err != nil {
+	rekey(t, s, false, sqlstore.RotationDone)
+	if _, err := sqlstore.Rebind(t.Context(), d.config()); err != nil {
 		t.Fatalf("Restamp: %v", err)
 	}
 	if got, err := s.Fact(t.Context(), "known"); err != nil || got != "" {
@@ -62,5 +62,5 @@ func TestRestampForgetsFacts(t *testing.T) {
 	if _, err := credstore.PromoteKey(d.keysetPath(), old.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
-	rekey(t, s, false, sqlstore.RekeyBehind)
+	rekey(t, s, false, sqlstore.RotationBehind)
 }

@@ -32,9 +32,9 @@ func (s *Store) Save(ctx context.Context, n credstore.Successor) (credstore.Conn
 // parent.
 func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Successor) (credstore.Connection, error) {
 	hash := n.RefreshToken.Hash()
-	status, f := credstore.Active, credstore.Setback{}
-	if n.Setback != nil {
-		status, f = credstore.Degraded, *n.Setback
+	status, f := credstore.Active, credstore.RefreshFailure{}
+	if n.RefreshFailure != nil {
+		status, f = credstore.Degraded, *n.RefreshFailure
 	}
 	row := tx.QueryRowContext(ctx, `
 		UPDATE connections SET
@@ -50,7 +50,7 @@ func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Succe
 		RETURNING `+connectionColumns+`, number, alarmed`,
 		n.Parent.ConnectionID, n.Parent.Version, n.Parent.RefreshHash[:],
 		hash[:], millis(n.ExpiresAt), millis(n.ObtainedAt), n.Scope, millis(n.ForcedAt), n.ForcedStreak,
-		status, f.Reason, credstore.KeptText(f.Failure.Code), credstore.KeptText(f.Failure.Message), millis(f.Failure.At), millis(f.RetryAt), asInt(n.Consent))
+		status, f.Reason, credstore.CleanText(f.Failure.Code), credstore.CleanText(f.Failure.Message), millis(f.Failure.At), millis(f.RetryAt), asInt(n.Consent))
 	var number int64
 	var alarmed bool
 	saved, err := scanConnection(row.Scan, &number, &alarmed)
@@ -68,7 +68,7 @@ func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Succe
 
 // recordSaved says in one event what the new pair means.
 func (s *Store) recordSaved(ctx context.Context, tx *sql.Tx, n credstore.Successor, saved credstore.Connection, alarmed bool) error {
-	switch f := n.Setback; {
+	switch f := n.RefreshFailure; {
 	case f != nil:
 		return s.record(ctx, tx, saved, credstore.Event{Type: credstore.EventDegraded, Code: f.Failure.Code, Message: f.Failure.Message})
 	case alarmed && saved.Status == credstore.Active:
@@ -123,9 +123,9 @@ func (s *Store) savedBefore(ctx context.Context, tx *sql.Tx, n credstore.Success
 	return stored, err
 }
 
-// Condemn records that only a person can mend the connection; see
+// MarkReauthorizationRequired records that only a person can mend the connection; see
 // [credstore.Store].
-func (s *Store) Condemn(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
+func (s *Store) MarkReauthorizationRequired(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "condemning a credential", parent.ConnectionID, f)
 	}
@@ -150,7 +150,7 @@ func (s *Store) condemn(ctx context.Context, g guarded, f credstore.Failure, rea
 			`+becomes(`'reauthorization_required'`, `$2`)+`,
 			error_code = $3, error_message = $4, error_at = $5,
 			refused_at = CASE WHEN kind = 'oauth' THEN CAST($5 AS BIGINT) END, retry_at = NULL, requested_at = NULL
-		WHERE number = $1 RETURNING `+connectionColumns, g.number, reason, credstore.KeptText(f.Code), credstore.KeptText(f.Message), millis(f.At))
+		WHERE number = $1 RETURNING `+connectionColumns, g.number, reason, credstore.CleanText(f.Code), credstore.CleanText(f.Message), millis(f.At))
 	after, err := scanConnection(row.Scan)
 	if err != nil {
 		return err
@@ -164,8 +164,8 @@ func (s *Store) condemn(ctx context.Context, g guarded, f credstore.Failure, rea
 	return s.recordStatus(ctx, g.tx, after)
 }
 
-// Acquit takes a condemnation back; see [credstore.Store].
-func (s *Store) Acquit(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
+// Reinstate takes a condemnation back; see [credstore.Store].
+func (s *Store) Reinstate(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "acquitting a credential", parent.ConnectionID, f)
 	}

@@ -37,9 +37,9 @@ func (m *memory) Open(t *testing.T) credstore.Store { return m.open(t) }
 func (m *memory) open(t *testing.T) *sqlstore.Store {
 	t.Helper()
 	s, err := sqlstore.Open(t.Context(), sqlstore.Config{
-		Memory: m.database,
-		Keyset: m.keyset,
-		Stamp:  credstore.Stamp{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
+		Memory:  m.database,
+		Keyset:  m.keyset,
+		Binding: credstore.Binding{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
 	})
 	if err != nil {
 		t.Fatalf("Open: %v", err)

@@ -41,7 +41,7 @@ func (d *sqliteDialect) lastChange() string {
 // watch looks again and again: SQLite does not tell.
 func (d *sqliteDialect) watch(ctx context.Context, w *watcher) error {
 	for wait := w.every; ; {
-		own := w.store.changes.Next() // before the look, so that nothing falls in between
+		own := w.store.changes.Wait() // before the look, so that nothing falls in between
 		err := w.look(ctx)
 		wait = w.pause(ctx, wait, w.every, err)
 		if err := w.await(ctx, own, wait); err != nil {

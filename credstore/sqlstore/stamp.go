@@ -18,14 +18,14 @@ const canary = "the keyset opens this store"
 // stampRow is the row of the table store.
 type stampRow struct {
 	id          string
-	stamp       credstore.Stamp
+	stamp       credstore.Binding
 	fingerprint string
 	canary      []byte
 }
 
 // checkStamp compares what the store was made for with what it is opened for.
 // It stamps a new store, and adds a client id to one that had none.
-func (s *Store) checkStamp(ctx context.Context, want credstore.Stamp) error {
+func (s *Store) checkStamp(ctx context.Context, want credstore.Binding) error {
 	row, err := readStamp(ctx, s.dialect.readers())
 	if errors.Is(err, sql.ErrNoRows) {
 		row, err = s.stampOnce(ctx, want)
@@ -60,9 +60,9 @@ func readStamp(ctx context.Context, q querier) (r stampRow, err error) {
 
 // stampOnce stamps the store unless somebody else has just done so, and returns
 // the stamp it has then.
-func (s *Store) stampOnce(ctx context.Context, stamp credstore.Stamp) (r stampRow, err error) {
+func (s *Store) stampOnce(ctx context.Context, stamp credstore.Binding) (r stampRow, err error) {
 	id, key := rand.Text(), s.keyset.Fingerprint()
-	sealed, err := s.keyset.SealUnder(key, canaryLabel(id), []byte(canary))
+	sealed, err := s.keyset.EncryptWith(key, canaryLabel(id), []byte(canary))
 	if err != nil {
 		return r, err
 	}
@@ -83,9 +83,9 @@ func (s *Store) stampOnce(ctx context.Context, stamp credstore.Stamp) (r stampRo
 	return r, err
 }
 
-func canaryLabel(id string) string { return credstore.Label(id, "canary") }
+func canaryLabel(id string) string { return credstore.AssociatedData(id, "canary") }
 
-func compareStamps(have, want credstore.Stamp) error {
+func compareStamps(have, want credstore.Binding) error {
 	for _, part := range []struct{ what, have, want, hint string }{
 		{"environment", have.Environment, want.Environment, "environment"},
 		{"authorization server", have.AuthURL, want.AuthURL, "upstream.auth_url"},
@@ -105,14 +105,14 @@ func compareStamps(have, want credstore.Stamp) error {
 
 func (s *Store) checkKeyset(row stampRow) error {
 	const hint = "use the keyset that the store was made with, from its backup if need be"
-	if !s.keyset.Holds(row.fingerprint) {
+	if !s.keyset.Contains(row.fingerprint) {
 		return &credstore.SetupError{
 			Err: fmt.Errorf("the store was sealed under the key %s, and the keyset, whose primary key is %s, does not hold it",
 				row.fingerprint, s.keyset.Fingerprint()),
 			Hint: hint,
 		}
 	}
-	opened, err := s.keyset.Open(canaryLabel(row.id), row.canary)
+	opened, err := s.keyset.Decrypt(canaryLabel(row.id), row.canary)
 	if err != nil || string(opened) != canary {
 		return &credstore.SetupError{
 			Err:  errors.New("the keyset does not open the store, although it holds the key: the store is damaged"),

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/bell"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
 )
 
 // Config says which store to open, and what for.
@@ -30,9 +30,9 @@ type Config struct {
 	// Keyset seals what is secret. It must hold the key that the store was made
 	// with.
 	Keyset *credstore.Keyset
-	// Stamp must be the one that the store was made with, but for a client id
+	// Current must be the one that the store was made with, but for a client id
 	// that is given for the first time.
-	Stamp credstore.Stamp
+	Binding credstore.Binding
 
 	Logger *zap.Logger      // nil: nothing is logged
 	Now    func() time.Time // nil: time.Now
@@ -46,11 +46,11 @@ type Store struct {
 	log     *zap.Logger
 	now     func() time.Time
 
-	opened  string        // position of the changes when the store was opened
-	changes bell.Bell     // of the changes that this process makes
-	closed  chan struct{} // closed by Close
-	close   func() error  // closes once
-	tidied  atomic.Int64  // when tidy ran last, in Unix milliseconds
+	opened  string           // position of the changes when the store was opened
+	changes broadcast.Signal // of the changes that this process makes
+	closed  chan struct{}    // closed by Close
+	close   func() error     // closes once
+	tidied  atomic.Int64     // when tidy ran last, in Unix milliseconds
 }
 
 var _ credstore.Store = (*Store)(nil)
@@ -69,7 +69,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, fmt.Errorf("opening %s: %w", c.name(), err)
 	}
 	s := newStore(c, database, log)
-	if err := s.prepare(ctx, c.Stamp); err != nil {
+	if err := s.prepare(ctx, c.Binding); err != nil {
 		return nil, fmt.Errorf("opening %s: %w", c.name(), errors.Join(err, s.Close()))
 	}
 	return s, nil
@@ -106,7 +106,7 @@ func newStore(c Config, d dialect, log *zap.Logger) *Store {
 	return s
 }
 
-func (s *Store) prepare(ctx context.Context, stamp credstore.Stamp) error {
+func (s *Store) prepare(ctx context.Context, stamp credstore.Binding) error {
 	if err := s.checkStamp(ctx, stamp); err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (s *Store) change(ctx context.Context, doing, id string, f func(*sql.Tx) er
 		return s.dialect.note(ctx, tx, id, s.now())
 	})
 	if err == nil {
-		s.changes.Ring()
+		s.changes.Broadcast()
 		s.tidyAtTimes(ctx)
 	}
 	return err
@@ -190,7 +190,7 @@ func (s *Store) failure(doing string, err error) error {
 func isAnswer(err error) bool {
 	for _, answer := range []error{
 		credstore.ErrNotFound, credstore.ErrNameTaken, credstore.ErrTokenTaken, credstore.ErrCompanyBound, credstore.ErrBadQuery,
-		credstore.ErrSuperseded, credstore.ErrBusy, credstore.ErrLeaseLost, credstore.ErrNotRefused, credstore.ErrUnavailable, ErrKeyInUse,
+		credstore.ErrSuperseded, credstore.ErrBusy, credstore.ErrLeaseLost, credstore.ErrNotRejected, credstore.ErrUnavailable, ErrKeyInUse,
 		credstore.ErrOtherCompany, credstore.ErrLinkUsed, credstore.ErrLinkExpired, credstore.ErrOtherBrowser,
 	} {
 		if errors.Is(err, answer) {

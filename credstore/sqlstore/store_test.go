@@ -43,9 +43,9 @@ func openKeyset(t testing.TB, path string) *credstore.Keyset {
 
 func (d *directory) config() sqlstore.Config {
 	return sqlstore.Config{
-		Path:   d.path,
-		Keyset: d.keyset,
-		Stamp:  credstore.Stamp{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
+		Path:    d.path,
+		Keyset:  d.keyset,
+		Binding: credstore.Binding{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
 	}
 }
 

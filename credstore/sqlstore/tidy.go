@@ -55,7 +55,7 @@ type chore struct {
 
 func chores() []chore {
 	return []chore{
-		{credstore.RefusedTokenKept, `
+		{credstore.RejectedTokenRetention, `
 			UPDATE credentials SET refresh_token = NULL WHERE connection IN (
 				SELECT number FROM connections JOIN credentials ON connection = number
 				WHERE refused_at <= $1 AND refresh_token IS NOT NULL LIMIT $2)`},
@@ -64,13 +64,13 @@ func chores() []chore {
 				SELECT seq FROM changes WHERE removed = 1 AND at <= $1 AND seq < (SELECT max(seq) FROM changes) LIMIT $2)`},
 		{0, `
 			DELETE FROM consents WHERE state_hash IN (SELECT state_hash FROM consents WHERE expires_at <= $1 LIMIT $2)`},
-		{credstore.ConsentKept, `
+		{credstore.ConsentTimeout, `
 			UPDATE links SET token = NULL WHERE token_hash IN (
 				SELECT token_hash FROM links WHERE expires_at <= $1 AND token IS NOT NULL LIMIT $2)`},
 		{linkRemembered, `
 			DELETE FROM links WHERE token_hash IN (SELECT token_hash FROM links WHERE expires_at <= $1 LIMIT $2)`},
 		// The oldest have the lowest numbers.
-		{credstore.EventKept, `
+		{credstore.EventRetention, `
 			DELETE FROM events WHERE at <= $1 AND number IN (SELECT number FROM events ORDER BY number LIMIT $2)`},
 	}
 }

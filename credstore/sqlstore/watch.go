@@ -88,7 +88,7 @@ func (s *Store) changesSince(ctx context.Context, seen string) (found []credstor
 	err = s.each(ctx, func(rows *sql.Rows) error {
 		var id sql.NullString
 		var c credstore.Change
-		err := rows.Scan(&latest, &id, &c.Requested, &c.Deliveries)
+		err := rows.Scan(&latest, &id, &c.RefreshRequested, &c.DeliveriesPending)
 		if c.ID = id.String; id.Valid {
 			found = append(found, c)
 		}

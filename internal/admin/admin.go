@@ -27,7 +27,7 @@ type Store interface {
 	Create(ctx context.Context, c credstore.NewConnection) (credstore.Connection, error)
 	Disable(ctx context.Context, id, reason string) error
 	Enable(ctx context.Context, id string) error
-	Retry(ctx context.Context, id string, at time.Time) error
+	RetryRejected(ctx context.Context, id string, at time.Time) error
 }
 
 // Check is something worth knowing about a running program. Checks are shown by

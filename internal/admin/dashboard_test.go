@@ -410,11 +410,11 @@ func TestSessionMemoryIsBounded(t *testing.T) {
 // button for it.
 func TestOverviewNeedsAttention(t *testing.T) {
 	refused := fullConnection()
-	refused.ID, refused.Name, refused.Status, refused.Reason = "z", "zeta", credstore.ReauthorizationRequired, credstore.ReasonRefused
+	refused.ID, refused.Name, refused.Status, refused.Reason = "z", "zeta", credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected
 	key := bareConnection()
-	key.Status, key.Reason = credstore.ReauthorizationRequired, credstore.ReasonKeyRefused
+	key.Status, key.Reason = credstore.ReauthorizationRequired, credstore.ReasonKeyRejected
 	conflict, off := fullConnection(), fullConnection()
-	conflict.ID, conflict.Name, conflict.Status, conflict.Reason = "m", "mixed-up", credstore.Disabled, credstore.ReasonCompany
+	conflict.ID, conflict.Name, conflict.Status, conflict.Reason = "m", "mixed-up", credstore.Disabled, credstore.ReasonCompanyConflict
 	off.ID, off.Name, off.Status, off.Reason = "o", "off", credstore.Disabled, credstore.ReasonOperator
 	ending, lasting := keyedConnection(), keyedConnection()
 	ending.ID, ending.Name, ending.ExpiresAt = "e", "nearly-over", time.Now().Add(5*24*time.Hour)
@@ -446,7 +446,7 @@ func TestOverviewNeedsAttention(t *testing.T) {
 func TestOverviewLinksToFullList(t *testing.T) {
 	store := &memoryStore{}
 	for i := range 260 {
-		c := credstore.Connection{ID: fmt.Sprint(i), Name: fmt.Sprintf("c%03d", i), Kind: credstore.OAuth, Status: credstore.Disabled, Reason: credstore.ReasonCompany}
+		c := credstore.Connection{ID: fmt.Sprint(i), Name: fmt.Sprintf("c%03d", i), Kind: credstore.OAuth, Status: credstore.Disabled, Reason: credstore.ReasonCompanyConflict}
 		if i%10 == 0 {
 			c.Reason = credstore.ReasonOperator
 		}
@@ -584,8 +584,8 @@ func TestOperations(t *testing.T) {
 // done.
 func TestConfirmationWarnings(t *testing.T) {
 	for _, test := range []struct{ reason, page, want string }{
-		{credstore.ReasonCompany, "enable", "a company that it should not belong to"},
-		{credstore.ReasonCompany, "link", ""},
+		{credstore.ReasonCompanyConflict, "enable", "a company that it should not belong to"},
+		{credstore.ReasonCompanyConflict, "link", ""},
 		{credstore.ReasonExported, "enable", "Its secrets were exported"},
 		{credstore.ReasonExported, "link", "leads nowhere before you enable it"},
 		{credstore.ReasonOperator, "enable", ""},
@@ -619,7 +619,7 @@ func TestExpiredAccessTokenOfIdleConnection(t *testing.T) {
 func TestListExplainsStatus(t *testing.T) {
 	works, pending, conflict, ending := fullConnection(), bareConnection(), fullConnection(), keyedConnection()
 	works.Status, works.Reason, works.LastError = credstore.Active, "", nil
-	conflict.ID, conflict.Name, conflict.Status, conflict.Reason = "c", "conflict", credstore.Disabled, credstore.ReasonCompany
+	conflict.ID, conflict.Name, conflict.Status, conflict.Reason = "c", "conflict", credstore.Disabled, credstore.ReasonCompanyConflict
 	ending.ExpiresAt = time.Now().Add(5*24*time.Hour + time.Hour)
 	store := &memoryStore{connections: []credstore.Connection{works, pending, conflict, ending}}
 	page := (&browser{t: t, h: newAdmin(t, store, withLinks).Handler()}).open("/connections").Body.String()

@@ -59,7 +59,7 @@ func (a *Admin) problemFor(err error) *webguard.Problem {
 // conflictProblem explains what the store has against a wish.
 func conflictProblem(err error) *webguard.Problem {
 	var (
-		conflict *credstore.Conflict
+		conflict *credstore.ConflictError
 		other    *credstore.OtherCompanyError
 	)
 	switch {
@@ -75,7 +75,7 @@ func conflictProblem(err error) *webguard.Problem {
 		return newProblem(codeTokenTaken, "The refresh token is that of connection %q already; of two owners of one refresh token, one ends it for both.", conflict.With)
 	case errors.As(err, &other):
 		return newProblem(codeOtherCompany, "The credential is good, but for another company than this connection's, which keeps what it has: %v.", other)
-	case errors.Is(err, credstore.ErrNotRefused):
+	case errors.Is(err, credstore.ErrNotRejected):
 		return newProblem(codeNotPossible, "The connection has no refused refresh token that could be presented again.")
 	case errors.Is(err, credstore.ErrBusy):
 		return newProblem(codeConnectionBusy, "The connection's credential is being changed at this moment; try again.")

@@ -54,7 +54,7 @@ func (s *memoryStore) List(_ context.Context, q credstore.Query) (credstore.Page
 		if c.Name <= q.Cursor || q.Status != "" && c.Status != q.Status || q.Kind != "" && c.Kind != q.Kind || q.Reason != "" && c.Reason != q.Reason || !strings.Contains(c.Name, q.Search) {
 			continue
 		}
-		if !q.KeyEndsBefore.IsZero() && (!c.Kind.IsKey() || c.Status != credstore.Active || c.ExpiresAt.IsZero() || c.ExpiresAt.After(q.KeyEndsBefore)) {
+		if !q.KeyExpiresBefore.IsZero() && (!c.Kind.IsKey() || c.Status != credstore.Active || c.ExpiresAt.IsZero() || c.ExpiresAt.After(q.KeyExpiresBefore)) {
 			continue
 		}
 		if len(page.Connections) == limit {
@@ -115,7 +115,7 @@ func (s *memoryStore) Create(ctx context.Context, n credstore.NewConnection) (cr
 	}
 	for _, c := range s.connections {
 		if strings.EqualFold(c.Name, n.Name) {
-			return credstore.Connection{}, &credstore.Conflict{Err: credstore.ErrNameTaken, With: c.Name}
+			return credstore.Connection{}, &credstore.ConflictError{Err: credstore.ErrNameTaken, With: c.Name}
 		}
 	}
 	c := credstore.Connection{
@@ -144,12 +144,12 @@ func (s *memoryStore) Enable(ctx context.Context, id string) error {
 	})
 }
 
-func (s *memoryStore) Retry(ctx context.Context, id string, _ time.Time) error {
+func (s *memoryStore) RetryRejected(ctx context.Context, id string, _ time.Time) error {
 	return s.change(ctx, id, credstore.EventRetryRequested, func(c *credstore.Connection) error {
 		if c.Status != credstore.ReauthorizationRequired {
-			return credstore.ErrNotRefused
+			return credstore.ErrNotRejected
 		}
-		c.Status, c.Reason = credstore.Degraded, credstore.ReasonRetry
+		c.Status, c.Reason = credstore.Degraded, credstore.ReasonRetryRequested
 		return nil
 	})
 }
@@ -209,7 +209,7 @@ type fakeActions struct {
 
 func (f *fakeActions) Link(_ context.Context, c credstore.Connection, r credstore.LinkRequest) (Link, error) {
 	to := "https://connect.example.com/connect/" + canaryLink + "-" + c.Name
-	if r.Fresh {
+	if r.ReplaceExisting {
 		to += "-fresh"
 	}
 	return Link{URL: credstore.NewSecret(to), ExpiresAt: time.Unix(4e9, 0)}, f.err

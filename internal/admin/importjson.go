@@ -198,8 +198,8 @@ func parseLine(line []byte) (credstore.NewConnection, error) {
 // credential returns that of the line, nil for a connection that waits for its
 // customer. Such a line names no token or key at all: one that is empty or null
 // is rather one that got lost on its way here.
-func (m lineMembers) credential() (*credstore.FirstCredential, error) {
-	c := credstore.FirstCredential{
+func (m lineMembers) credential() (*credstore.NewCredential, error) {
+	c := credstore.NewCredential{
 		AccessToken:  credstore.NewSecret(m.AccessToken),
 		RefreshToken: credstore.NewSecret(m.RefreshToken),
 		APIKey:       credstore.NewSecret(m.APIKey),

@@ -89,9 +89,9 @@ func reauthorizationAdvice(c credstore.Connection) advice {
 	switch c.Reason {
 	case credstore.ReasonUnknownOutcome:
 		what = "An answer of Pleo's was lost on its way, and with it the new refresh token; the old one is no longer good."
-	case credstore.ReasonInactive:
+	case credstore.ReasonRefreshTokenInactive:
 		what = "Pleo says that the refresh token is no longer good: access was withdrawn in Pleo, or another program has used the token."
-	case credstore.ReasonUnexpected:
+	case credstore.ReasonUnexpectedResponse:
 		what = "Pleo has answered every refresh for a day in a way that the proxy does not understand."
 	case credstore.ReasonUninstalled:
 		return advice{
@@ -106,20 +106,20 @@ func reauthorizationAdvice(c credstore.Connection) advice {
 func degradedAdvice(c credstore.Connection) advice {
 	const byItself = "Nothing to do yet: the proxy tries again by itself."
 	switch c.Reason {
-	case credstore.ReasonClientRefused:
+	case credstore.ReasonClientRejected:
 		return advice{
 			Summary:  "Pleo refuses our OAuth client; this connection itself is well.",
 			NextStep: "Check oauth.client_id and oauth.client_secret in the configuration against Pleo's developer portal. Then refresh.",
 			Action:   actionRefresh,
 		}
-	case credstore.ReasonMassRefusal:
+	case credstore.ReasonCircuitBreakerOpen:
 		return advice{
 			Summary:  "Many connections were refused at once, so the proxy has stopped spending tokens and tries one every ten minutes.",
 			NextStep: "See whether Pleo has an incident, and whether our OAuth client is still registered there. It goes on by itself once a try succeeds.",
 		}
-	case credstore.ReasonRetry:
+	case credstore.ReasonRetryRequested:
 		return advice{Summary: "The refused refresh token is being tried once more, as somebody has asked for.", NextStep: byItself}
-	case credstore.ReasonHalfAnswer:
+	case credstore.ReasonAccessTokenMissing:
 		return advice{Summary: "Pleo's last answer had a refresh token but no access token.", NextStep: byItself}
 	case credstore.ReasonUnknownOutcome:
 		return advice{Summary: "Pleo's answer to the last refresh was lost. The proxy is finding out whether the old token is still good.", NextStep: byItself}
@@ -133,7 +133,7 @@ func degradedAdvice(c credstore.Connection) advice {
 
 func disabledAdvice(c credstore.Connection) advice {
 	switch c.Reason {
-	case credstore.ReasonCompany:
+	case credstore.ReasonCompanyConflict:
 		return advice{
 			Summary:  "Its credential belongs to a company that it should not belong to, so nothing is sent with it.",
 			NextStep: "Make a connect link and have the right company connected, or remove the connection. Its history says what it conflicts with.",
@@ -171,7 +171,7 @@ func eventLabel(t credstore.EventType) string {
 	switch t {
 	case credstore.EventConnected:
 		return "Connected"
-	case credstore.EventReauthorization:
+	case credstore.EventReauthorizationRequired:
 		return "Needs a person"
 	case credstore.EventRecovered:
 		return "Works again"
@@ -189,7 +189,7 @@ func eventLabel(t credstore.EventType) string {
 		return "A next API key was set"
 	case credstore.EventKeyPromoted:
 		return "The next API key took over"
-	case credstore.EventLinkMade:
+	case credstore.EventLinkCreated:
 		return "A connect link was made"
 	case credstore.EventConsentFailed:
 		return "The customer did not get connected"

@@ -376,7 +376,7 @@ func openAPICalls(t *testing.T) []apiCall {
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: refresh.ErrSameKey, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &refresh.Error{Code: refresh.StoreUnavailable}, want: 503},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &credstore.OtherCompanyError{}, want: 409},
-		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "other"}, want: 409},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: "other"}, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", want: 400},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k","next":true}`, want: 409},
 		{method: "POST", path: in, query: "?offline=1&allow_shared_company=1", body: "{}\n" + importLine, media: mediaTypeNDJSON, want: 200},

@@ -133,7 +133,7 @@ func (a *Admin) availableOperations(c credstore.Connection) []operation {
 }
 
 func linkWarning(c credstore.Connection) string {
-	if c.Status == credstore.Disabled && c.Reason != credstore.ReasonCompany {
+	if c.Status == credstore.Disabled && c.Reason != credstore.ReasonCompanyConflict {
 		return "The connection is disabled, so the link leads nowhere before you enable it."
 	}
 	return ""
@@ -141,7 +141,7 @@ func linkWarning(c credstore.Connection) string {
 
 func enableWarning(c credstore.Connection) string {
 	switch c.Reason {
-	case credstore.ReasonCompany:
+	case credstore.ReasonCompanyConflict:
 		return "Its credential belongs to a company that it should not belong to, and what is sent with it may end up in that company's books. Have the right company connected instead, by a connect link: that enables it by itself."
 	case credstore.ReasonExported:
 		return "Its secrets were exported. If another program uses them, enabling it here ends the grant for both: stop that program first."
@@ -230,7 +230,7 @@ type linkPage struct {
 func (d *dashboard) makeLink(r *http.Request, c credstore.Connection) (result, error) {
 	form := r.PostForm
 	request := credstore.LinkRequest{
-		ReturnURL: form.Get("return_url"), Fresh: form.Has("fresh"),
+		ReturnURL: form.Get("return_url"), ReplaceExisting: form.Has("fresh"),
 		AllowOtherCompany: form.Has("allow_other_company"), AllowSharedCompany: form.Has("allow_shared_company"),
 	}
 	if err := d.checkReturnURL(request.ReturnURL); err != nil {
@@ -290,7 +290,7 @@ func (d *dashboard) refresh(r *http.Request, c credstore.Connection) (result, er
 }
 
 func (d *dashboard) retry(r *http.Request, c credstore.Connection) (result, error) {
-	if err := d.store.Retry(r.Context(), c.ID, d.now()); err != nil {
+	if err := d.store.RetryRejected(r.Context(), c.ID, d.now()); err != nil {
 		return result{}, err
 	}
 	return done("The refused refresh token is presented once more. Load this page again in some seconds to see what came of it.")

@@ -50,12 +50,12 @@ func attentionCauses(now time.Time) []attentionCause {
 			query: credstore.Query{Status: credstore.ReauthorizationRequired},
 		},
 		{
-			Name: credstore.ReasonCompany, Label: "disabled for its company", Title: "Are disabled, since their credential is another company's",
-			query: credstore.Query{Status: credstore.Disabled, Reason: credstore.ReasonCompany},
+			Name: credstore.ReasonCompanyConflict, Label: "disabled for its company", Title: "Are disabled, since their credential is another company's",
+			query: credstore.Query{Status: credstore.Disabled, Reason: credstore.ReasonCompanyConflict},
 		},
 		{
 			Name: "key_ends_soon", Label: "API key ends soon", Title: "Have an API key that ends soon",
-			query: credstore.Query{KeyEndsBefore: now.Add(keyExpiryWarning)},
+			query: credstore.Query{KeyExpiresBefore: now.Add(keyExpiryWarning)},
 		},
 		{
 			Name: string(credstore.Degraded), Title: "Have trouble, and may recover by themselves",
@@ -249,7 +249,7 @@ func (d *dashboard) parseListQuery(raw string) (q credstore.Query, status string
 		if c.Name == status {
 			values.Del("status")
 			q, err = listQuery(values)
-			q.Status, q.Reason, q.KeyEndsBefore = c.query.Status, c.query.Reason, c.query.KeyEndsBefore
+			q.Status, q.Reason, q.KeyExpiresBefore = c.query.Status, c.query.Reason, c.query.KeyExpiresBefore
 			return q, status, err
 		}
 	}

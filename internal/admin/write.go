@@ -30,7 +30,7 @@ func (c *createRequest) connection() (credstore.NewConnection, error) {
 	n := credstore.NewConnection{
 		Name: c.name, Kind: credstore.Kind(c.kind), ExternalTenant: c.externalTenant, SharedCompany: c.allowSharedCompany,
 	}
-	for _, err := range []error{n.Validate(), credstore.CheckTenant(n.ExternalTenant)} {
+	for _, err := range []error{n.Validate(), credstore.ValidateTenant(n.ExternalTenant)} {
 		if err != nil {
 			return n, newProblem(codeBadRequest, "%s.", capitalize(err))
 		}
@@ -109,7 +109,7 @@ func (a *Admin) create(ctx context.Context, body createRequest) (c credstore.Con
 // nameTaken explains why a name is taken that no connection has: by one whose name
 // differs by case, or one that has just been removed.
 func nameTaken(name string, err error) error {
-	var conflict *credstore.Conflict
+	var conflict *credstore.ConflictError
 	if errors.As(err, &conflict) && conflict.With == name {
 		return concurrentlyRemoved()
 	}
@@ -163,7 +163,7 @@ func (a *Admin) makeLink(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	link, err := a.link(r.Context(), c, credstore.LinkRequest{
-		ReturnURL: body.returnURL, TTL: time.Duration(body.ttl), Fresh: body.fresh,
+		ReturnURL: body.returnURL, TTL: time.Duration(body.ttl), ReplaceExisting: body.fresh,
 		AllowOtherCompany: body.allowOtherCompany, AllowSharedCompany: body.allowSharedCompany,
 	})
 	if err != nil {
@@ -309,7 +309,7 @@ func (a *Admin) refreshConnection(ctx context.Context, c credstore.Connection) (
 }
 
 func (a *Admin) retryConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
-	return a.respondChanged(ctx, c, a.store.Retry(ctx, c.ID, a.now()))
+	return a.respondChanged(ctx, c, a.store.RetryRejected(ctx, c.ID, a.now()))
 }
 
 func (a *Admin) disableConnection(ctx context.Context, c credstore.Connection) (int, any, error) {

@@ -78,7 +78,7 @@ type concurrentRemoval struct {
 
 func (r concurrentRemoval) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	if r.taken {
-		return credstore.Connection{}, &credstore.Conflict{Err: credstore.ErrNameTaken, With: n.Name}
+		return credstore.Connection{}, &credstore.ConflictError{Err: credstore.ErrNameTaken, With: n.Name}
 	}
 	return r.Store.Create(ctx, n)
 }

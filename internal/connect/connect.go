@@ -37,7 +37,7 @@ type Store interface {
 	FindLink(ctx context.Context, token credstore.Secret) (credstore.Link, error)
 	BeginConsent(ctx context.Context, c credstore.Consent) error
 	TakeConsent(ctx context.Context, state credstore.Secret, browser []byte) (credstore.Consent, error)
-	Note(ctx context.Context, id string, e credstore.Event) error
+	RecordEvent(ctx context.Context, id string, e credstore.Event) error
 }
 
 // AuthorizationServer is Pleo's, as [pleo.AuthorizationServer] speaks to it.

@@ -76,7 +76,7 @@ func (p *fakePleo) Consent(ctx context.Context, g refresh.ConsentGrant) (credsto
 		return credstore.Connection{}, err
 	}
 	return p.replace(ctx, g.ConnectionID, credstore.Replacement{
-		Credential: credstore.FirstCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken},
+		Credential: credstore.NewCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken},
 		ObtainedAt: tokens.SentAt, Scope: "users:read", LinkToken: g.LinkToken,
 	})
 }
@@ -89,7 +89,7 @@ func (p *fakePleo) SetKey(ctx context.Context, g refresh.KeyChange) (credstore.C
 		return credstore.Connection{}, p.err
 	}
 	return p.replace(ctx, g.ConnectionID, credstore.Replacement{
-		Credential: credstore.FirstCredential{APIKey: g.Key}, LinkToken: g.LinkToken,
+		Credential: credstore.NewCredential{APIKey: g.Key}, LinkToken: g.LinkToken,
 	})
 }
 
@@ -99,7 +99,7 @@ func (p *fakePleo) replace(ctx context.Context, id string, r credstore.Replaceme
 		return credstore.Connection{}, err
 	}
 	defer func() { _ = lease.Release() }()
-	r.Company, r.Unproven = p.company, p.companyUnknown
+	r.Company, r.CompanyUnverified = p.company, p.companyUnknown
 	return p.store.Replace(ctx, lease, r)
 }
 
@@ -119,7 +119,7 @@ func newEnv(t *testing.T, publicURL string, change func(*Config)) *env {
 	}
 	o := &env{t: t}
 	now := func() time.Time { return time.Now().Add(time.Duration(o.later.Load())) }
-	store, err := sqlstore.Open(t.Context(), sqlstore.Config{Now: now, Memory: sqlstore.NewMemory(), Keyset: keyset, Stamp: credstore.Stamp{Environment: "custom"}})
+	store, err := sqlstore.Open(t.Context(), sqlstore.Config{Now: now, Memory: sqlstore.NewMemory(), Keyset: keyset, Binding: credstore.Binding{Environment: "custom"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func (o *env) connection(name string, kind credstore.Kind) string {
 // link opens a link for the connection with the id, and returns its path.
 func (o *env) link(id string) string {
 	o.t.Helper()
-	link, _, err := o.links.Issue(o.t.Context(), id, credstore.LinkRequest{ReturnURL: returnURL, Fresh: true})
+	link, _, err := o.links.Issue(o.t.Context(), id, credstore.LinkRequest{ReturnURL: returnURL, ReplaceExisting: true})
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func wantText(t *testing.T, page string, texts ...string) {
 func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	o := newEnv(t, publicURL, nil)
 	first, second := o.connection("first", credstore.OAuth), o.connection("second", credstore.OAuth)
-	if err := o.store.Identify(t.Context(), first, credstore.Company{ID: "c-2"}); err != nil {
+	if err := o.store.SetCompany(t.Context(), first, credstore.Company{ID: "c-2"}); err != nil {
 		t.Fatal(err)
 	}
 	o.pleo.company, o.pleo.companyUnknown = credstore.Company{}, true
@@ -267,7 +267,7 @@ func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	if wantText(t, page, "Access was given", "does not say at the moment which company"); strings.Contains(page, "is now connected") {
 		t.Errorf("a grant of nobody knows whom is told as connected:\n%s", page)
 	}
-	if err := o.store.Identify(t.Context(), second, credstore.Company{ID: "c-2"}); !errors.Is(err, credstore.ErrCompanyBound) {
+	if err := o.store.SetCompany(t.Context(), second, credstore.Company{ID: "c-2"}); !errors.Is(err, credstore.ErrCompanyBound) {
 		t.Fatalf("Identify = %v, want a conflict", err)
 	}
 	link := o.link(second)

@@ -123,7 +123,7 @@ func (p *Pages) callback(w http.ResponseWriter, r *http.Request) {
 
 // expiredMeanwhile reports whether the link of an attempt has ended by itself
 // since the attempt began, and not because another has taken its place: the store
-// still takes what the attempt brings, see [credstore.ConsentKept].
+// still takes what the attempt brings, see [credstore.ConsentTimeout].
 func (p *Pages) expiredMeanwhile(v visit, err error) bool {
 	return errors.Is(err, credstore.ErrLinkExpired) && !v.link.ExpiresAt.After(p.Now())
 }
@@ -238,7 +238,7 @@ func (p *Pages) recordFailure(ctx context.Context, v visit, o outcome, code reas
 	p.Logger.Warn("a customer could not be connected", zap.String("connection", v.conn().Name),
 		zap.String("code", string(code)), zap.String("message", message))
 	// Also for a browser that has left meanwhile.
-	err := p.Store.Note(context.WithoutCancel(ctx), v.conn().ID, credstore.Event{
+	err := p.Store.RecordEvent(context.WithoutCancel(ctx), v.conn().ID, credstore.Event{
 		Type: credstore.EventConsentFailed, Code: string(code), Message: message,
 	})
 	if err != nil {

@@ -33,7 +33,7 @@ func (v visit) disabled() bool {
 
 // disabledForCompany reports whether the company that was connected last is not to be.
 func (v visit) disabledForCompany() bool {
-	return v.conn().Status == credstore.Disabled && v.conn().Reason == credstore.ReasonCompany
+	return v.conn().Status == credstore.Disabled && v.conn().Reason == credstore.ReasonCompanyConflict
 }
 
 // company is the one in Pleo that the connection belongs to, if any.
@@ -166,7 +166,7 @@ func (p *Pages) done(v visit) view {
 	if page.Company == "" {
 		page.Lead = p.names(v).expand("Pleo is now connected to {tenant} in {brand}.")
 	}
-	if c.Unproven {
+	if c.CompanyUnverified {
 		page.Heading = "Access was given"
 		page.Lead = p.names(v).expand("Pleo does not say at the moment which company it is for, so {brand} waits until it does. You need not do anything.")
 	}

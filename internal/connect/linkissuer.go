@@ -87,7 +87,7 @@ func (l *LinkIssuer) Issue(ctx context.Context, id string, r credstore.LinkReque
 	if r.TTL == 0 {
 		r.TTL = l.ttl
 	}
-	r.AtLeast = r.TTL / 2
+	r.MinRemaining = r.TTL / 2
 	return l.issue(ctx, id, r)
 }
 

@@ -50,7 +50,7 @@ func TestConsentErrorPages(t *testing.T) {
 		{"nobody says whose", refresh.ErrCompanyUnknown, []string{"Pleo does not say which company this is"}, companyUnknown},
 		{"half an answer", &pleo.UnknownOutcomeError{Err: refresh.ErrTokensMissing}, []string{"Pleo did not give access"}, consentFailed},
 		{
-			"a bound company", &refresh.CompanyTakenError{Company: credstore.Company{ID: "c-9"}, Err: &credstore.Conflict{Err: credstore.ErrCompanyBound, With: "secret-customer"}},
+			"a bound company", &refresh.CompanyTakenError{Company: credstore.Company{ID: "c-9"}, Err: &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: "secret-customer"}},
 			[]string{"This company is connected already", "c-9"}, companyTaken,
 		},
 		{"a refused code", &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"}, []string{"The approval could not be completed", "invalid_grant"}, codeRejected},
@@ -387,11 +387,11 @@ func TestIssuedLinkLifetime(t *testing.T) {
 			if _, _, err := l.Issue(t.Context(), "acme", credstore.LinkRequest{TTL: c.ttl}); err != nil {
 				t.Fatal(err)
 			}
-			if store.last.TTL != c.want || store.last.AtLeast != c.least {
-				t.Errorf("a link asked for %s is to last %v, and %v at least; want %v and %v", c.asked, store.last.TTL, store.last.AtLeast, c.want, c.least)
+			if store.last.TTL != c.want || store.last.MinRemaining != c.least {
+				t.Errorf("a link asked for %s is to last %v, and %v at least; want %v and %v", c.asked, store.last.TTL, store.last.MinRemaining, c.want, c.least)
 			}
 		}
-		if _, err := l.Link(t.Context(), "acme", 1); err != nil || store.last.TTL != 8*time.Hour || store.last.AtLeast != 0 {
+		if _, err := l.Link(t.Context(), "acme", 1); err != nil || store.last.TTL != 8*time.Hour || store.last.MinRemaining != 0 {
 			t.Errorf("the link of answers is asked for by %+v, %v", store.last, err)
 		}
 	})

@@ -72,7 +72,7 @@ func commitResponseLost(r *run) {
 		pending := p.sendAsync(l)
 		w.await(simulator.PhaseCommitted, l)
 		var once sync.Once
-		w.database.relay.LoseAnswer(func(sent []byte) (lost bool) {
+		w.database.relay.LoseResponse(func(sent []byte) (lost bool) {
 			if postgrestest.Commits(sent) {
 				once.Do(func() { lost = true })
 			}
@@ -87,7 +87,7 @@ func commitResponseLost(r *run) {
 			p = w.serve()
 		}
 		w.checkSavedSoon(p, []connection{l})
-		w.database.relay.LoseAnswer(nil)
+		w.database.relay.LoseResponse(nil)
 	}
 	w.checkWorking(p, connections)
 	w.checkRefreshedOnce(connections)

@@ -21,7 +21,7 @@ type Relay struct {
 	pairs  map[*pair]struct{}     // connections that are relayed
 	state  relayState             // what happens to them
 	change chan struct{}          // closed by the next change of the state
-	lose   func(sent []byte) bool // see LoseAnswer; nil: no answer is lost
+	lose   func(sent []byte) bool // see LoseResponse; nil: no answer is lost
 
 	running sync.WaitGroup
 }
@@ -104,9 +104,9 @@ func (r *Relay) closeAll() {
 	}
 }
 
-// LoseAnswer ends a connection once what it has sent matches and the server has
+// LoseResponse ends a connection once what it has sent matches and the server has
 // begun to answer: the server has done what nobody hears of.
-func (r *Relay) LoseAnswer(matches func(sent []byte) bool) {
+func (r *Relay) LoseResponse(matches func(sent []byte) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lose = matches

@@ -100,7 +100,7 @@ func (a *attempt) pass(ctx context.Context) error {
 	if held > 0 {
 		return &Error{
 			Code: ServerUnavailable, Connection: a.e.current.Load().conn.Name,
-			Reason: credstore.ReasonMassRefusal, RetryAfter: held, Err: errBreakerOpen,
+			Reason: credstore.ReasonCircuitBreakerOpen, RetryAfter: held, Err: errBreakerOpen,
 		}
 	}
 	a.probe = probe
@@ -304,7 +304,7 @@ func (a *attempt) fallBack(s *snapshot, now time.Time) error {
 // being looked at; done if it is the connection's own company's. A pair whose
 // access token has ended may be refreshed, and is looked at then.
 func (a *attempt) prove(ctx context.Context) (done bool, err error) {
-	if !a.state.Connection.Unproven || a.state.Credential.AccessToken.IsZero() {
+	if !a.state.Connection.CompanyUnverified || a.state.Credential.AccessToken.IsZero() {
 		return false, nil
 	}
 	found, err := a.m.companyOfCredential(ctx, a.state.Connection, a.state.Credential)
@@ -387,7 +387,7 @@ func (a *attempt) pace() (at time.Time, streak int) {
 // an error.
 func (a *attempt) checkSuccessor(ctx context.Context) (done bool, err error) {
 	intent := a.state.Intent
-	if intent != nil && intent.Outcome == credstore.Unknown {
+	if intent != nil && intent.Outcome == credstore.OutcomeUnknown {
 		return false, nil // nobody can hold the successor; retryAt has passed
 	}
 	c := a.state.Credential
@@ -423,7 +423,7 @@ func (a *attempt) suspectSince() time.Time {
 	switch s := a.state; {
 	case s.Intent != nil:
 		return s.Intent.At
-	case s.Connection.Reason == credstore.ReasonRetry:
+	case s.Connection.Reason == credstore.ReasonRetryRequested:
 		return s.RequestedAt // it was refused, or called inactive, before
 	default:
 		return a.m.doubtfulSince(s.Credential.ObtainedAt)
@@ -456,7 +456,7 @@ func (a *attempt) lossGraceLeft() time.Duration {
 // whose successor nobody is left to bring.
 func (a *attempt) spent() error {
 	return a.reject(verdict{
-		reason:  credstore.ReasonInactive,
+		reason:  credstore.ReasonRefreshTokenInactive,
 		message: "the authorization server calls the refresh token inactive",
 	})
 }
@@ -487,7 +487,7 @@ func (a *attempt) recordIntent(ctx context.Context) error {
 	a.slot = slot
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	a.intent, err = a.m.Store.Intend(ctx, a.lease, parent, a.m.Now())
+	a.intent, err = a.m.Store.RecordIntent(ctx, a.lease, parent, a.m.Now())
 	a.m.recordStoreHealth(err)
 	if errors.Is(err, credstore.ErrSuperseded) {
 		_ = a.m.reread(ctx, a.e) // counted; the waiters read what memory holds
@@ -564,7 +564,7 @@ func (a *attempt) successor(t pleo.Tokens) credstore.Successor {
 	}
 	if s.AccessToken.IsZero() {
 		s.ExpiresAt = t.SentAt // there is none to use: due at once
-		s.Setback = a.accessTokenMissing(s.ForcedStreak)
+		s.RefreshFailure = a.accessTokenMissing(s.ForcedStreak)
 	}
 	return s
 }
@@ -572,9 +572,9 @@ func (a *attempt) successor(t pleo.Tokens) credstore.Successor {
 // accessTokenMissing is what is recorded of an answer with a refresh token and no access
 // token. The next refresh may follow at once; after a second such answer in a
 // row it waits, longer each time, since each spends a token for nothing.
-func (a *attempt) accessTokenMissing(streak int) *credstore.Setback {
+func (a *attempt) accessTokenMissing(streak int) *credstore.RefreshFailure {
 	const message = "the authorization server answered with a refresh token and without a readable access token"
-	s := a.setbackAt(codeAccessTokenMissing, credstore.ReasonHalfAnswer, 0, errors.New(message))
+	s := a.setbackAt(codeAccessTokenMissing, credstore.ReasonAccessTokenMissing, 0, errors.New(message))
 	s.RetryAt = time.Time{}
 	if a.halved() {
 		s.RetryAt = a.m.Now().Add(min(halfTimes*forcedInterval(streak), maxForcedInterval))

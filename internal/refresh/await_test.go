@@ -32,7 +32,7 @@ func (w *env) stranger(id string) *otherProcess {
 func (s *otherProcess) rotate(age time.Duration) {
 	s.w.t.Helper()
 	c := s.w.state(s.id).Credential
-	if _, err := s.store.Intend(s.w.t.Context(), s.lease, c.Parent(), time.Now()); err != nil {
+	if _, err := s.store.RecordIntent(s.w.t.Context(), s.lease, c.Parent(), time.Now()); err != nil {
 		s.w.t.Fatal(err)
 	}
 	tokens, err := s.w.server.Refresh(s.w.t.Context(), c.RefreshToken)

@@ -71,7 +71,7 @@ func (b *breaker) Allow(ctx context.Context, now func() time.Time) (held time.Du
 	}
 }
 
-// Open reports whether the brake holds.
+// Decrypt reports whether the brake holds.
 func (b *breaker) Open() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -75,7 +75,7 @@ func TestCheckOfTokenPair(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *env) {
 				conn := w.connect("acme")
-				if err := w.command().Identify(t.Context(), conn.ID, credstore.Company{ID: "c1"}); err != nil {
+				if err := w.command().SetCompany(t.Context(), conn.ID, credstore.Company{ID: "c1"}); err != nil {
 					t.Fatal(err)
 				}
 				if tt.prepare != nil {

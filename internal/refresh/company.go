@@ -124,7 +124,7 @@ func (m *Manager) companyOf(ctx context.Context, authorization credstore.Secret,
 // The access token is that of the connection's credential.
 func (m *Manager) identify(e *entry, accessToken credstore.Secret) {
 	s := e.current.Load()
-	known := !s.conn.Company().IsZero() && !s.conn.Unproven
+	known := !s.conn.Company().IsZero() && !s.conn.CompanyUnverified
 	if m.API == nil || known || s.auth == nil {
 		return
 	}
@@ -132,7 +132,7 @@ func (m *Manager) identify(e *entry, accessToken credstore.Secret) {
 	defer cancel()
 	who, err := m.API.Introspect(ctx, s.auth.Value)
 	found, err := m.ownerOf(ctx, s.conn, s.auth.Value, accessToken, who, err)
-	if err != nil || found.company.IsZero() && !s.conn.Unproven {
+	if err != nil || found.company.IsZero() && !s.conn.CompanyUnverified {
 		return // the next refresh asks again
 	}
 	m.learn(ctx, e, found.company)
@@ -141,7 +141,7 @@ func (m *Manager) identify(e *entry, accessToken credstore.Secret) {
 // learn records whose the connection's authorization is, and brings the entry up
 // to date.
 func (m *Manager) learn(ctx context.Context, e *entry, company credstore.Company) {
-	err := m.Store.Identify(ctx, e.id, company)
+	err := m.Store.SetCompany(ctx, e.id, company)
 	if errors.Is(err, credstore.ErrCompanyBound) || errors.Is(err, credstore.ErrOtherCompany) {
 		m.logger(e).Error("the connection was disabled: its credential is of a company that it must not be of", errField(err))
 	}

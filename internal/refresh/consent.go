@@ -193,10 +193,10 @@ func (c *consent) keep(ctx context.Context, t pleo.Tokens) (credstore.Connection
 		return credstore.Connection{}, fmt.Errorf("learning whose consent it is: %w", err)
 	}
 	r := credstore.Replacement{
-		Credential: credstore.FirstCredential{AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, ExpiresAt: expiryOf(t)},
+		Credential: credstore.NewCredential{AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, ExpiresAt: expiryOf(t)},
 		ObtainedAt: t.SentAt, Scope: cmp.Or(who.scope, t.Scope),
 		Company:            who.company,
-		Unproven:           err != nil,
+		CompanyUnverified:  err != nil,
 		LinkToken:          c.grant.LinkToken,
 		AllowOtherCompany:  c.grant.AllowOtherCompany,
 		AllowSharedCompany: c.grant.AllowSharedCompany,
@@ -206,7 +206,7 @@ func (c *consent) keep(ctx context.Context, t pleo.Tokens) (credstore.Connection
 		return conn, taken(r.Company, err)
 	}
 	e := c.m.replaced(conn, r)
-	if conn.Unproven {
+	if conn.CompanyUnverified {
 		c.m.start(e, purpose{version: conn.Version, ahead: true}) // which asks until it is told
 	}
 	c.m.oracle.calibrate(t.RefreshToken)

@@ -55,7 +55,7 @@ func (w *env) pending(name string) credstore.Connection {
 func (w *env) bound(name, company string) credstore.Connection {
 	w.t.Helper()
 	conn := w.connect(name)
-	if err := w.command().Identify(w.t.Context(), conn.ID, credstore.Company{ID: company}); err != nil {
+	if err := w.command().SetCompany(w.t.Context(), conn.ID, credstore.Company{ID: company}); err != nil {
 		w.t.Fatal(err)
 	}
 	return conn
@@ -227,14 +227,14 @@ func TestConsentWhileCredentialCheckFails(t *testing.T) {
 			t.Errorf("version %d, want 1 as before", v)
 		}
 		grant, _ = w.consented(api, fresh.ID, "c3", nil)
-		if c, err := p.Consent(t.Context(), grant); err != nil || !c.Unproven {
+		if c, err := p.Consent(t.Context(), grant); err != nil || !c.CompanyUnverified {
 			t.Errorf("the first consent of a connection = %+v, %v, want it taken and unproven", c, err)
 		}
 		_, err := p.Authorize(t.Context(), "fresh")
 		wantCode(t, err, ServerUnavailable) // it may be that of a company that another connection has
 		api.fail(nil)
 		time.Sleep(10 * time.Second)
-		if c := w.state(fresh.ID).Connection; c.Unproven || c.CompanyID != "c3" {
+		if c := w.state(fresh.ID).Connection; c.CompanyUnverified || c.CompanyID != "c3" {
 			t.Errorf("once the API is back the connection is %+v, want its company known without a hand", c)
 		}
 		p.mustAuthorize("fresh")
@@ -256,7 +256,7 @@ func TestConsentIsVerifiedBeforeUse(t *testing.T) {
 		}
 		api.fail(nil)
 		time.Sleep(10 * time.Second)
-		if c := w.state(second.ID).Connection; c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompany {
+		if c := w.state(second.ID).Connection; c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompanyConflict {
 			t.Errorf("the connection is %s (%s), want it disabled for its company", c.Status, c.Reason)
 		}
 		_, err := p.Authorize(t.Context(), "second")
@@ -280,12 +280,12 @@ func TestCompanyUnknown(t *testing.T) {
 		if _, err := p.Consent(t.Context(), grant); !errors.Is(err, ErrCompanyUnknown) {
 			t.Errorf("Consent = %v, want ErrCompanyNotTold", err)
 		}
-		if c := w.state(known.ID).Connection; c.Version != 1 || c.Unproven {
+		if c := w.state(known.ID).Connection; c.Version != 1 || c.CompanyUnverified {
 			t.Errorf("the connection is %+v, want it as before", c)
 		}
 		p.mustAuthorize("known")
 		grant, _ = w.consented(api, fresh.ID, "", nil)
-		if c, err := p.Consent(t.Context(), grant); err != nil || c.Unproven {
+		if c, err := p.Consent(t.Context(), grant); err != nil || c.CompanyUnverified {
 			t.Errorf("the first consent = %+v, %v, want it taken", c, err)
 		}
 		p.mustAuthorize("fresh")
@@ -298,7 +298,7 @@ func TestCompanyUnknown(t *testing.T) {
 				t.Errorf("SetKey (next: %v) = %v, want ErrCompanyNotTold", next, err)
 			}
 		}
-		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") || w.state(conn.ID).Connection.Unproven {
+		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") || w.state(conn.ID).Connection.CompanyUnverified {
 			t.Error("the key is not the one from before, or in doubt")
 		}
 	})
@@ -342,7 +342,7 @@ func TestCompanyFromOtherSources(t *testing.T) {
 						t.Errorf("Consent for %s = %v, want %v", company, err, want)
 					}
 				}
-				if c := w.state(conn.ID).Connection; c.Version != 2 || c.CompanyID != "c1" || c.Unproven {
+				if c := w.state(conn.ID).Connection; c.Version != 2 || c.CompanyID != "c1" || c.CompanyUnverified {
 					t.Errorf("the connection is %+v, want the second grant, and its company known", c)
 				}
 			})
@@ -369,7 +369,7 @@ func TestConsentSurvivesCrash(t *testing.T) {
 		reason        string
 	}{
 		{"of the connection's company", "c1", credstore.Active, ""},
-		{"of another", "c2", credstore.Disabled, credstore.ReasonCompany},
+		{"of another", "c2", credstore.Disabled, credstore.ReasonCompanyConflict},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
@@ -384,8 +384,8 @@ func TestConsentSurvivesCrash(t *testing.T) {
 				next := w.start(left)
 				defer next.stop()
 				time.Sleep(5 * time.Second)
-				if got := w.state(conn.ID); got.Credential.Version != 2 || !got.Connection.Unproven {
-					t.Fatalf("the store holds version %d, unproven %v, want the spooled pair", got.Credential.Version, got.Connection.Unproven)
+				if got := w.state(conn.ID); got.Credential.Version != 2 || !got.Connection.CompanyUnverified {
+					t.Fatalf("the store holds version %d, unproven %v, want the spooled pair", got.Credential.Version, got.Connection.CompanyUnverified)
 				}
 				a, err := next.Authorize(t.Context(), "acme")
 				if tt.status == credstore.Active && (err != nil || token(a) != tokens.AccessToken.Reveal()) {

@@ -53,7 +53,7 @@ type snapshot struct {
 
 // good reports whether the authorization may be sent at the time now.
 func (s *snapshot) good(now time.Time) bool {
-	if s.auth == nil || s.conn.Unproven {
+	if s.auth == nil || s.conn.CompanyUnverified {
 		return false
 	}
 	switch s.conn.Status {
@@ -246,7 +246,7 @@ func (m *Manager) changed(changes []credstore.Change) {
 // operator may have requested, also of a connection that is not in memory.
 func (m *Manager) handleChange(ctx context.Context, c credstore.Change) {
 	found, ok := m.byID.Load(c.ID)
-	if !ok && (m.Server == nil || !c.Requested) {
+	if !ok && (m.Server == nil || !c.RefreshRequested) {
 		return // the many changes of connections that others use cost nothing here
 	}
 	if !ok {

@@ -249,7 +249,7 @@ func newEnv(t *testing.T) *env {
 func (w *env) connect(name string) credstore.Connection {
 	w.t.Helper()
 	tokens := w.server.grant()
-	first := &credstore.FirstCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken}
+	first := &credstore.NewCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken}
 	if tokens.Lifetime > 0 {
 		first.ExpiresAt = time.Now().Add(tokens.Lifetime)
 	}

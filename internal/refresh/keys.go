@@ -100,7 +100,7 @@ func (s *snapshot) newerThan(rejected *Authorization, now time.Time) *Authorizat
 // authorizeKey lets a connection whose key was refused try again from time to
 // time: whoever mended it may have done so at Pleo's end.
 func (m *Manager) authorizeKey(ctx context.Context, e *entry) (*Authorization, error) {
-	if e.current.Load().conn.Reason == credstore.ReasonKeyRefused {
+	if e.current.Load().conn.Reason == credstore.ReasonKeyRejected {
 		if err := m.checkKeyShared(ctx, e); ctx.Err() != nil {
 			return nil, err
 		}
@@ -126,7 +126,7 @@ func (m *Manager) judgeKey(ctx context.Context, e *entry) {
 	switch {
 	case errors.Is(err, pleo.ErrUnauthorized):
 		err = m.underLease(ctx, e, s.conn.Version, m.refuseKey)
-	case err == nil && s.conn.Reason == credstore.ReasonKeyRefused:
+	case err == nil && s.conn.Reason == credstore.ReasonKeyRejected:
 		err = m.underLease(ctx, e, s.conn.Version, m.acquitKey)
 	}
 	if err != nil {
@@ -185,9 +185,9 @@ func (m *Manager) refuseKey(ctx context.Context, lease credstore.Lease, state cr
 		return nil // as before
 	}
 	log.Error("the connection needs a person: the API refuses its key", zap.NamedError("next_key", err))
-	return m.Store.Condemn(ctx, lease, parent, credstore.Failure{
+	return m.Store.MarkReauthorizationRequired(ctx, lease, parent, credstore.Failure{
 		Code: codeKeyRejected, Message: "the API answers 401 to the key", At: m.Now(),
-	}, credstore.ReasonKeyRefused, false)
+	}, credstore.ReasonKeyRejected, false)
 }
 
 // Why a staged key does not take the place of the one that is refused.
@@ -217,9 +217,9 @@ func (m *Manager) checkNextKey(ctx context.Context, state credstore.State) error
 
 // acquitKey takes back the condemnation of a key that the API accepts again.
 func (m *Manager) acquitKey(ctx context.Context, lease credstore.Lease, state credstore.State) error {
-	if state.Connection.Reason != credstore.ReasonKeyRefused {
+	if state.Connection.Reason != credstore.ReasonKeyRejected {
 		return nil
 	}
 	m.Logger.Info("the API accepts the key again", zap.String("connection", state.Connection.Name))
-	return m.Store.Acquit(ctx, lease, state.Credential.Parent())
+	return m.Store.Reinstate(ctx, lease, state.Credential.Parent())
 }

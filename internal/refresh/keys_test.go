@@ -110,7 +110,7 @@ func withKey(t *testing.T, f func(t *testing.T, w *env, api *keyAPI, p *process,
 	bubble(t, func(t *testing.T, w *env) {
 		conn, err := w.command().Create(t.Context(), credstore.NewConnection{
 			Name: "legacy", Kind: credstore.IntegratedKey, Company: credstore.Company{ID: "c1"},
-			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("old")},
+			Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("old")},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -168,13 +168,13 @@ func TestKeyIsRejectedByCredentialCheckOnly(t *testing.T) {
 		if len(results) != 1 || !results[ErrSuppressed.Error()] || api.count() != 1 {
 			t.Errorf("200 rejected requests got %v by %d questions, want ErrSuppressed by 1", results, api.count())
 		}
-		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonKeyRefused || c.LastError == nil {
-			t.Errorf("connection = %+v, want reason %q and an error", c, credstore.ReasonKeyRefused)
+		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonKeyRejected || c.LastError == nil {
+			t.Errorf("connection = %+v, want reason %q and an error", c, credstore.ReasonKeyRejected)
 		}
 		for range 119 { // seconds
 			_, err := p.Authorize(t.Context(), "legacy")
-			if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonKeyRefused {
-				t.Fatalf("reason %q, want %q", e.Reason, credstore.ReasonKeyRefused)
+			if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonKeyRejected {
+				t.Fatalf("reason %q, want %q", e.Reason, credstore.ReasonKeyRejected)
 			}
 			time.Sleep(time.Second)
 		}
@@ -210,8 +210,8 @@ func TestStagedKeyReplacesRejectedKey(t *testing.T) {
 				a, err := p.rejected("legacy")
 				got := w.state(conn.ID)
 				if !tt.taken {
-					if !errors.Is(err, ErrSuppressed) || got.Connection.Reason != credstore.ReasonKeyRefused || got.Credential.NextKey.IsZero() {
-						t.Errorf("Reauthorize = %v, state %+v; want ErrSuppressed, %s and the key still staged", err, got, credstore.ReasonKeyRefused)
+					if !errors.Is(err, ErrSuppressed) || got.Connection.Reason != credstore.ReasonKeyRejected || got.Credential.NextKey.IsZero() {
+						t.Errorf("Reauthorize = %v, state %+v; want ErrSuppressed, %s and the key still staged", err, got, credstore.ReasonKeyRejected)
 					}
 					return
 				}

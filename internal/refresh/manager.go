@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/bell"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -101,7 +101,7 @@ type Manager struct {
 	storeTrouble  atomic.Pointer[error] // of the latest note of a refresh; nil when the store took it
 	changeCount   atomic.Int64          // counts the notices of changes
 	unsaved       atomic.Int64          // pairs that this process obtained and the store has not taken
-	storeBack     bell.Bell             // rings when the store has settled a pair
+	storeBack     broadcast.Signal      // rings when the store has settled a pair
 
 	restored    atomic.Bool               // the store waits to be accepted
 	reached     atomic.Pointer[seen]      // how far the store had come; nil before the first look

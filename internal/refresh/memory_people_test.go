@@ -32,14 +32,14 @@ func (m *memory) record(r *row, e credstore.Event) {
 	c := r.Connection
 	e.ID, e.ConnectionID, e.Connection, e.At, e.Actor = rand.Text(), c.ID, c.Name, time.Now(), r.actor
 	e.Status, e.Reason, e.Version = c.Status, c.Reason, c.Version
-	e.Code, e.Message = credstore.KeptText(e.Code), credstore.KeptText(e.Message)
+	e.Code, e.Message = credstore.CleanText(e.Code), credstore.CleanText(e.Message)
 	if e.Type == credstore.EventRemoved {
 		m.gone[c.Name] = c.ID
 	}
 	all := append(m.events[c.ID], e)
-	kept := credstore.EventsKept
+	kept := credstore.MaxEvents
 	if e.Type.Frequent() {
-		kept = credstore.FrequentEventsKept
+		kept = credstore.MaxFrequentEvents
 	}
 	alike := func(other credstore.Event) bool { return other.Type.Frequent() == e.Type.Frequent() }
 	n := 0
@@ -70,7 +70,7 @@ func (m *memory) recordStatus(r *row) {
 	c := r.Connection
 	switch {
 	case c.Status == credstore.ReauthorizationRequired:
-		e := credstore.Event{Type: credstore.EventReauthorization}
+		e := credstore.Event{Type: credstore.EventReauthorizationRequired}
 		if c.LastError != nil {
 			e.Code, e.Message = c.LastError.Code, c.LastError.Message
 		}
@@ -87,7 +87,7 @@ func (m *memory) alarm(r *row, e credstore.Event) {
 }
 
 func (m *memory) recordSaved(r *row, n credstore.Successor) {
-	switch f := n.Setback; {
+	switch f := n.RefreshFailure; {
 	case f != nil:
 		m.record(r, credstore.Event{Type: credstore.EventDegraded, Code: f.Failure.Code, Message: f.Failure.Message})
 	case r.alarmed && r.Connection.Status == credstore.Active:
@@ -99,7 +99,7 @@ func (m *memory) recordSaved(r *row, n credstore.Successor) {
 	}
 }
 
-func (s *memoryStore) Note(ctx context.Context, id string, e credstore.Event) error {
+func (s *memoryStore) RecordEvent(ctx context.Context, id string, e credstore.Event) error {
 	return s.write(ctx, "note", id, func(r *row) error {
 		s.record(r, e)
 		return nil
@@ -212,7 +212,7 @@ func (s *memoryStore) Replace(ctx context.Context, l credstore.Lease, n credstor
 	return conn, err
 }
 
-func (r *row) holds(f credstore.FirstCredential) bool {
+func (r *row) holds(f credstore.NewCredential) bool {
 	c := r.Credential
 	return c.APIKey.Equal(f.APIKey) && c.AccessToken.Equal(f.AccessToken) && c.RefreshToken.Equal(f.RefreshToken)
 }
@@ -247,20 +247,20 @@ func (m *memory) mayMove(r *row, n credstore.Replacement) (override string, err 
 
 func (r *row) setCompany(company credstore.Company) {
 	c := &r.Connection
-	c.CompanyID, c.CompanyName, c.Subject, c.Unproven = company.ID, company.Name, company.Subject, false
+	c.CompanyID, c.CompanyName, c.Subject, c.CompanyUnverified = company.ID, company.Name, company.Subject, false
 }
 
 func (m *memory) replace(r *row, n credstore.Replacement, override string) {
 	f, parent := n.Credential, r.Parent()
-	if c := &r.Connection; c.Status == credstore.Disabled && c.Reason == credstore.ReasonCompany && !n.Company.IsZero() {
+	if c := &r.Connection; c.Status == credstore.Disabled && c.Reason == credstore.ReasonCompanyConflict && !n.Company.IsZero() {
 		c.Status, c.Reason = credstore.Active, ""
 	}
 	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
-	r.Connection.Unproven = !r.Connection.Company().IsZero()
+	r.Connection.CompanyUnverified = !r.Connection.Company().IsZero()
 	if !n.Company.IsZero() {
 		r.setCompany(n.Company)
 	}
-	r.Connection.Unproven = r.Connection.Unproven || n.Unproven
+	r.Connection.CompanyUnverified = r.Connection.CompanyUnverified || n.CompanyUnverified
 	r.saved = credstore.Successor{Parent: parent, AccessToken: f.AccessToken, RefreshToken: f.RefreshToken}
 	r.Credential = credstore.Credential{
 		ConnectionID: r.Connection.ID, Version: parent.Version + 1,
@@ -316,7 +316,7 @@ func (m *memory) spendable(id string, token credstore.Secret) (*memoryLink, erro
 	if !ok || l.ConnectionID != id {
 		return nil, credstore.ErrLinkExpired
 	}
-	return l, l.usable(time.Now().Add(-credstore.ConsentKept))
+	return l, l.usable(time.Now().Add(-credstore.ConsentTimeout))
 }
 
 func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (token credstore.Secret, made credstore.Link, err error) {
@@ -330,10 +330,10 @@ func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkR
 				continue
 			}
 			lasts := time.Until(l.ExpiresAt)
-			if asked && !r.Fresh && lasts > r.AtLeast && lasts <= r.TTL && l.ExpiresAt.After(made.ExpiresAt) {
+			if asked && !r.ReplaceExisting && lasts > r.MinRemaining && lasts <= r.TTL && l.ExpiresAt.After(made.ExpiresAt) {
 				token, made = l.token, l.Link
 			}
-			l.ended = r.Fresh
+			l.ended = r.ReplaceExisting
 		}
 		if !made.ExpiresAt.IsZero() {
 			return nil
@@ -346,7 +346,7 @@ func (s *memoryStore) OpenLink(ctx context.Context, id string, r credstore.LinkR
 		s.forgetOldest(id)
 		token = credstore.NewSecret(rand.Text() + rand.Text())
 		s.links[token.Hash()] = &memoryLink{Link: made, request: r, token: token}
-		s.record(owner, credstore.Event{Type: credstore.EventLinkMade, Message: made.Terms()})
+		s.record(owner, credstore.Event{Type: credstore.EventLinkCreated, Message: made.Summary()})
 		return nil
 	})
 	return token, made, err
@@ -361,7 +361,7 @@ func (m *memory) forgetOldest(id string) {
 		}
 	}
 	slices.SortFunc(oldest, func(a, b *memoryLink) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	for _, l := range oldest[:max(0, len(oldest)-credstore.LinksKept+1)] {
+	for _, l := range oldest[:max(0, len(oldest)-credstore.MaxLinks+1)] {
 		delete(m.links, l.token.Hash())
 	}
 }
@@ -375,7 +375,7 @@ func (m *memory) giveUpOldest(id string) {
 		}
 	}
 	slices.SortFunc(oldest, func(a, b credstore.Consent) int { return a.ExpiresAt.Compare(b.ExpiresAt) })
-	for _, c := range oldest[:max(0, len(oldest)-credstore.ConsentsKept+1)] {
+	for _, c := range oldest[:max(0, len(oldest)-credstore.MaxConsents+1)] {
 		delete(m.begun, c.State.Hash())
 	}
 }
@@ -401,7 +401,7 @@ func (s *memoryStore) BeginConsent(_ context.Context, c credstore.Consent) error
 		if err := l.usable(time.Now()); err != nil {
 			return err
 		}
-		latest := time.Now().UTC().Truncate(time.Millisecond).Add(credstore.ConsentKept)
+		latest := time.Now().UTC().Truncate(time.Millisecond).Add(credstore.ConsentTimeout)
 		if c.ExpiresAt.IsZero() || c.ExpiresAt.After(latest) {
 			c.ExpiresAt = latest
 		}

@@ -83,7 +83,7 @@ func supersededIfGone(err error) error {
 	return err
 }
 
-func (s *memoryStore) Intend(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
+func (s *memoryStore) RecordIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
 	var written credstore.Intent
 	err := s.guarded(ctx, "intend", l, parent, func(r *row) error {
 		written = credstore.Intent{FirstAt: at}
@@ -91,8 +91,8 @@ func (s *memoryStore) Intend(ctx context.Context, l credstore.Lease, parent cred
 			written = *r.Intent
 		}
 		written.Parent, written.Owner, written.Fence, written.At = parent, l.Owner(), l.Fence(), at
-		written.Outcome, written.NextAt = credstore.Sending, time.Time{}
-		written.Presentations++
+		written.Outcome, written.NextAt = credstore.OutcomePending, time.Time{}
+		written.Attempts++
 		intent := written
 		r.Intent = &intent
 		return nil
@@ -100,16 +100,16 @@ func (s *memoryStore) Intend(ctx context.Context, l credstore.Lease, parent cred
 	return written, err
 }
 
-func (s *memoryStore) Withdraw(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
+func (s *memoryStore) CancelIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.RefreshFailure) error {
 	return s.guarded(ctx, "withdraw", l, parent, func(r *row) error {
 		i := r.Intent
-		own := i != nil && i.Fence == l.Fence() && i.Outcome == credstore.Sending
-		if own && i.Presentations == 1 {
+		own := i != nil && i.Fence == l.Fence() && i.Outcome == credstore.OutcomePending
+		if own && i.Attempts == 1 {
 			r.Intent = nil
 		}
-		if own && i.Presentations > 1 {
-			i.Presentations--
-			i.Outcome = credstore.Unknown
+		if own && i.Attempts > 1 {
+			i.Attempts--
+			i.Outcome = credstore.OutcomeUnknown
 			if f != nil {
 				i.NextAt = f.RetryAt
 			}
@@ -118,14 +118,14 @@ func (s *memoryStore) Withdraw(ctx context.Context, l credstore.Lease, parent cr
 			return nil
 		}
 		s.setBack(r, f, f.RetryAt)
-		if own && f.Unusual {
+		if own && f.Unexpected {
 			r.countUnusual(f.Failure.At)
 		}
 		return nil
 	})
 }
 
-func (s *memoryStore) setBack(r *row, f *credstore.Setback, retryAt time.Time) {
+func (s *memoryStore) setBack(r *row, f *credstore.RefreshFailure, retryAt time.Time) {
 	before := r.Connection
 	r.setBack(f, retryAt)
 	e := credstore.Event{Type: credstore.EventRefreshFailed, Code: f.Failure.Code, Message: f.Failure.Message}
@@ -138,11 +138,11 @@ func (s *memoryStore) setBack(r *row, f *credstore.Setback, retryAt time.Time) {
 }
 
 func (r *row) fail(f credstore.Failure) {
-	f.Code, f.Message = credstore.KeptText(f.Code), credstore.KeptText(f.Message)
+	f.Code, f.Message = credstore.CleanText(f.Code), credstore.CleanText(f.Message)
 	r.Connection.LastError = &f
 }
 
-func (r *row) setBack(f *credstore.Setback, retryAt time.Time) {
+func (r *row) setBack(f *credstore.RefreshFailure, retryAt time.Time) {
 	r.fail(f.Failure)
 	if r.own.is == credstore.Active || r.own.is == credstore.Degraded {
 		r.become(credstore.Degraded, f.Reason)
@@ -151,17 +151,17 @@ func (r *row) setBack(f *credstore.Setback, retryAt time.Time) {
 }
 
 func (r *row) countUnusual(at time.Time) {
-	if r.Unusual++; r.UnusualSince.IsZero() {
-		r.UnusualSince = at
+	if r.UnexpectedResponses++; r.UnexpectedSince.IsZero() {
+		r.UnexpectedSince = at
 	}
 }
 
-func (s *memoryStore) Doubt(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
+func (s *memoryStore) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.RefreshFailure) error {
 	return s.guarded(ctx, "doubt", l, parent, func(r *row) error {
 		if r.Intent == nil || r.Intent.Parent != parent {
 			return credstore.ErrSuperseded
 		}
-		r.Intent.Outcome, r.Intent.NextAt = credstore.Unknown, f.RetryAt
+		r.Intent.Outcome, r.Intent.NextAt = credstore.OutcomeUnknown, f.RetryAt
 		s.setBack(r, &f, time.Time{})
 		return nil
 	})
@@ -193,17 +193,17 @@ func (r *row) succeed(n credstore.Successor) {
 	c.ConnectionID = r.Connection.ID
 	c.Version++
 	c.AccessToken, c.RefreshToken, c.ExpiresAt, c.ObtainedAt = n.AccessToken, n.RefreshToken, n.ExpiresAt, n.ObtainedAt
-	c.RefusedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, n.ForcedAt
+	c.RejectedAt, c.ForcedStreak, c.ForcedAt = time.Time{}, n.ForcedStreak, n.ForcedAt
 	r.Connection.Scope = cmp.Or(n.Scope, r.Connection.Scope)
-	r.Connection.Unproven = r.Connection.Unproven || n.Consent
+	r.Connection.CompanyUnverified = r.Connection.CompanyUnverified || n.Consent
 	r.activate(n.ExpiresAt)
-	if n.Setback == nil {
+	if n.RefreshFailure == nil {
 		return
 	}
-	r.setBack(n.Setback, n.Setback.RetryAt) // leaves one that is disabled so
+	r.setBack(n.RefreshFailure, n.RefreshFailure.RetryAt) // leaves one that is disabled so
 }
 
-func (s *memoryStore) Condemn(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
+func (s *memoryStore) MarkReauthorizationRequired(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
 	return s.guarded(ctx, "condemn", l, parent, func(r *row) error {
 		c := &r.Connection
 		was := status{c.Status, c.Reason}
@@ -211,7 +211,7 @@ func (s *memoryStore) Condemn(ctx context.Context, l credstore.Lease, parent cre
 		r.fail(f)
 		r.Intent, r.RetryAt, r.RequestedAt = nil, time.Time{}, time.Time{}
 		if c.Kind == credstore.OAuth {
-			r.Credential.RefusedAt = f.At
+			r.Credential.RejectedAt = f.At
 		}
 		if dropAccess {
 			r.Credential.AccessToken, r.Credential.ExpiresAt, c.ExpiresAt = credstore.Secret{}, time.Time{}, time.Time{}
@@ -223,7 +223,7 @@ func (s *memoryStore) Condemn(ctx context.Context, l credstore.Lease, parent cre
 	})
 }
 
-func (s *memoryStore) Acquit(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
+func (s *memoryStore) Reinstate(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
 	return s.guarded(ctx, "acquit", l, parent, func(r *row) error {
 		r.acquit()
 		s.recordStatus(r)
@@ -234,7 +234,7 @@ func (s *memoryStore) Acquit(ctx context.Context, l credstore.Lease, parent cred
 func (r *row) acquit() {
 	c := &r.Connection
 	r.become(credstore.Active, "")
-	c.LastError, r.Credential.RefusedAt = nil, time.Time{}
+	c.LastError, r.Credential.RejectedAt = nil, time.Time{}
 }
 
 func (s *memoryStore) StageKey(ctx context.Context, id string, key credstore.Secret, expiresAt time.Time) error {
@@ -275,14 +275,14 @@ func (s *memoryStore) RequestRefresh(ctx context.Context, id string, at time.Tim
 	})
 }
 
-func (s *memoryStore) Retry(ctx context.Context, id string, at time.Time) error {
+func (s *memoryStore) RetryRejected(ctx context.Context, id string, at time.Time) error {
 	return s.write(ctx, "retry", id, func(r *row) error {
 		c := &r.Connection
 		if c.Kind != credstore.OAuth || c.Status != credstore.ReauthorizationRequired || r.Credential.RefreshToken.IsZero() {
-			return credstore.ErrNotRefused
+			return credstore.ErrNotRejected
 		}
-		r.become(credstore.Degraded, credstore.ReasonRetry)
-		r.Credential.RefusedAt, r.RequestedAt = time.Time{}, at
+		r.become(credstore.Degraded, credstore.ReasonRetryRequested)
+		r.Credential.RejectedAt, r.RequestedAt = time.Time{}, at
 		s.record(r, credstore.Event{Type: credstore.EventRetryRequested})
 		return nil
 	})

@@ -147,7 +147,7 @@ func (s *memoryStore) write(ctx context.Context, op, id string, f func(*row) err
 
 func (m *memory) send(id string) {
 	r := m.rows[id]
-	m.log = append(m.log, credstore.Change{ID: id, Requested: r != nil && !r.RequestedAt.IsZero()})
+	m.log = append(m.log, credstore.Change{ID: id, RefreshRequested: r != nil && !r.RequestedAt.IsZero()})
 	close(m.logged)
 	m.logged = make(chan struct{})
 }
@@ -198,7 +198,7 @@ func newRow(id string, c credstore.NewConnection) *row {
 func (m *memory) free(c credstore.NewConnection) error {
 	for _, r := range m.rows {
 		if strings.EqualFold(r.Connection.Name, c.Name) {
-			return &credstore.Conflict{Err: credstore.ErrNameTaken, With: r.Connection.Name}
+			return &credstore.ConflictError{Err: credstore.ErrNameTaken, With: r.Connection.Name}
 		}
 	}
 	if c.Credential != nil {
@@ -218,7 +218,7 @@ func (m *memory) unowned(id string, token credstore.Secret) error {
 	for other, r := range m.rows {
 		taken := r.Credential.RefreshToken.Equal(token) || r.saved.Parent.RefreshHash == token.Hash()
 		if !token.IsZero() && other != id && taken {
-			return &credstore.Conflict{Err: credstore.ErrTokenTaken, With: r.Connection.Name}
+			return &credstore.ConflictError{Err: credstore.ErrTokenTaken, With: r.Connection.Name}
 		}
 	}
 	return nil
@@ -237,7 +237,7 @@ func (m *memory) unbound(id string, kind credstore.Kind, company string) error {
 	if with == "" {
 		return nil
 	}
-	return &credstore.Conflict{Err: credstore.ErrCompanyBound, With: with}
+	return &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: with}
 }
 
 // activate makes the connection show its new credential.
@@ -349,7 +349,7 @@ func (s *memoryStore) Due(_ context.Context, before time.Time, limit int) (due [
 func (r *row) mayBeRefreshed(now time.Time) bool {
 	works := r.Connection.Status == credstore.Active || r.Connection.Status == credstore.Degraded
 	mayNow := !r.RetryAt.After(now) && (r.Intent == nil || !r.Intent.NextAt.After(now))
-	return works && mayNow && !r.Credential.RefreshToken.IsZero() && r.Credential.RefusedAt.IsZero()
+	return works && mayNow && !r.Credential.RefreshToken.IsZero() && r.Credential.RejectedAt.IsZero()
 }
 
 func (s *memoryStore) Unsettled(_ context.Context, limit int) (ids []string, err error) {
@@ -395,19 +395,19 @@ func (s *memoryStore) Remove(ctx context.Context, id string) error {
 	})
 }
 
-func (s *memoryStore) Identify(ctx context.Context, id string, company credstore.Company) error {
+func (s *memoryStore) SetCompany(ctx context.Context, id string, company credstore.Company) error {
 	var conflict error
 	err := s.write(ctx, "identify", id, func(r *row) error {
 		c := &r.Connection
-		if c.Unproven && !c.Company().IsZero() && !c.Company().Same(company) {
+		if c.CompanyUnverified && !c.Company().IsZero() && !c.Company().Same(company) {
 			conflict = &credstore.OtherCompanyError{Have: c.Company(), Got: company}
 		} else if !c.SharedCompany {
 			conflict = s.unbound(id, c.Kind, company.ID)
 		}
 		if conflict != nil {
-			c.Status, c.Reason = credstore.Disabled, credstore.ReasonCompany
+			c.Status, c.Reason = credstore.Disabled, credstore.ReasonCompanyConflict
 			s.record(r, credstore.Event{Type: credstore.EventDisabled, Message: conflict.Error()})
-			s.alarm(r, credstore.Event{Type: credstore.EventReauthorization, Code: credstore.ReasonCompany, Message: conflict.Error()})
+			s.alarm(r, credstore.Event{Type: credstore.EventReauthorizationRequired, Code: credstore.ReasonCompanyConflict, Message: conflict.Error()})
 			return nil //nolint:nilerr // that is recorded, and conflict returned
 		}
 		known := company.IsZero() || c.Company().Same(company)

@@ -28,7 +28,7 @@ func (w *env) request(id string) {
 
 func (w *env) retry(id string) {
 	w.t.Helper()
-	if err := w.command().Retry(w.t.Context(), id, time.Now()); err != nil {
+	if err := w.command().RetryRejected(w.t.Context(), id, time.Now()); err != nil {
 		w.t.Fatal(err)
 	}
 	time.Sleep(2 * leasePollInterval) // another process may have the lease first
@@ -199,8 +199,8 @@ func TestRule12RetryIntrospectsFirst(t *testing.T) {
 		wantCode(t, err, ReauthorizationRequired)
 		before := w.server.count()
 		w.retry(conn.ID)
-		if got := w.state(conn.ID).Connection; got.Reason != credstore.ReasonInactive || w.server.count() != before {
-			t.Errorf("reason %q after %d more presentations, want %q after none", got.Reason, w.server.count()-before, credstore.ReasonInactive)
+		if got := w.state(conn.ID).Connection; got.Reason != credstore.ReasonRefreshTokenInactive || w.server.count() != before {
+			t.Errorf("reason %q after %d more presentations, want %q after none", got.Reason, w.server.count()-before, credstore.ReasonRefreshTokenInactive)
 		}
 	})
 }
@@ -218,14 +218,14 @@ func TestRule12InactiveTokenIsNeverSent(t *testing.T) {
 		var once sync.Once
 		p.store.lose(func(op string) (err error) {
 			if op == "condemn" {
-				once.Do(func() { err = w.command().Retry(context.Background(), conn.ID, time.Now()) })
+				once.Do(func() { err = w.command().RetryRejected(context.Background(), conn.ID, time.Now()) })
 			}
 			return err
 		})
 		_, _ = p.Authorize(t.Context(), "acme")
 		time.Sleep(time.Minute)
-		if got := w.state(conn.ID).Connection; w.server.count() != 0 || got.Reason != credstore.ReasonInactive {
-			t.Errorf("presented %d times, reason %q; want 0 and %q", w.server.count(), got.Reason, credstore.ReasonInactive)
+		if got := w.state(conn.ID).Connection; w.server.count() != 0 || got.Reason != credstore.ReasonRefreshTokenInactive {
+			t.Errorf("presented %d times, reason %q; want 0 and %q", w.server.count(), got.Reason, credstore.ReasonRefreshTokenInactive)
 		}
 	})
 }

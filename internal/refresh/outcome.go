@@ -78,7 +78,7 @@ func (a *attempt) answered(answer *pleo.ResponseError) error {
 	case pleo.ClientRejected:
 		a.count(resultClientRejected)
 		a.m.logger(a.e).Error("the authorization server refuses our OAuth client; check oauth.client_id and oauth.client_secret", errField(answer))
-		return a.setback(codeClientRejected, credstore.ReasonClientRefused, clientRejectedRetryDelay, answer)
+		return a.setback(codeClientRejected, credstore.ReasonClientRejected, clientRejectedRetryDelay, answer)
 	case pleo.RateLimited:
 		a.count(resultBusy)
 		return a.setback(codeBusy, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, busyRetryDelay), answer)
@@ -100,10 +100,10 @@ func (a *attempt) refused(answer *pleo.ResponseError) error {
 	if a.braked {
 		// One of many at once: that says more about Pleo, or our client, than
 		// about this token, which is kept and tried again.
-		return a.setback(codeBreakerOpen, credstore.ReasonMassRefusal, breakerProbeInterval, answer)
+		return a.setback(codeBreakerOpen, credstore.ReasonCircuitBreakerOpen, breakerProbeInterval, answer)
 	}
-	reason := credstore.ReasonRefused
-	if a.intent.Presentations > 1 {
+	reason := credstore.ReasonRefreshTokenRejected
+	if a.intent.Attempts > 1 {
 		reason = credstore.ReasonUnknownOutcome
 	}
 	return a.reject(verdict{
@@ -115,33 +115,33 @@ func (a *attempt) unusual(answer *pleo.ResponseError) error {
 	a.count(resultUnexpected)
 	if a.m.oracle.ask(context.Background(), a.state.Credential.RefreshToken) == tokenInactive {
 		return a.reject(verdict{
-			reason: credstore.ReasonInactive, code: codeInactive, message: answer.Error(),
+			reason: credstore.ReasonRefreshTokenInactive, code: codeInactive, message: answer.Error(),
 		})
 	}
-	since := a.state.UnusualSince
-	if a.state.Unusual+1 >= maxUnexpectedResponses && !since.IsZero() && a.m.Now().Sub(since) >= unexpectedResponseSpan {
+	since := a.state.UnexpectedSince
+	if a.state.UnexpectedResponses+1 >= maxUnexpectedResponses && !since.IsZero() && a.m.Now().Sub(since) >= unexpectedResponseSpan {
 		return a.reject(verdict{
-			reason: credstore.ReasonUnexpected, code: codeUnexpectedResponse, message: answer.Error(),
+			reason: credstore.ReasonUnexpectedResponse, code: codeUnexpectedResponse, message: answer.Error(),
 		})
 	}
 	s := a.setbackAt(codeUnexpectedResponse, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, unexpectedRetryDelay), answer)
-	s.Unusual = true
+	s.Unexpected = true
 	return a.withdraw(&s)
 }
 
 func (a *attempt) unknown(err error) error {
 	a.count(resultUnknown)
 	a.m.metrics.unknown.Inc()
-	wait := unknownOutcomeRetryDelay(a.intent.Presentations)
+	wait := unknownOutcomeRetryDelay(a.intent.Attempts)
 	var unknown *pleo.UnknownOutcomeError
 	if errors.As(err, &unknown) {
 		wait = max(wait, retryIn(unknown.RetryAfter, 0))
 	}
 	s := a.setbackAt(codeUnknown, credstore.ReasonUnavailable, wait, err)
 	a.m.logger(a.e).Warn("the outcome of a refresh is unknown; it is tried again",
-		zap.Int("presentations", a.intent.Presentations), zap.Time("next_at", s.RetryAt), errField(err))
+		zap.Int("presentations", a.intent.Attempts), zap.Time("next_at", s.RetryAt), errField(err))
 	return a.record(s.RetryAt, err, func(ctx context.Context) error {
-		return a.m.Store.Doubt(ctx, a.lease, a.intent.Parent, s)
+		return a.m.Store.MarkOutcomeUnknown(ctx, a.lease, a.intent.Parent, s)
 	})
 }
 
@@ -153,9 +153,9 @@ func (a *attempt) setback(code, reason string, wait time.Duration, err error) er
 	return a.withdraw(&s)
 }
 
-func (a *attempt) setbackAt(code, reason string, wait time.Duration, err error) credstore.Setback {
+func (a *attempt) setbackAt(code, reason string, wait time.Duration, err error) credstore.RefreshFailure {
 	now := a.m.Now()
-	return credstore.Setback{
+	return credstore.RefreshFailure{
 		Failure: credstore.Failure{Code: code, Message: err.Error(), At: now},
 		Reason:  reason,
 		RetryAt: now.Add(wait),
@@ -164,14 +164,14 @@ func (a *attempt) setbackAt(code, reason string, wait time.Duration, err error) 
 
 // withdraw records that the token was not spent. A nil setback means that the
 // refresh was given up before it was sent.
-func (a *attempt) withdraw(s *credstore.Setback) error {
+func (a *attempt) withdraw(s *credstore.RefreshFailure) error {
 	at := a.m.Now().Add(time.Second)
 	var cause error
 	if s != nil {
 		at, cause = s.RetryAt, errors.New(s.Failure.Message)
 	}
 	return a.record(at, cause, func(ctx context.Context) error {
-		return a.m.Store.Withdraw(ctx, a.lease, a.intent.Parent, s)
+		return a.m.Store.CancelIntent(ctx, a.lease, a.intent.Parent, s)
 	})
 }
 
@@ -223,7 +223,7 @@ func (a *attempt) reject(v verdict) error {
 	failure := credstore.Failure{Code: v.code, Message: v.message, At: a.m.Now()}
 	parent := a.state.Credential.Parent()
 	err := a.insist(a.unavailable(errors.New(v.message)), func(ctx context.Context) error {
-		return a.m.Store.Condemn(ctx, a.lease, parent, failure, v.reason, v.dropAccess)
+		return a.m.Store.MarkReauthorizationRequired(ctx, a.lease, parent, failure, v.reason, v.dropAccess)
 	})
 	if reread := a.rereadNow(); reread != nil {
 		return reread

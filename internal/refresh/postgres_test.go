@@ -66,7 +66,7 @@ func TestPostgresBackgroundWorkIsShared(t *testing.T) {
 		tokens := s.grant()
 		_, err := present.Store.Create(t.Context(), credstore.NewConnection{
 			Name: fmt.Sprint("c-", i), Kind: credstore.OAuth,
-			Credential: &credstore.FirstCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken},
+			Credential: &credstore.NewCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken},
 		})
 		if err != nil {
 			t.Fatalf("Create: %v", err)

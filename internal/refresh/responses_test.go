@@ -28,9 +28,9 @@ func TestTokenEndpointResponses(t *testing.T) {
 		reason string
 		next   time.Duration // of the second presentation; 0: never
 	}{
-		{"refusal", errRejected, ReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefused, 0},
+		{"refusal", errRejected, ReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected, 0},
 		{"our client is wrong", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401, Code: "invalid_client"},
-			ServerUnavailable, credstore.Degraded, credstore.ReasonClientRefused, time.Minute},
+			ServerUnavailable, credstore.Degraded, credstore.ReasonClientRejected, time.Minute},
 		{"busy", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 30 * time.Second},
 		{"busy with a time", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: 5 * time.Minute},
@@ -85,8 +85,8 @@ func TestUnexpectedResponsesRejectOnlyAfterThreeIn24Hours(t *testing.T) {
 			t.Errorf("status after 23 hours = %q, want degraded", c.Status)
 		}
 		time.Sleep(2 * time.Hour)
-		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonUnexpected {
-			t.Errorf("reason after 25 hours = %q, want %q", c.Reason, credstore.ReasonUnexpected)
+		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonUnexpectedResponse {
+			t.Errorf("reason after 25 hours = %q, want %q", c.Reason, credstore.ReasonUnexpectedResponse)
 		}
 	})
 }
@@ -308,8 +308,8 @@ func TestCompanyIsIdentifiedAfterRefresh(t *testing.T) {
 		p.mustAuthorize("other")
 		time.Sleep(time.Second)
 		_, err := p.Authorize(t.Context(), "other")
-		if e := wantCode(t, err, ConnectionDisabled); e.Reason != credstore.ReasonCompany {
-			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonCompany)
+		if e := wantCode(t, err, ConnectionDisabled); e.Reason != credstore.ReasonCompanyConflict {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonCompanyConflict)
 		}
 		if v := w.state(other.ID).Credential.Version; v != 2 {
 			t.Errorf("version %d, want 2: the pair is saved first", v)
@@ -537,7 +537,7 @@ func TestMetrics(t *testing.T) {
 func BenchmarkAuthorize(b *testing.B) {
 	data := newMemory()
 	store := &memoryStore{memory: data}
-	_, err := store.Create(b.Context(), credstore.NewConnection{Name: "acme", Kind: credstore.OAuth, Credential: &credstore.FirstCredential{
+	_, err := store.Create(b.Context(), credstore.NewConnection{Name: "acme", Kind: credstore.OAuth, Credential: &credstore.NewCredential{
 		AccessToken: credstore.NewSecret("a"), RefreshToken: credstore.NewSecret("r"), ExpiresAt: time.Now().Add(time.Hour),
 	}})
 	if err != nil {

@@ -62,8 +62,8 @@ func TestRestoredStoreWaitsToBeAccepted(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		_, err := p.Authorize(t.Context(), "spent")
-		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
-			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefreshTokenInactive {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefreshTokenInactive)
 		}
 		p.mustAuthorize("untouched")
 		if twice := w.server.sentMoreThan(1); len(twice) > 0 {

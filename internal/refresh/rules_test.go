@@ -183,7 +183,7 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			defer p.stop()
 			w.server.onArrival(func() error {
 				intent := w.state(conn.ID).Intent
-				if intent == nil || intent.Outcome != credstore.Sending || intent.Owner != p.Owner {
+				if intent == nil || intent.Outcome != credstore.OutcomePending || intent.Owner != p.Owner {
 					t.Errorf("intent when the token arrives = %+v, want one of %s", intent, p.Owner)
 				}
 				return nil
@@ -408,7 +408,7 @@ func (s *failingCipher) Seal(label string, plaintext []byte) ([]byte, error) {
 	if s.broken.Load() {
 		return nil, errors.New("the disk is on fire")
 	}
-	return s.Sealer.Seal(label, plaintext)
+	return s.Sealer.Encrypt(label, plaintext)
 }
 
 func TestRule5SpoolOfAnotherProcessIsReplayed(t *testing.T) {
@@ -534,8 +534,8 @@ func TestRule7ValidTokenOutlivesItsRejectedGrant(t *testing.T) {
 			t.Error("Reauthorize of a condemned connection gives an authorization, want none")
 		}
 		_, err := p.Authorize(t.Context(), "acme")
-		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefused {
-			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefused)
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefreshTokenRejected {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefreshTokenRejected)
 		}
 	})
 }
@@ -660,8 +660,8 @@ func TestRule9OrphanedIntent(t *testing.T) {
 			p = w.start(left)
 			defer p.stop()
 			_, err := p.Authorize(t.Context(), "acme")
-			if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
-				t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
+			if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefreshTokenInactive {
+				t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefreshTokenInactive)
 			}
 			if n := w.server.count() - before; n != 0 {
 				t.Errorf("presented %d times after introspection said inactive, want 0", n)
@@ -789,8 +789,8 @@ func TestRule12IntrospectsAfterOrphanedIntent(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		_, err := p.Authorize(t.Context(), "acme")
-		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
-			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefreshTokenInactive {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefreshTokenInactive)
 		}
 		if n := w.server.count(); n != 0 {
 			t.Errorf("presented %d times, want 0", n)
@@ -810,8 +810,8 @@ func TestRule12IntrospectsBeforeFirstUseOfImportedToken(t *testing.T) {
 		if _, err := p.Reauthorize(t.Context(), a); err == nil {
 			t.Error("Reauthorize gives an authorization, want none")
 		}
-		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonInactive || w.server.count() != 0 {
-			t.Errorf("reason %q after %d presentations, want %q after none", c.Reason, w.server.count(), credstore.ReasonInactive)
+		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonRefreshTokenInactive || w.server.count() != 0 {
+			t.Errorf("reason %q after %d presentations, want %q after none", c.Reason, w.server.count(), credstore.ReasonRefreshTokenInactive)
 		}
 	})
 }

@@ -146,7 +146,7 @@ func (a *attempt) restBeforeSaving(wait time.Duration, spooled bool) (leave bool
 	}
 	select {
 	case <-timer.C:
-	case <-a.m.storeBack.Next():
+	case <-a.m.storeBack.Wait():
 	case <-end:
 		return true
 	}
@@ -155,7 +155,7 @@ func (a *attempt) restBeforeSaving(wait time.Duration, spooled bool) (leave bool
 
 // saved ends a refresh whose pair the store has taken, or has no use for.
 func (a *attempt) saved(s credstore.Successor, r saveResult) error {
-	a.m.storeBack.Ring()
+	a.m.storeBack.Broadcast()
 	if r.err != nil {
 		a.count(resultSuperseded)
 		a.m.logger(a.e).Warn("a new token pair was dropped: the connection has a newer credential or was removed")
@@ -163,7 +163,7 @@ func (a *attempt) saved(s credstore.Successor, r saveResult) error {
 		return a.rereadNow()
 	}
 	result := resultRefreshed
-	if s.Setback != nil {
+	if s.RefreshFailure != nil {
 		result = resultIncomplete
 	}
 	a.count(result)
@@ -182,7 +182,7 @@ func (a *attempt) handOut(s credstore.Successor) {
 	conn := a.e.current.Load().conn
 	conn.Version, conn.Status, conn.Reason = s.Parent.Version+1, credstore.Active, ""
 	conn.ExpiresAt, conn.RefreshedAt, conn.LastError = s.ExpiresAt, s.ObtainedAt, nil
-	if f := s.Setback; f != nil {
+	if f := s.RefreshFailure; f != nil {
 		conn.Status, conn.Reason, conn.LastError = credstore.Degraded, f.Reason, &f.Failure
 	}
 	a.install(s, conn)
@@ -196,8 +196,8 @@ func (a *attempt) install(s credstore.Successor, conn credstore.Connection) {
 		a.e.latest.Store(&s)
 	}
 	var retryAt time.Time
-	if s.Setback != nil {
-		retryAt = s.Setback.RetryAt
+	if s.RefreshFailure != nil {
+		retryAt = s.RefreshFailure.RetryAt
 	}
 	a.m.install(a.e, credstore.State{
 		Connection: conn,

@@ -102,7 +102,7 @@ func (m *Manager) SetKey(ctx context.Context, g KeyChange) (credstore.Connection
 			return m.stageKey(ctx, g, found.company)
 		}
 		return m.replaceKey(ctx, g, credstore.Replacement{
-			Credential: credstore.FirstCredential{APIKey: g.Key, ExpiresAt: g.ExpiresAt},
+			Credential: credstore.NewCredential{APIKey: g.Key, ExpiresAt: g.ExpiresAt},
 			Scope:      who.Scope, Company: found.company, LinkToken: g.LinkToken,
 			AllowOtherCompany: g.AllowOtherCompany, AllowSharedCompany: g.AllowSharedCompany,
 		})

@@ -19,7 +19,7 @@ func TestSetKeyErrors(t *testing.T) {
 		api.knows("other", "c2")
 		bound, err := w.command().Create(t.Context(), credstore.NewConnection{
 			Name: "bound", Kind: credstore.IntegratedKey, Company: credstore.Company{ID: "c3"},
-			Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret("bounds")},
+			Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("bounds")},
 		})
 		if err != nil {
 			t.Fatal(err)

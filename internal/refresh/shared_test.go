@@ -48,8 +48,8 @@ func TestSharedStoreThatLostChanges(t *testing.T) {
 		wantCode(t, err, ServerUnavailable) // somebody might still bring the pair
 		time.Sleep(peerSaveTimeout + time.Second)
 		_, err = other.Authorize(t.Context(), "gone")
-		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonInactive {
-			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonInactive)
+		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefreshTokenInactive {
+			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefreshTokenInactive)
 		}
 		stays.mustAuthorize("kept")
 		if twice := w.server.sentMoreThan(1); len(twice) > 0 {

@@ -55,7 +55,7 @@ func (v *simServer) connect(name string) credstore.Connection {
 	t := v.issue(g)
 	conn, err := (&memoryStore{memory: v.s.data}).Create(context.Background(), credstore.NewConnection{
 		Name: name, Kind: credstore.OAuth,
-		Credential: &credstore.FirstCredential{
+		Credential: &credstore.NewCredential{
 			AccessToken: credstore.NewSecret(t.access), RefreshToken: credstore.NewSecret(t.refresh), ExpiresAt: t.expires,
 		},
 	})
@@ -232,7 +232,7 @@ func (s *sim) check() {
 		}
 		// A successor in the spool of a process that has been away for longer than
 		// the grace is not waited for; its return revives the connection (atRest).
-		condemned := r.Connection.Status == credstore.ReauthorizationRequired && r.Connection.Reason != credstore.ReasonInactive
+		condemned := r.Connection.Status == credstore.ReauthorizationRequired && r.Connection.Reason != credstore.ReasonRefreshTokenInactive
 		if condemned && !g.excused && !g.revoked {
 			s.t.Errorf("%s: condemned (%s) although its grant lives", g.conn.Name, r.Connection.Reason)
 			g.excused = true

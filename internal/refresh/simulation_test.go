@@ -176,8 +176,8 @@ func (s *sim) endLease(conn credstore.Connection) {
 func (s *sim) operate() {
 	conn, store := s.conns[s.rng.IntN(len(s.conns))], &memoryStore{memory: s.data}
 	s.note("operator: refresh %s", conn.Name)
-	err := store.Retry(context.Background(), conn.ID, time.Now())
-	if errors.Is(err, credstore.ErrNotRefused) {
+	err := store.RetryRejected(context.Background(), conn.ID, time.Now())
+	if errors.Is(err, credstore.ErrNotRejected) {
 		err = store.RequestRefresh(context.Background(), conn.ID, time.Now())
 	}
 	if err != nil {
@@ -429,24 +429,24 @@ func (s *simStore) Acquire(ctx context.Context, id, owner string) (lease credsto
 	return lease, err
 }
 
-func (s *simStore) Intend(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (i credstore.Intent, err error) {
+func (s *simStore) RecordIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (i credstore.Intent, err error) {
 	err = s.do(ctx, "intend", parent.ConnectionID, func() (err error) {
-		i, err = s.memoryStore.Intend(ctx, l, parent, at)
+		i, err = s.memoryStore.RecordIntent(ctx, l, parent, at)
 		return err
 	})
 	return i, err
 }
 
-func (s *simStore) Withdraw(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.Setback) error {
-	return s.do(ctx, "withdraw", parent.ConnectionID, func() error { return s.memoryStore.Withdraw(ctx, l, parent, f) })
+func (s *simStore) CancelIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.RefreshFailure) error {
+	return s.do(ctx, "withdraw", parent.ConnectionID, func() error { return s.memoryStore.CancelIntent(ctx, l, parent, f) })
 }
 
-func (s *simStore) Doubt(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Setback) error {
-	return s.do(ctx, "doubt", parent.ConnectionID, func() error { return s.memoryStore.Doubt(ctx, l, parent, f) })
+func (s *simStore) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.RefreshFailure) error {
+	return s.do(ctx, "doubt", parent.ConnectionID, func() error { return s.memoryStore.MarkOutcomeUnknown(ctx, l, parent, f) })
 }
 
-func (s *simStore) Condemn(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, drop bool) error {
-	return s.do(ctx, "condemn", parent.ConnectionID, func() error { return s.memoryStore.Condemn(ctx, l, parent, f, reason, drop) })
+func (s *simStore) MarkReauthorizationRequired(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, drop bool) error {
+	return s.do(ctx, "condemn", parent.ConnectionID, func() error { return s.memoryStore.MarkReauthorizationRequired(ctx, l, parent, f, reason, drop) })
 }
 
 func (s *simStore) Save(ctx context.Context, n credstore.Successor) (conn credstore.Connection, err error) {

@@ -41,8 +41,8 @@ const (
 
 // Sealer encrypts what is written to the spool, as [credstore.Keyset] does.
 type Sealer interface {
-	Seal(label string, plaintext []byte) ([]byte, error)
-	Open(label string, sealed []byte) ([]byte, error)
+	Encrypt(label string, plaintext []byte) ([]byte, error)
+	Decrypt(label string, sealed []byte) ([]byte, error)
 }
 
 // Spool holds copies of new token pairs that the store has not taken yet, where
@@ -240,7 +240,7 @@ type pair struct {
 	ForcedAt     time.Time `json:"forced_at,omitzero"`
 	ForcedStreak int       `json:"forced_streak,omitempty"`
 
-	Setback *credstore.Setback `json:"setback,omitempty"`
+	Setback *credstore.RefreshFailure `json:"setback,omitempty"`
 }
 
 // Write seals the successor into the record and syncs it.
@@ -248,12 +248,12 @@ func (t *fileRecord) Write(s credstore.Successor) error {
 	plain, err := json.Marshal(pair{
 		AccessToken: s.AccessToken.Reveal(), RefreshToken: s.RefreshToken.Reveal(),
 		ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt, Scope: s.Scope, Consent: s.Consent,
-		ForcedAt: s.ForcedAt, ForcedStreak: s.ForcedStreak, Setback: s.Setback,
+		ForcedAt: s.ForcedAt, ForcedStreak: s.ForcedStreak, Setback: s.RefreshFailure,
 	})
 	if err != nil {
 		return fmt.Errorf("encoding a token pair: %w", err)
 	}
-	sealed, err := t.spool.sealer.Seal(t.label(), plain)
+	sealed, err := t.spool.sealer.Encrypt(t.label(), plain)
 	if err != nil {
 		return fmt.Errorf("sealing a token pair: %w", err)
 	}
@@ -268,7 +268,7 @@ func (t *fileRecord) Write(s credstore.Successor) error {
 }
 
 func (t *fileRecord) label() string {
-	return credstore.Label(t.parent.ConnectionID, fmt.Sprintf("%s/%d", spoolLabel, t.parent.Version))
+	return credstore.AssociatedData(t.parent.ConnectionID, fmt.Sprintf("%s/%d", spoolLabel, t.parent.Version))
 }
 
 // Remove removes the record and gives up the lock.
@@ -339,7 +339,7 @@ func (t *fileRecord) open(body []byte) (*credstore.Successor, error) {
 	if length > int64(len(body)-4) {
 		return nil, errDamaged
 	}
-	plain, err := t.spool.sealer.Open(t.label(), body[4:4+length])
+	plain, err := t.spool.sealer.Decrypt(t.label(), body[4:4+length])
 	if err != nil {
 		return nil, errDamaged
 	}
@@ -351,7 +351,7 @@ func (t *fileRecord) open(body []byte) (*credstore.Successor, error) {
 		Parent:      t.parent,
 		AccessToken: credstore.NewSecret(p.AccessToken), RefreshToken: credstore.NewSecret(p.RefreshToken),
 		ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt, Scope: p.Scope, Consent: p.Consent,
-		ForcedAt: p.ForcedAt, ForcedStreak: p.ForcedStreak, Setback: p.Setback,
+		ForcedAt: p.ForcedAt, ForcedStreak: p.ForcedStreak, RefreshFailure: p.Setback,
 	}, nil
 }
 

@@ -54,6 +54,6 @@ func keyOfRecord(path string) (id uint32, filled bool, err error) {
 	if start = start[:n]; n < 4 || binary.BigEndian.Uint32(start) == 0 {
 		return 0, false, nil
 	}
-	id, filled = credstore.SealedUnder(start[4:])
+	id, filled = credstore.KeyID(start[4:])
 	return id, filled, nil
 }

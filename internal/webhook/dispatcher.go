@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/bell"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
 )
 
 // Config is what a [Dispatcher] is made of.
@@ -41,7 +41,7 @@ type Dispatcher struct {
 	log           *zap.Logger
 	pollInterval  time.Duration // see pace
 	subscriptions []*subscription
-	wake          bell.Bell
+	wake          broadcast.Signal
 }
 
 // timing is how long things take.
@@ -126,7 +126,7 @@ func (n *Dispatcher) Run(ctx context.Context) {
 }
 
 // Wake has the outbox looked at now.
-func (n *Dispatcher) Wake() { n.wake.Ring() }
+func (n *Dispatcher) Wake() { n.wake.Broadcast() }
 
 // subscribe reports whether it could tell the store who wants to know what,
 // before ctx ended.

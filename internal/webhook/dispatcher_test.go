@@ -381,7 +381,7 @@ type crashingOutbox struct{ credstore.Outbox }
 
 var errKilled = errors.New("killed")
 
-func (crashingOutbox) Delivered(context.Context, int64) error { return errKilled }
+func (crashingOutbox) MarkDelivered(context.Context, int64) error { return errKilled }
 func (crashingOutbox) PostponeDelivery(context.Context, int64, time.Time, string) error {
 	return errKilled
 }

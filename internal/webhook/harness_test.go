@@ -54,7 +54,7 @@ func newEnv(t *testing.T) *env {
 	}
 	store, err := sqlstore.Open(t.Context(), sqlstore.Config{
 		Path: filepath.Join(dir, "store.db"), Keyset: keyset,
-		Stamp: credstore.Stamp{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "c"},
+		Binding: credstore.Binding{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "c"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func newEnv(t *testing.T) *env {
 func (w *env) add(name string, expiresAt time.Time) credstore.Connection {
 	w.t.Helper()
 	c, err := w.store.Create(w.t.Context(), credstore.NewConnection{
-		Name: name, Kind: credstore.StandaloneKey, Credential: &credstore.FirstCredential{APIKey: credstore.NewSecret(canary), ExpiresAt: expiresAt},
+		Name: name, Kind: credstore.StandaloneKey, Credential: &credstore.NewCredential{APIKey: credstore.NewSecret(canary), ExpiresAt: expiresAt},
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -102,14 +102,14 @@ func (w *env) reject(c credstore.Connection) {
 	w.t.Helper()
 	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error {
 		f := credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: time.Now()}
-		return w.store.Condemn(w.t.Context(), l, p, f, credstore.ReasonKeyRefused, false)
+		return w.store.MarkReauthorizationRequired(w.t.Context(), l, p, f, credstore.ReasonKeyRejected, false)
 	})
 }
 
 // reinstate makes it work again.
 func (w *env) reinstate(c credstore.Connection) {
 	w.t.Helper()
-	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error { return w.store.Acquit(w.t.Context(), l, p) })
+	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error { return w.store.Reinstate(w.t.Context(), l, p) })
 }
 
 func (w *env) remove(c credstore.Connection) {

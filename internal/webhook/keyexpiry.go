@@ -44,7 +44,7 @@ func (n *Dispatcher) reportKeysExpiringWithin(ctx context.Context, within time.D
 			return err
 		}
 		for _, c := range ending {
-			err := n.outbox.RemindKey(ctx, c.ID, within)
+			err := n.outbox.RecordKeyExpiring(ctx, c.ID, within)
 			if err != nil && !errors.Is(err, credstore.ErrNotFound) { // removed meanwhile
 				return err
 			}

@@ -15,7 +15,7 @@ type logSender struct{ log *zap.Logger }
 func (l logSender) send(_ context.Context, d credstore.Delivery) error {
 	e := d.Event
 	level := zapcore.InfoLevel
-	if e.Type == credstore.EventReauthorization || e.Type == credstore.EventKeyExpiring {
+	if e.Type == credstore.EventReauthorizationRequired || e.Type == credstore.EventKeyExpiring {
 		level = zapcore.WarnLevel
 	}
 	fields := []zap.Field{

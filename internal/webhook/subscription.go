@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/bell"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
 )
 
 const (
@@ -74,7 +74,7 @@ type subscription struct {
 	timing timing
 	log    *zap.Logger
 	count  func(result string)
-	wake   *bell.Bell
+	wake   *broadcast.Signal
 
 	gone atomic.Bool // the receiver wants no more
 }
@@ -96,7 +96,7 @@ func (s *subscription) deliverAll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		rung := s.wake.Next() // before the look, so that nothing falls in between
+		rung := s.wake.Wait() // before the look, so that nothing falls in between
 		claimed, err := s.outbox.ClaimDeliveries(ctx, s.Name, s.owner, time.Now(), s.timing.claimDuration, len(free))
 		if err != nil && !unread && ctx.Err() == nil {
 			s.log.Warn("events wait: the store does not tell what to deliver", zap.Error(err))
@@ -174,21 +174,21 @@ func (s *subscription) deliver(ctx context.Context, d credstore.Delivery) {
 func (s *subscription) record(ctx context.Context, d credstore.Delivery, told error) error {
 	if told == nil {
 		s.count(resultDelivered)
-		return s.outbox.Delivered(ctx, d.ID)
+		return s.outbox.MarkDelivered(ctx, d.ID)
 	}
 	if errors.Is(told, errGone) {
 		if !s.gone.Swap(true) {
 			s.log.Error("the receiver answered 410 Gone: nothing more is sent to it before the next start; take it out of webhooks")
 		}
 		s.count(resultGone)
-		return s.outbox.DropDelivery(ctx, d.ID, told.Error())
+		return s.outbox.AbandonDelivery(ctx, d.ID, told.Error())
 	}
 	log := s.log.With(zap.String("id", d.Event.ID), zap.String("type", string(d.Event.Type)),
 		zap.String("connection", d.Event.Connection), zap.Int("try", d.Attempts), zap.Error(told))
 	if d.Attempts > len(s.timing.retryDelays) {
 		log.Error("a receiver was not told of an event, and is not told any more")
 		s.count(resultAbandoned)
-		return s.outbox.DropDelivery(ctx, d.ID, told.Error())
+		return s.outbox.AbandonDelivery(ctx, d.ID, told.Error())
 	}
 	wait := s.timing.jitter(s.timing.retryDelays[d.Attempts-1])
 	var busy *retryAfterError

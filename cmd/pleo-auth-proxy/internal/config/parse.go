@@ -152,7 +152,7 @@ func parseKeyKind(s string) (credstore.Kind, error) {
 	return kind, nil
 }
 
-func parseTenant(s string) (string, error) { return s, credstore.CheckTenant(s) }
+func parseTenant(s string) (string, error) { return s, credstore.ValidateTenant(s) }
 
 // RFC 9110 section 5.6.2.
 var fieldNamePattern = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
