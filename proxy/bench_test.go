@@ -22,7 +22,8 @@ func BenchmarkForward(b *testing.B) {
 	benchmark(b, func(api *httptest.Server, transport *http.Transport) http.Handler {
 		encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 		p, err := New(Config{
-			Upstream: parseURL(b, api.URL), Transport: transport, Credentials: newFakeCredentials("acme"),
+			ConnectionHeaders: []string{"Pleo-Connection", "Connection-Id"},
+			Upstream:          parseURL(b, api.URL), Transport: transport, Credentials: newFakeCredentials("acme"),
 			AccessLog:  zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)),
 			Registerer: prometheus.NewRegistry(),
 		})

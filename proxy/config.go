@@ -1,13 +1,11 @@
 package proxy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
-	"net/textproto"
 	"net/url"
 	"slices"
 	"sync"
@@ -58,13 +56,9 @@ type Config struct {
 
 	Credentials Credentials
 
-	// ConnectionHeader is the header field that names the connection. Empty
-	// means Pleo-Connection.
-	ConnectionHeader string
-
-	// ConnectionHeaderAliases are further fields that may do so. Nil means
-	// Connection-Id; an empty list that is not nil means none.
-	ConnectionHeaderAliases []string
+	// ConnectionHeaders are the header fields that may name the connection, at
+	// least one. Error messages suggest the first.
+	ConnectionHeaders []string
 
 	// DefaultConnection is meant by requests that name none. Empty: such
 	// requests are refused.
@@ -98,30 +92,12 @@ type Config struct {
 	// Nil means everywhere. With Clients, both have to agree.
 	ClientNetworks []netip.Prefix
 
-	// ReplayMemory is how many bytes of a body are kept in memory for a replay.
-	// 0 means 1 MiB, less than 0 none.
-	ReplayMemory int64
+	// Replay limits the buffers of request bodies. Its zero value buffers none,
+	// so that only requests without a body are replayed.
+	Replay ReplayConfig
 
-	// ReplayMemoryTotal limits what all requests together keep in memory, in
-	// bytes. 0 means 32 MiB.
-	ReplayMemoryTotal int64
-
-	// ReplayMaxBody is how many bytes of a body are kept altogether. What does
-	// not go into memory goes into a file. A larger body is streamed once, and a
-	// 401 to it goes back. 0 means 64 MiB; less than 0 means no files.
-	ReplayMaxBody int64
-
-	// ReplayFilesTotal limits the files of all requests together, in bytes. 0
-	// means 1 GiB.
-	ReplayFilesTotal int64
-
-	// ReplayDir is where the files are made, which lose their names at once.
-	// Empty means the system's directory for temporary files. If none can be
-	// made there, larger bodies are streamed once.
-	ReplayDir string
-
-	// UpstreamTimeout is how long the API may take to answer: from the last
-	// byte that it was sent to the head of its answer. 0 means 60 seconds.
+	// UpstreamTimeout is how long the API may take to respond: from the last
+	// byte that it was sent to the head of its response. 0 means no limit.
 	UpstreamTimeout time.Duration
 
 	// Logger gets what an operator should know. Nil means that nobody does.
@@ -134,20 +110,30 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
-// What the zero values of a Config mean.
-const (
-	defaultConnectionHeader  = "Pleo-Connection"
-	defaultConnectionAlias   = "Connection-Id"
-	defaultReplayMemory      = 1 << 20
-	defaultReplayMemoryTotal = 32 << 20
-	defaultReplayMaxBody     = 64 << 20
-	defaultReplayFilesTotal  = 1 << 30
-	defaultUpstreamTimeout   = time.Minute
-)
+// ReplayConfig limits what is buffered of request bodies to send them again
+// after a 401. A request whose body does not fit is sent once, and a 401 to it
+// is passed on.
+type ReplayConfig struct {
+	// Memory is the number of bytes of one body that are buffered in memory.
+	Memory int64
 
-// expectCompanyHeader holds the company that the client believes the
-// connection to belong to.
-const expectCompanyHeader = "Pleo-Expect-Company"
+	// MemoryTotal is the number of bytes that all requests together may buffer
+	// in memory.
+	MemoryTotal int64
+
+	// MaxBody is the size of the largest body that is buffered, in bytes. What
+	// exceeds Memory is written to a file. 0 means that no files are used.
+	MaxBody int64
+
+	// FilesTotal is the number of bytes that the files of all requests together
+	// may have.
+	FilesTotal int64
+
+	// Dir is the directory of the files, which are unlinked as soon as they are
+	// open. Empty means the system's directory for temporary files. If a file
+	// cannot be created there, larger bodies are not buffered.
+	Dir string
+}
 
 // Proxy is the handler of the proxy listener. Use [New] to make one, and
 // [NewServer] to serve it: it has to see every request as it came, so nothing
@@ -160,7 +146,7 @@ type Proxy struct {
 	access          clientAccess
 	allowedHosts    webguard.Hosts
 	strippedFields  map[string]bool // canonical field name that never leaves, besides alwaysStripped
-	replayLimits    *replayLimits
+	replayBuffers   *replayBuffers
 	timeout         time.Duration
 	logger          *zap.Logger
 	accessLog       *zap.Logger
@@ -188,16 +174,16 @@ func New(c Config) (*Proxy, error) {
 		connectionNames: newConnectionNames(c),
 		access:          clientAccess{clients: slices.Clone(c.Clients), networks: c.ClientNetworks},
 		allowedHosts:    webguard.PrivateHosts(c.AllowedHosts...),
-		strippedFields:  map[string]bool{expectCompanyHeader: true},
-		replayLimits:    newReplayLimits(c),
+		strippedFields:  map[string]bool{},
+		replayBuffers:   newReplayBuffers(c.Replay, c.Logger),
 		timeout:         c.UpstreamTimeout,
 		logger:          c.Logger,
 		accessLog:       c.AccessLog,
 		metrics:         m,
 		connectLink:     c.ConnectLink,
 	}
-	for _, h := range p.connectionNames.fields {
-		p.strippedFields[h] = true
+	for _, name := range p.connectionNames.fields {
+		p.strippedFields[normalizedField(name)] = true
 	}
 	p.copyBuffers.New = func() any { b := make([]byte, copyBufferSize); return &b }
 	return p, nil
@@ -207,17 +193,6 @@ func (c Config) withDefaults() Config {
 	if c.Transport == nil {
 		c.Transport = NewTransport(TransportConfig{})
 	}
-	if c.ConnectionHeader == "" {
-		c.ConnectionHeader = defaultConnectionHeader
-	}
-	if c.ConnectionHeaderAliases == nil {
-		c.ConnectionHeaderAliases = []string{defaultConnectionAlias}
-	}
-	c.ReplayMemory = cmp.Or(c.ReplayMemory, defaultReplayMemory)
-	c.ReplayMemoryTotal = cmp.Or(c.ReplayMemoryTotal, defaultReplayMemoryTotal)
-	c.ReplayMaxBody = cmp.Or(c.ReplayMaxBody, defaultReplayMaxBody)
-	c.ReplayFilesTotal = cmp.Or(c.ReplayFilesTotal, defaultReplayFilesTotal)
-	c.UpstreamTimeout = cmp.Or(c.UpstreamTimeout, defaultUpstreamTimeout)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -232,16 +207,21 @@ func (c Config) check() error {
 	if c.Credentials == nil {
 		errs = append(errs, errors.New("credentials are missing"))
 	}
-	for _, f := range append([]string{c.ConnectionHeader}, c.ConnectionHeaderAliases...) {
-		errs = append(errs, checkConnectionField(f))
+	if len(c.ConnectionHeaders) == 0 {
+		errs = append(errs, errors.New("connection headers are missing"))
+	}
+	for _, name := range c.ConnectionHeaders {
+		if err := CheckConnectionHeader(name); err != nil {
+			errs = append(errs, fmt.Errorf("checking connection headers: %w", err))
+		}
 	}
 	for _, h := range c.AllowedHosts {
 		if !webguard.ValidHostName(h) {
 			errs = append(errs, fmt.Errorf("allowed host %q is not a host name without port", h))
 		}
 	}
-	if c.ReplayMemoryTotal < 0 || c.ReplayFilesTotal < 0 {
-		errs = append(errs, fmt.Errorf("replay memory and files in total must not be negative: %d, %d", c.ReplayMemoryTotal, c.ReplayFilesTotal))
+	if r := c.Replay; min(r.Memory, r.MemoryTotal, r.MaxBody, r.FilesTotal) < 0 {
+		errs = append(errs, errors.New("replay limits must not be negative"))
 	}
 	if c.UpstreamTimeout < 0 {
 		errs = append(errs, fmt.Errorf("upstream timeout must not be negative: %v", c.UpstreamTimeout))
@@ -277,23 +257,4 @@ func checkUpstream(u *url.URL) error {
 		return errors.New("upstream URL may have a path and nothing else after its host, and no user before it")
 	}
 	return nil
-}
-
-// checkConnectionField refuses fields that mean something else already.
-func checkConnectionField(f string) error {
-	if !isToken(f) {
-		return fmt.Errorf("connection header %q is not a header field name", f)
-	}
-	canonical := textproto.CanonicalMIMEHeaderKey(f)
-	if alwaysStripped(canonical) || reservedFields[canonical] {
-		return fmt.Errorf("connection header %q has a meaning of its own", f)
-	}
-	return nil
-}
-
-// reservedFields lists the fields that cannot name a connection, besides those that
-// are dropped from every request.
-var reservedFields = map[string]bool{
-	"Accept": true, "Content-Length": true, "Content-Type": true, "Expect": true,
-	"Host": true, "Origin": true, "User-Agent": true, expectCompanyHeader: true,
 }

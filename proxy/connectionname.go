@@ -18,7 +18,7 @@ type connectionNames struct {
 
 func newConnectionNames(c Config) connectionNames {
 	n := connectionNames{defaultName: c.DefaultConnection, shared: c.DefaultConnectionShared, single: c.SingleConnection}
-	for _, f := range append([]string{c.ConnectionHeader}, c.ConnectionHeaderAliases...) {
+	for _, f := range c.ConnectionHeaders {
 		n.fields = append(n.fields, http.CanonicalHeaderKey(f))
 	}
 	return n

@@ -178,3 +178,12 @@ func TestExpectCompany(t *testing.T) {
 		})
 	}
 }
+
+func TestConnectionHeaderWithUnderscoreIsStripped(t *testing.T) {
+	api := newTCPUpstream(t, respondAlways(okResponse))
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) { c.ConnectionHeaders = []string{"x_company"} })
+	got := r.raw("GET / HTTP/1.1\r\nHost: localhost\r\nX_Company: acme\r\nX-Company: acme\r\nConnection: close\r\n\r\n")
+	if status := statusOf(t, got); status != 200 || strings.Contains(api.bytes(), "ompany") {
+		t.Errorf("status = %d, upstream got %q, want 200 and no name of a connection", status, api.bytes())
+	}
+}

@@ -50,7 +50,8 @@ func TestConnectURL(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.err.Connection = "acme"
 			p, err := New(Config{
-				Upstream: &url.URL{Scheme: "https", Host: "pleo.example.com"}, Credentials: failingCredentials{test.err}, ConnectLink: test.link,
+				ConnectionHeaders: []string{"Pleo-Connection", "Connection-Id"},
+				Upstream:          &url.URL{Scheme: "https", Host: "pleo.example.com"}, Credentials: failingCredentials{test.err}, ConnectLink: test.link,
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -26,7 +26,7 @@ var hostile = []struct{ name, header string }{
 	{"cookies", "Cookie: a=b\r\n"},
 	{"where from", "Forwarded: for=1.2.3.4\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Whatever: x\r\n"},
 	{"hop by hop", "Keep-Alive: timeout=5\r\nTE: trailers\r\nConnection: TE, X-Nominated\r\nX-Nominated: x\r\n"},
-	{"selectors", "Connection-Id: acme\r\nPleo-Expect-Company: " + companyOfAcme + "\r\n"},
+	{"selectors", "Connection-Id: acme\r\nPleo-Expect-Company: " + companyOfAcme + "\r\nPleo-Priority: 1\r\n"},
 	{"upgrade without connection", "Upgrade: websocket\r\n"},
 }
 

@@ -149,7 +149,7 @@ func (x *exchange) prepare() {
 	x.outHeader = x.stripped(x.in.Header)
 	disableRetries(x.outHeader)
 	x.url = x.proxy.upstream.locate(x.target)
-	x.upload = newUpload(x.ctx, x.in, x.proxy.replayLimits, x.strippedTrailer)
+	x.upload = newUpload(x.ctx, x.in, x.proxy.replayBuffers, x.strippedTrailer)
 	if x.upload != nil {
 		// Without this the server swallows the rest of the body itself once an
 		// early answer begins. HTTP/2 needs no such thing.

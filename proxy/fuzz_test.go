@@ -38,7 +38,8 @@ func forwardRaw(t *testing.T, raw string) []*http.Request {
 	}
 	out := &recordingTransport{}
 	p, err := New(Config{
-		Upstream: parseURL(t, "https://api.test"), Transport: out, Credentials: newFakeCredentials("acme"),
+		ConnectionHeaders: []string{"Pleo-Connection", "Connection-Id"},
+		Upstream:          parseURL(t, "https://api.test"), Transport: out, Credentials: newFakeCredentials("acme"),
 		DefaultConnection: "acme", DefaultConnectionShared: true,
 	})
 	if err != nil {
@@ -161,7 +162,8 @@ func serveWithQuotingUpstream(t *testing.T, in *http.Request, mode int) (respons
 	var log strings.Builder
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(&log), zap.DebugLevel)
 	p, err := New(Config{
-		Upstream: parseURL(t, "https://api.test"), Transport: quotingTransport{mode}, Credentials: newFakeCredentials("acme"), AccessLog: zap.New(core), Logger: zap.New(core),
+		ConnectionHeaders: []string{"Pleo-Connection", "Connection-Id"},
+		Upstream:          parseURL(t, "https://api.test"), Transport: quotingTransport{mode}, Credentials: newFakeCredentials("acme"), AccessLog: zap.New(core), Logger: zap.New(core),
 		DefaultConnection: "acme", DefaultConnectionShared: true, Clients: []Client{{Name: "erp", TokenHash: hashOf("token-of-erp")}},
 	})
 	if err != nil {

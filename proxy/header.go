@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"iter"
 	"net/http"
 	"net/textproto"
@@ -8,6 +9,36 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
+
+// Fields by which clients control the proxy, besides those that name the
+// connection. They are never forwarded.
+const (
+	expectCompanyHeader = "Pleo-Expect-Company" // the company that the client expects the connection to belong to
+	priorityHeader      = "Pleo-Priority"
+)
+
+// CheckConnectionHeader reports why a header field cannot name the connection:
+// its name is not a field name, or the field has another meaning already.
+func CheckConnectionHeader(name string) error {
+	if !isToken(name) {
+		return fmt.Errorf("%q is not a header field name", name)
+	}
+	canonical := normalizedField(textproto.CanonicalMIMEHeaderKey(name))
+	if alwaysStripped(canonical) || isReserved(canonical) {
+		return fmt.Errorf("%q cannot name the connection because it is a standard header field", name)
+	}
+	return nil
+}
+
+// isReserved reports whether a field that may be forwarded has a meaning of its
+// own for HTTP or for Pleo.
+func isReserved(canonical string) bool {
+	switch canonical {
+	case "Accept", "Content-Length", "Content-Type", "Expect", "Host", "Idempotency-Key", "Origin", "User-Agent":
+		return true
+	}
+	return false
+}
 
 // strip returns a copy of a request's header or trailer section without what
 // must not leave. Values are shared with h, not copied.
@@ -48,7 +79,7 @@ func normalizedField(name string) string {
 // request came from.
 func alwaysStripped(canonical string) bool {
 	switch canonical {
-	case "Authorization", "Cookie", "Forwarded":
+	case "Authorization", "Cookie", "Forwarded", expectCompanyHeader, priorityHeader:
 		return true
 	}
 	return isHopByHop(canonical) ||

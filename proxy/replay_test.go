@@ -52,7 +52,7 @@ func TestReplayAfter401(t *testing.T) {
 			if line := r.logEntry(); line["attempts"] != int64(2) || line["version"] != int64(2) {
 				t.Errorf("log = %v attempts, version %v, want 2 and 2", line["attempts"], line["version"])
 			}
-			if used := r.proxy.replayLimits.memory.used.Load() + r.proxy.replayLimits.files.used.Load(); used != 0 {
+			if used := r.proxy.replayBuffers.memory.used.Load() + r.proxy.replayBuffers.files.used.Load(); used != 0 {
 				t.Errorf("replay memory in use afterwards = %d, want 0", used)
 			}
 			r.wantReplays(map[replayResult]float64{replaySucceeded: 1})
@@ -114,13 +114,13 @@ func TestUpstream401IsPassedOn(t *testing.T) {
 		result   replayResult
 	}{
 		{"suppressed", nil, func(v *fakeCredentials, _ *Config) { v.reauthorizeErr = refresh.ErrSuppressed }, 1, replaySuppressed},
-		{"body above the limit of one", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 4, -1 }, 1, replayNotBuffered},
-		{"chunked body above it", io.MultiReader(strings.NewReader("12345")), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 4, -1 }, 1, replayNotBuffered},
-		{"body above the limit of all", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.ReplayMemoryTotal, c.ReplayMaxBody = 4, -1 }, 1, replayNotBuffered},
-		{"body above the limit of files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayMaxBody = 2, 4 }, 1, replayNotBuffered},
-		{"body above the limit of all files", io.MultiReader(strings.NewReader("12345")), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayFilesTotal = 2, 4 }, 1, replayNotBuffered},
-		{"nowhere to make files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayDir = 4, "/proc/1/nowhere" }, 1, replayNotBuffered},
-		{"nothing is kept", strings.NewReader("1"), func(_ *fakeCredentials, c *Config) { c.ReplayMemory, c.ReplayMaxBody = -1, -1 }, 1, replayNotBuffered},
+		{"body above the limit of one", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.MaxBody = 4, 0 }, 1, replayNotBuffered},
+		{"chunked body above it", io.MultiReader(strings.NewReader("12345")), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.MaxBody = 4, 0 }, 1, replayNotBuffered},
+		{"body above the limit of all", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.Replay.MemoryTotal, c.Replay.MaxBody = 4, 0 }, 1, replayNotBuffered},
+		{"body above the limit of files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.MaxBody = 2, 4 }, 1, replayNotBuffered},
+		{"body above the limit of all files", io.MultiReader(strings.NewReader("12345")), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.FilesTotal = 2, 4 }, 1, replayNotBuffered},
+		{"nowhere to make files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.Dir = 4, "/proc/1/nowhere" }, 1, replayNotBuffered},
+		{"nothing is kept", strings.NewReader("1"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.MaxBody = 0, 0 }, 1, replayNotBuffered},
 		{"new token refused too", nil, func(v *fakeCredentials, _ *Config) { v.rejectAll = true }, 2, replayRejected},
 	}
 	for _, tt := range tests {
@@ -136,7 +136,7 @@ func TestUpstream401IsPassedOn(t *testing.T) {
 			if line := r.logEntry(); line["attempts"] != tt.attempts || line["origin"] != "upstream" {
 				t.Errorf("log = %v attempts, origin %v, want %d, upstream", line["attempts"], line["origin"], tt.attempts)
 			}
-			if used := r.proxy.replayLimits.memory.used.Load() + r.proxy.replayLimits.files.used.Load(); used != 0 {
+			if used := r.proxy.replayBuffers.memory.used.Load() + r.proxy.replayBuffers.files.used.Load(); used != 0 {
 				t.Errorf("replay memory in use afterwards = %d, want 0", used)
 			}
 		})

@@ -28,8 +28,8 @@ func (b *budget) reserve(n int64) bool {
 
 func (b *budget) release(n int64) { b.used.Add(-n) }
 
-// replayLimits is what all requests share to keep their bodies in.
-type replayLimits struct {
+// replayBuffers is what all requests share to keep their bodies in.
+type replayBuffers struct {
 	memory    budget
 	files     budget
 	maxMemory int64  // bytes of memory for one body
@@ -39,16 +39,16 @@ type replayLimits struct {
 	warnOnce  sync.Once // for the warning that files cannot be used
 }
 
-func newReplayLimits(c Config) *replayLimits {
-	k := &replayLimits{
-		memory:    budget{limit: c.ReplayMemoryTotal},
-		maxMemory: max(c.ReplayMemory, 0),
-		maxBody:   max(c.ReplayMemory, 0),
-		dir:       c.ReplayDir,
-		logger:    c.Logger,
+func newReplayBuffers(c ReplayConfig, logger *zap.Logger) *replayBuffers {
+	k := &replayBuffers{
+		memory:    budget{limit: c.MemoryTotal},
+		maxMemory: c.Memory,
+		maxBody:   c.Memory,
+		dir:       c.Dir,
+		logger:    logger,
 	}
-	if c.ReplayMaxBody > 0 {
-		k.maxBody, k.files.limit = c.ReplayMaxBody, c.ReplayFilesTotal
+	if c.MaxBody > 0 {
+		k.maxBody, k.files.limit = c.MaxBody, c.FilesTotal
 		k.maxMemory = min(k.maxMemory, k.maxBody)
 	}
 	return k
@@ -56,12 +56,12 @@ func newReplayLimits(c Config) *replayLimits {
 
 // newBuffer returns what keeps a body of the given length, less than 0 if that is
 // not known.
-func (k *replayLimits) newBuffer(length int64) *replayBuffer {
-	return &replayBuffer{limits: k, length: length, discarded: length > k.maxBody}
+func (k *replayBuffers) newBuffer(length int64) *replayBuffer {
+	return &replayBuffer{shared: k, length: length, discarded: length > k.maxBody}
 }
 
 // warnNoFiles says once why bodies are not kept in files. They are then sent once.
-func (k *replayLimits) warnNoFiles(err error) {
+func (k *replayBuffers) warnNoFiles(err error) {
 	k.warnOnce.Do(func() {
 		k.logger.Warn("larger bodies cannot be kept for a replay and are sent once; set replay.dir to a directory that can be written to", zap.Error(err))
 	})
@@ -73,7 +73,7 @@ func (k *replayLimits) warnNoFiles(err error) {
 // Only one goroutine at a time appends. Any may read what was appended, and
 // release everything.
 type replayBuffer struct {
-	limits *replayLimits
+	shared *replayBuffers
 	length int64
 
 	mu             sync.Mutex // guards the fields below; not held while a file is used
@@ -97,16 +97,16 @@ func (k *replayBuffer) append(p []byte) bool {
 	if gone {
 		return false
 	}
-	if size+int64(len(p)) > k.limits.maxBody || !k.limits.files.reserve(int64(len(p))) {
+	if size+int64(len(p)) > k.shared.maxBody || !k.shared.files.reserve(int64(len(p))) {
 		return false
 	}
 	err := k.appendToFile(p)
 	if err == nil {
 		return true
 	}
-	k.limits.files.release(int64(len(p)))
+	k.shared.files.release(int64(len(p)))
 	if !errors.Is(err, os.ErrClosed) { // released meanwhile
-		k.limits.warnNoFiles(err)
+		k.shared.warnNoFiles(err)
 	}
 	return false
 }
@@ -115,16 +115,16 @@ func (k *replayBuffer) append(p []byte) bool {
 func (k *replayBuffer) appendToMemory(p []byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.discarded || k.released || k.file != nil || k.length > k.limits.maxMemory {
+	if k.discarded || k.released || k.file != nil || k.length > k.shared.maxMemory {
 		return false
 	}
 	need := int64(len(k.memory) + len(p))
-	if need > k.limits.maxMemory {
+	if need > k.shared.maxMemory {
 		return false
 	}
 	if have := int64(cap(k.memory)); need > have {
-		size := min(max(2*have, need, k.length, 1<<10), k.limits.maxMemory)
-		if !k.limits.memory.reserve(size - k.reservedMemory) {
+		size := min(max(2*have, need, k.length, 1<<10), k.shared.maxMemory)
+		if !k.shared.memory.reserve(size - k.reservedMemory) {
 			return false
 		}
 		k.reservedMemory = size
@@ -144,7 +144,7 @@ func (k *replayBuffer) appendUnlimited(p []byte) bool {
 	if k.file != nil || k.released {
 		return false
 	}
-	k.limits.memory.used.Add(int64(len(p)))
+	k.shared.memory.used.Add(int64(len(p)))
 	k.reservedMemory += int64(len(p))
 	k.memory = append(k.memory, p...)
 	return true
@@ -157,7 +157,7 @@ func (k *replayBuffer) appendToFile(p []byte) error {
 	k.mu.Unlock()
 	if file == nil {
 		var err error
-		if file, err = createUnlinked(k.limits.dir); err != nil {
+		if file, err = createUnlinked(k.shared.dir); err != nil {
 			return err
 		}
 	}
@@ -227,8 +227,8 @@ func (k *replayBuffer) release() { k.free(true) }
 func (k *replayBuffer) free(over bool) {
 	k.mu.Lock()
 	file := k.file
-	k.limits.memory.release(k.reservedMemory)
-	k.limits.files.release(k.fileSize)
+	k.shared.memory.release(k.reservedMemory)
+	k.shared.files.release(k.fileSize)
 	k.memory, k.reservedMemory, k.file, k.fileSize = nil, 0, nil, 0
 	k.discarded, k.released = true, k.released || over
 	k.mu.Unlock()

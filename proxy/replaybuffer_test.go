@@ -29,9 +29,9 @@ func TestLargeBodiesAreReplayedFromFiles(t *testing.T) {
 		{"known length", func() io.Reader { return bytes.NewReader(payload) }, nil},
 		{"chunked", func() io.Reader { return io.MultiReader(bytes.NewReader(payload)) }, nil},
 		{"in odd pieces", func() io.Reader { return iotest.HalfReader(io.MultiReader(bytes.NewReader(payload))) }, nil},
-		{"no memory left", func() io.Reader { return bytes.NewReader(payload) }, func(c *Config) { c.ReplayMemoryTotal = 1 }},
-		{"no memory at all", func() io.Reader { return io.MultiReader(bytes.NewReader(payload)) }, func(c *Config) { c.ReplayMemory = -1 }},
-		{"exactly the limit", func() io.Reader { return bytes.NewReader(payload) }, func(c *Config) { c.ReplayMaxBody = int64(len(payload)) }},
+		{"no memory left", func() io.Reader { return bytes.NewReader(payload) }, func(c *Config) { c.Replay.MemoryTotal = 1 }},
+		{"no memory at all", func() io.Reader { return io.MultiReader(bytes.NewReader(payload)) }, func(c *Config) { c.Replay.Memory = 0 }},
+		{"exactly the limit", func() io.Reader { return bytes.NewReader(payload) }, func(c *Config) { c.Replay.MaxBody = int64(len(payload)) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -45,7 +45,7 @@ func TestLargeBodiesAreReplayedFromFiles(t *testing.T) {
 				req.Body = io.NopCloser(bytes.NewReader(body))
 				v.requireToken(echo)(w, req)
 			}, func(c *Config) {
-				c.ReplayMemory, c.ReplayDir = memory, dir
+				c.Replay.Memory, c.Replay.Dir = memory, dir
 				if tt.conf != nil {
 					tt.conf(c)
 				}
@@ -59,7 +59,7 @@ func TestLargeBodiesAreReplayedFromFiles(t *testing.T) {
 				t.Errorf("files with names: %q, want none", names)
 			}
 			r.logEntry()
-			k := r.proxy.replayLimits
+			k := r.proxy.replayBuffers
 			if m, f := k.memory.used.Load(), k.files.used.Load(); m != 0 || f != 0 {
 				t.Errorf("in use afterwards = %d in memory, %d in files, want nothing", m, f)
 			}
@@ -89,7 +89,7 @@ func TestUnwritableReplayDirIsLoggedOnce(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	v := newFakeCredentials("acme")
 	r := newTestProxy(t, v, v.requireToken(echo), func(c *Config) {
-		c.ReplayMemory, c.ReplayDir, c.Logger = 4, filepath.Join(t.TempDir(), "missing"), zap.New(core)
+		c.Replay.Memory, c.Replay.Dir, c.Logger = 4, filepath.Join(t.TempDir(), "missing"), zap.New(core)
 	})
 	for range 3 {
 		if got := r.do("POST", "/", strings.NewReader("0123456789")); got.StatusCode != 200 || got.body != "0123456789" {
@@ -102,7 +102,7 @@ func TestUnwritableReplayDirIsLoggedOnce(t *testing.T) {
 }
 
 func TestReplayFilesAreBounded(t *testing.T) {
-	k := newReplayLimits(Config{ReplayMemory: -1, ReplayMaxBody: 1 << 20, ReplayFilesTotal: 10 << 10, ReplayDir: t.TempDir()})
+	k := newReplayBuffers(ReplayConfig{MaxBody: 1 << 20, FilesTotal: 10 << 10, Dir: t.TempDir()}, zap.NewNop())
 	whole := 0
 	var all []*replayBuffer
 	for range 10 {
@@ -126,7 +126,7 @@ func TestReplayFilesAreBounded(t *testing.T) {
 // A client may leave while its body is being written to a file.
 func TestReplayBufferReleaseWhileAppending(t *testing.T) {
 	dir := t.TempDir()
-	k := newReplayLimits(Config{ReplayMemory: -1, ReplayMaxBody: 1 << 20, ReplayFilesTotal: 1 << 20, ReplayDir: dir, Logger: zap.NewNop()})
+	k := newReplayBuffers(ReplayConfig{MaxBody: 1 << 20, FilesTotal: 1 << 20, Dir: dir}, zap.NewNop())
 	var running sync.WaitGroup
 	for range 50 {
 		b := k.newBuffer(-1)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -20,6 +21,9 @@ type responseTimer struct {
 
 // startResponseTimer begins the wait for the head of an answer.
 func startResponseTimer(timeout time.Duration, late func()) *responseTimer {
+	if timeout == 0 {
+		timeout = math.MaxInt64
+	}
 	c := &responseTimer{timeout: timeout, onTimeout: late}
 	c.mu.Lock() // orders the assignment before fire
 	defer c.mu.Unlock()

@@ -180,7 +180,8 @@ func newTestProxyTo(t testing.TB, v *fakeCredentials, api string, adjust ...func
 	transport := NewTransport(TransportConfig{})
 	t.Cleanup(transport.CloseIdleConnections)
 	r := &testProxy{t: t, credentials: v, accessLog: newLogRecorder(), metrics: prometheus.NewRegistry()}
-	config := Config{Upstream: u, Transport: transport, Credentials: v, AccessLog: zap.New(r.accessLog), Registerer: r.metrics}
+	config := testConfig(u, transport)
+	config.Credentials, config.AccessLog, config.Registerer = v, zap.New(r.accessLog), r.metrics
 	for _, f := range adjust {
 		f(&config)
 	}
@@ -189,6 +190,16 @@ func newTestProxyTo(t testing.TB, v *fakeCredentials, api string, adjust ...func
 	}
 	r.listen(r.proxy)
 	return r
+}
+
+// testConfig returns a configuration with the program's defaults and no
+// credentials.
+func testConfig(api *url.URL, transport http.RoundTripper) Config {
+	return Config{
+		Upstream: api, Transport: transport, UpstreamTimeout: time.Minute,
+		ConnectionHeaders: []string{"Pleo-Connection", "Connection-Id"},
+		Replay:            ReplayConfig{Memory: 1 << 20, MemoryTotal: 32 << 20, MaxBody: 64 << 20, FilesTotal: 1 << 30},
+	}
 }
 
 // listen serves h as the program does.

@@ -44,7 +44,7 @@ type upload struct {
 }
 
 // newUpload returns nil for a request without a body.
-func newUpload(ctx context.Context, in *http.Request, k *replayLimits, strip func(http.Header) http.Header) *upload {
+func newUpload(ctx context.Context, in *http.Request, k *replayBuffers, strip func(http.Header) http.Header) *upload {
 	if in.ContentLength == 0 || in.Body == nil || in.Body == http.NoBody {
 		return nil
 	}

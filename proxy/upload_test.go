@@ -9,9 +9,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 )
 
-func newTestUpload(t *testing.T, body io.Reader, length int64, k *replayLimits) *upload {
+func newTestUpload(t *testing.T, body io.Reader, length int64, k *replayBuffers) *upload {
 	t.Helper()
 	in := &http.Request{Body: io.NopCloser(body), ContentLength: length}
 	return newUpload(t.Context(), in, k, func(h http.Header) http.Header { return h.Clone() })
@@ -36,7 +38,7 @@ func TestReplayGetsLateRead(t *testing.T) {
 		reader, writer := io.Pipe()
 		// The limit is below what the late read brings: the replay needs it all
 		// the same.
-		u := newTestUpload(t, reader, -1, newReplayLimits(Config{ReplayMemory: 4, ReplayMemoryTotal: 4}))
+		u := newTestUpload(t, reader, -1, newReplayBuffers(ReplayConfig{Memory: 4, MemoryTotal: 4}, zap.NewNop()))
 		first := attempt(t, u)
 		go func() { _, _ = io.WriteString(writer, "one ") }()
 		if _, err := io.ReadFull(first, make([]byte, 4)); err != nil {
@@ -61,14 +63,14 @@ func TestReplayGetsLateRead(t *testing.T) {
 			t.Errorf("late read = %v, want errDetached", err)
 		}
 		u.finish()
-		if used := u.buffer.limits.memory.used.Load(); used != 0 {
+		if used := u.buffer.shared.memory.used.Load(); used != 0 {
 			t.Errorf("memory in use afterwards = %d, want 0", used)
 		}
 	})
 }
 
 func TestReplayMemoryIsBounded(t *testing.T) {
-	k := newReplayLimits(Config{ReplayMemory: 4 << 10, ReplayMemoryTotal: 10 << 10})
+	k := newReplayBuffers(ReplayConfig{Memory: 4 << 10, MemoryTotal: 10 << 10}, zap.NewNop())
 	var uploads []*upload
 	kept := 0
 	for range 10 {
@@ -94,7 +96,7 @@ func TestReplayMemoryIsBounded(t *testing.T) {
 
 func TestNoReadAfterFinish(t *testing.T) {
 	source := strings.NewReader("body")
-	u := newTestUpload(t, source, 4, newReplayLimits(Config{ReplayMemory: 10, ReplayMemoryTotal: 10}))
+	u := newTestUpload(t, source, 4, newReplayBuffers(ReplayConfig{Memory: 10, MemoryTotal: 10}, zap.NewNop()))
 	b := attempt(t, u)
 	u.finish()
 	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, errDetached) || source.Len() != 4 {
@@ -147,7 +149,7 @@ func (d *deadlineRecorder) SetReadDeadline(t time.Time) error {
 // sends no more of it would hold the connection for ever, without learning that
 // its answer has broken off. It did where nobody was reading at that moment.
 func TestAbortDoesNotWaitForClient(t *testing.T) {
-	u := newTestUpload(t, strings.NewReader("body"), 4, newReplayLimits(Config{ReplayMemory: 10, ReplayMemoryTotal: 10}))
+	u := newTestUpload(t, strings.NewReader("body"), 4, newReplayBuffers(ReplayConfig{Memory: 10, MemoryTotal: 10}, zap.NewNop()))
 	w := &deadlineRecorder{}
 	u.stopReading(w)
 	if w.read.IsZero() || w.read.After(time.Now()) {

@@ -190,17 +190,12 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.LinkI
 		Upstream:                cfg.Upstream.APIURL,
 		Transport:               transport,
 		Credentials:             manager,
-		ConnectionHeader:        cfg.Proxy.ConnectionHeader,
-		ConnectionHeaderAliases: cfg.Proxy.ConnectionHeaderAliases,
+		ConnectionHeaders:       append([]string{cfg.Proxy.ConnectionHeader}, cfg.Proxy.ConnectionHeaderAliases...),
 		DefaultConnection:       cfg.Proxy.DefaultConnection,
 		DefaultConnectionShared: cfg.Proxy.DefaultConnectionShared,
 		SingleConnection:        manager.Sole,
 		AllowedHosts:            cfg.Proxy.AllowedHosts,
-		ReplayMemory:            orNone(cfg.Replay.Memory),
-		ReplayMemoryTotal:       cfg.Replay.MemoryTotal,
-		ReplayMaxBody:           orNone(cfg.Replay.MaxBody),
-		ReplayFilesTotal:        cfg.Replay.FilesTotal,
-		ReplayDir:               cfg.Replay.Dir,
+		Replay:                  proxy.ReplayConfig(cfg.Replay),
 		Clients:                 clients,
 		ClientNetworks:          cfg.Proxy.ClientNetworks,
 		Logger:                  log.Named("proxy"),
@@ -247,15 +242,6 @@ func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, lo
 		}
 	}
 	return admin.New(c)
-}
-
-// orNone returns what the proxy takes for a limit of nothing: its 0 means the
-// default.
-func orNone(limit int64) int64 {
-	if limit == 0 {
-		return -1
-	}
-	return limit
 }
 
 // processName names this run of the program in leases and intents. No other
