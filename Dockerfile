@@ -1,11 +1,11 @@
-# The image of pleo-auth-proxy, and that of the simulator to try it with:
+# The image of pleo-auth-proxy, and the image of the simulator:
 #
 #   docker build -t pleo-auth-proxy .
 #   docker build -t pleo-sim --target simulator .
 #
-# They hold static programs and nothing else: no shell, no package, no root.
-# The same commit, Go image and SOURCE_DATE_EPOCH make the same bytes; give
-# GO_IMAGE with a digest to fix the second.
+# They contain a static program, and no shell, packages or root user. The same commit, Go
+# image and SOURCE_DATE_EPOCH produce the same bytes; set GO_IMAGE to an image with a
+# digest to pin it.
 ARG GO_IMAGE=golang:1.26.8-bookworm
 
 FROM --platform=$BUILDPLATFORM ${GO_IMAGE} AS build
@@ -15,7 +15,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-# What root/ holds becomes the image, state/ what its user may write to.
+# root/ becomes the image; state/ holds the directories that its user may write to.
 RUN make cross PLATFORMS=$TARGETOS/$TARGETARCH \
     && mkdir -p root/etc/ssl/certs root/var/lib simulator \
     && mkdir -m 0700 state \
@@ -44,13 +44,13 @@ LABEL org.opencontainers.image.title="pleo-auth-proxy" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /src/root/ /
-# Volumes that are mounted here for the first time take over the owner.
+# New volumes mounted here inherit the owner.
 COPY --from=build --chown=65532:65532 /src/state /var/lib/pleo-auth-proxy
 COPY --from=build --chown=65532:65532 /src/state /var/lib/pleo-auth-proxy-keyset
-# The default of data_dir, which the configuration may still change.
+# The default of data_dir, which the configuration can override.
 ENV STATE_DIRECTORY=/var/lib/pleo-auth-proxy
 USER 65532:65532
-# Clients, the customer's browser, probes and metrics; each as configured.
+# Clients, customers' browsers, probes and metrics; each as configured.
 EXPOSE 8484 8486 8487
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s --retries=3 \
   CMD ["/pleo-auth-proxy", "healthcheck"]

@@ -19,8 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// setup is one way to install that the documents describe: what kubectl would
-// be given.
+// setup is a documented way to install, with the manifest that kubectl would apply.
 type setup struct {
 	name   string
 	chart  string   // below charts/; empty for a plain manifest
@@ -102,7 +101,7 @@ func TestChartsRender(t *testing.T) {
 				write(t, golden, got)
 			}
 			if diff := cmp.Diff(read(t, golden), got); diff != "" {
-				t.Errorf("rendered otherwise than %s; if that is meant, go test -run TestChartsRender . -update (-want +got):\n%s", golden, diff)
+				t.Errorf("the output differs from %s; if that is intended, run go test -run TestChartsRender . -update (-want +got):\n%s", golden, diff)
 			}
 		})
 	}
@@ -143,8 +142,8 @@ func object(apiVersion, kind string) any {
 	return nil
 }
 
-// decode reads every object of a manifest strictly, so that a key that the API
-// does not know is an error, and returns them by kind.
+// decode reads every object of a manifest strictly, so that unknown keys are
+// errors, and returns the objects by kind.
 func decode(t *testing.T, manifest string) map[string]any {
 	t.Helper()
 	objects := map[string]any{}
@@ -158,7 +157,7 @@ func decode(t *testing.T, manifest string) map[string]any {
 		}
 		into := object(head.APIVersion, head.Kind)
 		if into == nil {
-			t.Errorf("there is a %s %s, which nothing here can check", head.APIVersion, head.Kind)
+			t.Errorf("no check for %s %s", head.APIVersion, head.Kind)
 			continue
 		}
 		if err := yaml.UnmarshalStrict([]byte(document), into); err != nil {
@@ -172,7 +171,7 @@ func decode(t *testing.T, manifest string) map[string]any {
 	return objects
 }
 
-// podOf returns the pod that a Deployment, a StatefulSet or a Job makes.
+// podOf returns the pod of a Deployment, a StatefulSet or a Job.
 func podOf(t *testing.T, objects map[string]any) corev1.PodSpec {
 	t.Helper()
 	if d, ok := objects["Deployment"].(*appsv1.Deployment); ok {
@@ -188,7 +187,7 @@ func podOf(t *testing.T, objects map[string]any) corev1.PodSpec {
 	return corev1.PodSpec{}
 }
 
-// podOfSet returns a pod with a volume for each claim, as the controller makes it.
+// podOfSet returns a pod with a volume for each claim, as the controller creates it.
 func podOfSet(s *appsv1.StatefulSet) corev1.PodSpec {
 	pod := s.Spec.Template.Spec
 	for _, claim := range s.Spec.VolumeClaimTemplates {
@@ -370,51 +369,51 @@ func TestChartRefuses(t *testing.T) {
 		set        []string
 		want       string
 	}{
-		{"OAuth in SQLite with two replicas", sqlite, []string{"replicas=2"}, "would spend one refresh token twice"},
-		{"OAuth in SQLite with a rolling update", sqlite, []string{"strategy=RollingUpdate"}, "runs the new pod beside the old one"},
-		{"OAuth in SQLite with an autoscaler", sqlite, []string{"autoscaling.enabled=true"}, "would spend one refresh token twice"},
-		{"OAuth in SQLite on a claim for several pods", sqlite, []string{"store.claim.accessMode=ReadWriteMany"}, "lets a second pod in"},
-		{"OAuth in SQLite on a claim for one node", sqlite, []string{"store.claim.accessMode=ReadWriteOnce"}, "lets a second pod in"},
-		{"OAuth without a store", sqlite, []string{"store.driver=memory"}, "a store that forgets them loses the connections"},
-		{"a store without a keyset", sqlite, []string{"store.keyset.name="}, "store.keyset.name is needed"},
-		{"PostgreSQL without a connection string", postgres, []string{"store.dsn.name="}, "store.dsn.name is needed"},
-		{"OAuth without a client secret", sqlite, []string{"oauth.clientSecret.name="}, "oauth.clientSecret.name is needed"},
-		{"a client secret without a client", sqlite, []string{"oauth.clientId="}, "oauth.clientId is needed"},
-		{"a gateway for anyone", keys, []string{"clients=null"}, "name who may in clients or clientNetworks"},
-		{"a gateway that its policy keeps from everybody", keys, []string{"networkPolicy.clients=null"}, "nobody could use the gateway"},
-		{"a gateway that its policy opens to everybody", keys, []string{"networkPolicy.clients=[]"}, "nobody could use the gateway"},
-		{"nothing to serve", keys, []string{"connections=null"}, "connections is empty"},
-		{"no image", keys, []string{"image.repository="}, "image.repository is needed"},
-		{"pages that nobody reaches", sqlite, []string{"connect.publicUrl="}, "connect.ingress needs connect.publicUrl"},
+		{"OAuth in SQLite with two replicas", sqlite, []string{"replicas=2"}, "two pods would use the same refresh token"},
+		{"OAuth in SQLite with a rolling update", sqlite, []string{"strategy=RollingUpdate"}, "runs the old and the new pod at the same time"},
+		{"OAuth in SQLite with an autoscaler", sqlite, []string{"autoscaling.enabled=true"}, "two pods would use the same refresh token"},
+		{"OAuth in SQLite on a claim for several pods", sqlite, []string{"store.claim.accessMode=ReadWriteMany"}, "permits a second pod"},
+		{"OAuth in SQLite on a claim for one node", sqlite, []string{"store.claim.accessMode=ReadWriteOnce"}, "permits a second pod"},
+		{"OAuth without a store", sqlite, []string{"store.driver=memory"}, "the memory store loses them at a restart"},
+		{"a store without a keyset", sqlite, []string{"store.keyset.name="}, "store.keyset.name is required"},
+		{"PostgreSQL without a connection string", postgres, []string{"store.dsn.name="}, "store.dsn.name is required"},
+		{"OAuth without a client secret", sqlite, []string{"oauth.clientSecret.name="}, "oauth.clientSecret.name is required"},
+		{"a client secret without a client", sqlite, []string{"oauth.clientId="}, "oauth.clientId is required"},
+		{"a gateway without clients", keys, []string{"clients=null"}, "a gateway needs clients or clientNetworks"},
+		{"a gateway whose policy admits no client", keys, []string{"networkPolicy.clients=null"}, "no client could use the gateway"},
+		{"a gateway whose policy admits every client", keys, []string{"networkPolicy.clients=[]"}, "no client could use the gateway"},
+		{"nothing to serve", keys, []string{"connections=null"}, "store.driver memory requires connections"},
+		{"no image", keys, []string{"image.repository="}, "image.repository is required"},
+		{"an ingress without a public URL", sqlite, []string{"connect.publicUrl="}, "connect.ingress requires connect.publicUrl"},
 		{"an inline secret", sqlite, []string{"config.oauth.client_secret=s3cret"}, "config.oauth.client_secret is set by the chart; use oauth.clientSecret"},
-		{"another store by the side door", sqlite, []string{"config.store.driver=memory"}, "config.store is set by the chart"},
-		{"two connections of one name", keys, []string{"connections[1].name=Acme"}, "connections has acme and Acme, which are one name"},
-		{"two clients of one name", keys, []string{"clients[1].name=erp", "clients[1].token.name=t", "clients[1].token.key=k"}, "clients has erp and erp, which are one name"},
+		{"another store by config", sqlite, []string{"config.store.driver=memory"}, "config.store is set by the chart"},
+		{"two connections with one name", keys, []string{"connections[1].name=Acme"}, "connections has the names acme and Acme, which are the same"},
+		{"two clients with one name", keys, []string{"clients[1].name=erp", "clients[1].token.name=t", "clients[1].token.key=k"}, "clients has the names erp and erp, which are the same"},
 		{"an autoscaler with more pods than it may have", postgres, []string{"autoscaling.minReplicas=7"}, "autoscaling.minReplicas is 7, more than autoscaling.maxReplicas, which is 6"},
-		{"an authority that asks another pod", postgres, []string{"config.connect.tls.acme.domains[0]=connect.example.com"}, "config.connect.tls.acme with several pods"},
-		{"a key that the program does not know", keys, []string{"config.upstream.timeuot=30s"}, "config.upstream.timeuot is no key of the configuration"},
-		{"a section that the program does not know", keys, []string{"config.logging.level=info"}, "config.logging is no key of the configuration"},
-		{"a text for a section", keys, []string{"config.log=info"}, "config.log wants keys of its own"},
-		{"a section for a text", keys, []string{"config.log.level.is=info"}, "config.log.level has no keys of its own"},
-		{"a password in the ConfigMap", keys, []string{"config.upstream.proxy_url=http://u:s3cret@proxy:3128"}, "put the URL into a Secret, and name that in upstream.proxyUrl"},
+		{"ACME with several pods", postgres, []string{"config.connect.tls.acme.domains[0]=connect.example.com"}, "config.connect.tls.acme does not work with several pods"},
+		{"a key that the program does not know", keys, []string{"config.upstream.timeuot=30s"}, "config.upstream.timeuot is not a key of the configuration"},
+		{"a section that the program does not know", keys, []string{"config.logging.level=info"}, "config.logging is not a key of the configuration"},
+		{"a string for a section", keys, []string{"config.log=info"}, "config.log must have keys of its own"},
+		{"a section for a string", keys, []string{"config.log.level.is=info"}, "config.log.level cannot have keys of its own"},
+		{"a password in the ConfigMap", keys, []string{"config.upstream.proxy_url=http://u:s3cret@proxy:3128"}, "put the URL into a Secret and set upstream.proxyUrl to it"},
 		{"two forward proxies", files, []string{"config.upstream.proxy_url=http://proxy:3128"}, "config.upstream.proxy_url and upstream.proxyUrl are both set"},
-		{"a file that is not in the pod", keys, []string{"config.upstream.ca_file=/etc/ca.crt"}, "config.upstream.ca_file names /etc/ca.crt, which is not in the pod"},
+		{"a file that is not in the pod", keys, []string{"config.upstream.ca_file=/etc/ca.crt"}, "config.upstream.ca_file names /etc/ca.crt, which does not exist in the pod"},
 		{"a file that is misspelt", files, []string{"config.connect.branding.logo_file=/run/secrets/pleo-auth-proxy/files/logo.png"},
-			"config.connect.branding.logo_file names /run/secrets/pleo-auth-proxy/files/logo.png, which is not in the pod"},
-		{"a webhook's secret that nobody brings", files, []string{"config.webhooks[0].secret_file=/run/secrets/pleo-auth-proxy/files/hook"},
+			"config.connect.branding.logo_file names /run/secrets/pleo-auth-proxy/files/logo.png, which does not exist in the pod"},
+		{"a webhook's secret that is not in files", files, []string{"config.webhooks[0].secret_file=/run/secrets/pleo-auth-proxy/files/hook"},
 			"config.webhooks[0].secret_file names"},
-		{"a file from nowhere", keys, []string{"files.logo.key=logo.svg"}, "files.logo wants a secret or a configMap"},
-		{"a file from two places", files, []string{"files.webhook.configMap=pleo-webhook"}, "files.webhook wants a secret or a configMap"},
+		{"a file without a source", keys, []string{"files.logo.key=logo.svg"}, "files.logo must have either a secret or a configMap"},
+		{"a file with two sources", files, []string{"files.webhook.configMap=pleo-webhook"}, "files.webhook must have either a secret or a configMap"},
 		{"a file with a path for a name", keys, []string{"files.a/b.secret=s", "files.a/b.key=k"}, "a/b"},
 		{"a socket for other pods", keys, []string{"sidecar.socket=true"}, "sidecar.socket is for mode sidecar"},
 		{"an unknown value", keys, []string{"replicaCount=2"}, "replicaCount"},
-		{"a secret that is no reference", keys, []string{"connections[0].apiKey=pls_x"}, "apiKey"},
-		{"a name that no connection can have", keys, []string{"connections[0].name=a/b"}, "name"},
+		{"a secret instead of a reference", keys, []string{"connections[0].apiKey=pls_x"}, "apiKey"},
+		{"a name that is not valid for a connection", keys, []string{"connections[0].name=a/b"}, "name"},
 		{"a sidecar with SQLite and two replicas", "", []string{
 			"pleo-auth-proxy.store.driver=sqlite", "pleo-auth-proxy.store.keyset.name=k", "pleo-auth-proxy.replicas=2",
-		}, "would spend one refresh token twice"},
-		{"a sidecar's file that is not in the pod", "", []string{"pleo-auth-proxy.config.upstream.ca_file=/etc/ca.crt"}, "which is not in the pod"},
-		{"a sidecar's key that the program does not know", "", []string{"pleo-auth-proxy.config.upstream.cafile=/etc/ca.crt"}, "config.upstream.cafile is no key"},
+		}, "two pods would use the same refresh token"},
+		{"a sidecar's file that is not in the pod", "", []string{"pleo-auth-proxy.config.upstream.ca_file=/etc/ca.crt"}, "which does not exist in the pod"},
+		{"a sidecar's key that the program does not know", "", []string{"pleo-auth-proxy.config.upstream.cafile=/etc/ca.crt"}, "config.upstream.cafile is not a key"},
 		{"an ingress in front of a sidecar", "", []string{"pleo-auth-proxy.serviceMonitor.enabled=true"}, "are for mode gateway"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -437,12 +436,12 @@ func TestChartRefuses(t *testing.T) {
 	}
 }
 
-// TestChartSaysWhatIsNext: helm prints where the gateway is, and commands that
-// name what was rendered.
+// TestChartSaysWhatIsNext checks that the notes show the address of the gateway,
+// and commands with the names of the rendered objects.
 func TestChartSaysWhatIsNext(t *testing.T) {
 	for name, want := range map[string][]string{
 		"gateway-keys":     {"http://pleo-pleo-auth-proxy:8484/@CONNECTION", "deployment/pleo-pleo-auth-proxy 8485", "It shows the connections"},
-		"gateway-sqlite":   {"https://connect.example.com/oauth/callback at Pleo", "name a Secret with a token in admin.token"},
+		"gateway-sqlite":   {"https://connect.example.com/oauth/callback with Pleo", "set admin.token to a Secret with a token"},
 		"gateway-postgres": {"statefulset/pleo-pleo-auth-proxy 8485", "admin-token of the Secret pleo-admin"},
 		"gateway-files":    {"https://pleo-pleo-auth-proxy:8484/@CONNECTION"},
 	} {
@@ -457,8 +456,8 @@ func TestChartSaysWhatIsNext(t *testing.T) {
 	}
 }
 
-// TestChartAddsToTheHosts: hosts that the user allows stay, and the short name of
-// the Service comes only where a token is asked for.
+// TestChartAddsToTheHosts checks that hosts allowed by the user are kept, and that the
+// short name of the Service is added only if clients need a token.
 func TestChartAddsToTheHosts(t *testing.T) {
 	for name, want := range map[string]string{
 		"gateway-keys":   "allowed_hosts:\n  - pleo.example.com\n  - pleo-pleo-auth-proxy.pleo\n",

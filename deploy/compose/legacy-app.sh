@@ -1,6 +1,6 @@
 #!/bin/sh
-# A program that knows nothing of tokens: it asks for employees at its base URL,
-# now and every minute.
+# A program without any authentication: it lists employees at its base URL, now and
+# every minute.
 while :; do
   if wget -q -O - "$PLEO_BASE_URL/v2/employees?limit=2"; then
     echo

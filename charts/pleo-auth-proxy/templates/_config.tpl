@@ -38,10 +38,10 @@
 {{- end -}}
 
 {{/*
-SERVICE.NAMESPACE, which the proxy does not take for a private name by itself: a
-namespace may be called like the end of public names, such as team, and whoever
-owns SERVICE.team could point that name here. Such a page has no client's token, so
-that the name is allowed only where one is asked for.
+The host name SERVICE.NAMESPACE. The proxy does not treat it as private by default, since a
+namespace can have the name of a public top-level domain, such as team: the owner of
+SERVICE.team could point that name here and use the proxy from a web page (DNS rebinding).
+Such a page has no client token, so the name is allowed only if clients need a token.
 */}}
 {{- define "pleo-auth-proxy.shortHost" -}}
 {{- if and (eq .Values.mode "gateway") .Values.clients -}}
@@ -89,7 +89,7 @@ client_networks: {{ toJson . }}
 {{- end }}
 {{- end -}}
 
-{{/* Every Secret and file that is referred to, as the sources of one projected volume. */}}
+{{/* All Secrets and files in use, as the sources of one projected volume. */}}
 {{- define "pleo-auth-proxy.secretSources" -}}
 {{- $v := .Values -}}
 {{- $all := list -}}

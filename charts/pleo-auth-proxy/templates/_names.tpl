@@ -1,4 +1,4 @@
-{{/* The name of everything that is made here. */}}
+{{/* The name of all objects of this chart. */}}
 {{- define "pleo-auth-proxy.fullname" -}}
 {{- if contains .Chart.Name .Release.Name -}}
 {{- .Release.Name | trunc 52 | trimSuffix "-" -}}
@@ -21,7 +21,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- define "pleo-auth-proxy.image" -}}
 {{- $image := .Values.image -}}
-{{- $repository := required "image.repository is needed: build the image from the Dockerfile, push it to a registry of yours, and name it here" $image.repository -}}
+{{- $repository := required "image.repository is required: build the image from the Dockerfile, push it to your registry, and set its name here" $image.repository -}}
 {{- if $image.digest -}}
 {{ $repository }}@{{ $image.digest }}
 {{- else -}}
@@ -37,7 +37,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ and (eq .Values.mode "gateway") (eq .Values.store.driver "postgres") | ternary "StatefulSet" "Deployment" }}
 {{- end -}}
 
-{{/* What a listener speaks. */}}
+{{/* The URL scheme of a listener. */}}
 {{- define "pleo-auth-proxy.scheme" -}}
 {{- $tls := dig .of "tls" dict .config | default dict -}}
 {{ or (empty $tls.cert_file | not) (dig "acme" "domains" list $tls | empty | not) | ternary "https" "http" }}

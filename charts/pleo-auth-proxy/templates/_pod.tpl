@@ -1,6 +1,6 @@
 {{/*
-The container, less what differs between gateway and sidecar. It keeps to the
-restricted Pod Security Standard whatever the pod says.
+The parts of the container that gateway and sidecar have in common. It meets the
+restricted Pod Security Standard regardless of the pod's settings.
 */}}
 {{- define "pleo-auth-proxy.container" -}}
 name: pleo-auth-proxy
@@ -57,12 +57,12 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
-{{/* Sums up the configuration, so that pods are replaced when it changes. */}}
+{{/* A checksum of the configuration, so that pods are replaced when it changes. */}}
 {{- define "pleo-auth-proxy.annotations" -}}
 pleo-auth-proxy/config: {{ include "pleo-auth-proxy.config" . | sha256sum | trunc 16 | quote }}
 {{- end -}}
 
-{{/* replicas and strategy of a Deployment, as the store allows them. */}}
+{{/* The replicas and strategy of a Deployment, as the store permits. */}}
 {{- define "pleo-auth-proxy.workload" -}}
 {{- include "pleo-auth-proxy.check" . -}}
 {{- if not .Values.autoscaling.enabled -}}
@@ -73,9 +73,9 @@ strategy:
 {{- end -}}
 
 {{/*
-What the pod itself must have: time to finish a refresh, no variables about
-Services, and a group that may read secrets and write to volumes. All else is
-said of the container, since in a sidecar the pod is somebody else's.
+The fields of the pod: time to finish a refresh, no variables for Services, and a group
+that may read secrets and write to volumes. Everything else is set on the container,
+since a sidecar's pod belongs to another chart.
 */}}
 {{- define "pleo-auth-proxy.pod" -}}
 terminationGracePeriodSeconds: 90
@@ -86,8 +86,8 @@ securityContext:
 {{- end -}}
 
 {{/*
-The proxy as an init container that goes on running: it is ready before the
-application starts, and is stopped after it.
+The proxy as a native sidecar: an init container that keeps running. It is ready before
+the application starts and stops after it.
 */}}
 {{- define "pleo-auth-proxy.sidecar" -}}
 {{- include "pleo-auth-proxy.check" . -}}
@@ -120,7 +120,7 @@ application starts, and is stopped after it.
 {{- end }}
 {{- end -}}
 
-{{/* For the application's container, with sidecar.socket. */}}
+{{/* The mount for the application's container, with sidecar.socket. */}}
 {{- define "pleo-auth-proxy.socketMount" -}}
 - {name: pleo-socket, mountPath: /run/pleo-auth-proxy}
 {{- end -}}

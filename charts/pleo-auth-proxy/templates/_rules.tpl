@@ -1,7 +1,7 @@
 {{/*
-What must hold before anything is rendered. A grant has one store, and a refresh
-token that two pods spend ends the grant for the customer, so a setup that could
-do so is refused, with the reason and the way out.
+Checks the values before anything is rendered. A grant must have exactly one store: if
+two pods use the same refresh token, Pleo ends the grant. Values that allow this are
+rejected, with the reason and the fix.
 */}}
 {{- define "pleo-auth-proxy.check" -}}
 {{- include "pleo-auth-proxy.checkKeys" (dict "path" "config" "value" .Values.config "known" (.Files.Get "files/config.example.yaml" | fromYaml)) -}}
@@ -14,20 +14,20 @@ do so is refused, with the reason and the way out.
 {{- if eq .Values.mode "gateway" -}}
 {{- include "pleo-auth-proxy.checkGateway" . -}}
 {{- else if or .Values.connect.ingress.enabled .Values.autoscaling.enabled .Values.serviceMonitor.enabled -}}
-{{- fail "connect.ingress, autoscaling and serviceMonitor are for mode gateway: in mode sidecar the pods and their Service are those of your own chart" -}}
+{{- fail "connect.ingress, autoscaling and serviceMonitor are for mode gateway: in mode sidecar the pods and their Service belong to your own chart" -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Keys of config that the program does not know, which it would refuse at its start. */}}
+{{/* Rejects keys of config that the program does not know and would reject at its start. */}}
 {{- define "pleo-auth-proxy.checkKeys" -}}
 {{- range $key, $value := .value -}}
 {{- $path := printf "%s.%s" $.path $key -}}
 {{- if not (hasKey $.known $key) -}}
-{{- fail (printf "%s is no key of the configuration; config.example.yaml has them all" $path) -}}
+{{- fail (printf "%s is not a key of the configuration; config.example.yaml lists all keys" $path) -}}
 {{- end -}}
 {{- $known := get $.known $key -}}
 {{- if ne (kindIs "map" $known) (kindIs "map" $value) -}}
-{{- fail (printf "%s %s" $path (kindIs "map" $known | ternary "wants keys of its own" "has no keys of its own")) -}}
+{{- fail (printf "%s %s" $path (kindIs "map" $known | ternary "must have keys of its own" "cannot have keys of its own")) -}}
 {{- end -}}
 {{- if kindIs "map" $known -}}
 {{- include "pleo-auth-proxy.checkKeys" (dict "path" $path "value" $value "known" $known) -}}
@@ -42,7 +42,7 @@ do so is refused, with the reason and the way out.
 {{- $name := eq $.list "connections" | ternary (lower .name) .name -}}
 {{- $other := get $seen $name -}}
 {{- if $other -}}
-{{- fail (printf "%s has %s and %s, which are one name" $.list $other .name) -}}
+{{- fail (printf "%s has the names %s and %s, which are the same" $.list $other .name) -}}
 {{- end -}}
 {{- $_ := set $seen $name .name -}}
 {{- end -}}
@@ -52,62 +52,62 @@ do so is refused, with the reason and the way out.
 {{- $s := .Values.store -}}
 {{- if eq $s.driver "memory" -}}
 {{- if .Values.oauth.clientId -}}
-{{- fail "oauth.clientId is set, and store.driver is memory: refresh tokens change with every use, so a store that forgets them loses the connections; use sqlite for one pod, or postgres" -}}
+{{- fail "oauth.clientId requires a store.driver other than memory: refresh tokens change with every use, and the memory store loses them at a restart; use sqlite for one pod, or postgres" -}}
 {{- end -}}
 {{- if .Values.connect.publicUrl -}}
-{{- fail "connect.publicUrl is set, and store.driver is memory, which forgets what customers connect; use sqlite for one pod, or postgres" -}}
+{{- fail "connect.publicUrl requires a store.driver other than memory, which loses new connections at a restart; use sqlite for one pod, or postgres" -}}
 {{- end -}}
 {{- if not .Values.connections -}}
-{{- fail "store.driver memory has only what is declared, and connections is empty: declare connections with their keys, or use sqlite or postgres" -}}
+{{- fail "store.driver memory requires connections: declare them with their keys, or use sqlite or postgres" -}}
 {{- end -}}
 {{- else if not $s.keyset.name -}}
-{{- fail (printf "store.keyset.name is needed with store.driver %s: the keyset that seals the store is kept apart from it, in a Secret" $s.driver) -}}
+{{- fail (printf "store.keyset.name is required with store.driver %s: the Secret with the keyset that encrypts the store" $s.driver) -}}
 {{- end -}}
 {{- if eq $s.driver "sqlite" -}}
 {{- include "pleo-auth-proxy.checkOnePod" . -}}
 {{- end -}}
 {{- if and (eq $s.driver "postgres") (not $s.dsn.name) -}}
-{{- fail "store.dsn.name is needed with store.driver postgres: the Secret that holds the connection string" -}}
+{{- fail "store.dsn.name is required with store.driver postgres: the Secret with the connection string" -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "pleo-auth-proxy.checkOnePod" -}}
-{{- $why := "store.driver sqlite is one pod's: two pods with a store each, or with one file, would spend one refresh token twice, and Pleo would end the grant" -}}
+{{- $why := "store.driver sqlite is for a single pod: two pods would use the same refresh token, and Pleo would end the grant" -}}
 {{- if or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled -}}
 {{- fail (printf "%s; use one replica without autoscaling, or store.driver postgres" $why) -}}
 {{- end -}}
 {{- if ne (include "pleo-auth-proxy.strategy" .) "Recreate" -}}
-{{- fail (printf "%s; a strategy other than Recreate runs the new pod beside the old one: use Recreate, or store.driver postgres" $why) -}}
+{{- fail (printf "%s; a strategy other than Recreate runs the old and the new pod at the same time: use Recreate, or store.driver postgres" $why) -}}
 {{- end -}}
 {{- $claim := .Values.store.claim -}}
 {{- if ne $claim.accessMode "ReadWriteOncePod" -}}
-{{- fail (printf "%s; store.claim.accessMode %s lets a second pod in: use ReadWriteOncePod, or store.driver postgres" $why $claim.accessMode) -}}
+{{- fail (printf "%s; store.claim.accessMode %s permits a second pod: use ReadWriteOncePod, or store.driver postgres" $why $claim.accessMode) -}}
 {{- end -}}
 {{- if $claim.existing -}}
 {{- $there := lookup "v1" "PersistentVolumeClaim" .Release.Namespace $claim.existing -}}
 {{- if and $there (ne (toJson $there.spec.accessModes) "[\"ReadWriteOncePod\"]") -}}
-{{- fail (printf "%s; the claim %s has the access modes %s: make one with ReadWriteOncePod alone" $why $claim.existing (toJson $there.spec.accessModes)) -}}
+{{- fail (printf "%s; the claim %s has the access modes %s: create one with ReadWriteOncePod only" $why $claim.existing (toJson $there.spec.accessModes)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "pleo-auth-proxy.checkSecrets" -}}
 {{- if and .Values.oauth.clientId (not .Values.oauth.clientSecret.name) -}}
-{{- fail "oauth.clientSecret.name is needed with oauth.clientId: the Secret that holds the client secret" -}}
+{{- fail "oauth.clientSecret.name is required with oauth.clientId: the Secret with the client secret" -}}
 {{- end -}}
 {{- if and .Values.oauth.clientSecret.name (not .Values.oauth.clientId) -}}
-{{- fail "oauth.clientId is needed with oauth.clientSecret" -}}
+{{- fail "oauth.clientId is required with oauth.clientSecret" -}}
 {{- end -}}
 {{- $url := dig "upstream" "proxy_url" "" .Values.config | toString -}}
 {{- if and $url .Values.upstream.proxyUrl.name -}}
-{{- fail "config.upstream.proxy_url and upstream.proxyUrl are both set; keep one of them" -}}
+{{- fail "config.upstream.proxy_url and upstream.proxyUrl are both set; set one of them" -}}
 {{- end -}}
 {{- if contains "@" $url -}}
-{{- fail "config.upstream.proxy_url holds a password, which everybody may read in a ConfigMap; put the URL into a Secret, and name that in upstream.proxyUrl" -}}
+{{- fail "config.upstream.proxy_url contains a password, and a ConfigMap is not secret; put the URL into a Secret and set upstream.proxyUrl to it" -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Keys of config that have a value of the chart, which knows more about them. */}}
+{{/* Rejects keys of config for which the chart has a value. */}}
 {{- define "pleo-auth-proxy.checkConfig" -}}
 {{- $instead := dict
   "environment" "environment" "data_dir" "store.claim" "store" "store" "connections" "connections"
@@ -115,23 +115,23 @@ do so is refused, with the reason and the way out.
   "oauth.previous_client_secret" "oauth.previousClientSecret" "oauth.previous_client_secret_file" "oauth.previousClientSecret"
   "proxy.listen" "mode and sidecar.socket" "proxy.clients" "clients" "proxy.client_networks" "clientNetworks"
   "proxy.dangerously_allow_anyone" "clients or clientNetworks" "connect.listen" "connect.publicUrl" "connect.public_url" "connect.publicUrl"
-  "admin.listen" "kubectl port-forward" "admin.token_file" "admin.token" "health" "nothing: probes need it as it is"
+  "admin.listen" "kubectl port-forward" "admin.token_file" "admin.token" "health" "nothing: the probes depend on it"
 -}}
 {{- range $path, $value := $instead -}}
 {{- $parts := splitList "." $path -}}
 {{- $section := $.Values.config -}}
 {{- if gt (len $parts) 1 -}}{{- $section = get $.Values.config (first $parts) | default dict -}}{{- end -}}
 {{- if hasKey $section (last $parts) -}}
-{{- fail (printf "config.%s is set by the chart; use %s" $path $value) -}}
+{{- fail (printf "config.%s is set by the chart; use %s instead" $path $value) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Every file that config names is one of files, since the pod has no others. */}}
+{{/* Rejects files in config that are not in files: the pod has no others. */}}
 {{- define "pleo-auth-proxy.checkFiles" -}}
 {{- range $name, $f := .Values.files -}}
 {{- if or (and $f.secret $f.configMap) (not (or $f.secret $f.configMap)) -}}
-{{- fail (printf "files.%s wants a secret or a configMap, one of them" $name) -}}
+{{- fail (printf "files.%s must have either a secret or a configMap" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- include "pleo-auth-proxy.checkFilesIn" (dict "path" "config" "value" .Values.config "files" .Values.files "dir" (printf "%s/files" (include "pleo-auth-proxy.secretsDir" .))) -}}
@@ -143,7 +143,7 @@ do so is refused, with the reason and the way out.
 {{- $path := printf "%s.%s" $.path $key -}}
 {{- if and (hasSuffix "_file" $key) (kindIs "string" $value) $value -}}
 {{- if or (ne (dir $value) $.dir) (not (hasKey $.files (base $value))) -}}
-{{- fail (printf "%s names %s, which is not in the pod; put the file into files under a name of its own, and name it here as %s/NAME" $path $value $.dir) -}}
+{{- fail (printf "%s names %s, which does not exist in the pod; add the file to files and set this to %s/NAME" $path $value $.dir) -}}
 {{- end -}}
 {{- else -}}
 {{- include "pleo-auth-proxy.checkFilesIn" (dict "path" $path "value" $value "files" $.files "dir" $.dir) -}}
@@ -158,7 +158,7 @@ do so is refused, with the reason and the way out.
 
 {{- define "pleo-auth-proxy.checkGateway" -}}
 {{- if not (or .Values.clients .Values.clientNetworks) -}}
-{{- fail "whoever reaches a gateway acts with every connection: name who may in clients or clientNetworks" -}}
+{{- fail "a gateway needs clients or clientNetworks: without them every program that reaches it could use every connection" -}}
 {{- end -}}
 {{- with .Values.autoscaling -}}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
@@ -166,12 +166,12 @@ do so is refused, with the reason and the way out.
 {{- end -}}
 {{- end -}}
 {{- if and (dig "connect" "tls" "acme" "domains" list .Values.config) (or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled) -}}
-{{- fail "config.connect.tls.acme with several pods: the authority asks one of them what another one knows; end TLS in front of them, or take the certificate from files" -}}
+{{- fail "config.connect.tls.acme does not work with several pods: the challenge may reach another pod than the one that started it; terminate TLS in front of them, or take the certificate from files" -}}
 {{- end -}}
 {{- if .Values.sidecar.socket -}}
 {{- fail "sidecar.socket is for mode sidecar: other pods cannot reach a unix socket" -}}
 {{- end -}}
 {{- if and .Values.connect.ingress.enabled (not .Values.connect.publicUrl) -}}
-{{- fail "connect.ingress needs connect.publicUrl, which says under which host customers reach it" -}}
+{{- fail "connect.ingress requires connect.publicUrl, the URL that customers use" -}}
 {{- end -}}
 {{- end -}}
