@@ -15,38 +15,35 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-# root/ becomes the image; state/ holds the directories that its user may write to.
-RUN make cross PLATFORMS=$TARGETOS/$TARGETARCH \
-    && mkdir -p root/etc/ssl/certs root/var/lib simulator \
-    && mkdir -m 0700 state \
-    && cp /etc/ssl/certs/ca-certificates.crt root/etc/ssl/certs/ \
-    && mv dist/$TARGETOS-$TARGETARCH/pleo-auth-proxy root/ \
-    && mv dist/$TARGETOS-$TARGETARCH/pleo-sim simulator/
+# make image runs the same rule on the host, and replaces this stage by its result.
+RUN make image-files PLATFORMS=$TARGETOS/$TARGETARCH IMAGE_FILES=/image
 
 FROM scratch AS simulator
+ARG TARGETARCH
 LABEL org.opencontainers.image.title="pleo-sim" \
       org.opencontainers.image.description="A simulated Pleo to develop against" \
       org.opencontainers.image.source="https://github.com/pleo-auth-proxy/pleo-auth-proxy" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /src/simulator/ /
+COPY --from=build /image/$TARGETARCH/simulator/ /
 USER 65532:65532
 EXPOSE 8490
 ENTRYPOINT ["/pleo-sim"]
 
 FROM scratch AS proxy
+ARG TARGETARCH
 ARG VERSION=devel
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="pleo-auth-proxy" \
-      org.opencontainers.image.description="Puts fresh credentials on plain HTTP requests to the Pleo API" \
+      org.opencontainers.image.description="Authenticating reverse proxy for the Pleo API" \
       org.opencontainers.image.source="https://github.com/pleo-auth-proxy/pleo-auth-proxy" \
       org.opencontainers.image.documentation="https://github.com/pleo-auth-proxy/pleo-auth-proxy/blob/main/docs/deploy.md" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
-COPY --from=build /src/root/ /
+COPY --from=build /image/$TARGETARCH/proxy/ /
 # New volumes mounted here inherit the owner.
-COPY --from=build --chown=65532:65532 /src/state /var/lib/pleo-auth-proxy
-COPY --from=build --chown=65532:65532 /src/state /var/lib/pleo-auth-proxy-keyset
+COPY --from=build --chown=65532:65532 /image/$TARGETARCH/state /var/lib/pleo-auth-proxy
+COPY --from=build --chown=65532:65532 /image/$TARGETARCH/state /var/lib/pleo-auth-proxy-keyset
 # The default of data_dir, which the configuration can override.
 ENV STATE_DIRECTORY=/var/lib/pleo-auth-proxy
 USER 65532:65532

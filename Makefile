@@ -81,12 +81,26 @@ $(TOOLS)/nfpm-$(NFPM_VERSION):
 $(TOOLS)/cyclonedx-gomod-$(CYCLONEDX_VERSION):
 	$(call install,github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION))
 
-# Without an engine: deploy/image takes BuildKit's steps on this machine.
+# The files of the images, by architecture. The Dockerfile runs this rule in a container,
+# make image on the host.
+IMAGE_FILES ?= dist/image-files/image
+.PHONY: image-files
+image-files: cross ## Lay out the files of the images in IMAGE_FILES
+	@set -e; umask 022; for p in $(PLATFORMS); do \
+		[ "$${p%/*}" = linux ] || continue; arch=$${p#*/}; dir=$(IMAGE_FILES)/$$arch; rm -rf $$dir; \
+		install -d $$dir/proxy/etc/ssl/certs $$dir/proxy/var/lib $$dir/simulator; install -d -m 0700 $$dir/state; \
+		install -m 0644 /etc/ssl/certs/ca-certificates.crt $$dir/proxy/etc/ssl/certs/; \
+		install dist/linux-$$arch/pleo-auth-proxy $$dir/proxy/; install dist/linux-$$arch/pleo-sim $$dir/simulator/; \
+	done
+
+# BuildKit's daemon and client, at the version in deploy/go.mod.
+$(TOOLS)/buildkitd $(TOOLS)/buildctl &: deploy/go.mod
+	cd deploy && $(GO) build -trimpath -o $(TOOLS)/ github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
+
 .PHONY: image
-image: ## Build the images for linux/amd64 and linux/arm64 into dist/image/, as OCI layouts
-	cd deploy && $(GO) build -o $(TOOLS)/image ./image
-	$(TOOLS)/image --platforms linux/amd64,linux/arm64 --build-arg REVISION=$$(git rev-parse HEAD) --out dist/image/pleo-auth-proxy
-	$(TOOLS)/image --platforms linux/amd64,linux/arm64 --target simulator --out dist/image/pleo-sim
+image: image-files $(TOOLS)/buildkitd ## Build the images for linux/amd64 and linux/arm64 into dist/image/, as OCI layouts (needs root and runc)
+	PATH=$(TOOLS):$$PATH deploy/image dist/image/pleo-auth-proxy --opt build-arg:REVISION=$$(git rev-parse HEAD)
+	PATH=$(TOOLS):$$PATH deploy/image dist/image/pleo-sim --opt target=simulator
 
 .PHONY: release-snapshot
 release-snapshot: cross $(RELEASE_TOOLS) ## Make archives, Debian packages, SBOMs and checksums of the commit into dist/release/

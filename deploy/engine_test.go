@@ -64,19 +64,37 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// loadImage returns the image of this machine's platform from a layout that
-// make image has written.
-func loadImage(t *testing.T, name string) v1.Image {
+// loadIndex returns the images of all platforms from a layout that make image has
+// written: the layout's own index has the image index as its only entry.
+func loadIndex(t *testing.T, name string) (v1.ImageIndex, *v1.IndexManifest) {
 	t.Helper()
 	path := repository("dist", "image", name)
-	index, err := layout.ImageIndexFromPath(path)
+	outer, err := layout.ImageIndexFromPath(path)
 	if err != nil {
 		missing(t, "there is no image in %s; make image builds it", path)
+	}
+	entries, err := outer.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(entries.Manifests); n != 1 {
+		t.Fatalf("%s has %d entries, want one", path, n)
+	}
+	index, err := outer.ImageIndex(entries.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
 	}
 	manifest, err := index.IndexManifest()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return index, manifest
+}
+
+// loadImage returns the image for this machine's platform.
+func loadImage(t *testing.T, name string) v1.Image {
+	t.Helper()
+	index, manifest := loadIndex(t, name)
 	for _, d := range manifest.Manifests {
 		if d.Platform.OS == "linux" && d.Platform.Architecture == architecture() {
 			img, err := index.Image(d.Digest)
@@ -86,7 +104,7 @@ func loadImage(t *testing.T, name string) v1.Image {
 			return img
 		}
 	}
-	t.Fatalf("%s has no image for linux/%s", path, architecture())
+	t.Fatalf("%s has no image for linux/%s", name, architecture())
 	return nil
 }
 
