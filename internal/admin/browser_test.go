@@ -32,8 +32,8 @@ func busyStore(now time.Time) *memoryStore {
 		})
 	}
 	for i, change := range map[int]credstore.Connection{
-		3:  {Status: credstore.ReauthorizationRequired, Reason: credstore.ReasonRefreshTokenRejected, LastError: &credstore.Failure{Code: "refresh_token_refused", Message: "the authorization server answered 400 invalid_grant", At: now.Add(-40 * time.Minute)}},
-		5:  {Status: credstore.ReauthorizationRequired, Reason: credstore.ReasonKeyRejected, LastError: &credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: now.Add(-3 * time.Hour)}},
+		3:  {Status: credstore.ReauthorizationRequired, Reason: credstore.ReasonRefreshTokenRejected, LastError: &credstore.Failure{Code: "refresh_token_rejected", Message: "the authorization server answered 400 invalid_grant", At: now.Add(-40 * time.Minute)}},
+		5:  {Status: credstore.ReauthorizationRequired, Reason: credstore.ReasonKeyRejected, LastError: &credstore.Failure{Code: "key_rejected", Message: "the API answers 401 to the key", At: now.Add(-3 * time.Hour)}},
 		11: {Status: credstore.Degraded, Reason: credstore.ReasonUnavailable, LastError: &credstore.Failure{Code: "authorization_server_unreachable", Message: "dialing: connection refused", At: now.Add(-2 * time.Minute)}},
 		20: {Status: credstore.Disabled, Reason: credstore.ReasonOperator},
 		31: {Status: credstore.Pending, Reason: credstore.ReasonNoCredential},
@@ -59,7 +59,7 @@ func busyStore(now time.Time) *memoryStore {
 	store.events[0].Type, store.events[0].Actor = credstore.EventConnected, credstore.ActorCustomer
 	last := &store.events[59]
 	last.Type, last.Status, last.Reason = credstore.EventReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected
-	last.Code, last.Message = "refresh_token_refused", "the authorization server answered 400 invalid_grant"
+	last.Code, last.Message = "refresh_token_rejected", "the authorization server answered 400 invalid_grant"
 	store.events = append(store.events, credstore.Event{
 		ID: "e060", ConnectionID: "gone", Connection: "initech", Type: credstore.EventConnected,
 		At: now.Add(-300 * time.Hour), Actor: credstore.ActorCustomer, Status: credstore.Active, Version: 1,

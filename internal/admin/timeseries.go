@@ -140,7 +140,7 @@ func refreshClass(result string) int {
 	switch result {
 	case "refreshed", "superseded":
 		return refreshSucceeded
-	case "refused":
+	case "rejected":
 		return refreshRejected
 	}
 	return refreshFailed

@@ -45,7 +45,7 @@ func TestTimeSeriesIntervals(t *testing.T) {
 		program.requests.WithLabelValues("499", "proxy").Add(1)
 		program.requests.WithLabelValues("503", "proxy").Add(4)
 		program.refreshes.WithLabelValues("refreshed", "expired").Add(3)
-		program.refreshes.WithLabelValues("refused", "expired").Add(1)
+		program.refreshes.WithLabelValues("rejected", "expired").Add(1)
 		program.refreshes.WithLabelValues("busy", "expired").Add(2)
 		for range 98 {
 			program.duration.Observe(.005)

@@ -34,8 +34,8 @@ func massRejection(r *run) {
 	if presented > 20 {
 		r.violation("%d tokens were presented before the brake held, want at most 20", presented)
 	}
-	if got := p.metric("pleo_mass_refusal"); got != 1 {
-		r.violation("pleo_mass_refusal is %v, want 1", got)
+	if got := p.metric("pleo_circuit_breaker_open"); got != 1 {
+		r.violation("pleo_circuit_breaker_open is %v, want 1", got)
 	}
 	ended := p.metric(`pleo_connections{kind="oauth",status="reauthorization_required"}`)
 	r.row.update(func(row *row) {

@@ -57,7 +57,7 @@ func TestRule13BreakerOpensWhenAllAreRejected(t *testing.T) {
 			t.Errorf("%d tokens spent while all are refused, want at most 20", n)
 		}
 		if testutil.ToFloat64(p.metrics.breakerOpen) != 1 {
-			t.Error("pleo_mass_refusal is not raised")
+			t.Error("pleo_circuit_breaker_open is not raised")
 		}
 		condemned := w.count(credstore.ReauthorizationRequired)
 		time.Sleep(2 * time.Hour)
@@ -72,7 +72,7 @@ func TestRule13BreakerOpensWhenAllAreRejected(t *testing.T) {
 		time.Sleep(21 * time.Minute)
 		synctest.Wait()
 		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
-			t.Error("pleo_mass_refusal is still raised after the refusals have ended")
+			t.Error("pleo_circuit_breaker_open is still raised after the refusals have ended")
 		}
 		if good := p.useAll(names); good < len(names)-condemned {
 			t.Errorf("%d of %d connections work after the refusals have ended, want all but the %d condemned before the brake held", good, len(names), condemned)
@@ -91,7 +91,7 @@ func TestRule13FewRejectionsAmongManyDoNotOpenBreaker(t *testing.T) {
 			t.Errorf("%d of 100 connections work, want the 90 whose grants live", good)
 		}
 		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
-			t.Error("pleo_mass_refusal is raised by one refusal in ten")
+			t.Error("pleo_circuit_breaker_open is raised by one refusal in ten")
 		}
 	})
 }
@@ -120,7 +120,7 @@ func TestRule13RejectionsOfReplacedTokensDoNotCount(t *testing.T) {
 			}
 		}
 		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
-			t.Error("pleo_mass_refusal is raised, although each refused token had been replaced")
+			t.Error("pleo_circuit_breaker_open is raised, although each refused token had been replaced")
 		}
 	})
 }

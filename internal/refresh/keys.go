@@ -15,7 +15,7 @@ import (
 // records of them.
 const keyCheckTimeout = time.Minute
 
-const codeKeyRejected = "key_refused"
+const codeKeyRejected = "key_rejected"
 
 // sharedKeyCheck is one question to the API about a key that it has refused, shared by
 // all who wait for the answer.

@@ -19,13 +19,13 @@ type result string
 
 const (
 	resultRefreshed      result = "refreshed"
-	resultIncomplete     result = "incomplete"     // answered with a refresh token and nothing to send
-	resultSuperseded     result = "superseded"     // the connection has a newer credential, or was removed
-	resultRejected       result = "refused"        // the refresh token is no good
-	resultClientRejected result = "client_refused" // our client or its secret is not
-	resultBusy           result = "busy"           // 429
-	resultUnexpected     result = "unusual"        // any other 4xx
-	resultUnknown        result = "unknown"        // sent and never readably answered
+	resultIncomplete     result = "incomplete"      // answered with a refresh token and nothing to send
+	resultSuperseded     result = "superseded"      // the connection has a newer credential, or was removed
+	resultRejected       result = "rejected"        // the refresh token is no good
+	resultClientRejected result = "client_rejected" // our client or its secret is not
+	resultBusy           result = "busy"            // 429
+	resultUnexpected     result = "unexpected"      // any other 4xx
+	resultUnknown        result = "unknown"         // sent and never readably answered
 	resultNotSent        result = "not_sent"
 )
 
@@ -62,8 +62,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Reads and writes that the store could not do.",
 		}),
 		breakerOpen: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "pleo_mass_refusal",
-			Help: "1 while no refresh tokens are spent because many connections were refused at once.",
+			Name: "pleo_circuit_breaker_open",
+			Help: "1 while refreshes are stopped because many connections were rejected at once.",
 		}),
 	}
 	// A counter that begins with its first event hides that event from increase().
@@ -92,7 +92,7 @@ func (m *Manager) watchTroubles(r prometheus.Registerer) {
 		})
 	}
 	r.MustRegister(
-		gauge("pleo_store_restored", "1 while no refresh token is presented because the store is older than its witness.", m.Restored),
+		gauge("pleo_store_rollback_detected", "1 while no refresh token is sent because the store is older than the high-water mark.", m.Restored),
 		gauge("pleo_spool_unusable", "1 while no refresh is started because the spool cannot be written.",
 			func() bool { return m.spoolTrouble.Load() != nil }),
 		gauge("pleo_store_unwritable", "1 while no refresh is started because the store takes no note of it.",

@@ -20,9 +20,9 @@ func TestHealthMetrics(t *testing.T) {
 # HELP pleo_spool_unusable 1 while no refresh is started because the spool cannot be written.
 # TYPE pleo_spool_unusable gauge
 pleo_spool_unusable `+unusable+`
-# HELP pleo_store_restored 1 while no refresh token is presented because the store is older than its witness.
-# TYPE pleo_store_restored gauge
-pleo_store_restored `+restored+`
+# HELP pleo_store_rollback_detected 1 while no refresh token is sent because the store is older than the high-water mark.
+# TYPE pleo_store_rollback_detected gauge
+pleo_store_rollback_detected `+restored+`
 # HELP pleo_store_unwritable 1 while no refresh is started because the store takes no note of it.
 # TYPE pleo_store_unwritable gauge
 pleo_store_unwritable `+unwritable+"\n"))

@@ -40,12 +40,12 @@ func unknownOutcomeRetryDelay(presentations int) time.Duration {
 const (
 	codeUnreachable        = "authorization_server_unreachable"
 	codeBusy               = "authorization_server_busy"
-	codeClientRejected     = "oauth_client_refused"
-	codeTokenRejected      = "refresh_token_refused"
+	codeClientRejected     = "oauth_client_rejected"
+	codeTokenRejected      = "refresh_token_rejected"
 	codeInactive           = "refresh_token_inactive"
-	codeUnexpectedResponse = "refresh_answer_unusual"
+	codeUnexpectedResponse = "unexpected_response"
 	codeUnknown            = "refresh_outcome_unknown"
-	codeBreakerOpen        = "mass_refusal"
+	codeBreakerOpen        = "circuit_breaker_open"
 	codeAccessTokenMissing = "access_token_missing"
 )
 
