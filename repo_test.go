@@ -136,10 +136,11 @@ var mayImport = map[string][]string{
 	"examples":              {},                    // tests alone, which run the programs
 	"bench":                 {"internal/freeport"}, // runs the program beside others
 
-	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/webhook", "internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
+	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/manage", "internal/webhook", "internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
 	"proxy":               {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
 	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
-	"internal/admin":      {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
+	"internal/admin":      {"internal/manage", "internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
+	"internal/manage":     {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard"},
 	"internal/webhook":    {"credstore", "internal/broadcast", "internal/durable"},
 	"internal/refresh":    {"internal/pleo", "credstore", "internal/broadcast", "internal/durable"},
 	"internal/pleo":       {"credstore", "internal/durable"},

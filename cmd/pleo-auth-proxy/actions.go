@@ -10,6 +10,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
@@ -36,9 +37,9 @@ func newActions(cfg *config.Config, store credstore.Store, manager *refresh.Mana
 }
 
 // Link implements [admin.Actions].
-func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (admin.Link, error) {
+func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (manage.Link, error) {
 	url, link, err := a.links.Issue(ctx, c.ID, r)
-	return admin.Link{URL: credstore.NewSecret(url), ExpiresAt: link.ExpiresAt}, notPossible(err)
+	return manage.Link{URL: credstore.NewSecret(url), ExpiresAt: link.ExpiresAt}, notPossible(err)
 }
 
 // notPossible makes an error about a declared connection one that the admin listener
@@ -46,7 +47,7 @@ func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.
 func notPossible(err error) error {
 	var declared *declaredKeyError
 	if errors.As(err, &declared) {
-		return &admin.NotPossibleError{Message: "C" + declared.Error()[1:] + "."}
+		return &manage.NotPossibleError{Message: "C" + declared.Error()[1:] + "."}
 	}
 	return err
 }
@@ -63,7 +64,7 @@ const refreshWait = 30 * time.Second
 // of several servers the one that may refresh can do it.
 func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstore.Connection, error) {
 	if err := checkRefreshable(c); err != nil {
-		return c, &admin.NotPossibleError{Message: fmt.Sprintf("Connection %q cannot be refreshed: %v.", c.Name, err)}
+		return c, &manage.NotPossibleError{Message: fmt.Sprintf("Connection %q cannot be refreshed: %v.", c.Name, err)}
 	}
 	before, err := a.store.Read(ctx, c.ID)
 	if err != nil {
@@ -77,13 +78,13 @@ func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstor
 	after, err := awaitRefresh(waiting, a.store, before, refreshWait)
 	var unknown *noOutcomeError
 	if errors.As(err, &unknown) || waiting.Err() != nil && ctx.Err() == nil {
-		return c, admin.ErrRefreshPending
+		return c, manage.ErrRefreshPending
 	}
 	return after, err
 }
 
 // SetKey implements [admin.Actions].
-func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k admin.NewKey) (credstore.Connection, error) {
+func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k manage.NewKey) (credstore.Connection, error) {
 	if err := checkNotDeclared(a.cfg, c.Name); err != nil {
 		return c, notPossible(err)
 	}
@@ -106,7 +107,7 @@ func (a *actions) Intake(offline bool) func(context.Context, credstore.NewConnec
 }
 
 // Remove implements [admin.Actions].
-func (a *actions) Remove(ctx context.Context, c credstore.Connection, uninstall bool) (admin.Removal, error) {
+func (a *actions) Remove(ctx context.Context, c credstore.Connection, uninstall bool) (manage.Removal, error) {
 	r := removal{cfg: a.cfg, store: a.store}
 	if uninstall {
 		r.api = a.api
@@ -119,14 +120,14 @@ func (a *actions) Remove(ctx context.Context, c credstore.Connection, uninstall 
 	return told, err
 }
 
-func describeRemoval(done removed) admin.Removal {
+func describeRemoval(done removed) manage.Removal {
 	switch {
 	case !done.asked:
-		return admin.Removal{Message: "What the customer granted lives on at Pleo until they remove the integration or key there."}
+		return manage.Removal{Message: "What the customer granted lives on at Pleo until they remove the integration or key there."}
 	case done.untold != nil:
-		return admin.Removal{Message: fmt.Sprintf("The integration could not be uninstalled at Pleo (%v), so the customer should remove it there.", done.untold)}
+		return manage.Removal{Message: fmt.Sprintf("The integration could not be uninstalled at Pleo (%v), so the customer should remove it there.", done.untold)}
 	case done.needless != "":
-		return admin.Removal{Uninstalled: true, Message: "There was nothing to uninstall: " + done.needless + "."}
+		return manage.Removal{Uninstalled: true, Message: "There was nothing to uninstall: " + done.needless + "."}
 	}
-	return admin.Removal{Uninstalled: true, Message: "The integration was uninstalled at Pleo."}
+	return manage.Removal{Uninstalled: true, Message: "The integration was uninstalled at Pleo."}
 }

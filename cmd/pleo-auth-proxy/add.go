@@ -12,7 +12,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // addFlags are the flags of connections add.
@@ -120,7 +120,7 @@ func (p *program) add(ctx context.Context, n credstore.NewConnection, offline bo
 			p.say("warning: %s", warning)
 		}
 		if p.asJSON {
-			return p.printJSON(admin.Describe(c))
+			return p.printJSON(manage.Describe(c))
 		}
 		return nil
 	})

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -119,12 +120,12 @@ func TestBackOffice(t *testing.T) {
 	if a, err := p.get(client(t), "acme", "/v2/employees"); err != nil || a.status != 200 {
 		t.Fatalf("a request with the connection = %d %v, want 200", a.status, err)
 	}
-	var checkup admin.Checkup
+	var checkup manage.Checkup
 	b.ask("POST", "/acme/check", "", 200, &checkup)
 	if !checkup.Healthy || len(checkup.Findings) != 2 {
 		t.Errorf("a check finds %+v, want two parts and all well", checkup)
 	}
-	var after admin.Connection
+	var after manage.Connection
 	b.ask("POST", "/acme/refresh", "{}", 200, &after)
 	if *after.Version <= *c.Version {
 		t.Errorf("after a refresh the version is %d, want more than %d", *after.Version, *c.Version)
@@ -145,7 +146,7 @@ func TestBackOffice(t *testing.T) {
 	if again := p.connection("acme"); *again.Version <= *after.Version || again.Status != "active" {
 		t.Errorf("connected again it is %+v, want a newer version than %d", again, *after.Version)
 	}
-	var history admin.History
+	var history manage.History
 	b.ask("GET", "/acme/history?limit=200", "", 200, &history)
 	for _, want := range []string{"connection.created by back office", "connection.connected by customer", "connection.refreshed by proxy", "connection.disabled by back office"} {
 		if !strings.Contains(didWhat(history), want) {
@@ -176,7 +177,7 @@ func TestBackOffice(t *testing.T) {
 	}
 }
 
-func didWhat(h admin.History) string {
+func didWhat(h manage.History) string {
 	var lines strings.Builder
 	for _, e := range h.Events {
 		fmt.Fprintf(&lines, "%s by %s\n", e.Type, e.Actor)
@@ -226,8 +227,8 @@ func TestBackOfficeSetsKeys(t *testing.T) {
 		t.Helper()
 		return b.ask("POST", "/acme/key", fmt.Sprintf(`{"api_key":%q%s}`, key, more), want, nil)
 	}
-	if got := set(plantedKey, "", 422); !strings.Contains(got, `"key_refused"`) || strings.Contains(got, plantedKey) {
-		t.Errorf("a key that nobody knows is answered %s, want key_refused and not the key", got)
+	if got := set(plantedKey, "", 422); !strings.Contains(got, `"key_rejected"`) || strings.Contains(got, plantedKey) {
+		t.Errorf("a key that nobody knows is answered %s, want key_rejected and not the key", got)
 	}
 	set(key.Value, "", 200)
 	p.await(t, "acme", "/v2/employees", 200)

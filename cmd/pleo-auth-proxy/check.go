@@ -11,7 +11,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
@@ -71,7 +71,7 @@ func (p *program) check(ctx context.Context, c refresh.Checker, name string) err
 	if err != nil {
 		return err
 	}
-	if err := p.printCheckup(admin.DescribeCheckup(found)); err != nil {
+	if err := p.printCheckup(manage.DescribeCheckup(found)); err != nil {
 		return err
 	}
 	conn = found.Connection
@@ -86,7 +86,7 @@ func (p *program) check(ctx context.Context, c refresh.Checker, name string) err
 }
 
 // printCheckup writes what was found, as JSON or for people.
-func (p *program) printCheckup(c admin.Checkup) error {
+func (p *program) printCheckup(c manage.Checkup) error {
 	if p.asJSON {
 		return p.printJSON(c)
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 func (p *program) connectionsCommand() *cobra.Command {
@@ -51,7 +51,7 @@ func (p *program) list(ctx context.Context, store credstore.Store) error {
 	if err != nil {
 		return err
 	}
-	all := admin.DescribePage(credstore.Page{Connections: connections})
+	all := manage.DescribePage(credstore.Page{Connections: connections})
 	if p.asJSON {
 		return p.printJSON(all)
 	}
@@ -73,7 +73,7 @@ func (p *program) showCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return p.printConnection(admin.Describe(c))
+				return p.printConnection(manage.Describe(c))
 			})
 		},
 	}

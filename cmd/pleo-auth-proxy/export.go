@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 func (p *program) exportCommand() *cobra.Command {
@@ -46,7 +46,7 @@ func (p *program) export(ctx context.Context, store credstore.Store, names []str
 	}
 	left := 0
 	for _, c := range chosen {
-		line := admin.NewConnectionLine(c)
+		line := manage.NewConnectionLine(c)
 		if secrets {
 			line, err = p.withSecrets(ctx, store, c)
 		}
@@ -92,24 +92,24 @@ var (
 
 // withSecrets takes a connection out of use here and returns all that another
 // owner needs. On an error it is as it was before.
-func (p *program) withSecrets(ctx context.Context, store credstore.Store, c credstore.Connection) (admin.ConnectionLine, error) {
+func (p *program) withSecrets(ctx context.Context, store credstore.Store, c credstore.Connection) (manage.ConnectionLine, error) {
 	state, err := store.Read(ctx, c.ID)
 	if err == nil {
 		err = checkExportable(state)
 	}
 	if err != nil {
-		return admin.ConnectionLine{}, err
+		return manage.ConnectionLine{}, err
 	}
 	before := state.Connection.Status
 	if state, err = exportOf(ctx, store, c.ID); err != nil {
-		return admin.ConnectionLine{}, err
+		return manage.ConnectionLine{}, err
 	}
 	// Between the two looks a refresh may have begun and not been answered.
 	if err := checkExportable(state); err != nil {
 		if before != credstore.Disabled {
 			err = errors.Join(err, store.Enable(ctx, c.ID))
 		}
-		return admin.ConnectionLine{}, err
+		return manage.ConnectionLine{}, err
 	}
 	if !state.Credential.NextKey.IsZero() {
 		p.say("%s: warning: the staged key is not exported", c.Name)
@@ -144,8 +144,8 @@ func exportOf(ctx context.Context, store credstore.Store, id string) (credstore.
 	}
 }
 
-func secretLine(s credstore.State) admin.ConnectionLine {
-	line, cred := admin.NewConnectionLine(s.Connection), s.Credential
+func secretLine(s credstore.State) manage.ConnectionLine {
+	line, cred := manage.NewConnectionLine(s.Connection), s.Credential
 	line.RefreshToken, line.AccessToken, line.APIKey = cred.RefreshToken.Reveal(), cred.AccessToken.Reveal(), cred.APIKey.Reveal()
 	expires := cred.ExpiresAt
 	if s.Connection.Kind.IsKey() {

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 func (p *program) historyCommand() *cobra.Command {
@@ -53,7 +53,7 @@ func (p *program) history(ctx context.Context, store credstore.Store, name, befo
 		return err
 	}
 	if p.asJSON {
-		return p.printJSON(admin.DescribeHistory(page))
+		return p.printJSON(manage.DescribeHistory(page))
 	}
 	w := tabwriter.NewWriter(p.stdout, 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, "TIME\tEVENT\tSTATUS\tACTOR\tCODE\tMESSAGE")

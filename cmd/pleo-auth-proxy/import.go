@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 func (p *program) importCommand() *cobra.Command {
@@ -45,7 +45,7 @@ func (p *program) importFile(ctx context.Context, path string, offline, shared b
 	}
 	err = p.withIntake(ctx, offline, func(to *intake) error {
 		tokens := false // a refresh token was imported
-		run := admin.Importer{AllowSharedCompany: shared, OnResult: p.tellLine, Add: func(ctx context.Context, n credstore.NewConnection) (string, error) {
+		run := manage.Importer{AllowSharedCompany: shared, OnResult: p.tellLine, Add: func(ctx context.Context, n credstore.NewConnection) (string, error) {
 			_, warning, err := to.take(ctx, n)
 			tokens = tokens || err == nil && n.Kind == credstore.OAuth && n.Credential != nil
 			return warning, err
@@ -56,7 +56,7 @@ func (p *program) importFile(ctx context.Context, path string, offline, shared b
 	return errors.Join(err, in.Close())
 }
 
-func (p *program) tellLine(l admin.ImportResult) {
+func (p *program) tellLine(l manage.ImportResult) {
 	name := ""
 	if l.Name != nil {
 		name = *l.Name + ": "
@@ -70,7 +70,7 @@ func (p *program) tellLine(l admin.ImportResult) {
 }
 
 // tellImport says how it went. Refused lines make the import as a whole fail.
-func (p *program) tellImport(report admin.ImportReport, tokens bool) error {
+func (p *program) tellImport(report manage.ImportReport, tokens bool) error {
 	p.say("imported %d connections, refused %d", report.Imported, report.Failed)
 	if report.Pending > 0 {
 		p.say("%d of them wait for their customers: pleo-auth-proxy connect NAME prints a link for each", report.Pending)

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -52,10 +52,10 @@ func (w *world) stage(name string, k simulator.Key) {
 }
 
 // connection asks the server about a connection.
-func (p *process) connection(name string) admin.Connection {
+func (p *process) connection(name string) manage.Connection {
 	p.t.Helper()
 	a := p.admin("/api/v1/connections/" + name)
-	var c admin.Connection
+	var c manage.Connection
 	if err := json.Unmarshal([]byte(a.body), &c); err != nil {
 		p.t.Fatalf("the server answers %d %s: %v", a.status, a.body, err)
 	}

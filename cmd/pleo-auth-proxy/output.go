@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // say tells people something. If it cannot be written there is nobody to tell.
@@ -36,7 +36,7 @@ func (p *program) printLine(v any) error {
 }
 
 // printConnection writes one connection, as JSON or for people.
-func (p *program) printConnection(c admin.Connection) error {
+func (p *program) printConnection(c manage.Connection) error {
 	if p.asJSON {
 		return p.printJSON(c)
 	}
@@ -104,7 +104,7 @@ func newTable(out io.Writer) *table {
 	return &table{w: w}
 }
 
-func (t *table) add(c admin.Connection) {
+func (t *table) add(c manage.Connection) {
 	company := c.CompanyName
 	if company == nil {
 		company = c.CompanyID
@@ -149,7 +149,7 @@ func moment(t *time.Time) string {
 	return t.Format(time.RFC3339)
 }
 
-func failure(f *admin.Failure) string {
+func failure(f *manage.Failure) string {
 	if f == nil {
 		return nothing
 	}

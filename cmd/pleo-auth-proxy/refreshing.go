@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 const (
@@ -65,7 +65,7 @@ func (p *program) refresh(ctx context.Context, store credstore.Store, name strin
 		return fmt.Errorf("refreshing connection %q: %w", name, err)
 	}
 	p.say("refreshed connection %q: version %d", name, after.Version)
-	return p.printConnection(admin.Describe(after))
+	return p.printConnection(manage.Describe(after))
 }
 
 // checkRefreshable says why a refresh of the connection cannot be asked for.
@@ -129,7 +129,7 @@ func begun(before, now credstore.State) bool {
 // whyNot says how a refresh ended that brought no token pair.
 func whyNot(s credstore.State) error {
 	if f := s.Connection.LastError; f != nil {
-		return &admin.RefreshError{Code: f.Code, Message: f.Message}
+		return &manage.RefreshError{Code: f.Code, Message: f.Message}
 	}
 	return fmt.Errorf("it ended without a new token pair; the connection is %s", s.Connection.Status)
 }
@@ -174,7 +174,7 @@ func (p *program) retry(ctx context.Context, store credstore.Store, name string)
 	if err != nil {
 		return err
 	}
-	return p.printConnection(admin.Describe(after))
+	return p.printConnection(manage.Describe(after))
 }
 
 // retryAll goes on after connections whose token is gone: those need a person.
@@ -183,7 +183,7 @@ func (p *program) retryAll(ctx context.Context, store credstore.Store) error {
 	if err != nil {
 		return err
 	}
-	retried := admin.Page{Connections: []admin.Connection{}}
+	retried := manage.Page{Connections: []manage.Connection{}}
 	for _, c := range refused {
 		err := store.RetryRejected(ctx, c.ID, time.Now())
 		if errors.Is(err, credstore.ErrNotRejected) || errors.Is(err, credstore.ErrNotFound) {
@@ -193,7 +193,7 @@ func (p *program) retryAll(ctx context.Context, store credstore.Store) error {
 			return fmt.Errorf("retrying connection %q: %w", c.Name, err)
 		}
 		if after, err := store.Find(ctx, c.Name); err == nil {
-			retried.Connections = append(retried.Connections, admin.Describe(after))
+			retried.Connections = append(retried.Connections, manage.Describe(after))
 		}
 	}
 	p.say("a server will present the refresh tokens of %d connections again; %d others need a person",

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -18,7 +18,7 @@ func (w *world) refuse() {
 	w.fault(simulator.Fault{Kind: simulator.FaultStatus, Status: http.StatusBadRequest, Body: `{"error":"invalid_grant"}`})
 }
 
-func (w *world) show(name string) (c admin.Connection) {
+func (w *world) show(name string) (c manage.Connection) {
 	w.t.Helper()
 	code, stdout, stderr := w.run("", "connections", "show", name, "--json")
 	if code != exitDone {
@@ -31,7 +31,7 @@ func (w *world) show(name string) (c admin.Connection) {
 }
 
 // awaitStatus waits until the connection has the status.
-func (w *world) awaitStatus(name string, want credstore.Status) admin.Connection {
+func (w *world) awaitStatus(name string, want credstore.Status) manage.Connection {
 	w.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		c := w.show(name)
@@ -50,7 +50,7 @@ func TestRefreshAsksARunningServer(t *testing.T) {
 	w.serve()
 	for want := range 3 {
 		code, stdout, stderr := w.run("", "connections", "refresh", "c000", "--json")
-		var c admin.Connection
+		var c manage.Connection
 		if err := json.Unmarshal([]byte(stdout), &c); code != exitDone || err != nil {
 			t.Fatalf("connections refresh exits %d, %v, want 0 and the connection:\n%s", code, err, stderr)
 		}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -58,7 +58,7 @@ func (p *program) remove(ctx context.Context, r removal, name string) error {
 	}
 	p.reportRemoval(name, done)
 	if p.asJSON {
-		err = p.printJSON(admin.Describe(c))
+		err = p.printJSON(manage.Describe(c))
 	}
 	if done.untold != nil {
 		done.untold = fmt.Errorf("the connection is removed here, but not at Pleo: %w", done.untold)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
@@ -141,7 +141,7 @@ func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string,
 		p.say("connection %q has a new key and is %s", name, statusOf(c))
 	}
 	if p.asJSON {
-		return p.printJSON(admin.Describe(c))
+		return p.printJSON(manage.Describe(c))
 	}
 	return nil
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 func (p *program) disableCommand() *cobra.Command {
@@ -57,7 +57,7 @@ func (p *program) change(ctx context.Context, name, doing string, change func(ct
 		}
 		p.say("connection %q is %s", name, statusOf(c))
 		if p.asJSON {
-			return p.printJSON(admin.Describe(c))
+			return p.printJSON(manage.Describe(c))
 		}
 		return nil
 	})

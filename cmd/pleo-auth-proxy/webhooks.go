@@ -11,7 +11,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 )
@@ -25,7 +25,7 @@ func newNotifier(cfg *config.Config, v *vault, registry prometheus.Registerer, l
 	return webhook.New(webhook.Config{
 		Outbox:      v.store,
 		Endpoints:   webhooks,
-		Describe:    func(c credstore.Connection) any { return admin.Describe(c) },
+		Describe:    func(c credstore.Connection) any { return manage.Describe(c) },
 		Owner:       processName(),
 		EventDriven: cfg.Store.Driver == config.DriverPostgres,
 		Logger:      log,

@@ -16,7 +16,7 @@ import (
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -27,9 +27,9 @@ const plantedHookSecret = "whsec_Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5IQ=="
 type told struct {
 	id        string
 	raw       string
-	Type      string           `json:"type"`
-	Timestamp time.Time        `json:"timestamp"`
-	Data      admin.Connection `json:"data"`
+	Type      string            `json:"type"`
+	Timestamp time.Time         `json:"timestamp"`
+	Data      manage.Connection `json:"data"`
 }
 
 // backOffice is a receiver of webhooks.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // requireReader serves h to whom may read: to everybody on a listener that only this
@@ -25,12 +26,12 @@ func (a *Admin) requireToken(h http.HandlerFunc) http.HandlerFunc {
 		given := bearerToken(r)
 		if given.IsZero() {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pleo-auth-proxy"`)
-			writeProblem(w, newProblem(codeTokenRequired, "This takes the admin token: send Authorization: Bearer and what is in the file that admin.token_file names."))
+			writeProblem(w, manage.NewProblem(manage.CodeTokenRequired, "This takes the admin token: send Authorization: Bearer and what is in the file that admin.token_file names."))
 			return
 		}
 		if !a.validToken(given) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pleo-auth-proxy", error="invalid_token"`)
-			writeProblem(w, newProblem(codeTokenRequired, "This is not the admin token, which is in the file that admin.token_file names."))
+			writeProblem(w, manage.NewProblem(manage.CodeTokenRequired, "This is not the admin token, which is in the file that admin.token_file names."))
 			return
 		}
 		h(w, r)

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
@@ -172,7 +173,7 @@ func (a *Admin) probes(missing http.HandlerFunc) *http.ServeMux {
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
-	writeProblem(w, newProblem(codeNotFound, "There is nothing at this address."))
+	writeProblem(w, manage.NewProblem(manage.CodeNotFound, "There is nothing at this address."))
 }
 
 // handleGet serves GET and HEAD of the pattern and refuses other methods.

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 func fullConnection() credstore.Connection {
@@ -142,7 +143,7 @@ func TestListConnectionsByPage(t *testing.T) {
 	cursor, pages := "", 0
 	for {
 		w := request(h, "GET", "/api/v1/connections?limit=2&status=active&q=c&cursor="+cursor, nil)
-		var page Page
+		var page manage.Page
 		if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil {
 			t.Fatal(err)
 		}

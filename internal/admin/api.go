@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
@@ -71,7 +72,7 @@ func rejectOtherMethods(mux *http.ServeMux, path string, methods ...string) {
 	allow := strings.Join(methods, ", ")
 	mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Allow", allow)
-		writeProblem(w, newProblem(codeMethodNotSupported, "This address takes %s only.", allow))
+		writeProblem(w, manage.NewProblem(manage.CodeMethodNotSupported, "This address takes %s only.", allow))
 	})
 }
 
@@ -85,7 +86,7 @@ func (a *Admin) listConnections(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, DescribePage(page))
+	return writeJSON(w, http.StatusOK, manage.DescribePage(page))
 }
 
 // parseQuery reads the parameters of a listing.
@@ -112,10 +113,10 @@ func listQuery(values url.Values) (q credstore.Query, err error) {
 		return q, err
 	}
 	if q.Status != "" && !slices.Contains(credstore.Statuses(), q.Status) {
-		return q, newProblem(codeBadRequest, "The status must be pending, active, degraded, reauthorization_required or disabled.")
+		return q, manage.NewProblem(manage.CodeBadRequest, "The status must be pending, active, degraded, reauthorization_required or disabled.")
 	}
 	if q.Kind != "" && !slices.Contains(credstore.Kinds(), q.Kind) {
-		return q, newProblem(codeBadRequest, "The kind must be oauth, integrated_key or standalone_key.")
+		return q, manage.NewProblem(manage.CodeBadRequest, "The kind must be oauth, integrated_key or standalone_key.")
 	}
 	return q, nil
 }
@@ -125,14 +126,14 @@ func listQuery(values url.Values) (q credstore.Query, err error) {
 func parameters(raw string, names ...string) (url.Values, error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
-		return nil, newProblem(codeBadRequest, "The query cannot be read.")
+		return nil, manage.NewProblem(manage.CodeBadRequest, "The query cannot be read.")
 	}
 	for name, given := range values {
 		if !slices.Contains(names, name) {
-			return nil, newProblem(codeBadRequest, "There is no parameter %.40q%s.", name, allowedNames(names))
+			return nil, manage.NewProblem(manage.CodeBadRequest, "There is no parameter %.40q%s.", name, allowedNames(names))
 		}
 		if len(given) > 1 {
-			return nil, newProblem(codeBadRequest, "The parameter %s is given twice.", name)
+			return nil, manage.NewProblem(manage.CodeBadRequest, "The parameter %s is given twice.", name)
 		}
 	}
 	return values, nil
@@ -146,7 +147,7 @@ func boolParameter(values url.Values, name string) (bool, error) {
 	case "1":
 		return true, nil
 	}
-	return false, newProblem(codeBadRequest, "The parameter %s must be 1 or 0.", name)
+	return false, manage.NewProblem(manage.CodeBadRequest, "The parameter %s must be 1 or 0.", name)
 }
 
 // parseLimit returns 0, which means the store's default, for "".
@@ -156,7 +157,7 @@ func parseLimit(s string) (int, error) {
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 || n > 200 {
-		return 0, newProblem(codeBadRequest, "The limit must be a number from 1 to 200.")
+		return 0, manage.NewProblem(manage.CodeBadRequest, "The limit must be a number from 1 to 200.")
 	}
 	return n, nil
 }
@@ -165,11 +166,11 @@ func parseLimit(s string) (int, error) {
 func (a *Admin) find(r *http.Request) (credstore.Connection, error) {
 	name := r.PathValue("name")
 	if !credstore.ValidName(name) {
-		return credstore.Connection{}, newProblem(codeConnectionUnknown, "This is not the name of a connection.")
+		return credstore.Connection{}, manage.NewProblem(manage.CodeConnectionUnknown, "This is not the name of a connection.")
 	}
 	c, err := a.store.Find(r.Context(), name)
 	if errors.Is(err, credstore.ErrNotFound) {
-		return c, newProblem(codeConnectionUnknown, "There is no connection %q.", name)
+		return c, manage.NewProblem(manage.CodeConnectionUnknown, "There is no connection %q.", name)
 	}
 	return c, err
 }
@@ -178,7 +179,7 @@ func (a *Admin) find(r *http.Request) (credstore.Connection, error) {
 // name in the path, or else the error of find, which found none.
 func (a *Admin) findRemoved(r *http.Request, unknown error) (id string, err error) {
 	name := r.PathValue("name")
-	if p := new(webguard.Problem); !errors.As(unknown, &p) || p.Code != string(codeConnectionUnknown) || !credstore.ValidName(name) {
+	if p := new(webguard.Problem); !errors.As(unknown, &p) || p.Code != manage.CodeConnectionUnknown || !credstore.ValidName(name) {
 		return "", unknown
 	}
 	id, err = a.store.Removed(r.Context(), name)
@@ -197,7 +198,7 @@ func (a *Admin) showConnection(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, Describe(c))
+	return writeJSON(w, http.StatusOK, manage.Describe(c))
 }
 
 // showHistory answers GET /api/v1/connections/NAME/history, also of a connection
@@ -223,5 +224,5 @@ func (a *Admin) showHistory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, DescribeHistory(page))
+	return writeJSON(w, http.StatusOK, manage.DescribeHistory(page))
 }

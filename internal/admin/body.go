@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // maxBodySize is far more than any request needs, in bytes.
@@ -41,7 +42,7 @@ func readFields(w http.ResponseWriter, r *http.Request, into fields) error {
 		return err
 	}
 	if !utf8.Valid(body) { // it would be read with other letters in their places
-		return newProblem(codeBadRequest, "The body is not UTF-8.")
+		return manage.NewProblem(manage.CodeBadRequest, "The body is not UTF-8.")
 	}
 	return into.decode(json.NewDecoder(bytes.NewReader(body)))
 }
@@ -52,23 +53,23 @@ func readAll(w http.ResponseWriter, r *http.Request, limit int64, types ...strin
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		return nil, newProblem(codeBodyTooLarge, "The body may have %d bytes at most.", limit)
+		return nil, manage.NewProblem(manage.CodeBodyTooLarge, "The body may have %d bytes at most.", limit)
 	}
 	if err != nil {
-		return nil, newProblem(codeBadRequest, "The body could not be read to its end.")
+		return nil, manage.NewProblem(manage.CodeBadRequest, "The body could not be read to its end.")
 	}
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, nil
 	}
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || !slices.Contains(types, media) {
-		return nil, newProblem(codeMediaType, "The body must be sent with Content-Type: %s.", strings.Join(types, " or "))
+		return nil, manage.NewProblem(manage.CodeMediaType, "The body must be sent with Content-Type: %s.", strings.Join(types, " or "))
 	}
 	return body, nil
 }
 
 func (f fields) decode(dec *json.Decoder) error {
-	notAnObject := newProblem(codeBadRequest, "The body is not one JSON object.")
+	notAnObject := manage.NewProblem(manage.CodeBadRequest, "The body is not one JSON object.")
 	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
 		return notAnObject
 	}
@@ -80,7 +81,7 @@ func (f fields) decode(dec *json.Decoder) error {
 			return notAnObject
 		}
 		if seen[name] {
-			return newProblem(codeBadRequest, "The field %.40q is given twice.", name)
+			return manage.NewProblem(manage.CodeBadRequest, "The field %.40q is given twice.", name)
 		}
 		seen[name] = true
 		if err := f.decodeField(name, dec); err != nil {
@@ -101,15 +102,15 @@ func (f fields) decode(dec *json.Decoder) error {
 func (f fields) decodeField(name string, dec *json.Decoder) error {
 	into, known := f[name]
 	if !known {
-		return newProblem(codeBadRequest, "There is no field %.40q%s.", name, allowedNames(slices.Sorted(maps.Keys(f))))
+		return manage.NewProblem(manage.CodeBadRequest, "There is no field %.40q%s.", name, allowedNames(slices.Sorted(maps.Keys(f))))
 	}
 	err := dec.Decode(into)
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return newProblem(codeBadRequest, "The body is not one JSON object.")
+		return manage.NewProblem(manage.CodeBadRequest, "The body is not one JSON object.")
 	}
 	if err != nil {
-		return newProblem(codeBadRequest, "The field %s wants %s.", name, expectedValue(into))
+		return manage.NewProblem(manage.CodeBadRequest, "The field %s wants %s.", name, expectedValue(into))
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 //go:embed pages
@@ -132,7 +133,7 @@ func (d *dashboard) withPageHeaders(h handler) http.HandlerFunc {
 // after a page with one, all else with a document.
 func (d *dashboard) notFound() http.HandlerFunc {
 	page := d.withPageHeaders(func(http.ResponseWriter, *http.Request) error {
-		return newProblem(codeNotFound, "There is nothing at this address.")
+		return manage.NewProblem(manage.CodeNotFound, "There is nothing at this address.")
 	})
 	return func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/api/") || !strings.Contains(r.Header.Get("Accept"), "text/html") {
@@ -198,7 +199,7 @@ func (d *dashboard) requireForm(h handler) handler {
 			return d.renderSignIn(w, r, http.StatusForbidden, signInPage{Next: r.Header.Get("Referer"), Error: "Your session has ended, and nothing was changed. Sign in and try again."})
 		}
 		if !open.validCSRF(r.PostForm) {
-			return newProblem(codeCrossSiteRequest, "This form is not one that your session was given. Go back, load the page again and retry.")
+			return manage.NewProblem(manage.CodeCrossSiteRequest, "This form is not one that your session was given. Go back, load the page again and retry.")
 		}
 		return h(w, r)
 	}
@@ -209,10 +210,10 @@ func parseForm(w http.ResponseWriter, r *http.Request) error {
 	err := r.ParseForm()
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		return newProblem(codeBodyTooLarge, "The form may have %d bytes at most.", maxFormSize)
+		return manage.NewProblem(manage.CodeBodyTooLarge, "The form may have %d bytes at most.", maxFormSize)
 	}
 	if err != nil {
-		return newProblem(codeBadRequest, "The form cannot be read.")
+		return manage.NewProblem(manage.CodeBadRequest, "The form cannot be read.")
 	}
 	return nil
 }

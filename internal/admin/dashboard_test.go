@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -541,8 +542,8 @@ func TestOperations(t *testing.T) {
 		{"/connections/acme/link", map[string]string{"return_url": "https://evil.example"}, nil, 400, "not among connect.return_urls"},
 		{"/connections/acme/check", nil, nil, 200, "calls it inactive"},
 		{"/connections/acme/refresh", nil, nil, 303, "Pleo has given a new token pair."},
-		{"/connections/acme/refresh", nil, ErrRefreshPending, 303, "under way"},
-		{"/connections/acme/refresh", nil, &RefreshError{Message: "the server answered 429"}, 502, "The refresh brought no new token: the server answered 429."},
+		{"/connections/acme/refresh", nil, manage.ErrRefreshPending, 303, "under way"},
+		{"/connections/acme/refresh", nil, &manage.RefreshError{Message: "the server answered 429"}, 502, "The refresh failed: the server answered 429."},
 		{"/connections/acme/disable", nil, nil, 303, "The connection is disabled."},
 		{"/connections/off/enable", nil, nil, 303, "The connection is enabled."},
 		{"/connections/refused/retry", nil, nil, 303, "presented once more"},
@@ -554,7 +555,7 @@ func TestOperations(t *testing.T) {
 		{"/connections/acme/key", map[string]string{"api_key": canaryKey}, nil, 409, "this is not possible"},
 		{"/connections/acme/enable", nil, nil, 409, "this is not possible"},
 		{"/connections/acme/explode", nil, nil, 404, "nothing at this address"},
-		{"/connections/nobody/disable", nil, nil, 404, "There is no connection"},
+		{"/connections/nobody/disable", nil, nil, 404, "no connection"},
 		{"/connections/acme/remove", map[string]string{"uninstall": "on"}, nil, 303, "Connection acme was removed."},
 		{"/new", map[string]string{"name": "new", "kind": "oauth"}, nil, 303, "Connection new was made."},
 		{"/new", map[string]string{"name": "acme", "kind": "oauth", "external_tenant": "t-1"}, nil, 409, "There is a connection acme already."},
@@ -736,7 +737,7 @@ func TestFormsKeepInput(t *testing.T) {
 		want   []string
 	}{
 		{"/connections/keyed/key", map[string]string{"api_key": canaryKey, "next": "on", "expires_on": "2099-12-31"}, []string{
-			"Pleo does not know this key", `name="next" type="checkbox" checked`, `value="2099-12-31"`,
+			"Pleo does not accept this key", `name="next" type="checkbox" checked`, `value="2099-12-31"`,
 		}},
 		{"/connections/acme/link", map[string]string{"return_url": "https://erp.example.com/b", "fresh": "on", "allow_other_company": "on", "allow_shared_company": "on"}, []string{
 			"<details open>", `<option selected>https://erp.example.com/b`, `name="fresh" type="checkbox" checked`,

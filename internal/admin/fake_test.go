@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
@@ -204,15 +205,15 @@ const canaryKey = "canary-api-key"
 type fakeActions struct {
 	store *memoryStore
 	err   error
-	keys  []NewKey // that were set
+	keys  []manage.NewKey // that were set
 }
 
-func (f *fakeActions) Link(_ context.Context, c credstore.Connection, r credstore.LinkRequest) (Link, error) {
+func (f *fakeActions) Link(_ context.Context, c credstore.Connection, r credstore.LinkRequest) (manage.Link, error) {
 	to := "https://connect.example.com/connect/" + canaryLink + "-" + c.Name
 	if r.ReplaceExisting {
 		to += "-fresh"
 	}
-	return Link{URL: credstore.NewSecret(to), ExpiresAt: time.Unix(4e9, 0)}, f.err
+	return manage.Link{URL: credstore.NewSecret(to), ExpiresAt: time.Unix(4e9, 0)}, f.err
 }
 
 func (f *fakeActions) Check(_ context.Context, c credstore.Connection) (refresh.CredentialCheck, error) {
@@ -227,7 +228,7 @@ func (f *fakeActions) Refresh(_ context.Context, c credstore.Connection) (credst
 	return c, f.err
 }
 
-func (f *fakeActions) SetKey(_ context.Context, c credstore.Connection, k NewKey) (credstore.Connection, error) {
+func (f *fakeActions) SetKey(_ context.Context, c credstore.Connection, k manage.NewKey) (credstore.Connection, error) {
 	if f.err != nil {
 		return c, f.err
 	}
@@ -243,9 +244,9 @@ func (f *fakeActions) Intake(bool) func(context.Context, credstore.NewConnection
 	}
 }
 
-func (f *fakeActions) Remove(_ context.Context, c credstore.Connection, uninstall bool) (Removal, error) {
+func (f *fakeActions) Remove(_ context.Context, c credstore.Connection, uninstall bool) (manage.Removal, error) {
 	if f.err != nil {
-		return Removal{}, f.err
+		return manage.Removal{}, f.err
 	}
-	return Removal{Uninstalled: uninstall, Message: "Pleo was told, or not."}, f.store.remove(c.ID)
+	return manage.Removal{Uninstalled: uninstall, Message: "Pleo was told, or not."}, f.store.remove(c.ID)
 }

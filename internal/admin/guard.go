@@ -4,6 +4,8 @@ import (
 	"net/http"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // checkOrigin rejects requests of web pages of other origins. Reading may take no
@@ -14,11 +16,11 @@ import (
 func (a *Admin) checkOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !a.hosts.Allow(r) {
-			writeProblem(w, newProblem(codeHostNotAllowed, "This host name is not allowed. If it is yours, add it to proxy.allowed_hosts."))
+			writeProblem(w, manage.NewProblem(manage.CodeHostNotAllowed, "This host name is not allowed. If it is yours, add it to proxy.allowed_hosts."))
 			return
 		}
 		if !webguard.SameOrigin(r) && !webguard.TopLevelNavigation(r) {
-			writeProblem(w, newProblem(codeCrossSiteRequest, "Pages of other origins cannot send requests to this address."))
+			writeProblem(w, manage.NewProblem(manage.CodeCrossSiteRequest, "Pages of other origins cannot send requests to this address."))
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -20,6 +20,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
@@ -362,9 +363,9 @@ func openAPICalls(t *testing.T) []apiCall {
 		{method: "POST", path: one + "/link", noLinks: true, want: 409},
 		{method: "POST", path: one + "/check", want: 200},
 		{method: "POST", path: one + "/refresh", want: 200},
-		{method: "POST", path: one + "/refresh", err: ErrRefreshPending, want: 202},
-		{method: "POST", path: one + "/refresh", err: &NotPossibleError{Message: "It is disabled."}, want: 409},
-		{method: "POST", path: one + "/refresh", err: &RefreshError{Code: "busy", Message: "the server answered 429"}, want: 502},
+		{method: "POST", path: one + "/refresh", err: manage.ErrRefreshPending, want: 202},
+		{method: "POST", path: one + "/refresh", err: &manage.NotPossibleError{Message: "It is disabled."}, want: 409},
+		{method: "POST", path: one + "/refresh", err: &manage.RefreshError{Code: "busy", Message: "the server answered 429"}, want: 502},
 		{method: "POST", path: one + "/refresh", err: credstore.ErrBusy, want: 503},
 		{method: "POST", path: one + "/retry", want: 409},
 		{method: "POST", path: one + "/retry", name: "refused", want: 200},
@@ -436,7 +437,7 @@ func bodyFor(r route) string {
 func TestOpenAPIRequestFields(t *testing.T) {
 	c := readOpenAPI(t)
 	line := fields{}
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[ConnectionLine]()) {
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[manage.ConnectionLine]()) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		line[name] = nil
 	}
@@ -461,7 +462,7 @@ func TestOpenAPIWebhooks(t *testing.T) {
 	var told []any
 	for _, e := range credstore.PublicEvents() {
 		told = append(told, string(e))
-		raw, err := json.Marshal(map[string]any{"type": e, "timestamp": time.Now().UTC(), "data": Describe(fullConnection())})
+		raw, err := json.Marshal(map[string]any{"type": e, "timestamp": time.Now().UTC(), "data": manage.Describe(fullConnection())})
 		if err != nil {
 			t.Fatal(err)
 		}

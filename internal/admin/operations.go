@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
@@ -167,10 +168,10 @@ func (d *dashboard) findOperation(r *http.Request) (credstore.Connection, operat
 	}
 	o := findOperation(r.PathValue("operation"))
 	if o.Name == "" {
-		return c, o, newProblem(codeNotFound, "There is nothing at this address.")
+		return c, o, manage.NewProblem(manage.CodeNotFound, "There is nothing at this address.")
 	}
 	if !o.available(d.Admin, c) {
-		return c, o, newProblem(codeNotPossible, "Connection %q is %s now, so this is not possible: %s.", c.Name, label(c.Status), o.Label)
+		return c, o, manage.NewProblem(manage.CodeNotPossible, "Connection %q is %s now, so this is not possible: %s.", c.Name, label(c.Status), o.Label)
 	}
 	return c, o, nil
 }
@@ -198,7 +199,7 @@ func (d *dashboard) runOperation(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if id := r.PostForm.Get("connection_id"); id != "" && id != c.ID {
-		return newProblem(codeNotPossible, "The connection that you were asked about was removed meanwhile, and another connection is called %q now. Nothing was done.", c.Name)
+		return manage.NewProblem(manage.CodeNotPossible, "The connection that you were asked about was removed meanwhile, and another connection is called %q now. Nothing was done.", c.Name)
 	}
 	result, err := o.run(d, r, c)
 	if clientGone(r, err) {
@@ -244,14 +245,14 @@ func (d *dashboard) makeLink(r *http.Request, c credstore.Connection) (result, e
 }
 
 func (d *dashboard) setKey(r *http.Request, c credstore.Connection) (result, error) {
-	k := NewKey{Key: credstore.NewSecret(refresh.TrimKey(r.PostForm.Get("api_key"))), Next: r.PostForm.Has("next")}
+	k := manage.NewKey{Key: credstore.NewSecret(refresh.TrimKey(r.PostForm.Get("api_key"))), Next: r.PostForm.Has("next")}
 	if day := r.PostForm.Get("expires_on"); day != "" {
 		ends, err := refresh.KeyExpiry(day)
 		if err != nil {
-			return result{}, newProblem(codeBadRequest, "The last day of the key must be a date such as 2030-01-31.")
+			return result{}, manage.NewProblem(manage.CodeBadRequest, "The last day of the key must be a date such as 2030-01-31.")
 		}
 		if !ends.After(d.now()) {
-			return result{}, newProblem(codeBadRequest, "The last day of the key is over already.")
+			return result{}, manage.NewProblem(manage.CodeBadRequest, "The last day of the key is over already.")
 		}
 		k.ExpiresAt = ends
 	}
@@ -267,7 +268,7 @@ func (d *dashboard) setKey(r *http.Request, c credstore.Connection) (result, err
 // checkPage shows what a check has found.
 type checkPage struct {
 	Connection credstore.Connection
-	Checkup    Checkup
+	Checkup    manage.Checkup
 }
 
 func (d *dashboard) check(r *http.Request, c credstore.Connection) (result, error) {
@@ -275,12 +276,12 @@ func (d *dashboard) check(r *http.Request, c credstore.Connection) (result, erro
 	if err != nil {
 		return result{}, err
 	}
-	return result{Page: "check", Data: checkPage{Connection: found.Connection, Checkup: DescribeCheckup(found)}}, nil
+	return result{Page: "check", Data: checkPage{Connection: found.Connection, Checkup: manage.DescribeCheckup(found)}}, nil
 }
 
 func (d *dashboard) refresh(r *http.Request, c credstore.Connection) (result, error) {
 	_, err := d.actions.Refresh(r.Context(), c)
-	if errors.Is(err, ErrRefreshPending) {
+	if errors.Is(err, manage.ErrRefreshPending) {
 		return done("The refresh is under way and has no outcome yet. Load this page again in a minute.")
 	}
 	if err != nil {

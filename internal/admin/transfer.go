@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 const (
@@ -41,7 +42,7 @@ func (a *Admin) importConnections(w http.ResponseWriter, r *http.Request) error 
 	// The body is here: what takes time now is Pleo, and not a slow client.
 	c := http.NewResponseController(w)
 	_, _ = c.SetReadDeadline(time.Time{}), c.SetWriteDeadline(time.Time{})
-	report, err := Importer{Add: a.actions.Intake(offline), AllowSharedCompany: shared}.Run(r.Context(), bytes.NewReader(lines))
+	report, err := manage.Importer{Add: a.actions.Intake(offline), AllowSharedCompany: shared}.Run(r.Context(), bytes.NewReader(lines))
 	if err != nil {
 		return err
 	}
@@ -67,7 +68,7 @@ func (a *Admin) exportConnections(w http.ResponseWriter, r *http.Request) error 
 		w.Header().Set("Content-Type", mediaTypeNDJSON)
 		_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		for _, connection := range page.Connections {
-			if err := NewConnectionLine(connection).Write(w); err != nil {
+			if err := manage.NewConnectionLine(connection).Write(w); err != nil {
 				panic(http.ErrAbortHandler)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // createRequest is the body of POST /api/v1/connections.
@@ -32,7 +33,7 @@ func (c *createRequest) connection() (credstore.NewConnection, error) {
 	}
 	for _, err := range []error{n.Validate(), credstore.ValidateTenant(n.ExternalTenant)} {
 		if err != nil {
-			return n, newProblem(codeBadRequest, "%s.", capitalize(err))
+			return n, manage.NewProblem(manage.CodeBadRequest, "%s.", capitalize(err))
 		}
 	}
 	return n, nil
@@ -40,9 +41,9 @@ func (c *createRequest) connection() (credstore.NewConnection, error) {
 
 // CreateResponse is a connection with the link by which its customer connects.
 type CreateResponse struct {
-	Connection          Connection `json:"connection"`
-	ConnectURL          *string    `json:"connect_url"` // null where connect.public_url is not set
-	ConnectURLExpiresAt *time.Time `json:"connect_url_expires_at"`
+	Connection          manage.Connection `json:"connection"`
+	ConnectURL          *string           `json:"connect_url"` // null where connect.public_url is not set
+	ConnectURLExpiresAt *time.Time        `json:"connect_url_expires_at"`
 }
 
 // createConnection answers POST /api/v1/connections.
@@ -55,7 +56,7 @@ func (a *Admin) createConnection(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	created := CreateResponse{Connection: Describe(c)}
+	created := CreateResponse{Connection: manage.Describe(c)}
 	if a.links {
 		link, err := a.actions.Link(r.Context(), c, credstore.LinkRequest{ReturnURL: body.returnURL, TTL: time.Duration(body.ttl)})
 		if errors.Is(err, credstore.ErrNotFound) {
@@ -64,7 +65,7 @@ func (a *Admin) createConnection(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		created.ConnectURL, created.ConnectURLExpiresAt = reveal(link), timeOrNull(link.ExpiresAt)
+		created.ConnectURL, created.ConnectURLExpiresAt = reveal(link)
 	}
 	status := http.StatusOK
 	if made {
@@ -96,11 +97,11 @@ func (a *Admin) create(ctx context.Context, body createRequest) (c credstore.Con
 		return c, false, findErr
 	}
 	if there.Kind != n.Kind || there.ExternalTenant != n.ExternalTenant {
-		return c, false, newProblem(codeConnectionExists,
+		return c, false, manage.NewProblem(manage.CodeConnectionExists,
 			"There is a connection %q already, and its kind or external tenant is another one.", n.Name)
 	}
 	if n.SharedCompany && !there.SharedCompany {
-		return c, false, newProblem(codeConnectionExists,
+		return c, false, manage.NewProblem(manage.CodeConnectionExists,
 			"There is a connection %q already, and it was made without allow_shared_company: allow that with the link or the key that connects it.", n.Name)
 	}
 	return there, false, nil
@@ -119,14 +120,14 @@ func nameTaken(name string, err error) error {
 // concurrentlyRemoved tells who makes a connection, which somebody else removes, to do
 // it again: to a client that has named what is to be there, 404 says nothing.
 func concurrentlyRemoved() error {
-	return newProblem(codeConnectionBusy, "A connection of this name was removed at this moment; try again.")
+	return manage.NewProblem(manage.CodeConnectionBusy, "A connection of this name was removed at this moment; try again.")
 }
 
 func (a *Admin) checkReturnURL(given string) error {
 	if given == "" || slices.Contains(a.returnURLs, given) {
 		return nil
 	}
-	return newProblem(codeReturnURL, "The return_url is not among connect.return_urls, with which it is compared character by character.")
+	return manage.NewProblem(manage.CodeReturnURL, "The return_url is not among connect.return_urls, with which it is compared character by character.")
 }
 
 // linkRequest is the body of POST /api/v1/connections/NAME/link.
@@ -169,18 +170,22 @@ func (a *Admin) makeLink(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, LinkResponse{ConnectURL: reveal(link), ExpiresAt: timeOrNull(link.ExpiresAt)})
+	url, expiresAt := reveal(link)
+	return writeJSON(w, http.StatusOK, LinkResponse{ConnectURL: url, ExpiresAt: expiresAt})
 }
 
-func (a *Admin) link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (Link, error) {
+func (a *Admin) link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (manage.Link, error) {
 	if !a.links {
-		return Link{}, newProblem(codeNotPossible, "There are no pages for customers here: set connect.public_url.")
+		return manage.Link{}, manage.NewProblem(manage.CodeNotPossible, "There are no pages for customers here: set connect.public_url.")
 	}
 	return a.actions.Link(ctx, c, r)
 }
 
-// reveal returns the link for whoever has asked for it with the admin token.
-func reveal(l Link) *string { return orNull(l.URL.Reveal()) }
+// reveal returns a link for a client that has asked for it with the admin token.
+func reveal(l manage.Link) (url *string, expiresAt *time.Time) {
+	plain, end := l.URL.Reveal(), l.ExpiresAt.UTC()
+	return &plain, &end
+}
 
 // keyRequest is the body of POST /api/v1/connections/NAME/key.
 type keyRequest struct {
@@ -196,8 +201,8 @@ func (k *keyRequest) fields() fields {
 	}
 }
 
-func (k *keyRequest) key() NewKey {
-	return NewKey{
+func (k *keyRequest) key() manage.NewKey {
+	return manage.NewKey{
 		Key: credstore.NewSecret(k.apiKey), Next: k.next, ExpiresAt: k.expiresAt,
 		AllowOtherCompany: k.allowOtherCompany, AllowSharedCompany: k.allowSharedCompany,
 	}
@@ -217,38 +222,38 @@ func (a *Admin) setKey(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, Describe(c))
+	return writeJSON(w, http.StatusOK, manage.Describe(c))
 }
 
 // key stores a key, if the connection is one for keys and the key can be one.
-func (a *Admin) key(ctx context.Context, c credstore.Connection, k NewKey) (credstore.Connection, error) {
+func (a *Admin) key(ctx context.Context, c credstore.Connection, k manage.NewKey) (credstore.Connection, error) {
 	if !c.Kind.IsKey() {
-		return c, newProblem(codeNotPossible, "Connection %q is of kind oauth: it has no API key, and the customer connects it by a link.", c.Name)
+		return c, manage.NewProblem(manage.CodeNotPossible, "Connection %q is of kind oauth: it has no API key, and the customer connects it by a link.", c.Name)
 	}
 	if k.Key.IsZero() || !k.Key.Sendable() {
-		return c, newProblem(codeBadRequest, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has.")
+		return c, manage.NewProblem(manage.CodeBadRequest, "The API key is missing, or holds spaces, line breaks or other characters that no key of Pleo's has.")
 	}
 	if k.Next && (k.AllowOtherCompany || k.AllowSharedCompany) {
-		return c, newProblem(codeBadRequest, "The next key is another one of the same company: leave allow_other_company and allow_shared_company out.")
+		return c, manage.NewProblem(manage.CodeBadRequest, "The next key is another one of the same company: leave allow_other_company and allow_shared_company out.")
 	}
 	if k.Next && c.Version == 0 {
-		return c, newProblem(codeNotPossible, "Connection %q has no key yet that another could follow: leave next out.", c.Name)
+		return c, manage.NewProblem(manage.CodeNotPossible, "Connection %q has no key yet that another could follow: leave next out.", c.Name)
 	}
 	if !k.ExpiresAt.IsZero() && !k.ExpiresAt.After(a.now()) {
-		return c, newProblem(codeBadRequest, "The time in expires_at has passed already.")
+		return c, manage.NewProblem(manage.CodeBadRequest, "The time in expires_at has passed already.")
 	}
 	after, err := a.actions.SetKey(ctx, c, k)
 	if err != nil {
-		return c, keyProblem(err)
+		return c, manage.ExplainKeyError(err)
 	}
 	return after, nil
 }
 
 // findRemoved is what is left to say of a connection.
 type removeResponse struct {
-	Connection  Connection `json:"connection"` // as it was
-	Uninstalled bool       `json:"uninstalled"`
-	Message     string     `json:"message"`
+	Connection  manage.Connection `json:"connection"` // as it was
+	Uninstalled bool              `json:"uninstalled"`
+	Message     string            `json:"message"`
 }
 
 // removeConnection answers DELETE /api/v1/connections/NAME.
@@ -273,7 +278,7 @@ func (a *Admin) removeConnection(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, removeResponse{Connection: Describe(c), Uninstalled: gone.Uninstalled, Message: gone.Message})
+	return writeJSON(w, http.StatusOK, removeResponse{Connection: manage.Describe(c), Uninstalled: gone.Uninstalled, Message: gone.Message})
 }
 
 // withoutBody is an action that takes no parameters and answers with what it returns.
@@ -296,16 +301,16 @@ func (a *Admin) withoutBody(do func(context.Context, credstore.Connection) (stat
 
 func (a *Admin) checkConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
 	found, err := a.actions.Check(ctx, c)
-	return http.StatusOK, DescribeCheckup(found), err
+	return http.StatusOK, manage.DescribeCheckup(found), err
 }
 
 // refreshConnection answers 202 when there is no outcome yet.
 func (a *Admin) refreshConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
 	after, err := a.actions.Refresh(ctx, c)
-	if errors.Is(err, ErrRefreshPending) {
-		return http.StatusAccepted, Describe(c), nil
+	if errors.Is(err, manage.ErrRefreshPending) {
+		return http.StatusAccepted, manage.Describe(c), nil
 	}
-	return http.StatusOK, Describe(after), err
+	return http.StatusOK, manage.Describe(after), err
 }
 
 func (a *Admin) retryConnection(ctx context.Context, c credstore.Connection) (int, any, error) {
@@ -326,7 +331,7 @@ func (a *Admin) respondChanged(ctx context.Context, c credstore.Connection, err 
 		return 0, nil, err
 	}
 	after, err := a.store.Find(ctx, c.Name)
-	return http.StatusOK, Describe(after), err
+	return http.StatusOK, manage.Describe(after), err
 }
 
 // capitalize returns the text of an error as a sentence without its full stop.

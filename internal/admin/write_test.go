@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // send asks with a body of JSON and the admin token.
@@ -83,8 +84,8 @@ func (r concurrentRemoval) Create(ctx context.Context, n credstore.NewConnection
 	return r.Store.Create(ctx, n)
 }
 
-func (r concurrentRemoval) Link(context.Context, credstore.Connection, credstore.LinkRequest) (Link, error) {
-	return Link{}, credstore.ErrNotFound
+func (r concurrentRemoval) Link(context.Context, credstore.Connection, credstore.LinkRequest) (manage.Link, error) {
+	return manage.Link{}, credstore.ErrNotFound
 }
 
 // TestCreateDuringRemoval has whoever creates try again.
@@ -261,7 +262,7 @@ func TestHistoryNamesActor(t *testing.T) {
 		t.Fatalf("enable = %d: %s", w.Code, w.Body)
 	}
 	w := request(h, "GET", "/api/v1/connections/acme/history", nil)
-	var history History
+	var history manage.History
 	if err := json.Unmarshal(w.Body.Bytes(), &history); err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,6 @@
 package admin
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,29 +13,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // A line too long to be read is one line that is refused: those behind it count.
-func TestReadLineSkipsOverlongLine(t *testing.T) {
-	in := bufio.NewReaderSize(strings.NewReader("first\n"+strings.Repeat("x", 3*maxLineSize)+"\nlast"), maxLineSize)
-	var lengths []int
-	for {
-		line, err := readLine(in)
-		if len(line) > 0 {
-			lengths = append(lengths, len(line))
-		}
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(lengths) != 3 || lengths[0] != 5 || lengths[1] > maxLineSize || lengths[2] != 4 {
-		t.Errorf("lines of %v bytes, want 5, at most %d, and 4", lengths, maxLineSize)
-	}
-}
-
 // TestExportCanBeImported: without secrets, as connections that wait for
 // their customers, and all of them over several pages.
 func TestExportCanBeImported(t *testing.T) {
@@ -55,7 +34,7 @@ func TestExportCanBeImported(t *testing.T) {
 		t.Fatalf("export = %d %v", w.Code, w.Header())
 	}
 	var names []string
-	report, err := Importer{Add: func(_ context.Context, n credstore.NewConnection) (string, error) {
+	report, err := manage.Importer{Add: func(_ context.Context, n credstore.NewConnection) (string, error) {
 		names = append(names, n.Name)
 		if n.Credential != nil || n.ExternalTenant != "<4711>" {
 			t.Errorf("the line became %+v", n)
@@ -99,7 +78,7 @@ func TestInterruptedExportFails(t *testing.T) {
 }
 
 // importLines sends lines to the API and returns what it reports.
-func importLines(t *testing.T, h http.Handler, query, lines string) ImportReport {
+func importLines(t *testing.T, h http.Handler, query, lines string) manage.ImportReport {
 	t.Helper()
 	w := apiCall{method: "POST", path: "/api/v1/import", query: query, body: lines, media: mediaTypeNDJSON}.sendTo(t, h)
 	if w.Code != http.StatusOK {
@@ -108,7 +87,7 @@ func importLines(t *testing.T, h http.Handler, query, lines string) ImportReport
 	if strings.Contains(w.Body.String(), "s3cr3t") {
 		t.Errorf("the report repeats what is secret: %s", w.Body)
 	}
-	var report ImportReport
+	var report manage.ImportReport
 	if err := json.Unmarshal(w.Body.Bytes(), &report); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +102,7 @@ func TestImportReportsEachLine(t *testing.T) {
 	const lines = "\n" + `{"name":"one","kind":"oauth","refresh_token":"s3cr3t"}` + "\r\n" + `s3cr3t` + "\n" +
 		`{"name":"two","kind":"standalone_key","api_key":"s3cr3t","expires_at":"s3cr3t"}` + "\n" + `{"name":"three","kind":"integrated_key"}`
 	text := func(s string) *string { return &s }
-	want := ImportReport{Imported: 2, Pending: 1, Failed: 2, Lines: []ImportResult{
+	want := manage.ImportReport{Imported: 2, Pending: 1, Failed: 2, Lines: []manage.ImportResult{
 		{Line: 2, Name: text("one"), Result: "imported"},
 		{Line: 3, Result: "refused", Code: text("bad_request"), Error: text("the line is not one JSON object")},
 		{Line: 4, Name: text("two"), Result: "refused", Code: text("bad_request"), Error: text("expires_at must be a time such as 2030-01-02T03:04:05Z")},
@@ -166,23 +145,4 @@ func TestImportRejectsAmbiguousLines(t *testing.T) {
 	}
 }
 
-// TestImportStopsWhenStoreUnavailable: not with as many refusals as there are
 // lines, each of which waits for the store.
-func TestImportStopsWhenStoreUnavailable(t *testing.T) {
-	two := strings.Repeat(`{"name":"one","kind":"oauth"}`+"\n", 2)
-	for _, end := range []error{credstore.ErrUnavailable, context.Canceled} {
-		ctx, cancel := context.WithCancel(t.Context())
-		tries := 0
-		report, err := Importer{Add: func(context.Context, credstore.NewConnection) (string, error) {
-			tries++
-			if errors.Is(end, context.Canceled) {
-				cancel()
-			}
-			return "", end
-		}}.Run(ctx, bytes.NewReader([]byte(two)))
-		cancel()
-		if !errors.Is(err, end) || tries != 1 || len(report.Lines) != 0 {
-			t.Errorf("after %v: %d tries, %+v, %v; want one try, and the error", end, tries, report, err)
-		}
-	}
-}

@@ -1,4 +1,4 @@
-package admin
+package manage
 
 import (
 	"bufio"
@@ -23,7 +23,7 @@ type ConnectionLine struct {
 	Kind           string     `json:"kind"`
 	RefreshToken   string     `json:"refresh_token,omitempty"`
 	AccessToken    string     `json:"access_token,omitempty"`
-	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // find the access token or the key
+	ExpiresAt      *time.Time `json:"expires_at,omitempty"` // of the access token or the key
 	APIKey         string     `json:"api_key,omitempty"`
 	CompanyID      string     `json:"company_id,omitempty"`
 	ExternalTenant string     `json:"external_tenant,omitempty"`
@@ -151,12 +151,12 @@ func (i Importer) importLine(ctx context.Context, number int, line []byte, repor
 	return nil
 }
 
-// lineErrorCode names what is wrong with a line as the API names it elsewhere.
+// lineErrorCode returns the code that the API has for the error of a line.
 func lineErrorCode(err error) string {
-	if p := conflictProblem(err); p != nil {
+	if p := Explain(err); p != nil {
 		return p.Code
 	}
-	return string(codeBadRequest)
+	return CodeBadRequest
 }
 
 // lineMembers are those of a line as they are written.

@@ -1,9 +1,10 @@
-package admin
+package manage
 
 import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
 // Connection is a connection as operators see it: what the admin API answers
@@ -87,4 +88,64 @@ func timeOrNull(t time.Time) *time.Time {
 	}
 	utc := t.UTC()
 	return &utc
+}
+
+// History is one page of what happened to a connection, the latest first.
+type History struct {
+	Events     []Event `json:"events"`
+	NextCursor *string `json:"next_cursor"` // null on the last page
+}
+
+// Event is one entry of a connection's history, as operators see it. Nothing in
+// it is secret.
+type Event struct {
+	ID      string    `json:"id"`
+	Type    string    `json:"type"`
+	At      time.Time `json:"at"`
+	Actor   string    `json:"actor"`
+	Status  string    `json:"status"` // find the connection, after it
+	Reason  *string   `json:"reason"`
+	Version *int64    `json:"version"`
+	Code    *string   `json:"code"`
+	Message *string   `json:"message"`
+}
+
+// DescribeHistory returns a page of a history as operators see it, with its
+// times in UTC.
+func DescribeHistory(p credstore.HistoryPage) History {
+	h := History{Events: make([]Event, 0, len(p.Events)), NextCursor: orNull(p.Next)}
+	for _, e := range p.Events {
+		h.Events = append(h.Events, Event{
+			ID: e.ID, Type: string(e.Type), At: e.At.UTC(), Actor: e.Actor, Status: string(e.Status),
+			Reason: orNull(e.Reason), Version: orNull(e.Version), Code: orNull(e.Code), Message: orNull(e.Message),
+		})
+	}
+	return h
+}
+
+// Checkup is what was found about a connection, as operators see it. Nothing in
+// it is secret.
+type Checkup struct {
+	Connection Connection `json:"connection"`
+	Healthy    bool       `json:"healthy"` // active, and nothing speaks against it
+	Findings   []Finding  `json:"findings"`
+}
+
+// Finding is what was found about one part of a credential.
+type Finding struct {
+	Part      string  `json:"part"`  // access_token, refresh_token, api_key or next_api_key
+	Found     string  `json:"found"` // good, expired, not_good, other_company, not_asked or unknown
+	CompanyID *string `json:"company_id"`
+	Message   string  `json:"message"`
+}
+
+// DescribeCheckup returns what a check has found as operators see it.
+func DescribeCheckup(c refresh.CredentialCheck) Checkup {
+	check := Checkup{Connection: Describe(c.Connection), Healthy: c.Healthy(), Findings: []Finding{}}
+	for _, f := range c.Findings {
+		check.Findings = append(check.Findings, Finding{
+			Part: f.Part, Found: string(f.Result), CompanyID: orNull(f.CompanyID), Message: f.Message,
+		})
+	}
+	return check
 }

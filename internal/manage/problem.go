@@ -1,0 +1,153 @@
+package manage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
+)
+
+// The codes of the problems that operators and their programs get.
+const (
+	CodeBadRequest         = "bad_request"
+	CodeBodyTooLarge       = "body_too_large"
+	CodeCompanyBound       = "company_bound"
+	CodeConnectionBusy     = "connection_busy"
+	CodeConnectionExists   = "connection_exists"
+	CodeConnectionUnknown  = "connection_unknown"
+	CodeCrossSiteRequest   = "cross_site_request"
+	CodeHostNotAllowed     = "host_not_allowed"
+	CodeKeyRejected        = "key_rejected"
+	CodeMediaType          = "media_type_not_supported"
+	CodeMethodNotSupported = "method_not_supported"
+	CodeNotFound           = "not_found"
+	CodeNotPossible        = "not_possible"
+	CodeOtherCompany       = "other_company"
+	CodeRefreshFailed      = "refresh_failed"
+	CodeReturnURL          = "return_url_not_allowed"
+	CodeStoreUnavailable   = "store_unavailable"
+	CodeTokenRequired      = "admin_token_required"
+	CodeTokenTaken         = "token_taken"
+	CodeUpstream           = "upstream_unreachable"
+)
+
+// problemKinds has what all problems of a code have in common.
+var problemKinds = map[string]struct {
+	status int
+	title  string
+}{
+	CodeBadRequest:         {http.StatusBadRequest, "Bad request"},
+	CodeReturnURL:          {http.StatusBadRequest, "Return URL not allowed"},
+	CodeTokenRequired:      {http.StatusUnauthorized, "Admin token required"},
+	CodeCrossSiteRequest:   {http.StatusForbidden, "Cross-site request"},
+	CodeHostNotAllowed:     {http.StatusForbidden, "Host not allowed"},
+	CodeConnectionUnknown:  {http.StatusNotFound, "Connection not found"},
+	CodeNotFound:           {http.StatusNotFound, "Not found"},
+	CodeMethodNotSupported: {http.StatusMethodNotAllowed, "Method not supported"},
+	CodeCompanyBound:       {http.StatusConflict, "Company already connected"},
+	CodeConnectionExists:   {http.StatusConflict, "Connection already exists"},
+	CodeNotPossible:        {http.StatusConflict, "Not possible"},
+	CodeOtherCompany:       {http.StatusConflict, "Credential of another company"},
+	CodeTokenTaken:         {http.StatusConflict, "Refresh token already in use"},
+	CodeBodyTooLarge:       {http.StatusRequestEntityTooLarge, "Body too large"},
+	CodeMediaType:          {http.StatusUnsupportedMediaType, "Media type not supported"},
+	CodeKeyRejected:        {http.StatusUnprocessableEntity, "API key rejected"},
+	CodeRefreshFailed:      {http.StatusBadGateway, "Refresh failed"},
+	CodeUpstream:           {http.StatusBadGateway, "Pleo unreachable"},
+	CodeConnectionBusy:     {http.StatusServiceUnavailable, "Connection busy"},
+	CodeStoreUnavailable:   {http.StatusServiceUnavailable, "Store unavailable"},
+}
+
+// retryDelay is when clients should try again after a 503.
+const retryDelay = 5 * time.Second
+
+// NewProblem returns a problem of one of the codes above. The detail is formatted
+// as by [fmt.Sprintf], and must be whole sentences.
+func NewProblem(code, format string, args ...any) *webguard.Problem {
+	kind := problemKinds[code]
+	p := &webguard.Problem{Code: code, Status: kind.status, Title: kind.title, Detail: fmt.Sprintf(format, args...)}
+	if kind.status == http.StatusServiceUnavailable {
+		p.RetryAfter = retryDelay
+	}
+	return p
+}
+
+// Explain returns the problem that err is, or that says what err means to an
+// operator. It returns nil for errors that say nothing about the request, such as
+// those of a store that is unavailable.
+func Explain(err error) *webguard.Problem {
+	var (
+		known      *webguard.Problem
+		impossible *NotPossibleError
+		failed     *RefreshError
+	)
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &impossible):
+		return NewProblem(CodeNotPossible, "%s", impossible.Message)
+	case errors.As(err, &failed):
+		return NewProblem(CodeRefreshFailed, "The refresh failed: %s.", failed.Message)
+	}
+	return explainStoreError(err)
+}
+
+func explainStoreError(err error) *webguard.Problem {
+	var (
+		conflict *credstore.ConflictError
+		other    *credstore.OtherCompanyError
+	)
+	switch {
+	case errors.Is(err, credstore.ErrNotFound):
+		return NewProblem(CodeConnectionUnknown, "This connection no longer exists.")
+	case errors.Is(err, credstore.ErrBadQuery):
+		return NewProblem(CodeBadRequest, "The cursor is not valid. Use the next_cursor of the previous page.")
+	case errors.As(err, &conflict) && errors.Is(err, credstore.ErrCompanyBound):
+		return NewProblem(CodeCompanyBound, "The company is already connected by connection %q. A company can have one connection of each kind.", conflict.With)
+	case errors.As(err, &conflict) && errors.Is(err, credstore.ErrNameTaken):
+		return NewProblem(CodeConnectionExists, "There is already a connection %q.", conflict.With)
+	case errors.As(err, &conflict) && errors.Is(err, credstore.ErrTokenTaken):
+		return NewProblem(CodeTokenTaken, "The refresh token belongs to connection %q. Two connections with one refresh token would end each other's access.", conflict.With)
+	case errors.As(err, &other):
+		return NewProblem(CodeOtherCompany, "The credential is valid, but for another company than this connection's, so the connection keeps its present credential: %v.", other)
+	case errors.Is(err, credstore.ErrNotRejected):
+		return NewProblem(CodeNotPossible, "The connection has no rejected refresh token to retry.")
+	case errors.Is(err, credstore.ErrBusy):
+		return NewProblem(CodeConnectionBusy, "The connection's credential is being changed right now. Try again.")
+	}
+	return nil
+}
+
+// ExplainKeyError returns the problem with an API key that was not stored. Other
+// errors, such as those of the store, it returns as they are.
+func ExplainKeyError(err error) error {
+	var (
+		scopes      *refresh.MissingScopesError
+		unavailable *refresh.Error
+	)
+	switch {
+	case errors.As(err, &unavailable), errors.Is(err, credstore.ErrUnavailable), errors.Is(err, context.Canceled), Explain(err) != nil:
+		return err
+	case errors.Is(err, refresh.ErrSameKey):
+		return NewProblem(CodeNotPossible, "The connection already has this key. The next key must be a different one.")
+	case errors.Is(err, refresh.ErrWrongEnvironment):
+		return NewProblem(CodeKeyRejected, "This key belongs to Pleo's other environment, so it was not stored.")
+	case errors.Is(err, pleo.ErrUnauthorized):
+		return NewProblem(CodeKeyRejected, "Pleo does not accept this key, so it was not stored. It may be mistyped or deleted.")
+	case errors.Is(err, refresh.ErrCompanyUnknown):
+		return NewProblem(CodeKeyRejected, "Pleo does not say which company this key belongs to, so it was not stored: the connection already has a company.")
+	case errors.As(err, &scopes):
+		return NewProblem(CodeKeyRejected, "This key lacks permissions, so it was not stored: %v.", scopes)
+	}
+	return NewProblem(CodeUpstream, "Pleo could not be asked about the key, so it was not stored: %s. Try again later.", capitalize(err.Error()))
+}
+
+// capitalize returns an error text as a sentence without a period.
+func capitalize(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
