@@ -21,18 +21,18 @@ import (
 
 var pebblePath = flag.String("pebble", "", "the ACME server pebble, which `make acme` builds; without it its tests are skipped")
 
-// acmeWorld is a world whose pages get their certificate from an authority.
-type acmeWorld struct {
-	*world
+// acmeEnv is a world whose pages get their certificate from an authority.
+type acmeEnv struct {
+	*env
 	t      *testing.T
 	ca     *acmetest.Authority
 	domain string
 	pages  string // the address of the TLS listener
 }
 
-// newACMEWorld prepares an authority that does not run yet, and a configuration that
+// newACMEEnv prepares an authority that does not run yet, and a configuration that
 // names it. Where plain is set, the authority reaches the plain listener only.
-func newACMEWorld(t *testing.T, domain string, life time.Duration, plain bool) *acmeWorld {
+func newACMEEnv(t *testing.T, domain string, life time.Duration, plain bool) *acmeEnv {
 	t.Helper()
 	const nowhere = 1
 	pages, httpAt := acmetest.FreeAddress(t), acmetest.FreeAddress(t)
@@ -41,7 +41,7 @@ func newACMEWorld(t *testing.T, domain string, life time.Duration, plain bool) *
 		reach.TLSPort, reach.HTTPPort = nowhere, acmetest.PortOf(t, httpAt)
 	}
 	ca := acmetest.New(t, *pebblePath, reach)
-	w := newWorld(t, simulator.Settings{}, fmt.Sprintf(`log: {level: debug}
+	w := newEnv(t, simulator.Settings{}, fmt.Sprintf(`log: {level: debug}
 connect:
   listen: %q
   public_url: "https://%s"
@@ -49,12 +49,12 @@ connect:
   tls:
     acme: {domains: [%s], email: ops@%[2]s, ca_url: %[5]q, ca_root_file: %[6]q}`,
 		pages, domain, httpAt, domain, ca.Directory(), ca.RootFile()))
-	return &acmeWorld{world: w, t: t, ca: ca, domain: domain, pages: pages}
+	return &acmeEnv{env: w, t: t, ca: ca, domain: domain, pages: pages}
 }
 
 // visit opens a page as a browser does that trusts the authority, and returns the
 // serial number of the certificate that it was shown.
-func (w *acmeWorld) visit() (serial *big.Int, a answer, err error) {
+func (w *acmeEnv) visit() (serial *big.Int, a response, err error) {
 	w.t.Helper()
 	var dialer net.Dialer
 	transport := &http.Transport{
@@ -67,13 +67,13 @@ func (w *acmeWorld) visit() (serial *big.Int, a answer, err error) {
 		}},
 	}
 	defer transport.CloseIdleConnections()
-	a, err = send(&http.Client{Transport: transport, Timeout: time.Minute}, asking(w.t, "https://"+w.domain+"/connect/unknown"))
+	a, err = send(&http.Client{Transport: transport, Timeout: time.Minute}, requestTo(w.t, "https://"+w.domain+"/connect/unknown"))
 	return serial, a, err
 }
 
-// await waits until a page comes with a certificate other than the one with the
+// waitForRefresh waits until a page comes with a certificate other than the one with the
 // serial number, and returns its own.
-func (w *acmeWorld) await(p *process, before *big.Int) *big.Int {
+func (w *acmeEnv) await(p *process, before *big.Int) *big.Int {
 	w.t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		serial, a, err := w.visit()
@@ -91,16 +91,16 @@ func (w *acmeWorld) await(p *process, before *big.Int) *big.Int {
 
 const quarter = 90 * 24 * time.Hour
 
-// TestACMEOfTheProgram: an authority that is away when the program starts keeps the
+// TestACMECertificate: an authority that is away when the program starts keeps the
 // pages waiting and nothing else. Once it is there they get their certificate
 // without a hand, and no restart, after a crash or not, asks for another one.
-func TestACMEOfTheProgram(t *testing.T) {
+func TestACMECertificate(t *testing.T) {
 	t.Parallel()
-	w := newACMEWorld(t, "away.example.test", quarter, false)
+	w := newACMEEnv(t, "away.example.test", quarter, false)
 	_, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	p := w.serve()
-	p.awaitLog("could not get certificate from issuer")
+	p.waitForLog("could not get certificate from issuer")
 	if a, err := p.get(client(t), "acme", "/v2/employees"); err != nil || a.status != http.StatusOK {
 		t.Errorf("a request while the authority is away: %d, %v, want 200", a.status, err)
 	}
@@ -127,7 +127,7 @@ func TestACMEOfTheProgram(t *testing.T) {
 
 // checkKeys looks for private keys: beside the store, for its owner alone, and
 // nowhere in the log.
-func (w *acmeWorld) checkKeys(p *process) {
+func (w *acmeEnv) checkKeys(p *process) {
 	w.t.Helper()
 	keys := 0
 	err := filepath.WalkDir(filepath.Join(w.dir, "data", "certificates"), func(path string, d fs.DirEntry, err error) error {
@@ -158,11 +158,11 @@ func (w *acmeWorld) checkKeys(p *process) {
 	}
 }
 
-// TestACMEOfTheProgramByPlainHTTP: by connect.http alone; and a certificate whose life
+// TestACMECertificateOverPlainHTTP: by connect.http alone; and a certificate whose life
 // is over soon is replaced by the next start at the latest.
-func TestACMEOfTheProgramByPlainHTTP(t *testing.T) {
+func TestACMECertificateOverPlainHTTP(t *testing.T) {
 	t.Parallel()
-	w := newACMEWorld(t, "plain.example.test", 30*time.Second, true)
+	w := newACMEEnv(t, "plain.example.test", 30*time.Second, true)
 	w.ca.Start()
 	p := w.serve()
 	first := w.await(p, nil)

@@ -45,7 +45,7 @@ func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.
 // notPossible makes an error about a declared connection one that the admin listener
 // tells.
 func notPossible(err error) error {
-	var declared *declaredKeyError
+	var declared *configKeyError
 	if errors.As(err, &declared) {
 		return &manage.NotPossibleError{Message: "C" + declared.Error()[1:] + "."}
 	}
@@ -57,8 +57,8 @@ func (a *actions) Check(ctx context.Context, c credstore.Connection) (refresh.Cr
 	return a.checker.Check(ctx, c.ID)
 }
 
-// refreshWait is how long somebody at a page waits for a refresh.
-const refreshWait = 30 * time.Second
+// pageRefreshTimeout is how long somebody at a page waits for a refresh.
+const pageRefreshTimeout = 30 * time.Second
 
 // Refresh implements [admin.Actions]. It asks as the command line does, so that
 // of several servers the one that may refresh can do it.
@@ -73,10 +73,10 @@ func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstor
 	if err := a.store.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
 		return c, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, refreshWait)
+	waiting, cancel := context.WithTimeout(ctx, pageRefreshTimeout)
 	defer cancel()
-	after, err := awaitRefresh(waiting, a.store, before, refreshWait)
-	var unknown *noOutcomeError
+	after, err := awaitRefresh(waiting, a.store, before, pageRefreshTimeout)
+	var unknown *outcomeUnknownError
 	if errors.As(err, &unknown) || waiting.Err() != nil && ctx.Err() == nil {
 		return c, manage.ErrRefreshPending
 	}
@@ -85,7 +85,7 @@ func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstor
 
 // SetKey implements [admin.Actions].
 func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k manage.NewKey) (credstore.Connection, error) {
-	if err := checkNotDeclared(a.cfg, c.Name); err != nil {
+	if err := checkNotInConfig(a.cfg, c.Name); err != nil {
 		return c, notPossible(err)
 	}
 	return a.manager.SetKey(ctx, refresh.KeyChange{
@@ -96,38 +96,38 @@ func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k manage.N
 
 // Intake implements [admin.Actions].
 func (a *actions) Intake(offline bool) func(context.Context, credstore.NewConnection) (string, error) {
-	in := &intake{store: a.store, now: time.Now}
+	in := &importer{store: a.store, now: time.Now}
 	if !offline {
 		in.api = a.api
 	}
 	return func(ctx context.Context, n credstore.NewConnection) (string, error) {
-		_, warning, err := in.take(ctx, n)
+		_, warning, err := in.create(ctx, n)
 		return warning, err
 	}
 }
 
 // Remove implements [admin.Actions].
 func (a *actions) Remove(ctx context.Context, c credstore.Connection, uninstall bool) (manage.Removal, error) {
-	r := removal{cfg: a.cfg, store: a.store}
+	r := remover{cfg: a.cfg, store: a.store}
 	if uninstall {
 		r.api = a.api
 	}
 	done, err := r.remove(ctx, c)
 	told := describeRemoval(done)
-	if done.declared {
+	if done.inConfig {
 		told.Message += " The configuration declares the connection (connections), so the next start brings it back unless you delete it there."
 	}
 	return told, err
 }
 
-func describeRemoval(done removed) manage.Removal {
+func describeRemoval(done removal) manage.Removal {
 	switch {
-	case !done.asked:
+	case !done.uninstallRequested:
 		return manage.Removal{Message: "What the customer granted lives on at Pleo until they remove the integration or key there."}
-	case done.untold != nil:
-		return manage.Removal{Message: fmt.Sprintf("The integration could not be uninstalled at Pleo (%v), so the customer should remove it there.", done.untold)}
-	case done.needless != "":
-		return manage.Removal{Uninstalled: true, Message: "There was nothing to uninstall: " + done.needless + "."}
+	case done.uninstallError != nil:
+		return manage.Removal{Message: fmt.Sprintf("The integration could not be uninstalled at Pleo (%v), so the customer should remove it there.", done.uninstallError)}
+	case done.nothingToUninstall != "":
+		return manage.Removal{Uninstalled: true, Message: "There was nothing to uninstall: " + done.nothingToUninstall + "."}
 	}
 	return manage.Removal{Uninstalled: true, Message: "The integration was uninstalled at Pleo."}
 }

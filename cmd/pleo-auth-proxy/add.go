@@ -110,14 +110,14 @@ func (p *program) openInput(path string) (io.ReadCloser, error) {
 }
 
 func (p *program) add(ctx context.Context, n credstore.NewConnection, offline bool) error {
-	return p.withIntake(ctx, offline, func(in *intake) error {
-		c, warning, err := in.take(ctx, n)
+	return p.withImporter(ctx, offline, func(in *importer) error {
+		c, warning, err := in.create(ctx, n)
 		if err != nil {
 			return err
 		}
-		p.say("added connection %q: %s", c.Name, c.Status)
+		p.notef("added connection %q: %s", c.Name, c.Status)
 		if warning != "" {
-			p.say("warning: %s", warning)
+			p.notef("warning: %s", warning)
 		}
 		if p.asJSON {
 			return p.printJSON(manage.Describe(c))
@@ -126,13 +126,13 @@ func (p *program) add(ctx context.Context, n credstore.NewConnection, offline bo
 	})
 }
 
-// withIntake runs work with an intake on the store, and closes the store.
-func (p *program) withIntake(ctx context.Context, offline bool, work func(*intake) error) error {
-	cfg, store, err := p.openOrMakeStore(ctx)
+// withImporter runs work with an intake on the store, and closes the store.
+func (p *program) withImporter(ctx context.Context, offline bool, work func(*importer) error) error {
+	cfg, store, err := p.openOrCreateStore(ctx)
 	if err != nil {
 		return err
 	}
-	in := &intake{store: store, now: time.Now}
+	in := &importer{store: store, now: time.Now}
 	if !offline {
 		api, err := newAPI(cfg)
 		if err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
-// leastToken is the length, in bytes, below which an admin token could be
+// minTokenLength is the length, in bytes, below which an admin token could be
 // guessed.
-const leastToken = 20
+const minTokenLength = 20
 
 // openAdminToken returns what gives the admin token, reading its file again
 // when that has changed; nil where there is to be none. Where there is no file it
@@ -26,7 +26,7 @@ func openAdminToken(cfg *config.Config, log *zap.Logger) (func() credstore.Secre
 		return nil, nil
 	}
 	if _, err := os.Stat(cfg.Admin.TokenFile); errors.Is(err, fs.ErrNotExist) {
-		if err := makeAdminToken(cfg.Admin.TokenFile); err != nil {
+		if err := createAdminToken(cfg.Admin.TokenFile); err != nil {
 			return nil, &credstore.SetupError{
 				Err:  fmt.Errorf("making the admin token: %w", err),
 				Hint: "set admin.token_file to a file that holds one, or to a place where this user may make it",
@@ -38,15 +38,15 @@ func openAdminToken(cfg *config.Config, log *zap.Logger) (func() credstore.Secre
 	if err != nil {
 		return nil, err
 	}
-	return rereading("admin.token_file", r, log), nil
+	return secretFile("admin.token_file", r, log), nil
 }
 
 // readAdminToken reads the token for the first time. Its error is a
 // *config.Error.
 func readAdminToken(cfg *config.Config) (*config.SecretReader, error) {
 	r, err := cfg.Admin.Token().Open()
-	if err == nil && len(r.Secret().Reveal()) < leastToken {
-		err = fmt.Errorf("holds fewer than %d characters, which could be guessed; openssl rand -hex 32 makes a good one", leastToken)
+	if err == nil && len(r.Secret().Reveal()) < minTokenLength {
+		err = fmt.Errorf("holds fewer than %d characters, which could be guessed; openssl rand -hex 32 makes a good one", minTokenLength)
 	}
 	if err != nil {
 		return nil, cfg.ErrorAt("admin.token_file", err)
@@ -63,9 +63,9 @@ func checkAdminToken(cfg *config.Config) error {
 	return err
 }
 
-// makeAdminToken creates the file, readable by its owner only. It leaves one that
+// createAdminToken creates the file, readable by its owner only. It leaves one that
 // another process has just created unchanged.
-func makeAdminToken(path string) error {
+func createAdminToken(path string) error {
 	err := durable.Create(path, []byte(rand.Text()+rand.Text()+"\n"))
 	if errors.Is(err, fs.ErrExist) {
 		return nil

@@ -52,7 +52,7 @@ func newCertificates(cfg *config.Config, log *zap.Logger) (*autocert.Certificate
 // acmeRoots returns whom the authority's own certificate must come from; nil: the
 // system's.
 func acmeRoots(cfg *config.Config) (*x509.CertPool, error) {
-	roots, err := readAuthorities(cfg.Connect.ACME.CARootFile)
+	roots, err := readCertPool(cfg.Connect.ACME.CARootFile)
 	if err != nil {
 		return nil, cfg.ErrorAt("connect.tls.acme.ca_root_file", err)
 	}
@@ -72,7 +72,7 @@ func hostAndPort(at config.Listen) (host string, port int, err error) {
 
 // pagesTLS is what the listener of the customer's pages speaks TLS with; nil
 // without, and on unix sockets.
-func (p *parts) pagesTLS(l *listener) *tls.Config {
+func (p *components) pagesTLS(l *listener) *tls.Config {
 	if p.certificates != nil {
 		return p.certificates.TLSConfig()
 	}
@@ -86,14 +86,14 @@ func newPlainPages(cfg *config.Config, certificates *autocert.Certificates) http
 		return nil
 	}
 	if certificates == nil {
-		return leadTo(cfg.Connect.PublicURL)
+		return redirectTo(cfg.Connect.PublicURL)
 	}
-	return certificates.ChallengeHandler(leadTo(cfg.Connect.PublicURL))
+	return certificates.ChallengeHandler(redirectTo(cfg.Connect.PublicURL))
 }
 
-// leadTo sends browsers to the same path at the origin of public, whatever host
+// redirectTo sends browsers to the same path at the origin of public, whatever host
 // they asked for.
-func leadTo(public *url.URL) http.Handler {
+func redirectTo(public *url.URL) http.Handler {
 	origin := public.Scheme + "://" + public.Host
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		target := r.URL.RequestURI()

@@ -13,10 +13,10 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// TestPagesOverTLS: the pages come by the certificate in the files, and by
+// TestConnectPagesOverTLS: the pages come by the certificate in the files, and by
 // another one when those change; plain HTTP leads there, whatever host was asked
 // for.
-func TestPagesOverTLS(t *testing.T) {
+func TestConnectPagesOverTLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	install := func(a *authority) {
@@ -31,17 +31,17 @@ func TestPagesOverTLS(t *testing.T) {
 	first, second := newAuthority(t), newAuthority(t)
 	install(first)
 	public := freeAddress(t)
-	w := newWorld(t, simulator.Settings{}, fmt.Sprintf(`connect:
+	w := newEnv(t, simulator.Settings{}, fmt.Sprintf(`connect:
   listen: %q
   public_url: "https://%s"
   http: {listen: "127.0.0.1:0"}
   tls: {cert_file: %q, key_file: %q}`, public, public, cert, key))
 	p := w.serve()
 
-	if a, err := send(trusting(t, first), asking(t, "https://"+public+"/connect/unknown")); err != nil || a.status != http.StatusNotFound {
+	if a, err := send(clientTrusting(t, first), requestTo(t, "https://"+public+"/connect/unknown")); err != nil || a.status != http.StatusNotFound {
 		t.Errorf("an unknown link over TLS: %d, %v, want 404", a.status, err)
 	}
-	r := asking(t, "http://"+p.addresses[plainListener]+"/connect/unknown?x=1")
+	r := requestTo(t, "http://"+p.addresses[plainListener]+"/connect/unknown?x=1")
 	r.Host = "evil.example"
 	plain := client(t)
 	plain.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -51,7 +51,7 @@ func TestPagesOverTLS(t *testing.T) {
 	}
 	install(second)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if _, err = send(trusting(t, second), asking(t, "https://"+public+"/")); err == nil {
+		if _, err = send(clientTrusting(t, second), requestTo(t, "https://"+public+"/")); err == nil {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -63,25 +63,25 @@ func TestPagesOverTLS(t *testing.T) {
 	}
 }
 
-// TestPagesWaitForTheirCertificate: an authority that cannot be reached keeps the
+// TestConnectPagesWaitForCertificate: an authority that cannot be reached keeps the
 // pages waiting, and nothing else.
-func TestPagesWaitForTheirCertificate(t *testing.T) {
+func TestConnectPagesWaitForCertificate(t *testing.T) {
 	public := freeAddress(t)
-	w := newWorld(t, simulator.Settings{}, fmt.Sprintf(`connect:
+	w := newEnv(t, simulator.Settings{}, fmt.Sprintf(`connect:
   listen: %q
   public_url: "https://connect.example.test"
   tls: {acme: {domains: [connect.example.test], ca_url: "https://%s/dir"}}`, public, freeAddress(t)))
 	_, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	p := w.serve()
-	p.awaitLog("could not get certificate from issuer")
+	p.waitForLog("could not get certificate from issuer")
 	if a, err := p.get(client(t), "acme", "/v2/employees"); err != nil || a.status != http.StatusOK {
 		t.Errorf("a request as acme: %d, %v, want 200", a.status, err)
 	}
 	if a := p.admin("/readyz"); a.status != http.StatusOK {
 		t.Errorf("/readyz answers %d, want 200", a.status)
 	}
-	r := asking(t, "https://"+public+"/")
+	r := requestTo(t, "https://"+public+"/")
 	if a, err := send(client(t), r); err == nil {
 		t.Errorf("the pages answer %d without a certificate", a.status)
 	}
@@ -91,7 +91,7 @@ func TestPagesWaitForTheirCertificate(t *testing.T) {
 	}
 }
 
-func asking(t *testing.T, url string) *http.Request {
+func requestTo(t *testing.T, url string) *http.Request {
 	t.Helper()
 	r, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
@@ -100,8 +100,8 @@ func asking(t *testing.T, url string) *http.Request {
 	return r
 }
 
-// trusting returns a client that trusts the authority alone.
-func trusting(t *testing.T, a *authority) *http.Client {
+// clientTrusting returns a client that trusts the authority alone.
+func clientTrusting(t *testing.T, a *authority) *http.Client {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.pool()}}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: time.Minute}

@@ -81,7 +81,7 @@ func (p *program) check(ctx context.Context, c refresh.Checker, name string) err
 	case !found.Healthy():
 		return fmt.Errorf("connection %q is active, but not all of its credential is good", name)
 	}
-	p.say("connection %q is active", name)
+	p.notef("connection %q is active", name)
 	return nil
 }
 
@@ -93,7 +93,7 @@ func (p *program) printCheckup(c manage.Checkup) error {
 	w := tabwriter.NewWriter(p.stdout, 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, "PART\tFOUND\tCOMPANY\tMESSAGE")
 	for _, f := range c.Findings {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Part, f.Found, text(f.CompanyID), text(&f.Message))
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Part, f.Found, terminalText(f.CompanyID), terminalText(&f.Message))
 	}
 	return flush(w)
 }

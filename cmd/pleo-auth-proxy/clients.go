@@ -54,23 +54,23 @@ func tokenHash(c config.Client, key string, log *zap.Logger) (func() [sha256.Siz
 	if err != nil {
 		return nil, err
 	}
-	return hashing(rereading(key, reader, log), time.Now), nil
+	return cachedHash(secretFile(key, reader, log), time.Now), nil
 }
 
-// fileInterval is how often a file may be looked at that every request depends
+// fileCheckInterval is how often a file may be looked at that every request depends
 // on.
-const fileInterval = time.Second
+const fileCheckInterval = time.Second
 
-// hashing returns the hash of a token, which it asks for at most once in
-// fileInterval.
-func hashing(token func() credstore.Secret, now func() time.Time) func() [sha256.Size]byte {
+// cachedHash returns the hash of a token, which it asks for at most once in
+// fileCheckInterval.
+func cachedHash(token func() credstore.Secret, now func() time.Time) func() [sha256.Size]byte {
 	type hashed struct {
 		sum [sha256.Size]byte
 		at  time.Time
 	}
 	var current atomic.Pointer[hashed]
 	return func() [sha256.Size]byte {
-		if h := current.Load(); h != nil && now().Sub(h.at) < fileInterval {
+		if h := current.Load(); h != nil && now().Sub(h.at) < fileCheckInterval {
 			return h.sum
 		}
 		h := &hashed{sum: sha256.Sum256([]byte(token().Reveal())), at: now()}

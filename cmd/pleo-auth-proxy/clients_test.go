@@ -19,7 +19,7 @@ import (
 // A shared gateway: TLS on an address that others can reach, clients with their
 // own connections, and a socket for one of them.
 func TestSharedGateway(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	ca := newAuthority(t)
 	cert, key := ca.issue(x509.ExtKeyUsageServerAuth)
 	w.write("cert.pem", string(cert))
@@ -72,7 +72,7 @@ func TestSharedGateway(t *testing.T) {
 	}
 }
 
-func request(t *testing.T, transport *http.Transport, method, url, connection, token string) answer {
+func request(t *testing.T, transport *http.Transport, method, url, connection, token string) response {
 	t.Helper()
 	r, err := http.NewRequest(method, url, nil)
 	if err != nil {
@@ -92,10 +92,10 @@ func request(t *testing.T, transport *http.Transport, method, url, connection, t
 }
 
 // A token in a file is looked at once a second, and no request reads the file.
-func TestTokenFileIsReadNowAndThen(t *testing.T) {
+func TestTokenFileReadsAreRateLimited(t *testing.T) {
 	now := time.Now()
 	reads, current := 0, "old"
-	hash := hashing(func() credstore.Secret {
+	hash := cachedHash(func() credstore.Secret {
 		reads++
 		return credstore.NewSecret(current)
 	}, func() time.Time { return now })
@@ -106,7 +106,7 @@ func TestTokenFileIsReadNowAndThen(t *testing.T) {
 	if reads != 1 {
 		t.Errorf("the file was read %d times within a second, want once", reads)
 	}
-	current, now = "new", now.Add(fileInterval)
+	current, now = "new", now.Add(fileCheckInterval)
 	if hash() == before {
 		t.Error("the hash is that of the old token after a second, want that of the new one")
 	}

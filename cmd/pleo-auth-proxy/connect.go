@@ -73,7 +73,7 @@ func (p *program) printLink(ctx context.Context, cfg *config.Config, store creds
 		return fmt.Errorf("making a link for connection %q: %w", name, err)
 	}
 	if c.Status == credstore.Disabled && c.Reason != credstore.ReasonCompanyConflict {
-		p.say("warning: connection %q is disabled, so the link leads nowhere before connections enable", name)
+		p.notef("warning: connection %q is disabled, so the link leads nowhere before connections enable", name)
 	}
 	if p.asJSON {
 		return p.printJSON(linkResult{Connection: c.Name, ConnectURL: link, ExpiresAt: l.ExpiresAt.UTC()})

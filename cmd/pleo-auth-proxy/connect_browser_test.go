@@ -34,14 +34,14 @@ func consentPage() simulator.Settings {
 }
 
 // with returns the world for a subtest, which its methods fail then.
-func (w *connectWorld) with(t testing.TB) *connectWorld {
-	inner := *w.world
+func (w *connectEnv) with(t testing.TB) *connectEnv {
+	inner := *w.env
 	inner.t = t
-	return &connectWorld{world: &inner, public: w.public}
+	return &connectEnv{env: &inner, public: w.public}
 }
 
 // company returns the id of the company with the name.
-func (w *connectWorld) company(name string) string {
+func (w *connectEnv) company(name string) string {
 	w.t.Helper()
 	for _, c := range w.sim.Companies() {
 		if c.Name == name {
@@ -53,14 +53,14 @@ func (w *connectWorld) company(name string) string {
 }
 
 // approve clicks through to Pleo and allows for the company.
-func (w *connectWorld) approve(tab *browsertest.Tab, button, company string) {
+func (w *connectEnv) approve(tab *browsertest.Tab, button, company string) {
 	w.t.Helper()
 	tab.Follow(button)
 	tab.Choose(pleoCompany, w.company(company))
 	tab.Follow(allowAtPleo)
 }
 
-func wantStatus(t *testing.T, w *connectWorld, name, status string) {
+func wantStatus(t *testing.T, w *connectEnv, name, status string) {
 	t.Helper()
 	code, stdout, _ := w.run("", "--json", "connections", "show", name)
 	if code != exitDone || !strings.Contains(stdout, `"status": "`+status+`"`) {
@@ -69,7 +69,7 @@ func wantStatus(t *testing.T, w *connectWorld, name, status string) {
 }
 
 func TestBrowserConsent(t *testing.T) {
-	w := newConnectWorld(t, consentPage())
+	w := newConnectEnv(t, consentPage())
 	w.add("acme", "oauth", "Acme Holding A/S (4711)")
 	p := w.serve()
 	browser := browsertest.Start(t)
@@ -129,7 +129,7 @@ func TestBrowserConsent(t *testing.T) {
 }
 
 // revoke has the customer end the grant, and the proxy notice.
-func (w *connectWorld) revoke(name string, p *process) {
+func (w *connectEnv) revoke(name string, p *process) {
 	w.t.Helper()
 	if n := w.sim.RevokeGrants(""); n == 0 {
 		w.t.Fatal("there is no grant to revoke")
@@ -139,15 +139,15 @@ func (w *connectWorld) revoke(name string, p *process) {
 	}
 }
 
-func TestBrowserConsentThatFails(t *testing.T) {
-	w := newConnectWorld(t, consentPage())
+func TestBrowserConsentFailures(t *testing.T) {
+	w := newConnectEnv(t, consentPage())
 	for _, name := range []string{"acme", "beta", "slow", "old", "off"} {
 		w.add(name, "oauth", "Tenant of "+name)
 	}
 	w.serve()
 	browser := browsertest.Start(t)
-	for name, test := range map[string]func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab){
-		"denied": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+	for name, test := range map[string]func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab){
+		"denied": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			tab.Open(w.connectLink("acme", "--return-url", returnURL, "--fresh"))
 			tab.Follow(ourButton)
 			tab.Follow(denyAtPleo)
@@ -159,7 +159,7 @@ func TestBrowserConsentThatFails(t *testing.T) {
 			w.approve(tab, tryAgain, "Acme ApS")
 			tab.WantText("Connected")
 		},
-		"company connected elsewhere": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+		"company connected elsewhere": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			tab.Open(w.connectLink("slow"))
 			w.approve(tab, ourButton, "Gamma Retail Scandinavia Aktiebolag")
 			tab.Open(w.connectLink("beta"))
@@ -170,7 +170,7 @@ func TestBrowserConsentThatFails(t *testing.T) {
 				t.Errorf("the page names another customer:\n%s", text)
 			}
 		},
-		"Pleo is away": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+		"Pleo is away": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			tab.Open(w.connectLink("old"))
 			tab.Follow(ourButton)
 			fault, err := w.sim.SetFault(simulator.Fault{Kind: simulator.FaultStatus, Status: 503})
@@ -186,7 +186,7 @@ func TestBrowserConsentThatFails(t *testing.T) {
 			w.approve(tab, tryAgain, "Beta ApS")
 			tab.WantText("Connected", "Beta ApS")
 		},
-		"another browser with the right state": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+		"another browser with the right state": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			w.add("two", "oauth", "Tenant of two")
 			link := w.connectLink("two")
 			tab.Open(link)
@@ -203,7 +203,7 @@ func TestBrowserConsentThatFails(t *testing.T) {
 				t.Errorf("%d codes were exchanged for another browser, want none", n-exchanges)
 			}
 		},
-		"two flows, crossed": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+		"two flows, crossed": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			w.add("left", "oauth", "Tenant of left")
 			w.add("right", "oauth", "Tenant of right")
 			left, right := browser.Tab(), browser.Tab()
@@ -223,7 +223,7 @@ func TestBrowserConsentThatFails(t *testing.T) {
 				t.Errorf("%d codes were exchanged in crossed flows, want none", n-exchanges)
 			}
 		},
-		"expired, unknown and no link": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+		"expired, unknown and no link": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			link := w.connectLink("off")
 			w.connectLink("off", "--fresh") // ends the one before
 			tab.Open(link)
@@ -237,7 +237,7 @@ func TestBrowserConsentThatFails(t *testing.T) {
 			tab.Open(w.public + "/stopped/attempt_over")
 			tab.Inspect("attempt-over")
 		},
-		"switched off": func(t *testing.T, w *connectWorld, browser *browsertest.Browser, tab *browsertest.Tab) {
+		"switched off": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			w.add("ended", "oauth", "Tenant of ended")
 			link := w.connectLink("ended")
 			w.inStore(func(ctx context.Context, store credstore.Store) error {
@@ -256,10 +256,10 @@ func TestBrowserConsentThatFails(t *testing.T) {
 	}
 }
 
-func TestBrowserLessThanAskedFor(t *testing.T) {
+func TestBrowserScopeReduced(t *testing.T) {
 	settings := consentPage()
 	settings.OAuth.GrantScopes = []string{"users:read", "companies:read"}
-	w := newConnectWorld(t, settings)
+	w := newConnectEnv(t, settings)
 	w.add("acme", "oauth", "Acme Holding A/S (4711)")
 	w.serve()
 	tab := browsertest.Start(t).Tab()
@@ -270,7 +270,7 @@ func TestBrowserLessThanAskedFor(t *testing.T) {
 }
 
 func TestBrowserKey(t *testing.T) {
-	w := newConnectWorld(t, consentPage())
+	w := newConnectEnv(t, consentPage())
 	good := w.key(simulator.Key{Company: "Acme ApS"})
 	narrow := w.key(simulator.Key{Company: "Acme ApS", Scopes: []string{"users:read", "companies:read"}})
 	gone := w.key(simulator.Key{Company: "Acme ApS", Revoked: true})
@@ -321,7 +321,7 @@ func TestBrowserKey(t *testing.T) {
 	try(w.key(simulator.Key{Kind: simulator.IntegratedKey, Company: "Beta ApS"}), "", "Connected", "Beta ApS")
 }
 
-func (w *connectWorld) key(k simulator.Key) string {
+func (w *connectEnv) key(k simulator.Key) string {
 	w.t.Helper()
 	made, err := w.sim.IssueKey(k)
 	if err != nil {
@@ -332,7 +332,7 @@ func (w *connectWorld) key(k simulator.Key) string {
 
 // TestBrowserKeyboardOnly connects without a mouse, and on a phone.
 func TestBrowserKeyboardOnly(t *testing.T) {
-	w := newConnectWorld(t, consentPage())
+	w := newConnectEnv(t, consentPage())
 	w.add("acme", "oauth", "Acme Holding A/S (4711)")
 	w.add("keyed", "standalone_key", "Acme Holding A/S (4711)")
 	w.serve()

@@ -28,15 +28,15 @@ import (
 // returnURL is where links may lead back to in the tests.
 const returnURL = "https://books.example.com/pleo/done?from=pleo"
 
-// connectWorld is a world with pages for customers.
-type connectWorld struct {
-	*world
+// connectEnv is a world with pages for customers.
+type connectEnv struct {
+	*env
 	public string // the URL of the pages
 }
 
-// newConnectWorld starts a simulator whose client may be redirected to the
+// newConnectEnv starts a simulator whose client may be redirected to the
 // pages. The settings are lines of configuration.
-func newConnectWorld(t testing.TB, settings simulator.Settings, lines ...string) *connectWorld {
+func newConnectEnv(t testing.TB, settings simulator.Settings, lines ...string) *connectEnv {
 	t.Helper()
 	public := "http://" + freeAddress(t)
 	if len(settings.Clients) == 0 {
@@ -50,13 +50,13 @@ func newConnectWorld(t testing.TB, settings simulator.Settings, lines ...string)
   public_url: %q
   return_urls: [%q]
   branding: {name: Fjord Books}`, strings.TrimPrefix(public, "http://"), public, returnURL)}, lines...)
-	w := newWorld(t, settings, lines...)
+	w := newEnv(t, settings, lines...)
 	raw, err := os.ReadFile(w.config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.write(filepath.Base(w.config), replaceOnce(t, string(raw), "oauth: {", "oauth: {scopes: [users:read, companies:read, export-jobs:read, export-jobs:write, export-items:read], "))
-	return &connectWorld{world: w, public: public}
+	return &connectEnv{env: w, public: public}
 }
 
 // freeAddress returns an address of this machine that nobody listens at: the
@@ -71,7 +71,7 @@ func freeAddress(t testing.TB) string {
 }
 
 // add makes a connection without a credential.
-func (w *connectWorld) add(name, kind, tenant string) {
+func (w *connectEnv) add(name, kind, tenant string) {
 	w.t.Helper()
 	if code, _, stderr := w.run("", "connections", "add", name, "--kind", kind, "--external-tenant", tenant); code != exitDone {
 		w.t.Fatalf("connections add %s exits %d:\n%s", name, code, stderr)
@@ -79,7 +79,7 @@ func (w *connectWorld) add(name, kind, tenant string) {
 }
 
 // connectLink returns what the command connect prints.
-func (w *connectWorld) connectLink(name string, flags ...string) string {
+func (w *connectEnv) connectLink(name string, flags ...string) string {
 	w.t.Helper()
 	code, stdout, stderr := w.run("", append([]string{"connect", name}, flags...)...)
 	link, rest, _ := strings.Cut(stdout, "\n")
@@ -90,7 +90,7 @@ func (w *connectWorld) connectLink(name string, flags ...string) string {
 }
 
 // inStore works on the store as a command does, beside a running server.
-func (w *connectWorld) inStore(work func(context.Context, credstore.Store) error) {
+func (w *connectEnv) inStore(work func(context.Context, credstore.Store) error) {
 	w.t.Helper()
 	p := program{stdout: io.Discard, stderr: io.Discard, environ: []string{"HOME=" + w.dir}, configPath: w.config}
 	if err := p.withStore(w.t.Context(), work); err != nil {
@@ -98,8 +98,8 @@ func (w *connectWorld) inStore(work func(context.Context, credstore.Store) error
 	}
 }
 
-// ask asks for the companies that the connection sees.
-func (p *process) ask(connection string) answer {
+// request asks for the companies that the connection sees.
+func (p *process) ask(connection string) response {
 	p.t.Helper()
 	a, err := p.get(client(p.t), connection, "/v1/companies")
 	if err != nil {
@@ -111,7 +111,7 @@ func (p *process) ask(connection string) answer {
 // customer is a browser without a screen: it keeps cookies, follows redirects, and
 // notes the addresses that it was sent to. At Pleo it chooses a company.
 type customer struct {
-	w       *connectWorld
+	w       *connectEnv
 	http    *http.Client
 	company string // name or id; empty: the first one
 
@@ -120,7 +120,7 @@ type customer struct {
 	pages  strings.Builder // heads and bodies of all answers of ours
 }
 
-func (w *connectWorld) customer(company string) *customer {
+func (w *connectEnv) customer(company string) *customer {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		w.t.Fatal(err)
@@ -173,24 +173,24 @@ func (c *customer) load(method, link string, form url.Values) string {
 // TestF22ThroughThePages: customers approve while requests have their connections
 // refreshed.
 func TestF22ThroughThePages(t *testing.T) {
-	newerGrantWins(t, func(w *connectWorld, p *process, links []string) func(string) {
+	newerGrantWins(t, func(w *connectEnv, p *process, links []string) func(string) {
 		w.linksFor(links)
 		shared := client(t)
 		return func(name string) { _, _ = p.get(shared, name, "/v1/companies") }
 	})
 }
 
-// TestF22ByTheAPI: customers approve by links from the API while the back office
+// TestF22ThroughTheAPI: customers approve by links from the API while the back office
 // has their connections refreshed.
-func TestF22ByTheAPI(t *testing.T) {
-	newerGrantWins(t, func(w *connectWorld, p *process, links []string) func(string) {
+func TestF22ThroughTheAPI(t *testing.T) {
+	newerGrantWins(t, func(w *connectEnv, p *process, links []string) func(string) {
 		b := w.adminAPI(p)
 		for i := range links {
 			var made admin.LinkResponse
-			b.ask("POST", fmt.Sprintf("/c%d/link", i), "", 200, &made)
+			b.request("POST", fmt.Sprintf("/c%d/link", i), "", 200, &made)
 			links[i] = *made.ConnectURL
 		}
-		return func(name string) { _, _ = b.send("POST", "/"+name+"/refresh", "") }
+		return func(name string) { _, _ = b.try("POST", "/"+name+"/refresh", "") }
 	})
 }
 
@@ -198,9 +198,9 @@ func TestF22ByTheAPI(t *testing.T) {
 // connection is under way. The consent is never overwritten, and no refresh token
 // is sent twice. begin fills in the links and returns what has a connection
 // refreshed.
-func newerGrantWins(t *testing.T, begin func(w *connectWorld, p *process, links []string) (refresh func(name string))) {
+func newerGrantWins(t *testing.T, begin func(w *connectEnv, p *process, links []string) (refresh func(name string))) {
 	const trials, together = 100, 25
-	w := newConnectWorld(t, simulator.Settings{})
+	w := newConnectEnv(t, simulator.Settings{})
 	old := make([]simulator.Grant, trials)
 	lines, links := make([]string, trials), make([]string, trials)
 	for i := range trials {
@@ -238,7 +238,7 @@ func newerGrantWins(t *testing.T, begin func(w *connectWorld, p *process, links 
 
 // checkNotOverwritten ends the grants from before the consents, without which
 // each connection goes on.
-func (w *connectWorld) checkNotOverwritten(p *process, old []simulator.Grant) {
+func (w *connectEnv) checkNotOverwritten(p *process, old []simulator.Grant) {
 	w.t.Helper()
 	overwritten, shared := 0, client(w.t)
 	for i, g := range old {
@@ -258,7 +258,7 @@ func (w *connectWorld) checkNotOverwritten(p *process, old []simulator.Grant) {
 }
 
 // linksFor makes links for the connections c0, c1 and so on.
-func (w *connectWorld) linksFor(links []string) {
+func (w *connectEnv) linksFor(links []string) {
 	w.t.Helper()
 	public, err := url.Parse(w.public)
 	if err != nil {
@@ -282,7 +282,7 @@ func (w *connectWorld) linksFor(links []string) {
 // TestF23ThroughThePages: a connection that is removed while its customer
 // approves stays removed.
 func TestF23ThroughThePages(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{})
+	w := newConnectEnv(t, simulator.Settings{})
 	w.add("acme", "oauth", "Acme Holding")
 	w.serve()
 	link := w.connectLink("acme")
@@ -332,7 +332,7 @@ func (p *process) connectURL(connection string) string {
 
 // TestConnectURLInProblems: one link for a credential, however many ask.
 func TestConnectURLInProblems(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{OAuth: simulator.OAuthSettings{IssuerInCallback: true}})
+	w := newConnectEnv(t, simulator.Settings{OAuth: simulator.OAuthSettings{IssuerInCallback: true}})
 	w.add("acme", "oauth", "Acme Holding")
 	p := w.serve()
 	link := p.connectURL("acme")
@@ -355,10 +355,10 @@ func TestConnectURLInProblems(t *testing.T) {
 	}
 }
 
-// TestIntrospectionThatNamesNobody: the authorization server says whose a consent is
+// TestIntrospectionWithoutIdentity: the authorization server says whose a consent is
 // then; and a key of nobody knows whom does not take the place of one that works.
-func TestIntrospectionThatNamesNobody(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{})
+func TestIntrospectionWithoutIdentity(t *testing.T) {
+	w := newConnectEnv(t, simulator.Settings{})
 	companies := w.sim.Companies()
 	w.add("acme", "oauth", "Acme Holding")
 	w.add("keyed", "standalone_key", "Keyed Holding")
@@ -390,10 +390,10 @@ func TestIntrospectionThatNamesNobody(t *testing.T) {
 	}
 }
 
-// TestConnectURLIsNotForStrangers: who reaches a proxy that is open to a network
+// TestConnectURLOnlyForKnownClients: who reaches a proxy that is open to a network
 // is not told how to connect a company to it.
-func TestConnectURLIsNotForStrangers(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{}, `proxy:
+func TestConnectURLOnlyForKnownClients(t *testing.T) {
+	w := newConnectEnv(t, simulator.Settings{}, `proxy:
   client_networks: [127.0.0.0/8]`)
 	raw, err := os.ReadFile(w.config)
 	if err != nil {
@@ -412,7 +412,7 @@ func TestConnectURLIsNotForStrangers(t *testing.T) {
 // TestPagesShowNoSecret: what customers give and get is in no page, log, history
 // or listing.
 func TestPagesShowNoSecret(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{}, "log: {level: debug}")
+	w := newConnectEnv(t, simulator.Settings{}, "log: {level: debug}")
 	w.add("acme", "oauth", "Acme Holding")
 	w.add("keyed", "standalone_key", "Acme Holding")
 	key, err := w.sim.IssueKey(simulator.Key{Company: w.sim.Companies()[0].ID})
@@ -479,10 +479,10 @@ func TestPagesShowNoSecret(t *testing.T) {
 	}
 }
 
-// TestBadClientsOfThePagesHarmNobody: 1,000 bad requests and 200 slow clients on
+// TestBadConnectClientsDoNotAffectOthers: 1,000 bad requests and 200 slow clients on
 // the pages leave the proxy listener, and the pages themselves, as they were.
-func TestBadClientsOfThePagesHarmNobody(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{})
+func TestBadConnectClientsDoNotAffectOthers(t *testing.T) {
+	w := newConnectEnv(t, simulator.Settings{})
 	_, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	w.add("later", "oauth", "Acme Holding")

@@ -12,7 +12,7 @@ import (
 )
 
 func (p *program) connectionsCommand() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := commandGroup(&cobra.Command{
 		Use:   "connections",
 		Short: "Adds, shows and removes connections",
 		Long: `These commands work on the store itself. A server that runs beside them sees
@@ -79,7 +79,7 @@ func (p *program) showCommand() *cobra.Command {
 	}
 }
 
-// find returns the connection called name. Its errors name it only if it can be
+// report returns the connection called name. Its errors name it only if it can be
 // a name at all.
 func find(ctx context.Context, store credstore.Store, name string) (credstore.Connection, error) {
 	if !credstore.ValidName(name) {

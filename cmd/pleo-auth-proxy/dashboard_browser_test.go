@@ -11,11 +11,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/browsertest"
 )
 
-// TestBrowserOperatorMendsAConnection is the day on which a customer's grant has
+// TestBrowserOperatorFixesConnection is the day on which a customer's grant has
 // ended: an operator who has never seen the program opens it, is led to the
 // connection, gets a link, and the customer connects with it.
-func TestBrowserOperatorMendsAConnection(t *testing.T) {
-	w := newConnectWorld(t, consentPage())
+func TestBrowserOperatorFixesConnection(t *testing.T) {
+	w := newConnectEnv(t, consentPage())
 	w.add("acme", "oauth", "Acme (4711)")
 	w.add("beta", "oauth", "Beta (4712)")
 	p := w.serve()

@@ -77,10 +77,10 @@ func wrongCommand(root *cobra.Command, words []string) string {
 // excerpt is a block of YAML in a page.
 var excerpt = regexp.MustCompile("(?ms)^```yaml[^\n]*\n(.*?)^```$")
 
-// TestExcerptsOfTheConfigurationAreValid: what a page shows of a configuration
+// TestConfigurationExcerptsAreValid: what a page shows of a configuration
 // can be put into one. Manifests, compose files and values of charts are tried in
 // deploy/.
-func TestExcerptsOfTheConfigurationAreValid(t *testing.T) {
+func TestConfigurationExcerptsAreValid(t *testing.T) {
 	tried := 0
 	for page, text := range pages(t) {
 		if filepath.Base(page) == "kubernetes.md" {

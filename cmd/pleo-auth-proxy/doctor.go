@@ -16,7 +16,7 @@ import (
 )
 
 func (p *program) doctorCommand() *cobra.Command {
-	d := &doctor{p: p, told: map[string]bool{}}
+	d := &doctor{p: p, reported: map[string]bool{}}
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Looks for what is wrong, and says what to do about it",
@@ -32,30 +32,30 @@ It exits 0 if there is no error; warnings are none.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
-	cmd.Flags().IntVar(&d.ask, "ask", askedByDefault, "ask Pleo about at most `N` connections; 0 asks about none")
+	cmd.Flags().IntVar(&d.checkLimit, "ask", defaultCheckLimit, "ask Pleo about at most `N` connections; 0 asks about none")
 	return cmd
 }
 
-// askedByDefault bounds what one look costs Pleo: up to two questions each.
-const askedByDefault = 20
+// defaultCheckLimit bounds what one look costs Pleo: up to two questions each.
+const defaultCheckLimit = 20
 
-// grade says how bad a finding is.
-type grade string
+// severity says how bad a finding is.
+type severity string
 
 const (
-	gradeOK      grade = "ok"
-	gradeNote    grade = "note" // worth knowing, and in order
-	gradeWarning grade = "warning"
-	gradeError   grade = "error"
+	severityOK      severity = "ok"
+	severityNote    severity = "note" // worth knowing, and in order
+	severityWarning severity = "warning"
+	severityError   severity = "error"
 )
 
 // finding is one thing that doctor has found. Nothing in it is secret.
 type finding struct {
-	Check   string `json:"check"` // configuration, files, keyset, store, network, clock, client, listeners, connect, connections
-	Grade   grade  `json:"grade"`
-	Subject string `json:"subject,omitempty"` // the key, file, host or connection that it is about
-	Found   string `json:"found"`
-	Mend    string `json:"mend,omitempty"` // what to do about it
+	Check    string   `json:"check"` // configuration, files, keyset, store, network, clock, client, listeners, connect, connections
+	Severity severity `json:"grade"`
+	Subject  string   `json:"subject,omitempty"` // the key, file, host or connection that it is about
+	Message  string   `json:"found"`
+	Fix      string   `json:"mend,omitempty"` // what to do about it
 }
 
 // diagnosis is what doctor --json prints.
@@ -66,13 +66,13 @@ type diagnosis struct {
 
 // doctor is one run of the command.
 type doctor struct {
-	p        *program
-	ask      int
-	cfg      *config.Config
-	findings []finding
-	causes   []error         // that decide about the exit code
-	told     map[string]bool // ids of connections that something was said about
-	reached  bool            // both of Pleo's servers
+	p          *program
+	checkLimit int
+	cfg        *config.Config
+	findings   []finding
+	causes     []error         // that decide about the exit code
+	reported   map[string]bool // ids of connections that something was said about
+	reached    bool            // both of Pleo's servers
 }
 
 func (d *doctor) run(ctx context.Context) error {
@@ -91,27 +91,27 @@ func (d *doctor) examine(ctx context.Context) {
 		return
 	}
 	filesAreGood := d.files()
-	if v := d.vault(ctx); v != nil {
+	if v := d.openStore(ctx); v != nil {
 		defer func() { _ = v.store.Close() }() // everything has been read
-		d.storeWorks(ctx, v)
+		d.checkStoreWrites(ctx, v)
 		defer d.connections(ctx, v)
 	}
 	d.environments()
 	d.reached = d.network(ctx)
 	if d.reached && filesAreGood {
 		d.client(ctx)
-		d.declared(ctx)
+		d.configKeys(ctx)
 	}
 	d.listeners(ctx)
 }
 
-// find notes a finding.
-func (d *doctor) find(check string, g grade, subject, found, mend string) {
-	d.findings = append(d.findings, finding{Check: check, Grade: g, Subject: subject, Found: found, Mend: mend})
+// report notes a finding.
+func (d *doctor) report(check string, g severity, subject, found, mend string) {
+	d.findings = append(d.findings, finding{Check: check, Severity: g, Subject: subject, Message: found, Fix: mend})
 }
 
-// fail notes an error. What it says itself about the mend goes before mend.
-func (d *doctor) fail(check, subject string, err error, mend string) {
+// reportError notes an error. What it says itself about the mend goes before mend.
+func (d *doctor) reportError(check, subject string, err error, mend string) {
 	d.causes = append(d.causes, err)
 	var (
 		wrong *config.Error
@@ -119,15 +119,15 @@ func (d *doctor) fail(check, subject string, err error, mend string) {
 	)
 	switch {
 	case errors.As(err, &wrong):
-		d.mistakes(check, wrong.Mistakes)
+		d.reportMistakes(check, wrong.Mistakes)
 	case errors.As(err, &setup):
-		d.find(check, gradeError, subject, setup.Err.Error(), setup.Hint)
+		d.report(check, severityError, subject, setup.Err.Error(), setup.Hint)
 	default:
-		d.find(check, gradeError, subject, err.Error(), mend)
+		d.report(check, severityError, subject, err.Error(), mend)
 	}
 }
 
-func (d *doctor) mistakes(check string, mistakes []config.Mistake) {
+func (d *doctor) reportMistakes(check string, mistakes []config.Mistake) {
 	for _, m := range mistakes {
 		mend := "correct it in the configuration"
 		switch {
@@ -143,43 +143,43 @@ func (d *doctor) mistakes(check string, mistakes []config.Mistake) {
 		if check == checkFile {
 			mend = "put the file right that it names, or " + mend
 		}
-		d.find(check, gradeError, m.Key, m.Problem, mend)
+		d.report(check, severityError, m.Key, m.Problem, mend)
 	}
 }
 
-func (d *doctor) count(g grade) (n int) {
+func (d *doctor) count(g severity) (n int) {
 	for _, f := range d.findings {
-		if f.Grade == g {
+		if f.Severity == g {
 			n++
 		}
 	}
 	return n
 }
 
-// unwellError says that doctor has found errors.
-type unwellError struct {
+// unhealthyError says that doctor has found errors.
+type unhealthyError struct {
 	errors, warnings int
 	causes           []error
 }
 
-func (e *unwellError) Error() string {
-	return fmt.Sprintf("%s and %s found", counted(e.errors, "error"), counted(e.warnings, "warning"))
+func (e *unhealthyError) Error() string {
+	return fmt.Sprintf("%s and %s found", plural(e.errors, "error"), plural(e.warnings, "warning"))
 }
 
 // Unwrap returns what was found, which decides about the exit code.
-func (e *unwellError) Unwrap() []error { return e.causes }
+func (e *unhealthyError) Unwrap() []error { return e.causes }
 
-func counted(n int, what string) string {
+func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// verdict returns an error if one was found.
+// validation returns an error if one was found.
 func (d *doctor) verdict() error {
-	if n := d.count(gradeError); n > 0 {
-		return &unwellError{errors: n, warnings: d.count(gradeWarning), causes: d.causes}
+	if n := d.count(severityError); n > 0 {
+		return &unhealthyError{errors: n, warnings: d.count(severityWarning), causes: d.causes}
 	}
 	return nil
 }
@@ -190,40 +190,40 @@ func (d *doctor) print(healthy bool) error {
 	}
 	w := tabwriter.NewWriter(d.p.stdout, 0, 8, 2, ' ', 0)
 	for _, f := range d.findings {
-		said := f.Found
+		said := f.Message
 		if f.Subject != "" {
-			said = text(&f.Subject) + ": " + said
+			said = terminalText(&f.Subject) + ": " + said
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", f.Grade, f.Check, said)
-		if f.Mend != "" {
-			_, _ = fmt.Fprintf(w, "\t\t→ %s\n", f.Mend)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", f.Severity, f.Check, said)
+		if f.Fix != "" {
+			_, _ = fmt.Fprintf(w, "\t\t→ %s\n", f.Fix)
 		}
 	}
 	if err := flush(w); err != nil || !healthy {
 		return err
 	}
-	d.p.say("no error and %s found", counted(d.count(gradeWarning), "warning"))
+	d.p.notef("no error and %s found", plural(d.count(severityWarning), "warning"))
 	return nil
 }
 
-// listenIn returns a logger whose warnings become findings of the check.
-func (d *doctor) listenIn(check, mend string) *zap.Logger {
-	return zap.New(&listeningCore{LevelEnabler: zapcore.WarnLevel, heard: func(said string) {
-		d.find(check, gradeWarning, "", said, mend)
+// capturingLogger returns a logger whose warnings become findings of the check.
+func (d *doctor) capturingLogger(check, mend string) *zap.Logger {
+	return zap.New(&capturingCore{LevelEnabler: zapcore.WarnLevel, capture: func(said string) {
+		d.report(check, severityWarning, "", said, mend)
 	}})
 }
 
-// listeningCore hands what is logged to a function.
-type listeningCore struct {
+// capturingCore hands what is logged to a function.
+type capturingCore struct {
 	zapcore.LevelEnabler
-	heard func(said string)
+	capture func(said string)
 }
 
 // With implements [zapcore.Core]. The fields are of no use here.
-func (c *listeningCore) With([]zapcore.Field) zapcore.Core { return c }
+func (c *capturingCore) With([]zapcore.Field) zapcore.Core { return c }
 
 // Check implements [zapcore.Core].
-func (c *listeningCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+func (c *capturingCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	if c.Enabled(e.Level) {
 		return checked.AddCore(e, c)
 	}
@@ -231,16 +231,16 @@ func (c *listeningCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *z
 }
 
 // Write implements [zapcore.Core].
-func (c *listeningCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+func (c *capturingCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	values := zapcore.NewMapObjectEncoder()
 	said := []string{e.Message}
 	for _, f := range fields {
 		f.AddTo(values)
 		said = append(said, fmt.Sprintf("%s %v", f.Key, values.Fields[f.Key]))
 	}
-	c.heard(strings.Join(said, ", "))
+	c.capture(strings.Join(said, ", "))
 	return nil
 }
 
 // Sync implements [zapcore.Core].
-func (c *listeningCore) Sync() error { return nil }
+func (c *capturingCore) Sync() error { return nil }

@@ -31,30 +31,30 @@ func (d *doctor) listeners(ctx context.Context) {
 func (d *doctor) listener(ctx context.Context, l *listener) {
 	key, at := l.name+".listen", l.at.String()
 	dialCtx, cancel := context.WithTimeout(ctx, time.Second)
-	conn, err := new(net.Dialer).DialContext(dialCtx, l.at.Network, dialable(l.at))
+	conn, err := new(net.Dialer).DialContext(dialCtx, l.at.Network, dialAddress(l.at))
 	cancel()
 	if err != nil {
-		d.free(ctx, l, key)
+		d.checkFree(ctx, l, key)
 		return
 	}
-	_ = conn.Close() // nothing was sent
+	_ = conn.Close() // dash was sent
 	if d.tls(l).ClientCAFile != "" {
-		d.find(checkListeners, gradeNote, key, "somebody listens at "+at+"; who cannot be seen without a client certificate", "")
+		d.report(checkListeners, severityNote, key, "somebody listens at "+at+"; who cannot be seen without a client certificate", "")
 		return
 	}
-	ours, err := d.ours(ctx, l)
+	ours, err := d.isOurs(ctx, l)
 	if err != nil && l.name == connectListener && !d.cfg.Connect.ACME.Off() {
-		d.find(checkListeners, gradeWarning, key, "no certificate is shown at "+at+": "+err.Error(), "see the log of the server for what keeps it from getting one")
+		d.report(checkListeners, severityWarning, key, "no certificate is shown at "+at+": "+err.Error(), "see the log of the server for what keeps it from getting one")
 		return
 	}
 	if !ours {
-		d.find(checkListeners, gradeError, key, "another program listens at "+at, "stop that program, or set "+key+" to another address")
+		d.report(checkListeners, severityError, key, "another program listens at "+at, "stop that program, or set "+key+" to another address")
 		return
 	}
-	d.find(checkListeners, gradeOK, key, "a server of ours answers at "+at, "")
+	d.report(checkListeners, severityOK, key, "a server of ours answers at "+at, "")
 	switch l.name {
 	case adminListener:
-		d.running(ctx, l)
+		d.readyz(ctx, l)
 	case connectListener:
 		d.publicURL(ctx)
 	}
@@ -64,7 +64,7 @@ func (d *doctor) listener(ctx context.Context, l *listener) {
 // pages.
 func (d *doctor) publicURL(ctx context.Context) {
 	u := d.cfg.Connect.PublicURL
-	d.find(checkConnect, gradeNote, "connect.public_url", "Pleo sends customers back to "+u.JoinPath("oauth/callback").String(),
+	d.report(checkConnect, severityNote, "connect.public_url", "Pleo sends customers back to "+u.JoinPath("oauth/callback").String(),
 		"have exactly this redirect URI registered for your client at Pleo")
 	transport, err := pleo.NewTransport(pleo.TransportConfig{})
 	if err != nil {
@@ -77,28 +77,28 @@ func (d *doctor) publicURL(ctx context.Context) {
 	var unreachable *pleo.UnreachableError
 	switch {
 	case errors.As(err, &unreachable):
-		d.find(checkConnect, gradeWarning, "connect.public_url", unreachable.Error(), unreachable.Hint+"; customers' browsers have to reach it, if not this machine")
+		d.report(checkConnect, severityWarning, "connect.public_url", unreachable.Error(), unreachable.Hint+"; customers' browsers have to reach it, if not this machine")
 	case !isPage(header):
-		d.find(checkConnect, gradeError, "connect.public_url", "something else than our pages answers at "+u.String(), "have the ingress for this host send everything to connect.listen")
+		d.report(checkConnect, severityError, "connect.public_url", "something else than our pages answers at "+u.String(), "have the ingress for this host send everything to connect.listen")
 	default:
-		d.find(checkConnect, gradeOK, "connect.public_url", "leads to our pages", "")
+		d.report(checkConnect, severityOK, "connect.public_url", "leads to our pages", "")
 	}
 }
 
-// free opens the listener and closes it again.
-func (d *doctor) free(ctx context.Context, l *listener, key string) {
+// checkFree opens the listener and closes it again.
+func (d *doctor) checkFree(ctx context.Context, l *listener, key string) {
 	bound, err := bind(ctx, key, l.at)
 	if err != nil {
-		d.fail(checkListeners, key, err, "set "+key+" to an address that this machine has and this user may listen at")
+		d.reportError(checkListeners, key, err, "set "+key+" to an address that this machine has and this user may listen at")
 		return
 	}
 	_ = bound.Close() // nobody can have come
-	d.find(checkListeners, gradeOK, key, l.at.String()+" is free; no server is running", "")
+	d.report(checkListeners, severityOK, key, l.at.String()+" is free; no server is running", "")
 }
 
-// ours reports whether it is this program that answers at the listener. The
+// isOurs reports whether it is this program that answers at the listener. The
 // proxy says so in answers of its own: TRACE is never forwarded.
-func (d *doctor) ours(ctx context.Context, l *listener) (bool, error) {
+func (d *doctor) isOurs(ctx context.Context, l *listener) (bool, error) {
 	method, path := http.MethodGet, "/"
 	switch {
 	case l.forClients():
@@ -126,15 +126,15 @@ func isPage(h http.Header) bool {
 	return strings.HasPrefix(h.Get("Content-Security-Policy"), "default-src 'none'; style-src 'self';") && h.Get("X-Robots-Tag") != ""
 }
 
-// running passes on what the running server says is not well.
-func (d *doctor) running(ctx context.Context, l *listener) {
+// readyz passes on what the running server says is not well.
+func (d *doctor) readyz(ctx context.Context, l *listener) {
 	a, err := d.send(ctx, l, http.MethodGet, "/readyz?verbose")
 	if err != nil {
 		return // it has just answered; it is ending
 	}
 	for line := range strings.Lines(a.body) {
 		if said, bad := strings.CutPrefix(strings.TrimSpace(line), "[-] "); bad {
-			d.find(checkListeners, gradeWarning, "readyz", "the running server says: "+said, "see the other findings, and the server's log")
+			d.report(checkListeners, severityWarning, "readyz", "the running server says: "+said, "see the other findings, and the server's log")
 		}
 	}
 }
@@ -154,9 +154,9 @@ func (d *doctor) tls(l *listener) config.TLS {
 	return config.TLS{}
 }
 
-// send asks a listener, over TLS where it has that, and the pages for customers
+// try asks a listener, over TLS where it has that, and the pages for customers
 // by their public name.
-func (d *doctor) send(ctx context.Context, l *listener, method, path string) (localAnswer, error) {
+func (d *doctor) send(ctx context.Context, l *listener, method, path string) (localResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
 	defer cancel()
 	at := url.URL{Scheme: "http", Host: "localhost"}
@@ -166,5 +166,5 @@ func (d *doctor) send(ctx context.Context, l *listener, method, path string) (lo
 	if !d.tls(l).Off() || l.name == connectListener && !d.cfg.Connect.ACME.Off() {
 		at.Scheme = "https"
 	}
-	return askLocally(ctx, l.at, method, at.String()+path)
+	return requestListener(ctx, l.at, method, at.String()+path)
 }

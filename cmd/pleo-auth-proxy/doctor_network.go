@@ -32,12 +32,12 @@ func (d *doctor) environments() {
 		return
 	}
 	if api != auth {
-		d.find(checkConfiguration, gradeError, "upstream",
+		d.report(checkConfiguration, severityError, "upstream",
 			fmt.Sprintf("%s and %s do not belong together: a token of one environment is worth nothing in another", d.cfg.Upstream.APIURL.Host, d.cfg.Upstream.AuthURL.Host),
 			"use environment: production or environment: staging, which set both")
 		return
 	}
-	d.find(checkConfiguration, gradeNote, "environment", "the hosts are those of Pleo's "+api, "use environment: "+api+" and leave upstream.api_url and upstream.auth_url out")
+	d.report(checkConfiguration, severityNote, "environment", "the hosts are those of Pleo's "+api, "use environment: "+api+" and leave upstream.api_url and upstream.auth_url out")
 }
 
 // environmentOf returns which of Pleo's environments the host belongs to, if any.
@@ -53,7 +53,7 @@ func environmentOf(u *url.URL) string {
 // network reaches both servers, compares their clocks with ours, and reports
 // whether both can be reached.
 func (d *doctor) network(ctx context.Context) bool {
-	transport, err := pleo.NewTransport(transportOf(d.cfg))
+	transport, err := pleo.NewTransport(transportConfig(d.cfg))
 	if err != nil {
 		return false // said when the files were looked at
 	}
@@ -72,11 +72,11 @@ func (d *doctor) reach(ctx context.Context, transport http.RoundTripper, u *url.
 	date, _, err := pleo.Probe(ctx, transport, u)
 	var unreachable *pleo.UnreachableError
 	if errors.As(err, &unreachable) {
-		d.find(checkNetwork, gradeError, u.Host, unreachable.Error(), unreachable.Hint)
+		d.report(checkNetwork, severityError, u.Host, unreachable.Error(), unreachable.Hint)
 		d.causes = append(d.causes, err)
 		return false
 	}
-	d.find(checkNetwork, gradeOK, u.Host, "answers", "")
+	d.report(checkNetwork, severityOK, u.Host, "answers", "")
 	if !date.IsZero() {
 		d.clock(u.Host, date, before, time.Now())
 	}
@@ -94,14 +94,14 @@ func (d *doctor) clock(host string, date, before, after time.Time) {
 		off = after.Sub(date)
 	}
 	if off.Abs() <= clockTolerance {
-		d.find(checkClock, gradeOK, host, "agrees with this machine's clock", "")
+		d.report(checkClock, severityOK, host, "agrees with this machine's clock", "")
 		return
 	}
 	direction := "ahead of"
 	if off < 0 {
 		direction = "behind"
 	}
-	d.find(checkClock, gradeWarning, host, fmt.Sprintf("this machine's clock is %v %s the server's", off.Abs().Round(time.Second), direction),
+	d.report(checkClock, severityWarning, host, fmt.Sprintf("this machine's clock is %v %s the server's", off.Abs().Round(time.Second), direction),
 		"have the clock set by the network (systemd-timesyncd or chrony): certificates and signatures depend on it")
 }
 
@@ -109,32 +109,32 @@ func (d *doctor) clock(host string, date, before, after time.Time) {
 // that it is asked about does not exist, so nothing can be spent.
 func (d *doctor) client(ctx context.Context) {
 	if d.cfg.OAuth.ClientID == "" {
-		d.find(checkClient, gradeNote, "oauth.client_id", "not set: only API keys can be used", "")
+		d.report(checkClient, severityNote, "oauth.client_id", "not set: only API keys can be used", "")
 		return
 	}
 	current := *d.cfg
 	current.OAuth.PreviousClientSecret = config.SecretSource{}
-	err := d.introduce(ctx, &current)
-	if clientRefused(err) && !d.cfg.OAuth.PreviousClientSecret.IsZero() {
+	err := d.authenticate(ctx, &current)
+	if clientRejected(err) && !d.cfg.OAuth.PreviousClientSecret.IsZero() {
 		previous := current
 		previous.OAuth.ClientSecret = d.cfg.OAuth.PreviousClientSecret
-		if d.introduce(ctx, &previous) == nil {
-			d.find(checkClient, gradeWarning, d.cfg.OAuth.ClientID, "Pleo refuses oauth.client_secret, and accepts oauth.previous_client_secret",
+		if d.authenticate(ctx, &previous) == nil {
+			d.report(checkClient, severityWarning, d.cfg.OAuth.ClientID, "Pleo refuses oauth.client_secret, and accepts oauth.previous_client_secret",
 				"put the new secret into oauth.client_secret, once it is in force at Pleo")
 			return
 		}
 	}
-	d.judgeClient(err)
+	d.reportClient(err)
 }
 
 // errAlwaysActive says that introspection cannot be trusted.
 var errAlwaysActive = errors.New("introspection calls a token active that does not exist")
 
-// introduce returns nil where the client of cfg is accepted.
-func (d *doctor) introduce(ctx context.Context, cfg *config.Config) error {
+// authenticate returns nil where the client of cfg is accepted.
+func (d *doctor) authenticate(ctx context.Context, cfg *config.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	server, err := newAuthorizationServer(cfg, d.listenIn(checkClient, "see the files of the client secrets"))
+	server, err := newAuthorizationServer(cfg, d.capturingLogger(checkClient, "see the files of the client secrets"))
 	if err != nil {
 		return err
 	}
@@ -145,24 +145,24 @@ func (d *doctor) introduce(ctx context.Context, cfg *config.Config) error {
 	return err
 }
 
-func clientRefused(err error) bool {
+func clientRejected(err error) bool {
 	var answer *pleo.ResponseError
 	return errors.As(err, &answer) && answer.Class == pleo.ClientRejected
 }
 
-func (d *doctor) judgeClient(err error) {
+func (d *doctor) reportClient(err error) {
 	id := d.cfg.OAuth.ClientID
 	switch {
 	case err == nil:
-		d.find(checkClient, gradeOK, id, "the authorization server accepts the client and its secret", "")
-	case clientRefused(err):
-		d.find(checkClient, gradeError, id, "the authorization server refuses the client or its secret",
+		d.report(checkClient, severityOK, id, "the authorization server accepts the client and its secret", "")
+	case clientRejected(err):
+		d.report(checkClient, severityError, id, "the authorization server refuses the client or its secret",
 			fmt.Sprintf("check oauth.client_id and oauth.client_secret, that they are of the environment %q, and whether oauth.client_auth has to be basic_plain or post", d.cfg.Environment))
 		d.causes = append(d.causes, err)
 	case errors.Is(err, pleo.ErrIntrospectionUnsupported), errors.Is(err, errAlwaysActive):
-		d.find(checkClient, gradeWarning, d.cfg.Upstream.AuthURL.Host, err.Error()+", so that doubtful tokens cannot be asked about",
+		d.report(checkClient, severityWarning, d.cfg.Upstream.AuthURL.Host, err.Error()+", so that doubtful tokens cannot be asked about",
 			"check upstream.auth_url; Pleo's own server has introspection")
 	default:
-		d.find(checkClient, gradeWarning, d.cfg.Upstream.AuthURL.Host, "whether the client is accepted cannot be told: "+err.Error(), "try again later, after what is wrong with the network is mended")
+		d.report(checkClient, severityWarning, d.cfg.Upstream.AuthURL.Host, "whether the client is accepted cannot be told: "+err.Error(), "try again later, after what is wrong with the network is mended")
 	}
 }

@@ -27,7 +27,7 @@ import (
 )
 
 // diagnose runs doctor with more of an environment.
-func (w *world) diagnose(environ []string, args ...string) (code int, d diagnosis) {
+func (w *env) diagnose(environ []string, args ...string) (code int, d diagnosis) {
 	w.t.Helper()
 	var out, errs bytes.Buffer
 	p := program{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, environ: append(environ, "HOME="+w.dir)}
@@ -39,7 +39,7 @@ func (w *world) diagnose(environ []string, args ...string) (code int, d diagnosi
 }
 
 // reconfigure replaces a part of the configuration, which must be there.
-func (w *world) reconfigure(old, replacement string) {
+func (w *env) reconfigure(old, replacement string) {
 	w.t.Helper()
 	whole, err := os.ReadFile(w.config)
 	if err != nil {
@@ -52,13 +52,13 @@ func (w *world) reconfigure(old, replacement string) {
 }
 
 // upstream puts other servers in the place of the simulator.
-func (w *world) upstream(api, auth, more string) {
+func (w *env) upstream(api, auth, more string) {
 	w.t.Helper()
 	w.reconfigure(fmt.Sprintf("{api_url: %q, auth_url: %q}", w.url, w.url), fmt.Sprintf("{api_url: %q, auth_url: %q%s}", api, auth, more))
 }
 
 // secretInFile moves the client secret into a file.
-func (w *world) secretInFile(content string, mode os.FileMode) {
+func (w *env) secretInFile(content string, mode os.FileMode) {
 	w.t.Helper()
 	path := w.write("secret", content)
 	if err := os.Chmod(path, mode); err != nil {
@@ -73,7 +73,7 @@ func (w *world) secretInFile(content string, mode os.FileMode) {
 }
 
 // statement changes the store behind the program's back.
-func (w *world) statement(s string) {
+func (w *env) statement(s string) {
 	w.t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(w.dir, "data", config.StoreFileName))
 	if err != nil {
@@ -87,7 +87,7 @@ func (w *world) statement(s string) {
 
 // serverFor starts a server over TLS with a certificate, and returns its URL and
 // a file with the authority that signed it.
-func (w *world) serverFor(a *authority, template *x509.Certificate) (url, caFile string) {
+func (w *env) serverFor(a *authority, template *x509.Certificate) (url, caFile string) {
 	w.t.Helper()
 	cert, key := a.sign(template)
 	der, err := x509.MarshalECPrivateKey(key)
@@ -107,285 +107,285 @@ func (w *world) serverFor(a *authority, template *x509.Certificate) (url, caFile
 }
 
 // plain starts a server that answers everything in one way.
-func (w *world) plain(answer http.HandlerFunc) (url string) {
+func (w *env) plain(answer http.HandlerFunc) (url string) {
 	server := httptest.NewServer(answer)
 	w.t.Cleanup(server.Close)
 	return server.URL
 }
 
-// plantedMistake is something that somebody has got wrong.
-type plantedMistake struct {
+// doctorCase is something that somebody has got wrong.
+type doctorCase struct {
 	name    string
-	plant   func(w *world) (environ []string)
+	plant   func(w *env) (environ []string)
 	check   string
-	grade   grade
+	grade   severity
 	subject string // part of it
 	found   string // part of it
 	mend    string // part of it
 	code    int
 }
 
-// plant makes a plant function of one that needs no environment.
-func plant(f func(w *world)) func(*world) []string {
-	return func(w *world) []string { f(w); return nil }
+// setUp makes a plant function of one that needs no environment.
+func setUp(f func(w *env)) func(*env) []string {
+	return func(w *env) []string { f(w); return nil }
 }
 
-func plantedMistakes() []plantedMistake {
-	var all []plantedMistake
-	for _, some := range [][]plantedMistake{
-		mistakesInConfiguration(), mistakesInKeyset(), mistakesInStore(), mistakesInNetwork(), mistakesOfClients(),
-		mistakesInListeners(), mistakesInConnections(),
+func doctorCases() []doctorCase {
+	var all []doctorCase
+	for _, some := range [][]doctorCase{
+		configurationCases(), keysetCases(), storeCases(), networkCases(), clientCases(),
+		listenerCases(), connectionCases(),
 	} {
 		all = append(all, some...)
 	}
 	return all
 }
 
-func mistakesInConfiguration() []plantedMistake {
-	return []plantedMistake{
+func configurationCases() []doctorCase {
+	return []doctorCase{
 		{
-			"a key that does not exist", plant(func(w *world) { w.reconfigure("proxy: {listen:", "proxy: {lisen:") }),
-			"configuration", gradeError, "proxy.lisen", "did you mean proxy.listen?", "line 4", exitUsage,
+			"a key that does not exist", setUp(func(w *env) { w.reconfigure("proxy: {listen:", "proxy: {lisen:") }),
+			"configuration", severityError, "proxy.lisen", "did you mean proxy.listen?", "line 4", exitUsage,
 		},
 		{
-			"a variable that does not exist", func(*world) []string { return []string{"PLEO_PROXY_LISEN=:1"} },
-			"configuration", gradeError, "", "did you mean PLEO_PROXY_LISTEN?", "variable PLEO_PROXY_LISEN", exitUsage,
+			"a variable that does not exist", func(*env) []string { return []string{"PLEO_PROXY_LISEN=:1"} },
+			"configuration", severityError, "", "did you mean PLEO_PROXY_LISTEN?", "variable PLEO_PROXY_LISEN", exitUsage,
 		},
 		{
 			"hosts of two environments",
-			plant(func(w *world) { w.upstream("https://external.staging.pleo.io", "https://auth.pleo.io", "") }),
-			"configuration", gradeError, "upstream", "do not belong together", "environment: staging", exitFailed,
+			setUp(func(w *env) { w.upstream("https://external.staging.pleo.io", "https://auth.pleo.io", "") }),
+			"configuration", severityError, "upstream", "do not belong together", "environment: staging", exitFailed,
 		},
 		{
-			"a forward proxy in the environment", func(*world) []string { return []string{"HTTPS_PROXY=http://127.0.0.1:3128"} },
-			"configuration", gradeWarning, "HTTPS_PROXY", "are ignored", "upstream.proxy_url", exitDone,
+			"a forward proxy in the environment", func(*env) []string { return []string{"HTTPS_PROXY=http://127.0.0.1:3128"} },
+			"configuration", severityWarning, "HTTPS_PROXY", "are ignored", "upstream.proxy_url", exitDone,
 		},
 		{
 			"a secret file that is not there",
-			plant(func(w *world) { w.secretInFile("s", 0o600); must(w, os.Remove(filepath.Join(w.dir, "secret"))) }),
-			"files", gradeError, "oauth.client_secret_file", "no such file", "line 7", exitUsage,
+			setUp(func(w *env) { w.secretInFile("s", 0o600); must(w, os.Remove(filepath.Join(w.dir, "secret"))) }),
+			"files", severityError, "oauth.client_secret_file", "no such file", "line 7", exitUsage,
 		},
 		{
-			"a secret file that is empty", plant(func(w *world) { w.secretInFile("\n", 0o600) }),
-			"files", gradeError, "oauth.client_secret_file", "it is empty", "put the file right", exitUsage,
+			"a secret file that is empty", setUp(func(w *env) { w.secretInFile("\n", 0o600) }),
+			"files", severityError, "oauth.client_secret_file", "it is empty", "put the file right", exitUsage,
 		},
 		{
-			"a secret that everybody can read", plant(func(w *world) { w.secretInFile(simulator.DefaultClientSecret+"\n", 0o644) }),
-			"files", gradeWarning, "secret", "every user of this machine", "chmod o= ", exitDone,
+			"a secret that everybody can read", setUp(func(w *env) { w.secretInFile(simulator.DefaultClientSecret+"\n", 0o644) }),
+			"files", severityWarning, "secret", "every user of this machine", "chmod o= ", exitDone,
 		},
 		{
 			"a volume that is not mounted",
-			plant(func(w *world) { w.reconfigure(filepath.Join(w.dir, "data"), filepath.Join(w.dir, "volume", "data")) }),
-			"store", gradeError, "volume/data", "volume is not there", "mount the volume", exitFailed,
+			setUp(func(w *env) { w.reconfigure(filepath.Join(w.dir, "data"), filepath.Join(w.dir, "volume", "data")) }),
+			"store", severityError, "volume/data", "volume is not there", "mount the volume", exitFailed,
 		},
 	}
 }
 
-func mistakesInKeyset() []plantedMistake {
-	return []plantedMistake{
+func keysetCases() []doctorCase {
+	return []doctorCase{
 		{
-			"no keyset", plant(func(w *world) { w.fill(1); must(w, os.Remove(w.keysetFile())) }),
-			"store", gradeError, "store.db", "but not the keyset", "put the keyset back from its backup", exitUsage,
+			"no keyset", setUp(func(w *env) { w.fill(1); must(w, os.Remove(w.keysetFile())) }),
+			"store", severityError, "store.db", "but not the keyset", "put the keyset back from its backup", exitUsage,
 		},
 		{
-			"a damaged keyset", plant(func(w *world) { w.fill(1); must(w, os.WriteFile(w.keysetFile(), []byte("{"), 0o600)) }),
-			"keyset", gradeError, "keyset.json", "damaged", "restore the file from a backup", exitUsage,
+			"a damaged keyset", setUp(func(w *env) { w.fill(1); must(w, os.WriteFile(w.keysetFile(), []byte("{"), 0o600)) }),
+			"keyset", severityError, "keyset.json", "damaged", "restore the file from a backup", exitUsage,
 		},
 		{
-			"another keyset", plant(func(w *world) { w.fill(1); must(w, os.Remove(w.keysetFile())); w.keysetAlone() }),
-			"store", gradeError, "store.db", "does not hold it", "use the keyset that the store was made with", exitUsage,
+			"another keyset", setUp(func(w *env) { w.fill(1); must(w, os.Remove(w.keysetFile())); w.keysetAlone() }),
+			"store", severityError, "store.db", "does not hold it", "use the keyset that the store was made with", exitUsage,
 		},
 		{
-			"a keyset that everybody can read", plant(func(w *world) { w.fill(1); must(w, os.Chmod(w.keysetFile(), 0o644)) }),
-			"keyset", gradeWarning, "keyset.json", "every user of this machine", "chmod o= ", exitDone,
+			"a keyset that everybody can read", setUp(func(w *env) { w.fill(1); must(w, os.Chmod(w.keysetFile(), 0o644)) }),
+			"keyset", severityWarning, "keyset.json", "every user of this machine", "chmod o= ", exitDone,
 		},
 		{
-			"a keyset beside the store", plant(func(w *world) { w.fill(1) }),
-			"keyset", gradeWarning, "keyset.json", "beside the store", "store.keyset_file", exitDone,
+			"a keyset beside the store", setUp(func(w *env) { w.fill(1) }),
+			"keyset", severityWarning, "keyset.json", "beside the store", "store.keyset_file", exitDone,
 		},
 		{
-			"a rotation that was not finished", plant(func(w *world) { w.fill(1); w.keyset("add"); w.halfPromote() }),
-			"keyset", gradeNote, "", "1 connection still sealed", "keyset promote", exitDone,
+			"a rotation that was not finished", setUp(func(w *env) { w.fill(1); w.keyset("add"); w.halfPromote() }),
+			"keyset", severityNote, "", "1 connection still sealed", "keyset promote", exitDone,
 		},
 	}
 }
 
-func mistakesInStore() []plantedMistake {
-	return []plantedMistake{
+func storeCases() []doctorCase {
+	return []doctorCase{
 		{
 			"a store of another client",
-			plant(func(w *world) { w.fill(1); w.reconfigure(simulator.DefaultClientID, "somebody-else") }),
-			"store", gradeError, "store.db", "somebody-else", "oauth.client_id", exitUsage,
+			setUp(func(w *env) { w.fill(1); w.reconfigure(simulator.DefaultClientID, "somebody-else") }),
+			"store", severityError, "store.db", "somebody-else", "oauth.client_id", exitUsage,
 		},
 		{
-			"a store of a newer program", plant(func(w *world) { w.fill(1); w.statement("PRAGMA user_version = 9999") }),
-			"store", gradeError, "store.db", "9999", "newer", exitUsage,
+			"a store of a newer program", setUp(func(w *env) { w.fill(1); w.statement("PRAGMA user_version = 9999") }),
+			"store", severityError, "store.db", "9999", "newer", exitUsage,
 		},
 		{
 			"a file that is no store",
-			plant(func(w *world) { w.fill(1); w.write("data/store.db", strings.Repeat("no database ", 100)) }),
-			"store", gradeError, "store.db", "", "backup", exitUsage,
+			setUp(func(w *env) { w.fill(1); w.write("data/store.db", strings.Repeat("no database ", 100)) }),
+			"store", severityError, "store.db", "", "backup", exitUsage,
 		},
 		{
 			"a restored store",
-			plant(func(w *world) {
+			setUp(func(w *env) {
 				w.fill(1)
 				must(w, os.MkdirAll(filepath.Join(w.dir, "data/spool"), 0o700))
 				w.write("data/spool/witness.json", `{"store":"another","change":7}`)
 			}),
-			"store", gradeError, "store.db", "older than its witness", "store accept-restore", exitFailed,
+			"store", severityError, "store.db", "older than its witness", "store accept-restore", exitFailed,
 		},
 		{
 			"a store that has gone",
-			plant(func(w *world) {
+			setUp(func(w *env) {
 				must(w, os.MkdirAll(filepath.Join(w.dir, "data/spool"), 0o700))
 				w.write("data/spool/witness.json", `{"store":"another","change":7}`)
 			}),
-			"store", gradeError, "store.db", "the store is gone", "put the store back", exitFailed,
+			"store", severityError, "store.db", "the store is gone", "put the store back", exitFailed,
 		},
 		{
-			"a token pair that waits in the spool", plant(func(w *world) { w.fill(1); w.spoolPair(w.readKeyset()) }),
-			"store", gradeWarning, "spool", "1 token pair waiting", "start the server", exitDone,
+			"a token pair that waits in the spool", setUp(func(w *env) { w.fill(1); w.spoolPair(w.readKeyset()) }),
+			"store", severityWarning, "spool", "1 token pair waiting", "start the server", exitDone,
 		},
 		{
 			"a spool that cannot be written",
-			plant(func(w *world) { w.fill(1); w.write("data/spool", "a file") }),
-			"store", gradeError, "spool", "not a directory", "spool directory", exitFailed,
+			setUp(func(w *env) { w.fill(1); w.write("data/spool", "a file") }),
+			"store", severityError, "spool", "not a directory", "spool directory", exitFailed,
 		},
 		{
 			"a file system that does not last",
-			plant(func(w *world) {
+			setUp(func(w *env) {
 				dir, err := os.MkdirTemp("/dev/shm", "doctor")
 				must(w, err)
 				w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
 				w.reconfigure(filepath.Join(w.dir, "data"), filepath.Join(dir, "data"))
 				w.fill(1)
 			}),
-			"store", gradeWarning, "", "may not survive a restart", "local disk", exitDone,
+			"store", severityWarning, "", "may not survive a restart", "local disk", exitDone,
 		},
 	}
 }
 
-func mistakesInNetwork() []plantedMistake {
+func networkCases() []doctorCase {
 	loopback := []net.IP{net.IPv4(127, 0, 0, 1)}
-	reached := func(api func(w *world) string, more string) func(*world) []string {
-		return plant(func(w *world) { w.upstream(api(w), w.url, more) })
+	reached := func(api func(w *env) string, more string) func(*env) []string {
+		return setUp(func(w *env) { w.upstream(api(w), w.url, more) })
 	}
-	return []plantedMistake{
+	return []doctorCase{
 		{
-			"a host that does not exist", reached(func(*world) string { return "https://pleo.invalid" }, ""),
-			"network", gradeError, "pleo.invalid", "looking up", "name servers", exitFailed,
+			"a host that does not exist", reached(func(*env) string { return "https://pleo.invalid" }, ""),
+			"network", severityError, "pleo.invalid", "looking up", "name servers", exitFailed,
 		},
 		{
-			"a port where nothing listens", reached(func(*world) string { return "http://127.0.0.1:1" }, ""),
-			"network", gradeError, "127.0.0.1:1", "connection refused", "nothing listens there", exitFailed,
+			"a port where nothing listens", reached(func(*env) string { return "http://127.0.0.1:1" }, ""),
+			"network", severityError, "127.0.0.1:1", "connection refused", "nothing listens there", exitFailed,
 		},
 		{
-			"an authority that nobody knows", reached(func(w *world) string {
+			"an authority that nobody knows", reached(func(w *env) string {
 				url, _ := w.serverFor(newAuthority(w.t.(*testing.T)), &x509.Certificate{IPAddresses: loopback})
 				return url
 			}, ""),
-			"network", gradeError, "127.0.0.1:", "unknown authority", "upstream.ca_file", exitFailed,
+			"network", severityError, "127.0.0.1:", "unknown authority", "upstream.ca_file", exitFailed,
 		},
 		{
-			"the certificate of another host", plant(func(w *world) {
+			"the certificate of another host", setUp(func(w *env) {
 				url, ca := w.serverFor(newAuthority(w.t.(*testing.T)), &x509.Certificate{DNSNames: []string{"elsewhere.example"}})
 				w.upstream(url, url, fmt.Sprintf(", ca_file: %q", ca))
 			}),
-			"network", gradeError, "127.0.0.1:", "it is not for", "check the URL", exitFailed,
+			"network", severityError, "127.0.0.1:", "it is not for", "check the URL", exitFailed,
 		},
 		{
-			"a certificate that has expired", plant(func(w *world) {
+			"a certificate that has expired", setUp(func(w *env) {
 				old := &x509.Certificate{IPAddresses: loopback, NotAfter: time.Now().Add(-time.Minute)}
 				url, ca := w.serverFor(newAuthority(w.t.(*testing.T)), old)
 				w.upstream(url, url, fmt.Sprintf(", ca_file: %q", ca))
 			}),
-			"network", gradeError, "127.0.0.1:", "expired or not yet valid", "clock", exitFailed,
+			"network", severityError, "127.0.0.1:", "expired or not yet valid", "clock", exitFailed,
 		},
 		{
-			"plain HTTP where TLS is expected", reached(func(w *world) string { return strings.Replace(w.url, "http:", "https:", 1) }, ""),
-			"network", gradeError, "127.0.0.1:", "does not speak it", "http://", exitFailed,
+			"plain HTTP where TLS is expected", reached(func(w *env) string { return strings.Replace(w.url, "http:", "https:", 1) }, ""),
+			"network", severityError, "127.0.0.1:", "does not speak it", "http://", exitFailed,
 		},
 		{
-			"a forward proxy that is away", reached(func(w *world) string { return "http://127.0.0.1:1" }, `, proxy_url: "http://127.0.0.1:2"`),
-			"network", gradeError, "127.0.0.1:1", "connection refused", "nothing listens", exitFailed,
+			"a forward proxy that is away", reached(func(w *env) string { return "http://127.0.0.1:1" }, `, proxy_url: "http://127.0.0.1:2"`),
+			"network", severityError, "127.0.0.1:1", "connection refused", "nothing listens", exitFailed,
 		},
 		{
-			"a clock that is behind", reached(func(w *world) string {
+			"a clock that is behind", reached(func(w *env) string {
 				return w.plain(func(rw http.ResponseWriter, _ *http.Request) {
 					rw.Header().Set("Date", time.Now().Add(10*time.Minute).UTC().Format(http.TimeFormat))
 				})
 			}, ""),
-			"clock", gradeWarning, "127.0.0.1:", "s behind", "chrony", exitDone,
+			"clock", severityWarning, "127.0.0.1:", "s behind", "chrony", exitDone,
 		},
 	}
 }
 
-func mistakesOfClients() []plantedMistake {
-	return []plantedMistake{
+func clientCases() []doctorCase {
+	return []doctorCase{
 		{
-			"a wrong client secret", plant(func(w *world) { w.reconfigure(simulator.DefaultClientSecret, "of-staging") }),
-			"client", gradeError, simulator.DefaultClientID, "refuses the client or its secret", "oauth.client_secret", exitFailed,
+			"a wrong client secret", setUp(func(w *env) { w.reconfigure(simulator.DefaultClientSecret, "of-staging") }),
+			"client", severityError, simulator.DefaultClientID, "refuses the client or its secret", "oauth.client_secret", exitFailed,
 		},
 		{
-			"a wrong way to prove it", plant(func(w *world) { w.reconfigure("client_secret:", "client_auth: post, client_secret:") }),
-			"client", gradeError, simulator.DefaultClientID, "refuses the client", "oauth.client_auth", exitFailed,
+			"a wrong way to prove it", setUp(func(w *env) { w.reconfigure("client_secret:", "client_auth: post, client_secret:") }),
+			"client", severityError, simulator.DefaultClientID, "refuses the client", "oauth.client_auth", exitFailed,
 		},
 		{
-			"a new secret before its time", plant(func(w *world) {
+			"a new secret before its time", setUp(func(w *env) {
 				w.reconfigure("client_secret: ", `client_secret: "new", previous_client_secret: `)
 			}),
-			"client", gradeWarning, simulator.DefaultClientID, "accepts oauth.previous_client_secret", "once it is in force", exitDone,
+			"client", severityWarning, simulator.DefaultClientID, "accepts oauth.previous_client_secret", "once it is in force", exitDone,
 		},
 		{
-			"a server without introspection", plant(func(w *world) { w.upstream(w.url, w.plain(http.NotFound), "") }),
-			"client", gradeWarning, "127.0.0.1:", "no introspection", "upstream.auth_url", exitDone,
+			"a server without introspection", setUp(func(w *env) { w.upstream(w.url, w.plain(http.NotFound), "") }),
+			"client", severityWarning, "127.0.0.1:", "no introspection", "upstream.auth_url", exitDone,
 		},
 	}
 }
 
-func mistakesInListeners() []plantedMistake {
-	return []plantedMistake{
+func listenerCases() []doctorCase {
+	return []doctorCase{
 		{
-			"a port that another program has", plant(func(w *world) {
+			"a port that another program has", setUp(func(w *env) {
 				other := strings.TrimPrefix(w.plain(http.NotFound), "http://")
 				w.reconfigure(`admin: {listen: "127.0.0.1:0"}`, fmt.Sprintf("admin: {listen: %q}", other))
 			}),
-			"listeners", gradeError, "admin.listen", "another program listens", "set admin.listen", exitFailed,
+			"listeners", severityError, "admin.listen", "another program listens", "set admin.listen", exitFailed,
 		},
 		{
-			"an address of another machine", plant(func(w *world) {
+			"an address of another machine", setUp(func(w *env) {
 				w.reconfigure(`health: {listen: "127.0.0.1:0"}`, `health: {listen: "192.0.2.1:8487"}`)
 			}),
-			"listeners", gradeError, "health.listen", "does not have the address", "set health.listen", exitFailed,
+			"listeners", severityError, "health.listen", "does not have the address", "set health.listen", exitFailed,
 		},
 		{
-			"a socket in a directory that is not there", plant(func(w *world) {
+			"a socket in a directory that is not there", setUp(func(w *env) {
 				w.reconfigure(`proxy: {listen: "127.0.0.1:0"}`, fmt.Sprintf("proxy: {listen: %q}", "unix:"+filepath.Join(w.dir, "run/pleo.sock")))
 			}),
-			"listeners", gradeError, "proxy.listen", "the directory does not exist", "set proxy.listen", exitFailed,
+			"listeners", severityError, "proxy.listen", "the directory does not exist", "set proxy.listen", exitFailed,
 		},
 	}
 }
 
-func mistakesInConnections() []plantedMistake {
-	condemned := func(reason string) func(*world) []string {
-		return plant(func(w *world) {
+func connectionCases() []doctorCase {
+	condemned := func(reason string) func(*env) []string {
+		return setUp(func(w *env) {
 			w.fill(1)
 			w.statement(fmt.Sprintf("UPDATE connections SET status = 'reauthorization_required', reason = '%s'", reason))
 		})
 	}
-	return []plantedMistake{
+	return []doctorCase{
 		{
 			"two owners of one grant", condemned(credstore.ReasonRefreshTokenInactive),
-			"connections", gradeError, "c000", "spent by another program", "second owner", exitFailed,
+			"connections", severityError, "c000", "spent by another program", "second owner", exitFailed,
 		},
 		{
 			"a key that was deleted", condemned(credstore.ReasonKeyRejected),
-			"connections", gradeError, "c000", "key that Pleo does not accept", "new key", exitFailed,
+			"connections", severityError, "c000", "key that Pleo does not accept", "new key", exitFailed,
 		},
 		{
-			"tokens that somebody else has refreshed", plant(func(w *world) {
+			"tokens that somebody else has refreshed", setUp(func(w *env) {
 				g, line := w.grant("acme", simulator.GrantRequest{})
 				_, other := w.grant("bolt", simulator.GrantRequest{})
 				w.importLines(line, other)
@@ -394,53 +394,53 @@ func mistakesInConnections() []plantedMistake {
 				p.stop()
 				w.sim.ExpireRefreshTokens(g.ID, "")
 			}),
-			"connections", gradeError, "acme", "nobody here has spent it", "second owner", exitFailed,
+			"connections", severityError, "acme", "nobody here has spent it", "second owner", exitFailed,
 		},
 		{
-			"a key that was deleted since", plant(func(w *world) { w.revokeKey(w.addKey("acme")) }),
-			"connections", gradeError, "acme", "api key: the API does not accept it", "new key", exitFailed,
+			"a key that was deleted since", setUp(func(w *env) { w.revokeKey(w.addKey("acme")) }),
+			"connections", severityError, "acme", "api key: the API does not accept it", "new key", exitFailed,
 		},
 		{
-			"a credential of another company", plant(func(w *world) {
+			"a credential of another company", setUp(func(w *env) {
 				w.addKey("acme")
 				w.statement("UPDATE connections SET company_id = '00000000-0000-4000-8000-000000000000'")
 			}),
-			"connections", gradeError, "acme", "it belongs to company", "which company is meant", exitFailed,
+			"connections", severityError, "acme", "it belongs to company", "which company is meant", exitFailed,
 		},
 		{
-			"a declared key of another environment", plant(func(w *world) {
+			"a declared key of another environment", setUp(func(w *env) {
 				w.write("config.yaml", fmt.Sprintf("environment: custom\nupstream: {api_url: %q, auth_url: %q}\n", w.url, w.url)+
 					"store: {driver: memory}\nconnections: [{name: acme, kind: standalone_key, api_key: of-staging}]\n")
 			}),
-			"connections", gradeError, "acme", "does not accept its key", `for the environment "custom"`, exitFailed,
+			"connections", severityError, "acme", "does not accept its key", `for the environment "custom"`, exitFailed,
 		},
 		{
-			"a connection without a credential", plant(func(w *world) {
+			"a connection without a credential", setUp(func(w *env) {
 				if code, _, stderr := w.run("", "connections", "add", "new", "--kind", "oauth"); code != exitDone {
 					w.t.Fatal(stderr)
 				}
 			}),
-			"connections", gradeNote, "new", "no credential yet", "consent", exitDone,
+			"connections", severityNote, "new", "no credential yet", "consent", exitDone,
 		},
 		{
-			"a store that nobody serves", plant(func(w *world) {
+			"a store that nobody serves", setUp(func(w *env) {
 				w.fill(1)
 				w.statement(fmt.Sprintf("UPDATE connections SET refreshed_at = %d", time.Now().Add(-30*24*time.Hour).UnixMilli()))
 			}),
-			"connections", gradeWarning, "c000", "not been refreshed for two weeks", "keep a server running", exitDone,
+			"connections", severityWarning, "c000", "not been refreshed for two weeks", "keep a server running", exitDone,
 		},
 	}
 }
 
 // refreshed has a running server refresh a connection.
-func (w *world) refreshed(name string) {
+func (w *env) refreshed(name string) {
 	w.t.Helper()
 	if code, _, stderr := w.run("", "connections", "refresh", name); code != exitDone {
 		w.t.Fatalf("connections refresh exits %d:\n%s", code, stderr)
 	}
 }
 
-func must(w *world, err error) {
+func must(w *env, err error) {
 	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
@@ -448,13 +448,13 @@ func must(w *world, err error) {
 }
 
 // keysetAlone makes a keyset that no store knows.
-func (w *world) keysetAlone() {
+func (w *env) keysetAlone() {
 	w.t.Helper()
 	_, err := credstore.CreateKeyset(w.keysetFile())
 	must(w, err)
 }
 
-func (w *world) readKeyset() *credstore.Keyset {
+func (w *env) readKeyset() *credstore.Keyset {
 	w.t.Helper()
 	keyset, err := credstore.ReadKeyset(w.keysetFile())
 	must(w, err)
@@ -462,45 +462,45 @@ func (w *world) readKeyset() *credstore.Keyset {
 }
 
 // halfPromote makes the newest key the primary one, and goes no further.
-func (w *world) halfPromote() {
+func (w *env) halfPromote() {
 	w.t.Helper()
 	keys := w.readKeyset().Keys()
 	_, err := credstore.PromoteKey(w.keysetFile(), keys[len(keys)-1].Fingerprint)
 	must(w, err)
 }
 
-// commandsThatExist checks that what an operator is told to run can be run, and
+// countCommands checks that what an operator is told to run can be run, and
 // returns how many commands that were.
-func commandsThatExist(t *testing.T, findings []finding) (named int) {
+func countCommands(t *testing.T, findings []finding) (named int) {
 	t.Helper()
 	command := regexp.MustCompile(`pleo-auth-proxy ((?:[a-z-]+ ?)+)`)
 	for _, f := range findings {
-		for _, c := range command.FindAllStringSubmatch(f.Mend, -1) {
+		for _, c := range command.FindAllStringSubmatch(f.Fix, -1) {
 			named++
 			found, rest, err := (&program{}).rootCommand().Find(strings.Fields(c[1]))
 			if err != nil || len(rest) > 0 || found.HasSubCommands() {
-				t.Errorf("%q names a command that is not there: %v", f.Mend, err)
+				t.Errorf("%q names a command that is not there: %v", f.Fix, err)
 			}
 		}
 	}
 	return named
 }
 
-// TestDoctorFindsPlantedMistakes: each is found, and what to do about it is said.
-func TestDoctorFindsPlantedMistakes(t *testing.T) {
+// TestDoctorFindings: each is found, and what to do about it is said.
+func TestDoctorFindings(t *testing.T) {
 	commands := 0
-	for _, m := range plantedMistakes() {
+	for _, m := range doctorCases() {
 		t.Run(m.name, func(t *testing.T) {
-			w := newWorld(t, simulator.Settings{})
+			w := newEnv(t, simulator.Settings{})
 			environ := m.plant(w)
 			code, d := w.diagnose(environ)
-			commands += commandsThatExist(t, d.Findings)
+			commands += countCommands(t, d.Findings)
 			if code != m.code || d.Healthy != (m.code == exitDone) {
 				t.Errorf("doctor exits %d, healthy %v, want %d", code, d.Healthy, m.code)
 			}
 			for _, f := range d.Findings {
-				if f.Check == m.check && f.Grade == m.grade && strings.Contains(f.Subject, m.subject) &&
-					strings.Contains(f.Found, m.found) && strings.Contains(f.Mend, m.mend) {
+				if f.Check == m.check && f.Severity == m.grade && strings.Contains(f.Subject, m.subject) &&
+					strings.Contains(f.Message, m.found) && strings.Contains(f.Fix, m.mend) {
 					return
 				}
 			}
@@ -513,10 +513,10 @@ func TestDoctorFindsPlantedMistakes(t *testing.T) {
 	}
 }
 
-// TestDoctorSpendsNothing: beside a running server it finds all well, no token
+// TestDoctorNeverRefreshes: beside a running server it finds all well, no token
 // is presented, and what is secret is not said.
-func TestDoctorSpendsNothing(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestDoctorNeverRefreshes(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	g, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	w.serve()
@@ -537,9 +537,9 @@ func TestDoctorSpendsNothing(t *testing.T) {
 	}
 }
 
-// TestDoctorKnowsItsOwnServer: a port that our server has is in order.
-func TestDoctorKnowsItsOwnServer(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+// TestDoctorBesideRunningServer: a port that our server has is in order.
+func TestDoctorBesideRunningServer(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	p := w.serve()
 	for _, name := range []string{proxyListener, adminListener, healthListener} {
 		w.reconfigure(name+`: {listen: "127.0.0.1:0"}`, fmt.Sprintf("%s: {listen: %q}", name, p.addresses[name]))
@@ -550,7 +550,7 @@ func TestDoctorKnowsItsOwnServer(t *testing.T) {
 	}
 	ours := 0
 	for _, f := range d.Findings {
-		if f.Check == checkListeners && f.Grade == gradeOK && strings.Contains(f.Found, "a server of ours answers") {
+		if f.Check == checkListeners && f.Severity == severityOK && strings.Contains(f.Message, "a server of ours answers") {
 			ours++
 		}
 	}
@@ -559,10 +559,10 @@ func TestDoctorKnowsItsOwnServer(t *testing.T) {
 	}
 }
 
-// TestDoctorPassesOnWhatTheServerSays: /readyz?verbose knows what only a running
+// TestDoctorReportsReadyz: /readyz?verbose knows what only a running
 // server can.
-func TestDoctorPassesOnWhatTheServerSays(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestDoctorReportsReadyz(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	server := w.plain(func(rw http.ResponseWriter, r *http.Request) {
 		answers := map[string]string{"/livez": "ok\n", "/readyz?verbose": "[+] credentials: ok\n[-] store: the disk is full\nready\n"}
 		_, _ = io.WriteString(rw, answers[r.URL.String()])
@@ -570,28 +570,28 @@ func TestDoctorPassesOnWhatTheServerSays(t *testing.T) {
 	w.reconfigure(`admin: {listen: "127.0.0.1:0"}`, fmt.Sprintf("admin: {listen: %q}", strings.TrimPrefix(server, "http://")))
 	_, d := w.diagnose(nil)
 	for _, f := range d.Findings {
-		if f.Check == checkListeners && strings.Contains(f.Found, "the running server says: store: the disk is full") {
+		if f.Check == checkListeners && strings.Contains(f.Message, "the running server says: store: the disk is full") {
 			return
 		}
 	}
 	t.Errorf("doctor does not pass on what /readyz?verbose says: %+v", d.Findings)
 }
 
-// TestDoctorLooksAtThePublicURL: browsers that go there have to come to our pages.
-func TestDoctorLooksAtThePublicURL(t *testing.T) {
-	w := newWorld(t, simulator.Settings{}, `connect: {listen: "127.0.0.1:0", public_url: "http://localhost:1"}`)
+// TestDoctorChecksPublicURL: browsers that go there have to come to our pages.
+func TestDoctorChecksPublicURL(t *testing.T) {
+	w := newEnv(t, simulator.Settings{}, `connect: {listen: "127.0.0.1:0", public_url: "http://localhost:1"}`)
 	at := w.serve().addresses[connectListener]
 	w.reconfigure(`connect: {listen: "127.0.0.1:0"`, fmt.Sprintf("connect: {listen: %q", at))
 	others := strings.Replace(w.plain(http.NotFound), "127.0.0.1", "localhost", 1)
 	for _, test := range []struct {
 		name, url string
-		grade     grade
+		grade     severity
 		found     string
 		code      int
 	}{
-		{"nobody", "http://localhost:1", gradeWarning, "connection refused", exitDone},
-		{"somebody else", others, gradeError, "something else than our pages", exitFailed},
-		{"our pages", "http://localhost:" + at[strings.LastIndex(at, ":")+1:], gradeOK, "leads to our pages", exitDone},
+		{"nobody", "http://localhost:1", severityWarning, "connection refused", exitDone},
+		{"somebody else", others, severityError, "something else than our pages", exitFailed},
+		{"our pages", "http://localhost:" + at[strings.LastIndex(at, ":")+1:], severityOK, "leads to our pages", exitDone},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			whole, err := os.ReadFile(w.config)
@@ -602,7 +602,7 @@ func TestDoctorLooksAtThePublicURL(t *testing.T) {
 				t.Errorf("doctor exits %d, want %d", code, test.code)
 			}
 			if !slices.ContainsFunc(d.Findings, func(f finding) bool {
-				return f.Check == checkConnect && f.Grade == test.grade && strings.Contains(f.Found, test.found)
+				return f.Check == checkConnect && f.Severity == test.grade && strings.Contains(f.Message, test.found)
 			}) {
 				t.Errorf("doctor finds %+v, want %s: %q", d.Findings, test.grade, test.found)
 			}

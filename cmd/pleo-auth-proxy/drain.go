@@ -47,7 +47,7 @@ func (p *phase) ready() error {
 func (s *server) drain(signals <-chan os.Signal) {
 	s.phase.set(draining)
 	s.log.Info("draining", zap.Duration("at_most", s.cfg.Shutdown.Drain))
-	stop := s.answerSignals(signals)
+	stop := s.logSignals(signals)
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Shutdown.Drain)
 	defer cancel()
@@ -58,14 +58,14 @@ func (s *server) drain(signals <-chan os.Signal) {
 	s.closeOperatorListeners()
 }
 
-// finishes reports whether requests under way are worth waiting for: those of
+// drainsRequests reports whether requests under way are worth waiting for: those of
 // clients, and those of customers who have just given something.
-func (l *listener) finishes() bool { return l.forClients() || l.name == connectListener }
+func (l *listener) drainsRequests() bool { return l.forClients() || l.name == connectListener }
 
 func (s *server) finishRequests(ctx context.Context) {
 	var running sync.WaitGroup
 	for _, l := range s.listeners {
-		if !l.finishes() {
+		if !l.drainsRequests() {
 			continue
 		}
 		running.Go(func() {
@@ -83,22 +83,22 @@ func (s *server) finishRefreshes(ctx context.Context) {
 	}
 }
 
-// operatorGrace is for the answer to a scrape that is under way.
-const operatorGrace = time.Second
+// operatorShutdownTimeout is for the answer to a scrape that is under way.
+const operatorShutdownTimeout = time.Second
 
 func (s *server) closeOperatorListeners() {
-	ctx, cancel := context.WithTimeout(context.Background(), operatorGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), operatorShutdownTimeout)
 	defer cancel()
 	for _, l := range s.listeners {
-		if !l.finishes() {
+		if !l.drainsRequests() {
 			_ = l.shutdown(ctx) // a probe cut off now is no loss
 		}
 	}
 }
 
-// answerSignals answers signals that come while the server drains: they do not
+// logSignals answers signals that come while the server drains: they do not
 // hurry it, because the only copy of a token pair may be what it waits for.
-func (s *server) answerSignals(signals <-chan os.Signal) (stop func()) {
+func (s *server) logSignals(signals <-chan os.Signal) (stop func()) {
 	done := make(chan struct{})
 	var running sync.WaitGroup
 	running.Go(func() {

@@ -40,7 +40,7 @@ company that it has now.`,
 }
 
 func (p *program) export(ctx context.Context, store credstore.Store, names []string, secrets bool) error {
-	chosen, err := choose(ctx, store, names)
+	chosen, err := selectConnections(ctx, store, names)
 	if err != nil {
 		return err
 	}
@@ -52,16 +52,16 @@ func (p *program) export(ctx context.Context, store credstore.Store, names []str
 		}
 		if err != nil {
 			left++
-			p.say("%s: left out: %v", c.Name, err)
+			p.notef("%s: left out: %v", c.Name, err)
 			continue
 		}
 		if err := line.Write(p.stdout); err != nil {
 			return fmt.Errorf("writing connection %q: %w", c.Name, err)
 		}
 	}
-	p.say("exported %d connections", len(chosen)-left)
+	p.notef("exported %d connections", len(chosen)-left)
 	if secrets && len(chosen) > left {
-		p.say("they are disabled here (exported): of two owners of one refresh token, one kills it for both")
+		p.notef("they are disabled here (exported): of two owners of one refresh token, one kills it for both")
 	}
 	if left > 0 {
 		return fmt.Errorf("%d connections were left out", left)
@@ -69,8 +69,8 @@ func (p *program) export(ctx context.Context, store credstore.Store, names []str
 	return nil
 }
 
-// choose returns the connections that are named, or all of them.
-func choose(ctx context.Context, store credstore.Store, names []string) (chosen []credstore.Connection, err error) {
+// selectConnections returns the connections that are named, or all of them.
+func selectConnections(ctx context.Context, store credstore.Store, names []string) (chosen []credstore.Connection, err error) {
 	if len(names) == 0 {
 		return listAll(ctx, store, "")
 	}
@@ -86,8 +86,8 @@ func choose(ctx context.Context, store credstore.Store, names []string) (chosen 
 
 // Why a connection is not exported.
 var (
-	errUnsettled = errors.New("the outcome of a refresh is not known yet, so its refresh token may be spent; see connections show")
-	errSpent     = errors.New("its refresh token was refused")
+	errOutcomeUnknown = errors.New("the outcome of a refresh is not known yet, so its refresh token may be spent; see connections show")
+	errTokenRejected  = errors.New("its refresh token was refused")
 )
 
 // withSecrets takes a connection out of use here and returns all that another
@@ -101,7 +101,7 @@ func (p *program) withSecrets(ctx context.Context, store credstore.Store, c cred
 		return manage.ConnectionLine{}, err
 	}
 	before := state.Connection.Status
-	if state, err = exportOf(ctx, store, c.ID); err != nil {
+	if state, err = exportConnection(ctx, store, c.ID); err != nil {
 		return manage.ConnectionLine{}, err
 	}
 	// Between the two looks a refresh may have begun and not been answered.
@@ -112,39 +112,39 @@ func (p *program) withSecrets(ctx context.Context, store credstore.Store, c cred
 		return manage.ConnectionLine{}, err
 	}
 	if !state.Credential.NextKey.IsZero() {
-		p.say("%s: warning: the staged key is not exported", c.Name)
+		p.notef("%s: warning: the staged key is not exported", c.Name)
 	}
-	return secretLine(state), nil
+	return exportLine(state), nil
 }
 
 func checkExportable(s credstore.State) error {
 	switch {
 	case s.Intent != nil:
-		return errUnsettled
+		return errOutcomeUnknown
 	case !s.Credential.RejectedAt.IsZero():
-		return errSpent
+		return errTokenRejected
 	}
 	return nil
 }
 
-// exportPatience is how long to wait for a refresh under way to end.
-const exportPatience = 5 * time.Second
+// exportTimeout is how long to wait for a refresh under way to end.
+const exportTimeout = 5 * time.Second
 
-func exportOf(ctx context.Context, store credstore.Store, id string) (credstore.State, error) {
-	for deadline := time.Now().Add(exportPatience); ; {
+func exportConnection(ctx context.Context, store credstore.Store, id string) (credstore.State, error) {
+	for deadline := time.Now().Add(exportTimeout); ; {
 		state, err := store.Export(ctx, id)
 		if !errors.Is(err, credstore.ErrBusy) || time.Now().After(deadline) {
 			return state, err
 		}
 		select {
-		case <-time.After(lookFirst):
+		case <-time.After(minPollInterval):
 		case <-ctx.Done():
 			return state, ctx.Err()
 		}
 	}
 }
 
-func secretLine(s credstore.State) manage.ConnectionLine {
+func exportLine(s credstore.State) manage.ConnectionLine {
 	line, cred := manage.NewConnectionLine(s.Connection), s.Credential
 	line.RefreshToken, line.AccessToken, line.APIKey = cred.RefreshToken.Reveal(), cred.AccessToken.Reveal(), cred.APIKey.Reveal()
 	expires := cred.ExpiresAt

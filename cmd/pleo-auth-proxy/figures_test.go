@@ -15,9 +15,9 @@ import (
 
 // What the program is promised to need at most.
 const (
-	mostReady    = 100 * time.Millisecond // from the start of the process, with 1,000 connections
-	mostBinary   = 30 << 20               // bytes, stripped
-	mostResident = 30 << 20               // bytes, idle
+	maxStartTime      = 100 * time.Millisecond // from the start of the process, with 1,000 connections
+	maxBinarySize     = 30 << 20               // bytes, stripped
+	maxResidentMemory = 30 << 20               // bytes, idle
 )
 
 // BenchmarkStart measures the program as users get it: how long it takes until
@@ -25,7 +25,7 @@ const (
 // much memory it holds then.
 func BenchmarkStart(b *testing.B) {
 	executable := buildProgram(b)
-	w := newWorld(b, simulator.Settings{}, "log: {level: warn}")
+	w := newEnv(b, simulator.Settings{}, "log: {level: warn}")
 	lines := make([]string, 0, 1000)
 	for i := range 1000 {
 		_, line := w.grant(fmt.Sprint("c", i), simulator.GrantRequest{})
@@ -41,8 +41,8 @@ func BenchmarkStart(b *testing.B) {
 		p.kill()
 	}
 	took /= time.Duration(b.N)
-	if took > mostReady || resident > mostResident {
-		b.Errorf("ready after %v with %d bytes resident, want at most %v and %d", took, resident, mostReady, mostResident)
+	if took > maxStartTime || resident > maxResidentMemory {
+		b.Errorf("ready after %v with %d bytes resident, want at most %v and %d", took, resident, maxStartTime, maxResidentMemory)
 	}
 	b.ReportMetric(float64(took.Microseconds())/1000, "ms/ready")
 	b.ReportMetric(float64(resident)/(1<<20), "MB-resident")
@@ -58,8 +58,8 @@ func buildProgram(b *testing.B) string {
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("building the program: %v\n%s", err, out)
 	}
-	if size := sizeOf(b, path); size > mostBinary {
-		b.Errorf("the program has %d bytes, want at most %d", size, mostBinary)
+	if size := sizeOf(b, path); size > maxBinarySize {
+		b.Errorf("the program has %d bytes, want at most %d", size, maxBinarySize)
 	}
 	return path
 }

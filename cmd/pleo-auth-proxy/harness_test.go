@@ -20,8 +20,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// world is a simulated Pleo and a place for one proxy.
-type world struct {
+// env is a simulated Pleo and a place for one proxy.
+type env struct {
 	t      testing.TB
 	dir    string
 	sim    *simulator.Simulator
@@ -31,15 +31,15 @@ type world struct {
 	arrived chan string // the paths of requests, as long as somebody reads them
 }
 
-// newWorld starts a simulator. The settings are lines of configuration beside
+// newEnv starts a simulator. The settings are lines of configuration beside
 // those that every test needs.
-func newWorld(t testing.TB, settings simulator.Settings, lines ...string) *world {
+func newEnv(t testing.TB, settings simulator.Settings, lines ...string) *env {
 	t.Helper()
 	sim, err := simulator.New(simulator.Config{Settings: settings})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, dir: t.TempDir(), sim: sim, arrived: make(chan string, 1024)}
+	w := &env{t: t, dir: t.TempDir(), sim: sim, arrived: make(chan string, 1024)}
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		select {
 		case w.arrived <- r.URL.Path:
@@ -69,7 +69,7 @@ oauth: {client_id: %q, client_secret: %q}
 }
 
 // awaitRequest waits until a request for the path has arrived at the simulator.
-func (w *world) awaitRequest(path string) {
+func (w *env) awaitRequest(path string) {
 	w.t.Helper()
 	for {
 		select {
@@ -83,7 +83,7 @@ func (w *world) awaitRequest(path string) {
 	}
 }
 
-func (w *world) write(name, content string) string {
+func (w *env) write(name, content string) string {
 	w.t.Helper()
 	path := filepath.Join(w.dir, name)
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -93,7 +93,7 @@ func (w *world) write(name, content string) string {
 }
 
 // grant issues a grant, and returns it as a line to import.
-func (w *world) grant(name string, r simulator.GrantRequest) (simulator.Grant, string) {
+func (w *env) grant(name string, r simulator.GrantRequest) (simulator.Grant, string) {
 	w.t.Helper()
 	g, err := w.sim.IssueGrant(r)
 	if err != nil {
@@ -110,7 +110,7 @@ func (w *world) grant(name string, r simulator.GrantRequest) (simulator.Grant, s
 }
 
 // importLines imports connections without asking the simulator about them.
-func (w *world) importLines(lines ...string) {
+func (w *env) importLines(lines ...string) {
 	w.t.Helper()
 	path := w.write("import.jsonl", strings.Join(lines, "\n"))
 	code, _, stderr := w.run("", "connections", "import", "--offline", path)
@@ -120,7 +120,7 @@ func (w *world) importLines(lines ...string) {
 }
 
 // run runs the program within the test's process.
-func (w *world) run(stdin string, args ...string) (code int, stdout, stderr string) {
+func (w *env) run(stdin string, args ...string) (code int, stdout, stderr string) {
 	w.t.Helper()
 	var out, errs bytes.Buffer
 	p := program{
@@ -160,7 +160,7 @@ func (o *output) String() string {
 }
 
 // serve starts the server and waits until it is ready.
-func (w *world) serve() *process {
+func (w *env) serve() *process {
 	w.t.Helper()
 	return startServer(w.t, os.Args[0], w.dir, w.config)
 }
@@ -236,8 +236,8 @@ func (p *process) wait() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// answer is what came back to a request.
-type answer struct {
+// response is what came back to a request.
+type response struct {
 	status int
 	body   string
 	header http.Header
@@ -251,17 +251,17 @@ func client(t testing.TB) *http.Client {
 }
 
 // get asks for a path of the API on behalf of a connection.
-func (p *process) get(c *http.Client, connection, path string) (answer, error) {
+func (p *process) get(c *http.Client, connection, path string) (response, error) {
 	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses[proxyListener]+path, nil)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	r.Header.Set("Pleo-Connection", connection)
 	return send(c, r)
 }
 
 // admin asks for a path of the admin listener.
-func (p *process) admin(path string) answer {
+func (p *process) admin(path string) response {
 	p.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses[adminListener]+path, nil)
 	if err != nil {
@@ -274,12 +274,12 @@ func (p *process) admin(path string) answer {
 	return a
 }
 
-func send(c *http.Client, r *http.Request) (answer, error) {
-	response, err := c.Do(r)
+func send(c *http.Client, r *http.Request) (response, error) {
+	resp, err := c.Do(r)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
-	defer func() { _ = response.Body.Close() }() // it is read to the end
-	body, err := io.ReadAll(response.Body)
-	return answer{status: response.StatusCode, body: string(body), header: response.Header}, err
+	defer func() { _ = resp.Body.Close() }() // it is read to the end
+	body, err := io.ReadAll(resp.Body)
+	return response{status: resp.StatusCode, body: string(body), header: resp.Header}, err
 }

@@ -40,13 +40,13 @@ exits 0 if it is ready. For images that have no shell and no curl:
 }
 
 func (p *program) healthcheck(ctx context.Context, cfg *config.Config) error {
-	at, err := askAt(cfg)
+	at, err := healthListen(cfg)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
 	defer cancel()
-	answer, err := askReady(ctx, at)
+	answer, err := checkReady(ctx, at)
 	if err != nil {
 		return fmt.Errorf("asking the server at %s: %w", at, err)
 	}
@@ -58,12 +58,12 @@ func (p *program) healthcheck(ctx context.Context, cfg *config.Config) error {
 	if !answer.ok {
 		return errors.New(answer.text)
 	}
-	p.say("%s", answer.text)
+	p.notef("%s", answer.text)
 	return nil
 }
 
-// askAt returns the listener to ask.
-func askAt(cfg *config.Config) (config.Listen, error) {
+// healthListen returns the listener to ask.
+func healthListen(cfg *config.Config) (config.Listen, error) {
 	at := cfg.Health.Listen
 	if at.Off() {
 		at = cfg.Admin.Listen
@@ -81,54 +81,54 @@ func askAt(cfg *config.Config) (config.Listen, error) {
 	return at, nil
 }
 
-type readyAnswer struct {
+type readiness struct {
 	ok   bool
 	text string
 }
 
-// askReady asks /readyz.
-func askReady(ctx context.Context, at config.Listen) (readyAnswer, error) {
-	a, err := askLocally(ctx, at, http.MethodGet, "http://localhost/readyz")
+// checkReady asks /readyz.
+func checkReady(ctx context.Context, at config.Listen) (readiness, error) {
+	a, err := requestListener(ctx, at, http.MethodGet, "http://localhost/readyz")
 	if err != nil {
-		return readyAnswer{}, err
+		return readiness{}, err
 	}
-	return readyAnswer{ok: a.status == http.StatusOK, text: strings.TrimSpace(a.body)}, nil
+	return readiness{ok: a.status == http.StatusOK, text: strings.TrimSpace(a.body)}, nil
 }
 
-// localAnswer is what a listener of this machine has answered.
-type localAnswer struct {
+// localResponse is what a listener of this machine has answered.
+type localResponse struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// askLocally asks a listener over a connection of its own, past any HTTP_PROXY.
+// requestListener asks a listener over a connection of its own, past any HTTP_PROXY.
 // The host of the URL is what the listener is told, not where the request goes.
-func askLocally(ctx context.Context, at config.Listen, method, url string) (localAnswer, error) {
+func requestListener(ctx context.Context, at config.Listen, method, url string) (localResponse, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		// It is asked how it is, and told nothing.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // G402: see above
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, at.Network, dialable(at))
+			return new(net.Dialer).DialContext(ctx, at.Network, dialAddress(at))
 		},
 	}
 	r, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
-		return localAnswer{}, err
+		return localResponse{}, err
 	}
 	response, err := transport.RoundTrip(r)
 	if err != nil {
-		return localAnswer{}, err
+		return localResponse{}, err
 	}
 	defer func() { _ = response.Body.Close() }() // it has been read
 	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
-	return localAnswer{response.StatusCode, response.Header, string(body)}, err
+	return localResponse{response.StatusCode, response.Header, string(body)}, err
 }
 
-// dialable returns the address to reach a listener at: one that waits on all
+// dialAddress returns the address to reach a listener at: one that waits on all
 // addresses is asked on a loopback one.
-func dialable(at config.Listen) string {
+func dialAddress(at config.Listen) string {
 	host, port, err := net.SplitHostPort(at.Address)
 	if err != nil {
 		return at.Address // a socket

@@ -32,13 +32,13 @@ import (
 
 var soakTime = flag.Duration("soak", time.Minute, "how long TestSoak runs")
 
-// behind starts the program before an API of the test's own. Settings are lines
+// startBehind starts the program before an API of the test's own. Settings are lines
 // of configuration.
-func behind(t *testing.T, api http.HandlerFunc, settings ...string) *process {
+func startBehind(t *testing.T, api http.HandlerFunc, settings ...string) *process {
 	t.Helper()
 	server := httptest.NewServer(api)
 	t.Cleanup(server.Close)
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	config := configFor(w.sim, w.url, filepath.Join(w.dir, "data"))
 	config = replaceOnce(t, config, fmt.Sprintf("api_url: %q", w.url), fmt.Sprintf("api_url: %q", server.URL))
 	w.write("config.yaml", config+strings.Join(settings, "\n")+"\n")
@@ -81,7 +81,7 @@ func (endless) Read(p []byte) (int, error) {
 }
 
 func TestGigabyteBothWays(t *testing.T) {
-	p := behind(t, func(w http.ResponseWriter, r *http.Request) {
+	p := startBehind(t, func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
 		if err != nil {
 			panic(http.ErrAbortHandler)
@@ -131,15 +131,15 @@ func TestGigabyteBothWays(t *testing.T) {
 }
 
 const (
-	// crowd is how many clients of each slow sort there are at once.
-	crowd = 200
+	// slowClients is how many clients of each slow sort there are at once.
+	slowClients = 200
 	// visits is how often the crowd comes and goes. What else the machine does
 	// changes from moment to moment, so only neighbours are compared.
 	visits = 9
 )
 
 func TestSlowClientsDoNotSlowOthers(t *testing.T) {
-	p := behind(t, func(w http.ResponseWriter, r *http.Request) {
+	p := startBehind(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		if r.URL.Path == "/large" {
 			_, _ = io.Copy(w, zeros(64<<20))
@@ -150,11 +150,11 @@ func TestSlowClientsDoNotSlowOthers(t *testing.T) {
 	var ratios []float64
 	for range visits {
 		alone := measure(p, c)
-		leave := p.crowdIn()
+		leave := p.connectSlowClients()
 		beside := measure(p, c)
 		leave()
 		ratios = append(ratios, float64(beside)/float64(alone))
-		t.Logf("a healthy request takes %v, and %v beside %d slow clients", alone, beside, 3*crowd)
+		t.Logf("a healthy request takes %v, and %v beside %d slow clients", alone, beside, 3*slowClients)
 	}
 	slices.Sort(ratios)
 	t.Logf("ratios: %.2f", ratios)
@@ -181,11 +181,11 @@ func measure(p *process, c *http.Client) time.Duration {
 	return took[len(took)/2]
 }
 
-// crowdIn lets slow clients of every sort in, until leave is called.
-func (p *process) crowdIn() (leave func()) {
+// connectSlowClients lets slow clients of every sort in, until leave is called.
+func (p *process) connectSlowClients() (leave func()) {
 	p.t.Helper()
 	var dripping, reading []net.Conn
-	for range crowd {
+	for range slowClients {
 		dripping = append(dripping,
 			p.dialSlow("GET /@acme/x HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
 			p.dialSlow("POST /@acme/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"))
@@ -246,7 +246,7 @@ func TestManyConnectionsAtOnce(t *testing.T) {
 	// As many on the wire as the descriptors of the test and the program allow.
 	const onTheWire = 2000
 	life := simulator.Duration(4 * time.Second)
-	w := newWorld(t, simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: life}}, "log: {level: warn}")
+	w := newEnv(t, simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: life}}, "log: {level: warn}")
 	var lines, companies []string
 	for i := range connections {
 		g, line := w.grant(fmt.Sprint("c", i), simulator.GrantRequest{})
@@ -284,9 +284,9 @@ func TestManyConnectionsAtOnce(t *testing.T) {
 }
 
 // What a program that runs for long holds on to.
-type holdings struct{ files, goroutines, resident int64 }
+type usage struct{ files, goroutines, resident int64 }
 
-func (p *process) holdings() holdings {
+func (p *process) usage() usage {
 	p.t.Helper()
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 	if err != nil {
@@ -300,7 +300,7 @@ func (p *process) holdings() holdings {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return holdings{int64(len(files)), goroutines, p.status("VmRSS")}
+	return usage{int64(len(files)), goroutines, p.status("VmRSS")}
 }
 
 // TestSoak mixes everything that clients do for a while, under rotation, and
@@ -311,7 +311,7 @@ func TestSoak(t *testing.T) {
 	for i := range connections {
 		settings.Companies = append(settings.Companies, simulator.Company{ID: fmt.Sprintf("%08d-0000-4000-8000-000000000000", i), Name: fmt.Sprintf("Company %d", i)})
 	}
-	w := newWorld(t, settings)
+	w := newEnv(t, settings)
 	var lines []string
 	for i, company := range settings.Companies {
 		_, line := w.grant(fmt.Sprintf("company-%d", i), simulator.GrantRequest{Company: company.ID})
@@ -321,9 +321,9 @@ func TestSoak(t *testing.T) {
 	p := w.serve()
 	s := &soak{p: p, c: client(t)}
 	s.run(workers, connections, 10*time.Second)
-	before := p.rested()
+	before := p.idleUsage()
 	s.run(workers, connections, *soakTime)
-	after := p.rested()
+	after := p.idleUsage()
 	t.Logf("%d requests, of which %d were given up; before %+v, after %+v", s.requests.Load(), s.left.Load(), before, after)
 	if n := s.wrong.Load(); n > 0 {
 		t.Errorf("%d answers other than 200", n)
@@ -337,11 +337,11 @@ func TestSoak(t *testing.T) {
 // poolTime is longer than a connection to the API stays in the pool.
 const poolTime = 100 * time.Second
 
-// rested looks once idle connections have been closed.
-func (p *process) rested() holdings {
+// idleUsage looks once idle connections have been closed.
+func (p *process) idleUsage() usage {
 	p.t.Helper()
 	time.Sleep(poolTime)
-	return p.holdings()
+	return p.usage()
 }
 
 type soak struct {

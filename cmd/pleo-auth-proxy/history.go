@@ -44,7 +44,7 @@ frequent events the latest, also of a connection that was removed.`,
 }
 
 func (p *program) history(ctx context.Context, store credstore.Store, name, before string, limit int) error {
-	id, err := p.whoseHistory(ctx, store, name)
+	id, err := p.historyID(ctx, store, name)
 	if err != nil {
 		return err
 	}
@@ -59,17 +59,17 @@ func (p *program) history(ctx context.Context, store credstore.Store, name, befo
 	_, _ = fmt.Fprintln(w, "TIME\tEVENT\tSTATUS\tACTOR\tCODE\tMESSAGE")
 	for _, e := range page.Events {
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n",
-			e.At.UTC().Format(time.RFC3339), e.Type, e.Status, e.Actor, orNothing(e.Code), orNothing(e.Message))
+			e.At.UTC().Format(time.RFC3339), e.Type, e.Status, e.Actor, textOrDash(e.Code), textOrDash(e.Message))
 	}
 	if page.Next != "" {
-		p.say("there is more: --cursor %s", page.Next)
+		p.notef("there is more: --cursor %s", page.Next)
 	}
 	return flush(w)
 }
 
-// whoseHistory returns the id of the connection with the name, or of the one that
+// historyID returns the id of the connection with the name, or of the one that
 // was removed last of those that had it.
-func (p *program) whoseHistory(ctx context.Context, store credstore.Store, name string) (id string, err error) {
+func (p *program) historyID(ctx context.Context, store credstore.Store, name string) (id string, err error) {
 	c, err := find(ctx, store, name)
 	if !errors.Is(err, credstore.ErrNotFound) || !credstore.ValidName(name) {
 		return c.ID, err
@@ -79,15 +79,15 @@ func (p *program) whoseHistory(ctx context.Context, store credstore.Store, name 
 		return "", err
 	}
 	if gone == nil {
-		p.say("connection %q was removed; this is what is kept of it", name)
+		p.notef("connection %q was removed; this is what is kept of it", name)
 	}
 	return id, gone
 }
 
-// orNothing returns s for a terminal.
-func orNothing(s string) string {
+// textOrDash returns s for a terminal.
+func textOrDash(s string) string {
 	if s == "" {
-		return nothing
+		return dash
 	}
-	return text(&s)
+	return terminalText(&s)
 }

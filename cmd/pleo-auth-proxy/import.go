@@ -43,40 +43,40 @@ func (p *program) importFile(ctx context.Context, path string, offline, shared b
 	if err != nil {
 		return fmt.Errorf("opening the file to import: %w", err)
 	}
-	err = p.withIntake(ctx, offline, func(to *intake) error {
+	err = p.withImporter(ctx, offline, func(to *importer) error {
 		tokens := false // a refresh token was imported
-		run := manage.Importer{AllowSharedCompany: shared, OnResult: p.tellLine, Add: func(ctx context.Context, n credstore.NewConnection) (string, error) {
-			_, warning, err := to.take(ctx, n)
+		run := manage.Importer{AllowSharedCompany: shared, OnResult: p.printImportedLine, Add: func(ctx context.Context, n credstore.NewConnection) (string, error) {
+			_, warning, err := to.create(ctx, n)
 			tokens = tokens || err == nil && n.Kind == credstore.OAuth && n.Credential != nil
 			return warning, err
 		}}
 		report, err := run.Run(ctx, in)
-		return errors.Join(err, p.tellImport(report, tokens))
+		return errors.Join(err, p.printImportReport(report, tokens))
 	})
 	return errors.Join(err, in.Close())
 }
 
-func (p *program) tellLine(l manage.ImportResult) {
+func (p *program) printImportedLine(l manage.ImportResult) {
 	name := ""
 	if l.Name != nil {
 		name = *l.Name + ": "
 	}
 	if l.Error != nil {
-		p.say("line %d: %srefused: %s", l.Line, name, *l.Error)
+		p.notef("line %d: %srefused: %s", l.Line, name, *l.Error)
 	}
 	if l.Warning != nil {
-		p.say("line %d: %swarning: %s", l.Line, name, *l.Warning)
+		p.notef("line %d: %swarning: %s", l.Line, name, *l.Warning)
 	}
 }
 
-// tellImport says how it went. Refused lines make the import as a whole fail.
-func (p *program) tellImport(report manage.ImportReport, tokens bool) error {
-	p.say("imported %d connections, refused %d", report.Imported, report.Failed)
+// printImportReport says how it went. Refused lines make the import as a whole fail.
+func (p *program) printImportReport(report manage.ImportReport, tokens bool) error {
+	p.notef("imported %d connections, refused %d", report.Imported, report.Failed)
 	if report.Pending > 0 {
-		p.say("%d of them wait for their customers: pleo-auth-proxy connect NAME prints a link for each", report.Pending)
+		p.notef("%d of them wait for their customers: pleo-auth-proxy connect NAME prints a link for each", report.Pending)
 	}
 	if tokens {
-		p.say("warning: from now on only this proxy may refresh the imported tokens; of two owners of one refresh token, one kills it for both")
+		p.notef("warning: from now on only this proxy may refresh the imported tokens; of two owners of one refresh token, one kills it for both")
 	}
 	if p.asJSON {
 		if err := p.printJSON(report); err != nil {

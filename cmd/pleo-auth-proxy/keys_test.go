@@ -12,7 +12,7 @@ import (
 )
 
 // addKey adds a connection with a new key of the first company.
-func (w *world) addKey(name string) simulator.Key {
+func (w *env) addKey(name string) simulator.Key {
 	w.t.Helper()
 	k := w.issueKey(w.sim.Companies()[0].ID)
 	code, _, stderr := w.run(k.Value, "connections", "add", name, "--kind", "standalone_key", "--key-file", "-")
@@ -22,7 +22,7 @@ func (w *world) addKey(name string) simulator.Key {
 	return k
 }
 
-func (w *world) issueKey(company string) simulator.Key {
+func (w *env) issueKey(company string) simulator.Key {
 	w.t.Helper()
 	k, err := w.sim.IssueKey(simulator.Key{Company: company})
 	if err != nil {
@@ -31,7 +31,7 @@ func (w *world) issueKey(company string) simulator.Key {
 	return k
 }
 
-func (w *world) revokeKey(k simulator.Key) {
+func (w *env) revokeKey(k simulator.Key) {
 	w.t.Helper()
 	if err := w.sim.RevokeKey(k.ID); err != nil {
 		w.t.Fatal(err)
@@ -39,9 +39,9 @@ func (w *world) revokeKey(k simulator.Key) {
 }
 
 // stage stores the key that is to follow that of the connection.
-func (w *world) stage(name string, k simulator.Key) {
+func (w *env) stage(name string, k simulator.Key) {
 	w.t.Helper()
-	v := w.openVault()
+	v := w.openStore()
 	c, err := v.store.Find(w.t.Context(), name)
 	if err != nil {
 		w.t.Fatal(err)
@@ -65,16 +65,16 @@ func (p *process) connection(name string) manage.Connection {
 // A key that Pleo does not accept any more is asked about once, however many
 // requests it has failed; then the connection needs a person, and clients get
 // Pleo's own 401 or ours.
-func TestRevokedKeyIsCondemnedByOneQuestion(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestRevokedKeyIsRejectedAfterOneCheck(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	k := w.addKey("acme")
 	p := w.serve()
-	if got := p.together(5, "acme"); got[http.StatusOK] != 5 {
+	if got := p.requestConcurrently(5, "acme"); got[http.StatusOK] != 5 {
 		t.Fatalf("before the revocation the statuses are %v, want 5 times 200", got)
 	}
 	w.revokeKey(k)
 	before := w.sim.Counters().APIIntrospections
-	if got := p.together(50, "acme"); got[http.StatusUnauthorized] != 50 {
+	if got := p.requestConcurrently(50, "acme"); got[http.StatusUnauthorized] != 50 {
 		t.Errorf("after the revocation the statuses are %v, want 50 times 401", got)
 	}
 	if asked := w.sim.Counters().APIIntrospections - before; asked != 1 {
@@ -87,12 +87,12 @@ func TestRevokedKeyIsCondemnedByOneQuestion(t *testing.T) {
 
 // A staged key takes over within the request that found the old one refused.
 func TestStagedKeyTakesOver(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	k := w.addKey("acme")
 	w.stage("acme", w.issueKey(k.Company))
 	p := w.serve()
 	w.revokeKey(k)
-	if got := p.together(50, "acme"); got[http.StatusOK] != 50 {
+	if got := p.requestConcurrently(50, "acme"); got[http.StatusOK] != 50 {
 		t.Errorf("the statuses are %v, want 50 times 200", got)
 	}
 	if c := p.connection("acme"); c.Status != "active" || c.Version == nil || *c.Version != 2 {
@@ -103,7 +103,7 @@ func TestStagedKeyTakesOver(t *testing.T) {
 // A staged key of another company would book one company's expenses in another
 // company's ledger.
 func TestStagedKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	k := w.addKey("acme")
 	other, err := w.sim.AddCompany(simulator.Company{Name: "Other"})
 	if err != nil {
@@ -112,7 +112,7 @@ func TestStagedKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
 	w.stage("acme", w.issueKey(other.ID))
 	p := w.serve()
 	w.revokeKey(k)
-	if got := p.together(10, "acme"); got[http.StatusUnauthorized] != 10 {
+	if got := p.requestConcurrently(10, "acme"); got[http.StatusUnauthorized] != 10 {
 		t.Errorf("the statuses are %v, want 10 times 401", got)
 	}
 	if c := p.connection("acme"); c.Status != "reauthorization_required" || *c.Version != 1 {
@@ -122,14 +122,14 @@ func TestStagedKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
 
 // An API that answers 401 to everything but introspection does not condemn the
 // key.
-func TestKeyIsNotCondemnedForARefusedRequest(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestKeyIsNotRejectedForOneFailedRequest(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	w.addKey("acme")
 	p := w.serve()
 	w.fault(simulator.Fault{
 		Target: simulator.TargetAPI, Kind: simulator.FaultStatus, Path: "/v2/employees", Status: http.StatusUnauthorized,
 	})
-	if got := p.together(10, "acme"); got[http.StatusUnauthorized] != 10 {
+	if got := p.requestConcurrently(10, "acme"); got[http.StatusUnauthorized] != 10 {
 		t.Errorf("the statuses are %v, want 10 times Pleo's 401", got)
 	}
 	if c := p.connection("acme"); c.Status != "active" {

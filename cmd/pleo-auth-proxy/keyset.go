@@ -17,7 +17,7 @@ import (
 )
 
 func (p *program) keysetCommand() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := commandGroup(&cobra.Command{
 		Use:   "keyset",
 		Short: "Makes and rotates the keys that seal the store",
 		Long: `A rotation takes three steps, in this order: add a key, promote it, retire the old
@@ -59,18 +59,18 @@ func (p *program) keysetCreateCommand() *cobra.Command {
 itself when it starts for the first time. An existing keyset is left alone.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := p.loadKept()
+			cfg, err := p.loadStoreConfig()
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(makeDataDir(cfg), refuseNewKeyset(cmd.Context(), cfg)); err != nil {
+			if err := errors.Join(createDataDir(cfg), checkKeysetNotLost(cmd.Context(), cfg)); err != nil {
 				return err
 			}
 			key, err := credstore.CreateKeyset(cfg.Store.KeysetFile)
 			if err != nil {
 				return err
 			}
-			p.say("%s: %s", toldToBackUp, cfg.Store.KeysetFile)
+			p.notef("%s: %s", keysetBackupNotice, cfg.Store.KeysetFile)
 			return p.printKey(key)
 		},
 	}
@@ -84,7 +84,7 @@ func (p *program) keysetAddCommand() *cobra.Command {
 under it before keyset promote.`,
 		Args: args(),
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := p.loadKept()
+			cfg, err := p.loadStoreConfig()
 			if err != nil {
 				return err
 			}
@@ -92,7 +92,7 @@ under it before keyset promote.`,
 			if err != nil {
 				return err
 			}
-			p.say("added key %s; back up %s, bring it to every machine that shares the store, then run keyset promote", key.Fingerprint, cfg.Store.KeysetFile)
+			p.notef("added key %s; back up %s, bring it to every machine that shares the store, then run keyset promote", key.Fingerprint, cfg.Store.KeysetFile)
 			return p.printKey(key)
 		},
 	}
@@ -105,10 +105,10 @@ func (p *program) keysetPromoteCommand() *cobra.Command {
 		Long: `Makes a key of the keyset the primary one, under which everything new is sealed,
 and seals what the store holds anew under it. That may be interrupted at any
 moment: a running server goes on with it, and so does the same command again.`,
-		Args: atMostOne("FINGERPRINT"),
+		Args: optionalArg("FINGERPRINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetWork) error {
-				key, err := newestOr(k.keyset.Keys(), args)
+			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetFiles) error {
+				key, err := newestOrNamed(k.keyset.Keys(), args)
 				if err != nil {
 					return err
 				}
@@ -118,7 +118,7 @@ moment: a running server goes on with it, and so does the same command again.`,
 	}
 }
 
-func (p *program) promote(ctx context.Context, k *keysetWork, key credstore.Key) error {
+func (p *program) promote(ctx context.Context, k *keysetFiles, key credstore.Key) error {
 	if err := p.makePrimary(k, key); err != nil {
 		return err
 	}
@@ -133,24 +133,24 @@ func (p *program) promote(ctx context.Context, k *keysetWork, key credstore.Key)
 	if err != nil {
 		return fmt.Errorf("%w; %d connections are done, and a running server does the rest", err, done.Records)
 	}
-	p.say("sealed %d connections anew", done.Records)
+	p.notef("sealed %d connections anew", done.Records)
 	if done.Undecryptable > 0 {
-		p.say("warning: %d connections do not open, and were left as they are: they are damaged, or sealed under a key that the keyset does not hold", done.Undecryptable)
+		p.notef("warning: %d connections do not open, and were left as they are: they are damaged, or sealed under a key that the keyset does not hold", done.Undecryptable)
 	}
 	return p.printKey(key)
 }
 
 // makePrimary does not touch a file in which the key is primary already: it may
 // be on a read-only mount.
-func (p *program) makePrimary(k *keysetWork, key credstore.Key) error {
+func (p *program) makePrimary(k *keysetFiles, key credstore.Key) error {
 	if key.Primary {
-		p.say("key %s is the primary one already", key.Fingerprint)
+		p.notef("key %s is the primary one already", key.Fingerprint)
 		return nil
 	}
 	if _, err := credstore.PromoteKey(k.cfg.Store.KeysetFile, key.Fingerprint); err != nil {
 		return err
 	}
-	p.say("promoted key %s", key.Fingerprint)
+	p.notef("promoted key %s", key.Fingerprint)
 	return nil
 }
 
@@ -161,10 +161,10 @@ func (p *program) keysetRetireCommand() *cobra.Command {
 		Long: `Takes a key out of the keyset file. That is refused as long as the store or a
 token pair in the spool of this machine needs it. The key may be left out where
 there is only one beside the primary one.`,
-		Args: atMostOne("FINGERPRINT"),
+		Args: optionalArg("FINGERPRINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetWork) error {
-				key, err := onlyOtherOr(k.keyset.Keys(), args)
+			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetFiles) error {
+				key, err := otherOrNamed(k.keyset.Keys(), args)
 				if err != nil {
 					return err
 				}
@@ -172,7 +172,7 @@ there is only one beside the primary one.`,
 				if err != nil {
 					return err
 				}
-				p.say("retired key %s; keep a copy of it for as long as you keep backups of the store that need it", key.Fingerprint)
+				p.notef("retired key %s; keep a copy of it for as long as you keep backups of the store that need it", key.Fingerprint)
 				return p.printKey(key)
 			})
 		},
@@ -206,7 +206,7 @@ func (p *program) keysetStatusCommand() *cobra.Command {
 		Short: "Shows the keys and how much is sealed under each",
 		Args:  args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetWork) error {
+			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetFiles) error {
 				status, err := k.status(ctx)
 				if err != nil {
 					return err
@@ -220,26 +220,26 @@ func (p *program) keysetStatusCommand() *cobra.Command {
 	}
 }
 
-// keysetWork is what the commands on a keyset work with.
-type keysetWork struct {
+// keysetFiles is what the commands on a keyset work with.
+type keysetFiles struct {
 	cfg    *config.Config
 	keyset *credstore.Keyset
 	store  *sqlstore.Store // nil while there is none
 }
 
 // withKeys runs work on the keyset that exists, and on the store if that does.
-func (p *program) withKeys(ctx context.Context, work func(context.Context, *keysetWork) error) error {
-	cfg, err := p.loadKept()
+func (p *program) withKeys(ctx context.Context, work func(context.Context, *keysetFiles) error) error {
+	cfg, err := p.loadStoreConfig()
 	if err != nil {
 		return err
 	}
-	k := &keysetWork{cfg: cfg}
+	k := &keysetFiles{cfg: cfg}
 	exists, err := storeExists(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	if exists {
-		v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+		v, err := openOrCreate(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
 		if err != nil {
 			return err
 		}
@@ -260,7 +260,7 @@ func (p *program) withKeys(ctx context.Context, work func(context.Context, *keys
 }
 
 // retire makes sure that nothing needs the key, now or later.
-func (k *keysetWork) retire(ctx context.Context, key credstore.Key) error {
+func (k *keysetFiles) retire(ctx context.Context, key credstore.Key) error {
 	pairs, err := refresh.SpoolKeys(k.cfg.Store.SpoolDir)
 	if err != nil {
 		return err
@@ -274,7 +274,7 @@ func (k *keysetWork) retire(ctx context.Context, key credstore.Key) error {
 	return k.store.Retire(ctx, key)
 }
 
-func (k *keysetWork) status(ctx context.Context) (keysetStatus, error) {
+func (k *keysetFiles) status(ctx context.Context) (keysetStatus, error) {
 	status := keysetStatus{File: k.cfg.Store.KeysetFile, Primary: k.keyset.Fingerprint()}
 	pairs, err := refresh.SpoolKeys(k.cfg.Store.SpoolDir)
 	if err != nil {
@@ -311,17 +311,17 @@ func sum(counts map[uint32]int) (total int) {
 	return total
 }
 
-// newestOr returns the key that args name, or the newest one.
-func newestOr(keys []credstore.Key, args []string) (credstore.Key, error) {
+// newestOrNamed returns the key that args name, or the newest one.
+func newestOrNamed(keys []credstore.Key, args []string) (credstore.Key, error) {
 	if len(args) > 0 {
 		return keyNamed(keys, args[0])
 	}
 	return keys[len(keys)-1], nil
 }
 
-// onlyOtherOr returns the key that args name, or the only one that is not
+// otherOrNamed returns the key that args name, or the only one that is not
 // primary.
-func onlyOtherOr(keys []credstore.Key, args []string) (credstore.Key, error) {
+func otherOrNamed(keys []credstore.Key, args []string) (credstore.Key, error) {
 	if len(args) > 0 {
 		return keyNamed(keys, args[0])
 	}

@@ -56,7 +56,7 @@ func listenersOf(cfg *config.Config) []*listener {
 }
 
 // serve puts the listener's handler behind it.
-func (l *listener) serve(p *parts, log *zap.Logger) {
+func (l *listener) serve(p *components, log *zap.Logger) {
 	errorLog, err := zap.NewStdLogAt(log.Named("http").With(zap.String("listener", l.name)), zapcore.DebugLevel)
 	if err != nil {
 		errorLog = zap.NewStdLog(log) // only an unknown level makes it fail
@@ -90,7 +90,7 @@ func (l *listener) tls(files *tlsFiles) *tls.Config {
 }
 
 // serveProxy puts the proxy behind the listener.
-func (l *listener) serveProxy(p *parts, errorLog *stdlog.Logger) {
+func (l *listener) serveProxy(p *components, errorLog *stdlog.Logger) {
 	var handler http.Handler = p.proxy
 	if l.connection != "" {
 		handler = p.proxy.ForConnection(l.connection)

@@ -23,7 +23,7 @@ func TestLoadUnderRotation(t *testing.T) {
 	}
 	const connections, clients = 10, 40
 	life := simulator.Duration(4 * time.Second)
-	w := newWorld(t, simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: life}}, "log: {level: warn}")
+	w := newEnv(t, simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: life}}, "log: {level: warn}")
 	var lines, companies []string
 	for i := range connections {
 		g, line := w.grant(fmt.Sprint("c", i), simulator.GrantRequest{})

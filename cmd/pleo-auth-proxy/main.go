@@ -11,8 +11,8 @@ import (
 )
 
 func main() {
-	leaveNoCore()
-	keepOneLog()
+	disableCoreDumps()
+	discardStandardLog()
 	p := program{
 		stdin:   os.Stdin,
 		stdout:  os.Stdout,
@@ -23,12 +23,12 @@ func main() {
 	os.Exit(p.Run(context.Background(), os.Args[1:]))
 }
 
-// keepOneLog discards what packages write to the standard library's logger, since
+// discardStandardLog discards what packages write to the standard library's logger, since
 // nothing of ours does. net/http quotes there what an API has sent unasked, such as
 // the rest of an answer that is longer than it says: data of customers.
-func keepOneLog() { log.SetOutput(io.Discard) } //nolint:forbidigo // this is how nobody writes to it
+func discardStandardLog() { log.SetOutput(io.Discard) } //nolint:forbidigo // this is how nobody writes to it
 
-// leaveNoCore has the kernel write no core file of this process, whose memory
+// disableCoreDumps has the kernel write no core file of this process, whose memory
 // holds tokens and keys, whatever GOTRACEBACK asks for. Where that is forbidden
 // the limit that the process was given holds.
-func leaveNoCore() { _ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }
+func disableCoreDumps() { _ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }

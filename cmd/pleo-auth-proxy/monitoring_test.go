@@ -77,7 +77,7 @@ func readFile(t *testing.T, path string) []byte {
 // scrape returns what the real program, in use, shows to Prometheus.
 func scrape(t *testing.T) map[string]*dto.MetricFamily {
 	t.Helper()
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
 	p := w.serve()
 	if _, err := p.get(client(t), "c000", "/v2/employees"); err != nil {
@@ -99,9 +99,9 @@ var (
 // targetLabels are those that Prometheus adds to what it scrapes.
 var targetLabels = []string{"job", "instance", "namespace", "le"}
 
-// TestMonitoringNamesWhatExists: an alert on a metric that is not there never
+// TestAlertsAndDashboardUseExistingMetrics: an alert on a metric that is not there never
 // fires, and a panel stays empty.
-func TestMonitoringNamesWhatExists(t *testing.T) {
+func TestAlertsAndDashboardUseExistingMetrics(t *testing.T) {
 	families := scrape(t)
 	named := 0
 	for file, expressions := range map[string]map[string]string{alertsFile: alerts(t), dashboardFile: dashboard(t)} {
@@ -145,8 +145,8 @@ func checkLabel(t *testing.T, title string, family *dto.MetricFamily, label, val
 	}
 }
 
-// TestEveryOwnMetricIsShown: what is worth counting is worth seeing.
-func TestEveryOwnMetricIsShown(t *testing.T) {
+// TestEveryMetricIsOnTheDashboard: what is worth counting is worth seeing.
+func TestEveryMetricIsOnTheDashboard(t *testing.T) {
 	shown := strings.Join(slices.Collect(maps.Values(dashboard(t))), "\n")
 	for name := range scrape(t) {
 		if strings.HasPrefix(name, "pleo_") && !strings.Contains(shown, name) {

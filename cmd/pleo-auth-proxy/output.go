@@ -12,8 +12,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
-// say tells people something. If it cannot be written there is nobody to tell.
-func (p *program) say(format string, args ...any) {
+// notef tells people something. If it cannot be written there is nobody to tell.
+func (p *program) notef(format string, args ...any) {
 	_, _ = fmt.Fprintf(p.stderr, "pleo-auth-proxy: "+format+"\n", args...)
 }
 
@@ -45,16 +45,16 @@ func (p *program) printConnection(c manage.Connection) error {
 		{"name", c.Name},
 		{"kind", c.Kind},
 		{"status", c.Status},
-		{"reason", text(c.Reason)},
-		{"company id", text(c.CompanyID)},
-		{"company name", text(c.CompanyName)},
-		{"subject", text(c.Subject)},
-		{"external tenant", text(c.ExternalTenant)},
-		{"version", number(c.Version)},
-		{"expires at", moment(c.ExpiresAt)},
-		{"refreshed at", moment(c.RefreshedAt)},
-		{"last error", failure(c.LastError)},
-		{"created at", moment(c.CreatedAt)},
+		{"reason", terminalText(c.Reason)},
+		{"company id", terminalText(c.CompanyID)},
+		{"company name", terminalText(c.CompanyName)},
+		{"subject", terminalText(c.Subject)},
+		{"external tenant", terminalText(c.ExternalTenant)},
+		{"version", formatNumber(c.Version)},
+		{"expires at", formatTime(c.ExpiresAt)},
+		{"refreshed at", formatTime(c.RefreshedAt)},
+		{"last error", formatFailure(c.LastError)},
+		{"created at", formatTime(c.CreatedAt)},
 	} {
 		_, _ = fmt.Fprintf(w, "%s\t%s\n", row.label, row.value)
 	}
@@ -66,16 +66,16 @@ func (p *program) printKeysetStatus(s keysetStatus) error {
 	w := tabwriter.NewWriter(p.stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "KEY\tUSE\tCONNECTIONS\tSPOOL\tCAN RETIRE")
 	for _, k := range s.Keys {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", k.Fingerprint, useOf(k), k.Rows, k.SpoolRecords, yesNo(k.CanRetire))
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", k.Fingerprint, keyUse(k), k.Rows, k.SpoolRecords, yesNo(k.CanRetire))
 	}
 	if s.UnknownRows > 0 || s.UnknownSpoolRecords > 0 {
-		fmt.Fprintf(w, "not in the keyset\t\t%d\t%d\t%s\n", s.UnknownRows, s.UnknownSpoolRecords, nothing)
+		fmt.Fprintf(w, "not in the keyset\t\t%d\t%d\t%s\n", s.UnknownRows, s.UnknownSpoolRecords, dash)
 	}
 	return flush(w)
 }
 
-// useOf says what a key is used for.
-func useOf(k keyStatus) string {
+// keyUse says what a key is used for.
+func keyUse(k keyStatus) string {
 	switch {
 	case k.Primary && k.Store:
 		return "primary"
@@ -84,7 +84,7 @@ func useOf(k keyStatus) string {
 	case k.Store:
 		return "of the store"
 	}
-	return nothing
+	return dash
 }
 
 func yesNo(b bool) string {
@@ -110,7 +110,7 @@ func (t *table) add(c manage.Connection) {
 		company = c.CompanyID
 	}
 	_, _ = fmt.Fprintf(t.w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-		c.Name, c.Kind, c.Status, text(c.Reason), text(company), text(c.ExternalTenant), moment(c.ExpiresAt))
+		c.Name, c.Kind, c.Status, terminalText(c.Reason), terminalText(company), terminalText(c.ExternalTenant), formatTime(c.ExpiresAt))
 }
 
 func flush(w *tabwriter.Writer) error {
@@ -120,14 +120,14 @@ func flush(w *tabwriter.Writer) error {
 	return nil
 }
 
-// nothing stands where there is no value.
-const nothing = "-"
+// dash stands where there is no value.
+const dash = "-"
 
-// text returns s for a terminal, quoted where it holds what a terminal might
+// terminalText returns s for a terminal, quoted where it holds what a terminal might
 // obey: names of tenants and companies come from outside.
-func text(s *string) string {
+func terminalText(s *string) string {
 	if s == nil {
-		return nothing
+		return dash
 	}
 	if quoted := strconv.Quote(*s); strings.Contains(quoted, `\`) {
 		return quoted
@@ -135,23 +135,23 @@ func text(s *string) string {
 	return *s
 }
 
-func number(n *int64) string {
+func formatNumber(n *int64) string {
 	if n == nil {
-		return nothing
+		return dash
 	}
 	return strconv.FormatInt(*n, 10)
 }
 
-func moment(t *time.Time) string {
+func formatTime(t *time.Time) string {
 	if t == nil {
-		return nothing
+		return dash
 	}
 	return t.Format(time.RFC3339)
 }
 
-func failure(f *manage.Failure) string {
+func formatFailure(f *manage.Failure) string {
 	if f == nil {
-		return nothing
+		return dash
 	}
-	return fmt.Sprintf("%s: %s (%s)", text(&f.Code), text(&f.Message), f.At.Format(time.RFC3339))
+	return fmt.Sprintf("%s: %s (%s)", terminalText(&f.Code), terminalText(&f.Message), f.At.Format(time.RFC3339))
 }

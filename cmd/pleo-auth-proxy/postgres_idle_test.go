@@ -27,7 +27,7 @@ func TestPostgresIdleReplicas(t *testing.T) {
 	}
 	const replicas, most = 100, 10.0
 	dsn, name := database.Database(t)
-	w := newWorld(t, simulator.Settings{}, fmt.Sprintf("store: {driver: postgres, dsn: %q}", dsn))
+	w := newEnv(t, simulator.Settings{}, fmt.Sprintf("store: {driver: postgres, dsn: %q}", dsn))
 	cfg := w.load()
 	keyset, err := credstore.CreateKeyset(filepath.Join(w.dir, "keyset.json"))
 	if err != nil {
@@ -54,7 +54,7 @@ func TestPostgresIdleReplicas(t *testing.T) {
 	}
 }
 
-func (w *world) load() *config.Config {
+func (w *env) load() *config.Config {
 	w.t.Helper()
 	cfg, err := config.Load(config.Source{Path: w.config, Environ: []string{"HOME=" + w.dir}})
 	if err != nil {
@@ -64,7 +64,7 @@ func (w *world) load() *config.Config {
 }
 
 // replica is the configuration of one of several that share keyset and store.
-func (w *world) replica(cfg *config.Config, i int) *config.Config {
+func (w *env) replica(cfg *config.Config, i int) *config.Config {
 	c := *cfg
 	c.Store.KeysetFile = filepath.Join(w.dir, "keyset.json")
 	c.DataDir = filepath.Join(w.dir, fmt.Sprint("replica-", i))
@@ -80,7 +80,7 @@ func begin(ctx context.Context, t *testing.T, running *sync.WaitGroup, cfg *conf
 	if err := s.bind(ctx); err != nil {
 		t.Fatal(err)
 	}
-	v, err := openVault(ctx, cfg, zap.NewNop())
+	v, err := openOrCreate(ctx, cfg, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

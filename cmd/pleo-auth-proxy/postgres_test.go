@@ -93,7 +93,7 @@ func psqlCommand(ts *testscript.TestScript, _ bool, args []string) {
 // refreshed on it, nothing is lost, and the old store serves nothing any more.
 func TestPostgresFromSQLite(t *testing.T) {
 	const moved = 20
-	old := newWorld(t, simulator.Settings{})
+	old := newEnv(t, simulator.Settings{})
 	var lines []string
 	for i := range moved {
 		_, line := old.grant(fmt.Sprint("c", i), simulator.GrantRequest{})
@@ -107,11 +107,11 @@ func TestPostgresFromSQLite(t *testing.T) {
 	if n := strings.Count(exported, "\n"); n != moved {
 		t.Errorf("%d lines were exported, want %d", n, moved)
 	}
-	next := &world{t: t, dir: t.TempDir(), sim: old.sim, url: old.url, arrived: old.arrived}
+	next := &env{t: t, dir: t.TempDir(), sim: old.sim, url: old.url, arrived: old.arrived}
 	next.config = next.write("config.yaml", configFor(old.sim, old.url, filepath.Join(next.dir, "data"))+
 		fmt.Sprintf("store: {driver: postgres, dsn: %q}\n", database.Schema(t)))
 	next.importLines(strings.Split(strings.TrimSpace(exported), "\n")...)
-	for name, counts := range map[string]*world{"old": old, "new": next} {
+	for name, counts := range map[string]*env{"old": old, "new": next} {
 		want := map[string]credstore.Status{"old": credstore.Disabled, "new": credstore.Active}[name]
 		code, listed, stderr := counts.run("", "connections", "list", "--json")
 		if n := strings.Count(listed, fmt.Sprintf(`"status": %q`, want)); code != exitDone || n != moved {

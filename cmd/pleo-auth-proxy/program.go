@@ -29,7 +29,7 @@ type program struct {
 const (
 	exitDone     = 0
 	exitFailed   = 1
-	exitUsage    = 2 // wrong usage, configuration, keyset or schema
+	exitUsage    = 2 // loggedError usage, configuration, keyset or schema
 	exitNotFound = 3 // the thing named does not exist
 )
 
@@ -55,7 +55,7 @@ func (p *program) Run(ctx context.Context, args []string) int {
 	root.SetErr(p.stderr)
 	err := root.ExecuteContext(credstore.WithActor(ctx, credstore.ActorCommandLine))
 	if err != nil {
-		p.say("error: %v", err)
+		p.notef("error: %v", err)
 	}
 	return exitCode(err)
 }
@@ -78,7 +78,7 @@ func exitCode(err error) int {
 }
 
 func (p *program) rootCommand() *cobra.Command {
-	root := group(&cobra.Command{
+	root := commandGroup(&cobra.Command{
 		Use:   "pleo-auth-proxy",
 		Short: "Puts fresh credentials on plain HTTP requests to the Pleo API",
 		Long: `pleo-auth-proxy puts the fresh credential of a connection on plain HTTP requests
@@ -99,8 +99,8 @@ Exit codes: 0 done; 1 failed; 2 wrong usage, configuration, keyset or schema;
 	return root
 }
 
-// group makes cmd one that only holds other commands.
-func group(cmd *cobra.Command) *cobra.Command {
+// commandGroup makes cmd one that only holds other commands.
+func commandGroup(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -131,8 +131,8 @@ func args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// atMostOne is args for commands that take one argument or none.
-func atMostOne(name string) cobra.PositionalArgs {
+// optionalArg is args for commands that take one argument or none.
+func optionalArg(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, given []string) error {
 		if len(given) <= 1 {
 			return nil

@@ -37,20 +37,20 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-func TestTerminalsAreNotObeyed(t *testing.T) {
+func TestTerminalEscapesAreQuoted(t *testing.T) {
 	for written, want := range map[string]string{
 		"Acme ApS":       "Acme ApS",
 		"Smørrebrød & ✓": "Smørrebrød & ✓",
 		"a\x1b[2Jb":      `"a\x1b[2Jb"`,
 		"two\nlines":     `"two\nlines"`,
 	} {
-		if got := text(&written); got != want {
+		if got := terminalText(&written); got != want {
 			t.Errorf("text(%q) = %s, want %s", written, got, want)
 		}
 	}
 }
 
-func TestHealthcheckAsksWhereItCan(t *testing.T) {
+func TestHealthcheckListener(t *testing.T) {
 	for address, want := range map[string]string{
 		":8487":          "127.0.0.1:8487",
 		"0.0.0.0:8487":   "127.0.0.1:8487",
@@ -58,7 +58,7 @@ func TestHealthcheckAsksWhereItCan(t *testing.T) {
 		"10.0.0.1:8487":  "10.0.0.1:8487",
 		"localhost:8487": "localhost:8487",
 	} {
-		if got := dialable(config.Listen{Network: "tcp", Address: address}); got != want {
+		if got := dialAddress(config.Listen{Network: "tcp", Address: address}); got != want {
 			t.Errorf("dialable(%q) = %q, want %q", address, got, want)
 		}
 	}
@@ -71,10 +71,10 @@ func TestIgnoredProxyVariables(t *testing.T) {
 	}
 }
 
-// acceptingStore creates whatever it is given.
-type acceptingStore struct{ credstore.Store }
+// fakeStore creates whatever it is given.
+type fakeStore struct{ credstore.Store }
 
-func (acceptingStore) Create(_ context.Context, n credstore.NewConnection) (credstore.Connection, error) {
+func (fakeStore) Create(_ context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	return credstore.Connection{Name: n.Name, CompanyID: n.Company.ID}, nil
 }
 
@@ -86,13 +86,13 @@ func (a *unreachableAPI) Introspect(context.Context, credstore.Secret) (pleo.Ide
 	return pleo.Identity{}, &url.Error{Op: "Get", Err: errors.New("connection refused")}
 }
 
-// TestImportStopsAskingAnAPIThatIsAway: a long import must not wait for a
+// TestImportStopsCheckingUnreachableAPI: a long import must not wait for a
 // timeout at each line.
-func TestImportStopsAskingAnAPIThatIsAway(t *testing.T) {
+func TestImportStopsCheckingUnreachableAPI(t *testing.T) {
 	api := &unreachableAPI{}
-	in := &intake{store: acceptingStore{}, api: api, now: time.Now}
+	in := &importer{store: fakeStore{}, api: api, now: time.Now}
 	for i := range 100 {
-		_, warning, err := in.take(t.Context(), credstore.NewConnection{
+		_, warning, err := in.create(t.Context(), credstore.NewConnection{
 			Name: fmt.Sprint("c", i), Kind: credstore.StandaloneKey,
 			Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("k")},
 		})
@@ -100,16 +100,16 @@ func TestImportStopsAskingAnAPIThatIsAway(t *testing.T) {
 			t.Fatalf("take = %q, %v; want a warning and no error", warning, err)
 		}
 	}
-	if api.asked != enough {
-		t.Errorf("the API was asked %d times, want %d", api.asked, enough)
+	if api.asked != maxUnreachable {
+		t.Errorf("the API was asked %d times, want %d", api.asked, maxUnreachable)
 	}
 }
 
-func TestImportDoesNotAskWithAnExpiredToken(t *testing.T) {
+func TestImportDoesNotCheckExpiredToken(t *testing.T) {
 	api := &unreachableAPI{}
 	now := time.Unix(1e9, 0)
-	in := &intake{store: acceptingStore{}, api: api, now: func() time.Time { return now }}
-	_, warning, err := in.take(t.Context(), credstore.NewConnection{
+	in := &importer{store: fakeStore{}, api: api, now: func() time.Time { return now }}
+	_, warning, err := in.create(t.Context(), credstore.NewConnection{
 		Name: "c", Kind: credstore.OAuth,
 		Credential: &credstore.NewCredential{
 			RefreshToken: credstore.NewSecret("r"), AccessToken: credstore.NewSecret("a"), ExpiresAt: now,

@@ -16,9 +16,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// together sends n requests of one connection at once and counts the answers
+// requestConcurrently sends n requests of one connection at once and counts the answers
 // by status. 0 counts the requests that were not answered.
-func (p *process) together(n int, connection string) map[int]int {
+func (p *process) requestConcurrently(n int, connection string) map[int]int {
 	c := client(p.t)
 	var (
 		mu       sync.Mutex // guards statuses
@@ -40,8 +40,8 @@ func (p *process) together(n int, connection string) map[int]int {
 	return statuses
 }
 
-// await waits for a step of a token request.
-func (w *world) await(phase string) simulator.Event {
+// waitForRefresh waits for a step of a token request.
+func (w *env) waitForRefresh(phase string) simulator.Event {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
@@ -52,7 +52,7 @@ func (w *world) await(phase string) simulator.Event {
 	return e
 }
 
-func (w *world) fault(f simulator.Fault) {
+func (w *env) fault(f simulator.Fault) {
 	w.t.Helper()
 	if _, err := w.sim.SetFault(f); err != nil {
 		w.t.Fatal(err)
@@ -60,14 +60,14 @@ func (w *world) fault(f simulator.Fault) {
 }
 
 // expired makes an import line whose access token has expired.
-func (w *world) expired(name string) (simulator.Grant, string) {
+func (w *env) expired(name string) (simulator.Grant, string) {
 	g, line := w.grant(name, simulator.GrantRequest{})
 	return g, strings.Replace(line, g.ExpiresAt.Format(time.RFC3339Nano), "2001-01-01T00:00:00Z", 1)
 }
 
 // checkAlive reports a grant that was revoked, and refresh tokens that were
 // presented more often than allowed.
-func (w *world) checkAlive(presentations int) {
+func (w *env) checkAlive(presentations int) {
 	w.t.Helper()
 	for _, g := range w.sim.Grants() {
 		if !g.Live {
@@ -82,17 +82,17 @@ func (w *world) checkAlive(presentations int) {
 func TestManyClientsShareOneRefresh(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		prepare func(*world) string // returns the line to import
-		api     map[string]int      // answers of the API by status
+		prepare func(*env) string // returns the line to import
+		api     map[string]int    // waitForStatus of the API by status
 	}{
 		{
 			name:    "token has expired",
-			prepare: func(w *world) string { _, line := w.expired("acme"); return line },
+			prepare: func(w *env) string { _, line := w.expired("acme"); return line },
 			api:     map[string]int{"200": 200},
 		},
 		{
 			name: "API says 401",
-			prepare: func(w *world) string {
+			prepare: func(w *env) string {
 				g, line := w.grant("acme", simulator.GrantRequest{})
 				w.sim.KillAccessTokens(g.ID, "")
 				return line
@@ -100,11 +100,11 @@ func TestManyClientsShareOneRefresh(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t, simulator.Settings{})
+			w := newEnv(t, simulator.Settings{})
 			w.importLines(test.prepare(w))
 			p := w.serve()
 			w.sim.ResetCounters()
-			if diff := cmp.Diff(map[int]int{http.StatusOK: 200}, p.together(200, "acme")); diff != "" {
+			if diff := cmp.Diff(map[int]int{http.StatusOK: 200}, p.requestConcurrently(200, "acme")); diff != "" {
 				t.Errorf("answers by status (-want +got):\n%s", diff)
 			}
 			counters := w.sim.Counters()
@@ -119,10 +119,10 @@ func TestManyClientsShareOneRefresh(t *testing.T) {
 	}
 }
 
-// TestKilledBeforeTheServerCommits kills the program while its refresh token is
+// TestKilledBeforeTokenEndpointCommits kills the program while its refresh token is
 // under way and nothing has changed at the authorization server.
-func TestKilledBeforeTheServerCommits(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestKilledBeforeTokenEndpointCommits(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	_, line := w.expired("acme")
 	w.importLines(line)
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true, Count: 1})
@@ -132,18 +132,18 @@ func TestKilledBeforeTheServerCommits(t *testing.T) {
 		defer close(asked)
 		_, _ = p.get(client(t), "acme", "/v2/employees") // it is killed under this request
 	}()
-	w.await(simulator.PhaseReceived)
+	w.waitForRefresh(simulator.PhaseReceived)
 	p.kill()
 	<-asked
 	w.checkServesAgain(2)
 }
 
-// TestKilledWhenTheNewTokenIsUsed kills the program at the moment when the first
+// TestKilledWhenNewTokenIsUsed kills the program at the moment when the first
 // request with the new access token arrives: the refresh token that came with it
 // is safe by then. How soon after the commit it is, the faults measure.
-func TestKilledWhenTheNewTokenIsUsed(t *testing.T) {
+func TestKilledWhenNewTokenIsUsed(t *testing.T) {
 	for range 3 {
-		w := newWorld(t, simulator.Settings{})
+		w := newEnv(t, simulator.Settings{})
 		_, line := w.expired("acme")
 		w.importLines(line)
 		p := w.serve()
@@ -161,7 +161,7 @@ func TestKilledWhenTheNewTokenIsUsed(t *testing.T) {
 
 // checkServesAgain starts the program again on what is left and sends a
 // request.
-func (w *world) checkServesAgain(presentations int) {
+func (w *env) checkServesAgain(presentations int) {
 	w.t.Helper()
 	p := w.serve()
 	began := time.Now()
@@ -176,21 +176,21 @@ func (w *world) checkServesAgain(presentations int) {
 	w.checkAlive(presentations)
 }
 
-// TestStopDuringARefresh tells the program to stop, more than once, while a
+// TestShutdownDuringRefresh tells the program to stop, more than once, while a
 // refresh is under way. It answers probes, waits, saves, and then ends.
-func TestStopDuringARefresh(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestShutdownDuringRefresh(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	_, line := w.expired("acme")
 	w.importLines(line)
 	w.fault(simulator.Fault{Kind: "hang", Count: 1})
 	p := w.serve()
-	var got answer
+	var got response
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
 		got, _ = p.get(client(t), "acme", "/v2/employees") // an error shows as status 0
 	}()
-	w.await(simulator.PhaseReceived)
+	w.waitForRefresh(simulator.PhaseReceived)
 	p.signal(syscall.SIGTERM)
 	p.awaitNotReady()
 	p.signal(syscall.SIGINT)
@@ -225,13 +225,13 @@ func (p *process) awaitNotReady() {
 	p.t.Fatal("the server does not say that it drains")
 }
 
-func TestRequestsUnderWayFinish(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestShutdownFinishesRequestsInFlight(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	_, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	w.fault(simulator.Fault{Target: "api", Kind: "hang", Count: 1})
 	p := w.serve()
-	var got answer
+	var got response
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
@@ -250,10 +250,10 @@ func TestRequestsUnderWayFinish(t *testing.T) {
 	}
 }
 
-// TestTheEndOfTheLogEndsNothing closes the pipe that the program logs to, as
+// TestClosedLogPipeDoesNotStopServer closes the pipe that the program logs to, as
 // happens when the program that reads the log dies.
-func TestTheEndOfTheLogEndsNothing(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestClosedLogPipeDoesNotStopServer(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	_, line := w.expired("acme")
 	w.importLines(line)
 	reader, writer, err := os.Pipe()

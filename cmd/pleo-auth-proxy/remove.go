@@ -33,7 +33,7 @@ key may outlive it. The connection is forgotten even if that fails; then the exi
 			if err != nil {
 				return err
 			}
-			r := removal{cfg: cfg, store: store}
+			r := remover{cfg: cfg, store: store}
 			if uninstall {
 				r.api, err = newAPI(cfg)
 			}
@@ -47,62 +47,62 @@ key may outlive it. The connection is forgotten even if that fails; then the exi
 	return cmd
 }
 
-func (p *program) remove(ctx context.Context, r removal, name string) error {
+func (p *program) remove(ctx context.Context, r remover, name string) error {
 	c, err := find(ctx, r.store, name)
 	if err != nil {
 		return err
 	}
 	done, err := r.remove(ctx, c)
 	if err != nil {
-		return errors.Join(fmt.Errorf("removing connection %q: %w", name, err), done.untold)
+		return errors.Join(fmt.Errorf("removing connection %q: %w", name, err), done.uninstallError)
 	}
 	p.reportRemoval(name, done)
 	if p.asJSON {
 		err = p.printJSON(manage.Describe(c))
 	}
-	if done.untold != nil {
-		done.untold = fmt.Errorf("the connection is removed here, but not at Pleo: %w", done.untold)
+	if done.uninstallError != nil {
+		done.uninstallError = fmt.Errorf("the connection is removed here, but not at Pleo: %w", done.uninstallError)
 	}
-	return errors.Join(err, done.untold)
+	return errors.Join(err, done.uninstallError)
 }
 
-func (p *program) reportRemoval(name string, done removed) {
-	if done.needless != "" {
-		p.say("%s", done.needless)
+func (p *program) reportRemoval(name string, done removal) {
+	if done.nothingToUninstall != "" {
+		p.notef("%s", done.nothingToUninstall)
 	}
 	switch {
-	case !done.asked:
-		p.say("removed connection %q; Pleo has no revocation endpoint, so what it granted lives on there: the customer should remove the integration or key in Pleo, or use --uninstall next time", name)
-	case done.untold != nil:
-		p.say("removed connection %q; the customer should remove the integration or key in Pleo", name)
+	case !done.uninstallRequested:
+		p.notef("removed connection %q; Pleo has no revocation endpoint, so what it granted lives on there: the customer should remove the integration or key in Pleo, or use --uninstall next time", name)
+	case done.uninstallError != nil:
+		p.notef("removed connection %q; the customer should remove the integration or key in Pleo", name)
 	default:
-		p.say("uninstalled the integration at Pleo and removed connection %q", name)
+		p.notef("uninstalled the integration at Pleo and removed connection %q", name)
 	}
-	if done.declared {
-		p.say("the configuration declares connection %q (connections), so the next start brings it back unless you delete it there", name)
+	if done.inConfig {
+		p.notef("the configuration declares connection %q (connections), so the next start brings it back unless you delete it there", name)
 	}
 }
 
-// removal forgets connections.
-type removal struct {
+// remover forgets connections.
+type remover struct {
 	cfg   *config.Config
 	store credstore.Store
 	api   *pleo.API // to uninstall with first; nil: Pleo is not told
 }
 
-// removed is what became of a connection at Pleo when it was forgotten here.
-type removed struct {
-	asked    bool   // to uninstall the integration
-	needless string // why there was nothing to uninstall; empty: there was
-	untold   error  // why Pleo could not be told
-	declared bool   // the configuration has it still
+// removal is what became of a connection at Pleo when it was forgotten here.
+type removal struct {
+	uninstallRequested bool   // to uninstall the integration
+	nothingToUninstall string // why there was nothing to uninstall; empty: there was
+	uninstallError     error  // why Pleo could not be told
+	inConfig           bool   // the configuration has it still
 }
 
 // remove forgets the connection, whatever Pleo says.
-func (r removal) remove(ctx context.Context, c credstore.Connection) (removed, error) {
-	done := removed{asked: r.api != nil, declared: checkNotDeclared(r.cfg, c.Name) != nil}
-	if done.asked {
-		done.needless, done.untold = r.uninstall(ctx, c)
+func (r remover) remove(ctx context.Context, c credstore.Connection) (removal, error) {
+	done := removal{uninstallRequested: r.api != nil, inConfig: checkNotInConfig(r.cfg, c.Name) != nil}
+	if done.uninstallRequested {
+		done.nothingToUninstall, done.uninstallError = r.uninstall(ctx, c)
 	}
 	return done, r.store.Remove(ctx, c.ID)
 }
@@ -110,7 +110,7 @@ func (r removal) remove(ctx context.Context, c credstore.Connection) (removed, e
 // uninstall uninstalls the integration with whatever the connection has, or says
 // why there is nothing to uninstall. A token that was refreshed meanwhile is no
 // reason to fail.
-func (r removal) uninstall(ctx context.Context, c credstore.Connection) (needless string, err error) {
+func (r remover) uninstall(ctx context.Context, c credstore.Connection) (needless string, err error) {
 	if c.Version == 0 {
 		return "the connection has never had a credential, so there is nothing to uninstall", nil
 	}
@@ -138,7 +138,7 @@ func (r removal) uninstall(ctx context.Context, c credstore.Connection) (needles
 
 // usable returns the state of the connection with a credential that can be sent
 // now: a running server is asked to refresh one that has expired.
-func (r removal) usable(ctx context.Context, c credstore.Connection) (credstore.State, error) {
+func (r remover) usable(ctx context.Context, c credstore.Connection) (credstore.State, error) {
 	state, err := r.store.Read(ctx, c.ID)
 	if err != nil {
 		return state, err
@@ -154,7 +154,7 @@ func (r removal) usable(ctx context.Context, c credstore.Connection) (credstore.
 	if err := r.store.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
 		return state, err
 	}
-	if _, err := awaitRefresh(ctx, r.store, state, takenWithin); err != nil {
+	if _, err := awaitRefresh(ctx, r.store, state, refreshStartTimeout); err != nil {
 		return state, fmt.Errorf("the access token has expired: %w", err)
 	}
 	return r.store.Read(ctx, c.ID)

@@ -8,7 +8,7 @@ import (
 )
 
 // reasonOf says why the grant is not live.
-func (w *world) reasonOf(grant string) string {
+func (w *env) reasonOf(grant string) string {
 	w.t.Helper()
 	for _, g := range w.sim.Grants() {
 		if g.ID == grant {
@@ -19,7 +19,7 @@ func (w *world) reasonOf(grant string) string {
 	return ""
 }
 
-func (w *world) wantRemoved(name string) {
+func (w *env) wantRemoved(name string) {
 	w.t.Helper()
 	if code, _, stderr := w.run("", "connections", "show", name); code != exitNotFound {
 		w.t.Errorf("connections show %s exits %d after the removal, want 3:\n%s", name, code, stderr)
@@ -29,7 +29,7 @@ func (w *world) wantRemoved(name string) {
 // TestRemoveUninstallsAfterARefresh: only servers present refresh tokens, so a
 // connection that was not used for an hour is uninstalled with the help of one.
 func TestRemoveUninstallsAfterARefresh(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	grant, line := w.expired("acme")
 	w.importLines(line)
 	p := w.serve()
@@ -78,7 +78,7 @@ func TestRemoveUninstalls(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, simulator.Settings{})
+			w := newEnv(t, simulator.Settings{})
 			grant, line := w.grant("acme", simulator.GrantRequest{})
 			if tt.expired {
 				grant, line = w.expired("acme")
@@ -103,7 +103,7 @@ func TestRemoveUninstalls(t *testing.T) {
 }
 
 func TestRemoveUninstallsWithAKey(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	if code, _, stderr := w.run("", "connections", "add", "waiting", "--kind", "oauth"); code != exitDone {
 		t.Fatal(stderr)
 	}

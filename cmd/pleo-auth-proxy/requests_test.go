@@ -26,18 +26,18 @@ import (
 
 const requestsKey = "canary-key-of-acme"
 
-// front is the program before an API that records what it gets.
-type front struct {
+// recordingEnv is the program before an API that records what it gets.
+type recordingEnv struct {
 	t         *testing.T
 	process   *process
 	api       *recorder
 	elsewhere *recorder // whom nothing may be sent to
 }
 
-func newFront(t *testing.T, settings ...string) *front {
+func newRecordingEnv(t *testing.T, settings ...string) *recordingEnv {
 	t.Helper()
-	w := newWorld(t, simulator.Settings{})
-	f := &front{t: t, api: newRecorder(t), elsewhere: newRecorder(t)}
+	w := newEnv(t, simulator.Settings{})
+	f := &recordingEnv{t: t, api: newRecorder(t), elsewhere: newRecorder(t)}
 	config := configFor(w.sim, w.url, filepath.Join(w.dir, "data"))
 	config = replaceOnce(t, config, fmt.Sprintf("api_url: %q", w.url), fmt.Sprintf("api_url: %q", "http://"+f.api.address))
 	w.write("config.yaml", config+strings.Join(settings, "\n")+"\n")
@@ -50,7 +50,7 @@ func newFront(t *testing.T, settings ...string) *front {
 }
 
 // recorder is a server that keeps the bytes of every request. It answers as the
-// header X-Answer of the request says, by a name of [answers].
+// header X-Answer of the request says, by a name of [waitForStatus].
 type recorder struct {
 	address string
 	mu      sync.Mutex // guards seen
@@ -117,7 +117,7 @@ func (r *recorder) since(n int) []string {
 
 // exchange writes bytes in pieces and returns what comes back until the program
 // closes the connection.
-func (f *front) exchange(pieces ...string) string {
+func (f *recordingEnv) exchange(pieces ...string) string {
 	f.t.Helper()
 	conn, err := net.Dial("tcp", f.process.addresses[proxyListener])
 	if err != nil {
@@ -136,8 +136,8 @@ func (f *front) exchange(pieces ...string) string {
 	return string(all)
 }
 
-// trial is one input and what becomes of it.
-type trial struct {
+// rawRequest is one input and what becomes of it.
+type rawRequest struct {
 	name      string
 	raw       string // the request; HOST, EVIL stand for addresses, and the last request should close
 	status    int    // of the last answer
@@ -149,7 +149,7 @@ const partly = -1
 
 var statusLine = regexp.MustCompile(`HTTP/1\.[01] ([2-5][0-9][0-9]) `)
 
-func (f *front) try(t *testing.T, tt trial) {
+func (f *recordingEnv) try(t *testing.T, tt rawRequest) {
 	t.Helper()
 	before := len(f.api.since(0))
 	raw := strings.NewReplacer("HOST", f.process.addresses[proxyListener], "EVIL", f.elsewhere.address).Replace(tt.raw)
@@ -168,13 +168,13 @@ func (f *front) try(t *testing.T, tt trial) {
 	f.checkInvariants(t, answer, sent)
 }
 
-// mayLeave matches the fields that a request upstream may have in these tests.
-var mayLeave = regexp.MustCompile(`(?i)^(host|authorization|user-agent|accept|content-length|transfer-encoding|trailer|expect|idempotency-key|x-kept|x-answer|via): `)
+// forwardedHeader matches the fields that a request upstream may have in these tests.
+var forwardedHeader = regexp.MustCompile(`(?i)^(host|authorization|user-agent|accept|content-length|transfer-encoding|trailer|expect|idempotency-key|x-kept|x-answer|via): `)
 
-// authorization matches the field as such, in headers and trailers.
+// authorizationOf matches the field as such, in headers and trailers.
 var authorization = regexp.MustCompile(`(?im)^[\t ]*authorization[\t ]*:`)
 
-func (f *front) checkInvariants(t *testing.T, answer string, sent []string) {
+func (f *recordingEnv) checkInvariants(t *testing.T, answer string, sent []string) {
 	t.Helper()
 	ours := "Basic " + base64.StdEncoding.EncodeToString([]byte(requestsKey+":"))
 	for _, request := range sent {
@@ -183,7 +183,7 @@ func (f *front) checkInvariants(t *testing.T, answer string, sent []string) {
 			t.Errorf("request upstream = %.500q, want one Authorization, which is ours", request)
 		}
 		for _, line := range strings.Split(head, "\r\n")[1:] {
-			if !mayLeave.MatchString(line) {
+			if !forwardedHeader.MatchString(line) {
 				t.Errorf("upstream got the field %q", line)
 			}
 		}
@@ -204,7 +204,7 @@ func (f *front) checkInvariants(t *testing.T, answer string, sent []string) {
 	}
 }
 
-func (f *front) tryAll(trials []trial) {
+func (f *recordingEnv) tryAll(trials []rawRequest) {
 	for _, tt := range trials {
 		f.t.Run(tt.name, func(t *testing.T) { f.try(t, tt) })
 	}
@@ -218,7 +218,7 @@ func get(target, fields string) string {
 const acme = "Pleo-Connection: acme\r\n"
 
 func TestCredentialIntegrity(t *testing.T) {
-	newFront(t).tryAll([]trial{
+	newRecordingEnv(t).tryAll([]rawRequest{
 		{"plain", get("/v1", acme), 200, "", 1},
 		{"own authorization", get("/v1", acme+"Authorization: Bearer mine\r\n"), 200, "", 1},
 		{"own authorization twice", get("/v1", acme+"Authorization: a\r\nAUTHORIZATION: b\r\n"), 200, "", 1},
@@ -232,7 +232,7 @@ func TestCredentialIntegrity(t *testing.T) {
 }
 
 func TestSelector(t *testing.T) {
-	newFront(t).tryAll([]trial{
+	newRecordingEnv(t).tryAll([]rawRequest{
 		{"absent", get("/v1", ""), 400, "connection_required", 0},
 		{"twice", get("/v1", acme+acme), 400, "connection_conflict", 0},
 		{"two", get("/v1", acme+"Pleo-Connection: shop\r\n"), 400, "connection_conflict", 0},
@@ -254,7 +254,7 @@ func TestSelector(t *testing.T) {
 }
 
 func TestRequestTarget(t *testing.T) {
-	newFront(t).tryAll([]trial{
+	newRecordingEnv(t).tryAll([]rawRequest{
 		{"absolute form", get("http://EVIL/v1", acme), 400, "bad_request_target", 0},
 		{"two slashes", get("//EVIL/v1", acme), 400, "bad_request_target", 0},
 		{"two slashes behind the prefix", get("/@acme//EVIL/v1", ""), 400, "bad_request_target", 0},
@@ -277,7 +277,7 @@ func TestFraming(t *testing.T) {
 		return "POST /v1 HTTP/1.1\r\nHost: localhost\r\n" + acme + framing + "\r\n" + body
 	}
 	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n" + acme + "Connection: close\r\n\r\n"
-	newFront(t).tryAll([]trial{
+	newRecordingEnv(t).tryAll([]rawRequest{
 		{"length and coding", post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"+smuggled), 400, "bad_request", 0},
 		{"coding and length", post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"+smuggled), 400, "bad_request", 0},
 		{"two lengths", post("Content-Length: 0\r\nContent-Length: 30\r\n", smuggled), 400, "bad_request", 0},
@@ -301,7 +301,7 @@ func TestFraming(t *testing.T) {
 }
 
 func TestUpgrade(t *testing.T) {
-	newFront(t).tryAll([]trial{
+	newRecordingEnv(t).tryAll([]rawRequest{
 		{"h2c", get("/v1", acme+"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"), 400, "upgrade_refused", 0},
 		{"websocket", get("/v1", acme+"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n"), 400, "upgrade_refused", 0},
 		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request_target", 0},
@@ -313,7 +313,7 @@ func TestBrowser(t *testing.T) {
 	host := func(host, fields string) string {
 		return "POST /v1 HTTP/1.1\r\nHost: " + host + "\r\n" + acme + "Content-Length: 0\r\nConnection: close\r\n" + fields + "\r\n"
 	}
-	newFront(t).tryAll([]trial{
+	newRecordingEnv(t).tryAll([]rawRequest{
 		{"rebound host", host("evil.example", ""), 403, "host_not_allowed", 0},
 		{"rebound host with our port", host("rebind.evil.example:8484", ""), 403, "host_not_allowed", 0},
 		{"cross-site post", host("localhost", "Origin: https://evil.example\r\n"), 403, "cross_site_request", 0},
@@ -326,7 +326,7 @@ func TestBrowser(t *testing.T) {
 	})
 }
 
-// answers are what the API may be made to answer. It closes the connection
+// waitForStatus are what the API may be made to answer. It closes the connection
 // afterwards.
 var answers = map[string]string{
 	"switching": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
@@ -344,9 +344,9 @@ var answers = map[string]string{
 }
 
 func TestResponses(t *testing.T) {
-	f := newFront(t)
+	f := newRecordingEnv(t)
 	ask := func(answer string) string { return get("/v1", acme+"X-Answer: "+answer+"\r\n") }
-	f.tryAll([]trial{
+	f.tryAll([]rawRequest{
 		{"redirect elsewhere", ask("redirect"), 302, "", 1},
 		{"early hints", ask("hints"), 200, "", 1},
 		{"gzip", ask("gzip"), 200, "", 1},

@@ -15,52 +15,52 @@ import (
 )
 
 const (
-	// rotationEvery is how often a server looks for a new primary key; the look
+	// keysetCheckInterval is how often a server looks for a new primary key; the look
 	// is a stat of the keyset file and two reads of the store, by their keys.
-	rotationEvery = 500 * time.Millisecond
-	// rotationIdly is how often it reads a store that others share, while the file
+	keysetCheckInterval = 500 * time.Millisecond
+	// storeIdleInterval is how often it reads a store that others share, while the file
 	// stays as it is: whoever changes the file moves the store.
-	rotationIdly = 5 * time.Minute
-	// unopenedEvery is how often records that did not open are tried again.
-	unopenedEvery = time.Hour
-	// resealShare is how many times as long as it has worked re-sealing pauses:
+	storeIdleInterval = 5 * time.Minute
+	// undecryptableRetryDelay is how often records that did not open are tried again.
+	undecryptableRetryDelay = time.Hour
+	// reencryptPauseFactor is how many times as long as it has worked re-sealing pauses:
 	// the rest of the time belongs to the requests.
-	resealShare = 4
-	resealPause = 10 * time.Millisecond // the shortest
+	reencryptPauseFactor = 4
+	minReencryptPause    = 10 * time.Millisecond // the shortest
 )
 
-// rotation keeps the store sealed under the primary key of the keyset file,
+// keysetRotation keeps the store sealed under the primary key of the keyset file,
 // whoever changes the file.
 type rotation struct {
-	keyset *credstore.Keyset
-	store  *sqlstore.Store
-	log    *zap.Logger
-	idly   time.Duration // how long the store is not read while the file stays as it is
+	keyset       *credstore.Keyset
+	store        *sqlstore.Store
+	log          *zap.Logger
+	idleInterval time.Duration // how long the store is not read while the file stays as it is
 
-	key   string    // the primary key when the store was read last
-	next  time.Time // when it is read again although nothing has changed
-	wrong string    // what was wrong at the latest look, so that it is logged once
-	again time.Time // not before this are unopened records tried again
+	key         string    // the primary key when the store was read last
+	nextRead    time.Time // when it is read again although nothing has changed
+	loggedError string    // what was wrong at the latest look, so that it is logged once
+	retryAt     time.Time // not before this are unopened records tried again
 }
 
-func newRotation(cfg *config.Config, v *vault, log *zap.Logger) *rotation {
+func newRotation(cfg *config.Config, v *openedStore, log *zap.Logger) *rotation {
 	r := &rotation{keyset: v.keyset, store: v.store, log: log}
 	if cfg.Store.Driver == config.DriverPostgres {
-		r.idly = rotationIdly
+		r.idleInterval = storeIdleInterval
 	}
 	return r
 }
 
 // run looks again and again until ctx ends.
 func (r *rotation) run(ctx context.Context) {
-	ticker := time.NewTicker(rotationEvery)
+	ticker := time.NewTicker(keysetCheckInterval)
 	defer ticker.Stop()
 	for {
-		err := r.look(ctx)
+		err := r.followKeyset(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		r.remark(err)
+		r.logChange(err)
 		select {
 		case <-ctx.Done():
 			return
@@ -69,9 +69,9 @@ func (r *rotation) run(ctx context.Context) {
 	}
 }
 
-// remark logs what is wrong, once. That the store is away others say, who need
+// warnAtStartup logs what is wrong, once. That the store is away others say, who need
 // it more.
-func (r *rotation) remark(err error) {
+func (r *rotation) logChange(err error) {
 	if errors.Is(err, credstore.ErrUnavailable) {
 		return
 	}
@@ -79,17 +79,17 @@ func (r *rotation) remark(err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if text != "" && text != r.wrong {
+	if text != "" && text != r.loggedError {
 		r.log.Error("the keyset cannot be followed; sealing goes on under the keys that were read before", zap.Error(err))
 	}
-	if text == "" && r.wrong != "" {
+	if text == "" && r.loggedError != "" {
 		r.log.Info("the keyset can be followed again")
 	}
-	r.wrong = text
+	r.loggedError = text
 }
 
-// look moves the store to the primary key, and its records after it.
-func (r *rotation) look(ctx context.Context) error {
+// reload moves the store to the primary key, and its records after it.
+func (r *rotation) followKeyset(ctx context.Context) error {
 	changed, err := r.keyset.Reload()
 	if err != nil {
 		return fmt.Errorf("reading the keyset file again: %w", err)
@@ -97,7 +97,7 @@ func (r *rotation) look(ctx context.Context) error {
 	if changed {
 		r.log.Info("the keyset has changed", zap.String("primary", r.keyset.Fingerprint()), zap.Int("keys", len(r.keyset.Keys())))
 	}
-	if r.keyset.Fingerprint() == r.key && time.Now().Before(r.next) {
+	if r.keyset.Fingerprint() == r.key && time.Now().Before(r.nextRead) {
 		return nil
 	}
 	found, err := r.store.Rotate(ctx, false)
@@ -113,20 +113,20 @@ func (r *rotation) look(ctx context.Context) error {
 		return fmt.Errorf("the keyset file does not hold the key that the store is sealed under; put it back, or the store does not open at the next start")
 	case sqlstore.RotationCurrent:
 	}
-	if err := r.reseal(ctx); err != nil {
+	if err := r.reencrypt(ctx); err != nil {
 		return err
 	}
-	r.key, r.next = r.keyset.Fingerprint(), time.Now().Add(r.idly)
+	r.key, r.nextRead = r.keyset.Fingerprint(), time.Now().Add(r.idleInterval)
 	return nil
 }
 
-// reseal seals records anew if any are under another key than the store's.
-func (r *rotation) reseal(ctx context.Context) error {
+// reencrypt seals records anew if any are under another key than the store's.
+func (r *rotation) reencrypt(ctx context.Context) error {
 	done, err := r.store.Reencrypted(ctx)
-	if err != nil || done || time.Now().Before(r.again) {
+	if err != nil || done || time.Now().Before(r.retryAt) {
 		return err
 	}
-	result, err := r.store.Reencrypt(ctx, pauseReseal)
+	result, err := r.store.Reencrypt(ctx, pauseReencryption)
 	if result.Records > 0 {
 		r.log.Info("sealed records anew under the new key", zap.Int("records", result.Records), zap.Bool("all", err == nil && result.Undecryptable == 0))
 	}
@@ -134,16 +134,16 @@ func (r *rotation) reseal(ctx context.Context) error {
 		return err
 	}
 	if result.Undecryptable > 0 {
-		r.again = time.Now().Add(unopenedEvery)
+		r.retryAt = time.Now().Add(undecryptableRetryDelay)
 		r.log.Error("records do not open, and stay under their old key: they are damaged, or the key was taken out of the keyset too early",
 			zap.Int("records", result.Undecryptable))
 	}
 	return nil
 }
 
-// pauseReseal lets others at the store.
-func pauseReseal(ctx context.Context, took time.Duration) error {
-	timer := time.NewTimer(max(resealShare*took, resealPause))
+// pauseReencryption lets others at the store.
+func pauseReencryption(ctx context.Context, took time.Duration) error {
+	timer := time.NewTimer(max(reencryptPauseFactor*took, minReencryptPause))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -153,10 +153,10 @@ func pauseReseal(ctx context.Context, took time.Duration) error {
 	}
 }
 
-// checkSpool refuses to start with a keyset that lacks the key of a token pair
+// checkSpoolKeys refuses to start with a keyset that lacks the key of a token pair
 // in the spool: the pair would pass for one that was never received, and its
 // parent, which is spent, be presented.
-func checkSpool(cfg *config.Config, keyset *credstore.Keyset) error {
+func checkSpoolKeys(cfg *config.Config, keyset *credstore.Keyset) error {
 	pairs, err := refresh.SpoolKeys(cfg.Store.SpoolDir)
 	if err != nil {
 		return err

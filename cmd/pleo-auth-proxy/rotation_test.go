@@ -23,7 +23,7 @@ import (
 )
 
 // fill imports n connections of kind oauth.
-func (w *world) fill(n int) {
+func (w *env) fill(n int) {
 	w.t.Helper()
 	lines := make([]string, 0, n)
 	for i := range n {
@@ -34,7 +34,7 @@ func (w *world) fill(n int) {
 }
 
 // keyset runs a keyset command, which must work.
-func (w *world) keyset(args ...string) string {
+func (w *env) keyset(args ...string) string {
 	w.t.Helper()
 	code, stdout, stderr := w.run("", append([]string{"keyset"}, args...)...)
 	if code != exitDone {
@@ -43,7 +43,7 @@ func (w *world) keyset(args ...string) string {
 	return strings.TrimSpace(stdout)
 }
 
-func (w *world) keysetStatus() (s keysetStatus) {
+func (w *env) keysetStatus() (s keysetStatus) {
 	w.t.Helper()
 	if err := json.Unmarshal([]byte(w.keyset("status", "--json")), &s); err != nil {
 		w.t.Fatal(err)
@@ -52,16 +52,16 @@ func (w *world) keysetStatus() (s keysetStatus) {
 }
 
 // keysetFile is where the keyset of the configuration is.
-func (w *world) keysetFile() string { return filepath.Join(w.dir, "data", config.KeysetFileName) }
+func (w *env) keysetFile() string { return filepath.Join(w.dir, "data", config.KeysetFileName) }
 
-// openVault opens the store beside a server, until the test ends.
-func (w *world) openVault() *vault {
+// openStore opens the store beside a server, until the test ends.
+func (w *env) openStore() *openedStore {
 	w.t.Helper()
 	cfg, err := config.Load(config.Source{Path: w.config, Environ: []string{"HOME=" + w.dir}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	v, err := openVault(w.t.Context(), cfg, zap.NewNop())
+	v, err := openOrCreate(w.t.Context(), cfg, zap.NewNop())
 	if err != nil {
 		w.t.Fatalf("opening the store: %v", err)
 	}
@@ -75,9 +75,9 @@ func (w *world) openVault() *vault {
 
 // wantAllOpen fails the test unless the keyset file opens the store and each of
 // n connections in it.
-func (w *world) wantAllOpen(n int) {
+func (w *env) wantAllOpen(n int) {
 	w.t.Helper()
-	v := w.openVault()
+	v := w.openStore()
 	page, err := v.store.List(w.t.Context(), credstore.Query{Limit: pageSize})
 	if err != nil || len(page.Connections) != n {
 		w.t.Fatalf("List = %d connections, %v, want %d", len(page.Connections), err, n)
@@ -89,8 +89,8 @@ func (w *world) wantAllOpen(n int) {
 	}
 }
 
-// awaitRetirable waits until nothing needs the key.
-func (w *world) awaitRetirable(fingerprint string) {
+// waitUntilRetirable waits until nothing needs the key.
+func (w *env) waitUntilRetirable(fingerprint string) {
 	w.t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		for _, key := range w.keysetStatus().Keys {
@@ -105,7 +105,7 @@ func (w *world) awaitRetirable(fingerprint string) {
 // TestServerFollowsTheKeyset: nobody tells the server, and nobody but the server
 // touches the store.
 func TestServerFollowsTheKeyset(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	w.fill(100)
 	p := w.serve()
 	old := w.keysetStatus().Primary
@@ -116,7 +116,7 @@ func TestServerFollowsTheKeyset(t *testing.T) {
 	if _, err := credstore.PromoteKey(w.keysetFile(), key.Fingerprint); err != nil {
 		t.Fatal(err)
 	}
-	w.awaitRetirable(old)
+	w.waitUntilRetirable(old)
 	w.keyset("retire")
 	w.wantAllOpen(100)
 	if a, err := p.get(client(t), "c000", "/v2/employees"); err != nil || a.status != http.StatusOK {
@@ -133,10 +133,10 @@ func TestServerFollowsTheKeyset(t *testing.T) {
 	w.wantAllOpen(100)
 }
 
-// TestServerSurvivesAHastyRotation: the whole rotation passes between two looks
+// TestServerSurvivesEarlyRetire: the whole rotation passes between two looks
 // of the server at the file.
-func TestServerSurvivesAHastyRotation(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestServerSurvivesEarlyRetire(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	w.fill(10)
 	p := w.serve()
 	for range 3 {
@@ -153,9 +153,9 @@ func TestServerSurvivesAHastyRotation(t *testing.T) {
 	w.wantAllOpen(10)
 }
 
-// TestServerSaysThatTheKeysetIsGone: it goes on with the keys that it has.
-func TestServerSaysThatTheKeysetIsGone(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+// TestServerReportsMissingKeyset: it goes on with the keys that it has.
+func TestServerReportsMissingKeyset(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
 	p := w.serve()
 	whole, err := os.ReadFile(w.keysetFile())
@@ -165,21 +165,21 @@ func TestServerSaysThatTheKeysetIsGone(t *testing.T) {
 	if err := os.Remove(w.keysetFile()); err != nil {
 		t.Fatal(err)
 	}
-	p.awaitLog("the keyset cannot be followed")
+	p.waitForLog("the keyset cannot be followed")
 	if a, err := p.get(client(t), "c000", "/v2/employees"); err != nil || a.status != http.StatusOK {
 		t.Errorf("a request without the keyset file = %d, %v, want 200", a.status, err)
 	}
 	w.write(filepath.Join("data", config.KeysetFileName), string(whole))
-	p.awaitLog("the keyset can be followed again")
+	p.waitForLog("the keyset can be followed again")
 }
 
-// awaitLog waits until the process has logged the words.
-func (p *process) awaitLog(words string) {
+// waitForLog waits until the process has logged the words.
+func (p *process) waitForLog(words string) {
 	p.t.Helper()
-	awaitWords(p.t, p.log, words)
+	waitForText(p.t, p.log, words)
 }
 
-func awaitWords(t testing.TB, log *output, words string) {
+func waitForText(t testing.TB, log *output, words string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if strings.Contains(log.String(), words) {
@@ -189,10 +189,10 @@ func awaitWords(t testing.TB, log *output, words string) {
 	t.Fatalf("the log does not say %q:\n%s", words, log)
 }
 
-// TestRetireIsRefusedForASpooledPair: the only copy of a token pair may be
+// TestRetireFailsForSpooledPair: the only copy of a token pair may be
 // sealed under the key.
-func TestRetireIsRefusedForASpooledPair(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestRetireFailsForSpooledPair(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
 	old := w.keysetStatus().Primary
 	keyset, err := credstore.ReadKeyset(w.keysetFile())
@@ -231,7 +231,7 @@ func TestRetireIsRefusedForASpooledPair(t *testing.T) {
 
 // spoolPair puts something into the spool that a pair could be: its key shows at
 // its beginning.
-func (w *world) spoolPair(keyset *credstore.Keyset) (path string) {
+func (w *env) spoolPair(keyset *credstore.Keyset) (path string) {
 	w.t.Helper()
 	sealed, err := keyset.Encrypt("label", []byte("pair"))
 	if err != nil {
@@ -245,9 +245,9 @@ func (w *world) spoolPair(keyset *credstore.Keyset) (path string) {
 	return w.write(filepath.Join("data", config.SpoolDirName, "x-1-0.pair"), string(append(record, sealed...)))
 }
 
-// TestKeysetOnAReadOnlyMount: it serves, and says what cannot be done with it.
-func TestKeysetOnAReadOnlyMount(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+// TestKeysetOnReadOnlyMount: it serves, and says what cannot be done with it.
+func TestKeysetOnReadOnlyMount(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	keys := filepath.Join(w.dir, "keys")
 	w.write("config.yaml", configFor(w.sim, w.url, filepath.Join(w.dir, "data"))+
 		fmt.Sprintf("store: {keyset_file: %q}\n", filepath.Join(keys, config.KeysetFileName)))
@@ -298,7 +298,7 @@ func TestKeysetRotationKilledAtAnyWrite(t *testing.T) {
 		t.Skip("strace is not installed")
 	}
 	const connections = 70 // three transactions
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	w.fill(connections)
 	kills := 0
 	for _, step := range []string{"add", "promote", "retire"} {
@@ -319,7 +319,7 @@ func TestKeysetRotationKilledAtAnyWrite(t *testing.T) {
 }
 
 // copyOf returns a world with a copy of all that is on disk.
-func (w *world) copyOf(name string) *world {
+func (w *env) copyOf(name string) *env {
 	w.t.Helper()
 	c := *w
 	c.dir = filepath.Join(w.t.TempDir(), name)
@@ -342,7 +342,7 @@ func (w *world) copyOf(name string) *world {
 
 // killed runs the program and has it killed at the n-th of its writes. It reports
 // false if there were not that many.
-func (w *world) killed(n int, args ...string) bool {
+func (w *env) killed(n int, args ...string) bool {
 	w.t.Helper()
 	inject := fmt.Sprintf("inject=%s:signal=KILL:when=%d", writes, n)
 	cmd := exec.CommandContext(w.t.Context(), "strace", append([]string{
@@ -362,7 +362,7 @@ func (w *world) killed(n int, args ...string) bool {
 }
 
 // finish does a step again that was killed, unless it had been done already.
-func (w *world) finish(step string) {
+func (w *env) finish(step string) {
 	w.t.Helper()
 	if step == "retire" && len(w.keysetStatus().Keys) == 1 {
 		return
@@ -370,11 +370,11 @@ func (w *world) finish(step string) {
 	w.keyset(step)
 }
 
-// TestServerKilledWhileItResealsLosesNothing kills the server at some moment in
+// TestServerKilledDuringReencryption kills the server at some moment in
 // the middle of its work.
-func TestServerKilledWhileItResealsLosesNothing(t *testing.T) {
+func TestServerKilledDuringReencryption(t *testing.T) {
 	const connections = 150
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	w.fill(connections)
 	for range 3 {
 		p := w.serve()
@@ -385,7 +385,7 @@ func TestServerKilledWhileItResealsLosesNothing(t *testing.T) {
 		if _, err := credstore.PromoteKey(w.keysetFile(), key.Fingerprint); err != nil {
 			t.Fatal(err)
 		}
-		p.awaitLog("sealing under another key from now on")
+		p.waitForLog("sealing under another key from now on")
 		time.Sleep(rand.N(100 * time.Millisecond)) // lands somewhere in the work
 		p.kill()
 		w.wantAllOpen(connections)
@@ -399,12 +399,12 @@ func TestServerKilledWhileItResealsLosesNothing(t *testing.T) {
 	w.wantAllOpen(connections)
 }
 
-// TestProcessesStartTogetherOnNothing: commands and servers that find neither a
+// TestProcessesStartTogetherWithoutStore: commands and servers that find neither a
 // keyset nor a store end up with one of each (F29).
-func TestProcessesStartTogetherOnNothing(t *testing.T) {
+func TestProcessesStartTogetherWithoutStore(t *testing.T) {
 	const adders = 6
 	for range 3 {
-		w := newWorld(t, simulator.Settings{})
+		w := newEnv(t, simulator.Settings{})
 		key := w.write("key", "secret-key\n")
 		servers := []*exec.Cmd{w.command("serve"), w.command("serve")}
 		var logs [2]output
@@ -432,7 +432,7 @@ func TestProcessesStartTogetherOnNothing(t *testing.T) {
 			}
 		}
 		for i, s := range servers {
-			awaitWords(t, &logs[i], "ready")
+			waitForText(t, &logs[i], "ready")
 			if err := errors.Join(s.Process.Signal(syscall.SIGTERM), s.Wait()); err != nil {
 				t.Errorf("a server ends with %v:\n%s", err, &logs[i])
 			}
@@ -442,7 +442,7 @@ func TestProcessesStartTogetherOnNothing(t *testing.T) {
 }
 
 // command returns the program as a process of its own.
-func (w *world) command(args ...string) *exec.Cmd {
+func (w *env) command(args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(w.t.Context(), os.Args[0], append([]string{"--config", w.config}, args...)...)
 	cmd.Env = append(os.Environ(), asProgram+"=1", quickExit)
 	return cmd

@@ -203,7 +203,7 @@ func startCommand(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 func logsCommand(ts *testscript.TestScript, _ bool, args []string) {
-	(*serverOf(ts)).awaitLog(args[0])
+	(*serverOf(ts)).waitForLog(args[0])
 }
 
 func endCommand(ts *testscript.TestScript, _ bool, args []string) {

@@ -27,8 +27,8 @@ const (
 	refreshTokenMark    = "sim-refresh."
 )
 
-// plantedForms are the secrets in every form in which they travel.
-func plantedForms(clientID string) []string {
+// secretForms are the secrets in every form in which they travel.
+func secretForms(clientID string) []string {
 	encode := base64.StdEncoding.EncodeToString
 	return []string{
 		plantedClientSecret, url.QueryEscape(plantedClientSecret), plantedPrevious, plantedKey,
@@ -39,16 +39,16 @@ func plantedForms(clientID string) []string {
 	}
 }
 
-// TestNoSecretLeaves plants secrets, lets everything happen to them that can,
+// TestNoSecretInOutput plants secrets, lets everything happen to them that can,
 // and looks for them in all that the program says at debug level and in all
 // that it leaves on disk.
-func TestNoSecretLeaves(t *testing.T) {
-	w := newWorld(t, simulator.Settings{}, "log: {level: debug}")
+func TestNoSecretInOutput(t *testing.T) {
+	w := newEnv(t, simulator.Settings{}, "log: {level: debug}")
 	w.plantClientSecret()
 	var said strings.Builder
 	w.plantConnections(&said)
 	p := w.serve()
-	w.misfortunes(p, &said)
+	w.causeFailures(p, &said)
 	for _, path := range []string{
 		"/", "/connections", "/connections/acme", "/connections/dead", "/connections/acme/key", "/api/v1/connections/dead/history",
 		"/metrics", "/readyz?verbose", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/dead",
@@ -75,10 +75,10 @@ func TestNoSecretLeaves(t *testing.T) {
 	}
 }
 
-// TestNothingUnaskedIsLogged: the API sends more than the length of its answer.
-func TestNothingUnaskedIsLogged(t *testing.T) {
+// TestUnsolicitedResponseIsNotLogged: the API sends more than the length of its answer.
+func TestUnsolicitedResponseIsNotLogged(t *testing.T) {
 	const unasked = "somebody's expenses"
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	api, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +115,7 @@ func TestNothingUnaskedIsLogged(t *testing.T) {
 }
 
 // plantClientSecret gives the client a known secret, and the configuration too.
-func (w *world) plantClientSecret() {
+func (w *env) plantClientSecret() {
 	w.t.Helper()
 	client := w.sim.DefaultClient()
 	old := client.Secret
@@ -134,7 +134,7 @@ func (w *world) plantClientSecret() {
 
 // plantConnections makes one connection of each kind, one of them with a grant
 // that will die.
-func (w *world) plantConnections(said *strings.Builder) {
+func (w *env) plantConnections(said *strings.Builder) {
 	w.t.Helper()
 	_, acme := w.expired("acme")
 	_, ill := w.expired("ill")
@@ -161,8 +161,8 @@ func (w *world) plantConnections(said *strings.Builder) {
 	}
 }
 
-// misfortunes sends requests that go well, and requests that do not.
-func (w *world) misfortunes(p *process, said *strings.Builder) {
+// causeFailures sends requests that go well, and requests that do not.
+func (w *env) causeFailures(p *process, said *strings.Builder) {
 	w.t.Helper()
 	c := client(w.t)
 	ask := func(connection, path string, want int) {
@@ -202,16 +202,16 @@ func (w *world) misfortunes(p *process, said *strings.Builder) {
 }
 
 // search reports every planted secret in text.
-func (w *world) search(where, text string) {
+func (w *env) search(where, text string) {
 	w.t.Helper()
-	for _, secret := range plantedForms(w.sim.DefaultClient().ID) {
+	for _, secret := range secretForms(w.sim.DefaultClient().ID) {
 		if i := strings.Index(text, secret); i >= 0 {
 			w.t.Errorf("%s shows %q: …%s…", where, secret, text[max(0, i-100):min(len(text), i+100)])
 		}
 	}
 }
 
-func (w *world) searchFiles(dir string) {
+func (w *env) searchFiles(dir string) {
 	w.t.Helper()
 	files := 0
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

@@ -56,24 +56,24 @@ func (p *program) serve(ctx context.Context) error {
 		return err
 	}
 	defer s.closeListeners()
-	v, err := openVault(ctx, cfg, log.Named("store"))
+	v, err := openOrCreate(ctx, cfg, log.Named("store"))
 	if err != nil {
 		return err
 	}
-	p.remark(cfg, v, log)
+	p.warnAtStartup(cfg, v, log)
 	if err := s.assemble(v); err != nil {
 		return errors.Join(err, v.store.Close())
 	}
-	if err := s.parts.declared.start(ctx); err != nil {
+	if err := s.parts.configConnections.start(ctx); err != nil {
 		return errors.Join(err, v.store.Close())
 	}
-	return errors.Join(s.run(ctx, signals, p.announce), v.store.Close())
+	return errors.Join(s.run(ctx, signals, p.printAddresses), v.store.Close())
 }
 
-// remark logs what an operator should know about this start.
-func (p *program) remark(cfg *config.Config, v *vault, log *zap.Logger) {
-	if v.madeKeyset {
-		log.Warn(toldToBackUp, zap.String("file", cfg.Store.KeysetFile))
+// warnAtStartup logs what an operator should know about this start.
+func (p *program) warnAtStartup(cfg *config.Config, v *openedStore, log *zap.Logger) {
+	if v.createdKeyset {
+		log.Warn(keysetBackupNotice, zap.String("file", cfg.Store.KeysetFile))
 	}
 	if cfg.KeysetBesideStore() {
 		log.Warn("the keyset lies beside the store: sealing then protects a copy of the database only; set store.keyset_file to another place",
@@ -92,9 +92,9 @@ func (p *program) remark(cfg *config.Config, v *vault, log *zap.Logger) {
 	}
 }
 
-// announce says on standard output where the server listens, for programs that
+// printAddresses says on standard output where the server listens, for programs that
 // let it choose its ports.
-func (p *program) announce(addresses map[string]string) error {
+func (p *program) printAddresses(addresses map[string]string) error {
 	if !p.asJSON {
 		return nil
 	}
@@ -107,7 +107,7 @@ type server struct {
 	log       *zap.Logger
 	phase     phase
 	listeners []*listener
-	parts     *parts
+	parts     *components
 }
 
 func newServer(cfg *config.Config, log *zap.Logger) *server {
@@ -139,7 +139,7 @@ func (s *server) closeListeners() {
 }
 
 // assemble puts handlers behind the listeners.
-func (s *server) assemble(v *vault) error {
+func (s *server) assemble(v *openedStore) error {
 	parts, err := assemble(s.cfg, v, s.log, s.phase.ready)
 	if err != nil {
 		return err
@@ -184,13 +184,13 @@ func (s *server) start(work context.Context, failed chan<- error) <-chan struct{
 			failed <- fmt.Errorf("running background work: %w", err)
 		}
 	})
-	running.Go(func() { s.parts.rotation.run(work) })
+	running.Go(func() { s.parts.keysetRotation.run(work) })
 	running.Go(func() { s.parts.notifier.Run(work) })
 	if c := s.parts.certificates; c != nil {
 		running.Go(func() { c.Run(work) })
 	}
 	running.Go(func() { s.parts.admin.Run(work) })
-	running.Go(func() { s.parts.declared.run(work) })
+	running.Go(func() { s.parts.configConnections.run(work) })
 	background := make(chan struct{})
 	go func() {
 		running.Wait()

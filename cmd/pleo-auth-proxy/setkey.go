@@ -96,7 +96,7 @@ func (p *program) setKey(ctx context.Context, name string, g refresh.KeyChange) 
 	}
 	m, err := p.keyManager(cfg, store)
 	if err == nil {
-		err = checkNotDeclared(cfg, name)
+		err = checkNotInConfig(cfg, name)
 	}
 	if err == nil {
 		err = p.setKeyBy(ctx, m, name, g)
@@ -110,7 +110,7 @@ func (p *program) keyManager(cfg *config.Config, store credstore.Store) (*refres
 	if err != nil {
 		return nil, err
 	}
-	elsewhere, err := newElsewhere(cfg)
+	elsewhere, err := newOtherEnvironmentAPI(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +136,9 @@ func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string,
 		return fmt.Errorf("setting the key of connection %q: %w", name, explainKey(err, g.Stage))
 	}
 	if g.Stage {
-		p.say("connection %q has another key for when the present one is refused", name)
+		p.notef("connection %q has another key for when the present one is refused", name)
 	} else {
-		p.say("connection %q has a new key and is %s", name, statusOf(c))
+		p.notef("connection %q has a new key and is %s", name, statusOf(c))
 	}
 	if p.asJSON {
 		return p.printJSON(manage.Describe(c))

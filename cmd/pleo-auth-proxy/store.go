@@ -18,7 +18,7 @@ import (
 )
 
 func (p *program) storeCommand() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := commandGroup(&cobra.Command{
 		Use:   "store",
 		Short: "Backs the store up, and takes a restored one into use",
 	})
@@ -42,7 +42,7 @@ since, so that connections refreshed after the backup may need a new consent.`,
 			if args[0] == "-" && p.asJSON {
 				return &usageError{command: cmd.CommandPath(), err: errors.New("standard output has room for the store or for JSON, not for both")}
 			}
-			_, v, err := p.openKept(cmd.Context())
+			_, v, err := p.openExisting(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ type backupResult struct {
 	Keys []string `json:"keys"` // fingerprints of the keys that it opens with
 }
 
-func (p *program) backup(ctx context.Context, v *vault, path string) error {
+func (p *program) backup(ctx context.Context, v *openedStore, path string) error {
 	name, copyTo := path, v.store.Backup
 	if path == "-" {
 		name, copyTo = "standard output", func(ctx context.Context, _ string) error { return p.backupToOutput(ctx, v.store) }
@@ -75,7 +75,7 @@ func (p *program) backup(ctx context.Context, v *vault, path string) error {
 			result.Keys = append(result.Keys, key.Fingerprint)
 		}
 	}
-	p.say("backed up the store to %s; it opens with the keys %v", name, result.Keys)
+	p.notef("backed up the store to %s; it opens with the keys %v", name, result.Keys)
 	if p.asJSON {
 		return p.printJSON(result)
 	}
@@ -120,7 +120,7 @@ consent. Before you accept, look for the newer store: nothing is lost if it can
 be found.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, v, err := p.openKept(cmd.Context())
+			cfg, v, err := p.openExisting(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -136,19 +136,19 @@ type acceptResult struct {
 }
 
 func (p *program) acceptRestore(ctx context.Context, cfg *config.Config, store credstore.Store) error {
-	if err := doubtAll(ctx, cfg, store); err != nil {
+	if err := acceptStore(ctx, cfg, store); err != nil {
 		return err
 	}
-	p.say("accepted the store %s; a running server goes on with it within seconds", nameStore(cfg))
+	p.notef("accepted the store %s; a running server goes on with it within seconds", storeLocation(cfg))
 	if p.asJSON {
-		return p.printJSON(acceptResult{Store: nameStore(cfg), AcceptedAt: time.Now().UTC().Truncate(time.Second)})
+		return p.printJSON(acceptResult{Store: storeLocation(cfg), AcceptedAt: time.Now().UTC().Truncate(time.Second)})
 	}
 	return nil
 }
 
-// doubtAll has each refresh token that the store holds now asked about before it
+// acceptStore has each refresh token that the store holds now asked about before it
 // is presented.
-func doubtAll(ctx context.Context, cfg *config.Config, store credstore.Store) error {
+func acceptStore(ctx context.Context, cfg *config.Config, store credstore.Store) error {
 	if err := os.MkdirAll(cfg.Store.SpoolDir, 0o700); err != nil {
 		return fmt.Errorf("making the spool directory: %w", err)
 	}
@@ -168,7 +168,7 @@ issued to: presented by another one it is refused. Each is asked about at the
 authorization server before it is presented.`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := p.loadKept()
+			cfg, err := p.loadStoreConfig()
 			if err != nil {
 				return err
 			}
@@ -185,7 +185,7 @@ type stampResult struct {
 }
 
 func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
-	if err := errors.Join(checkStoreExists(ctx, cfg), refuseNewKeyset(ctx, cfg)); err != nil {
+	if err := errors.Join(checkStoreExists(ctx, cfg), checkKeysetNotLost(ctx, cfg)); err != nil {
 		return err
 	}
 	keyset, err := credstore.ReadKeyset(cfg.Store.KeysetFile)
@@ -205,10 +205,10 @@ func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(doubtAll(ctx, cfg, store), store.Close()); err != nil {
+	if err := errors.Join(acceptStore(ctx, cfg, store), store.Close()); err != nil {
 		return err
 	}
-	p.say("the store was made for %s, %s, client %q; it is now for %s, %s, client %q",
+	p.notef("the store was made for %s, %s, client %q; it is now for %s, %s, client %q",
 		before.Environment, before.AuthURL, before.ClientID, c.Binding.Environment, c.Binding.AuthURL, c.Binding.ClientID)
 	if p.asJSON {
 		return p.printJSON(map[string]stampResult{"before": stampResult(before), "after": stampResult(c.Binding)})

@@ -68,13 +68,13 @@ func openTLS(cfg *config.Config, section string, paths config.TLS, log *zap.Logg
 	if _, err := tls.LoadX509KeyPair(paths.CertFile, paths.KeyFile); err != nil {
 		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(section+".cert_file", err))
 	}
-	if _, err := readAuthorities(paths.ClientCAFile); err != nil {
+	if _, err := readCertPool(paths.ClientCAFile); err != nil {
 		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(section+".client_ca_file", err))
 	}
 	if len(wrong.Mistakes) > 0 {
 		return nil, &wrong
 	}
-	t.look()
+	t.reload()
 	return t, nil
 }
 
@@ -86,21 +86,21 @@ func (t *tlsFiles) config() *tls.Config {
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			t.mu.Lock()
 			defer t.mu.Unlock()
-			if t.now().Sub(t.checked) >= fileInterval {
-				t.look()
+			if t.now().Sub(t.checked) >= fileCheckInterval {
+				t.reload()
 			}
 			if t.current == nil {
-				return nil, errNoAuthorities
+				return nil, errNoClientCAs
 			}
 			return t.current, nil
 		},
 	}
 }
 
-var errNoAuthorities = errors.New("the authorities of client certificates cannot be read, so nobody is let in")
+var errNoClientCAs = errors.New("the authorities of client certificates cannot be read, so nobody is let in")
 
-// look reads the files if they have changed. t.mu is held, or nobody else has t.
-func (t *tlsFiles) look() {
+// reload reads the files if they have changed. t.mu is held, or nobody else has t.
+func (t *tlsFiles) reload() {
 	t.checked = t.now()
 	seen := t.stamps()
 	if t.current != nil && slices.EqualFunc(seen, t.seen, durable.Stamp.Equal) {
@@ -111,7 +111,7 @@ func (t *tlsFiles) look() {
 		t.current, t.seen = next, seen
 		return
 	}
-	if _, unknown := readAuthorities(t.paths.ClientCAFile); unknown != nil {
+	if _, unknown := readCertPool(t.paths.ClientCAFile); unknown != nil {
 		t.current = nil
 		t.log.Error("nobody is let in: the file of client authorities cannot be used", zap.String("key", t.section+".client_ca_file"), zap.Error(unknown))
 		return
@@ -138,7 +138,7 @@ func (t *tlsFiles) read() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificate: %w", err)
 	}
-	authorities, err := readAuthorities(t.paths.ClientCAFile)
+	authorities, err := readCertPool(t.paths.ClientCAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -155,8 +155,8 @@ func (t *tlsFiles) read() (*tls.Config, error) {
 	return c, nil
 }
 
-// readAuthorities returns nil without a file.
-func readAuthorities(path string) (*x509.CertPool, error) {
+// readCertPool returns nil without a file.
+func readCertPool(path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
 	}

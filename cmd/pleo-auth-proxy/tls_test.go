@@ -89,18 +89,18 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-// tlsWorld is files for TLS and a clock for who reads them.
-type tlsWorld struct {
+// tlsEnv is files for TLS and a clock for who reads them.
+type tlsEnv struct {
 	t     *testing.T
 	paths config.TLS
 	now   time.Time
 	files *tlsFiles
 }
 
-func newTLSWorld(t *testing.T, server, clients *authority) *tlsWorld {
+func newTLSEnv(t *testing.T, server, clients *authority) *tlsEnv {
 	t.Helper()
 	dir := t.TempDir()
-	w := &tlsWorld{t: t, now: time.Now(), paths: config.TLS{
+	w := &tlsEnv{t: t, now: time.Now(), paths: config.TLS{
 		CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"),
 	}}
 	w.serve(server)
@@ -117,7 +117,7 @@ func newTLSWorld(t *testing.T, server, clients *authority) *tlsWorld {
 }
 
 // serve writes a certificate of an authority.
-func (w *tlsWorld) serve(a *authority) {
+func (w *tlsEnv) serve(a *authority) {
 	w.t.Helper()
 	cert, key := a.issue(x509.ExtKeyUsageServerAuth)
 	w.write(w.paths.CertFile, cert)
@@ -125,7 +125,7 @@ func (w *tlsWorld) serve(a *authority) {
 }
 
 // write replaces a file, as Kubernetes and ACME clients do.
-func (w *tlsWorld) write(path string, content []byte) {
+func (w *tlsEnv) write(path string, content []byte) {
 	w.t.Helper()
 	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
 		w.t.Fatal(err)
@@ -137,7 +137,7 @@ func (w *tlsWorld) write(path string, content []byte) {
 
 // dial shakes hands over a pipe, and returns what the client or the server says
 // against it.
-func (w *tlsWorld) dial(client *tls.Config) error {
+func (w *tlsEnv) dial(client *tls.Config) error {
 	w.t.Helper()
 	client.ServerName = "127.0.0.1"
 	near, far := net.Pipe()
@@ -154,19 +154,19 @@ func (w *tlsWorld) dial(client *tls.Config) error {
 	return <-served
 }
 
-func TestCertificateIsReadAgain(t *testing.T) {
+func TestCertificateIsReloaded(t *testing.T) {
 	old, renewed := newAuthority(t), newAuthority(t)
-	w := newTLSWorld(t, old, nil)
+	w := newTLSEnv(t, old, nil)
 	if err := w.dial(&tls.Config{RootCAs: old.pool()}); err != nil {
 		t.Fatalf("handshake = %v, want none", err)
 	}
 	w.serve(renewed)
-	w.now = w.now.Add(2 * fileInterval)
+	w.now = w.now.Add(2 * fileCheckInterval)
 	if err := w.dial(&tls.Config{RootCAs: renewed.pool()}); err != nil {
 		t.Errorf("handshake after the renewal = %v, want none", err)
 	}
 	w.write(w.paths.CertFile, []byte("half a certif"))
-	w.now = w.now.Add(2 * fileInterval)
+	w.now = w.now.Add(2 * fileCheckInterval)
 	if err := w.dial(&tls.Config{RootCAs: renewed.pool()}); err != nil {
 		t.Errorf("handshake with a file that is broken = %v, want none: the certificate before still serves", err)
 	}
@@ -174,7 +174,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 
 func TestClientCertificatesFailClosed(t *testing.T) {
 	server, clients, stranger := newAuthority(t), newAuthority(t), newAuthority(t)
-	w := newTLSWorld(t, server, clients)
+	w := newTLSEnv(t, server, clients)
 	with := func(pairs ...tls.Certificate) *tls.Config {
 		// TLS 1.2 tells the client during the handshake.
 		return &tls.Config{RootCAs: server.pool(), Certificates: pairs, MaxVersion: tls.VersionTLS12}
@@ -191,12 +191,12 @@ func TestClientCertificatesFailClosed(t *testing.T) {
 	if err := os.Remove(w.paths.ClientCAFile); err != nil {
 		t.Fatal(err)
 	}
-	w.now = w.now.Add(2 * fileInterval)
+	w.now = w.now.Add(2 * fileCheckInterval)
 	if err := w.dial(with(clients.clientPair())); err == nil {
 		t.Error("handshake while the authorities cannot be read = no error, want one")
 	}
 	w.write(w.paths.ClientCAFile, stranger.pem)
-	w.now = w.now.Add(2 * fileInterval)
+	w.now = w.now.Add(2 * fileCheckInterval)
 	if err := w.dial(with(stranger.clientPair())); err != nil {
 		t.Errorf("handshake with the new authority = %v, want none", err)
 	}
@@ -208,7 +208,7 @@ func TestClientCertificatesFailClosed(t *testing.T) {
 // Who may come in is not forgotten for the sake of a faster handshake.
 func TestClientCertificatesAreNotResumed(t *testing.T) {
 	server, clients, next := newAuthority(t), newAuthority(t), newAuthority(t)
-	w := newTLSWorld(t, server, clients)
+	w := newTLSEnv(t, server, clients)
 	session := &tls.Config{
 		RootCAs: server.pool(), Certificates: []tls.Certificate{clients.clientPair()},
 		MaxVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(1),
@@ -217,26 +217,26 @@ func TestClientCertificatesAreNotResumed(t *testing.T) {
 		t.Fatalf("handshake = %v, want none", err)
 	}
 	w.write(w.paths.ClientCAFile, next.pem)
-	w.now = w.now.Add(2 * fileInterval)
+	w.now = w.now.Add(2 * fileCheckInterval)
 	if err := w.dial(session); err == nil {
 		t.Error("handshake by an old session = no error, want one")
 	}
 }
 
-func TestTLSFilesThatCannotBeUsedAtTheStart(t *testing.T) {
+func TestUnusableTLSFilesAtStartup(t *testing.T) {
 	a := newAuthority(t)
 	tests := []struct {
 		name  string
-		spoil func(*tlsWorld)
+		spoil func(*tlsEnv)
 	}{
-		{"no certificate", func(w *tlsWorld) { w.paths.CertFile = "/missing" }},
-		{"another key", func(w *tlsWorld) { _, key := a.issue(x509.ExtKeyUsageServerAuth); w.write(w.paths.KeyFile, key) }},
-		{"no authorities", func(w *tlsWorld) { w.paths.ClientCAFile = "/missing" }},
-		{"authorities without a certificate", func(w *tlsWorld) { w.write(w.paths.ClientCAFile, []byte("nothing")) }},
+		{"no certificate", func(w *tlsEnv) { w.paths.CertFile = "/missing" }},
+		{"another key", func(w *tlsEnv) { _, key := a.issue(x509.ExtKeyUsageServerAuth); w.write(w.paths.KeyFile, key) }},
+		{"no authorities", func(w *tlsEnv) { w.paths.ClientCAFile = "/missing" }},
+		{"authorities without a certificate", func(w *tlsEnv) { w.write(w.paths.ClientCAFile, []byte("nothing")) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newTLSWorld(t, a, a)
+			w := newTLSEnv(t, a, a)
 			tt.spoil(w)
 			if _, err := openTLS(&config.Config{}, "proxy.tls", w.paths, zap.NewNop()); exitCode(err) != exitUsage {
 				t.Errorf("openTLS = %v, want a mistake in the configuration", err)

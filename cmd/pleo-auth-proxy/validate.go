@@ -11,7 +11,7 @@ import (
 )
 
 func (p *program) configCommand() *cobra.Command {
-	cmd := group(&cobra.Command{Use: "config", Short: "Checks the configuration"})
+	cmd := commandGroup(&cobra.Command{Use: "config", Short: "Checks the configuration"})
 	cmd.AddCommand(&cobra.Command{
 		Use:   "validate",
 		Short: "Reports every mistake in the configuration",
@@ -24,8 +24,8 @@ the network.`,
 	return cmd
 }
 
-// verdict is what --json prints.
-type verdict struct {
+// validation is what --json prints.
+type validation struct {
 	Valid    bool             `json:"valid"`
 	Mistakes []config.Mistake `json:"mistakes"`
 }
@@ -36,7 +36,7 @@ func (p *program) validate() error {
 		err = checkFiles(cfg)
 	}
 	if p.asJSON {
-		v := verdict{Valid: err == nil, Mistakes: []config.Mistake{}}
+		v := validation{Valid: err == nil, Mistakes: []config.Mistake{}}
 		var wrong *config.Error
 		if errors.As(err, &wrong) {
 			v.Mistakes = wrong.Mistakes
@@ -46,7 +46,7 @@ func (p *program) validate() error {
 		}
 	}
 	if err == nil {
-		p.say("the configuration is valid%s", fromFile(cfg))
+		p.notef("the configuration is valid%s", fromFile(cfg))
 	}
 	return err
 }
@@ -66,7 +66,7 @@ func checkFiles(cfg *config.Config) error {
 		func() error { _, err := openSecrets(cfg); return err },
 		func() error { _, err := openDSN(cfg); return err },
 		func() error { _, err := clientsOf(cfg, zap.NewNop()); return err },
-		func() error { _, err := openDeclared(cfg, zap.NewNop()); return err },
+		func() error { _, err := openConfigConnections(cfg, zap.NewNop()); return err },
 		func() error { _, err := openListenerTLS(cfg, zap.NewNop()); return err },
 		func() error { _, err := openWebhooks(cfg, zap.NewNop()); return err },
 		func() error { return checkAdminToken(cfg) },
@@ -78,7 +78,7 @@ func checkFiles(cfg *config.Config) error {
 			wrong.Mistakes = append(wrong.Mistakes, e.Mistakes...)
 		}
 	}
-	if _, err := pleo.NewTransport(transportOf(cfg)); err != nil {
+	if _, err := pleo.NewTransport(transportConfig(cfg)); err != nil {
 		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(upstreamCA, err))
 	}
 	if len(wrong.Mistakes) > 0 {
@@ -112,6 +112,6 @@ func openSecrets(cfg *config.Config) (secrets, error) {
 // upstreamCA is the one key that can make a transport impossible.
 const upstreamCA = "upstream.ca_file"
 
-func transportOf(cfg *config.Config) pleo.TransportConfig {
+func transportConfig(cfg *config.Config) pleo.TransportConfig {
 	return pleo.TransportConfig{CAFile: cfg.Upstream.CAFile, ProxyURL: cfg.Upstream.ProxyURL}
 }

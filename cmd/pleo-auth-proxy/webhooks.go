@@ -16,7 +16,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 )
 
-func newNotifier(cfg *config.Config, v *vault, registry prometheus.Registerer, log *zap.Logger) (*webhook.Dispatcher, error) {
+func newNotifier(cfg *config.Config, v *openedStore, registry prometheus.Registerer, log *zap.Logger) (*webhook.Dispatcher, error) {
 	log = log.Named("webhook")
 	webhooks, err := openWebhooks(cfg, log)
 	if err != nil {
@@ -33,14 +33,14 @@ func newNotifier(cfg *config.Config, v *vault, registry prometheus.Registerer, l
 	}), nil
 }
 
-// wakingStore wakes the notifier when the manager hears of changes that somebody
+// notifyingStore wakes the notifier when the manager hears of changes that somebody
 // waits to be told of.
-type wakingStore struct {
+type notifyingStore struct {
 	*sqlstore.Store
 	wake func()
 }
 
-func (s wakingStore) Watch(ctx context.Context, changed func([]credstore.Change)) error {
+func (s notifyingStore) Watch(ctx context.Context, changed func([]credstore.Change)) error {
 	return s.Store.Watch(ctx, func(found []credstore.Change) {
 		if slices.ContainsFunc(found, func(c credstore.Change) bool { return c.DeliveriesPending }) {
 			s.wake()
@@ -70,7 +70,7 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]webhook.Endpoint, erro
 		if len(wrong.Mistakes) > 0 {
 			continue
 		}
-		webhooks = append(webhooks, webhook.Endpoint{URL: w.URL, Types: w.Events, Secrets: rereading(key, secrets, log), Transport: transport})
+		webhooks = append(webhooks, webhook.Endpoint{URL: w.URL, Types: w.Events, Secrets: secretFile(key, secrets, log), Transport: transport})
 	}
 	if len(wrong.Mistakes) > 0 {
 		return nil, &wrong

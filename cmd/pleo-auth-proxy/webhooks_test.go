@@ -23,7 +23,7 @@ import (
 // plantedHookSecret is what webhooks of the tests are signed with.
 const plantedHookSecret = "whsec_Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5IQ=="
 
-// told is a webhook as it arrived.
+// reported is a webhook as it arrived.
 type told struct {
 	id        string
 	raw       string
@@ -89,7 +89,7 @@ func (b *backOffice) all() []told {
 	return slices.Clone(b.got)
 }
 
-// await waits until something of the type about the connection has arrived, n
+// waitForRefresh waits until something of the type about the connection has arrived, n
 // times.
 func (b *backOffice) await(event, connection string, n int) told {
 	b.t.Helper()
@@ -112,20 +112,20 @@ func (b *backOffice) await(event, connection string, n int) told {
 }
 
 // webhooked is a world whose server tells b.
-func webhooked(t *testing.T, b *backOffice) *world {
+func webhooked(t *testing.T, b *backOffice) *env {
 	t.Helper()
 	secrets := filepath.Join(t.TempDir(), "secrets")
 	if err := os.WriteFile(secrets, []byte("# for the back office\n"+plantedHookSecret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, simulator.Settings{}, "log: {level: debug}", fmt.Sprintf("webhooks: [{url: %q, secret_file: %q}]", b.url, secrets))
+	w := newEnv(t, simulator.Settings{}, "log: {level: debug}", fmt.Sprintf("webhooks: [{url: %q, secret_file: %q}]", b.url, secrets))
 	w.plantClientSecret()
 	return w
 }
 
-// TestWebhooksOfTheProgram: a grant that is revoked at Pleo is told of, and its
+// TestWebhooks: a grant that is revoked at Pleo is told of, and its
 // removal by a command, to a receiver that verifies, without a secret anywhere.
-func TestWebhooksOfTheProgram(t *testing.T) {
+func TestWebhooks(t *testing.T) {
 	t.Parallel()
 	b := newBackOffice(t)
 	w := webhooked(t, b)
@@ -146,7 +146,7 @@ func TestWebhooksOfTheProgram(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	b.await("connection.removed", "acme", 1)
-	p.awaitLog(`"msg":"connection.removed"`)
+	p.waitForLog(`"msg":"connection.removed"`)
 	// They are counted once they are answered, which the receiver cannot see.
 	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(p.admin("/metrics").body, `pleo_webhook_deliveries_total{result="delivered"} 2`); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -160,7 +160,7 @@ func TestWebhooksOfTheProgram(t *testing.T) {
 }
 
 // searchTold looks for secrets in what was told and logged.
-func (w *world) searchTold(b *backOffice, p *process) {
+func (w *env) searchTold(b *backOffice, p *process) {
 	w.t.Helper()
 	said := p.log.String()
 	for _, n := range b.all() {
@@ -174,9 +174,9 @@ func (w *world) searchTold(b *backOffice, p *process) {
 	}
 }
 
-// TestWebhookAcrossAKill: what a receiver refused before the server was killed
+// TestWebhookDeliveredAfterKill: what a receiver refused before the server was killed
 // comes from the next one, with the same id.
-func TestWebhookAcrossAKill(t *testing.T) {
+func TestWebhookDeliveredAfterKill(t *testing.T) {
 	t.Parallel()
 	b := newBackOffice(t)
 	b.answer(http.StatusInternalServerError)
@@ -188,7 +188,7 @@ func TestWebhookAcrossAKill(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	first := b.await("connection.removed", "acme", 1)
-	p.awaitLog("a receiver was not told of an event yet") // else the claim has to lapse first
+	p.waitForLog("a receiver was not told of an event yet") // else the claim has to lapse first
 	p.kill()
 	b.answer(http.StatusOK)
 	w.serve()

@@ -55,7 +55,7 @@ func (p *program) change(ctx context.Context, name, doing string, change func(ct
 		if c, err = store.Find(ctx, name); err != nil {
 			return err
 		}
-		p.say("connection %q is %s", name, statusOf(c))
+		p.notef("connection %q is %s", name, statusOf(c))
 		if p.asJSON {
 			return p.printJSON(manage.Describe(c))
 		}

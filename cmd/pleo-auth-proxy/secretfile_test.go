@@ -14,7 +14,7 @@ import (
 
 // Secrets are asked for every second, or for every request: one that is away for
 // a day is not told 86,400 times.
-func TestSecretFileThatCannotBeUsedIsToldOnce(t *testing.T) {
+func TestUnusableSecretFileIsLoggedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	file := filepath.Join(t.TempDir(), "secret")
 	write := func(path, text string) {
@@ -34,7 +34,7 @@ func TestSecretFileThatCannotBeUsedIsToldOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	core, logs := observer.New(zap.WarnLevel)
-	secret := rereading("oauth.client_secret_file", reader, zap.New(core))
+	secret := secretFile("oauth.client_secret_file", reader, zap.New(core))
 	steps := []struct {
 		name   string
 		change func()
@@ -70,7 +70,7 @@ func TestSecretFileThatCannotBeUsedIsToldOnce(t *testing.T) {
 
 // A slip while the secrets of a webhook are replaced must not leave its receiver
 // without messages: those that fail come hours later.
-func TestWebhookIsSignedByWhatWasGood(t *testing.T) {
+func TestWebhookIsSignedWithLastGoodSecret(t *testing.T) {
 	const first, second = "whsec_b2xkIHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI=\n", "whsec_bmV3IHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI=\n"
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	file := filepath.Join(t.TempDir(), "secret")

@@ -13,12 +13,12 @@ import (
 )
 
 // refuse makes the authorization server refuse every refresh token.
-func (w *world) refuse() {
+func (w *env) refuse() {
 	w.t.Helper()
 	w.fault(simulator.Fault{Kind: simulator.FaultStatus, Status: http.StatusBadRequest, Body: `{"error":"invalid_grant"}`})
 }
 
-func (w *world) show(name string) (c manage.Connection) {
+func (w *env) show(name string) (c manage.Connection) {
 	w.t.Helper()
 	code, stdout, stderr := w.run("", "connections", "show", name, "--json")
 	if code != exitDone {
@@ -31,7 +31,7 @@ func (w *world) show(name string) (c manage.Connection) {
 }
 
 // awaitStatus waits until the connection has the status.
-func (w *world) awaitStatus(name string, want credstore.Status) manage.Connection {
+func (w *env) awaitStatus(name string, want credstore.Status) manage.Connection {
 	w.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		c := w.show(name)
@@ -44,8 +44,8 @@ func (w *world) awaitStatus(name string, want credstore.Status) manage.Connectio
 	}
 }
 
-func TestRefreshAsksARunningServer(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestRefreshCommandUsesRunningServer(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
 	w.serve()
 	for want := range 3 {
@@ -61,10 +61,10 @@ func TestRefreshAsksARunningServer(t *testing.T) {
 	w.checkAlive(1)
 }
 
-// TestRefreshIsNotDoneByTheCommand: without a server nothing is presented, and
+// TestRefreshCommandDoesNotRefreshItself: without a server nothing is presented, and
 // the next server does what was asked for.
-func TestRefreshIsNotDoneByTheCommand(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestRefreshCommandDoesNotRefreshItself(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
 	code, stdout, stderr := w.run("", "connections", "refresh", "c000", "--wait", "100ms")
 	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "no server has taken it up within 100ms") {
@@ -82,8 +82,8 @@ func TestRefreshIsNotDoneByTheCommand(t *testing.T) {
 	w.checkAlive(1)
 }
 
-func TestRefreshSaysWhyThereIsNoNewPair(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestRefreshCommandReportsFailure(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
 	w.fault(simulator.Fault{Kind: simulator.FaultStatus, Status: http.StatusTooManyRequests, RetryAfter: "seconds", Wait: simulator.Duration(time.Minute)})
 	w.serve()
@@ -93,8 +93,8 @@ func TestRefreshSaysWhyThereIsNoNewPair(t *testing.T) {
 	}
 }
 
-func TestRetryPresentsARefusedTokenAgain(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestRetrySendsRejectedTokenAgain(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	w.fill(3)
 	w.refuse()
 	w.serve()

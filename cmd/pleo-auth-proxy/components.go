@@ -23,24 +23,24 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
 )
 
-// parts are what a server is assembled of, in the order in which each needs
+// components are what a server is assembled of, in the order in which each needs
 // the one before.
-type parts struct {
-	manager  *refresh.Manager
-	proxy    *proxy.Proxy
-	pages    *connect.Pages // nil: there are none
-	admin    *admin.Admin
-	rotation *rotation
-	declared *declared
-	notifier *webhook.Dispatcher
-	tls      listenerTLS
+type components struct {
+	manager           *refresh.Manager
+	proxy             *proxy.Proxy
+	pages             *connect.Pages // nil: there are none
+	admin             *admin.Admin
+	keysetRotation    *rotation
+	configConnections *configConnections
+	notifier          *webhook.Dispatcher
+	tls               listenerTLS
 
 	certificates *autocert.Certificates // of the pages; nil where nothing gets any
 	plainPages   http.Handler           // beside the pages; nil where there are none
 }
 
 // assemble makes the parts. ready is what /readyz asks.
-func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error) (*parts, error) {
+func assemble(cfg *config.Config, v *openedStore, log *zap.Logger, ready func() error) (*components, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -62,7 +62,7 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	d, err := newDeclared(cfg, v, manager, api, log)
+	d, err := newConfigConnections(cfg, v, manager, api, log)
 	if err != nil {
 		return nil, err
 	}
@@ -87,29 +87,29 @@ func assemble(cfg *config.Config, v *vault, log *zap.Logger, ready func() error)
 	if err != nil {
 		return nil, err
 	}
-	return &parts{
-		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a, declared: d,
-		rotation: newRotation(cfg, v, log.Named("keyset")),
-		tls:      tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
+	return &components{
+		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a, configConnections: d,
+		keysetRotation: newRotation(cfg, v, log.Named("keyset")),
+		tls:            tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
 	}, nil
 }
 
-func newDeclared(cfg *config.Config, v *vault, manager *refresh.Manager, api *pleo.API, log *zap.Logger) (*declared, error) {
+func newConfigConnections(cfg *config.Config, v *openedStore, manager *refresh.Manager, api *pleo.API, log *zap.Logger) (*configConnections, error) {
 	log = log.Named("connections")
-	connections, err := openDeclared(cfg, log)
+	connections, err := openConfigConnections(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	return &declared{store: v.store, manager: manager, api: api, now: time.Now, log: log, connections: connections}, nil
+	return &configConnections{store: v.store, manager: manager, api: api, now: time.Now, log: log, connections: connections}, nil
 }
 
-func newManager(cfg *config.Config, v *vault, api *pleo.API, server *pleo.AuthorizationServer, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
-	elsewhere, err := newElsewhere(cfg)
+func newManager(cfg *config.Config, v *openedStore, api *pleo.API, server *pleo.AuthorizationServer, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
+	elsewhere, err := newOtherEnvironmentAPI(cfg)
 	if err != nil {
 		return nil, err
 	}
 	c := refresh.Config{
-		Store:            wakingStore{v.store, wake},
+		Store:            notifyingStore{v.store, wake},
 		API:              api,
 		OtherEnvironment: elsewhere,
 		Owner:            processName(),
@@ -123,7 +123,7 @@ func newManager(cfg *config.Config, v *vault, api *pleo.API, server *pleo.Author
 		log.Info("oauth.client_id is not set: only API keys can be used")
 		return refresh.New(c)
 	}
-	if err := checkSpool(cfg, v.keyset); err != nil {
+	if err := checkSpoolKeys(cfg, v.keyset); err != nil {
 		return nil, err
 	}
 	spool, err := refresh.OpenSpool(cfg.Store.SpoolDir, v.keyset)
@@ -146,17 +146,17 @@ func newAuthorizationServer(cfg *config.Config, log *zap.Logger) (*pleo.Authoriz
 	return pleo.NewAuthorizationServer(pleo.ServerConfig{
 		URL:                  cfg.Upstream.AuthURL,
 		ClientID:             cfg.OAuth.ClientID,
-		ClientSecret:         rereading("oauth.client_secret_file", s.current, log),
-		PreviousClientSecret: rereading("oauth.previous_client_secret_file", s.previous, log),
+		ClientSecret:         secretFile("oauth.client_secret_file", s.current, log),
+		PreviousClientSecret: secretFile("oauth.previous_client_secret_file", s.previous, log),
 		Auth:                 cfg.OAuth.ClientAuth,
-		Transport:            transportOf(cfg),
+		Transport:            transportConfig(cfg),
 		Logger:               log.Named("pleo"),
 	})
 }
 
-// rereading returns a function that gives the secret of r and logs when its
+// secretFile returns a function that gives the secret of r and logs when its
 // file cannot be used, once for each reason until it can be.
-func rereading(key string, r *config.SecretReader, log *zap.Logger) func() credstore.Secret {
+func secretFile(key string, r *config.SecretReader, log *zap.Logger) func() credstore.Secret {
 	var logged atomic.Pointer[string] // why the file could not be used the last time; nil: it could
 	return func() credstore.Secret {
 		secret, err := r.Secret(), r.Err()
@@ -173,7 +173,7 @@ func rereading(key string, r *config.SecretReader, log *zap.Logger) func() creds
 }
 
 func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.LinkIssuer, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
-	transport, err := pleo.NewTransport(transportOf(cfg))
+	transport, err := pleo.NewTransport(transportConfig(cfg))
 	if err != nil {
 		return nil, cfg.ErrorAt(upstreamCA, err)
 	}
@@ -202,8 +202,8 @@ func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.LinkI
 		UpstreamTimeout:         cfg.Upstream.Timeout,
 		Registerer:              registry,
 	}
-	if showsLinks(cfg) {
-		c.ConnectLink = linkUnlessDeclared(links)
+	if mayShowConnectLinks(cfg) {
+		c.ConnectLink = connectLinkFunc(links)
 	}
 	if cfg.Proxy.AccessLog {
 		c.AccessLog = log.Named("access")

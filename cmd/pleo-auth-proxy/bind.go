@@ -40,26 +40,26 @@ func bindSocket(ctx context.Context, key string, at config.Listen) (net.Listener
 	if err != nil {
 		return nil, bindError(key, at, err)
 	}
-	if err := clearSocket(ctx, at.Address); err != nil {
+	if err := removeStaleSocket(ctx, at.Address); err != nil {
 		return nil, bindError(key, at, err)
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", at.Address)
 	if err != nil {
 		return nil, bindError(key, at, err)
 	}
-	if err := admit(at, group); err != nil {
+	if err := setSocketAccess(at, group); err != nil {
 		return nil, bindError(key, at, errors.Join(err, l.Close()))
 	}
 	return l, nil
 }
 
-// sameGroup leaves a socket to the group of the process.
-const sameGroup = -1
+// keepGroup leaves a socket to the group of the process.
+const keepGroup = -1
 
 // groupOf returns the group that a socket is to belong to, by name or number.
 func groupOf(at config.Listen) (int, error) {
 	if at.Group == "" {
-		return sameGroup, nil
+		return keepGroup, nil
 	}
 	found, err := user.LookupGroup(at.Group)
 	if err == nil {
@@ -72,10 +72,10 @@ func groupOf(at config.Listen) (int, error) {
 	return id, nil
 }
 
-// admit lets those connect whom the configuration names. The group comes first:
+// setSocketAccess lets those connect whom the configuration names. The group comes first:
 // until then the mode counts for another one.
-func admit(at config.Listen, group int) error {
-	if group != sameGroup {
+func setSocketAccess(at config.Listen, group int) error {
+	if group != keepGroup {
 		if err := os.Chown(at.Address, -1, group); err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ func admit(at config.Listen, group int) error {
 
 var errNotSocket = errors.New("there is a file that is not a socket")
 
-func clearSocket(ctx context.Context, path string) error {
+func removeStaleSocket(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

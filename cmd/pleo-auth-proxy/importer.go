@@ -17,9 +17,9 @@ type introspector interface {
 	Introspect(ctx context.Context, authorization credstore.Secret) (pleo.Identity, error)
 }
 
-// intake puts new connections into the store, with the company that their
+// importer puts new connections into the store, with the company that their
 // credential belongs to where that can be learned.
-type intake struct {
+type importer struct {
 	store credstore.Store
 	api   introspector // nil: nobody is asked
 	now   func() time.Time
@@ -27,13 +27,13 @@ type intake struct {
 	unreachable int // how often in a row the API could not be reached
 }
 
-// enough unanswered questions to stop asking: a long import must not wait for
+// maxUnreachable unanswered questions to stop asking: a long import must not wait for
 // a timeout at every line.
-const enough = 3
+const maxUnreachable = 3
 
-// take creates the connection. The warning says what is worth knowing although
+// create creates the connection. The warning says what is worth knowing although
 // it was created; the error, why it was not.
-func (in *intake) take(ctx context.Context, n credstore.NewConnection) (c credstore.Connection, warning string, err error) {
+func (in *importer) create(ctx context.Context, n credstore.NewConnection) (c credstore.Connection, warning string, err error) {
 	if err := checkNewConnection(n); err != nil {
 		return credstore.Connection{}, "", err
 	}
@@ -92,12 +92,12 @@ var errNotSendable = errors.New("a token or key holds spaces, control characters
 // identify learns the company of n from the API. What the API cannot say is a
 // warning; a company other than the one that was given is an error, since the
 // credential has then been mixed up with another one.
-func (in *intake) identify(ctx context.Context, n *credstore.NewConnection) (warning string, err error) {
-	authorization := in.authorization(n)
+func (in *importer) identify(ctx context.Context, n *credstore.NewConnection) (warning string, err error) {
+	authorization := in.authorizationOf(n)
 	if authorization.IsZero() || in.api == nil {
 		return "", nil
 	}
-	if in.unreachable >= enough {
+	if in.unreachable >= maxUnreachable {
 		return "the API was not asked for the company, since it could not be reached before", nil
 	}
 	identity, err := in.api.Introspect(ctx, authorization)
@@ -118,9 +118,9 @@ func (in *intake) identify(ctx context.Context, n *credstore.NewConnection) (war
 	return "", nil
 }
 
-// authorization returns what to ask the API with; nothing when there is none
+// authorizationOf returns what to ask the API with; nothing when there is none
 // that can be good now.
-func (in *intake) authorization(n *credstore.NewConnection) credstore.Secret {
+func (in *importer) authorizationOf(n *credstore.NewConnection) credstore.Secret {
 	c := n.Credential
 	if c == nil || !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(in.now()) {
 		return credstore.Secret{}
@@ -129,7 +129,7 @@ func (in *intake) authorization(n *credstore.NewConnection) credstore.Secret {
 }
 
 // count keeps track of an API that is away.
-func (in *intake) count(err error) {
+func (in *importer) count(err error) {
 	var answered *pleo.StatusError
 	if err == nil || errors.Is(err, pleo.ErrUnauthorized) || errors.As(err, &answered) {
 		in.unreachable = 0

@@ -10,9 +10,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// TestNoCoreFile: tokens and keys are in the memory of the server, and its memory
+// TestNoCoreDump: tokens and keys are in the memory of the server, and its memory
 // is written to no file, also where it was started with leave to do so.
-func TestNoCoreFile(t *testing.T) {
+func TestNoCoreDump(t *testing.T) {
 	var given syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_CORE, &given); err != nil {
 		t.Fatal(err)
@@ -21,7 +21,7 @@ func TestNoCoreFile(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Cur: given.Max, Max: given.Max}); err != nil {
 		t.Fatal(err)
 	}
-	p := newWorld(t, simulator.Settings{}).serve()
+	p := newEnv(t, simulator.Settings{}).serve()
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)

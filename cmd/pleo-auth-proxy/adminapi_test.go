@@ -29,7 +29,7 @@ type adminAPI struct {
 }
 
 // adminAPI returns that of the process, with the token.
-func (w *world) adminAPI(p *process) *adminAPI {
+func (w *env) adminAPI(p *process) *adminAPI {
 	w.t.Helper()
 	token, err := os.ReadFile(filepath.Join(w.dir, "data", "admin-token"))
 	if err != nil {
@@ -38,11 +38,11 @@ func (w *world) adminAPI(p *process) *adminAPI {
 	return &adminAPI{t: w.t, at: "http://" + p.addresses[adminListener], token: strings.TrimSpace(string(token))}
 }
 
-// ask sends a request with the admin token and reads the answer into v, if that
+// request sends a request with the admin token and reads the answer into v, if that
 // is not nil and the status is the wanted one.
-func (b *adminAPI) ask(method, path, body string, want int, v any) string {
+func (b *adminAPI) request(method, path, body string, want int, v any) string {
 	b.t.Helper()
-	a, err := b.send(method, path, body)
+	a, err := b.try(method, path, body)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -57,11 +57,11 @@ func (b *adminAPI) ask(method, path, body string, want int, v any) string {
 	return a.body
 }
 
-// send sends a request about connections with the admin token.
-func (b *adminAPI) send(method, path, body string) (answer, error) {
+// try sends a request about connections with the admin token.
+func (b *adminAPI) try(method, path, body string) (response, error) {
 	r, err := http.NewRequest(method, b.at+"/api/v1/connections"+path, strings.NewReader(body))
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	r.Header.Set("Authorization", "Bearer "+b.token)
 	r.Header.Set("Content-Type", "application/json")
@@ -93,24 +93,24 @@ func consent(t testing.TB, link string) {
 	}
 }
 
-// TestBackOffice is the life of a connection, by the API alone: made, connected
+// TestAdminAPI is the life of a connection, by the API alone: made, connected
 // by its customer, used, refreshed, disabled, connected again, and removed.
-func TestBackOffice(t *testing.T) {
-	w := newConnectWorld(t, simulator.Settings{})
+func TestAdminAPI(t *testing.T) {
+	w := newConnectEnv(t, simulator.Settings{})
 	p := w.serve()
 	b := w.adminAPI(p)
 	var created admin.CreateResponse
-	b.ask("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 201, &created)
+	b.request("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 201, &created)
 	if created.Connection.Status != "pending" || created.ConnectURL == nil || !strings.HasPrefix(*created.ConnectURL, w.public+"/connect/") {
 		t.Fatalf("created %+v, want it pending with a link to %s", created, w.public)
 	}
 	var again admin.CreateResponse
-	b.ask("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 200, &again)
+	b.request("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 200, &again)
 	if *again.ConnectURL != *created.ConnectURL {
 		t.Errorf("asked again the link is %s, want %s", *again.ConnectURL, *created.ConnectURL)
 	}
-	b.ask("POST", "", `{"name":"other","kind":"oauth","return_url":"https://evil.example.com"}`, 400, nil)
-	b.ask("GET", "/other", "", 404, nil) // nothing was made
+	b.request("POST", "", `{"name":"other","kind":"oauth","return_url":"https://evil.example.com"}`, 400, nil)
+	b.request("GET", "/other", "", 404, nil) // dash was made
 
 	consent(t, *created.ConnectURL)
 	c := p.connection("acme")
@@ -121,46 +121,46 @@ func TestBackOffice(t *testing.T) {
 		t.Fatalf("a request with the connection = %d %v, want 200", a.status, err)
 	}
 	var checkup manage.Checkup
-	b.ask("POST", "/acme/check", "", 200, &checkup)
+	b.request("POST", "/acme/check", "", 200, &checkup)
 	if !checkup.Healthy || len(checkup.Findings) != 2 {
 		t.Errorf("a check finds %+v, want two parts and all well", checkup)
 	}
 	var after manage.Connection
-	b.ask("POST", "/acme/refresh", "{}", 200, &after)
+	b.request("POST", "/acme/refresh", "{}", 200, &after)
 	if *after.Version <= *c.Version {
 		t.Errorf("after a refresh the version is %d, want more than %d", *after.Version, *c.Version)
 	}
-	b.ask("POST", "/acme/disable", "", 200, &after)
-	b.ask("POST", "/acme/disable", "", 200, &after) // a lost answer
+	b.request("POST", "/acme/disable", "", 200, &after)
+	b.request("POST", "/acme/disable", "", 200, &after) // a lost answer
 	if after.Status != "disabled" || *after.Reason != "operator" {
 		t.Errorf("disabled it is %s, want disabled by the operator", after.Status)
 	}
-	b.ask("POST", "/acme/refresh", "", 409, nil)
+	b.request("POST", "/acme/refresh", "", 409, nil)
 	p.await(t, "acme", "/v2/employees", 403)
-	b.ask("POST", "/acme/enable", "", 200, &after)
+	b.request("POST", "/acme/enable", "", 200, &after)
 	p.await(t, "acme", "/v2/employees", 200)
 
 	var link admin.LinkResponse
-	b.ask("POST", "/acme/link", "", 200, &link)
+	b.request("POST", "/acme/link", "", 200, &link)
 	consent(t, *link.ConnectURL)
 	if again := p.connection("acme"); *again.Version <= *after.Version || again.Status != "active" {
 		t.Errorf("connected again it is %+v, want a newer version than %d", again, *after.Version)
 	}
 	var history manage.History
-	b.ask("GET", "/acme/history?limit=200", "", 200, &history)
+	b.request("GET", "/acme/history?limit=200", "", 200, &history)
 	for _, want := range []string{"connection.created by back office", "connection.connected by customer", "connection.refreshed by proxy", "connection.disabled by back office"} {
 		if !strings.Contains(didWhat(history), want) {
 			t.Errorf("the history lacks %q:\n%s", want, didWhat(history))
 		}
 	}
 	var gone struct{ Uninstalled bool }
-	b.ask("DELETE", "/acme?uninstall=1", "", 200, &gone)
+	b.request("DELETE", "/acme?uninstall=1", "", 200, &gone)
 	if !gone.Uninstalled || w.liveGrants() != 0 {
 		t.Errorf("removed with uninstalled = %v, and %d grants live on at Pleo, want none", gone.Uninstalled, w.liveGrants())
 	}
-	b.ask("DELETE", "/acme", "", 404, nil)
-	b.ask("GET", "/acme", "", 404, nil)
-	b.ask("GET", "/acme/history?limit=1", "", 200, &history)
+	b.request("DELETE", "/acme", "", 404, nil)
+	b.request("GET", "/acme", "", 404, nil)
+	b.request("GET", "/acme/history?limit=1", "", 200, &history)
 	if got := didWhat(history); got != "connection.removed by back office\n" {
 		t.Errorf("the history of one that was removed begins with %q, want that", got)
 	}
@@ -185,7 +185,7 @@ func didWhat(h manage.History) string {
 	return lines.String()
 }
 
-func (w *world) liveGrants() int {
+func (w *env) liveGrants() int {
 	live := 0
 	for _, g := range w.sim.Grants() {
 		if g.Live {
@@ -195,7 +195,7 @@ func (w *world) liveGrants() int {
 	return live
 }
 
-// await sends requests until one is answered with the status: a server hears of
+// waitForRefresh sends requests until one is answered with the status: a server hears of
 // changes within a second.
 func (p *process) await(t testing.TB, connection, path string, status int) {
 	t.Helper()
@@ -210,22 +210,22 @@ func (p *process) await(t testing.TB, connection, path string, status int) {
 	}
 }
 
-// TestBackOfficeSetsKeys: one that Pleo knows, none that it does not, and none of
+// TestAdminAPISetsKeys: one that Pleo knows, none that it does not, and none of
 // another company.
-func TestBackOfficeSetsKeys(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestAdminAPISetsKeys(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	p := w.serve()
 	b := w.adminAPI(p)
 	companies := w.sim.Companies()
 	key, next, foreign := w.issueKey(companies[0].ID), w.issueKey(companies[0].ID), w.issueKey(companies[1].ID)
 	var created admin.CreateResponse
-	b.ask("POST", "", `{"name":"acme","kind":"standalone_key"}`, 201, &created)
+	b.request("POST", "", `{"name":"acme","kind":"standalone_key"}`, 201, &created)
 	if created.ConnectURL != nil {
 		t.Errorf("without pages for customers connect_url is %s, want null", *created.ConnectURL)
 	}
 	set := func(key, more string, want int) string {
 		t.Helper()
-		return b.ask("POST", "/acme/key", fmt.Sprintf(`{"api_key":%q%s}`, key, more), want, nil)
+		return b.request("POST", "/acme/key", fmt.Sprintf(`{"api_key":%q%s}`, key, more), want, nil)
 	}
 	if got := set(plantedKey, "", 422); !strings.Contains(got, `"key_rejected"`) || strings.Contains(got, plantedKey) {
 		t.Errorf("a key that nobody knows is answered %s, want key_rejected and not the key", got)
@@ -248,11 +248,11 @@ func TestBackOfficeSetsKeys(t *testing.T) {
 	p.await(t, "acme", "/v2/employees", 200) // the next key has taken over
 }
 
-// TestF23ByTheAPI removes connections while they are refreshed: they stay removed,
+// TestF23ThroughTheAPI removes connections while they are refreshed: they stay removed,
 // and nothing usable is left.
-func TestF23ByTheAPI(t *testing.T) {
+func TestF23ThroughTheAPI(t *testing.T) {
 	const trials = 10
-	w := newWorld(t, simulator.Settings{})
+	w := newEnv(t, simulator.Settings{})
 	var lines []string
 	for i := range trials {
 		_, line := w.expired(fmt.Sprint("c", i))
@@ -270,11 +270,11 @@ func TestF23ByTheAPI(t *testing.T) {
 		w.awaitRequest("/oauth/token")
 	}
 	for i := range trials {
-		b.ask("DELETE", fmt.Sprint("/c", i), "", 200, nil)
+		b.request("DELETE", fmt.Sprint("/c", i), "", 200, nil)
 	}
 	waiting.Wait()
 	for i := range trials {
-		b.ask("GET", fmt.Sprint("/c", i), "", 404, nil)
+		b.request("GET", fmt.Sprint("/c", i), "", 404, nil)
 	}
 	if code := p.stop(); code != exitDone {
 		t.Errorf("the server exits %d, want 0", code)
@@ -294,8 +294,8 @@ func TestF23ByTheAPI(t *testing.T) {
 // of clients, without which nobody gets in.
 func TestAdminListenerOverTLS(t *testing.T) {
 	server, clients := newAuthority(t), newAuthority(t)
-	files := newTLSWorld(t, server, clients)
-	w := newWorld(t, simulator.Settings{})
+	files := newTLSEnv(t, server, clients)
+	w := newEnv(t, simulator.Settings{})
 	raw, err := os.ReadFile(w.config)
 	if err != nil {
 		t.Fatal(err)
@@ -323,10 +323,10 @@ func TestAdminListenerOverTLS(t *testing.T) {
 	}
 }
 
-// TestBadRequestsToAdminHarmNobody: 1,000 of them, and as many clients that send
+// TestBadAdminRequestsDoNotAffectOthers: 1,000 of them, and as many clients that send
 // nothing, read nothing or stop in the middle, leave the proxy as it was.
-func TestBadRequestsToAdminHarmNobody(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestBadAdminRequestsDoNotAffectOthers(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	_, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	p := w.serve()

@@ -15,25 +15,25 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// vault is the keyset and the store that it opens.
-type vault struct {
+// openStore is the keyset and the store that it opens.
+type openedStore struct {
 	keyset *credstore.Keyset
 	store  *sqlstore.Store
-	// madeKeyset says that there was no keyset before: somebody should be told
+	// createdKeyset says that there was no keyset before: somebody should be told
 	// to back it up.
-	madeKeyset bool
+	createdKeyset bool
 }
 
-// openVault opens the keyset and the store, and makes both where there is
+// openOrCreate opens the keyset and the store, and makes both where there is
 // neither.
-func openVault(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault, error) {
+func openOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*openedStore, error) {
 	if cfg.Store.Driver == config.DriverMemory {
-		return openMemory(ctx, cfg, log)
+		return openMemoryStore(ctx, cfg, log)
 	}
-	if err := makeDataDir(cfg); err != nil {
+	if err := createDataDir(cfg); err != nil {
 		return nil, err
 	}
-	if err := refuseNewKeyset(ctx, cfg); err != nil {
+	if err := checkKeysetNotLost(ctx, cfg); err != nil {
 		return nil, err
 	}
 	keyset, made, err := credstore.OpenKeyset(cfg.Store.KeysetFile)
@@ -48,12 +48,12 @@ func openVault(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault
 	if err != nil {
 		return nil, err
 	}
-	return &vault{keyset: keyset, store: store, madeKeyset: made}, nil
+	return &openedStore{keyset: keyset, store: store, createdKeyset: made}, nil
 }
 
-// openMemory makes a store that ends with the process, as does the keyset that
+// openMemoryStore makes a store that ends with the process, as does the keyset that
 // opens it.
-func openMemory(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vault, error) {
+func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (*openedStore, error) {
 	keyset, err := credstore.TemporaryKeyset()
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func openMemory(ctx context.Context, cfg *config.Config, log *zap.Logger) (*vaul
 	if err != nil {
 		return nil, err
 	}
-	return &vault{keyset: keyset, store: store}, nil
+	return &openedStore{keyset: keyset, store: store}, nil
 }
 
 // storeConfig says which store the configuration means.
@@ -115,18 +115,18 @@ func storeExists(ctx context.Context, cfg *config.Config) (bool, error) {
 	return sqlstore.Exists(ctx, c)
 }
 
-// nameStore names the store of the configuration for people.
-func nameStore(cfg *config.Config) string {
+// storeLocation names the store of the configuration for people.
+func storeLocation(cfg *config.Config) string {
 	if cfg.Store.Driver == config.DriverPostgres {
 		return "in the database of store.dsn"
 	}
 	return cfg.Store.Path
 }
 
-// makeDataDir makes the data directory if it is not there. One that was chosen
+// createDataDir makes the data directory if it is not there. One that was chosen
 // has to have a parent: a volume that is not mounted must not pass for an empty
 // store.
-func makeDataDir(cfg *config.Config) error {
+func createDataDir(cfg *config.Config) error {
 	if !needsDataDir(cfg) {
 		return nil
 	}
@@ -161,11 +161,11 @@ func isDir(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// refuseNewKeyset refuses to make a keyset for a store that exists: it was made
+// checkKeysetNotLost refuses to make a keyset for a store that exists: it was made
 // under another, and nothing in it could be opened. The keyset is looked for
 // again after the store, since a process that makes both at this moment begins
 // with the keyset.
-func refuseNewKeyset(ctx context.Context, cfg *config.Config) error {
+func checkKeysetNotLost(ctx context.Context, cfg *config.Config) error {
 	if hasKeyset(cfg) {
 		return nil
 	}
@@ -178,7 +178,7 @@ func refuseNewKeyset(ctx context.Context, cfg *config.Config) error {
 		hint = "bring it here from where the store was made, or from its backup, or set store.keyset_file to where it is"
 	}
 	return &credstore.SetupError{
-		Err:  fmt.Errorf("the store %s exists, but not the keyset %s that opens it", nameStore(cfg), cfg.Store.KeysetFile),
+		Err:  fmt.Errorf("the store %s exists, but not the keyset %s that opens it", storeLocation(cfg), cfg.Store.KeysetFile),
 		Hint: hint,
 	}
 }
@@ -190,30 +190,30 @@ func hasKeyset(cfg *config.Config) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// toldToBackUp is what is said once, when a keyset is made.
-const toldToBackUp = "made a new keyset; back it up apart from the store, which cannot be opened without it"
+// keysetBackupNotice is what is said once, when a keyset is made.
+const keysetBackupNotice = "made a new keyset; back it up apart from the store, which cannot be opened without it"
 
 // openStore opens the store, which has to exist, for a command that works beside
 // a running server. A store that is not there is more likely somewhere else than
 // empty.
 func (p *program) openStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
-	cfg, v, err := p.openKept(ctx)
+	cfg, v, err := p.openExisting(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	return cfg, v.store, nil
 }
 
-// openKept is openStore with the keyset.
-func (p *program) openKept(ctx context.Context) (*config.Config, *vault, error) {
-	cfg, err := p.loadKept()
+// openExisting is openStore with the keyset.
+func (p *program) openExisting(ctx context.Context) (*config.Config, *openedStore, error) {
+	cfg, err := p.loadStoreConfig()
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := checkStoreExists(ctx, cfg); err != nil {
 		return nil, nil, err
 	}
-	v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+	v, err := openOrCreate(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
 	return cfg, v, err
 }
 
@@ -226,28 +226,28 @@ func checkStoreExists(ctx context.Context, cfg *config.Config) error {
 	if cfg.Store.Driver == config.DriverPostgres {
 		hint = "if there should be one, correct store.dsn or restore it; else serve, connections add and connections import make one"
 	}
-	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", nameStore(cfg)), Hint: hint}
+	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", storeLocation(cfg)), Hint: hint}
 }
 
-// openOrMakeStore opens the store for a command that adds connections, which may
+// openOrCreateStore opens the store for a command that adds connections, which may
 // be the first of all.
-func (p *program) openOrMakeStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
-	cfg, err := p.loadKept()
+func (p *program) openOrCreateStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
+	cfg, err := p.loadStoreConfig()
 	if err != nil {
 		return nil, nil, err
 	}
-	v, err := openVault(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+	v, err := openOrCreate(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
 	if err != nil {
 		return nil, nil, err
 	}
-	if v.madeKeyset {
-		p.say("%s: %s", toldToBackUp, cfg.Store.KeysetFile)
+	if v.createdKeyset {
+		p.notef("%s: %s", keysetBackupNotice, cfg.Store.KeysetFile)
 	}
 	return cfg, v.store, nil
 }
 
-// loadKept loads the configuration for a command that works on the store itself.
-func (p *program) loadKept() (*config.Config, error) {
+// loadStoreConfig loads the configuration for a command that works on the store itself.
+func (p *program) loadStoreConfig() (*config.Config, error) {
 	cfg, err := p.loadConfig()
 	if err == nil && cfg.Store.Driver == config.DriverMemory {
 		return nil, &credstore.SetupError{

@@ -19,48 +19,48 @@ import (
 )
 
 const (
-	// declaredEvery is how often the files of declared keys are looked at.
-	declaredEvery = time.Second
-	// askedEvery is how often the API is asked whose a key is when it did not
+	// keyFileInterval is how often the files of declared keys are looked at.
+	keyFileInterval = time.Second
+	// identifyInterval is how often the API is asked whose a key is when it did not
 	// tell, or the store did not take the key.
-	askedEvery = time.Minute
-	// declaredStart is how long the API may hold up a start for that.
-	declaredStart = 5 * time.Second
+	identifyInterval = time.Minute
+	// configConnectionsStartTimeout is how long the API may hold up a start for that.
+	configConnectionsStartTimeout = 5 * time.Second
 )
 
-// declaredActor is who changes connections, in their history.
-const declaredActor = "configuration"
+// configActor is who changes connections, in their history.
+const configActor = "configuration"
 
-// declared brings the connections that the configuration declares into the
+// configKeys brings the connections that the configuration declares into the
 // store, and follows the files of their keys. What the configuration says wins:
 // it is where these keys are kept.
-type declared struct {
+type configConnections struct {
 	store   credstore.Store
 	manager *refresh.Manager
 	api     introspector
 	now     func() time.Time
 	log     *zap.Logger
 
-	connections []*declaredConnection
+	connections []*configConnection
 }
 
-// declaredConnection is one of them. It belongs to the goroutine that keeps it.
-type declaredConnection struct {
+// configConnection is one of them. It belongs to the goroutine that keeps it.
+type configConnection struct {
 	config.Connection
 	key func() credstore.Secret // as it is now
 
-	stored credstore.Secret // the key that is known to be in the store
-	tried  credstore.Secret // the key that keep has tried to put there
-	asked  time.Time        // when the API was asked last whose it is
-	named  bool             // the company is known
-	wrong  string           // what was logged last, so that it is logged once
+	storedKey   credstore.Secret // the key that is known to be in the store
+	triedKey    credstore.Secret // the key that keep has tried to put there
+	checkedAt   time.Time        // when the API was asked last whose it is
+	identified  bool             // the company is known
+	loggedError string           // what was logged last, so that it is logged once
 }
 
-// openDeclared reads the keys for the first time. Its error holds every file
+// openConfigConnections reads the keys for the first time. Its error holds every file
 // that cannot be used.
-func openDeclared(cfg *config.Config, log *zap.Logger) ([]*declaredConnection, error) {
+func openConfigConnections(cfg *config.Config, log *zap.Logger) ([]*configConnection, error) {
 	var (
-		connections []*declaredConnection
+		connections []*configConnection
 		wrong       config.Error
 	)
 	for i, c := range cfg.Connections {
@@ -73,7 +73,7 @@ func openDeclared(cfg *config.Config, log *zap.Logger) ([]*declaredConnection, e
 			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(name, err))
 			continue
 		}
-		connections = append(connections, &declaredConnection{Connection: c, key: rereading(name, reader, log)})
+		connections = append(connections, &configConnection{Connection: c, key: secretFile(name, reader, log)})
 	}
 	if len(wrong.Mistakes) > 0 {
 		return nil, &wrong
@@ -83,53 +83,53 @@ func openDeclared(cfg *config.Config, log *zap.Logger) ([]*declaredConnection, e
 
 // start brings all of them into the store. What a person has to mend is a
 // [credstore.SetupError]; what may pass by itself run tries again.
-func (d *declared) start(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, declaredStart)
+func (d *configConnections) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, configConnectionsStartTimeout)
 	defer cancel()
 	for _, c := range d.connections {
-		err := d.keep(ctx, c)
+		err := d.applyKey(ctx, c)
 		var setup *credstore.SetupError
 		if errors.As(err, &setup) {
 			return err
 		}
-		d.remark(c, err)
+		d.logFailure(c, err)
 	}
-	if err := d.remember(ctx); err != nil {
+	if err := d.recordNames(ctx); err != nil {
 		d.log.Warn("the names of declared connections could not be recorded", zap.Error(err))
 	}
 	return nil
 }
 
-// declaredKeyError says that a connection has its key from the configuration. One that
+// configKeyError says that a connection has its key from the configuration. One that
 // somebody gives it otherwise would be gone after the next start.
-type declaredKeyError struct{ name string }
+type configKeyError struct{ name string }
 
-func (e *declaredKeyError) Error() string {
+func (e *configKeyError) Error() string {
 	return fmt.Sprintf("connection %q has its key from the configuration (connections), which wins: replace it there", e.name)
 }
 
-// checkNotDeclared returns a *declaredKeyError for a connection that the
+// checkNotInConfig returns a *configKeyError for a connection that the
 // configuration declares.
-func checkNotDeclared(cfg *config.Config, name string) error {
+func checkNotInConfig(cfg *config.Config, name string) error {
 	if slices.ContainsFunc(cfg.Connections, func(c config.Connection) bool { return c.Name == name }) {
-		return &declaredKeyError{name}
+		return &configKeyError{name}
 	}
 	return nil
 }
 
-// undeclaredLinks is a store that makes links for connections that are not
+// linkStore is a store that makes links for connections that are not
 // declared.
-type undeclaredLinks struct {
+type linkStore struct {
 	credstore.Store
 	cfg *config.Config
 }
 
 // OpenLink implements [connect.LinkStore].
-func (s undeclaredLinks) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
+func (s linkStore) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
 	if len(s.cfg.Connections) > 0 {
 		state, err := s.Read(ctx, id)
 		if err == nil {
-			err = checkNotDeclared(s.cfg, state.Connection.Name)
+			err = checkNotInConfig(s.cfg, state.Connection.Name)
 		}
 		if err != nil {
 			return credstore.Secret{}, credstore.Link{}, err
@@ -138,12 +138,12 @@ func (s undeclaredLinks) OpenLink(ctx context.Context, id string, r credstore.Li
 	return s.Store.OpenLink(ctx, id, r)
 }
 
-// linkUnlessDeclared returns what clients are told where a person can mend a
+// connectLinkFunc returns what clients are told where a person can mend a
 // connection: nothing of a declared one, which no page can mend.
-func linkUnlessDeclared(links *connect.LinkIssuer) func(ctx context.Context, id string, version int64) (string, error) {
+func connectLinkFunc(links *connect.LinkIssuer) func(ctx context.Context, id string, version int64) (string, error) {
 	return func(ctx context.Context, id string, version int64) (string, error) {
 		link, err := links.Link(ctx, id, version)
-		var declared *declaredKeyError
+		var declared *configKeyError
 		if errors.As(err, &declared) {
 			return "", nil
 		}
@@ -151,22 +151,22 @@ func linkUnlessDeclared(links *connect.LinkIssuer) func(ctx context.Context, id 
 	}
 }
 
-// declaredFact is the name of the fact that holds, in JSON, the names of the
+// configConnectionsFact is the name of the fact that holds, in JSON, the names of the
 // connections that were ever declared and are in the store.
-const declaredFact = "declared_connections"
+const configConnectionsFact = "declared_connections"
 
-// remember records the names, and says which connections the configuration
+// recordNames records the names, and says which connections the configuration
 // declares no more. They stay: only an operator knows whether somebody else
 // still needs them.
-func (d *declared) remember(ctx context.Context) error {
-	text, err := d.store.Fact(ctx, declaredFact)
+func (d *configConnections) recordNames(ctx context.Context) error {
+	text, err := d.store.Fact(ctx, configConnectionsFact)
 	if err != nil || text == "" && len(d.connections) == 0 {
 		return err
 	}
 	var before, now []string
 	if text != "" {
 		if err := json.Unmarshal([]byte(text), &before); err != nil {
-			return fmt.Errorf("reading the fact %s: %w", declaredFact, err)
+			return fmt.Errorf("reading the fact %s: %w", configConnectionsFact, err)
 		}
 	}
 	for _, c := range d.connections {
@@ -191,23 +191,23 @@ func (d *declared) remember(ctx context.Context) error {
 	if err != nil || string(after) == text {
 		return err
 	}
-	return d.store.SetFact(ctx, declaredFact, string(after))
+	return d.store.SetFact(ctx, configConnectionsFact, string(after))
 }
 
 // run follows the files and learns the companies, until ctx ends.
-func (d *declared) run(ctx context.Context) {
+func (d *configConnections) run(ctx context.Context) {
 	if len(d.connections) == 0 {
 		return
 	}
-	ticker := time.NewTicker(declaredEvery)
+	ticker := time.NewTicker(keyFileInterval)
 	defer ticker.Stop()
 	for {
 		for _, c := range d.connections {
-			err := d.keep(ctx, c)
+			err := d.applyKey(ctx, c)
 			if ctx.Err() != nil {
 				return
 			}
-			d.remark(c, cmp.Or(err, d.identify(ctx, c)))
+			d.logFailure(c, cmp.Or(err, d.identify(ctx, c)))
 		}
 		select {
 		case <-ctx.Done():
@@ -217,29 +217,29 @@ func (d *declared) run(ctx context.Context) {
 	}
 }
 
-// remark logs what is wrong with a connection, once.
-func (d *declared) remark(c *declaredConnection, err error) {
+// warnAtStartup logs what is wrong with a connection, once.
+func (d *configConnections) logFailure(c *configConnection, err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
-	if text != "" && text != c.wrong {
+	if text != "" && text != c.loggedError {
 		d.log.Error("a declared connection is not as the configuration says; trying again", zap.String("connection", c.Name), zap.Error(err))
 	}
-	c.wrong = text
+	c.loggedError = text
 }
 
-// keep puts the key into the store if it is another one than before.
-func (d *declared) keep(ctx context.Context, c *declaredConnection) error {
+// applyKey puts the key into the store if it is another one than before.
+func (d *configConnections) applyKey(ctx context.Context, c *configConnection) error {
 	key := c.key()
-	if key.Equal(c.stored) || key.Equal(c.tried) && d.now().Sub(c.asked) < askedEvery {
+	if key.Equal(c.storedKey) || key.Equal(c.triedKey) && d.now().Sub(c.checkedAt) < identifyInterval {
 		return nil
 	}
 	if !key.Sendable() {
 		return errNotSendable
 	}
-	c.tried, c.asked = key, time.Time{}
-	ctx = credstore.WithActor(ctx, declaredActor)
+	c.triedKey, c.checkedAt = key, time.Time{}
+	ctx = credstore.WithActor(ctx, configActor)
 	found, err := d.store.Find(ctx, c.Name)
 	switch {
 	case errors.Is(err, credstore.ErrNotFound):
@@ -250,11 +250,11 @@ func (d *declared) keep(ctx context.Context, c *declaredConnection) error {
 	if err != nil {
 		return fmt.Errorf("keeping connection %q: %w", c.Name, err)
 	}
-	c.stored, c.tried, c.named = key, credstore.Secret{}, false
+	c.storedKey, c.triedKey, c.identified = key, credstore.Secret{}, false
 	return nil
 }
 
-func (d *declared) create(ctx context.Context, c *declaredConnection, key credstore.Secret) error {
+func (d *configConnections) create(ctx context.Context, c *configConnection, key credstore.Secret) error {
 	_, err := d.store.Create(ctx, credstore.NewConnection{
 		Name: c.Name, Kind: c.Kind, ExternalTenant: c.ExternalTenant,
 		Credential: &credstore.NewCredential{APIKey: key},
@@ -268,7 +268,7 @@ func (d *declared) create(ctx context.Context, c *declaredConnection, key credst
 
 // replace leaves a key that is there already as it is. The new one is asked about
 // first: one that is no good, or another company's, does not take its place.
-func (d *declared) replace(ctx context.Context, c *declaredConnection, found credstore.Connection, key credstore.Secret) error {
+func (d *configConnections) replace(ctx context.Context, c *configConnection, found credstore.Connection, key credstore.Secret) error {
 	if found.Kind != c.Kind {
 		return &credstore.SetupError{
 			Err:  fmt.Errorf("the configuration declares it as %s, and the store holds it as %s", c.Kind, found.Kind),
@@ -283,7 +283,7 @@ func (d *declared) replace(ctx context.Context, c *declaredConnection, found cre
 	if err != nil || state.Credential.APIKey.Equal(key) {
 		return err
 	}
-	c.asked = d.now()
+	c.checkedAt = d.now()
 	_, err = d.manager.SetKey(ctx, refresh.KeyChange{ConnectionID: found.ID, Key: key})
 	if err != nil {
 		return fmt.Errorf("the old key stays: %w", err)
@@ -294,23 +294,23 @@ func (d *declared) replace(ctx context.Context, c *declaredConnection, found cre
 
 // identify learns the company of a key, which the configuration does not say.
 // An API that is away, or that does not accept the key, is asked again later.
-func (d *declared) identify(ctx context.Context, c *declaredConnection) error {
-	if c.named || c.stored.IsZero() || d.now().Sub(c.asked) < askedEvery {
+func (d *configConnections) identify(ctx context.Context, c *configConnection) error {
+	if c.identified || c.storedKey.IsZero() || d.now().Sub(c.checkedAt) < identifyInterval {
 		return nil
 	}
 	found, err := d.store.Find(ctx, c.Name)
 	if err != nil {
 		return err
 	}
-	if c.named = found.CompanyID != "" || found.Subject != ""; c.named {
+	if c.identified = found.CompanyID != "" || found.Subject != ""; c.identified {
 		return nil
 	}
-	c.asked = d.now()
-	who, err := d.api.Introspect(ctx, pleo.AuthorizationHeader(c.Kind, credstore.Credential{APIKey: c.stored}))
+	c.checkedAt = d.now()
+	who, err := d.api.Introspect(ctx, pleo.AuthorizationHeader(c.Kind, credstore.Credential{APIKey: c.storedKey}))
 	if err != nil {
 		return fmt.Errorf("asking whose key connection %q has: %w", c.Name, err)
 	}
-	c.named = true
-	ctx = credstore.WithActor(ctx, declaredActor)
+	c.identified = true
+	ctx = credstore.WithActor(ctx, configActor)
 	return d.store.SetCompany(ctx, found.ID, who.Company())
 }

@@ -29,7 +29,7 @@ func newPages(cfg *config.Config, store credstore.Store, manager *refresh.Manage
 		Store: store, Grants: manager,
 		PublicURL: cfg.Connect.PublicURL, ReturnURLs: cfg.Connect.ReturnURLs,
 		AuthURL: cfg.Upstream.AuthURL, Issuer: cfg.OAuth.Issuer, Scopes: cfg.OAuth.Scopes,
-		PleoURL: pleo.AppURL(cfg.Environment), Environment: namedEnvironment(cfg),
+		PleoURL: pleo.AppURL(cfg.Environment), Environment: shownEnvironment(cfg),
 		Branding: connect.Branding{Name: cfg.Connect.Branding.Name, Logo: logo},
 		Logger:   log.Named("connect"),
 	}
@@ -39,16 +39,16 @@ func newPages(cfg *config.Config, store credstore.Store, manager *refresh.Manage
 	return connect.New(c)
 }
 
-// namedEnvironment is what customers are told of the environment: nothing, where
+// shownEnvironment is what customers are told of the environment: nothing, where
 // it is the real one.
-func namedEnvironment(cfg *config.Config) string {
+func shownEnvironment(cfg *config.Config) string {
 	if cfg.Environment == "staging" {
 		return "test"
 	}
 	return ""
 }
 
-const maxLogo = 512 << 10
+const maxLogoSize = 512 << 10
 
 // readLogo returns nil where there is none to show.
 func readLogo(cfg *config.Config) ([]byte, error) {
@@ -56,7 +56,7 @@ func readLogo(cfg *config.Config) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	logo, err := readUpTo(path, maxLogo)
+	logo, err := readLimited(path, maxLogoSize)
 	if err == nil {
 		err = connect.CheckLogo(logo)
 	}
@@ -66,12 +66,12 @@ func readLogo(cfg *config.Config) ([]byte, error) {
 	return logo, nil
 }
 
-func readUpTo(path string, limit int64) ([]byte, error) {
+func readLimited(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }() // nothing was written to it
+	defer func() { _ = f.Close() }() // dash was written to it
 	content, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(content)) > limit {
 		err = fmt.Errorf("%s has more than %d bytes", path, limit)
@@ -82,14 +82,14 @@ func readUpTo(path string, limit int64) ([]byte, error) {
 // newLinker returns what makes connect links.
 func newLinker(cfg *config.Config, store credstore.Store) *connect.LinkIssuer {
 	return connect.NewLinkIssuer(connect.LinkIssuerConfig{
-		Store: undeclaredLinks{store, cfg}, PublicURL: cfg.Connect.PublicURL,
+		Store: linkStore{store, cfg}, PublicURL: cfg.Connect.PublicURL,
 		TTL: cfg.Connect.LinkTTL, ReturnURLs: cfg.Connect.ReturnURLs,
 	})
 }
 
-// showsLinks reports whether clients of the proxy may be told connect links:
+// mayShowConnectLinks reports whether clients of the proxy may be told connect links:
 // where they are known, or programs of this machine.
-func showsLinks(cfg *config.Config) bool {
+func mayShowConnectLinks(cfg *config.Config) bool {
 	if cfg.Connect.PublicURL == nil {
 		return false
 	}
@@ -103,9 +103,9 @@ func showsLinks(cfg *config.Config) bool {
 	return local
 }
 
-// newElsewhere returns the API of Pleo's other environment, which is asked about
+// newOtherEnvironmentAPI returns the API of Pleo's other environment, which is asked about
 // keys that this one does not know; nil where there is none.
-func newElsewhere(cfg *config.Config) (refresh.API, error) {
+func newOtherEnvironmentAPI(cfg *config.Config) (refresh.API, error) {
 	other := map[string]string{"production": "staging", "staging": "production"}[cfg.Environment]
 	endpoints, ok := pleo.EndpointsFor(other)
 	if !ok {
@@ -115,7 +115,7 @@ func newElsewhere(cfg *config.Config) (refresh.API, error) {
 }
 
 func newAPIAt(cfg *config.Config, at *url.URL) (*pleo.API, error) {
-	transport, err := pleo.NewTransport(transportOf(cfg))
+	transport, err := pleo.NewTransport(transportConfig(cfg))
 	if err != nil {
 		return nil, cfg.ErrorAt(upstreamCA, err)
 	}

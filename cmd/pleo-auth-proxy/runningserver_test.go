@@ -11,15 +11,15 @@ import (
 )
 
 // do runs a command that must succeed.
-func (w *world) do(stdin string, args ...string) {
+func (w *env) do(stdin string, args ...string) {
 	w.t.Helper()
 	if code, _, stderr := w.run(stdin, args...); code != exitDone {
 		w.t.Fatalf("%v exits %d, want 0:\n%s", args, code, stderr)
 	}
 }
 
-// answers waits until requests of the connection are answered with the status.
-func (p *process) answers(connection string, status int) {
+// waitForStatus waits until requests of the connection are answered with the status.
+func (p *process) waitForStatus(connection string, status int) {
 	p.t.Helper()
 	c := client(p.t)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -33,10 +33,10 @@ func (p *process) answers(connection string, status int) {
 	}
 }
 
-// TestOperatingBesideAServer: what commands change counts for the server that
+// TestCommandsBesideRunningServer: what commands change counts for the server that
 // runs, without a restart.
-func TestOperatingBesideAServer(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestCommandsBesideRunningServer(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	_, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	first, err := w.sim.IssueKey(simulator.Key{ID: "first", Company: w.sim.Companies()[0].ID})
@@ -49,27 +49,27 @@ func TestOperatingBesideAServer(t *testing.T) {
 	}
 	w.do(first.Value, "connections", "add", "shop", "--kind", "standalone_key", "--key-file", "-")
 	p := w.serve()
-	p.answers("acme", http.StatusOK)
+	p.waitForStatus("acme", http.StatusOK)
 	w.do("", "connections", "disable", "acme")
-	p.answers("acme", http.StatusForbidden)
+	p.waitForStatus("acme", http.StatusForbidden)
 	w.do("", "connections", "enable", "acme")
-	p.answers("acme", http.StatusOK)
-	p.answers("shop", http.StatusOK)
+	p.waitForStatus("acme", http.StatusOK)
+	p.waitForStatus("shop", http.StatusOK)
 	w.do(second.Value, "connections", "set-key", "shop")
 	if err := w.sim.RevokeKey("first"); err != nil {
 		t.Fatal(err)
 	}
-	p.answers("shop", http.StatusOK)
+	p.waitForStatus("shop", http.StatusOK)
 	w.do("", "connections", "check", "shop")
 	w.do("", "connections", "export", "acme", "--with-secrets")
-	p.answers("acme", http.StatusForbidden)
+	p.waitForStatus("acme", http.StatusForbidden)
 	w.checkAlive(1)
 }
 
-// TestExportLeavesOutWhatIsNotSettled: while the outcome of a refresh is not
+// TestExportSkipsUnknownOutcomes: while the outcome of a refresh is not
 // known nobody else should get the token, and the connection goes on here.
-func TestExportLeavesOutWhatIsNotSettled(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestExportSkipsUnknownOutcomes(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	_, line := w.expired("acme")
 	w.importLines(line)
 	w.fault(simulator.Fault{Kind: simulator.FaultTruncate, Cut: 10})

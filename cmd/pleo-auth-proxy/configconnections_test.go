@@ -12,9 +12,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// declare writes a configuration of one connection whose key is in a file, with
+// configureKey writes a configuration of one connection whose key is in a file, with
 // further settings, and returns the path of that file.
-func (w *world) declare(k simulator.Key, settings ...string) (keyFile string) {
+func (w *env) configureKey(k simulator.Key, settings ...string) (keyFile string) {
 	w.t.Helper()
 	keyFile = w.write("acme.key", k.Value+"\n")
 	w.write("config.yaml", fmt.Sprintf(`environment: custom
@@ -28,8 +28,8 @@ connections:
 	return keyFile
 }
 
-// put replaces a file as Kubernetes and careful people do.
-func (w *world) put(path, content string) {
+// replaceFile replaces a file as Kubernetes and careful people do.
+func (w *env) replaceFile(path, content string) {
 	w.t.Helper()
 	next := path + ".next"
 	if err := os.WriteFile(next, []byte(content), 0o600); err != nil {
@@ -55,12 +55,12 @@ func (p *process) awaitCompany(name string) string {
 // inMemory is a program that has nothing to keep.
 const inMemory = "store: {driver: memory}"
 
-func TestDeclaredKeysNeedNoDisk(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestConfigKeysWithMemoryStore(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	company := w.sim.Companies()[0].ID
-	w.declare(w.issueKey(company), inMemory)
+	w.configureKey(w.issueKey(company), inMemory)
 	p := w.serve()
-	if got := p.together(20, "acme"); got[http.StatusOK] != 20 {
+	if got := p.requestConcurrently(20, "acme"); got[http.StatusOK] != 20 {
 		t.Errorf("the statuses are %v, want 20 times 200", got)
 	}
 	if got := p.awaitCompany("acme"); got != company {
@@ -85,19 +85,19 @@ func TestDeclaredKeysNeedNoDisk(t *testing.T) {
 
 // A key is rotated by replacing its file: nobody restarts anything, and no
 // request fails.
-func TestDeclaredKeyFollowsItsFile(t *testing.T) {
+func TestConfigKeyFollowsItsFile(t *testing.T) {
 	for _, settings := range []string{inMemory, "data_dir: DIR"} {
 		t.Run(settings, func(t *testing.T) {
-			w := newWorld(t, simulator.Settings{})
+			w := newEnv(t, simulator.Settings{})
 			company := w.sim.Companies()[0].ID
 			old := w.issueKey(company)
-			file := w.declare(old, strings.Replace(settings, "DIR", filepath.Join(w.dir, "data"), 1))
+			file := w.configureKey(old, strings.Replace(settings, "DIR", filepath.Join(w.dir, "data"), 1))
 			p := w.serve()
 			p.awaitCompany("acme")
-			w.put(file, w.issueKey(company).Value)
-			p.awaitLog("a declared connection has a new key")
+			w.replaceFile(file, w.issueKey(company).Value)
+			p.waitForLog("a declared connection has a new key")
 			w.revokeKey(old)
-			if got := p.together(20, "acme"); got[http.StatusOK] != 20 {
+			if got := p.requestConcurrently(20, "acme"); got[http.StatusOK] != 20 {
 				t.Errorf("the statuses are %v, want 20 times 200", got)
 			}
 			if c := p.connection("acme"); *c.Version != 2 || c.Status != "active" {
@@ -108,18 +108,18 @@ func TestDeclaredKeyFollowsItsFile(t *testing.T) {
 }
 
 // A file that holds the key of another company is a mix-up, not a rotation.
-func TestDeclaredKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
-	file := w.declare(w.issueKey(w.sim.Companies()[0].ID), inMemory)
+func TestConfigKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
+	file := w.configureKey(w.issueKey(w.sim.Companies()[0].ID), inMemory)
 	other, err := w.sim.AddCompany(simulator.Company{Name: "Other"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := w.serve()
 	before := p.awaitCompany("acme")
-	w.put(file, w.issueKey(other.ID).Value)
-	p.awaitLog("a declared connection is not as the configuration says")
-	if got := p.together(20, "acme"); got[http.StatusOK] != 20 {
+	w.replaceFile(file, w.issueKey(other.ID).Value)
+	p.waitForLog("a declared connection is not as the configuration says")
+	if got := p.requestConcurrently(20, "acme"); got[http.StatusOK] != 20 {
 		t.Errorf("the statuses are %v, want 20 times 200 with the old key", got)
 	}
 	if c := p.connection("acme"); *c.Version != 1 || *c.CompanyID != before {
@@ -128,33 +128,33 @@ func TestDeclaredKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
 }
 
 // A key that was revoked before its file was replaced is mended by the file.
-func TestDeclaredKeyMendsARefusedOne(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestConfigKeyReplacesRejectedKey(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	company := w.sim.Companies()[0].ID
 	old := w.issueKey(company)
-	file := w.declare(old, inMemory)
+	file := w.configureKey(old, inMemory)
 	p := w.serve()
 	p.awaitCompany("acme")
 	w.revokeKey(old)
-	if got := p.together(5, "acme"); got[http.StatusUnauthorized] != 5 {
+	if got := p.requestConcurrently(5, "acme"); got[http.StatusUnauthorized] != 5 {
 		t.Fatalf("the statuses are %v, want 5 times 401", got)
 	}
-	w.put(file, w.issueKey(company).Value)
-	p.awaitLog("a declared connection has a new key")
+	w.replaceFile(file, w.issueKey(company).Value)
+	p.waitForLog("a declared connection has a new key")
 	if c := p.connection("acme"); c.Status != "active" || c.LastError != nil {
 		t.Errorf("the connection is %s with last error %v, want active without one", c.Status, c.LastError)
 	}
-	if got := p.together(5, "acme"); got[http.StatusOK] != 5 {
+	if got := p.requestConcurrently(5, "acme"); got[http.StatusOK] != 5 {
 		t.Errorf("the statuses are %v, want 5 times 200", got)
 	}
 }
 
 // What the configuration says wins over what a command has stored.
-func TestConfigurationDecidesAboutDeclaredKeys(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestConfigKeyCannotBeChangedElsewhere(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	k := w.issueKey(w.sim.Companies()[0].ID)
 	dataDir := "data_dir: " + filepath.Join(w.dir, "data")
-	w.declare(k, dataDir)
+	w.configureKey(k, dataDir)
 	if code := w.serve().stop(); code != exitDone {
 		t.Fatalf("serve exits %d, want 0", code)
 	}
@@ -165,21 +165,21 @@ func TestConfigurationDecidesAboutDeclaredKeys(t *testing.T) {
 		if code != exitDone {
 			t.Fatal(stderr)
 		}
-		w.declare(k, "  - {name: shop, kind: standalone_key, api_key_file: "+file+"}", dataDir)
+		w.configureKey(k, "  - {name: shop, kind: standalone_key, api_key_file: "+file+"}", dataDir)
 		code, _, stderr = w.run("", "serve")
 		if code != exitUsage || !strings.Contains(stderr, "remove the one in the store") {
 			t.Errorf("serve exits %d, want 2 and what to do:\n%s", code, stderr)
 		}
 	})
 	t.Run("a name that differs by case is in the way", func(t *testing.T) {
-		w.declare(k, "  - {name: Shop, kind: integrated_key, api_key: "+k.Value+"}", dataDir)
+		w.configureKey(k, "  - {name: Shop, kind: integrated_key, api_key: "+k.Value+"}", dataDir)
 		code, _, stderr := w.run("", "serve")
 		if code != exitUsage || !strings.Contains(stderr, `"Shop"`) || !strings.Contains(stderr, `"shop"`) {
 			t.Errorf("serve exits %d, want 2 and both names:\n%s", code, stderr)
 		}
 	})
 	t.Run("another key would be gone after the next start", func(t *testing.T) {
-		w.declare(k, dataDir, `connect: {listen: "127.0.0.1:0", public_url: "http://127.0.0.1:1"}`)
+		w.configureKey(k, dataDir, `connect: {listen: "127.0.0.1:0", public_url: "http://127.0.0.1:1"}`)
 		const want = `connection "acme" has its key from the configuration`
 		for _, command := range [][]string{{"connections", "set-key", "acme"}, {"connections", "set-key", "acme", "--next"}, {"connect", "acme"}} {
 			if code, _, stderr := w.run(k.Value, command...); code != exitFailed || !strings.Contains(stderr, want) {
@@ -189,12 +189,12 @@ func TestConfigurationDecidesAboutDeclaredKeys(t *testing.T) {
 		p := w.serve()
 		b := w.adminAPI(p)
 		for path, body := range map[string]string{"/acme/key": `{"api_key":"k"}`, "/acme/link": "{}"} {
-			if got := b.ask("POST", path, body, http.StatusConflict, nil); !strings.Contains(got, "has its key from the configuration") {
+			if got := b.request("POST", path, body, http.StatusConflict, nil); !strings.Contains(got, "has its key from the configuration") {
 				t.Errorf("POST %s is answered %s", path, got)
 			}
 		}
 		const back = "the next start brings it back unless you delete it there"
-		if got := b.ask("DELETE", "/acme", "", http.StatusOK, nil); !strings.Contains(got, back) {
+		if got := b.request("DELETE", "/acme", "", http.StatusOK, nil); !strings.Contains(got, back) {
 			t.Errorf("DELETE is answered %s, want that the connection comes back", got)
 		}
 		p.stop()
@@ -207,19 +207,19 @@ func TestConfigurationDecidesAboutDeclaredKeys(t *testing.T) {
 	t.Run("one that is not declared any more stays", func(t *testing.T) {
 		w.write("config.yaml", strings.Replace(configFor(w.sim, w.url, filepath.Join(w.dir, "data")), "oauth:", "#", 1))
 		p := w.serve()
-		p.awaitLog("a connection is not declared any more")
-		if got := p.together(1, "acme"); got[http.StatusOK] != 1 {
+		p.waitForLog("a connection is not declared any more")
+		if got := p.requestConcurrently(1, "acme"); got[http.StatusOK] != 1 {
 			t.Errorf("the statuses are %v, want 200", got)
 		}
 	})
 }
 
-func TestDeclaredKeyFilesThatCannotBeUsed(t *testing.T) {
-	w := newWorld(t, simulator.Settings{})
+func TestUnusableConfigKeyFiles(t *testing.T) {
+	w := newEnv(t, simulator.Settings{})
 	for name, content := range map[string]string{"empty": "", "two lines": "a\nb", "spaces": "a b"} {
 		t.Run(name, func(t *testing.T) {
-			file := w.declare(simulator.Key{Value: "k"}, inMemory)
-			w.put(file, content)
+			file := w.configureKey(simulator.Key{Value: "k"}, inMemory)
+			w.replaceFile(file, content)
 			for _, command := range [][]string{{"serve"}, {"config", "validate"}} {
 				code, _, stderr := w.run("", command...)
 				if code != exitUsage || !strings.Contains(stderr, "connections[0].api_key_file") {

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// takenWithin is how long connections refresh waits for a server to begin: one
+	// refreshStartTimeout is how long connections refresh waits for a server to begin: one
 	// that runs hears of the request within a second.
-	takenWithin = 5 * time.Second
-	// settledWithin is how long it waits for the outcome: an answer may take a
+	refreshStartTimeout = 5 * time.Second
+	// refreshOutcomeTimeout is how long it waits for the outcome: an answer may take a
 	// minute.
-	settledWithin = 90 * time.Second
-	// lookFirst is the pause between the first two looks at the store; each is longer
-	// than the one before, up to lookAtMost. Many may wait, and what they wait for
+	refreshOutcomeTimeout = 90 * time.Second
+	// minPollInterval is the pause between the first two looks at the store; each is longer
+	// than the one before, up to maxPollInterval. Many may wait, and what they wait for
 	// needs the store too.
-	lookFirst  = 50 * time.Millisecond
-	lookAtMost = time.Second
+	minPollInterval = 50 * time.Millisecond
+	maxPollInterval = time.Second
 )
 
 func (p *program) refreshCommand() *cobra.Command {
@@ -41,7 +41,7 @@ refresh now, the request stays in the store for the next one that can.`,
 			})
 		},
 	}
-	cmd.Flags().DurationVar(&wait, "wait", takenWithin, "how long to wait for a server to take the request up")
+	cmd.Flags().DurationVar(&wait, "wait", refreshStartTimeout, "how long to wait for a server to take the request up")
 	return cmd
 }
 
@@ -64,7 +64,7 @@ func (p *program) refresh(ctx context.Context, store credstore.Store, name strin
 	if err != nil {
 		return fmt.Errorf("refreshing connection %q: %w", name, err)
 	}
-	p.say("refreshed connection %q: version %d", name, after.Version)
+	p.notef("refreshed connection %q: version %d", name, after.Version)
 	return p.printConnection(manage.Describe(after))
 }
 
@@ -87,7 +87,7 @@ func checkRefreshable(c credstore.Connection) error {
 // was read, has succeeded; otherwise an error that says what has happened.
 func awaitRefresh(ctx context.Context, store credstore.Store, before credstore.State, wait time.Duration) (credstore.Connection, error) {
 	began, taken := time.Now(), false
-	for pause := lookFirst; ; pause = min(pause*5/4, lookAtMost) {
+	for pause := minPollInterval; ; pause = min(pause*5/4, maxPollInterval) {
 		now, err := store.Read(ctx, before.Connection.ID)
 		if err != nil {
 			return credstore.Connection{}, err
@@ -96,13 +96,13 @@ func awaitRefresh(ctx context.Context, store credstore.Store, before credstore.S
 			return now.Connection, nil
 		}
 		if now.RequestedAt.IsZero() {
-			return credstore.Connection{}, whyNot(now)
+			return credstore.Connection{}, refreshFailure(now)
 		}
-		taken = taken || begun(before, now)
+		taken = taken || refreshStarted(before, now)
 		if waited := time.Since(began); !taken && waited >= wait {
-			return credstore.Connection{}, &noOutcomeError{fmt.Sprintf("no server has taken it up within %v: either none is running, or its log says why it may not refresh now; the request stays in the store", wait)}
-		} else if waited >= wait+settledWithin {
-			return credstore.Connection{}, &noOutcomeError{fmt.Sprintf("a server has begun, and there is no outcome after %v; see connections show", settledWithin)}
+			return credstore.Connection{}, &outcomeUnknownError{fmt.Sprintf("no server has taken it up within %v: either none is running, or its log says why it may not refresh now; the request stays in the store", wait)}
+		} else if waited >= wait+refreshOutcomeTimeout {
+			return credstore.Connection{}, &outcomeUnknownError{fmt.Sprintf("a server has begun, and there is no outcome after %v; see connections show", refreshOutcomeTimeout)}
 		}
 		select {
 		case <-ctx.Done():
@@ -112,22 +112,22 @@ func awaitRefresh(ctx context.Context, store credstore.Store, before credstore.S
 	}
 }
 
-// noOutcomeError says why it is not known how a refresh ends.
-type noOutcomeError struct{ why string }
+// outcomeUnknownError says why it is not known how a refresh ends.
+type outcomeUnknownError struct{ why string }
 
-func (e *noOutcomeError) Error() string { return e.why }
+func (e *outcomeUnknownError) Error() string { return e.why }
 
-// begun reports whether a server has announced a presentation since before was
+// refreshStarted reports whether a server has announced a presentation since before was
 // read.
-func begun(before, now credstore.State) bool {
+func refreshStarted(before, now credstore.State) bool {
 	if now.Intent == nil {
 		return false
 	}
 	return before.Intent == nil || now.Intent.Attempts > before.Intent.Attempts
 }
 
-// whyNot says how a refresh ended that brought no token pair.
-func whyNot(s credstore.State) error {
+// refreshFailure says how a refresh ended that brought no token pair.
+func refreshFailure(s credstore.State) error {
 	if f := s.Connection.LastError; f != nil {
 		return &manage.RefreshError{Code: f.Code, Message: f.Message}
 	}
@@ -169,7 +169,7 @@ func (p *program) retry(ctx context.Context, store credstore.Store, name string)
 	if err := store.RetryRejected(ctx, c.ID, time.Now()); err != nil {
 		return fmt.Errorf("retrying connection %q: %w", name, err)
 	}
-	p.say("a server will present the refresh token of connection %q again", name)
+	p.notef("a server will present the refresh token of connection %q again", name)
 	after, err := store.Find(ctx, name)
 	if err != nil {
 		return err
@@ -196,7 +196,7 @@ func (p *program) retryAll(ctx context.Context, store credstore.Store) error {
 			retried.Connections = append(retried.Connections, manage.Describe(after))
 		}
 	}
-	p.say("a server will present the refresh tokens of %d connections again; %d others need a person",
+	p.notef("a server will present the refresh tokens of %d connections again; %d others need a person",
 		len(retried.Connections), len(refused)-len(retried.Connections))
 	if p.asJSON {
 		return p.printJSON(retried)
