@@ -8,7 +8,6 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -25,7 +24,7 @@ type actions struct {
 	cfg     *config.Config
 }
 
-var _ admin.Actions = (*actions)(nil)
+var _ manage.Actions = (*actions)(nil)
 
 // newActions makes actions; server is nil where there is none.
 func newActions(cfg *config.Config, store credstore.Store, manager *refresh.Manager, links *connect.LinkIssuer, api *pleo.API, server *pleo.AuthorizationServer) *actions {
@@ -36,7 +35,7 @@ func newActions(cfg *config.Config, store credstore.Store, manager *refresh.Mana
 	return a
 }
 
-// Link implements [admin.Actions].
+// Link implements [manage.Actions].
 func (a *actions) Link(ctx context.Context, c credstore.Connection, r credstore.LinkRequest) (manage.Link, error) {
 	url, link, err := a.links.Issue(ctx, c.ID, r)
 	return manage.Link{URL: credstore.NewSecret(url), ExpiresAt: link.ExpiresAt}, notPossible(err)
@@ -52,7 +51,7 @@ func notPossible(err error) error {
 	return err
 }
 
-// Check implements [admin.Actions].
+// Check implements [manage.Actions].
 func (a *actions) Check(ctx context.Context, c credstore.Connection) (refresh.CredentialCheck, error) {
 	return a.checker.Check(ctx, c.ID)
 }
@@ -60,7 +59,7 @@ func (a *actions) Check(ctx context.Context, c credstore.Connection) (refresh.Cr
 // pageRefreshTimeout is how long somebody at a page waits for a refresh.
 const pageRefreshTimeout = 30 * time.Second
 
-// Refresh implements [admin.Actions]. It asks as the command line does, so that
+// Refresh implements [manage.Actions]. It asks as the command line does, so that
 // of several servers the one that may refresh can do it.
 func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstore.Connection, error) {
 	if err := checkRefreshable(c); err != nil {
@@ -83,7 +82,7 @@ func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstor
 	return after, err
 }
 
-// SetKey implements [admin.Actions].
+// SetKey implements [manage.Actions].
 func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k manage.NewKey) (credstore.Connection, error) {
 	if err := checkNotInConfig(a.cfg, c.Name); err != nil {
 		return c, notPossible(err)
@@ -94,7 +93,7 @@ func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k manage.N
 	})
 }
 
-// Intake implements [admin.Actions].
+// Intake implements [manage.Actions].
 func (a *actions) Intake(offline bool) func(context.Context, credstore.NewConnection) (string, error) {
 	in := &importer{store: a.store, now: time.Now}
 	if !offline {
@@ -106,7 +105,7 @@ func (a *actions) Intake(offline bool) func(context.Context, credstore.NewConnec
 	}
 }
 
-// Remove implements [admin.Actions].
+// Remove implements [manage.Actions].
 func (a *actions) Remove(ctx context.Context, c credstore.Connection, uninstall bool) (manage.Removal, error) {
 	r := remover{cfg: a.cfg, store: a.store}
 	if uninstall {

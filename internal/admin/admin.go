@@ -62,7 +62,7 @@ type Config struct {
 	// Token gives the admin token, which every change takes. Nil or an empty one:
 	// nothing can be changed.
 	Token   func() credstore.Secret
-	Actions Actions
+	Actions manage.Actions
 	// Links says that there are pages for customers, to which links lead.
 	Links bool
 	// ReturnURLs are those that a link may go back to at its end.
@@ -81,7 +81,7 @@ type Config struct {
 type Admin struct {
 	store       Store
 	environment string
-	actions     Actions
+	actions     manage.Actions
 	ready       func() error
 	checks      []Check
 	hosts       webguard.Hosts

@@ -73,7 +73,7 @@ func TestCreateIsIdempotent(t *testing.T) {
 // whatever is made.
 type concurrentRemoval struct {
 	Store
-	Actions
+	manage.Actions
 	taken bool // it is removed after its name was found taken, and not when a link is made
 }
 
