@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 // Limits of the proxy listener. There is none on the time that a body or an
@@ -82,7 +84,7 @@ func NewTransport(c TransportConfig) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	t := &http.Transport{
-		DialContext:            CountWrites((&net.Dialer{Timeout: dialTimeout}).DialContext),
+		DialContext:            outbound.TrackWrites((&net.Dialer{Timeout: dialTimeout}).DialContext),
 		TLSClientConfig:        &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    handshakeTimeout,
 		DisableCompression:     true,

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 // morgue dials connections that can be made to have died in the pool: reading
@@ -150,7 +152,7 @@ func newMorgueRig(t *testing.T, secure bool, api http.HandlerFunc) (*morgue, *te
 	m := &morgue{}
 	server := httptest.NewUnstartedServer(api)
 	transport := NewTransport(TransportConfig{})
-	transport.DialContext = CountWrites(m.dial)
+	transport.DialContext = outbound.TrackWrites(m.dial)
 	if secure {
 		server.StartTLS()
 		transport.TLSClientConfig = &tls.Config{RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
@@ -184,7 +186,7 @@ func TestReplayThatWasNotWrittenIsSentAgain(t *testing.T) {
 func TestDeadConnectionsAreNotTriedForEver(t *testing.T) {
 	x := &exchange{}
 	x.ctx = t.Context()
-	x.conn = connUse{got: true, reused: true, conn: &countedConn{}}
+	x.conn = connUse{got: true, reused: true, conn: &outbound.TrackedConn{}}
 	if !x.unsent() {
 		t.Fatal("unsent = false for a reused connection without a byte, want true")
 	}

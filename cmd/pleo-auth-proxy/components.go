@@ -17,6 +17,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
@@ -143,13 +144,17 @@ func newAuthorizationServer(cfg *config.Config, log *zap.Logger) (*pleo.Authoriz
 	if err != nil {
 		return nil, err
 	}
+	transport, err := upstreamTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
 	return pleo.NewAuthorizationServer(pleo.ServerConfig{
 		URL:                  cfg.Upstream.AuthURL,
 		ClientID:             cfg.OAuth.ClientID,
 		ClientSecret:         secretFile("oauth.client_secret_file", s.current, log),
 		PreviousClientSecret: secretFile("oauth.previous_client_secret_file", s.previous, log),
 		Auth:                 cfg.OAuth.ClientAuth,
-		Transport:            transportConfig(cfg),
+		Transport:            transport,
 		Logger:               log.Named("pleo"),
 	})
 }
@@ -173,14 +178,14 @@ func secretFile(key string, r *config.SecretReader, log *zap.Logger) func() cred
 }
 
 func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.LinkIssuer, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
-	transport, err := pleo.NewTransport(transportConfig(cfg))
+	transport, err := upstreamTransport(cfg)
 	if err != nil {
-		return nil, cfg.ErrorAt(upstreamCA, err)
+		return nil, err
 	}
 	// The proxy has a timeout of its own, which it can tell from other ends of
 	// a connection.
 	transport.ResponseHeaderTimeout = 0
-	transport.DialContext = proxy.CountWrites(transport.DialContext)
+	transport.DialContext = outbound.TrackWrites(transport.DialContext)
 	transport.IdleConnTimeout = proxy.UpstreamIdleTimeout
 	clients, err := clientsOf(cfg, log)
 	if err != nil {

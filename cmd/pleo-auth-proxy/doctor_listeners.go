@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 const (
@@ -66,15 +66,15 @@ func (d *doctor) publicURL(ctx context.Context) {
 	u := d.cfg.Connect.PublicURL
 	d.report(checkConnect, severityNote, "connect.public_url", "Pleo sends customers back to "+u.JoinPath("oauth/callback").String(),
 		"have exactly this redirect URI registered for your client at Pleo")
-	transport, err := pleo.NewTransport(pleo.TransportConfig{})
+	transport, err := outbound.NewTransport(outbound.Config{})
 	if err != nil {
-		return // it fails for a CA file only
+		return // it fails for a forward proxy only
 	}
 	defer transport.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	_, header, err := pleo.Probe(ctx, transport, u)
-	var unreachable *pleo.UnreachableError
+	_, header, err := outbound.Probe(ctx, transport, u)
+	var unreachable *outbound.UnreachableError
 	switch {
 	case errors.As(err, &unreachable):
 		d.report(checkConnect, severityWarning, "connect.public_url", unreachable.Error(), unreachable.Hint+"; customers' browsers have to reach it, if not this machine")

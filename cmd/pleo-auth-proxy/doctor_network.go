@@ -10,6 +10,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -53,7 +54,7 @@ func environmentOf(u *url.URL) string {
 // network reaches both servers, compares their clocks with ours, and reports
 // whether both can be reached.
 func (d *doctor) network(ctx context.Context) bool {
-	transport, err := pleo.NewTransport(transportConfig(d.cfg))
+	transport, err := upstreamTransport(d.cfg)
 	if err != nil {
 		return false // said when the files were looked at
 	}
@@ -69,8 +70,8 @@ func (d *doctor) reach(ctx context.Context, transport http.RoundTripper, u *url.
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
 	before := time.Now()
-	date, _, err := pleo.Probe(ctx, transport, u)
-	var unreachable *pleo.UnreachableError
+	date, _, err := outbound.Probe(ctx, transport, u)
+	var unreachable *outbound.UnreachableError
 	if errors.As(err, &unreachable) {
 		d.report(checkNetwork, severityError, u.Host, unreachable.Error(), unreachable.Hint)
 		d.causes = append(d.causes, err)

@@ -339,7 +339,7 @@ func clientCases() []doctorCase {
 		},
 		{
 			"a server without introspection", setUp(func(w *env) { w.upstream(w.url, w.plain(http.NotFound), "") }),
-			"client", severityWarning, "127.0.0.1:", "no introspection", "upstream.auth_url", exitDone,
+			"client", severityWarning, "127.0.0.1:", "does not support token introspection", "upstream.auth_url", exitDone,
 		},
 	}
 }

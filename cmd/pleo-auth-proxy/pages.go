@@ -115,9 +115,9 @@ func newOtherEnvironmentAPI(cfg *config.Config) (refresh.API, error) {
 }
 
 func newAPIAt(cfg *config.Config, at *url.URL) (*pleo.API, error) {
-	transport, err := pleo.NewTransport(transportConfig(cfg))
+	transport, err := upstreamTransport(cfg)
 	if err != nil {
-		return nil, cfg.ErrorAt(upstreamCA, err)
+		return nil, err
 	}
 	return pleo.NewAPI(pleo.APIConfig{URL: at, Transport: transport}), nil
 }

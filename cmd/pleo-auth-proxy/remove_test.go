@@ -61,7 +61,7 @@ func TestRemoveUninstalls(t *testing.T) {
 		{name: "done", code: exitDone, stderr: "uninstalled the integration at Pleo", ended: true},
 		{
 			name: "Pleo is ill", fault: &simulator.Fault{Target: "api", Kind: "status", Status: 502}, code: exitFailed,
-			stderr: "the connection is removed here, but not at Pleo: uninstalling the integration: the server answered 502",
+			stderr: "the connection is removed here, but not at Pleo: uninstalling the integration: the server returned status 502",
 		},
 		{
 			name: "nothing is installed", fault: &simulator.Fault{Target: "api", Kind: "status", Status: 404}, code: exitDone,

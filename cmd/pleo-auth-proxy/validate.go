@@ -2,12 +2,13 @@ package main
 
 import (
 	"errors"
+	"net/http"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 func (p *program) configCommand() *cobra.Command {
@@ -72,14 +73,12 @@ func checkFiles(cfg *config.Config) error {
 		func() error { return checkAdminToken(cfg) },
 		func() error { _, err := readLogo(cfg); return err },
 		func() error { _, err := acmeRoots(cfg); return err },
+		func() error { _, err := upstreamTransport(cfg); return err },
 	} {
 		var e *config.Error
 		if errors.As(open(), &e) {
 			wrong.Mistakes = append(wrong.Mistakes, e.Mistakes...)
 		}
-	}
-	if _, err := pleo.NewTransport(transportConfig(cfg)); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(upstreamCA, err))
 	}
 	if len(wrong.Mistakes) > 0 {
 		return &wrong
@@ -109,9 +108,15 @@ func openSecrets(cfg *config.Config) (secrets, error) {
 	return s, nil
 }
 
-// upstreamCA is the one key that can make a transport impossible.
-const upstreamCA = "upstream.ca_file"
-
-func transportConfig(cfg *config.Config) pleo.TransportConfig {
-	return pleo.TransportConfig{CAFile: cfg.Upstream.CAFile, ProxyURL: cfg.Upstream.ProxyURL}
+// upstreamTransport returns the transport for Pleo's servers.
+func upstreamTransport(cfg *config.Config) (*http.Transport, error) {
+	roots, err := outbound.ReadRoots(cfg.Upstream.CAFile)
+	if err != nil {
+		return nil, cfg.ErrorAt("upstream.ca_file", err)
+	}
+	transport, err := outbound.NewTransport(outbound.Config{Roots: roots, ForwardProxy: cfg.Upstream.ProxyURL})
+	if err != nil {
+		return nil, cfg.ErrorAt("upstream.proxy_url", err)
+	}
+	return transport, nil
 }

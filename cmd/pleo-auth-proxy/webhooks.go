@@ -12,7 +12,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 )
 
@@ -63,12 +63,13 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]webhook.Endpoint, erro
 			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(key, err))
 		}
 		// Receivers are our user's own: upstream.proxy_url is not on the way.
-		transport, err := pleo.NewTransport(pleo.TransportConfig{CAFile: w.CAFile})
+		roots, err := outbound.ReadRoots(w.CAFile)
 		if err != nil {
 			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(fmt.Sprintf("webhooks[%d].ca_file", i), err))
 		}
-		if len(wrong.Mistakes) > 0 {
-			continue
+		transport, err := outbound.NewTransport(outbound.Config{Roots: roots})
+		if err != nil || len(wrong.Mistakes) > 0 {
+			continue // the transport fails for a forward proxy only
 		}
 		webhooks = append(webhooks, webhook.Endpoint{URL: w.URL, Types: w.Events, Secrets: secretFile(key, secrets, log), Transport: transport})
 	}

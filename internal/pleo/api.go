@@ -11,55 +11,51 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 var (
-	// ErrUnauthorized says that the API answered 401: the credential is not good.
-	ErrUnauthorized = errors.New("the API does not accept the credential")
+	// ErrUnauthorized means that the API returned 401: it rejects the credential.
+	ErrUnauthorized = errors.New("the API rejects the credential")
 
-	errUnexpectedBody = errors.New("the answer does not say what it was asked for")
+	errNoCredential   = errors.New("there is no credential to send")
+	errUnexpectedBody = errors.New("the response lacks what was requested")
 )
 
-// StatusError is an answer with a status that is no good to us and that says
-// nothing about the credential.
+// StatusError is a response with an unexpected status, which does not show whether
+// the credential is valid.
 type StatusError struct {
 	Status     int
-	RetryAfter time.Duration // how long the server asked to wait; 0 when it did not say
+	RetryAfter time.Duration // the delay that the server asked for; 0 if it did not
 }
 
-func (e *StatusError) Error() string { return fmt.Sprintf("the server answered %d", e.Status) }
+func (e *StatusError) Error() string { return fmt.Sprintf("the server returned status %d", e.Status) }
 
-const defaultAPITimeout = 30 * time.Second
+const (
+	defaultAPITimeout = 30 * time.Second
+	maxCompanyName    = 256
+)
 
-// APIConfig is what an [API] is made of.
+// APIConfig configures an [API].
 type APIConfig struct {
 	URL       *url.URL          // of the API, without a version prefix; required
-	Transport http.RoundTripper // as [NewTransport] returns it; required
+	Transport http.RoundTripper // as [outbound.NewTransport] returns it; required
 	Timeout   time.Duration     // of one call; 0 means 30 seconds
-	Now       func() time.Time  // nil: time.Now
+	Now       func() time.Time  // nil means time.Now
 }
 
-// API speaks to the Pleo API on our own behalf. It may be used by several
-// goroutines at once.
+// API calls the Pleo API with a connection's credential, for requests of this
+// program rather than of its clients. It is safe for concurrent use.
 type API struct {
-	introspectURL   string
-	installationURL string
-	companiesURL    *url.URL
-	transport       http.RoundTripper
-	timeout         time.Duration
-	now             func() time.Time
+	base      *url.URL
+	transport http.RoundTripper
+	timeout   time.Duration
+	now       func() time.Time
 }
 
-// NewAPI returns the API of cfg.
-func NewAPI(cfg APIConfig) *API {
-	a := &API{
-		introspectURL:   cfg.URL.JoinPath("v1/introspect").String(),
-		installationURL: cfg.URL.JoinPath("v1/installations/me").String(),
-		companiesURL:    cfg.URL.JoinPath("v1/companies"),
-		transport:       cfg.Transport,
-		timeout:         cfg.Timeout,
-		now:             cfg.Now,
-	}
+// NewAPI returns the API at c.URL.
+func NewAPI(c APIConfig) *API {
+	a := &API{base: c.URL.JoinPath("v1"), transport: c.Transport, timeout: c.Timeout, now: c.Now}
 	if a.timeout == 0 {
 		a.timeout = defaultAPITimeout
 	}
@@ -69,100 +65,114 @@ func NewAPI(cfg APIConfig) *API {
 	return a
 }
 
-// Identity is what the API knows about a credential. What it did not say is empty.
+// Identity describes a credential. Fields are empty where the response has no
+// value.
 type Identity struct {
 	AuthMethod      string // OAUTH2, API_KEY or NONE
 	ClientID        string
-	Scope           string // space-separated
+	Scope           string // separated by spaces
 	ApplicationName string
 	Subject         string // the URN of the company or organisation
-	CompanyID       string // a UUID in lower case; empty for an organisation's credential
+	CompanyID       string // a UUID in lower case; empty for an organisation
 }
 
-// IdentityFromURN returns what the URN of a company or organisation says.
+// IdentityFromURN returns the identity of a company or organisation.
 func IdentityFromURN(subject string) Identity {
 	return Identity{Subject: subject, CompanyID: companyID(subject)}
 }
 
-// Company returns whom the credential belongs to, without a name.
+// Company returns the company or organisation of the credential, without its name.
 func (i Identity) Company() credstore.Company {
 	return credstore.Company{ID: i.CompanyID, Subject: i.Subject}
 }
 
-// Introspect asks the API whose credential it is that goes into the
-// Authorization header field as authorization. The error matches
-// [ErrUnauthorized] when the API does not know the credential, and is a
-// *[StatusError] for any other status than 200.
+// Introspect performs a credential check: it returns the identity of the
+// credential in authorization, a value of the Authorization field. The error
+// matches [ErrUnauthorized] for a 401 and is a *[StatusError] for any other status
+// than 200.
 func (a *API) Introspect(ctx context.Context, authorization credstore.Secret) (Identity, error) {
-	var answer introspectResponse
-	if err := a.get(ctx, a.introspectURL, authorization, &answer); err != nil {
+	var body struct {
+		Data *struct {
+			AuthMethod      string `json:"authMethod"`
+			ClientID        string `json:"clientId"`
+			Scope           string `json:"scope"`
+			ApplicationName string `json:"applicationName"`
+			SubjectURN      string `json:"subjectURN"`
+		} `json:"data"`
+	}
+	err := a.get(ctx, authorization, &body, "introspect")
+	if err == nil && body.Data == nil {
+		err = errUnexpectedBody
+	}
+	if err != nil {
 		return Identity{}, fmt.Errorf("introspecting a credential: %w", err)
 	}
-	return answer.identity()
+	d, id := body.Data, IdentityFromURN(body.Data.SubjectURN)
+	id.AuthMethod, id.ClientID, id.Scope, id.ApplicationName = d.AuthMethod, d.ClientID, d.Scope, d.ApplicationName
+	return id, nil
 }
 
-// InstallationSubject asks for whom the integration is installed, and returns the URN of the
-// company or organisation; empty if the answer does not say. Errors are as for
-// [API.Introspect]: 404 where nothing is installed.
+// InstallationSubject returns the URN of the company or organisation in which the
+// integration is installed, or "" if the response does not name one. Errors are
+// those of [API.Introspect], with status 404 if it is not installed.
 func (a *API) InstallationSubject(ctx context.Context, authorization credstore.Secret) (string, error) {
-	var answer struct {
+	var body struct {
 		Resource string `json:"resource"`
 	}
-	if err := a.get(ctx, a.installationURL, authorization, &answer); err != nil {
-		return "", fmt.Errorf("asking for whom the integration is installed: %w", err)
+	if err := a.get(ctx, authorization, &body, "installations", "me"); err != nil {
+		return "", fmt.Errorf("reading the installation: %w", err)
 	}
-	if !isSubject(answer.Resource) {
+	if !isSubject(body.Resource) {
 		return "", nil
 	}
-	return answer.Resource, nil
+	return body.Resource, nil
 }
 
-// Uninstall uninstalls the integration at the company that the credential
-// belongs to, which ends all tokens that the client has there. The error matches
-// [ErrUnauthorized] when the API does not know the credential, and is a
-// *[StatusError] otherwise: 404 where nothing is installed. With any other error
-// it may have happened.
+// Uninstall removes the integration from the company of the credential, which
+// revokes all tokens that the client has there. Errors are those of
+// [API.Introspect], with status 404 if it is not installed. After any other error
+// the outcome is unknown.
 func (a *API) Uninstall(ctx context.Context, authorization credstore.Secret) error {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	resp, err := a.call(ctx, http.MethodDelete, a.installationURL, authorization)
+	resp, err := a.call(ctx, http.MethodDelete, authorization, "installations", "me")
 	if err != nil {
 		return fmt.Errorf("uninstalling the integration: %w", err)
 	}
-	defer func() { _ = resp.Body.Close() }() // only the status counts
+	defer func() { _ = resp.Body.Close() }() // only the status matters
 	if resp.StatusCode/100 != 2 {
 		return fmt.Errorf("uninstalling the integration: %w", a.statusError(resp))
 	}
 	return nil
 }
 
-// CompanyName returns what the company with the id is called, for a credential
-// that may know (scope companies:read). Errors are as for [API.Introspect].
-func (a *API) CompanyName(ctx context.Context, authorization credstore.Secret, companyID string) (string, error) {
-	var answer struct {
+// CompanyName returns the name of the company with the id. The credential needs
+// the scope companies:read. Errors are those of [API.Introspect].
+func (a *API) CompanyName(ctx context.Context, authorization credstore.Secret, id string) (string, error) {
+	var body struct {
 		Data struct {
 			Name string `json:"name"`
 		} `json:"data"`
 	}
-	at := a.companiesURL.JoinPath(url.PathEscape(companyID)).String()
-	if err := a.get(ctx, at, authorization, &answer); err != nil {
-		return "", fmt.Errorf("asking for the name of a company: %w", err)
+	err := a.get(ctx, authorization, &body, "companies", url.PathEscape(id))
+	if err == nil && len(body.Data.Name) > maxCompanyName {
+		err = errUnexpectedBody
 	}
-	if len(answer.Data.Name) > maxCompanyName {
-		return "", errUnexpectedBody
+	if err != nil {
+		return "", fmt.Errorf("reading the name of a company: %w", err)
 	}
-	return answer.Data.Name, nil
+	return body.Data.Name, nil
 }
 
-// get reads the JSON document at the address into v.
-func (a *API) get(ctx context.Context, address string, authorization credstore.Secret, v any) error {
+// get decodes the JSON document at the path into v.
+func (a *API) get(ctx context.Context, authorization credstore.Secret, v any, path ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	resp, err := a.call(ctx, http.MethodGet, address, authorization)
+	resp, err := a.call(ctx, http.MethodGet, authorization, path...)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }() // what was read counts
+	defer func() { _ = resp.Body.Close() }() // only what was read matters
 	if resp.StatusCode != http.StatusOK {
 		return a.statusError(resp)
 	}
@@ -176,58 +186,39 @@ func (a *API) get(ctx context.Context, address string, authorization credstore.S
 	return nil
 }
 
-const maxCompanyName = 256
-
-var errNoCredential = errors.New("there is no credential to send")
-
-// call sends a request without a body and returns the answer, whatever it is.
-func (a *API) call(ctx context.Context, method, url string, authorization credstore.Secret) (*http.Response, error) {
+// call sends a request without a body and returns the response, whatever its
+// status.
+func (a *API) call(ctx context.Context, method string, authorization credstore.Secret, path ...string) (*http.Response, error) {
 	if authorization.IsZero() {
 		return nil, errNoCredential
 	}
-	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	req, err := http.NewRequestWithContext(ctx, method, a.base.JoinPath(path...).String(), nil)
 	if err != nil {
 		return nil, errInvalidRequest
 	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Accept-Encoding", "identity")
-	req.Header.Set("User-Agent", userAgent)
+	setCommonHeader(req.Header)
 	req.Header.Set("Authorization", authorization.Reveal())
-	// Not by an http.Client: it would follow redirects with the credential.
+	// Without an http.Client, which would follow redirects with the credential.
 	resp, err := a.transport.RoundTrip(req)
 	if err != nil {
-		return nil, networkError(ctx, err)
+		return nil, outbound.DescribeError(ctx, err)
 	}
 	return resp, nil
 }
 
-// statusError is the error of an answer that does not do what was asked for.
+// setCommonHeader sets the fields that all requests of this program have.
+func setCommonHeader(h http.Header) {
+	h.Set("Accept", "application/json")
+	h.Set("Accept-Encoding", "identity") // without it any coding is acceptable (RFC 9110 section 12.5.3)
+	h.Set("User-Agent", outbound.UserAgent)
+}
+
+// statusError returns the error of a response with an unexpected status.
 func (a *API) statusError(resp *http.Response) error {
 	if resp.StatusCode == http.StatusUnauthorized {
 		return ErrUnauthorized
 	}
-	return &StatusError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, a.now())}
-}
-
-// introspectResponse is an answer of the API's introspection: an object wrapped in data.
-type introspectResponse struct {
-	Data *struct {
-		AuthMethod      string `json:"authMethod"`
-		ClientID        string `json:"clientId"`
-		Scope           string `json:"scope"`
-		ApplicationName string `json:"applicationName"`
-		SubjectURN      string `json:"subjectURN"`
-	} `json:"data"`
-}
-
-func (i introspectResponse) identity() (Identity, error) {
-	d := i.Data
-	if d == nil {
-		return Identity{}, fmt.Errorf("introspecting a credential: %w", errUnexpectedBody)
-	}
-	who := IdentityFromURN(d.SubjectURN)
-	who.AuthMethod, who.ClientID, who.Scope, who.ApplicationName = d.AuthMethod, d.ClientID, d.Scope, d.ApplicationName
-	return who, nil
+	return &StatusError{Status: resp.StatusCode, RetryAfter: outbound.RetryAfter(resp.Header, a.now())}
 }
 
 const (
@@ -237,27 +228,23 @@ const (
 	maxSubject   = 256
 )
 
-// isSubject reports whether the text is a URN of somebody at Pleo.
+// isSubject reports whether urn is a URN of Pleo's.
 func isSubject(urn string) bool {
 	return len(urn) > len(subjectURN) && len(urn) <= maxSubject && strings.EqualFold(urn[:len(subjectURN)], subjectURN)
 }
 
-// companyID returns the company that the URN names, or "" when it names
-// something else. Neither a URN's beginning nor a UUID depends on case
-// (RFC 8141 section 3.1, RFC 9562 section 4).
+// companyID returns the id in the URN of a company, and "" for other URNs. Neither
+// the prefix of a URN nor a UUID depends on case (RFC 8141 section 3.1, RFC 9562
+// section 4). The id need not be a UUID: it is enough that it distinguishes
+// companies.
 func companyID(urn string) string {
 	if len(urn) < len(companyURN) || !strings.EqualFold(urn[:len(companyURN)], companyURN) {
 		return ""
 	}
 	id := strings.ToLower(urn[len(companyURN):])
-	if len(id) > maxCompanyID || strings.ContainsFunc(id, notInUUID) {
+	unexpected := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' }
+	if len(id) > maxCompanyID || strings.ContainsFunc(id, unexpected) {
 		return ""
 	}
 	return id
-}
-
-// notInUUID is lenient: what tells companies apart is of use even where the
-// digits are not those of a UUID.
-func notInUUID(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-'
 }

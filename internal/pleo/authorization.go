@@ -6,24 +6,21 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// AuthorizationHeader returns the value of the Authorization header field that
-// proves a request to be the connection's: "Bearer TOKEN" for OAuth, and for
-// keys "Basic" with the key as user name and an empty password. It is the zero
-// Secret when the credential has nothing to send.
+// AuthorizationHeader returns the value of the Authorization field for a
+// credential: "Bearer TOKEN" for OAuth, and for API keys "Basic" with the key as
+// user name and an empty password. It returns the zero Secret if the credential
+// has no access token or key.
 func AuthorizationHeader(kind credstore.Kind, c credstore.Credential) credstore.Secret {
+	secret := c.AccessToken
 	if kind.IsKey() {
-		return basicKey(c.APIKey)
+		secret = c.APIKey
 	}
-	if c.AccessToken.IsZero() {
+	if secret.IsZero() {
 		return credstore.Secret{}
 	}
-	return credstore.NewSecret("Bearer " + c.AccessToken.Reveal())
-}
-
-func basicKey(key credstore.Secret) credstore.Secret {
-	if key.IsZero() {
-		return credstore.Secret{}
+	if kind.IsKey() {
+		// The colon ends the user name, also where no password follows.
+		return credstore.NewSecret("Basic " + base64.StdEncoding.EncodeToString([]byte(secret.Reveal()+":")))
 	}
-	// The colon that ends the user name stays, although no password follows.
-	return credstore.NewSecret("Basic " + base64.StdEncoding.EncodeToString([]byte(key.Reveal()+":")))
+	return credstore.NewSecret("Bearer " + secret.Reveal())
 }

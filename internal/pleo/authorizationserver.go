@@ -1,11 +1,12 @@
 package pleo
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -14,39 +15,37 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
-
-// userAgent is what requests of our own call themselves. Requests that are
-// forwarded keep what their client said.
-const userAgent = "pleo-auth-proxy"
 
 const defaultTimeout = 60 * time.Second
 
-// ServerConfig is what an [AuthorizationServer] is made of.
+// ServerConfig configures an [AuthorizationServer].
 type ServerConfig struct {
-	// URL is the authorization server's, without the paths of its endpoints. Required.
+	// URL is the authorization server's, without the paths of its endpoints.
+	// Required.
 	URL *url.URL
-	// ClientID is what Pleo calls our client. Required.
-	ClientID string
-	// ClientSecret returns the client's secret; it is called for each request,
-	// by several goroutines at once. Required.
+	// ClientID and ClientSecret identify our client. ClientSecret is called for
+	// each request, from several goroutines. Required.
+	ClientID     string
 	ClientSecret func() credstore.Secret
-	// PreviousClientSecret returns the secret to try when the other one is
-	// refused. Nil, or the zero Secret: there is none.
+	// PreviousClientSecret returns the secret to use when the server rejects
+	// ClientSecret. Nil, or the zero Secret, means none.
 	PreviousClientSecret func() credstore.Secret
-	// Auth is how id and secret are sent. Empty: Basic.
+	// Auth is how id and secret are sent. Empty means Basic.
 	Auth ClientAuth
-	// Transport is how the server is reached. Its HeaderTimeout is not used.
-	Transport TransportConfig
-	// Timeout is how long one call may take, from the dial to the end of the
-	// answer. 0 means 60 seconds.
+	// Transport is as [outbound.NewTransport] returns it. It is not used itself:
+	// a copy opens a new connection for each request. Required.
+	Transport *http.Transport
+	// Timeout bounds one call, from dialing to the end of the response. 0 means
+	// 60 seconds.
 	Timeout time.Duration
-	Logger  *zap.Logger      // nil: nothing is logged
-	Now     func() time.Time // nil: time.Now
+	Logger  *zap.Logger      // nil means no log
+	Now     func() time.Time // nil means time.Now
 }
 
-// AuthorizationServer speaks to Pleo's OAuth server. It may be used by several
-// goroutines at once, and keeps no token.
+// AuthorizationServer calls Pleo's authorization server. It stores no token and is
+// safe for concurrent use.
 type AuthorizationServer struct {
 	authorizeURL  string
 	tokenURL      string
@@ -60,137 +59,119 @@ type AuthorizationServer struct {
 	log           *zap.Logger
 	now           func() time.Time
 
-	// rejected is the hash of the current client secret while it is known to be
-	// refused and the previous one to work; nil otherwise.
+	// rejected is the hash of the current client secret while the server rejects
+	// it and accepts the previous one; nil otherwise.
 	rejected atomic.Pointer[credstore.Hash]
 }
 
-// NewAuthorizationServer returns the authorization server of cfg, or what is
-// wrong with cfg. It sends nothing.
-func NewAuthorizationServer(cfg ServerConfig) (*AuthorizationServer, error) {
-	if err := cfg.check(); err != nil {
+// NewAuthorizationServer returns the authorization server at c.URL. The error says
+// what is wrong with c. It sends nothing.
+func NewAuthorizationServer(c ServerConfig) (*AuthorizationServer, error) {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
-	transport, err := NewTransport(cfg.Transport)
-	if err != nil {
-		return nil, err
-	}
-	// A fresh connection for each request: one that was kept may be dead, and
-	// a request that fails on it is an unknown outcome.
-	transport.DisableKeepAlives = true
-	transport.ResponseHeaderTimeout = 0 // Timeout bounds the whole
-	transport.DialContext = trackWrites(transport.DialContext)
 	s := &AuthorizationServer{
-		authorizeURL:  cfg.URL.JoinPath("oauth/authorize").String(),
-		tokenURL:      cfg.URL.JoinPath("oauth/token").String(),
-		introspectURL: cfg.URL.JoinPath("oauth/token/introspect").String(),
-		clientID:      cfg.ClientID,
-		current:       cfg.ClientSecret,
-		previous:      cfg.PreviousClientSecret,
-		auth:          cfg.Auth,
-		transport:     transport,
-		timeout:       cfg.Timeout,
-		log:           cfg.Logger,
-		now:           cfg.Now,
+		authorizeURL:  c.URL.JoinPath("oauth/authorize").String(),
+		tokenURL:      c.URL.JoinPath("oauth/token").String(),
+		introspectURL: c.URL.JoinPath("oauth/token/introspect").String(),
+		clientID:      c.ClientID,
+		current:       c.ClientSecret,
+		previous:      c.PreviousClientSecret,
+		auth:          cmp.Or(c.Auth, Basic),
+		transport:     freshConnections(c.Transport),
+		timeout:       cmp.Or(c.Timeout, defaultTimeout),
+		log:           cmp.Or(c.Logger, zap.NewNop()),
+		now:           c.Now,
 	}
-	s.setDefaults()
-	return s, nil
-}
-
-func (c ServerConfig) check() error {
-	if c.URL == nil || c.URL.Host == "" || c.URL.Scheme != "http" && c.URL.Scheme != "https" {
-		return errors.New("the authorization server needs an http or https URL with a host")
-	}
-	if c.URL.User != nil || c.URL.RawQuery != "" || c.URL.Fragment != "" {
-		return errors.New("the authorization server's URL must not hold a user, a query or a fragment")
-	}
-	if c.ClientID == "" {
-		return errors.New("the authorization server needs a client id")
-	}
-	if c.ClientSecret == nil {
-		return errors.New("the authorization server needs a client secret")
-	}
-	if c.Auth == BasicPlain && strings.Contains(c.ClientID, ":") {
-		return errors.New("a client id with a colon cannot be sent as basic_plain: use basic or post") // RFC 7617 section 2
-	}
-	if c.Auth != "" {
-		_, err := ParseClientAuth(string(c.Auth))
-		return err
-	}
-	return nil
-}
-
-func (s *AuthorizationServer) setDefaults() {
 	if s.previous == nil {
 		s.previous = func() credstore.Secret { return credstore.Secret{} }
-	}
-	if s.auth == "" {
-		s.auth = Basic
-	}
-	if s.timeout == 0 {
-		s.timeout = defaultTimeout
-	}
-	if s.log == nil {
-		s.log = zap.NewNop()
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
+	return s, nil
 }
 
-// Refresh sends the refresh token once and returns what the server gave for it
-// (RFC 6749 section 6). The error is a *[NotSentError], an *[ResponseError] or an
-// *[UnknownOutcomeError]. Only where the server refuses the client secret, and so has
-// not looked at the token, and there is a previous secret, is it sent again.
+// freshConnections returns a copy of t that opens a new connection for each
+// request, and tracks what is written to it: a request that fails on a connection
+// from a pool has an unknown outcome.
+func freshConnections(t *http.Transport) *http.Transport {
+	t = t.Clone()
+	t.DisableKeepAlives = true
+	t.ResponseHeaderTimeout = 0 // the timeout of the call includes it
+	t.DialContext = outbound.TrackWrites(t.DialContext)
+	return t
+}
+
+func (c ServerConfig) check() error {
+	switch {
+	case c.URL == nil, c.URL.Host == "", c.URL.Scheme != "http" && c.URL.Scheme != "https":
+		return errors.New("the authorization server needs an http or https URL with a host")
+	case c.URL.User != nil, c.URL.RawQuery != "", c.URL.Fragment != "":
+		return errors.New("the URL of the authorization server must not have a user, a query or a fragment")
+	case c.ClientID == "":
+		return errors.New("the authorization server needs a client id")
+	case c.ClientSecret == nil:
+		return errors.New("the authorization server needs a client secret")
+	case c.Transport == nil:
+		return errors.New("the authorization server needs a transport")
+	case c.Auth == BasicPlain && strings.Contains(c.ClientID, ":"):
+		return errors.New("a client id with a colon cannot be sent as basic_plain: use basic or post") // RFC 7617 section 2
+	}
+	_, err := ParseClientAuth(string(cmp.Or(c.Auth, Basic)))
+	return err
+}
+
+// Refresh sends the refresh token once and returns the new token pair (RFC 6749
+// section 6). The error is a *[NotSentError], a *[ResponseError] or an
+// *[UnknownOutcomeError]. The token is sent a second time only if the server
+// rejects the client secret, in which case it has not used the token, and there is
+// a previous secret.
 //
-// Ending ctx after the token was sent gives an UnknownOutcomeError, and may lose the
-// successor: let ctx be one that nobody is waiting on.
+// If ctx ends after the token was sent, the error is an UnknownOutcomeError and the
+// new pair may be lost. Use a context that outlives the caller.
 func (s *AuthorizationServer) Refresh(ctx context.Context, refreshToken credstore.Secret) (Tokens, error) {
 	if refreshToken.IsZero() {
 		return Tokens{}, &NotSentError{Err: errNoToken}
 	}
+	return s.requestTokens(ctx, func(ctx context.Context, c *oauth2.Config) {
+		_, _ = c.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken.Reveal()}).Token() // the exchange holds the outcome
+	}, refreshToken)
+}
+
+// requestTokens calls send, which sends one token request by x/oauth2, and returns
+// its outcome. sent are the secrets that send sends, besides the client secret.
+func (s *AuthorizationServer) requestTokens(ctx context.Context, send func(context.Context, *oauth2.Config), sent ...credstore.Secret) (Tokens, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	var tokens Tokens
 	err := s.withClientSecret(func(secret credstore.Secret) (err error) {
-		tokens, err = s.refreshWith(ctx, refreshToken, secret)
+		x := &exchange{transport: s.transport, now: s.now, finish: s.auth.plainBasic(s.clientID, secret)}
+		send(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: x}), &oauth2.Config{
+			ClientID:     s.clientID,
+			ClientSecret: secret.Reveal(),
+			Endpoint:     oauth2.Endpoint{TokenURL: s.tokenURL, AuthStyle: s.auth.style()},
+		})
+		tokens, err = x.tokens(append(slices.Clip(sent), secret)...)
 		return err
 	})
 	return tokens, err
 }
 
-func (s *AuthorizationServer) refreshWith(ctx context.Context, refreshToken, secret credstore.Secret) (Tokens, error) {
-	x := &exchange{base: s.transport, now: s.now, finish: s.auth.plainBasic(s.clientID, secret)}
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: x})
-	source := s.oauth(secret).TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken.Reveal()})
-	_, _ = source.Token() // an error always: x has captured what happened
-	return x.tokens(refreshToken, secret)
-}
-
-// oauth is what x/oauth2 forms and authenticates one request by.
-func (s *AuthorizationServer) oauth(secret credstore.Secret) *oauth2.Config {
-	return &oauth2.Config{
-		ClientID:     s.clientID,
-		ClientSecret: secret.Reveal(),
-		Endpoint:     oauth2.Endpoint{TokenURL: s.tokenURL, AuthStyle: s.auth.style()},
-	}
-}
-
-// tokens says what the exchange has brought. sent are the secrets in the request.
+// tokens returns the outcome of the exchange. sent are the secrets in the request.
 func (x *exchange) tokens(sent ...credstore.Secret) (Tokens, error) {
 	if x.response == nil {
 		return Tokens{}, x.noResponseError()
 	}
 	t, err := x.response.tokens(sent...)
-	if err != nil {
-		return Tokens{}, err
+	if err == nil {
+		t.SentAt = x.sentAt
 	}
-	t.SentAt = x.sentAt
-	return t, nil
+	return t, err
 }
 
-// withClientSecret calls try with the client secret, and where that is refused once
-// more with the other one. It remembers which of them works.
+// withClientSecret calls try with the client secret, and a second time with the
+// other one if the server rejects the first. It remembers which one is accepted.
 func (s *AuthorizationServer) withClientSecret(try func(secret credstore.Secret) error) error {
 	current, previous := s.current(), s.previous()
 	if previous.IsZero() || previous.Equal(current) {
@@ -211,38 +192,25 @@ func (s *AuthorizationServer) withClientSecret(try func(secret credstore.Secret)
 	return err
 }
 
-func (s *AuthorizationServer) remember(current credstore.Secret, refused bool) {
-	if !refused {
+func (s *AuthorizationServer) remember(current credstore.Secret, rejected bool) {
+	if !rejected {
 		s.rejected.Store(nil)
-		s.log.Info("the client secret is accepted again")
+		s.log.Info("client secret accepted again")
 		return
 	}
 	hash := current.Hash()
 	s.rejected.Store(&hash)
-	s.log.Warn("the client secret is refused; the previous one works")
+	s.log.Warn("client secret rejected, using the previous one")
 }
 
-// clientSecretRejected reports whether err says that the client secret is wrong.
 func clientSecretRejected(err error) bool {
-	var answer *ResponseError
-	return errors.As(err, &answer) && answer.Class == ClientRejected && answer.Code == invalidClient
+	var response *ResponseError
+	return errors.As(err, &response) && response.Class == ClientRejected && response.Code == invalidClient
 }
 
 // clientSecretAccepted reports whether a call that ended in err proves that the
-// client secret is right: a token is judged only after the client.
+// server accepts the client secret: it checks the client before the token.
 func clientSecretAccepted(err error) bool {
-	var answer *ResponseError
-	return err == nil || errors.As(err, &answer) && answer.Class == TokenRejected
-}
-
-// post sends a form that x/oauth2 has no words for, authenticated as all others.
-func (s *AuthorizationServer) post(ctx context.Context, to string, form url.Values, secret credstore.Secret) (*exchange, error) {
-	x := &exchange{base: s.transport, now: s.now, finish: s.auth.authenticate(form, s.clientID, secret)}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(form.Encode()))
-	if err != nil {
-		return nil, fmt.Errorf("forming a request: %w", errInvalidRequest)
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	x.send(req)
-	return x, nil
+	var response *ResponseError
+	return err == nil || errors.As(err, &response) && response.Class == TokenRejected
 }

@@ -10,22 +10,21 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// ClientAuth is how our client proves itself to the authorization server. It is
-// set and never detected: detection presents a refresh token twice. The zero
-// value means [Basic].
+// ClientAuth is the method of client authentication. It is configured and never
+// detected, because detection sends a refresh token twice. The zero value means
+// [Basic].
 type ClientAuth string
 
-// The ways to send a client id and secret.
 const (
-	// Basic is HTTP Basic with both form-encoded first (RFC 6749 section 2.3.1).
+	// Basic is HTTP Basic with id and secret form-encoded (RFC 6749 section 2.3.1).
 	Basic ClientAuth = "basic"
-	// Post is client_id and client_secret among the form's parameters.
+	// Post is client_id and client_secret in the form.
 	Post ClientAuth = "post"
-	// BasicPlain is HTTP Basic with both as they are (RFC 7617).
+	// BasicPlain is HTTP Basic with id and secret unencoded (RFC 7617).
 	BasicPlain ClientAuth = "basic_plain"
 )
 
-// ParseClientAuth returns the way called s.
+// ParseClientAuth returns the method named s.
 func ParseClientAuth(s string) (ClientAuth, error) {
 	switch a := ClientAuth(s); a {
 	case Basic, Post, BasicPlain:
@@ -34,7 +33,7 @@ func ParseClientAuth(s string) (ClientAuth, error) {
 	return "", fmt.Errorf("unknown client authentication %q: use basic, post or basic_plain", s)
 }
 
-// style is what x/oauth2 calls the way.
+// style returns the method in terms of x/oauth2.
 func (a ClientAuth) style() oauth2.AuthStyle {
 	if a == Post {
 		return oauth2.AuthStyleInParams
@@ -42,8 +41,17 @@ func (a ClientAuth) style() oauth2.AuthStyle {
 	return oauth2.AuthStyleInHeader
 }
 
-// authenticate puts client id and secret on a request that is not x/oauth2's:
-// in the form, or in a header that the returned function sets.
+// plainBasic returns a function that replaces the authentication which x/oauth2
+// set: it does not support BasicPlain. For the other methods it returns nil.
+func (a ClientAuth) plainBasic(id string, secret credstore.Secret) func(*http.Request) {
+	if a != BasicPlain {
+		return nil
+	}
+	return func(req *http.Request) { req.SetBasicAuth(id, secret.Reveal()) }
+}
+
+// authenticate adds client id and secret to a form, or returns a function that adds
+// them to the request. It is for requests that x/oauth2 does not make.
 func (a ClientAuth) authenticate(form url.Values, id string, secret credstore.Secret) func(*http.Request) {
 	switch a {
 	case Post:
@@ -58,12 +66,4 @@ func (a ClientAuth) authenticate(form url.Values, id string, secret credstore.Se
 	return func(req *http.Request) {
 		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret.Reveal()))
 	}
-}
-
-// plainBasic corrects what x/oauth2, which knows no plain Basic, put on a request.
-func (a ClientAuth) plainBasic(id string, secret credstore.Secret) func(*http.Request) {
-	if a != BasicPlain {
-		return nil
-	}
-	return func(req *http.Request) { req.SetBasicAuth(id, secret.Reveal()) }
 }

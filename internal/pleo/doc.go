@@ -1,3 +1,4 @@
-// Package pleo knows what is particular to Pleo: its environments, consent, its token
-// endpoint and introspection, and how each kind of credential goes on a request.
+// Package pleo contains everything specific to Pleo: its environments, consent,
+// token endpoint and introspection, and the authorization scheme of each kind of
+// credential.
 package pleo

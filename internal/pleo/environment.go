@@ -2,15 +2,15 @@ package pleo
 
 import "net/url"
 
-// Endpoints are the two servers of an environment. They belong together: a
-// credential of one environment is worth nothing in another.
+// Endpoints are the two servers of an environment. A credential of one environment
+// is not valid in another.
 type Endpoints struct {
 	API  *url.URL
 	Auth *url.URL // the authorization server
 }
 
-// EndpointsFor returns the servers of Pleo's environment with the name,
-// production or staging. The URLs are the caller's to keep.
+// EndpointsFor returns the servers of an environment of Pleo, production or
+// staging, and false for any other. The caller may modify the URLs.
 func EndpointsFor(environment string) (Endpoints, bool) {
 	switch environment {
 	case "production":
@@ -21,8 +21,8 @@ func EndpointsFor(environment string) (Endpoints, bool) {
 	return Endpoints{}, false
 }
 
-// AppURL returns where people sign in to Pleo in the environment with the name;
-// empty where that is not known.
+// AppURL returns the page where people sign in to Pleo, or "" if the environment
+// is neither production nor staging.
 func AppURL(environment string) string {
 	switch environment {
 	case "production":

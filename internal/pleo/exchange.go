@@ -11,71 +11,75 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"time"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
-// maxResponseBody is how much of an answer's body is read, in bytes.
-const maxResponseBody = 1 << 20
+const (
+	maxResponseBody = 1 << 20
+	readSize        = 4 << 10 // most responses take one read
+)
 
 var (
-	errCaptured       = errors.New("the answer was captured")
+	errCaptured       = errors.New("the response was captured")
 	errSecondSend     = errors.New("a token request is sent once")
-	errTooLong        = errors.New("the answer is longer than 1 MB")
-	errInvalidRequest = errors.New("the request could not be formed")
+	errTooLong        = errors.New("the response is longer than 1 MB")
+	errInvalidRequest = errors.New("the request is not valid")
 	errNoToken        = errors.New("there is no token to send")
 )
 
-// exchange is one request to the authorization server and what became of it. It
-// is the [http.RoundTripper] of the client that sends the request, and captures
-// the answer instead of handing it on: what it means is not the sender's to
-// decide. It sends one request in its life, and belongs to one goroutine.
+// exchange is one request to the authorization server, and its response. As the
+// [http.RoundTripper] of the client that makes the request it captures the
+// response instead of returning it, because x/oauth2 does not distinguish the
+// outcomes that we need. It sends one request in its lifetime and is not safe for
+// concurrent use.
 type exchange struct {
-	base   http.RoundTripper
-	now    func() time.Time
-	finish func(*http.Request) // finishes the request; may be nil
+	transport http.RoundTripper
+	now       func() time.Time
+	finish    func(*http.Request) // completes the request; may be nil
 
-	sent    bool
+	started bool
 	gotConn bool
-	conn    *trackedConn // nil: the connection is not watched
-	mark    int          // of conn, from before the request was written
-	sentAt  time.Time    // just before the request was written
+	conn    *outbound.TrackedConn // nil if writes are not tracked
+	before  int                   // bytes written to conn before the request
+	sentAt  time.Time             // just before the request was written
 
-	response *response // nil when no head of one came
-	cause    error     // why not
+	response *response // nil if no header was received
+	err      error     // why response is nil
 }
 
-// response is what could be read of an answer.
+// response is what could be read of a response.
 type response struct {
 	status     int
-	retryAfter time.Duration // 0 when the server did not say
+	retryAfter time.Duration // 0 if the server did not ask for a delay
 	body       []byte        // at most maxResponseBody
-	bodyErr    error         // why the body ended early; nil when it is whole
+	bodyErr    error         // why the body ended early; nil if it is complete
 }
 
-// RoundTrip sends the request and captures the answer. It always returns an error.
+// RoundTrip sends the request and captures the response. It always returns an
+// error.
 func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
-	if x.sent {
-		_ = req.Body.Close() // a RoundTripper's duty; it is a reader of bytes
+	if x.started {
+		_ = req.Body.Close() // required of a RoundTripper
 		return nil, errSecondSend
 	}
 	x.send(req)
 	return nil, errCaptured
 }
 
-// send sends the request and captures what becomes of it.
+// send sends the request and captures the response.
 func (x *exchange) send(req *http.Request) {
-	x.sent = true
+	x.started = true
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: x.connected})
 	req = req.Clone(ctx)
-	req.GetBody = nil // nobody is to send it again
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Accept-Encoding", "identity") // without it any is acceptable (RFC 9110 section 12.5.3)
-	req.Header.Set("User-Agent", userAgent)
+	req.GetBody = nil // so that the transport cannot send it again
+	setCommonHeader(req.Header)
 	if x.finish != nil {
 		x.finish(req)
 	}
-	resp, err := x.base.RoundTrip(req)
+	resp, err := x.transport.RoundTrip(req)
 	if err != nil {
-		x.cause = networkError(ctx, err)
+		x.err = outbound.DescribeError(ctx, err)
 		return
 	}
 	x.response = x.read(ctx, resp)
@@ -85,27 +89,38 @@ func (x *exchange) send(req *http.Request) {
 func (x *exchange) connected(info httptrace.GotConnInfo) {
 	x.gotConn = true
 	x.sentAt = x.now()
-	x.conn = trackedConnOf(info.Conn)
-	if x.conn != nil {
-		x.mark = x.conn.position()
+	if x.conn = outbound.Tracked(info.Conn); x.conn != nil {
+		x.before = x.conn.Written()
 	}
 }
 
 func (x *exchange) read(ctx context.Context, resp *http.Response) *response {
-	a := &response{status: resp.StatusCode, retryAfter: retryAfter(resp.Header, x.now())}
-	if a.success() || a.clientError() {
-		a.body, a.bodyErr = readBody(ctx, resp.Body)
+	r := &response{status: resp.StatusCode, retryAfter: outbound.RetryAfter(resp.Header, x.now())}
+	if r.success() || r.clientError() {
+		r.body, r.bodyErr = readBody(ctx, resp.Body)
 	}
 	_ = resp.Body.Close() // the connection is not used again
-	return a
+	return r
 }
 
-func (a *response) success() bool     { return a.status >= 200 && a.status <= 299 }
-func (a *response) clientError() bool { return a.status >= 400 && a.status <= 499 }
+// noResponseError returns a [NotSentError] or an [UnknownOutcomeError] for an
+// exchange without a response.
+func (x *exchange) noResponseError() error {
+	switch {
+	case !x.started:
+		return &NotSentError{Err: errInvalidRequest}
+	case !x.gotConn, x.conn != nil && x.conn.CloseIfUnwritten(x.before):
+		return &NotSentError{Err: x.err}
+	}
+	return &UnknownOutcomeError{Err: x.err}
+}
 
-// readBody returns what can be read of body, and why it is not the whole. It does
-// not wait for the end behind a JSON object that is whole: until it returns, a
-// crash loses what is in there.
+func (r *response) success() bool     { return r.status >= 200 && r.status <= 299 }
+func (r *response) clientError() bool { return r.status >= 400 && r.status <= 499 }
+
+// readBody returns what can be read of a body, and why that is not all of it. It
+// stops at the end of a complete JSON object without waiting for the end of the
+// body: until it returns, a crash loses the tokens in it.
 func readBody(ctx context.Context, body io.Reader) ([]byte, error) {
 	in := io.LimitReader(decompressed(body), maxResponseBody+1)
 	var b bytes.Buffer
@@ -116,7 +131,7 @@ func readBody(ctx context.Context, body io.Reader) ([]byte, error) {
 			break
 		}
 		if err != nil {
-			return b.Bytes(), networkError(ctx, err)
+			return b.Bytes(), outbound.DescribeError(ctx, err)
 		}
 	}
 	if b.Len() > maxResponseBody {
@@ -125,25 +140,21 @@ func readBody(ctx context.Context, body io.Reader) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// readSize is how much of an answer is read at a time, in bytes: mostly all of it.
-const readSize = 4 << 10
-
-// isCompleteObject reports whether b is a JSON object up to its end.
+// isCompleteObject reports whether b is a JSON object that is closed.
 func isCompleteObject(b []byte) bool {
-	return bytes.HasSuffix(bytes.TrimRight(b, " \t\r\n"), []byte("}")) && json.Valid(b)
+	return bytes.HasSuffix(bytes.TrimRight(b, jsonSpace), []byte("}")) && json.Valid(b)
 }
 
-// gzipMagic is what every gzip file begins with (RFC 1952 section 2.3.1), and no
-// JSON text.
+// gzipMagic begins every gzip file (RFC 1952 section 2.3.1) and no JSON text.
 const gzipMagic = "\x1f\x8b"
 
-// decompressed returns body without the compression that we ask servers not to use.
-// One that uses it all the same has spent the refresh token as well, and its
-// successor is inside. What is readable of a part is read.
+// decompressed returns the body without gzip. Requests ask for no compression, but
+// a server that compresses all the same has used up the refresh token too, and the
+// new one is inside. A truncated body is decompressed as far as possible.
 func decompressed(body io.Reader) io.Reader {
 	in := bufio.NewReader(body)
 	if magic, _ := in.Peek(len(gzipMagic)); string(magic) != gzipMagic {
-		return in // an error comes again when it is read
+		return in // which returns the error of Peek again
 	}
 	out, err := gzip.NewReader(in)
 	if err != nil {
@@ -152,19 +163,6 @@ func decompressed(body io.Reader) io.Reader {
 	return out
 }
 
-// failingReader is a body that cannot be read.
 type failingReader struct{ err error }
 
-func (b failingReader) Read([]byte) (int, error) { return 0, b.err }
-
-// noResponseError says what became of a request without an answer: a [NotSentError] or
-// an [UnknownOutcomeError].
-func (x *exchange) noResponseError() error {
-	if !x.sent {
-		return &NotSentError{Err: errInvalidRequest}
-	}
-	if !x.gotConn || x.conn != nil && x.conn.closeIfUnwritten(x.mark) {
-		return &NotSentError{Err: x.cause}
-	}
-	return &UnknownOutcomeError{Err: x.cause}
-}
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 // Secrets of the tests. None of their pieces is part of any word of ours.
@@ -47,6 +48,7 @@ func newServer(t testing.TB, base string, opts ...func(*ServerConfig)) *Authoriz
 		URL:          mustURL(t, base),
 		ClientID:     clientID,
 		ClientSecret: secret(clientSecret),
+		Transport:    newTransport(t, outbound.Config{}),
 		Timeout:      10 * time.Second,
 	}
 	for _, opt := range opts {
@@ -57,6 +59,16 @@ func newServer(t testing.TB, base string, opts ...func(*ServerConfig)) *Authoriz
 		t.Fatalf("NewAuthorizationServer: %v", err)
 	}
 	return s
+}
+
+func newTransport(t testing.TB, c outbound.Config) *http.Transport {
+	t.Helper()
+	transport, err := outbound.NewTransport(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return transport
 }
 
 // recordedRequest is what a request to a recorder consisted of.

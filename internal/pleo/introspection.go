@@ -7,37 +7,32 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 var (
-	// ErrIntrospectionUnsupported says that the authorization server has no token
+	// ErrIntrospectionUnsupported means that the authorization server has no token
 	// introspection.
-	ErrIntrospectionUnsupported = errors.New("the authorization server has no introspection")
+	ErrIntrospectionUnsupported = errors.New("the authorization server does not support token introspection")
 
-	errNoActiveMember = errors.New("introspecting a token: the answer does not say whether it is active")
+	errNoActiveMember = errors.New("introspecting a token: the response does not say whether it is active")
 )
 
-// Active asks the authorization server whether the token is good (RFC 7662).
-// That spends nothing. hint is access_token, refresh_token or empty. The error
-// matches [ErrIntrospectionUnsupported] when there is nobody to ask; with any error
-// nothing is known about the token.
+// Active reports whether the authorization server calls the token active (RFC
+// 7662). This does not use up a refresh token. hint is access_token, refresh_token
+// or empty. The error matches [ErrIntrospectionUnsupported] if the server has no
+// introspection; after any error nothing is known about the token.
 func (s *AuthorizationServer) Active(ctx context.Context, token credstore.Secret, hint string) (bool, error) {
-	if token.IsZero() {
-		return false, errNoToken
-	}
 	info, err := s.introspect(ctx, token, hint)
 	return info.active, err
 }
 
-// Subject asks the authorization server whose the access token is, and returns
-// the URN of the company or organisation: empty if the token is not active, or
-// the answer does not say. Errors are as for [AuthorizationServer.Active].
+// Subject returns the URN of the company or organisation that the access token
+// belongs to. It is empty if the token is not active or the response does not name
+// one. Errors are those of [AuthorizationServer.Active].
 func (s *AuthorizationServer) Subject(ctx context.Context, accessToken credstore.Secret) (string, error) {
-	if accessToken.IsZero() {
-		return "", errNoToken
-	}
 	info, err := s.introspect(ctx, accessToken, "access_token")
 	if !info.active {
 		return "", err
@@ -45,13 +40,16 @@ func (s *AuthorizationServer) Subject(ctx context.Context, accessToken credstore
 	return info.subject, err
 }
 
-// tokenInfo is what introspection says of a token.
+// tokenInfo is the result of an introspection.
 type tokenInfo struct {
 	active  bool
-	subject string // a URN; empty: not said
+	subject string // a URN; empty if the response does not name it
 }
 
 func (s *AuthorizationServer) introspect(ctx context.Context, token credstore.Secret, hint string) (info tokenInfo, err error) {
+	if token.IsZero() {
+		return tokenInfo{}, errNoToken
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	err = s.withClientSecret(func(secret credstore.Secret) (err error) {
@@ -66,49 +64,52 @@ func (s *AuthorizationServer) introspectWith(ctx context.Context, token credstor
 	if hint != "" {
 		form.Set("token_type_hint", hint)
 	}
-	x, err := s.post(ctx, s.introspectURL, form, secret)
+	x := &exchange{transport: s.transport, now: s.now, finish: s.auth.authenticate(form, s.clientID, secret)}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.introspectURL, strings.NewReader(form.Encode()))
 	if err != nil {
-		return tokenInfo{}, err
+		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", errInvalidRequest)
 	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	x.send(req)
 	if x.response == nil {
-		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", x.cause)
+		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", x.err)
 	}
 	return x.response.tokenInfo(token, secret)
 }
 
-// tokenInfo says what the answer to an introspection request means.
-func (a *response) tokenInfo(sent ...credstore.Secret) (tokenInfo, error) {
+// tokenInfo interprets the response to an introspection request.
+func (r *response) tokenInfo(sent ...credstore.Secret) (tokenInfo, error) {
 	switch {
-	case a.status == http.StatusNotFound:
+	case r.status == http.StatusNotFound:
 		return tokenInfo{}, ErrIntrospectionUnsupported
-	case a.status == http.StatusUnauthorized:
-		// RFC 7662 section 2.3: the client is refused, with whatever body.
-		return tokenInfo{}, &ResponseError{Class: ClientRejected, Status: a.status, Code: invalidClient, RetryAfter: a.retryAfter}
-	case a.clientError():
-		return tokenInfo{}, a.responseError(sent...)
-	case a.status != http.StatusOK:
-		return tokenInfo{}, &StatusError{Status: a.status, RetryAfter: a.retryAfter}
-	case a.bodyErr != nil:
-		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", a.bodyErr)
+	case r.status == http.StatusUnauthorized:
+		// RFC 7662 section 2.3: the client is rejected, whatever the body.
+		return tokenInfo{}, &ResponseError{Class: ClientRejected, Status: r.status, Code: invalidClient, RetryAfter: r.retryAfter}
+	case r.clientError():
+		return tokenInfo{}, r.responseError(sent...)
+	case r.status != http.StatusOK:
+		return tokenInfo{}, &StatusError{Status: r.status, RetryAfter: r.retryAfter}
+	case r.bodyErr != nil:
+		return tokenInfo{}, fmt.Errorf("introspecting a token: %w", r.bodyErr)
 	}
-	return parseTokenInfo(a.body)
+	return parseTokenInfo(r.body)
 }
 
-// parseTokenInfo reads an answer (RFC 7662 section 2.2). Pleo names the subject in
-// a member of its own, and perhaps in sub.
+// parseTokenInfo parses an introspection response (RFC 7662 section 2.2). Pleo
+// names the subject in a member of its own, and possibly in sub.
 func parseTokenInfo(body []byte) (tokenInfo, error) {
-	var answer struct {
+	var members struct {
 		Active *bool `json:"active"`
-		// Of whatever type: whether the token is active is the more important.
+		// A wrong type must not hide whether the token is active.
 		SubjectURN any `json:"urn:pleo:params:oauth:subject_urn"`
 		Sub        any `json:"sub"`
 	}
-	if json.Unmarshal(body, &answer) != nil || answer.Active == nil {
+	if json.Unmarshal(body, &members) != nil || members.Active == nil {
 		return tokenInfo{}, errNoActiveMember
 	}
-	info := tokenInfo{active: *answer.Active}
-	for _, said := range []any{answer.SubjectURN, answer.Sub} {
-		if urn, ok := said.(string); ok && info.subject == "" && isSubject(urn) {
+	info := tokenInfo{active: *members.Active}
+	for _, member := range []any{members.SubjectURN, members.Sub} {
+		if urn, ok := member.(string); ok && info.subject == "" && isSubject(urn) {
 			info.subject = urn
 		}
 	}

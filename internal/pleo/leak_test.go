@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 // TestErrorsDoNotRepeatSecrets: a server that repeats what it was sent,
@@ -147,12 +148,7 @@ func checkOutcome(t *testing.T, a *response, tokens Tokens, err error) {
 // newAPI returns an API on a transport of ours.
 func newAPI(t testing.TB, base string) *API {
 	t.Helper()
-	transport, err := NewTransport(TransportConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(transport.CloseIdleConnections)
-	return NewAPI(APIConfig{URL: mustURL(t, base), Transport: transport})
+	return NewAPI(APIConfig{URL: mustURL(t, base), Transport: newTransport(t, outbound.Config{})})
 }
 
 var _ http.RoundTripper = (*exchange)(nil)

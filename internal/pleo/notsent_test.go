@@ -3,7 +3,7 @@ package pleo
 import (
 	"context"
 	"crypto/tls"
-	"encoding/pem"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -11,8 +11,6 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +18,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 // closedPort is an address that refuses connections.
@@ -33,15 +32,11 @@ func closedPort(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// caFile writes the certificate of the server to a file.
-func caFile(t *testing.T, server *httptest.Server) string {
-	t.Helper()
-	name := filepath.Join(t.TempDir(), "ca.pem")
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	if err := os.WriteFile(name, block, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return name
+// rootsOf returns the certificate of the server as a root.
+func rootsOf(server *httptest.Server) *x509.CertPool {
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	return roots
 }
 
 func quietTLS(t *testing.T, answer http.HandlerFunc, config *tls.Config) *httptest.Server {
@@ -63,7 +58,7 @@ func TestRefreshNotSent(t *testing.T) {
 	old := quietTLS(t, count, &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}) //nolint:gosec // G402: what we refuse
 	plainText := tcpServer(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "220 canary ready\r\n") })
 	silent := tcpServer(t, func(*net.TCPConn) {})
-	trust := func(c *ServerConfig) { c.Transport.CAFile = caFile(t, server) }
+	trust := func(c *ServerConfig) { c.Transport.TLSClientConfig.RootCAs = rootsOf(server) }
 
 	tests := []struct {
 		name, url, says string
@@ -72,7 +67,7 @@ func TestRefreshNotSent(t *testing.T) {
 		{"refused", "http://" + closedPort(t), "connection refused", nil},
 		{"no such name", "https://canary.invalid", "no such host", failingDNS},
 		{"unknown authority", server.URL, "unknown authority", nil},
-		{"name on the certificate", strings.Replace(server.URL, "127.0.0.1", "localhost", 1), `not for "localhost"`, trust},
+		{"name on the certificate", strings.Replace(server.URL, "127.0.0.1", "localhost", 1), `not valid for "localhost"`, trust},
 		{"TLS too old", old.URL, "TLS", nil},
 		{"no TLS", "https://" + plainText, "TLS", nil},
 		{"closed during the handshake", "https://" + silent, "connection", nil},
@@ -104,7 +99,7 @@ func opts(opt func(*ServerConfig)) []func(*ServerConfig) {
 
 // failingDNS answers as a resolver does that knows no such name.
 func failingDNS(c *ServerConfig) {
-	c.Transport.Dial = func(_ context.Context, network, address string) (net.Conn, error) {
+	c.Transport.DialContext = func(_ context.Context, network, address string) (net.Conn, error) {
 		host, _, _ := net.SplitHostPort(address)
 		return nil, &net.OpError{Op: "dial", Net: network, Err: &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}}
 	}
@@ -135,7 +130,7 @@ func TestRefreshWithCancelledContext(t *testing.T) {
 func TestRefreshDialTimeout(t *testing.T) {
 	s := newServer(t, "http://127.0.0.1:1", func(c *ServerConfig) {
 		c.Timeout = 20 * time.Millisecond
-		c.Transport.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c.Transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
@@ -236,8 +231,8 @@ func TestRefreshWriteFails(t *testing.T) {
 	address := tcpServer(t, func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) })
 	for _, takes := range []int{0, 1} {
 		s := newServer(t, "http://"+address, func(c *ServerConfig) {
-			dial := dialer(TransportConfig{})
-			c.Transport.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			dial := c.Transport.DialContext
+			c.Transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 				conn, err := dial(ctx, network, address)
 				return &failingConn{Conn: conn, takes: takes}, err
 			}
@@ -256,9 +251,9 @@ func TestRefreshWriteFailsAfterHandshake(t *testing.T) {
 	server := quietTLS(t, func(http.ResponseWriter, *http.Request) {}, nil)
 	var conn failingAfterHandshake
 	s := newServer(t, server.URL, func(c *ServerConfig) {
-		c.Transport.CAFile = caFile(t, server)
-		dial := dialer(TransportConfig{})
-		c.Transport.Dial = func(ctx context.Context, network, address string) (_ net.Conn, err error) {
+		c.Transport.TLSClientConfig.RootCAs = rootsOf(server)
+		dial := c.Transport.DialContext
+		c.Transport.DialContext = func(ctx context.Context, network, address string) (_ net.Conn, err error) {
 			conn.Conn, err = dial(ctx, network, address)
 			return &conn, err
 		}
@@ -300,40 +295,6 @@ func (c *failingConn) Write(b []byte) (int, error) {
 	return n, syscall.EPIPE
 }
 
-func TestTrackedConnStaysClosed(t *testing.T) {
-	near, far := net.Pipe()
-	defer func() { _, _ = near.Close(), far.Close() }()
-	conn := &trackedConn{Conn: near}
-	if !conn.closeIfUnwritten(conn.position()) {
-		t.Fatal("untouched = false before any write")
-	}
-	if n, err := conn.Write([]byte("x")); n != 0 || !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Write after untouched = %d, %v, want 0, %v", n, err, net.ErrClosed)
-	}
-}
-
-func TestTrackedConnCountsWriteInProgress(t *testing.T) {
-	near, far := net.Pipe()
-	conn := &trackedConn{Conn: near}
-	mark := conn.position()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, _ = conn.Write([]byte("xy")) // until far is closed
-	}()
-	if _, err := far.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
-	if conn.closeIfUnwritten(mark) {
-		t.Error("untouched = true during a write")
-	}
-	_ = far.Close()
-	<-done
-	if conn.closeIfUnwritten(mark) {
-		t.Error("untouched = true after half a write")
-	}
-}
-
 // TestRefreshThroughAProxy: a proxy that does not connect us has sent nothing,
 // and neither its words nor its password come out.
 func TestRefreshThroughAProxy(t *testing.T) {
@@ -344,8 +305,9 @@ func TestRefreshThroughAProxy(t *testing.T) {
 	for _, status := range []string{"200 Connected", "407 canary", "503 canary"} {
 		address := tcpServer(t, func(conn *net.TCPConn) { connect(conn, status, server.Listener.Addr().String()) })
 		s := newServer(t, server.URL, func(c *ServerConfig) {
-			c.Transport.CAFile = caFile(t, server)
-			c.Transport.ProxyURL = &url.URL{Scheme: "http", Host: address, User: url.UserPassword("me", "canary")}
+			c.Transport = newTransport(t, outbound.Config{
+				Roots: rootsOf(server), ForwardProxy: &url.URL{Scheme: "http", Host: address, User: url.UserPassword("me", "canary")},
+			})
 		})
 		_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 		assertNoSecret(t, err)

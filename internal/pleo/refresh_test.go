@@ -286,8 +286,8 @@ func TestRefreshUsesFreshConnections(t *testing.T) {
 	server := record(t, respond(200, tokenResponse))
 	dials := 0
 	s := newServer(t, server.URL, func(c *ServerConfig) {
-		dial := dialer(TransportConfig{})
-		c.Transport.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		dial := c.Transport.DialContext
+		c.Transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 			dials++
 			return dial(ctx, network, address)
 		}

@@ -1,6 +1,7 @@
 package pleo
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,68 +13,67 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-var errNoTokens = errors.New("a successful answer without readable tokens")
+var errNoTokens = errors.New("a successful response without readable tokens")
 
 const invalidClient = "invalid_client"
 
-// rejectionCodes are the codes that condemn the token that was sent. The second is
-// not in RFC 6749; Pleo is known to use it.
+// rejectionCodes mean that the token that was sent is not valid. The second is not
+// in RFC 6749; Pleo is known to use it.
 func rejectionCodes() []string { return []string{"invalid_grant", "invalid_refresh_token"} }
 
-// clientErrorCodes are the codes that say that our client is wrong.
+// clientErrorCodes mean that our client is wrong.
 func clientErrorCodes() []string {
 	return []string{invalidClient, "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 }
 
-// tokens says what the answer to a token request means: tokens, or an
-// [ResponseError] or [UnknownOutcomeError]. sent are the secrets that must not come back
-// in an error.
-func (a *response) tokens(sent ...credstore.Secret) (Tokens, error) {
-	if a.clientError() {
-		return Tokens{}, a.responseError(sent...)
+// tokens interprets the response to a token request: tokens, a [ResponseError] or
+// an [UnknownOutcomeError]. sent are secrets that errors must not show.
+func (r *response) tokens(sent ...credstore.Secret) (Tokens, error) {
+	if r.clientError() {
+		return Tokens{}, r.responseError(sent...)
 	}
-	if !a.success() {
-		return Tokens{}, a.unknownOutcome(fmt.Errorf("the authorization server answered %d", a.status))
+	if !r.success() {
+		return Tokens{}, r.unknownOutcome(fmt.Errorf("the authorization server returned status %d", r.status))
 	}
-	if t, ok := parseTokens(a.body); ok {
+	if t, ok := parseTokens(r.body); ok {
 		return t, nil
 	}
-	if a.bodyErr != nil {
-		return Tokens{}, a.unknownOutcome(fmt.Errorf("the answer broke off: %w", a.bodyErr))
+	if r.bodyErr != nil {
+		return Tokens{}, r.truncated()
 	}
-	return Tokens{}, a.unknownOutcome(errNoTokens)
+	return Tokens{}, r.unknownOutcome(errNoTokens)
 }
 
-func (a *response) unknownOutcome(err error) error {
-	return &UnknownOutcomeError{Status: a.status, RetryAfter: a.retryAfter, Err: err}
+func (r *response) truncated() error {
+	return r.unknownOutcome(fmt.Errorf("the response is truncated: %w", r.bodyErr))
 }
 
-// statusError sorts an answer of status 4xx.
-func (a *response) responseError(sent ...credstore.Secret) error {
-	complaint := parseTokenError(a.body)
-	class, code := complaint.classify()
-	if a.status == http.StatusTooManyRequests {
-		class = RateLimited // whatever it says: a client that waits has lost nothing
-	}
-	if class == Unexpected && a.bodyErr != nil {
-		// What broke off may have been a refusal. Asking again tells.
-		return a.unknownOutcome(fmt.Errorf("the answer broke off: %w", a.bodyErr))
-	}
-	if code == "" {
-		code = safeCode(complaint.code, sent)
-	}
-	return &ResponseError{Class: class, Status: a.status, Code: code, RetryAfter: a.retryAfter}
+func (r *response) unknownOutcome(err error) error {
+	return &UnknownOutcomeError{Status: r.status, RetryAfter: r.retryAfter, Err: err}
 }
 
-// tokenError is the body of an error answer: RFC 6749 section 5.2, or Pleo's
-// ExceptionInfo, which has a type.
+// responseError classifies a 4xx response.
+func (r *response) responseError(sent ...credstore.Secret) error {
+	e := parseTokenError(r.body)
+	class, code := e.classify()
+	if r.status == http.StatusTooManyRequests {
+		class = RateLimited // whatever the body says: waiting loses nothing
+	}
+	if class == Unexpected && r.bodyErr != nil {
+		return r.truncated() // the missing part may have been a rejection
+	}
+	return &ResponseError{Class: class, Status: r.status, Code: cmp.Or(code, safeCode(e.code, sent)), RetryAfter: r.retryAfter}
+}
+
+// tokenError is the body of an error response: that of RFC 6749 section 5.2, or
+// Pleo's ExceptionInfo, which has a type.
 type tokenError struct{ code, typ, description string }
 
-// parseTokenError reads what is readable of body, which may have broken off.
+// parseTokenError parses body as far as possible; it may be truncated.
 func parseTokenError(body []byte) tokenError {
-	m, end, whole := parseMembers(body)
+	m, end, complete := parseMembers(body)
 	read := func(name string) string {
-		if s := m.text(name); s != "" || whole {
+		if s := m.text(name); s != "" || complete {
 			return s
 		}
 		return findString(body[end:], name)
@@ -81,22 +81,21 @@ func parseTokenError(body []byte) tokenError {
 	return tokenError{code: read("error"), typ: read("type"), description: read("error_description")}
 }
 
-// classify returns the class of a 4xx answer and the code that it was recognised
-// by; "" for Unusual. Codes are compared without regard to case, since Pleo
-// writes types in capitals. A named client error goes before a refusal that is
-// only mentioned: it condemns nothing.
-func (c tokenError) classify() (Class, string) {
-	if code := findCode(rejectionCodes(), equalTo(c.code)); code != "" {
+// classify returns the class of a 4xx response and the code that determined it,
+// which is empty for Unexpected. Case is ignored: Pleo writes types in capitals. A
+// client error in the error or type member counts before a rejection that is only
+// mentioned, because it rejects no token.
+func (e tokenError) classify() (Class, string) {
+	if code := findCode(rejectionCodes(), equalTo(e.code)); code != "" {
 		return TokenRejected, code
 	}
-	if code := findCode(clientErrorCodes(), equalTo(c.code)); code != "" {
-		return ClientRejected, code
+	for _, text := range []string{e.code, e.typ} {
+		if code := findCode(clientErrorCodes(), equalTo(text)); code != "" {
+			return ClientRejected, code
+		}
 	}
-	if code := findCode(clientErrorCodes(), equalTo(c.typ)); code != "" {
-		return ClientRejected, code
-	}
-	for _, text := range []string{c.code, c.typ, c.description} {
-		if code := findCode(rejectionCodes(), mentionedIn(text)); code != "" {
+	for _, text := range []string{e.code, e.typ, e.description} {
+		if code := findCode(rejectionCodes(), wordOf(text)); code != "" {
 			return TokenRejected, code
 		}
 	}
@@ -114,9 +113,9 @@ func equalTo(s string) func(string) bool {
 	return func(code string) bool { return strings.EqualFold(s, code) }
 }
 
-// mentionedIn matches codes that are a word of text: "invalid_grant_type" does
-// not mention invalid_grant.
-func mentionedIn(text string) func(string) bool {
+// wordOf matches codes that are a whole word of text: "invalid_grant_type" does not
+// contain invalid_grant.
+func wordOf(text string) func(string) bool {
 	words := strings.FieldsFunc(text, func(r rune) bool {
 		return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 	})
@@ -125,12 +124,13 @@ func mentionedIn(text string) func(string) bool {
 
 const (
 	maxCodeLength = 64
-	// minEchoLength is how many bytes of a secret, in a row, make a code an echo of it.
+	// minEchoLength is how many bytes of a secret, in a row, a code must not
+	// contain.
 	minEchoLength = 6
 )
 
-// safeCode returns code if it is made of the characters that RFC 6749
-// section 5.2 allows, is not long, and does not repeat what was sent; else "".
+// safeCode returns code if it is short, has only the characters that RFC 6749
+// section 5.2 allows, and does not repeat what was sent; else "".
 func safeCode(code string, sent []credstore.Secret) string {
 	if len(code) > maxCodeLength || !isErrorText(code) {
 		return ""
@@ -144,8 +144,8 @@ func safeCode(code string, sent []credstore.Secret) string {
 	return code
 }
 
-// repeatsSecret reports whether code holds the secret, or a piece of it that is echo
-// bytes long.
+// repeatsSecret reports whether code contains minEchoLength bytes of the secret, or
+// all of a shorter one.
 func repeatsSecret(code, secret string) bool {
 	if secret == "" {
 		return false
@@ -159,8 +159,8 @@ func repeatsSecret(code, secret string) bool {
 	return false
 }
 
-// isErrorText reports whether s consists of the characters of an error code and
-// of a scope: %x20-21 / %x23-5B / %x5D-7E.
+// isErrorText reports whether s has only the characters of an error code or a
+// scope: %x20-21 / %x23-5B / %x5D-7E (RFC 6749 appendix A).
 func isErrorText(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return r < 0x20 || r > 0x7e || r == '"' || r == '\\'

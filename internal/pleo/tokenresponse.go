@@ -2,40 +2,40 @@ package pleo
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
-// Limits of what a token answer can say.
 const (
 	maxLifetime = 24 * time.Hour
 	maxScope    = 4096
 )
 
-// parseTokens reads the body of a successful answer (RFC 6749 section 5.1). ok is
-// false when it holds no tokens, or may have held a refresh token that cannot be
-// read any more. SentAt is left to the caller.
+// parseTokens parses the body of a successful response (RFC 6749 section 5.1). It
+// returns false if the body has no tokens, or may have had a refresh token that is
+// no longer readable. The caller sets SentAt.
 //
-// A refresh token that can be read completely counts as received, however odd
-// or short the body is: it has taken the place of the one that was sent.
-func parseTokens(body []byte) (t Tokens, ok bool) {
-	m, end, whole := parseMembers(body)
+// A complete refresh token counts as received, however malformed or truncated the
+// rest of the body is: it replaces the one that was sent.
+func parseTokens(body []byte) (Tokens, bool) {
+	m, end, complete := parseMembers(body)
 	access, refresh := m.text("access_token"), m.text("refresh_token")
 	if access == "" && refresh == "" {
-		end, whole = 0, false // nothing where it belongs: look everywhere
+		end, complete = 0, false // not where they belong: search the whole body
 	}
-	if !whole {
-		access = firstOf(access, findString(body[end:], "access_token"))
-		refresh = firstOf(refresh, findString(body[end:], "refresh_token"))
+	if !complete {
+		access = cmp.Or(access, findString(body[end:], "access_token"))
+		refresh = cmp.Or(refresh, findString(body[end:], "refresh_token"))
 	}
 	if !isBearer(m.text("token_type")) || !isTokenText(access) {
 		access = ""
 	}
-	if refresh == "" && (access == "" || !whole) {
+	if refresh == "" && (access == "" || !complete) {
 		return Tokens{}, false
 	}
 	return Tokens{
@@ -46,42 +46,31 @@ func parseTokens(body []byte) (t Tokens, ok bool) {
 	}, true
 }
 
-func firstOf(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
-// isBearer reports whether access tokens of the type can be used. RFC 6749 section
-// 7.1 forbids to use one of a type that we do not understand; the refresh token
-// that came with it is good all the same. Pleo documents no token_type, so an
-// absent one is taken for bearer.
+// isBearer reports whether access tokens of the type can be used: RFC 6749 section
+// 7.1 forbids types that the client does not understand. The refresh token beside
+// it can be used all the same. Pleo documents no token_type, so an absent one
+// counts as bearer.
 func isBearer(tokenType string) bool {
 	return tokenType == "" || strings.EqualFold(tokenType, "bearer")
 }
 
-// isTokenText reports whether s can stand in a header field: it consists of the
-// characters that RFC 6749 appendix A.12 allows in a token.
+// isTokenText reports whether s has only the characters that RFC 6749 appendix A.12
+// allows in a token, so that it can be sent in a header field.
 func isTokenText(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
 }
 
-// parseLifetime reads expires_in, seconds as a number or a numeric string.
+// parseLifetime parses expires_in: seconds as a number or a numeric string.
 func parseLifetime(raw json.RawMessage) time.Duration {
 	text := string(raw)
 	var quoted string
 	if json.Unmarshal(raw, &quoted) == nil {
 		text = strings.TrimSpace(quoted)
 	}
-	seconds, err := strconv.ParseFloat(text, 64)
-	if err != nil {
-		return 0
-	}
-	return secondsAtMost(seconds, maxLifetime)
+	return outbound.Seconds(text, maxLifetime)
 }
 
-// parseScope returns s if it is a scope as in RFC 6749 section 3.3, else "".
+// parseScope returns s if it is a scope according to RFC 6749 section 3.3, else "".
 func parseScope(s string) string {
 	if len(s) > maxScope || !isErrorText(s) {
 		return ""
@@ -89,7 +78,7 @@ func parseScope(s string) string {
 	return s
 }
 
-// members are those of a JSON object, by name. Of two with one name the last counts.
+// members are the members of a JSON object. The last of two with one name counts.
 type members map[string]json.RawMessage
 
 // text returns the member if it is a string, else "".
@@ -101,10 +90,10 @@ func (m members) text(name string) string {
 	return s
 }
 
-// parseMembers reads the JSON object that body begins with, as far as its members
-// are there completely. end is where the last of them ends, and whole whether
-// the object is closed.
-func parseMembers(body []byte) (m members, end int, whole bool) {
+// parseMembers parses the complete members of the JSON object at the beginning of
+// body. end is where the last of them ends; complete means that the object is
+// closed.
+func parseMembers(body []byte) (m members, end int, complete bool) {
 	m = make(members)
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -128,14 +117,17 @@ func parseMembers(body []byte) (m members, end int, whole bool) {
 	return m, end, err == nil
 }
 
-// mayBeTruncated reports whether value may be the beginning of a number whose rest
-// is missing: unlike a string, a number does not show where it ends.
+// mayBeTruncated reports whether value may be the beginning of a longer number:
+// unlike a string, a number does not show where it ends.
 func mayBeTruncated(value json.RawMessage, end, length int) bool {
 	return end == length && len(value) > 0 && value[0] != '"' && value[0] != '{' && value[0] != '['
 }
 
-// findString returns the first non-empty string that stands, complete, as the
-// member's value anywhere in body; "" when there is none. body need not be JSON.
+// jsonSpace is the whitespace of JSON (RFC 8259 section 2).
+const jsonSpace = " \t\r\n"
+
+// findString returns the first complete, non-empty string value of a member with
+// the name, anywhere in body, or "". body need not be JSON.
 func findString(body []byte, name string) string {
 	key := []byte(`"` + name + `"`)
 	for {
@@ -147,35 +139,14 @@ func findString(body []byte, name string) string {
 		if bytes.HasSuffix(before, []byte(`\`)) {
 			continue // inside a string
 		}
-		value, colon := bytes.CutPrefix(trimSpace(after), []byte(":"))
-		if !colon {
+		value, isMember := bytes.CutPrefix(bytes.TrimLeft(after, jsonSpace), []byte(":"))
+		if !isMember {
 			continue
 		}
-		if s := leadingString(trimSpace(value)); s != "" {
+		// A decoder reads a complete string also in front of text that is not JSON.
+		var s string
+		if value = bytes.TrimLeft(value, jsonSpace); bytes.HasPrefix(value, []byte(`"`)) && json.NewDecoder(bytes.NewReader(value)).Decode(&s) == nil && s != "" {
 			return s
 		}
 	}
-}
-
-// trimSpace removes what JSON calls whitespace from the beginning.
-func trimSpace(b []byte) []byte { return bytes.TrimLeft(b, " \t\r\n") }
-
-// leadingString returns the JSON string that b begins with, or "".
-func leadingString(b []byte) string {
-	if len(b) == 0 || b[0] != '"' {
-		return ""
-	}
-	for i := 1; i < len(b); i++ {
-		switch b[i] {
-		case '\\':
-			i++
-		case '"':
-			var s string
-			if json.Unmarshal(b[:i+1], &s) != nil {
-				return ""
-			}
-			return s
-		}
-	}
-	return ""
 }

@@ -37,7 +37,7 @@ func TestRule14AuthStyleIsConfigured(t *testing.T) {
 				t.Fatal(err)
 			}
 			server, err := pleo.NewAuthorizationServer(pleo.ServerConfig{
-				URL: base, ClientID: "client", Auth: auth,
+				URL: base, ClientID: "client", Auth: auth, Transport: &http.Transport{},
 				ClientSecret: func() credstore.Secret { return credstore.NewSecret("secret") },
 			})
 			if err != nil {
