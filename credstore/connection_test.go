@@ -19,9 +19,9 @@ func TestValidName(t *testing.T) {
 	}
 }
 
-// TestCheckTenant: two customers must not come to have one tenant, since what
+// TestValidateTenant: two customers must not come to have one tenant, since what
 // differed was lost.
-func TestCheckTenant(t *testing.T) {
+func TestValidateTenant(t *testing.T) {
 	for tenant, want := range map[string]bool{
 		"": true, "4711": true, "Müller 日本": true, strings.Repeat("x", 256): true,
 		strings.Repeat("x", 257): false, strings.Repeat("ü", 129): false, "a\nb": false, "M\xfcller": false, "Caf\ufffd": false,

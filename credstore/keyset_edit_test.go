@@ -67,7 +67,7 @@ func wantKeys(t *testing.T, path string, want ...credstore.Key) {
 	}
 }
 
-func TestKeysetIsNotCreatedOverAnother(t *testing.T) {
+func TestCreateDoesNotOverwrite(t *testing.T) {
 	path, key := keysetFile(t)
 	if _, err := credstore.CreateKeyset(path); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("CreateKeyset over a keyset = %v, want %v", err, fs.ErrExist)
@@ -75,7 +75,7 @@ func TestKeysetIsNotCreatedOverAnother(t *testing.T) {
 	wantKeys(t, path, key)
 }
 
-func TestKeysetThatIsNotThere(t *testing.T) {
+func TestMissingKeyset(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	if _, err := credstore.ReadKeyset(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("ReadKeyset = %v, want %v", err, fs.ErrNotExist)
@@ -88,18 +88,18 @@ func TestKeysetThatIsNotThere(t *testing.T) {
 
 func TestRotation(t *testing.T) {
 	path, first := keysetFile(t)
-	sealed := seal(t, open(t, path), "label", "old")
+	sealed := encrypt(t, open(t, path), "label", "old")
 
 	second := add(t, path)
 	wantKeys(t, path, first, second)
-	if id, ok := credstore.KeyID(seal(t, open(t, path), "label", "x")); !ok || id != first.ID {
+	if id, ok := credstore.KeyID(encrypt(t, open(t, path), "label", "x")); !ok || id != first.ID {
 		t.Errorf("Seal after AddKey uses key %d, %v, want still %d", id, ok, first.ID)
 	}
 
 	promote(t, path, second)
 	wantKeys(t, path, primary(first, false), primary(second, true))
 	k := open(t, path)
-	if id, ok := credstore.KeyID(seal(t, k, "label", "x")); !ok || id != second.ID {
+	if id, ok := credstore.KeyID(encrypt(t, k, "label", "x")); !ok || id != second.ID {
 		t.Errorf("Seal after PromoteKey uses key %d, %v, want %d", id, ok, second.ID)
 	}
 	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "old" {
@@ -115,7 +115,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-func TestEditsThatAreRefused(t *testing.T) {
+func TestInvalidEdits(t *testing.T) {
 	path, first := keysetFile(t)
 	second := add(t, path)
 	inUse := errors.New("in use")
@@ -177,7 +177,7 @@ func TestEditsLoseNoKey(t *testing.T) {
 	}
 }
 
-func TestEditKeepsWhoMayRead(t *testing.T) {
+func TestEditKeepsPermissions(t *testing.T) {
 	path, _ := keysetFile(t)
 	for mode, want := range map[fs.FileMode]fs.FileMode{0o600: 0o600, 0o640: 0o640, 0o644: 0o640} {
 		if err := os.Chmod(path, mode); err != nil {
@@ -224,7 +224,7 @@ func TestEditThroughSymbolicLink(t *testing.T) {
 	}
 }
 
-func TestKeysWithoutPrefixAreRefused(t *testing.T) {
+func TestKeysWithoutPrefixAreRejected(t *testing.T) {
 	path, _ := keysetFile(t)
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -251,7 +251,7 @@ func TestKeysetFollowsItsFile(t *testing.T) {
 	}
 	promote(t, path, second)
 	// Nobody has called Reload: what needs the newest keys looks by itself.
-	if id, _ := credstore.KeyID(seal(t, k, "label", "x")); id != second.ID {
+	if id, _ := credstore.KeyID(encrypt(t, k, "label", "x")); id != second.ID {
 		t.Errorf("Seal after PromoteKey uses key %d, want %d", id, second.ID)
 	}
 	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
@@ -263,16 +263,16 @@ func TestKeysetFollowsItsFile(t *testing.T) {
 	}
 	fourth := add(t, path)
 	promote(t, path, fourth)
-	sealed := seal(t, open(t, path), "label", "secret")
+	sealed := encrypt(t, open(t, path), "label", "secret")
 	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "secret" {
 		t.Errorf("Open under a key that has just been added = %q, %v, want it", got, err)
 	}
 }
 
-func TestRetiredKeyOpensUntilTheEnd(t *testing.T) {
+func TestRetiredKeyDecryptsUntilExit(t *testing.T) {
 	path, first := keysetFile(t)
 	k := open(t, path)
-	sealed := seal(t, k, "label", "secret")
+	sealed := encrypt(t, k, "label", "secret")
 	promote(t, path, add(t, path))
 	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
 		t.Fatalf("RetireKey: %v", err)
@@ -288,9 +288,9 @@ func TestRetiredKeyOpensUntilTheEnd(t *testing.T) {
 	}
 }
 
-// TestKeysetOutlivesItsFile: a file that is gone or damaged for a moment takes
+// TestKeysetSurvivesItsFile: a file that is gone or damaged for a moment takes
 // nothing from a running server.
-func TestKeysetOutlivesItsFile(t *testing.T) {
+func TestKeysetSurvivesItsFile(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		harm func(path string) error
@@ -312,7 +312,7 @@ func TestKeysetOutlivesItsFile(t *testing.T) {
 			if changed, err := k.Reload(); changed || err == nil {
 				t.Errorf("Reload = %v, %v, want an error", changed, err)
 			}
-			if got, err := k.Decrypt("label", seal(t, k, "label", "secret")); err != nil || string(got) != "secret" {
+			if got, err := k.Decrypt("label", encrypt(t, k, "label", "secret")); err != nil || string(got) != "secret" {
 				t.Errorf("Open = %q, %v, want what was sealed", got, err)
 			}
 			if err := os.WriteFile(path, whole, 0o600); err != nil {
@@ -325,9 +325,9 @@ func TestKeysetOutlivesItsFile(t *testing.T) {
 	}
 }
 
-// TestKeysetIsReplacedInOneStep: whoever reads while keys are added finds a
+// TestKeysetIsReplacedAtomically: whoever reads while keys are added finds a
 // whole keyset each time.
-func TestKeysetIsReplacedInOneStep(t *testing.T) {
+func TestKeysetIsReplacedAtomically(t *testing.T) {
 	path, _ := keysetFile(t)
 	done := make(chan struct{})
 	go func() {

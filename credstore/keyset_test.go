@@ -23,7 +23,7 @@ func newKeyset(t testing.TB) *credstore.Keyset {
 	return k
 }
 
-func seal(t testing.TB, k *credstore.Keyset, label, plaintext string) []byte {
+func encrypt(t testing.TB, k *credstore.Keyset, label, plaintext string) []byte {
 	t.Helper()
 	sealed, err := k.Encrypt(label, []byte(plaintext))
 	if err != nil {
@@ -32,13 +32,13 @@ func seal(t testing.TB, k *credstore.Keyset, label, plaintext string) []byte {
 	return sealed
 }
 
-func TestKeysetIsMadeOnce(t *testing.T) {
+func TestKeysetIsCreatedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	first, created, err := credstore.OpenKeyset(path)
 	if err != nil || !created {
 		t.Fatalf("OpenKeyset on nothing = created %v, %v, want true", created, err)
 	}
-	sealed := seal(t, first, "label", "secret")
+	sealed := encrypt(t, first, "label", "secret")
 	second, created, err := credstore.OpenKeyset(path)
 	if err != nil || created {
 		t.Fatalf("OpenKeyset again = created %v, %v, want false", created, err)
@@ -52,7 +52,7 @@ func TestKeysetIsMadeOnce(t *testing.T) {
 	}
 }
 
-func TestKeysetIsMadeByOneOfMany(t *testing.T) {
+func TestConcurrentCreate(t *testing.T) {
 	dir := t.TempDir()
 	const openers = 16
 	fingerprints, makers := make([]string, openers), make([]bool, openers)
@@ -83,7 +83,7 @@ func TestKeysetIsMadeByOneOfMany(t *testing.T) {
 	}
 }
 
-func TestKeysetThatCannotBeUsed(t *testing.T) {
+func TestUnusableKeyset(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		prepare func(t *testing.T, path string) error
@@ -123,8 +123,8 @@ func cutOff(_ *testing.T, path string) error {
 	return os.Truncate(path, info.Size()/2)
 }
 
-// TestKeysetErrorsQuoteNothing: what is damaged may still hold key material.
-func TestKeysetErrorsQuoteNothing(t *testing.T) {
+// TestKeysetErrorsContainNoSecret: what is damaged may still hold key material.
+func TestKeysetErrorsContainNoSecret(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	const material = "cGxhbnRlZCBrZXkgbWF0ZXJpYWw"
 	damaged := `{"primaryKeyId":1,"key":[{"keyData":{"value":"` + material + `","typeUrl":"` + material + `"}}]}`
@@ -167,11 +167,11 @@ func TestFingerprint(t *testing.T) {
 	}
 }
 
-func TestSealedOpensOnlyAsItWasSealed(t *testing.T) {
+func TestCiphertextIsBoundToItsData(t *testing.T) {
 	k := newKeyset(t)
 	label := credstore.AssociatedData("id", "column")
-	sealed := seal(t, k, label, "secret")
-	if again := seal(t, k, label, "secret"); bytes.Equal(sealed, again) {
+	sealed := encrypt(t, k, label, "secret")
+	if again := encrypt(t, k, label, "secret"); bytes.Equal(sealed, again) {
 		t.Error("sealing twice gave the same bytes: equal secrets can be told")
 	}
 	for name, attempt := range map[string]func() ([]byte, error){
@@ -186,7 +186,7 @@ func TestSealedOpensOnlyAsItWasSealed(t *testing.T) {
 	}
 }
 
-func TestLabelsDiffer(t *testing.T) {
+func TestAssociatedDataDiffers(t *testing.T) {
 	pairs := [][2]string{{"a", "b"}, {"a b", ""}, {"", "a b"}, {"a\" \"b", ""}, {"a", "b\" \""}, {"ab", ""}, {"a", "\"b"}, {"a\\", "b"}}
 	seen := map[string][2]string{}
 	for _, p := range pairs {
@@ -198,9 +198,9 @@ func TestLabelsDiffer(t *testing.T) {
 	}
 }
 
-func FuzzTamperedCiphertextDoesNotOpen(f *testing.F) {
+func FuzzTamperedCiphertextDoesNotDecrypt(f *testing.F) {
 	k := newKeyset(f)
-	sealed := seal(f, k, "label", "secret")
+	sealed := encrypt(f, k, "label", "secret")
 	f.Add(sealed, "other label")
 	f.Add(sealed[:len(sealed)-1], "label")
 	f.Add(append(bytes.Clone(sealed), 0), "label")
@@ -219,7 +219,7 @@ func FuzzTamperedCiphertextDoesNotOpen(f *testing.F) {
 	})
 }
 
-func TestTemporaryKeysetOpensWhatItSealed(t *testing.T) {
+func TestTemporaryKeysetDecryptsItsCiphertexts(t *testing.T) {
 	k, err := credstore.TemporaryKeyset()
 	if err != nil {
 		t.Fatalf("TemporaryKeyset: %v", err)

@@ -71,9 +71,9 @@ func testCreateInvalid(t *testing.T, data Data) {
 	}
 }
 
-// testTimesThatCannotBeWritten: a connection with such a time would end every
+// testOutOfRangeTimes: a connection with such a time would end every
 // listing that it is in.
-func testTimesThatCannotBeWritten(t *testing.T, data Data) {
+func testOutOfRangeTimes(t *testing.T, data Data) {
 	s := data.Open(t)
 	for name, ends := range map[string]time.Time{
 		"for-ever":  time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
@@ -289,7 +289,7 @@ func testCount(t *testing.T, data Data) {
 	})
 }
 
-func testIdentify(t *testing.T, data Data) {
+func testSetCompany(t *testing.T, data Data) {
 	s := data.Open(t)
 	want := create(t, s, pair("acme"))
 	company := credstore.Company{ID: "c-9", Name: "Neuf", Subject: "urn:pleo:company:c-9"}
@@ -304,7 +304,7 @@ func testIdentify(t *testing.T, data Data) {
 	wantErr(t, "Identify of an unknown id", s.SetCompany(t.Context(), "nothing", company), credstore.ErrNotFound)
 }
 
-func testIdentifyConflict(t *testing.T, data Data) {
+func testSetCompanyConflict(t *testing.T, data Data) {
 	s := data.Open(t)
 	n := pair("first")
 	n.Company.ID = "c-1"

@@ -41,7 +41,7 @@ func wantHistory(t *testing.T, s credstore.Store, id string, seen int, want ...c
 	wantSame(t, "the history", got, append([]credstore.EventType{}, want...))
 }
 
-func note(t *testing.T, s credstore.Store, id string, e credstore.Event) {
+func recordEvent(t *testing.T, s credstore.Store, id string, e credstore.Event) {
 	t.Helper()
 	if err := s.RecordEvent(t.Context(), id, e); err != nil {
 		t.Fatalf("Note(%q): %v", id, err)
@@ -72,15 +72,15 @@ func testHistory(t *testing.T, data Data) {
 	wantErr(t, "Note of an unknown id", s.RecordEvent(t.Context(), "nothing", credstore.Event{}), credstore.ErrNotFound)
 }
 
-// testOddText: what a server says must not keep a store from recording it.
-func testOddText(t *testing.T, data Data) {
+// testInvalidText: what a server says must not keep a store from recording it.
+func testInvalidText(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	odd := "no\x00\xff'\";--" + strings.Repeat("ø", credstore.MaxTextLength)
-	f := setback(false)
+	f := failure(false)
 	f.Failure.Code, f.Failure.Message = odd, odd
-	setBack(t, s, c.ID, f)
-	note(t, s, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: odd, Message: odd})
+	recordFailure(t, s, c.ID, f)
+	recordEvent(t, s, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: odd, Message: odd})
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	if err := s.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f.Failure, credstore.ReasonRefreshTokenRejected, false); err != nil {
@@ -109,7 +109,7 @@ func testHistoryPages(t *testing.T, data Data) {
 		if i%2 == 0 {
 			kind = credstore.EventEnabled
 		}
-		note(t, s, c.ID, credstore.Event{Type: kind, Message: fmt.Sprint(i)})
+		recordEvent(t, s, c.ID, credstore.Event{Type: kind, Message: fmt.Sprint(i)})
 	}
 	for _, limit := range []int{1, 3, 7} {
 		var got []string
@@ -153,7 +153,7 @@ func testHistoryBounded(t *testing.T, data Data) {
 			len(got), got[0].Type, got[len(got)-1].Version, credstore.MaxFrequentEvents)
 	}
 	for range credstore.MaxEvents + 10 {
-		note(t, s, c.ID, credstore.Event{Type: credstore.EventEnabled})
+		recordEvent(t, s, c.ID, credstore.Event{Type: credstore.EventEnabled})
 	}
 	if got := len(history(t, s, c.ID)); got != credstore.MaxEvents+credstore.MaxFrequentEvents {
 		t.Errorf("history has %d events, want %d", got, credstore.MaxEvents+credstore.MaxFrequentEvents)
@@ -206,13 +206,13 @@ func testHistoryOfRefreshes(t *testing.T, data Data) {
 	save(t, s, n) // as after a lost answer to COMMIT
 	expect(credstore.EventRefreshed)
 
-	f := setback(false)
-	setBack(t, s, c.ID, f)
+	f := failure(false)
+	recordFailure(t, s, c.ID, f)
 	expect(credstore.EventDegraded)
-	setBack(t, s, c.ID, f)
+	recordFailure(t, s, c.ID, f)
 	expect() // nothing new
 	f.Failure.Code = "another"
-	setBack(t, s, c.ID, f)
+	recordFailure(t, s, c.ID, f)
 	expect(credstore.EventRefreshFailed)
 	if e := history(t, s, c.ID)[seen-1]; e.Code != "another" || e.Message != f.Failure.Message || e.Status != credstore.Degraded {
 		t.Errorf("event = %+v, want what went wrong and the status", e)
@@ -220,8 +220,8 @@ func testHistoryOfRefreshes(t *testing.T, data Data) {
 	save(t, s, next(parentOf(t, s, c.ID), "3"))
 	expect(credstore.EventRefreshed) // nobody had been alarmed
 
-	condemn(t, s, parentOf(t, s, c.ID), false)
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	expect(credstore.EventReauthorizationRequired)
 	if err := s.RetryRejected(t.Context(), c.ID, start()); err != nil {
 		t.Fatalf("Retry: %v", err)
@@ -241,13 +241,13 @@ func testHistoryOfKeys(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, key("legacy"))
 	stage(t, s, c.ID, "next")
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	l := acquire(t, s, c.ID, "me")
 	if _, err := s.PromoteKey(t.Context(), l, parentOf(t, s, c.ID)); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
 	release(t, l)
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	l = acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	for range 2 {
@@ -286,11 +286,11 @@ func testDisable(t *testing.T, data Data) {
 		want    credstore.Status
 	}{
 		{"active", nil, nil, credstore.Active},
-		{"degraded", func(id string) { setBack(t, s, id, setback(false)) }, nil, credstore.Degraded},
-		{"condemned", func(id string) { condemn(t, s, parentOf(t, s, id), false) }, nil, credstore.ReauthorizationRequired},
-		{"condemned meanwhile", nil, func(id string) { condemn(t, s, parentOf(t, s, id), false) }, credstore.ReauthorizationRequired},
-		{"saved meanwhile", func(id string) { condemn(t, s, parentOf(t, s, id), false) }, func(id string) { save(t, s, next(parentOf(t, s, id), "of "+id)) }, credstore.Active},
-		{"set back meanwhile", nil, func(id string) { setBack(t, s, id, setback(false)) }, credstore.Degraded},
+		{"degraded", func(id string) { recordFailure(t, s, id, failure(false)) }, nil, credstore.Degraded},
+		{"condemned", func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, nil, credstore.ReauthorizationRequired},
+		{"condemned meanwhile", nil, func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, credstore.ReauthorizationRequired},
+		{"saved meanwhile", func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, func(id string) { save(t, s, next(parentOf(t, s, id), "of "+id)) }, credstore.Active},
+		{"set back meanwhile", nil, func(id string) { recordFailure(t, s, id, failure(false)) }, credstore.Degraded},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := create(t, s, pair(fmt.Sprintf("c-%x", test.name)))
@@ -353,7 +353,7 @@ func testEnableAlarms(t *testing.T, data Data) {
 			t.Fatalf("Enable: %v", err)
 		}
 	}
-	disabled(func() { condemn(t, s, parentOf(t, s, c.ID), false) })
+	disabled(func() { requireReauthorization(t, s, parentOf(t, s, c.ID), false) })
 	disabled(func() { save(t, s, next(parentOf(t, s, c.ID), "2")) })
 	wantHistory(t, s, c.ID, 1,
 		credstore.EventDisabled, credstore.EventEnabled, credstore.EventReauthorizationRequired,
@@ -406,8 +406,8 @@ func testListByKind(t *testing.T, data Data) {
 	}
 }
 
-// testSecretsOfPeople plants secrets in everything that people bring along.
-func testSecretsOfPeople(t *testing.T, data Data) {
+// testLinkSecrets plants secrets in everything that people bring along.
+func testLinkSecrets(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
 	k := create(t, s, key("legacy"))

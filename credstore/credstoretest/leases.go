@@ -70,7 +70,7 @@ func testLeaseLost(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	release(t, l)
 	want := read(t, s, c.ID)
-	f := setback(false)
+	f := failure(false)
 	_, err := s.RecordIntent(t.Context(), l, parent, start())
 	wantErr(t, "Intend", err, credstore.ErrLeaseLost)
 	wantErr(t, "Withdraw", s.CancelIntent(t.Context(), l, parent, &f), credstore.ErrLeaseLost)
@@ -107,7 +107,7 @@ func testFence(t *testing.T, data Data) {
 		if l.Fence() <= last {
 			t.Errorf("fence = %d, want more than %d", l.Fence(), last)
 		}
-		last = intend(t, store, l, parent).Fence
+		last = recordIntent(t, store, l, parent).Fence
 		release(t, l)
 	}
 }

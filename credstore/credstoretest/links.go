@@ -111,7 +111,7 @@ func testLinks(t *testing.T, data Data) {
 	wantHistory(t, s, c.ID, 1, credstore.EventLinkCreated, credstore.EventLinkCreated, credstore.EventLinkCreated, credstore.EventLinkCreated)
 }
 
-func testFreshLink(t *testing.T, data Data) {
+func testReplaceExistingLinks(t *testing.T, data Data) {
 	s := data.Open(t)
 	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
 	first, stranger := openLink(t, s, c.ID, credstore.LinkRequest{}), openLink(t, s, d.ID, credstore.LinkRequest{})
@@ -236,7 +236,7 @@ func testConsent(t *testing.T, data Data) {
 	}
 }
 
-func testConsentRefused(t *testing.T, data Data) {
+func testConsentErrors(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	link := openLink(t, s, c.ID, credstore.LinkRequest{})

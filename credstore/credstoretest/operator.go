@@ -34,7 +34,7 @@ func testRequestRefresh(t *testing.T, data Data) {
 
 func testRequestSettled(t *testing.T, data Data) {
 	s := data.Open(t)
-	f := setback(false)
+	f := failure(false)
 	for _, test := range []struct {
 		name   string
 		settle func(l credstore.Lease, parent credstore.Parent) error
@@ -61,7 +61,7 @@ func testRequestSettled(t *testing.T, data Data) {
 		requestRefresh(t, s, c.ID)
 		l := acquire(t, s, c.ID, "me")
 		parent := parentOf(t, s, c.ID)
-		intend(t, s, l, parent)
+		recordIntent(t, s, l, parent)
 		if err := test.settle(l, parent); err != nil {
 			t.Fatalf("%s: %v", test.name, err)
 		}
@@ -72,10 +72,10 @@ func testRequestSettled(t *testing.T, data Data) {
 	}
 }
 
-func testRetry(t *testing.T, data Data) {
+func testRetryRejected(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), true)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), true)
 	reports := watch(t, data.Open(t))
 	if err := s.RetryRejected(t.Context(), c.ID, start()); err != nil {
 		t.Fatalf("Retry: %v", err)
@@ -94,10 +94,10 @@ func testRetry(t *testing.T, data Data) {
 	}
 }
 
-func testRetryNothing(t *testing.T, data Data) {
+func testRetryNotRejected(t *testing.T, data Data) {
 	s := data.Open(t)
 	apiKey, tokens := create(t, s, key("legacy")), create(t, s, pair("works"))
-	condemn(t, s, parentOf(t, s, apiKey.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, apiKey.ID), false)
 	for _, c := range []credstore.Connection{apiKey, tokens} {
 		want := read(t, s, c.ID)
 		wantErr(t, "Retry of "+c.Name, s.RetryRejected(t.Context(), c.ID, start()), credstore.ErrNotRejected)
@@ -106,13 +106,13 @@ func testRetryNothing(t *testing.T, data Data) {
 	wantErr(t, "Retry of an unknown id", s.RetryRejected(t.Context(), "nothing", start()), credstore.ErrNotFound)
 }
 
-func testAcquit(t *testing.T, data Data) {
+func testReinstate(t *testing.T, data Data) {
 	s := data.Open(t)
 	for _, n := range []credstore.NewConnection{pair("acme"), key("legacy")} {
 		c := create(t, s, n)
 		want := read(t, s, c.ID)
 		parent := want.Credential.Parent()
-		condemn(t, s, parent, false)
+		requireReauthorization(t, s, parent, false)
 		l := acquire(t, s, c.ID, "me")
 		for range 2 { // as after a lost answer to COMMIT
 			if err := s.Reinstate(t.Context(), l, parent); err != nil {
@@ -144,7 +144,7 @@ func testPromoteKey(t *testing.T, data Data) {
 	wantSame(t, "the state with a staged key", read(t, s, c.ID), want)
 
 	parent := want.Credential.Parent()
-	condemn(t, s, parent, false)
+	requireReauthorization(t, s, parent, false)
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	promoted, err := s.PromoteKey(t.Context(), l, parent)

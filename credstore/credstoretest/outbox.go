@@ -17,19 +17,19 @@ func TestOutbox(t *testing.T, fresh func(t *testing.T) Data) {
 		name string
 		run  func(*testing.T, Data)
 	}{
-		{"deliver what is subscribed to", testDeliver},
+		{"deliver what is subscribed to", testDelivery},
 		{"watch what is queued", testWatchDeliveries},
-		{"deliver after a delay", testDeliverDelayed},
-		{"deliver about a connection in order", testDeliverInOrder},
-		{"deliver again after a crash", testDeliverAgain},
-		{"deliver once between two", testDeliverOnce},
+		{"deliver after a delay", testDelay},
+		{"deliver about a connection in order", testDeliveryOrder},
+		{"deliver again after a crash", testRedelivery},
+		{"deliver once between two", testMarkDelivered},
 		{"postpone and drop", testPostpone},
 		{"say nothing of short alarms", testDebounce},
-		{"say the end of what was told", testDebounceTold},
+		{"say the end of what was told", testDebounceAfterClaim},
 		{"alarm once", testAlarmOnce},
 		{"subscribe anew", testSubscribe},
 		{"queue within bounds", testQueueBounded},
-		{"remind of keys", testRemind},
+		{"remind of keys", testRecordKeyExpiring},
 		{"remind of the right keys", testKeysExpiring},
 		{"keys keep their end", testKeyExpiry},
 	} {
@@ -37,8 +37,8 @@ func TestOutbox(t *testing.T, fresh func(t *testing.T) Data) {
 	}
 }
 
-// outbox is a store that is both.
-type outbox interface {
+// outboxStore is a store that is both.
+type outboxStore interface {
 	credstore.Store
 	credstore.Outbox
 }
@@ -53,20 +53,20 @@ func testWatchDeliveries(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	awaitChange(t, "a refresh", reports, credstore.Change{ID: c.ID})
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	awaitChange(t, "an alarm", reports, credstore.Change{ID: c.ID, DeliveriesPending: true})
 }
 
-func openOutbox(t *testing.T, data Data) outbox {
+func openOutbox(t *testing.T, data Data) outboxStore {
 	t.Helper()
-	s, ok := data.Open(t).(outbox)
+	s, ok := data.Open(t).(outboxStore)
 	if !ok {
 		t.Fatal("the store is no credstore.Outbox")
 	}
 	return s
 }
 
-func subscribe(t *testing.T, s outbox, subscriptions ...credstore.Subscription) {
+func subscribe(t *testing.T, s outboxStore, subscriptions ...credstore.Subscription) {
 	t.Helper()
 	if _, err := s.Subscribe(t.Context(), subscriptions); err != nil {
 		t.Fatalf("Subscribe: %v", err)
@@ -79,7 +79,7 @@ func all(name string) credstore.Subscription {
 }
 
 // claim claims all that are due at the time, for a minute.
-func claim(t *testing.T, s outbox, subscription string, now time.Time) []credstore.Delivery {
+func claim(t *testing.T, s outboxStore, subscription string, now time.Time) []credstore.Delivery {
 	t.Helper()
 	got, err := s.ClaimDeliveries(t.Context(), subscription, "me", now, time.Minute, 100)
 	if err != nil {
@@ -89,7 +89,7 @@ func claim(t *testing.T, s outbox, subscription string, now time.Time) []credsto
 }
 
 // drain delivers all that are due, and returns their types.
-func drain(t *testing.T, s outbox, subscription string, now time.Time) (types []credstore.EventType) {
+func drain(t *testing.T, s outboxStore, subscription string, now time.Time) (types []credstore.EventType) {
 	t.Helper()
 	for {
 		claimed := claim(t, s, subscription, now)
@@ -108,7 +108,7 @@ func drain(t *testing.T, s outbox, subscription string, now time.Time) (types []
 // soon is when everything without a delay is due.
 func soon() time.Time { return time.Now().Add(time.Second) }
 
-func testDeliver(t *testing.T, data Data) {
+func testDelivery(t *testing.T, data Data) {
 	s := openOutbox(t, data)
 	subscribe(t, s, all("everything"), credstore.Subscription{Name: "ends", Types: []credstore.EventType{credstore.EventRemoved}})
 	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
@@ -125,7 +125,7 @@ func testDeliver(t *testing.T, data Data) {
 	if err := s.MarkDelivered(t.Context(), claimed[0].ID); err != nil {
 		t.Fatalf("Delivered: %v", err)
 	}
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	if err := s.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
@@ -137,13 +137,13 @@ func testDeliver(t *testing.T, data Data) {
 	}
 }
 
-func testDeliverDelayed(t *testing.T, data Data) {
+func testDelay(t *testing.T, data Data) {
 	s := openOutbox(t, data)
 	late := all("late")
 	late.Delay = time.Hour
 	subscribe(t, s, late)
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	if got := claim(t, s, "late", soon()); len(got) > 0 {
 		t.Fatalf("ClaimDeliveries before its time = %+v, want none", got)
 	}
@@ -157,12 +157,12 @@ func testDeliverDelayed(t *testing.T, data Data) {
 	}
 }
 
-func testDeliverInOrder(t *testing.T, data Data) {
+func testDeliveryOrder(t *testing.T, data Data) {
 	s := openOutbox(t, data)
 	subscribe(t, s, all("hook"))
 	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
-	condemn(t, s, parentOf(t, s, d.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, d.ID), false)
 	now := soon()
 	first := claim(t, s, "hook", now)
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
@@ -188,11 +188,11 @@ func testDeliverInOrder(t *testing.T, data Data) {
 	}
 }
 
-func testDeliverAgain(t *testing.T, data Data) {
+func testRedelivery(t *testing.T, data Data) {
 	s := openOutbox(t, data)
 	subscribe(t, s, all("hook"))
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	now := soon()
 	first, heir := claim(t, s, "hook", now), openOutbox(t, data)
 	if err := s.Close(); err != nil {
@@ -207,19 +207,19 @@ func testDeliverAgain(t *testing.T, data Data) {
 	}
 }
 
-func testDeliverOnce(t *testing.T, data Data) {
+func testMarkDelivered(t *testing.T, data Data) {
 	s, other := openOutbox(t, data), openOutbox(t, data)
 	subscribe(t, s, all("hook"))
 	const connections = 40
 	for i := range connections {
 		c := create(t, s, key(fmt.Sprint("c-", i)))
-		condemn(t, s, parentOf(t, s, c.ID), false)
+		requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	}
 	now := soon()
 	var mu sync.Mutex // guards claimed
 	claimed := map[int64]int{}
 	var all sync.WaitGroup
-	for _, store := range []outbox{s, other, s, other} {
+	for _, store := range []outboxStore{s, other, s, other} {
 		all.Go(func() {
 			for {
 				got, err := store.ClaimDeliveries(t.Context(), "hook", "me", now, time.Minute, 3)
@@ -252,7 +252,7 @@ func testPostpone(t *testing.T, data Data) {
 	s := openOutbox(t, data)
 	subscribe(t, s, all("hook"))
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	now := soon().Truncate(time.Millisecond)
 	id := claim(t, s, "hook", now)[0].ID
 	if err := s.PostponeDelivery(t.Context(), id, now.Add(time.Hour), "answered 500"); err != nil {
@@ -293,7 +293,7 @@ func testDebounce(t *testing.T, data Data) {
 	alarms := credstore.Subscription{Name: "alarms", Types: []credstore.EventType{credstore.EventReauthorizationRequired}, Delay: time.Minute}
 	subscribe(t, s, patient, only, alarms)
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	later := soon().Add(time.Hour)
 	wantSame(t, "what is told of an alarm that has ended", drain(t, s, "patient", later), []credstore.EventType(nil))
@@ -302,12 +302,12 @@ func testDebounce(t *testing.T, data Data) {
 	wantHistory(t, s, c.ID, 1, credstore.EventReauthorizationRequired, credstore.EventRecovered)
 }
 
-// testDebounceTold: who may have heard of the alarm hears of its end.
-func testDebounceTold(t *testing.T, data Data) {
+// testDebounceAfterClaim: who may have heard of the alarm hears of its end.
+func testDebounceAfterClaim(t *testing.T, data Data) {
 	s := openOutbox(t, data)
 	subscribe(t, s, all("hook"))
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	now := soon()
 	alarm := claim(t, s, "hook", now)[0]
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
@@ -322,7 +322,7 @@ func testAlarmOnce(t *testing.T, data Data) {
 	s := openOutbox(t, data)
 	subscribe(t, s, all("hook"))
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	drain(t, s, "hook", soon())
 	l := acquire(t, s, c.ID, "me")
 	f := credstore.Failure{Code: "inactive", At: start()}
@@ -347,7 +347,7 @@ func testSubscribe(t *testing.T, data Data) {
 	}
 	subscribe(t, s, all("stays"), all("goes"))
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	_, before, err := s.Position(t.Context())
 	if err != nil {
 		t.Fatalf("Position: %v", err)
@@ -383,7 +383,7 @@ func testQueueBounded(t *testing.T, data Data) {
 	subscribe(t, s, credstore.Subscription{Name: "dead", Types: []credstore.EventType{credstore.EventConnected}})
 	c := create(t, s, key("legacy"))
 	for range credstore.MaxEvents + 20 {
-		note(t, s, c.ID, credstore.Event{Type: credstore.EventConnected})
+		recordEvent(t, s, c.ID, credstore.Event{Type: credstore.EventConnected})
 	}
 	if got := len(drain(t, s, "dead", soon())); got != credstore.MaxEvents {
 		t.Errorf("%d deliveries wait, want the latest %d", got, credstore.MaxEvents)
@@ -400,13 +400,13 @@ func keyUntil(t *testing.T, s credstore.Store, name string, ends time.Time) cred
 
 const day = 24 * time.Hour
 
-func testRemind(t *testing.T, data Data) {
+func testRecordKeyExpiring(t *testing.T, data Data) {
 	s, other := openOutbox(t, data), openOutbox(t, data)
 	subscribe(t, s, all("hook"))
 	c := keyUntil(t, s, "legacy", start().Add(5*day))
 	remind := func(within time.Duration) {
 		t.Helper()
-		for _, store := range []outbox{s, other, s} {
+		for _, store := range []outboxStore{s, other, s} {
 			if err := store.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
 				t.Fatalf("RemindKey: %v", err)
 			}
@@ -443,7 +443,7 @@ func testKeysExpiring(t *testing.T, data Data) {
 	if err := s.Disable(t.Context(), off.ID, credstore.ReasonOperator); err != nil {
 		t.Fatalf("Disable: %v", err)
 	}
-	condemn(t, s, parentOf(t, s, refused.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, refused.ID), false)
 	names := func(within time.Duration, limit int) (names []string) {
 		found, err := s.KeysExpiring(t.Context(), within, limit)
 		if err != nil {

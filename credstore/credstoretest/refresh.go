@@ -13,7 +13,7 @@ func testSave(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	parent := parentOf(t, s, c.ID)
-	intend(t, s, l, parent)
+	recordIntent(t, s, l, parent)
 
 	n := next(parent, "2")
 	want := c
@@ -103,11 +103,11 @@ func testSaveInvalid(t *testing.T, data Data) {
 	}
 }
 
-func testSaveCondemned(t *testing.T, data Data) {
+func testSaveAfterRejection(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	parent := parentOf(t, s, c.ID)
-	condemn(t, s, parent, true)
+	requireReauthorization(t, s, parent, true)
 	saved := save(t, s, next(parent, "2"))
 	if saved.Status != credstore.Active || saved.Reason != "" || saved.LastError != nil || saved.Version != 2 {
 		t.Errorf("Save onto a condemned credential = %+v, want version 2, active, no error", saved)
@@ -135,7 +135,7 @@ func testForced(t *testing.T, data Data) {
 	}
 }
 
-func setback(unusual bool) credstore.RefreshFailure {
+func failure(unusual bool) credstore.RefreshFailure {
 	return credstore.RefreshFailure{
 		Failure:    credstore.Failure{Code: "busy", Message: "later", At: start()},
 		Reason:     credstore.ReasonUnavailable,
@@ -144,35 +144,35 @@ func setback(unusual bool) credstore.RefreshFailure {
 	}
 }
 
-// setBack makes the connection degraded by a refresh that was answered so.
-func setBack(t *testing.T, s credstore.Store, id string, f credstore.RefreshFailure) {
+// recordFailure makes the connection degraded by a refresh that was answered so.
+func recordFailure(t *testing.T, s credstore.Store, id string, f credstore.RefreshFailure) {
 	t.Helper()
 	l := acquire(t, s, id, "me")
 	defer release(t, l)
 	parent := parentOf(t, s, id)
-	intend(t, s, l, parent)
+	recordIntent(t, s, l, parent)
 	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 }
 
-// testSetbackOfCondemned: it takes more than a failed try, such as an operator's,
+// testFailureAfterRejection: it takes more than a failed try, such as an operator's,
 // to make a condemned connection look as if it might recover by itself.
-func testSetbackOfCondemned(t *testing.T, data Data) {
+func testFailureAfterRejection(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
-	setBack(t, s, c.ID, setback(false))
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
+	recordFailure(t, s, c.ID, failure(false))
 	got := read(t, s, c.ID).Connection
 	if got.Status != credstore.ReauthorizationRequired || got.Reason != credstore.ReasonRefreshTokenRejected || got.LastError.Code != "busy" {
 		t.Errorf("connection = %+v, want its status and reason kept, and the new error", got)
 	}
 }
 
-func testSaveEndsSetbacks(t *testing.T, data Data) {
+func testSaveClearsFailures(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	setBack(t, s, c.ID, setback(true))
+	recordFailure(t, s, c.ID, failure(true))
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	got := read(t, s, c.ID)
 	want := credstore.State{Connection: got.Connection, Credential: got.Credential}
@@ -182,12 +182,12 @@ func testSaveEndsSetbacks(t *testing.T, data Data) {
 	}
 }
 
-// testSaveWithSetback: the half of an answer that could be read is kept, and
+// testSaveWithFailure: the half of an answer that could be read is kept, and
 // tried again later.
-func testSaveWithSetback(t *testing.T, data Data) {
+func testSaveWithFailure(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	parent, f := parentOf(t, s, c.ID), setback(false)
+	parent, f := parentOf(t, s, c.ID), failure(false)
 	n := next(parent, "2")
 	n.AccessToken, n.RefreshFailure = credstore.Secret{}, &f
 	for range 2 { // as after a lost answer to COMMIT
@@ -229,13 +229,13 @@ func testSaveDisabled(t *testing.T, data Data) {
 	if saved.Status != credstore.Disabled || saved.Reason != credstore.ReasonCompanyConflict || saved.Version != 2 {
 		t.Errorf("Save = %+v, want version 2, still disabled", saved)
 	}
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompanyConflict {
 		t.Errorf("after Condemn: %+v, want it still disabled", got)
 	}
 }
 
-func testIntend(t *testing.T, data Data) {
+func testRecordIntent(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
@@ -253,12 +253,12 @@ func testIntend(t *testing.T, data Data) {
 	wantSame(t, "the intent in another process", read(t, data.Open(t), c.ID).Intent, &want)
 }
 
-func testIntendAgain(t *testing.T, data Data) {
+func testRecordIntentAgain(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	parent := parentOf(t, s, c.ID)
 	l := acquire(t, s, c.ID, "dead")
-	first := intend(t, s, l, parent)
+	first := recordIntent(t, s, l, parent)
 	release(t, l)
 
 	other := data.Open(t)
@@ -273,14 +273,14 @@ func testIntendAgain(t *testing.T, data Data) {
 	wantSame(t, "Intend after a dead owner", got, want)
 
 	save(t, other, next(parent, "2"))
-	fresh := intend(t, other, heir, parentOf(t, other, c.ID))
+	fresh := recordIntent(t, other, heir, parentOf(t, other, c.ID))
 	if fresh.Attempts != 1 || !fresh.FirstAt.Equal(fresh.At) {
 		t.Errorf("Intend for a new parent = %+v, want a first presentation", fresh)
 	}
 	release(t, heir)
 }
 
-func testIntendRefused(t *testing.T, data Data) {
+func testRecordIntentErrors(t *testing.T, data Data) {
 	s := data.Open(t)
 	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
 	l := acquire(t, s, c.ID, "me")
@@ -304,7 +304,7 @@ func testIntendRefused(t *testing.T, data Data) {
 	}
 }
 
-func testWithdraw(t *testing.T, data Data) {
+func testCancelIntent(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
@@ -312,14 +312,14 @@ func testWithdraw(t *testing.T, data Data) {
 	parent := parentOf(t, s, c.ID)
 
 	before := read(t, s, c.ID)
-	intend(t, s, l, parent)
+	recordIntent(t, s, l, parent)
 	if err := s.CancelIntent(t.Context(), l, parent, nil); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	wantSame(t, "the state after a refresh that was given up", read(t, s, c.ID), before)
 
-	intend(t, s, l, parent)
-	f := setback(false)
+	recordIntent(t, s, l, parent)
+	f := failure(false)
 	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
@@ -329,29 +329,29 @@ func testWithdraw(t *testing.T, data Data) {
 	wantSame(t, "the state after a setback", read(t, s, c.ID), want)
 }
 
-// doubtful returns the connection's parent with an intent that is Unknown after
+// unknownOutcome returns the connection's parent with an intent that is Unknown after
 // one presentation.
-func doubtful(t *testing.T, s credstore.Store, l credstore.Lease) credstore.Parent {
+func unknownOutcome(t *testing.T, s credstore.Store, l credstore.Lease) credstore.Parent {
 	t.Helper()
 	parent := parentOf(t, s, l.ConnectionID())
-	intend(t, s, l, parent)
-	if err := s.MarkOutcomeUnknown(t.Context(), l, parent, setback(false)); err != nil {
+	recordIntent(t, s, l, parent)
+	if err := s.MarkOutcomeUnknown(t.Context(), l, parent, failure(false)); err != nil {
 		t.Fatalf("Doubt: %v", err)
 	}
 	return parent
 }
 
-func testWithdrawToUnknown(t *testing.T, data Data) {
+func testCancelIntentAfterUnknownOutcome(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	parent := doubtful(t, s, l)
-	want := intend(t, s, l, parent)
+	parent := unknownOutcome(t, s, l)
+	want := recordIntent(t, s, l, parent)
 	if want.Attempts != 2 || want.Outcome != credstore.OutcomePending || !want.NextAt.IsZero() {
 		t.Fatalf("Intend after a doubt = %+v, want the second presentation, sending", want)
 	}
-	f := setback(false)
+	f := failure(false)
 	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
@@ -359,14 +359,14 @@ func testWithdrawToUnknown(t *testing.T, data Data) {
 	wantSame(t, "the intent", read(t, s, c.ID).Intent, &want)
 }
 
-func testWithdrawTwice(t *testing.T, data Data) {
+func testCancelIntentTwice(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	parent := doubtful(t, s, l)
-	intend(t, s, l, parent)
-	f := setback(true)
+	parent := unknownOutcome(t, s, l)
+	recordIntent(t, s, l, parent)
+	f := failure(true)
 	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
@@ -377,12 +377,12 @@ func testWithdrawTwice(t *testing.T, data Data) {
 	wantSame(t, "the state after withdrawing twice", read(t, s, c.ID), want)
 }
 
-func testWithdrawStranger(t *testing.T, data Data) {
+func testCancelOrphanedIntent(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	parent := parentOf(t, s, c.ID)
 	dead := acquire(t, s, c.ID, "dead")
-	want := intend(t, s, dead, parent)
+	want := recordIntent(t, s, dead, parent)
 	release(t, dead)
 
 	l := acquire(t, s, c.ID, "heir")
@@ -393,16 +393,16 @@ func testWithdrawStranger(t *testing.T, data Data) {
 	wantSame(t, "the dead owner's intent", read(t, s, c.ID).Intent, &want)
 }
 
-func testDoubt(t *testing.T, data Data) {
+func testMarkOutcomeUnknown(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	parent := parentOf(t, s, c.ID)
-	f := setback(false)
+	f := failure(false)
 	wantErr(t, "Doubt without an intent", s.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrSuperseded)
 
-	want := intend(t, s, l, parent)
+	want := recordIntent(t, s, l, parent)
 	for range 2 { // as after a lost answer to COMMIT
 		if err := s.MarkOutcomeUnknown(t.Context(), l, parent, f); err != nil {
 			t.Fatalf("Doubt: %v", err)
@@ -416,17 +416,17 @@ func testDoubt(t *testing.T, data Data) {
 	}
 }
 
-func testUnusual(t *testing.T, data Data) {
+func testUnexpectedResponses(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	var since time.Time
 	for i, unusual := range []bool{false, true, false, true} {
-		f := setback(unusual)
+		f := failure(unusual)
 		f.Failure.At = f.Failure.At.Add(time.Duration(i) * time.Hour)
 		if i == 1 {
 			since = f.Failure.At
 		}
-		setBack(t, s, c.ID, f)
+		recordFailure(t, s, c.ID, f)
 		got, want := read(t, s, c.ID), (i+1)/2
 		if got.UnexpectedResponses != want || !got.UnexpectedSince.Equal(since) {
 			t.Errorf("after %d setbacks: Unusual, UnusualSince = %d, %v, want %d, %v", i+1, got.UnexpectedResponses, got.UnexpectedSince, want, since)
@@ -434,13 +434,13 @@ func testUnusual(t *testing.T, data Data) {
 	}
 }
 
-func testCondemn(t *testing.T, data Data) {
+func testReauthorizationRequired(t *testing.T, data Data) {
 	for _, drop := range []bool{false, true} {
 		s := data.Open(t)
 		c := create(t, s, pair(map[bool]string{false: "keeps", true: "drops"}[drop]))
 		want := read(t, s, c.ID)
 		l := acquire(t, s, c.ID, "me")
-		intend(t, s, l, want.Credential.Parent())
+		recordIntent(t, s, l, want.Credential.Parent())
 		f := credstore.Failure{Code: "invalid_grant", Message: "refused", At: start()}
 		for range 2 { // as after a lost answer to COMMIT
 			err := s.MarkReauthorizationRequired(t.Context(), l, want.Credential.Parent(), f, credstore.ReasonRefreshTokenRejected, drop)
@@ -459,7 +459,7 @@ func testCondemn(t *testing.T, data Data) {
 	}
 }
 
-func testCondemnSuperseded(t *testing.T, data Data) {
+func testReauthorizationRequiredSuperseded(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
@@ -472,10 +472,10 @@ func testCondemnSuperseded(t *testing.T, data Data) {
 	wantSame(t, "the state", read(t, s, c.ID), want)
 }
 
-func testCondemnKey(t *testing.T, data Data) {
+func testReauthorizationRequiredKey(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, key("legacy"))
-	condemn(t, s, parentOf(t, s, c.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	got := read(t, s, c.ID)
 	if got.Connection.Status != credstore.ReauthorizationRequired || !got.Credential.RejectedAt.IsZero() {
 		t.Errorf("state = %+v, want reauthorization_required, no refused refresh token", got)
@@ -504,7 +504,7 @@ func testDue(t *testing.T, data Data) {
 		n := next(parentOf(t, s, c.ID), name)
 		n.ObtainedAt = start().Add(time.Duration([]int{-2, -3, -1, -9, -9, -9}[i]) * 24 * time.Hour)
 		save(t, s, n)
-		hinder(t, s, name, c.ID)
+		blockRefresh(t, s, name, c.ID)
 	}
 	create(t, s, key("key"))
 	create(t, s, credstore.NewConnection{Name: "pending", Kind: credstore.OAuth})
@@ -517,18 +517,18 @@ func testDue(t *testing.T, data Data) {
 	wantSame(t, "Due before a time", dueNames(10, start().Add(-36*time.Hour)), []string{"oldest", "middle"})
 }
 
-// hinder gives the connection the reason in its name not to be refreshed now.
-func hinder(t *testing.T, s credstore.Store, name, id string) {
+// blockRefresh gives the connection the reason in its name not to be refreshed now.
+func blockRefresh(t *testing.T, s credstore.Store, name, id string) {
 	t.Helper()
 	switch name {
 	case "failing":
-		setBack(t, s, id, setback(false))
+		recordFailure(t, s, id, failure(false))
 	case "refused":
-		condemn(t, s, parentOf(t, s, id), false)
+		requireReauthorization(t, s, parentOf(t, s, id), false)
 	case "doubtful":
 		l := acquire(t, s, id, "me")
 		defer release(t, l)
-		doubtful(t, s, l)
+		unknownOutcome(t, s, l)
 	}
 }
 
@@ -538,10 +538,10 @@ func testUnsettled(t *testing.T, data Data) {
 	for _, name := range []string{"settled", "failing", "sending"} {
 		c := create(t, s, pair(name))
 		ids[c.ID] = name
-		hinder(t, s, name, c.ID)
+		blockRefresh(t, s, name, c.ID)
 		if name == "sending" {
 			l := acquire(t, s, c.ID, "dead")
-			intend(t, s, l, parentOf(t, s, c.ID))
+			recordIntent(t, s, l, parentOf(t, s, c.ID))
 			release(t, l)
 		}
 	}

@@ -12,12 +12,12 @@ import (
 func testReplace(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	setBack(t, s, c.ID, setback(true))
-	condemn(t, s, parentOf(t, s, c.ID), true)
+	recordFailure(t, s, c.ID, failure(true))
+	requireReauthorization(t, s, parentOf(t, s, c.ID), true)
 	requestRefresh(t, s, c.ID)
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	intend(t, s, l, parentOf(t, s, c.ID))
+	recordIntent(t, s, l, parentOf(t, s, c.ID))
 
 	g := grant("2")
 	g.Scope, g.Company = "a b", credstore.Company{ID: "c-1", Name: "Acme ApS", Subject: "urn:pleo:company:c-1"}
@@ -89,7 +89,7 @@ func testReplaceKey(t *testing.T, data Data) {
 func testReplaceDisabled(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	condemn(t, s, parentOf(t, s, c.ID), true)
+	requireReauthorization(t, s, parentOf(t, s, c.ID), true)
 	if err := s.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
 		t.Fatalf("Disable: %v", err)
 	}
@@ -107,9 +107,9 @@ func testReplaceDisabled(t *testing.T, data Data) {
 	wantHistory(t, s, c.ID, 2, credstore.EventDisabled, credstore.EventConnected, credstore.EventEnabled, credstore.EventRecovered)
 }
 
-// testReplaceRefused: whatever the reason, everything stays as it was, and the
+// testReplaceErrors: whatever the reason, everything stays as it was, and the
 // link can be used.
-func testReplaceRefused(t *testing.T, data Data) {
+func testReplaceErrors(t *testing.T, data Data) {
 	s := data.Open(t)
 	n := pair("acme")
 	n.Company = credstore.Company{ID: "c-1", Name: "Acme"}
@@ -353,9 +353,9 @@ func testCompanyConflictEnds(t *testing.T, data Data) {
 	}
 }
 
-// testReplaceWins (F22): whether a refresh under way is saved before or after a
+// testReplaceDuringRefresh (F22): whether a refresh under way is saved before or after a
 // new consent, the newer grant is there in the end.
-func testReplaceWins(t *testing.T, data Data) {
+func testReplaceDuringRefresh(t *testing.T, data Data) {
 	s, other := data.Open(t), data.Open(t)
 	c := create(t, s, pair("acme"))
 	for i := range 100 {

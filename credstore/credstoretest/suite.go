@@ -32,7 +32,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"create without a credential", testCreatePending},
 		{"create refuses what cannot be", testCreateInvalid},
 		{"create refuses a taken name", testNameTaken},
-		{"times that cannot be written", testTimesThatCannotBeWritten},
+		{"times that cannot be written", testOutOfRangeTimes},
 		{"create refuses a bound company", testCompanyBound},
 		{"create refuses another's refresh token", testTokenTaken},
 		{"read what was created", testRead},
@@ -43,8 +43,8 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"list by reason", testListByReason},
 		{"list refuses bad pages", testBadPages},
 		{"count", testCount},
-		{"identify", testIdentify},
-		{"identify refuses a bound company", testIdentifyConflict},
+		{"identify", testSetCompany},
+		{"identify refuses a bound company", testSetCompanyConflict},
 		{"remove", testRemove},
 		{"facts", testFacts},
 		{"position", testPosition},
@@ -55,31 +55,31 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"save twice", testSaveTwice},
 		{"save what half an answer held", testSaveWithoutAccess},
 		{"save without a refresh token", testSaveInvalid},
-		{"save onto a condemned credential", testSaveCondemned},
+		{"save onto a condemned credential", testSaveAfterRejection},
 		{"save paces forced refreshes", testForced},
-		{"save ends setbacks", testSaveEndsSetbacks},
-		{"save with a setback", testSaveWithSetback},
+		{"save ends setbacks", testSaveClearsFailures},
+		{"save with a setback", testSaveWithFailure},
 		{"save keeps the scope", testSaveScope},
 		{"identify disables, and save does not enable", testSaveDisabled},
 
-		{"intend", testIntend},
-		{"intend once more", testIntendAgain},
-		{"intend without right", testIntendRefused},
-		{"withdraw", testWithdraw},
-		{"withdraw back to unknown", testWithdrawToUnknown},
-		{"withdraw twice", testWithdrawTwice},
-		{"withdraw leaves a stranger's intent", testWithdrawStranger},
-		{"withdraw keeps a worse status", testSetbackOfCondemned},
-		{"doubt", testDoubt},
-		{"unusual answers are counted", testUnusual},
-		{"condemn", testCondemn},
-		{"condemn only the parent", testCondemnSuperseded},
-		{"condemn a key", testCondemnKey},
-		{"acquit", testAcquit},
+		{"intend", testRecordIntent},
+		{"intend once more", testRecordIntentAgain},
+		{"intend without right", testRecordIntentErrors},
+		{"withdraw", testCancelIntent},
+		{"withdraw back to unknown", testCancelIntentAfterUnknownOutcome},
+		{"withdraw twice", testCancelIntentTwice},
+		{"withdraw leaves a stranger's intent", testCancelOrphanedIntent},
+		{"withdraw keeps a worse status", testFailureAfterRejection},
+		{"doubt", testMarkOutcomeUnknown},
+		{"unusual answers are counted", testUnexpectedResponses},
+		{"condemn", testReauthorizationRequired},
+		{"condemn only the parent", testReauthorizationRequiredSuperseded},
+		{"condemn a key", testReauthorizationRequiredKey},
+		{"acquit", testReinstate},
 		{"request a refresh", testRequestRefresh},
 		{"requests end when a refresh is settled", testRequestSettled},
-		{"retry", testRetry},
-		{"retry what was not refused", testRetryNothing},
+		{"retry", testRetryRejected},
+		{"retry what was not refused", testRetryNotRejected},
 		{"promote a staged key", testPromoteKey},
 		{"promote nothing", testPromoteNothing},
 		{"due", testDue},
@@ -93,11 +93,11 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"replace nothing", testReplacePending},
 		{"replace a key", testReplaceKey},
 		{"replace what is disabled", testReplaceDisabled},
-		{"replace refused", testReplaceRefused},
+		{"replace refused", testReplaceErrors},
 		{"replace without a lease", testReplaceLeaseLost},
 		{"replace by what an operator allows", testReplaceOverrides},
 		{"replace spends links", testReplaceSpendsLinks},
-		{"replace wins against refreshes", testReplaceWins},
+		{"replace wins against refreshes", testReplaceDuringRefresh},
 		{"disable and enable", testDisable},
 		{"disable what is pending", testDisablePending},
 		{"enable what needs a person", testEnableAlarms},
@@ -105,7 +105,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"list by kind", testListByKind},
 
 		{"history", testHistory},
-		{"history of odd texts", testOddText},
+		{"history of odd texts", testInvalidText},
 		{"history by page", testHistoryPages},
 		{"history within bounds", testHistoryBounded},
 		{"history of what is removed", testHistoryOfRemoved},
@@ -114,11 +114,11 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"history of the company", testHistoryOfCompany},
 
 		{"links", testLinks},
-		{"links end with a fresh one", testFreshLink},
+		{"links end with a fresh one", testReplaceExistingLinks},
 		{"links expire", testLinkExpires},
 		{"links within bounds", testLinksBounded},
 		{"consent", testConsent},
-		{"consent refused", testConsentRefused},
+		{"consent refused", testConsentErrors},
 		{"consent is taken once", testConsentOnce},
 		{"consents within bounds", testConsentsBounded},
 
@@ -136,7 +136,7 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 		{"watch ends with its context", testWatchEnds},
 		{"one by one", testOneByOne},
 		{"secrets are sealed", testSecrets},
-		{"secrets of people are sealed", testSecretsOfPeople},
+		{"secrets of people are sealed", testLinkSecrets},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })
 	}
@@ -210,7 +210,7 @@ func release(t *testing.T, l credstore.Lease) {
 	}
 }
 
-func intend(t *testing.T, s credstore.Store, l credstore.Lease, parent credstore.Parent) credstore.Intent {
+func recordIntent(t *testing.T, s credstore.Store, l credstore.Lease, parent credstore.Parent) credstore.Intent {
 	t.Helper()
 	i, err := s.RecordIntent(t.Context(), l, parent, start())
 	if err != nil {
@@ -239,7 +239,7 @@ func save(t *testing.T, s credstore.Store, n credstore.Successor) credstore.Conn
 	return c
 }
 
-func condemn(t *testing.T, s credstore.Store, parent credstore.Parent, dropAccess bool) {
+func requireReauthorization(t *testing.T, s credstore.Store, parent credstore.Parent, dropAccess bool) {
 	t.Helper()
 	l := acquire(t, s, parent.ConnectionID, "condemner")
 	defer release(t, l)

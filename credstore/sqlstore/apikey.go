@@ -24,7 +24,7 @@ func (s *Store) StageKey(ctx context.Context, id string, key credstore.Secret, e
 		if !c.Kind.IsKey() || c.Version == 0 {
 			return fmt.Errorf("%w: %q has no API key that another could follow", credstore.ErrSuperseded, c.Name)
 		}
-		sealed, err := s.seal(ctx, tx, id, columnNextKey, key)
+		sealed, err := s.encrypt(ctx, tx, id, columnNextKey, key)
 		if err != nil {
 			return err
 		}
@@ -48,7 +48,7 @@ func (s *Store) PromoteKey(ctx context.Context, l credstore.Lease, parent credst
 		return s.change(ctx, "promoting a staged key", parent.ConnectionID, f)
 	}
 	var promoted credstore.Connection
-	err := s.underLease(ctx, l, parent, run, func(g guarded) error {
+	err := s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		if err := s.moveNextKey(ctx, g, parent.ConnectionID); err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func (s *Store) PromoteKey(ctx context.Context, l credstore.Lease, parent credst
 }
 
 // moveNextKey seals the staged key anew, since the seal is bound to the column.
-func (s *Store) moveNextKey(ctx context.Context, g guarded, id string) error {
+func (s *Store) moveNextKey(ctx context.Context, g leasedWrite, id string) error {
 	var sealed []byte
 	err := g.tx.QueryRowContext(ctx, `SELECT next_key FROM credentials WHERE connection = $1`, g.number).Scan(&sealed)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && sealed == nil {
@@ -80,11 +80,11 @@ func (s *Store) moveNextKey(ctx context.Context, g guarded, id string) error {
 	if err != nil {
 		return err
 	}
-	key, err := s.open(id, columnNextKey, sealed)
+	key, err := s.decrypt(id, columnNextKey, sealed)
 	if err != nil {
 		return err
 	}
-	if sealed, err = s.seal(ctx, g.tx, id, columnAPIKey, key); err != nil {
+	if sealed, err = s.encrypt(ctx, g.tx, id, columnAPIKey, key); err != nil {
 		return err
 	}
 	_, err = g.tx.ExecContext(ctx, `UPDATE credentials SET api_key = $2, next_key = NULL WHERE connection = $1`, g.number, sealed)

@@ -47,10 +47,10 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 	id := rand.Text()
 	var created credstore.Connection
 	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
-		if err := s.dialect.alone(ctx, tx); err != nil {
+		if err := s.dialect.lockAll(ctx, tx); err != nil {
 			return err
 		}
-		if err := checkFree(ctx, tx, n); err != nil {
+		if err := checkAvailable(ctx, tx, n); err != nil {
 			return err
 		}
 		number, err := s.insert(ctx, tx, id, n)
@@ -81,9 +81,9 @@ func (s *Store) recordCreated(ctx context.Context, tx *sql.Tx, c credstore.Conne
 	})
 }
 
-// checkFree returns a Conflict if the name, the refresh token or the company is
+// checkAvailable returns a Conflict if the name, the refresh token or the company is
 // not to be had.
-func checkFree(ctx context.Context, tx *sql.Tx, n credstore.NewConnection) error {
+func checkAvailable(ctx context.Context, tx *sql.Tx, n credstore.NewConnection) error {
 	var with string
 	err := tx.QueryRowContext(ctx, `SELECT name FROM connections WHERE folded_name = $1`, strings.ToLower(n.Name)).Scan(&with)
 	if err == nil {
@@ -140,7 +140,7 @@ func checkCompany(ctx context.Context, tx *sql.Tx, id string, kind credstore.Kin
 
 func (s *Store) insert(ctx context.Context, tx *sql.Tx, id string, n credstore.NewConnection) (number int64, err error) {
 	now := s.now()
-	first := firstState(n, now)
+	first := initialState(n, now)
 	err = tx.QueryRowContext(ctx, `
 		INSERT INTO connections (id, name, folded_name, kind, status, reason, own_status, own_reason,
 			company_id, company_name, subject, shared_company, external_tenant, search, scope, created_at,
@@ -153,8 +153,8 @@ func (s *Store) insert(ctx context.Context, tx *sql.Tx, id string, n credstore.N
 	return number, err
 }
 
-// first is what a connection starts with.
-type first struct {
+// initial is what a connection starts with.
+type initial struct {
 	version            int64
 	status             credstore.Status
 	reason             string
@@ -162,13 +162,13 @@ type first struct {
 	expires, refreshed time.Time
 }
 
-func firstState(n credstore.NewConnection, now time.Time) first {
+func initialState(n credstore.NewConnection, now time.Time) initial {
 	if n.Credential == nil {
 		none := credstore.Credential{}.Parent().RefreshHash
-		return first{status: credstore.Pending, reason: credstore.ReasonNoCredential, refreshHash: none[:]}
+		return initial{status: credstore.Pending, reason: credstore.ReasonNoCredential, refreshHash: none[:]}
 	}
 	hash := n.Credential.RefreshToken.Hash()
-	f := first{version: 1, status: credstore.Active, refreshHash: hash[:], expires: n.Credential.ExpiresAt}
+	f := initial{version: 1, status: credstore.Active, refreshHash: hash[:], expires: n.Credential.ExpiresAt}
 	if n.Kind == credstore.OAuth {
 		f.refreshed = now // when it was really obtained is not known
 	}
@@ -226,7 +226,7 @@ func (s *Store) SetCompany(ctx context.Context, id string, company credstore.Com
 	const doing = "recording a connection's company"
 	var conflict error
 	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
-		if err := s.dialect.alone(ctx, tx); err != nil {
+		if err := s.dialect.lockAll(ctx, tx); err != nil {
 			return err
 		}
 		conflict = nil
@@ -236,7 +236,7 @@ func (s *Store) SetCompany(ctx context.Context, id string, company credstore.Com
 		}
 		conflict = checkIdentity(ctx, tx, c, company)
 		if errors.Is(conflict, credstore.ErrCompanyBound) || errors.Is(conflict, credstore.ErrOtherCompany) {
-			return s.shutOut(ctx, tx, id, conflict)
+			return s.disableForCompany(ctx, tx, id, conflict)
 		}
 		if conflict != nil {
 			return conflict
@@ -249,9 +249,9 @@ func (s *Store) SetCompany(ctx context.Context, id string, company credstore.Com
 	return fmt.Errorf("%s: %w", doing, conflict)
 }
 
-// shutOut disables a connection whose credential belongs to a company that it may
+// disableForCompany disables a connection whose credential belongs to a company that it may
 // not have. Only a person can mend that, who is told.
-func (s *Store) shutOut(ctx context.Context, tx *sql.Tx, id string, why error) error {
+func (s *Store) disableForCompany(ctx context.Context, tx *sql.Tx, id string, why error) error {
 	e := credstore.Event{Type: credstore.EventDisabled, Message: why.Error()}
 	if err := s.disable(ctx, tx, id, credstore.ReasonCompanyConflict, e); err != nil {
 		return err

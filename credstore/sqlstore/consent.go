@@ -41,11 +41,11 @@ func (s *Store) BeginConsent(ctx context.Context, c credstore.Consent) error {
 }
 
 func (s *Store) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c credstore.Consent) error {
-	link, err := s.seal(ctx, tx, c.ConnectionID, columnConsentLink, c.Link)
+	link, err := s.encrypt(ctx, tx, c.ConnectionID, columnConsentLink, c.Link)
 	if err != nil {
 		return err
 	}
-	verifier, err := s.seal(ctx, tx, c.ConnectionID, columnConsentVerifier, c.Verifier)
+	verifier, err := s.encrypt(ctx, tx, c.ConnectionID, columnConsentVerifier, c.Verifier)
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (s *Store) takeConsent(ctx context.Context, tx *sql.Tx, state credstore.Sec
 	}
 	var errs [2]error
 	c.ExpiresAt = timeOf(expires)
-	c.Link, errs[0] = s.open(c.ConnectionID, columnConsentLink, link)
-	c.Verifier, errs[1] = s.open(c.ConnectionID, columnConsentVerifier, verifier)
+	c.Link, errs[0] = s.decrypt(c.ConnectionID, columnConsentLink, link)
+	c.Verifier, errs[1] = s.decrypt(c.ConnectionID, columnConsentVerifier, verifier)
 	return c, errors.Join(errs[:]...)
 }

@@ -17,29 +17,29 @@ const (
 	columnNextKey      = "next_key"
 )
 
-// sealedCredential is a row of the table credentials; nil is what is not there.
-type sealedCredential struct {
+// encryptedCredential is a row of the table credentials; nil is what is not there.
+type encryptedCredential struct {
 	accessToken, refreshToken, apiKey, nextKey []byte
 }
 
-// seal seals for the transaction that it is part of. It returns nil for an empty
+// encrypt seals for the transaction that it is part of. It returns nil for an empty
 // secret: what is not there is NULL.
 //
 // The key is the one that the store is stamped with at this moment, and not
 // whichever this process takes for the primary one: once the stamp names
 // another key, no process writes anything under the old one any more.
-func (s *Store) seal(ctx context.Context, tx *sql.Tx, id, column string, secret credstore.Secret) ([]byte, error) {
+func (s *Store) encrypt(ctx context.Context, tx *sql.Tx, id, column string, secret credstore.Secret) ([]byte, error) {
 	if secret.IsZero() {
 		return nil, nil
 	}
 	var key string
-	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`+s.dialect.shared()).Scan(&key); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`+s.dialect.shareLock()).Scan(&key); err != nil {
 		return nil, err
 	}
 	return s.keyset.EncryptWith(key, credstore.AssociatedData(id, column), []byte(secret.Reveal()))
 }
 
-func (s *Store) open(id, column string, sealed []byte) (credstore.Secret, error) {
+func (s *Store) decrypt(id, column string, sealed []byte) (credstore.Secret, error) {
 	if sealed == nil {
 		return credstore.Secret{}, nil
 	}
@@ -59,10 +59,10 @@ func (s *Store) insertCredential(ctx context.Context, tx *sql.Tx, number int64, 
 		return nil
 	}
 	var errs [3]error
-	var sealed sealedCredential
-	sealed.accessToken, errs[0] = s.seal(ctx, tx, id, columnAccessToken, c.AccessToken)
-	sealed.refreshToken, errs[1] = s.seal(ctx, tx, id, columnRefreshToken, c.RefreshToken)
-	sealed.apiKey, errs[2] = s.seal(ctx, tx, id, columnAPIKey, c.APIKey)
+	var sealed encryptedCredential
+	sealed.accessToken, errs[0] = s.encrypt(ctx, tx, id, columnAccessToken, c.AccessToken)
+	sealed.refreshToken, errs[1] = s.encrypt(ctx, tx, id, columnRefreshToken, c.RefreshToken)
+	sealed.apiKey, errs[2] = s.encrypt(ctx, tx, id, columnAPIKey, c.APIKey)
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (s *Store) insertCredential(ctx context.Context, tx *sql.Tx, number int64, 
 func (s *Store) Read(ctx context.Context, id string) (credstore.State, error) {
 	const doing = "reading a connection"
 	var state credstore.State
-	var sealed *sealedCredential
+	var sealed *encryptedCredential
 	err := s.snapshot(ctx, doing, func(tx *sql.Tx) (err error) {
 		state, sealed, err = readState(ctx, tx, id)
 		return err
@@ -88,8 +88,8 @@ func (s *Store) Read(ctx context.Context, id string) (credstore.State, error) {
 	return s.complete(state, sealed)
 }
 
-// readOpened is Read in a transaction that goes on.
-func (s *Store) readOpened(ctx context.Context, tx *sql.Tx, id string) (credstore.State, error) {
+// readDecrypted is Read in a transaction that goes on.
+func (s *Store) readDecrypted(ctx context.Context, tx *sql.Tx, id string) (credstore.State, error) {
 	state, sealed, err := readState(ctx, tx, id)
 	if err != nil {
 		return state, err
@@ -98,23 +98,23 @@ func (s *Store) readOpened(ctx context.Context, tx *sql.Tx, id string) (credstor
 }
 
 // complete adds what is sealed to the state; nil when there is nothing.
-func (s *Store) complete(state credstore.State, sealed *sealedCredential) (credstore.State, error) {
+func (s *Store) complete(state credstore.State, sealed *encryptedCredential) (credstore.State, error) {
 	if sealed == nil {
 		return state, nil
 	}
-	if err := s.openCredential(&state.Credential, sealed); err != nil {
+	if err := s.decryptCredential(&state.Credential, sealed); err != nil {
 		return credstore.State{}, fmt.Errorf("reading connection %q: %w", state.Connection.Name, err)
 	}
 	return state, nil
 }
 
 // readState reads all there is of a connection, in any transaction.
-func readState(ctx context.Context, tx *sql.Tx, id string) (state credstore.State, sealed *sealedCredential, err error) {
+func readState(ctx context.Context, tx *sql.Tx, id string) (state credstore.State, sealed *encryptedCredential, err error) {
 	state, number, err := readPlain(ctx, tx, id)
 	if err != nil {
 		return state, nil, err
 	}
-	if sealed, err = readSealed(ctx, tx, number); err != nil {
+	if sealed, err = readEncrypted(ctx, tx, number); err != nil {
 		return state, nil, err
 	}
 	state.Intent, err = readIntent(ctx, tx, id, number)
@@ -146,9 +146,9 @@ func readPlain(ctx context.Context, tx *sql.Tx, id string) (state credstore.Stat
 	return state, number, nil
 }
 
-// readSealed returns nil if the connection has no credential.
-func readSealed(ctx context.Context, tx *sql.Tx, number int64) (*sealedCredential, error) {
-	var c sealedCredential
+// readEncrypted returns nil if the connection has no credential.
+func readEncrypted(ctx context.Context, tx *sql.Tx, number int64) (*encryptedCredential, error) {
+	var c encryptedCredential
 	err := tx.QueryRowContext(ctx, `
 		SELECT access_token, refresh_token, api_key, next_key FROM credentials WHERE connection = $1`, number).
 		Scan(&c.accessToken, &c.refreshToken, &c.apiKey, &c.nextKey)
@@ -158,7 +158,7 @@ func readSealed(ctx context.Context, tx *sql.Tx, number int64) (*sealedCredentia
 	return &c, err
 }
 
-func (s *Store) openCredential(c *credstore.Credential, sealed *sealedCredential) error {
+func (s *Store) decryptCredential(c *credstore.Credential, sealed *encryptedCredential) error {
 	for _, part := range []struct {
 		column string
 		sealed []byte
@@ -169,7 +169,7 @@ func (s *Store) openCredential(c *credstore.Credential, sealed *sealedCredential
 		{columnAPIKey, sealed.apiKey, &c.APIKey},
 		{columnNextKey, sealed.nextKey, &c.NextKey},
 	} {
-		secret, err := s.open(c.ConnectionID, part.column, part.sealed)
+		secret, err := s.decrypt(c.ConnectionID, part.column, part.sealed)
 		if err != nil {
 			return err
 		}

@@ -18,12 +18,12 @@ type dialect interface {
 	// called again after what it did was undone, so it must not add to what an
 	// earlier call has left outside the transaction.
 	transact(ctx context.Context, id string, f func(*sql.Tx) error) error
-	// alone makes the transaction wait for all others that have called alone: they
+	// lockAll makes the transaction wait for all others that have called alone: they
 	// decide on more than one connection, such as which of them has a name.
-	alone(ctx context.Context, tx *sql.Tx) error
-	// shared ends a SELECT whose rows must stay as they are until the transaction
+	lockAll(ctx context.Context, tx *sql.Tx) error
+	// shareLock ends a SELECT whose rows must stay as they are until the transaction
 	// ends.
-	shared() string
+	shareLock() string
 	// snapshot returns the options of a transaction in which all reads see the
 	// same state.
 	snapshot() *sql.TxOptions
@@ -33,10 +33,10 @@ type dialect interface {
 
 	// acquire takes what is behind the lease on the connection's credential. It
 	// returns credstore.ErrBusy while anyone holds it.
-	acquire(ctx context.Context, id, owner string) (hold, error)
+	acquire(ctx context.Context, id, owner string) (leaseHandle, error)
 
-	// note gives the change of a connection the next number.
-	note(ctx context.Context, tx *sql.Tx, id string, at time.Time) error
+	// recordChange gives the change of a connection the next number.
+	recordChange(ctx context.Context, tx *sql.Tx, id string, at time.Time) error
 	// position is a query for where the changes have come to, which watchers
 	// begin from.
 	position() string
@@ -54,15 +54,15 @@ type dialect interface {
 	// ever had, also when its row is gone.
 	lastChange() string
 
-	// present returns an error if the data are no longer where others would find
+	// checkInPlace returns an error if the data are no longer where others would find
 	// them: what is written then is lost with this process.
-	present() error
+	checkFiles() error
 	// close ends all leases and closes the pools.
 	close() error
 }
 
-// hold is a database's part of a lease.
-type hold interface {
+// handle is a database's part of a lease.
+type leaseHandle interface {
 	// fence is larger than that of every hold before under which anything was
 	// written.
 	fence() int64

@@ -40,8 +40,8 @@ func existsInPostgres(ctx context.Context, dsn func() credstore.Secret, log *zap
 	defer func() { err = errors.Join(err, d.close()) }()
 	version, err := postgresVersion(ctx, d.db, len(postgresSchema()))
 	if err != nil || version == 0 {
-		return false, explainPostgres(err, config)
+		return false, postgresError(err, config)
 	}
 	err = d.db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM store)`).Scan(&exists)
-	return exists, explainPostgres(err, config)
+	return exists, postgresError(err, config)
 }

@@ -8,22 +8,22 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// ending is true of a connection in use whose key ends before $1, followed true of
+// keyExpiresSoon is true of a connection in use whose key ends before $1, followed true of
 // one where a key is staged that goes on then.
 const (
-	ending   = `kind <> 'oauth' AND expires_at <= $1 AND status NOT IN ('pending', 'reauthorization_required', 'disabled')`
-	followed = `EXISTS (SELECT 1 FROM credentials WHERE connection = number AND next_key IS NOT NULL
+	keyExpiresSoon     = `kind <> 'oauth' AND expires_at <= $1 AND status NOT IN ('pending', 'reauthorization_required', 'disabled')`
+	hasLongerStagedKey = `EXISTS (SELECT 1 FROM credentials WHERE connection = number AND next_key IS NOT NULL
 		AND (next_expires_at IS NULL OR next_expires_at > $1))`
 )
 
-// expiring is true of a connection whose key ends before $1, and of which nobody
+// needsReminder is true of a connection whose key ends before $1, and of which nobody
 // was reminded of late.
-const expiring = ending + ` AND (reminded_within IS NULL OR reminded_within > $2)`
+const needsReminder = keyExpiresSoon + ` AND (reminded_within IS NULL OR reminded_within > $2)`
 
 // KeysExpiring returns connections whose key ends soon; see [credstore.Outbox].
 func (s *Store) KeysExpiring(ctx context.Context, within time.Duration, limit int) ([]credstore.Connection, error) {
 	found, err := s.connections(ctx, `
-		SELECT `+connectionColumns+` FROM connections WHERE `+expiring+` AND NOT `+followed+`
+		SELECT `+connectionColumns+` FROM connections WHERE `+needsReminder+` AND NOT `+hasLongerStagedKey+`
 		ORDER BY expires_at LIMIT $3`, s.now().Add(within).UnixMilli(), within.Milliseconds(), limit)
 	return found, s.failure("finding keys that end soon", err)
 }
@@ -31,7 +31,7 @@ func (s *Store) KeysExpiring(ctx context.Context, within time.Duration, limit in
 // RecordKeyExpiring writes that a key ends soon; see [credstore.Outbox].
 func (s *Store) RecordKeyExpiring(ctx context.Context, id string, within time.Duration) error {
 	return s.change(ctx, "reminding of a key's end", id, func(tx *sql.Tx) error {
-		reminded, err := affected(tx.ExecContext(ctx, `UPDATE connections SET reminded_within = $2 WHERE id = $3 AND `+expiring,
+		reminded, err := affected(tx.ExecContext(ctx, `UPDATE connections SET reminded_within = $2 WHERE id = $3 AND `+needsReminder,
 			s.now().Add(within).UnixMilli(), within.Milliseconds(), id))
 		if err != nil {
 			return err

@@ -32,7 +32,7 @@ func (s *Store) RecordIntent(ctx context.Context, l credstore.Lease, parent cred
 		return s.transact(ctx, "recording an intent", parent.ConnectionID, f)
 	}
 	var intent credstore.Intent
-	err := s.underLease(ctx, l, parent, run, func(g guarded) error {
+	err := s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		if err := g.announce(ctx, parent, l.Owner(), at); err != nil {
 			return err
 		}
@@ -48,7 +48,7 @@ func (s *Store) RecordIntent(ctx context.Context, l credstore.Lease, parent cred
 
 // announce writes the intent. One that is there for the same parent is taken
 // over and counts on; one for an earlier parent is replaced.
-func (g guarded) announce(ctx context.Context, parent credstore.Parent, owner string, at time.Time) error {
+func (g leasedWrite) announce(ctx context.Context, parent credstore.Parent, owner string, at time.Time) error {
 	_, err := g.tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1 AND (parent_version <> $2 OR parent_hash <> $3)`,
 		g.number, parent.Version, parent.RefreshHash[:])
 	if err != nil {
@@ -69,7 +69,7 @@ func (s *Store) CancelIntent(ctx context.Context, l credstore.Lease, parent cred
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "withdrawing an intent", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g guarded) error {
+	return s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		withdrawn, err := g.withdraw(ctx, f)
 		if err != nil || f == nil {
 			return err
@@ -81,7 +81,7 @@ func (s *Store) CancelIntent(ctx context.Context, l credstore.Lease, parent cred
 // withdraw reports whether there was an intent to withdraw. Only what this very
 // lease has announced is: the intent of a dead owner says that its token may be
 // on the way, whoever comes after.
-func (g guarded) withdraw(ctx context.Context, f *credstore.RefreshFailure) (bool, error) {
+func (g leasedWrite) withdraw(ctx context.Context, f *credstore.RefreshFailure) (bool, error) {
 	gone, err := g.affected(ctx, `
 		DELETE FROM intents WHERE connection = $1 AND fence = $2 AND outcome = $3 AND presentations = 1`,
 		g.number, g.fence, credstore.OutcomePending)
@@ -103,7 +103,7 @@ func (s *Store) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, paren
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "recording an unknown outcome", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g guarded) error {
+	return s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		found, err := g.affected(ctx, `
 			UPDATE intents SET outcome = $2, next_at = $3 WHERE connection = $1 AND parent_version = $4`,
 			g.number, credstore.OutcomeUnknown, millis(f.RetryAt), parent.Version)
@@ -119,7 +119,7 @@ func (s *Store) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, paren
 
 // setback records what went wrong. Whoever is neither active nor degraded stays
 // what he is: it takes more than a failed refresh to change that.
-func (s *Store) setback(ctx context.Context, g guarded, f credstore.RefreshFailure, retryAt time.Time, counts bool) error {
+func (s *Store) setback(ctx context.Context, g leasedWrite, f credstore.RefreshFailure, retryAt time.Time, counts bool) error {
 	before, err := connectionWithNumber(ctx, g.tx, g.number)
 	if err != nil {
 		return err
@@ -141,6 +141,6 @@ func (s *Store) setback(ctx context.Context, g guarded, f credstore.RefreshFailu
 }
 
 // affected runs a statement and reports whether it changed a row.
-func (g guarded) affected(ctx context.Context, statement string, args ...any) (bool, error) {
+func (g leasedWrite) affected(ctx context.Context, statement string, args ...any) (bool, error) {
 	return affected(g.tx.ExecContext(ctx, statement, args...))
 }

@@ -76,7 +76,7 @@ func raw(t *testing.T, path string) *sql.DB {
 	return db
 }
 
-func TestMigrationsApplyInOrderAndWhole(t *testing.T) {
+func TestMigrationsApplyInOrderAndAtomically(t *testing.T) {
 	db := raw(t, filepath.Join(t.TempDir(), "store.db"))
 	first, second := `CREATE TABLE a (x INTEGER)`, `ALTER TABLE a ADD COLUMN y INTEGER; INSERT INTO a VALUES (1, 2)`
 	broken := `INSERT INTO a VALUES (3, 4); INSERT INTO nowhere VALUES (5)`
@@ -107,7 +107,7 @@ func TestMigrationsApplyInOrderAndWhole(t *testing.T) {
 	}
 }
 
-func TestForeignSchemaIsRefusedUntouched(t *testing.T) {
+func TestForeignSchemaIsRejectedUnchanged(t *testing.T) {
 	for _, test := range []struct {
 		name, setup, want string
 	}{
@@ -143,7 +143,7 @@ func readFile(t *testing.T, path string) []byte {
 	return data
 }
 
-func TestFullDiskIsUnavailableAndLeavesNothing(t *testing.T) {
+func TestFullDiskIsUnavailableAndRollsBack(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	c := mustCreate(t, s, newOAuth("acme"))
 	before, err := s.Read(t.Context(), c.ID)
@@ -169,7 +169,7 @@ func TestFullDiskIsUnavailableAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestMovedRecordDoesNotOpen(t *testing.T) {
+func TestMovedRecordDoesNotDecrypt(t *testing.T) {
 	for name, move := range map[string]string{
 		"to another column":     `UPDATE credentials SET access_token = refresh_token`,
 		"to another connection": `UPDATE credentials SET access_token = (SELECT access_token FROM credentials ORDER BY connection DESC LIMIT 1)`,
@@ -189,7 +189,7 @@ func TestMovedRecordDoesNotOpen(t *testing.T) {
 	}
 }
 
-func TestRemovalsAreForgottenLater(t *testing.T) {
+func TestRemovalsArePruned(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	now := time.Now()
 	s.now = func() time.Time { return now }
@@ -202,10 +202,10 @@ func TestRemovalsAreForgottenLater(t *testing.T) {
 	for _, test := range []struct {
 		after time.Duration
 		want  int
-	}{{removalKept - 2*tidyEvery, 3}, {removalKept + tidyEvery, 2}} {
+	}{{removalRetention - 2*pruneInterval, 3}, {removalRetention + pruneInterval, 2}} {
 		start := now
 		now = now.Add(test.after)
-		s.tidyAtTimes(t.Context())
+		s.pruneIfDue(t.Context())
 		now = start
 		ids, _, _, err := s.changesSince(t.Context(), "0")
 		if err != nil || len(ids) != test.want {
@@ -219,7 +219,7 @@ func TestRemovalsAreForgottenLater(t *testing.T) {
 func TestOwnChangesAreReportedAtOnce(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	reports := make(chan []string, 1)
-	w := &watcher{store: s, seen: s.opened, every: 24 * time.Hour, changed: func(found []credstore.Change) { reports <- idsOf(found) }}
+	w := &watcher{store: s, seen: s.opened, interval: 24 * time.Hour, changed: func(found []credstore.Change) { reports <- idsOf(found) }}
 	go func() { _ = s.dialect.watch(t.Context(), w) }()
 	late := time.After(time.Minute)
 	for i := range 20 {
@@ -317,7 +317,7 @@ func (s *Store) fillOne(ctx context.Context, tx *sql.Tx, id string) error {
 	if err := s.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
 		return err
 	}
-	return s.dialect.note(ctx, tx, id, s.now())
+	return s.dialect.recordChange(ctx, tx, id, s.now())
 }
 
 const benchmarkSize = 10_000
@@ -362,7 +362,7 @@ func BenchmarkListPage(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		page, err := s.List(b.Context(), credstore.Query{Cursor: cursor})
-		if err != nil || len(page.Connections) != defaultPage {
+		if err != nil || len(page.Connections) != defaultPageSize {
 			b.Fatal(len(page.Connections), err)
 		}
 	}

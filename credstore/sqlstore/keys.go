@@ -22,7 +22,7 @@ type KeyUsage struct {
 func (s *Store) KeyUsage(ctx context.Context) (KeyUsage, error) {
 	const doing = "counting records by key"
 	use := KeyUsage{Connections: make(map[uint32]int)}
-	row, err := readStamp(ctx, s.dialect.readers())
+	row, err := readBinding(ctx, s.dialect.readers())
 	if err != nil {
 		return use, s.failure(doing, err)
 	}
@@ -39,19 +39,19 @@ func (s *Store) KeyUsage(ctx context.Context) (KeyUsage, error) {
 			use.Damaged += n
 		}
 		return nil
-	}, `SELECT prefix, count(*) FROM (`+usesOfKeys()+`) AS uses WHERE prefix IS NOT NULL GROUP BY prefix`)
+	}, `SELECT prefix, count(*) FROM (`+keyUsageQuery()+`) AS uses WHERE prefix IS NOT NULL GROUP BY prefix`)
 	return use, s.failure(doing, err)
 }
 
-// usesOfKeys is a query for a connection and the prefix of a key that it uses,
+// keyUsageQuery is a query for a connection and the prefix of a key that it uses,
 // once for each, in all columns that are sealed. UNION drops what is there twice.
-func usesOfKeys() string {
-	columns := append([]sealedColumn{
+func keyUsageQuery() string {
+	columns := append([]encryptedColumn{
 		{"credentials", "connection", columnAccessToken, columnAccessToken},
 		{"credentials", "connection", columnRefreshToken, columnRefreshToken},
 		{"credentials", "connection", columnAPIKey, columnAPIKey},
 		{"credentials", "connection", columnNextKey, columnNextKey},
-	}, columnsBeside()...)
+	}, columnsOutsideCredentials()...)
 	selects := make([]string, 0, len(columns))
 	for _, c := range columns {
 		selects = append(selects, fmt.Sprintf(`SELECT connection, substr(%s, 1, 5) AS prefix FROM %s`, c.column, c.table))
@@ -67,7 +67,7 @@ var ErrKeyInUse = errors.New("the key is in use")
 // [ErrKeyInUse].
 func (s *Store) Retire(ctx context.Context, key credstore.Key) error {
 	return s.write(ctx, "retiring a key", func(tx *sql.Tx) error {
-		row, err := readStamp(ctx, tx)
+		row, err := readBinding(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func (s *Store) Retire(ctx context.Context, key credstore.Key) error {
 			return fmt.Errorf("%w: the store seals under it", ErrKeyInUse)
 		}
 		var n int
-		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM (`+usesOfKeys()+`) AS uses WHERE prefix = $1`,
+		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM (`+keyUsageQuery()+`) AS uses WHERE prefix = $1`,
 			credstore.CiphertextPrefix(key.ID)).Scan(&n)
 		if err != nil {
 			return err

@@ -13,10 +13,10 @@ import (
 
 // lease is a credstore.Lease.
 type lease struct {
-	store *Store
-	id    string // of the connection
-	owner string
-	hold  hold
+	store  *Store
+	id     string // of the connection
+	owner  string
+	handle leaseHandle
 
 	mu       sync.Mutex // guards what follows
 	released bool
@@ -26,14 +26,14 @@ type lease struct {
 // Acquire takes the lease on the connection's credential; see [credstore.Store].
 func (s *Store) Acquire(ctx context.Context, id, owner string) (credstore.Lease, error) {
 	const doing = "acquiring a lease"
-	if err := s.dialect.present(); err != nil {
+	if err := s.dialect.checkFiles(); err != nil {
 		return nil, s.failure(doing, err)
 	}
 	h, err := s.dialect.acquire(ctx, id, owner)
 	if err != nil {
 		return nil, s.failure(doing, err)
 	}
-	return &lease{store: s, id: id, owner: owner, hold: h}, nil
+	return &lease{store: s, id: id, owner: owner, handle: h}, nil
 }
 
 func orNotFound(err error) error {
@@ -47,7 +47,7 @@ func orNotFound(err error) error {
 func (l *lease) ConnectionID() string { return l.id }
 
 // Fence returns the lease's number; see [credstore.Lease].
-func (l *lease) Fence() int64 { return l.hold.fence() }
+func (l *lease) Fence() int64 { return l.handle.fence() }
 
 // Owner returns the name of the process that holds the lease.
 func (l *lease) Owner() string { return l.owner }
@@ -60,19 +60,19 @@ func (l *lease) Remaining() time.Duration {
 	if l.released {
 		return 0
 	}
-	return l.hold.remaining()
+	return l.handle.remaining()
 }
 
 // Release gives the lease back as soon as no write under it is under way.
 func (l *lease) Release() error {
-	if !l.give() {
+	if !l.markReleased() {
 		return nil
 	}
-	return l.end()
+	return l.releaseHandle()
 }
 
-// give marks the lease as released. It reports whether the hold can go now.
-func (l *lease) give() bool {
+// markReleased marks the lease as released. It reports whether the hold can go now.
+func (l *lease) markReleased() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	first := !l.released
@@ -80,22 +80,22 @@ func (l *lease) give() bool {
 	return first && l.writes == 0
 }
 
-// end releases the hold, unless the store was closed, which has ended the lease already.
-func (l *lease) end() error {
+// releaseHandle releases the hold, unless the store was closed, which has ended the lease already.
+func (l *lease) releaseHandle() error {
 	select {
 	case <-l.store.closed:
 		return nil
 	default:
 	}
-	if err := l.hold.release(); err != nil {
+	if err := l.handle.release(); err != nil {
 		return fmt.Errorf("releasing a lease: %w", err)
 	}
 	return nil
 }
 
-// enter announces a write under the lease. It returns false when the lease has
+// beginWrite announces a write under the lease. It returns false when the lease has
 // ended.
-func (l *lease) enter() bool {
+func (l *lease) beginWrite() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.released {
@@ -105,24 +105,24 @@ func (l *lease) enter() bool {
 	return true
 }
 
-// leave ends what enter announced.
-func (l *lease) leave() error {
-	if !l.left() {
+// endWrite ends what enter announced.
+func (l *lease) endWrite() error {
+	if !l.writeEnded() {
 		return nil
 	}
-	return l.end()
+	return l.releaseHandle()
 }
 
-// left reports whether the hold can go now.
-func (l *lease) left() bool {
+// writeEnded reports whether the hold can go now.
+func (l *lease) writeEnded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writes--
 	return l.released && l.writes == 0
 }
 
-// guarded is a write under a lease about the credential that is the parent.
-type guarded struct {
+// leasedWrite is a write under a lease about the credential that is the parent.
+type leasedWrite struct {
 	tx     *sql.Tx
 	number int64 // of the connection
 	fence  int64
@@ -130,15 +130,15 @@ type guarded struct {
 
 // underLease runs f in a transaction if the lease is held and the stored
 // credential is parent; else it returns ErrLeaseLost or ErrSuperseded.
-func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credstore.Parent, run runner, f func(guarded) error) error {
-	return s.whileHeld(ctx, l, parent.ConnectionID, run, func(tx *sql.Tx, held *lease) error {
-		g := guarded{tx: tx, fence: held.Fence()}
+func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credstore.Parent, run runner, f func(leasedWrite) error) error {
+	return s.withLease(ctx, l, parent.ConnectionID, run, func(tx *sql.Tx, held *lease) error {
+		g := leasedWrite{tx: tx, fence: held.Fence()}
 		err := tx.QueryRowContext(ctx, `
 			UPDATE connections SET fence = $1
 			WHERE id = $2 AND version = $3 AND refresh_hash = $4 AND fence <= $1 RETURNING number`,
 			g.fence, parent.ConnectionID, parent.Version, parent.RefreshHash[:]).Scan(&g.number)
 		if errors.Is(err, sql.ErrNoRows) {
-			return whyRefused(ctx, tx, held)
+			return rejectReason(ctx, tx, held)
 		}
 		if err != nil {
 			return err
@@ -147,16 +147,16 @@ func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credst
 	})
 }
 
-// whileHeld runs f in a transaction if the lease is held, and is on the
+// withLease runs f in a transaction if the lease is held, and is on the
 // connection with the id; else it returns ErrLeaseLost.
-func (s *Store) whileHeld(ctx context.Context, l credstore.Lease, id string, run runner, f func(*sql.Tx, *lease) error) (err error) {
+func (s *Store) withLease(ctx context.Context, l credstore.Lease, id string, run runner, f func(*sql.Tx, *lease) error) (err error) {
 	held, ok := l.(*lease)
-	if !ok || held.store != s || held.id != id || !held.enter() {
+	if !ok || held.store != s || held.id != id || !held.beginWrite() {
 		return s.failure("using a lease", credstore.ErrLeaseLost)
 	}
-	defer func() { err = errors.Join(err, held.leave()) }()
+	defer func() { err = errors.Join(err, held.endWrite()) }()
 	return run(func(tx *sql.Tx) error {
-		if err := held.hold.check(ctx, tx); err != nil {
+		if err := held.handle.check(ctx, tx); err != nil {
 			return err
 		}
 		return f(tx, held)
@@ -181,9 +181,9 @@ func takeFence(ctx context.Context, tx *sql.Tx, l *lease) (number int64, err err
 // runner runs a function in a transaction.
 type runner func(func(*sql.Tx) error) error
 
-// whyRefused tells a lease that somebody has written after from a credential
+// rejectReason tells a lease that somebody has written after from a credential
 // that is not the parent.
-func whyRefused(ctx context.Context, tx *sql.Tx, l *lease) error {
+func rejectReason(ctx context.Context, tx *sql.Tx, l *lease) error {
 	var fence int64
 	err := tx.QueryRowContext(ctx, `SELECT fence FROM connections WHERE id = $1`, l.id).Scan(&fence)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {

@@ -13,12 +13,12 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// columnLink names the token of a connect link in the label of its seal.
-const columnLink = "link_token"
+// linkTokenLabel names the token of a connect link in the label of its seal.
+const linkTokenLabel = "link_token"
 
-// linkRemembered is how long a link that has expired is told from one that never
+// linkRetention is how long a link that has expired is told from one that never
 // was.
-const linkRemembered = 90 * 24 * time.Hour
+const linkRetention = 90 * 24 * time.Hour
 
 // storedLink is a row of the table links.
 type storedLink struct {
@@ -92,7 +92,7 @@ func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.
 		return credstore.Secret{}, credstore.Link{}, err
 	}
 	// One that does not open, or is not the one it was, is as good as none.
-	token, err := s.open(id, columnLink, l.sealed)
+	token, err := s.decrypt(id, linkTokenLabel, l.sealed)
 	hash := token.Hash()
 	if err != nil || !bytes.Equal(hash[:], l.hash) {
 		return credstore.Secret{}, credstore.Link{}, sql.ErrNoRows
@@ -104,7 +104,7 @@ func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.
 func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
 	token = newToken()
 	hash := token.Hash()
-	sealed, err := s.seal(ctx, tx, id, columnLink, token)
+	sealed, err := s.encrypt(ctx, tx, id, linkTokenLabel, token)
 	if err != nil {
 		return token, l, err
 	}

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	defaultPage = 50
-	maxPage     = 200
+	defaultPageSize = 50
+	maxPageSize     = 200
 )
 
 // List returns a page of connections; see [credstore.Store].
@@ -55,7 +55,7 @@ func selection(q credstore.Query) string {
 	ends, reason := `$1 = 0`, `$7 = ''`
 	if !q.KeyExpiresBefore.IsZero() {
 		// By themselves, since they are few: an index has them.
-		ends = `number IN (SELECT number FROM connections WHERE ` + ending + `) AND NOT ` + followed
+		ends = `number IN (SELECT number FROM connections WHERE ` + keyExpiresSoon + `) AND NOT ` + hasLongerStagedKey
 	}
 	if q.Reason != "" {
 		reason = `reason = $7`
@@ -83,10 +83,10 @@ func pageOf(q credstore.Query) (limit int, after string, err error) {
 
 func pageSize(limit int) (int, error) {
 	if limit == 0 {
-		return defaultPage, nil
+		return defaultPageSize, nil
 	}
-	if limit < 1 || limit > maxPage {
-		return 0, fmt.Errorf("%w: the limit is %d, not between 1 and %d", credstore.ErrBadQuery, limit, maxPage)
+	if limit < 1 || limit > maxPageSize {
+		return 0, fmt.Errorf("%w: the limit is %d, not between 1 and %d", credstore.ErrBadQuery, limit, maxPageSize)
 	}
 	return limit, nil
 }
@@ -110,14 +110,14 @@ func nameBefore(cursor string) (string, error) {
 	return name, nil
 }
 
-// longestSearch is longer than what anybody searches for, and shorter than what
+// maxSearchLength is longer than what anybody searches for, and shorter than what
 // SQLite refuses to compare with.
-const longestSearch = 10_000
+const maxSearchLength = 10_000
 
 // searchable reports whether a connection can hold the text at all. Of one that
 // none can hold, databases complain in ways of their own.
 func searchable(text string) bool {
-	return len(text) <= longestSearch && utf8.ValidString(text) && !strings.Contains(text, "\x00")
+	return len(text) <= maxSearchLength && utf8.ValidString(text) && !strings.Contains(text, "\x00")
 }
 
 // pattern is for LIKE ... ESCAPE '\'; empty when there is nothing to search for.

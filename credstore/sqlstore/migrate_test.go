@@ -48,7 +48,7 @@ func versionOne(t *testing.T, keyset *credstore.Keyset) (path string) {
 	return path
 }
 
-func TestStoreOfVersionOneGoesOn(t *testing.T) {
+func TestStoreOfVersionOneIsMigrated(t *testing.T) {
 	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatalf("OpenKeyset: %v", err)

@@ -69,7 +69,7 @@ func create(t testing.TB, s credstore.Store, name string) credstore.Connection {
 	return c
 }
 
-func TestStampMismatchIsRefused(t *testing.T) {
+func TestBindingMismatchIsRejected(t *testing.T) {
 	d := made(t)
 	for _, test := range []struct {
 		name  string
@@ -107,7 +107,7 @@ func TestClientIDIsFilledInOnce(t *testing.T) {
 	}
 }
 
-func TestForeignKeysetIsRefused(t *testing.T) {
+func TestForeignKeysetIsRejected(t *testing.T) {
 	d := made(t)
 	c := d.config()
 	c.Keyset = openKeyset(t, filepath.Join(t.TempDir(), "other.json"))
@@ -173,7 +173,7 @@ func writeFile(t *testing.T, data []byte) string {
 	return path
 }
 
-func TestDamagedFileIsRefused(t *testing.T) {
+func TestDamagedFileIsRejected(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		damage func([]byte) []byte
@@ -202,7 +202,7 @@ func TestDamagedFileIsRefused(t *testing.T) {
 	}
 }
 
-func TestPathThatCannotBeAStore(t *testing.T) {
+func TestInvalidPath(t *testing.T) {
 	dir := t.TempDir()
 	file := writeFile(t, nil)
 	fifo := filepath.Join(dir, "fifo")
@@ -326,7 +326,7 @@ func TestManyOpenAtOnce(t *testing.T) {
 	}
 }
 
-func TestRefusedTokenIsForgotten(t *testing.T) {
+func TestRejectedTokenIsDeleted(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	c := create(t, s, "acme")

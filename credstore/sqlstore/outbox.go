@@ -34,7 +34,7 @@ func (s *Store) Subscribe(ctx context.Context, subscriptions []credstore.Subscri
 		return nil, s.failure(doing, err)
 	}
 	err = s.write(ctx, doing, func(tx *sql.Tx) error {
-		if err := s.dialect.alone(ctx, tx); err != nil {
+		if err := s.dialect.lockAll(ctx, tx); err != nil {
 			return err
 		}
 		stored, err := subscribersIn(ctx, tx, ``)
@@ -107,7 +107,7 @@ func (s *Store) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t
 	var untold []string // subscriptions that have not heard of what ends with this event
 	if t == credstore.EventRecovered {
 		var err error
-		if untold, err = dropUntold(ctx, tx, c.ID); err != nil {
+		if untold, err = dropUnsentAlarms(ctx, tx, c.ID); err != nil {
 			return err
 		}
 	}
@@ -132,10 +132,10 @@ func (s *Store) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t
 	return nil
 }
 
-// dropUntold drops the alarms about the connection that subscribers have not been
+// dropUnsentAlarms drops the alarms about the connection that subscribers have not been
 // told yet, and returns the names of their subscriptions: also of those to alarms
 // alone.
-func dropUntold(ctx context.Context, tx *sql.Tx, id string) (subscriptions []string, err error) {
+func dropUnsentAlarms(ctx context.Context, tx *sql.Tx, id string) (subscriptions []string, err error) {
 	err = each(ctx, tx, func(rows *sql.Rows) error {
 		var name string
 		err := rows.Scan(&name)
@@ -148,8 +148,8 @@ func dropUntold(ctx context.Context, tx *sql.Tx, id string) (subscriptions []str
 	return subscriptions, err
 }
 
-// inTurn is true of a delivery, d, that is the earliest about its connection.
-const inTurn = `NOT EXISTS (SELECT 1 FROM deliveries AS earlier
+// isNextInOrder is true of a delivery, d, that is the earliest about its connection.
+const isNextInOrder = `NOT EXISTS (SELECT 1 FROM deliveries AS earlier
 	WHERE earlier.connection_id = d.connection_id AND earlier.subscription = d.subscription AND earlier.number < d.number)`
 
 // ClaimDeliveries gives out deliveries; see [credstore.Outbox]. What is claimed
@@ -166,7 +166,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, subscription, owner string,
 		numbers, err := numbersIn(ctx, tx, `
 			UPDATE deliveries SET due_at = $1, owner = $2, attempts = attempts + 1
 			WHERE due_at <= $3 AND number IN (
-				SELECT number FROM deliveries AS d WHERE subscription = $4 AND due_at <= $3 AND `+inTurn+`
+				SELECT number FROM deliveries AS d WHERE subscription = $4 AND due_at <= $3 AND `+isNextInOrder+`
 				ORDER BY due_at, number LIMIT $5)
 			RETURNING number`, now.Add(hold).UnixMilli(), owner, now.UnixMilli(), subscription, limit)
 		if err != nil {
@@ -215,7 +215,7 @@ func readDeliveries(ctx context.Context, tx *sql.Tx, numbers []int64) ([]credsto
 func (s *Store) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
 	var due sql.NullInt64
 	err := s.dialect.readers().QueryRowContext(ctx, `
-		SELECT due_at FROM deliveries AS d WHERE subscription = $1 AND `+inTurn+` ORDER BY due_at LIMIT 1`, subscription).Scan(&due)
+		SELECT due_at FROM deliveries AS d WHERE subscription = $1 AND `+isNextInOrder+` ORDER BY due_at LIMIT 1`, subscription).Scan(&due)
 	if errors.Is(err, sql.ErrNoRows) {
 		return time.Time{}, nil
 	}

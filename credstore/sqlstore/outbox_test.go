@@ -9,9 +9,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// TestDeliverySaysWhatTheConnectionWas: a subscriber that is told late, or told
+// TestDeliveryHoldsConnectionSnapshot: a subscriber that is told late, or told
 // again, gets what was true when it happened, also of what is gone.
-func TestDeliverySaysWhatTheConnectionWas(t *testing.T) {
+func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 	s, ctx := newDirectory(t).open(t), t.Context()
 	if _, err := s.Subscribe(ctx, []credstore.Subscription{{Name: "books", Types: credstore.PublicEvents()}}); err != nil {
 		t.Fatal(err)

@@ -19,33 +19,33 @@ const (
 	// maxConnections bounds what one process asks of the server, beside the
 	// connection that it listens on.
 	maxConnections = 10
-	// idleConnections are kept for the next request, for idleTime.
-	idleConnections = 2
-	idleTime        = 5 * time.Minute
-	// firstAnswer is how long a server may take to say who it is.
-	firstAnswer = 10 * time.Second
-	// connectionLife ends connections that a change of the cluster has left with
+	// maxIdleConnections are kept for the next request, for connectionIdleTimeout.
+	maxIdleConnections    = 2
+	connectionIdleTimeout = 5 * time.Minute
+	// versionTimeout is how long a server may take to say who it is.
+	versionTimeout = 10 * time.Second
+	// maxConnectionLifetime ends connections that a change of the cluster has left with
 	// a server that should not be written to any more.
-	connectionLife = time.Hour
+	maxConnectionLifetime = time.Hour
 )
 
 // postgresDialect is the dialect of PostgreSQL, 15 or later. All state is in the
 // database, so that it also works behind a pooler that gives each transaction
 // another connection; only listening needs one of its own.
 type postgresDialect struct {
-	db       *sql.DB
-	log      *zap.Logger
-	channel  string // of the notices about changes
-	identity string // SQL expression for what Position names the store by
-	timeline string // when the store was opened; empty where the server does not tell
-	process  string // begins the names of this store's holds
-	life     time.Duration
+	db            *sql.DB
+	log           *zap.Logger
+	channel       string // of the notices about changes
+	identity      string // SQL expression for what Position names the store by
+	timeline      string // when the store was opened; empty where the server does not tell
+	process       string // begins the names of this store's holds
+	leaseDuration time.Duration
 
 	closing context.Context // ends when the dialect is closed
 	stop    context.CancelFunc
 
-	mu    sync.Mutex // guards holds
-	holds map[*rowHold]struct{}
+	mu      sync.Mutex // guards holds
+	handles map[*rowHandle]struct{}
 }
 
 func openPostgres(ctx context.Context, dsn func() credstore.Secret, log *zap.Logger) (_ *postgresDialect, err error) {
@@ -53,10 +53,10 @@ func openPostgres(ctx context.Context, dsn func() credstore.Secret, log *zap.Log
 	if err != nil {
 		return nil, err
 	}
-	warnOfPlainText(config, log)
+	warnUnverifiedTLS(config, log)
 	d := newPostgres(config, dsn, log)
 	if err := d.prepare(ctx); err != nil {
-		return nil, errors.Join(explainPostgres(err, config), d.close())
+		return nil, errors.Join(postgresError(err, config), d.close())
 	}
 	return d, nil
 }
@@ -65,13 +65,13 @@ func openPostgres(ctx context.Context, dsn func() credstore.Secret, log *zap.Log
 func newPostgres(config *pgx.ConnConfig, dsn func() credstore.Secret, log *zap.Logger) *postgresDialect {
 	d := &postgresDialect{
 		db: sql.OpenDB(newConnector(config, dsn)), log: log,
-		process: rand.Text(), life: leaseLife, holds: make(map[*rowHold]struct{}),
+		process: rand.Text(), leaseDuration: leaseDuration, handles: make(map[*rowHandle]struct{}),
 	}
 	d.closing, d.stop = context.WithCancel(context.Background())
 	d.db.SetMaxOpenConns(maxConnections + 1)
-	d.db.SetMaxIdleConns(idleConnections)
-	d.db.SetConnMaxIdleTime(idleTime)
-	d.db.SetConnMaxLifetime(connectionLife)
+	d.db.SetMaxIdleConns(maxIdleConnections)
+	d.db.SetConnMaxIdleTime(connectionIdleTimeout)
+	d.db.SetConnMaxLifetime(maxConnectionLifetime)
 	return d
 }
 
@@ -92,7 +92,7 @@ func (d *postgresDialect) prepare(ctx context.Context) error {
 
 // checkServer refuses a server whose release lacks what the store relies on.
 func (d *postgresDialect) checkServer(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, firstAnswer)
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	var number int
 	var name string
@@ -101,10 +101,10 @@ func (d *postgresDialect) checkServer(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking for the server's version: %w", err)
 	}
-	if number < oldestServer*10000 {
+	if number < minServerVersion*10000 {
 		return &credstore.SetupError{
 			Err:  fmt.Errorf("the server is PostgreSQL %s", name),
-			Hint: fmt.Sprintf("use PostgreSQL %d or later", oldestServer),
+			Hint: fmt.Sprintf("use PostgreSQL %d or later", minServerVersion),
 		}
 	}
 	return nil
@@ -118,7 +118,7 @@ func (d *postgresDialect) nameStore(ctx context.Context) error {
 		return fmt.Errorf("asking for the schema's name: %w", err)
 	}
 	d.identity = `id || '/' || ` + timeline
-	if d.timeline, err = askTimeline(ctx, d.db); err != nil {
+	if d.timeline, err = queryTimeline(ctx, d.db); err != nil {
 		d.log.Debug("the server does not tell its timeline", zap.Error(err))
 		d.identity = `id`
 	}
@@ -130,7 +130,7 @@ func (d *postgresDialect) nameStore(ctx context.Context) error {
 // lack what the server before it had confirmed.
 const timeline = `substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)`
 
-func askTimeline(ctx context.Context, q querier) (name string, err error) {
+func queryTimeline(ctx context.Context, q querier) (name string, err error) {
 	err = q.QueryRowContext(ctx, `SELECT `+timeline).Scan(&name)
 	return name, err
 }
@@ -143,7 +143,7 @@ func (d *postgresDialect) snapshot() *sql.TxOptions {
 	return &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead}
 }
 
-func (d *postgresDialect) shared() string { return ` FOR SHARE` }
+func (d *postgresDialect) shareLock() string { return ` FOR SHARE` }
 
 func (d *postgresDialect) storeName() string { return d.identity }
 
@@ -158,7 +158,7 @@ func (d *postgresDialect) classify(err error) error {
 	return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
 }
 
-func (d *postgresDialect) present() error { return nil }
+func (d *postgresDialect) checkFiles() error { return nil }
 
 // close ends the leases first, since the pool is what ends them.
 func (d *postgresDialect) close() error {

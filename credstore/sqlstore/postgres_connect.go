@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	oldestServer = 15 // the major release
+	minServerVersion = 15 // the major release
 	// connectTimeout is for a connection string that sets none.
 	connectTimeout = 5 * time.Second
 )
@@ -41,7 +41,7 @@ func CheckDSN(dsn credstore.Secret) error {
 func parseDSN(dsn credstore.Secret) (*pgx.ConnConfig, error) {
 	text := dsn.Reveal()
 	c, err := pgx.ParseConfig(text)
-	if err != nil || misread(text) {
+	if err != nil || passwordMisread(text) {
 		return nil, &credstore.SetupError{
 			Err:  errors.New("the connection string of the database cannot be read"),
 			Hint: "write store.dsn like postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full, with special characters of the password percent-encoded",
@@ -64,9 +64,9 @@ func parseDSN(dsn credstore.Secret) (*pgx.ConnConfig, error) {
 	return c, nil
 }
 
-// misread reports whether a part of the password has been taken for something
+// passwordMisread reports whether a part of the password has been taken for something
 // else: in a URL that has one, everything before the last @ is about the user.
-func misread(dsn string) bool {
+func passwordMisread(dsn string) bool {
 	rest, isURL := strings.CutPrefix(dsn, "postgres://")
 	if !isURL {
 		rest, isURL = strings.CutPrefix(dsn, "postgresql://")
@@ -78,9 +78,9 @@ func misread(dsn string) bool {
 	return err != nil || u.User == nil || u.Fragment != ""
 }
 
-// warnOfPlainText says so where others in the network could read along, or pass
+// warnUnverifiedTLS says so where others in the network could read along, or pass
 // for the server.
-func warnOfPlainText(c *pgx.ConnConfig, log *zap.Logger) {
+func warnUnverifiedTLS(c *pgx.ConnConfig, log *zap.Logger) {
 	if strings.HasPrefix(c.Host, "/") || c.Host == "localhost" || net.ParseIP(c.Host).IsLoopback() {
 		return
 	}
@@ -124,32 +124,32 @@ func (cleanConn) CheckNamedValue(v *driver.NamedValue) error {
 	return nil
 }
 
-// place names the database for people, without anything secret.
-func place(c *pgx.ConnConfig) string {
+// location names the database for people, without anything secret.
+func location(c *pgx.ConnConfig) string {
 	if strings.HasPrefix(c.Host, "/") {
 		return fmt.Sprintf("%s, database %q", c.Host, c.Database)
 	}
 	return fmt.Sprintf("%s, database %q", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.Database)
 }
 
-// explainPostgres says what to do about a database that cannot be opened; nil
+// postgresError says what to do about a database that cannot be opened; nil
 // stays nil.
-func explainPostgres(err error, c *pgx.ConnConfig) error {
-	if err == nil || isAnswer(err) {
+func postgresError(err error, c *pgx.ConnConfig) error {
+	if err == nil || isStoreError(err) {
 		return err
 	}
-	err = fmt.Errorf("PostgreSQL at %s: %w", place(c), shorter(err))
-	if hint := hintAbout(err, c); hint != "" {
+	err = fmt.Errorf("PostgreSQL at %s: %w", location(c), shortenConnectError(err))
+	if hint := postgresHint(err, c); hint != "" {
 		return &credstore.SetupError{Err: err, Hint: hint}
 	}
 	return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
 }
 
-// hintAbout is empty for what may pass by itself.
-func hintAbout(err error, c *pgx.ConnConfig) string {
+// postgresHint is empty for what may pass by itself.
+func postgresHint(err error, c *pgx.ConnConfig) string {
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
-		return hints[said.Code]
+		return postgresHints[said.Code]
 	}
 	var unknown *net.DNSError
 	if errors.As(err, &unknown) && unknown.IsNotFound {
@@ -166,8 +166,8 @@ func hintAbout(err error, c *pgx.ConnConfig) string {
 	return ""
 }
 
-// hints are about what the server says, by SQLSTATE.
-var hints = map[string]string{
+// postgresHints are about what the server says, by SQLSTATE.
+var postgresHints = map[string]string{
 	"28P01": "correct the user or the password in store.dsn",
 	"28000": "correct the user in store.dsn, or let it in by the server's pg_hba.conf",
 	"3D000": "create the database, or correct its name in store.dsn",
@@ -177,9 +177,9 @@ var hints = map[string]string{
 	"22023": "correct store.dsn: the server does not take one of its parameters",
 }
 
-// shorter leaves out what pgx says about each address and port that it tried,
+// shortenConnectError leaves out what pgx says about each address and port that it tried,
 // which repeats what place says.
-func shorter(err error) error {
+func shortenConnectError(err error) error {
 	var failed *pgconn.ConnectError
 	if !errors.As(err, &failed) {
 		return err

@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	// leaseLife is how long a lease lasts that is not renewed: how long others
+	// leaseDuration is how long a lease lasts that is not renewed: how long others
 	// wait for what a process that has died was about to do.
-	leaseLife = 12 * time.Second
-	// renewals in the life of a lease.
-	renewals = 3
+	leaseDuration = 12 * time.Second
+	// renewalsPerLease in the life of a lease.
+	renewalsPerLease = 3
 	// releaseTimeout bounds how long giving a lease back may take. One that is not
 	// given back ends by itself.
 	releaseTimeout = 2 * time.Second
 )
 
-// rowHold is a row of the table leases, which is this hold's while it bears its
+// rowHandle is a row of the table leases, which is this hold's while it bears its
 // name and the database's clock has not come to its end. It is renewed until it
 // is released.
-type rowHold struct {
+type rowHandle struct {
 	dialect *postgresDialect
 	number  int64 // of the connection
 	name    string
@@ -57,10 +57,10 @@ const acquireStatement = `
 	)
 	SELECT number, (SELECT fence FROM taken) FROM wanted`
 
-func (d *postgresDialect) acquire(ctx context.Context, id, owner string) (hold, error) {
-	h := &rowHold{dialect: d, name: d.process + "/" + rand.Text(), begin: time.Now(), stopped: make(chan struct{})}
+func (d *postgresDialect) acquire(ctx context.Context, id, owner string) (leaseHandle, error) {
+	h := &rowHandle{dialect: d, name: d.process + "/" + rand.Text(), begin: time.Now(), stopped: make(chan struct{})}
 	var fence sql.NullInt64
-	err := d.db.QueryRowContext(ctx, acquireStatement, id, h.name, owner, d.life.Seconds()).Scan(&h.number, &fence)
+	err := d.db.QueryRowContext(ctx, acquireStatement, id, h.name, owner, d.leaseDuration.Seconds()).Scan(&h.number, &fence)
 	var said *pgconn.PgError
 	if errors.As(err, &said) && said.Code == "23503" { // the connection was removed at this moment
 		return nil, credstore.ErrNotFound
@@ -72,29 +72,29 @@ func (d *postgresDialect) acquire(ctx context.Context, id, owner string) (hold, 
 		return nil, credstore.ErrBusy
 	}
 	h.fenced = fence.Int64
-	h.ends.Store(int64(d.life)) // from before it was asked for: the end cannot be earlier
-	d.keep(h)
+	h.ends.Store(int64(d.leaseDuration)) // from before it was asked for: the end cannot be earlier
+	d.addHandle(h)
 	go h.renew()
 	return h, nil
 }
 
-func (d *postgresDialect) keep(h *rowHold) {
+func (d *postgresDialect) addHandle(h *rowHandle) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.holds[h] = struct{}{}
+	d.handles[h] = struct{}{}
 }
 
-func (d *postgresDialect) forget(h *rowHold) {
+func (d *postgresDialect) removeHandle(h *rowHandle) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.holds, h)
+	delete(d.handles, h)
 }
 
 // releaseAll gives back what is held still.
 func (d *postgresDialect) releaseAll() error {
 	d.mu.Lock()
-	held := make([]*rowHold, 0, len(d.holds))
-	for h := range d.holds {
+	held := make([]*rowHandle, 0, len(d.handles))
+	for h := range d.handles {
 		held = append(held, h)
 	}
 	d.mu.Unlock()
@@ -105,16 +105,16 @@ func (d *postgresDialect) releaseAll() error {
 	return errors.Join(errs...)
 }
 
-func (h *rowHold) fence() int64 { return h.fenced }
+func (h *rowHandle) fence() int64 { return h.fenced }
 
-func (h *rowHold) remaining() time.Duration {
+func (h *rowHandle) remaining() time.Duration {
 	return time.Duration(h.ends.Load()) - time.Since(h.begin)
 }
 
 // check locks the row, so that whoever takes the lease next finds all that was
 // written under this one. The row of a removed connection is gone with it, which
 // others have the word for.
-func (h *rowHold) check(ctx context.Context, tx *sql.Tx) error {
+func (h *rowHandle) check(ctx context.Context, tx *sql.Tx) error {
 	var held bool
 	err := tx.QueryRowContext(ctx, `
 		SELECT name = $2 AND ends > clock_timestamp() FROM leases WHERE connection = $1 FOR SHARE`,
@@ -129,8 +129,8 @@ func (h *rowHold) check(ctx context.Context, tx *sql.Tx) error {
 }
 
 // renew puts the end off until the hold is released, or has ended.
-func (h *rowHold) renew() {
-	ticker := time.NewTicker(h.dialect.life / renewals)
+func (h *rowHandle) renew() {
+	ticker := time.NewTicker(h.dialect.leaseDuration / renewalsPerLease)
 	defer ticker.Stop()
 	for h.remaining() > 0 {
 		select {
@@ -144,26 +144,26 @@ func (h *rowHold) renew() {
 
 // renewOnce leaves the end as it is when it fails. A hold that has ended is not
 // revived, even if nobody has taken it: its process may have acted on that.
-func (h *rowHold) renewOnce() {
+func (h *rowHandle) renewOnce() {
 	asked := time.Since(h.begin)
-	ctx, cancel := context.WithTimeout(h.dialect.closing, h.dialect.life/renewals)
+	ctx, cancel := context.WithTimeout(h.dialect.closing, h.dialect.leaseDuration/renewalsPerLease)
 	defer cancel()
 	result, err := h.dialect.db.ExecContext(ctx, `
 		UPDATE leases SET ends = clock_timestamp() + make_interval(secs => $3)
-		WHERE connection = $1 AND name = $2 AND ends > clock_timestamp()`, h.number, h.name, h.dialect.life.Seconds())
+		WHERE connection = $1 AND name = $2 AND ends > clock_timestamp()`, h.number, h.name, h.dialect.leaseDuration.Seconds())
 	if err != nil {
 		return
 	}
 	if n, err := result.RowsAffected(); err == nil && n == 1 {
-		h.ends.Store(int64(asked + h.dialect.life))
+		h.ends.Store(int64(asked + h.dialect.leaseDuration))
 	}
 }
 
 // release ends the lease if it is this hold's still.
-func (h *rowHold) release() (err error) {
+func (h *rowHandle) release() (err error) {
 	h.ended.Do(func() {
 		close(h.stopped)
-		h.dialect.forget(h)
+		h.dialect.removeHandle(h)
 		ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 		defer cancel()
 		_, err = h.dialect.db.ExecContext(ctx, `

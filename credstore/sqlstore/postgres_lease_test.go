@@ -8,11 +8,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func setLife(s *Store, life time.Duration) { s.dialect.(*postgresDialect).life = life }
+func setLife(s *Store, life time.Duration) { s.dialect.(*postgresDialect).leaseDuration = life }
 
 // pause keeps a lease from being renewed, as a pause of its process does.
 func pause(l credstore.Lease) {
-	h := l.(*lease).hold.(*rowHold)
+	h := l.(*lease).handle.(*rowHandle)
 	h.ended.Do(func() { close(h.stopped) })
 }
 

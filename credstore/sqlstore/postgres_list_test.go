@@ -44,10 +44,10 @@ func TestPostgresListOfMany(t *testing.T) {
 		connections int
 		most        int64
 	}{
-		{credstore.Query{}, defaultPage, defaultPage * each},
-		{credstore.Query{Limit: maxPage}, maxPage, maxPage * each},
-		{credstore.Query{Cursor: cursorAfter("c049000")}, defaultPage, defaultPage * each},
-		{credstore.Query{Status: credstore.Active}, defaultPage, defaultPage * each},
+		{credstore.Query{}, defaultPageSize, defaultPageSize * each},
+		{credstore.Query{Limit: maxPageSize}, maxPageSize, maxPageSize * each},
+		{credstore.Query{Cursor: cursorAfter("c049000")}, defaultPageSize, defaultPageSize * each},
+		{credstore.Query{Status: credstore.Active}, defaultPageSize, defaultPageSize * each},
 		{credstore.Query{Status: credstore.Degraded}, 0, few},
 		{credstore.Query{Kind: credstore.IntegratedKey}, 0, few},
 		{credstore.Query{Kind: credstore.IntegratedKey, Status: credstore.Active}, 0, few},

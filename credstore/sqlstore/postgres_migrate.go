@@ -51,7 +51,7 @@ func postgresVersion(ctx context.Context, q querier, newest int) (version int, e
 	if !schema.Valid {
 		return 0, &credstore.SetupError{
 			Err:  errors.New("the search path of the database's user names no schema that there is"),
-			Hint: hints["3F000"],
+			Hint: postgresHints["3F000"],
 		}
 	}
 	if marked == 0 && tables > 0 {

@@ -68,7 +68,7 @@ func TestPostgresMissingRights(t *testing.T) {
 				}
 				return
 			}
-			wantPostgresRefused(t, err, test.want)
+			wantPostgresRejected(t, err, test.want)
 			if string(p.Dump(t)) != before {
 				t.Error("something was written")
 			}
@@ -76,7 +76,7 @@ func TestPostgresMissingRights(t *testing.T) {
 	}
 }
 
-func wantPostgresRefused(t *testing.T, err error, words string) {
+func wantPostgresRejected(t *testing.T, err error, words string) {
 	t.Helper()
 	var setup *credstore.SetupError
 	if !errors.As(err, &setup) || setup.Hint == "" || !strings.Contains(err.Error(), words) || strings.Contains(err.Error(), "canary") {
@@ -84,8 +84,8 @@ func wantPostgresRefused(t *testing.T, err error, words string) {
 	}
 }
 
-// TestPostgresOldServerIsRefused plays a server of an older release.
-func TestPostgresOldServerIsRefused(t *testing.T) {
+// TestPostgresOldServerIsRejected plays a server of an older release.
+func TestPostgresOldServerIsRejected(t *testing.T) {
 	var config net.ListenConfig
 	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -110,7 +110,7 @@ func TestPostgresOldServerIsRefused(t *testing.T) {
 		},
 	}
 	_, err = sqlstore.Open(context.Background(), c)
-	wantPostgresRefused(t, err, "PostgreSQL 14.2; use PostgreSQL 15 or later")
+	wantPostgresRejected(t, err, "PostgreSQL 14.2; use PostgreSQL 15 or later")
 }
 
 // playOldServer answers every query with the version of an old release.

@@ -38,7 +38,7 @@ func (p *postgres) config() sqlstore.Config {
 	}
 }
 
-// open opens the store and closes it with the test.
+// decrypt opens the store and closes it with the test.
 func (p *postgres) open(t testing.TB) *sqlstore.Store {
 	t.Helper()
 	s, err := sqlstore.Open(t.Context(), p.config())

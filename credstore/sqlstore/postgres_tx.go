@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// maxTries is how often a transaction is run that others were in the way of.
-	maxTries = 5
+	// maxTransactionAttempts is how often a transaction is run that others were in the way of.
+	maxTransactionAttempts = 5
 	// outcomeTimeout bounds the search for what has become of a COMMIT.
-	outcomeTimeout = 2 * time.Second
-	outcomeEvery   = 50 * time.Millisecond
+	outcomeTimeout      = 2 * time.Second
+	outcomePollInterval = 50 * time.Millisecond
 )
 
 // beginStatement is the first of a transaction that writes. It makes the commit
@@ -35,15 +35,15 @@ const beginStatement = `
 func (d *postgresDialect) transact(ctx context.Context, id string, f func(*sql.Tx) error) error {
 	for try := 1; ; try++ {
 		err := d.try(ctx, id, f)
-		if try == maxTries || !inTheWay(err) {
+		if try == maxTransactionAttempts || !isConflict(err) {
 			return err
 		}
 	}
 }
 
-// inTheWay reports whether others have kept the transaction from happening. Run
+// isConflict reports whether others have kept the transaction from happening. Run
 // again it finds what they have done, such as a name that is taken by now.
-func inTheWay(err error) bool {
+func isConflict(err error) bool {
 	var said *pgconn.PgError
 	if !errors.As(err, &said) {
 		return false
@@ -75,13 +75,13 @@ func (d *postgresDialect) try(ctx context.Context, id string, f func(*sql.Tx) er
 	if err == nil || ctx.Err() != nil || errors.Is(err, pgx.ErrTxCommitRollback) {
 		return err
 	}
-	return d.outcome(ctx, xact, err)
+	return d.commitOutcome(ctx, xact, err)
 }
 
-// outcome asks the server what has become of a transaction whose COMMIT was not
+// commitOutcome asks the server what has become of a transaction whose COMMIT was not
 // answered. It returns nil if that took place, and lost if it did not or nobody
 // can tell.
-func (d *postgresDialect) outcome(ctx context.Context, xact string, lost error) error {
+func (d *postgresDialect) commitOutcome(ctx context.Context, xact string, lost error) error {
 	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
 	defer cancel()
 	for {
@@ -93,7 +93,7 @@ func (d *postgresDialect) outcome(ctx context.Context, xact string, lost error) 
 		if err == nil && status.String != "in progress" {
 			return lost
 		}
-		timer := time.NewTimer(outcomeEvery)
+		timer := time.NewTimer(outcomePollInterval)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -103,9 +103,9 @@ func (d *postgresDialect) outcome(ctx context.Context, xact string, lost error) 
 	}
 }
 
-// alone holds a lock of the store's until the transaction ends. The transactions
+// lockAll holds a lock of the store's until the transaction ends. The transactions
 // that ask for it add connections or bind them to companies.
-func (d *postgresDialect) alone(ctx context.Context, tx *sql.Tx) error {
+func (d *postgresDialect) lockAll(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, d.channel)
 	return err
 }

@@ -45,9 +45,9 @@ func nextPair(parent credstore.Parent) credstore.Successor {
 	}
 }
 
-// TestPostgresCommitWithoutAnAnswer: a transaction of which nobody hears that it
+// TestPostgresCommitWithoutResponse: a transaction of which nobody hears that it
 // took place did take place, and is not repeated.
-func TestPostgresCommitWithoutAnAnswer(t *testing.T) {
+func TestPostgresCommitWithoutResponse(t *testing.T) {
 	s, direct, relay := relayed(t)
 	c := mustCreate(t, s, newOAuth("acme"))
 	parent := mustRead(t, s, c.ID).Credential.Parent()
@@ -148,9 +148,9 @@ func TestPostgresConflictsAtOnce(t *testing.T) {
 	}
 }
 
-// TestPostgresTakesOddText: what PostgreSQL does not store must not keep a token
+// TestPostgresAcceptsInvalidText: what PostgreSQL does not store must not keep a token
 // pair from being saved.
-func TestPostgresTakesOddText(t *testing.T) {
+func TestPostgresAcceptsInvalidText(t *testing.T) {
 	s := openPostgresStore(t, Server.Schema(t), newKeyset(t))
 	c := mustCreate(t, s, newOAuth("acme"))
 	n := nextPair(mustRead(t, s, c.ID).Credential.Parent())
@@ -161,9 +161,9 @@ func TestPostgresTakesOddText(t *testing.T) {
 	}
 }
 
-// TestPostgresPausedTransactionStopsNobody: a process that is stopped in the
+// TestPostgresPausedTransactionIsEnded: a process that is stopped in the
 // middle of a transaction keeps others waiting for seconds at most.
-func TestPostgresPausedTransactionStopsNobody(t *testing.T) {
+func TestPostgresPausedTransactionIsEnded(t *testing.T) {
 	dsn, keyset := Server.Schema(t), newKeyset(t)
 	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
 	c := mustCreate(t, s, newOAuth("acme"))
@@ -195,16 +195,16 @@ func TestPostgresPausedTransactionStopsNobody(t *testing.T) {
 	}
 }
 
-// TestPostgresRekeyWaitsForWhoSeals: once the stamp has moved to another key,
+// TestPostgresRotateWaitsForWriters: once the stamp has moved to another key,
 // nothing is written under the old one any more.
-func TestPostgresRekeyWaitsForWhoSeals(t *testing.T) {
+func TestPostgresRotateWaitsForWriters(t *testing.T) {
 	dsn, keyset := Server.Schema(t), newKeyset(t)
 	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
 	c := mustCreate(t, s, newOAuth("acme"))
 	sealed, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- s.transact(context.Background(), "sealing", c.ID, func(tx *sql.Tx) error {
-			_, err := s.seal(context.Background(), tx, c.ID, columnAccessToken, credstore.NewSecret("x"))
+			_, err := s.encrypt(context.Background(), tx, c.ID, columnAccessToken, credstore.NewSecret("x"))
 			close(sealed)
 			<-release
 			return err

@@ -17,20 +17,20 @@ import (
 )
 
 const (
-	// pollEvery is how often changes are looked for without a connection to listen
+	// pollInterval is how often changes are looked for without a connection to listen
 	// on.
-	pollEvery = time.Second
-	// listenAgain is when listening is tried again that was of no use.
-	listenAgain = 5 * time.Minute
-	// markEvery is how often a listener makes sure of its connection, and notes how
+	pollInterval = time.Second
+	// listenRetryDelay is when listening is tried again that was of no use.
+	listenRetryDelay = 5 * time.Minute
+	// checkpointInterval is how often a listener makes sure of its connection, and notes how
 	// far it has come. A hundred idle replicas do so twice in a second.
-	markEvery = time.Minute
-	// markTimeout bounds a question on the connection that is listened on.
-	markTimeout = 10 * time.Second
+	checkpointInterval = time.Minute
+	// checkpointTimeout bounds a question on the connection that is listened on.
+	checkpointTimeout = 10 * time.Second
 )
 
-// note writes the change and sends its notice, which leaves with the commit.
-func (d *postgresDialect) note(ctx context.Context, tx *sql.Tx, id string, at time.Time) error {
+// recordChange writes the change and sends its notice, which leaves with the commit.
+func (d *postgresDialect) recordChange(ctx context.Context, tx *sql.Tx, id string, at time.Time) error {
 	_, err := tx.ExecContext(ctx, `
 		WITH noted AS (
 			INSERT INTO changes (connection_id, at, removed)
@@ -91,10 +91,10 @@ func (d *postgresDialect) watch(ctx context.Context, w *watcher) error {
 		err := d.listen(ctx, w)
 		if errors.Is(err, errPooled) {
 			w.store.log.Warn("changes are looked for each second: a pooler stands before the database; to hear of them at once, give store.dsn a direct connection")
-			err = d.poll(ctx, w, listenAgain)
+			err = d.poll(ctx, w, listenRetryDelay)
 		} else if err != nil && ctx.Err() == nil {
 			w.store.log.Warn("listening for changes; trying again", zap.Error(err))
-			err = d.poll(ctx, w, pollEvery)
+			err = d.poll(ctx, w, pollInterval)
 		}
 		if err != nil {
 			return err
@@ -105,8 +105,8 @@ func (d *postgresDialect) watch(ctx context.Context, w *watcher) error {
 // poll looks each second for the time given.
 func (d *postgresDialect) poll(ctx context.Context, w *watcher, period time.Duration) error {
 	for end := time.Now().Add(period); ; {
-		_ = w.look(ctx) // nothing is lost: the next look begins where this one did
-		if err := w.await(ctx, nil, pollEvery); err != nil {
+		_ = w.poll(ctx) // nothing is lost: the next look begins where this one did
+		if err := w.wait(ctx, nil, pollInterval); err != nil {
 			return err
 		}
 		if !time.Now().Before(end) {
@@ -124,25 +124,25 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 	}
 	// It is not to go back to the pool, where it would go on listening.
 	defer func() { err = errors.Join(err, discard(conn)) }()
-	if err := d.noticeLoss(ctx, conn, w); err != nil {
+	if err := d.detectNewTimeline(ctx, conn, w); err != nil {
 		return err
 	}
 	if err := d.subscribe(ctx, conn); err != nil {
 		return err
 	}
 	// What was committed before the first notice.
-	if err := w.look(ctx); err != nil {
+	if err := w.poll(ctx); err != nil {
 		return err
 	}
 	for mark := w.seen; ; {
-		err := d.pass(ctx, conn, w)
+		err := d.forwardNotifications(ctx, conn, w)
 		if err != nil && !pgconn.Timeout(err) || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
 		// The notices of what the mark before had seen have come by now. Those of
 		// the new one may be on their way.
 		w.seen = mark
-		if mark, err = d.mark(ctx, conn); err != nil {
+		if mark, err = d.checkpoint(ctx, conn); err != nil {
 			return err
 		}
 	}
@@ -150,7 +150,7 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 
 // subscribe begins to listen on the connection.
 func (d *postgresDialect) subscribe(ctx context.Context, conn *sql.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
 	var process uint32
 	if err := conn.QueryRowContext(ctx, `SELECT pg_backend_pid()`).Scan(&process); err != nil {
@@ -169,18 +169,18 @@ func (d *postgresDialect) subscribe(ctx context.Context, conn *sql.Conn) error {
 	return nil
 }
 
-// noticeLoss makes the watcher begin at the beginning where the server is another
+// detectNewTimeline makes the watcher begin at the beginning where the server is another
 // than the one before, which may have confirmed what this one has never seen.
-func (d *postgresDialect) noticeLoss(ctx context.Context, conn *sql.Conn, w *watcher) error {
+func (d *postgresDialect) detectNewTimeline(ctx context.Context, conn *sql.Conn, w *watcher) error {
 	if w.timeline == "" {
 		w.timeline = d.timeline
 	}
 	if w.timeline == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
-	now, err := askTimeline(ctx, conn)
+	now, err := queryTimeline(ctx, conn)
 	if err != nil {
 		return fmt.Errorf("asking for the timeline: %w", err)
 	}
@@ -190,9 +190,9 @@ func (d *postgresDialect) noticeLoss(ctx context.Context, conn *sql.Conn, w *wat
 	return nil
 }
 
-// pass passes notices on for markEvery. Its error then is a timeout.
-func (d *postgresDialect) pass(ctx context.Context, conn *sql.Conn, w *watcher) error {
-	ctx, cancel := context.WithTimeout(ctx, markEvery)
+// reencryptionPass passes notices on for checkpointInterval. Its error then is a timeout.
+func (d *postgresDialect) forwardNotifications(ctx context.Context, conn *sql.Conn, w *watcher) error {
+	ctx, cancel := context.WithTimeout(ctx, checkpointInterval)
 	defer cancel()
 	return withPgx(conn, func(c *pgx.Conn) error {
 		for {
@@ -205,9 +205,9 @@ func (d *postgresDialect) pass(ctx context.Context, conn *sql.Conn, w *watcher) 
 	})
 }
 
-// mark returns the position of this moment.
-func (d *postgresDialect) mark(ctx context.Context, conn *sql.Conn) (position string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+// checkpoint returns the position of this moment.
+func (d *postgresDialect) checkpoint(ctx context.Context, conn *sql.Conn) (position string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
 	if err := conn.QueryRowContext(ctx, d.position()).Scan(&position); err != nil {
 		return "", fmt.Errorf("making sure of the connection: %w", err)

@@ -46,7 +46,7 @@ func holdOpen(t *testing.T, s *Store, id string) (end func()) {
 	noted, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- s.transact(context.Background(), "changing", id, func(tx *sql.Tx) error {
-			err := s.dialect.note(context.Background(), tx, id, s.now())
+			err := s.dialect.recordChange(context.Background(), tx, id, s.now())
 			close(noted)
 			<-release
 			return err
@@ -61,9 +61,9 @@ func holdOpen(t *testing.T, s *Store, id string) (end func()) {
 	}
 }
 
-// TestPostgresChangesAreReportedInWhateverOrderTheyCommit: a change with a lower
+// TestPostgresChangesAreReportedInAnyCommitOrder: a change with a lower
 // number that commits later is not passed over.
-func TestPostgresChangesAreReportedInWhateverOrderTheyCommit(t *testing.T) {
+func TestPostgresChangesAreReportedInAnyCommitOrder(t *testing.T) {
 	dsn, keyset := Server.Schema(t), newKeyset(t)
 	s := openPostgresStore(t, dsn, keyset)
 	first, second := mustCreate(t, s, newOAuth("first")), mustCreate(t, s, newOAuth("second"))
@@ -150,34 +150,34 @@ func listeners(t testing.TB, s *Store) (n int) {
 	return n
 }
 
-// TestPostgresTellsOthersAtOnce: others hear of what one process has saved, and
+// TestPostgresNotifiesImmediately: others hear of what one process has saved, and
 // do not come upon it: while they listen, their next look is most of a minute away.
-func TestPostgresTellsOthersAtOnce(t *testing.T) {
+func TestPostgresNotifiesImmediately(t *testing.T) {
 	dsn, keyset := Server.Schema(t), newKeyset(t)
 	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
 	all := reports(t, other)
 	awaitListening(t, s, 0)
 	for i := range 20 {
 		c := mustCreate(t, s, newOAuth("c-"+string(rune('a'+i))))
-		awaitReport(t, "a creation", all, c.ID, markEvery/4)
+		awaitReport(t, "a creation", all, c.ID, checkpointInterval/4)
 	}
 }
 
-// BenchmarkPostgresTellsOthers is the way of a change from one process to another.
-func BenchmarkPostgresTellsOthers(b *testing.B) {
+// BenchmarkPostgresNotify is the way of a change from one process to another.
+func BenchmarkPostgresNotify(b *testing.B) {
 	dsn, keyset := Server.Schema(b), newKeyset(b)
 	s, other := openPostgresStore(b, dsn, keyset), openPostgresStore(b, dsn, keyset)
 	all := reports(b, other)
 	awaitListening(b, s, 0)
 	for i := 0; b.Loop(); i++ {
 		c := mustCreate(b, s, newOAuth(fmt.Sprint("c-", i)))
-		awaitReport(b, "a creation", all, c.ID, markEvery/4)
+		awaitReport(b, "a creation", all, c.ID, checkpointInterval/4)
 	}
 }
 
-// TestPostgresReportsWhatWasMissed: whatever changes while a watcher cannot
+// TestPostgresReportsMissedChanges: whatever changes while a watcher cannot
 // listen is reported when it can again.
-func TestPostgresReportsWhatWasMissed(t *testing.T) {
+func TestPostgresReportsMissedChanges(t *testing.T) {
 	dsn, keyset := Server.Schema(t), newKeyset(t)
 	relay, err := postgrestest.NewRelay(t.Context(), postgrestest.Address(t, dsn))
 	if err != nil {
@@ -213,7 +213,7 @@ func TestPostgresWatchBehindAPooler(t *testing.T) {
 	all := reports(t, s)
 	for _, name := range []string{"a", "b", "c"} {
 		c := mustCreate(t, direct, newOAuth(name))
-		awaitReport(t, "a change", all, c.ID, pollEvery+time.Second)
+		awaitReport(t, "a change", all, c.ID, pollInterval+time.Second)
 	}
 	if logged.FilterMessageSnippet("pooler").Len() != 1 {
 		t.Errorf("log = %v, want one warning about the pooler", logged.All())
@@ -232,9 +232,9 @@ func TestPostgresWatchBehindAPooler(t *testing.T) {
 	}
 }
 
-// TestPostgresRestoredChangesAreNotReportedForEver: rows from another server may
+// TestPostgresRestoredChangesAreReportedOnce: rows from another server may
 // bear transaction numbers that this one has not come to.
-func TestPostgresRestoredChangesAreNotReportedForEver(t *testing.T) {
+func TestPostgresRestoredChangesAreReportedOnce(t *testing.T) {
 	s := openPostgresStore(t, Server.Schema(t), newKeyset(t))
 	c := mustCreate(t, s, newOAuth("acme"))
 	mustExec(t, s.dialect.writer(), `UPDATE changes SET xact = '999999999999'`)

@@ -346,7 +346,7 @@ func TestProcessesStartTogether(t *testing.T) {
 	}
 }
 
-func TestReadOnlyDirectoryIsRefused(t *testing.T) {
+func TestReadOnlyDirectoryIsRejected(t *testing.T) {
 	// Not t.TempDir, which no other user may enter.
 	dir, err := os.MkdirTemp("", "sqlstore")
 	if err != nil {

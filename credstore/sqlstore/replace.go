@@ -23,12 +23,12 @@ func (s *Store) Replace(ctx context.Context, l credstore.Lease, r credstore.Repl
 	}
 	run := func(f func(*sql.Tx) error) error { return s.change(ctx, doing, id, f) }
 	var replaced credstore.Connection
-	err = s.whileHeld(ctx, l, id, run, func(tx *sql.Tx, held *lease) error {
+	err = s.withLease(ctx, l, id, run, func(tx *sql.Tx, held *lease) error {
 		number, err := takeFence(ctx, tx, held)
 		if err != nil {
 			return err
 		}
-		if err := s.dialect.alone(ctx, tx); err != nil {
+		if err := s.dialect.lockAll(ctx, tx); err != nil {
 			return err
 		}
 		err = s.spendLink(ctx, tx, number, r.LinkToken)
@@ -48,7 +48,7 @@ func (s *Store) Replace(ctx context.Context, l credstore.Lease, r credstore.Repl
 // replacedBefore returns the connection if it has the very credential already,
 // as it does after a COMMIT whose answer was lost; else ErrLinkUsed.
 func (s *Store) replacedBefore(ctx context.Context, tx *sql.Tx, id string, r credstore.Replacement) (credstore.Connection, error) {
-	state, err := s.readOpened(ctx, tx, id)
+	state, err := s.readDecrypted(ctx, tx, id)
 	if err != nil {
 		return credstore.Connection{}, err
 	}

@@ -11,7 +11,7 @@ import (
 
 // A store that was removed or replaced under a running process must not take a
 // new token pair: it would be gone with the process.
-func TestReplacedFilesAreNoticed(t *testing.T) {
+func TestReplacedFilesAreDetected(t *testing.T) {
 	for _, suffix := range []string{"", ".leases"} {
 		t.Run("store.db"+suffix, func(t *testing.T) {
 			keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))

@@ -81,11 +81,11 @@ func (s *Store) recordSaved(ctx context.Context, tx *sql.Tx, n credstore.Success
 
 func (s *Store) replacePair(ctx context.Context, tx *sql.Tx, number int64, n credstore.Successor) error {
 	id := n.Parent.ConnectionID
-	access, err := s.seal(ctx, tx, id, columnAccessToken, n.AccessToken)
+	access, err := s.encrypt(ctx, tx, id, columnAccessToken, n.AccessToken)
 	if err != nil {
 		return err
 	}
-	refresh, err := s.seal(ctx, tx, id, columnRefreshToken, n.RefreshToken)
+	refresh, err := s.encrypt(ctx, tx, id, columnRefreshToken, n.RefreshToken)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (s *Store) savedBefore(ctx context.Context, tx *sql.Tx, n credstore.Success
 	}
 	// A refresh token that did not rotate is common to different pairs. An access
 	// token that is gone was dropped by a condemnation since.
-	token, err := s.open(stored.ID, columnAccessToken, access)
+	token, err := s.decrypt(stored.ID, columnAccessToken, access)
 	if err == nil && !token.IsZero() && !token.Equal(n.AccessToken) {
 		err = credstore.ErrSuperseded
 	}
@@ -129,7 +129,7 @@ func (s *Store) MarkReauthorizationRequired(ctx context.Context, l credstore.Lea
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "condemning a credential", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g guarded) error {
+	return s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		if err := s.condemn(ctx, g, f, reason); err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func (s *Store) MarkReauthorizationRequired(ctx context.Context, l credstore.Lea
 	})
 }
 
-func (s *Store) condemn(ctx context.Context, g guarded, f credstore.Failure, reason string) error {
+func (s *Store) condemn(ctx context.Context, g leasedWrite, f credstore.Failure, reason string) error {
 	before, err := connectionWithNumber(ctx, g.tx, g.number)
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func (s *Store) Reinstate(ctx context.Context, l credstore.Lease, parent credsto
 	run := func(f func(*sql.Tx) error) error {
 		return s.change(ctx, "acquitting a credential", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g guarded) error {
+	return s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		if err := g.acquit(ctx); err != nil {
 			return err
 		}
@@ -181,7 +181,7 @@ func (s *Store) Reinstate(ctx context.Context, l credstore.Lease, parent credsto
 	})
 }
 
-func (g guarded) acquit(ctx context.Context) error {
+func (g leasedWrite) acquit(ctx context.Context) error {
 	_, err := g.tx.ExecContext(ctx, `
 		UPDATE connections SET
 			`+becomes(`'active'`, `''`)+`,
@@ -190,7 +190,7 @@ func (g guarded) acquit(ctx context.Context) error {
 	return err
 }
 
-func (g guarded) dropAccess(ctx context.Context) error {
+func (g leasedWrite) dropAccess(ctx context.Context) error {
 	_, err := g.tx.ExecContext(ctx, `UPDATE credentials SET access_token = NULL WHERE connection = $1`, g.number)
 	if err != nil {
 		return err

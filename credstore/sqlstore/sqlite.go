@@ -42,7 +42,7 @@ func openSQLite(ctx context.Context, path string, log *zap.Logger) (_ *sqliteDia
 		d.locks, err = openLockFile(path + ".leases")
 	}
 	if err == nil {
-		d.files, err = remember(path, path+".leases")
+		d.files, err = statFiles(path, path+".leases")
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.close())
@@ -100,20 +100,20 @@ func (d *sqliteDialect) transact(ctx context.Context, _ string, f func(*sql.Tx) 
 	return tx.Commit()
 }
 
-func (d *sqliteDialect) alone(context.Context, *sql.Tx) error { return nil } // every one is
+func (d *sqliteDialect) lockAll(context.Context, *sql.Tx) error { return nil } // interval one is
 
-func (d *sqliteDialect) shared() string { return "" } // nothing is written beside it
+func (d *sqliteDialect) shareLock() string { return "" } // nothing is written beside it
 
 func (d *sqliteDialect) snapshot() *sql.TxOptions { return &sql.TxOptions{ReadOnly: true} }
 
-func (d *sqliteDialect) acquire(ctx context.Context, id, _ string) (hold, error) {
+func (d *sqliteDialect) acquire(ctx context.Context, id, _ string) (leaseHandle, error) {
 	return acquireLock(ctx, d.read, id, d.locks.lock)
 }
 
-// present compares the files that are open with those that the paths name.
-func (d *sqliteDialect) present() error {
+// checkInPlace compares the files that are open with those that the paths name.
+func (d *sqliteDialect) checkFiles() error {
 	for _, f := range d.files {
-		if err := f.present(); err != nil {
+		if err := f.checkInPlace(); err != nil {
 			return err
 		}
 	}
@@ -144,7 +144,7 @@ func (d *sqliteDialect) classify(err error) error {
 
 // setupError says what to do about a database that cannot be opened.
 func setupError(err error) error {
-	if isAnswer(err) {
+	if isStoreError(err) {
 		return err
 	}
 	var hint string

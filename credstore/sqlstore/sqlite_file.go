@@ -16,7 +16,7 @@ import (
 // local file system, and returns its one true path: processes that reach it by
 // different symbolic links must find the same lock file.
 func prepareFile(path string, log *zap.Logger) (string, error) {
-	path, err := truePath(path)
+	path, err := resolvePath(path)
 	if err != nil {
 		return "", pathError(err)
 	}
@@ -27,15 +27,15 @@ func prepareFile(path string, log *zap.Logger) (string, error) {
 	if err := createPrivate(path); err != nil {
 		return "", pathError(err)
 	}
-	return path, keepPrivate(path, log)
+	return path, makePrivate(path, log)
 }
 
 func pathError(err error) error {
 	return &credstore.SetupError{Err: err, Hint: "the store needs a directory that this user can write to"}
 }
 
-// truePath resolves symbolic links, and creates the directory if it is missing.
-func truePath(path string) (string, error) {
+// resolvePath resolves symbolic links, and creates the directory if it is missing.
+func resolvePath(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
@@ -77,9 +77,9 @@ func syncDirectory(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// keepPrivate refuses what is not a regular file, and takes from everybody but
+// makePrivate refuses what is not a regular file, and takes from everybody but
 // the owner what they may do with it.
-func keepPrivate(path string, log *zap.Logger) error {
+func makePrivate(path string, log *zap.Logger) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return pathError(err)
@@ -103,7 +103,7 @@ type openedFile struct {
 	info os.FileInfo
 }
 
-func remember(paths ...string) (files []openedFile, err error) {
+func statFiles(paths ...string) (files []openedFile, err error) {
 	for _, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
@@ -114,9 +114,9 @@ func remember(paths ...string) (files []openedFile, err error) {
 	return files, nil
 }
 
-// present returns an error if the path names another file by now, or none: a
+// checkInPlace returns an error if the path names another file by now, or none: a
 // program that goes on writing would write into what nobody finds any more.
-func (f openedFile) present() error {
+func (f openedFile) checkInPlace() error {
 	info, err := os.Stat(f.path)
 	if err == nil && os.SameFile(info, f.info) {
 		return nil

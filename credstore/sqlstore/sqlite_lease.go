@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// lockHold is a lock that lasts until it is released or its process ends.
-type lockHold struct {
+// lockHandle is a lock that lasts until it is released or its process ends.
+type lockHandle struct {
 	number int64 // its fence
 	unlock func() error
 }
 
 // acquireLock takes the lock on the number of the connection.
-func acquireLock(ctx context.Context, db *sql.DB, id string, lock func(int64) (func() error, error)) (hold, error) {
+func acquireLock(ctx context.Context, db *sql.DB, id string, lock func(int64) (func() error, error)) (leaseHandle, error) {
 	var number int64
 	err := db.QueryRowContext(ctx, `SELECT number FROM connections WHERE id = $1`, id).Scan(&number)
 	if err != nil {
@@ -25,7 +25,7 @@ func acquireLock(ctx context.Context, db *sql.DB, id string, lock func(int64) (f
 	if err != nil {
 		return nil, err
 	}
-	h := &lockHold{unlock: unlock}
+	h := &lockHandle{unlock: unlock}
 	// Read only now: the holder before may just have written.
 	err = db.QueryRowContext(ctx, `SELECT fence + 1 FROM connections WHERE number = $1`, number).Scan(&h.number)
 	if err != nil {
@@ -34,10 +34,10 @@ func acquireLock(ctx context.Context, db *sql.DB, id string, lock func(int64) (f
 	return h, nil
 }
 
-func (h *lockHold) fence() int64 { return h.number }
+func (h *lockHandle) fence() int64 { return h.number }
 
-func (h *lockHold) remaining() time.Duration { return math.MaxInt64 }
+func (h *lockHandle) remaining() time.Duration { return math.MaxInt64 }
 
-func (h *lockHold) check(context.Context, *sql.Tx) error { return nil }
+func (h *lockHandle) check(context.Context, *sql.Tx) error { return nil }
 
-func (h *lockHold) release() error { return h.unlock() }
+func (h *lockHandle) release() error { return h.unlock() }

@@ -53,7 +53,7 @@ func (d *memoryDialect) openPool(options url.Values, size int) (*sql.DB, error) 
 	return openPool("/"+d.memory.name, options, size)
 }
 
-func (d *memoryDialect) acquire(ctx context.Context, id, _ string) (hold, error) {
+func (d *memoryDialect) acquire(ctx context.Context, id, _ string) (leaseHandle, error) {
 	return acquireLock(ctx, d.read, id, d.lock)
 }
 

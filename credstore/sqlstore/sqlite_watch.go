@@ -10,9 +10,9 @@ import (
 // watchBatch is how many changes are reported at once.
 const watchBatch = 500
 
-// note writes a new row in the place of the old one, so that it gets the next
+// recordChange writes a new row in the place of the old one, so that it gets the next
 // number.
-func (d *sqliteDialect) note(ctx context.Context, tx *sql.Tx, id string, at time.Time) error {
+func (d *sqliteDialect) recordChange(ctx context.Context, tx *sql.Tx, id string, at time.Time) error {
 	_, err := tx.ExecContext(ctx, `DELETE FROM changes WHERE connection_id = $1`, id)
 	if err != nil {
 		return err
@@ -40,11 +40,11 @@ func (d *sqliteDialect) lastChange() string {
 
 // watch looks again and again: SQLite does not tell.
 func (d *sqliteDialect) watch(ctx context.Context, w *watcher) error {
-	for wait := w.every; ; {
+	for wait := w.interval; ; {
 		own := w.store.changes.Wait() // before the look, so that nothing falls in between
-		err := w.look(ctx)
-		wait = w.pause(ctx, wait, w.every, err)
-		if err := w.await(ctx, own, wait); err != nil {
+		err := w.poll(ctx)
+		wait = w.pause(ctx, wait, w.interval, err)
+		if err := w.wait(ctx, own, wait); err != nil {
 			return err
 		}
 	}

@@ -46,11 +46,11 @@ type Store struct {
 	log     *zap.Logger
 	now     func() time.Time
 
-	opened  string           // position of the changes when the store was opened
-	changes broadcast.Signal // of the changes that this process makes
-	closed  chan struct{}    // closed by Close
-	close   func() error     // closes once
-	tidied  atomic.Int64     // when tidy ran last, in Unix milliseconds
+	opened     string           // position of the changes when the store was opened
+	changes    broadcast.Signal // of the changes that this process makes
+	closed     chan struct{}    // closed by Close
+	close      func() error     // closes once
+	lastPruned atomic.Int64     // when tidy ran last, in Unix milliseconds
 }
 
 var _ credstore.Store = (*Store)(nil)
@@ -107,20 +107,20 @@ func newStore(c Config, d dialect, log *zap.Logger) *Store {
 }
 
 func (s *Store) prepare(ctx context.Context, stamp credstore.Binding) error {
-	if err := s.checkStamp(ctx, stamp); err != nil {
+	if err := s.checkBinding(ctx, stamp); err != nil {
 		return err
 	}
 	err := s.dialect.readers().QueryRowContext(ctx, s.dialect.position()).Scan(&s.opened)
 	if err != nil {
 		return s.dialect.classify(err)
 	}
-	s.tidy(ctx)
+	s.prune(ctx)
 	return nil
 }
 
 // Ping reads from the store.
 func (s *Store) Ping(ctx context.Context) error {
-	if err := s.dialect.present(); err != nil {
+	if err := s.dialect.checkFiles(); err != nil {
 		return s.failure("reading from the store", err)
 	}
 	var one int
@@ -140,7 +140,7 @@ func (s *Store) write(ctx context.Context, doing string, f func(*sql.Tx) error) 
 // transact is write for what is about one connection: no other such transaction
 // about it runs beside f.
 func (s *Store) transact(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
-	err := s.dialect.present()
+	err := s.dialect.checkFiles()
 	if err == nil {
 		err = s.dialect.transact(ctx, id, f)
 	}
@@ -154,11 +154,11 @@ func (s *Store) change(ctx context.Context, doing, id string, f func(*sql.Tx) er
 		if err := f(tx); err != nil {
 			return err
 		}
-		return s.dialect.note(ctx, tx, id, s.now())
+		return s.dialect.recordChange(ctx, tx, id, s.now())
 	})
 	if err == nil {
 		s.changes.Broadcast()
-		s.tidyAtTimes(ctx)
+		s.pruneIfDue(ctx)
 	}
 	return err
 }
@@ -179,15 +179,15 @@ func (s *Store) failure(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if !isAnswer(err) {
+	if !isStoreError(err) {
 		err = s.dialect.classify(err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// isAnswer reports whether err is a decision of the store's, not a failure of
+// isStoreError reports whether err is a decision of the store's, not a failure of
 // the database.
-func isAnswer(err error) bool {
+func isStoreError(err error) bool {
 	for _, answer := range []error{
 		credstore.ErrNotFound, credstore.ErrNameTaken, credstore.ErrTokenTaken, credstore.ErrCompanyBound, credstore.ErrBadQuery,
 		credstore.ErrSuperseded, credstore.ErrBusy, credstore.ErrLeaseLost, credstore.ErrNotRejected, credstore.ErrUnavailable, ErrKeyInUse,

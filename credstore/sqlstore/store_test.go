@@ -49,7 +49,7 @@ func (d *directory) config() sqlstore.Config {
 	}
 }
 
-// open opens the store and closes it with the test.
+// decrypt opens the store and closes it with the test.
 func (d *directory) open(t testing.TB) *sqlstore.Store {
 	t.Helper()
 	s, err := sqlstore.Open(t.Context(), d.config())

@@ -12,32 +12,32 @@ import (
 )
 
 const (
-	// watchEvery is how often the changes of other processes are looked for where
+	// watchInterval is how often the changes of other processes are looked for where
 	// the database does not tell; the look is one search in an index.
-	watchEvery = 250 * time.Millisecond
-	// watchAtMost is how long a watcher waits at most while the store is away.
-	watchAtMost = 2 * time.Second
+	watchInterval = 250 * time.Millisecond
+	// maxWatchRetryDelay is how long a watcher waits at most while the store is away.
+	maxWatchRetryDelay = 2 * time.Second
 )
 
 // Watch reports changes; see [credstore.Store]. It ends with an error when the
 // store is closed.
 func (s *Store) Watch(ctx context.Context, changed func([]credstore.Change)) error {
-	return s.dialect.watch(ctx, &watcher{store: s, seen: s.opened, every: watchEvery, changed: changed})
+	return s.dialect.watch(ctx, &watcher{store: s, seen: s.opened, interval: watchInterval, changed: changed})
 }
 
 // watcher reports what has changed since it last looked.
 type watcher struct {
 	store *Store
 	seen  string // the position that it has come to
-	// every is how often it looks where the database does not tell.
-	every time.Duration
+	// interval is how often it looks where the database does not tell.
+	interval time.Duration
 	// timeline is the server's that it listens to; empty before, and of SQLite.
 	timeline string
 	changed  func([]credstore.Change)
 }
 
-// look reports all that has changed. On an error it has reported some of it.
-func (w *watcher) look(ctx context.Context) error {
+// poll reports all that has changed. On an error it has reported some of it.
+func (w *watcher) poll(ctx context.Context) error {
 	for {
 		found, latest, more, err := w.store.changesSince(ctx, w.seen)
 		if err != nil {
@@ -62,11 +62,11 @@ func (w *watcher) pause(ctx context.Context, last, usual time.Duration, err erro
 	if last == usual && ctx.Err() == nil {
 		w.store.log.Warn("changes to connections cannot be watched; trying again", zap.Error(err))
 	}
-	return max(usual, min(2*last, watchAtMost))
+	return max(usual, min(2*last, maxWatchRetryDelay))
 }
 
-// await returns nil when it is time to look again.
-func (w *watcher) await(ctx context.Context, wake <-chan struct{}, wait time.Duration) error {
+// wait returns nil when it is time to look again.
+func (w *watcher) wait(ctx context.Context, wake <-chan struct{}, wait time.Duration) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {

@@ -87,8 +87,8 @@ type memoryStore struct {
 // fail asks f before each operation and answers with its error; nil ends it.
 func (s *memoryStore) fail(f func(op string) error) { s.before.Store(&f) }
 
-// lose asks f after each write has taken effect and answers with its error.
-func (s *memoryStore) lose(f func(op string) error) { s.after.Store(&f) }
+// loseResponses asks f after each write has taken effect and answers with its error.
+func (s *memoryStore) loseResponses(f func(op string) error) { s.after.Store(&f) }
 
 var errClosed = fmt.Errorf("%w: closed", credstore.ErrUnavailable)
 

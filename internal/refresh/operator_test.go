@@ -216,7 +216,7 @@ func TestRule12InactiveTokenIsNeverSent(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		var once sync.Once
-		p.store.lose(func(op string) (err error) {
+		p.store.loseResponses(func(op string) (err error) {
 			if op == "condemn" {
 				once.Do(func() { err = w.command().RetryRejected(context.Background(), conn.ID, time.Now()) })
 			}

@@ -22,9 +22,9 @@ import (
 
 // Names of facts about keys.
 const (
-	// factResealed holds the fingerprint of the key that every record was found
+	// factReencrypted holds the fingerprint of the key that every record was found
 	// to be sealed under.
-	factResealed = "resealed_under"
+	factReencrypted = "resealed_under"
 	// factReplaced, with a fingerprint after it, says that the key has been
 	// replaced by another: a process that still takes it for the primary one, or
 	// a copy of the keyset that is older, must not bring it back.
@@ -54,7 +54,7 @@ func (s *Store) Rotate(ctx context.Context, again bool) (Rotation, error) {
 	if _, err := s.keyset.Reload(); err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
 	}
-	row, err := readStamp(ctx, s.dialect.readers())
+	row, err := readBinding(ctx, s.dialect.readers())
 	if err != nil {
 		return "", s.failure(doing, err)
 	}
@@ -62,7 +62,7 @@ func (s *Store) Rotate(ctx context.Context, again bool) (Rotation, error) {
 	if row.fingerprint == primary {
 		return RotationCurrent, nil
 	}
-	if !inFile(s.keyset.Keys(), row.fingerprint) {
+	if !containsKey(s.keyset.Keys(), row.fingerprint) {
 		return RotationKeyMissing, nil
 	}
 	sealed, err := s.keyset.EncryptWith(primary, canaryLabel(row.id), []byte(canary))
@@ -71,15 +71,15 @@ func (s *Store) Rotate(ctx context.Context, again bool) (Rotation, error) {
 	}
 	found := RotationDone
 	err = s.write(ctx, doing, func(tx *sql.Tx) (err error) {
-		if found, err = mayMove(ctx, tx, primary, again); err != nil || found != RotationDone {
+		if found, err = checkReplaced(ctx, tx, primary, again); err != nil || found != RotationDone {
 			return err
 		}
-		return moveStamp(ctx, tx, row, primary, sealed, s.now())
+		return switchKey(ctx, tx, row, primary, sealed, s.now())
 	})
 	return found, err
 }
 
-func inFile(keys []credstore.Key, fingerprint string) bool {
+func containsKey(keys []credstore.Key, fingerprint string) bool {
 	for _, k := range keys {
 		if k.Fingerprint == fingerprint {
 			return true
@@ -88,8 +88,8 @@ func inFile(keys []credstore.Key, fingerprint string) bool {
 	return false
 }
 
-// mayMove returns RotationDone if the stamp may name the key.
-func mayMove(ctx context.Context, tx *sql.Tx, fingerprint string, again bool) (Rotation, error) {
+// checkReplaced returns RotationDone if the stamp may name the key.
+func checkReplaced(ctx context.Context, tx *sql.Tx, fingerprint string, again bool) (Rotation, error) {
 	if again {
 		_, err := tx.ExecContext(ctx, `DELETE FROM facts WHERE name = $1`, factReplaced+fingerprint)
 		return RotationDone, err
@@ -102,8 +102,8 @@ func mayMove(ctx context.Context, tx *sql.Tx, fingerprint string, again bool) (R
 	return RotationDone, err
 }
 
-// moveStamp does nothing if another process has changed the stamp since.
-func moveStamp(ctx context.Context, tx *sql.Tx, old stampRow, fingerprint string, sealed []byte, now time.Time) error {
+// switchKey does nothing if another process has changed the stamp since.
+func switchKey(ctx context.Context, tx *sql.Tx, old bindingRow, fingerprint string, sealed []byte, now time.Time) error {
 	result, err := tx.ExecContext(ctx, `
 		UPDATE store SET key_fingerprint = $1, canary = $2 WHERE key_fingerprint = $3 AND canary = $4`,
 		fingerprint, sealed, old.fingerprint, old.canary)
@@ -113,7 +113,7 @@ func moveStamp(ctx context.Context, tx *sql.Tx, old stampRow, fingerprint string
 	if n, err := result.RowsAffected(); err != nil || n == 0 {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM facts WHERE name = $1`, factResealed); err != nil {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM facts WHERE name = $1`, factReencrypted); err != nil {
 		return err
 	}
 	return markReplaced(ctx, tx, old.fingerprint, now)
@@ -128,13 +128,13 @@ func markReplaced(ctx context.Context, tx *sql.Tx, fingerprint string, now time.
 func (s *Store) Reencrypted(ctx context.Context) (bool, error) {
 	var done bool
 	err := s.dialect.readers().QueryRowContext(ctx, `
-		SELECT EXISTS (SELECT 1 FROM store JOIN facts ON value = key_fingerprint WHERE name = $1)`, factResealed).Scan(&done)
+		SELECT EXISTS (SELECT 1 FROM store JOIN facts ON value = key_fingerprint WHERE name = $1)`, factReencrypted).Scan(&done)
 	return done, s.failure("looking for the key of the records", err)
 }
 
-// resealBatch is how many records are sealed anew in one transaction, which a
+// reencryptBatchSize is how many records are sealed anew in one transaction, which a
 // token pair that is to be saved may have to wait for.
-const resealBatch = 32
+const reencryptBatchSize = 32
 
 // Reencryption is what Reseal has done.
 type Reencryption struct {
@@ -154,32 +154,32 @@ type Reencryption struct {
 func (s *Store) Reencrypt(ctx context.Context, pause func(context.Context, time.Duration) error) (Reencryption, error) {
 	var total Reencryption
 	for {
-		pass, err := s.resealPass(ctx, pause)
+		pass, err := s.reencryptPass(ctx, pause)
 		total.Records += pass.done
-		total.Undecryptable = pass.unopened
+		total.Undecryptable = pass.undecryptable
 		if err != nil {
 			return total, fmt.Errorf("sealing records anew: %w", err)
 		}
 		if pass.done == 0 && pass.missed == 0 {
-			return total, s.recordResealed(ctx, pass)
+			return total, s.recordReencrypted(ctx, pass)
 		}
 	}
 }
 
-// pass is one look at all records.
-type pass struct {
-	key      credstore.Key // that records are sealed under
-	done     int           // records sealed anew
-	missed   int           // records that somebody changed meanwhile
-	unopened int
+// reencryptionPass is one look at all records.
+type reencryptionPass struct {
+	key           credstore.Key // that records are sealed under
+	done          int           // records sealed anew
+	missed        int           // records that somebody changed meanwhile
+	undecryptable int
 }
 
-func (s *Store) resealPass(ctx context.Context, pause func(context.Context, time.Duration) error) (p pass, err error) {
-	if p.key, err = s.stampKey(ctx); err != nil {
+func (s *Store) reencryptPass(ctx context.Context, pause func(context.Context, time.Duration) error) (p reencryptionPass, err error) {
+	if p.key, err = s.currentKey(ctx); err != nil {
 		return p, err
 	}
-	for _, c := range columnsBeside() {
-		if err := s.resealColumn(ctx, &p, c, pause); err != nil {
+	for _, c := range columnsOutsideCredentials() {
+		if err := s.reencryptColumn(ctx, &p, c, pause); err != nil {
 			return p, err
 		}
 	}
@@ -189,7 +189,7 @@ func (s *Store) resealPass(ctx context.Context, pause func(context.Context, time
 		if err != nil || len(records) == 0 {
 			return p, err
 		}
-		if err := s.resealRecords(ctx, &p, records); err != nil {
+		if err := s.reencryptRecords(ctx, &p, records); err != nil {
 			return p, err
 		}
 		after = records[len(records)-1].number
@@ -199,9 +199,9 @@ func (s *Store) resealPass(ctx context.Context, pause func(context.Context, time
 	}
 }
 
-// stampKey returns the key that the stamp names.
-func (s *Store) stampKey(ctx context.Context) (credstore.Key, error) {
-	row, err := readStamp(ctx, s.dialect.readers())
+// currentKey returns the key that the stamp names.
+func (s *Store) currentKey(ctx context.Context) (credstore.Key, error) {
+	row, err := readBinding(ctx, s.dialect.readers())
 	if err != nil {
 		return credstore.Key{}, s.failure("reading the store's stamp", err)
 	}
@@ -217,7 +217,7 @@ type record struct {
 	number  int64
 	id      string
 	version int64
-	sealed  sealedCredential
+	sealed  encryptedCredential
 }
 
 // underOtherKey is true of a record of which anything is sealed under another
@@ -236,17 +236,17 @@ func (s *Store) oldRecords(ctx context.Context, key credstore.Key, after int64) 
 		SELECT number, id, version, access_token, refresh_token, api_key, next_key
 		FROM credentials JOIN connections ON number = connection
 		WHERE number > $2 AND `+underOtherKey+` ORDER BY number LIMIT $3`,
-		credstore.CiphertextPrefix(key.ID), after, resealBatch)
+		credstore.CiphertextPrefix(key.ID), after, reencryptBatchSize)
 	return records, s.failure("looking for records under an old key", err)
 }
 
-func (s *Store) resealRecords(ctx context.Context, p *pass, records []record) error {
+func (s *Store) reencryptRecords(ctx context.Context, p *reencryptionPass, records []record) error {
 	openable := make([]record, 0, len(records))
 	opened := make([]credstore.Credential, 0, len(records))
 	for _, r := range records {
 		c := credstore.Credential{ConnectionID: r.id}
-		if err := s.openCredential(&c, &r.sealed); err != nil {
-			p.unopened++
+		if err := s.decryptCredential(&c, &r.sealed); err != nil {
+			p.undecryptable++
 			continue
 		}
 		openable, opened = append(openable, r), append(opened, c)
@@ -257,7 +257,7 @@ func (s *Store) resealRecords(ctx context.Context, p *pass, records []record) er
 	done := 0
 	err := s.write(ctx, "sealing records anew", func(tx *sql.Tx) error {
 		for i, r := range openable {
-			replaced, err := s.resealRecord(ctx, tx, r, opened[i])
+			replaced, err := s.reencryptRecord(ctx, tx, r, opened[i])
 			if err != nil {
 				return err
 			}
@@ -274,10 +274,10 @@ func (s *Store) resealRecords(ctx context.Context, p *pass, records []record) er
 	return err
 }
 
-// resealRecord is a compare-and-swap on the version and all that is sealed. It
+// reencryptRecord is a compare-and-swap on the version and all that is sealed. It
 // reports false if the record is not as it was read.
-func (s *Store) resealRecord(ctx context.Context, tx *sql.Tx, old record, c credstore.Credential) (bool, error) {
-	now, err := s.sealCredential(ctx, tx, c)
+func (s *Store) reencryptRecord(ctx context.Context, tx *sql.Tx, old record, c credstore.Credential) (bool, error) {
+	now, err := s.encryptCredential(ctx, tx, c)
 	if err != nil {
 		return false, err
 	}
@@ -295,7 +295,7 @@ func (s *Store) resealRecord(ctx context.Context, tx *sql.Tx, old record, c cred
 	return n > 0, err
 }
 
-func (s *Store) sealCredential(ctx context.Context, tx *sql.Tx, c credstore.Credential) (sealed sealedCredential, err error) {
+func (s *Store) encryptCredential(ctx context.Context, tx *sql.Tx, c credstore.Credential) (sealed encryptedCredential, err error) {
 	for _, part := range []struct {
 		column string
 		secret credstore.Secret
@@ -306,17 +306,17 @@ func (s *Store) sealCredential(ctx context.Context, tx *sql.Tx, c credstore.Cred
 		{columnAPIKey, c.APIKey, &sealed.apiKey},
 		{columnNextKey, c.NextKey, &sealed.nextKey},
 	} {
-		if *part.sealed, err = s.seal(ctx, tx, c.ConnectionID, part.column, part.secret); err != nil {
-			return sealedCredential{}, err
+		if *part.sealed, err = s.encrypt(ctx, tx, c.ConnectionID, part.column, part.secret); err != nil {
+			return encryptedCredential{}, err
 		}
 	}
 	return sealed, nil
 }
 
-// recordResealed records that no record is under an old key, if that is so.
-func (s *Store) recordResealed(ctx context.Context, p pass) error {
-	if p.unopened > 0 {
+// recordReencrypted records that no record is under an old key, if that is so.
+func (s *Store) recordReencrypted(ctx context.Context, p reencryptionPass) error {
+	if p.undecryptable > 0 {
 		return nil
 	}
-	return s.SetFact(ctx, factResealed, p.key.Fingerprint)
+	return s.SetFact(ctx, factReencrypted, p.key.Fingerprint)
 }

@@ -11,27 +11,27 @@ import (
 )
 
 const (
-	tidyEvery = time.Hour
-	// removalKept is how long a removal can be heard of. Nobody watches with a
+	pruneInterval = time.Hour
+	// removalRetention is how long a removal can be heard of. Nobody watches with a
 	// longer break: who opens the store anew remembers nothing.
-	removalKept = 7 * 24 * time.Hour
+	removalRetention = 7 * 24 * time.Hour
 )
 
-// tidyAtTimes tidies if that was not done lately.
-func (s *Store) tidyAtTimes(ctx context.Context) {
-	last, now := s.tidied.Load(), s.now()
-	if now.Sub(time.UnixMilli(last)) >= tidyEvery && s.tidied.CompareAndSwap(last, now.UnixMilli()) {
-		s.tidy(ctx)
+// pruneIfDue tidies if that was not done lately.
+func (s *Store) pruneIfDue(ctx context.Context) {
+	last, now := s.lastPruned.Load(), s.now()
+	if now.Sub(time.UnixMilli(last)) >= pruneInterval && s.lastPruned.CompareAndSwap(last, now.UnixMilli()) {
+		s.prune(ctx)
 	}
 }
 
-// tidy forgets what has been kept long enough. It is of no consequence when it
+// prune forgets what has been kept long enough. It is of no consequence when it
 // fails: it is done again later.
-func (s *Store) tidy(ctx context.Context) {
+func (s *Store) prune(ctx context.Context) {
 	now := s.now()
-	s.tidied.Store(now.UnixMilli())
-	for _, c := range chores() {
-		if err := s.doChore(ctx, c, now); err != nil {
+	s.lastPruned.Store(now.UnixMilli())
+	for _, c := range pruneTasks() {
+		if err := s.runPruneTask(ctx, c, now); err != nil {
 			s.log.Warn("tidying the store failed; it is done again later", zap.Error(err))
 			return
 		}
@@ -42,24 +42,24 @@ func (s *Store) tidy(ctx context.Context) {
 // be saved may have to wait for, and in so many transactions at a time; what is
 // left then is left to the next time.
 const (
-	choreBatch  = 500
-	choreRounds = 20
+	pruneBatchSize  = 500
+	maxPruneBatches = 20
 )
 
-// chore is a statement that forgets what is older than $1, at most $2 rows of
+// pruneTask is a statement that forgets what is older than $1, at most $2 rows of
 // it, and does not find again what it has forgotten.
-type chore struct {
+type pruneTask struct {
 	age       time.Duration
 	statement string
 }
 
-func chores() []chore {
-	return []chore{
+func pruneTasks() []pruneTask {
+	return []pruneTask{
 		{credstore.RejectedTokenRetention, `
 			UPDATE credentials SET refresh_token = NULL WHERE connection IN (
 				SELECT number FROM connections JOIN credentials ON connection = number
 				WHERE refused_at <= $1 AND refresh_token IS NOT NULL LIMIT $2)`},
-		{removalKept, `
+		{removalRetention, `
 			DELETE FROM changes WHERE seq IN (
 				SELECT seq FROM changes WHERE removed = 1 AND at <= $1 AND seq < (SELECT max(seq) FROM changes) LIMIT $2)`},
 		{0, `
@@ -67,7 +67,7 @@ func chores() []chore {
 		{credstore.ConsentTimeout, `
 			UPDATE links SET token = NULL WHERE token_hash IN (
 				SELECT token_hash FROM links WHERE expires_at <= $1 AND token IS NOT NULL LIMIT $2)`},
-		{linkRemembered, `
+		{linkRetention, `
 			DELETE FROM links WHERE token_hash IN (SELECT token_hash FROM links WHERE expires_at <= $1 LIMIT $2)`},
 		// The oldest have the lowest numbers.
 		{credstore.EventRetention, `
@@ -75,18 +75,18 @@ func chores() []chore {
 	}
 }
 
-func (s *Store) doChore(ctx context.Context, c chore, now time.Time) error {
-	for range choreRounds {
+func (s *Store) runPruneTask(ctx context.Context, c pruneTask, now time.Time) error {
+	for range maxPruneBatches {
 		var done int64
 		err := s.write(ctx, "tidying the store", func(tx *sql.Tx) error {
-			result, err := tx.ExecContext(ctx, c.statement, now.Add(-c.age).UnixMilli(), choreBatch)
+			result, err := tx.ExecContext(ctx, c.statement, now.Add(-c.age).UnixMilli(), pruneBatchSize)
 			if err != nil {
 				return err
 			}
 			done, err = result.RowsAffected()
 			return err
 		})
-		if err != nil || done < choreBatch {
+		if err != nil || done < pruneBatchSize {
 			return err
 		}
 	}

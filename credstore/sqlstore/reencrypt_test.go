@@ -40,7 +40,7 @@ func (d *directory) another(t *testing.T) *sqlstore.Store {
 	return (&directory{path: d.path, keyset: openKeyset(t, d.keysetPath())}).open(t)
 }
 
-func rekey(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rotation) {
+func rotate(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rotation) {
 	t.Helper()
 	if got, err := s.Rotate(t.Context(), again); err != nil || got != want {
 		t.Fatalf("Rekey(%v) = %q, %v, want %q", again, got, err, want)
@@ -49,7 +49,7 @@ func rekey(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rotation) 
 
 func noPause(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 
-func reseal(t *testing.T, s *sqlstore.Store) sqlstore.Reencryption {
+func reencrypt(t *testing.T, s *sqlstore.Store) sqlstore.Reencryption {
 	t.Helper()
 	done, err := s.Reencrypt(t.Context(), noPause)
 	if err != nil {
@@ -58,9 +58,9 @@ func reseal(t *testing.T, s *sqlstore.Store) sqlstore.Reencryption {
 	return done
 }
 
-// wantUse fails the test unless the records are sealed as rows says: key →
+// wantUsage fails the test unless the records are sealed as rows says: key →
 // connections.
-func wantUse(t *testing.T, s *sqlstore.Store, stamp credstore.Key, rows map[uint32]int) {
+func wantUsage(t *testing.T, s *sqlstore.Store, stamp credstore.Key, rows map[uint32]int) {
 	t.Helper()
 	got, err := s.KeyUsage(t.Context())
 	if err != nil {
@@ -105,7 +105,7 @@ func readAll(t *testing.T, s credstore.Store, connections []credstore.Connection
 	return states
 }
 
-func TestResealMovesEverythingAndChangesNothingElse(t *testing.T) {
+func TestReencryptChangesOnlyTheKey(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	connections := fillMixed(t, s, 40)
@@ -113,14 +113,14 @@ func TestResealMovesEverythingAndChangesNothingElse(t *testing.T) {
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
 
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	if done, err := s.Reencrypted(t.Context()); err != nil || done {
 		t.Errorf("Resealed before = %v, %v, want false", done, err)
 	}
-	if got := reseal(t, s); got != (sqlstore.Reencryption{Records: 40}) {
+	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 40}) {
 		t.Errorf("Reseal = %+v, want 40 records", got)
 	}
-	wantUse(t, s, key, map[uint32]int{key.ID: 40})
+	wantUsage(t, s, key, map[uint32]int{key.ID: 40})
 	if done, err := s.Reencrypted(t.Context()); err != nil || !done {
 		t.Errorf("Resealed afterwards = %v, %v, want true", done, err)
 	}
@@ -135,20 +135,20 @@ func TestResealMovesEverythingAndChangesNothingElse(t *testing.T) {
 	}
 }
 
-// TestNothingIsSealedUnderAReplacedKey: a process that has not looked at the
+// TestNothingIsEncryptedWithAReplacedKey: a process that has not looked at the
 // keyset file since it was changed seals under the new key all the same.
-func TestNothingIsSealedUnderAReplacedKey(t *testing.T) {
+func TestNothingIsEncryptedWithAReplacedKey(t *testing.T) {
 	d := newDirectory(t)
 	stale := d.open(t)
 	c := create(t, stale, "acme")
 	key := d.promote(t)
-	rekey(t, d.another(t), false, sqlstore.RotationDone)
+	rotate(t, d.another(t), false, sqlstore.RotationDone)
 
 	if _, err := stale.Save(t.Context(), successor(parentOf(t, stale, c.ID))); err != nil {
 		t.Fatalf("Save: %v", err)
 	}
 	create(t, stale, "new")
-	wantUse(t, stale, key, map[uint32]int{key.ID: 2})
+	wantUsage(t, stale, key, map[uint32]int{key.ID: 2})
 }
 
 func parentOf(t *testing.T, s credstore.Store, id string) credstore.Parent {
@@ -167,26 +167,26 @@ func TestReplacedKeyDoesNotComeBack(t *testing.T) {
 	s := d.open(t)
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	if _, err := credstore.PromoteKey(d.keysetPath(), old.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
 	replica := d.another(t)
-	rekey(t, replica, false, sqlstore.RotationBehind)
+	rotate(t, replica, false, sqlstore.RotationBehind)
 	create(t, replica, "acme")
-	wantUse(t, replica, key, map[uint32]int{key.ID: 1})
+	wantUsage(t, replica, key, map[uint32]int{key.ID: 1})
 
-	rekey(t, replica, true, sqlstore.RotationDone) // by hand
-	rekey(t, s, false, sqlstore.RotationCurrent)
-	if got := reseal(t, s); got.Records != 1 {
+	rotate(t, replica, true, sqlstore.RotationDone) // by hand
+	rotate(t, s, false, sqlstore.RotationCurrent)
+	if got := reencrypt(t, s); got.Records != 1 {
 		t.Errorf("Reseal after going back = %+v, want 1 record", got)
 	}
-	wantUse(t, s, old, map[uint32]int{old.ID: 1})
+	wantUsage(t, s, old, map[uint32]int{old.ID: 1})
 }
 
-// TestForeignKeysetFileChangesNothing: somebody puts a keyset in the place of
+// TestForeignKeysetFileIsIgnored: somebody puts a keyset in the place of
 // the one that a server runs with.
-func TestForeignKeysetFileChangesNothing(t *testing.T) {
+func TestForeignKeysetFileIsIgnored(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	c := create(t, s, "acme")
@@ -197,14 +197,14 @@ func TestForeignKeysetFileChangesNothing(t *testing.T) {
 		t.Fatalf("Rename: %v", err)
 	}
 
-	rekey(t, s, false, sqlstore.RotationKeyMissing)
+	rotate(t, s, false, sqlstore.RotationKeyMissing)
 	if _, err := s.Save(t.Context(), successor(parentOf(t, s, c.ID))); err != nil {
 		t.Errorf("Save under the keyset that was taken away = %v, want nil", err)
 	}
-	wantUse(t, s, old, map[uint32]int{old.ID: 1})
+	wantUsage(t, s, old, map[uint32]int{old.ID: 1})
 }
 
-func TestRetireIsRefusedWhileTheKeyIsInUse(t *testing.T) {
+func TestRetireFailsWhileTheKeyIsInUse(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	create(t, s, "acme")
@@ -213,22 +213,22 @@ func TestRetireIsRefusedWhileTheKeyIsInUse(t *testing.T) {
 		t.Errorf("Retire of the key that the store seals under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
 	d.promote(t)
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
 		t.Errorf("Retire of a key that records are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
-	reseal(t, s)
+	reencrypt(t, s)
 	if err := s.Retire(t.Context(), old); err != nil {
 		t.Errorf("Retire of a key that nothing is sealed under = %v, want nil", err)
 	}
 }
 
-func TestResealGivesWayToOtherWrites(t *testing.T) {
+func TestReencryptYieldsToOtherWrites(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	connections := fillMixed(t, s, 70)
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	// At each pause somebody saves a pair, and condemns another connection's.
 	saved, dropped := connections[67], connections[1]
 	lease, err := s.Acquire(t.Context(), dropped.ID, "me")
@@ -243,7 +243,7 @@ func TestResealGivesWayToOtherWrites(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Reseal: %v", err)
 	}
-	wantUse(t, s, key, map[uint32]int{key.ID: 70})
+	wantUsage(t, s, key, map[uint32]int{key.ID: 70})
 	state := readAll(t, s, connections)
 	if c := state[saved.Name].Credential; c.Version < 2 || c.AccessToken.Reveal() != fmt.Sprintf("access-%d", c.Version) {
 		t.Errorf("the pair saved meanwhile = version %d, %q, want the latest", c.Version, c.AccessToken.Reveal())
@@ -253,21 +253,21 @@ func TestResealGivesWayToOtherWrites(t *testing.T) {
 	}
 }
 
-func TestResealStopsAndContinues(t *testing.T) {
+func TestReencryptStopsAndContinues(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	connections := fillMixed(t, s, 40)
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	enough := errors.New("enough")
 	got, err := s.Reencrypt(t.Context(), func(context.Context, time.Duration) error { return enough })
 	if !errors.Is(err, enough) || got.Records == 0 || got.Records == 40 {
 		t.Fatalf("Reseal that is stopped = %+v, %v, want a part of the records and %v", got, err, enough)
 	}
-	wantUse(t, s, key, map[uint32]int{key.ID: got.Records, old.ID: 40 - got.Records})
+	wantUsage(t, s, key, map[uint32]int{key.ID: got.Records, old.ID: 40 - got.Records})
 	readAll(t, d.another(t), connections)
-	if rest := reseal(t, s); got.Records+rest.Records != 40 {
+	if rest := reencrypt(t, s); got.Records+rest.Records != 40 {
 		t.Errorf("Reseal again = %d records after %d, want 40 in all", rest.Records, got.Records)
 	}
 }
@@ -287,15 +287,15 @@ func damage(t *testing.T, path, statement string) {
 	}
 }
 
-func TestResealLeavesAloneWhatDoesNotOpen(t *testing.T) {
+func TestReencryptSkipsUndecryptableRecords(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	fillMixed(t, s, 10)
 	d.promote(t)
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	damage(t, d.path, `UPDATE credentials SET refresh_token = substr(refresh_token, 1, 20)
 		WHERE connection = (SELECT number FROM connections WHERE name = 'oauth-1')`)
-	if got := reseal(t, s); got != (sqlstore.Reencryption{Records: 9, Undecryptable: 1}) {
+	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 9, Undecryptable: 1}) {
 		t.Errorf("Reseal = %+v, want 9 records and 1 that does not open", got)
 	}
 	if done, err := s.Reencrypted(t.Context()); err != nil || done {
@@ -303,9 +303,9 @@ func TestResealLeavesAloneWhatDoesNotOpen(t *testing.T) {
 	}
 }
 
-// TestResealMovesWhatPeopleBegan: links and attempts to get consent go on under
+// TestReencryptIncludesLinksAndConsents: links and attempts to get consent go on under
 // the new key alone.
-func TestResealMovesWhatPeopleBegan(t *testing.T) {
+func TestReencryptIncludesLinksAndConsents(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	var connections []credstore.Connection
@@ -318,16 +318,16 @@ func TestResealMovesWhatPeopleBegan(t *testing.T) {
 		connections, links = append(connections, c), append(links, beginConsent(t, s, c))
 	}
 	old := d.keyset.Keys()[0]
-	wantUse(t, s, old, map[uint32]int{old.ID: 40})
+	wantUsage(t, s, old, map[uint32]int{old.ID: 40})
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
 		t.Errorf("Retire of a key that links are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
-	if got := reseal(t, s); got != (sqlstore.Reencryption{Records: 120}) {
+	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 120}) {
 		t.Errorf("Reseal = %+v, want a link's token, and a consent's link and verifier, of 40", got)
 	}
-	wantUse(t, s, key, map[uint32]int{key.ID: 40})
+	wantUsage(t, s, key, map[uint32]int{key.ID: 40})
 	if err := s.Retire(t.Context(), old); err != nil {
 		t.Fatalf("Retire: %v", err)
 	}
@@ -364,15 +364,15 @@ func beginConsent(t *testing.T, s credstore.Store, c credstore.Connection) creds
 	return link
 }
 
-// TestResealLeavesLinksAloneThatEnd: what was spent while it was sealed anew
+// TestReencryptSkipsEndedLinks: what was spent while it was sealed anew
 // stays spent.
-func TestResealLeavesLinksAloneThatEnd(t *testing.T) {
+func TestReencryptSkipsEndedLinks(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	c := create(t, s, "acme")
 	first := beginConsent(t, s, c)
 	key := d.promote(t)
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	ended := false
 	_, err := s.Reencrypt(t.Context(), func(ctx context.Context, _ time.Duration) error {
 		if ended {
@@ -394,11 +394,11 @@ func TestResealLeavesLinksAloneThatEnd(t *testing.T) {
 	if _, err := s.TakeConsent(t.Context(), credstore.NewSecret("state of acme"), []byte("browser")); !errors.Is(err, credstore.ErrNotFound) {
 		t.Errorf("TakeConsent once more = %v, want %v", err, credstore.ErrNotFound)
 	}
-	wantUse(t, s, key, map[uint32]int{key.ID: 1})
+	wantUsage(t, s, key, map[uint32]int{key.ID: 1})
 }
 
-// TestLinkThatDoesNotOpenIsMadeAnew: nobody is kept from connecting by it.
-func TestLinkThatDoesNotOpenIsMadeAnew(t *testing.T) {
+// TestUndecryptableLinkIsReplaced: nobody is kept from connecting by it.
+func TestUndecryptableLinkIsReplaced(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	c, other := create(t, s, "acme"), create(t, s, "other")

@@ -60,11 +60,11 @@ func savePair(t *testing.T, s *Store, id, access, refresh string) error {
 	return err
 }
 
-// TestResealSwapsOnlyWhatItHasRead: what others write between the reading of a
+// TestReencryptComparesBeforeItSwaps: what others write between the reading of a
 // record and its sealing stays.
-func TestResealSwapsOnlyWhatItHasRead(t *testing.T) {
+func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 	s, ids := rotated(t, t.TempDir(), 3)
-	key, err := s.stampKey(t.Context())
+	key, err := s.currentKey(t.Context())
 	if err != nil {
 		t.Fatalf("stampKey: %v", err)
 	}
@@ -80,8 +80,8 @@ func TestResealSwapsOnlyWhatItHasRead(t *testing.T) {
 		UPDATE credentials SET access_token = NULL WHERE connection = (SELECT number FROM connections WHERE id = $1)`, ids[1]); err != nil {
 		t.Fatalf("dropping a token: %v", err)
 	}
-	p := pass{key: key}
-	if err := s.resealRecords(t.Context(), &p, read); err != nil || p.done != 1 || p.missed != 2 {
+	p := reencryptionPass{key: key}
+	if err := s.reencryptRecords(t.Context(), &p, read); err != nil || p.done != 1 || p.missed != 2 {
 		t.Errorf("resealRecords = %d done, %d missed, %v, want 1 and 2", p.done, p.missed, err)
 	}
 	for id, want := range map[string]string{ids[0]: "newer", ids[1]: ""} {
@@ -92,9 +92,9 @@ func TestResealSwapsOnlyWhatItHasRead(t *testing.T) {
 	}
 }
 
-// TestResealBesideOthers: several processes may seal anew at once, while pairs
+// TestReencryptConcurrently: several processes may seal anew at once, while pairs
 // are saved.
-func TestResealBesideOthers(t *testing.T) {
+func TestReencryptConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	s, ids := rotated(t, dir, 40)
 	other, err := Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: s.keyset})
@@ -122,7 +122,7 @@ func TestResealBesideOthers(t *testing.T) {
 			t.Errorf("access token = %q, %v, want %q", state.Credential.AccessToken.Reveal(), err, want)
 		}
 	}
-	key, err := s.stampKey(t.Context())
+	key, err := s.currentKey(t.Context())
 	if err != nil {
 		t.Fatalf("stampKey: %v", err)
 	}

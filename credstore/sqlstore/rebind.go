@@ -22,17 +22,17 @@ func Rebind(ctx context.Context, c Config) (before credstore.Binding, err error)
 		return before, fmt.Errorf("opening %s: %w", c.name(), err)
 	}
 	s := newStore(c, database, log)
-	before, err = s.restamp(ctx, c.Binding)
+	before, err = s.rebind(ctx, c.Binding)
 	if err = errors.Join(err, s.Close()); err != nil {
 		return before, fmt.Errorf("stamping %s anew: %w", c.name(), err)
 	}
 	return before, nil
 }
 
-func (s *Store) restamp(ctx context.Context, stamp credstore.Binding) (before credstore.Binding, err error) {
-	row, err := readStamp(ctx, s.dialect.readers())
+func (s *Store) rebind(ctx context.Context, stamp credstore.Binding) (before credstore.Binding, err error) {
+	row, err := readBinding(ctx, s.dialect.readers())
 	if errors.Is(err, sql.ErrNoRows) {
-		row, err = s.stampOnce(ctx, stamp)
+		row, err = s.bindOnce(ctx, stamp)
 	}
 	if err != nil {
 		return before, s.failure("reading the store's stamp", err)
@@ -40,13 +40,13 @@ func (s *Store) restamp(ctx context.Context, stamp credstore.Binding) (before cr
 	if err := s.checkKeyset(row); err != nil {
 		return before, err
 	}
-	return row.stamp, s.write(ctx, "writing the stamp", func(tx *sql.Tx) error {
+	return row.binding, s.write(ctx, "writing the stamp", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE store SET environment = $1, auth_url = $2, client_id = $3`,
 			stamp.Environment, stamp.AuthURL, stamp.ClientID)
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM facts WHERE name <> $1 AND name NOT LIKE $2`, factResealed, factReplaced+"%")
+		_, err = tx.ExecContext(ctx, `DELETE FROM facts WHERE name <> $1 AND name NOT LIKE $2`, factReencrypted, factReplaced+"%")
 		return err
 	})
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
-func TestRestamp(t *testing.T) {
+func TestRebind(t *testing.T) {
 	d := made(t)
 	c := d.config()
 	c.Binding.AuthURL, c.Binding.ClientID = "http://127.0.0.1:2", "client-2"
@@ -30,7 +30,7 @@ func TestRestamp(t *testing.T) {
 	}
 }
 
-func TestRestampNeedsTheKeyset(t *testing.T) {
+func TestRebindNeedsTheKeyset(t *testing.T) {
 	d := made(t)
 	c := d.config()
 	c.Keyset = openKeyset(t, filepath.Join(t.TempDir(), "other.json"))
@@ -41,9 +41,9 @@ func TestRestampNeedsTheKeyset(t *testing.T) {
 	d.open(t)
 }
 
-// TestRestampForgetsFacts: what is known of one authorization server says
+// TestRebindDeletesFacts: what is known of one authorization server says
 // nothing about another.
-func TestRestampForgetsFacts(t *testing.T) {
+func TestRebindDeletesFacts(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	if err := s.SetFact(t.Context(), "known", "yes"); err != nil {
@@ -51,7 +51,7 @@ func TestRestampForgetsFacts(t *testing.T) {
 	}
 	old := d.keyset.Keys()[0]
 	d.promote(t)
-	rekey(t, s, false, sqlstore.RotationDone)
+	rotate(t, s, false, sqlstore.RotationDone)
 	if _, err := sqlstore.Rebind(t.Context(), d.config()); err != nil {
 		t.Fatalf("Restamp: %v", err)
 	}
@@ -62,5 +62,5 @@ func TestRestampForgetsFacts(t *testing.T) {
 	if _, err := credstore.PromoteKey(d.keysetPath(), old.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
-	rekey(t, s, false, sqlstore.RotationBehind)
+	rotate(t, s, false, sqlstore.RotationBehind)
 }

@@ -52,9 +52,9 @@ func testWatch(t *testing.T, data Data) {
 	await(t, "a creation", reports, c.ID)
 	save(t, other, next(parentOf(t, other, c.ID), "2"))
 	await(t, "a save", reports, c.ID)
-	setBack(t, other, c.ID, setback(false))
+	recordFailure(t, other, c.ID, failure(false))
 	await(t, "a setback", reports, c.ID)
-	condemn(t, other, parentOf(t, other, c.ID), false)
+	requireReauthorization(t, other, parentOf(t, other, c.ID), false)
 	await(t, "a condemnation", reports, c.ID)
 	if err := other.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}); err != nil {
 		t.Fatalf("Identify: %v", err)

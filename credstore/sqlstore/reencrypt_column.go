@@ -9,19 +9,19 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// sealedColumn is where something sealed stands: in a column of a table with a
+// encryptedColumn is where something sealed stands: in a column of a table with a
 // column connection, in the row that the key names. The label is that of the
 // seal.
-type sealedColumn struct {
+type encryptedColumn struct {
 	table, key, column, label string
 }
 
-// columnsBeside are the sealed columns beside those of credentials, in which a
+// columnsOutsideCredentials are the sealed columns beside those of credentials, in which a
 // row has no version: what it holds is only ever replaced by what opens to the
 // same, or removed.
-func columnsBeside() []sealedColumn {
-	return []sealedColumn{
-		{"links", "token_hash", "token", columnLink},
+func columnsOutsideCredentials() []encryptedColumn {
+	return []encryptedColumn{
+		{"links", "token_hash", "token", linkTokenLabel},
 		{"consents", "state_hash", "link", columnConsentLink},
 		{"consents", "state_hash", "verifier", columnConsentVerifier},
 	}
@@ -34,15 +34,15 @@ type cell struct {
 	sealed []byte
 }
 
-// resealColumn seals what is under another key anew, a few at a time.
-func (s *Store) resealColumn(ctx context.Context, p *pass, c sealedColumn, pause func(context.Context, time.Duration) error) error {
+// reencryptColumn seals what is under another key anew, a few at a time.
+func (s *Store) reencryptColumn(ctx context.Context, p *reencryptionPass, c encryptedColumn, pause func(context.Context, time.Duration) error) error {
 	for after := []byte{}; ; {
 		began := s.now()
 		cells, err := s.oldCells(ctx, c, p.key, after)
 		if err != nil || len(cells) == 0 {
 			return err
 		}
-		if err := s.resealCells(ctx, p, c, cells); err != nil {
+		if err := s.reencryptCells(ctx, p, c, cells); err != nil {
 			return err
 		}
 		after = cells[len(cells)-1].key
@@ -52,7 +52,7 @@ func (s *Store) resealColumn(ctx context.Context, p *pass, c sealedColumn, pause
 	}
 }
 
-func (s *Store) oldCells(ctx context.Context, c sealedColumn, key credstore.Key, after []byte) (cells []cell, err error) {
+func (s *Store) oldCells(ctx context.Context, c encryptedColumn, key credstore.Key, after []byte) (cells []cell, err error) {
 	err = s.each(ctx, func(rows *sql.Rows) error {
 		var found cell
 		err := rows.Scan(&found.key, &found.id, &found.sealed)
@@ -61,21 +61,21 @@ func (s *Store) oldCells(ctx context.Context, c sealedColumn, key credstore.Key,
 	}, fmt.Sprintf(`
 		SELECT %[2]s, id, %[3]s FROM %[1]s JOIN connections ON number = connection
 		WHERE %[2]s > $2 AND substr(%[3]s, 1, 5) <> $1 ORDER BY %[2]s LIMIT $3`, c.table, c.key, c.column),
-		credstore.CiphertextPrefix(key.ID), after, resealBatch)
+		credstore.CiphertextPrefix(key.ID), after, reencryptBatchSize)
 	return cells, s.failure("looking for what is under an old key", err)
 }
 
-func (s *Store) resealCells(ctx context.Context, p *pass, c sealedColumn, cells []cell) error {
+func (s *Store) reencryptCells(ctx context.Context, p *reencryptionPass, c encryptedColumn, cells []cell) error {
 	var done, missed, unopened int
 	err := s.write(ctx, "sealing anew", func(tx *sql.Tx) error {
 		done, missed, unopened = 0, 0, 0
 		for _, old := range cells {
-			secret, err := s.open(old.id, c.label, old.sealed)
+			secret, err := s.decrypt(old.id, c.label, old.sealed)
 			if err != nil {
 				unopened++
 				continue
 			}
-			replaced, err := s.resealCell(ctx, tx, c, old, secret)
+			replaced, err := s.reencryptCell(ctx, tx, c, old, secret)
 			if err != nil {
 				return err
 			}
@@ -90,14 +90,14 @@ func (s *Store) resealCells(ctx context.Context, p *pass, c sealedColumn, cells 
 	if err != nil {
 		return err
 	}
-	p.done, p.missed, p.unopened = p.done+done, p.missed+missed, p.unopened+unopened
+	p.done, p.missed, p.undecryptable = p.done+done, p.missed+missed, p.undecryptable+unopened
 	return nil
 }
 
-// resealCell is a compare-and-swap. It reports false if the cell is not as it
+// reencryptCell is a compare-and-swap. It reports false if the cell is not as it
 // was read.
-func (s *Store) resealCell(ctx context.Context, tx *sql.Tx, c sealedColumn, old cell, secret credstore.Secret) (bool, error) {
-	sealed, err := s.seal(ctx, tx, old.id, c.label, secret)
+func (s *Store) reencryptCell(ctx context.Context, tx *sql.Tx, c encryptedColumn, old cell, secret credstore.Secret) (bool, error) {
+	sealed, err := s.encrypt(ctx, tx, old.id, c.label, secret)
 	if err != nil {
 		return false, err
 	}

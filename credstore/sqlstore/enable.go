@@ -72,7 +72,7 @@ func (s *Store) Export(ctx context.Context, id string) (state credstore.State, e
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
 	run := func(f func(*sql.Tx) error) error { return s.change(ctx, "exporting a connection", id, f) }
-	err = s.whileHeld(ctx, l, id, run, func(tx *sql.Tx, held *lease) error {
+	err = s.withLease(ctx, l, id, run, func(tx *sql.Tx, held *lease) error {
 		if _, err := takeFence(ctx, tx, held); err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func (s *Store) Export(ctx context.Context, id string) (state credstore.State, e
 		if err != nil {
 			return err
 		}
-		state, err = s.readOpened(ctx, tx, id)
+		state, err = s.readDecrypted(ctx, tx, id)
 		return err
 	})
 	return state, err

@@ -15,31 +15,31 @@ import (
 // canary is sealed into every store; whoever opens it has the right keyset.
 const canary = "the keyset opens this store"
 
-// stampRow is the row of the table store.
-type stampRow struct {
+// bindingRow is the row of the table store.
+type bindingRow struct {
 	id          string
-	stamp       credstore.Binding
+	binding     credstore.Binding
 	fingerprint string
 	canary      []byte
 }
 
-// checkStamp compares what the store was made for with what it is opened for.
+// checkBinding compares what the store was made for with what it is opened for.
 // It stamps a new store, and adds a client id to one that had none.
-func (s *Store) checkStamp(ctx context.Context, want credstore.Binding) error {
-	row, err := readStamp(ctx, s.dialect.readers())
+func (s *Store) checkBinding(ctx context.Context, want credstore.Binding) error {
+	row, err := readBinding(ctx, s.dialect.readers())
 	if errors.Is(err, sql.ErrNoRows) {
-		row, err = s.stampOnce(ctx, want)
+		row, err = s.bindOnce(ctx, want)
 	}
 	if err != nil {
 		return s.failure("reading the store's stamp", err)
 	}
-	if err := compareStamps(row.stamp, want); err != nil {
+	if err := compareBindings(row.binding, want); err != nil {
 		return err
 	}
 	if err := s.checkKeyset(row); err != nil {
 		return err
 	}
-	if row.stamp.ClientID != "" || want.ClientID == "" {
+	if row.binding.ClientID != "" || want.ClientID == "" {
 		return nil
 	}
 	return s.write(ctx, "recording the OAuth client id", func(tx *sql.Tx) error {
@@ -52,15 +52,15 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-func readStamp(ctx context.Context, q querier) (r stampRow, err error) {
+func readBinding(ctx context.Context, q querier) (r bindingRow, err error) {
 	err = q.QueryRowContext(ctx, `SELECT id, environment, auth_url, client_id, key_fingerprint, canary FROM store`).
-		Scan(&r.id, &r.stamp.Environment, &r.stamp.AuthURL, &r.stamp.ClientID, &r.fingerprint, &r.canary)
+		Scan(&r.id, &r.binding.Environment, &r.binding.AuthURL, &r.binding.ClientID, &r.fingerprint, &r.canary)
 	return r, err
 }
 
-// stampOnce stamps the store unless somebody else has just done so, and returns
+// bindOnce stamps the store unless somebody else has just done so, and returns
 // the stamp it has then.
-func (s *Store) stampOnce(ctx context.Context, stamp credstore.Binding) (r stampRow, err error) {
+func (s *Store) bindOnce(ctx context.Context, stamp credstore.Binding) (r bindingRow, err error) {
 	id, key := rand.Text(), s.keyset.Fingerprint()
 	sealed, err := s.keyset.EncryptWith(key, canaryLabel(id), []byte(canary))
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *Store) stampOnce(ctx context.Context, stamp credstore.Binding) (r stamp
 		if err != nil {
 			return err
 		}
-		r, err = readStamp(ctx, tx)
+		r, err = readBinding(ctx, tx)
 		return err
 	})
 	if err == nil && r.id == id {
@@ -85,7 +85,7 @@ func (s *Store) stampOnce(ctx context.Context, stamp credstore.Binding) (r stamp
 
 func canaryLabel(id string) string { return credstore.AssociatedData(id, "canary") }
 
-func compareStamps(have, want credstore.Binding) error {
+func compareBindings(have, want credstore.Binding) error {
 	for _, part := range []struct{ what, have, want, hint string }{
 		{"environment", have.Environment, want.Environment, "environment"},
 		{"authorization server", have.AuthURL, want.AuthURL, "upstream.auth_url"},
@@ -103,7 +103,7 @@ func compareStamps(have, want credstore.Binding) error {
 	return nil
 }
 
-func (s *Store) checkKeyset(row stampRow) error {
+func (s *Store) checkKeyset(row bindingRow) error {
 	const hint = "use the keyset that the store was made with, from its backup if need be"
 	if !s.keyset.Contains(row.fingerprint) {
 		return &credstore.SetupError{

@@ -43,7 +43,7 @@ func TestConsentMayOutlastItsLink(t *testing.T) {
 			c := mustCreate(t, s, newOAuth("acme"))
 			link := mustOpenLink(t, s, c.ID)
 			*now = now.Add(test.after)
-			s.tidy(t.Context())
+			s.prune(t.Context())
 			l, err := s.Acquire(t.Context(), c.ID, "me")
 			if err != nil {
 				t.Fatalf("Acquire: %v", err)
@@ -56,7 +56,7 @@ func TestConsentMayOutlastItsLink(t *testing.T) {
 	}
 }
 
-func TestLinksAndConsentsAreForgottenLater(t *testing.T) {
+func TestLinksAndConsentsArePruned(t *testing.T) {
 	s, now := clockedStore(t)
 	c := mustCreate(t, s, newOAuth("acme"))
 	link := mustOpenLink(t, s, c.ID)
@@ -75,10 +75,10 @@ func TestLinksAndConsentsAreForgottenLater(t *testing.T) {
 		{"at once", 0, 1, 1, 1},
 		{"after the consent", credstore.ConsentTimeout, 1, 1, 0},
 		{"after the link", time.Hour + credstore.ConsentTimeout, 1, 0, 0},
-		{"much later", time.Hour + linkRemembered, 0, 0, 0},
+		{"much later", time.Hour + linkRetention, 0, 0, 0},
 	} {
 		*now = start.Add(test.after)
-		s.tidy(t.Context())
+		s.prune(t.Context())
 		var links, tokens, consents int
 		err := s.dialect.readers().QueryRowContext(t.Context(), `
 			SELECT count(*), count(token), (SELECT count(*) FROM consents) FROM links`).Scan(&links, &tokens, &consents)
@@ -92,7 +92,7 @@ func TestLinksAndConsentsAreForgottenLater(t *testing.T) {
 	}
 }
 
-func TestOldEventsAreForgotten(t *testing.T) {
+func TestOldEventsArePruned(t *testing.T) {
 	s, now := clockedStore(t)
 	if _, err := s.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
 		t.Fatalf("Subscribe: %v", err)
@@ -109,7 +109,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 		want, queued int
 	}{{credstore.EventRetention - time.Second, 3, 1}, {credstore.EventRetention, 0, 0}} {
 		*now = start.Add(test.after)
-		s.tidy(t.Context())
+		s.prune(t.Context())
 		page, err := s.History(t.Context(), c.ID, "", 0)
 		if err != nil || len(page.Events) != test.want {
 			t.Errorf("events after %v = %d, %v, want %d", test.after, len(page.Events), err, test.want)
@@ -121,18 +121,18 @@ func TestOldEventsAreForgotten(t *testing.T) {
 	}
 }
 
-// TestTidyingIsBounded: however much there is to forget, it takes no more than
+// TestPruningIsBounded: however much there is to forget, it takes no more than
 // its share at a time, and goes on the next time.
-func TestTidyingIsBounded(t *testing.T) {
+func TestPruningIsBounded(t *testing.T) {
 	s, now := clockedStore(t)
 	const more = 300
 	mustExec(t, s.dialect.writer(), `
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
 		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
-		SELECT i, i, 'c', 0, 't', 1, 'a', 's', 'r', 1, '', '' FROM n`, choreBatch*choreRounds+more)
+		SELECT i, i, 'c', 0, 't', 1, 'a', 's', 'r', 1, '', '' FROM n`, pruneBatchSize*maxPruneBatches+more)
 	for _, want := range []int{more, 0} {
-		*now = now.Add(tidyEvery)
-		s.tidyAtTimes(t.Context())
+		*now = now.Add(pruneInterval)
+		s.pruneIfDue(t.Context())
 		var left int
 		if err := s.dialect.readers().QueryRowContext(t.Context(), `SELECT count(*) FROM events`).Scan(&left); err != nil || left != want {
 			t.Errorf("old events left = %d, %v, want %d", left, err, want)
