@@ -216,13 +216,13 @@ func (s *stage) askOthers(ctx context.Context) error {
 func (s *stage) stop(ctx context.Context) error {
 	var seen struct {
 		Refreshes         int `json:"refreshes"`
-		MostPresentations int `json:"most_presentations"`
+		MaxTimesSent int `json:"max_times_sent"`
 	}
 	if err := s.control(ctx, http.MethodGet, "counters", nil, &seen); err != nil {
 		return err
 	}
-	s.explain("Pleo counted %d refreshes, and presentations of any one refresh token: %d. Everything stops.", seen.Refreshes, seen.MostPresentations)
-	if seen.Refreshes < 2 || seen.MostPresentations != 1 {
+	s.explain("Pleo counted %d refreshes, and presentations of any one refresh token: %d. Everything stops.", seen.Refreshes, seen.MaxTimesSent)
+	if seen.Refreshes < 2 || seen.MaxTimesSent != 1 {
 		return errors.New("there should have been two refreshes or more, and no refresh token used twice")
 	}
 	return s.end()

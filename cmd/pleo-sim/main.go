@@ -1,5 +1,7 @@
-// Pleo-sim is a Pleo to develop against: it plays the authorization server and
-// the API, and lets a test or a demo set what goes wrong. See pleo-sim --help.
+// Pleo-sim serves a simulated Pleo to develop and test against.
+//
+// It serves the authorization server, the API and an endpoint to control them
+// and to inject faults. See pleo-sim --help.
 package main
 
 import (
@@ -12,7 +14,7 @@ import (
 
 func main() { os.Exit(run()) }
 
-// run runs the program until it is told to stop, and returns its exit status.
+// run runs the program until a signal stops it and returns its exit status.
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -21,7 +21,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// start runs the program until the test ends and returns its first line.
+// start runs the program until the test ends and returns its ready line.
 func start(t *testing.T, args ...string) ready {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
@@ -33,13 +33,13 @@ func start(t *testing.T, args ...string) ready {
 	ended := make(chan error, 1)
 	go func() {
 		err := cmd.ExecuteContext(ctx)
-		_ = in.CloseWithError(err) // wakes the reader below if there is no line
+		_ = in.CloseWithError(err) // unblocks the reader below if no line was printed
 		ended <- err
 	}()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
-			t.Errorf("the program ended with %v, want no error", err)
+			t.Errorf("the program ended with error %v, want none", err)
 		}
 	})
 	text, err := bufio.NewReader(out).ReadBytes('\n')
@@ -67,7 +67,7 @@ func status(t *testing.T, method, url, body string) int {
 	return resp.StatusCode
 }
 
-func TestOnePortForAll(t *testing.T) {
+func TestOnePortForEverything(t *testing.T) {
 	line := start(t)
 	if line.AuthURL != line.APIURL || line.ControlURL != line.APIURL {
 		t.Errorf("URLs = %+v, want one", line)
@@ -82,7 +82,7 @@ func TestOnePortForAll(t *testing.T) {
 	}
 }
 
-func TestPortsOfTheirOwn(t *testing.T) {
+func TestSeparatePorts(t *testing.T) {
 	line := start(t, "--auth-listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0")
 	if got := status(t, "GET", line.AuthURL+"/oauth/authorize", ""); got != 400 {
 		t.Errorf("GET /oauth/authorize = %d, want 400", got)
@@ -132,7 +132,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestFlagsWinOverTheFile(t *testing.T) {
+func TestFlagsOverrideTheFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sim.json")
 	if err := os.WriteFile(file, []byte(simulator.ExampleSettings()), 0o600); err != nil {
 		t.Fatal(err)
@@ -147,18 +147,18 @@ func TestFlagsWinOverTheFile(t *testing.T) {
 	}
 }
 
-// TestEveryFlagHasAnEffect finds flags that nobody reads.
+// TestEveryFlagHasAnEffect finds flags that are not applied to the settings.
 func TestEveryFlagHasAnEffect(t *testing.T) {
 	values := map[string]string{
 		"client-id": "c", "client-secret": "s", "redirect-uri": "http://127.0.0.1/cb", "access-token-lifetime": "7s",
 		"refresh-token-lifetime": "7h", "code-lifetime": "7s", "grace": "7s", "latency": "7ms", "client-auth": "post",
-		"consent": "page", "expires-in": "string", "reuse": "refuse", "old-access-token": "survives",
-		"refusal-code": "invalid_grant", "refusal-status": "401", "unauthorized-body": "empty", "introspection": "absent",
+		"consent": "page", "expires-in": "string", "reuse": "reject", "old-access-token": "survives",
+		"rejection-code": "invalid_grant", "rejection-status": "401", "unauthorized-body": "empty", "introspection": "absent",
 	}
 	var none, all options
 	noFlags, allFlags := &cobra.Command{}, &cobra.Command{}
-	none.addPleoFlags(noFlags)
-	all.addPleoFlags(allFlags)
+	none.addSettingsFlags(noFlags)
+	all.addSettingsFlags(allFlags)
 	for name, value := range values {
 		if err := allFlags.Flags().Set(name, value); err != nil {
 			t.Errorf("--%s %s: %v", name, value, err)
@@ -174,7 +174,7 @@ func TestEveryFlagHasAnEffect(t *testing.T) {
 	}
 	for name, value := range values {
 		if !strings.Contains(string(text), strings.TrimSuffix(value, "h")) {
-			t.Errorf("--%s %s does not show in %s", name, value, text)
+			t.Errorf("--%s %s has no effect on %s", name, value, text)
 		}
 	}
 	if settings, err := none.settings(noFlags); err != nil || len(settings.Clients) != 0 {
@@ -192,11 +192,11 @@ func TestWrongUsage(t *testing.T) {
 		{"unknown flag", []string{"--nope"}, "unknown flag"},
 		{"argument", []string{"now"}, "unknown command"},
 		{"missing file", []string{"--settings", missing}, "opening the settings"},
-		{"bad word", []string{"--reuse", "forgive"}, "oauth.reuse"},
-		{"bad fault", []string{"--fault", "{"}, "reading --fault"},
-		{"impossible fault", []string{"--fault", `{"kind":"explode"}`}, "explode"},
+		{"invalid value", []string{"--reuse", "forgive"}, "oauth.reuse"},
+		{"malformed fault", []string{"--fault", "{"}, "reading --fault"},
+		{"invalid fault", []string{"--fault", `{"kind":"explode"}`}, "explode"},
 		{"certificate without key", []string{"--tls-cert", missing}, "--tls-cert"},
-		{"bad log level", []string{"--log-level", "loud"}, "--log-level"},
+		{"invalid log level", []string{"--log-level", "loud"}, "--log-level"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -231,11 +231,11 @@ func TestSettingsCommandPrintsTheExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := simulator.ReadSettings(&out); err != nil {
-		t.Errorf("the example cannot be read: %v", err)
+		t.Errorf("reading the example: %v", err)
 	}
 }
 
-func TestHelpNamesEveryControlCall(t *testing.T) {
+func TestHelpListsTheControlEndpoint(t *testing.T) {
 	doc, err := os.ReadFile("../../internal/simulator/control.go")
 	if err != nil {
 		t.Fatal(err)
@@ -247,7 +247,7 @@ func TestHelpNamesEveryControlCall(t *testing.T) {
 		}
 		name, _, quoted := strings.Cut(rest, `"`)
 		if found && quoted && !strings.Contains(longHelp, "/_control/"+strings.Split(name, "/{")[0]) {
-			t.Errorf("--help does not name /_control/%s", name)
+			t.Errorf("--help does not list /_control/%s", name)
 		}
 	}
 }

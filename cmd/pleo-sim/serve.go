@@ -18,7 +18,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// shutdownTimeout is how long requests under way may take when the program ends.
+// shutdownTimeout is how long requests in flight may take once the program stops.
 const shutdownTimeout = 2 * time.Second
 
 func newLogger(level string, w io.Writer) (*zap.Logger, error) {
@@ -31,21 +31,20 @@ func newLogger(level string, w io.Writer) (*zap.Logger, error) {
 	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(zapcore.AddSync(w)), parsed)), nil
 }
 
-// listener is one listener and what it serves.
+// listener is a listener with its server, which uses TLS if it has a TLSConfig.
 type listener struct {
-	listener net.Listener
-	server   *http.Server // over TLS if it has a TLSConfig
+	net.Listener
+	server *http.Server
 }
 
-// url is where the site is reached.
-func (s listener) url() string {
-	if s.server.TLSConfig != nil {
-		return "https://" + s.listener.Addr().String()
+func (l listener) url() string {
+	if l.server.TLSConfig != nil {
+		return "https://" + l.Addr().String()
 	}
-	return "http://" + s.listener.Addr().String()
+	return "http://" + l.Addr().String()
 }
 
-// ready is the line that tells that the program is ready.
+// ready is the line that the program prints when it is ready.
 type ready struct {
 	APIURL       string              `json:"api_url"`
 	AuthURL      string              `json:"auth_url"`
@@ -57,95 +56,95 @@ type ready struct {
 	Keys         []simulator.Key     `json:"keys"`
 }
 
-// serve runs the simulator until the context ends.
+// serve serves the simulator until the context ends.
 func (o *options) serve(ctx context.Context, sim *simulator.Simulator, out io.Writer) error {
-	sites, line, err := o.open(ctx, sim)
+	listeners, line, err := o.open(ctx, sim)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, s := range sites {
-		g.Go(s.run)
+	for _, l := range listeners {
+		g.Go(l.serve)
 	}
 	g.Go(func() error {
 		if err := json.NewEncoder(out).Encode(line); err != nil {
-			return fmt.Errorf("telling that the simulator is ready: %w", err)
+			return fmt.Errorf("printing the ready line: %w", err)
 		}
 		return nil
 	})
 	g.Go(func() error {
 		<-ctx.Done()
 		sim.Close()
-		shutDown(sites)
+		shutDown(listeners)
 		return nil
 	})
 	return g.Wait()
 }
 
-func (s listener) run() error {
-	serve := func() error { return s.server.Serve(s.listener) }
-	if s.server.TLSConfig != nil {
-		serve = func() error { return s.server.ServeTLS(s.listener, "", "") }
+func (l listener) serve() error {
+	serve := func() error { return l.server.Serve(l.Listener) }
+	if l.server.TLSConfig != nil {
+		serve = func() error { return l.server.ServeTLS(l.Listener, "", "") }
 	}
 	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving %s: %w", s.url(), err)
+		return fmt.Errorf("serving %s: %w", l.url(), err)
 	}
 	return nil
 }
 
-// shutDown lets requests under way finish, for a moment.
-func shutDown(sites []listener) {
+// shutDown lets requests in flight finish within shutdownTimeout.
+func shutDown(listeners []listener) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout) // the program's own has ended
 	defer cancel()
-	for _, s := range sites {
-		if err := s.server.Shutdown(ctx); err != nil {
-			_ = s.server.Close() // what is left is cut off
+	for _, l := range listeners {
+		if err := l.server.Shutdown(ctx); err != nil {
+			_ = l.server.Close() // aborts what is left
 		}
-		_ = s.listener.Close() // it may not have been served yet
+		_ = l.Close() // it may not have been served yet
 	}
 }
 
-// open listens on all addresses and tells where the three parts are. What has
-// no address of its own is served together.
+// open opens all listeners and returns the line to print. Parts without an address
+// of their own share the first listener.
 func (o *options) open(ctx context.Context, sim *simulator.Simulator) ([]listener, ready, error) {
-	secure, err := o.tlsConfig()
+	tlsConfig, err := o.tlsConfig()
 	if err != nil {
 		return nil, ready{}, err
 	}
-	main, err := listen(ctx, o.listen, sim.Handler(), secure)
+	main, err := listen(ctx, o.listen, sim.Handler(), tlsConfig)
 	if err != nil {
 		return nil, ready{}, err
 	}
-	sites := []listener{main}
+	listeners := []listener{main}
 	client := sim.DefaultClient()
 	line := ready{
 		APIURL: main.url(), AuthURL: main.url(), ControlURL: main.url(),
 		ClientID: client.ID, ClientSecret: client.Secret, RedirectURIs: client.RedirectURIs,
 		Companies: sim.Companies(), Keys: sim.Keys(),
 	}
-	for _, own := range []struct {
-		address string
-		handler http.Handler
-		secure  *tls.Config
-		url     *string
+	for _, part := range []struct {
+		address   string
+		handler   http.Handler
+		tlsConfig *tls.Config
+		url       *string
 	}{
-		{o.authListen, sim.AuthorizationServer(), secure, &line.AuthURL},
+		{o.authListen, sim.AuthorizationServer(), tlsConfig, &line.AuthURL},
 		{o.controlListen, sim.Control(), nil, &line.ControlURL},
 	} {
-		if own.address == "" {
+		if part.address == "" {
 			continue
 		}
-		s, err := listen(ctx, own.address, own.handler, own.secure)
+		l, err := listen(ctx, part.address, part.handler, part.tlsConfig)
 		if err != nil {
-			shutDown(sites)
+			shutDown(listeners)
 			return nil, ready{}, err
 		}
-		sites, *own.url = append(sites, s), s.url()
+		listeners, *part.url = append(listeners, l), l.url()
 	}
-	return sites, line, nil
+	return listeners, line, nil
 }
 
-// tlsConfig returns nil where no certificate is given.
+// tlsConfig returns nil if no certificate is given.
 func (o *options) tlsConfig() (*tls.Config, error) {
 	if o.tlsCert == "" && o.tlsKey == "" {
 		return nil, nil
@@ -157,13 +156,11 @@ func (o *options) tlsConfig() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-func listen(ctx context.Context, address string, h http.Handler, secure *tls.Config) (listener, error) {
+func listen(ctx context.Context, address string, h http.Handler, tlsConfig *tls.Config) (listener, error) {
 	var config net.ListenConfig
 	ln, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
-		return listener{}, fmt.Errorf("opening %s: %w", address, err)
+		return listener{}, fmt.Errorf("listening on %s: %w", address, err)
 	}
-	server := simulator.NewServer(h)
-	server.TLSConfig = secure
-	return listener{simulator.RecordHeads(ln), server}, nil
+	return listener{ln, &http.Server{Handler: h, TLSConfig: tlsConfig, ReadHeaderTimeout: 30 * time.Second}}, nil
 }

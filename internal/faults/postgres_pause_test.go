@@ -18,7 +18,7 @@ func pausedPastLease(r *run) {
 			r.Parallel()
 			// A server that refuses a spent token and does not end the grant: whose
 			// request comes late through the network is not for the proxy to say.
-			w := r.newEnv(simulator.Settings{OAuth: simulator.OAuthSettings{Reuse: "refuse"}},
+			w := r.newEnv(simulator.Settings{OAuth: simulator.OAuthSettings{Reuse: "reject"}},
 				`proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
 			before, connections := w.connectExpired(1), w.connectExpired(half)
 			holder, other := w.serve(), w.replica(1)

@@ -7,47 +7,38 @@ import (
 	"strings"
 )
 
-// route is one call of the API. Scope is what the credential must hold; empty:
-// any credential will do.
+// apiServer is the API.
+type apiServer struct{ sim *Simulator }
+
+// route is one endpoint of the API.
 type route struct {
 	pattern string
-	scope   string
-	handle  func(*Simulator, call) response
+	scope   string // that the credential must have; empty: none
+	handle  func(call) response
 }
 
-func routes() []route {
+const introspectPattern = "GET /v1/introspect"
+
+func (a *apiServer) routes() []route {
 	return []route{
-		{introspectPattern, "", (*Simulator).getIntrospect},
-		{"GET /v1/installations/me", "", (*Simulator).getInstallation},
-		{"POST /v1/installations/me", "", (*Simulator).createInstallation},
-		{"PUT /v1/installations/me", "", (*Simulator).updateInstallation},
-		{"DELETE /v1/installations/me", "", (*Simulator).deleteInstallation},
-		{"POST /v1/installations/me:activate", "", (*Simulator).activateInstallation},
-		{"PUT /v1/installations/completions", "", (*Simulator).activateInstallation},
-		{"GET /v2/employees", "users:read", (*Simulator).listEmployees},
-		{"GET /v2/employees/{id}", "users:read", (*Simulator).getEmployee},
-		{"GET /v1/companies", "companies:read", (*Simulator).listCompanies},
-		{"GET /v1/companies/{id}", "companies:read", (*Simulator).getCompany},
-		{"GET /v3/export-jobs", "export-jobs:read", (*Simulator).listExportJobs},
-		{"POST /v3/export-jobs", "export-jobs:write", (*Simulator).createExportJob},
-		{"GET /v3/export-jobs/{id}", "export-jobs:read", (*Simulator).getExportJob},
-		{"GET /v3/export-jobs/{id}/items", "export-jobs:read", (*Simulator).listExportJobItems},
-		{"PUT /v3/export-jobs/{id}/items", "export-jobs:write", (*Simulator).updateExportJobItems},
-		{"POST /v3/export-job-events", "export-jobs:write", (*Simulator).createExportJobEvent},
-		{"GET /v3/export-items", "export-items:read", (*Simulator).listExportItems},
-		{"POST /v2/accounting-entries:enrich", "accounting-entries:write", (*Simulator).enrich},
-		{"/", "", (*Simulator).notFound},
+		{introspectPattern, "", a.introspect},
+		{"GET /v1/installations/me", "", a.getInstallation},
+		{"DELETE /v1/installations/me", "", a.deleteInstallation},
+		{"GET /v2/employees", "users:read", a.listEmployees},
+		{"GET /v2/employees/{id}", "users:read", a.getEmployee},
+		{"GET /v1/companies", "companies:read", a.listCompanies},
+		{"GET /v1/companies/{id}", "companies:read", a.getCompany},
+		{"/", "", func(call) response { return exception(http.StatusNotFound, "NOT_FOUND", "no such endpoint") }},
 	}
 }
 
-// API serves the API of the package documentation's list, and /echo.
-func (s *Simulator) API() http.Handler {
+func (a *apiServer) handler() http.Handler {
 	mux := http.NewServeMux()
-	for _, rt := range routes() {
-		mux.HandleFunc(rt.pattern, s.routeHandler(rt))
+	for _, rt := range a.routes() {
+		mux.HandleFunc(rt.pattern, a.routeHandler(rt))
 	}
-	// Outside the mux, which would redirect the odd paths that /echo is for.
-	echo := s.routeHandler(route{handle: (*Simulator).echo})
+	// Not in the mux, which would redirect the unusual paths that /echo is for.
+	echo := a.routeHandler(route{handle: echo})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/echo" || strings.HasPrefix(r.URL.Path, "/echo/") {
 			echo(w, r)
@@ -57,167 +48,141 @@ func (s *Simulator) API() http.Handler {
 	})
 }
 
-func (s *Simulator) notFound(call) response {
-	return exception(http.StatusNotFound, "NOT_FOUND", "no such call")
-}
-
-// call is one request to the API by a known credential.
+// call is one request to the API with a valid credential.
 type call struct {
 	r      *http.Request
 	query  url.Values
 	caller caller
 }
 
-// caller is whom a credential stands for.
+// caller is the owner of a credential.
 type caller struct {
-	method      string // OAUTH2 or API_KEY, as /v1/introspect says it
+	method      string // OAUTH2 or API_KEY, as in /v1/introspect
 	scheme      string // of the Authorization field
 	clientID    string // the OAuth client, or the id of the key
 	application string
-	subject     subject
+	company     string // id
 	scopes      []string
 	grant       string // id; empty for keys
 	key         string // id; empty for grants
 }
 
-// id names the grant or the key; empty: neither is known.
-func (p caller) id() string { return p.grant + p.key }
+// id returns the id of the grant or key; empty: the credential is unknown.
+func (c caller) id() string { return c.grant + c.key }
 
-// owner names whom installations belong to.
-func (p caller) owner() installationOwner { return installationOwner{p.clientID, p.subject} }
-
-const introspectPattern = "GET /v1/introspect"
-
-// routeHandler makes a handler of a route: it finds the credential, lets the faults
-// act and counts.
-func (s *Simulator) routeHandler(rt route) http.HandlerFunc {
-	return s.handler(func(r *http.Request, _ string) response {
+// routeHandler returns the handler of a route. It authenticates the request,
+// applies faults and counts.
+func (a *apiServer) routeHandler(rt route) http.HandlerFunc {
+	s := a.sim
+	return s.respond(func(r *http.Request, _ string) response {
 		if rt.pattern == introspectPattern {
 			s.counts.update(func(n *Counters) { n.APIIntrospections++ })
 		}
-		who, known := s.authenticate(r)
+		who, ok := a.authenticate(r)
 		end := s.counts.beginAPI(who.id())
-		acting := s.faults.take(faultTarget{target: TargetAPI, path: r.URL.Path, id: who.id(), subject: who.subject})
-		re := s.newExchange(s.unauthorized, func() response {
-			if !known {
-				return s.unauthorized()
+		res := exchange{now: s.now, latency: s.settings.Latency, unauthorized: a.unauthorized, commit: func() response {
+			if !ok {
+				return a.unauthorized()
 			}
-			return s.authorizeCall(rt, call{r: r, query: r.URL.Query(), caller: who})
-		}).run(r.Context(), acting)
-		end(re.outcome())
-		return re
+			return a.authorize(rt, call{r: r, query: r.URL.Query(), caller: who})
+		}}.run(r.Context(), s.faults.take(faultTarget{target: TargetAPI, path: r.URL.Path, id: who.id()}))
+		end(res.outcome())
+		return res
 	})
 }
 
-// authorizeCall answers a call if its credential may make it.
-func (s *Simulator) authorizeCall(rt route, c call) response {
-	foreign := s.namesForeignCompany(c)
-	if foreign || s.expectsOther(c) {
-		s.counts.wrongCompany(c.caller.id())
+// authorize carries out a call if its credential permits it.
+func (a *apiServer) authorize(rt route, c call) response {
+	foreign := namesForeignCompany(c)
+	if foreign || expectsOtherCompany(c) {
+		a.sim.counts.wrongCompany(c.caller.id())
 	}
-	if foreign && rt.pattern != "" { // /echo tells what came, whatever it was
-		return s.forbidden("the credential does not belong to this company")
+	if foreign && rt.pattern != "" { // /echo shows any request
+		return forbidden("the credential does not belong to this company")
 	}
 	if rt.scope != "" && !slices.Contains(c.caller.scopes, rt.scope) {
-		return s.forbidden("the credential lacks the scope " + rt.scope)
+		return forbidden("the credential lacks the scope " + rt.scope)
 	}
-	return rt.handle(s, c)
+	return rt.handle(c)
 }
 
-// ExpectCompanyHeader names the header field in which a test may say which
-// company it means a request for; another one is counted, not refused.
+// ExpectCompanyHeader is the header field in which a test names the company that
+// it expects a request to be made for. A mismatch is counted, not rejected.
 const ExpectCompanyHeader = "Simulator-Expect-Company"
 
-func (s *Simulator) expectsOther(c call) bool {
+func expectsOtherCompany(c call) bool {
 	expected := c.r.Header.Get(ExpectCompanyHeader)
-	return expected != "" && expected != c.caller.subject.company
+	return expected != "" && expected != c.caller.company
 }
 
-// namesForeignCompany reports whether the query names a company or organisation
-// that the credential is not for. Pleo spells the parameter in several ways.
-func (s *Simulator) namesForeignCompany(c call) bool {
+// namesForeignCompany reports whether the query names a company that the
+// credential is not for. Pleo spells the parameter in two ways.
+func namesForeignCompany(c call) bool {
 	named := slices.Concat(c.query["company_id"], c.query["companyId"])
-	for _, id := range named {
-		company, err := s.directory.company(id)
-		if err != nil || company.ID != id || !c.caller.subject.covers(company) {
-			return true
-		}
-	}
-	for _, id := range c.query["organization_id"] {
-		ofOrganisation := func(company Company) bool { return company.OrganisationID == id }
-		if !slices.ContainsFunc(s.directory.companiesOf(c.caller.subject), ofOrganisation) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(named, func(id string) bool { return id != c.caller.company })
 }
 
-// authenticate finds whose credential a request carries: a token as Bearer, or
-// a key as the user name of Basic with an empty password. A dead token is not
-// accepted, but its grant is told, for the counts.
-func (s *Simulator) authenticate(r *http.Request) (who caller, ok bool) {
+// authenticate returns the owner of a request's credential: an access token as
+// Bearer, or a key as the user name of Basic with an empty password. For an
+// access token that is no longer valid it returns the owner too, for the
+// counters.
+func (a *apiServer) authenticate(r *http.Request) (who caller, ok bool) {
 	fields := r.Header.Values("Authorization")
 	if len(fields) != 1 {
-		s.counts.update(func(c *Counters) { c.AuthorizationNotOnce++ })
+		a.sim.counts.update(func(c *Counters) { c.AuthorizationNotOnce++ })
 		return caller{}, false
 	}
 	scheme, value, _ := strings.Cut(fields[0], " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		return s.bearer(value)
+		return a.authenticateToken(value)
 	}
-	user, password, err := splitBasic(fields[0])
+	user, password, err := parseBasic(fields[0])
 	if err != nil || password != "" {
 		return caller{}, false
 	}
-	k, ok := s.directory.liveKey(user, s.now())
+	k, ok := a.sim.directory.validKey(user, a.sim.now())
 	return caller{
 		method: "API_KEY", scheme: "Basic", clientID: k.ID, application: k.Kind, key: k.ID,
-		subject: subject{company: k.Company, organisation: k.Organisation}, scopes: k.Scopes,
+		company: k.Company, scopes: k.Scopes,
 	}, ok
 }
 
-func (s *Simulator) bearer(token string) (who caller, ok bool) {
-	h, ok := s.grants.accessOwner(token, s.now())
-	who = caller{
-		method: "OAUTH2", scheme: "Bearer", clientID: h.clientID,
-		subject: h.subject, scopes: h.scopes, grant: h.grant,
+func (a *apiServer) authenticateToken(token string) (who caller, ok bool) {
+	t := a.sim.grants.lookUp(token, a.sim.now())
+	if t.kind != "access_token" {
+		return caller{}, false
 	}
-	if client, err := s.directory.client(h.clientID); err == nil {
+	who = caller{
+		method: "OAUTH2", scheme: "Bearer", clientID: t.clientID,
+		company: t.company, scopes: t.scopes, grant: t.grant,
+	}
+	if client, err := a.sim.directory.client(t.clientID); err == nil {
 		who.application = client.Name
 	}
-	return who, ok
+	return who, t.active
 }
 
-func (s *Simulator) unauthorized() response {
-	a := s.settings.Load().API
-	re := errorResponse(a.UnauthorizedBody, http.StatusUnauthorized, "UNAUTHORIZED", "JWT is expired")
-	if a.WWWAuthenticate {
-		re = re.with("WWW-Authenticate", `Bearer realm="pleo", error="invalid_token"`)
-	}
-	return re
-}
-
-func (s *Simulator) forbidden(why string) response {
-	return errorResponse(s.settings.Load().API.ForbiddenBody, http.StatusForbidden, "ACCESS_DENIED", why)
-}
-
-// errorResponse answers an error in one of the three styles of body.
-func errorResponse(style string, status int, code, message string) response {
-	switch style {
+func (a *apiServer) unauthorized() response {
+	const message = "JWT is expired"
+	switch a.sim.settings.API.UnauthorizedBody {
 	case "empty":
-		return response{status: status}
+		return response{status: http.StatusUnauthorized}
 	case "plain":
-		return textResponse(status, message)
+		return textResponse(http.StatusUnauthorized, message)
 	}
-	return exception(status, code, message)
+	return exception(http.StatusUnauthorized, "UNAUTHORIZED", message)
 }
 
-// data wraps a document the way most of Pleo's calls do.
+func forbidden(message string) response {
+	return exception(http.StatusForbidden, "ACCESS_DENIED", message)
+}
+
+// data wraps a document as most of Pleo's endpoints do.
 type data struct {
 	Data any `json:"data"`
 }
 
-// identity is the answer of GET /v1/introspect.
+// identity is the response of GET /v1/introspect.
 type identity struct {
 	AuthMethod      string `json:"authMethod"`
 	ClientID        string `json:"clientId"`
@@ -226,9 +191,9 @@ type identity struct {
 	SubjectURN      string `json:"subjectURN,omitempty"`
 }
 
-func (s *Simulator) getIntrospect(c call) response {
+func (a *apiServer) introspect(c call) response {
 	return jsonResponse(http.StatusOK, data{identity{
 		AuthMethod: c.caller.method, ClientID: c.caller.clientID, Scope: strings.Join(c.caller.scopes, " "),
-		ApplicationName: c.caller.application, SubjectURN: c.caller.subject.urn(),
+		ApplicationName: c.caller.application, SubjectURN: subjectURN(c.caller.company),
 	}})
 }

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"html/template"
 	"net/http"
 	"net/url"
@@ -9,188 +10,169 @@ import (
 	"time"
 )
 
-// authorizationRequest is what an authorization request asks for (RFC 6749
-// section 4.1.1, RFC 7636 section 4.3).
+// authorizationRequest is an authorization request (RFC 6749 section 4.1.1, RFC
+// 7636 section 4.3) of a known client with a registered redirect URI.
 type authorizationRequest struct {
+	query       url.Values
 	client      Client
 	redirectURI string
-	state       string
-	challenge   string
 	scopes      []string
 }
 
 // authorize is the authorization endpoint.
-func (s *Simulator) authorize(r *http.Request, _ string) response {
-	return s.consent(r, r.URL.Query(), s.settings.Load().OAuth.Consent)
+func (a *authServer) authorize(r *http.Request, _ string) response {
+	return a.consent(r, r.URL.Query(), a.sim.settings.OAuth.Consent)
 }
 
-// decide takes the decision that the person made on the page.
-func (s *Simulator) decide(r *http.Request, _ string) response {
-	form, bad := readForm(r)
-	if bad != nil {
-		return *bad
+// decide handles the decision that the customer made on the consent page.
+func (a *authServer) decide(r *http.Request, _ string) response {
+	form, problem := readForm(r)
+	if problem != "" {
+		return invalidRequest(problem)
 	}
 	decision := "deny"
 	if form.Get("decision") == "allow" {
 		decision = "auto"
 	}
-	return s.consent(r, form, decision)
+	return a.consent(r, form, decision)
 }
 
-func (s *Simulator) consent(r *http.Request, q url.Values, decision string) response {
-	req, bad := s.readAuthorization(q)
-	if bad != nil {
-		return *bad
+func (a *authServer) consent(r *http.Request, q url.Values, decision string) response {
+	// Without a known client and a registered URI the browser must not be
+	// redirected (RFC 6749 section 4.1.2.1).
+	client, err := a.sim.directory.client(q.Get("client_id"))
+	if err != nil {
+		return textResponse(http.StatusBadRequest, "unknown client_id")
 	}
-	if code, why := req.check(q); code != "" {
-		return req.redirect(url.Values{"error": {code}, "error_description": {why}})
+	if !slices.Contains(client.RedirectURIs, q.Get("redirect_uri")) {
+		return textResponse(http.StatusBadRequest, "redirect_uri is not one of those registered for the client")
+	}
+	req := authorizationRequest{
+		query: q, client: client, redirectURI: q.Get("redirect_uri"), scopes: strings.Fields(q.Get("scope")),
+	}
+	if len(req.scopes) == 0 {
+		req.scopes = client.Scopes
+	}
+	if code, description := req.check(); code != "" {
+		return req.redirectError(code, description)
 	}
 	switch decision {
 	case "page":
-		return s.consentPage(q, req)
+		return a.consentPage(req)
 	case "deny":
-		return req.redirect(url.Values{"error": {"access_denied"}, "error_description": {"the customer refused"}})
+		return req.redirectError("access_denied", "the customer denied access")
 	}
-	return s.allow(r, q, req)
+	return a.allow(r, req)
 }
 
-// readAuthorization finds the client and where it may be answered. Without
-// these nobody is redirected (RFC 6749 section 4.1.2.1).
-func (s *Simulator) readAuthorization(q url.Values) (authorizationRequest, *response) {
-	client, err := s.directory.client(q.Get("client_id"))
-	if err != nil {
-		re := textResponse(http.StatusBadRequest, "unknown client_id")
-		return authorizationRequest{}, &re
-	}
-	if !slices.Contains(client.RedirectURIs, q.Get("redirect_uri")) {
-		re := textResponse(http.StatusBadRequest, "redirect_uri is not one of those registered for the client")
-		return authorizationRequest{}, &re
-	}
-	return authorizationRequest{
-		client: client, redirectURI: q.Get("redirect_uri"), state: q.Get("state"),
-		challenge: q.Get("code_challenge"), scopes: strings.Fields(q.Get("scope")),
-	}, nil
-}
-
-// check tells what else is wrong, as an error code and a description.
-func (a *authorizationRequest) check(q url.Values) (code, why string) {
-	for name, values := range q {
-		if len(values) > 1 {
-			return "invalid_request", name + " occurs more than once"
-		}
+// check returns an error code and its description, or an empty code if the
+// request is valid.
+func (req *authorizationRequest) check() (code, description string) {
+	q := req.query
+	if name := repeatedParameter(q); name != "" {
+		return "invalid_request", name + " occurs more than once"
 	}
 	if q.Get("response_type") != "code" {
 		return "unsupported_response_type", "response_type must be code"
 	}
-	if a.challenge == "" && !a.client.PKCEOptional {
+	challenge := q.Get("code_challenge")
+	if challenge == "" && !req.client.PKCEOptional {
 		return "invalid_request", "code_challenge is missing"
 	}
-	if a.challenge != "" && (q.Get("code_challenge_method") != "S256" || len(a.challenge) != 43) {
-		return "invalid_request", "code_challenge must be of method S256"
+	if challenge != "" && (q.Get("code_challenge_method") != "S256" || len(challenge) != 43) {
+		return "invalid_request", "code_challenge must use the method S256"
 	}
-	for _, scope := range a.scopes {
-		if !slices.Contains(a.client.Scopes, scope) {
-			return "invalid_scope", "the client may not ask for " + scope
+	for _, scope := range req.scopes {
+		if !slices.Contains(req.client.Scopes, scope) {
+			return "invalid_scope", "the client may not request " + scope
 		}
-	}
-	if len(a.scopes) == 0 {
-		a.scopes = a.client.Scopes
 	}
 	return "", ""
 }
 
+func (req *authorizationRequest) redirectError(code, description string) response {
+	return req.redirect(url.Values{"error": {code}, "error_description": {description}})
+}
+
 // redirect sends the browser back to the client.
-func (a *authorizationRequest) redirect(answer url.Values) response {
-	target, err := url.Parse(a.redirectURI)
+func (req *authorizationRequest) redirect(parameters url.Values) response {
+	target, err := url.Parse(req.redirectURI)
 	if err != nil {
-		return textResponse(http.StatusBadRequest, "redirect_uri cannot be read")
+		return textResponse(http.StatusBadRequest, "redirect_uri is malformed")
 	}
 	q := target.Query()
-	for name, values := range answer {
+	for name, values := range parameters {
 		q[name] = values
 	}
-	if a.state != "" {
-		q.Set("state", a.state)
+	if state := req.query.Get("state"); state != "" {
+		q.Set("state", state)
 	}
 	target.RawQuery = q.Encode()
 	return response{status: http.StatusFound}.with("Location", target.String())
 }
 
-// allow gives a code for the company that the request names, or the first one.
-func (s *Simulator) allow(r *http.Request, q url.Values, req authorizationRequest) response {
-	company, err := s.consentingCompany(q)
+// allow redirects with a code for the company that the request names, or the
+// first one.
+func (a *authServer) allow(r *http.Request, req authorizationRequest) response {
+	company, err := a.consentingCompany(req.query)
 	if err != nil {
-		return req.redirect(url.Values{"error": {"invalid_request"}, "error_description": {err.Error()}})
+		return req.redirectError("invalid_request", err.Error())
 	}
-	o := s.settings.Load().OAuth
-	given := subject{company: company.ID}
-	if o.SubjectType == "organisation" {
-		given = subject{organisation: company.OrganisationID}
-	}
+	o := a.sim.settings.OAuth
 	if len(o.GrantScopes) > 0 {
 		req.scopes = slices.DeleteFunc(slices.Clone(req.scopes), func(scope string) bool { return !slices.Contains(o.GrantScopes, scope) })
 	}
-	answer := url.Values{"code": {s.grants.issueCode(code{
-		spec:        grantSpec{clientID: req.client.ID, subject: given, scopes: req.scopes},
-		redirectURI: req.redirectURI, challenge: req.challenge,
-		expiresAt: s.now().Add(o.CodeLifetime.or(time.Minute)),
+	parameters := url.Values{"code": {a.sim.grants.issueCode(code{
+		spec:        grantSpec{clientID: req.client.ID, company: company.ID, scopes: req.scopes},
+		redirectURI: req.redirectURI, challenge: req.query.Get("code_challenge"),
+		expiresAt: a.sim.now().Add(o.CodeLifetime.or(time.Minute)),
 	})}}
 	if o.IssuerInCallback {
-		answer.Set("iss", issuerOf(r))
+		scheme := "http://"
+		if r.TLS != nil {
+			scheme = "https://"
+		}
+		parameters.Set("iss", scheme+r.Host)
 	}
-	if o.SubjectInCallback {
-		answer.Set("urn_pleo_params_oauth_subject", given.urn())
-	}
-	return req.redirect(answer)
+	return req.redirect(parameters)
 }
 
-// issuerOf names the authorization server by the address it was reached at.
-func issuerOf(r *http.Request) string {
-	if r.TLS != nil {
-		return "https://" + r.Host
-	}
-	return "http://" + r.Host
-}
-
-// consentingCompany is the one of the parameter sim_company (id or name) or of
-// Pleo's urn_pleo_params_oauth_subject, else the first.
-func (s *Simulator) consentingCompany(q url.Values) (Company, error) {
-	if named := q.Get("sim_company"); named != "" {
-		return s.directory.company(named)
+// consentingCompany returns the company that the parameter sim_company (id or
+// name) or Pleo's urn_pleo_params_oauth_subject names, or else the first one.
+func (a *authServer) consentingCompany(q url.Values) (Company, error) {
+	if name := q.Get("sim_company"); name != "" {
+		return a.sim.directory.company(name)
 	}
 	if urn := q.Get("urn_pleo_params_oauth_subject"); urn != "" {
-		return s.directory.company(strings.TrimPrefix(urn, "urn:pleo:company:"))
+		return a.sim.directory.company(strings.TrimPrefix(urn, subjectURN("")))
 	}
-	return s.directory.allCompanies()[0], nil
+	return a.sim.directory.allCompanies()[0], nil
 }
 
-// consentTemplate parses the page. It is parsed for each page: there are few,
-// and none is in a hurry.
-func consentTemplate() *template.Template {
-	return template.Must(template.New("consent").Parse(`<!doctype html>
+const consentTemplate = `<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Simulated Pleo</title>
 <style>body{font:16px system-ui;max-width:32rem;margin:4rem auto;padding:0 1rem}button{font:inherit;padding:.5rem 1.5rem}</style>
 <h1>Simulated Pleo</h1>
-<p><strong>{{.Client}}</strong> wants to connect and asks for:</p>
+<p><strong>{{.Client}}</strong> requests access:</p>
 <ul>{{range .Scopes}}<li>{{.}}</li>{{end}}</ul>
 <form method="post" action="/oauth/authorize">
 {{range $name, $values := .Hidden}}<input type="hidden" name="{{$name}}" value="{{index $values 0}}">
 {{end}}<p><label>Company: <select name="sim_company">{{range .Companies}}<option value="{{.ID}}">{{.Name}}</option>{{end}}</select></label></p>
 <p><button name="decision" value="allow">Allow</button> <button name="decision" value="deny">Deny</button></p>
-</form></html>`))
-}
+</form></html>`
 
-func (s *Simulator) consentPage(q url.Values, req authorizationRequest) response {
+func (a *authServer) consentPage(req authorizationRequest) response {
 	hidden := url.Values{}
-	for name, values := range q {
+	for name, values := range req.query {
 		if name != "sim_company" && name != "decision" {
 			hidden[name] = values
 		}
 	}
 	var page strings.Builder
-	err := consentTemplate().Execute(&page, map[string]any{
-		"Client": cmpOr(req.client.Name, req.client.ID), "Scopes": req.scopes,
-		"Hidden": hidden, "Companies": s.directory.allCompanies(),
+	// Parsed for each page: they are few.
+	err := template.Must(template.New("consent").Parse(consentTemplate)).Execute(&page, map[string]any{
+		"Client": cmp.Or(req.client.Name, req.client.ID), "Scopes": req.scopes,
+		"Hidden": hidden, "Companies": a.sim.directory.allCompanies(),
 	})
 	if err != nil {
 		return textResponse(http.StatusInternalServerError, err.Error())

@@ -8,14 +8,15 @@ import (
 	"time"
 )
 
-// code is an authorization code: single use, bound to the client, the redirect
-// URI and the PKCE challenge of the authorization request.
+// code is an authorization code. It can be redeemed once, and is bound to the
+// client, the redirect URI and the PKCE challenge of the authorization request.
 type code struct {
 	spec        grantSpec
 	redirectURI string
 	challenge   string // S256; empty: the request had none
 	expiresAt   time.Time
-	grant       string // that it was redeemed for; empty: not yet
+	redeemed    bool
+	grant       string // id of the grant that it was redeemed for
 }
 
 // redemption is a token request with an authorization code.
@@ -26,43 +27,47 @@ type redemption struct {
 	verifier    string
 }
 
-// issueCode keeps a code and returns its value.
-func (l *grantStore) issueCode(c code) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// issueCode stores a code and returns its value.
+func (s *grantStore) issueCode(c code) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	value := "sim-code." + random(24)
-	l.codes[value] = &c
+	s.codes[value] = &c
 	return value
 }
 
-// redeem gives a grant for a code. A code that comes twice revokes what it was
-// redeemed for (RFC 6749 section 4.1.2); one that comes wrong is spent too.
-func (l *grantStore) redeem(r redemption, o OAuthSettings, now time.Time) (tokenPair, error) {
-	c, err := l.takeCode(r, now)
+// redeem issues a grant for a code. A code that is sent a second time revokes the
+// grant that it was redeemed for (RFC 6749 section 4.1.2).
+func (s *grantStore) redeem(r redemption, o OAuthSettings, now time.Time) (tokenPair, error) {
+	c, err := s.takeCode(r, now)
 	if err != nil {
 		return tokenPair{}, err
 	}
-	pair := l.issue(c.spec, o, now)
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	pair := s.issue(c.spec, o, now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	c.grant = pair.grant
 	return pair, nil
 }
 
-func (l *grantStore) takeCode(r redemption, now time.Time) (*code, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c, ok := l.codes[r.code]
-	if !ok || c.spec.clientID != r.clientID {
+// takeCode marks a code as redeemed, even if the request turns out to be invalid.
+func (s *grantStore) takeCode(r redemption, now time.Time) (*code, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.codes[r.code]
+	if c == nil || c.spec.clientID != r.clientID {
 		return nil, fmt.Errorf("%w: the code is unknown", errRejected)
 	}
-	if c.expiresAt.IsZero() {
-		l.revokeLocked("its code was presented twice", func(g *grant) bool { return g.id == c.grant })
+	if c.redeemed {
+		for _, g := range s.grants {
+			if g.id == c.grant {
+				g.revoke("its code was sent again")
+			}
+		}
 		return nil, fmt.Errorf("%w: the code has been used", errRejected)
 	}
-	expired := !now.Before(c.expiresAt)
-	c.expiresAt = time.Time{} // spent from here on
-	if expired {
+	c.redeemed = true
+	if !now.Before(c.expiresAt) {
 		return nil, fmt.Errorf("%w: the code has expired", errRejected)
 	}
 	if c.redirectURI != r.redirectURI {

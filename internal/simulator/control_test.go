@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// control sends a request to the control endpoint and reads the answer into
+// control sends a request to the control endpoint and decodes the response into
 // into, unless that is nil.
 func (b *env) control(method, path, body string, wantStatus int, into any) {
 	b.t.Helper()
@@ -50,7 +50,7 @@ func TestControlGrants(t *testing.T) {
 	b.wantStatus(b.refresh(next), 400)
 }
 
-func TestControlGrantWithoutBodyMakesACompany(t *testing.T) {
+func TestControlGrantWithoutBodyAddsACompany(t *testing.T) {
 	b := newEnv(t, Settings{})
 	before := len(b.Companies())
 	var g Grant
@@ -91,7 +91,7 @@ func TestControlKillsAccessTokens(t *testing.T) {
 	} {
 		b := newEnv(t, Settings{})
 		g, other := b.grant(GrantRequest{}), b.grant(GrantRequest{})
-		var killed affected
+		var killed struct{ Tokens int }
 		b.control("POST", "access-tokens/kill", selection(g), 200, &killed)
 		if killed.Tokens != 1 {
 			t.Errorf("%s: killed %d tokens, want 1", name, killed.Tokens)
@@ -116,7 +116,7 @@ func TestControlRevokes(t *testing.T) {
 		body string
 		want int
 	}{{`{"grant":"g1"}`, 1}, {`{"company_id":"` + grants[1].Company + `"}`, 1}, {"{}", 2}} {
-		var got revoked
+		var got struct{ Grants int }
 		b.control("POST", "grants/revoke", step.body, 200, &got)
 		if got.Grants != step.want {
 			t.Errorf("%s revoked %d grants, want %d", step.body, got.Grants, step.want)
@@ -132,7 +132,7 @@ func TestControlExpiresRefreshTokens(t *testing.T) {
 	b.control("POST", "refresh-tokens/expire", `{"grant":"`+g.ID+`"}`, 200, nil)
 	b.wantToken(g.AccessToken, 200)
 	b.wantStatus(b.refresh(g.RefreshToken), 400)
-	b.wantToken(g.AccessToken, 401) // the use of an expired token revoked the grant
+	b.wantToken(g.AccessToken, 401) // the expired refresh token revoked the grant
 }
 
 func TestControlFaults(t *testing.T) {
@@ -167,7 +167,7 @@ func TestControlCounters(t *testing.T) {
 		TokenRequests: map[string]int{"200": 1, "400": 1}, Introspections: map[string]int{"200": 2}, APIRequests: map[string]int{"401": 1},
 		Refreshes: 1, Rejections: 1, MaxTimesSent: 2, APIIntrospections: 1,
 		RefreshTokens: map[string]TokenCounters{
-			hashOf(g.RefreshToken): {Grant: g.ID, State: "spent", TimesSent: 2},
+			hashOf(g.RefreshToken): {Grant: g.ID, State: "used", TimesSent: 2},
 			hashOf(next):           {Grant: g.ID, State: "revoked", Introspections: 1},
 			hashOf("unknown"):      {State: "unknown", Introspections: 1},
 		},
@@ -187,62 +187,6 @@ func TestControlCounters(t *testing.T) {
 	if c := b.Counters(); c.MaxTimesSent != 0 || len(c.RefreshTokens) != 0 || len(c.TokenRequests) != 0 {
 		t.Errorf("counters after the reset = %+v, want none", c)
 	}
-}
-
-func TestControlSettings(t *testing.T) {
-	b := newEnv(t, Settings{OAuth: OAuthSettings{Omit: []string{"scope"}, ClientAuth: []string{"basic"}}})
-	var got Settings
-	b.control("PATCH", "settings", `{"oauth":{"omit":["token_type"],"reuse":"refuse"},"latency":0.001}`, 200, &got)
-	want := Settings{
-		Latency: Duration(time.Millisecond),
-		OAuth:   OAuthSettings{Omit: []string{"token_type"}, Reuse: "refuse", ClientAuth: []string{"basic"}},
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("settings (-want +got):\n%s", diff)
-	}
-	a := b.refresh(b.grant(GrantRequest{}).RefreshToken)
-	if a.member("token_type") != nil || a.member("scope") == nil {
-		t.Errorf("answer = %s, want no token_type", a.body)
-	}
-	b.control("PATCH", "settings", `{"oauth":{"reuse":"forgive"}}`, 400, nil)
-	b.control("PATCH", "settings", `{"typo":1}`, 400, nil)
-	b.control("GET", "settings", "", 200, &got)
-	if got.OAuth.Reuse != "refuse" {
-		t.Errorf("reuse = %q after a refused change, want refuse", got.OAuth.Reuse)
-	}
-}
-
-func TestControlClients(t *testing.T) {
-	b := newEnv(t, Settings{})
-	g := b.grant(GrantRequest{})
-	b.control("POST", "clients", `{"id":"`+DefaultClientID+`","secret":"rotated"}`, 200, nil)
-	b.wantStatus(b.refresh(g.RefreshToken), 401)
-	b.control("POST", "clients", `{"secret":"x"}`, 400, nil)
-}
-
-func TestControlEvents(t *testing.T) {
-	b := newEnv(t, Settings{})
-	g := b.grant(GrantRequest{})
-	var got struct {
-		Events []Event `json:"events"`
-		Last   int64   `json:"last"`
-	}
-	b.control("GET", "events?after=0", "", 200, &got)
-	if len(got.Events) != 0 {
-		t.Fatalf("events = %v, want none", got.Events)
-	}
-	refreshed := make(chan struct{})
-	go func() {
-		defer close(refreshed)
-		_, _ = b.form("/oauth/token", refreshForm(g.RefreshToken)) // seen by its event
-	}()
-	b.control("GET", "events?after=0&wait=10s&phase=committed&grant="+g.ID, "", 200, &got)
-	<-refreshed
-	if len(got.Events) != 1 || got.Events[0].Phase != PhaseCommitted {
-		t.Errorf("events = %+v, want the commit", got.Events)
-	}
-	b.control("GET", "events?wait=soon", "", 400, nil)
-	b.control("GET", "events?after=x", "", 400, nil)
 }
 
 func TestControlIsForLocalPrograms(t *testing.T) {
@@ -276,34 +220,34 @@ func TestControlIsForLocalPrograms(t *testing.T) {
 
 func TestUnknownThings(t *testing.T) {
 	b := newEnv(t, Settings{})
-	for _, body := range []string{`{"company":"nobody"}`, `{"client_id":"nobody"}`} {
+	for _, body := range []string{`{"company":"unknown"}`, `{"client_id":"unknown"}`} {
 		b.control("POST", "grants", body, http.StatusNotFound, nil)
 	}
-	b.control("POST", "keys", `{"company":"nobody"}`, http.StatusNotFound, nil)
+	b.control("POST", "keys", `{"company":"unknown"}`, http.StatusNotFound, nil)
 	b.control("POST", "keys", `{"kind":"golden","company":"x"}`, http.StatusBadRequest, nil)
-	b.control("POST", "companies", mustJSON(t, Company{Name: b.Companies()[0].Name}), http.StatusBadRequest, nil)
+	b.control("POST", "companies", `{"name":"`+b.Companies()[0].Name+`"}`, http.StatusBadRequest, nil)
 }
 
 func TestSettingsMistakesAreReportedAtOnce(t *testing.T) {
 	_, err := New(Config{Settings: Settings{
-		Latency: -1, API: APISettings{ForbiddenBody: "loud", NoInstallationStatus: 500},
+		Latency: -1, API: APISettings{UnauthorizedBody: "loud"},
 		OAuth: OAuthSettings{ClientAuth: []string{"guess"}, Omit: []string{"access_token"}, RejectionStatus: 200},
 	}})
 	if err == nil {
 		t.Fatal("New succeeded")
 	}
-	for _, part := range []string{"latency", "api.forbidden_body", "api.no_installation_status", "oauth.client_auth", "oauth.omit", "oauth.refusal_status"} {
+	for _, part := range []string{"latency", "api.unauthorized_body", "oauth.client_auth", "oauth.omit", "oauth.rejection_status"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("error %q does not name %s", err, part)
 		}
 	}
 }
 
-func TestWorldMistakesAreReported(t *testing.T) {
+func TestDirectoryMistakesAreReported(t *testing.T) {
 	for name, s := range map[string]Settings{
-		"two companies of a name":  {Companies: []Company{{Name: "A"}, {Name: "A"}}},
-		"client without id":        {Clients: []Client{{Secret: "s"}}},
-		"key of an unknown entity": {Keys: []Key{{Company: "nobody"}}},
+		"two companies with one name": {Companies: []Company{{Name: "A"}, {Name: "A"}}},
+		"client without id":           {Clients: []Client{{Secret: "s"}}},
+		"key of an unknown company":   {Keys: []Key{{Company: "unknown"}}},
 	} {
 		if _, err := New(Config{Settings: s}); err == nil {
 			t.Errorf("%s: New succeeded", name)
@@ -324,7 +268,7 @@ func TestExampleSettingsShowEveryMember(t *testing.T) {
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
 			if !strings.Contains(ExampleSettings(), `"`+name+`":`) {
-				t.Errorf("the example lacks %s of %s", name, typ.Name())
+				t.Errorf("the example does not contain %s of %s", name, typ.Name())
 			}
 		}
 	}
@@ -338,7 +282,7 @@ func TestReadSettingsIsStrict(t *testing.T) {
 	}
 }
 
-func TestTheWorldIsTheSameInEveryRun(t *testing.T) {
+func TestCompaniesAreTheSameInEveryRun(t *testing.T) {
 	if diff := cmp.Diff(newEnv(t, Settings{}).Companies(), newEnv(t, Settings{}).Companies()); diff != "" {
 		t.Errorf("companies differ between runs:\n%s", diff)
 	}

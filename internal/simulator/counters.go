@@ -5,65 +5,66 @@ import (
 	"sync"
 )
 
-// Counters is what the simulator has seen since it started or since the
-// counters were reset. Tokens appear by the SHA-256 of their value, in
+// Counters is what the simulator has counted since it started or since the
+// counters were reset. Tokens appear as the SHA-256 of their value in
 // hexadecimal.
 type Counters struct {
 	// TokenRequests, Introspections (of the authorization server) and
-	// APIRequests count answers by status, or by how the connection was ended:
-	// "dropped", "reset", "cut", "cutreset".
+	// APIRequests count responses by status code, or by how the connection was
+	// closed: "dropped", "reset", "cut", "cut_reset".
 	TokenRequests  map[string]int `json:"token_requests"`
 	Introspections map[string]int `json:"introspections"`
 	APIRequests    map[string]int `json:"api_requests"`
 
-	Refreshes  int `json:"refreshes"` // rotations that were committed, answered or not
-	Rejections int `json:"refusals"`  // refresh tokens that were refused
-	Exchanges  int `json:"exchanges"` // codes that were redeemed
+	Refreshes  int `json:"refreshes"`  // committed, with or without a response
+	Rejections int `json:"rejections"` // of refresh tokens
+	Exchanges  int `json:"exchanges"`  // of codes
 
-	// APIIntrospections counts GET /v1/introspect, however it was answered.
+	// APIIntrospections counts GET /v1/introspect, whatever the response.
 	APIIntrospections int `json:"api_introspections"`
-	// WrongCompany counts API requests that named a company that their
-	// credential does not belong to.
+	// WrongCompany counts API requests that named another company than that of
+	// their credential.
 	WrongCompany int `json:"wrong_company"`
-	// AuthorizationNotOnce counts API requests with no or several Authorization
-	// header fields.
+	// AuthorizationNotOnce counts API requests without, or with more than one,
+	// Authorization header field.
 	AuthorizationNotOnce int `json:"authorization_not_once"`
 
-	// MaxTimesSent of any one refresh token.
-	MaxTimesSent int `json:"most_presentations"`
+	// MaxTimesSent is the highest TimesSent of all refresh tokens.
+	MaxTimesSent int `json:"max_times_sent"`
 
-	RefreshTokens map[string]TokenCounters `json:"refresh_tokens"` // hash → counts
-	Grants        map[string]GrantCounters `json:"grants"`         // id → counts
-	Keys          map[string]GrantCounters `json:"keys"`           // id → counts
+	RefreshTokens map[string]TokenCounters `json:"refresh_tokens"` // hash → counters
+	Grants        map[string]GrantCounters `json:"grants"`         // id → counters
+	Keys          map[string]GrantCounters `json:"keys"`           // id → counters
 }
 
-// TokenCounters is what happened to one refresh token.
+// TokenCounters counts what happened to one refresh token.
 type TokenCounters struct {
 	Grant          string `json:"grant,omitempty"` // empty: never issued here
-	State          string `json:"state"`           // active, spent, expired, revoked or unknown
-	TimesSent      int    `json:"presentations"`   // in token requests, answered or not
+	State          string `json:"state"`           // active, used, expired, revoked or unknown
+	TimesSent      int    `json:"times_sent"`      // to the token endpoint, with or without a response
 	Introspections int    `json:"introspections"`
 }
 
-// GrantCounters is what happened to one grant, or with one key.
+// GrantCounters counts what happened to one grant or key.
 type GrantCounters struct {
-	RefreshTokensSent    int            `json:"presentations"` // of any of its refresh tokens
+	RefreshTokensSent    int            `json:"refresh_tokens_sent"`
 	Refreshes            int            `json:"refreshes"`
 	Introspections       int            `json:"introspections"`
-	APIRequests          map[string]int `json:"api_requests"` // by status
-	MaxRefreshesInFlight int            `json:"most_refreshes_in_flight"`
-	MaxAPIInFlight       int            `json:"most_api_in_flight"`
+	APIRequests          map[string]int `json:"api_requests"` // by status code
+	MaxRefreshesInFlight int            `json:"max_refreshes_in_flight"`
+	MaxAPIInFlight       int            `json:"max_api_in_flight"`
 	WrongCompany         int            `json:"wrong_company"`
 
 	refreshesInFlight int
 	apiInFlight       int
 }
 
-// counts keeps the counters. All methods may be called at once.
+// counts holds the counters. It is safe for concurrent use.
 type counts struct {
-	mu sync.Mutex // guards c and the values of its maps
+	mu sync.Mutex // guards c and the values of the maps
 	c  Counters
-	// tokens and grants hold what c's maps show; keys lie among the grants.
+	// tokens and grants become the maps of c in a snapshot. Keys are among the
+	// grants.
 	tokens map[string]*TokenCounters
 	grants map[string]*GrantCounters
 }
@@ -74,7 +75,7 @@ func newCounts() *counts {
 	return c
 }
 
-// reset sets all counters to zero, but for what is in flight.
+// reset sets all counters to zero, except for requests in flight.
 func (c *counts) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,8 +116,8 @@ func (c *counts) token(hash, grant string) *TokenCounters {
 	return t
 }
 
-// beginRefresh counts the presentation of a refresh token. The returned
-// function is called when it has been answered.
+// beginRefresh counts a refresh token that was sent. The caller calls end when the
+// request has been handled.
 func (c *counts) beginRefresh(hash, grant string) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,7 +138,7 @@ func (c *counts) beginRefresh(hash, grant string) (end func()) {
 	}
 }
 
-// refreshed counts what became of a refresh.
+// refreshed counts the result of a refresh.
 func (c *counts) refreshed(grant string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -149,20 +150,20 @@ func (c *counts) refreshed(grant string, err error) {
 	c.grant(grant).Refreshes++
 }
 
-// introspected counts a question of the authorization server about a token.
-func (c *counts) introspected(hash string, h owner, refresh bool) {
+// introspected counts a token introspection.
+func (c *counts) introspected(hash string, t tokenInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if refresh {
-		c.token(hash, h.grant).Introspections++
+	if t.kind != "access_token" {
+		c.token(hash, t.grant).Introspections++
 	}
-	if h.grant != "" {
-		c.grant(h.grant).Introspections++
+	if t.grant != "" {
+		c.grant(t.grant).Introspections++
 	}
 }
 
-// beginAPI counts an API request of a grant or key; id is empty where the
-// request proves neither. The returned function is called with its outcome.
+// beginAPI counts an API request with the credential of a grant or key; id is
+// empty if the credential is unknown. The caller calls end with the outcome.
 func (c *counts) beginAPI(id string) (end func(outcome string)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -183,7 +184,7 @@ func (c *counts) beginAPI(id string) (end func(outcome string)) {
 	}
 }
 
-// wrongCompany counts a request with a credential of another company.
+// wrongCompany counts a request with the credential of another company.
 func (c *counts) wrongCompany(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,8 +194,7 @@ func (c *counts) wrongCompany(id string) {
 	}
 }
 
-// snapshot copies the counters. isKey tells the ids of keys from those of
-// grants.
+// snapshot copies the counters. isKey distinguishes keys from grants.
 func (c *counts) snapshot(isKey func(id string) bool) Counters {
 	c.mu.Lock()
 	defer c.mu.Unlock()

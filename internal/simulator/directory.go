@@ -13,18 +13,15 @@ import (
 	"time"
 )
 
-// The client that exists where the settings name none. Its secret holds
-// characters that the two forms of Basic authentication write differently.
+// The client that exists if the settings name none. Its secret contains
+// characters that the two forms of HTTP Basic authentication encode differently.
 const (
 	DefaultClientID     = "5d5f3a80-0f4b-4c5e-9a51-0b5f0c1a7e11"
 	DefaultClientSecret = "sim+client/secret%3A:42"
+	DefaultRedirectURI  = "http://127.0.0.1:8486/oauth/callback"
 )
 
-// DefaultRedirectURI is registered for the client that exists where the
-// settings name none.
-const DefaultRedirectURI = "http://127.0.0.1:8486/oauth/callback"
-
-// AllScopes is every scope that the simulated API asks for.
+// AllScopes returns the scopes of Pleo's API that a client may request.
 func AllScopes() []string {
 	return []string{
 		"accounting-entries:read", "accounting-entries:write", "companies:read",
@@ -32,16 +29,15 @@ func AllScopes() []string {
 	}
 }
 
-// ErrNotFound is wrapped by the errors about things that do not exist.
-var ErrNotFound = errors.New("no such thing")
+// ErrNotFound is wrapped by errors about things that do not exist.
+var ErrNotFound = errors.New("not found")
 
-// Company is a legal entity. Where the id or the name is empty, one is derived
-// from the number of the company, the same in every run.
+// Company is a company at Pleo. An empty id or name is derived from the number
+// of the company, so it is the same in every run.
 type Company struct {
-	ID             string `json:"id"`
-	Name           string `json:"name"`
-	OrganisationID string `json:"organisation_id"`     // empty: an organisation of its own
-	Employees      int    `json:"employees,omitempty"` // 0: 25
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Employees int    `json:"employees,omitempty"` // 0: 25
 }
 
 // Client is an OAuth client registered with the authorization server.
@@ -54,41 +50,41 @@ type Client struct {
 	PKCEOptional bool     `json:"pkce_optional,omitempty"` // false: PKCE is required
 }
 
-// The kinds of [Key].
+// The kinds of a [Key].
 const (
 	StandaloneKey = "standalone_key"
 	IntegratedKey = "integrated_key"
 )
 
-// Key is an API key. It belongs to a company, or to an organisation if Company
-// is empty.
+// Key is an API key of a company.
 type Key struct {
-	ID           string    `json:"id,omitempty"`   // empty: k1, k2, …
-	Kind         string    `json:"kind,omitempty"` // empty: [StandaloneKey]
-	Value        string    `json:"key,omitempty"`  // empty: one is made up
-	Company      string    `json:"company,omitempty"`
-	Organisation string    `json:"organisation,omitempty"`
-	Scopes       []string  `json:"scopes,omitempty"`    // none: [AllScopes]
-	ExpiresAt    time.Time `json:"expires_at,omitzero"` // zero: never
-	Revoked      bool      `json:"revoked,omitempty"`
+	ID        string    `json:"id,omitempty"`        // empty: k1, k2, …
+	Kind      string    `json:"kind,omitempty"`      // empty: [StandaloneKey]
+	Value     string    `json:"key,omitempty"`       // empty: generated
+	Company   string    `json:"company"`             // id or name
+	Scopes    []string  `json:"scopes,omitempty"`    // none: [AllScopes]
+	ExpiresAt time.Time `json:"expires_at,omitzero"` // zero: never
+	Revoked   bool      `json:"revoked,omitempty"`
 }
 
-// deriveUUID returns the same UUID for the same words in every run.
-func deriveUUID(words ...any) string {
-	sum := sha256.Sum256([]byte(fmt.Sprintln(words...)))
+// deriveUUID returns a UUID that depends on its arguments only.
+func deriveUUID(parts ...any) string {
+	sum := sha256.Sum256([]byte(fmt.Sprintln(parts...)))
 	sum[6], sum[8] = sum[6]&0x0f|0x40, sum[8]&0x3f|0x80
 	h := hex.EncodeToString(sum[:16])
 	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
 }
 
-// hashOf names a token without showing it: the SHA-256 in hexadecimal.
+// hashOf identifies a token without revealing it: its SHA-256 in hexadecimal.
 func hashOf(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	return hex.EncodeToString(sum[:])
 }
 
-// directory is the companies, clients and keys that exist. All methods may be
-// called at once.
+// subjectURN returns a company's id in the form of Pleo's subjects.
+func subjectURN(companyID string) string { return "urn:pleo:company:" + companyID }
+
+// directory holds the companies, clients and keys. It is safe for concurrent use.
 type directory struct {
 	mu        sync.RWMutex      // guards all below
 	companies []Company         // in the order of their creation
@@ -98,8 +94,10 @@ type directory struct {
 	keyIndex  map[string]*Key // id or value → key
 }
 
+// newDirectory returns a directory with the contents of the settings: three
+// companies and one client if they name none. The error lists every problem.
 func newDirectory(s Settings) (*directory, error) {
-	w := &directory{index: map[string]int{}, clients: map[string]Client{}, keyIndex: map[string]*Key{}}
+	d := &directory{index: map[string]int{}, clients: map[string]Client{}, keyIndex: map[string]*Key{}}
 	companies, clients := s.Companies, s.Clients
 	if len(companies) == 0 {
 		companies = make([]Company, 3)
@@ -112,145 +110,133 @@ func newDirectory(s Settings) (*directory, error) {
 	}
 	var errs []error
 	for _, c := range companies {
-		_, err := w.addCompany(c)
+		_, err := d.addCompany(c)
 		errs = append(errs, err)
 	}
 	for _, c := range clients {
-		errs = append(errs, w.setClient(c))
+		errs = append(errs, d.setClient(c))
 	}
 	for _, k := range s.Keys {
-		_, err := w.addKey(k)
+		_, err := d.addKey(k)
 		errs = append(errs, err)
 	}
-	return w, errors.Join(errs...)
+	return d, errors.Join(errs...)
 }
 
-func (w *directory) addCompany(c Company) (Company, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := len(w.companies) + 1
+func (d *directory) addCompany(c Company) (Company, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := len(d.companies) + 1
 	if c.ID == "" {
 		c.ID = deriveUUID("company", n)
 	}
 	if c.Name == "" {
 		c.Name = fmt.Sprintf("Company %d ApS", n)
 	}
-	if c.OrganisationID == "" {
-		c.OrganisationID = deriveUUID("organisation", c.ID)
-	}
 	if c.Employees == 0 {
 		c.Employees = 25
 	}
-	_, idTaken := w.index[c.ID]
-	_, nameTaken := w.index[c.Name]
+	_, idTaken := d.index[c.ID]
+	_, nameTaken := d.index[c.Name]
 	if idTaken || nameTaken {
 		return Company{}, fmt.Errorf("adding company %q: its id or name is taken", c.Name)
 	}
-	w.index[c.ID], w.index[c.Name] = n-1, n-1
-	w.companies = append(w.companies, c)
+	d.index[c.ID], d.index[c.Name] = n-1, n-1
+	d.companies = append(d.companies, c)
 	return c, nil
 }
 
 // company finds a company by id or name.
-func (w *directory) company(idOrName string) (Company, error) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	if n, ok := w.index[idOrName]; ok {
-		return w.companies[n], nil
+func (d *directory) company(idOrName string) (Company, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if n, ok := d.index[idOrName]; ok {
+		return d.companies[n], nil
 	}
 	return Company{}, fmt.Errorf("company %q: %w", idOrName, ErrNotFound)
 }
 
-// companiesOf lists the companies that a subject covers.
-func (w *directory) companiesOf(s subject) []Company {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	if n, ok := w.index[s.company]; ok {
-		return []Company{w.companies[n]}
+// companyOrNew finds a company, or adds one if idOrName is empty.
+func (d *directory) companyOrNew(idOrName string) (Company, error) {
+	if idOrName == "" {
+		return d.addCompany(Company{})
 	}
-	var covered []Company
-	for _, c := range w.companies {
-		if s.covers(c) {
-			covered = append(covered, c)
-		}
-	}
-	return covered
+	return d.company(idOrName)
 }
 
-func (w *directory) allCompanies() []Company {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	return slices.Clone(w.companies)
+func (d *directory) allCompanies() []Company {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return slices.Clone(d.companies)
 }
 
-// setClient adds a client, or puts it in the place of the one with its id.
-func (w *directory) setClient(c Client) error {
+// setClient adds a client, or replaces the one with the same id.
+func (d *directory) setClient(c Client) error {
 	if c.ID == "" {
 		return errors.New("adding a client: it has no id")
 	}
 	if len(c.Scopes) == 0 {
 		c.Scopes = AllScopes()
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.clients[c.ID] = c
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.clients[c.ID] = c
 	return nil
 }
 
-func (w *directory) client(id string) (Client, error) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	c, ok := w.clients[id]
+func (d *directory) client(id string) (Client, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	c, ok := d.clients[id]
 	if !ok {
 		return Client{}, fmt.Errorf("client %q: %w", id, ErrNotFound)
 	}
 	return c, nil
 }
 
-// clientOrFirst returns the client with the id, or for an empty one the client
-// with the lowest id.
-func (w *directory) clientOrFirst(id string) (Client, error) {
+// clientOrDefault returns the client with the id, or the client with the lowest
+// id if it is empty.
+func (d *directory) clientOrDefault(id string) (Client, error) {
 	if id != "" {
-		return w.client(id)
+		return d.client(id)
 	}
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	return w.clients[slices.Min(slices.Collect(maps.Keys(w.clients)))], nil
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.clients[slices.Min(slices.Collect(maps.Keys(d.clients)))], nil
 }
 
-func (w *directory) addKey(k Key) (Key, error) {
-	k, err := w.completeKey(k)
+func (d *directory) addKey(k Key) (Key, error) {
+	k, err := d.completeKey(k)
 	if err != nil {
-		return Key{}, err
+		return Key{}, fmt.Errorf("adding a key: %w", err)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if k.ID == "" {
-		k.ID = fmt.Sprintf("k%d", len(w.keys)+1)
+		k.ID = fmt.Sprintf("k%d", len(d.keys)+1)
 	}
-	if w.keyIndex[k.ID] != nil || w.keyIndex[k.Value] != nil {
+	if d.keyIndex[k.ID] != nil || d.keyIndex[k.Value] != nil {
 		return Key{}, fmt.Errorf("adding key %q: its id or value is taken", k.ID)
 	}
-	w.keys = append(w.keys, &k)
-	w.keyIndex[k.ID], w.keyIndex[k.Value] = &k, &k
+	d.keys = append(d.keys, &k)
+	d.keyIndex[k.ID], d.keyIndex[k.Value] = &k, &k
 	return k, nil
 }
 
-// completeKey fills in what a key leaves to the simulator.
-func (w *directory) completeKey(k Key) (Key, error) {
+// completeKey replaces the company's name by its id and fills in what is empty,
+// except for the id.
+func (d *directory) completeKey(k Key) (Key, error) {
 	if k.Kind == "" {
 		k.Kind = StandaloneKey
 	}
 	if k.Kind != StandaloneKey && k.Kind != IntegratedKey {
-		return Key{}, fmt.Errorf("adding a key: kind %q is neither %s nor %s", k.Kind, StandaloneKey, IntegratedKey)
+		return Key{}, fmt.Errorf("kind %q is neither %s nor %s", k.Kind, StandaloneKey, IntegratedKey)
 	}
-	if k.Organisation == "" {
-		c, err := w.company(k.Company)
-		if err != nil {
-			return Key{}, fmt.Errorf("adding a key: %w", err)
-		}
-		k.Company = c.ID
+	c, err := d.company(k.Company)
+	if err != nil {
+		return Key{}, err
 	}
+	k.Company = c.ID
 	if k.Value == "" {
 		k.Value = generateKey(k.Kind)
 	}
@@ -260,76 +246,55 @@ func (w *directory) completeKey(k Key) (Key, error) {
 	return k, nil
 }
 
-// generateKey makes up a key in the form that Pleo's have: standalone keys start
-// with pls_ and end in a checksum, integrated keys are just opaque.
+// generateKey generates a key in Pleo's form: standalone keys start with pls_ and
+// end with a checksum, integrated keys are opaque.
 func generateKey(kind string) string {
 	if kind == IntegratedKey {
 		return "plp_" + rand.Text()
 	}
 	random := make([]byte, 16)
-	_, _ = rand.Read(random) // never fails, says its documentation
+	_, _ = rand.Read(random) // never returns an error
 	body := hex.EncodeToString(random)
 	return "pls_" + body + "_" + hashOf(body)[:6]
 }
 
-// liveKey returns the key with the value if it exists, is not revoked and has
+// validKey returns the key with the value if it exists, is not revoked and has
 // not expired.
-func (w *directory) liveKey(value string, now time.Time) (Key, bool) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	k, ok := w.keyIndex[value]
+func (d *directory) validKey(value string, now time.Time) (Key, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	k, ok := d.keyIndex[value]
 	if !ok || k.Value != value || k.Revoked || (!k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt)) {
 		return Key{}, false
 	}
 	return *k, true
 }
 
-func (w *directory) allKeys() []Key {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	all := make([]Key, 0, len(w.keys))
-	for _, k := range w.keys {
+func (d *directory) allKeys() []Key {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	all := make([]Key, 0, len(d.keys))
+	for _, k := range d.keys {
 		all = append(all, *k)
 	}
 	return all
 }
 
-func (w *directory) isKey(id string) bool {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	k := w.keyIndex[id]
+// isKey reports whether the id is that of a key.
+func (d *directory) isKey(id string) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	k := d.keyIndex[id]
 	return k != nil && k.ID == id
 }
 
-func (w *directory) revokeKey(id string) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	k, ok := w.keyIndex[id]
+func (d *directory) revokeKey(id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k, ok := d.keyIndex[id]
 	if !ok {
 		return fmt.Errorf("key %q: %w", id, ErrNotFound)
 	}
 	k.Revoked = true
 	return nil
-}
-
-// subject is the company or organisation that a credential is for. Exactly one
-// of the two is set.
-type subject struct {
-	company      string
-	organisation string
-}
-
-// urn returns the subject as Pleo writes it.
-func (s subject) urn() string {
-	if s.company != "" {
-		return "urn:pleo:company:" + s.company
-	}
-	return "urn:pleo:organisation:" + s.organisation
-}
-
-func (s subject) covers(c Company) bool {
-	if s.company != "" {
-		return s.company == c.ID
-	}
-	return s.organisation == c.OrganisationID
 }

@@ -2,42 +2,43 @@ package simulator
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 )
 
 // The phases of a token request, in their order.
 const (
-	PhaseReceived  = "received"  // read and understood, nothing has changed yet
-	PhaseDelayed   = "held"      // a delay or a hang keeps it from going on, before or after its commit
-	PhaseCommitted = "committed" // the grant has changed: the old token is spent
-	PhaseRejected  = "refused"   // nothing is given; a grant may have been revoked
-	PhaseResponded = "answered"  // the answer is about to be written, or the connection to be ended
+	PhaseReceived  = "received"  // parsed; nothing has changed yet
+	PhaseDelayed   = "delayed"   // a delay or a hang stops it, before or after its commit
+	PhaseCommitted = "committed" // the grant has changed: the old token is used
+	PhaseRejected  = "rejected"  // nothing is issued; a grant may have been revoked
+	PhaseResponded = "responded" // the response is about to be written, or the connection to be closed
 )
 
-// Event is one step of one token request.
+// Event is one phase of one token request.
 type Event struct {
-	Seq       int64     `json:"seq"` // 1, 2, 3, … over all events
-	Time      time.Time `json:"time"`
-	Phase     string    `json:"phase"`
-	GrantType string    `json:"grant_type"`
-	Grant     string    `json:"grant,omitempty"`
-	Company   string    `json:"company_id,omitempty"`
-	TokenHash string    `json:"token_hash,omitempty"` // of the refresh token presented, SHA-256 in hexadecimal
-	RequestID string    `json:"request_id"`           // the request-Id of the answer
-	Outcome   string    `json:"outcome,omitempty"`    // answered: the status, or how the connection ended
+	Seq       int64 // 1, 2, 3, … over all events
+	Time      time.Time
+	Phase     string
+	GrantType string
+	Grant     string // id; empty: unknown
+	Company   string // id; empty: unknown
+	TokenHash string // of the refresh token that was sent: SHA-256 in hexadecimal
+	RequestID string // the request-Id of the response
+	Outcome   string // in phase responded: the status code, or how the connection was closed
 }
 
-// maxEvents is how many events can be asked for again.
+// maxEvents is how many events can be awaited after the fact.
 const maxEvents = 10_000
 
-// eventLog keeps the latest events and wakes those who wait for one. All
-// methods may be called at once.
+// eventLog keeps the latest events and passes them to those who wait for them.
+// It is safe for concurrent use.
 type eventLog struct {
 	mu     sync.Mutex // guards all below
 	events []Event
 	seq    int64
-	grown  chan struct{} // closed when an event is added, and replaced
+	grown  chan struct{} // closed and replaced when an event is added
 	subs   map[chan Event]bool
 }
 
@@ -57,15 +58,15 @@ func (l *eventLog) add(e Event) {
 	for sub := range l.subs {
 		select {
 		case sub <- e:
-		default: // a reader that does not read must not hold up the server
+		default: // a receiver that does not read must not block the server
 		}
 	}
 	close(l.grown)
 	l.grown = make(chan struct{})
 }
 
-// subscribe returns a channel of the events from now on. Who lets 1,024 events
-// wait misses the next ones. stop ends the subscription.
+// subscribe returns a channel of the events from now on, which buffers 1,024.
+// stop ends the subscription.
 func (l *eventLog) subscribe() (events <-chan Event, stop func()) {
 	sub := make(chan Event, 1024)
 	l.mu.Lock()
@@ -78,30 +79,27 @@ func (l *eventLog) subscribe() (events <-chan Event, stop func()) {
 	}
 }
 
-// await returns the events after a number that match, as soon as there is one,
-// and the number of the last event looked at. When the context ends it returns
-// none.
-func (l *eventLog) await(ctx context.Context, after int64, match func(Event) bool) (found []Event, last int64) {
+// await returns the first event with a number above after that matches. It waits
+// for one until the context ends.
+func (l *eventLog) await(ctx context.Context, after int64, match func(Event) bool) (Event, error) {
 	for {
 		events, grown := l.since(after)
 		for _, e := range events {
-			after = e.Seq
 			if match(e) {
-				found = append(found, e)
+				return e, nil
 			}
-		}
-		if len(found) > 0 {
-			return found, after
+			after = e.Seq
 		}
 		select {
 		case <-grown:
 		case <-ctx.Done():
-			return nil, after
+			return Event{}, fmt.Errorf("waiting for an event: %w", ctx.Err())
 		}
 	}
 }
 
-// since copies the events after a number; grown is closed when there are more.
+// since copies the events with a number above after. grown is closed when there
+// are more.
 func (l *eventLog) since(after int64) (events []Event, grown <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

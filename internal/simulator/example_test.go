@@ -10,7 +10,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// A refresh whose answer is lost behind the commit spends the refresh token.
+// A refresh whose response is lost after the commit uses up the refresh token.
 func Example() {
 	sim, err := simulator.New(simulator.Config{})
 	if err != nil {
@@ -36,11 +36,11 @@ func Example() {
 		fmt.Println("refreshed:", err == nil)
 	}
 	c := sim.Counters()
-	fmt.Println("committed:", c.Refreshes, "refused:", c.Rejections, "presented:", c.MaxTimesSent)
+	fmt.Println("committed:", c.Refreshes, "rejected:", c.Rejections, "sent:", c.MaxTimesSent)
 	fmt.Println(sim.Grants()[0].Reason)
 	// Output:
 	// refreshed: false
 	// refreshed: false
-	// committed: 1 refused: 1 presented: 2
-	// a spent refresh token was presented
+	// committed: 1 rejected: 1 sent: 2
+	// a used refresh token was sent again
 }

@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,55 +24,53 @@ const (
 
 // The kinds of a [Fault].
 const (
-	FaultDelay        = "delay"        // wait for Delay, then go on
-	FaultHang         = "hang"         // wait until released, then go on
-	FaultDrop         = "drop"         // close the connection without an answer
-	FaultReset        = "reset"        // reset the connection without an answer
-	FaultTruncate     = "truncate"     // write a part of the answer's body, then close
-	FaultStatus       = "status"       // statusResponse Status, with RetryAfter and Body
-	FaultHTML         = "html"         // statusResponse 200 with a page
-	FaultGarbage      = "garbage"      // statusResponse 200 with broken JSON
-	FaultUnauthorized = "unauthorized" // statusResponse 401 as for a dead token, or a wrong client secret
+	FaultDelay        = "delay"        // wait for Delay, then continue
+	FaultHang         = "hang"         // wait until the fault is cleared, then continue
+	FaultDrop         = "drop"         // close the connection without a response
+	FaultReset        = "reset"        // reset the connection without a response
+	FaultTruncate     = "truncate"     // write a part of the body, then close the connection
+	FaultStatus       = "status"       // respond with Status, RetryAfter and Body
+	FaultHTML         = "html"         // respond 200 with a page
+	FaultGarbage      = "garbage"      // respond 200 with broken JSON
+	FaultUnauthorized = "unauthorized" // respond 401 as to an invalid token or client secret
 )
 
 // When a [Fault] acts.
 const (
-	BeforeCommit = "before_commit" // nothing has changed yet; nothing will, if the fault ends the request
-	AfterCommit  = "after_commit"  // what was asked for has been done; the answer is lost
+	BeforeCommit = "before_commit" // the request has no effect if the fault ends it
+	AfterCommit  = "after_commit"  // the request has taken effect; its response is lost
 )
 
-// Fault is something that goes wrong with the requests that match Target,
-// Grant, Company and Path. Several faults may meet in one request; they act in
-// the order in which they were set, until one ends the request.
+// Fault makes the requests that match Target, Grant and Path fail. If several
+// faults match a request, they act in the order in which they were set, until one
+// ends the request.
 type Fault struct {
-	ID     string `json:"id,omitempty"`     // given by the simulator
+	ID     string `json:"id,omitempty"`     // assigned by the simulator
 	Target string `json:"target,omitempty"` // empty: [TargetToken]
 	Kind   string `json:"kind"`
 	When   string `json:"when,omitempty"` // empty: [BeforeCommit], for truncate [AfterCommit]
 
-	Grant   string `json:"grant,omitempty"`      // id of a grant or key; empty: any
-	Company string `json:"company_id,omitempty"` // empty: any
-	Path    string `json:"path,omitempty"`       // prefix of the API's path; empty: any
-	Skip    int    `json:"skip,omitempty"`       // let that many requests pass first
-	Count   int    `json:"count,omitempty"`      // act on that many; 0: until cleared
+	Grant string `json:"grant,omitempty"` // id of a grant or key; empty: any
+	Path  string `json:"path,omitempty"`  // prefix of the path; empty: any
+	Count int    `json:"count,omitempty"` // number of requests to act on; 0: until cleared
 
 	Delay Duration `json:"delay,omitempty"` // of delay
-	// Abandon makes a request that is delayed or hangs before the commit end
-	// without it when its client has left. Otherwise it is committed all the
-	// same, as by a server that has read the request and does not look back.
+	// Abandon ends a request that is delayed before its commit when the client
+	// disconnects. Otherwise the request is committed regardless, as by a server
+	// that does not check the connection before it has a response to write.
 	Abandon bool `json:"abandon,omitempty"`
 
-	Cut      int    `json:"cut,omitempty"`        // of truncate: bytes of the body that are written
-	CutAfter string `json:"cut_behind,omitempty"` // of truncate: write up to the end of this JSON member
-	CutReset bool   `json:"cut_reset,omitempty"`  // of truncate: reset instead of close
+	Cut      int    `json:"cut,omitempty"`       // of truncate: bytes of the body to write
+	CutAfter string `json:"cut_after,omitempty"` // of truncate: write up to the end of this JSON member
+	CutReset bool   `json:"cut_reset,omitempty"` // of truncate: reset the connection instead of closing it
 
 	Status     int      `json:"status,omitempty"`      // of status
 	Body       string   `json:"body,omitempty"`        // of status, html and garbage; empty: a plausible one
 	RetryAfter string   `json:"retry_after,omitempty"` // of status: "seconds", "date" or "none" (or empty)
-	Wait       Duration `json:"wait,omitempty"`        // what Retry-After asks for
+	Wait       Duration `json:"wait,omitempty"`        // value of Retry-After
 }
 
-// complete fills in defaults and reports what makes no sense, all at once.
+// complete fills in defaults. The error lists every mistake.
 func (f Fault) complete() (Fault, error) {
 	if f.Target == "" {
 		f.Target = TargetToken
@@ -82,25 +81,26 @@ func (f Fault) complete() (Fault, error) {
 			f.When = AfterCommit
 		}
 	}
-	return f, errors.Join(f.checkWords(), f.checkNumbers())
+	return f, errors.Join(f.checkChoices(), f.checkNumbers())
 }
 
-func (f Fault) checkWords() error {
+func (f Fault) checkChoices() error {
 	var errs []error
-	for _, c := range []choice{
+	for _, c := range []struct {
+		name, value string
+		allowed     []string
+	}{
 		{"target", f.Target, []string{TargetToken, TargetIntrospection, TargetAPI, TargetAll}},
 		{"kind", f.Kind, []string{
 			FaultDelay, FaultHang, FaultDrop, FaultReset, FaultTruncate,
 			FaultStatus, FaultHTML, FaultGarbage, FaultUnauthorized,
 		}},
 		{"when", f.When, []string{BeforeCommit, AfterCommit}},
+		{"retry_after", f.RetryAfter, []string{"", "none", "seconds", "date"}},
 	} {
 		if !slices.Contains(c.allowed, c.value) {
 			errs = append(errs, fmt.Errorf("setting a fault: %s: %q is not one of %q", c.name, c.value, c.allowed))
 		}
-	}
-	if !slices.Contains([]string{"", "none", "seconds", "date"}, f.RetryAfter) {
-		errs = append(errs, fmt.Errorf("setting a fault: retry_after: %q is not none, seconds or date", f.RetryAfter))
 	}
 	return errors.Join(errs...)
 }
@@ -111,10 +111,10 @@ func (f Fault) checkNumbers() error {
 		errs = append(errs, fmt.Errorf("setting a fault: status: %d is not between 200 and 599", f.Status))
 	}
 	if f.Kind == FaultTruncate && f.When != AfterCommit {
-		errs = append(errs, errors.New("setting a fault: only an answer after the commit can be truncated"))
+		errs = append(errs, errors.New("setting a fault: truncate acts after the commit only"))
 	}
-	if min(f.Skip, f.Count, f.Cut) < 0 || f.Delay < 0 || f.Wait < 0 {
-		errs = append(errs, errors.New("setting a fault: skip, count, cut, delay and wait are never negative"))
+	if min(f.Count, f.Cut) < 0 || f.Delay < 0 || f.Wait < 0 {
+		errs = append(errs, errors.New("setting a fault: count, cut, delay and wait must not be negative"))
 	}
 	return errors.Join(errs...)
 }
@@ -123,26 +123,23 @@ func (f Fault) checkNumbers() error {
 type activeFault struct {
 	Fault
 	seen     int           // requests that matched; guarded by faults.mu
-	released chan struct{} // closed when what hangs may go on
-	release  func()        // closes it, once
+	released chan struct{} // closed when the fault is cleared
+	release  func()        // closes released, once
 }
 
-// faultTarget is a request that a fault may match.
+// faultTarget describes a request that faults may match.
 type faultTarget struct {
-	target  string
-	path    string
-	id      string // of the grant or key
-	subject subject
+	target string
+	path   string
+	id     string // of the grant or key
 }
 
-func (f *activeFault) matches(o faultTarget) bool {
-	return (f.Target == TargetAll || f.Target == o.target) &&
-		(f.Grant == "" || f.Grant == o.id) &&
-		(f.Company == "" || f.Company == o.subject.company) &&
-		strings.HasPrefix(o.path, f.Path)
+func (f *activeFault) matches(t faultTarget) bool {
+	return (f.Target == TargetAll || f.Target == t.target) &&
+		(f.Grant == "" || f.Grant == t.id) && strings.HasPrefix(t.path, f.Path)
 }
 
-// faults keeps the faults that are set. All methods may be called at once.
+// faults holds the faults that are set. It is safe for concurrent use.
 type faults struct {
 	mu     sync.Mutex // guards all below
 	active []*activeFault
@@ -166,6 +163,7 @@ func (fs *faults) set(f Fault) (Fault, error) {
 	return f, nil
 }
 
+// list returns the faults that are set, including those whose count is used up.
 func (fs *faults) list() []Fault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -176,8 +174,8 @@ func (fs *faults) list() []Fault {
 	return all
 }
 
-// clear removes the fault with the id, or all for an empty id, and lets what
-// hangs on them go on.
+// clear removes the fault with the id, or all if it is empty, and resumes the
+// requests that they delay.
 func (fs *faults) clear(id string) error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -195,94 +193,94 @@ func (fs *faults) clear(id string) error {
 	return nil
 }
 
-// take returns the faults that act on a request, and counts it for each.
-func (fs *faults) take(o faultTarget) []*activeFault {
+// take returns the faults that act on a request, and counts the request for each.
+func (fs *faults) take(t faultTarget) []*activeFault {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	var acting []*activeFault
 	for _, f := range fs.active {
-		if !f.matches(o) {
+		if !f.matches(t) {
 			continue
 		}
 		f.seen++
-		if f.seen > f.Skip && (f.Count == 0 || f.seen <= f.Skip+f.Count) {
+		if f.Count == 0 || f.seen <= f.Count {
 			acting = append(acting, f)
 		}
 	}
 	return acting
 }
 
-// errAbandoned says that the client left a request that was told to end then.
-var errAbandoned = errors.New("the client has left")
+// errAbandoned means that the client has disconnected from a request that a fault
+// with Abandon delays.
+var errAbandoned = errors.New("the client has disconnected")
 
-// newExchange is what faults act on: one request.
+// exchange is one request that faults act on.
 type exchange struct {
 	now          func() time.Time
-	latency      Duration        // of the server
-	unauthorized func() response // a 401 in the style of the server
-	commit       func() response // does what the request asks for
-	delayed      func()          // is told when a fault makes the request wait
+	latency      Duration
+	unauthorized func() response // a 401 in the form of the server
+	commit       func() response // carries out the request
+	delayed      func()          // called when a fault delays the request; may be nil
 }
 
-// run runs a request with the faults that act on it.
-func (s exchange) run(ctx context.Context, acting []*activeFault) response {
-	r := s.act(ctx, acting)
-	time.Sleep(time.Duration(s.latency))
-	return r
+// run carries out the request under the faults that act on it.
+func (x exchange) run(ctx context.Context, acting []*activeFault) response {
+	res, ended := x.apply(ctx, acting, BeforeCommit, response{})
+	if !ended {
+		res, _ = x.apply(ctx, acting, AfterCommit, x.commit())
+	}
+	time.Sleep(time.Duration(x.latency))
+	return res
 }
 
-func (s exchange) act(ctx context.Context, acting []*activeFault) response {
+// apply applies the faults of one moment to the response so far. ended means that
+// one of them has ended the request.
+func (x exchange) apply(ctx context.Context, acting []*activeFault, when string, before response) (res response, ended bool) {
 	for _, f := range acting {
-		if f.When != BeforeCommit {
+		if f.When != when {
 			continue
 		}
-		if r, ended := f.act(ctx, s, response{}); ended {
-			return r
+		if res, ended := f.apply(ctx, x, before); ended {
+			return res, true
 		}
 	}
-	r := s.commit()
-	for _, f := range acting {
-		if f.When != AfterCommit {
-			continue
-		}
-		if changed, ended := f.act(ctx, s, r); ended {
-			return changed
-		}
-	}
-	return r
+	return before, false
 }
 
-// act does what the fault does; ended says that r is the answer and nothing
-// else happens.
-func (f *activeFault) act(ctx context.Context, s exchange, r response) (changed response, ended bool) {
+// apply applies one fault.
+func (f *activeFault) apply(ctx context.Context, x exchange, before response) (res response, ended bool) {
 	switch f.Kind {
 	case FaultDelay, FaultHang:
-		s.delayed()
+		if x.delayed != nil {
+			x.delayed()
+		}
 		if errors.Is(f.pause(ctx), errAbandoned) {
 			return response{ending: endDropped}, true
 		}
-		return r, false
+		return before, false
 	case FaultDrop:
 		return response{ending: endDropped}, true
 	case FaultReset:
 		return response{ending: endReset}, true
 	case FaultTruncate:
-		return f.truncate(r), true
+		return f.truncate(before), true
 	case FaultHTML:
-		return htmlResponse(http.StatusOK, cmpOr(f.Body, "<!doctype html><title>Pleo</title><p>We will be right back.")), true
+		return htmlResponse(http.StatusOK, cmp.Or(f.Body, "<!doctype html><title>Pleo</title><p>We will be right back.")), true
 	case FaultGarbage:
-		return f.garbage(), true
+		res = jsonResponse(http.StatusOK, nil)
+		res.body = []byte(cmp.Or(f.Body, `{"access_token": "sim-gar`))
+		return res, true
 	case FaultUnauthorized:
-		return s.unauthorized(), true
+		return x.unauthorized(), true
 	}
-	return f.statusResponse(s.now()), true // FaultStatus; complete has refused all else
+	return f.statusResponse(x.now()), true // FaultStatus: complete rejects other kinds
 }
 
-// pause waits as long as a delay or a hang wants.
+// pause waits for the time of a delay, or until a hang is cleared.
 func (f *activeFault) pause(ctx context.Context) error {
-	left := ctx.Done()
+	disconnected := ctx.Done()
 	if !f.Abandon {
-		left = nil
+		disconnected = nil
 	}
 	var over <-chan time.Time
 	if f.Kind == FaultDelay {
@@ -293,7 +291,7 @@ func (f *activeFault) pause(ctx context.Context) error {
 	select {
 	case <-over:
 	case <-f.released:
-	case <-left:
+	case <-disconnected:
 		return errAbandoned
 	}
 	return nil
@@ -310,8 +308,8 @@ func (f *activeFault) truncate(r response) response {
 	return r
 }
 
-// endOfMember returns where the string value of a JSON member ends, its closing
-// quote included, or the length of the body if it has no such member.
+// endOfMember returns where the string value of a JSON member ends, including its
+// closing quote, or the length of the body if it has no such member.
 func endOfMember(body []byte, member string) int {
 	name := []byte(strconv.Quote(member) + `:"`)
 	start := bytes.Index(body, name)
@@ -326,13 +324,7 @@ func endOfMember(body []byte, member string) int {
 	return start + length + 1
 }
 
-func (f *activeFault) garbage() response {
-	r := jsonResponse(http.StatusOK, nil)
-	r.body = []byte(cmpOr(f.Body, `{"access_token": "sim-gar`))
-	return r
-}
-
-// statusResponse is the answer of a status fault.
+// statusResponse is the response of a status fault.
 func (f *activeFault) statusResponse(now time.Time) response {
 	r := exception(f.Status, strings.ToUpper(strings.ReplaceAll(http.StatusText(f.Status), " ", "_")), "a fault of the simulator")
 	if f.Body != "" {
@@ -345,11 +337,4 @@ func (f *activeFault) statusResponse(now time.Time) response {
 		r = r.with("Retry-After", now.Add(time.Duration(f.Wait)).UTC().Format(http.TimeFormat))
 	}
 	return r
-}
-
-func cmpOr(text, def string) string {
-	if text == "" {
-		return def
-	}
-	return text
 }

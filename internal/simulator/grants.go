@@ -10,34 +10,33 @@ import (
 	"time"
 )
 
-// tokenState is what has become of a refresh token.
+// tokenState is the state of a refresh token.
 type tokenState string
 
 const (
 	tokenActive  tokenState = "active"
-	tokenSpent   tokenState = "spent"
+	tokenUsed    tokenState = "used"
 	tokenExpired tokenState = "expired"
 	tokenRevoked tokenState = "revoked"
 	tokenUnknown tokenState = "unknown" // never issued here
 )
 
-// grant is one refresh-token family: what one consent gave to one client.
-//
-//	live: refresh holds the one active refresh token (nil if none was issued)
-//	revoked: reason says why; every token is dead
+// grant is one refresh-token family: what one consent gave to one client. While
+// it is active it has one active refresh token; once it is revoked every token is
+// invalid.
 type grant struct {
 	id        string
 	clientID  string
-	subject   subject
+	company   string // id
 	scopes    []string
 	createdAt time.Time
-	reason    string // why it was revoked; empty while it is live
+	reason    string // why it was revoked; empty while it is active
 
 	accessLifetime  time.Duration
 	refreshLifetime time.Duration
 
-	refresh *refreshToken
-	access  []*accessToken // live ones, unless they have expired
+	refresh *refreshToken  // the active one; nil once the grant is revoked
+	access  []*accessToken // not invalidated; may have expired
 }
 
 type refreshToken struct {
@@ -46,23 +45,23 @@ type refreshToken struct {
 	state     tokenState
 	issuedAt  time.Time
 	expiresAt time.Time
-	spentAt   time.Time
-	graceUsed bool // the grace was used
+	usedAt    time.Time
+	graceUsed bool
 }
 
 type accessToken struct {
 	hash      string
 	grant     *grant
-	dead      bool
+	killed    bool
 	issuedAt  time.Time
 	expiresAt time.Time
 }
 
-// tokenPair is a fresh answer of the token endpoint. refresh is empty where
-// none was issued.
+// tokenPair is what the token endpoint issues. refresh is empty if the refresh
+// token is not rotated.
 type tokenPair struct {
 	grant    string
-	subject  subject
+	company  string
 	access   string
 	refresh  string
 	lifetime time.Duration // of access
@@ -71,151 +70,131 @@ type tokenPair struct {
 }
 
 // errRejected is wrapped by the reasons for which a code or a refresh token is
-// not accepted.
-var errRejected = errors.New("refused")
+// rejected.
+var errRejected = errors.New("rejected")
 
-// grants is the grants and tokens that the authorization server knows. All
-// methods may be called at once; each is atomic.
+// grantStore holds the authorization server's grants, tokens and codes. It is
+// safe for concurrent use, and each method is atomic.
 type grantStore struct {
 	mu        sync.Mutex // guards all below
 	grants    []*grant
-	grantByID map[string]*grant
-	refreshes map[string]*refreshToken // hash → token, dead ones too
-	accesses  map[string]*accessToken  // hash → token, dead ones too
+	refreshes map[string]*refreshToken // hash → token, including invalid ones
+	accesses  map[string]*accessToken  // hash → token, including invalid ones
 	codes     map[string]*code
 }
 
 func newGrantStore() *grantStore {
 	return &grantStore{
-		grantByID: map[string]*grant{},
 		refreshes: map[string]*refreshToken{},
 		accesses:  map[string]*accessToken{},
 		codes:     map[string]*code{},
 	}
 }
 
-// grantSpec is what a grant is made of. Zero lifetimes mean the settings'.
+// grantSpec describes a grant to issue. Zero lifetimes mean those of the settings.
 type grantSpec struct {
 	clientID        string
-	subject         subject
+	company         string // id
 	scopes          []string
 	accessLifetime  Duration
 	refreshLifetime Duration
 }
 
-// issue makes a grant and its first tokens.
-func (l *grantStore) issue(spec grantSpec, o OAuthSettings, now time.Time) tokenPair {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if o.Reconsent == "revoke" {
-		l.revokeLocked("replaced by a new consent", func(g *grant) bool {
-			return g.clientID == spec.clientID && g.subject == spec.subject
-		})
-	}
+// issue creates a grant with its first tokens.
+func (s *grantStore) issue(spec grantSpec, o OAuthSettings, now time.Time) tokenPair {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	g := &grant{
-		id: fmt.Sprintf("g%d", len(l.grants)+1), clientID: spec.clientID, subject: spec.subject,
+		id: fmt.Sprintf("g%d", len(s.grants)+1), clientID: spec.clientID, company: spec.company,
 		scopes: spec.scopes, createdAt: now,
 		accessLifetime:  spec.accessLifetime.or(o.AccessTokenLifetime.or(15 * time.Minute)),
 		refreshLifetime: spec.refreshLifetime.or(o.RefreshTokenLifetime.or(60 * 24 * time.Hour)),
 	}
-	l.grants = append(l.grants, g)
-	l.grantByID[g.id] = g
-	pair := l.issueAccess(g, now)
-	if !slices.Contains(o.Omit, "initial_refresh_token") {
-		pair.refresh = l.issueRefresh(g, now)
-	}
+	s.grants = append(s.grants, g)
+	pair := s.issueAccess(g, now)
+	pair.refresh = s.issueRefresh(g, now)
 	return pair
 }
 
-func (l *grantStore) issueAccess(g *grant, now time.Time) tokenPair {
+func (s *grantStore) issueAccess(g *grant, now time.Time) tokenPair {
 	value := "sim-access." + random(96) + "." + random(32)
 	t := &accessToken{hash: hashOf(value), grant: g, issuedAt: now, expiresAt: now.Add(g.accessLifetime)}
-	l.accesses[t.hash] = t
+	s.accesses[t.hash] = t
 	g.access = append(g.access, t)
 	return tokenPair{
-		grant: g.id, subject: g.subject, access: value,
+		grant: g.id, company: g.company, access: value,
 		lifetime: g.accessLifetime, issuedAt: now, scopes: g.scopes,
 	}
 }
 
-func (l *grantStore) issueRefresh(g *grant, now time.Time) string {
+func (s *grantStore) issueRefresh(g *grant, now time.Time) string {
 	value := "sim-refresh." + random(48)
 	t := &refreshToken{
 		hash: hashOf(value), grant: g, state: tokenActive,
 		issuedAt: now, expiresAt: now.Add(g.refreshLifetime),
 	}
-	l.refreshes[t.hash] = t
+	s.refreshes[t.hash] = t
 	g.refresh = t
 	return value
 }
 
-// random returns n random bytes in base64url, which has characters that careless
-// clients mangle.
+// random returns n random bytes in base64url, whose alphabet includes characters
+// that careless clients mangle.
 func random(n int) string {
 	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails, says its documentation
+	_, _ = rand.Read(b) // never returns an error
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// rotate spends a refresh token for a new pair. The error says why not.
-func (l *grantStore) rotate(clientID, token string, o OAuthSettings, now time.Time) (tokenPair, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t, err := l.redeemable(clientID, token, o, now)
-	if err != nil {
+// refresh exchanges a refresh token for a new pair. An error wraps [errRejected].
+func (s *grantStore) refresh(clientID, token string, o OAuthSettings, now time.Time) (tokenPair, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.refreshes[hashOf(token)]
+	if t == nil {
+		return tokenPair{}, fmt.Errorf("%w: the refresh token is unknown", errRejected)
+	}
+	if t.grant.clientID != clientID {
+		return tokenPair{}, fmt.Errorf("%w: the refresh token belongs to another client", errRejected)
+	}
+	if err := t.use(o, now); err != nil {
 		return tokenPair{}, err
 	}
 	g := t.grant
 	if o.OldAccessToken != "survives" {
 		g.killAccess()
 	}
-	if slices.Contains(o.Omit, "refresh_token") {
-		return l.issueAccess(g, now), nil
+	pair := s.issueAccess(g, now)
+	if !slices.Contains(o.Omit, "refresh_token") {
+		g.refresh.state, g.refresh.usedAt = tokenUsed, now
+		pair.refresh = s.issueRefresh(g, now)
 	}
-	l.spend(g.refresh, now)
-	pair := l.issueAccess(g, now)
-	pair.refresh = l.issueRefresh(g, now)
 	return pair, nil
 }
 
-func (l *grantStore) spend(t *refreshToken, now time.Time) {
-	if t != nil {
-		t.state, t.spentAt = tokenSpent, now
-	}
-}
-
-// redeemable finds the token if it may be spent. If not, it does to the grant
-// what the settings say.
-func (l *grantStore) redeemable(clientID, token string, o OAuthSettings, now time.Time) (*refreshToken, error) {
-	t, ok := l.refreshes[hashOf(token)]
-	if !ok {
-		return nil, fmt.Errorf("%w: the refresh token is unknown", errRejected)
-	}
-	if t.grant.clientID != clientID {
-		return nil, fmt.Errorf("%w: the refresh token belongs to another client", errRejected)
-	}
-	if t.grant.reason != "" {
-		return nil, fmt.Errorf("%w: the grant has been revoked", errRejected)
-	}
+// use checks whether the token can be exchanged. If it has expired, or was used
+// before, it does to the grant what the settings say.
+func (t *refreshToken) use(o OAuthSettings, now time.Time) error {
 	switch t.stateAt(now) {
 	case tokenActive:
-		return t, nil
+		return nil
 	case tokenExpired:
-		t.state = tokenExpired
-		l.applyMisusePolicy(t.grant, o.ExpiredUse, "an expired refresh token was presented")
-		return nil, fmt.Errorf("%w: the refresh token has expired", errRejected)
-	case tokenSpent:
-		if t.inGrace(o, now) {
+		t.grant.revoke("an expired refresh token was sent")
+		return fmt.Errorf("%w: the refresh token has expired", errRejected)
+	case tokenUsed:
+		if !t.graceUsed && now.Before(t.usedAt.Add(time.Duration(o.Grace))) && t.grant.reason == "" {
 			t.graceUsed = true
-			return t, nil
+			return nil
 		}
-		l.applyMisusePolicy(t.grant, o.Reuse, "a spent refresh token was presented")
-		return nil, fmt.Errorf("%w: the refresh token has been used", errRejected)
+		if o.Reuse != "reject" {
+			t.grant.revoke("a used refresh token was sent again")
+		}
+		return fmt.Errorf("%w: the refresh token has been used", errRejected)
 	}
-	return nil, fmt.Errorf("%w: the refresh token has been revoked", errRejected)
+	return fmt.Errorf("%w: the refresh token has been revoked", errRejected)
 }
 
-// stateAt returns the state; an active token becomes expired by itself.
+// stateAt returns the state at a time: an active token expires by itself.
 func (t *refreshToken) stateAt(now time.Time) tokenState {
 	if t.state == tokenActive && !now.Before(t.expiresAt) {
 		return tokenExpired
@@ -223,24 +202,17 @@ func (t *refreshToken) stateAt(now time.Time) tokenState {
 	return t.state
 }
 
-func (t *refreshToken) inGrace(o OAuthSettings, now time.Time) bool {
-	return !t.graceUsed && now.Before(t.spentAt.Add(time.Duration(o.Grace)))
-}
-
-func (l *grantStore) applyMisusePolicy(g *grant, policy, reason string) {
-	if policy != "refuse" {
-		g.revoke(reason)
-	}
-}
+// valid reports whether the API accepts the token.
+func (t *accessToken) valid(now time.Time) bool { return !t.killed && now.Before(t.expiresAt) }
 
 func (g *grant) killAccess() {
 	for _, t := range g.access {
-		t.dead = true
+		t.killed = true
 	}
 	g.access = nil
 }
 
-// revoke ends the grant. The first reason stays.
+// revoke revokes the grant. The first reason is kept.
 func (g *grant) revoke(reason string) {
 	if g.reason == "" {
 		g.reason = reason
@@ -252,16 +224,12 @@ func (g *grant) revoke(reason string) {
 	}
 }
 
-// revokeWhere ends the live grants that match, and returns how many they were.
-func (l *grantStore) revokeWhere(reason string, match func(*grant) bool) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.revokeLocked(reason, match)
-}
-
-func (l *grantStore) revokeLocked(reason string, match func(*grant) bool) int {
+// revoke revokes the active grants that match and returns their number.
+func (s *grantStore) revoke(reason string, match func(*grant) bool) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	n := 0
-	for _, g := range l.grants {
+	for _, g := range s.grants {
 		if g.reason == "" && match(g) {
 			g.revoke(reason)
 			n++
@@ -270,13 +238,13 @@ func (l *grantStore) revokeLocked(reason string, match func(*grant) bool) int {
 	return n
 }
 
-// killAccessWhere ends the live access tokens of the grants that match, and
-// leaves their refresh tokens. It returns how many they were.
-func (l *grantStore) killAccessWhere(match func(*grant) bool) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// killAccess invalidates the access tokens of the grants that match and returns
+// the number of tokens.
+func (s *grantStore) killAccess(match func(*grant) bool) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	n := 0
-	for _, g := range l.grants {
+	for _, g := range s.grants {
 		if match(g) {
 			n += len(g.access)
 			g.killAccess()
@@ -285,12 +253,13 @@ func (l *grantStore) killAccessWhere(match func(*grant) bool) int {
 	return n
 }
 
-// expireRefreshWhere lets the active refresh tokens of the grants that match end now.
-func (l *grantStore) expireRefreshWhere(now time.Time, match func(*grant) bool) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// expireRefresh makes the active refresh tokens of the grants that match expire
+// now, and returns their number.
+func (s *grantStore) expireRefresh(now time.Time, match func(*grant) bool) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	n := 0
-	for _, g := range l.grants {
+	for _, g := range s.grants {
 		if g.refresh != nil && match(g) {
 			g.refresh.expiresAt = now
 			n++
@@ -299,123 +268,78 @@ func (l *grantStore) expireRefreshWhere(now time.Time, match func(*grant) bool) 
 	return n
 }
 
-// owner is whom a token belongs to.
-type owner struct {
-	grant    string
-	clientID string
-	subject  subject
-	scopes   []string
+// tokenInfo describes a token. The zero tokenInfo is a token that was never
+// issued here.
+type tokenInfo struct {
+	grant     string // id
+	clientID  string
+	company   string // id
+	scopes    []string
+	kind      string // "access_token" or "refresh_token"
+	hash      string
+	active    bool
+	issuedAt  time.Time
+	expiresAt time.Time
 }
 
-func (g *grant) owner() owner {
-	return owner{grant: g.id, clientID: g.clientID, subject: g.subject, scopes: g.scopes}
-}
-
-// accessOwner finds whom an access token belongs to; ok is false if the token
-// is not good any more. A token that was never issued here has no grant.
-func (l *grantStore) accessOwner(token string, now time.Time) (h owner, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := l.accesses[hashOf(token)]
-	if t == nil {
-		return owner{}, false
+// lookUp describes a token, valid or not. It changes nothing.
+func (s *grantStore) lookUp(token string, now time.Time) tokenInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	hash := hashOf(token)
+	if t := s.accesses[hash]; t != nil {
+		return t.grant.tokenInfo("access_token", hash, t.valid(now), t.issuedAt, t.expiresAt)
 	}
-	return t.grant.owner(), t.live(now)
+	if t := s.refreshes[hash]; t != nil {
+		return t.grant.tokenInfo("refresh_token", hash, t.stateAt(now) == tokenActive, t.issuedAt, t.expiresAt)
+	}
+	return tokenInfo{}
 }
 
-func (t *accessToken) live(now time.Time) bool { return !t.dead && now.Before(t.expiresAt) }
-
-// refreshOwner finds whom a refresh token belongs to, dead or alive. A token
-// that was never issued here has no grant.
-func (l *grantStore) refreshOwner(token string) owner {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := l.refreshes[hashOf(token)]
-	if t == nil {
-		return owner{}
-	}
-	return t.grant.owner()
+func (g *grant) tokenInfo(kind, hash string, active bool, issuedAt, expiresAt time.Time) tokenInfo {
+	return tokenInfo{g.id, g.clientID, g.company, g.scopes, kind, hash, active, issuedAt, expiresAt}
 }
 
-// anyOwner finds whom a token, access or refresh, dead or alive, belongs to.
-func (l *grantStore) anyOwner(token string) (h owner, isAccess bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if t := l.accesses[hashOf(token)]; t != nil {
-		return t.grant.owner(), true
-	}
-	if t := l.refreshes[hashOf(token)]; t != nil {
-		return t.grant.owner(), false
-	}
-	return owner{}, false
-}
-
-// refreshState says what has become of the refresh token with the hash.
-func (l *grantStore) refreshState(hash string, now time.Time) tokenState {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := l.refreshes[hash]
+// refreshState returns the state of the refresh token with the hash.
+func (s *grantStore) refreshState(hash string, now time.Time) tokenState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.refreshes[hash]
 	if t == nil {
 		return tokenUnknown
 	}
 	return t.stateAt(now)
 }
 
-// tokenInfo is what introspection tells about a live token.
-type tokenInfo struct {
-	owner
-	kind      string // "access_token" or "refresh_token"
-	hash      string
-	issuedAt  time.Time
-	expiresAt time.Time
-}
-
-// tokenInfo finds a token, access or refresh, that belongs to the client and is
-// good. It changes nothing.
-func (l *grantStore) tokenInfo(clientID, token string, now time.Time) (tokenInfo, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	hash := hashOf(token)
-	if t := l.accesses[hash]; t != nil {
-		f := tokenInfo{t.grant.owner(), "access_token", hash, t.issuedAt, t.expiresAt}
-		return f, t.live(now) && f.clientID == clientID
-	}
-	if t := l.refreshes[hash]; t != nil {
-		f := tokenInfo{t.grant.owner(), "refresh_token", hash, t.issuedAt, t.expiresAt}
-		return f, t.stateAt(now) == tokenActive && f.clientID == clientID
-	}
-	return tokenInfo{}, false
-}
-
-// GrantState is what an observer may know about a grant.
+// GrantState describes a grant without its secrets.
 type GrantState struct {
 	ID       string `json:"grant"`
 	ClientID string `json:"client_id"`
 	Subject  string `json:"subject"`
-	Company  string `json:"company_id,omitempty"`
+	Company  string `json:"company_id"`
 	Live     bool   `json:"live"`
 	Reason   string `json:"reason,omitempty"` // why it is not live
-	// ActiveRefreshTokens counts the refresh tokens that would be accepted now,
-	// without grace.
+	// ActiveRefreshTokens is the number of refresh tokens that would be accepted
+	// now, without grace.
 	ActiveRefreshTokens int       `json:"active_refresh_tokens"`
 	CreatedAt           time.Time `json:"created_at"`
 }
 
-// states lists all grants. Active refresh tokens are counted over all tokens
-// ever issued, not read off the grant, so that the count is a check.
-func (l *grantStore) states(now time.Time) []GrantState {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// states lists all grants. The number of active refresh tokens is counted over
+// all tokens ever issued rather than read from the grant, so tests can check it.
+func (s *grantStore) states(now time.Time) []GrantState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	active := map[*grant]int{}
-	for _, t := range l.refreshes {
+	for _, t := range s.refreshes {
 		if t.stateAt(now) == tokenActive {
 			active[t.grant]++
 		}
 	}
-	all := make([]GrantState, 0, len(l.grants))
-	for _, g := range l.grants {
+	all := make([]GrantState, 0, len(s.grants))
+	for _, g := range s.grants {
 		all = append(all, GrantState{
-			ID: g.id, ClientID: g.clientID, Subject: g.subject.urn(), Company: g.subject.company,
+			ID: g.id, ClientID: g.clientID, Subject: subjectURN(g.company), Company: g.company,
 			Live: g.reason == "", Reason: g.reason, ActiveRefreshTokens: active[g], CreatedAt: g.createdAt,
 		})
 	}

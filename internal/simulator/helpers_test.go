@@ -1,7 +1,6 @@
 package simulator
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -15,7 +14,7 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// env is a simulator on a real port, with a clock that tests turn.
+// env is a simulator on a real port, with a clock that tests set.
 type env struct {
 	*Simulator
 	t      *testing.T
@@ -34,10 +33,7 @@ func newEnv(t *testing.T, s Settings) *env {
 		t.Fatal(err)
 	}
 	b.Simulator = sim
-	server := httptest.NewUnstartedServer(nil)
-	server.Listener = RecordHeads(server.Listener)
-	server.Config = NewServer(sim.Handler())
-	server.Start()
+	server := httptest.NewServer(sim.Handler())
 	t.Cleanup(server.Close)
 	t.Cleanup(sim.Close)
 	b.url = server.URL
@@ -61,15 +57,15 @@ func (b *env) advance(d time.Duration) {
 	b.now = b.now.Add(d)
 }
 
-// statusResponse is what a client saw.
+// received is a response as the client saw it.
 type received struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// member returns a member of a JSON answer, or a path of members like
-// "data.status".
+// member returns a member of a JSON response. The path may lead through objects,
+// as in "data.status".
 func (a received) member(path string) any {
 	var document any
 	if json.Unmarshal([]byte(a.body), &document) != nil {
@@ -87,7 +83,7 @@ func (a received) text(path string) string {
 	return s
 }
 
-// do sends a request and reads the answer as far as it goes.
+// do sends a request and reads as much of the response as arrives.
 func (b *env) do(method, path, body string, header ...string) (received, error) {
 	b.t.Helper()
 	req, err := http.NewRequest(method, b.url+path, strings.NewReader(body))
@@ -106,7 +102,7 @@ func (b *env) do(method, path, body string, header ...string) (received, error) 
 	return received{resp.StatusCode, resp.Header, string(text)}, err
 }
 
-// must is do for requests that are answered in full.
+// must is do for requests that get a complete response.
 func (b *env) must(method, path, body string, header ...string) received {
 	b.t.Helper()
 	a, err := b.do(method, path, body, header...)
@@ -140,7 +136,7 @@ func refreshForm(token string) url.Values {
 	return url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}}
 }
 
-// refresh sends a refresh token and returns the answer, whatever it is.
+// refresh sends a refresh token and returns the response, whatever its status.
 func (b *env) refresh(token string) received {
 	b.t.Helper()
 	a, err := b.form("/oauth/token", refreshForm(token))
@@ -169,7 +165,7 @@ func (b *env) grant(req GrantRequest) Grant {
 
 func (b *env) key(k Key) Key {
 	b.t.Helper()
-	if k.Company == "" && k.Organisation == "" {
+	if k.Company == "" {
 		k.Company = b.Companies()[0].ID
 	}
 	k, err := b.IssueKey(k)
@@ -179,13 +175,13 @@ func (b *env) key(k Key) Key {
 	return k
 }
 
-// api asks the API with a token.
+// api sends a request to the API with an access token.
 func (b *env) api(method, path, body, token string, header ...string) received {
 	b.t.Helper()
 	return b.must(method, path, body, append([]string{"Authorization", "Bearer " + token}, header...)...)
 }
 
-// wantToken checks whether the API takes an access token.
+// wantToken checks whether the API accepts an access token.
 func (b *env) wantToken(token string, want int) {
 	b.t.Helper()
 	if a := b.api("GET", "/v1/introspect", "", token); a.status != want {
@@ -209,13 +205,4 @@ func (b *env) fault(f Fault) Fault {
 		b.t.Fatal(err)
 	}
 	return f
-}
-
-func mustJSON(t *testing.T, v any) string {
-	t.Helper()
-	var out bytes.Buffer
-	if err := json.NewEncoder(&out).Encode(v); err != nil {
-		t.Fatal(err)
-	}
-	return out.String()
 }

@@ -1,11 +1,9 @@
 package simulator
 
-import (
-	"net/http"
-)
+import "net/http"
 
-// introspection is an answer about a token (RFC 7662 section 2.2), with the
-// members that Pleo documents. Of an inactive token only active is told.
+// introspection is the response of token introspection (RFC 7662 section 2.2),
+// with the members that Pleo documents. For an inactive token it has active only.
 type introspection struct {
 	Active     bool   `json:"active"`
 	TokenType  string `json:"token_type,omitempty"`
@@ -19,62 +17,60 @@ type introspection struct {
 	SubjectURN string `json:"urn:pleo:params:oauth:subject_urn,omitempty"`
 }
 
-// introspectToken is the authorization server's introspection. It spends
-// nothing.
-func (s *Simulator) introspectToken(r *http.Request, _ string) response {
-	re := s.introspectionOf(r)
-	s.counts.update(func(c *Counters) { c.Introspections[re.outcome()]++ })
-	return re
+// introspect is token introspection. It changes no token.
+func (a *authServer) introspect(r *http.Request, _ string) response {
+	res := a.handleIntrospection(r)
+	a.sim.counts.update(func(c *Counters) { c.Introspections[res.outcome()]++ })
+	return res
 }
 
-func (s *Simulator) introspectionOf(r *http.Request) response {
-	if s.settings.Load().OAuth.Introspection == "absent" {
-		return exception(http.StatusNotFound, "NOT_FOUND", "the authorization server has no such endpoint")
+func (a *authServer) handleIntrospection(r *http.Request) response {
+	s := a.sim
+	if s.settings.OAuth.Introspection == "absent" {
+		return noEndpoint()
 	}
-	form, bad := readForm(r)
-	if bad != nil {
-		return *bad
+	form, problem := readForm(r)
+	if problem != "" {
+		return invalidRequest(problem)
 	}
-	h, _ := s.grants.anyOwner(form.Get("token"))
-	acting := s.faults.take(faultTarget{
-		target: TargetIntrospection, path: r.URL.Path, id: h.grant, subject: h.subject,
-	})
-	return s.newExchange(invalidClient, func() response {
-		client, ok := s.clientOf(r, form)
+	token := form.Get("token")
+	target := faultTarget{target: TargetIntrospection, path: r.URL.Path, id: s.grants.lookUp(token, s.now()).grant}
+	return exchange{now: s.now, latency: s.settings.Latency, unauthorized: invalidClient, commit: func() response {
+		client, ok := a.authenticate(r, form)
 		if !ok || client.Secret == "" {
 			return invalidClient()
 		}
-		return s.introspectFor(client, form.Get("token"))
-	}).run(r.Context(), acting)
+		return a.introspectFor(client, token)
+	}}.run(r.Context(), s.faults.take(target))
 }
 
-func (s *Simulator) introspectFor(client Client, token string) response {
+func (a *authServer) introspectFor(client Client, token string) response {
 	if token == "" {
-		return oauthError(http.StatusBadRequest, "invalid_request", "token is missing")
+		return invalidRequest("token is missing")
 	}
-	h, isAccess := s.grants.anyOwner(token)
-	s.counts.introspected(hashOf(token), h, !isAccess)
-	facts, active := s.grants.tokenInfo(client.ID, token, s.now())
-	switch s.settings.Load().OAuth.Introspection {
+	info := a.sim.grants.lookUp(token, a.sim.now())
+	a.sim.counts.introspected(hashOf(token), info)
+	active := info.active && info.clientID == client.ID
+	switch a.sim.settings.OAuth.Introspection {
 	case "always_active":
 		return jsonResponse(http.StatusOK, introspection{Active: true})
 	case "always_inactive":
 		active = false
 	case "access_only":
-		active = active && facts.kind == "access_token"
+		active = active && info.kind == "access_token"
 	}
 	if !active {
 		return jsonResponse(http.StatusOK, introspection{})
 	}
-	return jsonResponse(http.StatusOK, facts.introspection())
+	return jsonResponse(http.StatusOK, info.introspection())
 }
 
-func (f tokenInfo) introspection() introspection {
+func (t tokenInfo) introspection() introspection {
 	i := introspection{
-		Active: true, Sub: f.subject.company + f.subject.organisation, Exp: f.expiresAt.Unix(), Iat: f.issuedAt.Unix(),
-		ClientID: f.clientID, Iss: "pleo.simulator", Jti: f.hash[:32], SubjectURN: f.subject.urn(),
+		Active: true, Sub: t.company, Exp: t.expiresAt.Unix(), Iat: t.issuedAt.Unix(), ClientID: t.clientID,
+		Iss: "pleo.simulator", Jti: t.hash[:32], SubjectURN: subjectURN(t.company),
 	}
-	if f.kind == "access_token" {
+	if t.kind == "access_token" {
 		i.TokenType, i.Aud = "at+JWT", "https://external.pleo.io"
 	}
 	return i

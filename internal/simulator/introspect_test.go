@@ -16,7 +16,7 @@ func (b *env) introspect(token string) received {
 	return a
 }
 
-func TestIntrospectionSpendsNothing(t *testing.T) {
+func TestIntrospectionChangesNothing(t *testing.T) {
 	b := newEnv(t, Settings{})
 	g := b.grant(GrantRequest{})
 	for _, token := range []string{g.AccessToken, g.RefreshToken} {
@@ -28,11 +28,11 @@ func TestIntrospectionSpendsNothing(t *testing.T) {
 	b.mustRefresh(g.RefreshToken)
 	for _, token := range []string{g.AccessToken, g.RefreshToken, "unknown"} {
 		if a := b.introspect(token); a.body != "{\"active\":false}\n" {
-			t.Errorf("introspection of a dead token = %s, want no more than active false", a.body)
+			t.Errorf("introspection of an invalid token = %s, want active false only", a.body)
 		}
 	}
 	if !b.Grants()[0].Live {
-		t.Error("introspection of a spent token revoked the grant")
+		t.Error("introspection of a used token revoked the grant")
 	}
 }
 
@@ -71,7 +71,7 @@ func TestIntrospectionModes(t *testing.T) {
 	}
 }
 
-func TestIntrospectionNeedsTheClientOfTheToken(t *testing.T) {
+func TestIntrospectionRequiresTheClientOfTheToken(t *testing.T) {
 	b := newEnv(t, Settings{})
 	if err := b.SetClient(Client{ID: "other", Secret: "s"}); err != nil {
 		t.Fatal(err)

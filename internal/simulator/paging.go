@@ -27,10 +27,10 @@ type currentPage struct {
 	Limit      int                 `json:"limit"`
 }
 
-// cursor names the place of an item. Like Pleo's it holds characters that must
-// reach the server as they are.
-func cursor(place int) string {
-	return base32.StdEncoding.EncodeToString([]byte(strconv.Itoa(place))) + "~"
+// cursor encodes the position of an item. Like Pleo's, it contains characters that
+// must reach the server unchanged.
+func cursor(position int) string {
+	return base32.StdEncoding.EncodeToString([]byte(strconv.Itoa(position))) + "~"
 }
 
 var errPaging = errors.New("before and after take a cursor, offset a number from 0, limit one from 1 to 100, and only one of before, after and offset may be given")
@@ -38,14 +38,14 @@ var errPaging = errors.New("before and after take a cursor, offset a number from
 func parseCursor(c string) (int, error) {
 	encoded, found := strings.CutSuffix(c, "~")
 	decoded, err := base32.StdEncoding.DecodeString(encoded)
-	place, err2 := strconv.Atoi(string(decoded))
-	if !found || err != nil || err2 != nil || place < 0 {
+	position, err2 := strconv.Atoi(string(decoded))
+	if !found || err != nil || err2 != nil || position < 0 {
 		return 0, errPaging
 	}
-	return place, nil
+	return position, nil
 }
 
-// page answers with the part of a list that the query asks for.
+// page returns the part of a list that the query requests.
 func page[T any](items []T, q url.Values) response {
 	info, from, to, err := cutPage(len(items), q)
 	if err != nil {
@@ -57,7 +57,7 @@ func page[T any](items []T, q url.Values) response {
 	}{append([]T{}, items[from:to]...), info})
 }
 
-// cutPage finds which of total items a query asks for: [from, to).
+// cutPage returns the range [from, to) of total items that a query requests.
 func cutPage(total int, q url.Values) (info pageInfo, from, to int, err error) {
 	limit, err := number(q, "limit", 20)
 	if err != nil || limit < 1 || limit > 100 {

@@ -3,47 +3,46 @@ package simulator
 import (
 	"bytes"
 	"encoding/json"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
 )
 
-// response is a whole answer, made before any of it is written, so that a fault
-// can change, cut or drop it.
+// response is a complete response. It exists before any of it is written, so that
+// a fault can change, truncate or drop it.
 type response struct {
 	status int
 	header http.Header // may be nil
 	body   []byte
 	ending ending
-	cut    int // bytes of the body that are written where ending cuts
+	cut    int // bytes of the body that are written if ending truncates it
 }
 
-// ending is how the connection ends after the answer.
+// ending is how the connection is closed after the response.
 type ending string
 
 const (
-	endWell     ending = ""         // as HTTP wants
-	endDropped  ending = "dropped"  // closed without an answer
-	endReset    ending = "reset"    // reset without an answer
-	endCut      ending = "cut"      // closed within the body
-	endCutReset ending = "cutreset" // reset within the body
+	endNormally ending = ""          // as usual in HTTP
+	endDropped  ending = "dropped"   // closed without a response
+	endReset    ending = "reset"     // reset without a response
+	endCut      ending = "cut"       // closed within the body
+	endCutReset ending = "cut_reset" // reset within the body
 )
 
-// outcome names the answer in counts: the status, or how the connection ended.
+// outcome is the key of the response in [Counters]: its status code, or how the
+// connection was closed.
 func (r response) outcome() string {
-	if r.ending != endWell {
+	if r.ending != endNormally {
 		return string(r.ending)
 	}
 	return strconv.Itoa(r.status)
 }
 
-// jsonResponse answers with a JSON document in the content type that Pleo's API
-// uses.
+// jsonResponse returns a JSON document in the content type of Pleo's API.
 func jsonResponse(status int, v any) response {
 	var body bytes.Buffer
 	e := json.NewEncoder(&body)
-	e.SetEscapeHTML(false) // it is no page, and people read it
+	e.SetEscapeHTML(false) // readable: it is not part of a page
 	if err := e.Encode(v); err != nil {
 		return textResponse(http.StatusInternalServerError, err.Error())
 	}
@@ -60,7 +59,7 @@ func htmlResponse(status int, page string) response {
 
 func contentType(t string) http.Header { return http.Header{"Content-Type": {t}} }
 
-// with returns the reply with one more header field.
+// with returns the response with another header field.
 func (r response) with(name, value string) response {
 	h := r.header.Clone()
 	if h == nil {
@@ -81,8 +80,8 @@ func exception(status int, code, message string) response {
 	return jsonResponse(status, exceptionInfo{Type: code, Message: message})
 }
 
-// write sends the reply, and ends the connection in the way it says. It does
-// not return where the connection is not to be used again.
+// write writes the response and closes the connection as its ending says. It does
+// not return if the connection must not be reused.
 func (r response) write(w http.ResponseWriter) {
 	switch r.ending {
 	case endDropped:
@@ -95,20 +94,20 @@ func (r response) write(w http.ResponseWriter) {
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(r.body)))
 	w.WriteHeader(r.status)
-	if r.ending == endWell {
-		_, _ = w.Write(r.body) // the client may have left
+	if r.ending == endNormally {
+		_, _ = w.Write(r.body) // the client may have disconnected
 		return
 	}
 	_, _ = w.Write(r.body[:min(r.cut, len(r.body))])
-	_ = http.NewResponseController(w).Flush() // on failure there is nothing left to cut
+	_ = http.NewResponseController(w).Flush() // on failure nothing is left to truncate
 	if r.ending == endCutReset {
 		reset(w)
 	}
 	panic(http.ErrAbortHandler)
 }
 
-// reset ends the connection with a TCP reset, or closes it where that cannot be
-// done (HTTP/2, pipes).
+// reset closes the connection with a TCP reset, or in the ordinary way where that
+// is impossible (HTTP/2, pipes).
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -118,22 +117,9 @@ func reset(w http.ResponseWriter) {
 	if wrapped, ok := raw.(interface{ NetConn() net.Conn }); ok {
 		raw = wrapped.NetConn()
 	}
-	if wrapped, ok := raw.(*headConn); ok {
-		raw = wrapped.Conn
-	}
 	if tcp, ok := raw.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // else it closes in the ordinary way
+		_ = tcp.SetLinger(0) // on failure it is closed in the ordinary way
 	}
 	_ = conn.Close()
 	panic(http.ErrAbortHandler)
-}
-
-// readJSON reads one JSON document of at most 64 MiB and refuses unknown
-// members where strict.
-func readJSON(body io.Reader, strict bool, into any) error {
-	d := json.NewDecoder(io.LimitReader(body, 64<<20))
-	if strict {
-		d.DisallowUnknownFields()
-	}
-	return d.Decode(into)
 }

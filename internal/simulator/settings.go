@@ -1,15 +1,18 @@
 package simulator
 
 import (
+	_ "embed" // for settings.example.json
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 	"time"
 )
 
-// Duration is a time.Duration that JSON writes the way Go does ("15m") and
-// reads from that or from a number of seconds.
+// Duration is a time.Duration whose JSON form is a string in Go syntax ("15m").
+// It also reads a number of seconds.
 type Duration time.Duration
 
 // MarshalJSON writes the duration in Go syntax.
@@ -24,7 +27,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	}
 	var text string
 	if err := json.Unmarshal(b, &text); err != nil {
-		return fmt.Errorf("reading a duration: want a string such as \"15m\" or a number of seconds")
+		return errors.New(`reading a duration: it must be a string such as "15m" or a number of seconds`)
 	}
 	parsed, err := time.ParseDuration(text)
 	if err != nil {
@@ -34,7 +37,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// or returns the duration, or def where it is zero.
+// or returns the duration, or def if it is zero.
 func (d Duration) or(def time.Duration) time.Duration {
 	if d == 0 {
 		return def
@@ -42,147 +45,115 @@ func (d Duration) or(def time.Duration) time.Duration {
 	return time.Duration(d)
 }
 
-// Settings is what a simulated Pleo is like. The zero Settings is a Pleo that
-// follows the documentation at its strictest, with three companies, the client
+// Settings describes a simulated Pleo. The zero Settings is a Pleo that follows
+// the documentation at its strictest, with three companies, the client
 // [DefaultClientID] and no keys.
 type Settings struct {
-	// World.
-
 	Companies []Company `json:"companies,omitempty"` // none: three are generated
 	Clients   []Client  `json:"clients,omitempty"`   // none: one with the default id and secret
 	Keys      []Key     `json:"keys,omitempty"`
 
-	// Latency is added before every answer of the API, the token endpoint and
-	// introspection, after what the request asks for has been done.
+	// Latency delays every response of the API, the token endpoint and token
+	// introspection, after the request has taken effect.
 	Latency Duration `json:"latency,omitempty"`
 
 	OAuth OAuthSettings `json:"oauth,omitzero"`
 	API   APISettings   `json:"api,omitzero"`
 }
 
-// OAuthSettings is what the authorization server is like.
+// OAuthSettings describes the authorization server.
 type OAuthSettings struct {
 	AccessTokenLifetime  Duration `json:"access_token_lifetime,omitempty"`  // 0: 15 minutes
 	RefreshTokenLifetime Duration `json:"refresh_token_lifetime,omitempty"` // 0: 60 days
 	CodeLifetime         Duration `json:"code_lifetime,omitempty"`          // 0: 1 minute
 
-	// ClientAuth lists the ways in which a client may prove itself at the token
-	// endpoint and at introspection: "basic" (form-encoded before base64, RFC
-	// 6749 section 2.3.1), "basic_plain" (not encoded) and "post" (in the form).
-	// None: "basic" alone.
+	// ClientAuth lists the methods of client authentication that the token
+	// endpoint and introspection accept: "basic" (form-encoded before base64, RFC
+	// 6749 section 2.3.1), "basic_plain" (not form-encoded) and "post" (in the
+	// form). None: "basic" only.
 	ClientAuth []string `json:"client_auth,omitempty"`
 
-	// Consent is what the person at the authorize page does: "auto" (or empty)
-	// allows at once, "deny" refuses at once, "page" shows a page with buttons.
+	// Consent is the customer's decision at the authorization endpoint: "auto"
+	// (or empty) allows at once, "deny" denies at once, "page" shows a page with
+	// buttons.
 	Consent string `json:"consent,omitempty"`
-	// SubjectType of the grants that consent gives: "company" (or empty), or
-	// "organisation".
-	SubjectType string `json:"subject_type,omitempty"`
-	// GrantScopes are what a consent gives of the scopes that were asked for.
-	// None: all of them.
+	// GrantScopes are the scopes that consent grants of those requested. None:
+	// all of them.
 	GrantScopes []string `json:"grant_scopes,omitempty"`
 	// IssuerInCallback adds iss to the redirect (RFC 9207).
 	IssuerInCallback bool `json:"issuer_in_callback,omitempty"`
-	// SubjectInCallback adds urn_pleo_params_oauth_subject to the redirect.
-	SubjectInCallback bool `json:"subject_in_callback,omitempty"`
-	// Reconsent says what a new consent does to the earlier grants of the same
-	// client and company: "keep" (or empty) or "revoke".
-	Reconsent string `json:"reconsent,omitempty"`
 
-	// ExpiresIn is the form of expires_in in token answers: "number" (or empty),
-	// "string", "fraction", "absent", "null", "zero", "negative" or "huge" (1e12).
+	// ExpiresIn is the form of expires_in in token responses: "number" (or
+	// empty), "string", "fraction", "absent", "null", "zero", "negative" or "huge"
+	// (1e12).
 	ExpiresIn string `json:"expires_in,omitempty"`
-	// Omit lists members to leave out of token answers: "token_type", "scope",
-	// "refresh_token" (of refresh answers: the refresh token sent is not
-	// rotated then and stays good) and "initial_refresh_token" (of code
-	// exchanges: the grant has no refresh token).
+	// Omit lists members that token responses leave out: "token_type", "scope"
+	// and "refresh_token" (after a refresh; the refresh token is not rotated then
+	// and stays valid).
 	Omit []string `json:"omit,omitempty"`
 	// RefreshTokenFirst writes refresh_token before access_token.
 	RefreshTokenFirst bool `json:"refresh_token_first,omitempty"`
 
-	// OldAccessToken says what a rotation does to earlier access tokens: "dies"
+	// OldAccessToken is what a refresh does to earlier access tokens: each "dies"
 	// (or empty) at once, or "survives" until it expires.
 	OldAccessToken string `json:"old_access_token,omitempty"`
-	// Reuse and ExpiredUse say what the presentation of a spent and of an
-	// expired refresh token does: "revoke" (or empty) the whole grant, or
-	// "refuse" and nothing else.
-	Reuse      string `json:"reuse,omitempty"`
-	ExpiredUse string `json:"expired_use,omitempty"`
-	// Grace is how long after a rotation the refresh token that was spent by it
-	// is accepted once more, rotating again. 0: not at all.
+	// Reuse is what happens to a refresh token that is sent again after it was
+	// used: "revoke" (or empty) revokes the grant, "reject" only rejects the
+	// request.
+	Reuse string `json:"reuse,omitempty"`
+	// Grace is how long after a refresh the refresh token it used is accepted once
+	// more. 0: not at all.
 	Grace Duration `json:"grace,omitempty"`
 
-	// RejectionCode of a dead refresh token; empty: "invalid_refresh_token".
-	RejectionCode string `json:"refusal_code,omitempty"`
-	// RejectionStatus that goes with it; 0: 400.
-	RejectionStatus int `json:"refusal_status,omitempty"`
-	// RefusalMember that holds the code: "error" (or empty), "type" (the shape
-	// of the API's errors) or "error_description" (error is invalid_request).
-	RefusalMember string `json:"refusal_member,omitempty"`
+	// RejectionCode is the error code for an invalid refresh token; empty:
+	// "invalid_refresh_token".
+	RejectionCode string `json:"rejection_code,omitempty"`
+	// RejectionStatus is the status code of that response; 0: 400.
+	RejectionStatus int `json:"rejection_status,omitempty"`
 
-	// Introspection of tokens: "works" (or empty), "absent" (404),
-	// "access_only" (refresh tokens are never active), "always_active" or
-	// "always_inactive".
+	// Introspection is the behaviour of token introspection: "works" (or empty),
+	// "absent" (404), "access_only" (refresh tokens are never active),
+	// "always_active" or "always_inactive".
 	Introspection string `json:"introspection,omitempty"`
 }
 
-// APISettings is what the API is like.
+// APISettings describes the API.
 type APISettings struct {
-	// UnauthorizedBody and ForbiddenBody are the bodies of 401 and 403:
-	// "exception_info" (or empty), "empty" or "plain".
+	// UnauthorizedBody is the body of a 401: "exception_info" (or empty), "empty"
+	// or "plain".
 	UnauthorizedBody string `json:"unauthorized_body,omitempty"`
-	ForbiddenBody    string `json:"forbidden_body,omitempty"`
-	// WWWAuthenticate adds the field to 401 answers.
-	WWWAuthenticate bool `json:"www_authenticate,omitempty"`
-	// NoInstallationStatus is what GET /v1/installations/me answers where there
-	// is no installation: 404 (or 0) or 400.
-	NoInstallationStatus int `json:"no_installation_status,omitempty"`
-	// NeedsActivation leaves new OAuth installations AUTHORIZED until they are
-	// activated; otherwise they are ACTIVATED at once.
-	NeedsActivation bool `json:"needs_activation,omitempty"`
-	// UninstallRevokesKey makes DELETE /v1/installations/me, sent with a key,
-	// revoke that key.
-	UninstallRevokesKey bool `json:"uninstall_revokes_key,omitempty"`
 }
 
-// choice is a setting whose value must be one of a few words, or empty.
+// choice is a setting that must have one of a few values, or be empty.
 type choice struct {
 	name    string
-	value   string
-	allowed []string
+	values  []string // given
+	allowed []string // the first is the default
 }
 
+// choices lists the settings that have a fixed set of values.
 func (s Settings) choices() []choice {
-	o, a := s.OAuth, s.API
-	bodies := []string{"exception_info", "empty", "plain"}
-	all := []choice{
-		{"oauth.consent", o.Consent, []string{"auto", "deny", "page"}},
-		{"oauth.subject_type", o.SubjectType, []string{"company", "organisation"}},
-		{"oauth.reconsent", o.Reconsent, []string{"keep", "revoke"}},
-		{"oauth.expires_in", o.ExpiresIn, []string{"number", "string", "fraction", "absent", "null", "zero", "negative", "huge"}},
-		{"oauth.old_access_token", o.OldAccessToken, []string{"dies", "survives"}},
-		{"oauth.reuse", o.Reuse, []string{"revoke", "refuse"}},
-		{"oauth.expired_use", o.ExpiredUse, []string{"revoke", "refuse"}},
-		{"oauth.refusal_member", o.RefusalMember, []string{"error", "type", "error_description"}},
-		{"oauth.introspection", o.Introspection, []string{"works", "absent", "access_only", "always_active", "always_inactive"}},
-		{"api.unauthorized_body", a.UnauthorizedBody, bodies},
-		{"api.forbidden_body", a.ForbiddenBody, bodies},
+	o := s.OAuth
+	return []choice{
+		{"oauth.consent", []string{o.Consent}, []string{"auto", "deny", "page"}},
+		{"oauth.expires_in", []string{o.ExpiresIn}, []string{"number", "string", "fraction", "absent", "null", "zero", "negative", "huge"}},
+		{"oauth.old_access_token", []string{o.OldAccessToken}, []string{"dies", "survives"}},
+		{"oauth.reuse", []string{o.Reuse}, []string{"revoke", "reject"}},
+		{"oauth.introspection", []string{o.Introspection}, []string{"works", "absent", "access_only", "always_active", "always_inactive"}},
+		{"api.unauthorized_body", []string{s.API.UnauthorizedBody}, []string{"exception_info", "empty", "plain"}},
+		{"oauth.client_auth", o.ClientAuth, []string{"basic", "basic_plain", "post"}},
+		{"oauth.omit", o.Omit, []string{"token_type", "scope", "refresh_token"}},
 	}
-	for _, v := range o.ClientAuth {
-		all = append(all, choice{"oauth.client_auth", v, []string{"basic", "basic_plain", "post"}})
-	}
-	for _, v := range o.Omit {
-		all = append(all, choice{"oauth.omit", v, []string{"token_type", "scope", "refresh_token", "initial_refresh_token"}})
-	}
-	return all
 }
 
-// validate reports every setting that has no meaning, all at once.
+// validate returns an error that lists every invalid setting.
 func (s Settings) validate() error {
 	var errs []error
 	for _, c := range s.choices() {
-		if c.value != "" && !slices.Contains(c.allowed, c.value) {
-			errs = append(errs, fmt.Errorf("%s: %q is not one of %q", c.name, c.value, c.allowed))
+		for _, v := range c.values {
+			if v != "" && !slices.Contains(c.allowed, v) {
+				errs = append(errs, fmt.Errorf("%s: %q is not one of %q", c.name, v, c.allowed))
+			}
 		}
 	}
 	for _, d := range []struct {
@@ -200,10 +171,37 @@ func (s Settings) validate() error {
 		}
 	}
 	if st := s.OAuth.RejectionStatus; st != 0 && (st < 400 || st > 599) {
-		errs = append(errs, fmt.Errorf("oauth.refusal_status: %d is not an error status", st))
-	}
-	if st := s.API.NoInstallationStatus; st != 0 && st != 404 && st != 400 {
-		errs = append(errs, fmt.Errorf("api.no_installation_status: %d is neither 404 nor 400", st))
+		errs = append(errs, fmt.Errorf("oauth.rejection_status: %d is not an error status", st))
 	}
 	return errors.Join(errs...)
+}
+
+// ReadSettings reads settings from JSON. Unknown members are errors.
+func ReadSettings(r io.Reader) (Settings, error) {
+	var s Settings
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return Settings{}, fmt.Errorf("reading the settings: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Settings{}, errors.New("reading the settings: unexpected data after the document")
+	}
+	return s, nil
+}
+
+//go:embed settings.example.json
+var exampleSettings string
+
+// ExampleSettings returns settings that contain every member.
+func ExampleSettings() string { return exampleSettings }
+
+// ExplainChoices lists the settings that have a fixed set of values, one per
+// line. The first value is the default.
+func ExplainChoices() string {
+	var b strings.Builder
+	for _, c := range (Settings{}).choices() {
+		fmt.Fprintf(&b, "%-24s %s\n", c.name, strings.Join(c.allowed, " | "))
+	}
+	return b.String()
 }

@@ -12,36 +12,34 @@ import (
 	"go.uber.org/zap"
 )
 
-// Config is what [New] makes a simulator of. The zero Config works.
+// Config configures a [Simulator]. The zero Config is valid.
 type Config struct {
 	Settings Settings
-	// Now tells the time; nil: time.Now. Delays use timers of package time in
-	// any case.
+	// Now returns the current time; nil means time.Now. Delays and latency use
+	// the timers of package time in any case.
 	Now func() time.Time
-	// Logger gets one line per request, without secrets; nil: none.
+	// Logger receives one line per request, without secrets; nil disables it.
 	Logger *zap.Logger
 }
 
-// Simulator is a Pleo: an authorization server, an API and a control endpoint
-// that share one state, all of it in memory. All methods and handlers may be
-// called at once.
+// Simulator is an authorization server, an API and a control endpoint that
+// share one state in memory. Its methods and handlers are safe for concurrent
+// use.
 type Simulator struct {
-	now    func() time.Time
-	logger *zap.Logger
+	now      func() time.Time
+	logger   *zap.Logger
+	settings Settings
+	requests atomic.Int64 // numbers the request-Ids
 
-	settings atomic.Pointer[Settings] // what it points to is never changed
-	requests atomic.Int64             // numbers the request-Ids
-
-	directory *directory
-	grants    *grantStore
-	records   *records
-	counts    *counts
-	events    *eventLog
-	faults    *faults
+	directory     *directory
+	grants        *grantStore
+	installations *installations
+	counts        *counts
+	events        *eventLog
+	faults        *faults
 }
 
-// New returns a simulator. It reports everything wrong with the settings at
-// once.
+// New returns a simulator. The error lists every invalid setting.
 func New(c Config) (*Simulator, error) {
 	if c.Now == nil {
 		c.Now = time.Now
@@ -50,45 +48,26 @@ func New(c Config) (*Simulator, error) {
 		c.Logger = zap.NewNop()
 	}
 	if err := c.Settings.validate(); err != nil {
-		return nil, fmt.Errorf("checking the settings: %w", err)
+		return nil, fmt.Errorf("validating the settings: %w", err)
 	}
-	w, err := newDirectory(c.Settings)
+	d, err := newDirectory(c.Settings)
 	if err != nil {
-		return nil, fmt.Errorf("making the world: %w", err)
+		return nil, fmt.Errorf("creating companies, clients and keys: %w", err)
 	}
-	s := &Simulator{
-		now: c.Now, logger: c.Logger, directory: w,
-		grants: newGrantStore(), records: newRecords(), counts: newCounts(),
+	return &Simulator{
+		now: c.Now, logger: c.Logger, settings: c.Settings, directory: d,
+		grants: newGrantStore(), installations: newInstallations(), counts: newCounts(),
 		events: newEventLog(), faults: &faults{},
-	}
-	s.settings.Store(&c.Settings)
-	return s, nil
+	}, nil
 }
 
-// Close lets everything that hangs on a fault go on. The simulator can still be
-// used.
+// Close resumes all requests that a fault delays. The simulator remains usable.
 func (s *Simulator) Close() { s.ClearFaults() }
 
-// Settings returns the settings in force. Companies, clients and keys are those
-// of the start.
-func (s *Simulator) Settings() Settings { return *s.settings.Load() }
-
-// Configure changes how the simulator behaves from the next request on.
-// Companies, clients and keys in the new settings have no effect.
-func (s *Simulator) Configure(n Settings) error {
-	if err := n.validate(); err != nil {
-		return fmt.Errorf("checking the settings: %w", err)
-	}
-	old := s.settings.Load()
-	n.Companies, n.Clients, n.Keys = old.Companies, old.Clients, old.Keys
-	s.settings.Store(&n)
-	return nil
-}
-
 // Handler serves everything on one port: /_control/ is [Simulator.Control],
-// /oauth/ is [Simulator.AuthorizationServer], all else is [Simulator.API].
+// /oauth/ is [Simulator.AuthorizationServer], and everything else is the API.
 func (s *Simulator) Handler() http.Handler {
-	control, auth, api := s.Control(), s.AuthorizationServer(), s.API()
+	control, auth, api := s.Control(), s.AuthorizationServer(), (&apiServer{s}).handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/_control/"):
@@ -102,67 +81,50 @@ func (s *Simulator) Handler() http.Handler {
 }
 
 // AuthorizationServer serves /oauth/authorize, /oauth/token and
-// /oauth/token/introspect. Like Pleo's it has no discovery document and no
+// /oauth/token/introspect. Like Pleo's, it has no discovery document and no
 // revocation endpoint.
-func (s *Simulator) AuthorizationServer() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /oauth/authorize", s.handler(s.authorize))
-	mux.HandleFunc("POST /oauth/authorize", s.handler(s.decide))
-	mux.HandleFunc("POST /oauth/token", s.handler(s.token))
-	mux.HandleFunc("POST /oauth/token/introspect", s.handler(s.introspectToken))
-	mux.HandleFunc("/", s.handler(func(*http.Request, string) response {
-		return exception(http.StatusNotFound, "NOT_FOUND", "the authorization server has no such endpoint")
-	}))
-	return mux
-}
+func (s *Simulator) AuthorizationServer() http.Handler { return (&authServer{s}).handler() }
 
-// handler makes a handler of a function from a request and its request-Id to
-// a reply.
-func (s *Simulator) handler(answer func(*http.Request, string) response) http.HandlerFunc {
+// Control serves the control endpoint that the package documentation describes,
+// below /_control/. It rejects requests from other machines and from web pages.
+func (s *Simulator) Control() http.Handler { return controlHandler(s) }
+
+// respond returns a handler that writes what f returns for a request and its
+// request-Id.
+func (s *Simulator) respond(f func(*http.Request, string) response) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		id := s.nextRequestID()
-		re := answer(r, id)
+		id := deriveUUID("request", s.requests.Add(1), s.now().UnixNano())
+		res := f(r, id)
 		s.logger.Info("request", zap.String("request_id", id), zap.String("method", r.Method),
-			zap.String("path", r.URL.Path), zap.String("outcome", re.outcome()))
-		w.Header()["request-Id"] = []string{id} // Pleo writes it so
-		re.write(w)
+			zap.String("path", r.URL.Path), zap.String("outcome", res.outcome()))
+		w.Header()["request-Id"] = []string{id} // Pleo's spelling
+		res.write(w)
 	}
 }
 
-func (s *Simulator) nextRequestID() string {
-	return deriveUUID("request", s.requests.Add(1), s.now().UnixNano())
-}
-
-// SetFault makes something go wrong and returns the fault with its id.
+// SetFault adds a fault and returns it with its id.
 func (s *Simulator) SetFault(f Fault) (Fault, error) { return s.faults.set(f) }
 
-// Faults lists the faults that are set, those included that have acted as often
-// as they were to.
-func (s *Simulator) Faults() []Fault { return s.faults.list() }
+// ClearFaults removes all faults and resumes the requests that they delay.
+func (s *Simulator) ClearFaults() { _ = s.faults.clear("") } // only a fault that is named can be missing
 
-// ClearFaults removes all faults and lets what hangs on them go on.
-func (s *Simulator) ClearFaults() { _ = s.faults.clear("") } // fails for a named fault only
-
-// ClearFault removes a fault and lets what hangs on it go on. The error wraps
-// [ErrNotFound] if there is no such fault.
+// ClearFault removes a fault and resumes the requests that it delays. The error
+// wraps [ErrNotFound] if there is no such fault.
 func (s *Simulator) ClearFault(id string) error { return s.faults.clear(id) }
 
-// Subscribe returns a channel of what happens at the token endpoint from now
-// on. The simulator never waits for its reader: with 1,024 events waiting it
-// drops the next ones, which shows in Seq. stop ends the subscription.
+// Subscribe returns a channel of the events at the token endpoint from now on.
+// The simulator does not wait for the receiver: once 1,024 events are buffered it
+// drops further ones, which shows as a gap in Event.Seq. stop ends the
+// subscription.
 func (s *Simulator) Subscribe() (events <-chan Event, stop func()) { return s.events.subscribe() }
 
-// AwaitEvent returns the first event after number after (0: any yet to be
-// remembered) that matches, waiting for it until the context ends.
+// AwaitEvent returns the first event with a number above after that matches, and
+// waits for it until the context ends. Only the last 10,000 events are kept.
 func (s *Simulator) AwaitEvent(ctx context.Context, after int64, match func(Event) bool) (Event, error) {
-	found, _ := s.events.await(ctx, after, match)
-	if len(found) == 0 {
-		return Event{}, fmt.Errorf("waiting for an event: %w", ctx.Err())
-	}
-	return found[0], nil
+	return s.events.await(ctx, after, match)
 }
 
-// Counters returns what the simulator has seen.
+// Counters returns what the simulator has counted so far.
 func (s *Simulator) Counters() Counters {
 	c := s.counts.snapshot(s.directory.isKey)
 	now := s.now()
@@ -176,141 +138,113 @@ func (s *Simulator) Counters() Counters {
 // ResetCounters sets all counters to zero.
 func (s *Simulator) ResetCounters() { s.counts.reset() }
 
-// Grants lists all grants, revoked ones too, in the order of their creation.
+// Grants lists all grants, including revoked ones, in the order of their
+// creation.
 func (s *Simulator) Grants() []GrantState { return s.grants.states(s.now()) }
 
-// AddCompany adds a company. Id, name and organisation are made up where they
-// are empty.
+// AddCompany adds a company. Fields that are empty are generated.
 func (s *Simulator) AddCompany(c Company) (Company, error) { return s.directory.addCompany(c) }
 
-// DefaultClient returns the client with the lowest id: the only one, mostly.
+// DefaultClient returns the client with the lowest id.
 func (s *Simulator) DefaultClient() Client {
-	c, _ := s.directory.clientOrFirst("") // there always is one
+	c, _ := s.directory.clientOrDefault("") // New has added at least one
 	return c
 }
 
 // Companies lists all companies in the order of their creation.
 func (s *Simulator) Companies() []Company { return s.directory.allCompanies() }
 
-// Keys lists all keys, revoked ones too, in the order of their creation.
+// Keys lists all keys, including revoked ones, in the order of their creation.
 func (s *Simulator) Keys() []Key { return s.directory.allKeys() }
 
-// SetClient adds a client or replaces the one with its id. The grants of that
-// client stay as they are.
+// SetClient adds a client, or replaces the one with the same id. Existing grants
+// are not affected.
 func (s *Simulator) SetClient(c Client) error { return s.directory.setClient(c) }
 
-// IssueKey adds an API key; its id and value are made up where they are empty.
+// IssueKey adds an API key. Its id and value are generated if they are empty.
 func (s *Simulator) IssueKey(k Key) (Key, error) { return s.directory.addKey(k) }
 
-// RevokeKey ends a key. The error wraps [ErrNotFound] if there is no such key.
+// RevokeKey revokes a key. The error wraps [ErrNotFound] if there is no such key.
 func (s *Simulator) RevokeKey(id string) error { return s.directory.revokeKey(id) }
 
-// GrantRequest asks for a grant without a browser.
+// GrantRequest requests a grant without a browser.
 type GrantRequest struct {
-	Company      string   `json:"company,omitempty"`      // id or name; empty, as Organisation: a new company
-	Organisation string   `json:"organisation,omitempty"` // id; the grant is for all its companies
-	ClientID     string   `json:"client_id,omitempty"`    // empty: the first client by id
-	Scopes       []string `json:"scopes,omitempty"`       // none: all of the client's
+	Company  string   `json:"company,omitempty"`   // id or name; empty: a new company
+	ClientID string   `json:"client_id,omitempty"` // empty: the client with the lowest id
+	Scopes   []string `json:"scopes,omitempty"`    // none: all scopes of the client
 
-	AccessTokenLifetime  Duration `json:"access_token_lifetime,omitempty"`  // 0: as the settings say
-	RefreshTokenLifetime Duration `json:"refresh_token_lifetime,omitempty"` // 0: as the settings say
+	AccessTokenLifetime  Duration `json:"access_token_lifetime,omitempty"`  // 0: as in the settings
+	RefreshTokenLifetime Duration `json:"refresh_token_lifetime,omitempty"` // 0: as in the settings
 }
 
 // Grant is a new grant with its first tokens.
 type Grant struct {
 	ID           string    `json:"grant"`
 	ClientID     string    `json:"client_id"`
-	Company      string    `json:"company_id,omitempty"` // empty: for an organisation
-	CompanyName  string    `json:"company_name,omitempty"`
-	Subject      string    `json:"subject"` // urn:pleo:company:UUID or urn:pleo:organisation:UUID
+	Company      string    `json:"company_id"`
+	CompanyName  string    `json:"company_name"`
+	Subject      string    `json:"subject"` // urn:pleo:company:UUID
 	AccessToken  string    `json:"access_token"`
 	RefreshToken string    `json:"refresh_token"`
 	ExpiresAt    time.Time `json:"expires_at"` // of the access token
 	Scope        string    `json:"scope"`
 }
 
-// IssueGrant gives a client a grant as consent would. The error wraps
-// [ErrNotFound] if company or client do not exist.
+// IssueGrant issues a grant as consent would. The error wraps [ErrNotFound] if
+// the company or the client does not exist.
 func (s *Simulator) IssueGrant(req GrantRequest) (Grant, error) {
-	spec, company, err := s.grantSpecOf(req)
-	if err != nil {
+	client, clientErr := s.directory.clientOrDefault(req.ClientID)
+	company, companyErr := s.directory.companyOrNew(req.Company)
+	if err := errors.Join(clientErr, companyErr); err != nil {
 		return Grant{}, fmt.Errorf("issuing a grant: %w", err)
 	}
-	p := s.grants.issue(spec, s.settings.Load().OAuth, s.now())
-	s.installed(spec)
-	return Grant{
-		ID: p.grant, ClientID: spec.clientID, Company: company.ID, CompanyName: company.Name,
-		Subject: p.subject.urn(), AccessToken: p.access, RefreshToken: p.refresh,
-		ExpiresAt: p.issuedAt.Add(p.lifetime), Scope: strings.Join(p.scopes, " "),
-	}, nil
-}
-
-func (s *Simulator) grantSpecOf(req GrantRequest) (grantSpec, Company, error) {
-	client, err := s.directory.clientOrFirst(req.ClientID)
-	if err != nil {
-		return grantSpec{}, Company{}, err
-	}
 	spec := grantSpec{
-		clientID: client.ID, scopes: req.Scopes, subject: subject{organisation: req.Organisation},
+		clientID: client.ID, company: company.ID, scopes: req.Scopes,
 		accessLifetime: req.AccessTokenLifetime, refreshLifetime: req.RefreshTokenLifetime,
 	}
 	if len(spec.scopes) == 0 {
 		spec.scopes = client.Scopes
 	}
-	if req.Organisation != "" {
-		return spec, Company{}, nil
-	}
-	company, err := s.companyOrNew(req.Company)
-	spec.subject = subject{company: company.ID}
-	return spec, company, err
+	p := s.grants.issue(spec, s.settings.OAuth, s.now())
+	s.installations.add(client.ID, company.ID, s.now())
+	return Grant{
+		ID: p.grant, ClientID: client.ID, Company: company.ID, CompanyName: company.Name,
+		Subject: subjectURN(company.ID), AccessToken: p.access, RefreshToken: p.refresh,
+		ExpiresAt: p.issuedAt.Add(p.lifetime), Scope: strings.Join(p.scopes, " "),
+	}, nil
 }
 
-func (s *Simulator) companyOrNew(idOrName string) (Company, error) {
-	if idOrName == "" {
-		return s.directory.addCompany(Company{})
-	}
-	return s.directory.company(idOrName)
-}
-
-// RevokeGrant ends a grant as the customer can: all its tokens die. The error
-// wraps [ErrNotFound] if there is no such live grant.
+// RevokeGrant revokes a grant with all its tokens, as the customer can. The error
+// wraps [ErrNotFound] if there is no such grant or it is already revoked.
 func (s *Simulator) RevokeGrant(id string) error {
-	n := s.grants.revokeWhere("revoked by the customer", func(g *grant) bool { return g.id == id })
-	if n == 0 {
-		return fmt.Errorf("live grant %q: %w", id, ErrNotFound)
+	if s.grants.revoke("revoked by the customer", selectGrants(id, "")) == 0 {
+		return fmt.Errorf("active grant %q: %w", id, ErrNotFound)
 	}
 	return nil
 }
 
-// RevokeGrants ends the live grants of one company, or all for an empty id. It
-// returns how many they were.
+// RevokeGrants revokes the grants of a company, or all grants if the id is empty,
+// and returns their number.
 func (s *Simulator) RevokeGrants(companyID string) int {
-	return s.grants.revokeWhere("revoked by the customer", selecting("", companyID))
+	return s.grants.revoke("revoked by the customer", selectGrants("", companyID))
 }
 
-// KillAccessTokens ends access tokens before their time and leaves the refresh
-// tokens good: those of one grant, of one company, or, where both are empty,
-// all. It returns how many died.
+// KillAccessTokens invalidates access tokens before they expire, and leaves the
+// refresh tokens valid. It applies to one grant, to one company, or to all where
+// both are empty, and returns the number of tokens.
 func (s *Simulator) KillAccessTokens(grantID, companyID string) int {
-	return s.grants.killAccessWhere(selecting(grantID, companyID))
+	return s.grants.killAccess(selectGrants(grantID, companyID))
 }
 
-// ExpireRefreshTokens lets refresh tokens end now, selected as by
-// [Simulator.KillAccessTokens]. It returns how many did.
+// ExpireRefreshTokens makes refresh tokens expire now. It selects them as
+// [Simulator.KillAccessTokens] does and returns their number.
 func (s *Simulator) ExpireRefreshTokens(grantID, companyID string) int {
-	return s.grants.expireRefreshWhere(s.now(), selecting(grantID, companyID))
+	return s.grants.expireRefresh(s.now(), selectGrants(grantID, companyID))
 }
 
-func selecting(grantID, companyID string) func(*grant) bool {
+// selectGrants matches the grants with the id and the company; empty matches any.
+func selectGrants(grantID, companyID string) func(*grant) bool {
 	return func(g *grant) bool {
-		return (grantID == "" || g.id == grantID) && (companyID == "" || g.subject.company == companyID)
+		return (grantID == "" || g.id == grantID) && (companyID == "" || g.company == companyID)
 	}
-}
-
-// status maps the errors of the methods above to a status for HTTP.
-func status(err error) int {
-	if errors.Is(err, ErrNotFound) {
-		return http.StatusNotFound
-	}
-	return http.StatusBadRequest
 }

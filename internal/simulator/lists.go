@@ -18,7 +18,7 @@ type employee struct {
 	JobTitle  string `json:"jobTitle"`
 }
 
-// employeesOf makes up the employees of a company, the same in every run.
+// employeesOf generates the employees of a company, the same in every run.
 func employeesOf(c Company) []employee {
 	first := []string{"Ada", "Bo", "Chen", "Dara", "Émile", "Freja", "Gül", "Håkon", "Inés", "Jens"}
 	last := []string{"Lund", "Møller", "Nowak", "Okafor", "Petit", "Quist", "Rossi", "Sørensen"}
@@ -34,29 +34,27 @@ func employeesOf(c Company) []employee {
 	return all
 }
 
-// employeesSeenBy lists the employees that a credential may see.
-func (s *Simulator) employeesSeenBy(p caller) []employee {
-	var all []employee
-	for _, c := range s.directory.companiesOf(p.subject) {
-		all = append(all, employeesOf(c)...)
-	}
-	return all
+// company returns the company of the caller.
+func (a *apiServer) company(c call) Company {
+	company, _ := a.sim.directory.company(c.caller.company) // companies are never removed
+	return company
 }
 
-func (s *Simulator) listEmployees(c call) response {
-	unwanted := func(e employee) bool {
-		return filteredOut(c, "companyId", e.CompanyID) || filteredOut(c, "email", e.Email) || filteredOut(c, "code", e.Code)
+func (a *apiServer) listEmployees(c call) response {
+	filteredOut := func(e employee) bool {
+		return differs(c, "email", e.Email) || differs(c, "code", e.Code)
 	}
-	return page(slices.DeleteFunc(s.employeesSeenBy(c.caller), unwanted), c.query)
+	return page(slices.DeleteFunc(employeesOf(a.company(c)), filteredOut), c.query)
 }
 
-// filteredOut reports whether the query asks for another value than this one.
-func filteredOut(c call, parameter, value string) bool {
+// differs reports whether the query filters by the parameter and this value does
+// not match.
+func differs(c call, parameter, value string) bool {
 	return c.query.Has(parameter) && c.query.Get(parameter) != value
 }
 
-func (s *Simulator) getEmployee(c call) response {
-	for _, e := range s.employeesSeenBy(c.caller) {
+func (a *apiServer) getEmployee(c call) response {
+	for _, e := range employeesOf(a.company(c)) {
 		if e.ID == c.r.PathValue("id") {
 			return jsonResponse(http.StatusOK, data{e})
 		}
@@ -75,29 +73,24 @@ type companyRecord struct {
 
 func recordOf(c Company) companyRecord {
 	return companyRecord{
-		ID: c.ID, Name: c.Name, OrganizationID: c.OrganisationID,
+		ID: c.ID, Name: c.Name, OrganizationID: deriveUUID("organisation", c.ID),
 		RegistrationNumber: strings.ToUpper(deriveUUID("registration", c.ID)[:8]),
 		Address:            map[string]string{"addressLine1": "Ravnsborg Tværgade 5", "locality": "København", "country": "DK"},
 	}
 }
 
-func (s *Simulator) listCompanies(c call) response {
-	covered := s.directory.companiesOf(c.caller.subject)
-	records := make([]companyRecord, 0, len(covered))
-	for _, company := range covered {
-		records = append(records, recordOf(company))
-	}
-	return page(records, c.query)
+func (a *apiServer) listCompanies(c call) response {
+	return page([]companyRecord{recordOf(a.company(c))}, c.query)
 }
 
-func (s *Simulator) getCompany(c call) response {
-	company, err := s.directory.company(c.r.PathValue("id"))
+func (a *apiServer) getCompany(c call) response {
+	company, err := a.sim.directory.company(c.r.PathValue("id"))
 	if err != nil || company.ID != c.r.PathValue("id") {
 		return exception(http.StatusNotFound, "COMPANY_NOT_FOUND", "company not found")
 	}
-	if !c.caller.subject.covers(company) {
-		s.counts.wrongCompany(c.caller.id())
-		return s.forbidden("the credential does not belong to this company")
+	if c.caller.company != company.ID {
+		a.sim.counts.wrongCompany(c.caller.id())
+		return forbidden("the credential does not belong to this company")
 	}
 	return jsonResponse(http.StatusOK, data{recordOf(company)})
 }
