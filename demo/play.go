@@ -215,7 +215,7 @@ func (s *stage) askOthers(ctx context.Context) error {
 
 func (s *stage) stop(ctx context.Context) error {
 	var seen struct {
-		Refreshes         int `json:"refreshes"`
+		Refreshes    int `json:"refreshes"`
 		MaxTimesSent int `json:"max_times_sent"`
 	}
 	if err := s.control(ctx, http.MethodGet, "counters", nil, &seen); err != nil {
