@@ -238,10 +238,9 @@ func checkClients(clients []Client) error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, c := range clients {
-		switch {
-		case c.Name == "" || strings.ContainsFunc(c.Name, notInClientName):
-			errs = append(errs, fmt.Errorf("client name %q is empty, or has a colon, a space or a control character", c.Name))
-		case seen[c.Name]:
+		if err := CheckClientName(c.Name); err != nil {
+			errs = append(errs, fmt.Errorf("client name %q: %w", c.Name, err))
+		} else if seen[c.Name] {
 			errs = append(errs, fmt.Errorf("two clients are called %q", c.Name))
 		}
 		seen[c.Name] = true
@@ -253,9 +252,15 @@ func checkClients(clients []Client) error {
 	return errors.Join(errs...)
 }
 
-// notInClientName reports what RFC 7617 section 2 keeps out of a user name, and
-// what would look odd in a log.
-func notInClientName(r rune) bool { return r <= ' ' || r == ':' || r == 0x7f }
+// CheckClientName returns an error unless the name can be sent as the user name of
+// Basic authentication (RFC 7617 section 2) and is readable in a log.
+func CheckClientName(name string) error {
+	invalid := func(r rune) bool { return r <= ' ' || r == ':' || r == 0x7f }
+	if name == "" || strings.ContainsFunc(name, invalid) {
+		return errors.New("must not be empty or contain a colon, a space or a control character")
+	}
+	return nil
+}
 
 func checkPatterns(c Client) error {
 	var errs []error

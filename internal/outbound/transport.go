@@ -60,7 +60,7 @@ func NewTransport(c Config) (*http.Transport, error) {
 	if c.ForwardProxy == nil {
 		return t, nil
 	}
-	if err := checkForwardProxy(c.ForwardProxy); err != nil {
+	if err := CheckForwardProxy(c.ForwardProxy); err != nil {
 		return nil, err
 	}
 	t.Proxy = http.ProxyURL(c.ForwardProxy)
@@ -68,9 +68,9 @@ func NewTransport(c Config) (*http.Transport, error) {
 	return t, nil
 }
 
-// checkForwardProxy returns an error that does not show the user and password of
-// the URL.
-func checkForwardProxy(u *url.URL) error {
+// CheckForwardProxy returns an error unless u can be the ForwardProxy of a
+// [Config]. The error does not show the user and password of the URL.
+func CheckForwardProxy(u *url.URL) error {
 	switch u.Scheme {
 	case "http", "https", "socks5":
 	default:

@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -115,11 +115,10 @@ func (c ServerConfig) check() error {
 		return errors.New("the authorization server needs a client secret")
 	case c.Transport == nil:
 		return errors.New("the authorization server needs a transport")
-	case c.Auth == BasicPlain && strings.Contains(c.ClientID, ":"):
-		return errors.New("a client id with a colon cannot be sent as basic_plain: use basic or post") // RFC 7617 section 2
+	case c.Auth != "" && !slices.Contains(ClientAuths(), c.Auth):
+		return fmt.Errorf("unknown client authentication %q: use one of %v", c.Auth, ClientAuths())
 	}
-	_, err := ParseClientAuth(string(cmp.Or(c.Auth, Basic)))
-	return err
+	return c.Auth.CheckClientID(c.ClientID)
 }
 
 // Refresh sends the refresh token once and returns the new token pair (RFC 6749

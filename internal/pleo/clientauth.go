@@ -1,9 +1,10 @@
 package pleo
 
 import (
-	"fmt"
+	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"golang.org/x/oauth2"
 
@@ -24,13 +25,16 @@ const (
 	BasicPlain ClientAuth = "basic_plain"
 )
 
-// ParseClientAuth returns the method named s.
-func ParseClientAuth(s string) (ClientAuth, error) {
-	switch a := ClientAuth(s); a {
-	case Basic, Post, BasicPlain:
-		return a, nil
+// ClientAuths returns every method of client authentication.
+func ClientAuths() []ClientAuth { return []ClientAuth{Basic, Post, BasicPlain} }
+
+// CheckClientID returns an error if a client with the id cannot authenticate by
+// the method.
+func (a ClientAuth) CheckClientID(id string) error {
+	if a == BasicPlain && strings.Contains(id, ":") { // RFC 7617 section 2
+		return errors.New("must not contain a colon with basic_plain: use basic or post")
 	}
-	return "", fmt.Errorf("unknown client authentication %q: use basic, post or basic_plain", s)
+	return nil
 }
 
 // style returns the method in terms of x/oauth2.

@@ -126,16 +126,3 @@ func TestPreviousSecretAfterTokenRejection(t *testing.T) {
 		t.Errorf("Refresh = %v, want a refusal", err)
 	}
 }
-
-func TestParseClientAuth(t *testing.T) {
-	for _, want := range []ClientAuth{Basic, Post, BasicPlain} {
-		if got, err := ParseClientAuth(string(want)); got != want || err != nil {
-			t.Errorf("ParseClientAuth(%q) = %q, %v, want it back", want, got, err)
-		}
-	}
-	for _, s := range []string{"", "Basic", "auto", "none"} {
-		if got, err := ParseClientAuth(s); err == nil {
-			t.Errorf("ParseClientAuth(%q) = %q, want an error", s, got)
-		}
-	}
-}

@@ -4,7 +4,6 @@ two pods use the same refresh token, Pleo ends the grant. Values that allow this
 rejected, with the reason and the fix.
 */}}
 {{- define "pleo-auth-proxy.check" -}}
-{{- include "pleo-auth-proxy.checkKeys" (dict "path" "config" "value" .Values.config "known" (.Files.Get "files/config.example.yaml" | fromYaml)) -}}
 {{- include "pleo-auth-proxy.checkNames" (dict "list" "connections" "of" .Values.connections) -}}
 {{- include "pleo-auth-proxy.checkNames" (dict "list" "clients" "of" .Values.clients) -}}
 {{- include "pleo-auth-proxy.checkStore" . -}}
@@ -15,23 +14,6 @@ rejected, with the reason and the fix.
 {{- include "pleo-auth-proxy.checkGateway" . -}}
 {{- else if or .Values.connect.ingress.enabled .Values.autoscaling.enabled .Values.serviceMonitor.enabled -}}
 {{- fail "connect.ingress, autoscaling and serviceMonitor are for mode gateway: in mode sidecar the pods and their Service belong to your own chart" -}}
-{{- end -}}
-{{- end -}}
-
-{{/* Rejects keys of config that the program does not know and would reject at its start. */}}
-{{- define "pleo-auth-proxy.checkKeys" -}}
-{{- range $key, $value := .value -}}
-{{- $path := printf "%s.%s" $.path $key -}}
-{{- if not (hasKey $.known $key) -}}
-{{- fail (printf "%s is not a key of the configuration; config.example.yaml lists all keys" $path) -}}
-{{- end -}}
-{{- $known := get $.known $key -}}
-{{- if ne (kindIs "map" $known) (kindIs "map" $value) -}}
-{{- fail (printf "%s %s" $path (kindIs "map" $known | ternary "must have keys of its own" "cannot have keys of its own")) -}}
-{{- end -}}
-{{- if kindIs "map" $known -}}
-{{- include "pleo-auth-proxy.checkKeys" (dict "path" $path "value" $value "known" $known) -}}
-{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -42,25 +42,25 @@ connections:
 func TestMistakesInDeclaredConnections(t *testing.T) {
 	for _, test := range []mistakesOf{
 		{"tokens are not declared", minimal + "connections:\n  - {name: a, kind: oauth, api_key: k}\n",
-			[]string{`c.yaml:3: connections[0].kind: wants standalone_key or integrated_key (it is "oauth")`}},
+			[]string{`c.yaml:3: connections[0].kind: must be standalone_key or integrated_key (it is "oauth")`}},
 		{"no key", minimal + "connections:\n  - {name: a, kind: standalone_key}\n",
-			[]string{"c.yaml:3: connections[0]: needs api_key_file or api_key"}},
+			[]string{"c.yaml:3: connections[0]: requires api_key_file or api_key"}},
 		{"two keys", minimal + "connections:\n  - {name: a, kind: standalone_key, api_key: k, api_key_file: /f}\n",
-			[]string{"c.yaml:3: connections[0].api_key: cannot be used together with api_key_file; keep one of them"}},
+			[]string{"c.yaml:3: connections[0].api_key_file: cannot be combined with connections[0].api_key; remove one of them"}},
 		{"nothing but a key", minimal + "connections:\n  - api_key: k\n", []string{
-			"c.yaml:3: connections[0].name: is needed",
-			"c.yaml:3: connections[0].kind: is needed"}},
+			"c.yaml:3: connections[0].name: is required",
+			"c.yaml:3: connections[0].kind: is required"}},
 		{"names that differ by case", minimal + "connections:\n  - {name: acme, kind: standalone_key, api_key: k}\n  - {name: Acme, kind: standalone_key, api_key: l}\n",
-			[]string{"c.yaml:4: connections[1].name: is the name of connections[0] too, but for upper and lower case"}},
+			[]string{"c.yaml:4: connections[1].name: is already the name, apart from case, of connections[0]"}},
 		{"refresh token", minimal + "connections:\n  - {name: a, kind: standalone_key, api_key: k, refresh_token: canary}\n",
 			[]string{"c.yaml:3: connections[0].refresh_token: unknown key"}},
 		{"tenant over two lines", minimal + "connections:\n  - {name: a, kind: standalone_key, api_key: k, external_tenant: \"b\\nc\"}\n",
 			[]string{`c.yaml:3: connections[0].external_tenant: the external tenant is not usable: it takes up to 256 bytes without control characters (it is "b\nc")`}},
 		{"memory without connections", minimal + "store: {driver: memory}\n",
-			[]string{"c.yaml:2: store.driver: is memory, which is for connections that the configuration declares; declare one under connections, or use sqlite"}},
+			[]string{"c.yaml:2: store.driver: is memory, which is for connections in the configuration; add one under connections, or use sqlite"}},
 		{"memory for what is kept", minimal + "store: {driver: memory, path: /p}\noauth: {client_id: c, client_secret: s}\nconnections: [{name: a, kind: standalone_key, api_key: k}]\n", []string{
-			"c.yaml:3: oauth.client_id: cannot be used with store.driver memory: refresh tokens would be lost with the process; use sqlite",
-			"c.yaml:2: store.path: has no meaning with store.driver memory; leave it out"}},
+			"c.yaml:3: oauth.client_id: cannot be combined with store.driver memory, which would lose refresh tokens on exit; use sqlite",
+			"c.yaml:2: store.path: does not apply to store.driver memory; remove it"}},
 	} {
 		t.Run(test.name, test.check)
 	}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -11,22 +12,22 @@ import (
 	"strings"
 )
 
-// Listen is where a listener waits: a TCP address or a unix socket. The zero
-// Listen is a listener that is off.
+// Listen is the address of a listener: a TCP address or a unix socket. The zero
+// Listen means that the listener is off.
 type Listen struct {
 	Network string      // tcp or unix; empty: off
 	Address string      // host:port, or the path of the socket
-	Mode    fs.FileMode // of the socket; 0: 0660
-	Group   string      // of the socket; empty: that of the process
+	Mode    fs.FileMode // of the socket; 0 means 0660
+	Group   string      // of the socket; empty means that of the process
 }
 
-// off is what a listener that may be left out is set to.
+// off is the text that turns an optional listener off.
 const off = "off"
 
-// Off reports whether there is to be no listener.
+// Off reports whether the listener is off.
 func (l Listen) Off() bool { return l.Network == "" }
 
-// Local reports whether only programs of this machine can reach the listener.
+// Local reports whether only programs on this machine can reach the listener.
 func (l Listen) Local() bool {
 	if l.Network != "tcp" {
 		return true
@@ -35,7 +36,7 @@ func (l Listen) Local() bool {
 	return err == nil && isLoopback(host)
 }
 
-// overlaps reports whether the two cannot be open at once.
+// overlaps reports whether the two cannot be open at the same time.
 func (l Listen) overlaps(with Listen) bool {
 	if l.Network != with.Network {
 		return false
@@ -48,9 +49,10 @@ func (l Listen) overlaps(with Listen) bool {
 	return port == otherPort && (host == otherHost || covers(host, otherHost) || covers(otherHost, host))
 }
 
-// hostAndPort returns them in one form of those that mean the same.
+// hostAndPort returns host and port, in the same form for addresses that mean the
+// same.
 func (l Listen) hostAndPort() (host string, port uint64) {
-	host, text, _ := net.SplitHostPort(l.Address) // parseListen has seen to it
+	host, text, _ := net.SplitHostPort(l.Address) // parseListen has checked it
 	port, _ = strconv.ParseUint(text, 10, 16)
 	switch host = strings.ToLower(host); host {
 	case "":
@@ -64,8 +66,8 @@ func (l Listen) hostAndPort() (host string, port uint64) {
 	return host, port
 }
 
-// covers reports whether listening on host is listening on other too. That on the
-// unspecified IPv6 address takes IPv4 as well.
+// covers reports whether listening on host includes listening on other. The
+// unspecified IPv6 address includes IPv4.
 func covers(host, other string) bool {
 	if host == netip.IPv6Unspecified().String() {
 		return true
@@ -74,7 +76,7 @@ func covers(host, other string) bool {
 	return host == netip.IPv4Unspecified().String() && (err != nil || ip.Is4())
 }
 
-// String returns the listener as it stands in the configuration.
+// String returns the address as it is written in the configuration.
 func (l Listen) String() string {
 	switch l.Network {
 	case "":
@@ -91,60 +93,60 @@ func parseListen(s string) (Listen, error) {
 	if path, ok := strings.CutPrefix(s, unixPrefix); ok {
 		return parseUnixListen(path)
 	}
-	wants := errors.New("wants host:port such as 127.0.0.1:8484, or unix:/path/of/socket")
+	invalid := errors.New("must be host:port such as 127.0.0.1:8484, or unix:/path/of/socket")
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return Listen{}, wants
+		return Listen{}, invalid
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return Listen{}, wants
+		return Listen{}, invalid
 	}
-	if _, err := parseHost(host); err != nil && host != "" {
-		return Listen{}, wants
+	if host != "" && checkHost(host) != nil {
+		return Listen{}, invalid
 	}
 	return Listen{Network: "tcp", Address: s}, nil
 }
 
-// maxUnixPathLength is what fits into a sockaddr_un on every system we run on.
+// maxUnixPathLength is the limit of sockaddr_un on the systems that we support.
 const maxUnixPathLength = 103
 
 func parseUnixListen(s string) (Listen, error) {
 	path, options, _ := strings.Cut(s, "?")
 	if !filepath.IsAbs(path) {
-		return Listen{}, errors.New("wants a path after unix: that begins with /")
+		return Listen{}, errors.New("must have an absolute path after unix:")
 	}
 	if len(path) > maxUnixPathLength {
-		return Listen{}, errors.New("has a socket path of more than 103 bytes, which systems refuse; use a shorter one")
+		return Listen{}, fmt.Errorf("must have a socket path of at most %d bytes", maxUnixPathLength)
 	}
 	l := Listen{Network: "unix", Address: filepath.Clean(path)}
 	return l, l.setOptions(options)
 }
 
-// setOptions reads what follows the question mark behind a socket's path.
+// setOptions parses the query after the path of a socket.
 func (l *Listen) setOptions(options string) error {
-	wants := errors.New("wants unix:/path?mode=0660&group=NAME; either may be left out")
+	invalid := errors.New("must be unix:/path?mode=0660&group=NAME; both options may be left out")
 	given, err := url.ParseQuery(options)
 	if err != nil {
-		return wants
+		return invalid
 	}
 	for name, values := range given {
 		switch name {
 		case "mode":
 			mode, err := strconv.ParseUint(values[0], 8, 32)
 			if err != nil || mode == 0 || mode > 0o777 {
-				return errors.New("wants a mode of three octal digits, such as unix:/path?mode=0660")
+				return errors.New("must have a mode of octal digits up to 0777, such as unix:/path?mode=0660")
 			}
 			l.Mode = fs.FileMode(mode)
 		case "group":
 			l.Group = values[0]
 		default:
-			return wants
+			return invalid
 		}
 	}
 	return nil
 }
 
-// parseListenOrOff reads a listener that may be left out.
+// parseListenOrOff parses the address of an optional listener.
 func parseListenOrOff(s string) (Listen, error) {
 	if s == off {
 		return Listen{}, nil

@@ -2,78 +2,49 @@ package config
 
 import (
 	"cmp"
-	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
+	"reflect"
 	"strings"
 )
 
 // Source is where a configuration is read from.
 type Source struct {
-	// Path is the file that was asked for; empty means the first of PLEO_CONFIG,
-	// ./pleo-auth-proxy.yaml and /etc/pleo-auth-proxy/config.yaml, or no file.
+	// Path is the file to read. Empty means the first that exists of PLEO_CONFIG,
+	// ./pleo-auth-proxy.yaml and /etc/pleo-auth-proxy/config.yaml, or no file. A
+	// file that Path or PLEO_CONFIG names must exist.
 	Path string
-	// Environ is the environment in the form of [os.Environ].
+	// Environ is the environment, in the form of [os.Environ].
 	Environ []string
-	// Root says that the program runs as root, which has another data_dir.
+	// Root reports whether the program runs as root, which changes the default of
+	// data_dir.
 	Root bool
 }
 
-// Load reads and checks the configuration. The error is an [*Error] that holds
-// every mistake. Secret files are not read: see [SecretSource.Open].
+// Load reads and checks the configuration. The error is an [*Error] with every
+// mistake. Load does not read files of secrets: see [SecretSource.Open].
 func Load(src Source) (*Config, error) {
-	l := newLoader(src)
-	l.readFallbacks()
-	complete := l.readFile()
-	l.readEnvironment()
-	l.fillIn()
-	if complete { // else much would seem to be missing that only could not be read
-		l.check()
+	l := &loader{config: &Config{}, keys: allKeys(), report: newReport()}
+	env := environment(src.Environ)
+	l.readDefaults()
+	complete := l.readFile(find(src, env))
+	l.readEnvironment(env)
+	l.fillIn(env, src.Root)
+	if complete { // a key that could not be read must not be reported as missing
+		check(l.config, l.report)
 	}
-	if len(l.mistakes) > 0 {
-		return nil, &Error{Mistakes: l.mistakes}
+	if len(l.report.mistakes) > 0 {
+		return nil, &Error{Mistakes: l.report.mistakes}
 	}
-	l.config.places = l.places
+	l.config.places = l.report.places
 	return l.config, nil
 }
 
 // loader is one run of Load.
 type loader struct {
-	src    Source
-	env    map[string]string // variable → value
 	config *Config
-
-	order    []key
-	keys     map[string]key   // path → key
-	sections map[string]bool  // path of each section
-	places   map[string]place // path → where its value stands, once it has one
-	mistakes []Mistake
-}
-
-// place is where a value stands. The zero place is nowhere: the value is a
-// default.
-type place struct {
-	file     string
-	line     int
-	variable string
-}
-
-func newLoader(src Source) *loader {
-	l := &loader{
-		src:      src,
-		env:      environment(src.Environ),
-		config:   &Config{},
-		order:    allKeys(),
-		keys:     map[string]key{},
-		sections: map[string]bool{},
-		places:   map[string]place{},
-	}
-	for _, k := range l.order {
-		l.register(k)
-	}
-	return l
+	keys   []key
+	report *report
 }
 
 func environment(environ []string) map[string]string {
@@ -86,51 +57,56 @@ func environment(environ []string) map[string]string {
 	return env
 }
 
-// mistake notes what is wrong with the value of the key at path.
-func (l *loader) mistake(p place, path, format string, args ...any) {
-	l.mistakes = append(l.mistakes, Mistake{
-		File: p.file, Line: p.line, Variable: p.variable, Key: path,
-		Problem: fmt.Sprintf(format, args...),
-	})
-}
+// root is the value that the keys outside of lists are set in.
+func (l *loader) root() reflect.Value { return reflect.ValueOf(l.config).Elem() }
 
-func (l *loader) readFallbacks() {
-	for _, k := range l.order {
+func (l *loader) readDefaults() {
+	for _, k := range l.keys {
 		if k.fallback != "" {
-			l.set(k, place{}, strings.Split(k.fallback, ","))
+			l.set(l.root(), k, k.path, place{}, k.split(k.fallback))
 		}
 	}
 }
 
-// set reads the value of a key from its texts, which stand at p.
-func (l *loader) set(k key, p place, texts []string) {
+// set parses the texts of a key, which were read at p, and sets its value in
+// owner. path is that of the key, with the indexes of items.
+func (l *loader) set(owner reflect.Value, k key, path string, p place, texts []string) {
 	if p != (place{}) {
-		l.places[k.path] = p
+		l.report.places[path] = p
 	}
-	if err := k.set(l.config, texts); err != nil {
-		l.mistake(p, k.path, "%v%s", err, k.show(texts))
+	value := k.in(owner)
+	if !k.list {
+		parsed, err := k.format.parse(texts[0])
+		if err != nil {
+			l.report.mistake(p, path, "%s", k.format.explain(err, texts[0]))
+			return
+		}
+		value.Set(reflect.ValueOf(parsed))
+		return
 	}
+	list := reflect.MakeSlice(value.Type(), 0, len(texts)) // not nil: an empty list was given
+	for _, text := range texts {
+		parsed, err := k.format.parse(text)
+		if err != nil {
+			l.report.mistake(p, path, "%s", k.format.explain(err, text))
+			return
+		}
+		list = reflect.Append(list, reflect.ValueOf(parsed))
+	}
+	value.Set(list)
 }
 
-// show returns what was written, as the end of a message, or nothing where it
-// may be a secret.
-func (k key) show(texts []string) string {
-	written := strings.Join(texts, ",")
-	if k.private || strings.Contains(written, "@") || len(written) > 200 {
-		return ""
-	}
-	return fmt.Sprintf(" (it is %q)", written)
-}
-
-// fillIn computes the defaults that depend on other keys or on the system.
-func (l *loader) fillIn() {
+// fillIn sets the defaults that depend on other keys or on the environment.
+func (l *loader) fillIn(env map[string]string, root bool) {
 	c := l.config
-	c.DataDirConfigured = l.given("data_dir")
+	c.DataDirConfigured = l.report.given("data_dir")
 	if c.Store.Driver == DriverMemory { // which is for programs without a disk
 		return
 	}
-	if c.DataDir == "" {
-		c.DataDir = l.defaultDataDir()
+	if c.DataDir == "" && !c.DataDirConfigured { // else it was given and is wrong
+		if c.DataDir = defaultDataDir(env, root); c.DataDir == "" {
+			l.report.mistake(place{}, "data_dir", "is required, because none of STATE_DIRECTORY, XDG_STATE_HOME and HOME is set")
+		}
 	}
 	if c.Store.Driver == DriverSQLite {
 		c.Store.Path = cmp.Or(c.Store.Path, c.InDataDir(StoreFileName))
@@ -140,33 +116,28 @@ func (l *loader) fillIn() {
 	c.Admin.TokenFile = cmp.Or(c.Admin.TokenFile, c.InDataDir(AdminTokenFileName))
 }
 
-func (l *loader) defaultDataDir() string {
-	// systemd lists several directories with colons between.
-	if dir, _, _ := strings.Cut(l.env["STATE_DIRECTORY"], ":"); dir != "" {
+// defaultDataDir returns "" if the environment names no directory.
+func defaultDataDir(env map[string]string, root bool) string {
+	// systemd separates several directories by colons.
+	if dir, _, _ := strings.Cut(env["STATE_DIRECTORY"], ":"); dir != "" {
 		return dir
 	}
-	if l.src.Root {
+	if root {
 		return "/var/lib/pleo-auth-proxy"
 	}
-	if dir := l.env["XDG_STATE_HOME"]; filepath.IsAbs(dir) {
+	if dir := env["XDG_STATE_HOME"]; filepath.IsAbs(dir) {
 		return filepath.Join(dir, "pleo-auth-proxy")
 	}
-	if home := l.env["HOME"]; filepath.IsAbs(home) {
+	if home := env["HOME"]; filepath.IsAbs(home) {
 		return filepath.Join(home, ".local", "state", "pleo-auth-proxy")
-	}
-	if !l.given("data_dir") { // else it was given and is wrong
-		l.mistake(place{}, "data_dir", "is needed, since neither STATE_DIRECTORY nor XDG_STATE_HOME nor HOME is set")
 	}
 	return ""
 }
 
-// find returns the path of the file to read, or nothing when none was asked for
-// and none is in the usual places.
-func (l *loader) find() string {
-	for _, asked := range []string{l.src.Path, l.env[fileVariable]} {
-		if asked != "" {
-			return asked
-		}
+// find returns the path of the file to read; "" if there is none.
+func find(src Source, env map[string]string) string {
+	if named := cmp.Or(src.Path, env[fileVariable]); named != "" {
+		return named
 	}
 	for _, path := range []string{"pleo-auth-proxy.yaml", "/etc/pleo-auth-proxy/config.yaml"} {
 		if _, err := os.Stat(path); err == nil {
@@ -176,25 +147,16 @@ func (l *loader) find() string {
 	return ""
 }
 
-// readFile reports whether all that the file says, if there is one, was read.
-func (l *loader) readFile() bool {
-	path := l.find()
+// readFile reports whether everything in the file, if there is one, was read.
+func (l *loader) readFile(path string) bool {
 	if path == "" {
 		return true
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		l.mistake(place{file: path}, "", "reading the configuration: %v", errnoOf(err))
+		l.report.mistake(place{file: path}, "", "reading the configuration: %v", errnoOf(err))
 		return false
 	}
 	l.config.File = path
 	return l.readYAML(path, data)
-}
-
-// known returns the paths of all keys and sections, for suggestions.
-func (l *loader) known() []string {
-	paths := slices.Collect(maps.Keys(l.keys))
-	paths = slices.AppendSeq(paths, maps.Keys(l.sections))
-	slices.Sort(paths)
-	return paths
 }

@@ -2,17 +2,19 @@ package config
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 )
 
-// MistakeAt is one thing that is wrong with the configuration. It never holds
-// the value of a secret.
+// Mistake is one mistake in the configuration. It never contains the value of a
+// secret.
 type Mistake struct {
-	File     string `json:"file,omitempty"`     // where it stands; empty when not in a file
+	File     string `json:"file,omitempty"`     // empty if the value was not read from a file
 	Line     int    `json:"line,omitempty"`     // in File, from 1
-	Variable string `json:"variable,omitempty"` // the environment variable it stands in
+	Variable string `json:"variable,omitempty"` // the environment variable that the value was read from
 	Key      string `json:"key,omitempty"`      // the path of the key, such as proxy.listen
-	Problem  string `json:"problem"`            // what is wrong, and what would be right
+	Problem  string `json:"problem"`            // what is wrong and what to change
 }
 
 // String returns the mistake as one line, its place first.
@@ -31,8 +33,8 @@ func (m Mistake) String() string {
 	return strings.Join(append(parts, m.Problem), ": ")
 }
 
-// Error holds everything that is wrong with a configuration, in the order of
-// the file, then of the environment, then of what follows from both.
+// Error holds every mistake in a configuration: those in the file in its order,
+// then those in the environment, then those between several keys.
 type Error struct{ Mistakes []Mistake }
 
 func (e *Error) Error() string {
@@ -46,8 +48,73 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// suggest returns "; did you mean X?" for the candidate nearest to what was
-// written, or nothing when none is near.
+// place is where a value was read. The zero place is that of a default.
+type place struct {
+	file     string
+	line     int
+	variable string
+}
+
+// mistake returns a mistake at the place.
+func (p place) mistake(path, problem string) Mistake {
+	return Mistake{File: p.file, Line: p.line, Variable: p.variable, Key: path, Problem: problem}
+}
+
+// report collects the mistakes of one [Load].
+type report struct {
+	places   map[string]place // path → where its value was read
+	mistakes []Mistake
+}
+
+func newReport() *report { return &report{places: map[string]place{}} }
+
+// mistake adds a mistake at a place.
+func (r *report) mistake(p place, path, format string, args ...any) {
+	r.mistakes = append(r.mistakes, p.mistake(path, fmt.Sprintf(format, args...)))
+}
+
+// wrong adds a mistake where the value of the key was read.
+func (r *report) wrong(path, format string, args ...any) {
+	r.mistake(r.places[path], path, format, args...)
+}
+
+// given reports whether the file or the environment sets the key.
+func (r *report) given(path string) bool { return r.places[path] != (place{}) }
+
+// invalid reports whether the key has a mistake.
+func (r *report) invalid(path string) bool {
+	return slices.ContainsFunc(r.mistakes, func(m Mistake) bool { return m.Key == path })
+}
+
+// require adds a mistake unless the item at path sets the key called name.
+func (r *report) require(path, name string) {
+	if key := path + "." + name; !r.given(key) && !r.invalid(key) {
+		r.mistake(r.places[path], key, "is required")
+	}
+}
+
+// unique adds a mistake if another key has the value already, and records it. The
+// message tells what the value is, such as "name".
+func (r *report) unique(seen map[string]string, value, path, what, owner string) {
+	if other, taken := seen[value]; taken && value != "" {
+		r.wrong(path, "is already the %s of %s", what, other)
+		return
+	}
+	seen[value] = owner
+}
+
+// explain returns err with the text that it is about, unless err shows the text
+// already or the text may be a secret.
+func (f format) explain(err error, text string) string {
+	message, shown := err.Error(), strconv.Quote(text)
+	if f.private || strings.Contains(text, "@") || len(text) > 200 || strings.Contains(message, shown) {
+		return message
+	}
+	return message + " (it is " + shown + ")"
+}
+
+// suggest returns "; did you mean X?" for the candidate most similar to what was
+// written, or "" if none is similar.
 func suggest(written string, candidates []string) string {
 	best, bestDistance := "", min(len(written)/4+2, 4)
 	for _, c := range candidates {
@@ -61,8 +128,7 @@ func suggest(written string, candidates []string) string {
 	return "; did you mean " + best + "?"
 }
 
-// distance is Levenshtein's: how many single characters have to be inserted,
-// removed or replaced to turn a into b.
+// distance returns the Levenshtein distance between a and b.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

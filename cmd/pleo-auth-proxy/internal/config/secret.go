@@ -13,82 +13,76 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
-// maxSecretSize is far more than any secret needs, and little enough to read
-// at any time.
+// maxSecretSize is more than any secret needs, and little enough to read at any
+// time.
 const maxSecretSize = 64 << 10
 
-// SecretSource is where a secret comes from: the configuration itself or a
-// file of its own. The zero SecretSource is no secret.
+// SecretSource is where a secret is read from: the configuration itself or a file
+// of its own. The zero SecretSource means no secret.
 type SecretSource struct {
 	value credstore.Secret
 	path  string
-	lines bool // the file may hold several lines
+	lines bool // the file may have several lines
 }
 
 // IsZero reports whether there is no secret.
 func (s SecretSource) IsZero() bool { return s.value.IsZero() && s.path == "" }
 
-// Key returns the path of the key that names the source, of which key is the one
-// for the secret itself.
+// Key returns the path of the key that sets the source: key, which is for the
+// secret itself, or the key for its file.
 func (s SecretSource) Key(key string) string {
 	if s.path != "" {
-		return key + "_file"
+		return key + fileSuffix
 	}
 	return key
 }
 
-// Open reads the secret for the first time and returns what gives it from then
-// on. The error says which file cannot be used.
+// Open reads the secret for the first time, and returns a reader that follows its
+// file. The error names the file.
 func (s SecretSource) Open() (*SecretReader, error) {
 	return s.OpenChecked(func(credstore.Secret) error { return nil })
 }
 
-// OpenChecked is Open for a secret that not every text is: check says what is wrong
-// with one. What it refuses later is not taken, as an empty file is not.
+// OpenChecked is Open with a check of the secret. A later secret that does not
+// pass the check is not used, like that of an empty file.
 func (s SecretSource) OpenChecked(check func(credstore.Secret) error) (*SecretReader, error) {
 	r := &SecretReader{path: s.path, lines: s.lines, check: check, current: s.value}
 	if s.path == "" {
 		return r, check(s.value)
 	}
-	secret, stamp, err := readSecretFile(s.path, s.lines)
-	if err == nil {
-		err = check(secret)
-	}
+	secret, stamp, err := r.read()
 	if err != nil {
 		return nil, err
 	}
-	r.current, r.seen = secret, stamp
+	r.current, r.stamp = secret, stamp
 	return r, nil
 }
 
-// SecretReader gives a secret, reading its file again when that has changed.
-// It may be used by several goroutines at once.
+// SecretReader returns a secret, and reads its file again when the file has
+// changed. It may be used by several goroutines at once.
 type SecretReader struct {
 	path  string // empty: the secret never changes
-	lines bool   // as of SecretSource
+	lines bool
 	check func(credstore.Secret) error
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	current credstore.Secret
-	seen    durable.Stamp // of the file when current was read
-	err     error         // why the file cannot be used now
+	stamp   durable.Stamp // of the file that current was read from
+	err     error         // why the file cannot be used; nil if it can
 }
 
-// Secret returns the secret. While its file cannot be read, is empty or is refused,
-// as happens while it is being replaced, it is the last one that was good.
+// Secret returns the secret. While the file cannot be read, is empty or does not
+// pass the check, as may happen while it is replaced, it returns the last secret
+// that was valid.
 func (r *SecretReader) Secret() credstore.Secret {
 	if r.path == "" {
 		return r.current
 	}
 	stamp, err := durable.StampOf(r.path)
-	if err == nil && r.isCurrent(stamp) {
+	if err == nil && r.upToDate(stamp) {
 		return r.last()
 	}
-	secret, stamp, err := readSecretFile(r.path, r.lines)
-	if err == nil {
-		err = r.check(secret)
-	}
-	return r.keep(secret, stamp, err)
+	return r.update(r.read())
 }
 
 // Err returns why the file could not be used the last time, or nil.
@@ -98,10 +92,10 @@ func (r *SecretReader) Err() error {
 	return r.err
 }
 
-func (r *SecretReader) isCurrent(stamp durable.Stamp) bool {
+func (r *SecretReader) upToDate(stamp durable.Stamp) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.err == nil && r.seen.Equal(stamp)
+	return r.err == nil && r.stamp.Equal(stamp)
 }
 
 func (r *SecretReader) last() credstore.Secret {
@@ -110,42 +104,42 @@ func (r *SecretReader) last() credstore.Secret {
 	return r.current
 }
 
-func (r *SecretReader) keep(secret credstore.Secret, stamp durable.Stamp, err error) credstore.Secret {
+// update records the result of read and returns the secret to use.
+func (r *SecretReader) update(secret credstore.Secret, stamp durable.Stamp, err error) credstore.Secret {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.err = err
 	if err == nil {
-		r.current, r.seen = secret, stamp
+		r.current, r.stamp = secret, stamp
 	}
 	return r.current
 }
 
-// readSecretFile reads a file that holds one secret and at most one line break
-// after it, which editors and echo leave behind, or one that may hold several
-// lines.
-func readSecretFile(path string, lines bool) (credstore.Secret, durable.Stamp, error) {
-	f, err := os.Open(path)
+// read reads and checks the file: one secret with at most one line break after
+// it, which editors and echo add, or several lines.
+func (r *SecretReader) read() (credstore.Secret, durable.Stamp, error) {
+	f, err := os.Open(r.path)
 	if err != nil {
 		return credstore.Secret{}, durable.Stamp{}, fmt.Errorf("reading the secret: %w", err)
 	}
 	defer func() { _ = f.Close() }() // nothing was written
 	stamp, err := durable.StampOfFile(f)
+	if err == nil && !stamp.IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	var secret credstore.Secret
+	if err == nil {
+		secret, err = readSecret(f, r.lines)
+	}
 	if err != nil {
-		return credstore.Secret{}, durable.Stamp{}, fmt.Errorf("reading the secret: %w", err)
+		return secret, stamp, fmt.Errorf("reading the secret in %s: %w", r.path, err)
 	}
-	if !stamp.IsRegular() {
-		return credstore.Secret{}, durable.Stamp{}, fmt.Errorf("reading the secret: %s is not a regular file", path)
-	}
-	secret, err := readSecret(f, lines)
-	if err != nil {
-		return credstore.Secret{}, durable.Stamp{}, fmt.Errorf("reading the secret in %s: %w", path, err)
-	}
-	return secret, stamp, nil
+	return secret, stamp, r.check(secret)
 }
 
-// ReadSecret reads one secret from r: everything but one line break at the end.
-// Empty input, control characters and more than 64 KiB are errors, none of
-// which shows what was read.
+// ReadSecret reads one secret from r: everything except one line break at the
+// end. Empty input, control characters and more than 64 KiB are errors, which do
+// not show what was read.
 func ReadSecret(r io.Reader) (credstore.Secret, error) { return readSecret(r, false) }
 
 func readSecret(r io.Reader, lines bool) (credstore.Secret, error) {
@@ -161,7 +155,7 @@ func readSecret(r io.Reader, lines bool) (credstore.Secret, error) {
 		return credstore.Secret{}, errors.New("it is empty")
 	}
 	if bytes.ContainsFunc(raw, func(r rune) bool { return isControl(r) && !(lines && isSpace(r)) }) {
-		return credstore.Secret{}, errors.New("it holds a control character, such as a second line")
+		return credstore.Secret{}, errors.New("it contains a control character, such as a second line")
 	}
 	return credstore.NewSecret(string(raw)), nil
 }
@@ -170,11 +164,11 @@ func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
 func isSpace(r rune) bool { return r == '\n' || r == '\r' || r == '\t' }
 
-// SecretFile is a file that the configuration keeps a secret in.
+// SecretFile is a file with a secret that the configuration names.
 type SecretFile struct{ Key, Path string }
 
-// SecretFiles returns the files whose content nobody else should read, but for
-// the keyset.
+// SecretFiles returns the files that only their owner should be able to read,
+// except the keyset.
 func (c *Config) SecretFiles() []SecretFile {
 	files := []SecretFile{
 		{"oauth.client_secret_file", c.OAuth.ClientSecret.path},
@@ -186,13 +180,13 @@ func (c *Config) SecretFiles() []SecretFile {
 		{"store.dsn_file", c.Store.DSN.path},
 	}
 	for i, client := range c.Proxy.Clients {
-		files = append(files, SecretFile{fmt.Sprintf("proxy.clients[%d].token_file", i), client.Token.path})
+		files = append(files, SecretFile{itemPath("proxy.clients", i) + ".token_file", client.Token.path})
 	}
-	for i, declared := range c.Connections {
-		files = append(files, SecretFile{fmt.Sprintf("connections[%d].api_key_file", i), declared.APIKey.path})
+	for i, connection := range c.Connections {
+		files = append(files, SecretFile{itemPath("connections", i) + ".api_key_file", connection.APIKey.path})
 	}
 	for i, w := range c.Webhooks {
-		files = append(files, SecretFile{fmt.Sprintf("webhooks[%d].secret_file", i), w.Secrets.path})
+		files = append(files, SecretFile{itemPath("webhooks", i) + ".secret_file", w.Secrets.path})
 	}
 	return slices.DeleteFunc(files, func(f SecretFile) bool { return f.Path == "" })
 }

@@ -77,7 +77,7 @@ func TestUnusableSecretFiles(t *testing.T) {
 	large := writeFile(t, "large", strings.Repeat("x", maxSecretSize+1))
 	for _, test := range []struct{ name, path, want string }{
 		{"absent", dir + "/none", "no such file"},
-		{"directory", dir, "is not a regular file"},
+		{"directory", dir, "not a regular file"},
 		{"empty", empty, "it is empty"},
 		{"large", large, "larger than 64KiB"},
 	} {

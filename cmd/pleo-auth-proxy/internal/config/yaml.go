@@ -3,8 +3,10 @@ package config
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,9 +15,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// readYAML reads the file's values. It walks the nodes itself, because only
-// they know their lines, and because a decoder stops at things (duplicate
-// keys) that are better reported with everything else.
+// readYAML reads the values in the file. It walks the nodes instead of decoding
+// them: only nodes have lines, and a decoder stops at the first mistake.
 //
 // It reports whether the whole file could be read.
 func (l *loader) readYAML(file string, data []byte) bool {
@@ -23,27 +24,27 @@ func (l *loader) readYAML(file string, data []byte) bool {
 	var doc, second yaml.Node
 	err := decoder.Decode(&doc)
 	if errors.Is(err, io.EOF) {
-		return true // an empty file says nothing, and may
+		return true // an empty file is valid
 	}
 	if err != nil {
-		l.syntaxMistake(file, err)
+		l.report.syntaxMistake(file, err)
 		return false
 	}
-	l.readMapping(file, "", doc.Content[0])
+	l.readMapping(mapping{file: file, keys: l.keys, owner: l.root()}, doc.Content[0])
 	switch err := decoder.Decode(&second); {
 	case err == nil:
-		l.mistake(place{file: file, line: second.Line}, "", "a second YAML document; there can be only one")
+		l.report.mistake(place{file: file, line: second.Line}, "", "contains a second YAML document; only one is allowed")
 	case !errors.Is(err, io.EOF):
-		l.syntaxMistake(file, err)
+		l.report.syntaxMistake(file, err)
 	}
 	return true
 }
 
 var yamlLine = regexp.MustCompile(`^line ([0-9]+): `)
 
-// syntaxMistake reports what the YAML parser says, but for words of the file,
-// which might be a secret.
-func (l *loader) syntaxMistake(file string, err error) {
+// syntaxMistake reports what the YAML parser returned, without words of the file,
+// which may be secrets.
+func (r *report) syntaxMistake(file string, err error) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	p := place{file: file}
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
@@ -51,35 +52,27 @@ func (l *loader) syntaxMistake(file string, err error) {
 		text = text[len(m[0]):]
 	}
 	if strings.HasPrefix(text, "unknown anchor") {
-		text = "a value begins with *, which refers to an anchor that is not there; put the value in quotes"
+		text = "a value begins with * and refers to an anchor that does not exist; put the value in quotes"
 	}
-	l.mistake(p, "", "is not YAML: %s", text)
+	r.mistake(p, "", "invalid YAML: %s", text)
 }
 
-// readMapping reads the keys of one section; "" is the whole file.
-func (l *loader) readMapping(file, section string, node *yaml.Node) {
-	node = resolve(node)
-	at := place{file: file, line: node.Line}
-	if node.ShortTag() == "!!null" {
-		return // a section whose keys are all left out
-	}
-	if node.Kind != yaml.MappingNode {
-		l.mistake(at, section, "wants keys and values, not %s", describe(node))
-		return
-	}
-	first := map[string]int{} // name → line
-	for i := 0; i+1 < len(node.Content); i += 2 {
-		name, value := node.Content[i], node.Content[i+1]
-		path := joinPath(section, name.Value)
-		p := place{file: file, line: name.Line}
-		if line, twice := first[name.Value]; twice {
-			l.mistake(p, path, "is given twice, here and in line %d", line)
-			continue
-		}
-		first[name.Value] = name.Line
-		l.readKey(p, path, value)
-	}
+// mapping is a YAML mapping that is being read: the whole file, a section or an
+// item of a list.
+type mapping struct {
+	file  string
+	path  string        // "" for the whole file
+	keys  []key         // of the file, or of the items of the list
+	owner reflect.Value // what the keys set
 }
+
+// pattern returns the path that a key called name has among m.keys.
+func (m mapping) pattern(name string) string {
+	section := itemIndex.ReplaceAllString(m.path, "[]")
+	return joinPath(section, name)
+}
+
+var itemIndex = regexp.MustCompile(`\[[0-9]+\]`)
 
 func joinPath(section, name string) string {
 	if section == "" {
@@ -88,27 +81,56 @@ func joinPath(section, name string) string {
 	return section + "." + name
 }
 
-func (l *loader) readKey(p place, path string, value *yaml.Node) {
-	if k, ok := l.keys[template(path)]; ok {
-		k.path = path // with the numbers of items
-		l.readValue(p, k, resolve(value))
+func itemPath(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
+
+// readMapping reads the keys in the node.
+func (l *loader) readMapping(m mapping, node *yaml.Node) {
+	node = resolve(node)
+	if node.ShortTag() == "!!null" {
+		return // a section whose keys are all left out
+	}
+	if node.Kind != yaml.MappingNode {
+		l.report.mistake(place{file: m.file, line: node.Line}, m.path, "must be a mapping, not %s", describe(node))
 		return
 	}
-	if l.sections[path] {
-		l.readMapping(p.file, path, value)
-		return
+	first := map[string]int{} // name → line
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		name, value := node.Content[i], node.Content[i+1]
+		p := place{file: m.file, line: name.Line}
+		if line, twice := first[name.Value]; twice {
+			l.report.mistake(p, joinPath(m.path, name.Value), "is set twice: here and on line %d", line)
+			continue
+		}
+		first[name.Value] = name.Line
+		l.readKey(m, p, name.Value, value)
 	}
-	l.mistake(p, path, "unknown key%s", l.suggestKey(path))
 }
 
-// suggestKey names the key that was probably meant: the one spelt most like
-// path, or the one of the same name in another section.
-func (l *loader) suggestKey(path string) string {
-	if s := suggest(template(path), l.known()); s != "" {
+func (l *loader) readKey(m mapping, p place, name string, value *yaml.Node) {
+	path, pattern := joinPath(m.path, name), m.pattern(name)
+	if i := slices.IndexFunc(m.keys, func(k key) bool { return k.path == pattern }); i >= 0 {
+		l.readValue(m, m.keys[i], path, p, resolve(value))
+		return
+	}
+	if slices.ContainsFunc(m.keys, func(k key) bool { return strings.HasPrefix(k.path, pattern+".") }) {
+		section := m
+		section.path = path
+		l.readMapping(section, value)
+		return
+	}
+	l.report.mistake(p, path, "unknown key%s", suggestKey(pattern, l.keys))
+}
+
+// suggestKey suggests the key that was probably meant: the one spelled most
+// similarly, or the one of the same name in another section.
+func suggestKey(pattern string, keys []key) string {
+	paths := knownPaths(keys)
+	slices.Sort(paths)
+	if s := suggest(pattern, paths); s != "" {
 		return s
 	}
-	name := path[strings.LastIndexByte(path, '.')+1:]
-	for _, k := range l.order {
+	name := pattern[strings.LastIndexByte(pattern, '.')+1:]
+	for _, k := range keys {
 		if _, other := k.section(); other == name {
 			return "; did you mean " + k.path + "?"
 		}
@@ -116,76 +138,98 @@ func (l *loader) suggestKey(path string) string {
 	return ""
 }
 
-func (l *loader) readValue(p place, k key, node *yaml.Node) {
-	if node.ShortTag() == "!!null" {
-		l.mistake(p, k.path, "has no value; give it one or leave the key out")
-		return
+// knownPaths returns the paths of all keys and sections.
+func knownPaths(keys []key) []string {
+	var paths []string
+	for _, k := range keys {
+		for section, _ := k.section(); section != ""; section, _ = (key{path: section}).section() {
+			if !slices.Contains(paths, section) && !strings.HasSuffix(section, "[]") {
+				paths = append(paths, section)
+			}
+		}
+		paths = append(append(paths, k.path), knownPaths(k.items)...)
 	}
-	if k.form == list {
-		l.readList(p, k, node)
-		return
-	}
-	if k.form == objects {
-		l.readItems(p, k, node)
-		return
-	}
-	if !k.form.accepts(node) {
-		l.mistake(p, k.path, "wants %s, not %s", k.form, describe(node))
-		return
-	}
-	if node.Value == "" && k.fallback == "" {
-		return // as good as left out
-	}
-	l.set(k, p, []string{node.Value})
+	return paths
 }
 
-func (l *loader) readList(p place, k key, node *yaml.Node) {
+func (l *loader) readValue(m mapping, k key, path string, p place, node *yaml.Node) {
+	switch {
+	case node.ShortTag() == "!!null":
+		l.report.mistake(p, path, "has no value; set one or remove the key")
+	case k.items != nil:
+		l.readItems(m, k, path, p, node)
+	case k.list:
+		l.readList(m, k, path, p, node)
+	case !k.format.accepts(node):
+		l.report.mistake(p, path, "must be %s, not %s", k.shape(), describe(node))
+	case node.Value == "" && k.fallback == "": // the same as leaving the key out
+	default:
+		l.set(m.owner, k, path, p, []string{node.Value})
+	}
+}
+
+func (l *loader) readList(m mapping, k key, path string, p place, node *yaml.Node) {
 	if node.Kind != yaml.SequenceNode {
-		l.mistake(p, k.path, "wants %s, not %s", k.form, describe(node))
+		l.report.mistake(p, path, "must be %s, not %s", k.shape(), describe(node))
 		return
 	}
 	texts := make([]string, 0, len(node.Content))
 	for _, item := range node.Content {
 		item = resolve(item)
-		if !scalar.accepts(item) {
-			l.mistake(place{file: p.file, line: item.Line}, k.path, "wants a list of texts, not of %s", describe(item))
+		if !k.format.accepts(item) {
+			l.report.mistake(place{file: p.file, line: item.Line}, path, "must be a list of strings, but contains %s", describe(item))
 			return
 		}
 		texts = append(texts, item.Value)
 	}
-	l.set(k, p, texts)
+	l.set(m.owner, k, path, p, texts)
 }
 
-// accepts reports whether a scalar of this form can be written as the node.
-// Numbers count as texts: a client id may well be made of digits.
-func (f form) accepts(node *yaml.Node) bool {
+func (l *loader) readItems(m mapping, k key, path string, p place, node *yaml.Node) {
+	if node.Kind != yaml.SequenceNode {
+		l.report.mistake(p, path, "must be %s, not %s", k.shape(), describe(node))
+		return
+	}
+	l.report.places[path] = p
+	list := k.in(m.owner)
+	list.Set(reflect.MakeSlice(list.Type(), len(node.Content), len(node.Content))) // not nil: an empty list was given
+	for i, item := range node.Content {
+		at := mapping{file: m.file, path: itemPath(path, i), keys: k.items, owner: list.Index(i)}
+		l.report.places[at.path] = place{file: m.file, line: item.Line}
+		l.readMapping(at, item)
+	}
+}
+
+// accepts reports whether the node can hold a text of the format. Numbers count
+// as texts: a client id may consist of digits.
+func (f format) accepts(node *yaml.Node) bool {
 	if node.Kind != yaml.ScalarNode {
 		return false
 	}
-	if f == boolean {
+	if f.boolean {
 		return node.ShortTag() == "!!bool"
 	}
 	return slices.Contains([]string{"!!str", "!!int", "!!float", "!!timestamp"}, node.ShortTag())
 }
 
-// String says what the form wants, for messages.
-func (f form) String() string {
-	switch f {
-	case boolean:
-		return "true or false"
-	case list:
+// shape returns what the value of the key must be, for messages.
+func (k key) shape() string {
+	switch {
+	case k.items != nil:
+		return "a list of mappings"
+	case k.list:
 		return "a list such as [one, two]"
-	case objects:
-		return "a list of keys and values"
+	case k.format.boolean:
+		return "true or false"
 	}
-	return "a text"
+	return "a string"
 }
 
-// describe says what a node is, without its value.
+// describe returns what a node is, without its value.
 func describe(node *yaml.Node) string {
 	switch node.Kind {
 	case yaml.MappingNode:
-		return "keys and values"
+		return "a mapping"
 	case yaml.SequenceNode:
 		return "a list"
 	}
@@ -193,16 +237,16 @@ func describe(node *yaml.Node) string {
 	case "!!bool":
 		return "true or false without quotes"
 	case "!!null":
-		return "nothing"
+		return "null"
 	case "!!str":
-		return "a text"
+		return "a string"
 	case "!!int", "!!float":
 		return "a number"
 	}
-	return "a value of this sort"
+	return "a value of this type"
 }
 
-// resolve follows an alias to what it stands for.
+// resolve follows an alias to the node that it stands for.
 func resolve(node *yaml.Node) *yaml.Node {
 	if node.Kind == yaml.AliasNode {
 		return node.Alias
@@ -210,7 +254,7 @@ func resolve(node *yaml.Node) *yaml.Node {
 	return node
 }
 
-// errnoOf leaves out the path, which the message has already.
+// errnoOf removes the path from err: the message has it already.
 func errnoOf(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
