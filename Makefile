@@ -47,7 +47,7 @@ build: ## Build both programs, static and stripped, into bin/
 
 .PHONY: demo
 demo: build ## Show the proxy at work against a simulated Pleo, in some seconds
-	@$(GO) run ./demo -bin bin
+	@demo/demo.sh
 
 .PHONY: test
 test: ## Vet, and run all tests but the long ones

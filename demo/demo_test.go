@@ -1,56 +1,76 @@
-package main
+package demo
 
 import (
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
 
-// TestCurlIsNotNeeded: the demo is promised to machines that have Go and make.
-func TestCurlIsNotNeeded(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/x-demo")
-		w.WriteHeader(http.StatusTeapot)
-		_, _ = io.WriteString(w, r.Header.Get("Pleo-Connection")+" asks\r\n\r\nfor "+r.URL.Path)
-	}))
-	defer server.Close()
-	ways := map[string]curl{"without curl": ""}
-	if path := findCurl(); path != "" {
-		ways["with curl"] = path
+// run runs the demo and returns its output.
+func run(t *testing.T, env ...string) (output string, err error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "./demo.sh")
+	cmd.Env = append(os.Environ(), append(env, "DEMO_WORK="+filepath.Join(t.TempDir(), "demo"))...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// tools returns a directory with what a machine without curl has, for PATH.
+func tools(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"sh", "cat", "cut", "dirname", "env", "go", "grep", "mkdir", "rm", "sed", "sleep", "tail", "tr"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for name, way := range ways {
+	return dir
+}
+
+func TestDemo(t *testing.T) {
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../cmd/...")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the programs: %v\n%s", err, out)
+	}
+	path := os.Getenv("PATH")
+	for name, path := range map[string]string{
+		"with curl":    path,
+		"without curl": tools(t) + string(filepath.ListSeparator) + filepath.Join(runtime.GOROOT(), "bin"),
+	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := way.send(t.Context(), request{connection: "acme", url: server.URL + "/pot"})
-			if err != nil {
-				t.Fatal(err)
+			t.Parallel()
+			if _, err := exec.LookPath("curl"); err != nil && name == "with curl" {
+				t.Skip("curl is not installed")
 			}
-			if got.status != http.StatusTeapot || got.line != "HTTP/1.1 418 I'm a teapot" ||
-				got.contentType != "text/x-demo" || string(got.body) != "acme asks\r\n\r\nfor /pot" {
-				t.Errorf("send() = %d %q %q %q, want the server's answer", got.status, got.line, got.contentType, got.body)
+			output, err := run(t, "DEMO_BIN="+bin, "PATH="+path)
+			if err != nil || !strings.Contains(output, "The demo succeeded") {
+				t.Errorf("the demo ended with %v:\n%s", err, output)
 			}
 		})
 	}
 }
 
-func TestSaysWhichProgramDoesNotStart(t *testing.T) {
+func TestDemoReportsAProgramThatDoesNotStart(t *testing.T) {
 	bin := t.TempDir()
 	script := "#!/bin/sh\necho no port is free >&2\nexit 1\n"
 	if err := os.WriteFile(filepath.Join(bin, "pleo-sim"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir(t.TempDir())
-	var told, logs strings.Builder
-	s := &stage{bin: bin, out: &told}
-	err := s.play(t.Context())
-	s.showLogs(&logs)
-	if err == nil || !strings.Contains(err.Error(), "pleo-sim did not become ready") {
-		t.Errorf("play() = %v, want the name of the program", err)
+	output, err := run(t, "DEMO_BIN="+bin, "DEMO_TIMEOUT=1")
+	if err == nil {
+		t.Error("the demo exits 0, want an error")
 	}
-	if !strings.Contains(logs.String(), "no port is free") {
-		t.Errorf("logs = %q, want what the program said", logs.String())
+	for _, want := range []string{"pleo-sim becomes ready", "no port is free"} {
+		if !strings.Contains(output, want) {
+			t.Errorf("output = %q, want %q in it", output, want)
+		}
 	}
 }

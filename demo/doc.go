@@ -1,0 +1,2 @@
+// Package demo tests the demo, demo.sh.
+package demo
