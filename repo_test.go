@@ -136,19 +136,22 @@ var mayImport = map[string][]string{
 	"examples":              {},                    // tests alone, which run the programs
 	"bench":                 {"internal/freeport"}, // runs the program beside others
 
-	"cmd/pleo-auth-proxy": {"proxy", "internal/connect", "internal/admin", "internal/manage", "internal/webhook", "internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
-	"proxy":               {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
-	"internal/connect":    {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
-	"internal/admin":      {"internal/manage", "internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
-	"internal/manage":     {"internal/refresh", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
-	"internal/webhook":    {"credstore", "internal/broadcast", "internal/durable", "internal/outbound"},
-	"internal/refresh":    {"internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/outbound"},
-	"internal/pleo":       {"credstore", "internal/durable", "internal/outbound"},
-	"credstore":           {"internal/broadcast", "internal/durable"},
-	"internal/broadcast":  {},
-	"internal/webguard":   {},
-	"internal/durable":    {},
-	"internal/outbound":   {},
+	"cmd/pleo-auth-proxy":       {"proxy", "internal/connect", "internal/admin", "internal/manage", "internal/webhook", "internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
+	"proxy":                     {"internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
+	"internal/connect":          {"internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
+	"internal/admin":            {"internal/manage", "internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
+	"internal/manage":           {"internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
+	"internal/webhook":          {"credstore", "internal/broadcast", "internal/durable", "internal/outbound"},
+	"internal/refresh/breaker":  {"internal/broadcast"},
+	"internal/refresh/rollback": {"credstore", "internal/broadcast", "internal/durable"},
+	"internal/refresh/spool":    {"credstore", "internal/broadcast", "internal/durable"},
+	"internal/refresh":          {"internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/outbound"},
+	"internal/pleo":             {"credstore", "internal/durable", "internal/outbound"},
+	"credstore":                 {"internal/broadcast", "internal/durable"},
+	"internal/broadcast":        {},
+	"internal/webguard":         {},
+	"internal/durable":          {},
+	"internal/outbound":         {},
 }
 
 // room returns the entry of mayImport that a package falls under: its own, or

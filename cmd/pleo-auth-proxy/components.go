@@ -20,6 +20,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
 )
@@ -127,11 +129,11 @@ func newManager(cfg *config.Config, v *openedStore, api *pleo.API, server *pleo.
 	if err := checkSpoolKeys(cfg, v.keyset); err != nil {
 		return nil, err
 	}
-	spool, err := refresh.OpenSpool(cfg.Store.SpoolDir, v.keyset)
+	records, err := spool.Open(cfg.Store.SpoolDir, v.keyset)
 	if err != nil {
 		return nil, err
 	}
-	c.Server, c.Spool, c.RollbackGuard = server, spool, refresh.RollbackGuardIn(cfg.Store.SpoolDir)
+	c.Server, c.Spool, c.HighWaterMark = server, records, rollback.MarkIn(cfg.Store.SpoolDir)
 	return refresh.New(c)
 }
 

@@ -12,7 +12,8 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 // The checks.
@@ -129,9 +130,9 @@ func (d *doctor) noStore() {
 			"mount the volume that holds it, or correct data_dir")
 		return
 	}
-	if refresh.RollbackGuardIn(d.cfg.Store.SpoolDir).Exists() {
+	if rollback.MarkIn(d.cfg.Store.SpoolDir).Exists() {
 		d.report(checkStore, severityError, storeLocation(d.cfg),
-			"the store is gone: its witness in "+d.cfg.Store.SpoolDir+" says that there was one; a server would start with an empty one",
+			"the store is gone: the high-water mark in "+d.cfg.Store.SpoolDir+" shows that there was one; a server would start with an empty one",
 			"stop the server, and put the store back or mount its volume; if it is lost, restore a backup and run pleo-auth-proxy store accept-restore")
 		return
 	}
@@ -191,13 +192,13 @@ func (d *doctor) encryption(ctx context.Context, v *openedStore) {
 }
 
 func (d *doctor) rollback(ctx context.Context, v *openedStore) {
-	old, err := refresh.RollbackGuardIn(d.cfg.Store.SpoolDir).Restored(ctx, v.store)
+	old, err := rollback.MarkIn(d.cfg.Store.SpoolDir).Restored(ctx, v.store)
 	if err != nil {
 		d.reportError(checkStore, d.cfg.Store.SpoolDir, err, "let the user that the server runs as read the spool directory")
 	}
 	if old {
 		d.report(checkStore, severityError, storeLocation(d.cfg),
-			"the store is older than its witness: it was restored from a backup or replaced, and no refresh token is presented from it",
+			"the store is older than its high-water mark: it was restored from a backup or replaced, and none of its refresh tokens is sent",
 			"put the newer store back if it can be found; else run pleo-auth-proxy store accept-restore")
 	}
 }
@@ -206,7 +207,7 @@ func (d *doctor) rollback(ctx context.Context, v *openedStore) {
 // room for more.
 func (d *doctor) spool() {
 	dir := d.cfg.Store.SpoolDir
-	pairs, err := refresh.SpoolKeys(dir)
+	pairs, err := spool.Keys(dir)
 	if err != nil {
 		d.reportError(checkStore, dir, err, "let the user that the server runs as read the spool directory")
 		return

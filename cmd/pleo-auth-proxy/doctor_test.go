@@ -231,15 +231,15 @@ func storeCases() []doctorCase {
 			setUp(func(w *env) {
 				w.fill(1)
 				must(w, os.MkdirAll(filepath.Join(w.dir, "data/spool"), 0o700))
-				w.write("data/spool/witness.json", `{"store":"another","change":7}`)
+				w.write("data/spool/high-water-mark.json", `{"store":"another","change":7}`)
 			}),
-			"store", severityError, "store.db", "older than its witness", "store accept-restore", exitFailed,
+			"store", severityError, "store.db", "older than its high-water mark", "store accept-restore", exitFailed,
 		},
 		{
 			"a store that has gone",
 			setUp(func(w *env) {
 				must(w, os.MkdirAll(filepath.Join(w.dir, "data/spool"), 0o700))
-				w.write("data/spool/witness.json", `{"store":"another","change":7}`)
+				w.write("data/spool/high-water-mark.json", `{"store":"another","change":7}`)
 			}),
 			"store", severityError, "store.db", "the store is gone", "put the store back", exitFailed,
 		},

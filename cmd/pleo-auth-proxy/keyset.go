@@ -13,7 +13,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 func (p *program) keysetCommand() *cobra.Command {
@@ -261,7 +261,7 @@ func (p *program) withKeys(ctx context.Context, work func(context.Context, *keys
 
 // retire makes sure that nothing needs the key, now or later.
 func (k *keysetFiles) retire(ctx context.Context, key credstore.Key) error {
-	pairs, err := refresh.SpoolKeys(k.cfg.Store.SpoolDir)
+	pairs, err := spool.Keys(k.cfg.Store.SpoolDir)
 	if err != nil {
 		return err
 	}
@@ -276,7 +276,7 @@ func (k *keysetFiles) retire(ctx context.Context, key credstore.Key) error {
 
 func (k *keysetFiles) status(ctx context.Context) (keysetStatus, error) {
 	status := keysetStatus{File: k.cfg.Store.KeysetFile, Primary: k.keyset.Fingerprint()}
-	pairs, err := refresh.SpoolKeys(k.cfg.Store.SpoolDir)
+	pairs, err := spool.Keys(k.cfg.Store.SpoolDir)
 	if err != nil {
 		return status, err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 const (
@@ -157,7 +157,7 @@ func pauseReencryption(ctx context.Context, took time.Duration) error {
 // in the spool: the pair would pass for one that was never received, and its
 // parent, which is spent, be presented.
 func checkSpoolKeys(cfg *config.Config, keyset *credstore.Keyset) error {
-	pairs, err := refresh.SpoolKeys(cfg.Store.SpoolDir)
+	pairs, err := spool.Keys(cfg.Store.SpoolDir)
 	if err != nil {
 		return err
 	}

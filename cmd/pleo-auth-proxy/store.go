@@ -14,7 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
 )
 
 func (p *program) storeCommand() *cobra.Command {
@@ -110,7 +110,7 @@ func (p *program) storeAcceptRestoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "accept-restore",
 		Short: "Takes a store that was restored from a backup into use",
-		Long: `Takes a store that is older than its witness into use. Until then servers serve
+		Long: `Takes a store that is older than its high-water mark into use. Until then servers serve
 the tokens that are valid still, and present no refresh token, since one that was
 spent after the backup would end its grant.
 
@@ -152,7 +152,7 @@ func acceptStore(ctx context.Context, cfg *config.Config, store credstore.Store)
 	if err := os.MkdirAll(cfg.Store.SpoolDir, 0o700); err != nil {
 		return fmt.Errorf("making the spool directory: %w", err)
 	}
-	return refresh.RollbackGuardIn(cfg.Store.SpoolDir).Accept(ctx, store, time.Now())
+	return rollback.MarkIn(cfg.Store.SpoolDir).Accept(ctx, store, time.Now())
 }
 
 func (p *program) storeRestampCommand() *cobra.Command {

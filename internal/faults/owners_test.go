@@ -104,18 +104,18 @@ func storeRestored(r *run) {
 	w.finish(2 * half)
 }
 
-// awaitHighWaterMark waits until the witness beside the spool has seen everything that
+// awaitHighWaterMark waits until the high-water mark beside the spool has everything that
 // is in the store.
 func (w *env) awaitHighWaterMark() {
 	w.Helper()
 	now := time.Now()
 	w.connectExpired(1) // a change that it has not seen yet
 	followed := eventually(eventTimeout, func() bool {
-		info, err := os.Stat(w.data("spool/witness.json"))
+		info, err := os.Stat(w.data("spool/high-water-mark.json"))
 		return err == nil && info.ModTime().After(now)
 	})
 	if !followed {
-		w.Fatal("the witness does not follow the store")
+		w.Fatal("the high-water mark does not follow the store")
 	}
 }
 

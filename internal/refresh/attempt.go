@@ -10,6 +10,9 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/breaker"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 const (
@@ -58,12 +61,12 @@ type attempt struct {
 	flight *flight
 
 	lease  credstore.Lease // nil until it is held
-	slot   SpoolRecord     // reserved in the spool; nil until then
+	slot   spool.Record    // reserved in the spool; nil until then
 	state  credstore.State // as read under the lease
 	intent credstore.Intent
 	began  time.Time
-	probe  bool // let through although the brake holds
-	braked bool // the brake holds since the answer
+	permit breaker.Permit
+	braked bool // the circuit breaker is open since the response
 }
 
 // run returns nil once a newer credential is in memory, or nothing was to do;
@@ -85,29 +88,29 @@ func (a *attempt) run(ctx context.Context) error {
 		return err
 	}
 	if err := a.recordIntent(ctx); err != nil {
-		a.m.brake.Record(a.m.Now(), a.probe, nil)
+		a.m.breaker.Record(a.permit, a.e.id, breaker.Inconclusive)
 		return err
 	}
 	return a.send()
 }
 
-// pass waits for room among the tokens under way, unless the brake holds.
-func (a *attempt) pass(ctx context.Context) error {
-	held, probe, err := a.m.brake.Allow(ctx, a.m.Now)
+// pass waits until the circuit breaker lets the token through.
+func (a *attempt) pass(ctx context.Context) (err error) {
+	a.permit, err = a.m.breaker.Allow(ctx)
+	var open *breaker.OpenError
+	if errors.As(err, &open) {
+		return &Error{
+			Code: ServerUnavailable, Connection: a.e.current.Load().conn.Name,
+			Reason: credstore.ReasonCircuitBreakerOpen, RetryAfter: open.RetryAfter, Err: breaker.ErrOpen,
+		}
+	}
 	if err != nil {
 		return a.unavailable(err)
 	}
-	if held > 0 {
-		return &Error{
-			Code: ServerUnavailable, Connection: a.e.current.Load().conn.Name,
-			Reason: credstore.ReasonCircuitBreakerOpen, RetryAfter: held, Err: errBreakerOpen,
-		}
-	}
-	a.probe = probe
 	return nil
 }
 
-// Allow waits for room among the refreshes of this process, and for what
+// enter waits for room among the refreshes of this process, and for what
 // earlier processes left in the spool. A background refresh that a request
 // comes to wait for no longer queues behind the others of its sort.
 func (a *attempt) enter(ctx context.Context) (leave func(), err error) {
@@ -140,7 +143,7 @@ func (m *Manager) recovered(ctx context.Context) error {
 	if m.Spool == nil {
 		return nil
 	}
-	if err := await(ctx, m.witnessed); err != nil || m.Restored() {
+	if err := m.guard.WaitCompared(ctx); err != nil || m.Restored() {
 		return err
 	}
 	return await(ctx, m.Spool.Replayed())
@@ -174,7 +177,7 @@ func (a *attempt) acquireLease(ctx context.Context) (done bool, err error) {
 		}
 	}
 	if err != nil {
-		a.m.recordStoreHealth(err)
+		a.m.health.recordStore(err)
 		return false, a.storeError(err)
 	}
 	return a.loadState(ctx)
@@ -271,7 +274,7 @@ func (a *attempt) checkPreconditions(ctx context.Context) (done bool, err error)
 		return true, nil
 	}
 	if a.m.Restored() {
-		return false, a.later(rollbackRetryDelay, errRolledBack)
+		return false, a.later(rollbackRetryDelay, rollback.ErrRestored)
 	}
 	if a.why.rejected && a.pacedOut(now) {
 		return false, ErrSuppressed
@@ -279,7 +282,7 @@ func (a *attempt) checkPreconditions(ctx context.Context) (done bool, err error)
 	if left := s.retryAt.Sub(now); left > 0 && !a.hastened() {
 		return false, a.later(left, nil)
 	}
-	if err := a.m.reassure(ctx); err != nil {
+	if err := a.m.guard.Recheck(ctx); err != nil {
 		return false, a.storeError(err)
 	}
 	return a.checkSuccessor(ctx)
@@ -336,7 +339,6 @@ func (a *attempt) hastened() bool {
 }
 
 var (
-	errBreakerOpen   = errors.New("many connections are refused at once, so no refresh tokens are spent for now")
 	errUnsaved       = errors.New("a new token pair waits to be saved")
 	errNotConfigured = errors.New("OAuth is not configured here: set oauth.client_id and oauth.client_secret")
 )
@@ -426,7 +428,7 @@ func (a *attempt) suspectSince() time.Time {
 	case s.Connection.Reason == credstore.ReasonRetryRequested:
 		return s.RequestedAt // it was refused, or called inactive, before
 	default:
-		return a.m.doubtfulSince(s.Credential.ObtainedAt)
+		return a.m.guard.SuspectSince(s.Credential.ObtainedAt)
 	}
 }
 
@@ -445,7 +447,7 @@ func (a *attempt) graceLeft(intent *credstore.Intent) time.Duration {
 // lossGraceLeft is how long others are waited for after a shared store has lost
 // changes: they save again what they have obtained.
 func (a *attempt) lossGraceLeft() time.Duration {
-	since := a.m.doubtfulSince(a.state.Credential.ObtainedAt)
+	since := a.m.guard.SuspectSince(a.state.Credential.ObtainedAt)
 	if !a.m.Shared || since.IsZero() {
 		return 0
 	}
@@ -478,9 +480,8 @@ func (a *attempt) unasked(intent *credstore.Intent) error {
 func (a *attempt) recordIntent(ctx context.Context) error {
 	parent := a.state.Credential.Parent()
 	slot, err := a.m.Spool.Reserve(parent)
-	a.m.spoolTrouble.Store(nil)
+	a.m.health.recordSpool(err)
 	if err != nil {
-		a.m.spoolTrouble.Store(&err)
 		a.m.logger(a.e).Error("no refresh is started: the spool cannot be written", errField(err))
 		return a.storeError(fmt.Errorf("reserving a spool record: %w", err))
 	}
@@ -488,7 +489,7 @@ func (a *attempt) recordIntent(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	a.intent, err = a.m.Store.RecordIntent(ctx, a.lease, parent, a.m.Now())
-	a.m.recordStoreHealth(err)
+	a.m.health.recordStore(err)
 	if errors.Is(err, credstore.ErrSuperseded) {
 		_ = a.m.reread(ctx, a.e) // counted; the waiters read what memory holds
 	}
@@ -510,29 +511,26 @@ func (a *attempt) send() error {
 	a.began = a.m.Now()
 	a.flight.presented.Store(true)
 	tokens, err := a.m.Server.Refresh(ctx, a.state.Credential.RefreshToken)
-	a.m.recordServerHealth(err)
+	a.m.health.recordServer(err)
 	a.m.metrics.duration.Observe(a.m.Now().Sub(a.began).Seconds())
-	a.braked = a.m.brake.Record(a.m.Now(), a.probe, a.judgement(err))
+	a.braked = a.m.breaker.Record(a.permit, a.e.id, a.judgement(err))
 	if err != nil {
 		return a.settle(err)
 	}
 	return a.complete(a.successor(tokens))
 }
 
-// judgement is what the outcome of a refresh says about Pleo and our client, or
-// nil: that a token is refused which somebody else has spent meanwhile was to be
-// expected.
-func (a *attempt) judgement(err error) *judged {
-	j := &judged{at: a.m.Now(), id: a.e.id}
+// judgement is what the outcome of a refresh says about Pleo and our client:
+// nothing if another process has exchanged the rejected token meanwhile.
+func (a *attempt) judgement(err error) breaker.Result {
 	if err == nil {
-		return j
+		return breaker.Accepted
 	}
-	var answer *pleo.ResponseError
-	if !errors.As(err, &answer) || answer.Class != pleo.TokenRejected || a.superseded() {
-		return nil
+	var response *pleo.ResponseError
+	if !errors.As(err, &response) || response.Class != pleo.TokenRejected || a.superseded() {
+		return breaker.Inconclusive
 	}
-	j.refused = true
-	return j
+	return breaker.Rejected
 }
 
 // superseded reports whether the store is known to hold another credential by now.

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/breaker"
 )
 
 // connectMany adds n connections whose tokens have expired.
@@ -64,8 +65,8 @@ func TestRule13BreakerOpensWhenAllAreRejected(t *testing.T) {
 		if n := w.server.count(); n > 20+13 {
 			t.Errorf("%d tokens spent two hours later, want one probe every ten minutes", n)
 		}
-		if n := w.count(credstore.ReauthorizationRequired); n != condemned || n > minRejectedConnections {
-			t.Errorf("%d connections condemned, then %d; want at most %d, and none while the brake holds", condemned, n, minRejectedConnections)
+		if n := w.count(credstore.ReauthorizationRequired); n != condemned || n > breaker.MinConnections {
+			t.Errorf("%d connections condemned, then %d; want at most %d, and none while the brake holds", condemned, n, breaker.MinConnections)
 		}
 
 		w.server.onArrival(nil)
@@ -104,7 +105,7 @@ func TestRule13FewRejectionsAmongManyDoNotOpenBreaker(t *testing.T) {
 func TestRule13RejectionsOfReplacedTokensDoNotCount(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		var connections []credstore.Connection
-		for i := range 3 * minRejectedConnections {
+		for i := range 3 * breaker.MinConnections {
 			connections = append(connections, w.connect(fmt.Sprint("c", i)))
 		}
 		p := w.start("")

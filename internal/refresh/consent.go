@@ -11,6 +11,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 const (
@@ -107,7 +108,7 @@ type consent struct {
 	grant ConsentGrant
 
 	lease credstore.Lease // nil until it is held
-	slot  SpoolRecord     // reserved in the spool; nil until then
+	slot  spool.Record    // reserved in the spool; nil until then
 	state credstore.State // as read under the lease
 }
 
@@ -155,7 +156,7 @@ func (c *consent) exchange(ctx context.Context) (pleo.Tokens, error) {
 	ctx, cancel := context.WithTimeout(ctx, responseTimeout)
 	defer cancel()
 	tokens, err := c.grant.Exchange(ctx)
-	c.m.recordServerHealth(err)
+	c.m.health.recordServer(err)
 	if err != nil {
 		return tokens, err
 	}

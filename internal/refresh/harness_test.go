@@ -17,6 +17,8 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 // server is an authorization server as strict as Pleo's: a rotation ends the old
@@ -227,7 +229,7 @@ type env struct {
 	t      *testing.T
 	data   *memory
 	server *server
-	sealer Sealer
+	cipher spool.Cipher
 	// polling makes processes look at the spool as often as they should, and keep a
 	// witness. It costs real time in weeks of virtual time.
 	polling bool
@@ -242,7 +244,7 @@ func newEnv(t *testing.T) *env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &env{t: t, data: newMemory(), server: newServer(), sealer: keyset}
+	return &env{t: t, data: newMemory(), server: newServer(), cipher: keyset}
 }
 
 // connect adds a connection of kind oauth with a fresh grant.
@@ -279,17 +281,17 @@ func (w *env) start(dir string) *process {
 	if dir == "" {
 		dir = w.t.TempDir()
 	}
-	spool, err := OpenSpool(dir, w.sealer)
+	records, err := spool.Open(dir, w.cipher)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.serial++
 	p := &process{w: w, store: &memoryStore{memory: w.data}, dir: dir, done: make(chan struct{}), link: &link{server: w.server, cut: make(chan struct{})}}
-	witness := RollbackGuardIn(dir)
+	mark := rollback.MarkIn(dir)
 	if !w.polling {
-		spool.every, witness = 24*time.Hour, nil
+		records.ReplayInterval, mark = 24*time.Hour, nil
 	}
-	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: spool, RollbackGuard: witness, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)})
+	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: records, HighWaterMark: mark, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)})
 	if err != nil {
 		w.t.Fatal(err)
 	}

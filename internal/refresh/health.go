@@ -4,59 +4,101 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// CheckServer returns an error while the authorization server was away or ill
-// the last time that a token was sent to it.
-func (m *Manager) CheckServer(context.Context) error {
-	if err := m.serverTrouble.Load(); err != nil {
+// health tracks what keeps refreshes from being started or saved. Each pointer
+// holds the error of the latest attempt, nil when that succeeded.
+type health struct {
+	server atomic.Pointer[error] // sending a refresh token
+	spool  atomic.Pointer[error] // reserving a spool record
+	store  atomic.Pointer[error] // recording a refresh
+
+	unsaved atomic.Int64 // token pairs of this process that the store has not saved
+	gauge   prometheus.Gauge
+}
+
+// recordServer records how the authorization server responded to a token.
+func (h *health) recordServer(err error) {
+	var response *pleo.ResponseError
+	if err == nil || errors.As(err, &response) && response.Class != pleo.RateLimited {
+		h.server.Store(nil)
+		return
+	}
+	h.server.Store(&err)
+}
+
+// recordSpool records whether a spool record could be reserved.
+func (h *health) recordSpool(err error) {
+	if err != nil {
+		h.spool.Store(&err)
+		return
+	}
+	h.spool.Store(nil)
+}
+
+// recordStore records whether the store could be written. One that cannot may
+// well be readable: its disk is full, or another process blocks it.
+func (h *health) recordStore(err error) {
+	if errors.Is(err, credstore.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		h.store.Store(&err)
+		return
+	}
+	h.store.Store(nil)
+}
+
+// addUnsaved changes the number of unsaved token pairs.
+func (h *health) addUnsaved(change int) {
+	h.unsaved.Add(int64(change))
+	h.gauge.Add(float64(change))
+}
+
+// checkServer returns an error if the authorization server was unavailable when a
+// token was last sent to it.
+func (h *health) checkServer() error {
+	if err := h.server.Load(); err != nil {
 		return *err
 	}
 	return nil
 }
 
-// CheckCredentials returns an error while something about credentials needs an
-// operator's eye: a pair that the store has not taken, a spool without room, a
-// store that can be read and not written, a restored store, the brake.
-func (m *Manager) CheckCredentials(context.Context) error {
+// check returns what an operator must know about the spool and the store.
+func (h *health) check() error {
 	var errs []error
-	if n := m.unsaved.Load(); n > 0 {
-		errs = append(errs, fmt.Errorf("%d new token pairs wait for the store", n))
+	if n := h.unsaved.Load(); n > 0 {
+		errs = append(errs, fmt.Errorf("%d new token pairs are not saved in the store yet", n))
 	}
-	if err := m.spoolTrouble.Load(); err != nil {
-		errs = append(errs, fmt.Errorf("no token is refreshed: %w", *err))
-	}
-	if err := m.storeTrouble.Load(); err != nil {
-		errs = append(errs, fmt.Errorf("no token is refreshed: %w", *err))
-	}
-	if m.Restored() {
-		errs = append(errs, errRolledBack)
-	}
-	if m.brake.Open() {
-		errs = append(errs, errBreakerOpen)
+	for _, err := range []*error{h.spool.Load(), h.store.Load()} {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("no token is refreshed: %w", *err))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// recordServerHealth notes how the authorization server took a refresh.
-func (m *Manager) recordServerHealth(err error) {
-	var answer *pleo.ResponseError
-	if err == nil || errors.As(err, &answer) && answer.Class != pleo.RateLimited {
-		m.serverTrouble.Store(nil)
+// register registers the gauges of what stops refreshes.
+func (h *health) register(r prometheus.Registerer, restored func() bool) {
+	if r == nil {
 		return
 	}
-	m.serverTrouble.Store(&err)
-}
-
-// recordStoreHealth notes whether the store took note of a refresh. One that does not may
-// well be readable: its disk is full, or somebody else holds it.
-func (m *Manager) recordStoreHealth(err error) {
-	if errors.Is(err, credstore.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
-		m.storeTrouble.Store(&err)
-		return
+	gauge := func(name, help string, on func() bool) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if on() {
+				return 1
+			}
+			return 0
+		})
 	}
-	m.storeTrouble.Store(nil)
+	r.MustRegister(
+		gauge("pleo_store_rollback_detected", "1 while no refresh token is sent because the store is older than its high-water mark.", restored),
+		gauge("pleo_spool_unusable", "1 while no refresh is started because the spool cannot be written.",
+			func() bool { return h.spool.Load() != nil }),
+		gauge("pleo_store_unwritable", "1 while no refresh is started because the store cannot be written.",
+			func() bool { return h.store.Load() != nil }),
+	)
 }

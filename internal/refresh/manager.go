@@ -16,6 +16,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/breaker"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 // Limits that users are promised, and that nothing needs to change.
@@ -42,6 +45,14 @@ type API interface {
 	Introspect(ctx context.Context, authorization credstore.Secret) (pleo.Identity, error)
 }
 
+// Spool keeps token pairs that the store has not saved, as [spool.Dir] does.
+type Spool interface {
+	Reserve(parent credstore.Parent) (spool.Record, error)
+	Abandoned(parent credstore.Parent) bool
+	Replay(ctx context.Context, store spool.Store, log *zap.Logger, unsaved func(int)) error
+	Replayed() <-chan struct{}
+}
+
 // Config is what a [Manager] is made of.
 type Config struct {
 	Store  credstore.Store     // required
@@ -53,8 +64,9 @@ type Config struct {
 	// are used in the wrong one from keys that are no good. Nil: nobody is asked.
 	OtherEnvironment API
 
-	// Witness, if not nil, notices a store that was restored from a backup.
-	RollbackGuard *RollbackGuard
+	// HighWaterMark detects a store that was restored from a backup. Nil: none is
+	// detected.
+	HighWaterMark *rollback.Mark
 
 	// Shared says that other processes may use the store at the same time. What
 	// all of them might do at once is spread then, and a store that has lost what
@@ -91,25 +103,15 @@ type Manager struct {
 	loading singleflight.Group
 	metrics *metrics
 	oracle  *introspection
-	brake   *breaker
+	breaker *breaker.Breaker
+	guard   *rollback.Guard // nil: a restored store is not detected
 
 	onDemand   *semaphore.Weighted
 	background *semaphore.Weighted
 
-	serverTrouble atomic.Pointer[error] // of the latest refresh; nil when it was answered
-	spoolTrouble  atomic.Pointer[error] // of the latest reservation; nil when it succeeded
-	storeTrouble  atomic.Pointer[error] // of the latest note of a refresh; nil when the store took it
-	changeCount   atomic.Int64          // counts the notices of changes
-	unsaved       atomic.Int64          // pairs that this process obtained and the store has not taken
-	storeBack     broadcast.Signal      // rings when the store has settled a pair
-
-	restored    atomic.Bool               // the store waits to be accepted
-	reached     atomic.Pointer[seen]      // how far the store had come; nil before the first look
-	doubtBefore atomic.Pointer[time.Time] // tokens obtained before are from a restored store; nil: none
-	witnessed   chan struct{}             // closed once the store was compared with its witness
-	witnessOnce sync.Once
-	trusted     chan struct{} // closed once the store is known not to wait to be accepted
-	trustOnce   sync.Once
+	health      health
+	changeCount atomic.Int64     // counts the notices of changes
+	storeBack   broadcast.Signal // rings when the store has settled a pair
 
 	sole atomic.Pointer[bool] // whether the store holds at most one connection; nil when not known
 
@@ -134,17 +136,18 @@ func New(c Config) (*Manager, error) {
 		metrics:    newMetrics(c.Registerer),
 		onDemand:   semaphore.NewWeighted(maxOnDemandConcurrent),
 		background: semaphore.NewWeighted(maxBackgroundConcurrent),
-		witnessed:  make(chan struct{}),
-		trusted:    make(chan struct{}),
 	}
-	if m.RollbackGuard == nil {
-		close(m.witnessed)
-		close(m.trusted)
+	if m.HighWaterMark != nil {
+		m.guard = rollback.NewGuard(rollback.Config{
+			Mark: m.HighWaterMark, Store: m.Store, Shared: m.Shared, Now: m.Now, Logger: m.Logger,
+			OnLoss: m.saveLatest, OnStoreError: m.metrics.storeErrors.Inc,
+		})
 	}
 	m.oracle = newIntrospection(m.Server, m.Store)
-	m.brake = newBreaker(m.Logger, m.metrics.breakerOpen)
+	m.breaker = breaker.New(m.Logger, m.metrics.breakerOpen, m.Now)
 	m.lifetime, m.giveUp = context.WithCancel(context.Background())
-	m.watchTroubles(m.Registerer)
+	m.health.gauge = m.metrics.unsaved
+	m.health.register(m.Registerer, m.Restored)
 	return m, nil
 }
 
@@ -223,6 +226,40 @@ func (m *Manager) Reauthorize(ctx context.Context, rejected *Authorization) (*Au
 		return nil, err
 	}
 	return m.await(ctx, e, purpose{version: rejected.Version, rejected: true})
+}
+
+// Restored reports whether refreshes wait for an operator to accept a store that
+// is older than its high-water mark.
+func (m *Manager) Restored() bool { return m.guard.Detected() }
+
+// CheckServer returns an error if the authorization server was unavailable when a
+// token was last sent to it.
+func (m *Manager) CheckServer(context.Context) error { return m.health.checkServer() }
+
+// CheckCredentials returns an error while credentials need an operator's
+// attention: a pair that is not saved, a spool or a store that cannot be written,
+// a restored store, or an open circuit breaker.
+func (m *Manager) CheckCredentials(context.Context) error {
+	errs := []error{m.health.check()}
+	if m.Restored() {
+		errs = append(errs, rollback.ErrRestored)
+	}
+	if m.breaker.Open() {
+		errs = append(errs, breaker.ErrOpen)
+	}
+	return errors.Join(errs...)
+}
+
+// saveLatest saves the pairs again that this process has obtained, each onto its
+// parent, where that is stored again: a shared store has lost changes.
+func (m *Manager) saveLatest(ctx context.Context) {
+	m.byID.Range(func(_, found any) bool {
+		e, ok := found.(*entry)
+		if ok && e.latest.Load() != nil {
+			_ = m.reread(ctx, e) // counted; the next refresh tries again
+		}
+		return ctx.Err() == nil
+	})
 }
 
 // ReplayRejected is called when the API has answered 401 to a replay too. The

@@ -78,34 +78,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-// watchTroubles registers what keeps refreshes from being started at all.
-func (m *Manager) watchTroubles(r prometheus.Registerer) {
-	if r == nil {
-		return
-	}
-	gauge := func(name, help string, is func() bool) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
-			if is() {
-				return 1
-			}
-			return 0
-		})
-	}
-	r.MustRegister(
-		gauge("pleo_store_rollback_detected", "1 while no refresh token is sent because the store is older than the high-water mark.", m.Restored),
-		gauge("pleo_spool_unusable", "1 while no refresh is started because the spool cannot be written.",
-			func() bool { return m.spoolTrouble.Load() != nil }),
-		gauge("pleo_store_unwritable", "1 while no refresh is started because the store takes no note of it.",
-			func() bool { return m.storeTrouble.Load() != nil }),
-	)
-}
-
 // spooled returns a function that keeps the pairs left in the spool by earlier
 // processes among the unsaved ones.
 func (m *Manager) spooled() func(int) {
 	before := 0
 	return func(now int) {
-		m.holding(now - before)
+		m.health.addUnsaved(now - before)
 		before = now
 	}
 }

@@ -2,28 +2,34 @@ package refresh
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// TestHealthMetrics: what holds refreshes up raises an alert.
+// What stops refreshes raises an alert.
 func TestHealthMetrics(t *testing.T) {
-	var m Manager
+	var (
+		h        health
+		restored bool
+	)
 	registry := prometheus.NewRegistry()
-	m.watchTroubles(registry)
-	wantGauges := func(restored, unusable, unwritable string) {
+	h.register(registry, func() bool { return restored })
+	wantGauges := func(detected, unusable, unwritable string) {
 		t.Helper()
 		err := testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP pleo_spool_unusable 1 while no refresh is started because the spool cannot be written.
 # TYPE pleo_spool_unusable gauge
 pleo_spool_unusable `+unusable+`
-# HELP pleo_store_rollback_detected 1 while no refresh token is sent because the store is older than the high-water mark.
+# HELP pleo_store_rollback_detected 1 while no refresh token is sent because the store is older than its high-water mark.
 # TYPE pleo_store_rollback_detected gauge
-pleo_store_rollback_detected `+restored+`
-# HELP pleo_store_unwritable 1 while no refresh is started because the store takes no note of it.
+pleo_store_rollback_detected `+detected+`
+# HELP pleo_store_unwritable 1 while no refresh is started because the store cannot be written.
 # TYPE pleo_store_unwritable gauge
 pleo_store_unwritable `+unwritable+"\n"))
 		if err != nil {
@@ -31,14 +37,14 @@ pleo_store_unwritable `+unwritable+"\n"))
 		}
 	}
 	wantGauges("0", "0", "0")
-	m.restored.Store(true)
+	restored = true
 	wantGauges("1", "0", "0")
 	full := errors.New("the disk is full")
-	m.restored.Store(false)
-	m.spoolTrouble.Store(&full)
+	restored = false
+	h.recordSpool(full)
 	wantGauges("0", "1", "0")
-	m.spoolTrouble.Store(nil)
-	m.storeTrouble.Store(&full)
+	h.recordSpool(nil)
+	h.recordStore(fmt.Errorf("%w: %w", credstore.ErrUnavailable, full))
 	wantGauges("0", "0", "1")
 }
 

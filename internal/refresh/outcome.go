@@ -9,6 +9,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/breaker"
 )
 
 // How long to wait before the next try, by what went wrong.
@@ -100,7 +101,7 @@ func (a *attempt) refused(answer *pleo.ResponseError) error {
 	if a.braked {
 		// One of many at once: that says more about Pleo, or our client, than
 		// about this token, which is kept and tried again.
-		return a.setback(codeBreakerOpen, credstore.ReasonCircuitBreakerOpen, breakerProbeInterval, answer)
+		return a.setback(codeBreakerOpen, credstore.ReasonCircuitBreakerOpen, breaker.ProbeInterval, answer)
 	}
 	reason := credstore.ReasonRefreshTokenRejected
 	if a.intent.Attempts > 1 {

@@ -12,6 +12,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 // database is the PostgreSQL of these tests, started by the first that needs it.
@@ -37,11 +39,11 @@ func replica(t *testing.T, dsn string, keyset *credstore.Keyset, s *server, owne
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	dir := t.TempDir()
-	spool, err := OpenSpool(dir, keyset)
+	records, err := spool.Open(dir, keyset)
 	if err != nil {
-		t.Fatalf("OpenSpool: %v", err)
+		t.Fatalf("opening the spool: %v", err)
 	}
-	m, err := New(Config{Store: store, Server: s, Spool: spool, RollbackGuard: RollbackGuardIn(dir), Shared: true, Owner: owner})
+	m, err := New(Config{Store: store, Server: s, Spool: records, HighWaterMark: rollback.MarkIn(dir), Shared: true, Owner: owner})
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}

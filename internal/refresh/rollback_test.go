@@ -3,13 +3,13 @@ package refresh
 import (
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
 )
 
 // backup copies the store's data.
@@ -38,7 +38,7 @@ func TestRestoredStoreWaitsToBeAccepted(t *testing.T) {
 		p := w.start(dir)
 		expire()
 		p.mustAuthorize("spent") // its refresh token in the backup is spent from here on
-		time.Sleep(2 * guardInterval)
+		time.Sleep(2 * rollback.CheckInterval)
 		p.stop()
 		before := w.server.count()
 
@@ -57,7 +57,7 @@ func TestRestoredStoreWaitsToBeAccepted(t *testing.T) {
 			t.Errorf("presented %d times from a restored store, want 0", n)
 		}
 
-		if err := RollbackGuardIn(dir).Accept(t.Context(), p.store, time.Now()); err != nil {
+		if err := rollback.MarkIn(dir).Accept(t.Context(), p.store, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -84,7 +84,7 @@ func TestRestoredStoreWaitsDespiteLaterChanges(t *testing.T) {
 		p := w.start(dir)
 		expire()
 		p.mustAuthorize("acme")
-		time.Sleep(2 * guardInterval)
+		time.Sleep(2 * rollback.CheckInterval)
 		p.stop()
 		before := w.server.count()
 
@@ -102,7 +102,7 @@ func TestRestoredStoreWaitsDespiteLaterChanges(t *testing.T) {
 			}
 			p.stop()
 		}
-		if err := RollbackGuardIn(dir).Accept(t.Context(), w.command(), time.Now()); err != nil {
+		if err := rollback.MarkIn(dir).Accept(t.Context(), w.command(), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		p = w.start(dir)
@@ -121,7 +121,7 @@ func TestSpoolIsNotReplayedIntoRestoredStore(t *testing.T) {
 		p := w.start("")
 		expire()
 		p.mustAuthorize("acme")
-		time.Sleep(2 * guardInterval)
+		time.Sleep(2 * rollback.CheckInterval)
 		p.store.fail(failing("save"))
 		expire()
 		access := token(p.mustAuthorize("acme"))
@@ -141,7 +141,7 @@ func TestHighWaterMarkFollowsTheStore(t *testing.T) {
 		dir := t.TempDir()
 		p := w.start(dir)
 		w.connect("acme")
-		time.Sleep(2 * guardInterval)
+		time.Sleep(2 * rollback.CheckInterval)
 		p.stop()
 		p = w.start(dir)
 		defer p.stop()
@@ -150,23 +150,8 @@ func TestHighWaterMarkFollowsTheStore(t *testing.T) {
 		if p.Restored() {
 			t.Error("a store that was not restored is taken for one")
 		}
-		if left, err := filepath.Glob(filepath.Join(dir, ".witness-*")); err != nil || len(left) > 0 {
+		if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
 			t.Errorf("temporary files left: %v %v", left, err)
 		}
-	})
-}
-
-func TestDamagedHighWaterMarkStopsNothing(t *testing.T) {
-	bubble(t, func(t *testing.T, w *env) {
-		w.polling = true
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "witness.json"), []byte("{"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		w.connect("acme")
-		p := w.start(dir)
-		defer p.stop()
-		expire()
-		p.mustAuthorize("acme")
 	})
 }

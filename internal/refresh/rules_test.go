@@ -12,8 +12,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 // bubble runs f in virtual time, in a world of its own.
@@ -241,16 +244,16 @@ func TestRule4DurableBeforeUse(t *testing.T) {
 // slowSpool is a spool on a disk that takes its time.
 type slowSpool struct{ Spool }
 
-type slowRecord struct{ SpoolRecord }
+type slowRecord struct{ spool.Record }
 
-func (s slowSpool) Reserve(parent credstore.Parent) (SpoolRecord, error) {
+func (s slowSpool) Reserve(parent credstore.Parent) (spool.Record, error) {
 	slot, err := s.Spool.Reserve(parent)
 	return slowRecord{slot}, err
 }
 
 func (s slowRecord) Write(pair credstore.Successor) error {
 	time.Sleep(5 * time.Second)
-	return s.SpoolRecord.Write(pair)
+	return s.Record.Write(pair)
 }
 
 // A store that confirms late, but before the spool's disk does, is durable all
@@ -293,28 +296,32 @@ func wantSpooled(t *testing.T, w *env, dir, access string) {
 	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	s, err := OpenSpool(copied, w.sealer)
+	records, err := spool.Open(copied, w.cipher)
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries, err := filepath.Glob(filepath.Join(copied, "*"+spoolExt))
-	if err != nil || len(entries) != 1 {
-		t.Fatalf("the spool holds %d records (%v), want 1", len(entries), err)
+	store := &savedPairs{}
+	ctx, cancel := context.WithCancel(t.Context())
+	_ = records.Replay(ctx, store, zap.NewNop(), func(int) { cancel() }) // once
+	if len(store.access) != 1 || store.access[0] != access {
+		t.Errorf("the spool holds the access tokens %q, want %q", store.access, access)
 	}
-	slot, err := s.lock(entries[0], os.O_RDWR)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer slot.Release()
-	_, pair, err := slot.read()
-	if err != nil || pair == nil || pair.AccessToken.Reveal() != access {
-		t.Errorf("the spool record holds %+v (%v), want access token %q", pair, err, access)
-	}
+}
+
+// savedPairs is a store that notes what is saved.
+type savedPairs struct {
+	memoryStore
+	access []string
+}
+
+func (s *savedPairs) Save(_ context.Context, n credstore.Successor) (credstore.Connection, error) {
+	s.access = append(s.access, n.AccessToken.Reveal())
+	return credstore.Connection{}, nil
 }
 
 func wantEmpty(t *testing.T, dir string) {
 	t.Helper()
-	entries, err := filepath.Glob(filepath.Join(dir, "*"+spoolExt))
+	entries, err := filepath.Glob(filepath.Join(dir, "*.pair"))
 	if err != nil || len(entries) != 0 {
 		t.Errorf("the spool holds %d records (%v), want none", len(entries), err)
 	}
@@ -367,12 +374,12 @@ func TestRule5StartReplaysTheSpool(t *testing.T) {
 func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
-		seal := &failingCipher{Sealer: w.sealer}
-		w.sealer = seal
+		cipher := &failingCipher{Cipher: w.cipher}
+		w.cipher = cipher
 		p := w.start("")
 		defer p.stop()
 		p.store.fail(failing("save"))
-		seal.broken.Store(true)
+		cipher.broken.Store(true)
 		expire()
 		if a := p.mustAuthorize("acme"); a.Version != 2 {
 			t.Errorf("Authorize gives version %d, want 2 from memory", a.Version)
@@ -400,15 +407,15 @@ func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
 
 // failingCipher makes every record unwritable from now on.
 type failingCipher struct {
-	Sealer
+	spool.Cipher
 	broken atomic.Bool
 }
 
-func (s *failingCipher) Seal(label string, plaintext []byte) ([]byte, error) {
+func (s *failingCipher) Encrypt(label string, plaintext []byte) ([]byte, error) {
 	if s.broken.Load() {
 		return nil, errors.New("the disk is on fire")
 	}
-	return s.Sealer.Encrypt(label, plaintext)
+	return s.Cipher.Encrypt(label, plaintext)
 }
 
 func TestRule5SpoolOfAnotherProcessIsReplayed(t *testing.T) {
@@ -431,7 +438,7 @@ func TestRule5SpoolOfAnotherProcessIsReplayed(t *testing.T) {
 		if err := os.Rename(left, shared); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(replayInterval)
+		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if got := b.mustAuthorize("acme"); token(got) != token(served) || w.state(conn.ID).Credential.Version != 2 {
 			t.Errorf("the living process sends %q, want %q that the dead one had spooled", token(got), token(served))

@@ -26,8 +26,8 @@ const (
 // store has it. It does not return before that unless the spool has it and the
 // process gives up.
 func (a *attempt) complete(s credstore.Successor) error {
-	a.m.holding(1)
-	defer a.m.holding(-1)
+	a.m.health.addUnsaved(1)
+	defer a.m.health.addUnsaved(-1)
 	first := a.save(s)
 	select {
 	case r := <-first:
@@ -73,12 +73,6 @@ func (a *attempt) spooled(err error) bool {
 		a.m.logger(a.e).Error("a new token pair is in memory only: neither the store nor the spool has taken it yet", errField(err))
 	}
 	return err == nil
-}
-
-// holding counts the pairs that the store has not taken.
-func (m *Manager) holding(change int) {
-	m.unsaved.Add(int64(change))
-	m.metrics.unsaved.Add(float64(change))
 }
 
 // saveResult is what the store said to one try.

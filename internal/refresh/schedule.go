@@ -133,12 +133,22 @@ func (m *Manager) Run(ctx context.Context) error {
 	if m.Server != nil {
 		g.Go(func() error { return m.replaySpool(ctx) })
 		g.Go(func() error { return m.resume(ctx) })
-		if m.RollbackGuard != nil {
-			g.Go(func() error { return m.witness(ctx) })
+		if m.guard != nil {
+			g.Go(func() error { return m.guard.Run(ctx) })
 		}
 		g.Go(func() error { return m.keepAlive(ctx) })
 	}
 	return g.Wait()
+}
+
+// replaySpool saves what earlier processes left, but not into a store that waits
+// to be accepted: in one that is too old every pair would pass for superseded, and
+// be dropped.
+func (m *Manager) replaySpool(ctx context.Context) error {
+	if err := m.guard.WaitTrusted(ctx); err != nil {
+		return err
+	}
+	return m.Spool.Replay(ctx, m.Store, m.Logger, m.spooled())
 }
 
 // resume takes up the refreshes that an earlier process left unsettled.

@@ -32,12 +32,12 @@ func TestSharedStoreThatLostChanges(t *testing.T) {
 		stays, goes, other := w.start(""), w.start(""), w.start("")
 		defer stays.stop()
 		defer other.stop()
-		time.Sleep(2 * guardSharedInterval) // the witnesses have seen the store
+		time.Sleep(4 * time.Minute) // the witnesses have seen the store
 		old := w.data.backup()
 		expire()
 		stays.mustAuthorize("kept")
 		goes.mustAuthorize("gone")
-		time.Sleep(2 * guardSharedInterval)
+		time.Sleep(4 * time.Minute)
 		goes.stop()
 		w.data.fallBack(old)
 		time.Sleep(time.Second)

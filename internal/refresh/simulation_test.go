@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 // The protocol as a model: the real refresh code of several processes runs in a
@@ -507,7 +508,7 @@ func (s *simSpool) Abandoned(parent credstore.Parent) bool {
 	return s.abandoned[parent]
 }
 
-func (s *simSpool) Reserve(parent credstore.Parent) (SpoolRecord, error) {
+func (s *simSpool) Reserve(parent credstore.Parent) (spool.Record, error) {
 	if _, err := s.p.step(context.Background(), "reserve", parent.ConnectionID); err != nil {
 		return nil, err
 	}
@@ -518,13 +519,13 @@ func (s *simSpool) Reserve(parent credstore.Parent) (SpoolRecord, error) {
 		return nil, errSimulated
 	}
 	if ok && r.successor != nil {
-		return nil, errRecordHoldsPair
+		return nil, spool.ErrHoldsPair
 	}
 	s.disk.records[parent] = &simRecord{locked: true}
 	return &simReservation{spool: s, parent: parent}, nil
 }
 
-func (s *simSpool) Replay(ctx context.Context, store credstore.Store, _ logger, waiting func(int)) error {
+func (s *simSpool) Replay(ctx context.Context, store spool.Store, _ logger, waiting func(int)) error {
 	for first := true; ; first = false {
 		left := 0
 		for _, parent := range s.unlocked() {
@@ -571,7 +572,7 @@ func (s *simSpool) lock(parent credstore.Parent) *simRecord {
 	return r
 }
 
-func (s *simSpool) replay(ctx context.Context, store credstore.Store, parent credstore.Parent) error {
+func (s *simSpool) replay(ctx context.Context, store spool.Store, parent credstore.Parent) error {
 	record := s.lock(parent)
 	if record == nil {
 		return nil

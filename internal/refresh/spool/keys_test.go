@@ -1,4 +1,4 @@
-package refresh
+package spool
 
 import (
 	"path/filepath"
@@ -9,7 +9,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func TestSpoolKeysOfPairs(t *testing.T) {
+func TestKeys(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keyset.json")
 	key, err := credstore.CreateKeyset(path)
@@ -21,42 +21,42 @@ func TestSpoolKeysOfPairs(t *testing.T) {
 		t.Fatalf("ReadKeyset: %v", err)
 	}
 	spoolDir := filepath.Join(dir, "spool")
-	wantSpoolKeys(t, spoolDir, map[uint32]int{})
+	wantKeys(t, spoolDir, map[uint32]int{})
 
-	spool, err := OpenSpool(spoolDir, keyset)
+	d, err := Open(spoolDir, keyset)
 	if err != nil {
-		t.Fatalf("OpenSpool: %v", err)
+		t.Fatalf("Open: %v", err)
 	}
 	parents := []credstore.Parent{{ConnectionID: "a", Version: 1}, {ConnectionID: "b", Version: 1}, {ConnectionID: "c", Version: 1}}
-	var slots []SpoolRecord
+	var records []Record
 	for _, parent := range parents {
-		slot, err := spool.Reserve(parent)
+		record, err := d.Reserve(parent)
 		if err != nil {
 			t.Fatalf("Reserve: %v", err)
 		}
-		slots = append(slots, slot)
+		records = append(records, record)
 	}
-	wantSpoolKeys(t, spoolDir, map[uint32]int{})
+	wantKeys(t, spoolDir, map[uint32]int{})
 	for i := range 2 {
 		pair := credstore.Successor{Parent: parents[i], RefreshToken: credstore.NewSecret("refresh")}
-		if err := slots[i].Write(pair); err != nil {
-			t.Fatalf("Fill: %v", err)
+		if err := records[i].Write(pair); err != nil {
+			t.Fatalf("Write: %v", err)
 		}
 	}
-	wantSpoolKeys(t, spoolDir, map[uint32]int{key.ID: 2})
-	slots[0].Remove()
-	slots[1].Release()
-	wantSpoolKeys(t, spoolDir, map[uint32]int{key.ID: 1})
-	slots[2].Remove()
+	wantKeys(t, spoolDir, map[uint32]int{key.ID: 2})
+	records[0].Remove()
+	records[1].Release()
+	wantKeys(t, spoolDir, map[uint32]int{key.ID: 1})
+	records[2].Remove()
 }
 
-func wantSpoolKeys(t *testing.T, dir string, want map[uint32]int) {
+func wantKeys(t *testing.T, dir string, want map[uint32]int) {
 	t.Helper()
-	got, err := SpoolKeys(dir)
+	got, err := Keys(dir)
 	if err != nil {
-		t.Fatalf("SpoolKeys: %v", err)
+		t.Fatalf("Keys: %v", err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("SpoolKeys (-want +got):\n%s", diff)
+		t.Errorf("Keys (-want +got):\n%s", diff)
 	}
 }
