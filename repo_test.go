@@ -34,6 +34,7 @@ type goPackage struct {
 	ImportPath string
 	Name       string
 	Doc        string
+	Export     string // file with export data, given -export
 	GoFiles    []string
 	Imports    []string
 	Deps       []string
