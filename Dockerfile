@@ -4,8 +4,9 @@
 #   docker build -t pleo-sim --target simulator .
 #
 # They contain a static program, and no shell, packages or root user. The same commit, Go
-# image and SOURCE_DATE_EPOCH produce the same bytes; set GO_IMAGE to an image with a
-# digest to pin it.
+# image and SOURCE_DATE_EPOCH produce the same bytes.
+#
+# GO_IMAGE is the image to build in; a reference with a digest pins it.
 ARG GO_IMAGE=golang:1.26.8-bookworm
 
 FROM --platform=$BUILDPLATFORM ${GO_IMAGE} AS build
@@ -42,8 +43,7 @@ LABEL org.opencontainers.image.title="pleo-auth-proxy" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /image/$TARGETARCH/proxy/ /
 # New volumes mounted here inherit the owner.
-COPY --from=build --chown=65532:65532 /image/$TARGETARCH/state /var/lib/pleo-auth-proxy
-COPY --from=build --chown=65532:65532 /image/$TARGETARCH/state /var/lib/pleo-auth-proxy-keyset
+COPY --from=build --chown=65532:65532 /image/$TARGETARCH/state/ /var/lib/
 # The default of data_dir, which the configuration can override.
 ENV STATE_DIRECTORY=/var/lib/pleo-auth-proxy
 USER 65532:65532

@@ -88,7 +88,7 @@ IMAGE_FILES ?= dist/image-files/image
 image-files: cross ## Lay out the files of the images in IMAGE_FILES
 	@set -e; umask 022; for p in $(PLATFORMS); do \
 		[ "$${p%/*}" = linux ] || continue; arch=$${p#*/}; dir=$(IMAGE_FILES)/$$arch; rm -rf $$dir; \
-		install -d $$dir/proxy/etc/ssl/certs $$dir/proxy/var/lib $$dir/simulator; install -d -m 0700 $$dir/state; \
+		install -d $$dir/proxy/etc/ssl/certs $$dir/proxy/var/lib $$dir/simulator; install -d -m 0700 $$dir/state/pleo-auth-proxy $$dir/state/pleo-auth-proxy-keyset; \
 		install -m 0644 /etc/ssl/certs/ca-certificates.crt $$dir/proxy/etc/ssl/certs/; \
 		install dist/linux-$$arch/pleo-auth-proxy $$dir/proxy/; install dist/linux-$$arch/pleo-sim $$dir/simulator/; \
 	done
