@@ -206,12 +206,12 @@ func proxyOf(t *testing.T, pod corev1.PodSpec) corev1.Container {
 			return c
 		}
 	}
-	t.Fatal("no container is called pleo-auth-proxy")
+	t.Fatal("no container has the name pleo-auth-proxy")
 	return corev1.Container{}
 }
 
-// TestObjectsAreWhatKubernetesKnows decodes every object of every setup, and
-// looks for what each pod must have.
+// TestObjectsAreWhatKubernetesKnows decodes every object of every setup, and checks the
+// fields that each pod must have.
 func TestObjectsAreWhatKubernetesKnows(t *testing.T) {
 	for _, s := range setups() {
 		t.Run(s.name, func(t *testing.T) {
@@ -235,8 +235,8 @@ func TestObjectsAreWhatKubernetesKnows(t *testing.T) {
 	}
 }
 
-// checkPod holds a pod to the restricted Pod Security Standard and to what the
-// program needs.
+// checkPod checks a pod against the restricted Pod Security Standard and the needs of the
+// program.
 func checkPod(t *testing.T, pod corev1.PodSpec) {
 	t.Helper()
 	if g := pod.TerminationGracePeriodSeconds; g == nil || *g != 90 {
@@ -250,25 +250,25 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 	}
 	for _, v := range pod.Volumes {
 		if v.HostPath != nil {
-			t.Errorf("volume %s is of the host", v.Name)
+			t.Errorf("volume %s is a host path", v.Name)
 		}
 	}
-	// What is said of the pod holds for containers that are not ours.
+	// The pod's settings also apply to containers that are not ours.
 	group := int64(65532)
 	policy := corev1.FSGroupChangeOnRootMismatch
 	if diff := cmp.Diff(&corev1.PodSecurityContext{FSGroup: &group, FSGroupChangePolicy: &policy}, pod.SecurityContext); diff != "" {
-		t.Errorf("security context of the pod, want a group for the volumes alone (-want +got):\n%s", diff)
+		t.Errorf("security context of the pod, want only a group for the volumes (-want +got):\n%s", diff)
 	}
 	c := proxyOf(t, pod)
 	s := c.SecurityContext
 	if !*s.RunAsNonRoot || *s.RunAsUser != 65532 || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem ||
 		!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 ||
 		s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
-		t.Errorf("security context = %v, want what the restricted standard asks for", s)
+		t.Errorf("security context = %v, want the settings of the restricted standard", s)
 	}
 	for _, app := range pod.Containers {
 		if s := app.SecurityContext; s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil {
-			t.Errorf("security context of %s = %v, want what the restricted standard asks for", app.Name, s)
+			t.Errorf("security context of %s = %v, want the settings of the restricted standard", app.Name, s)
 		}
 	}
 	for name, probe := range map[string]*corev1.Probe{"/livez": c.LivenessProbe, "/readyz": c.ReadinessProbe} {
@@ -283,7 +283,7 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 	}
 }
 
-// checkOnePod looks for all that keeps a second pod from the store.
+// checkOnePod checks the settings that keep a second pod from using the store.
 func checkOnePod(t *testing.T, objects map[string]any) {
 	t.Helper()
 	d := objects["Deployment"].(*appsv1.Deployment)
@@ -296,25 +296,25 @@ func checkOnePod(t *testing.T, objects map[string]any) {
 	}
 }
 
-// checkSpools looks for a volume of its own for the data of each pod, which its
-// successor gets: a token pair that the database has not taken is in there.
+// checkSpools checks that each pod has a separate volume, which its successor gets: it
+// holds token pairs that are not in the database yet.
 func checkSpools(t *testing.T, objects map[string]any) {
 	t.Helper()
 	s := objects["StatefulSet"].(*appsv1.StatefulSet)
 	claims := s.Spec.VolumeClaimTemplates
 	if len(claims) != 1 || claims[0].Name != "pleo-data" || s.Spec.PersistentVolumeClaimRetentionPolicy != nil {
-		t.Errorf("claims %v, want one for pleo-data that stays", claims)
+		t.Errorf("claims %v, want one for pleo-data that is kept", claims)
 	}
 	for _, m := range proxyOf(t, s.Spec.Template.Spec).VolumeMounts {
 		if m.Name == "pleo-data" && m.MountPath == "/var/lib/pleo-auth-proxy" {
 			return
 		}
 	}
-	t.Error("the claim is mounted nowhere")
+	t.Error("the claim is not mounted")
 }
 
-// checkSidecar looks for what makes the proxy start first, end last and not keep
-// a job.
+// checkSidecar checks that the proxy starts first, ends last and does not keep a Job from
+// completing.
 func checkSidecar(t *testing.T, pod corev1.PodSpec) {
 	t.Helper()
 	if len(pod.InitContainers) != 1 {
@@ -329,8 +329,8 @@ func checkSidecar(t *testing.T, pod corev1.PodSpec) {
 	}
 }
 
-// TestPlainManifestsAreTheCharts: what is written by hand for those without Helm
-// is the same container in the same pod.
+// TestPlainManifestsAreTheCharts checks that the manifests for users without Helm have the
+// same container in the same pod.
 func TestPlainManifestsAreTheCharts(t *testing.T) {
 	all := map[string]corev1.PodSpec{}
 	for _, s := range setups() {
@@ -338,10 +338,10 @@ func TestPlainManifestsAreTheCharts(t *testing.T) {
 	}
 	for plain, chart := range map[string]string{"plain-sidecar": "sidecar-sqlite", "plain-job": "sidecar-keys"} {
 		if diff := cmp.Diff(all[chart].InitContainers, all[plain].InitContainers); diff != "" {
-			t.Errorf("the container of %s is not that of %s (-%[2]s +%[1]s):\n%s", plain, chart, diff)
+			t.Errorf("the container of %s differs from that of %s (-%[2]s +%[1]s):\n%s", plain, chart, diff)
 		}
 		if diff := cmp.Diff(all[chart].SecurityContext, all[plain].SecurityContext); diff != "" {
-			t.Errorf("the pod of %s is not that of %s (-%[2]s +%[1]s):\n%s", plain, chart, diff)
+			t.Errorf("the pod of %s differs from that of %s (-%[2]s +%[1]s):\n%s", plain, chart, diff)
 		}
 	}
 }
@@ -358,9 +358,9 @@ func TestKubeScoreFindsNothingCritical(t *testing.T) {
 	}
 }
 
-// TestChartRefuses: what could lose connections, or let anyone act with them, is
-// not rendered, and the reason is given.
-func TestChartRefuses(t *testing.T) {
+// TestChartRejects checks that values which could lose connections, or give access to
+// everyone, are rejected with a reason.
+func TestChartRejects(t *testing.T) {
 	helm, chart := tool(t, "helm"), chartDir(t, "pleo-auth-proxy")
 	erp := chartDir(t, "examples/erp")
 	sqlite, postgres, keys, files := "gateway-sqlite", "gateway-postgres", "gateway-keys", "gateway-files"

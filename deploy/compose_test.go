@@ -19,12 +19,12 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// loadCompose reads a compose file as docker compose does, in the repository or
-// a copy of it.
+// loadCompose reads a compose file as docker compose does, from the repository or a copy
+// of it.
 func loadCompose(t *testing.T, dir, file string, environ ...string) *types.Project {
 	t.Helper()
 	files := []string{filepath.Join(dir, file)}
-	// One in the repository itself is the developer's own.
+	// An override file in the repository itself belongs to the developer.
 	if override := filepath.Join(dir, "compose.override.yaml"); dir != repository() && exists(override) {
 		files = append(files, override)
 	}
@@ -69,7 +69,7 @@ func TestComposeFiles(t *testing.T) {
 			}
 			app := project.Services["app"]
 			if len(app.Environment) != 1 || *app.Environment["PLEO_BASE_URL"] != "http://proxy:8484/@acme" {
-				t.Errorf("the application's environment is %v, want its base URL alone", app.Environment)
+				t.Errorf("the application's environment is %v, want only its base URL", app.Environment)
 			}
 			for _, name := range proxies {
 				if d := app.DependsOn[name]; d.Condition != types.ServiceConditionHealthy {
@@ -77,13 +77,13 @@ func TestComposeFiles(t *testing.T) {
 				}
 			}
 			if _, there := project.Services["simulator"]; there {
-				t.Error("the simulator runs without its profile")
+				t.Error("the simulator starts without its profile")
 			}
 		})
 	}
 }
 
-// checkProxyService looks for what keeps connections, and keeps others out.
+// checkProxyService checks the settings that protect connections and restrict access.
 func checkProxyService(t *testing.T, project *types.Project, name string) {
 	t.Helper()
 	s, err := project.GetService(name)
@@ -94,10 +94,10 @@ func checkProxyService(t *testing.T, project *types.Project, name string) {
 		t.Errorf("stop_grace_period of %s = %v, want %v", name, s.StopGracePeriod, grace)
 	}
 	if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
-		t.Errorf("%s can write to its image, or has rights", name)
+		t.Errorf("%s can write to its image, or has privileges", name)
 	}
 	if s.Logging == nil || s.Logging.Driver != "local" {
-		t.Errorf("logs of %s go to %+v, want local, which does not fill the disk", name, s.Logging)
+		t.Errorf("logs of %s go to %+v, want local, which limits their size", name, s.Logging)
 	}
 	if len(s.Ports) > 0 {
 		t.Errorf("%s publishes ports", name)
@@ -109,18 +109,18 @@ func checkProxyService(t *testing.T, project *types.Project, name string) {
 	}
 	pleo := project.Networks["pleo"]
 	if !pleo.Internal || pleo.Ipam.Config[0].IPRange != *s.Environment["PLEO_PROXY_CLIENT_NETWORKS"] {
-		t.Errorf("the network pleo is %+v, and clients may come from %s", pleo, *s.Environment["PLEO_PROXY_CLIENT_NETWORKS"])
+		t.Errorf("the network pleo is %+v, and the client networks are %s", pleo, *s.Environment["PLEO_PROXY_CLIENT_NETWORKS"])
 	}
 	checkGatewayIsNoClient(t, pleo.Ipam.Config[0])
 	for other, service := range project.Services {
 		if _, joined := service.Networks["pleo"]; joined && other != "app" && !strings.HasPrefix(other, "proxy") {
-			t.Errorf("%s is in the network pleo as well", other)
+			t.Errorf("%s is in the network pleo too", other)
 		}
 	}
 }
 
-// checkGatewayIsNoClient: every program of the machine has the address of the
-// gateway, so it must not be among those of the containers.
+// checkGatewayIsNoClient checks that the address of the gateway is not in the range for
+// clients: every program of the host has that address.
 func checkGatewayIsNoClient(t *testing.T, pool *types.IPAMPool) {
 	t.Helper()
 	subnet, err1 := netip.ParsePrefix(pool.Subnet)
@@ -130,7 +130,7 @@ func checkGatewayIsNoClient(t *testing.T, pool *types.IPAMPool) {
 		t.Fatal(err)
 	}
 	if !subnet.Contains(gateway) || !subnet.Contains(clients.Addr()) || clients.Bits() <= subnet.Bits() || clients.Contains(gateway) {
-		t.Errorf("in %v the machine has %v and containers have %v", subnet, gateway, clients)
+		t.Errorf("in %v the host has %v and containers have %v", subnet, gateway, clients)
 	}
 }
 
@@ -140,12 +140,12 @@ func TestComposeNeedsAClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := options.LoadProject(t.Context()); err == nil || !strings.Contains(err.Error(), "is the id of your OAuth client at Pleo") {
-		t.Errorf("without PLEO_OAUTH_CLIENT_ID: %v, want what it is", err)
+		t.Errorf("without PLEO_OAUTH_CLIENT_ID: %v, want an explanation", err)
 	}
 }
 
-// service makes the container of a service of ours, with its volumes and
-// secrets. Volumes of the same name are the same directory.
+// service creates the container of one of our services, with its volumes and secrets.
+// Volumes with the same name are the same directory.
 func service(t *testing.T, project *types.Project, name, img string, volumes map[string]string) *container {
 	t.Helper()
 	s, err := project.GetService(name)
@@ -162,7 +162,7 @@ func service(t *testing.T, project *types.Project, name, img string, volumes map
 			c.mounts = append(c.mounts, mount{source: v.Source, target: v.Target, readOnly: v.ReadOnly})
 			continue
 		}
-		// A new volume takes over the owner and the mode of what is below it.
+		// A new volume inherits the owner and mode of the directory in the image.
 		if dir, there := volumes[v.Source]; there {
 			c.mounts = append(c.mounts, mount{source: dir, target: v.Target, readOnly: v.ReadOnly})
 			continue
@@ -193,9 +193,8 @@ func (c *container) isHealthy(t *testing.T) func() error {
 	}
 }
 
-// startLegacyApp runs the application as the compose file says, but for its
-// image: on this machine, which calls the proxy by the name that the network
-// gives it.
+// startLegacyApp runs the application of the compose file, without its image, on this
+// machine, where the proxy has the host name that the network gives it.
 func startLegacyApp(t *testing.T, project *types.Project) *buffer {
 	t.Helper()
 	app := project.Services["app"]
@@ -219,7 +218,7 @@ func startLegacyApp(t *testing.T, project *types.Project) *buffer {
 	return log
 }
 
-// The addresses that the networks give the proxy.
+// The addresses of the proxy in its networks.
 const (
 	proxyAddress   = "172.30.84.9"
 	machineAddress = "172.30.84.1"
@@ -227,9 +226,9 @@ const (
 	proxyHosts     = proxyAddress + " proxy\n"
 )
 
-// TestLegacyApplication runs what compose.yaml runs, with the profile simulator:
-// the commands, environments, volumes and secrets are those of the file, and the
-// order that of its conditions.
+// TestLegacyApplication runs the services of compose.yaml with the profile simulator: with
+// the commands, environments, volumes and secrets of the file, in the order of its
+// conditions.
 func TestLegacyApplication(t *testing.T) {
 	addAddress(t, proxyAddress+"/28")
 	addAddress(t, machineAddress+"/32")
@@ -253,19 +252,19 @@ func TestLegacyApplication(t *testing.T) {
 		}
 		return nil
 	})
-	for who, address := range map[string]string{"a stranger": outsideAddress, "a program of the machine": machineAddress} {
+	for who, address := range map[string]string{"another program": outsideAddress, "a program on the host": machineAddress} {
 		status, body, err := get("http://"+address+":8484/v2/employees", "Pleo-Connection", "acme")
 		if err != nil || status != http.StatusForbidden {
-			t.Errorf("%s is answered %d %s %v, want 403", who, status, body, err)
+			t.Errorf("%s gets %d %s %v, want 403", who, status, body, err)
 		}
 	}
 	if code := proxy.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if _, err := os.Stat(filepath.Join(volumes["store"], "keyset.json")); err == nil {
-		t.Error("the keyset lies beside the store")
+		t.Error("the keyset is in the same directory as the store")
 	}
-	// What docker compose does after an upgrade: a new container, the same volumes.
+	// As docker compose does after an upgrade: a new container, the same volumes.
 	again := service(t, project, "proxy", "pleo-auth-proxy", volumes)
 	again.start(t)
 	again.await(t, again.isHealthy(t))
@@ -274,8 +273,8 @@ func TestLegacyApplication(t *testing.T) {
 	}
 }
 
-// TestComposeOverride lays what docs/compose.md shows over compose.yaml: this
-// machine alone reaches the new ports, and reading the dashboard takes the token.
+// TestComposeOverride applies the override file of docs/compose.md: the new ports can be
+// reached from the host only, and reading the dashboard requires the token.
 func TestComposeOverride(t *testing.T) {
 	addAddress(t, proxyAddress+"/28")
 	block := regexp.MustCompile("(?ms)^```yaml compose.override.yaml\n(.*?)^```$").FindStringSubmatch(read(t, repository("docs", "compose.md")))
@@ -300,15 +299,15 @@ func TestComposeOverride(t *testing.T) {
 	for token, want := range map[string]int{"another": http.StatusUnauthorized, "a token for operators, long enough": http.StatusOK} {
 		status, body, err := get("http://"+proxyAddress+":8485/api/v1/connections", "Authorization", "Bearer "+token)
 		if err != nil || status != want {
-			t.Errorf("with the token %q the dashboard answers %d %s %v, want %d", token, status, body, err, want)
+			t.Errorf("with the token %q the dashboard responds with %d %s %v, want %d", token, status, body, err, want)
 		}
 	}
 	if status, body, err := get("http://"+proxyAddress+":8486/", "Host", "connect.example.com"); err != nil || !strings.Contains(body, "Pleo") {
-		t.Errorf("the pages answer %d %s %v, want a page", status, body, err)
+		t.Errorf("the pages respond with %d %s %v, want a page", status, body, err)
 	}
 }
 
-// postgresBin is where Debian keeps the newest PostgreSQL.
+// postgresBin returns the directory of the newest PostgreSQL in Debian's layout.
 func postgresBin(t *testing.T) string {
 	t.Helper()
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin")
@@ -318,8 +317,8 @@ func postgresBin(t *testing.T) string {
 	return found[len(found)-1]
 }
 
-// startPostgres runs the database as the service of the compose file describes
-// it, on this machine: its user, its database, its password.
+// startPostgres runs the database of the compose file on this machine, with its user,
+// database and password.
 func startPostgres(t *testing.T, project *types.Project, address string) {
 	t.Helper()
 	bin, s := postgresBin(t), project.Services["postgres"]
@@ -333,7 +332,7 @@ func startPostgres(t *testing.T, project *types.Project, address string) {
 	data := filepath.Join(dir, "data")
 	output(t, "runuser", as("initdb", "--pgdata", data, "--username", *s.Environment["POSTGRES_USER"], "--no-sync",
 		"--auth", "scram-sha-256", "--pwfile", project.Secrets["store-password"].File)...)
-	// As the image does: whoever has the password may come from anywhere.
+	// As in the image: access from every address with the password.
 	rules := filepath.Join(data, "pg_hba.conf")
 	if err := os.WriteFile(rules, []byte("host all all all scram-sha-256\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -344,14 +343,14 @@ func startPostgres(t *testing.T, project *types.Project, address string) {
 	password := strings.TrimSpace(read(t, project.Secrets["store-password"].File))
 	cmd := exec.Command(filepath.Join(bin, "createdb"), "--host", address, "--username", *s.Environment["POSTGRES_USER"], *s.Environment["POSTGRES_DB"])
 	cmd.Env = append(os.Environ(), "PGPASSWORD="+password)
-	// The image makes the database of its own accord, unless it is the user's.
+	// The image creates this database, unless it has the name of the user.
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("making the database: %v %s", err, out)
+		t.Fatalf("creating the database: %v %s", err, out)
 	}
 }
 
-// TestTwoReplicasShareConnections runs what compose.postgres.yaml runs: what one
-// replica is told, the other knows, and one serves while the other is replaced.
+// TestTwoReplicasShareConnections runs the services of compose.postgres.yaml: both replicas
+// see the same connections, and one serves requests while the other is replaced.
 func TestTwoReplicasShareConnections(t *testing.T) {
 	const postgresAddress = "172.31.1.9"
 	replicas := map[string]string{"proxy-1": "172.30.84.10", "proxy-2": "172.30.84.11"}
@@ -375,14 +374,14 @@ func TestTwoReplicasShareConnections(t *testing.T) {
 	simulatorFor(t, project)
 	running := map[string]*container{}
 	if on := project.Services["proxy-2"].DependsOn["proxy-1"]; on.Condition != types.ServiceConditionHealthy {
-		t.Fatalf("proxy-2 waits for proxy-1 to be %q, want healthy: it makes the keyset", on.Condition)
+		t.Fatalf("proxy-2 waits for proxy-1 to be %q, want healthy: it creates the keyset", on.Condition)
 	}
 	for _, name := range []string{"proxy-1", "proxy-2"} {
 		address := replicas[name]
 		addAddress(t, address+"/28")
 		c := service(t, project, name, "pleo-auth-proxy", volumes)
 		c.hosts = postgresAddress + " postgres\n"
-		// Networks keep the replicas' ports apart; here their addresses do.
+		// In compose the replicas have separate networks, here separate addresses.
 		c.env["PLEO_PROXY_LISTEN"] = address + ":8484"
 		c.env["PLEO_ADMIN_LISTEN"] = strings.Replace(address, "172.30.84", "127.0.0", 1) + ":8485"
 		c.start(t)

@@ -1,8 +1,6 @@
-// Package deploy holds what the program is deployed with to its word: the image,
-// the charts, the compose files, the systemd unit and the packages are read by
-// the parsers of those who will run them, and then run, as far as one machine
-// without an engine and without a cluster goes.
+// Package deploy tests the image, the charts, the compose files, the systemd unit and the
+// packages: the tools that consume these files parse them, and the tests run the result as
+// far as that is possible on one machine without a container engine or a cluster.
 //
-// It is a module of its own, so that what these tests need does not become
-// something that users of the program depend on.
+// It is a separate module, so that the program does not depend on what the tests need.
 package deploy

@@ -10,9 +10,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestDocumentedValues installs what docs/kubernetes.md shows, with the Secrets
-// that the page has made by then and no others: the charts render it, and the
-// real program finds nothing wrong with the configuration.
+// TestDocumentedValues installs the values of docs/kubernetes.md with the Secrets that the
+// page creates before, and no others: the charts render them, and the real program accepts
+// the configuration.
 func TestDocumentedValues(t *testing.T) {
 	page := read(t, repository("docs", "kubernetes.md"))
 	secrets := documentedSecrets(t, page)
@@ -28,9 +28,8 @@ func TestDocumentedValues(t *testing.T) {
 	}
 }
 
-// documentedSetups returns a setup for each block of values: those of a sidecar
-// are for the chart of an application, those in files for the gateway, each file
-// on top of those before it.
+// documentedSetups returns a setup for each block of values: blocks of a sidecar are for
+// the chart of an application; files are for the gateway, each on top of the earlier ones.
 func documentedSetups(t *testing.T, page string) []setup {
 	t.Helper()
 	var found []setup
@@ -54,12 +53,12 @@ func documentedSetups(t *testing.T, page string) []setup {
 		}
 	}
 	if len(found) != 4 {
-		t.Errorf("%d setups are shown, want 4: are they still found?", len(found))
+		t.Errorf("found %d setups in the page, want 4", len(found))
 	}
 	return found
 }
 
-// documentedSecrets returns those of kept that the page makes by kubectl.
+// documentedSecrets returns the entries of kept that the page creates with kubectl.
 func documentedSecrets(t *testing.T, page string) map[string]map[string]string {
 	t.Helper()
 	all, made := kept(t), map[string]map[string]string{}
@@ -69,7 +68,7 @@ func documentedSecrets(t *testing.T, page string) map[string]map[string]string {
 		}
 		text, ok := all[name][key]
 		if !ok {
-			t.Errorf("the page makes the Secret %s with the key %s, which no setup here has", name, key)
+			t.Errorf("the page creates the Secret %s with the key %s, which no setup uses", name, key)
 		}
 		made[name][key] = text
 	}

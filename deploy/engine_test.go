@@ -25,8 +25,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
-// container is one as an engine would run it: the files of an image as a root
-// that cannot be written to, what is mounted, and a user without any right.
+// container runs an image as an engine would: with a read-only root, its mounts, and a
+// user without privileges.
 type container struct {
 	name   string
 	root   string
@@ -46,7 +46,7 @@ type mount struct {
 	readOnly       bool
 }
 
-// buffer is a log that is read while it is written.
+// buffer is a log that can be read while it is written.
 type buffer struct {
 	mu sync.Mutex // guards b
 	b  bytes.Buffer
@@ -108,11 +108,11 @@ func loadImage(t *testing.T, name string) v1.Image {
 	return nil
 }
 
-// newContainer unpacks an image.
+// newContainer unpacks an image into a new container.
 func newContainer(t *testing.T, name string, img v1.Image) *container {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "running a container takes root")
+		missing(t, "running a container requires root")
 	}
 	file, err := img.ConfigFile()
 	if err != nil {
@@ -130,7 +130,7 @@ func newContainer(t *testing.T, name string, img v1.Image) *container {
 	return c
 }
 
-// unpack writes a file system as a tar archive describes it, owners included.
+// unpack extracts a tar archive, with owners and modes.
 func unpack(r io.Reader, root string) error {
 	content := tar.NewReader(r)
 	for {
@@ -166,8 +166,8 @@ func unpackOne(path string, h *tar.Header, content io.Reader) error {
 	return errors.Join(err, f.Close())
 }
 
-// volume makes a directory that the container's user may write to, and mounts
-// it, as an engine does with a new volume.
+// volume creates a directory that the container's user may write to, and mounts it, as an
+// engine does with a new volume.
 func (c *container) volume(t *testing.T, target string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -178,8 +178,7 @@ func (c *container) volume(t *testing.T, target string) string {
 	return dir
 }
 
-// script mounts what $1 and the following arguments say, up to --, and becomes
-// the rest of them.
+// script mounts the arguments up to --, and executes the rest.
 const script = `
 root=$1; shift
 mount --bind "$root" "$root"
@@ -193,7 +192,7 @@ shift
 exec setpriv --no-new-privs chroot --userspec=65532:65532 --groups=65532 "$root" "$@"
 `
 
-// command returns a command in the container, not started yet.
+// command returns a command in the container, without starting it.
 func (c *container) command(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	unshared := []string{"--mount", "--propagation", "private", "sh", "-euc", script, "sh", c.root}
@@ -212,8 +211,8 @@ func (c *container) command(ctx context.Context, t *testing.T, args ...string) *
 	return cmd
 }
 
-// standardMounts returns the mounts with those that every container has, the
-// outer ones first, and makes the places where they are mounted.
+// standardMounts returns the mounts together with those of every container, the outer ones
+// first, and creates the mount points.
 func (c *container) standardMounts(t *testing.T) []mount {
 	t.Helper()
 	hosts := write(t, filepath.Join(t.TempDir(), "hosts"), "127.0.0.1 localhost\n"+c.hosts)
@@ -242,7 +241,7 @@ func (c *container) standardMounts(t *testing.T) []mount {
 	return all
 }
 
-// entry is what the image runs, with other arguments if there are any.
+// entry returns the command of the image, with other arguments if there are any.
 func (c *container) entry(args ...string) []string {
 	if len(args) == 0 {
 		args = c.config.Cmd
@@ -250,8 +249,7 @@ func (c *container) entry(args ...string) []string {
 	return append(slices.Clone(c.config.Entrypoint), args...)
 }
 
-// start starts the container, which is killed at the end of the test if it still
-// runs then.
+// start starts the container. It is killed at the end of the test if it still runs.
 func (c *container) start(t *testing.T) {
 	t.Helper()
 	c.log = &buffer{}
@@ -277,7 +275,7 @@ func (c *container) start(t *testing.T) {
 }
 
 // exec runs a command of the program in the container, as "docker exec" and
-// "kubectl exec" do, and returns what it printed.
+// "kubectl exec" do, and returns its output.
 func (c *container) exec(t *testing.T, stdin string, args ...string) (string, error) {
 	t.Helper()
 	cmd := c.command(t.Context(), t, args...)
@@ -286,10 +284,10 @@ func (c *container) exec(t *testing.T, stdin string, args ...string) (string, er
 	return string(out), err
 }
 
-// grace is how long engines are told to wait before they kill.
+// grace is how long engines wait between SIGTERM and SIGKILL.
 const grace = 90 * time.Second
 
-// stop asks the container to end, and returns its exit code.
+// stop sends SIGTERM to the container, and returns its exit code.
 func (c *container) stop(t *testing.T) int {
 	t.Helper()
 	if err := c.running.Process.Signal(syscall.SIGTERM); err != nil {
@@ -303,7 +301,7 @@ func (c *container) stop(t *testing.T) int {
 	return c.running.ProcessState.ExitCode()
 }
 
-// await asks again until ask has no error.
+// await calls ask until it returns no error.
 func (c *container) await(t *testing.T, ask func() error) {
 	t.Helper()
 	deadline := time.After(time.Minute)
@@ -322,7 +320,7 @@ func (c *container) await(t *testing.T, ask func() error) {
 	}
 }
 
-// get asks an HTTP server, past any proxy, from its own address.
+// get sends a request directly to an HTTP server, from the given address.
 func get(url string, header ...string) (status int, body string, err error) {
 	r, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
@@ -336,27 +334,27 @@ func get(url string, header ...string) (status int, body string, err error) {
 		r.Header.Set(header[i], header[i+1])
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
-	answer, err := client.Do(r)
+	resp, err := client.Do(r)
 	if err != nil {
 		return 0, "", err
 	}
-	defer answer.Body.Close()
-	b, err := io.ReadAll(answer.Body)
-	return answer.StatusCode, string(b), err
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
 }
 
-// healthy asks an HTTP server whether it is well, as probes do.
+// healthy checks an HTTP server, as probes do.
 func healthy(url string) func() error {
 	return func() error {
 		status, body, err := get(url)
 		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("%s answers %d %s", url, status, body)
+			err = fmt.Errorf("%s responds with %d %s", url, status, body)
 		}
 		return err
 	}
 }
 
-// addAddress gives this machine one more address in the tests' own network.
+// addAddress adds an address in the network of the tests.
 func addAddress(t *testing.T, cidr string) {
 	t.Helper()
 	if out, err := exec.Command("ip", "address", "replace", cidr, "dev", "lo").CombinedOutput(); err != nil {
@@ -364,7 +362,7 @@ func addAddress(t *testing.T, cidr string) {
 	}
 }
 
-// The simulator in the tests' network, as the documents start it.
+// The simulator in the network of the tests, as the docs start it.
 const simulatorURL = "http://127.0.0.1:8490"
 
 // startSimulator runs the simulated Pleo until the end of the test.

@@ -145,26 +145,25 @@ func TestImageRuns(t *testing.T) {
 	status := read(t, filepath.Join("/proc", pidOf(c), "status"))
 	for _, want := range []string{"Uid:\t65532\t65532\t65532\t65532\n", "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
 		if !strings.Contains(status, want) {
-			t.Errorf("the process is not without rights: %q is not in\n%s", want, status)
+			t.Errorf("the process has privileges: %q is not in\n%s", want, status)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(data, "store.db")); err != nil {
-		t.Errorf("the volume does not hold the store: %v", err)
+		t.Errorf("the volume does not contain the store: %v", err)
 	}
 	if out, err := exec.Command("nsenter", "--mount=/proc/"+pidOf(c)+"/ns/mnt", "touch", filepath.Join(c.root, "x")).CombinedOutput(); !bytes.Contains(out, []byte("Read-only")) {
-		t.Errorf("writing to the root = %v %s, want it refused", err, out)
+		t.Errorf("writing to the root = %v %s, want an error", err, out)
 	}
 	if code := c.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }
 
-// pidOf returns the process of a running container, which took the place of the
-// program that made its namespace.
+// pidOf returns the process of a running container, which replaced the program that created
+// its namespace.
 func pidOf(c *container) string { return strconv.Itoa(c.running.Process.Pid) }
 
-// TestImageHoldsNothingElse: there is no shell to be found in the image, and no
-// program but ours.
+// TestImageHoldsNothingElse checks that the image contains no shell, and no program but ours.
 func TestImageHoldsNothingElse(t *testing.T) {
 	c := newContainer(t, "pleo-auth-proxy", loadImage(t, "pleo-auth-proxy"))
 	got := strings.Split(strings.TrimSpace(output(t, "find", c.root, "-mindepth", "1", "-printf", "%m %U %y /%P\\n")), "\n")
@@ -176,6 +175,6 @@ func TestImageHoldsNothingElse(t *testing.T) {
 	}
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("mode, owner, type and path of what is in the image (-want +got):\n%s", diff)
+		t.Errorf("mode, owner, type and path of the files in the image (-want +got):\n%s", diff)
 	}
 }

@@ -13,16 +13,15 @@ import (
 )
 
 var (
-	update  = flag.Bool("update", false, "write the golden files anew")
-	require = flag.Bool("require", false, "fail where something that a test needs is missing")
+	update  = flag.Bool("update", false, "rewrite the golden files")
+	require = flag.Bool("require", false, "fail if the requirements of a test are missing")
 )
 
-// insideVariable tells the tests that they run in a network of their own.
+// insideVariable is set while the tests run in a separate network.
 const insideVariable = "DEPLOY_TEST_INSIDE"
 
-// TestMain runs the tests in network and mount namespaces of their own, where
-// that is allowed: the ports of the documents are free there, nothing else can
-// be reached, and what is mounted is gone at the end.
+// TestMain runs the tests in separate network and mount namespaces, if it may: there the
+// documented ports are free, nothing else can be reached, and mounts disappear at the end.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if os.Geteuid() != 0 {
@@ -50,13 +49,13 @@ func runInside() int {
 		return exit.ExitCode()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "making namespaces for the tests:", err)
+		fmt.Fprintln(os.Stderr, "creating namespaces for the tests:", err)
 		return 1
 	}
 	return 0
 }
 
-// loopbackUp switches on the one interface that a new network has.
+// loopbackUp enables the only interface of a new network.
 func loopbackUp() error {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)
 	if err != nil {
@@ -75,8 +74,7 @@ func loopbackUp() error {
 	return nil
 }
 
-// missing skips a test that cannot be run here, or fails it where everything
-// has to be run.
+// missing skips a test whose requirements are missing, or fails it with -require.
 func missing(t *testing.T, format string, args ...any) {
 	t.Helper()
 	if *require {
@@ -94,7 +92,7 @@ func repository(path ...string) string {
 	return filepath.Join(append([]string{root}, path...)...)
 }
 
-// tool returns a program that the Makefile has built.
+// tool returns the path of a program that the Makefile builds.
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	for _, path := range []string{repository("bin", "tools", name), repository("bin", name)} {
@@ -106,7 +104,7 @@ func tool(t *testing.T, name string) string {
 	return ""
 }
 
-// output runs a command that has to succeed, and returns what it prints.
+// output runs a command that must succeed, and returns its output.
 func output(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).Output()
@@ -116,7 +114,7 @@ func output(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// problems returns what a command that failed has said about it.
+// problems returns the error output of a failed command.
 func problems(err error) string {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

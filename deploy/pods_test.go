@@ -23,26 +23,26 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The public client of the simulator, and a key that it is told to know.
+// The public client of the simulator, and a key that the tests add to it.
 const (
 	simulatedSecret = "sim+client/secret%3A:42"
 	simulatedKey    = "pls_0123456789abcdef_620d75"
 )
 
-// The names in the certificates of the pages and of the proxy.
+// The host names in the certificates of the pages and of the proxy.
 const (
 	pagesHost   = "connect.example.com"
 	serviceHost = "pleo-pleo-auth-proxy"
 )
 
-// kept is what the Secrets and ConfigMaps of the setups hold: name → key → text.
+// kept is the content of the Secrets and ConfigMaps of the setups: name → key → text.
 func kept(t *testing.T) map[string]map[string]string {
 	t.Helper()
 	keyset := filepath.Join(t.TempDir(), "keyset.json")
 	cmd := exec.Command(tool(t, "pleo-auth-proxy"), "keyset", "create")
 	cmd.Env = append(os.Environ(), "PLEO_ENVIRONMENT=production", "PLEO_DATA_DIR="+filepath.Dir(keyset))
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("making a keyset: %v %s", err, out)
+		t.Fatalf("creating a keyset: %v %s", err, out)
 	}
 	return map[string]map[string]string{
 		"pleo-client":  {"client-secret": simulatedSecret, "previous-client-secret": "the one before"},
@@ -62,8 +62,8 @@ func kept(t *testing.T) map[string]map[string]string {
 	}
 }
 
-// tlsSecret is what a Secret of type kubernetes.io/tls holds: a certificate for a
-// name, and its key.
+// tlsSecret returns the content of a Secret of type kubernetes.io/tls: a certificate for a
+// host name, and its key.
 func tlsSecret(t *testing.T, name string) map[string]string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -85,8 +85,8 @@ func tlsSecret(t *testing.T, name string) map[string]string {
 	}
 }
 
-// startable makes the container of the proxy in a pod, with the volumes as a
-// node lays them out.
+// startable creates the container of the proxy in a pod, with its volumes as a node
+// prepares them.
 func startable(t *testing.T, objects map[string]any, secrets map[string]map[string]string) *container {
 	t.Helper()
 	pod := podOf(t, objects)
@@ -97,7 +97,7 @@ func startable(t *testing.T, objects map[string]any, secrets map[string]map[stri
 		from := e.ValueFrom.SecretKeyRef
 		text, ok := secrets[from.Name][from.Key]
 		if !ok {
-			t.Fatalf("%s is %s of %s, which no document speaks of", e.Name, from.Key, from.Name)
+			t.Fatalf("%s is %s of %s, which the docs do not mention", e.Name, from.Key, from.Name)
 		}
 		c.env[e.Name] = text
 	}
@@ -111,12 +111,12 @@ func startable(t *testing.T, objects map[string]any, secrets map[string]map[stri
 	return c
 }
 
-// layOut makes the directory of a volume. What a pod with fsGroup may read, its
-// group may; what it may write to, its group owns.
+// layOut creates the directory of a volume. With fsGroup, the group may read read-only
+// volumes and owns writable ones.
 func layOut(t *testing.T, v corev1.Volume, objects map[string]any, secrets map[string]map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
-	// The application's user comes to the socket past the directory above.
+	// The application's user needs access to the directory above for the socket.
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func layOut(t *testing.T, v corev1.Volume, objects map[string]any, secrets map[s
 			for _, item := range items {
 				text, ok := secrets[name][item.Key]
 				if !ok {
-					t.Fatalf("%s with the key %s is mounted, which no document speaks of", name, item.Key)
+					t.Fatalf("%s with the key %s is mounted, which the docs do not mention", name, item.Key)
 				}
 				put(item.Path, text, os.FileMode(*v.Projected.DefaultMode))
 			}
@@ -148,7 +148,7 @@ func layOut(t *testing.T, v corev1.Volume, objects map[string]any, secrets map[s
 		}
 		return dir
 	default:
-		t.Fatalf("volume %s is of a sort that no test knows", v.Name)
+		t.Fatalf("volume %s has a type that the tests do not support", v.Name)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -156,8 +156,7 @@ func layOut(t *testing.T, v corev1.Volume, objects map[string]any, secrets map[s
 	return dir
 }
 
-// sourceOf returns the name of the Secret or ConfigMap that a source is, and what
-// is taken from there.
+// sourceOf returns the name of the Secret or ConfigMap of a source, and its items.
 func sourceOf(source corev1.VolumeProjection) (string, []corev1.KeyToPath) {
 	if source.ConfigMap != nil {
 		return source.ConfigMap.Name, source.ConfigMap.Items
@@ -165,8 +164,8 @@ func sourceOf(source corev1.VolumeProjection) (string, []corev1.KeyToPath) {
 	return source.Secret.Name, source.Secret.Items
 }
 
-// TestConfigurationsAreValid has the real program, in its container, look at the
-// configuration of every setup and at every file that it names.
+// TestConfigurationsAreValid runs config validate in the container for every setup, with
+// every file that its configuration names.
 func TestConfigurationsAreValid(t *testing.T) {
 	secrets := kept(t)
 	for _, s := range setups() {
@@ -179,7 +178,7 @@ func TestConfigurationsAreValid(t *testing.T) {
 	}
 }
 
-// simulated turns a setup to the simulator; nothing else of it is changed.
+// simulated makes a setup use the simulator, and changes nothing else.
 func (c *container) simulated() {
 	c.env["PLEO_ENVIRONMENT"] = "custom"
 	c.env["PLEO_UPSTREAM_API_URL"] = simulatorURL
@@ -195,7 +194,7 @@ func simulatorWithKey(t *testing.T) {
 	}`))
 }
 
-// probe asks as the kubelet does, at the container's port of that name.
+// probe sends a probe as the kubelet does, to the container's port with that name.
 func probe(t *testing.T, c corev1.Container, p *corev1.Probe) func() error {
 	t.Helper()
 	for _, port := range c.Ports {
@@ -203,13 +202,13 @@ func probe(t *testing.T, c corev1.Container, p *corev1.Probe) func() error {
 			return healthy(fmt.Sprintf("http://127.0.0.1:%d%s", port.ContainerPort, p.HTTPGet.Path))
 		}
 	}
-	t.Fatalf("no port is called %s", p.HTTPGet.Port.StrVal)
+	t.Fatalf("no port has the name %s", p.HTTPGet.Port.StrVal)
 	return nil
 }
 
-// TestSidecarServesAnApplication runs pods as a node does: first the proxy, and
-// when its startup probe succeeds, the application, which sees an API without
-// credentials at the base URL that the manifest gives it.
+// TestSidecarServesAnApplication runs pods as a node does: the proxy first, and when its
+// startup probe succeeds, the application, which uses the base URL of the manifest without
+// credentials.
 func TestSidecarServesAnApplication(t *testing.T) {
 	for _, name := range []string{"sidecar-keys", "sidecar-socket", "sidecar-sqlite", "plain-sidecar"} {
 		t.Run(name, func(t *testing.T) {
@@ -227,7 +226,7 @@ func TestSidecarServesAnApplication(t *testing.T) {
 			base := variable(t, pod.Containers[0], "PLEO_API")
 			status, body, err := askAs(pod.Containers[0], c, base+"/v2/employees?limit=2")
 			if err != nil || status != http.StatusOK || !strings.Contains(body, "email") {
-				t.Errorf("the application is answered %d %s %v, want employees", status, body, err)
+				t.Errorf("the application gets %d %s %v, want employees", status, body, err)
 			}
 			if code := c.stop(t); code != 0 {
 				t.Errorf("the proxy exits with %d, want 0", code)
@@ -254,12 +253,12 @@ func variable(t *testing.T, c corev1.Container, name string) string {
 			return e.Value
 		}
 	}
-	t.Fatalf("container %s has no variable %s", c.Name, name)
+	t.Fatalf("container %s has no environment variable %s", c.Name, name)
 	return ""
 }
 
-// importGrant brings a grant of the simulator into the store, as docs/kubernetes.md
-// does it with kubectl exec.
+// importGrant imports a grant of the simulator, as docs/kubernetes.md does with kubectl
+// exec.
 func importGrant(t *testing.T, c *container, name string) {
 	t.Helper()
 	importGrantBy(t, c, "/pleo-auth-proxy", name)
@@ -267,15 +266,15 @@ func importGrant(t *testing.T, c *container, name string) {
 
 func importGrantBy(t *testing.T, c *container, program, name string) {
 	t.Helper()
-	answer, err := http.Post(simulatorURL+"/_control/grants", "application/json", strings.NewReader("{}"))
+	resp, err := http.Post(simulatorURL+"/_control/grants", "application/json", strings.NewReader("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
+	defer resp.Body.Close()
 	var grant struct {
 		RefreshToken string `json:"refresh_token"`
 	}
-	if err := json.NewDecoder(answer.Body).Decode(&grant); err != nil {
+	if err := json.NewDecoder(resp.Body).Decode(&grant); err != nil {
 		t.Fatal(err)
 	}
 	line := fmt.Sprintf(`{"name":%q,"kind":"oauth","refresh_token":%q}`, name, grant.RefreshToken)
@@ -284,8 +283,8 @@ func importGrantBy(t *testing.T, c *container, program, name string) {
 	}
 }
 
-// askAs asks as the application's container would: over the shared socket if the
-// pod mounts one, else over loopback, as the user of that container.
+// askAs sends a request as the application's container would: through the shared socket if
+// the pod mounts one, else over loopback, as the user of that container.
 func askAs(app corev1.Container, c *container, url string) (int, string, error) {
 	args := []string{"--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", url}
 	for _, m := range app.VolumeMounts {
@@ -309,8 +308,8 @@ func askAs(app corev1.Container, c *container, url string) (int, string, error) 
 	return status, string(out[:end]), err
 }
 
-// TestJobEnds runs the plain job: its own container ends, and then the proxy is
-// told to, which it does at once and well.
+// TestJobEnds runs the plain Job: its container ends, then the proxy gets SIGTERM and ends
+// at once with exit code 0.
 func TestJobEnds(t *testing.T) {
 	simulatorWithKey(t)
 	objects := decode(t, setupNamed(t, "plain-job").render(t))
@@ -332,9 +331,8 @@ func TestJobEnds(t *testing.T) {
 	}
 }
 
-// TestGatewayKeepsConnections runs the gateway with SQLite: clients of its
-// network are served and others not, and a pod that follows finds the
-// connections on the claim.
+// TestGatewayKeepsConnections runs the gateway with SQLite: only clients of its networks are
+// served, and the next pod finds the connections on the claim.
 func TestGatewayKeepsConnections(t *testing.T) {
 	startSimulator(t)
 	addAddress(t, "10.0.0.5/8")
@@ -350,10 +348,10 @@ func TestGatewayKeepsConnections(t *testing.T) {
 			importGrant(t, c, "acme")
 		}
 		if status, body, err := get("http://10.0.0.5:8484/v2/employees", "Pleo-Connection", "acme"); err != nil || status != http.StatusOK {
-			t.Errorf("pod %d answers a client %d %s %v, want 200", pod, status, body, err)
+			t.Errorf("pod %d responds to a client with %d %s %v, want 200", pod, status, body, err)
 		}
 		if status, body, err := get("http://192.168.7.7:8484/v2/employees", "Pleo-Connection", "acme"); err != nil || status != http.StatusForbidden {
-			t.Errorf("pod %d answers a stranger %d %s %v, want 403", pod, status, body, err)
+			t.Errorf("pod %d responds to another program with %d %s %v, want 403", pod, status, body, err)
 		}
 		if code := c.stop(t); code != 0 {
 			t.Errorf("pod %d exits with %d, want 0", pod, code)
@@ -361,8 +359,8 @@ func TestGatewayKeepsConnections(t *testing.T) {
 	}
 }
 
-// TestGatewayKnowsItsClients runs the gateway whose clients have tokens, and asks
-// it by every name that they may call it.
+// TestGatewayKnowsItsClients runs the gateway whose clients have tokens, and uses every host
+// name that it accepts.
 func TestGatewayKnowsItsClients(t *testing.T) {
 	simulatorWithKey(t)
 	objects := decode(t, setupNamed(t, "gateway-keys").render(t))
@@ -378,7 +376,7 @@ func TestGatewayKnowsItsClients(t *testing.T) {
 	}{
 		{"127.0.0.1:8484", token, http.StatusOK},
 		{"127.0.0.1:8484", "another", http.StatusUnauthorized},
-		// The names that a Service has, from near to far.
+		// The host names of a Service, from short to long.
 		{"pleo-pleo-auth-proxy:8484", token, http.StatusOK},
 		{"pleo-pleo-auth-proxy.pleo:8484", token, http.StatusOK},
 		{"pleo-pleo-auth-proxy.pleo.svc:8484", token, http.StatusOK},
@@ -392,15 +390,14 @@ func TestGatewayKnowsItsClients(t *testing.T) {
 	}
 }
 
-// TestGatewayUsesFiles runs the gateway with files of its user's: both listeners
-// have the certificates that the Secrets hold, the Service says that they speak
-// TLS, and the pages have the logo.
+// TestGatewayUsesFiles runs the gateway with additional files: both listeners use the
+// certificates of the Secrets, the Service declares TLS, and the pages show the logo.
 func TestGatewayUsesFiles(t *testing.T) {
 	startSimulator(t)
 	objects := decode(t, setupNamed(t, "gateway-files").render(t))
 	for _, port := range objects["Service"].(*corev1.Service).Spec.Ports {
 		if want := map[string]string{"proxy": "https", "connect": "https", "health": "http"}[port.Name]; *port.AppProtocol != want {
-			t.Errorf("port %s of the Service speaks %s, want %s", port.Name, *port.AppProtocol, want)
+			t.Errorf("port %s of the Service has appProtocol %s, want %s", port.Name, *port.AppProtocol, want)
 		}
 	}
 	secrets := kept(t)
@@ -421,7 +418,7 @@ func TestGatewayUsesFiles(t *testing.T) {
 	}
 }
 
-// getTLS asks as the ERP does, trusting one certificate for one name.
+// getTLS sends a request as the ERP does, trusting one certificate for one host name.
 func getTLS(url, name, certificate string) (string, error) {
 	r, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
@@ -432,18 +429,17 @@ func getTLS(url, name, certificate string) (string, error) {
 	trusted := x509.NewCertPool()
 	trusted.AppendCertsFromPEM([]byte(certificate))
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: name}, DisableKeepAlives: true}
-	answer, err := (&http.Client{Transport: transport, Timeout: 30 * time.Second}).Do(r)
+	resp, err := (&http.Client{Transport: transport, Timeout: 30 * time.Second}).Do(r)
 	if err != nil {
 		return "", err
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
 	return string(body), err
 }
 
-// TestKeyIsReplacedInASecret takes the steps of docs/kubernetes.md: the keyset is
-// changed outside, the pod only reads it, and what is stored opens with the new
-// key alone in the end.
+// TestKeyIsReplacedInASecret follows docs/kubernetes.md: the keyset is changed outside, the
+// pod only reads it, and at the end the new key alone decrypts the store.
 func TestKeyIsReplacedInASecret(t *testing.T) {
 	startSimulator(t)
 	addAddress(t, "10.0.0.5/8")
@@ -485,6 +481,6 @@ func TestKeyIsReplacedInASecret(t *testing.T) {
 	c.start(t)
 	c.await(t, probe(t, proxy, proxy.ReadinessProbe))
 	if status, body, err := get("http://10.0.0.5:8484/@acme/v2/employees"); err != nil || status != http.StatusOK {
-		t.Errorf("with the new key alone: %d %s %v, want 200", status, body, err)
+		t.Errorf("with the new key only: %d %s %v, want 200", status, body, err)
 	}
 }

@@ -11,12 +11,12 @@ import (
 	"testing"
 )
 
-// releaseDir returns where make release-snapshot has left a release.
+// releaseDir returns the directory of the release that make release-snapshot built.
 func releaseDir(t *testing.T) string {
 	t.Helper()
 	dir := repository("dist", "release")
 	if _, err := os.Stat(filepath.Join(dir, "SHA256SUMS")); err != nil {
-		missing(t, "make release-snapshot makes a release: %v", err)
+		missing(t, "make release-snapshot builds a release: %v", err)
 	}
 	return dir
 }
@@ -32,7 +32,7 @@ func TestReleaseIsComplete(t *testing.T) {
 		sum, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
 		content := sha256.Sum256([]byte(read(t, filepath.Join(dir, name))))
 		if got := hex.EncodeToString(content[:]); got != sum {
-			t.Errorf("%s has the checksum %s, and not %s", name, got, sum)
+			t.Errorf("%s has the checksum %s, want %s", name, got, sum)
 		}
 		for end := range wanted {
 			if strings.HasSuffix(name, end) {
@@ -42,7 +42,7 @@ func TestReleaseIsComplete(t *testing.T) {
 	}
 	for end, lacking := range wanted {
 		if lacking != 0 {
-			t.Errorf("%d too few files end in %s:\n%s", lacking, end, sums)
+			t.Errorf("%d files with the suffix %s are missing:\n%s", lacking, end, sums)
 		}
 	}
 }
@@ -71,8 +71,8 @@ func TestReleaseArchiveRuns(t *testing.T) {
 	}
 }
 
-// TestReleaseNamesItsModules: the SBOM lists what the program is made of, which
-// is written down for Linux.
+// TestReleaseNamesItsModules checks that the SBOM lists the linked modules, which are
+// recorded for Linux.
 func TestReleaseNamesItsModules(t *testing.T) {
 	found, err := filepath.Glob(filepath.Join(releaseDir(t), "*_linux_*.cdx.json"))
 	if err != nil || len(found) != 2 {

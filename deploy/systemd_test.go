@@ -15,19 +15,19 @@ import (
 
 const unitFile = "usr/lib/systemd/system/pleo-auth-proxy.service"
 
-// installed returns a scratch root in which dpkg has installed the package of
-// this machine's architecture.
+// installed returns a temporary root in which dpkg has installed the package for this
+// machine's architecture.
 func installed(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "installing a package takes root")
+		missing(t, "installing a package requires root")
 	}
 	found, err := filepath.Glob(repository("dist", "release", "pleo-auth-proxy_*_"+architecture()+".deb"))
 	if err != nil || len(found) != 1 {
-		missing(t, "make release-snapshot makes the package: %v %v", found, err)
+		missing(t, "make release-snapshot builds the package: %v %v", found, err)
 	}
 	root := t.TempDir()
-	// What the base system brings along.
+	// Files of the base system.
 	for _, dir := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates", "etc", "usr/bin", "usr/lib/systemd/system"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -36,7 +36,7 @@ func installed(t *testing.T) string {
 	write(t, filepath.Join(root, "var/lib/dpkg/status"), "")
 	write(t, filepath.Join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")
 	write(t, filepath.Join(root, "etc/group"), "root:x:0:\n")
-	// Its scripts run on this machine, and are told the root.
+	// The package's scripts run on this machine, with the root in a variable.
 	cmd := exec.Command("dpkg", "--root", root, "--force-script-chrootless", "--force-depends", "--install", found[0])
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("dpkg: %v\n%s", err, out)
@@ -44,7 +44,7 @@ func installed(t *testing.T) string {
 	return root
 }
 
-// setting returns the values of a setting of the unit.
+// setting returns the values of a setting in the unit.
 func setting(unit, name string) []string {
 	var values []string
 	for _, m := range regexp.MustCompile(`(?m)^`+name+`=(.*)$`).FindAllStringSubmatch(unit, -1) {
@@ -76,19 +76,19 @@ func TestPackageInstalls(t *testing.T) {
 	}
 	out := output(t, "dpkg", "--root", root, "--status", "pleo-auth-proxy")
 	if !strings.Contains(out, "Status: install ok installed") || !strings.Contains(out, " /etc/pleo-auth-proxy/config.yaml ") {
-		t.Errorf("want it installed, with the configuration as a file that upgrades leave alone:\n%s", out)
+		t.Errorf("want it installed, with the configuration as a conffile:\n%s", out)
 	}
 	output(t, "dpkg", "--root", root, "--force-script-chrootless", "--remove", "pleo-auth-proxy")
 	if _, err := os.Stat(filepath.Join(root, "etc/pleo-auth-proxy/config.yaml")); err != nil {
-		t.Errorf("after a removal: %v, want the configuration to stay", err)
+		t.Errorf("after a removal: %v, want the configuration to be kept", err)
 	}
 	if _, err := os.Stat(filepath.Join(root, "usr/bin/pleo-auth-proxy")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("after a removal the program is still there: %v", err)
+		t.Errorf("after a removal the program still exists: %v", err)
 	}
 }
 
-// TestUnitIsConfined: systemd's own judgement, and its reader without a word of
-// complaint.
+// TestUnitIsConfined checks the unit with systemd-analyze security, and that
+// systemd-analyze verify reports nothing.
 func TestUnitIsConfined(t *testing.T) {
 	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager",
 		repository("deploy", "systemd", "pleo-auth-proxy.service")).CombinedOutput()
@@ -101,12 +101,13 @@ func TestUnitIsConfined(t *testing.T) {
 	}
 	out, err = exec.Command("systemd-analyze", "verify", "--man=no", "--root="+root, "pleo-auth-proxy.service").CombinedOutput()
 	if err != nil || len(out) > 0 {
-		t.Errorf("systemd-analyze verify: %v, want no word:\n%s", err, out)
+		t.Errorf("systemd-analyze verify: %v, want no output:\n%s", err, out)
 	}
 }
 
-// TestUnitNeverGivesUp: the program ends when its database is away at the start,
-// and by default systemd lets five starts within ten seconds be the last.
+// TestUnitNeverGivesUp checks that systemd restarts the program without limit: it exits if
+// its database is unavailable at the start, and by default systemd gives up after five
+// starts within ten seconds.
 func TestUnitNeverGivesUp(t *testing.T) {
 	unit := read(t, repository("deploy", "systemd", "pleo-auth-proxy.service"))
 	before, _, _ := strings.Cut(unit, "[Service]") // systemd reads it there
@@ -118,24 +119,24 @@ func TestUnitNeverGivesUp(t *testing.T) {
 	}
 }
 
-// TestCredentialsAreLoaded: what the page and the package's configuration name is
-// among what the unit loads.
+// TestCredentialsAreLoaded checks that the unit loads the credentials that the page and the
+// package's configuration name.
 func TestCredentialsAreLoaded(t *testing.T) {
 	loaded := setting(read(t, repository("deploy", "systemd", "pleo-auth-proxy.service")), "LoadCredential")
 	text := read(t, repository("docs", "systemd.md")) + read(t, repository("deploy", "deb", "config.yaml"))
 	named := regexp.MustCompile(`/(?:run/credentials/pleo-auth-proxy\.service|etc/credstore)/([a-z-]+)`).FindAllStringSubmatch(text, -1)
 	if len(named) < 4 {
-		t.Errorf("%d credentials are named, want at least 4: are they still found?", len(named))
+		t.Errorf("found %d credentials, want at least 4", len(named))
 	}
 	for _, m := range named {
 		if !slices.Contains(loaded, m[1]) {
-			t.Errorf("%s is named, and the unit does not load %s", m[0], m[1])
+			t.Errorf("%s is used, but the unit does not load %s", m[0], m[1])
 		}
 	}
 }
 
-// serviceOf makes the unit's process: the package's files as the root that the
-// unit may not write to, its directories, its credentials and its command.
+// serviceOf prepares the unit's process: the package's files as a read-only root, its
+// directories, its credentials and its command.
 func serviceOf(t *testing.T, root string, credentials map[string]string) *container {
 	t.Helper()
 	unit := read(t, filepath.Join(root, unitFile))
@@ -169,8 +170,8 @@ func serviceOf(t *testing.T, root string, credentials map[string]string) *contai
 	return c
 }
 
-// configured takes the marks from the lines about OAuth in the package's
-// configuration, and returns the credentials that it then wants.
+// configured uncomments the lines about OAuth in the package's configuration, and returns
+// the credentials that it then needs.
 func configured(t *testing.T, root string) map[string]string {
 	t.Helper()
 	path := filepath.Join(root, "etc/pleo-auth-proxy/config.yaml")
@@ -179,8 +180,8 @@ func configured(t *testing.T, root string) map[string]string {
 	return map[string]string{"pleo-client-secret": simulatedSecret}
 }
 
-// TestServiceRuns starts the package's program by the unit's ExecStart, with the
-// configuration of the package and the lines about OAuth in use.
+// TestServiceRuns starts the package's program with the unit's ExecStart and the package's
+// configuration, with OAuth enabled.
 func TestServiceRuns(t *testing.T) {
 	startSimulator(t)
 	root := installed(t)
@@ -190,9 +191,9 @@ func TestServiceRuns(t *testing.T) {
 	c.await(t, healthy("http://127.0.0.1:8485/readyz"))
 	importGrantBy(t, c, "/usr/bin/pleo-auth-proxy", "acme")
 	if status, body, err := get("http://127.0.0.1:8484/@acme/v2/employees"); err != nil || status != 200 {
-		t.Errorf("the service answers %d %s %v, want 200", status, body, err)
+		t.Errorf("the service responds with %d %s %v, want 200", status, body, err)
 	}
-	for _, warning := range []string{"the keyset lies beside the store", "other users of this machine"} {
+	for _, warning := range []string{"the keyset is in the same directory as the store", "other users of this machine"} {
 		if strings.Contains(c.log.String(), warning) {
 			t.Errorf("the service warns that %s", warning)
 		}
@@ -202,8 +203,8 @@ func TestServiceRuns(t *testing.T) {
 	}
 }
 
-// TestUnitAllowsWhatTheProgramCalls: every system call that the program makes is
-// among those that the unit leaves it.
+// TestUnitAllowsWhatTheProgramCalls checks that the unit permits every system call of the
+// program.
 func TestUnitAllowsWhatTheProgramCalls(t *testing.T) {
 	root := installed(t)
 	unit := read(t, filepath.Join(root, unitFile))
@@ -216,8 +217,8 @@ func TestUnitAllowsWhatTheProgramCalls(t *testing.T) {
 			}
 		}
 	}
-	// It asks how many files it may open, and goes on if it is not told: the
-	// unit's LimitNOFILE has answered already.
+	// The program tries to raise its limit of open files, and continues if that fails: the
+	// unit's LimitNOFILE has set the limit already.
 	allowed["prlimit64"] = true
 
 	startSimulator(t)
@@ -241,23 +242,23 @@ func TestUnitAllowsWhatTheProgramCalls(t *testing.T) {
 	c.await(t, healthy("http://127.0.0.1:8485/readyz"))
 	importGrantBy(t, c, "/usr/bin/pleo-auth-proxy", "acme")
 	if status, body, err := get("http://127.0.0.1:8484/@acme/v2/employees"); err != nil || status != 200 {
-		t.Errorf("the service answers %d %s %v, want 200", status, body, err)
+		t.Errorf("the service responds with %d %s %v, want 200", status, body, err)
 	}
 	if code := c.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	used := callsAfterExec(read(t, log), "/usr/bin/pleo-auth-proxy")
 	if len(used) < 20 {
-		t.Fatalf("only %d system calls were seen: %v", len(used), used)
+		t.Fatalf("saw only %d system calls: %v", len(used), used)
 	}
 	for _, call := range used {
 		if !allowed[call] {
-			t.Errorf("the program calls %s, which the unit forbids", call)
+			t.Errorf("the unit forbids the system call %s", call)
 		}
 	}
 }
 
-// callsOf returns the system calls in one of systemd's sets.
+// callsOf returns the system calls of one of systemd's sets.
 func callsOf(t *testing.T, set string) []string {
 	t.Helper()
 	var calls []string
@@ -274,8 +275,8 @@ func callsOf(t *testing.T, set string) []string {
 	return calls
 }
 
-// callsAfterExec returns the names of the system calls in strace's output from
-// where the program was started.
+// callsAfterExec returns the names of the system calls in strace's output after the start
+// of the program.
 func callsAfterExec(log, program string) []string {
 	_, log, _ = strings.Cut(log, fmt.Sprintf("execve(%q", program))
 	seen := map[string]bool{}
