@@ -278,7 +278,7 @@ func networkCases() []doctorCase {
 		},
 		{
 			"a port where nothing listens", reached(func(*env) string { return "http://127.0.0.1:1" }, ""),
-			"network", severityError, "127.0.0.1:1", "connection refused", "nothing listens there", exitFailed,
+			"network", severityError, "127.0.0.1:1", "connection refused", "no program listens there", exitFailed,
 		},
 		{
 			"an authority that nobody knows", reached(func(w *env) string {
@@ -292,7 +292,7 @@ func networkCases() []doctorCase {
 				url, ca := w.serverFor(newAuthority(w.t.(*testing.T)), &x509.Certificate{DNSNames: []string{"elsewhere.example"}})
 				w.upstream(url, url, fmt.Sprintf(", ca_file: %q", ca))
 			}),
-			"network", severityError, "127.0.0.1:", "it is not for", "check the URL", exitFailed,
+			"network", severityError, "127.0.0.1:", "it is not valid for", "check the URL", exitFailed,
 		},
 		{
 			"a certificate that has expired", setUp(func(w *env) {
@@ -304,11 +304,11 @@ func networkCases() []doctorCase {
 		},
 		{
 			"plain HTTP where TLS is expected", reached(func(w *env) string { return strings.Replace(w.url, "http:", "https:", 1) }, ""),
-			"network", severityError, "127.0.0.1:", "does not speak it", "http://", exitFailed,
+			"network", severityError, "127.0.0.1:", "does not use TLS", "http://", exitFailed,
 		},
 		{
 			"a forward proxy that is away", reached(func(w *env) string { return "http://127.0.0.1:1" }, `, proxy_url: "http://127.0.0.1:2"`),
-			"network", severityError, "127.0.0.1:1", "connection refused", "nothing listens", exitFailed,
+			"network", severityError, "127.0.0.1:1", "connection refused", "no program listens", exitFailed,
 		},
 		{
 			"a clock that is behind", reached(func(w *env) string {
