@@ -78,7 +78,7 @@ func (w *acmeEnv) await(p *process, before *big.Int) *big.Int {
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		serial, a, err := w.visit()
 		if err == nil && (before == nil || serial.Cmp(before) != 0) {
-			if a.status != http.StatusNotFound || !strings.Contains(a.body, "This link leads nowhere") {
+			if a.status != http.StatusNotFound || !strings.Contains(a.body, "This link is not valid") {
 				w.t.Errorf("the page over TLS is %d:\n%s", a.status, a.body)
 			}
 			return serial

@@ -106,7 +106,7 @@ func TestBrowserConsent(t *testing.T) {
 		later := browser.Tab() // somebody else with the same link
 		later.Open(link)
 		later.Inspect("used")
-		later.WantText("This link has been used")
+		later.WantText("This link has already been used")
 		if text := later.Text(); strings.Contains(text, "Acme ApS") {
 			t.Errorf("a used link shows the company in Pleo:\n%s", text)
 		}
@@ -116,11 +116,11 @@ func TestBrowserConsent(t *testing.T) {
 		w.revoke("acme", p)
 		tab := browser.Tab()
 		tab.Open(w.connectLink("acme", "--return-url", returnURL))
-		tab.Inspect("again")
-		tab.WantText("again", "Acme ApS", "Choose the same company")
+		tab.Inspect("reconnect")
+		tab.WantText("Reconnect", "Acme ApS", "choose the same company")
 		w.approve(tab, ourButton, "Beta ApS")
 		tab.Inspect("other-company")
-		tab.WantText("That is another company", "Acme ApS", "Beta ApS")
+		tab.WantText("You chose a different company", "Acme ApS", "Beta ApS")
 		wantStatus(t, w, "acme", "reauthorization_required")
 		w.approve(tab, tryAgain, "Acme ApS")
 		tab.WantText("Connected", "Acme ApS")
@@ -152,7 +152,7 @@ func TestBrowserConsentFailures(t *testing.T) {
 			tab.Follow(ourButton)
 			tab.Follow(denyAtPleo)
 			tab.Inspect("denied")
-			tab.WantText("Nothing was connected")
+			tab.WantText("Pleo is not connected")
 			if back := tab.Attribute(goBack, "href"); !strings.Contains(back, "error=consent_denied") || !strings.Contains(back, "status=pending") {
 				t.Errorf("the page leads back to %q, want to be told why", back)
 			}
@@ -165,7 +165,7 @@ func TestBrowserConsentFailures(t *testing.T) {
 			tab.Open(w.connectLink("beta"))
 			w.approve(tab, ourButton, "Gamma Retail Scandinavia Aktiebolag")
 			tab.Inspect("company-taken")
-			tab.WantText("This company is connected already", "Gamma Retail", "Tenant of beta")
+			tab.WantText("This company is already connected", "Gamma Retail", "Tenant of beta")
 			if text := tab.Text(); strings.Contains(text, "slow") {
 				t.Errorf("the page names another customer:\n%s", text)
 			}
@@ -178,8 +178,8 @@ func TestBrowserConsentFailures(t *testing.T) {
 				t.Fatal(err)
 			}
 			tab.Follow(allowAtPleo)
-			tab.Inspect("pleo-away")
-			tab.WantText("Pleo does not answer at the moment")
+			tab.Inspect("pleo-unavailable")
+			tab.WantText("Pleo is not responding")
 			if err := w.sim.ClearFault(fault.ID); err != nil {
 				t.Fatal(err)
 			}
@@ -198,7 +198,7 @@ func TestBrowserConsentFailures(t *testing.T) {
 			exchanges := w.sim.Counters().Exchanges
 			other.Follow(allowAtPleo)
 			other.Inspect("other-browser")
-			other.WantText("Please go on in one browser")
+			other.WantText("Please continue in the same browser")
 			if n := w.sim.Counters().Exchanges; n != exchanges {
 				t.Errorf("%d codes were exchanged for another browser, want none", n-exchanges)
 			}
@@ -217,7 +217,7 @@ func TestBrowserConsentFailures(t *testing.T) {
 			right.Open(ofLeft)
 			for _, crossed := range []*browsertest.Tab{left, right} {
 				crossed.Follow(allowAtPleo)
-				crossed.WantText("Please go on in one browser")
+				crossed.WantText("Please continue in the same browser")
 			}
 			if n := w.sim.Counters().Exchanges; n != exchanges {
 				t.Errorf("%d codes were exchanged in crossed flows, want none", n-exchanges)
@@ -230,12 +230,12 @@ func TestBrowserConsentFailures(t *testing.T) {
 			tab.Inspect("expired")
 			tab.WantText("This link has expired")
 			tab.Open(link[:len(link)-1])
-			tab.Inspect("unknown")
-			tab.WantText("This link leads nowhere")
+			tab.Inspect("link-invalid")
+			tab.WantText("This link is not valid")
 			tab.Open(w.public)
-			tab.Inspect("nowhere")
-			tab.Open(w.public + "/stopped/attempt_over")
-			tab.Inspect("attempt-over")
+			tab.Inspect("not-found")
+			tab.Open(w.public + "/stopped/attempt_expired")
+			tab.Inspect("attempt-expired")
 		},
 		"switched off": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			w.add("ended", "oauth", "Tenant of ended")
@@ -245,8 +245,8 @@ func TestBrowserConsentFailures(t *testing.T) {
 				return errors.Join(err, store.Disable(ctx, c.ID, credstore.ReasonOperator))
 			})
 			tab.Open(link)
-			tab.Inspect("switched-off")
-			tab.WantText("This connection is switched off")
+			tab.Inspect("disabled")
+			tab.WantText("This connection is turned off")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -265,8 +265,8 @@ func TestBrowserScopeReduced(t *testing.T) {
 	tab := browsertest.Start(t).Tab()
 	tab.Open(w.connectLink("acme"))
 	w.approve(tab, ourButton, "Acme ApS")
-	tab.Inspect("less")
-	tab.WantText("Connected", "Less than was asked for", "Carry out exports of your expenses")
+	tab.Inspect("missing-permissions")
+	tab.WantText("Connected", "Some permissions are missing", "Carry out exports of your expenses")
 }
 
 func TestBrowserKey(t *testing.T) {
@@ -296,11 +296,11 @@ func TestBrowserKey(t *testing.T) {
 			t.Errorf("the page has the key %q in it:\n%s", key, page)
 		}
 	}
-	try(gone, "key-wrong", "Pleo does not know this key")
-	try("my key is 123", "key-misshapen", "This is not an API key")
-	try(narrow, "key-narrow", "This key does not allow enough", "Carry out exports of your expenses")
+	try(gone, "key-rejected", "Pleo does not recognise this key")
+	try("my key is 123", "key-malformed", "This is not an API key")
+	try(narrow, "key-missing-permissions", "This key does not have enough permissions", "Carry out exports of your expenses")
 	tab.Choose("#expires_on", "2001-01-31")
-	try(good, "key-over", "This day is over")
+	try(good, "key-expired", "This date is in the past")
 	if !tab.Has("#expires_on:focus") {
 		t.Error("the focus is not on the day that is over")
 	}
@@ -313,8 +313,8 @@ func TestBrowserKey(t *testing.T) {
 		t.Errorf("a request with the new key: %d %s", a.status, a.body)
 	}
 	tab.Open(w.connectLink("acme"))
-	tab.Inspect("key-again")
-	try(other, "key-other-company", "This key is of another company", "Acme ApS", "Beta ApS")
+	tab.Inspect("key-renewal")
+	try(other, "key-other-company", "This key is for a different company", "Acme ApS", "Beta ApS")
 	tab.Open(w.connectLink("beta"))
 	tab.Inspect("key-integrated")
 	tab.WantText("Accounting")
@@ -350,7 +350,7 @@ func TestBrowserKeyboardOnly(t *testing.T) {
 	tab.TabTo("#key")
 	tab.Type("nonsense")
 	tab.FollowByKeyboard()
-	tab.WantText("Pleo does not know this key")
+	tab.WantText("Pleo does not recognise this key")
 	if !tab.Has("#key:focus") {
 		t.Error("after a key that was not taken the focus is not on the field for the next")
 	}

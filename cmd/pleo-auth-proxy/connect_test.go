@@ -299,7 +299,7 @@ func TestF23ThroughThePages(t *testing.T) {
 	if err := w.sim.ClearFault(fault.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-page; !strings.Contains(got, "This link leads nowhere") {
+	if got := <-page; !strings.Contains(got, "This link is not valid") {
 		t.Errorf("the customer sees:\n%s", got)
 	}
 	if code, _, _ := w.run("", "connections", "show", "acme"); code != exitNotFound {
@@ -375,7 +375,7 @@ func TestIntrospectionWithoutIdentity(t *testing.T) {
 		form          url.Values
 		says          string
 	}{
-		{"acme", companies[1].ID, nil, "That is another company"},
+		{"acme", companies[1].ID, nil, "You chose a different company"},
 		{"acme", own, nil, "is now connected"},
 		{"keyed", "", url.Values{"key": {w.issueKey(companies[1].ID).Value}}, "Pleo does not say which company this key is for"},
 		{"keyed", "", url.Values{"key": {w.issueKey(own).Value}}, "Pleo does not say which company this key is for"},

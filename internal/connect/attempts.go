@@ -7,15 +7,15 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// A link can be tried so often within a window of time: a person does not try
-// more often, and each try costs Pleo a question.
+// A person does not need more attempts with one link, and each of them costs a
+// request to Pleo.
 const (
 	maxAttempts   = 10
 	attemptWindow = time.Minute
 )
 
-// attemptLimiter counts tries, in this process alone: it is there to keep one person with
-// a link from being a nuisance, and not to guard a secret.
+// attemptLimiter limits the attempts with one link. It counts in this process only:
+// it prevents nuisance and does not protect a secret.
 type attemptLimiter struct {
 	now func() time.Time
 
@@ -28,15 +28,15 @@ func newAttemptLimiter(now func() time.Time) *attemptLimiter {
 	return &attemptLimiter{now: now, since: now(), attempts: map[credstore.Hash]int{}}
 }
 
-// allow counts a try of the link and reports whether it may be made.
-func (p *attemptLimiter) allow(token credstore.Secret) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if now := p.now(); now.Sub(p.since) >= attemptWindow {
-		p.since = now
-		clear(p.attempts)
+// allow counts an attempt with the link and reports whether it is allowed.
+func (l *attemptLimiter) allow(token credstore.Secret) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := l.now(); now.Sub(l.since) >= attemptWindow {
+		l.since = now
+		clear(l.attempts)
 	}
 	hash := token.Hash()
-	p.attempts[hash]++
-	return p.attempts[hash] <= maxAttempts
+	l.attempts[hash]++
+	return l.attempts[hash] <= maxAttempts
 }

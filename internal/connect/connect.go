@@ -1,17 +1,17 @@
-// Package connect serves the customer's pages: consent in Pleo, the callback
-// from there, and the entry of an API key.
+// Package connect serves the pages for customers: consent in Pleo, the callback
+// from Pleo, and the entry of an API key.
 //
-// A connect link leads to one page, /connect/TOKEN, which shows what there is to
-// do and, afterwards, what has come of it:
+// A connect link leads to one page, /connect/TOKEN, which shows what to do and
+// afterwards the outcome:
 //
-//	GET  /connect/TOKEN    who asks for what; spends nothing      link.go
-//	POST /connect/TOKEN    oauth: 303 to Pleo                     consent.go
-//	                       keys: the key is checked and stored    key.go
-//	GET  /oauth/callback   what Pleo answered; 303 back           consent.go
-//	GET  /connect/TOKEN    the outcome, to this browser only      outcome.go
+//	GET  /connect/TOKEN    the form; changes nothing               links.go
+//	POST /connect/TOKEN    oauth: 303 to Pleo                      consent.go
+//	                       keys: the key is checked and stored     key.go
+//	GET  /oauth/callback   Pleo's redirect; 303 to the link        consent.go
+//	GET  /connect/TOKEN    the outcome, in this browser only       outcome.go
 //
-// Nothing is kept in this process between two requests: an attempt is in the
-// store, and an outcome in a cookie, so that each may come to another replica.
+// Requests share no state in the process: an attempt is in the store and its
+// outcome in a cookie, so that each request may reach another replica.
 package connect
 
 import (
@@ -30,8 +30,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
-// Store is what the pages read and write. Its methods are those of
-// [credstore.Store].
+// Store is the part of the credential store that the pages use.
 type Store interface {
 	Read(ctx context.Context, id string) (credstore.State, error)
 	FindLink(ctx context.Context, token credstore.Secret) (credstore.Link, error)
@@ -40,86 +39,92 @@ type Store interface {
 	RecordEvent(ctx context.Context, id string, e credstore.Event) error
 }
 
-// AuthorizationServer is Pleo's, as [pleo.AuthorizationServer] speaks to it.
+// AuthorizationServer is implemented by [pleo.AuthorizationServer].
 type AuthorizationServer interface {
 	AuthorizeURL(state, verifier credstore.Secret, redirectURI string, scopes []string) string
 	Exchange(ctx context.Context, code, verifier credstore.Secret, redirectURI string) (pleo.Tokens, error)
 }
 
-// Grants takes what customers give, as [refresh.Manager] does.
+// Grants stores what customers grant. [refresh.Manager] implements it.
 type Grants interface {
 	Consent(ctx context.Context, g refresh.ConsentGrant) (credstore.Connection, error)
 	SetKey(ctx context.Context, g refresh.KeyChange) (credstore.Connection, error)
 }
 
-// Branding is how the pages name whoever asks for access.
+// Branding is the name and logo on the pages.
 type Branding struct {
-	Name string // empty: "the integration"
-	Logo []byte // PNG, JPEG, GIF, WebP or SVG; nil: none
+	Name string // of the product that asks for access; empty means "the integration"
+	Logo []byte // PNG, JPEG, GIF, WebP or SVG; nil means none
 }
 
-// Config is what [New] makes the pages of.
+// Config configures [Pages].
 type Config struct {
 	Store  Store               // required
 	Grants Grants              // required
-	Server AuthorizationServer // nil: OAuth is not configured
-	// PublicURL is where browsers reach the pages. Required.
+	Server AuthorizationServer // nil means that OAuth is not configured
+	// PublicURL is the URL of the pages for browsers. Required.
 	PublicURL *url.URL
-	// AuthURL is where browsers reach the authorization server. Required with Server.
+	// AuthURL is the URL of the authorization server for browsers. Required with
+	// Server.
 	AuthURL *url.URL
-	// Issuer is what the authorization server calls itself, if it says so in the
-	// callback (RFC 9207). Empty: its AuthURL.
+	// Issuer is compared with the iss parameter of callbacks, if they have one
+	// (RFC 9207). Empty means AuthURL.
 	Issuer string
-	// Scopes is what consent is asked for, and what keys must allow. Nil: what
-	// the client is registered for, and anything.
+	// Scopes are requested in a consent and required of keys. Nil means those that
+	// the client is registered for, and any key.
 	Scopes []string
-	// PleoURL is where customers sign in to Pleo; empty: not known.
+	// PleoURL is where customers sign in to Pleo. Empty means unknown.
 	PleoURL string
-	// Environment is what Pleo's environment is called where it is not
-	// production; the key page says so.
+	// Environment is the name of Pleo's environment on the key page. Empty means
+	// production.
 	Environment string
-	// ReturnURLs are where links may lead back to.
+	// ReturnURLs are the URLs that links may return to.
 	ReturnURLs []string
 	Branding   Branding
-	Logger     *zap.Logger      // nil: nothing is logged
-	Now        func() time.Time // nil: time.Now
+	Logger     *zap.Logger      // nil means no log
+	Now        func() time.Time // nil means time.Now
 }
 
-// Pages is the handler of the connect listener. Use [New] to make one.
+// Pages is the handler of the connect listener. Use [New] to create it. It is safe
+// for concurrent use.
 type Pages struct {
 	Config
 
-	base     string // the path of PublicURL, without a slash at the end
-	secure   bool   // PublicURL is https
+	base     string // the path of PublicURL, without a trailing slash
 	hosts    webguard.Hosts
-	theme    *theme
-	messages map[reason]message // never changed
+	cookies  cookies
+	views    views
+	renderer *renderer
 	attempts *attemptLimiter
 	handler  http.Handler
 }
 
-// New returns the pages of c, or what is wrong with c.
+// New returns the pages of c. The error says what is wrong with c.
 func New(c Config) (*Pages, error) {
-	if c.Store == nil || c.Grants == nil {
+	switch {
+	case c.Store == nil || c.Grants == nil:
 		return nil, errors.New("connect: Config needs a Store and Grants")
-	}
-	if c.PublicURL == nil || c.PublicURL.Host == "" {
+	case c.PublicURL == nil || c.PublicURL.Host == "":
 		return nil, errors.New("connect: Config needs a PublicURL")
-	}
-	if c.Server != nil && c.AuthURL == nil {
+	case c.Server != nil && c.AuthURL == nil:
 		return nil, errors.New("connect: Config with a Server needs its AuthURL")
 	}
+	c = c.withDefaults()
 	p := &Pages{
-		Config: c.withDefaults(),
-		base:   strings.TrimSuffix(c.PublicURL.Path, "/"),
-		secure: c.PublicURL.Scheme == "https",
-		hosts:  webguard.PublicHosts(c.PublicURL.Hostname()),
+		Config:  c,
+		base:    strings.TrimSuffix(c.PublicURL.Path, "/"),
+		hosts:   webguard.PublicHosts(c.PublicURL.Hostname()),
+		cookies: cookies{secure: c.PublicURL.Scheme == "https"},
+		views: views{
+			brand: c.Branding.Name, scopes: c.Scopes, pleoURL: c.PleoURL, environment: c.Environment,
+			returnURLs: c.ReturnURLs, messages: messages(),
+		},
+		attempts: newAttemptLimiter(c.Now),
 	}
 	var err error
-	if p.theme, err = newTheme(p.base, c.Branding.Logo); err != nil {
+	if p.renderer, err = newRenderer(p.base, c.Branding, c.Logger); err != nil {
 		return nil, err
 	}
-	p.messages, p.attempts = messages(), newAttemptLimiter(p.Now)
 	p.handler = p.guard(p.routes())
 	return p, nil
 }
@@ -129,7 +134,7 @@ func (c Config) withDefaults() Config {
 		c.Branding.Name = "the integration"
 	}
 	if c.Issuer == "" && c.AuthURL != nil {
-		c.Issuer = strings.TrimSuffix(c.AuthURL.String(), "/")
+		c.Issuer = c.AuthURL.String()
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
@@ -143,31 +148,40 @@ func (c Config) withDefaults() Config {
 // ServeHTTP serves the pages.
 func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handler.ServeHTTP(w, r) }
 
-func (p *Pages) routes() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+p.base+linkPath+"{token}", waitForSlot(maxConcurrentLookups, p.showLink))
-	mux.HandleFunc("POST "+p.base+linkPath+"{token}", p.limitConcurrent(maxConcurrentExchanges, p.useLink))
-	mux.HandleFunc("GET "+p.base+callbackPath, p.limitConcurrent(maxConcurrentExchanges, p.callback))
-	mux.HandleFunc("GET "+p.base+stoppedPath+"{why}", p.showStopped)
-	mux.HandleFunc("GET "+p.theme.stylePath, p.theme.serveStyle)
-	if p.theme.logoPath != "" {
-		mux.HandleFunc("GET "+p.theme.logoPath, p.theme.serveLogo)
-	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { p.show(w, r, p.stoppedWithoutLink(notFound)) })
-	return mux
-}
-
-// Where the pages are, behind the path of the public URL.
+// Paths below that of the public URL.
 const (
 	linkPath     = "/connect/"
 	callbackPath = "/oauth/callback"
 	stoppedPath  = "/stopped/"
 )
 
-// redirectURI is where Pleo sends browsers back to. It is registered there.
+func (p *Pages) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+p.base+linkPath+"{token}", waitForSlot(maxConcurrentLookups, p.showLink))
+	mux.HandleFunc("POST "+p.base+linkPath+"{token}", p.limitConcurrent(maxConcurrentExchanges, p.useLink))
+	mux.HandleFunc("GET "+p.base+callbackPath, p.limitConcurrent(maxConcurrentExchanges, p.callback))
+	mux.HandleFunc("GET "+p.base+stoppedPath+"{reason}", p.showStopped)
+	p.renderer.assets(mux)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { p.showReason(w, r, notFound) })
+	return mux
+}
+
+// redirectURI is the redirect URI that is registered at Pleo.
 func (p *Pages) redirectURI() string { return p.PublicURL.JoinPath(callbackPath).String() }
 
-// linkURL returns the address of a link, within the origin.
+// linkURL returns the path of a link.
 func (p *Pages) linkURL(token credstore.Secret) string {
 	return p.base + linkPath + url.PathEscape(token.Reveal())
+}
+
+func (p *Pages) show(w http.ResponseWriter, r *http.Request, v view) { p.renderer.show(w, r, v) }
+
+// showReason shows why a request was stopped, without the names of a link.
+func (p *Pages) showReason(w http.ResponseWriter, r *http.Request, why reason) {
+	p.show(w, r, p.views.stopped(why, names{brand: p.Branding.Name}))
+}
+
+// logError logs an error that the page shows as a problem on our side.
+func (p *Pages) logError(message string, v visit, err error) {
+	p.Logger.Error(message, zap.String("connection", v.conn().Name), zap.Error(err))
 }

@@ -264,14 +264,14 @@ func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	o.pleo.company, o.pleo.companyUnknown = credstore.Company{}, true
 	alice := o.browser()
 	page := alice.follow(alice.callback(alice.start(o.link(second)).Get("state")))
-	if wantText(t, page, "Access was given", "does not say at the moment which company"); strings.Contains(page, "is now connected") {
+	if wantText(t, page, "Almost done", "cannot tell us at the moment which company"); strings.Contains(page, "is now connected") {
 		t.Errorf("a grant of nobody knows whom is told as connected:\n%s", page)
 	}
 	if err := o.store.SetCompany(t.Context(), second, credstore.Company{ID: "c-2"}); !errors.Is(err, credstore.ErrCompanyBound) {
 		t.Fatalf("Identify = %v, want a conflict", err)
 	}
 	link := o.link(second)
-	wantText(t, alice.send("GET", link, "").Body.String(), "is connected to Fjord Books already", "Tenant of second")
+	wantText(t, alice.send("GET", link, "").Body.String(), "is already connected to Fjord Books", "Tenant of second")
 	o.pleo.company, o.pleo.companyUnknown = credstore.Company{ID: "c-1", Name: "Acme ApS"}, false
 	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected", "Acme ApS")
 	if s := o.state(second).Connection.Status; s != credstore.Active {
@@ -280,5 +280,5 @@ func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	if err := o.store.Disable(t.Context(), second, credstore.ReasonOperator); err != nil {
 		t.Fatal(err)
 	}
-	wantText(t, alice.send("GET", o.link(second), "").Body.String(), "This connection is switched off")
+	wantText(t, alice.send("GET", o.link(second), "").Body.String(), "This connection is turned off")
 }

@@ -14,149 +14,96 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-// consentForm is the page that asks for the click with which consent begins.
-func (p *Pages) consentForm(v visit) view {
-	n := p.names(v)
-	page := view{
-		Body: consentBody, Status: http.StatusOK,
-		Tenant: v.tenant(), Company: v.company(),
-		Heading:     n.expand("Connect Pleo to {brand}"),
-		Lead:        n.expand("{brand} asks for access to your company in Pleo."),
-		Permissions: permissionsFor(p.Scopes),
-		Validity:    linkValidity(v.link),
-	}
-	if v.conn().Version > 0 {
-		page.Heading, page.Lead = n.expand("Connect Pleo to {brand} again"), n.renewalText(v)
-	}
-	return page
-}
-
-// renewalText says why somebody who was connected before is asked again.
-func (n names) renewalText(v visit) string {
-	text := "You were connected before, and can renew that here. All settings stay as they are."
-	switch v.conn().Status {
-	case credstore.Active:
-		text = "You are connected at the moment, so there is nothing to do unless {brand} has asked you to connect again. All settings stay as they are."
-	case credstore.ReauthorizationRequired:
-		text = "Pleo no longer accepts the access that was given before, so nothing goes to or comes from Pleo until it is renewed. All settings stay as they are."
-	}
-	switch {
-	case v.disabledForCompany() && v.company() != "":
-		return n.expand("The company that was chosen last in Pleo is another one than {have}, so nothing goes to or comes from Pleo. Choose {have} this time.")
-	case v.disabledForCompany():
-		return n.expand("The company that was chosen last in Pleo is connected to {brand} already, so nothing goes to or comes from Pleo. Choose the one that belongs to {tenant}.")
-	}
-	if v.company() != "" && !v.link.AllowOtherCompany {
-		text += " Choose the same company in Pleo as before."
-	}
-	return n.expand(text)
-}
-
-func linkValidity(l credstore.Link) string {
-	return "This link can be used once, until " + l.ExpiresAt.UTC().Format("2 January 2006, 15:04") + " UTC."
-}
-
-// allowFormRedirect lets the form's answer lead to Pleo, and from there to
-// wherever its customers sign in: browsers hold the whole way of redirects
-// against the policy.
-func (p *Pages) allowFormRedirect(w http.ResponseWriter) {
-	sources := "'self' https:"
-	if p.AuthURL.Scheme == "http" { // on this machine
-		sources += " http://" + p.AuthURL.Host
-	}
-	writePolicy(w.Header(), sources)
-}
-
-// startConsent sends the browser to Pleo.
+// startConsent redirects the browser to Pleo.
 func (p *Pages) startConsent(w http.ResponseWriter, r *http.Request, v visit) {
 	if p.Server == nil {
-		p.show(w, r, p.stoppedForLink(v, oauthNotConfigured))
+		p.show(w, r, p.views.stoppedForLink(v, oauthNotConfigured))
 		return
 	}
 	c := credstore.Consent{
 		State: newToken(), Link: v.token, Verifier: newToken(),
-		Browser: p.ensureBrowser(w, r), RedirectURI: p.redirectURI(),
+		Browser: p.cookies.ensureBrowser(w, r), RedirectURI: p.redirectURI(),
 	}
 	if err := p.Store.BeginConsent(r.Context(), c); err != nil {
-		p.logError("beginning a consent", v, err)
-		p.show(w, r, p.stoppedForLink(v, reasonForLinkError(err)))
+		p.logError("starting a consent", v, err)
+		p.show(w, r, p.views.stoppedForLink(v, reasonForLinkError(err)))
 		return
 	}
-	p.clearOutcome(w, v.token)
+	p.cookies.clearOutcome(w, v.token)
 	http.Redirect(w, r, p.Server.AuthorizeURL(c.State, c.Verifier, c.RedirectURI, p.Scopes), http.StatusSeeOther)
 }
 
-// callback takes what Pleo sent the browser back with, and sends it on to the
-// page of its link: the address here holds a code, and is not to stay.
+// callback handles Pleo's redirect and redirects the browser to the page of the
+// link: the code must not stay in the address bar.
 func (p *Pages) callback(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet { // a HEAD would spend what the GET after it needs
+	if r.Method != http.MethodGet { // a HEAD must not use up the state
 		w.Header().Set("Allow", http.MethodGet)
-		p.show(w, r, p.stoppedWithoutLink(notFound))
+		p.showReason(w, r, notFound)
 		return
 	}
-	if p.Server == nil {
+	params, ok := parseCallback(r.URL.RawQuery)
+	browser, sameBrowser := p.cookies.browser(r)
+	switch {
+	case p.Server == nil:
 		p.redirectToStopped(w, r, oauthNotConfigured)
 		return
-	}
-	answer, ok := parseCallback(r.URL.RawQuery)
-	if !ok {
+	case !ok:
 		p.redirectToStopped(w, r, attemptExpired)
 		return
-	}
-	browser, ok := p.browserHash(r)
-	if !ok {
+	case !sameBrowser:
 		p.redirectToStopped(w, r, otherBrowser)
 		return
 	}
-	c, err := p.Store.TakeConsent(r.Context(), answer.state, browser)
+	c, err := p.Store.TakeConsent(r.Context(), params.state, browser)
 	if err != nil {
 		p.redirectToStopped(w, r, p.reasonForConsentError(err))
 		return
 	}
 	v, err := p.find(r.Context(), c.Link.Reveal())
-	if err == nil || p.expiredMeanwhile(v, err) {
-		p.setOutcome(w, c.Link, p.finishConsent(r, v, c, answer))
+	if err == nil || p.expiredDuringConsent(v, err) {
+		p.cookies.setOutcome(w, c.Link, p.finishConsent(r, v, c, params))
 	}
-	// A link that cannot be used any more says so itself.
+	// A link that cannot be used any more has a page that says so.
 	http.Redirect(w, r, p.linkURL(c.Link), http.StatusSeeOther)
 }
 
-// expiredMeanwhile reports whether the link of an attempt has ended by itself
-// since the attempt began, and not because another has taken its place: the store
-// still takes what the attempt brings, see [credstore.ConsentTimeout].
-func (p *Pages) expiredMeanwhile(v visit, err error) bool {
+// expiredDuringConsent reports whether the link reached its expiry after the
+// consent began. The store still accepts such a consent (see
+// [credstore.ConsentTimeout]), unlike one by a link that was replaced.
+func (p *Pages) expiredDuringConsent(v visit, err error) bool {
 	return errors.Is(err, credstore.ErrLinkExpired) && !v.link.ExpiresAt.After(p.Now())
 }
 
-// redirectToStopped shows why, at an address that can stay.
-func (p *Pages) redirectToStopped(w http.ResponseWriter, r *http.Request, reason reason) {
-	http.Redirect(w, r, p.base+stoppedPath+string(reason), http.StatusSeeOther)
+// redirectToStopped shows the reason at a URL without code and state.
+func (p *Pages) redirectToStopped(w http.ResponseWriter, r *http.Request, why reason) {
+	http.Redirect(w, r, p.base+stoppedPath+string(why), http.StatusSeeOther)
 }
 
 func (p *Pages) reasonForConsentError(err error) reason {
 	switch {
 	case errors.Is(err, credstore.ErrOtherBrowser):
-		p.Logger.Warn("a consent was brought back by another browser than the one that began it; nothing was done with it")
+		p.Logger.Warn("consent rejected: it was started in another browser")
 		return otherBrowser
 	case errors.Is(err, credstore.ErrNotFound):
 		return attemptExpired
 	}
-	p.Logger.Error("reading an attempt to get consent", zap.Error(err))
+	p.Logger.Error("reading a consent", zap.Error(err))
 	return storeUnavailable
 }
 
-// callbackParams is what Pleo sends the browser back with.
+// callbackParams are the parameters of an authorization response (RFC 6749 section
+// 4.1.2).
 type callbackParams struct {
 	state, code credstore.Secret
-	issuer      string // empty: not said (RFC 9207)
-	errorCode   string // an error code; empty: none
+	issuer      string // empty if absent (RFC 9207)
+	errorCode   string // empty if absent
 }
 
-// parseCallback takes the query apart. It reports false for one that no server
-// sends: with a parameter twice (RFC 6749 section 3.1), without a state, or with
-// neither a code nor an error.
-func parseCallback(raw string) (callbackParams, bool) {
-	q, err := url.ParseQuery(raw)
+// parseCallback parses the query of a callback. It returns false for one that no
+// authorization server sends: with a repeated parameter (RFC 6749 section 3.1),
+// without a state, or with neither a code nor an error.
+func parseCallback(query string) (callbackParams, bool) {
+	q, err := url.ParseQuery(query)
 	if err != nil {
 		return callbackParams{}, false
 	}
@@ -165,17 +112,19 @@ func parseCallback(raw string) (callbackParams, bool) {
 			return callbackParams{}, false
 		}
 	}
-	a := callbackParams{
+	params := callbackParams{
 		state: credstore.NewSecret(q.Get("state")), code: credstore.NewSecret(q.Get("code")),
 		issuer: q.Get("iss"), errorCode: q.Get("error"),
 	}
-	return a, isToken(q.Get("state")) && (a.errorCode != "" || !a.code.IsZero())
+	return params, isToken(q.Get("state")) && (params.errorCode != "" || !params.code.IsZero())
 }
 
-// reasonForErrorCode says what an error code means that came in the place of a code (RFC
-// 6749 section 4.1.2.1).
+// reasonForErrorCode returns the reason for an error in a callback (RFC 6749
+// section 4.1.2.1).
 func reasonForErrorCode(code string) reason {
 	switch code {
+	case "access_denied":
+		return consentDenied
 	case "server_error", "temporarily_unavailable":
 		return pleoUnavailable
 	case "invalid_request", "invalid_scope", "unauthorized_client", "unsupported_response_type":
@@ -184,69 +133,64 @@ func reasonForErrorCode(code string) reason {
 	return consentFailed
 }
 
-// maxCodeLength is how long an error code that Pleo sends may be, in bytes.
 const maxCodeLength = 64
 
-// safeCode returns the code if it is made of the characters of RFC 6749 section
-// 4.1.2.1 and not long: what is in an address can be anybody's.
+// safeCode returns the code if it is short and has only the characters of RFC 6749
+// section 4.1.2.1: anyone can make a URL with an error in it.
 func safeCode(code string) string {
-	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
-	if len(code) > maxCodeLength || strings.ContainsFunc(code, odd) {
+	unexpected := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
+	if len(code) > maxCodeLength || strings.ContainsFunc(code, unexpected) {
 		return "error"
 	}
 	return code
 }
 
-// finishConsent does what the answer asks for.
-func (p *Pages) finishConsent(r *http.Request, v visit, c credstore.Consent, a callbackParams) outcome {
+// finishConsent exchanges the code of a consent and stores the tokens.
+func (p *Pages) finishConsent(r *http.Request, v visit, c credstore.Consent, params callbackParams) outcome {
 	ctx := credstore.WithActor(r.Context(), credstore.ActorCustomer)
 	switch {
-	case a.issuer != "" && strings.TrimSuffix(a.issuer, "/") != strings.TrimSuffix(p.Issuer, "/"):
-		return p.recordFailure(ctx, v, outcome{Reason: wrongIssuer}, wrongIssuer, "the callback names another authorization server as its issuer")
-	case a.errorCode == "access_denied":
-		return p.recordFailure(ctx, v, outcome{Reason: consentDenied}, consentDenied, "consent was denied in Pleo")
-	case a.errorCode != "":
-		code := reasonForErrorCode(a.errorCode)
-		return p.recordFailure(ctx, v, outcome{Reason: code, Detail: safeCode(a.errorCode)}, code, "Pleo answered with an error: "+safeCode(a.errorCode))
+	case params.issuer != "" && strings.TrimSuffix(params.issuer, "/") != strings.TrimSuffix(p.Issuer, "/"):
+		return p.recordFailure(ctx, v, outcome{Reason: wrongIssuer}, "the callback names another issuer")
+	case params.errorCode == "access_denied":
+		return p.recordFailure(ctx, v, outcome{Reason: consentDenied}, "consent was denied in Pleo")
+	case params.errorCode != "":
+		o := outcome{Reason: reasonForErrorCode(params.errorCode), SupportCode: safeCode(params.errorCode)}
+		return p.recordFailure(ctx, v, o, "Pleo returned the error "+o.SupportCode)
 	}
 	conn, err := p.Grants.Consent(ctx, refresh.ConsentGrant{
 		ConnectionID: v.conn().ID,
 		Exchange: func(ctx context.Context) (pleo.Tokens, error) {
-			return p.Server.Exchange(ctx, a.code, c.Verifier, c.RedirectURI)
+			return p.Server.Exchange(ctx, params.code, c.Verifier, c.RedirectURI)
 		},
 		LinkToken:          v.token,
 		AllowOtherCompany:  v.link.AllowOtherCompany,
 		AllowSharedCompany: v.link.AllowSharedCompany,
 	})
 	if r.Context().Err() != nil {
-		return outcome{} // nobody waits; what comes of it is in the history
+		return outcome{} // the browser has left; the history has the outcome
 	}
-	o := outcomeFor(err)
 	if err != nil {
-		code := o.Reason
-		if code == "" {
-			code = reasonForLinkError(err) // which the link itself says
-		}
-		return p.recordFailure(ctx, v, o, code, err.Error())
+		return p.recordFailure(ctx, v, outcomeFor(err), err.Error())
 	}
-	p.Logger.Info("a customer has given consent", zap.String("connection", conn.Name), zap.Int64("version", conn.Version))
-	return o
+	p.Logger.Info("consent completed", zap.String("connection", conn.Name), zap.Int64("version", conn.Version))
+	return outcome{Connected: true}
 }
 
-// recordFailure records why nothing was connected.
-func (p *Pages) recordFailure(ctx context.Context, v visit, o outcome, code reason, message string) outcome {
-	p.Logger.Warn("a customer could not be connected", zap.String("connection", v.conn().Name),
+// recordFailure records in the history why nothing was connected, and returns o. An
+// outcome without a reason is that of a link which cannot be used any more.
+func (p *Pages) recordFailure(ctx context.Context, v visit, o outcome, message string) outcome {
+	code := o.Reason
+	if code == "" {
+		code = o.linkReason
+	}
+	p.Logger.Warn("connecting failed", zap.String("connection", v.conn().Name),
 		zap.String("code", string(code)), zap.String("message", message))
-	// Also for a browser that has left meanwhile.
+	// Also if the browser has left.
 	err := p.Store.RecordEvent(context.WithoutCancel(ctx), v.conn().ID, credstore.Event{
 		Type: credstore.EventConsentFailed, Code: string(code), Message: message,
 	})
 	if err != nil {
-		p.logError("noting a failed consent", v, err)
+		p.logError("recording a failed consent", v, err)
 	}
 	return o
-}
-
-func (p *Pages) logError(doing string, v visit, err error) {
-	p.Logger.Error(doing, zap.String("connection", v.conn().Name), zap.Error(err))
 }

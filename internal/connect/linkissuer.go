@@ -14,13 +14,36 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// LinkStore makes links, as [credstore.Store] does.
+const (
+	defaultTTL = 7 * 24 * time.Hour
+	// linkCacheRetention is how long Link returns the same link without reading the
+	// store: clients that retry call it often.
+	linkCacheRetention = 10 * time.Second
+	maxCachedLinks     = 4096
+)
+
+var (
+	// ErrNoPublicURL means that there are no connect pages.
+	ErrNoPublicURL = errors.New("connect links need connect.public_url: set it to the URL at which browsers reach the connect listener")
+	// ErrReturnURL means that links may not return to the requested URL.
+	ErrReturnURL = errors.New("the return URL is not one of connect.return_urls")
+)
+
+// LinkStore is the part of the credential store that creates links.
 type LinkStore interface {
 	OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error)
 }
 
-// LinkIssuer makes connect links. Its methods may be called by several goroutines at
-// once.
+// LinkIssuerConfig configures a [LinkIssuer].
+type LinkIssuerConfig struct {
+	Store      LinkStore        // required
+	PublicURL  *url.URL         // of the pages for browsers; nil means that there are no links
+	TTL        time.Duration    // the lifetime of a link; 0 means 7 days
+	ReturnURLs []string         // the URLs that links may return to
+	Now        func() time.Time // nil means time.Now
+}
+
+// LinkIssuer creates connect links. It is safe for concurrent use.
 type LinkIssuer struct {
 	store      LinkStore
 	publicURL  *url.URL
@@ -30,11 +53,11 @@ type LinkIssuer struct {
 
 	opening singleflight.Group
 
-	mu    sync.Mutex             // guards known
-	cache map[linkKey]cachedLink // what Link returned lately
+	mu    sync.Mutex // guards cache
+	cache map[linkKey]cachedLink
 }
 
-// linkKey is what there is one link for: a link ends with it.
+// linkKey identifies a credential: each has one link at a time.
 type linkKey struct {
 	connection string // id
 	version    int64
@@ -42,21 +65,10 @@ type linkKey struct {
 
 type cachedLink struct {
 	url   string
-	until time.Time // when the store is to be asked again
+	until time.Time
 }
 
-// LinkIssuerConfig is what a [LinkIssuer] is made of.
-type LinkIssuerConfig struct {
-	Store      LinkStore        // required
-	PublicURL  *url.URL         // where browsers reach the pages; nil: there are no links
-	TTL        time.Duration    // how long a link can be used; 0: 7 days
-	ReturnURLs []string         // where links may lead back to
-	Now        func() time.Time // nil: time.Now
-}
-
-const defaultTTL = 7 * 24 * time.Hour
-
-// NewLinkIssuer returns the Linker of c.
+// NewLinkIssuer returns the LinkIssuer of c.
 func NewLinkIssuer(c LinkIssuerConfig) *LinkIssuer {
 	if c.TTL == 0 {
 		c.TTL = defaultTTL
@@ -70,19 +82,11 @@ func NewLinkIssuer(c LinkIssuerConfig) *LinkIssuer {
 	}
 }
 
-// Reason no link can be made.
-var (
-	// ErrNoPublicURL: there are no pages for a link to lead to.
-	ErrNoPublicURL = errors.New("there are no connect links without connect.public_url; set it to where browsers reach the connect listener")
-	// ErrReturnURL: the link may not lead back to where it was asked to.
-	ErrReturnURL = errors.New("the return URL is not one of connect.return_urls")
-)
-
-// Issue returns a link for somebody to send to a customer, and when it ends: one
-// that is there only while half of its time is left. The link's TTL is the
-// configured one unless r has another. Errors are ErrNoPublicURL, ErrReturnURL and
-// those of the store. The address is a secret until it is used: whoever has it
-// can connect a company.
+// Issue returns the URL of a link to send to a customer. It returns an existing link
+// if at least half of its lifetime is left. r.TTL overrides the configured lifetime.
+// Errors are ErrNoPublicURL, ErrReturnURL and those of the store.
+//
+// The URL is a secret until the link is used: with it anyone can connect a company.
 func (l *LinkIssuer) Issue(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
 	if r.TTL == 0 {
 		r.TTL = l.ttl
@@ -100,29 +104,23 @@ func (l *LinkIssuer) issue(ctx context.Context, id string, r credstore.LinkReque
 	}
 	token, link, err := l.store.OpenLink(ctx, id, r)
 	if err != nil {
-		return "", credstore.Link{}, fmt.Errorf("opening a connect link: %w", err)
+		return "", credstore.Link{}, fmt.Errorf("creating a connect link: %w", err)
 	}
 	return l.publicURL.JoinPath(linkPath, token.Reveal()).String(), link, nil
 }
 
-// linkCacheRetention is how long Link repeats itself without asking the store: clients in
-// a loop ask often.
-const linkCacheRetention = 10 * time.Second
-
-// maxCachedLinks is how many links are remembered for that.
-const maxCachedLinks = 4096
-
-// Link returns the link by which a person can mend the connection with the id,
-// whose credential has the version: the same one until it is used or expires.
+// Link returns the URL of the link for error responses about the connection with the
+// id, whose credential has the version. It returns the same link until that is used
+// or expires.
 func (l *LinkIssuer) Link(ctx context.Context, id string, version int64) (string, error) {
-	c := linkKey{id, version}
-	if link, ok := l.cached(c); ok {
+	key := linkKey{id, version}
+	if link, ok := l.cached(key); ok {
 		return link, nil
 	}
-	found, err, _ := l.opening.Do(fmt.Sprint(c), func() (any, error) {
+	found, err, _ := l.opening.Do(fmt.Sprint(key), func() (any, error) {
 		link, _, err := l.issue(ctx, id, credstore.LinkRequest{TTL: l.ttl})
 		if err == nil {
-			l.addToCache(c, link)
+			l.addToCache(key, link)
 		}
 		return link, err
 	})
@@ -132,18 +130,18 @@ func (l *LinkIssuer) Link(ctx context.Context, id string, version int64) (string
 	return found.(string), nil
 }
 
-func (l *LinkIssuer) cached(c linkKey) (string, bool) {
+func (l *LinkIssuer) cached(key linkKey) (string, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	k, ok := l.cache[c]
-	return k.url, ok && l.now().Before(k.until)
+	c, ok := l.cache[key]
+	return c.url, ok && l.now().Before(c.until)
 }
 
-func (l *LinkIssuer) addToCache(c linkKey, link string) {
+func (l *LinkIssuer) addToCache(key linkKey, link string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.cache) >= maxCachedLinks {
 		clear(l.cache)
 	}
-	l.cache[c] = cachedLink{url: link, until: l.now().Add(linkCacheRetention)}
+	l.cache[key] = cachedLink{url: link, until: l.now().Add(linkCacheRetention)}
 }

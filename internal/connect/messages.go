@@ -9,38 +9,36 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// reason says why nothing was connected. It stands in cookies, addresses and the
-// history.
+// reason is why nothing was connected. It is used in cookies, URLs and the history.
 type reason string
 
-// What a person can be told. Those up to notSaved are about one link, which can
-// be tried again.
 const (
+	// After a consent; the link can be used again.
 	consentDenied   reason = "consent_denied"
 	otherCompany    reason = "other_company"
 	companyTaken    reason = "company_connected_elsewhere"
 	pleoUnavailable reason = "pleo_unavailable"
 	codeRejected    reason = "consent_not_completed"
-	clientRejected  reason = "oauth_client_refused"
-	wrongIssuer     reason = "answer_of_another_server"
-	consentFailed   reason = "consent_refused"
+	clientRejected  reason = "oauth_client_rejected"
+	wrongIssuer     reason = "wrong_issuer"
+	consentFailed   reason = "consent_failed"
 	notSaved        reason = "not_saved"
-	companyUnknown  reason = "company_not_told"
+	companyUnknown  reason = "company_unknown"
 
-	keyMalformed          reason = "key_misshapen"
-	keyRejected           reason = "key_refused"
+	keyMalformed          reason = "key_malformed"
+	keyRejected           reason = "key_rejected"
 	keyOfOtherEnvironment reason = "key_of_another_environment"
 	keyMissingPermissions reason = "key_without_permissions"
 	keyExpired            reason = "key_expired"
-	invalidDate           reason = "bad_date"
+	invalidDate           reason = "invalid_date"
 
 	linkUsed           reason = "link_used"
 	linkExpired        reason = "link_expired"
-	linkInvalid        reason = "link_unknown"
+	linkInvalid        reason = "link_invalid"
 	otherBrowser       reason = "other_browser"
-	attemptExpired     reason = "attempt_over"
+	attemptExpired     reason = "attempt_expired"
 	connectionDisabled reason = "connection_disabled"
-	oauthNotConfigured reason = "oauth_not_set_up"
+	oauthNotConfigured reason = "oauth_not_configured"
 	storeUnavailable   reason = "store_unavailable"
 	tooManyAttempts    reason = "too_many_requests"
 	serverBusy         reason = "too_busy"
@@ -50,16 +48,16 @@ const (
 	notFound           reason = "not_found"
 )
 
-// message is how a page says why nothing was connected. {brand}, {tenant},
-// {have} and {got} stand for names.
+// message is the text of a page for one reason. The placeholders {brand}, {tenant},
+// {company}, {chosen}, {environment} and {otherEnvironment} stand for names.
 type message struct {
-	status      int    // where the page has an address of its own
-	heading     string // what has happened, in a few words
-	explanation string // and in full
-	nextStep    string // what the person can do
+	status      int    // of the page
+	heading     string // what happened, in a few words
+	explanation string // what happened, and whether anything has changed
+	nextStep    string // what to do
 }
 
-// messages are those of every why.
+// messages returns the message for each reason.
 func messages() map[reason]message {
 	all := map[reason]message{}
 	for _, some := range []map[reason]message{consentMessages(), keyMessages(), linkMessages(), requestMessages()} {
@@ -70,136 +68,171 @@ func messages() map[reason]message {
 
 func consentMessages() map[reason]message {
 	return map[reason]message{
-		consentDenied: {http.StatusOK, "Nothing was connected",
-			"Access was not given in Pleo, so nothing has changed.",
-			"If that was a mistake, try again and choose to allow access. Only an admin of your company can do that in Pleo."},
-		otherCompany: {http.StatusOK, "That is another company",
-			"This connection belongs to {have} in Pleo, and this time {got} was chosen. The connection is as it was before. Pleo may list {brand} for {got} now; you can remove it there.",
-			"Try again with {have}. If the connection is to move to {got}, ask {brand} for a link that allows it."},
-		companyTaken: {http.StatusOK, "This company is connected already",
-			"{got} in Pleo is connected to {brand} already, for somebody other than {tenant}. A company can be connected once.",
-			"If you have several companies in Pleo, try again with the one that belongs to {tenant}. If you do not know of another connection, ask {brand}."},
-		companyUnknown: {http.StatusOK, "Pleo does not say which company this is",
-			"Your approval could not be completed, because Pleo did not say which company it is for. The connection is as it was before.",
-			"Wait a minute and try again. If it happens once more, tell {brand}."},
-		pleoUnavailable: {http.StatusOK, "Pleo does not answer at the moment",
-			"Your approval could not be completed, because Pleo did not answer in time. Nothing has changed.",
-			"Wait a minute and try again. Your link stays good."},
-		codeRejected: {http.StatusOK, "The approval could not be completed",
-			"Pleo no longer accepted the approval. Mostly that is because too much time has passed between approving and coming back. Nothing has changed.",
-			"Try again."},
+		consentDenied: {http.StatusOK, "Pleo is not connected",
+			"Access was not approved in Pleo. Nothing has changed.",
+			"To connect, try again and approve access. Only an admin of your company can do this in Pleo."},
+		otherCompany: {http.StatusOK, "You chose a different company",
+			"This account belongs to {company} in Pleo, but you chose {chosen}. The connection has not changed. Pleo may now list {brand} for {chosen}; you can remove it there.",
+			"Try again and choose {company}. If you want to switch to {chosen}, ask {brand} for a new link."},
+		companyTaken: {http.StatusOK, "This company is already connected",
+			"{chosen} in Pleo is already connected to {brand} under a different account than {tenant}. Each company can be connected only once.",
+			"If you have several companies in Pleo, try again and choose the one that belongs to {tenant}. If you did not expect this, please contact {brand}."},
+		companyUnknown: {http.StatusOK, "We could not tell which company this is",
+			"Pleo did not tell us which company you approved access for, so we could not connect it. Nothing has changed.",
+			"Wait a minute, then try again. If it keeps happening, please contact {brand}."},
+		pleoUnavailable: {http.StatusOK, "Pleo is not responding",
+			"Pleo did not respond in time, so we could not connect your company. Nothing has changed.",
+			"Wait a minute, then try again. Your link still works."},
+		codeRejected: {http.StatusOK, "We could not complete your approval",
+			"Pleo no longer accepts this approval. This usually means that too much time passed before you came back to this page. Nothing has changed.",
+			"Please try again."},
 		clientRejected: {http.StatusOK, "Pleo does not accept {brand}",
-			"You have done nothing wrong: {brand} is not set up at Pleo the way that it should be. Nothing has changed.",
-			"Tell {brand}. Once it is mended you can use the same link again."},
-		wrongIssuer: {http.StatusOK, "The answer did not come from Pleo",
-			"Something between Pleo and this page has answered in the place of Pleo, so the answer was not used. Nothing has changed.",
-			"Try again. If it happens once more, tell {brand}."},
-		consentFailed: {http.StatusOK, "Pleo did not give access",
-			"Pleo could not ask you for your approval. Nothing has changed.",
-			"Try again. If it happens once more, tell {brand}."},
-		notSaved: {http.StatusOK, "This cannot be completed at the moment",
-			"Something on our side is not available, so the connection could not be saved.",
-			"Wait a minute and try again. Your link stays good."},
+			"This is not your fault: there is a problem with how {brand} is set up in Pleo. Nothing has changed.",
+			"Please contact {brand}. Once the problem is fixed, you can use the same link."},
+		wrongIssuer: {http.StatusOK, "The response did not come from Pleo",
+			"We received a response to your approval, but it did not come from Pleo, so we did not use it. Nothing has changed.",
+			"Please try again. If it keeps happening, contact {brand}."},
+		consentFailed: {http.StatusOK, "Pleo did not grant access",
+			"Something went wrong in Pleo. Nothing has changed.",
+			"Please try again. If it keeps happening, contact {brand}."},
+		notSaved: {http.StatusOK, "We could not save the connection",
+			"Something is not working on our side.",
+			"Wait a minute, then try again. Your link still works."},
 	}
 }
 
 func keyMessages() map[reason]message {
 	return map[reason]message{
 		keyMalformed: {http.StatusUnprocessableEntity, "This is not an API key",
-			"A key is one long word of letters, digits and signs, without spaces.",
-			"Copy the key in Pleo once more, and paste it here alone."},
-		keyRejected: {http.StatusUnprocessableEntity, "Pleo does not know this key",
-			"The key may be incomplete, or it has been deleted or has expired. It was not stored.",
-			"Copy the whole key in Pleo once more. If Pleo no longer shows it, make a new one by the steps below."},
-		keyOfOtherEnvironment: {http.StatusUnprocessableEntity, "This key is for another Pleo",
-			"The key works, but not here: {brand} uses {here}, and the key is for {there}. It was not stored.",
-			"Make a key in {here}, by the steps below."},
-		keyExpired: {http.StatusUnprocessableEntity, "This day is over",
-			"A key whose last day has passed does not work any more. It was not stored.",
-			"Correct the day, and paste the key once more. If the day is right, make a new key in Pleo by the steps below."},
-		invalidDate: {http.StatusUnprocessableEntity, "This is not a day",
-			"The last day of the key could not be read. The key was not stored.",
-			"Write the day like 2031-01-31 or leave it out, and paste the key once more."},
-		keyMissingPermissions: {http.StatusUnprocessableEntity, "This key does not allow enough",
-			"The key works, but {brand} also needs the permissions below. It was not stored.",
-			"Make a new key in Pleo with all the permissions, and paste that one."},
+			"An API key is one long string of letters, digits and symbols, without spaces. Nothing was saved.",
+			"Copy the key in Pleo again, and paste only the key."},
+		keyRejected: {http.StatusUnprocessableEntity, "Pleo does not recognise this key",
+			"The key may be incomplete, deleted or expired. It was not saved.",
+			"Copy the whole key in Pleo again. If Pleo no longer shows it, create a new key as described below."},
+		keyOfOtherEnvironment: {http.StatusUnprocessableEntity, "This key is for a different Pleo environment",
+			"The key works, but not here: {brand} uses {environment}, and this key is for {otherEnvironment}. It was not saved.",
+			"Create a key in {environment}, as described below."},
+		keyExpired: {http.StatusUnprocessableEntity, "This date is in the past",
+			"A key stops working after its expiry date. The key was not saved.",
+			"Correct the date, and paste the key again. If the date is right, create a new key in Pleo as described below."},
+		invalidDate: {http.StatusUnprocessableEntity, "This date is not valid",
+			"We could not read the expiry date. The key was not saved.",
+			"Enter the date like this: 2031-01-31, or leave it empty. Then paste the key again."},
+		keyMissingPermissions: {http.StatusUnprocessableEntity, "This key does not have enough permissions",
+			"The key works, but {brand} also needs the permissions below. It was not saved.",
+			"Create a new key in Pleo with all the permissions, and paste that key."},
+	}
+}
+
+// keyVariants returns the messages that read differently for keys than for consents.
+func keyVariants() map[reason]message {
+	return map[reason]message{
+		otherCompany: {
+			heading:     "This key is for a different company",
+			explanation: "This account belongs to {company} in Pleo, but the key is for {chosen}. It was not saved.",
+			nextStep:    "Create a key in Pleo for {company}. If you want to switch to {chosen}, ask {brand} for a new link.",
+		},
+		companyTaken: {
+			heading:     "This company is already connected",
+			explanation: "{chosen} in Pleo is already connected to {brand} under a different account than {tenant}. Each company can be connected only once. The key was not saved.",
+			nextStep:    "If you have several companies in Pleo, create a key for the one that belongs to {tenant}. If you did not expect this, please contact {brand}.",
+		},
+		companyUnknown: {
+			heading:     "We could not tell which company this key is for",
+			explanation: "This account belongs to {company} in Pleo, and Pleo did not tell us which company the key is for. It was not saved.",
+			nextStep:    "Wait a minute, then paste the key again. If it keeps happening, please contact {brand}.",
+		},
+		pleoUnavailable: {
+			heading:     "Pleo is not responding",
+			explanation: "We could not check the key with Pleo, so it was not saved.",
+			nextStep:    "Wait a minute, then paste the key again. Your link still works.",
+		},
+		notSaved: {
+			heading:     "We could not save the key",
+			explanation: "Something is not working on our side.",
+			nextStep:    "Wait a minute, then paste the key again. Your link still works.",
+		},
 	}
 }
 
 func linkMessages() map[reason]message {
 	return map[reason]message{
-		linkUsed: {http.StatusGone, "This link has been used",
-			"{tenant} was connected with it. A link can be used once.",
-			"There is nothing left to do here. If something does not work, ask {brand} for a new link."},
+		linkUsed: {http.StatusGone, "This link has already been used",
+			"It was used to connect {tenant}, and each link works only once.",
+			"You do not need to do anything. If something is not working, ask {brand} for a new link."},
 		linkExpired: {http.StatusGone, "This link has expired",
-			"It can no longer be used, or a newer one has taken its place.",
+			"The time to use it is over, or a newer link has replaced it.",
 			"Ask {brand} for a new link."},
-		linkInvalid: {http.StatusNotFound, "This link leads nowhere",
-			"Maybe a part of it was lost when it was copied, or what it was for has been removed.",
-			"Open the link from the message that you have got it in. If that does not help, ask {brand} for a new one."},
-		otherBrowser: {http.StatusForbidden, "Please go on in one browser",
-			"This was begun in another browser, or in a private window. To keep others from connecting in your name, it has to be finished where it was begun. Nothing has changed.",
-			"Open your link again, in the browser that you are using now."},
-		attemptExpired: {http.StatusGone, "This page is no longer current",
-			"Either the approval took more than 10 minutes, or this page was opened twice.",
-			"Open your link again: it shows whether you are connected, and lets you try again if you are not."},
-		connectionDisabled: {http.StatusForbidden, "This connection is switched off",
-			"{brand} has switched off the connection of {tenant}, so nothing can be connected at the moment.",
-			"Ask {brand}."},
+		linkInvalid: {http.StatusNotFound, "This link is not valid",
+			"Part of the link may be missing, or the connection may have been removed.",
+			"Open the link in the original message again. If that does not help, ask {brand} for a new link."},
+		otherBrowser: {http.StatusForbidden, "Please continue in the same browser",
+			"You started in another browser or in a private window. For your security, you have to finish in the browser where you started. Nothing has changed.",
+			"To use this browser instead, open your link again here."},
+		attemptExpired: {http.StatusGone, "This page has expired",
+			"The approval took more than 10 minutes, or this page was opened twice.",
+			"Open your link again. It shows whether you are connected, and lets you try again if you are not."},
+		connectionDisabled: {http.StatusForbidden, "This connection is turned off",
+			"{brand} has turned off the connection for {tenant}, so you cannot connect at the moment.",
+			"Please contact {brand}."},
 		oauthNotConfigured: {http.StatusServiceUnavailable, "{brand} is not ready yet",
-			"You have done nothing wrong: {brand} has not been set up to ask Pleo for access.",
-			"Tell {brand}. Once it is mended you can use the same link."},
-		storeUnavailable: {http.StatusServiceUnavailable, "This page is not available at the moment",
-			"Something on our side does not answer.",
-			"Wait a minute and load the page again."},
+			"This is not your fault: {brand} has not been set up to connect to Pleo yet.",
+			"Please contact {brand}. Once the setup is complete, you can use the same link."},
+		storeUnavailable: {http.StatusServiceUnavailable, "This page is temporarily unavailable",
+			"Something is not working on our side.",
+			"Wait a minute, then reload the page."},
 	}
 }
 
 func requestMessages() map[reason]message {
 	return map[reason]message{
-		tooManyAttempts: {http.StatusTooManyRequests, "Too many tries",
-			"This link was tried too often within a minute.",
-			"Wait a minute and try again."},
-		serverBusy: {http.StatusServiceUnavailable, "Too many people are here at the moment",
-			"Nothing has happened yet.",
-			"Wait a minute and load the page again."},
-		badRequest: {http.StatusBadRequest, "This could not be read",
-			"What was sent is too long, or was cut off on its way. Nothing has happened.",
+		tooManyAttempts: {http.StatusTooManyRequests, "Too many attempts",
+			"This link was used too many times within a minute.",
+			"Wait a minute, then try again."},
+		serverBusy: {http.StatusServiceUnavailable, "This page is busy at the moment",
+			"Too many people are connecting at the same time. Nothing has changed.",
+			"Wait a minute, then reload the page."},
+		badRequest: {http.StatusBadRequest, "We could not read your request",
+			"It was too long, or part of it was lost on the way. Nothing has changed.",
 			"Open your link again."},
-		crossSiteRequest: {http.StatusForbidden, "Please begin on our page",
-			"Another website has tried to start this in your name. Nothing has happened.",
-			"If you want to connect, open the link that {brand} has given you."},
-		hostNotAllowed: {http.StatusMisdirectedRequest, "There is nothing at this address",
-			"This server does not answer to the name in your browser’s address bar.",
-			"Open the link that you were given."},
-		notFound: {http.StatusNotFound, "There is nothing at this address",
-			"This server is for connecting a company’s Pleo account by a link.",
-			"Open the link that you were given."},
+		crossSiteRequest: {http.StatusForbidden, "Please start on our page",
+			"Another website tried to start this for you, so we stopped it. Nothing has changed.",
+			"To connect, open the link that you received from {brand}."},
+		hostNotAllowed: {http.StatusMisdirectedRequest, "Page not found",
+			"This server does not recognise the address in your browser’s address bar.",
+			"Open the link that you received."},
+		notFound: {http.StatusNotFound, "Page not found",
+			"On this site you can connect your company’s Pleo account with a link.",
+			"Open the link that you received."},
 	}
 }
 
-// companies are what wordings have placeholders for.
+// names are the values of the placeholders.
 type names struct {
 	brand, tenant                 string
-	company, chosen               string // companies
-	environment, otherEnvironment string // environments
+	company, chosen               string // the connection's company, and the customer's choice
+	environment, otherEnvironment string
 }
 
 func (n names) expand(text string) string {
-	text = strings.NewReplacer(
+	return capitalized(strings.NewReplacer(
 		"{brand}", plain(n.brand), "{tenant}", cmp.Or(plain(n.tenant), "your account"),
-		"{have}", cmp.Or(plain(n.company), "another company"), "{got}", cmp.Or(plain(n.chosen), "the company that was chosen"),
-		"{here}", cmp.Or(n.environment, "another environment of Pleo"), "{there}", cmp.Or(n.otherEnvironment, "another one"),
-	).Replace(text)
-	// What stands for a name may begin a sentence.
-	if first, ok := strings.CutPrefix(text, "the "); ok {
-		text = "The " + first
+		"{company}", cmp.Or(plain(n.company), "another company"), "{chosen}", cmp.Or(plain(n.chosen), "the company that you chose"),
+		"{environment}", cmp.Or(n.environment, "another Pleo environment"), "{otherEnvironment}", cmp.Or(n.otherEnvironment, "a different one"),
+	).Replace(text))
+}
+
+// capitalized returns a text that begins with a capital letter if it begins with the
+// default for a name.
+func capitalized(text string) string {
+	if rest, ok := strings.CutPrefix(text, "the "); ok {
+		return "The " + rest
 	}
 	return text
 }
 
-// plain returns a name without what would change the direction of the text that it
-// stands in (Unicode Standard Annex 9, section 2).
+// plain returns a name without the characters that change the direction of the text
+// around it (Unicode Standard Annex 9, section 2).
 func plain(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= '\u202A' && r <= '\u202E' || r >= '\u2066' && r <= '\u2069' || r == '\u200E' || r == '\u200F' || r == '\u061C' {
@@ -209,13 +242,13 @@ func plain(name string) string {
 	}, name)
 }
 
-// An organisation's credential names no company.
+// A credential of an organisation has no company.
 const (
 	organisationURN = "urn:pleo:organisation:"
 	organisation    = "the organisation "
 )
 
-// companyLabel is what a company is called: its name if Pleo has told, else its id.
+// companyLabel returns the name of a company, or its id if the name is not known.
 func companyLabel(c credstore.Company) string {
 	if name := strings.TrimSpace(plain(c.Name)); name != "" {
 		return name
@@ -226,7 +259,7 @@ func companyLabel(c credstore.Company) string {
 	return cmp.Or(c.ID, c.Subject)
 }
 
-// companyLabels are those of two companies, which differ.
+// companyLabels returns labels that distinguish two companies.
 func companyLabels(have, got credstore.Company) (string, string) {
 	a, b := companyLabel(have), companyLabel(got)
 	if a != b {

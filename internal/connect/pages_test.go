@@ -25,41 +25,41 @@ const publicURL = "https://connect.example.com"
 // history, for each way in which a consent can end.
 func TestConsentErrorPages(t *testing.T) {
 	for _, test := range []struct {
-		name string
-		err  error
-		says []string
-		code reason
+		name  string
+		err   error
+		texts []string
+		code  reason
 	}{
 		{
 			"another company", &credstore.OtherCompanyError{Have: credstore.Company{Name: "Acme ApS"}, Got: credstore.Company{Name: "Beta <ApS>"}},
-			[]string{"That is another company", "Beta &lt;ApS&gt;"}, otherCompany,
+			[]string{"You chose a different company", "Beta &lt;ApS&gt;"}, otherCompany,
 		},
 		{
 			"another company of the same name",
 			&credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: "Upper"}, Got: credstore.Company{ID: "c-2", Name: "Upper"}},
-			[]string{"belongs to Upper (c-1) in Pleo, and this time Upper (c-2)", "Try again with Upper (c-1)"}, otherCompany,
+			[]string{"belongs to Upper (c-1) in Pleo, but you chose Upper (c-2)", "Try again and choose Upper (c-1)"}, otherCompany,
 		},
 		{
 			"a company without a name that can be read", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: " "}, Got: credstore.Company{Name: "\u202EBeta"}},
-			[]string{"belongs to c-1 in Pleo, and this time Beta was"}, otherCompany,
+			[]string{"belongs to c-1 in Pleo, but you chose Beta."}, otherCompany,
 		},
 		{
 			"an organisation", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1"}, Got: credstore.Company{Subject: "urn:pleo:organisation:o-7"}},
-			[]string{"this time the organisation o-7 was"}, otherCompany,
+			[]string{"you chose the organisation o-7."}, otherCompany,
 		},
-		{"nobody says whose", refresh.ErrCompanyUnknown, []string{"Pleo does not say which company this is"}, companyUnknown},
-		{"half an answer", &pleo.UnknownOutcomeError{Err: refresh.ErrTokensMissing}, []string{"Pleo did not give access"}, consentFailed},
+		{"company unknown", refresh.ErrCompanyUnknown, []string{"We could not tell which company this is"}, companyUnknown},
+		{"incomplete response", &pleo.UnknownOutcomeError{Err: refresh.ErrTokensMissing}, []string{"Pleo did not grant access"}, consentFailed},
 		{
-			"a bound company", &refresh.CompanyTakenError{Company: credstore.Company{ID: "c-9"}, Err: &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: "secret-customer"}},
-			[]string{"This company is connected already", "c-9"}, companyTaken,
+			"company of another connection", &refresh.CompanyTakenError{Company: credstore.Company{ID: "c-9"}, Err: &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: "secret-customer"}},
+			[]string{"This company is already connected", "c-9"}, companyTaken,
 		},
-		{"a refused code", &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"}, []string{"The approval could not be completed", "invalid_grant"}, codeRejected},
-		{"a refused client", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401, Code: "invalid_client"}, []string{"Pleo does not accept Fjord Books"}, clientRejected},
-		{"Pleo is busy", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429}, []string{"Pleo does not answer"}, pleoUnavailable},
-		{"Pleo says something odd", &pleo.ResponseError{Class: pleo.Unexpected, Status: 418}, []string{"Pleo did not give access"}, consentFailed},
-		{"Pleo is away", &pleo.NotSentError{Err: errors.New("refused")}, []string{"Pleo does not answer"}, pleoUnavailable},
-		{"the store is away", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"This cannot be completed at the moment"}, notSaved},
-		{"the program stops", &refresh.Error{Code: refresh.ShuttingDown}, []string{"This cannot be completed at the moment"}, notSaved},
+		{"code rejected", &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"}, []string{"We could not complete your approval", "invalid_grant"}, codeRejected},
+		{"client rejected", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401, Code: "invalid_client"}, []string{"Pleo does not accept Fjord Books"}, clientRejected},
+		{"rate limited", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429}, []string{"Pleo is not responding"}, pleoUnavailable},
+		{"unexpected response", &pleo.ResponseError{Class: pleo.Unexpected, Status: 418}, []string{"Pleo did not grant access"}, consentFailed},
+		{"Pleo unreachable", &pleo.NotSentError{Err: errors.New("connection refused")}, []string{"Pleo is not responding"}, pleoUnavailable},
+		{"store unavailable", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"We could not save the connection"}, notSaved},
+		{"shutting down", &refresh.Error{Code: refresh.ShuttingDown}, []string{"We could not save the connection"}, notSaved},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			o := newEnv(t, publicURL, nil)
@@ -67,7 +67,7 @@ func TestConsentErrorPages(t *testing.T) {
 			link, alice := o.link(id), o.browser()
 			o.pleo.err = test.err
 			page := alice.follow(alice.callback(alice.start(link).Get("state")))
-			wantText(t, page, append(test.says, "Try again", "Tenant of acme", "error="+string(test.code))...)
+			wantText(t, page, append(test.texts, "Try again", "Tenant of acme", "error="+string(test.code))...)
 			if strings.Contains(page, "secret-customer") {
 				t.Errorf("the page names another customer:\n%s", page)
 			}
@@ -84,25 +84,25 @@ func TestConsentErrorPages(t *testing.T) {
 
 func TestKeyErrorPages(t *testing.T) {
 	for _, test := range []struct {
-		name string
-		err  error
-		says []string
+		name  string
+		err   error
+		texts []string
 	}{
-		{"unknown", fmt.Errorf("introspecting: %w", pleo.ErrUnauthorized), []string{"Pleo does not know this key"}},
-		{"of the other environment", refresh.ErrWrongEnvironment, []string{"This key is for another Pleo", "Pleo’s test environment"}},
-		{"too narrow", &refresh.MissingScopesError{Missing: []string{"users:read"}}, []string{"This key does not allow enough", "users:read"}},
-		{"of another company", &credstore.OtherCompanyError{Got: credstore.Company{Name: "Beta ApS"}}, []string{"This key is of another company", "Beta ApS"}},
-		{"of a bound company", &refresh.CompanyTakenError{Company: credstore.Company{Name: "Beta ApS"}, Err: credstore.ErrCompanyBound}, []string{"This company is connected already"}},
-		{"not to be asked about", &pleo.StatusError{Status: 503}, []string{"Pleo does not answer", "was not stored"}},
-		{"of nobody knows whom", refresh.ErrCompanyUnknown, []string{"Pleo does not say which company this key is for"}},
-		{"not to be stored", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"The key cannot be stored"}},
+		{"rejected", fmt.Errorf("introspecting: %w", pleo.ErrUnauthorized), []string{"Pleo does not recognise this key"}},
+		{"other environment", refresh.ErrWrongEnvironment, []string{"This key is for a different Pleo environment", "Pleo’s test environment"}},
+		{"missing permissions", &refresh.MissingScopesError{Missing: []string{"users:read"}}, []string{"This key does not have enough permissions", "users:read"}},
+		{"other company", &credstore.OtherCompanyError{Got: credstore.Company{Name: "Beta ApS"}}, []string{"This key is for a different company", "Beta ApS"}},
+		{"company of another connection", &refresh.CompanyTakenError{Company: credstore.Company{Name: "Beta ApS"}, Err: credstore.ErrCompanyBound}, []string{"This company is already connected"}},
+		{"API unavailable", &pleo.StatusError{Status: 503}, []string{"Pleo is not responding", "was not saved"}},
+		{"company unknown", refresh.ErrCompanyUnknown, []string{"We could not tell which company this key is for"}},
+		{"store unavailable", &refresh.Error{Code: refresh.StoreUnavailable}, []string{"We could not save the key"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			o := newEnv(t, publicURL, nil)
 			link, alice := o.link(o.connection("acme", credstore.StandaloneKey)), o.browser()
 			o.pleo.err = test.err
 			w := alice.send("POST", link, "key="+keyCanary)
-			wantText(t, w.Body.String(), append(test.says, `aria-invalid="true"`, `role="alert"`)...)
+			wantText(t, w.Body.String(), append(test.texts, `aria-invalid="true"`, `role="alert"`)...)
 			if w.Code != http.StatusUnprocessableEntity || strings.Contains(w.Body.String(), keyCanary) {
 				t.Errorf("status %d, want 422, and no key in:\n%s", w.Code, w.Body)
 			}
@@ -129,9 +129,9 @@ func TestKeyExpiryDate(t *testing.T) {
 	}{
 		{credstore.StandaloneKey, " 2099-12-31", ends(2100, time.January, 1), ""},
 		{credstore.StandaloneKey, "", time.Time{}, ""},
-		{credstore.StandaloneKey, "31.12.2099", time.Time{}, "This is not a day"},
-		{credstore.StandaloneKey, keyCanary, time.Time{}, "This is not a day"},
-		{credstore.StandaloneKey, "2001-01-01", time.Time{}, "This day is over"},
+		{credstore.StandaloneKey, "31.12.2099", time.Time{}, "This date is not valid"},
+		{credstore.StandaloneKey, keyCanary, time.Time{}, "This date is not valid"},
+		{credstore.StandaloneKey, "2001-01-01", time.Time{}, "This date is in the past"},
 		{credstore.IntegratedKey, "2099-12-31", time.Time{}, ""}, // which was not asked
 	} {
 		o := newEnv(t, publicURL, nil)
@@ -159,7 +159,7 @@ func TestKeyExpiryDateStaysInForm(t *testing.T) {
 	o.pleo.err = pleo.ErrUnauthorized
 	form := url.Values{"key": {keyCanary}, "expires_on": {"2099-12-31"}}.Encode()
 	w := o.browser().send("POST", o.link(o.connection("acme", credstore.StandaloneKey)), form)
-	wantText(t, w.Body.String(), "Pleo does not know this key", `value="2099-12-31"`)
+	wantText(t, w.Body.String(), "Pleo does not recognise this key", `value="2099-12-31"`)
 	// A key in the place of the day, and none in its own.
 	form = url.Values{"key": {""}, "expires_on": {keyCanary}}.Encode()
 	w = o.browser().send("POST", o.link(o.connection("beta", credstore.StandaloneKey)), form)
@@ -307,10 +307,10 @@ func TestLogo(t *testing.T) {
 // what has happened and what to do.
 func TestMessagesAreComplete(t *testing.T) {
 	for _, wordings := range []map[reason]message{messages(), keyVariants()} {
-		for reason, words := range wordings {
-			for _, text := range []string{words.heading, words.explanation, words.nextStep} {
+		for why, m := range wordings {
+			for _, text := range []string{m.heading, m.explanation, m.nextStep} {
 				if shown := (names{brand: "the integration"}).expand(text); text == "" || strings.ContainsAny(shown, "{}") || strings.HasPrefix(shown, "the") {
-					t.Errorf("%s: %q reads %q", reason, text, shown)
+					t.Errorf("%s: %q expands to %q", why, text, shown)
 				}
 			}
 		}
@@ -401,8 +401,8 @@ func TestIssuedLinkLifetime(t *testing.T) {
 // customer.
 func TestCallbackErrorPages(t *testing.T) {
 	for code, says := range map[string]string{
-		"access_denied": "Nothing was connected", "temporarily_unavailable": "Pleo does not answer", "server_error": "Pleo does not answer",
-		"invalid_scope": "Pleo does not accept Fjord Books", "unauthorized_client": "Pleo does not accept Fjord Books", "odd": "Pleo did not give access",
+		"access_denied": "Pleo is not connected", "temporarily_unavailable": "Pleo is not responding", "server_error": "Pleo is not responding",
+		"invalid_scope": "Pleo does not accept Fjord Books", "unauthorized_client": "Pleo does not accept Fjord Books", "odd": "Pleo did not grant access",
 	} {
 		o := newEnv(t, publicURL, nil)
 		alice := o.browser()
@@ -450,9 +450,9 @@ func TestWithoutBrandName(t *testing.T) {
 	id := o.connection("acme", credstore.OAuth)
 	alice := o.browser()
 	page := alice.send("GET", o.link(id), "").Body.String()
-	if wantText(t, page, "Account in the integration", "The integration asks"); strings.Contains(page, "in The") {
+	if wantText(t, page, "Account in the integration", "The integration would like"); strings.Contains(page, "in The") {
 		t.Errorf("a capital in the middle of a sentence:\n%s", page)
 	}
 	alice.follow(alice.callback(alice.start(o.link(id)).Get("state")))
-	wantText(t, alice.send("GET", o.link(id), "").Body.String(), "You are connected at the moment")
+	wantText(t, alice.send("GET", o.link(id), "").Body.String(), "You are already connected")
 }

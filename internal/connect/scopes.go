@@ -2,13 +2,13 @@ package connect
 
 import "strings"
 
-// permission is a scope in words.
+// permission is a scope with its description.
 type permission struct {
-	Description string // what one can do with it
-	Scope       string // as Pleo writes it
+	Description string
+	Scope       string
 }
 
-// permissionsFor returns the scopes in words, in their order.
+// permissionsFor returns the permissions of the scopes, in their order.
 func permissionsFor(scopes []string) []permission {
 	all := make([]permission, 0, len(scopes))
 	for _, scope := range scopes {
@@ -17,11 +17,11 @@ func permissionsFor(scopes []string) []permission {
 	return all
 }
 
-// describeScope says what a scope of Pleo's allows. New ones, and those that only some
-// integrations have, are taken apart: RESOURCE:read and RESOURCE:write.
+// describeScope describes what a scope of Pleo's allows. Scopes without a description
+// have the form RESOURCE:read or RESOURCE:write.
 func describeScope(scope string) string {
-	if words, ok := scopeDescriptions()[scope]; ok {
-		return words
+	if text, ok := scopeDescriptions()[scope]; ok {
+		return text
 	}
 	resource, action, _ := strings.Cut(scope, ":")
 	resource = strings.NewReplacer("-", " ", "_", " ", ".", " ").Replace(resource)

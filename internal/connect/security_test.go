@@ -51,7 +51,7 @@ func TestStateIsLongAndUsedOnce(t *testing.T) {
 		t.Errorf("state %q has less than 256 bits", state)
 	}
 	wantText(t, alice.follow(alice.callback(state)), "Connected", "Acme ApS", "Tenant of acme")
-	wantText(t, alice.follow(alice.callback(state)), "This page is no longer current")
+	wantText(t, alice.follow(alice.callback(state)), "This page has expired")
 	if n := o.pleo.calls(); n != 1 {
 		t.Errorf("%d token calls, want 1", n)
 	}
@@ -62,7 +62,7 @@ func TestStateExpiresAfterTenMinutes(t *testing.T) {
 	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
 	state := alice.start(link).Get("state")
 	o.later.Store(int64(10*time.Minute + time.Second))
-	wantText(t, alice.follow(alice.callback(state)), "This page is no longer current")
+	wantText(t, alice.follow(alice.callback(state)), "This page has expired")
 	if n := o.pleo.calls(); n != 0 {
 		t.Errorf("%d token calls, want none", n)
 	}
@@ -85,7 +85,7 @@ func TestLinkExpiresDuringConsent(t *testing.T) {
 	state := alice.start(link).Get("state")
 	o.later.Add(int64(2 * time.Minute))
 	wantText(t, alice.follow(alice.callback(state)), "Connected", "Acme ApS")
-	wantText(t, bob.send("GET", link, "").Body.String(), "This link has been used")
+	wantText(t, bob.send("GET", link, "").Body.String(), "This link has already been used")
 }
 
 // TestStateInOtherBrowserMakesNoTokenRequest: PKCE does not stop somebody who
@@ -99,7 +99,7 @@ func TestStateInOtherBrowserMakesNoTokenRequest(t *testing.T) {
 	state := alice.start(link).Get("state")
 	mallory.start(other) // has a cookie too
 	for name, p := range map[string]*browser{"with a cookie": mallory, "without": nobody} {
-		wantText(t, p.follow(p.callback(state)), "Please go on in one browser")
+		wantText(t, p.follow(p.callback(state)), "Please continue in the same browser")
 		if n := o.pleo.calls(); n != 0 {
 			t.Errorf("%s: %d token calls, want none", name, n)
 		}
@@ -253,12 +253,12 @@ func TestErrorCallback(t *testing.T) {
 		q := url.Values{"state": {state}, "error": {code}, "error_description": {"<script>description-canary</script>"}}
 		return p.follow(p.send("GET", "/oauth/callback?"+q.Encode(), ""))
 	}
-	wantText(t, refused(mallory, state, "access_denied"), "Please go on in one browser")
-	wantText(t, refused(alice, state, "access_denied"), "Nothing was connected", "Try again", "error=consent_denied", "status=pending")
-	wantText(t, refused(alice, state, "access_denied"), "This page is no longer current")
+	wantText(t, refused(mallory, state, "access_denied"), "Please continue in the same browser")
+	wantText(t, refused(alice, state, "access_denied"), "Pleo is not connected", "Try again", "error=consent_denied", "status=pending")
+	wantText(t, refused(alice, state, "access_denied"), "This page has expired")
 
 	page := refused(alice, alice.start(link).Get("state"), `<img src=x onerror=alert(1)>`)
-	wantText(t, page, "Pleo did not give access", "&lt;img src=x onerror=alert(1)&gt;")
+	wantText(t, page, "Pleo did not grant access", "&lt;img src=x onerror=alert(1)&gt;")
 	if strings.Contains(page, "<img") || strings.Contains(page, "canary") {
 		t.Errorf("the page shows what came with the address:\n%s", page)
 	}
@@ -284,7 +284,7 @@ func TestReturnURLMustBeConfigured(t *testing.T) {
 	page := alice.follow(alice.callback(alice.start(link).Get("state")))
 	wantText(t, page, `href="https://books.example.com/done?connection=acme&amp;from=pleo&amp;status=active"`)
 	// What the configuration allows at the moment counts, not when the link was made.
-	o.pages.ReturnURLs = nil
+	o.pages.views.returnURLs = nil
 	if page := alice.send("GET", link, "").Body.String(); strings.Contains(page, "books.example.com") {
 		t.Errorf("the page leads to where it no longer may:\n%s", page)
 	}
@@ -313,7 +313,7 @@ func TestSecurityHeaders(t *testing.T) {
 	link := o.link(o.connection("acme", credstore.OAuth))
 	key := o.link(o.connection("keyed", credstore.StandaloneKey))
 	alice := o.browser()
-	for _, target := range []string{link, key, "/", "/connect/x", "/oauth/callback", "/stopped/other_browser", "/stopped/x", o.pages.theme.stylePath} {
+	for _, target := range []string{link, key, "/", "/connect/x", "/oauth/callback", "/stopped/other_browser", "/stopped/x", o.pages.renderer.stylePath} {
 		w := alice.send("GET", target, "")
 		h := w.Header()
 		csp := h.Get("Content-Security-Policy")
@@ -328,7 +328,7 @@ func TestSecurityHeaders(t *testing.T) {
 		if h.Get("Referrer-Policy") != "no-referrer" || h.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: header %v", target, h)
 		}
-		if cached := h.Get("Cache-Control"); target != o.pages.theme.stylePath && cached != "no-store" {
+		if cached := h.Get("Cache-Control"); target != o.pages.renderer.stylePath && cached != "no-store" {
 			t.Errorf("%s: Cache-Control %q, want no-store", target, cached)
 		}
 		for _, loaded := range regexp.MustCompile(`(?:src|href)="([^"]*)"`).FindAllStringSubmatch(w.Body.String(), -1) {
@@ -351,5 +351,5 @@ func TestSecurityHeaders(t *testing.T) {
 func TestMissingScopesAreShown(t *testing.T) {
 	o := newEnv(t, "https://connect.example.com", func(c *Config) { c.Scopes = []string{"users:read", "export-jobs:write"} })
 	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
-	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected", "Less than was asked for", "Carry out exports of your expenses")
+	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected", "Some permissions are missing", "Carry out exports of your expenses")
 }

@@ -10,23 +10,22 @@ import (
 	"time"
 )
 
-// Limits of the connect listener, which anybody can reach.
+// Limits of the connect listener, which is public.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
 	writeTimeout      = 30 * time.Second
-	// maxPageDuration is how long a page may wait for Pleo: for a refresh under way to
-	// end, for an exchange, and for what is asked about its tokens.
+	// maxPageDuration is how long a page may wait for Pleo: for a refresh in
+	// progress, the exchange, and introspection.
 	maxPageDuration = 4 * time.Minute
 	idleTimeout     = time.Minute
 	maxHeaderBytes  = 16 << 10
 	maxConnections  = 512
 )
 
-// NewServer returns the server of the connect listener, with limits that slow
-// and many clients cannot exceed: over TLS, by ServeTLS without files, unless t is
-// nil. What it serves should come from [LimitConnections]. errorLog gets what goes
-// wrong below HTTP.
+// NewServer returns the server of the connect listener, with limits for slow clients.
+// Unless t is nil it uses TLS, by ServeTLS without files. Its listener should come
+// from [LimitConnections]. errorLog receives errors below HTTP.
 func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
@@ -41,10 +40,9 @@ func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server
 	}
 }
 
-// LimitConnections lets l accept no more than 512 connections at a time, so that
-// clients of the pages leave room for those of the other listeners. Where there is
-// no room, the connection goes that has waited longest for its client's next
-// request.
+// LimitConnections lets l accept at most 512 connections at a time, which leaves
+// file descriptors for the other listeners. At the limit it closes the connection
+// that has been idle for the longest time.
 func LimitConnections(l net.Listener) net.Listener {
 	return &limitedListener{
 		Listener: l, slots: make(chan struct{}, maxConnections),
@@ -55,12 +53,12 @@ func LimitConnections(l net.Listener) net.Listener {
 type limitedListener struct {
 	net.Listener
 	slots      chan struct{} // holds one for each open connection
-	becameIdle chan struct{} // has one when a connection became idle
+	becameIdle chan struct{} // receives one when a connection becomes idle
 	done       chan struct{} // closed by Close
 	closed     sync.Once
 
-	mu   sync.Mutex // guards idle, and which connection is in it where
-	idle list.List  // of *limitedConn, the longest first
+	mu   sync.Mutex // guards idle and the element of each connection
+	idle list.List  // of *limitedConn, the longest idle first
 }
 
 func (l *limitedListener) Accept() (net.Conn, error) {
@@ -75,7 +73,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	return &limitedConn{Conn: conn, listener: l, releaseSlot: sync.OnceFunc(func() { <-l.slots })}, nil
 }
 
-// acquireSlot waits for room, or makes some.
+// acquireSlot waits for a slot, and closes an idle connection for it if there is one.
 func (l *limitedListener) acquireSlot() error {
 	for {
 		select {
@@ -84,7 +82,7 @@ func (l *limitedListener) acquireSlot() error {
 		default:
 		}
 		if idle := l.longestIdle(); idle != nil {
-			_ = idle.Close() // nobody waits for what it would say
+			_ = idle.Close() // nothing depends on an idle connection
 		}
 		select {
 		case l.slots <- struct{}{}:
@@ -117,7 +115,7 @@ type limitedConn struct {
 	net.Conn
 	listener    *limitedListener
 	releaseSlot func()
-	element     *list.Element // among those that are idle; nil elsewhere
+	element     *list.Element // of listener.idle; nil while the connection is in use
 }
 
 func (c *limitedConn) Close() error {
@@ -125,8 +123,7 @@ func (c *limitedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// trackIdle is an [http.Server]'s ConnState: it keeps track of which connections are
-// between two requests.
+// trackIdle is the ConnState function of a server.
 func trackIdle(conn net.Conn, state http.ConnState) {
 	if over, ok := conn.(*tls.Conn); ok {
 		conn = over.NetConn()
@@ -150,6 +147,6 @@ func (c *limitedConn) setIdle(idle bool) {
 	c.element = l.idle.PushBack(c)
 	select {
 	case l.becameIdle <- struct{}{}:
-	default:
+	default: // one signal is enough
 	}
 }
