@@ -160,7 +160,7 @@ type Proxy struct {
 // New makes a Proxy. Its error reports everything that is wrong with c.
 func New(c Config) (*Proxy, error) {
 	c = c.withDefaults()
-	if err := c.check(); err != nil {
+	if err := errors.Join(c.Check(), c.checkRequired()); err != nil {
 		return nil, err
 	}
 	m, err := newMetrics(c.Registerer)
@@ -202,10 +202,25 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-func (c Config) check() error {
-	errs := []error{checkUpstream(c.Upstream), c.checkDefault(), checkClients(c.Clients)}
+// checkRequired returns an error if something is missing that no setting stands
+// for.
+func (c Config) checkRequired() error {
+	var errs []error
 	if c.Credentials == nil {
 		errs = append(errs, errors.New("credentials are missing"))
+	}
+	if c.SingleConnection == nil && c.DefaultConnection != "" && !c.DefaultConnectionShared {
+		errs = append(errs, errors.New("a default connection that is not shared requires SingleConnection"))
+	}
+	return errors.Join(errs...)
+}
+
+// Check returns everything that is wrong with the settings in c, as [New] does. It
+// does not require Credentials and SingleConnection.
+func (c Config) Check() error {
+	errs := []error{checkUpstream(c.Upstream), checkClients(c.Clients)}
+	if c.DefaultConnection != "" && !credstore.ValidName(c.DefaultConnection) {
+		errs = append(errs, fmt.Errorf("default connection %q is not a connection name", c.DefaultConnection))
 	}
 	if len(c.ConnectionHeaders) == 0 {
 		errs = append(errs, errors.New("connection headers are missing"))
@@ -216,8 +231,8 @@ func (c Config) check() error {
 		}
 	}
 	for _, h := range c.AllowedHosts {
-		if !webguard.ValidHostName(h) {
-			errs = append(errs, fmt.Errorf("allowed host %q is not a host name without port", h))
+		if err := webguard.CheckHost(h); err != nil {
+			errs = append(errs, fmt.Errorf("allowed host %q: %w", h, err))
 		}
 	}
 	if r := c.Replay; min(r.Memory, r.MemoryTotal, r.MaxBody, r.FilesTotal) < 0 {
@@ -227,19 +242,6 @@ func (c Config) check() error {
 		errs = append(errs, fmt.Errorf("upstream timeout must not be negative: %v", c.UpstreamTimeout))
 	}
 	return errors.Join(errs...)
-}
-
-func (c Config) checkDefault() error {
-	if c.DefaultConnection == "" {
-		return nil
-	}
-	if !credstore.ValidName(c.DefaultConnection) {
-		return fmt.Errorf("default connection %q is not a connection name", c.DefaultConnection)
-	}
-	if c.SingleConnection == nil && !c.DefaultConnectionShared {
-		return errors.New("a default connection that is not shared needs Sole")
-	}
-	return nil
 }
 
 func checkUpstream(u *url.URL) error {

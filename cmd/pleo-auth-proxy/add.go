@@ -134,7 +134,7 @@ func (p *program) withImporter(ctx context.Context, offline bool, work func(*imp
 	}
 	in := &importer{store: store, now: time.Now}
 	if !offline {
-		api, err := newAPI(cfg)
+		api, err := openAPI(cfg)
 		if err != nil {
 			return errors.Join(err, store.Close())
 		}

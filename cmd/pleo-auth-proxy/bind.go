@@ -72,6 +72,18 @@ func groupOf(at config.Listen) (int, error) {
 	return id, nil
 }
 
+// checkSocketGroups returns a *config.Error with every group of a socket that does
+// not exist.
+func checkSocketGroups(cfg *config.Config) error {
+	var wrong config.Error
+	for _, l := range listenersOf(cfg) {
+		if _, err := groupOf(l.at); err != nil {
+			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(l.name+".listen", err))
+		}
+	}
+	return wrong.AsError()
+}
+
 // setSocketAccess lets those connect whom the configuration names. The group comes first:
 // until then the mode counts for another one.
 func setSocketAccess(at config.Listen, group int) error {

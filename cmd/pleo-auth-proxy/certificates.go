@@ -21,14 +21,10 @@ const certificatesName = "certificates"
 
 // newCertificates returns what gets the certificates of the customer's pages; nil
 // where they come from files, or there is no TLS.
-func newCertificates(cfg *config.Config, log *zap.Logger) (*autocert.Certificates, error) {
+func newCertificates(cfg *config.Config, roots *x509.CertPool, log *zap.Logger) (*autocert.Certificates, error) {
 	c := cfg.Connect
 	if c.ACME.Off() {
 		return nil, nil //nolint:nilnil // there are none, and that is no error
-	}
-	roots, err := acmeRoots(cfg)
-	if err != nil {
-		return nil, err
 	}
 	host, port, err := hostAndPort(c.Listen)
 	if err != nil {
@@ -49,9 +45,9 @@ func newCertificates(cfg *config.Config, log *zap.Logger) (*autocert.Certificate
 	return autocert.New(a), nil
 }
 
-// acmeRoots returns whom the authority's own certificate must come from; nil: the
-// system's.
-func acmeRoots(cfg *config.Config) (*x509.CertPool, error) {
+// readACMERoots returns the CA certificates for requests to the certificate
+// authority; nil stands for the system's.
+func readACMERoots(cfg *config.Config) (*x509.CertPool, error) {
 	roots, err := readCertPool(cfg.Connect.ACME.CARootFile)
 	if err != nil {
 		return nil, cfg.ErrorAt("connect.tls.acme.ca_root_file", err)

@@ -47,19 +47,16 @@ func (p *program) withChecker(ctx context.Context, work func(refresh.Checker) er
 }
 
 func newChecker(cfg *config.Config, store credstore.Store, log *zap.Logger) (refresh.Checker, error) {
-	api, err := newAPI(cfg)
+	transport, err := upstreamTransport(cfg)
 	if err != nil {
 		return refresh.Checker{}, err
 	}
-	c := refresh.Checker{Store: store, API: api}
-	if cfg.OAuth.ClientID != "" {
-		server, err := newAuthorizationServer(cfg, log)
-		if err != nil {
-			return refresh.Checker{}, err
-		}
+	c := refresh.Checker{Store: store, API: newAPI(cfg.Upstream.APIURL, transport)}
+	server, err := newAuthorizationServer(cfg, transport, log)
+	if server != nil { // else the interface would hold something
 		c.Server = server
 	}
-	return c, nil
+	return c, err
 }
 
 func (p *program) check(ctx context.Context, c refresh.Checker, name string) error {

@@ -13,9 +13,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
 )
 
-// clientsOf returns the clients that the configuration names. Its error holds
-// every token file that cannot be used.
-func clientsOf(cfg *config.Config, log *zap.Logger) ([]proxy.Client, error) {
+// openClients returns the clients in the configuration. Its error is a *config.Error
+// with every token file that cannot be used.
+func openClients(cfg *config.Config, log *zap.Logger) ([]proxy.Client, error) {
 	var (
 		clients []proxy.Client
 		wrong   config.Error

@@ -17,7 +17,6 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
@@ -43,78 +42,50 @@ type components struct {
 }
 
 // assemble makes the parts. ready is what /readyz asks.
-func assemble(cfg *config.Config, v *openedStore, log *zap.Logger, ready func() error) (*components, error) {
+func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, ready func() error) (*components, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	api, err := newAPI(cfg)
+	api := newAPI(cfg.Upstream.APIURL, in.transport)
+	notifier := newNotifier(cfg, in.webhooks, v, registry, log)
+	manager, err := newManager(cfg, in, v, api, notifier.Wake, registry, log)
 	if err != nil {
 		return nil, err
 	}
-	server, err := newAuthorizationServer(cfg, log)
+	pages, err := newPages(cfg, in, v.store, manager, log)
 	if err != nil {
 		return nil, err
 	}
-	notifier, err := newNotifier(cfg, v, registry, log)
-	if err != nil {
-		return nil, err
-	}
-	manager, err := newManager(cfg, v, api, server, notifier.Wake, registry, log)
-	if err != nil {
-		return nil, err
-	}
-	d, err := newConfigConnections(cfg, v, manager, api, log)
-	if err != nil {
-		return nil, err
-	}
-	pages, err := newPages(cfg, v.store, manager, server, log)
-	if err != nil {
-		return nil, err
-	}
-	tls, err := openListenerTLS(cfg, log.Named("tls"))
-	if err != nil {
-		return nil, err
-	}
-	certificates, err := newCertificates(cfg, log)
+	certificates, err := newCertificates(cfg, in.acmeRoots, log)
 	if err != nil {
 		return nil, err
 	}
 	links := newLinker(cfg, v.store)
-	p, err := newProxy(cfg, manager, links, registry, log)
+	p, err := newProxy(cfg, in.proxy, manager, links, registry)
 	if err != nil {
 		return nil, err
 	}
-	a, err := newAdmin(cfg, newActions(cfg, v.store, manager, links, api, server), registry, log.Named("admin"), ready)
+	a, err := newAdmin(cfg, newActions(cfg, v.store, manager, links, api, in.server), registry, log.Named("admin"), ready)
 	if err != nil {
 		return nil, err
 	}
 	return &components{
-		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a, configConnections: d,
+		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a,
+		configConnections: &configConnections{
+			store: v.store, manager: manager, api: api, now: time.Now, log: log.Named("connections"), connections: in.connections,
+		},
 		keysetRotation: newRotation(cfg, v, log.Named("keyset")),
-		tls:            tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
+		tls:            in.tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
 	}, nil
 }
 
-func newConfigConnections(cfg *config.Config, v *openedStore, manager *refresh.Manager, api *pleo.API, log *zap.Logger) (*configConnections, error) {
-	log = log.Named("connections")
-	connections, err := openConfigConnections(cfg, log)
-	if err != nil {
-		return nil, err
-	}
-	return &configConnections{store: v.store, manager: manager, api: api, now: time.Now, log: log, connections: connections}, nil
-}
-
-func newManager(cfg *config.Config, v *openedStore, api *pleo.API, server *pleo.AuthorizationServer, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
-	elsewhere, err := newOtherEnvironmentAPI(cfg)
-	if err != nil {
-		return nil, err
-	}
+func newManager(cfg *config.Config, in *inputs, v *openedStore, api *pleo.API, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
 	c := refresh.Config{
 		Store:            notifyingStore{v.store, wake},
 		API:              api,
-		OtherEnvironment: elsewhere,
+		OtherEnvironment: newOtherEnvironmentAPI(cfg, in.transport),
 		Owner:            processName(),
 		Shared:           cfg.Store.Driver == config.DriverPostgres,
 		BeforeExpiry:     cfg.OAuth.RefreshBeforeExpiry,
@@ -122,7 +93,7 @@ func newManager(cfg *config.Config, v *openedStore, api *pleo.API, server *pleo.
 		Logger:           log.Named("refresh"),
 		Registerer:       registry,
 	}
-	if server == nil {
+	if in.server == nil {
 		log.Info("oauth.client_id is not set: only API keys can be used")
 		return refresh.New(c)
 	}
@@ -133,32 +104,8 @@ func newManager(cfg *config.Config, v *openedStore, api *pleo.API, server *pleo.
 	if err != nil {
 		return nil, err
 	}
-	c.Server, c.Spool, c.HighWaterMark = server, records, rollback.MarkIn(cfg.Store.SpoolDir)
+	c.Server, c.Spool, c.HighWaterMark = in.server, records, rollback.MarkIn(cfg.Store.SpoolDir)
 	return refresh.New(c)
-}
-
-// newAuthorizationServer returns nil where only API keys are used.
-func newAuthorizationServer(cfg *config.Config, log *zap.Logger) (*pleo.AuthorizationServer, error) {
-	if cfg.OAuth.ClientID == "" {
-		return nil, nil //nolint:nilnil // there is none, and that is no error
-	}
-	s, err := openSecrets(cfg)
-	if err != nil {
-		return nil, err
-	}
-	transport, err := upstreamTransport(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return pleo.NewAuthorizationServer(pleo.ServerConfig{
-		URL:                  cfg.Upstream.AuthURL,
-		ClientID:             cfg.OAuth.ClientID,
-		ClientSecret:         secretFile("oauth.client_secret_file", s.current, log),
-		PreviousClientSecret: secretFile("oauth.previous_client_secret_file", s.previous, log),
-		Auth:                 cfg.OAuth.ClientAuth,
-		Transport:            transport,
-		Logger:               log.Named("pleo"),
-	})
 }
 
 // secretFile returns a function that gives the secret of r and logs when its
@@ -179,47 +126,13 @@ func secretFile(key string, r *config.SecretReader, log *zap.Logger) func() cred
 	}
 }
 
-func newProxy(cfg *config.Config, manager *refresh.Manager, links *connect.LinkIssuer, registry prometheus.Registerer, log *zap.Logger) (*proxy.Proxy, error) {
-	transport, err := upstreamTransport(cfg)
-	if err != nil {
-		return nil, err
-	}
-	// The proxy has a timeout of its own, which it can tell from other ends of
-	// a connection.
-	transport.ResponseHeaderTimeout = 0
-	transport.DialContext = outbound.TrackWrites(transport.DialContext)
-	transport.IdleConnTimeout = proxy.UpstreamIdleTimeout
-	clients, err := clientsOf(cfg, log)
-	if err != nil {
-		return nil, err
-	}
-	c := proxy.Config{
-		Upstream:                cfg.Upstream.APIURL,
-		Transport:               transport,
-		Credentials:             manager,
-		ConnectionHeaders:       append([]string{cfg.Proxy.ConnectionHeader}, cfg.Proxy.ConnectionHeaderAliases...),
-		DefaultConnection:       cfg.Proxy.DefaultConnection,
-		DefaultConnectionShared: cfg.Proxy.DefaultConnectionShared,
-		SingleConnection:        manager.Sole,
-		AllowedHosts:            cfg.Proxy.AllowedHosts,
-		Replay:                  proxy.ReplayConfig(cfg.Replay),
-		Clients:                 clients,
-		ClientNetworks:          cfg.Proxy.ClientNetworks,
-		Logger:                  log.Named("proxy"),
-		UpstreamTimeout:         cfg.Upstream.Timeout,
-		Registerer:              registry,
-	}
+// newProxy returns the proxy of c, with what depends on the store.
+func newProxy(cfg *config.Config, c proxy.Config, manager *refresh.Manager, links *connect.LinkIssuer, registry prometheus.Registerer) (*proxy.Proxy, error) {
+	c.Credentials, c.SingleConnection, c.Registerer = manager, manager.Sole, registry
 	if mayShowConnectLinks(cfg) {
 		c.ConnectLink = connectLinkFunc(links)
 	}
-	if cfg.Proxy.AccessLog {
-		c.AccessLog = log.Named("access")
-	}
-	p, err := proxy.New(c)
-	if err != nil {
-		return nil, cfg.ErrorAt("proxy", err)
-	}
-	return p, nil
+	return proxy.New(c)
 }
 
 // newAdmin returns what operators and the back office use.

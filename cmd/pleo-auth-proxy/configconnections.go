@@ -64,7 +64,7 @@ func openConfigConnections(cfg *config.Config, log *zap.Logger) ([]*configConnec
 		wrong       config.Error
 	)
 	for i, c := range cfg.Connections {
-		name := fmt.Sprintf("connections[%d].api_key_file", i)
+		name := c.APIKey.Key(fmt.Sprintf("connections[%d].api_key", i))
 		reader, err := c.APIKey.Open()
 		if err == nil && !reader.Secret().Sendable() {
 			err = errNotSendable

@@ -86,7 +86,7 @@ func (d *doctor) reportFinding(c credstore.Connection, f refresh.Finding) {
 
 // configKeys asks Pleo about the keys that the configuration holds.
 func (d *doctor) configKeys(ctx context.Context) {
-	api, err := newAPI(d.cfg)
+	api, err := openAPI(d.cfg)
 	if err != nil || !d.reached {
 		return // why was said where it was found
 	}

@@ -135,7 +135,11 @@ var errAlwaysActive = errors.New("introspection calls a token active that does n
 func (d *doctor) authenticate(ctx context.Context, cfg *config.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	server, err := newAuthorizationServer(cfg, d.capturingLogger(checkClient, "see the files of the client secrets"))
+	transport, err := upstreamTransport(cfg)
+	if err != nil {
+		return err
+	}
+	server, err := newAuthorizationServer(cfg, transport, d.capturingLogger(checkClient, "see the files of the client secrets"))
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
@@ -49,7 +51,7 @@ func (d *doctor) files() bool {
 	for _, f := range d.cfg.SecretFiles() {
 		d.privacy(checkFile, f.Key, f.Path)
 	}
-	if err := checkFiles(d.cfg); err != nil {
+	if _, err := openInputs(d.cfg, zap.NewNop()); err != nil {
 		d.reportError(checkFile, "", err, "")
 		return false
 	}

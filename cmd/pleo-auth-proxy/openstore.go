@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -123,25 +125,31 @@ func storeLocation(cfg *config.Config) string {
 	return cfg.Store.Path
 }
 
-// createDataDir makes the data directory if it is not there. One that was chosen
-// has to have a parent: a volume that is not mounted must not pass for an empty
-// store.
+// createDataDir creates the data directory if it does not exist.
 func createDataDir(cfg *config.Config) error {
 	if !needsDataDir(cfg) {
 		return nil
 	}
-	makeDir := os.MkdirAll
-	if cfg.DataDirConfigured {
-		makeDir = os.Mkdir
+	if err := checkDataDir(cfg); err != nil {
+		return err
 	}
-	err := makeDir(cfg.DataDir, 0o700)
-	if err == nil || errors.Is(err, fs.ErrExist) && isDir(cfg.DataDir) {
+	if err := durable.MkdirAll(cfg.DataDir); err != nil {
+		return &credstore.SetupError{
+			Err:  fmt.Errorf("creating the data directory: %w", err),
+			Hint: "create it, or set data_dir to a directory on a local disk that this user may write to",
+		}
+	}
+	return nil
+}
+
+// checkDataDir returns a *config.Error if the parent of a configured data directory
+// does not exist: a volume that is not mounted must not pass for an empty store.
+func checkDataDir(cfg *config.Config) error {
+	parent := filepath.Dir(cfg.DataDir)
+	if !cfg.DataDirConfigured || !needsDataDir(cfg) || isDir(parent) {
 		return nil
 	}
-	return &credstore.SetupError{
-		Err:  fmt.Errorf("making the data directory: %w", err),
-		Hint: "make it, or set data_dir to a directory on a local disk that this user may write to",
-	}
+	return cfg.ErrorAt("data_dir", fmt.Errorf("must be in a directory that exists, and %s does not", parent))
 }
 
 // needsDataDir reports whether anything is kept in the data directory itself.
@@ -258,5 +266,11 @@ func (p *program) loadStoreConfig() (*config.Config, error) {
 	return cfg, err
 }
 
-// newAPI returns the API.
-func newAPI(cfg *config.Config) (*pleo.API, error) { return newAPIAt(cfg, cfg.Upstream.APIURL) }
+// openAPI returns the API for a command other than serve.
+func openAPI(cfg *config.Config) (*pleo.API, error) {
+	transport, err := upstreamTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newAPI(cfg.Upstream.APIURL, transport), nil
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"os"
 
@@ -17,24 +18,20 @@ import (
 
 // newPages returns the pages for customers, or nil where browsers have no way to
 // them.
-func newPages(cfg *config.Config, store credstore.Store, manager *refresh.Manager, server *pleo.AuthorizationServer, log *zap.Logger) (*connect.Pages, error) {
+func newPages(cfg *config.Config, in *inputs, store credstore.Store, manager *refresh.Manager, log *zap.Logger) (*connect.Pages, error) {
 	if cfg.Connect.PublicURL == nil {
 		return nil, nil //nolint:nilnil // no pages, and that is no error
-	}
-	logo, err := readLogo(cfg)
-	if err != nil {
-		return nil, err
 	}
 	c := connect.Config{
 		Store: store, Grants: manager,
 		PublicURL: cfg.Connect.PublicURL, ReturnURLs: cfg.Connect.ReturnURLs,
 		AuthURL: cfg.Upstream.AuthURL, Issuer: cfg.OAuth.Issuer, Scopes: cfg.OAuth.Scopes,
 		PleoURL: pleo.AppURL(cfg.Environment), Environment: shownEnvironment(cfg),
-		Branding: connect.Branding{Name: cfg.Connect.Branding.Name, Logo: logo},
+		Branding: connect.Branding{Name: cfg.Connect.Branding.Name, Logo: in.logo},
 		Logger:   log.Named("connect"),
 	}
-	if server != nil { // else the interface would hold something
-		c.Server = server
+	if in.server != nil { // else the interface would hold something
+		c.Server = in.server
 	}
 	return connect.New(c)
 }
@@ -103,21 +100,17 @@ func mayShowConnectLinks(cfg *config.Config) bool {
 	return local
 }
 
-// newOtherEnvironmentAPI returns the API of Pleo's other environment, which is asked about
-// keys that this one does not know; nil where there is none.
-func newOtherEnvironmentAPI(cfg *config.Config) (refresh.API, error) {
+// newOtherEnvironmentAPI returns the API of Pleo's other environment, which may know
+// keys that this one does not; nil in a custom environment, which has no other.
+func newOtherEnvironmentAPI(cfg *config.Config, transport *http.Transport) refresh.API {
 	other := map[string]string{"production": "staging", "staging": "production"}[cfg.Environment]
 	endpoints, ok := pleo.EndpointsFor(other)
 	if !ok {
-		return nil, nil //nolint:nilnil // a custom one has no other, and that is no error
+		return nil
 	}
-	return newAPIAt(cfg, endpoints.API)
+	return newAPI(endpoints.API, transport)
 }
 
-func newAPIAt(cfg *config.Config, at *url.URL) (*pleo.API, error) {
-	transport, err := upstreamTransport(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return pleo.NewAPI(pleo.APIConfig{URL: at, Transport: transport}), nil
+func newAPI(at *url.URL, transport *http.Transport) *pleo.API {
+	return pleo.NewAPI(pleo.APIConfig{URL: at, Transport: transport})
 }

@@ -80,11 +80,15 @@ func begin(ctx context.Context, t *testing.T, running *sync.WaitGroup, cfg *conf
 	if err := s.bind(ctx); err != nil {
 		t.Fatal(err)
 	}
+	in, err := openInputs(cfg, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
 	v, err := openOrCreate(ctx, cfg, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.assemble(v); err != nil {
+	if err := s.assemble(in, v); err != nil {
 		t.Fatal(err)
 	}
 	running.Go(func() {

@@ -35,7 +35,7 @@ key may outlive it. The connection is forgotten even if that fails; then the exi
 			}
 			r := remover{cfg: cfg, store: store}
 			if uninstall {
-				r.api, err = newAPI(cfg)
+				r.api, err = openAPI(cfg)
 			}
 			if err == nil {
 				err = p.remove(cmd.Context(), r, args[0])

@@ -46,10 +46,12 @@ func (p *program) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkFiles(cfg); err != nil {
+	log := newLogger(p.stderr, cfg.Log)
+	// Before anything is created: a mistake leaves nothing behind.
+	in, err := openInputs(cfg, log)
+	if err != nil {
 		return err
 	}
-	log := newLogger(p.stderr, cfg.Log)
 	s := newServer(cfg, log)
 	// Before the store is touched: a port that is taken leaves nothing behind.
 	if err := s.bind(ctx); err != nil {
@@ -61,7 +63,7 @@ func (p *program) serve(ctx context.Context) error {
 		return err
 	}
 	p.warnAtStartup(cfg, v, log)
-	if err := s.assemble(v); err != nil {
+	if err := s.assemble(in, v); err != nil {
 		return errors.Join(err, v.store.Close())
 	}
 	if err := s.parts.configConnections.start(ctx); err != nil {
@@ -139,8 +141,8 @@ func (s *server) closeListeners() {
 }
 
 // assemble puts handlers behind the listeners.
-func (s *server) assemble(v *openedStore) error {
-	parts, err := assemble(s.cfg, v, s.log, s.phase.ready)
+func (s *server) assemble(in *inputs, v *openedStore) error {
+	parts, err := assemble(s.cfg, in, v, s.log, s.phase.ready)
 	if err != nil {
 		return err
 	}

@@ -106,16 +106,12 @@ func (p *program) setKey(ctx context.Context, name string, g refresh.KeyChange) 
 
 // keyManager returns a manager that only takes keys: it refreshes nothing.
 func (p *program) keyManager(cfg *config.Config, store credstore.Store) (*refresh.Manager, error) {
-	api, err := newAPI(cfg)
-	if err != nil {
-		return nil, err
-	}
-	elsewhere, err := newOtherEnvironmentAPI(cfg)
+	transport, err := upstreamTransport(cfg)
 	if err != nil {
 		return nil, err
 	}
 	return refresh.New(refresh.Config{
-		Store: store, API: api, OtherEnvironment: elsewhere, Owner: processName(),
+		Store: store, API: newAPI(cfg.Upstream.APIURL, transport), OtherEnvironment: newOtherEnvironmentAPI(cfg, transport), Owner: processName(),
 		Logger: newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}),
 	})
 }

@@ -16,21 +16,16 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 )
 
-func newNotifier(cfg *config.Config, v *openedStore, registry prometheus.Registerer, log *zap.Logger) (*webhook.Dispatcher, error) {
-	log = log.Named("webhook")
-	webhooks, err := openWebhooks(cfg, log)
-	if err != nil {
-		return nil, err
-	}
+func newNotifier(cfg *config.Config, endpoints []webhook.Endpoint, v *openedStore, registry prometheus.Registerer, log *zap.Logger) *webhook.Dispatcher {
 	return webhook.New(webhook.Config{
 		Outbox:      v.store,
-		Endpoints:   webhooks,
+		Endpoints:   endpoints,
 		Describe:    func(c credstore.Connection) any { return manage.Describe(c) },
 		Owner:       processName(),
 		EventDriven: cfg.Store.Driver == config.DriverPostgres,
-		Logger:      log,
+		Logger:      log.Named("webhook"),
 		Registerer:  registry,
-	}), nil
+	})
 }
 
 // notifyingStore wakes the notifier when the manager hears of changes that somebody

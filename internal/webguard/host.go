@@ -9,6 +9,7 @@
 package webguard
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -119,6 +120,15 @@ func ValidHostName(name string) bool {
 
 func isLabelByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+}
+
+// CheckHost returns an error unless name can be in a set of [Hosts]: it must be a
+// host name or an IP address, without scheme and port.
+func CheckHost(name string) error {
+	if _, err := netip.ParseAddr(name); err != nil && !ValidHostName(name) {
+		return errors.New("must be a host name without scheme and port, such as proxy.example.com")
+	}
+	return nil
 }
 
 // OnUnixSocket reports whether the request arrived over a unix socket.

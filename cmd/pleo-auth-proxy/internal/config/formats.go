@@ -64,7 +64,7 @@ func formats() map[string]format {
 		"listen":        parsed(parseListen),
 		"listen_or_off": parsed(parseListenOrOff),
 		"network":       parsed(parseNetwork),
-		"host":          checked(checkHost),
+		"host":          checked(webguard.CheckHost),
 
 		"secret":       {parse: anyOf(parseSecret), private: true, orFile: "secret_file"},
 		"secret_file":  parsed(parseSecretFile),
@@ -227,13 +227,6 @@ func parseNetwork(s string) (netip.Prefix, error) {
 		return p, fmt.Errorf("must not have bits set beyond its prefix length; the network is %v", p.Masked())
 	}
 	return p, nil
-}
-
-func checkHost(s string) error {
-	if _, err := netip.ParseAddr(s); err != nil && !webguard.ValidHostName(s) {
-		return errors.New("must be a host name without scheme and port, such as proxy.example.com")
-	}
-	return nil
 }
 
 func checkConnectionName(s string) error {

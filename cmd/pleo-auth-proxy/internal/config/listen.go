@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
 // Listen is the address of a listener: a TCP address or a unix socket. The zero
@@ -101,7 +103,7 @@ func parseListen(s string) (Listen, error) {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return Listen{}, invalid
 	}
-	if host != "" && checkHost(host) != nil {
+	if host != "" && webguard.CheckHost(host) != nil {
 		return Listen{}, invalid
 	}
 	return Listen{Network: "tcp", Address: s}, nil

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -46,6 +47,25 @@ func (e *Error) Error() string {
 		lines = append(lines, m.String())
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Add adds the mistakes of err, which may be nil. It returns err if that holds no
+// mistakes, but something else that went wrong.
+func (e *Error) Add(err error) error {
+	var other *Error
+	if !errors.As(err, &other) {
+		return err
+	}
+	e.Mistakes = append(e.Mistakes, other.Mistakes...)
+	return nil
+}
+
+// AsError returns e as an error; nil if it holds no mistakes.
+func (e *Error) AsError() error {
+	if len(e.Mistakes) == 0 {
+		return nil
+	}
+	return e
 }
 
 // place is where a value was read. The zero place is that of a default.

@@ -113,6 +113,7 @@ func (l *loader) readKey(m mapping, p place, name string, value *yaml.Node) {
 		return
 	}
 	if slices.ContainsFunc(m.keys, func(k key) bool { return strings.HasPrefix(k.path, pattern+".") }) {
+		l.report.places[path] = p // for a mistake that concerns the section as a whole
 		section := m
 		section.path = path
 		l.readMapping(section, value)
