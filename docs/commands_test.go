@@ -1,5 +1,4 @@
-// Package docs holds the documentation to what it says: every command in it is
-// run as it is written.
+// Package docs tests the documentation: every command in it is run as written.
 package docs
 
 import (
@@ -26,12 +25,12 @@ var commands = flag.Bool("commands", false, "run the commands in README and docs
 //
 //	```sh                 is run
 //	```yaml some/file     is written to the file
-//	<!-- sh … -->         is run too, and not shown: what the reader has already,
-//	                      or what the page promises
+//	<!-- sh … -->         is run too, but not shown: preparations, and checks of
+//	                      what the page says
 //
-// Everything else is left alone. The simulator plays Pleo. Both programs are on
-// the PATH. Where the system lets us, each page has a network of its own, so
-// that its ports are free.
+// Other blocks are ignored. The simulator stands in for Pleo. Both programs are in the
+// PATH. If the system permits it, each page runs in a separate network, where its ports
+// are free.
 var block = regexp.MustCompile("(?ms)^```(sh|yaml) ?([^\n]*)\n(.*?)^```$|^<!-- sh\n(.*?)^-->$")
 
 // page is a page with commands.
@@ -62,7 +61,7 @@ func pages(t *testing.T) []page {
 	return found
 }
 
-// scriptOf returns the script that a page is, empty where it has no commands.
+// scriptOf returns the script of a page, empty if the page has no commands.
 func scriptOf(name, text string) string {
 	var script strings.Builder
 	for _, m := range block.FindAllStringSubmatchIndex(text, -1) {
@@ -85,8 +84,8 @@ func scriptOf(name, text string) string {
 	return script.String()
 }
 
-// prologue makes the shell stop at the first command that fails, and take what it
-// has started with it.
+// prologue makes the shell stop at the first command that fails, and end the background
+// jobs with it.
 const prologue = `set -euo pipefail -m
 trap 'jobs=$(jobs -p); [ -z "$jobs" ] || kill $jobs 2>/dev/null || true; wait' EXIT
 `
@@ -119,24 +118,24 @@ func TestEveryCommandWorks(t *testing.T) {
 	}
 }
 
-// isolated returns the command that runs a script, in a network of its own where
-// the system permits that.
+// isolated returns the command that runs a script, in a separate network if the system
+// permits it.
 func isolated(ctx context.Context, script string) *exec.Cmd {
 	own := []string{"unshare", "--net", "bash", "-c", "ip link set lo up && exec \"$@\"", "bash"}
 	if exec.Command(own[0], append(own[1:], "true")...).Run() != nil { //nolint:gosec // G204: written above
 		own = nil
 	}
 	args := append(own, "bash", "-c", script)
-	return exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // G204: the documentation is ours
+	return exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // G204: runs our documentation
 }
 
-// environment returns ours without what would configure the programs.
+// environment returns the environment without variables that configure the programs.
 func environment(bin string) []string {
 	environ := slices.DeleteFunc(os.Environ(), func(pair string) bool { return strings.HasPrefix(pair, "PLEO_") })
 	return append(environ, "PATH="+bin+":"+os.Getenv("PATH"), "GOFLAGS=-buildvcs=false")
 }
 
-// copyOfRepository returns a directory with the files that git knows.
+// copyOfRepository returns a directory with a copy of the files under version control.
 func copyOfRepository(t *testing.T) string {
 	t.Helper()
 	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
@@ -178,7 +177,7 @@ func tail(text string) string {
 	return strings.Join(lines[max(0, len(lines)-60):], "\n")
 }
 
-// TestPagesAreFound: a pattern that fits nothing would find every page in order.
+// TestPagesAreFound checks that the pattern for blocks matches.
 func TestPagesAreFound(t *testing.T) {
 	const text = "a\n```sh\necho 1\n```\n```yaml c.yaml\nx: 1\n```\n```yaml\nexcerpt\n```\n<!-- sh\necho 2\n-->\n"
 	for _, want := range []string{"echo 1\n", "cat > c.yaml <<'END OF FILE'\nx: 1\nEND OF FILE\n", "echo 2\n", "=== p:2'"} {

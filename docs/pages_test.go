@@ -23,7 +23,7 @@ func readPage(t *testing.T, path string) string {
 	return string(text)
 }
 
-// TestEveryAlertHasARunbook: the link in an alert leads to what to do.
+// TestEveryAlertHasARunbook checks that the runbook_url of each alert leads to a runbook.
 func TestEveryAlertHasARunbook(t *testing.T) {
 	page := readPage(t, "operations.md")
 	var file struct {
@@ -52,11 +52,11 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 		}
 	}
 	if len(alerts) == 0 {
-		t.Error("no alert was found, so none was checked")
+		t.Error("found no alert")
 	}
 	for _, heading := range regexp.MustCompile(`(?m)^### (Pleo\w+)$`).FindAllStringSubmatch(page, -1) {
 		if !alerts[heading[1]] {
-			t.Errorf("docs/operations.md has a runbook for %s, which no alert leads to", heading[1])
+			t.Errorf("docs/operations.md has a runbook for %s, which is not an alert", heading[1])
 		}
 	}
 }
@@ -64,8 +64,8 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 // anchor is a link within a page, or to a heading of another one.
 var anchor = regexp.MustCompile(`\]\(([a-z-]*\.md)?#([a-z0-9-]+)\)`)
 
-// TestAnchorsLeadToHeadings: repo_test.go looks at the files that links lead to,
-// and this at the headings.
+// TestAnchorsLeadToHeadings checks the headings that links lead to; repo_test.go checks
+// the files.
 func TestAnchorsLeadToHeadings(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {
@@ -81,7 +81,7 @@ func TestAnchorsLeadToHeadings(t *testing.T) {
 				target = entry.Name()
 			}
 			if !hasHeading(readPage(t, target), m[2]) {
-				t.Errorf("docs/%s links to %s#%s, and there is no such heading", entry.Name(), target, m[2])
+				t.Errorf("docs/%s links to %s#%s, which has no such heading", entry.Name(), target, m[2])
 			}
 		}
 	}
@@ -89,7 +89,7 @@ func TestAnchorsLeadToHeadings(t *testing.T) {
 
 var notInAnchor = regexp.MustCompile(`[^a-z0-9 -]`)
 
-// hasHeading makes anchors of headings as GitHub does.
+// hasHeading reports whether a heading of the page has the anchor, as GitHub derives it.
 func hasHeading(page, anchor string) bool {
 	for line := range strings.Lines(page) {
 		title, isHeading := strings.CutPrefix(strings.TrimLeft(line, "#"), " ")
@@ -131,8 +131,8 @@ func testFunctions(t *testing.T) map[string]bool {
 // testName is the name of a test in a page.
 var testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Z][A-Za-z0-9]*)`")
 
-// TestNamedTestsExist: a page that says what holds a promise says so of tests
-// that are there, and of each promise.
+// TestNamedTestsExist checks that tests named in a page exist, and that each row of a
+// table with a column of tests names one.
 func TestNamedTestsExist(t *testing.T) {
 	names := testFunctions(t)
 	for _, page := range []string{"pleo-conformance.md", "security.md", "migrating.md"} {
@@ -140,7 +140,7 @@ func TestNamedTestsExist(t *testing.T) {
 		for line := range strings.Lines(readPage(t, page)) {
 			for _, m := range testName.FindAllStringSubmatch(line, -1) {
 				if !names[m[1]] {
-					t.Errorf("docs/%s names %s, which is not there", page, m[1])
+					t.Errorf("docs/%s names %s, which does not exist", page, m[1])
 				}
 			}
 			switch {
@@ -149,7 +149,7 @@ func TestNamedTestsExist(t *testing.T) {
 			case !strings.HasPrefix(line, "|"):
 				inTable = false
 			case inTable && !strings.HasPrefix(line, "| ---") && !testName.MatchString(line):
-				t.Errorf("docs/%s: no test holds this: %s", page, strings.TrimSpace(line))
+				t.Errorf("docs/%s: the row names no test: %s", page, strings.TrimSpace(line))
 			}
 		}
 	}
