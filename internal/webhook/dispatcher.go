@@ -13,55 +13,52 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
 )
 
-// Config is what a [Dispatcher] is made of.
+// Config configures a [Dispatcher].
 type Config struct {
 	Outbox    credstore.Outbox // required
-	Endpoints []Endpoint       // each with a URL of its own
+	Endpoints []Endpoint       // with different URLs
 
-	// Describe returns what is sent about a connection; its JSON holds no secret.
-	// Required where there are webhooks.
+	// Describe returns what is sent about a connection. Its JSON must not contain
+	// secrets. Required with Endpoints.
 	Describe func(credstore.Connection) any
 
-	// EventDriven says that [Dispatcher.Wake] is called when an event waits to be told, so
-	// that the outbox, which many processes may share, need not be looked at each
-	// second.
+	// EventDriven means that Wake is called for each new event. The outbox, which
+	// many processes may share, is then polled only as a fallback.
 	EventDriven bool
 
-	// Owner names this process in claims. Required; never used by another
-	// process.
+	// Owner identifies this process in claims. It must be unique. Required.
 	Owner string
 
-	Logger     *zap.Logger           // nil: nothing is logged
-	Registerer prometheus.Registerer // nil: metrics are not registered
+	Logger     *zap.Logger           // nil means no log
+	Registerer prometheus.Registerer // nil means that metrics are not registered
 }
 
-// Dispatcher makes deliveries while [Dispatcher.Run] runs.
+// Dispatcher delivers events while [Dispatcher.Run] runs.
 type Dispatcher struct {
 	outbox        credstore.Outbox
 	log           *zap.Logger
-	pollInterval  time.Duration // see pace
+	pollInterval  time.Duration
 	subscriptions []*subscription
 	wake          broadcast.Signal
 }
 
-// timing is how long things take.
+// timing holds the durations that tests shorten.
 type timing struct {
-	// settleDelay is how long an event waits before a webhook is told, so that an
-	// alarm that ends by itself at once wakes nobody.
+	// settleDelay is how long an event waits before it is sent to a webhook, so
+	// that an outage which ends by itself causes no alarm.
 	settleDelay time.Duration
-	// pollInterval is how often the outbox is looked at, and idly how often it is by who is
-	// woken, where nothing is due before.
+	// idlePollInterval replaces pollInterval if the dispatcher is event-driven.
 	pollInterval, idlePollInterval time.Duration
-	// attemptTimeout bounds one try, from the dial to the head of the answer.
+	// attemptTimeout bounds one attempt, up to the response header.
 	attemptTimeout time.Duration
-	// claimDuration is how long a claim lasts: longer than a try and the writing of what
-	// came of it.
+	// claimDuration must be longer than an attempt and the recording of its
+	// result.
 	claimDuration time.Duration
-	// retryDelays is how long to wait after the first failure, the second, and so on.
-	// After one more the delivery is given up.
+	// retryDelays follow the first failure, the second, and so on. After one more
+	// failure the delivery is abandoned.
 	retryDelays []time.Duration
-	// jitter changes a wait, so that what failed together does not come back
-	// together.
+	// jitter varies a delay, so that deliveries that failed together are not
+	// retried together.
 	jitter func(time.Duration) time.Duration
 }
 
@@ -72,93 +69,93 @@ func defaultTiming() timing {
 		idlePollInterval: 5 * time.Minute,
 		attemptTimeout:   15 * time.Second,
 		claimDuration:    time.Minute,
-		// What Standard Webhooks recommends: more than three days.
+		// The schedule of Standard Webhooks: more than three days.
 		retryDelays: []time.Duration{
 			5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour,
 			10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
 		},
 		jitter: func(d time.Duration) time.Duration {
-			return d - d/5 + rand.N(2*d/5+1) //nolint:gosec // G404: nobody gains by guessing it
+			return d - d/5 + rand.N(2*d/5+1) //nolint:gosec // G404: it need not be unpredictable
 		},
 	}
 }
 
-// New returns a Notifier.
+// New returns a Dispatcher for the endpoints and the log.
 func New(c Config) *Dispatcher { return newDispatcher(c, defaultTiming()) }
 
-func newDispatcher(c Config, p timing) *Dispatcher {
-	n := &Dispatcher{outbox: c.Outbox, log: c.Logger, pollInterval: p.pollInterval}
-	if n.log == nil {
-		n.log = zap.NewNop()
+func newDispatcher(c Config, t timing) *Dispatcher {
+	d := &Dispatcher{outbox: c.Outbox, log: c.Logger, pollInterval: t.pollInterval}
+	if d.log == nil {
+		d.log = zap.NewNop()
 	}
 	if !c.EventDriven {
-		p.idlePollInterval = 0
+		t.idlePollInterval = t.pollInterval
 	}
 	deliveries := newMetric(c.Registerer)
-	add := func(what credstore.Subscription, who sender, log *zap.Logger, count func(string)) {
-		n.subscriptions = append(n.subscriptions, &subscription{
-			Subscription: what, sender: who,
-			outbox: c.Outbox, owner: c.Owner, timing: p, log: log, count: count, wake: &n.wake,
+	add := func(s credstore.Subscription, to sender, log *zap.Logger, count func(string)) {
+		d.subscriptions = append(d.subscriptions, &subscription{
+			Subscription: s, sender: to,
+			outbox: c.Outbox, owner: c.Owner, timing: t, log: log, count: count, wake: &d.wake,
 		})
 	}
-	add(credstore.Subscription{Name: "log", Types: credstore.PublicEvents()}, logSender{n.log}, n.log, func(string) {})
-	for _, w := range c.Endpoints {
-		add(credstore.Subscription{Name: w.subscriptionName(), Types: w.types(), Delay: p.settleDelay},
-			&endpointSender{Endpoint: w, describe: c.Describe, timeout: p.attemptTimeout},
-			n.log.With(zap.String("receiver", w.URL.Host)),
+	add(credstore.Subscription{Name: "log", Types: credstore.PublicEvents()}, logSender{d.log}, d.log, func(string) {})
+	for _, e := range c.Endpoints {
+		add(credstore.Subscription{Name: e.subscriptionName(), Types: e.types(), Delay: t.settleDelay},
+			&endpointSender{Endpoint: e, describe: c.Describe, timeout: t.attemptTimeout},
+			d.log.With(zap.String("receiver", e.URL.Host)),
 			func(result string) { deliveries.WithLabelValues(result).Inc() })
 	}
-	return n
+	return d
 }
 
-// Run makes deliveries until ctx ends; then it lets go of those under way, which
-// are made again. What cannot be read or written is tried again.
-func (n *Dispatcher) Run(ctx context.Context) {
-	if !n.subscribe(ctx) {
+// Run delivers events until ctx ends. Attempts that are then in progress are
+// cancelled and repeated by the next process. Errors of the outbox are retried.
+func (d *Dispatcher) Run(ctx context.Context) {
+	if !d.subscribe(ctx) {
 		return
 	}
 	var running sync.WaitGroup
-	for _, s := range n.subscriptions {
+	for _, s := range d.subscriptions {
 		running.Go(func() { s.deliverAll(ctx) })
 	}
-	running.Go(func() { n.reportExpiringKeys(ctx) })
+	running.Go(func() { d.reportExpiringKeys(ctx) })
 	running.Wait()
 }
 
-// Wake has the outbox looked at now.
-func (n *Dispatcher) Wake() { n.wake.Broadcast() }
+// Wake makes the dispatcher read the outbox now.
+func (d *Dispatcher) Wake() { d.wake.Broadcast() }
 
-// subscribe reports whether it could tell the store who wants to know what,
-// before ctx ended.
-func (n *Dispatcher) subscribe(ctx context.Context) bool {
+// subscribe registers the subscriptions with the store and reports whether that
+// succeeded before ctx ended.
+func (d *Dispatcher) subscribe(ctx context.Context) bool {
 	var all []credstore.Subscription
-	for _, s := range n.subscriptions {
+	for _, s := range d.subscriptions {
 		all = append(all, s.Subscription)
 	}
 	for {
-		ended, err := n.outbox.Subscribe(ctx, all)
+		ended, err := d.outbox.Subscribe(ctx, all)
 		if err == nil {
-			n.logEnded(ended)
+			d.logEnded(ended)
 			return true
 		}
-		n.log.Error("nobody is told of events: subscribing to them", zap.Error(err))
-		if !pause(ctx, n.pollInterval) {
+		d.log.Error("subscribing to events, nothing is delivered until it succeeds", zap.Error(err))
+		if !sleep(ctx, d.pollInterval) {
 			return false
 		}
 	}
 }
 
-// logEnded tells of receivers that other processes may go on with, but are told
-// nothing.
-func (n *Dispatcher) logEnded(names []string) {
+// logEnded warns about subscriptions that another replica may still have in its
+// configuration.
+func (d *Dispatcher) logEnded(names []string) {
 	if len(names) > 0 {
-		n.log.Warn("receivers are told nothing any more, by no replica, since the configuration of this one does not name them: "+
+		d.log.Warn("webhooks removed for all replicas because this one does not configure them: "+
 			"replicas that share a store need the same webhooks", zap.Strings("receivers", names))
 	}
 }
 
-// pause waits, and reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
+// sleep waits and reports whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

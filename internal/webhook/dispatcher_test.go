@@ -19,7 +19,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// results returns the metric as result → count, without those that are 0.
+// results returns the values of the metric by result, without zeros.
 func results(t *testing.T, registry *prometheus.Registry) map[string]int {
 	t.Helper()
 	families, err := registry.Gather()
@@ -36,15 +36,15 @@ func results(t *testing.T, registry *prometheus.Registry) map[string]int {
 }
 
 func summaries(all []delivery) []string {
-	var said []string
+	var texts []string
 	for _, g := range all {
-		said = append(said, g.String())
+		texts = append(texts, g.String())
 	}
-	return said
+	return texts
 }
 
-// TestDeliversEvents: every event of a connection's life arrives in
-// order, as the connection was then, signed, and the log says the same.
+// TestDeliversEvents checks that the events of a connection arrive in order, signed,
+// with the connection as it was at each event, and that the log has the same events.
 func TestDeliversEvents(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
@@ -64,7 +64,7 @@ func TestDeliversEvents(t *testing.T) {
 		"connection.removed acme active",
 	}
 	if diff := cmp.Diff(want, summaries(r.deliveries())); diff != "" {
-		t.Errorf("what arrived (-want +got):\n%s", diff)
+		t.Errorf("deliveries differ (-want +got):\n%s", diff)
 	}
 	if got, want := results(t, registry), map[string]int{"delivered": 3}; !cmp.Equal(got, want) {
 		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
@@ -79,32 +79,32 @@ func TestDeliversEvents(t *testing.T) {
 		logged = append(logged, fmt.Sprintf("%s %v %v", entry.Message, entry.ContextMap()["connection"], entry.ContextMap()["status"]))
 	}
 	if diff := cmp.Diff(want, logged); diff != "" {
-		t.Errorf("the log says (-want +got):\n%s", diff)
+		t.Errorf("logged events differ (-want +got):\n%s", diff)
 	}
 	w.wantNoSecret(r)
 }
 
-// wantNoSecret searches all that was said for what must not be.
+// wantNoSecret checks that neither deliveries nor the log contain a secret.
 func (w *env) wantNoSecret(receivers ...*receiver) {
 	w.t.Helper()
-	said := ""
+	text := ""
 	for _, r := range receivers {
 		for _, g := range r.deliveries() {
-			said += g.body
+			text += g.body
 		}
 	}
 	for _, entry := range w.log.All() {
-		said += fmt.Sprintln(entry.Message, entry.ContextMap())
+		text += fmt.Sprintln(entry.Message, entry.ContextMap())
 	}
 	for _, secret := range []string{canary, strings.TrimPrefix(oldSecret, secretPrefix), strings.TrimPrefix(newSecret, secretPrefix), "canary-url"} {
-		if strings.Contains(said, secret) {
-			w.t.Errorf("%q is in what was said:\n%s", secret, said)
+		if strings.Contains(text, secret) {
+			w.t.Errorf("%q appears in a delivery or in the log:\n%s", secret, text)
 		}
 	}
 }
 
-// TestSignsWithAllSecrets: a receiver that knows the old or the new
-// secret only takes what is sent meanwhile.
+// TestSignsWithAllSecrets checks that receivers with the old secret and receivers
+// with the new one accept a delivery while both are configured.
 func TestSignsWithAllSecrets(t *testing.T) {
 	w := newEnv(t)
 	byOld := make(chan error, 1)
@@ -119,12 +119,12 @@ func TestSignsWithAllSecrets(t *testing.T) {
 	defer w.run(w.store, "p1", fastTiming(), nil, r)()
 	w.reject(w.add("acme", time.Time{}))
 	if err := <-byOld; err != nil {
-		t.Errorf("a receiver with the old secret says %v", err)
+		t.Errorf("a receiver with the old secret rejects the signature: %v", err)
 	}
 }
 
-// TestRetriesFailedDelivery: whatever a receiver does but take it, a delivery
-// comes again with the same id and body.
+// TestRetriesFailedDelivery checks that a delivery which the receiver does not accept
+// is repeated with the same id and body.
 func TestRetriesFailedDelivery(t *testing.T) {
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	for _, tt := range []struct {
@@ -136,9 +136,9 @@ func TestRetriesFailedDelivery(t *testing.T) {
 		{"redirect", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		}},
-		{"busy", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "1"); w.WriteHeader(503) }},
-		{"hangs up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
-		{"hangs", hang},
+		{"503 with Retry-After", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "1"); w.WriteHeader(503) }},
+		{"connection closed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+		{"timeout", hang},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -156,7 +156,7 @@ func TestRetriesFailedDelivery(t *testing.T) {
 			all := r.await(3)
 			w.waitForDeliveries(r)
 			if all[0].id != all[2].id || all[0].body != all[2].body || len(r.deliveries()) != 3 {
-				t.Errorf("arrived %+v, want three times the same", r.deliveries())
+				t.Errorf("received %+v, want the same delivery three times", r.deliveries())
 			}
 			if got, want := results(t, registry), map[string]int{"failed": 2, "delivered": 1}; !cmp.Equal(got, want) {
 				t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
@@ -166,7 +166,7 @@ func TestRetriesFailedDelivery(t *testing.T) {
 	}
 }
 
-// TestObeysRetryAfter as long as it asks for.
+// TestObeysRetryAfter checks that the next attempt waits as long as the receiver asks.
 func TestObeysRetryAfter(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ delivery) {
@@ -176,45 +176,17 @@ func TestObeysRetryAfter(t *testing.T) {
 	stop := w.run(w.store, "p1", fastTiming(), nil, r)
 	before := time.Now()
 	w.reject(w.add("acme", time.Time{}))
-	for w.log.FilterMessageSnippet("was not told of an event yet").Len() == 0 {
+	for w.log.FilterMessageSnippet("webhook delivery failed").Len() == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	stop()
 	next, err := w.store.NextDelivery(t.Context(), r.endpoint().subscriptionName())
 	if err != nil || next.Sub(before).Round(time.Minute) != 2*time.Hour {
-		t.Errorf("the next try is at %v, %v, want two hours after %v", next, err, before)
+		t.Errorf("next attempt at %v, %v, want two hours after %v", next, err, before)
 	}
 }
 
-// TestParseRetryAfter in seconds or by a date, and not beyond a day.
-func TestParseRetryAfter(t *testing.T) {
-	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
-	for _, test := range []struct {
-		value string
-		want  time.Duration
-	}{
-		{"", 0},
-		{"120", 2 * time.Minute},
-		{"-1", 0},
-		{"31536000", 24 * time.Hour},
-		{"Wed, 02 Jan 2030 04:04:05 GMT", time.Hour},
-		{"Wed, 02 Jan 2030 02:04:05 GMT", 0},
-		{"Tue, 01 Jan 2099 00:00:00 GMT", 24 * time.Hour},
-		{"soon", 0},
-	} {
-		resp := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {test.value}}}
-		var busy *retryAfterError
-		got := time.Duration(0)
-		if errors.As(responseError(resp, now), &busy) {
-			got = busy.after
-		}
-		if got != test.want {
-			t.Errorf("Retry-After: %s is %v, want %v", test.value, got, test.want)
-		}
-	}
-}
-
-// TestAbandonsDeliveryAfterLastRetry after the last try, and that stands in the history.
+// TestAbandonsDeliveryAfterLastRetry checks the metric and the history.
 func TestAbandonsDeliveryAfterLastRetry(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ delivery) { rw.WriteHeader(500) })
@@ -230,12 +202,12 @@ func TestAbandonsDeliveryAfterLastRetry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := page.Events[0]; e.Type != credstore.EventNotDelivered || !strings.Contains(e.Message, "the receiver answered 500") || strings.Contains(e.Message, "canary") {
-		t.Errorf("the latest event is %+v, want that nobody was told, and why", e)
+	if e := page.Events[0]; e.Type != credstore.EventNotDelivered || !strings.Contains(e.Message, "the receiver returned status 500") || strings.Contains(e.Message, "canary") {
+		t.Errorf("latest event = %+v, want EventNotDelivered with the reason", e)
 	}
 }
 
-// TestReceiverGone is told nothing more, which the log says once.
+// TestReceiverGone checks that nothing more is sent after a 410, which is logged once.
 func TestReceiverGone(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ delivery) { rw.WriteHeader(http.StatusGone) })
@@ -251,19 +223,19 @@ func TestReceiverGone(t *testing.T) {
 	w.waitForDeliveries(r)
 	w.waitForDeliveries(other)
 	if n := len(r.deliveries()); n != 1 {
-		t.Errorf("%d deliveries have arrived where 410 was answered, want 1", n)
+		t.Errorf("%d deliveries after status 410, want 1", n)
 	}
 	if n := w.log.FilterMessageSnippet("410 Gone").Len(); n != 1 {
-		t.Errorf("the log says it %d times, want once", n)
+		t.Errorf("logged %d times, want once", n)
 	}
 	if got, want := results(t, registry), map[string]int{"gone": 3, "delivered": 3}; !cmp.Equal(got, want) {
 		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
 	}
 }
 
-// TestReceiversAreIndependent: one that hangs keeps neither the others
-// nor the store's writers waiting, and the events of a connection that fail do
-// not hold up those of others.
+// TestReceiversAreIndependent checks that a receiver which does not respond delays
+// neither other receivers nor writes to the store, and that a failing delivery delays
+// no other connection's.
 func TestReceiversAreIndependent(t *testing.T) {
 	w := newEnv(t)
 	var awake atomic.Bool
@@ -291,18 +263,19 @@ func TestReceiversAreIndependent(t *testing.T) {
 	began := time.Now()
 	stop()
 	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("stopping took %v with a receiver that hangs", took)
+		t.Errorf("stopping took %v while a receiver did not respond", took)
 	}
 	if n := len(slow.deliveries()); n != maxConcurrentDeliveries {
-		t.Errorf("%d deliveries to a receiver that hangs, want %d at a time", n, maxConcurrentDeliveries)
+		t.Errorf("%d concurrent deliveries to a receiver that does not respond, want %d", n, maxConcurrentDeliveries)
 	}
-	// What was under way is made again by the next process.
+	// The next process repeats the interrupted deliveries.
 	awake.Store(true)
 	defer w.run(w.store, "p2", fastTiming(), nil, slow)()
 	slow.await(maxConcurrentDeliveries + 1 + 2*maxConcurrentDeliveries)
 }
 
-// TestOrderPerConnection: the second event of a connection waits for the first.
+// TestOrderPerConnection checks that the second event of a connection waits until the
+// first was delivered.
 func TestOrderPerConnection(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, n int, _ delivery) {
@@ -323,60 +296,53 @@ func TestOrderPerConnection(t *testing.T) {
 	}
 	want := "reauthorization_required reauthorization_required reauthorization_required reauthorization_required recovered removed"
 	if got := strings.Join(order, " "); got != want {
-		t.Errorf("arrived %s, want %s", got, want)
+		t.Errorf("received %s, want %s", got, want)
 	}
 }
 
-// observedOutbox is an outbox that tells when it was asked how long a webhook may rest.
+// observedOutbox is an outbox that reports calls of NextDelivery.
 type observedOutbox struct {
 	credstore.Outbox
-	rests chan struct{}
+	asked chan struct{} // receives one for each call
 }
 
 func (a observedOutbox) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
 	next, err := a.Outbox.NextDelivery(ctx, subscription)
 	if subscription != "log" {
-		a.rests <- struct{}{}
+		a.asked <- struct{}{}
 	}
 	return next, err
 }
 
-// TestNextEventIsNotDelayed also where the outbox is looked at only when somebody
-// rings: the second event of a connection came while the first was under way, and
-// nothing rings when that has arrived.
+// TestNextEventIsNotDelayed checks an event-driven dispatcher: the second event of a
+// connection occurs during the delivery of the first, whose end is no event.
 func TestNextEventIsNotDelayed(t *testing.T) {
 	w := newEnv(t)
-	answer := make(chan struct{})
-	r := newReceiver(t, func(http.ResponseWriter, *http.Request, int, delivery) { <-answer })
+	respond := make(chan struct{})
+	r := newReceiver(t, func(http.ResponseWriter, *http.Request, int, delivery) { <-respond })
 	p := fastTiming()
 	p.claimDuration, p.idlePollInterval = time.Hour, time.Hour
 	outbox := observedOutbox{w.store, make(chan struct{}, 10000)}
-	n := newDispatcher(Config{
-		Outbox: outbox, Owner: "p1", EventDriven: true, Endpoints: []Endpoint{r.endpoint()}, Describe: func(credstore.Connection) any { return nil },
-	}, p)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	if !n.subscribe(ctx) {
-		t.Fatal("not subscribed")
-	}
+	d, stop := w.start(Config{Outbox: outbox, Owner: "p1", EventDriven: true, Endpoints: []Endpoint{r.endpoint()}}, p)
+	defer stop()
 	c := w.add("acme", time.Time{})
 	w.reject(c)
-	go func() { defer close(done); n.Run(ctx) }()
+	d.Wake()
 	r.await(1)
+	for len(outbox.asked) > 0 {
+		<-outbox.asked
+	}
 	w.remove(c)
-	n.Wake()
-	<-outbox.rests // at the first event's turn, for an hour
-	close(answer)
-	all := r.await(2)
-	cancel()
-	<-done
-	if got := all[1].Type; got != "connection.removed" {
-		t.Errorf("arrived %s, want connection.removed", got)
+	d.Wake()
+	<-outbox.asked // now it waits for an hour, unless the delivery ends
+	close(respond)
+	if got := r.await(2)[1].Type; got != "connection.removed" {
+		t.Errorf("received %s, want connection.removed", got)
 	}
 }
 
-// crashingOutbox is an outbox whose process is killed after the receiver has
-// answered: nothing is written down any more.
+// crashingOutbox is the outbox of a process that is killed after the receiver has
+// responded: no result is recorded.
 type crashingOutbox struct{ credstore.Outbox }
 
 var errKilled = errors.New("killed")
@@ -386,8 +352,8 @@ func (crashingOutbox) PostponeDelivery(context.Context, int64, time.Time, string
 	return errKilled
 }
 
-// TestCrashBeforeRecording: what was delivered and not written down is delivered
-// again, with the same id, once the claim has lapsed.
+// TestCrashBeforeRecording checks that a delivery without a recorded result is
+// repeated with the same id when its claim expires.
 func TestCrashBeforeRecording(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
@@ -401,11 +367,11 @@ func TestCrashBeforeRecording(t *testing.T) {
 	all := r.await(2)
 	w.waitForDeliveries(r)
 	if again := all[len(all)-1]; again.id != first.id || again.body != first.body {
-		t.Errorf("after the crash arrived %+v, want %+v again", again, first)
+		t.Errorf("after the crash received %+v, want %+v again", again, first)
 	}
 }
 
-// TestReplicasShareDeliveries: of several processes each delivery is made by one.
+// TestReplicasShareDeliveries checks that several processes deliver each event once.
 func TestReplicasShareDeliveries(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
@@ -426,36 +392,38 @@ func TestReplicasShareDeliveries(t *testing.T) {
 		t.Errorf("%d deliveries of %d events, want %d of each", len(r.deliveries()), len(ids), connections)
 	}
 	if n := w.log.FilterMessage("connection.reauthorization_required").Len(); n != connections {
-		t.Errorf("the log says it %d times, want %d", n, connections)
+		t.Errorf("logged %d times, want %d", n, connections)
 	}
 }
 
-// TestReplicaWithoutEndpoint ends its subscription for all, and says so once.
+// TestReplicaWithoutEndpoint checks that a replica which does not configure an
+// endpoint ends its subscription for all replicas, and logs it once.
 func TestReplicaWithoutEndpoint(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
-	const ended = "receivers are told nothing any more"
+	const ended = "webhooks removed for all replicas"
 	for _, start := range []struct {
 		webhooks []Endpoint
-		want     int // that the log has said it
+		want     int // log entries so far
 	}{{[]Endpoint{r.endpoint()}, 0}, {[]Endpoint{r.endpoint()}, 0}, {nil, 1}, {nil, 1}} {
 		n := New(Config{Outbox: w.store, Endpoints: start.webhooks, Owner: "p", Logger: w.logger})
 		if !n.subscribe(t.Context()) {
 			t.Fatal("subscribe = false")
 		}
-		said := w.log.FilterMessageSnippet(ended).All()
-		if len(said) != start.want {
-			t.Errorf("started with %d webhooks, the log says %d times that %s, want %d", len(start.webhooks), len(said), ended, start.want)
+		entries := w.log.FilterMessageSnippet(ended).All()
+		if len(entries) != start.want {
+			t.Errorf("started with %d webhooks: %d log entries %q, want %d", len(start.webhooks), len(entries), ended, start.want)
 		}
-		for _, s := range said {
-			if names := fmt.Sprint(s.ContextMap()["receivers"]); !strings.Contains(names, r.endpoint().URL.Host) {
+		for _, e := range entries {
+			if names := fmt.Sprint(e.ContextMap()["receivers"]); !strings.Contains(names, r.endpoint().URL.Host) {
 				t.Errorf("the log names %s, want the host of the receiver", names)
 			}
 		}
 	}
 }
 
-// TestShortOutageIsNotDelivered wakes nobody.
+// TestShortOutageIsNotDelivered checks that neither the start nor the end of an
+// outage is delivered if it ends within the settle delay.
 func TestShortOutageIsNotDelivered(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
@@ -469,75 +437,62 @@ func TestShortOutageIsNotDelivered(t *testing.T) {
 	r.await(1)
 	w.waitForDeliveries(r)
 	if got, want := summaries(r.deliveries()), []string{"connection.removed acme active"}; !slices.Equal(got, want) {
-		t.Errorf("arrived %v, want %v", got, want)
+		t.Errorf("received %v, want %v", got, want)
 	}
 }
 
-// TestDeliversSelectedEventTypes arrives.
 func TestDeliversSelectedEventTypes(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
 	hook := r.endpoint()
 	hook.Types = []credstore.EventType{credstore.EventRemoved}
-	n := newDispatcher(Config{Outbox: w.store, Owner: "p1", Endpoints: []Endpoint{hook}, Describe: func(c credstore.Connection) any { return nil }}, fastTiming())
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	if !n.subscribe(ctx) {
-		t.Fatal("not subscribed")
-	}
-	go func() { defer close(done); n.Run(ctx) }()
+	_, stop := w.start(Config{Outbox: w.store, Owner: "p1", Endpoints: []Endpoint{hook}}, fastTiming())
+	defer stop()
 	c := w.add("acme", time.Time{})
 	w.reject(c)
 	w.remove(c)
 	r.await(1)
 	w.waitForDeliveries(r)
-	cancel()
-	<-done
 	if all := r.deliveries(); len(all) != 1 || all[0].Type != "connection.removed" {
-		t.Errorf("arrived %v, want connection.removed alone", all)
+		t.Errorf("received %v, want only connection.removed", all)
 	}
 }
 
-// TestInvalidSecretsDelayDelivery: a delivery waits until it can be signed again.
+// TestInvalidSecretsDelayDelivery checks that a delivery is retried until it can be
+// signed.
 func TestInvalidSecretsDelayDelivery(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
-	broken := make(chan struct{})
+	fixed := make(chan struct{})
 	hook := r.endpoint()
 	hook.Secrets = func() credstore.Secret {
 		select {
-		case <-broken:
+		case <-fixed:
 			return credstore.NewSecret(newSecret)
 		default:
-			return credstore.NewSecret("canary-key is no secret")
+			return credstore.NewSecret("canary-key is not a secret")
 		}
 	}
 	p := fastTiming()
 	p.retryDelays = slices.Repeat([]time.Duration{10 * time.Millisecond}, 1000)
-	n := newDispatcher(Config{Outbox: w.store, Owner: "p1", Endpoints: []Endpoint{hook}, Logger: w.logger, Describe: func(credstore.Connection) any { return nil }}, p)
-	ctx, cancel := context.WithCancel(t.Context())
-	if !n.subscribe(ctx) {
-		t.Fatal("not subscribed")
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); n.Run(ctx) }()
+	_, stop := w.start(Config{Outbox: w.store, Owner: "p1", Endpoints: []Endpoint{hook}}, p)
+	defer stop()
 	w.reject(w.add("acme", time.Time{}))
-	for w.log.FilterMessageSnippet("was not told of an event yet").Len() == 0 {
+	for w.log.FilterMessageSnippet("webhook delivery failed").Len() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	close(broken)
+	close(fixed)
 	r.await(1)
-	cancel()
-	<-done
 	w.wantNoSecret(r)
 }
 
-// TestExpiringKeys are told of once, by the nearest of the days.
+// TestExpiringKeys checks that each key has one event, for the shortest period that
+// applies.
 func TestExpiringKeys(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
-	for name, ends := range map[string]time.Duration{"tomorrow": 20 * time.Hour, "this-week": 6 * day, "this-month": 29 * day, "later": 31 * day, "past": -day} {
-		w.add(name, time.Now().Add(ends))
+	for name, until := range map[string]time.Duration{"tomorrow": 20 * time.Hour, "this-week": 6 * day, "this-month": 29 * day, "later": 31 * day, "past": -day} {
+		w.add(name, time.Now().Add(until))
 	}
 	w.add("never", time.Time{})
 	defer w.run(w.store, "p1", fastTiming(), nil, r)()
@@ -551,7 +506,7 @@ func TestExpiringKeys(t *testing.T) {
 		"connection.key_expiring this-week active", "connection.key_expiring tomorrow active",
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("arrived %v, want %v", got, want)
+		t.Errorf("received %v, want %v", got, want)
 	}
 }
 
@@ -565,18 +520,18 @@ func TestMetricStartsAtZero(t *testing.T) {
 
 func TestDefaultTiming(t *testing.T) {
 	total := time.Duration(0)
-	for _, wait := range defaultTiming().retryDelays {
+	for _, delay := range defaultTiming().retryDelays {
 		for range 100 {
-			if j := defaultTiming().jitter(wait); j < wait*4/5 || j > wait*6/5 {
-				t.Fatalf("a wait of %v becomes %v, want a fifth more or less", wait, j)
+			if j := defaultTiming().jitter(delay); j < delay*4/5 || j > delay*6/5 {
+				t.Fatalf("a delay of %v becomes %v, want at most a fifth more or less", delay, j)
 			}
 		}
-		total += wait
+		total += delay
 	}
 	if total < 3*day || total > 5*day {
-		t.Errorf("a receiver may be away for %v, want three days or more", total)
+		t.Errorf("retries end after %v, want three to five days", total)
 	}
 	if p := defaultTiming(); p.attemptTimeout+recordTimeout >= p.claimDuration {
-		t.Errorf("a try of %v and the writing of its outcome, %v, outlast the claim of %v", p.attemptTimeout, recordTimeout, p.claimDuration)
+		t.Errorf("an attempt of %v and its recording, %v, outlast the claim of %v", p.attemptTimeout, recordTimeout, p.claimDuration)
 	}
 }

@@ -1,14 +1,14 @@
-// Package webhook tells others what happens to connections: webhooks in the form
-// of Standard Webhooks, and the log.
+// Package webhook delivers the events of connections to webhooks, in the form of
+// Standard Webhooks, and to the log.
 //
-// A store queues what is to be told in the transaction in which it happens, one
-// delivery for each subscription ([credstore.Outbox]). Here they are claimed and
-// made, by one process at a time, in order for each connection:
+// The store queues one delivery for each subscription, in the transaction of the
+// event ([credstore.Outbox]). A delivery is claimed by one process at a time, in
+// order for each connection:
 //
-//	queued ──claim──► claimed ──told──────────────► gone
-//	   ▲                 │──failed, tries left─────► queued, due later
-//	   │                 │──failed, none left──────► given up, noted in the history
-//	   └──hold lapses────┘  (the process was killed)
+//	queued ──claim──► claimed ──delivered─────────────► done
+//	   ▲                 │──failed, retries left──────► queued, due later
+//	   │                 │──failed, no retries left───► abandoned, noted in the history
+//	   └──claim expires──┘  (the process was killed)
 //
-// So everything is told at least once, and twice with the same id.
+// So every event is delivered at least once. Repeated deliveries have the same id.
 package webhook

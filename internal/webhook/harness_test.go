@@ -22,13 +22,15 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
-// Two secrets that receivers of these tests know.
+const canary = "canary-key" // the API key of connections
+
+// Secrets of the receivers.
 const (
 	oldSecret = "whsec_b2xkIHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI="
 	newSecret = "whsec_bmV3IHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI="
 )
 
-// fastTiming is the pace of these tests.
+// fastTiming returns the timing of these tests.
 func fastTiming() timing {
 	p := defaultTiming()
 	p.settleDelay, p.pollInterval, p.attemptTimeout, p.claimDuration = 0, 5*time.Millisecond, 5*time.Second, time.Minute
@@ -37,7 +39,7 @@ func fastTiming() timing {
 	return p
 }
 
-// env is a store, and what happens in it.
+// env is a store with connections, and the log.
 type env struct {
 	t      *testing.T
 	store  *sqlstore.Store
@@ -64,7 +66,7 @@ func newEnv(t *testing.T) *env {
 	return &env{t: t, store: store, log: logs, logger: zap.New(core)}
 }
 
-// add adds a connection with the canary for a key, which ends at the time.
+// add adds a connection with a key that expires at expiresAt.
 func (w *env) add(name string, expiresAt time.Time) credstore.Connection {
 	w.t.Helper()
 	c, err := w.store.Create(w.t.Context(), credstore.NewConnection{
@@ -76,9 +78,7 @@ func (w *env) add(name string, expiresAt time.Time) credstore.Connection {
 	return c
 }
 
-const canary = "canary-key"
-
-// underLease changes the credential of a connection.
+// underLease calls change with a lease of the connection.
 func (w *env) underLease(c credstore.Connection, change func(credstore.Lease, credstore.Parent) error) {
 	w.t.Helper()
 	lease, err := w.store.Acquire(w.t.Context(), c.ID, "test")
@@ -97,16 +97,16 @@ func (w *env) underLease(c credstore.Connection, change func(credstore.Lease, cr
 	}
 }
 
-// reject makes the connection need a person.
+// reject makes the connection need reauthorization.
 func (w *env) reject(c credstore.Connection) {
 	w.t.Helper()
 	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error {
-		f := credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: time.Now()}
+		f := credstore.Failure{Code: "key_rejected", Message: "the API returns 401 for the key", At: time.Now()}
 		return w.store.MarkReauthorizationRequired(w.t.Context(), l, p, f, credstore.ReasonKeyRejected, false)
 	})
 }
 
-// reinstate makes it work again.
+// reinstate makes the connection active again.
 func (w *env) reinstate(c credstore.Connection) {
 	w.t.Helper()
 	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error { return w.store.Reinstate(w.t.Context(), l, p) })
@@ -119,39 +119,40 @@ func (w *env) remove(c credstore.Connection) {
 	}
 }
 
-// connectionJSON is what a receiver is told about a connection.
+// connectionJSON is the data of a delivery.
 type connectionJSON struct {
 	Name   string `json:"name"`
 	Status string `json:"status"`
 }
 
-// deliverAll runs a process that tells the receivers, until the function that it
-// returns is called.
-func (w *env) run(outbox credstore.Outbox, owner string, p timing, registerer prometheus.Registerer, receivers ...*receiver) (stop func()) {
+// run runs a dispatcher for the receivers until stop is called.
+func (w *env) run(outbox credstore.Outbox, owner string, t timing, registerer prometheus.Registerer, receivers ...*receiver) (stop func()) {
 	w.t.Helper()
-	c := Config{
-		Outbox: outbox, Owner: owner, Logger: w.logger, Registerer: registerer,
-		Describe: func(c credstore.Connection) any { return connectionJSON{Name: c.Name, Status: string(c.Status)} },
-	}
+	c := Config{Outbox: outbox, Owner: owner, Registerer: registerer}
 	for _, r := range receivers {
 		c.Endpoints = append(c.Endpoints, r.endpoint())
 	}
-	n := newDispatcher(c, p)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	subscribed := make(chan struct{})
-	go func() {
-		defer close(done)
-		if n.subscribe(ctx) {
-			close(subscribed)
-			n.Run(ctx)
-		}
-	}()
-	<-subscribed
-	return sync.OnceFunc(func() { cancel(); <-done })
+	_, stop = w.start(c, t)
+	return stop
 }
 
-// delivery is a delivery as it arrived.
+// start runs a dispatcher until stop is called. It returns when the dispatcher has
+// subscribed.
+func (w *env) start(c Config, t timing) (d *Dispatcher, stop func()) {
+	w.t.Helper()
+	c.Logger = w.logger
+	c.Describe = func(c credstore.Connection) any { return connectionJSON{Name: c.Name, Status: string(c.Status)} }
+	d = newDispatcher(c, t)
+	ctx, cancel := context.WithCancel(context.Background())
+	if !d.subscribe(ctx) {
+		w.t.Fatal("subscribe = false")
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); d.Run(ctx) }()
+	return d, sync.OnceFunc(func() { cancel(); <-done })
+}
+
+// delivery is a request that a receiver received.
 type delivery struct {
 	id   string
 	at   string // webhook-timestamp
@@ -164,25 +165,25 @@ type delivery struct {
 
 func (g delivery) String() string { return fmt.Sprintf("%s %s %s", g.Type, g.Data.Name, g.Data.Status) }
 
-// receiver is an HTTP server that verifies what it gets by the published
-// library, as a user's would.
+// receiver is an HTTP server that verifies deliveries with the library of Standard
+// Webhooks, as users do.
 type receiver struct {
 	t       *testing.T
 	server  *httptest.Server
-	secrets string // what is signed with
+	secrets string // of the endpoint
 	path    string
 
-	// respond writes the answer to the n-th arrival, from 0. Nil: 200.
+	// respond writes the response to delivery n, from 0. Nil means status 200.
 	respond func(w http.ResponseWriter, r *http.Request, n int, g delivery)
 
-	mu      sync.Mutex // guards arrived
-	arrived []delivery
-	signal  chan struct{} // gets one for each arrival
+	mu       sync.Mutex // guards received
+	received []delivery
+	signal   chan struct{} // receives one for each delivery
 }
 
-func newReceiver(t *testing.T, answer func(http.ResponseWriter, *http.Request, int, delivery)) *receiver {
+func newReceiver(t *testing.T, respond func(http.ResponseWriter, *http.Request, int, delivery)) *receiver {
 	t.Helper()
-	r := &receiver{t: t, secrets: newSecret, path: "/hooks?token=canary-url", respond: answer, signal: make(chan struct{}, 10000)}
+	r := &receiver{t: t, secrets: newSecret, path: "/hooks?token=canary-url", respond: respond, signal: make(chan struct{}, 10000)}
 	r.server = httptest.NewServer(r)
 	t.Cleanup(func() { r.server.CloseClientConnections(); r.server.Close() })
 	return r
@@ -202,7 +203,7 @@ func (r *receiver) endpoint() Endpoint {
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
-		return // whoever sent it was stopped
+		return // the dispatcher was stopped
 	}
 	verifier, err := standardwebhooks.NewWebhook(newSecret)
 	if err != nil {
@@ -216,8 +217,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.t.Errorf("the body %s: %v", body, err)
 	}
 	r.mu.Lock()
-	n := len(r.arrived)
-	r.arrived = append(r.arrived, g)
+	n := len(r.received)
+	r.received = append(r.received, g)
 	r.mu.Unlock()
 	r.signal <- struct{}{}
 	if r.respond != nil {
@@ -225,7 +226,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// await waits until n deliveries have arrived, and returns all there are.
+// await waits for n deliveries and returns all deliveries so far.
 func (r *receiver) await(n int) []delivery {
 	r.t.Helper()
 	for deadline := time.After(30 * time.Second); ; {
@@ -235,7 +236,7 @@ func (r *receiver) await(n int) []delivery {
 		select {
 		case <-r.signal:
 		case <-deadline:
-			r.t.Fatalf("%v have arrived, want %d", r.deliveries(), n)
+			r.t.Fatalf("received %v, want %d deliveries", r.deliveries(), n)
 		}
 	}
 }
@@ -243,17 +244,17 @@ func (r *receiver) await(n int) []delivery {
 func (r *receiver) deliveries() []delivery {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append([]delivery(nil), r.arrived...)
+	return append([]delivery(nil), r.received...)
 }
 
-// waitForDeliveries waits until nothing is to be delivered any more.
+// waitForDeliveries waits until the queues of the receiver and the log are empty.
 func (w *env) waitForDeliveries(r *receiver) {
 	w.t.Helper()
 	w.waitForEmptyQueue(r.endpoint().subscriptionName())
 	w.waitForEmptyQueue("log")
 }
 
-// waitForEmptyQueue waits until nothing is to be delivered to a subscription.
+// waitForEmptyQueue waits until no delivery of the subscription is queued.
 func (w *env) waitForEmptyQueue(subscription string) {
 	w.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
@@ -265,7 +266,7 @@ func (w *env) waitForEmptyQueue(subscription string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("there are still deliveries, due at %v", next)
+			w.t.Fatalf("deliveries are still queued, due at %v", next)
 		}
 	}
 }

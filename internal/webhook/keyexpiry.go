@@ -10,46 +10,45 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-const day = 24 * time.Hour
-
-// expiryNotices returns how long before a key's end somebody is reminded of it,
-// the shortest first: whoever hears that a key ends tomorrow need not hear that
-// it ends within a month.
-func expiryNotices() []time.Duration { return []time.Duration{day, 7 * day, 30 * day} }
-
 const (
+	day                 = 24 * time.Hour
 	expiryCheckInterval = time.Hour
 	expiryBatchSize     = 100
 )
 
-// reportExpiringKeys writes the events about keys that end soon, until ctx ends. The store
-// sees to it that each is written once, by whichever process.
-func (n *Dispatcher) reportExpiringKeys(ctx context.Context) {
+// expiryNotices returns how long before the expiry of a key an event is recorded,
+// the shortest first: a key that expires tomorrow needs no event that it expires
+// within a month.
+func expiryNotices() []time.Duration { return []time.Duration{day, 7 * day, 30 * day} }
+
+// reportExpiringKeys records the events about expiring keys until ctx ends. The
+// store records each of them once, however many processes do this.
+func (d *Dispatcher) reportExpiringKeys(ctx context.Context) {
 	for {
 		for _, within := range expiryNotices() {
-			if err := n.reportKeysExpiringWithin(ctx, within); err != nil && ctx.Err() == nil {
-				n.log.Warn("reminding of keys that end soon", zap.Error(err))
+			if err := d.reportKeysExpiringWithin(ctx, within); err != nil && ctx.Err() == nil {
+				d.log.Warn("recording expiring keys", zap.Error(err))
 			}
 		}
-		if !pause(ctx, expiryCheckInterval) {
+		if !sleep(ctx, expiryCheckInterval) {
 			return
 		}
 	}
 }
 
-func (n *Dispatcher) reportKeysExpiringWithin(ctx context.Context, within time.Duration) error {
+func (d *Dispatcher) reportKeysExpiringWithin(ctx context.Context, within time.Duration) error {
 	for {
-		ending, err := n.outbox.KeysExpiring(ctx, within, expiryBatchSize)
+		expiring, err := d.outbox.KeysExpiring(ctx, within, expiryBatchSize)
 		if err != nil {
 			return err
 		}
-		for _, c := range ending {
-			err := n.outbox.RecordKeyExpiring(ctx, c.ID, within)
-			if err != nil && !errors.Is(err, credstore.ErrNotFound) { // removed meanwhile
+		for _, c := range expiring {
+			err := d.outbox.RecordKeyExpiring(ctx, c.ID, within)
+			if err != nil && !errors.Is(err, credstore.ErrNotFound) { // removed in the meantime
 				return err
 			}
 		}
-		if len(ending) < expiryBatchSize {
+		if len(expiring) < expiryBatchSize {
 			return nil
 		}
 	}

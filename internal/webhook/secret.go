@@ -12,29 +12,28 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// secretPrefix begins a secret in the form in which it is handed around.
+// secretPrefix begins a secret in its text form.
 const secretPrefix = "whsec_"
 
-// What Standard Webhooks says of the length of a symmetric secret, in bytes.
+// The length of a symmetric secret in Standard Webhooks.
 const (
 	minSecretBytes = 24
 	maxSecretBytes = 64
 )
 
-// errNoSecrets says that there is nothing to sign with.
-var errNoSecrets = errors.New("it holds no secret")
+var errNoSecrets = errors.New("it contains no secret")
 
-// CheckSecrets says what is wrong with the secrets of a webhook: one on each
-// line, in base64 and with or without whsec_ before it. Deliveries carry a
-// signature by each, so that a new one can be added before the receiver knows
-// it, and the old one removed afterwards. Empty lines and lines that begin with
-// # do not count. The error shows no part of a secret.
+// CheckSecrets checks the secrets of an endpoint: one on each line, in base64, with
+// or without whsec_ before it. Empty lines and lines that begin with # are ignored.
+// Deliveries are signed with each secret, so that a new one can be added before the
+// receiver uses it, and the old one removed afterwards. The error shows no part of a
+// secret.
 func CheckSecrets(text credstore.Secret) error {
 	_, err := parseSecrets(text)
 	return err
 }
 
-// parseSecrets returns what signs with each secret, in their order.
+// parseSecrets returns a signer for each secret.
 func parseSecrets(text credstore.Secret) ([]*standardwebhooks.Webhook, error) {
 	var all []*standardwebhooks.Webhook
 	number := 0
@@ -46,11 +45,11 @@ func parseSecrets(text credstore.Secret) ([]*standardwebhooks.Webhook, error) {
 		}
 		raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(line, secretPrefix))
 		if err != nil || len(raw) < minSecretBytes || len(raw) > maxSecretBytes {
-			return nil, fmt.Errorf("line %d is not %s and %d to %d bytes in base64, such as `openssl rand -base64 32` makes", number, secretPrefix, minSecretBytes, maxSecretBytes)
+			return nil, fmt.Errorf("line %d is not a secret: it must be %d to %d bytes in base64, such as `openssl rand -base64 32` prints", number, minSecretBytes, maxSecretBytes)
 		}
 		signer, err := standardwebhooks.NewWebhookRaw(raw)
 		if err != nil {
-			return nil, fmt.Errorf("line %d cannot be used", number)
+			return nil, fmt.Errorf("line %d is not a secret", number)
 		}
 		all = append(all, signer)
 	}
@@ -60,7 +59,7 @@ func parseSecrets(text credstore.Secret) ([]*standardwebhooks.Webhook, error) {
 	return all, nil
 }
 
-// sign returns the signatures of a message by all secrets.
+// sign returns the signatures of a message with each secret.
 func sign(text credstore.Secret, id string, at time.Time, body []byte) (string, error) {
 	all, err := parseSecrets(text)
 	if err != nil {

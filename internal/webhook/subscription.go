@@ -15,15 +15,11 @@ import (
 )
 
 const (
-	// maxConcurrentDeliveries is how many deliveries of one subscription are made at a time.
-	maxConcurrentDeliveries = 8
-	// recordTimeout bounds the writing of an outcome.
-	recordTimeout = 10 * time.Second
-	// maxRetryAfter bounds what a receiver can ask for by Retry-After.
-	maxRetryAfter = 24 * time.Hour
+	maxConcurrentDeliveries = 8 // of one subscription
+	recordTimeout           = 10 * time.Second
 )
 
-// The results of the metric.
+// The values of the label result.
 const (
 	resultDelivered = "delivered"
 	resultFailed    = "failed"
@@ -34,10 +30,10 @@ const (
 func newMetric(r prometheus.Registerer) *prometheus.CounterVec {
 	m := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pleo_webhook_deliveries_total",
-		Help: "Tries to tell webhooks of events, by result: delivered, failed (it is tried again), abandoned, gone (the receiver wants no more).",
+		Help: "Attempts to deliver events to webhooks, by result: delivered, failed (will be retried), abandoned, gone (the receiver responded 410).",
 	}, []string{"result"})
 	for _, result := range []string{resultDelivered, resultFailed, resultAbandoned, resultGone} {
-		m.WithLabelValues(result) // so that it is there from the start
+		m.WithLabelValues(result) // so that each starts at 0
 	}
 	if r != nil {
 		r.MustRegister(m)
@@ -45,18 +41,16 @@ func newMetric(r prometheus.Registerer) *prometheus.CounterVec {
 	return m
 }
 
-// sender is told of events.
+// sender sends events to one receiver.
 type sender interface {
-	// send returns nil once the subscriber knows, errGone when it wants to know
-	// nothing any more, and a *retryAfterError when it asks to be left alone for a
-	// while.
+	// send returns nil if the receiver has accepted the event, errGone if it must
+	// not be sent any more, and a *retryAfterError if it asked for a delay.
 	send(ctx context.Context, d credstore.Delivery) error
 }
 
-// errGone says that a receiver is to be told nothing more.
-var errGone = errors.New("the receiver answered 410 Gone")
+var errGone = errors.New("the receiver returned status 410 Gone")
 
-// retryAfterError is a failure of a receiver that said when to come again.
+// retryAfterError is a failure of a receiver that asked for a delay.
 type retryAfterError struct {
 	err   error
 	after time.Duration
@@ -64,7 +58,7 @@ type retryAfterError struct {
 
 func (e *retryAfterError) Error() string { return e.err.Error() }
 
-// subscription makes the deliveries for one subscriber.
+// subscription delivers the events of one subscription.
 type subscription struct {
 	credstore.Subscription
 	sender
@@ -76,83 +70,67 @@ type subscription struct {
 	count  func(result string)
 	wake   *broadcast.Signal
 
-	gone atomic.Bool // the receiver wants no more
+	gone atomic.Bool // the receiver returned 410
 }
 
-// deliverAll makes deliveries until ctx ends.
+// deliverAll delivers events until ctx ends, at most maxConcurrentDeliveries at a
+// time.
 func (s *subscription) deliverAll(ctx context.Context) {
-	free := make(chan struct{}, maxConcurrentDeliveries) // holds one for each delivery that may begin
-	for range maxConcurrentDeliveries {
-		free <- struct{}{}
-	}
-	var running sync.WaitGroup
+	var (
+		running  sync.WaitGroup
+		active   int
+		failing  bool                                           // the outbox could not be read
+		finished = make(chan struct{}, maxConcurrentDeliveries) // receives one for each delivery that ends
+	)
 	defer running.Wait()
-	done := make(chan struct{}, 1) // gets one when a delivery has an outcome
-	unread := false                // the outbox could not be read the last time
-	for {
+	for ctx.Err() == nil {
+		var nextPoll <-chan time.Time // none while all slots are in use
+		woken := s.wake.Wait()        // before the outbox is read, so that no event is missed
+		if active < maxConcurrentDeliveries {
+			claimed, err := s.outbox.ClaimDeliveries(ctx, s.Name, s.owner, time.Now(), s.timing.claimDuration, maxConcurrentDeliveries-active)
+			if err != nil && !failing && ctx.Err() == nil {
+				s.log.Warn("reading the outbox, events wait until it succeeds", zap.Error(err))
+			}
+			failing = err != nil
+			for _, d := range claimed {
+				active++
+				running.Go(func() {
+					s.deliver(ctx, d)
+					finished <- struct{}{}
+				})
+			}
+			if len(claimed) > 0 {
+				continue // there may be more
+			}
+			nextPoll = time.After(s.untilNextPoll(ctx, failing))
+		}
 		select {
-		case one := <-free:
-			free <- one
 		case <-ctx.Done():
-			return
-		}
-		rung := s.wake.Wait() // before the look, so that nothing falls in between
-		claimed, err := s.outbox.ClaimDeliveries(ctx, s.Name, s.owner, time.Now(), s.timing.claimDuration, len(free))
-		if err != nil && !unread && ctx.Err() == nil {
-			s.log.Warn("events wait: the store does not tell what to deliver", zap.Error(err))
-		}
-		unread = err != nil
-		for _, d := range claimed {
-			<-free
-			running.Go(func() {
-				s.deliver(ctx, d)
-				free <- struct{}{}
-				select {
-				case done <- struct{}{}:
-				default: // there is one that nobody has seen yet
-				}
-			})
-		}
-		if len(claimed) == 0 && !s.wait(ctx, rung, done, err) {
-			return
+		case <-woken:
+		case <-nextPoll:
+		case <-finished: // the next event of its connection may be due
+			active--
 		}
 	}
 }
 
-// wait waits for the next look, and reports whether ctx goes on. The outcome of a
-// delivery ends it too: the next event of the connection may be due now, or the
-// same one sooner than its claim would have lapsed. failed is why the last look
-// told nothing.
-func (s *subscription) wait(ctx context.Context, rung, done <-chan struct{}, failed error) bool {
-	timer := time.NewTimer(s.untilNextPoll(ctx, failed))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-rung:
-	case <-done:
-	case <-timer.C:
-	}
-	return true
-}
-
-// untilNextPoll is how long nothing is due, as far as can be told.
-func (s *subscription) untilNextPoll(ctx context.Context, failed error) time.Duration {
-	if s.timing.idlePollInterval == 0 || failed != nil {
-		return s.timing.pollInterval
+// untilNextPoll returns how long nothing is due, as far as is known.
+func (s *subscription) untilNextPoll(ctx context.Context, failing bool) time.Duration {
+	poll, idle := s.timing.pollInterval, s.timing.idlePollInterval
+	if poll == idle || failing {
+		return poll
 	}
 	next, err := s.outbox.NextDelivery(ctx, s.Name)
-	if err != nil {
-		return s.timing.pollInterval
+	switch {
+	case err != nil:
+		return poll
+	case next.IsZero():
+		return idle
 	}
-	if next.IsZero() {
-		return s.timing.idlePollInterval
-	}
-	return min(max(time.Until(next), s.timing.pollInterval/10), s.timing.idlePollInterval)
+	return min(max(time.Until(next), poll/10), idle)
 }
 
-// deliver makes one delivery and writes down what came of it, also when the
-// program is told to stop meanwhile.
+// deliver makes one attempt and records the result, also if ctx ends.
 func (s *subscription) deliver(ctx context.Context, d credstore.Delivery) {
 	err := errGone
 	if !s.gone.Load() {
@@ -161,41 +139,41 @@ func (s *subscription) deliver(ctx context.Context, d credstore.Delivery) {
 	recording, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = s.outbox.PostponeDelivery(recording, d.ID, time.Now(), "the program was told to stop")
+		err = s.outbox.PostponeDelivery(recording, d.ID, time.Now(), "interrupted by shutdown")
 	} else {
 		err = s.record(recording, d, err)
 	}
 	if err != nil {
-		s.log.Warn("what became of a delivery could not be written down; it is made again", zap.String("id", d.Event.ID), zap.Error(err))
+		s.log.Warn("recording a webhook delivery, it will be repeated", zap.String("id", d.Event.ID), zap.Error(err))
 	}
 }
 
-// record writes down what came of telling.
-func (s *subscription) record(ctx context.Context, d credstore.Delivery, told error) error {
-	if told == nil {
+// record records the result of an attempt that ended in sendErr.
+func (s *subscription) record(ctx context.Context, d credstore.Delivery, sendErr error) error {
+	if sendErr == nil {
 		s.count(resultDelivered)
 		return s.outbox.MarkDelivered(ctx, d.ID)
 	}
-	if errors.Is(told, errGone) {
+	if errors.Is(sendErr, errGone) {
 		if !s.gone.Swap(true) {
-			s.log.Error("the receiver answered 410 Gone: nothing more is sent to it before the next start; take it out of webhooks")
+			s.log.Error("webhook disabled until the next start: the receiver returned status 410 Gone; remove it from the configuration")
 		}
 		s.count(resultGone)
-		return s.outbox.AbandonDelivery(ctx, d.ID, told.Error())
+		return s.outbox.AbandonDelivery(ctx, d.ID, sendErr.Error())
 	}
 	log := s.log.With(zap.String("id", d.Event.ID), zap.String("type", string(d.Event.Type)),
-		zap.String("connection", d.Event.Connection), zap.Int("try", d.Attempts), zap.Error(told))
+		zap.String("connection", d.Event.Connection), zap.Int("attempt", d.Attempts), zap.Error(sendErr))
 	if d.Attempts > len(s.timing.retryDelays) {
-		log.Error("a receiver was not told of an event, and is not told any more")
+		log.Error("giving up on webhook delivery")
 		s.count(resultAbandoned)
-		return s.outbox.AbandonDelivery(ctx, d.ID, told.Error())
+		return s.outbox.AbandonDelivery(ctx, d.ID, sendErr.Error())
 	}
-	wait := s.timing.jitter(s.timing.retryDelays[d.Attempts-1])
-	var busy *retryAfterError
-	if errors.As(told, &busy) {
-		wait = max(wait, busy.after)
+	delay := s.timing.jitter(s.timing.retryDelays[d.Attempts-1])
+	var requested *retryAfterError
+	if errors.As(sendErr, &requested) {
+		delay = max(delay, requested.after)
 	}
-	log.Warn("a receiver was not told of an event yet", zap.Duration("again_in", wait))
+	log.Warn("webhook delivery failed", zap.Duration("retry_in", delay))
 	s.count(resultFailed)
-	return s.outbox.PostponeDelivery(ctx, d.ID, time.Now().Add(wait), told.Error())
+	return s.outbox.PostponeDelivery(ctx, d.ID, time.Now().Add(delay), sendErr.Error())
 }
