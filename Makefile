@@ -169,7 +169,7 @@ clients: ## Run the clients in examples/; needs PHP, Python, Node.js, Java and j
 # internal/browsertest/package-lock.json names what the tests need from npm.
 .PHONY: browser
 browser: internal/browsertest/node_modules ## Test the pages in Chromium; SCREENSHOTS=DIR saves screenshots there; needs chromium and npm
-	SCREENSHOTS=$(abspath $(SCREENSHOTS)) $(GO) test -count=1 -timeout 5m -tags browser $(TESTFLAGS) -run Browser ./internal/browsertest ./internal/admin ./cmd/pleo-auth-proxy
+	SCREENSHOTS=$(abspath $(SCREENSHOTS)) $(GO) test -count=1 -timeout 5m -tags browser $(TESTFLAGS) -run Browser ./internal/browsertest ./internal/dashboard ./cmd/pleo-auth-proxy
 
 internal/browsertest/node_modules: internal/browsertest/package-lock.json
 	cd $(@D) && npm ci --ignore-scripts

@@ -137,10 +137,11 @@ var mayImport = map[string][]string{
 	"examples":              {},                    // tests alone, which run the programs
 	"bench":                 {"internal/freeport"}, // runs the program beside others
 
-	"cmd/pleo-auth-proxy":       {"proxy", "internal/connect", "internal/admin", "internal/manage", "internal/webhook", "internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
+	"cmd/pleo-auth-proxy":       {"proxy", "internal/connect", "internal/api", "internal/dashboard", "internal/manage", "internal/webhook", "internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
 	"proxy":                     {"internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
 	"internal/connect":          {"internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
-	"internal/admin":            {"internal/manage", "internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
+	"internal/api":              {"internal/manage", "internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
+	"internal/dashboard":        {"internal/manage", "internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
 	"internal/manage":           {"internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
 	"internal/webhook":          {"credstore", "internal/broadcast", "internal/durable", "internal/outbound"},
 	"internal/refresh/breaker":  {"internal/broadcast"},

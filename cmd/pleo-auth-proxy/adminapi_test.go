@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
@@ -99,12 +99,12 @@ func TestAdminAPI(t *testing.T) {
 	w := newConnectEnv(t, simulator.Settings{})
 	p := w.serve()
 	b := w.adminAPI(p)
-	var created admin.CreateResponse
+	var created api.CreateResponse
 	b.request("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 201, &created)
 	if created.Connection.Status != "pending" || created.ConnectURL == nil || !strings.HasPrefix(*created.ConnectURL, w.public+"/connect/") {
 		t.Fatalf("created %+v, want it pending with a link to %s", created, w.public)
 	}
-	var again admin.CreateResponse
+	var again api.CreateResponse
 	b.request("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 200, &again)
 	if *again.ConnectURL != *created.ConnectURL {
 		t.Errorf("asked again the link is %s, want %s", *again.ConnectURL, *created.ConnectURL)
@@ -140,7 +140,7 @@ func TestAdminAPI(t *testing.T) {
 	b.request("POST", "/acme/enable", "", 200, &after)
 	p.await(t, "acme", "/v2/employees", 200)
 
-	var link admin.LinkResponse
+	var link api.LinkResponse
 	b.request("POST", "/acme/link", "", 200, &link)
 	consent(t, *link.ConnectURL)
 	if again := p.connection("acme"); *again.Version <= *after.Version || again.Status != "active" {
@@ -218,7 +218,7 @@ func TestAdminAPISetsKeys(t *testing.T) {
 	b := w.adminAPI(p)
 	companies := w.sim.Companies()
 	key, next, foreign := w.issueKey(companies[0].ID), w.issueKey(companies[0].ID), w.issueKey(companies[1].ID)
-	var created admin.CreateResponse
+	var created api.CreateResponse
 	b.request("POST", "", `{"name":"acme","kind":"standalone_key"}`, 201, &created)
 	if created.ConnectURL != nil {
 		t.Errorf("without pages for customers connect_url is %s, want null", *created.ConnectURL)

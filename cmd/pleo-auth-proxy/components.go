@@ -15,8 +15,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/autocert"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/dashboard"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
@@ -31,7 +32,8 @@ type components struct {
 	manager           *refresh.Manager
 	proxy             *proxy.Proxy
 	pages             *connect.Pages // nil: there are none
-	admin             *admin.Admin
+	api               *api.API
+	dashboard         *dashboard.Dashboard
 	keysetRotation    *rotation
 	configConnections *configConnections
 	notifier          *webhook.Dispatcher
@@ -48,9 +50,9 @@ func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, r
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	api := newAPI(cfg.Upstream.APIURL, in.transport)
+	pleoAPI := newAPI(cfg.Upstream.APIURL, in.transport)
 	notifier := newNotifier(cfg, in.webhooks, v, registry, log)
-	manager, err := newManager(cfg, in, v, api, notifier.Wake, registry, log)
+	manager, err := newManager(cfg, in, v, pleoAPI, notifier.Wake, registry, log)
 	if err != nil {
 		return nil, err
 	}
@@ -67,14 +69,14 @@ func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, r
 	if err != nil {
 		return nil, err
 	}
-	a, err := newAdmin(cfg, newActions(cfg, v.store, manager, links, api, in.server), registry, log.Named("admin"), ready)
+	a, d, err := newAdmin(cfg, newActions(cfg, v.store, manager, links, pleoAPI, in.server), registry, log.Named("admin"), ready)
 	if err != nil {
 		return nil, err
 	}
 	return &components{
-		manager: manager, notifier: notifier, proxy: p, pages: pages, admin: a,
+		manager: manager, notifier: notifier, proxy: p, pages: pages, api: a, dashboard: d,
 		configConnections: &configConnections{
-			store: v.store, manager: manager, api: api, now: time.Now, log: log.Named("connections"), connections: in.connections,
+			store: v.store, manager: manager, api: pleoAPI, now: time.Now, log: log.Named("connections"), connections: in.connections,
 		},
 		keysetRotation: newRotation(cfg, v, log.Named("keyset")),
 		tls:            in.tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
@@ -133,35 +135,6 @@ func newProxy(cfg *config.Config, c proxy.Config, manager *refresh.Manager, link
 		c.ConnectLink = connectLinkFunc(links)
 	}
 	return proxy.New(c)
-}
-
-// newAdmin returns what operators and the back office use.
-func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, log *zap.Logger, ready func() error) (*admin.Admin, error) {
-	c := admin.Config{
-		Store:       act.store,
-		Environment: cfg.Environment,
-		Gatherer:    registry,
-		Ready:       ready,
-		Checks: []admin.Check{
-			{Name: "store", Probe: act.store.Ping},
-			{Name: "authorization server", Probe: act.manager.CheckServer},
-			{Name: "credentials", Probe: act.manager.CheckCredentials},
-		},
-		AllowedHosts: cfg.Proxy.AllowedHosts,
-		Actions:      act,
-		Links:        cfg.Connect.PublicURL != nil,
-		ReturnURLs:   cfg.Connect.ReturnURLs,
-		TokenFile:    cfg.Admin.TokenFile,
-		Exposed:      !cfg.Admin.Listen.Local(),
-		Logger:       log,
-	}
-	if !cfg.Admin.Listen.Off() {
-		var err error
-		if c.Token, err = openAdminToken(cfg, log); err != nil {
-			return nil, err
-		}
-	}
-	return admin.New(c)
 }
 
 // processName names this run of the program in leases and intents. No other

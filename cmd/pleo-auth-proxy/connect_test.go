@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/freeport"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
@@ -186,7 +186,7 @@ func TestF22ThroughTheAPI(t *testing.T) {
 	newerGrantWins(t, func(w *connectEnv, p *process, links []string) func(string) {
 		b := w.adminAPI(p)
 		for i := range links {
-			var made admin.LinkResponse
+			var made api.LinkResponse
 			b.request("POST", fmt.Sprintf("/c%d/link", i), "", 200, &made)
 			links[i] = *made.ConnectURL
 		}

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/admin"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
 )
@@ -71,9 +71,9 @@ func (l *listener) serve(p *components, log *zap.Logger) {
 		l.bound = connect.LimitConnections(l.bound)
 		l.http = connect.NewServer(p.plainPages, nil, errorLog)
 	case l.name == adminListener:
-		l.http = admin.NewServer(p.admin.Handler(), l.tls(p.tls.admin), errorLog)
+		l.http = api.NewServer(p.api.Handler(p.dashboard.Handler()), l.tls(p.tls.admin), errorLog)
 	default:
-		l.http = admin.NewServer(p.admin.HealthHandler(), nil, errorLog)
+		l.http = api.NewServer(p.api.HealthHandler(), nil, errorLog)
 	}
 }
 

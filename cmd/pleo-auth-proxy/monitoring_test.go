@@ -43,9 +43,9 @@ func alerts(t *testing.T) map[string]string {
 	return expressions
 }
 
-// dashboard returns the expressions of the dashboard by the titles of their
+// dashboardPanels returns the expressions of the dashboard by the titles of their
 // panels.
-func dashboard(t *testing.T) map[string]string {
+func dashboardPanels(t *testing.T) map[string]string {
 	t.Helper()
 	var file struct {
 		Panels []struct {
@@ -104,7 +104,7 @@ var targetLabels = []string{"job", "instance", "namespace", "le"}
 func TestAlertsAndDashboardUseExistingMetrics(t *testing.T) {
 	families := scrape(t)
 	named := 0
-	for file, expressions := range map[string]map[string]string{alertsFile: alerts(t), dashboardFile: dashboard(t)} {
+	for file, expressions := range map[string]map[string]string{alertsFile: alerts(t), dashboardFile: dashboardPanels(t)} {
 		for title, expr := range expressions {
 			for _, m := range selector.FindAllStringSubmatch(expr, -1) {
 				named++
@@ -147,7 +147,7 @@ func checkLabel(t *testing.T, title string, family *dto.MetricFamily, label, val
 
 // TestEveryMetricIsOnTheDashboard: what is worth counting is worth seeing.
 func TestEveryMetricIsOnTheDashboard(t *testing.T) {
-	shown := strings.Join(slices.Collect(maps.Values(dashboard(t))), "\n")
+	shown := strings.Join(slices.Collect(maps.Values(dashboardPanels(t))), "\n")
 	for name := range scrape(t) {
 		if strings.HasPrefix(name, "pleo_") && !strings.Contains(shown, name) {
 			t.Errorf("the dashboard does not show %s", name)

@@ -191,7 +191,7 @@ func (s *server) start(work context.Context, failed chan<- error) <-chan struct{
 	if c := s.parts.certificates; c != nil {
 		running.Go(func() { c.Run(work) })
 	}
-	running.Go(func() { s.parts.admin.Run(work) })
+	running.Go(func() { s.parts.dashboard.Run(work) })
 	running.Go(func() { s.parts.configConnections.run(work) })
 	background := make(chan struct{})
 	go func() {

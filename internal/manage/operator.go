@@ -97,18 +97,19 @@ func (o *Operator) Find(ctx context.Context, name string) (credstore.Connection,
 	return c, err
 }
 
-// FindID returns the id of the connection with the name, or of the one that was
-// removed last.
-func (o *Operator) FindID(ctx context.Context, name string) (id string, removed bool, err error) {
-	c, err := o.Find(ctx, name)
+// FindWithRemoved returns the connection with the name. If there is none, but one
+// was removed, it returns a connection with only the id and name of the last one, and
+// removed is true.
+func (o *Operator) FindWithRemoved(ctx context.Context, name string) (c credstore.Connection, removed bool, err error) {
+	c, err = o.Find(ctx, name)
 	if p := new(webguard.Problem); !errors.As(err, &p) || !credstore.ValidName(name) {
-		return c.ID, false, err
+		return c, false, err
 	}
 	id, removedErr := o.Removed(ctx, name)
 	if errors.Is(removedErr, credstore.ErrNotFound) {
-		return "", false, err
+		return c, false, err
 	}
-	return id, true, removedErr
+	return credstore.Connection{ID: id, Name: name}, true, removedErr
 }
 
 // Create creates a connection without a credential. It is idempotent: if there

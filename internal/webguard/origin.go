@@ -1,6 +1,8 @@
 package webguard
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -57,4 +59,10 @@ func ParseOrigin(origin, host string) (*url.URL, bool) {
 func TopLevelNavigation(r *http.Request) bool {
 	return r.Method == http.MethodGet && r.Header.Get("Origin") == "" &&
 		r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
+}
+
+// ClientGone reports whether a handler failed only because the client closed the
+// connection. It needs no response, and no log entry.
+func ClientGone(r *http.Request, err error) bool {
+	return r.Context().Err() != nil && errors.Is(err, context.Canceled)
 }

@@ -1,0 +1,149 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage/managetest"
+)
+
+// A line too long to be read is one line that is refused: those behind it count.
+// TestExportCanBeImported: without secrets, as connections that wait for
+// their customers, and all of them over several pages.
+func TestExportCanBeImported(t *testing.T) {
+	store := &managetest.Store{}
+	for i := range 450 {
+		_, err := store.Create(t.Context(), credstore.NewConnection{
+			Name: "c" + string(rune('a'+i%26)) + strings.Repeat("x", i/26), Kind: credstore.OAuth, ExternalTenant: "<4711>",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := request(newTestAPI(t, store, withLinks).Handler(http.NotFoundHandler()), "GET", "/api/v1/export", nil)
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != mediaTypeNDJSON {
+		t.Fatalf("export = %d %v", w.Code, w.Header())
+	}
+	var names []string
+	report, err := manage.Importer{Add: func(_ context.Context, n credstore.NewConnection) (string, error) {
+		names = append(names, n.Name)
+		if n.Credential != nil || n.ExternalTenant != "<4711>" {
+			t.Errorf("the line became %+v", n)
+		}
+		return "", nil
+	}}.Run(t.Context(), w.Body)
+	if err != nil || report.Imported != 450 || report.Pending != 450 || report.Failed != 0 {
+		t.Errorf("imported %d, %d of them pending, refused %d, %v; want all 450", report.Imported, report.Pending, report.Failed, err)
+	}
+	for i, c := range store.Connections {
+		if i >= len(names) || names[i] != c.Name {
+			t.Fatalf("line %d is not that of %s", i+1, c.Name)
+		}
+	}
+}
+
+// failsOnSecondPage lists the first page and none behind it.
+type failsOnSecondPage struct{ *managetest.Store }
+
+func (s failsOnSecondPage) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
+	if q.Cursor != "" {
+		return credstore.Page{}, credstore.ErrUnavailable
+	}
+	q.Limit = 1
+	return s.Store.List(ctx, q)
+}
+
+// TestInterruptedExportFails: clients can tell.
+func TestInterruptedExportFails(t *testing.T) {
+	store := failsOnSecondPage{&managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection()}}}
+	srv := httptest.NewServer(newTestAPI(t, store.Store, func(c *Config) { c.Operator.Store = store }).Handler(http.NotFoundHandler()))
+	defer srv.Close()
+	r, err := srv.Client().Get(srv.URL + "/api/v1/export")
+	if err == nil {
+		_, err = io.ReadAll(r.Body)
+		err = errors.Join(err, r.Body.Close())
+	}
+	if err == nil {
+		t.Error("half an export was read to its end without an error")
+	}
+}
+
+// importLines sends lines to the API and returns what it reports.
+func importLines(t *testing.T, h http.Handler, query, lines string) manage.ImportReport {
+	t.Helper()
+	w := apiCall{method: "POST", path: "/api/v1/import", query: query, body: lines, media: mediaTypeNDJSON}.sendTo(t, h)
+	if w.Code != http.StatusOK {
+		t.Fatalf("import = %d: %s", w.Code, w.Body)
+	}
+	if strings.Contains(w.Body.String(), "s3cr3t") {
+		t.Errorf("the report repeats what is secret: %s", w.Body)
+	}
+	var report manage.ImportReport
+	if err := json.Unmarshal(w.Body.Bytes(), &report); err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// TestImportReportsEachLine: what is wrong with one does not keep the others from
+// being done, and a second import of the same does no harm.
+func TestImportReportsEachLine(t *testing.T) {
+	store := &managetest.Store{}
+	h := newTestAPI(t, store, withLinks).Handler(http.NotFoundHandler())
+	const lines = "\n" + `{"name":"one","kind":"oauth","refresh_token":"s3cr3t"}` + "\r\n" + `s3cr3t` + "\n" +
+		`{"name":"two","kind":"standalone_key","api_key":"s3cr3t","expires_at":"s3cr3t"}` + "\n" + `{"name":"three","kind":"integrated_key"}`
+	text := func(s string) *string { return &s }
+	want := manage.ImportReport{Imported: 2, Pending: 1, Failed: 2, Lines: []manage.ImportResult{
+		{Line: 2, Name: text("one"), Result: "imported"},
+		{Line: 3, Result: "refused", Code: text("bad_request"), Error: text("the line is not one JSON object")},
+		{Line: 4, Name: text("two"), Result: "refused", Code: text("bad_request"), Error: text("expires_at must be a time such as 2030-01-02T03:04:05Z")},
+		{Line: 5, Name: text("three"), Result: "imported"},
+	}}
+	if diff := cmp.Diff(want, importLines(t, h, "", lines)); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+	again := importLines(t, h, "", lines)
+	if again.Imported != 0 || again.Failed != 4 || *again.Lines[0].Code != "connection_exists" {
+		t.Errorf("the second import reports %+v", again)
+	}
+	if len(store.Events) != 2 || store.Events[0].Actor != credstore.ActorBackOffice {
+		t.Errorf("history: %+v; want two imports by the back office", store.Events)
+	}
+}
+
+// TestImportRejectsAmbiguousLines: what JSON decoders make of such lines lacks a part
+// of them, and a connection that waits for its customer would pass for one with
+// a token.
+func TestImportRejectsAmbiguousLines(t *testing.T) {
+	const unknown = "the object has a member that is not known; it takes name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant"
+	for _, test := range []struct{ name, line, want string }{
+		{"two tokens", `{"name":"a","kind":"oauth","refresh_token":"s3cr3t","refresh_token":"s3cr3t2"}`, "refresh_token is given twice"},
+		{"two names, one escaped", `{"name":"a","kind":"oauth","na\u006de":"b"}`, "name is given twice"},
+		{"empty token in other letters", `{"name":"a","kind":"oauth","Refresh_Token":""}`, unknown},
+		{"token in other letters", `{"name":"a","kind":"oauth","REFRESH_TOKEN":"s3cr3t"}`, unknown},
+		{"latin-1", `{"name":"a","kind":"oauth","external_tenant":"M` + "\xfc" + `ller"}`, "the line is not UTF-8"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := &managetest.Store{}
+			report := importLines(t, newTestAPI(t, store, withLinks).Handler(http.NotFoundHandler()), "", test.line)
+			if len(report.Lines) != 1 || report.Lines[0].Error == nil || *report.Lines[0].Error != test.want {
+				t.Errorf("report = %+v, want one line refused: %s", report, test.want)
+			}
+			if len(store.Connections) != 0 {
+				t.Errorf("there are %d connections, want none", len(store.Connections))
+			}
+		})
+	}
+}
+
+// lines, each of which waits for the store.
