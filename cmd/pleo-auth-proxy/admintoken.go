@@ -18,9 +18,8 @@ import (
 // guessed.
 const minTokenLength = 20
 
-// openAdminToken returns what gives the admin token, reading its file again
-// when that has changed; nil where there is to be none. Where there is no file it
-// makes one.
+// openAdminToken returns a function that returns the admin token and follows its
+// file; nil if there is no admin token. It creates the file if that does not exist.
 func openAdminToken(cfg *config.Config, log *zap.Logger) (func() credstore.Secret, error) {
 	if cfg.Admin.TokenFile == "" {
 		return nil, nil
@@ -28,11 +27,11 @@ func openAdminToken(cfg *config.Config, log *zap.Logger) (func() credstore.Secre
 	if _, err := os.Stat(cfg.Admin.TokenFile); errors.Is(err, fs.ErrNotExist) {
 		if err := createAdminToken(cfg.Admin.TokenFile); err != nil {
 			return nil, &credstore.SetupError{
-				Err:  fmt.Errorf("making the admin token: %w", err),
-				Hint: "set admin.token_file to a file that holds one, or to a place where this user may make it",
+				Err:  fmt.Errorf("creating the admin token: %w", err),
+				Hint: "set admin.token_file to a file with a token, or to a path where this user may create one",
 			}
 		}
-		log.Info("made a new admin token", zap.String("file", cfg.Admin.TokenFile))
+		log.Info("created a new admin token", zap.String("file", cfg.Admin.TokenFile))
 	}
 	r, err := readAdminToken(cfg)
 	if err != nil {
@@ -41,12 +40,11 @@ func openAdminToken(cfg *config.Config, log *zap.Logger) (func() credstore.Secre
 	return secretFile("admin.token_file", r, log), nil
 }
 
-// readAdminToken reads the token for the first time. Its error is a
-// *config.Error.
+// readAdminToken reads the token for the first time. Its error is a *config.Error.
 func readAdminToken(cfg *config.Config) (*config.SecretReader, error) {
 	r, err := cfg.Admin.Token().Open()
 	if err == nil && len(r.Secret().Reveal()) < minTokenLength {
-		err = fmt.Errorf("holds fewer than %d characters, which could be guessed; openssl rand -hex 32 makes a good one", minTokenLength)
+		err = fmt.Errorf("must contain a token of at least %d characters, such as openssl rand -hex 32 prints: a shorter one could be guessed", minTokenLength)
 	}
 	if err != nil {
 		return nil, cfg.ErrorAt("admin.token_file", err)
@@ -54,17 +52,20 @@ func readAdminToken(cfg *config.Config) (*config.SecretReader, error) {
 	return r, nil
 }
 
-// checkAdminToken reports a file that is there and cannot be used.
+// checkAdminToken returns a *config.Error for a file that exists and cannot be used.
 func checkAdminToken(cfg *config.Config) error {
-	if _, err := os.Stat(cfg.Admin.TokenFile); cfg.Admin.TokenFile == "" || cfg.Admin.Listen.Off() || errors.Is(err, fs.ErrNotExist) {
+	if cfg.Admin.TokenFile == "" || cfg.Admin.Listen.Off() {
+		return nil
+	}
+	if _, err := os.Stat(cfg.Admin.TokenFile); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	_, err := readAdminToken(cfg)
 	return err
 }
 
-// createAdminToken creates the file, readable by its owner only. It leaves one that
-// another process has just created unchanged.
+// createAdminToken creates the file, readable by its owner only. It leaves a file
+// that another process has just created unchanged.
 func createAdminToken(path string) error {
 	err := durable.Create(path, []byte(rand.Text()+rand.Text()+"\n"))
 	if errors.Is(err, fs.ErrExist) {

@@ -14,17 +14,19 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/autocert"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
-// certificatesName is where certificates are kept in the data directory.
-const certificatesName = "certificates"
+// certificatesDirName is the name, in the data directory, of the directory for
+// certificates from a certificate authority.
+const certificatesDirName = "certificates"
 
-// newCertificates returns what gets the certificates of the customer's pages; nil
-// where they come from files, or there is no TLS.
+// newCertificates returns the ACME certificates of the connect listener; nil if none
+// are configured.
 func newCertificates(cfg *config.Config, roots *x509.CertPool, log *zap.Logger) (*autocert.Certificates, error) {
 	c := cfg.Connect
 	if c.ACME.Off() {
-		return nil, nil //nolint:nilnil // there are none, and that is no error
+		return nil, nil //nolint:nilnil // nil means that there are none
 	}
 	host, port, err := hostAndPort(c.Listen)
 	if err != nil {
@@ -32,7 +34,7 @@ func newCertificates(cfg *config.Config, roots *x509.CertPool, log *zap.Logger) 
 	}
 	a := autocert.Config{
 		Domains: c.ACME.Domains, Email: c.ACME.Email, CAURL: c.ACME.CAURL.String(), RootCAs: roots,
-		Dir: cfg.InDataDir(certificatesName), Host: host, Port: port, Logger: log.Named("acme"),
+		Dir: cfg.InDataDir(certificatesDirName), Host: host, Port: port, Logger: log.Named("acme"),
 	}
 	if cfg.Upstream.ProxyURL != nil {
 		a.Proxy = http.ProxyURL(cfg.Upstream.ProxyURL)
@@ -48,7 +50,7 @@ func newCertificates(cfg *config.Config, roots *x509.CertPool, log *zap.Logger) 
 // readACMERoots returns the CA certificates for requests to the certificate
 // authority; nil stands for the system's.
 func readACMERoots(cfg *config.Config) (*x509.CertPool, error) {
-	roots, err := readCertPool(cfg.Connect.ACME.CARootFile)
+	roots, err := outbound.ReadRoots(cfg.Connect.ACME.CARootFile)
 	if err != nil {
 		return nil, cfg.ErrorAt("connect.tls.acme.ca_root_file", err)
 	}
@@ -61,13 +63,13 @@ func hostAndPort(at config.Listen) (host string, port int, err error) {
 		port, err = strconv.Atoi(text)
 	}
 	if err != nil {
-		return "", 0, fmt.Errorf("finding the port of %s: %w", at, err)
+		return "", 0, fmt.Errorf("parsing the port of %s: %w", at, err)
 	}
 	return host, port, nil
 }
 
-// pagesTLS is what the listener of the customer's pages speaks TLS with; nil
-// without, and on unix sockets.
+// pagesTLS returns the TLS configuration of the connect listener; nil for plain HTTP
+// and for unix sockets.
 func (p *components) pagesTLS(l *listener) *tls.Config {
 	if p.certificates != nil {
 		return p.certificates.TLSConfig()
@@ -75,8 +77,7 @@ func (p *components) pagesTLS(l *listener) *tls.Config {
 	return l.tls(p.tls.connect)
 }
 
-// newPlainPages returns what answers in plain HTTP beside the customer's pages;
-// nil without pages.
+// newPlainPages returns the handler of connect.http.listen; nil without pages.
 func newPlainPages(cfg *config.Config, certificates *autocert.Certificates) http.Handler {
 	if cfg.Connect.PublicURL == nil {
 		return nil
@@ -87,8 +88,8 @@ func newPlainPages(cfg *config.Config, certificates *autocert.Certificates) http
 	return certificates.ChallengeHandler(redirectTo(cfg.Connect.PublicURL))
 }
 
-// redirectTo sends browsers to the same path at the origin of public, whatever host
-// they asked for.
+// redirectTo redirects every request to the same path at the origin of public,
+// regardless of its Host field.
 func redirectTo(public *url.URL) http.Handler {
 	origin := public.Scheme + "://" + public.Host
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -97,6 +98,6 @@ func redirectTo(public *url.URL) http.Handler {
 			http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 			return
 		}
-		http.Redirect(w, r, origin+target, http.StatusPermanentRedirect) //nolint:gosec // G710: the configuration says where, the request only which page
+		http.Redirect(w, r, origin+target, http.StatusPermanentRedirect) //nolint:gosec // G710: the host comes from the configuration
 	})
 }

@@ -21,60 +21,57 @@ func openClients(cfg *config.Config, log *zap.Logger) ([]proxy.Client, error) {
 		wrong   config.Error
 	)
 	for i, c := range cfg.Proxy.Clients {
-		hash, err := tokenHash(c, fmt.Sprintf("proxy.clients[%d].token_file", i), log)
-		if err != nil {
-			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(fmt.Sprintf("proxy.clients[%d].token_file", i), err))
-			continue
+		hash, err := tokenHash(cfg, c, fmt.Sprintf("proxy.clients[%d].token", i), log)
+		if err := wrong.Add(err); err != nil {
+			return nil, err
 		}
 		clients = append(clients, proxy.Client{Name: c.Name, TokenHash: hash, Connections: c.Connections, Allow: rulesOf(c)})
 	}
-	if len(wrong.Mistakes) > 0 {
-		return nil, &wrong
-	}
-	return clients, nil
+	return clients, wrong.AsError()
 }
 
-// rulesOf keeps the difference between no list and an empty one.
+// rulesOf returns nil for a list that is left out, which allows everything, and an
+// empty list for an empty one, which allows nothing.
 func rulesOf(c config.Client) []proxy.Rule {
 	if c.Allow == nil {
 		return nil
 	}
 	rules := make([]proxy.Rule, 0, len(c.Allow))
 	for _, r := range c.Allow {
-		rules = append(rules, proxy.Rule{Methods: r.Methods, Paths: r.Paths})
+		rules = append(rules, proxy.Rule(r))
 	}
 	return rules
 }
 
-func tokenHash(c config.Client, key string, log *zap.Logger) (func() [sha256.Size]byte, error) {
+func tokenHash(cfg *config.Config, c config.Client, key string, log *zap.Logger) (func() [sha256.Size]byte, error) {
 	if c.Token.IsZero() {
 		return func() [sha256.Size]byte { return c.TokenHash }, nil
 	}
-	reader, err := c.Token.Open()
+	token, err := openSecret(cfg, key, c.Token, log)
 	if err != nil {
 		return nil, err
 	}
-	return cachedHash(secretFile(key, reader, log), time.Now), nil
+	return cachedHash(token, time.Now), nil
 }
 
-// fileCheckInterval is how often a file may be looked at that every request depends
-// on.
+// fileCheckInterval is how often a file that every request depends on is checked
+// for changes.
 const fileCheckInterval = time.Second
 
-// cachedHash returns the hash of a token, which it asks for at most once in
+// cachedHash returns the hash of a token, which it reads at most once per
 // fileCheckInterval.
 func cachedHash(token func() credstore.Secret, now func() time.Time) func() [sha256.Size]byte {
-	type hashed struct {
+	type entry struct {
 		sum [sha256.Size]byte
 		at  time.Time
 	}
-	var current atomic.Pointer[hashed]
+	var current atomic.Pointer[entry]
 	return func() [sha256.Size]byte {
-		if h := current.Load(); h != nil && now().Sub(h.at) < fileCheckInterval {
-			return h.sum
+		if e := current.Load(); e != nil && now().Sub(e.at) < fileCheckInterval {
+			return e.sum
 		}
-		h := &hashed{sum: sha256.Sum256([]byte(token().Reveal())), at: now()}
-		current.Store(h)
-		return h.sum
+		e := &entry{sum: sha256.Sum256([]byte(token().Reveal())), at: now()}
+		current.Store(e)
+		return e.sum
 	}
 }

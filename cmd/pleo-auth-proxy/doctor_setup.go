@@ -127,8 +127,8 @@ func (d *doctor) keyset() {
 
 // noStore tells a first start from a volume that is not mounted.
 func (d *doctor) noStore() {
-	if parent := filepath.Dir(d.cfg.DataDir); d.cfg.DataDirConfigured && needsDataDir(d.cfg) && !isDir(parent) {
-		d.report(checkStore, severityError, d.cfg.DataDir, "the directory "+parent+" is not there, and the server makes data_dir in it only",
+	if checkDataDir(d.cfg) != nil {
+		d.report(checkStore, severityError, d.cfg.DataDir, "the directory "+filepath.Dir(d.cfg.DataDir)+" is not there, and the server makes data_dir in it only",
 			"mount the volume that holds it, or correct data_dir")
 		return
 	}

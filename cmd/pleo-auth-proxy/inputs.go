@@ -28,6 +28,20 @@ type inputs struct {
 	acmeRoots   *x509.CertPool // nil: the system's
 }
 
+// validInputs is openInputs for serve and for config validate, which must not accept
+// what serve rejects after that.
+func validInputs(cfg *config.Config, log *zap.Logger) (*inputs, error) {
+	var wrong config.Error
+	in, err := openInputs(cfg, log)
+	if err := wrong.Add(err); err != nil {
+		return nil, err
+	}
+	if err := wrong.Add(checkDataDir(cfg)); err != nil {
+		return nil, err
+	}
+	return in, wrong.AsError()
+}
+
 // openInputs reads the inputs. It creates nothing. Its error is a *config.Error with
 // every mistake, or something that is not a mistake in the configuration.
 func openInputs(cfg *config.Config, log *zap.Logger) (*inputs, error) {
@@ -49,7 +63,6 @@ func openInputs(cfg *config.Config, log *zap.Logger) (*inputs, error) {
 		func() (err error) { in.logo, err = readLogo(cfg); return err },
 		func() (err error) { in.acmeRoots, err = readACMERoots(cfg); return err },
 		func() error { return checkAdminToken(cfg) },
-		func() error { return checkDataDir(cfg) },
 		func() error { return checkSocketGroups(cfg) },
 	} {
 		if err := wrong.Add(open()); err != nil {

@@ -48,7 +48,7 @@ func (p *program) serve(ctx context.Context) error {
 	}
 	log := newLogger(p.stderr, cfg.Log)
 	// Before anything is created: a mistake leaves nothing behind.
-	in, err := openInputs(cfg, log)
+	in, err := validInputs(cfg, log)
 	if err != nil {
 		return err
 	}

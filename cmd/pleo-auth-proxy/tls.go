@@ -2,10 +2,8 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -14,10 +12,12 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
-// tlsFiles is the TLS of a listener by files, which are read again when they
-// change. Its methods may be called by several goroutines at once.
+// tlsFiles is the TLS configuration of a listener whose certificates come from
+// files, which are read again when they change. Its methods may be called by
+// several goroutines at once.
 type tlsFiles struct {
 	section string // of the configuration, such as proxy.tls
 	paths   config.TLS
@@ -25,18 +25,21 @@ type tlsFiles struct {
 	now     func() time.Time
 
 	mu      sync.Mutex      // guards the fields below
-	checked time.Time       // when the files were looked at
-	seen    []durable.Stamp // of the files when they were read
-	current *tls.Config     // nil while nobody can be let in
+	checked time.Time       // when the stamps were last compared
+	stamps  []durable.Stamp // of the files when they were last read
+	current *tls.Config     // nil while all clients are rejected
 }
 
-// listenerTLS are the certificate files of the listeners, nil for those without.
+// listenerTLS is the TLS of the listeners; nil for those with plain HTTP.
 type listenerTLS struct{ proxy, admin, connect *tlsFiles }
 
-// openListenerTLS reads them for the first time, and returns a *config.Error with
-// all that cannot be used.
-func openListenerTLS(cfg *config.Config, log *zap.Logger) (files listenerTLS, err error) {
-	var wrong config.Error
+// openListenerTLS reads the files for the first time. Its error is a *config.Error
+// with every file that cannot be used.
+func openListenerTLS(cfg *config.Config, log *zap.Logger) (listenerTLS, error) {
+	var (
+		files listenerTLS
+		wrong config.Error
+	)
 	for _, of := range []struct {
 		section string
 		paths   config.TLS
@@ -46,40 +49,36 @@ func openListenerTLS(cfg *config.Config, log *zap.Logger) (files listenerTLS, er
 		{"admin.tls", cfg.Admin.TLS, &files.admin},
 		{"connect.tls", cfg.Connect.TLS, &files.connect},
 	} {
-		var mistakes *config.Error
-		if *of.into, err = openTLS(cfg, of.section, of.paths, log); errors.As(err, &mistakes) {
-			wrong.Mistakes = append(wrong.Mistakes, mistakes.Mistakes...)
+		opened, err := openTLS(cfg, of.section, of.paths, log)
+		if err := wrong.Add(err); err != nil {
+			return listenerTLS{}, err
 		}
+		*of.into = opened
 	}
-	if len(wrong.Mistakes) > 0 {
-		return listenerTLS{}, &wrong
-	}
-	return files, nil
+	return files, wrong.AsError()
 }
 
-// openTLS reads the files of a section of the configuration for the first time.
-// It returns nil without TLS, and a *config.Error for files that cannot be used.
+// openTLS reads the files of one section of the configuration for the first time.
+// It returns nil for plain HTTP, and a *config.Error for files that cannot be used.
 func openTLS(cfg *config.Config, section string, paths config.TLS, log *zap.Logger) (*tlsFiles, error) {
 	if paths.Off() {
 		return nil, nil
 	}
-	t := &tlsFiles{section: section, paths: paths, log: log, now: time.Now}
+	t := &tlsFiles{section: section, paths: paths, log: log, now: time.Now, stamps: stampsOf(paths)}
+	current, certErr, caErr := readTLS(paths)
 	var wrong config.Error
-	if _, err := tls.LoadX509KeyPair(paths.CertFile, paths.KeyFile); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(section+".cert_file", err))
+	if certErr != nil {
+		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(section+".cert_file", certErr))
 	}
-	if _, err := readCertPool(paths.ClientCAFile); err != nil {
-		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(section+".client_ca_file", err))
+	if caErr != nil {
+		wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(section+".client_ca_file", caErr))
 	}
-	if len(wrong.Mistakes) > 0 {
-		return nil, &wrong
-	}
-	t.reload()
-	return t, nil
+	t.current = current
+	return t, wrong.AsError()
 }
 
-// config returns a configuration that follows the files, handshake by
-// handshake. Connections that are open stay so.
+// config returns a configuration that follows the files: each handshake uses their
+// current content. Open connections are not affected by a change.
 func (t *tlsFiles) config() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
@@ -97,76 +96,64 @@ func (t *tlsFiles) config() *tls.Config {
 	}
 }
 
-var errNoClientCAs = errors.New("the authorities of client certificates cannot be read, so nobody is let in")
+var errNoClientCAs = errors.New("client certificates cannot be verified: client_ca_file cannot be read")
 
-// reload reads the files if they have changed. t.mu is held, or nobody else has t.
+// reload reads the files if they have changed. t.mu is locked.
+//
+// A certificate that cannot be read leaves the previous one in use. Client
+// certificates fail closed instead: the CA file may have changed to revoke access.
 func (t *tlsFiles) reload() {
 	t.checked = t.now()
-	seen := t.stamps()
-	if t.current != nil && slices.EqualFunc(seen, t.seen, durable.Stamp.Equal) {
+	stamps := stampsOf(t.paths)
+	changed := !slices.EqualFunc(stamps, t.stamps, durable.Stamp.Equal)
+	if t.current != nil && !changed {
 		return
 	}
-	next, err := t.read()
-	if err == nil {
-		t.current, t.seen = next, seen
-		return
-	}
-	if _, unknown := readCertPool(t.paths.ClientCAFile); unknown != nil {
+	next, certErr, caErr := readTLS(t.paths)
+	switch {
+	case caErr != nil:
 		t.current = nil
-		t.log.Error("nobody is let in: the file of client authorities cannot be used", zap.String("key", t.section+".client_ca_file"), zap.Error(unknown))
-		return
-	}
-	if !slices.EqualFunc(seen, t.seen, durable.Stamp.Equal) {
-		t.seen = seen // said once for each change
-		t.log.Warn("the certificate cannot be used; going on with the one before", zap.String("key", t.section), zap.Error(err))
+		t.log.Error("rejecting all TLS clients: cannot load client_ca_file", zap.String("key", t.section+".client_ca_file"), zap.Error(caErr))
+	case certErr == nil:
+		t.current, t.stamps = next, stamps
+	case changed: // logged once for each change
+		t.stamps = stamps
+		t.log.Warn("cannot load the certificate; the previous one stays in use", zap.String("key", t.section+".cert_file"), zap.Error(certErr))
 	}
 }
 
-// stamps returns the zero Stamp for a file that does not exist: its removal is a
-// change too.
-func (t *tlsFiles) stamps() []durable.Stamp {
+// stampsOf returns the stamps of the files. A file that does not exist has the zero
+// Stamp, so that its removal is a change too.
+func stampsOf(paths config.TLS) []durable.Stamp {
 	var stamps []durable.Stamp
-	for _, path := range []string{t.paths.CertFile, t.paths.KeyFile, t.paths.ClientCAFile} {
+	for _, path := range []string{paths.CertFile, paths.KeyFile, paths.ClientCAFile} {
 		stamp, _ := durable.StampOf(path)
 		stamps = append(stamps, stamp)
 	}
 	return stamps
 }
 
-func (t *tlsFiles) read() (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(t.paths.CertFile, t.paths.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("reading the certificate: %w", err)
+// readTLS returns the configuration in the files, or what is wrong with the
+// certificate and its key and with the CA certificates.
+func readTLS(paths config.TLS) (c *tls.Config, certErr, caErr error) {
+	pair, certErr := tls.LoadX509KeyPair(paths.CertFile, paths.KeyFile)
+	if certErr != nil {
+		certErr = fmt.Errorf("reading the certificate: %w", certErr)
 	}
-	authorities, err := readCertPool(t.paths.ClientCAFile)
-	if err != nil {
-		return nil, err
+	clientCAs, caErr := outbound.ReadRoots(paths.ClientCAFile) // nil without a file
+	if certErr != nil || caErr != nil {
+		return nil, certErr, caErr
 	}
-	c := &tls.Config{
+	c = &tls.Config{
 		Certificates: []tls.Certificate{pair},
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{"h2", "http/1.1"},
 	}
-	if authorities != nil {
-		c.ClientCAs, c.ClientAuth = authorities, tls.RequireAndVerifyClientCert
-		// A session that is resumed would be let in by authorities of the past.
+	if clientCAs != nil {
+		c.ClientCAs, c.ClientAuth = clientCAs, tls.RequireAndVerifyClientCert
+		// A resumed session is not verified again, so it would outlive a change of
+		// the CA certificates.
 		c.SessionTicketsDisabled = true
 	}
-	return c, nil
-}
-
-// readCertPool returns nil without a file.
-func readCertPool(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading authorities: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(raw) {
-		return nil, fmt.Errorf("reading authorities: there is no certificate in %s", path)
-	}
-	return pool, nil
+	return c, nil, nil
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 )
 
-// authority signs certificates in PEM.
+// authority is a certificate authority. Its certificates are in PEM.
 type authority struct {
 	t    *testing.T
 	cert *x509.Certificate
@@ -89,7 +89,7 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-// tlsEnv is files for TLS and a clock for who reads them.
+// tlsEnv is the TLS files of a listener, and the clock of their reader.
 type tlsEnv struct {
 	t     *testing.T
 	paths config.TLS
@@ -116,7 +116,7 @@ func newTLSEnv(t *testing.T, server, clients *authority) *tlsEnv {
 	return w
 }
 
-// serve writes a certificate of an authority.
+// serve writes a certificate that the authority has signed.
 func (w *tlsEnv) serve(a *authority) {
 	w.t.Helper()
 	cert, key := a.issue(x509.ExtKeyUsageServerAuth)
@@ -135,8 +135,8 @@ func (w *tlsEnv) write(path string, content []byte) {
 	}
 }
 
-// dial shakes hands over a pipe, and returns what the client or the server says
-// against it.
+// dial makes a handshake over a pipe, and returns the error of the client or of the
+// server.
 func (w *tlsEnv) dial(client *tls.Config) error {
 	w.t.Helper()
 	client.ServerName = "127.0.0.1"
@@ -168,15 +168,15 @@ func TestCertificateIsReloaded(t *testing.T) {
 	w.write(w.paths.CertFile, []byte("half a certif"))
 	w.now = w.now.Add(2 * fileCheckInterval)
 	if err := w.dial(&tls.Config{RootCAs: renewed.pool()}); err != nil {
-		t.Errorf("handshake with a file that is broken = %v, want none: the certificate before still serves", err)
+		t.Errorf("handshake with a broken file = %v, want none: the previous certificate stays in use", err)
 	}
 }
 
 func TestClientCertificatesFailClosed(t *testing.T) {
-	server, clients, stranger := newAuthority(t), newAuthority(t), newAuthority(t)
+	server, clients, other := newAuthority(t), newAuthority(t), newAuthority(t)
 	w := newTLSEnv(t, server, clients)
 	with := func(pairs ...tls.Certificate) *tls.Config {
-		// TLS 1.2 tells the client during the handshake.
+		// In TLS 1.2 the client learns of it during the handshake.
 		return &tls.Config{RootCAs: server.pool(), Certificates: pairs, MaxVersion: tls.VersionTLS12}
 	}
 	if err := w.dial(with(clients.clientPair())); err != nil {
@@ -185,19 +185,19 @@ func TestClientCertificatesFailClosed(t *testing.T) {
 	if err := w.dial(with()); err == nil {
 		t.Error("handshake without a certificate = no error, want one")
 	}
-	if err := w.dial(with(stranger.clientPair())); err == nil {
-		t.Error("handshake with a stranger's certificate = no error, want one")
+	if err := w.dial(with(other.clientPair())); err == nil {
+		t.Error("handshake with a certificate of another authority = no error, want one")
 	}
 	if err := os.Remove(w.paths.ClientCAFile); err != nil {
 		t.Fatal(err)
 	}
 	w.now = w.now.Add(2 * fileCheckInterval)
 	if err := w.dial(with(clients.clientPair())); err == nil {
-		t.Error("handshake while the authorities cannot be read = no error, want one")
+		t.Error("handshake while the CA file cannot be read = no error, want one")
 	}
-	w.write(w.paths.ClientCAFile, stranger.pem)
+	w.write(w.paths.ClientCAFile, other.pem)
 	w.now = w.now.Add(2 * fileCheckInterval)
-	if err := w.dial(with(stranger.clientPair())); err != nil {
+	if err := w.dial(with(other.clientPair())); err != nil {
 		t.Errorf("handshake with the new authority = %v, want none", err)
 	}
 	if err := w.dial(with(clients.clientPair())); err == nil {
@@ -205,7 +205,7 @@ func TestClientCertificatesFailClosed(t *testing.T) {
 	}
 }
 
-// Who may come in is not forgotten for the sake of a faster handshake.
+// A resumed session would bypass the new CA certificates.
 func TestClientCertificatesAreNotResumed(t *testing.T) {
 	server, clients, next := newAuthority(t), newAuthority(t), newAuthority(t)
 	w := newTLSEnv(t, server, clients)
@@ -231,8 +231,8 @@ func TestUnusableTLSFilesAtStartup(t *testing.T) {
 	}{
 		{"no certificate", func(w *tlsEnv) { w.paths.CertFile = "/missing" }},
 		{"another key", func(w *tlsEnv) { _, key := a.issue(x509.ExtKeyUsageServerAuth); w.write(w.paths.KeyFile, key) }},
-		{"no authorities", func(w *tlsEnv) { w.paths.ClientCAFile = "/missing" }},
-		{"authorities without a certificate", func(w *tlsEnv) { w.write(w.paths.ClientCAFile, []byte("nothing")) }},
+		{"no CA file", func(w *tlsEnv) { w.paths.ClientCAFile = "/missing" }},
+		{"a CA file without a certificate", func(w *tlsEnv) { w.write(w.paths.ClientCAFile, []byte("nothing")) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -32,7 +32,7 @@ type validation struct {
 func (p *program) validate() error {
 	cfg, err := p.loadConfig()
 	if err == nil {
-		_, err = openInputs(cfg, zap.NewNop())
+		_, err = validInputs(cfg, zap.NewNop())
 	}
 	if p.asJSON {
 		v := validation{Valid: err == nil, Mistakes: []config.Mistake{}}

@@ -1,5 +1,5 @@
-// Package autocert gets the certificates of a listener from a certificate authority
-// that speaks ACME (RFC 8555), and renews them.
+// Package autocert obtains the certificates of a listener from a certificate
+// authority by ACME (RFC 8555), and renews them.
 package autocert
 
 import (
@@ -14,40 +14,39 @@ import (
 	"go.uber.org/zap"
 )
 
-// Config says which certificates to get, from whom, and how the authority can
-// reach this machine.
+// Config configures [Certificates].
 type Config struct {
-	Domains []string       // what the certificates are for; at least one
-	Email   string         // of the account; empty: none
-	CAURL   string         // of the authority's directory; required
-	RootCAs *x509.CertPool // whom the authority's own certificate must come from; nil: the machine's
-	// Proxy returns the forward proxy on the way to the authority. Nil: none,
-	// whatever the environment says.
+	Domains []string       // the domains to obtain certificates for; at least one
+	Email   string         // the contact address of the account; empty: none
+	CAURL   string         // the directory of the certificate authority; required
+	RootCAs *x509.CertPool // for requests to the certificate authority; nil: the system's
+	// Proxy returns the forward proxy for requests to the certificate authority.
+	// Nil means none, regardless of the environment.
 	Proxy func(*http.Request) (*url.URL, error)
 
-	// Dir is where certificates and the account are kept, so that a restart asks
-	// for no new ones. Required.
+	// Dir is the directory for certificates and the account, so that a restart
+	// requests no new ones. Required.
 	Dir string
 
-	// Host and Port are those of the listener, which the authority reaches at
-	// port 443 of each domain: challenges are answered there (RFC 8737). Required.
+	// Host and Port are those of the listener, which the certificate authority must
+	// reach on port 443 of each domain for TLS-ALPN challenges (RFC 8737). Required.
 	Host string
 	Port int
-	// HTTPPort is the port, of the same host, at which [Certificates.ChallengeHandler]
-	// is served, and which the authority reaches at port 80 of each domain. 0:
-	// there is none.
+	// HTTPPort is the port, on Host, of [Certificates.ChallengeHandler], which the
+	// certificate authority must reach on port 80 of each domain. 0 means that there
+	// is none.
 	HTTPPort int
 
-	// CheckInterval is how often to see whether a certificate should be renewed,
-	// which is the case in the last third of its life or when the authority says
-	// so (RFC 9773). 0 means 10 minutes.
+	// CheckInterval is how often to check whether a certificate is due for renewal:
+	// in the last third of its lifetime, or when the certificate authority says so
+	// (RFC 9773). 0 means 10 minutes.
 	CheckInterval time.Duration
 
 	Logger *zap.Logger // required
 }
 
-// Certificates are kept fresh while [Certificates.Run] runs. Its methods may be
-// called by several goroutines at once.
+// Certificates are obtained and renewed while [Certificates.Run] runs. Its methods
+// may be called by several goroutines at once.
 type Certificates struct {
 	domains []string
 	log     *zap.Logger
@@ -56,7 +55,7 @@ type Certificates struct {
 	issuer  *certmagic.ACMEIssuer
 }
 
-// New returns the certificates of c. Nothing is asked for before Run.
+// New returns the Certificates of c. It sends no request: Run does.
 func New(c Config) *Certificates {
 	certs := &Certificates{domains: c.Domains, log: c.Logger}
 	certs.cache = certmagic.NewCache(certmagic.CacheOptions{
@@ -64,9 +63,9 @@ func New(c Config) *Certificates {
 		RenewCheckInterval: c.CheckInterval,
 		Logger:             c.Logger,
 	})
-	// An issuer needs its configuration and a configuration its issuers.
+	// The issuer needs the configuration, and the configuration its issuers.
 	certs.config = certmagic.New(certs.cache, certmagic.Config{
-		DefaultServerName: c.Domains[0], // for clients that do not say whom they want
+		DefaultServerName: c.Domains[0], // for clients that send no server name
 		Storage:           &certmagic.FileStorage{Path: c.Dir},
 		Issuers:           []certmagic.Issuer{},
 		Logger:            c.Logger,
@@ -88,7 +87,7 @@ func New(c Config) *Certificates {
 	return certs
 }
 
-// proxy keeps certmagic from asking the environment.
+// proxy never returns nil: certmagic would then use the environment.
 func (c Config) proxy() func(*http.Request) (*url.URL, error) {
 	if c.Proxy != nil {
 		return c.Proxy
@@ -99,8 +98,8 @@ func (c Config) proxy() func(*http.Request) (*url.URL, error) {
 // LetsEncrypt is the directory of Let's Encrypt.
 const LetsEncrypt = certmagic.LetsEncryptProductionCA
 
-// testCA is where it is tried, after a failure, whether a certificate can be had
-// now: Let's Encrypt allows five failures an hour only.
+// testCA returns the directory that is tried first after a failure: Let's Encrypt
+// allows only five failures per hour.
 func (c Config) testCA() string {
 	if c.CAURL == LetsEncrypt {
 		return certmagic.LetsEncryptStagingCA
@@ -108,28 +107,27 @@ func (c Config) testCA() string {
 	return ""
 }
 
-// TLSConfig returns the configuration of the listener. Until the first certificate has
-// come, handshakes fail.
+// TLSConfig returns the configuration of the listener. Handshakes fail until the
+// first certificate has been obtained.
 func (c *Certificates) TLSConfig() *tls.Config {
-	t := c.config.TLSConfig() // which knows the challenges' protocol
+	t := c.config.TLSConfig() // includes the protocol of the challenges
 	t.MinVersion = tls.VersionTLS12
 	t.NextProtos = append([]string{"h2", "http/1.1"}, t.NextProtos...)
 	return t
 }
 
-// ChallengeHandler answers the authority's questions over plain HTTP (RFC 8555 section
-// 8.3), and hands other requests on.
-func (c *Certificates) ChallengeHandler(other http.Handler) http.Handler {
-	return c.issuer.HTTPChallengeHandler(other)
+// ChallengeHandler responds to HTTP challenges (RFC 8555 section 8.3), and passes
+// other requests to next.
+func (c *Certificates) ChallengeHandler(next http.Handler) http.Handler {
+	return c.issuer.HTTPChallengeHandler(next)
 }
 
-// Run gets what is missing and renews what ends, until ctx does. An authority
-// that does not answer, or refuses, is asked again: after a minute, then less
-// and less often.
+// Run obtains and renews certificates until ctx ends. After a failure it retries
+// after a minute, then after longer and longer intervals.
 func (c *Certificates) Run(ctx context.Context) {
 	defer c.cache.Stop()
 	if err := c.config.ManageAsync(ctx, c.domains); err != nil {
-		c.log.Error("no certificate is got", zap.Error(err))
+		c.log.Error("cannot obtain certificates", zap.Error(err))
 	}
 	<-ctx.Done()
 }

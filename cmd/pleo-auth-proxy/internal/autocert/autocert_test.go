@@ -18,25 +18,25 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/acmetest"
 )
 
-var pebblePath = flag.String("pebble", "", "the ACME server pebble, which `make acme` builds; without it its tests are skipped")
+var pebblePath = flag.String("pebble", "", "the ACME server pebble, which `make acme` builds; without it, its tests are skipped")
 
-// page is what the servers of these tests answer with.
+// page is the response of the servers in these tests.
 const page = "the connect page"
 
 func servePage(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, page) }
 
-// site is a listener that gets its certificates from an authority.
+// site is a listener that obtains its certificates from a certificate authority.
 type site struct {
 	t        *testing.T
-	domain   string // of its own: challenges under way are known to the whole process
-	address  string // of the TLSConfig listener
-	httpAt   string // of the plain one; empty: there is none
+	domain   string // unique: the challenges of a process share one map
+	address  string // of the TLS listener
+	httpAt   string // of the plain HTTP listener; empty: none
 	dir      string
 	ca       *acmetest.Authority
 	checking time.Duration
 }
 
-// run serves the site until the function that it returns is called.
+// run serves the site until stop is called.
 func (s *site) run() (stop func()) {
 	s.t.Helper()
 	c := Config{
@@ -60,7 +60,7 @@ func (s *site) run() (stop func()) {
 		s.t.Helper()
 		cancel()
 		<-done
-		_ = errors.Join(tlsServer.Close(), plain.Close()) // connections that are to end
+		_ = errors.Join(tlsServer.Close(), plain.Close()) // errors of connections that are closed
 	}
 }
 
@@ -73,9 +73,9 @@ func listen(t *testing.T, address string) net.Listener {
 	return l
 }
 
-// certificate returns what the site shows to whoever connects now.
+// certificate returns the certificate that the site presents now.
 func (s *site) certificate() (*x509.Certificate, error) {
-	d := tls.Dialer{Config: &tls.Config{ServerName: s.domain, InsecureSkipVerify: true}} // the authority's roots are new each time
+	d := tls.Dialer{Config: &tls.Config{ServerName: s.domain, InsecureSkipVerify: true}} // the root certificate is new in each test
 	conn, err := d.DialContext(s.t.Context(), "tcp", s.address)
 	if err != nil {
 		return nil, err
@@ -84,23 +84,23 @@ func (s *site) certificate() (*x509.Certificate, error) {
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0], nil
 }
 
-// await waits until the site shows a certificate that is wanted.
-func (s *site) await(within time.Duration, wanted func(*x509.Certificate) bool) *x509.Certificate {
+// await waits until the site presents a certificate that matches.
+func (s *site) await(within time.Duration, matches func(*x509.Certificate) bool) *x509.Certificate {
 	s.t.Helper()
 	for deadline := time.Now().Add(within); ; time.Sleep(50 * time.Millisecond) {
 		cert, err := s.certificate()
-		if err == nil && wanted(cert) {
+		if err == nil && matches(cert) {
 			return cert
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("no such certificate after %v; the last was %v, %v; the authority says:\n%s", within, cert, err, s.ca.Log())
+			s.t.Fatalf("no matching certificate after %v; the last was %v, %v; the log of the certificate authority:\n%s", within, cert, err, s.ca.Log())
 		}
 	}
 }
 
 func (s *site) isFor(cert *x509.Certificate) bool { return cert.VerifyHostname(s.domain) == nil }
 
-// newSite returns a site whose authority does not run yet.
+// newSite returns a site whose certificate authority is not running yet.
 func newSite(t *testing.T, life time.Duration) *site {
 	s := &site{t: t, domain: strings.ToLower(t.Name()) + ".example.test", address: acmetest.FreeAddress(t), dir: t.TempDir()}
 	s.ca = acmetest.New(t, *pebblePath, acmetest.Config{TLSPort: acmetest.PortOf(t, s.address), HTTPPort: 1, Lifetime: life})
@@ -109,8 +109,8 @@ func newSite(t *testing.T, life time.Duration) *site {
 
 const long = 90 * 24 * time.Hour
 
-// TestACMEIssuesOnce: a certificate comes by a challenge on the listener itself,
-// and a restart asks for no other one.
+// TestACMEIssuesOnce obtains a certificate by a challenge on the listener itself. A
+// restart requests no other one.
 func TestACMEIssuesOnce(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, long)
@@ -126,9 +126,9 @@ func TestACMEIssuesOnce(t *testing.T) {
 	}
 }
 
-// TestACMEByPlainHTTP: where the authority cannot reach the TLSConfig listener itself,
-// the challenge on the plain one will do.
-func TestACMEByPlainHTTP(t *testing.T) {
+// TestACMEOverPlainHTTP obtains a certificate by a challenge over plain HTTP, while
+// the certificate authority cannot reach the TLS listener.
+func TestACMEOverPlainHTTP(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, long)
 	s.httpAt = acmetest.FreeAddress(t)
@@ -149,19 +149,19 @@ func TestACMERenews(t *testing.T) {
 		return s.isFor(c) && c.SerialNumber.Cmp(first.SerialNumber) != 0
 	})
 	if !second.NotBefore.Before(first.NotAfter) {
-		t.Errorf("renewed at %v, want before the end of the first certificate at %v", second.NotBefore, first.NotAfter)
+		t.Errorf("renewed at %v, want before the first certificate expires at %v", second.NotBefore, first.NotAfter)
 	}
 }
 
-// TestACMEAuthorityIsAway: handshakes fail as long as there is no certificate,
-// and succeed soon after the authority has come.
-func TestACMEAuthorityIsAway(t *testing.T) {
+// TestACMEAuthorityUnavailable: handshakes fail while there is no certificate, and
+// succeed soon after the certificate authority has started.
+func TestACMEAuthorityUnavailable(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, long)
 	defer s.run()()
-	time.Sleep(time.Second) // so that it has been asked for in vain
+	time.Sleep(time.Second) // so that the first request has failed
 	if cert, err := s.certificate(); err == nil {
-		t.Fatalf("there is a certificate for %v without an authority", cert.DNSNames)
+		t.Fatalf("a certificate for %v exists before the certificate authority has started", cert.DNSNames)
 	}
 	s.ca.Start()
 	s.await(90*time.Second, s.isFor)
