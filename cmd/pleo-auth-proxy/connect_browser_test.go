@@ -80,7 +80,7 @@ func TestBrowserConsent(t *testing.T) {
 		link := w.connectLink("acme", "--return-url", returnURL)
 		tab.Open(link)
 		tab.Inspect("consent")
-		tab.WantText("Fjord Books", "Acme Holding A/S (4711)", "See the names and e-mail addresses of people at your company")
+		tab.WantText("Fjord Books", "Acme Holding A/S (4711)", "See the names and email addresses of people at your company")
 		w.approve(tab, ourButton, "Acme ApS")
 		tab.Inspect("connected")
 		tab.WantText("Connected", "Acme ApS", "Acme Holding A/S (4711)")
@@ -266,7 +266,7 @@ func TestBrowserScopeReduced(t *testing.T) {
 	tab.Open(w.connectLink("acme"))
 	w.approve(tab, ourButton, "Acme ApS")
 	tab.Inspect("missing-permissions")
-	tab.WantText("Connected", "Some permissions are missing", "Carry out exports of your expenses")
+	tab.WantText("Connected", "Some permissions are missing", "Export your expenses")
 }
 
 func TestBrowserKey(t *testing.T) {
@@ -298,7 +298,7 @@ func TestBrowserKey(t *testing.T) {
 	}
 	try(gone, "key-rejected", "Pleo does not recognise this key")
 	try("my key is 123", "key-malformed", "This is not an API key")
-	try(narrow, "key-missing-permissions", "This key does not have enough permissions", "Carry out exports of your expenses")
+	try(narrow, "key-missing-permissions", "This key does not have enough permissions", "Export your expenses")
 	tab.Choose("#expires_on", "2001-01-31")
 	try(good, "key-expired", "This date is in the past")
 	if !tab.Has("#expires_on:focus") {

@@ -72,7 +72,7 @@ func consentMessages() map[reason]message {
 			"Access was not approved in Pleo. Nothing has changed.",
 			"To connect, try again and approve access. Only an admin of your company can do this in Pleo."},
 		otherCompany: {http.StatusOK, "You chose a different company",
-			"This account belongs to {company} in Pleo, but you chose {chosen}. The connection has not changed. Pleo may now list {brand} for {chosen}; you can remove it there.",
+			"This connection is for {company} in Pleo, but you chose {chosen}. The connection has not changed. Pleo may now list {brand} for {chosen}; you can remove it there.",
 			"Try again and choose {company}. If you want to switch to {chosen}, ask {brand} for a new link."},
 		companyTaken: {http.StatusOK, "This company is already connected",
 			"{chosen} in Pleo is already connected to {brand} under a different account than {tenant}. Each company can be connected only once.",
@@ -129,7 +129,7 @@ func keyVariants() map[reason]message {
 	return map[reason]message{
 		otherCompany: {
 			heading:     "This key is for a different company",
-			explanation: "This account belongs to {company} in Pleo, but the key is for {chosen}. It was not saved.",
+			explanation: "This connection is for {company} in Pleo, but the key is for {chosen}. The key was not saved.",
 			nextStep:    "Create a key in Pleo for {company}. If you want to switch to {chosen}, ask {brand} for a new link.",
 		},
 		companyTaken: {
@@ -139,7 +139,7 @@ func keyVariants() map[reason]message {
 		},
 		companyUnknown: {
 			heading:     "We could not tell which company this key is for",
-			explanation: "This account belongs to {company} in Pleo, and Pleo did not tell us which company the key is for. It was not saved.",
+			explanation: "This connection is for {company} in Pleo, but Pleo did not tell us which company the key is for. The key was not saved.",
 			nextStep:    "Wait a minute, then paste the key again. If it keeps happening, please contact {brand}.",
 		},
 		pleoUnavailable: {

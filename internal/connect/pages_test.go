@@ -37,11 +37,11 @@ func TestConsentErrorPages(t *testing.T) {
 		{
 			"another company of the same name",
 			&credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: "Upper"}, Got: credstore.Company{ID: "c-2", Name: "Upper"}},
-			[]string{"belongs to Upper (c-1) in Pleo, but you chose Upper (c-2)", "Try again and choose Upper (c-1)"}, otherCompany,
+			[]string{"is for Upper (c-1) in Pleo, but you chose Upper (c-2)", "Try again and choose Upper (c-1)"}, otherCompany,
 		},
 		{
 			"a company without a name that can be read", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: " "}, Got: credstore.Company{Name: "\u202EBeta"}},
-			[]string{"belongs to c-1 in Pleo, but you chose Beta."}, otherCompany,
+			[]string{"is for c-1 in Pleo, but you chose Beta."}, otherCompany,
 		},
 		{
 			"an organisation", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1"}, Got: credstore.Company{Subject: "urn:pleo:organisation:o-7"}},
@@ -319,7 +319,7 @@ func TestMessagesAreComplete(t *testing.T) {
 
 func TestDescribeScope(t *testing.T) {
 	for scope, want := range map[string]string{
-		"users:read":        "See the names and e-mail addresses of people at your company",
+		"users:read":        "See the names and email addresses of people at your company",
 		"card-orders:read":  "See card orders",
 		"card-orders:write": "Add and change card orders",
 		"everything":        "Use the permission everything",

@@ -351,5 +351,5 @@ func TestSecurityHeaders(t *testing.T) {
 func TestMissingScopesAreShown(t *testing.T) {
 	o := newEnv(t, "https://connect.example.com", func(c *Config) { c.Scopes = []string{"users:read", "export-jobs:write"} })
 	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
-	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected", "Some permissions are missing", "Carry out exports of your expenses")
+	wantText(t, alice.follow(alice.callback(alice.start(link).Get("state"))), "Connected", "Some permissions are missing", "Export your expenses and report the results")
 }

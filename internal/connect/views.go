@@ -168,7 +168,7 @@ func (s views) steps(k credstore.Kind, n names) []step {
 	}
 	return []step{
 		signIn,
-		{Text: "Open Settings, then API Keys. If you do not see API Keys there, ask Pleo’s support to turn it on."},
+		{Text: "Open Settings, then API Keys. If you do not see API Keys there, ask Pleo support to turn them on."},
 		create,
 		copyKey,
 	}
