@@ -1,6 +1,6 @@
-// Package repository_test holds the repository to the rules that no compiler
-// knows: what imports what, which modules the program links, and what every
-// package and every page must have.
+// Package repository_test checks rules of the repository that the compiler does
+// not: the import graph, the linked modules, package documentation, sizes, links
+// and terms.
 package repository_test
 
 import (
@@ -28,12 +28,12 @@ const module = "github.com/pleo-auth-proxy/pleo-auth-proxy"
 
 var update = flag.Bool("update", false, "write testdata/linked-modules.txt")
 
-// goPackage is what go list tells about a package.
+// goPackage is what go list reports about a package.
 type goPackage struct {
 	Dir        string
 	ImportPath string
 	Name       string
-	Doc        string
+	Doc        string // the first sentence
 	Export     string // file with export data, given -export
 	GoFiles    []string
 	Imports    []string
@@ -41,21 +41,21 @@ type goPackage struct {
 	Module     *struct{ Path string }
 }
 
-// relative returns the import path within the module.
+// relative returns the import path relative to the module.
 func (p goPackage) relative() string {
 	return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
 }
 
-// goTool runs the go command as a build of the program does: without cgo.
+// goTool runs the go command without cgo, as the build of the program does.
 func goTool(t *testing.T, args ...string) []byte {
 	t.Helper()
 	cmd := exec.Command("go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
-	var problems bytes.Buffer
-	cmd.Stderr = &problems
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, &problems)
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, &stderr)
 	}
 	return out
 }
@@ -85,8 +85,8 @@ func TestEveryPackageIsDocumented(t *testing.T) {
 	}
 }
 
-// TestNoReplace keeps the module one that others can depend on: a replace
-// directive counts in the main module only.
+// TestNoReplace keeps the module usable as a dependency: replace directives apply
+// in the main module only.
 func TestNoReplace(t *testing.T) {
 	var mod struct{ Replace []any }
 	if err := json.Unmarshal(goTool(t, "mod", "edit", "-json"), &mod); err != nil {
@@ -97,8 +97,7 @@ func TestNoReplace(t *testing.T) {
 	}
 }
 
-// TestLinkedModules makes every new dependency of the program a line that
-// somebody writes and somebody reads.
+// TestLinkedModules makes every new dependency of the program visible in a diff.
 func TestLinkedModules(t *testing.T) {
 	const golden = "testdata/linked-modules.txt"
 	var modules []string
@@ -119,23 +118,24 @@ func TestLinkedModules(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("the program links other modules than %s says; if that is meant, run `go test -run TestLinkedModules . -update` and give the reason in the commit (-want +got):\n%s", golden, diff)
+		t.Errorf("the linked modules differ from %s; if this is intended, run `go test -run TestLinkedModules . -update` and give the reason in the commit (-want +got):\n%s", golden, diff)
 	}
 }
 
-// mayImport maps each package to what it may import of this module, in any
-// number of steps. A package stands for itself and all below it.
+// mayImport is the import graph of this module: package → packages that it may
+// depend on, directly or indirectly. An entry includes the packages below it
+// that have no entry of their own.
 var mayImport = map[string][]string{
 	"cmd/pleo-sim":          {"internal/simulator"},
 	"internal/simulator":    {},
-	"internal/faults":       {},                    // tests alone, which run the programs
-	"internal/freeport":     {},                    // for tests and benchmarks alone
-	"internal/postgrestest": {"internal/freeport"}, // for tests alone
-	"internal/browsertest":  {},                    // for tests alone, which use the pages
-	"internal/acmetest":     {"internal/freeport"}, // for tests alone
+	"internal/faults":       {},                    // tests that run the programs
+	"internal/freeport":     {},                    // for tests and benchmarks
+	"internal/postgrestest": {"internal/freeport"}, // for tests
+	"internal/browsertest":  {},                    // for tests
+	"internal/acmetest":     {"internal/freeport"}, // for tests
 	"demo":                  {},
-	"examples":              {},                    // tests alone, which run the programs
-	"bench":                 {"internal/freeport"}, // runs the program beside others
+	"examples":              {},                    // tests that run the programs
+	"bench":                 {"internal/freeport"}, // compares the program with others
 
 	"cmd/pleo-auth-proxy":       {"proxy", "internal/connect", "internal/api", "internal/dashboard", "internal/manage", "internal/webhook", "internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
 	"proxy":                     {"internal/refresh", "internal/refresh/breaker", "internal/refresh/rollback", "internal/refresh/spool", "internal/pleo", "credstore", "internal/broadcast", "internal/durable", "internal/webguard", "internal/outbound"},
@@ -156,10 +156,9 @@ var mayImport = map[string][]string{
 	"internal/outbound":         {},
 }
 
-// room returns the entry of mayImport that a package falls under: its own, or
-// that of the nearest folder above it. A package at credstore/sqlstore falls
-// under credstore.
-func room(relative string) string {
+// graphEntry returns the entry of mayImport for a package: its own, or that of
+// the nearest directory above it.
+func graphEntry(relative string) string {
 	for ; relative != "."; relative = filepath.Dir(relative) {
 		if _, ok := mayImport[relative]; ok {
 			return relative
@@ -168,49 +167,48 @@ func room(relative string) string {
 	return ""
 }
 
-func TestArrowsPointOneWay(t *testing.T) {
+func TestImportGraph(t *testing.T) {
 	for _, p := range listPackages(t, "./...") {
 		if len(p.GoFiles) == 0 {
-			continue // tests alone, which may look at everything
+			continue // tests may import everything
 		}
-		home := room(p.relative())
-		if home == "" {
-			t.Errorf("package %s has no place among the arrows; give it one in docs/architecture.md and here", p.relative())
+		entry := graphEntry(p.relative())
+		if entry == "" {
+			t.Errorf("package %s has no entry in mayImport; add one, and a row in docs/architecture.md", p.relative())
 			continue
 		}
 		for _, path := range p.Deps {
-			inside, ours := strings.CutPrefix(path, module+"/")
-			if ours && room(inside) != home && !slices.Contains(mayImport[home], room(inside)) {
-				t.Errorf("package %s imports %s, against the arrows", p.relative(), inside)
+			imported, ours := strings.CutPrefix(path, module+"/")
+			if ours && graphEntry(imported) != entry && !slices.Contains(mayImport[entry], graphEntry(imported)) {
+				t.Errorf("package %s depends on %s, which mayImport does not allow", p.relative(), imported)
 			}
 		}
 	}
 }
 
-// TestCredstoreStandsAlone: a program of somebody else's can use the package
-// that says what a store is without the database that comes with ours.
-func TestCredstoreStandsAlone(t *testing.T) {
+// TestCredstoreImportsNothing lets other programs use the interfaces of credstore
+// without the databases of this one.
+func TestCredstoreImportsNothing(t *testing.T) {
 	for _, p := range listPackages(t, "./credstore") {
 		for _, path := range p.Deps {
 			if strings.HasPrefix(path, module) {
-				t.Errorf("package credstore imports %s, want nothing of ours", path)
+				t.Errorf("package credstore imports %s, want no package of this module", path)
 			}
 		}
 	}
 }
 
-// TestSimulatorIsForTestsOnly: no program that talks to the real Pleo holds a
-// false one.
+// TestSimulatorIsForTestsOnly keeps the simulator out of the program.
 func TestSimulatorIsForTestsOnly(t *testing.T) {
 	for _, p := range listPackages(t, "./...") {
 		if slices.Contains(p.Imports, module+"/internal/simulator") && p.relative() != "cmd/pleo-sim" {
-			t.Errorf("package %s imports the simulator, which is for cmd/pleo-sim and tests", p.relative())
+			t.Errorf("package %s imports the simulator, want it in cmd/pleo-sim and tests only", p.relative())
 		}
 	}
 }
 
-// files calls look with each file of the tree that was not built from it.
-func files(t *testing.T, look func(path string)) {
+// walkFiles calls visit with the path of each source file of the repository.
+func walkFiles(t *testing.T, visit func(path string)) {
 	t.Helper()
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -227,7 +225,7 @@ func files(t *testing.T, look func(path string)) {
 			return nil
 		}
 		if d.Type().IsRegular() {
-			look(filepath.ToSlash(path))
+			visit(filepath.ToSlash(path))
 		}
 		return nil
 	})
@@ -245,13 +243,12 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// TestNothingIsLeftToDo: work that is not done is an issue, where it is seen
-// and can be planned, and not a comment.
-func TestNothingIsLeftToDo(t *testing.T) {
+// TestNoTodoComments keeps unfinished work in issues, where it can be planned.
+func TestNoTodoComments(t *testing.T) {
 	marker := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`)
-	files(t, func(path string) {
+	walkFiles(t, func(path string) {
 		if path == ".golangci.yml" {
-			return // names the markers it looks for
+			return // configures a linter for the same markers
 		}
 		for i, line := range strings.Split(read(t, path), "\n") {
 			if marker.MatchString(line) {
@@ -261,32 +258,31 @@ func TestNothingIsLeftToDo(t *testing.T) {
 	})
 }
 
-// link is a link in Markdown that is not to another site: its target, less a
-// fragment.
+// link matches a Markdown link to a file of the repository: path and fragment.
 var link = regexp.MustCompile(`\]\(([^)#\s:]+)(#[^)]*)?\)`)
 
-func TestLinksLeadSomewhere(t *testing.T) {
+func TestLinks(t *testing.T) {
 	checked := 0
-	files(t, func(path string) {
+	walkFiles(t, func(path string) {
 		if filepath.Ext(path) != ".md" {
 			return
 		}
 		for _, m := range link.FindAllStringSubmatch(read(t, path), -1) {
 			checked++
 			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
-				t.Errorf("%s links to %s, which is not there", path, m[1])
+				t.Errorf("%s links to %s, which does not exist", path, m[1])
 			}
 		}
 	})
 	if checked == 0 {
-		t.Error("no link was found in any page, so none was checked")
+		t.Error("found no links to check")
 	}
 }
 
-// TestNothingRunsAtLoad: a second server in the same process must not share
-// anything with the first by accident, so nothing runs when a package is loaded.
-func TestNothingRunsAtLoad(t *testing.T) {
-	files(t, func(path string) {
+// TestNoInit keeps packages free of state that two servers in one process would
+// share.
+func TestNoInit(t *testing.T) {
+	walkFiles(t, func(path string) {
 		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
 			return
 		}
