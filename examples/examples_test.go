@@ -1,5 +1,4 @@
-// Package examples runs the clients of this folder, each in its language,
-// against the real proxy and a simulated Pleo.
+// Package examples tests the example clients with the proxy and a simulated Pleo.
 package examples
 
 import (
@@ -27,21 +26,21 @@ var clients = flag.Bool("clients", false, "run the clients, which need the runti
 // example is one client.
 type example struct {
 	name string
-	// command returns how a user runs it for a connection.
-	command func(w *world, connection string) *exec.Cmd
-	// lost is the exit code once the connection needs a person, and says what it
-	// prints then beside that.
-	lost int
-	says string
+	// command returns the command that a user runs for a connection.
+	command func(w *env, connection string) *exec.Cmd
+	// exitCode and message are the exit code, and what the client prints to stderr,
+	// once the connection needs a person.
+	exitCode int
+	message  string
 }
 
 func examples() []example {
-	const reconnect = "acme has to be connected again: http://127.0.0.1:1/connect/"
+	const reconnect = "acme must be connected again: http://127.0.0.1:1/connect/"
 	jackson := strings.Join([]string{
 		"/usr/share/java/jackson-databind.jar", "/usr/share/java/jackson-core.jar", "/usr/share/java/jackson-annotations.jar",
 	}, ":")
-	plain := func(name string, args ...string) func(*world, string) *exec.Cmd {
-		return func(w *world, connection string) *exec.Cmd {
+	plain := func(name string, args ...string) func(*env, string) *exec.Cmd {
+		return func(w *env, connection string) *exec.Cmd {
 			return exec.Command(name, append(args, connection, w.proxy)...)
 		}
 	}
@@ -51,13 +50,13 @@ func examples() []example {
 		{"Python", plain("/usr/bin/python3", "python/employees.py"), 2, reconnect},
 		{"Node.js", plain("node", "node/employees.mjs"), 2, reconnect},
 		{"Java", plain("java", "-cp", jackson, "java/Employees.java"), 2, reconnect},
-		{"base URL only", onlyBaseURL, 1, "Pleo says: "},
+		{"base URL only", baseURLOnly, 1, "Pleo: "},
 	}
 }
 
-// onlyBaseURL runs the old program with its settings as they are, but for the
-// port.
-func onlyBaseURL(w *world, connection string) *exec.Cmd {
+// baseURLOnly runs the old program with its settings, of which only the address of
+// the proxy differs.
+func baseURLOnly(w *env, connection string) *exec.Cmd {
 	settings, err := os.ReadFile("base-url/pleo.ini")
 	if err != nil {
 		w.t.Fatal(err)
@@ -70,13 +69,13 @@ func onlyBaseURL(w *world, connection string) *exec.Cmd {
 	return exec.Command("php", "base-url/employees.php", path)
 }
 
-// TestClientsListEmployees: each client pages through everything, and tells its
-// user when a person has to act.
+// TestClientsListEmployees checks that each client reads all pages, and reports
+// when a person must act.
 func TestClientsListEmployees(t *testing.T) {
 	if !*clients {
-		t.Skip("the clients need the runtimes of their languages: make clients runs them")
+		t.Skip("requires the languages of the clients; make clients runs this")
 	}
-	w := newWorld(t)
+	w := newEnv(t)
 	grant := w.connect("acme")
 	want := w.employees(grant.Company)
 	for _, e := range examples() {
@@ -84,10 +83,10 @@ func TestClientsListEmployees(t *testing.T) {
 			before := w.pages.Load()
 			got := run(t, e.command(w, "acme"), 0)
 			if got.stdout != want {
-				t.Errorf("it prints\n%s\nwant\n%s\n%s", got.stdout, want, got.stderr)
+				t.Errorf("stdout =\n%s\nwant\n%s\nstderr = %s", got.stdout, want, got.stderr)
 			}
 			if n := w.pages.Load() - before; n < 3 {
-				t.Errorf("it asked for %d pages, want at least 3", n)
+				t.Errorf("the client requested %d pages, want at least 3", n)
 			}
 		})
 	}
@@ -96,33 +95,33 @@ func TestClientsListEmployees(t *testing.T) {
 	}
 	for _, e := range examples() {
 		t.Run(e.name+", reauthorization required", func(t *testing.T) {
-			got := run(t, e.command(w, "acme"), e.lost)
-			if got.stdout != "" || !strings.Contains(got.stderr, e.says) {
-				t.Errorf("it prints %q and %q, want nothing and %q", got.stdout, got.stderr, e.says)
+			got := run(t, e.command(w, "acme"), e.exitCode)
+			if got.stdout != "" || !strings.Contains(got.stderr, e.message) {
+				t.Errorf("stdout = %q, stderr = %q, want no output and %q", got.stdout, got.stderr, e.message)
 			}
 		})
 	}
 }
 
-// world is a simulated Pleo and a proxy before it.
-type world struct {
+// env is a simulated Pleo with a proxy in front of it.
+type env struct {
 	t     *testing.T
 	dir   string
 	bin   string // the program
 	sim   *simulator.Simulator
 	url   string       // of the simulator
 	proxy string       // URL
-	pages atomic.Int64 // lists of employees that the simulator was asked for
+	pages atomic.Int64 // requests for lists of employees
 }
 
-func newWorld(t *testing.T) *world {
+func newEnv(t *testing.T) *env {
 	t.Helper()
 	sim, err := simulator.New(simulator.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(sim.Close)
-	w := &world{t: t, dir: t.TempDir(), sim: sim}
+	w := &env{t: t, dir: t.TempDir(), sim: sim}
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2/employees" {
 			w.pages.Add(1)
@@ -138,7 +137,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) configure() {
+func (w *env) configure() {
 	w.t.Helper()
 	client := w.sim.DefaultClient()
 	config := fmt.Sprintf(`environment: custom
@@ -154,12 +153,12 @@ oauth: {client_id: %q, client_secret: %q}
 	}
 }
 
-func (w *world) command(args ...string) *exec.Cmd {
+func (w *env) command(args ...string) *exec.Cmd {
 	return exec.Command(w.bin, append([]string{"--config", filepath.Join(w.dir, "config.yaml")}, args...)...)
 }
 
-// serve starts the proxy, which ends with the test.
-func (w *world) serve() {
+// serve starts the proxy, which runs until the test ends.
+func (w *env) serve() {
 	w.t.Helper()
 	cmd := w.command("serve", "--json")
 	var log bytes.Buffer
@@ -182,13 +181,13 @@ func (w *world) serve() {
 		err = json.Unmarshal(line, &addresses)
 	}
 	if err != nil {
-		w.t.Fatalf("the proxy does not start: %v\n%s", err, &log)
+		w.t.Fatalf("starting the proxy: %v\n%s", err, &log)
 	}
 	w.proxy = "http://" + addresses.Proxy
 }
 
-// connect makes a connection by OAuth.
-func (w *world) connect(name string) simulator.Grant {
+// connect adds an OAuth connection.
+func (w *env) connect(name string) simulator.Grant {
 	w.t.Helper()
 	grant, err := w.sim.IssueGrant(simulator.GrantRequest{})
 	if err != nil {
@@ -204,8 +203,8 @@ func (w *world) connect(name string) simulator.Grant {
 	return grant
 }
 
-// employees returns what a client is to print: all of the company, in order.
-func (w *world) employees(company string) string {
+// employees returns the expected output: all employees of the company, in order.
+func (w *env) employees(company string) string {
 	w.t.Helper()
 	key, err := w.sim.IssueKey(simulator.Key{Company: company})
 	if err != nil {
@@ -213,13 +212,13 @@ func (w *world) employees(company string) string {
 	}
 	request := httptest.NewRequest(http.MethodGet, "/v2/employees?limit=100", nil)
 	request.SetBasicAuth(key.Value, "")
-	answer := httptest.NewRecorder()
-	w.sim.Handler().ServeHTTP(answer, request)
+	recorder := httptest.NewRecorder()
+	w.sim.Handler().ServeHTTP(recorder, request)
 	var page struct {
 		Data []struct{ FirstName, LastName, Email string }
 	}
-	if err := json.Unmarshal(answer.Body.Bytes(), &page); err != nil || len(page.Data) < 21 {
-		w.t.Fatalf("the simulator answers %d with %d employees (%v), want enough for 3 pages", answer.Code, len(page.Data), err)
+	if err := json.Unmarshal(recorder.Body.Bytes(), &page); err != nil || len(page.Data) < 21 {
+		w.t.Fatalf("the simulator responds %d with %d employees (%v), want enough for 3 pages", recorder.Code, len(page.Data), err)
 	}
 	var all strings.Builder
 	for _, e := range page.Data {
@@ -230,19 +229,19 @@ func (w *world) employees(company string) string {
 
 type result struct{ stdout, stderr string }
 
-// run runs a command that has to end with the exit code.
+// run runs a command and checks its exit code.
 func run(t *testing.T, cmd *exec.Cmd, want int) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "no_proxy=*") // nothing leaves this machine
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "no_proxy=*") // the servers are on this machine
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
 	if got := cmd.ProcessState.ExitCode(); got != want {
-		t.Fatalf("%v exits %d, want %d:\n%s%s", cmd.Args, got, want, &stdout, &stderr)
+		t.Fatalf("%v: exit code %d, want %d:\n%s%s", cmd.Args, got, want, &stdout, &stderr)
 	}
 	return result{stdout.String(), stderr.String()}
 }

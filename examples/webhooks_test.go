@@ -18,30 +18,30 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/freeport"
 )
 
-// TestReceiverVerifies: the receiver takes what was signed with one of its
-// secrets a moment ago, and nothing else.
+// TestReceiverVerifies checks that the receiver accepts only messages that were
+// signed recently with one of its secrets.
 func TestReceiverVerifies(t *testing.T) {
 	if !*clients {
-		t.Skip("the receiver needs Python: make clients runs it")
+		t.Skip("requires Python; make clients runs this")
 	}
 	const old, current = "whsec_b2xkIHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI=", "whsec_bmV3IHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI="
 	secrets := filepath.Join(t.TempDir(), "secrets")
 	if err := os.WriteFile(secrets, []byte("# current, then old\n"+current+"\n"+old+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	url, said := receive(t, secrets)
+	url, output := receive(t, secrets)
 	for _, tt := range []struct {
 		name   string
 		secret string
 		at     time.Time
-		body   string // that is sent in place of the signed one; empty: that one
+		body   string // sent instead of the signed one; empty: the signed one
 		want   int
 	}{
 		{name: "current secret", secret: current, at: time.Now(), want: http.StatusNoContent},
 		{name: "old secret", secret: old, at: time.Now(), want: http.StatusNoContent},
-		{name: "strange secret", secret: "whsec_c3RyYW5nZSBzZWNyZXQgb2Ygbm9ib2R5LCAzMiBieQ==", at: time.Now(), want: http.StatusUnauthorized},
+		{name: "unknown secret", secret: "whsec_c3RyYW5nZSBzZWNyZXQgb2Ygbm9ib2R5LCAzMiBieQ==", at: time.Now(), want: http.StatusUnauthorized},
 		{name: "an hour ago", secret: current, at: time.Now().Add(-time.Hour), want: http.StatusUnauthorized},
-		{name: "changed on the way", secret: current, at: time.Now(), body: "{}", want: http.StatusUnauthorized},
+		{name: "modified in transit", secret: current, at: time.Now(), body: "{}", want: http.StatusUnauthorized},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const signed = `{"type":"connection.removed","timestamp":"2030-01-02T03:04:05Z","data":{"name":"acme","status":"active"}}`
@@ -69,17 +69,17 @@ func TestReceiverVerifies(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := resp.Body.Close(); err != nil || resp.StatusCode != tt.want {
-				t.Errorf("the receiver answers %d, %v, want %d", resp.StatusCode, err, tt.want)
+				t.Errorf("status = %d, %v, want %d", resp.StatusCode, err, tt.want)
 			}
 		})
 	}
-	if line, err := said.ReadString('\n'); err != nil || line != "id-1 connection.removed acme active\n" {
-		t.Errorf("the receiver says %q, %v, want what it was told", line, err)
+	if line, err := output.ReadString('\n'); err != nil || line != "id-1 connection.removed acme active\n" {
+		t.Errorf("output = %q, %v, want the event", line, err)
 	}
 }
 
-// receive starts the receiver, and returns where it is and what it says.
-func receive(t *testing.T, secrets string) (url string, said *bufio.Reader) {
+// receive starts the receiver and returns its URL and its output.
+func receive(t *testing.T, secrets string) (url string, output *bufio.Reader) {
 	t.Helper()
 	address, err := freeport.Address()
 	if err != nil {
@@ -99,7 +99,7 @@ func receive(t *testing.T, secrets string) (url string, said *bufio.Reader) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it does not end by itself
+		_ = cmd.Process.Kill() // it does not exit by itself
 		_ = cmd.Wait()
 	})
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -109,7 +109,7 @@ func receive(t *testing.T, secrets string) (url string, said *bufio.Reader) {
 			return fmt.Sprintf("http://%s/", address), bufio.NewReader(out)
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("the receiver does not start")
+			t.Fatal("timeout while waiting for the receiver")
 		}
 	}
 }

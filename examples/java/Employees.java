@@ -16,7 +16,7 @@ public class Employees {
         String connection = args[0];
         String proxy = args.length > 1 ? args[1] : "http://127.0.0.1:8484";
 
-        // Left to itself HttpClient asks plain-text servers for HTTP/2 by an upgrade.
+        // By default HttpClient offers an upgrade to HTTP/2.
         HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
         ObjectMapper json = new ObjectMapper();
 
@@ -28,8 +28,8 @@ public class Employees {
             if (isProblem(response.headers().firstValue("Content-Type").orElse(""))) {
                 JsonNode problem = json.readTree(response.body());
                 if (problem.path("code").asText().equals("reauthorization_required")) {
-                    String where = problem.path("connect_url").asText(problem.path("detail").asText());
-                    System.err.println(problem.path("connection").asText() + " has to be connected again: " + where);
+                    String instructions = problem.path("connect_url").asText(problem.path("detail").asText());
+                    System.err.println(problem.path("connection").asText() + " must be connected again: " + instructions);
                     System.exit(2);
                 }
             }
@@ -46,7 +46,7 @@ public class Employees {
         }
     }
 
-    /** The proxy's own words; Pleo's errors have another form. */
+    /** Reports whether the response is an error of the proxy; Pleo's errors have another form. */
     static boolean isProblem(String contentType) {
         return contentType.equals("application/problem+json");
     }

@@ -10,7 +10,7 @@
 
 const [connection, proxy = "http://127.0.0.1:8484"] = process.argv.slice(2);
 
-/** What the proxy itself has to say; Pleo's own errors have another form. */
+/** An error of the proxy. Pleo's own errors have another form. */
 class ProxyError extends Error {
   /** @param {Problem} problem */
   constructor(problem) {
@@ -45,6 +45,6 @@ try {
 } catch (error) {
   if (!(error instanceof ProxyError) || error.problem.code !== "reauthorization_required") throw error;
   const { connection, connect_url, detail } = error.problem;
-  console.error(`${connection} has to be connected again: ${connect_url ?? detail}`);
+  console.error(`${connection} must be connected again: ${connect_url ?? detail}`);
   process.exitCode = 2;
 }

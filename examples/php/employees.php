@@ -20,10 +20,10 @@ do {
         fwrite(STDERR, curl_error($curl) . "\n");
         exit(1);
     }
-    $answer = json_decode($body, true);
-    if (($answer['code'] ?? null) === 'reauthorization_required') {
-        $where = $answer['connect_url'] ?? $answer['detail'];
-        fwrite(STDERR, "{$answer['connection']} has to be connected again: $where\n");
+    $document = json_decode($body, true);
+    if (($document['code'] ?? null) === 'reauthorization_required') {
+        $instructions = $document['connect_url'] ?? $document['detail'];
+        fwrite(STDERR, "{$document['connection']} must be connected again: $instructions\n");
         exit(2);
     }
     $status = curl_getinfo($curl, CURLINFO_RESPONSE_CODE);
@@ -31,9 +31,9 @@ do {
         fwrite(STDERR, "status $status: $body\n");
         exit(1);
     }
-    foreach ($answer['data'] as $employee) {
+    foreach ($document['data'] as $employee) {
         echo "{$employee['firstName']} {$employee['lastName']} <{$employee['email']}>\n";
     }
-    $page = $answer['pagination'];
+    $page = $document['pagination'];
     $query['after'] = $page['endCursor'] ?? null;
 } while ($page['hasNextPage']);

@@ -18,10 +18,10 @@ def employees():
     while True:
         response = session.get(f"{proxy}/v2/employees", params=query, timeout=120)
         if response.headers.get("Content-Type") == "application/problem+json":
-            problem = response.json()  # the proxy's own words, not Pleo's
+            problem = response.json()  # from the proxy; Pleo's errors have another form
             if problem["code"] == "reauthorization_required":
-                where = problem.get("connect_url") or problem["detail"]
-                print(f"{problem['connection']} has to be connected again: {where}", file=sys.stderr)
+                instructions = problem.get("connect_url") or problem["detail"]
+                print(f"{problem['connection']} must be connected again: {instructions}", file=sys.stderr)
                 sys.exit(2)
         response.raise_for_status()
         page = response.json()

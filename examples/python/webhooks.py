@@ -12,11 +12,11 @@ class Receiver(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         message, at = self.headers["webhook-id"], self.headers["webhook-timestamp"]
         signed = f"{message}.{at}.".encode() + body
-        good = [b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys]
-        given = self.headers["webhook-signature"].encode().split()
-        if abs(time.time() - int(at)) > 300 or not any(hmac.compare_digest(a, b) for a in good for b in given):
+        expected = [b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys]
+        received = self.headers["webhook-signature"].encode().split()
+        if abs(time.time() - int(at)) > 300 or not any(hmac.compare_digest(a, b) for a in expected for b in received):
             return self.send_error(401)
-        event = json.loads(body)  # a message may come twice: do its work once for each id
+        event = json.loads(body)  # a message may arrive twice: process each id once
         print(message, event["type"], event["data"]["name"], event["data"]["status"], flush=True)
         self.send_response(204)
         self.end_headers()

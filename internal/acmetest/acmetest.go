@@ -1,5 +1,4 @@
-// Package acmetest starts Pebble, the ACME server that Let's Encrypt tests clients
-// with, for tests that get certificates from it.
+// Package acmetest runs Pebble, the ACME test server of Let's Encrypt, for tests.
 package acmetest
 
 import (
@@ -31,28 +30,30 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/freeport"
 )
 
-// Authority is a Pebble that reaches all domains at this machine.
+// Authority is a certificate authority for which all domains resolve to this
+// machine.
 type Authority struct {
-	// ServerRoots is whom to trust when talking to it, as RootFile holds it.
+	// ServerRoots verifies the certificate of its server, as RootFile does.
 	ServerRoots *x509.CertPool
 
 	t          *testing.T
 	pebble     string // the program
 	dir        string
 	address    string
-	management string // where it tells its roots
+	management string // address that serves the root certificates
 	cmd        *exec.Cmd
 	log        *logBuffer
 }
 
-// Config says where an [Authority] looks for domains, and what it issues.
+// Config configures an [Authority]: the ports at which it validates domains, and
+// its certificates.
 type Config struct {
 	TLSPort, HTTPPort int
 	Lifetime          time.Duration // of certificates
 }
 
-// New prepares an authority, which does not run yet. It skips the test where
-// there is no pebble.
+// New returns an authority that is not running yet. pebble is the path of the
+// program; if it is empty, New skips the test.
 func New(t *testing.T, pebble string, c Config) *Authority {
 	t.Helper()
 	if pebble == "" {
@@ -64,7 +65,7 @@ func New(t *testing.T, pebble string, c Config) *Authority {
 		"listenAddress": a.address, "managementListenAddress": a.management,
 		"certificate": filepath.Join(a.dir, "cert.pem"), "privateKey": filepath.Join(a.dir, "key.pem"),
 		"httpPort": c.HTTPPort, "tlsPort": c.TLSPort, "keyAlgorithm": "ecdsa",
-		"profiles":   map[string]any{"default": map[string]any{"description": "of tests", "validityPeriod": c.Lifetime.Seconds()}},
+		"profiles":   map[string]any{"default": map[string]any{"description": "for tests", "validityPeriod": c.Lifetime.Seconds()}},
 		"retryAfter": map[string]any{"authz": 1, "order": 1},
 	}})
 	if err != nil {
@@ -81,7 +82,8 @@ func (a *Authority) write(name string, data []byte) {
 	}
 }
 
-// certificate makes the authority's own certificate, and returns whom to trust.
+// certificate creates the certificate of the authority's server and returns a pool
+// that verifies it.
 func (a *Authority) certificate() *x509.CertPool {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -109,13 +111,13 @@ func (a *Authority) certificate() *x509.CertPool {
 	return roots
 }
 
-// RootFile is a file with whom to trust when talking to the authority.
+// RootFile is the path of a PEM file that verifies the authority's server.
 func (a *Authority) RootFile() string { return filepath.Join(a.dir, "cert.pem") }
 
-// Directory is where clients begin (RFC 8555 section 7.1.1).
+// Directory is the URL of the directory (RFC 8555 section 7.1.1).
 func (a *Authority) Directory() string { return "https://" + a.address + "/dir" }
 
-// Start runs the authority until the test ends, and returns once it answers.
+// Start runs the authority until the test ends, and returns when it is ready.
 func (a *Authority) Start() {
 	a.t.Helper()
 	a.cmd = exec.Command(a.pebble, "-config", filepath.Join(a.dir, "pebble.json"), "-dnsserver", serveDNS(a.t))
@@ -125,12 +127,12 @@ func (a *Authority) Start() {
 		a.t.Fatal(err)
 	}
 	a.t.Cleanup(func() {
-		_ = a.cmd.Process.Kill() // it does not end by itself
+		_ = a.cmd.Process.Kill() // it does not exit by itself
 		_ = a.cmd.Wait()
 	})
 	for deadline := time.Now().Add(time.Minute); !accepts(a.address) || !accepts(a.management); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			a.t.Fatalf("the authority does not answer; it says:\n%s", a.Log())
+			a.t.Fatalf("timeout while waiting for the authority; its log:\n%s", a.Log())
 		}
 	}
 }
@@ -143,8 +145,8 @@ func accepts(address string) bool {
 	return conn.Close() == nil
 }
 
-// Roots returns whom the certificates come from that the authority issues: others
-// after each start.
+// Roots returns the roots of the certificates that the authority issues. They
+// change with every start.
 func (a *Authority) Roots() *x509.CertPool {
 	a.t.Helper()
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.ServerRoots}}
@@ -157,18 +159,18 @@ func (a *Authority) Roots() *x509.CertPool {
 	pem, err := io.ReadAll(res.Body)
 	roots := x509.NewCertPool()
 	if err != nil || !roots.AppendCertsFromPEM(pem) {
-		a.t.Fatalf("the authority tells no root: %v, %s", err, pem)
+		a.t.Fatalf("reading the root certificate: %v, %s", err, pem)
 	}
 	return roots
 }
 
-// Log is what the authority has said.
+// Log returns what the authority has logged.
 func (a *Authority) Log() string { return string(a.log.bytes()) }
 
-// Issued is how many certificates the authority has issued.
+// Issued returns how many certificates the authority has issued.
 func (a *Authority) Issued() int { return bytes.Count(a.log.bytes(), []byte("Issued certificate")) }
 
-// logBuffer is a log that may be read while it is written.
+// logBuffer is a log that can be read while it is written.
 type logBuffer struct {
 	mu  sync.Mutex // guards buf
 	buf bytes.Buffer
@@ -186,7 +188,7 @@ func (l *logBuffer) bytes() []byte {
 	return bytes.Clone(l.buf.Bytes())
 }
 
-// FreeAddress returns an address of this machine that nobody listens at.
+// FreeAddress returns an address of this machine on which no process listens.
 func FreeAddress(t *testing.T) string {
 	t.Helper()
 	address, err := freeport.Address()
@@ -210,8 +212,8 @@ func PortOf(t *testing.T, address string) int {
 	return n
 }
 
-// serveDNS runs a DNS server that finds every name at this machine, and
-// returns its address. Pebble asks over TCP (RFC 1035 section 4.2.2).
+// serveDNS runs a DNS server that resolves every name to this machine, and returns
+// its address. Pebble uses TCP (RFC 1035 section 4.2.2).
 func serveDNS(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -231,7 +233,8 @@ func serveDNS(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// handleDNS answers until whoever asks hangs up or asks nonsense.
+// handleDNS serves queries until the client closes the connection or sends a
+// malformed query.
 func handleDNS(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	for {
@@ -243,11 +246,11 @@ func handleDNS(conn net.Conn) {
 		if _, err := io.ReadFull(conn, query); err != nil {
 			return
 		}
-		reply, err := dnsResponse(query)
+		response, err := dnsResponse(query)
 		if err != nil {
 			return
 		}
-		if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)); err != nil {
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(response))), response...)); err != nil {
 			return
 		}
 	}
@@ -256,18 +259,18 @@ func handleDNS(conn net.Conn) {
 func dnsResponse(query []byte) ([]byte, error) {
 	var m dnsmessage.Message
 	if err := m.Unpack(query); err != nil || len(m.Questions) != 1 {
-		return nil, fmt.Errorf("not a question: %w", err)
+		return nil, fmt.Errorf("parsing the query: %w", err)
 	}
 	q := m.Questions[0]
-	reply := dnsmessage.Message{
+	response := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: m.ID, Response: true, RecursionDesired: true, RecursionAvailable: true},
 		Questions: m.Questions,
 	}
 	if q.Type == dnsmessage.TypeA {
-		reply.Answers = []dnsmessage.Resource{{
+		response.Answers = []dnsmessage.Resource{{
 			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
 			Body:   &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}},
 		}}
 	}
-	return reply.Pack()
+	return response.Pack()
 }

@@ -15,17 +15,17 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// stepTimeout bounds one step of a person in the browser.
+// stepTimeout limits one step in the browser.
 const stepTimeout = 30 * time.Second
 
-// Browser is a running Chromium, which ends with the test.
+// Browser is a running Chromium. It exits when the test ends.
 type Browser struct {
 	t   testing.TB
 	ctx context.Context
 }
 
-// Start starts a Chromium with a profile of its own. Without one on this
-// machine the test is skipped.
+// Start starts Chromium with a new profile. It skips the test if chromium is not
+// installed.
 func Start(t testing.TB) *Browser {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
@@ -40,9 +40,9 @@ func Start(t testing.TB) *Browser {
 		chromedp.Flag("disable-component-update", true),
 	)
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
-	ctx, _ := chromedp.NewContext(allocator) // ended below, and waited for
+	ctx, _ := chromedp.NewContext(allocator) // canceled below
 	t.Cleanup(func() {
-		_ = chromedp.Cancel(ctx) // a browser that does not end by itself is killed by stop
+		_ = chromedp.Cancel(ctx) // stop kills a browser that does not exit by itself
 		stop()
 	})
 	if err := chromedp.Do(ctx); err != nil {
@@ -51,37 +51,38 @@ func Start(t testing.TB) *Browser {
 	return &Browser{t: t, ctx: ctx}
 }
 
-// For returns the browser for a subtest, whose tabs fail that one.
+// For returns the browser for a subtest.
 func (b *Browser) For(t testing.TB) *Browser { return &Browser{t: t, ctx: b.ctx} }
 
-// Tab is a window with cookies of its own: a person at a machine. Its methods
-// fail the test where the page does not do what is asked of it.
+// Tab is a browser window with its own cookies: a separate user. Its methods fail
+// the test if a step does not succeed.
 type Tab struct {
 	t   testing.TB
 	ctx context.Context
 
-	mu            sync.Mutex // guards what follows
-	requested     []string   // the URLs of all requests
-	consoleErrors []string   // what the browser had to say about the pages
+	mu            sync.Mutex // guards all below
+	requested     []string   // URLs of all requests
+	consoleErrors []string   // of the pages
 }
 
-// Tab opens one, at the size of a desktop. Requests and complaints are noted
-// from the first page on.
+// Tab opens a tab at the size of a desktop. It records requests and errors from the
+// first page on.
 func (b *Browser) Tab() *Tab {
 	b.t.Helper()
 	t := &Tab{t: b.t}
 	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext(), chromedp.WithListener(t.record))
 	b.t.Cleanup(cancel)
 	t.ctx = ctx
-	// The tab lasts as long as the context of its first step, which so has no end.
+	// The context of its first step ends the tab, so it must have no timeout.
 	if err := chromedp.Do(ctx); err != nil {
 		b.t.Fatalf("opening a tab: %v", err)
 	}
-	t.look(desktop)
+	t.setView(desktop)
 	return t
 }
 
-// record runs between the messages of the browser, so it does not talk back.
+// record records an event of the browser. It must not call the browser, which waits
+// for it.
 func (t *Tab) record(event any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -89,8 +90,7 @@ func (t *Tab) record(event any) {
 	case *network.EventRequestWillBeSent:
 		t.requested = append(t.requested, e.Request.URL)
 	case *log.EventEntryAdded:
-		// That a page came with a status of 400 or more is the server's word, not
-		// the browser's complaint.
+		// Error status codes of pages are logged too; tests expect some of them.
 		if e.Entry.Level == log.EntryLevelError && e.Entry.Source != log.EntrySourceNetwork {
 			t.consoleErrors = append(t.consoleErrors, e.Entry.Text)
 		}
@@ -106,15 +106,15 @@ func (t *Tab) Requested() []string {
 	return append([]string(nil), t.requested...)
 }
 
-// errorsLogged returns what the browser has said about the pages, such as that
-// their policy forbids what they do.
+// errorsLogged returns the errors that the browser has logged, such as violations of
+// the Content-Security-Policy.
 func (t *Tab) errorsLogged() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return append([]string(nil), t.consoleErrors...)
 }
 
-// do runs the steps within patience.
+// do runs the steps within stepTimeout.
 func (t *Tab) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	t.t.Helper()
 	ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
@@ -124,7 +124,7 @@ func (t *Tab) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// describe tells where the tab is, for a failed test.
+// describe returns the URL and text of the page, for messages of failed tests.
 func (t *Tab) describe() string {
 	ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
 	defer cancel()

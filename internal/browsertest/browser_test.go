@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestBrowserInspectionBites holds the inspection itself to finding what is wrong.
-func TestBrowserInspectionBites(t *testing.T) {
+// TestBrowserInspectionFindsProblems tests Inspect with a page that has problems.
+func TestBrowserInspectionFindsProblems(t *testing.T) {
 	pages := http.NewServeMux()
 	pages.HandleFunc("GET /good", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `<!doctype html><html lang=en><title>Good</title><meta name=viewport content="width=device-width"><main><h1>Good</h1><a href=/bad>on</a></main>`)
@@ -39,28 +39,28 @@ func TestBrowserInspectionBites(t *testing.T) {
 	found := strings.Join(tab.violations(), "\n")
 	for _, rule := range []string{"html-has-lang", "image-alt", "document-title"} {
 		if !strings.Contains(found, rule) {
-			t.Errorf("the bad page violates %s, and that is not found:\n%s", rule, found)
+			t.Errorf("violations do not contain %s:\n%s", rule, found)
 		}
 	}
 	if len(tab.errorsLogged()) == 0 {
-		t.Error("the bad page breaks its own policy, and that is not noted")
+		t.Error("errorsLogged() is empty, want the violation of the policy")
 	}
-	judge := &verdict{TB: t}
-	tab.t = judge
+	recorder := &failureRecorder{TB: t}
+	tab.t = recorder
 	tab.Inspect("bad")
-	if !judge.failed {
-		t.Error("Inspect lets the bad page pass")
+	if !recorder.failed {
+		t.Error("Inspect accepts the bad page")
 	}
 	tab.Open(server.URL + "/narrow")
 	if got, want := evaluate[[]string](tab, brokenWords), []string{"broken"}; !slices.Equal(got, want) {
-		t.Errorf("the words broken in two are %q, want %q", got, want)
+		t.Errorf("broken words = %q, want %q", got, want)
 	}
 }
 
-// verdict notes failures in place of failing.
-type verdict struct {
+// failureRecorder records failures instead of failing the test.
+type failureRecorder struct {
 	testing.TB
 	failed bool
 }
 
-func (v *verdict) Errorf(string, ...any) { v.failed = true }
+func (v *failureRecorder) Errorf(string, ...any) { v.failed = true }

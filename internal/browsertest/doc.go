@@ -1,7 +1,6 @@
-// Package browsertest looks at our pages the way people do: with a real
-// Chromium, at the width of a phone, in the dark, by keyboard, and with axe-core
-// in the place of a screen reader.
+// Package browsertest tests pages in Chromium: by mouse and keyboard, on desktop
+// and phone, in light and dark, and with axe-core for accessibility.
 //
 // It is for tests with the build tag browser, which `make browser` runs. They
-// need chromium and, from npm, what package.json names.
+// require chromium and the npm packages of package.json.
 package browsertest

@@ -14,34 +14,32 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// view is how somebody looks at a page.
+// view is a window size and color scheme.
 type view struct {
 	name          string
 	width, height int64
 	scheme        string
 }
 
-// The narrowest phone that WCAG 2.2 asks for (1.4.10), and a desktop. Between
-// them, desktop and phoneDark have each width and each scheme.
+// The views include the narrowest width that WCAG 2.2 requires (1.4.10).
 var (
 	desktop     = view{"desktop", 1200, 900, "light"}
 	desktopDark = view{"desktop-dark", 1200, 900, "dark"}
 	phone       = view{"phone", 320, 640, "light"}
 	phoneDark   = view{"phone-dark", 320, 640, "dark"}
-	// Also a window on half of a screen, and a desktop at 150%.
+	// tablet is also half of a desktop, or a desktop at 150%.
 	tablet = view{"tablet", 800, 1000, "light"}
 )
 
-// Inspect looks at the page on a desktop, a tablet and a phone, in light and in
-// dark. It fails the test for what axe-core finds wrong by WCAG 2.2 AA or good
-// practice, for a page wider than the window, for words that are broken in two,
-// and for complaints of the browser.
-// Where the environment variable SCREENSHOTS names a directory it leaves a
-// picture of each there.
+// Inspect checks the page on a desktop, a tablet and a phone, in light and dark. It
+// fails the test for violations of WCAG 2.2 AA and of best practice that axe-core
+// finds, for a page wider than the window, for words that are broken in two, and
+// for errors that the browser has logged. If the environment variable SCREENSHOTS
+// names a directory, it saves screenshots there.
 func (t *Tab) Inspect(name string) {
 	t.t.Helper()
 	for _, v := range []view{phoneDark, tablet, desktop} {
-		t.look(v)
+		t.setView(v)
 		where := fmt.Sprintf("%s (%s)", name, v.name)
 		if wide := evaluate[int](t, `document.documentElement.scrollWidth - document.documentElement.clientWidth`); wide > 0 {
 			t.t.Errorf("%s: the page is %d pixels too wide", where, wide)
@@ -53,15 +51,14 @@ func (t *Tab) Inspect(name string) {
 			t.t.Errorf("%s: %s", where, violation)
 		}
 	}
-	t.shoot(name)
-	for _, complaint := range t.errorsLogged() {
-		t.t.Errorf("%s: the browser says: %s", name, complaint)
+	t.saveScreenshots(name)
+	for _, message := range t.errorsLogged() {
+		t.t.Errorf("%s: browser error: %s", name, message)
 	}
 }
 
-// brokenWords returns the words that begin on one line and end on another, for
-// want of room. Letters in a row are a word, if there are no more of them than in
-// words that people write.
+// brokenWords returns the words that begin on one line and end on another. Longer
+// runs of letters are identifiers, which may be broken.
 const brokenWords = `(() => {
 	const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 	while (texts.nextNode()) {
@@ -81,10 +78,10 @@ const brokenWords = `(() => {
 // Phone makes the tab as narrow as a phone.
 func (t *Tab) Phone() {
 	t.t.Helper()
-	t.look(phone)
+	t.setView(phone)
 }
 
-func (t *Tab) look(v view) {
+func (t *Tab) setView(v view) {
 	t.t.Helper()
 	t.do("changing the view",
 		chromedp.EmulateViewport(v.width, v.height),
@@ -96,7 +93,7 @@ func (t *Tab) look(v view) {
 		}))
 }
 
-// violations returns what axe-core finds, a line each.
+// violations returns the violations that axe-core finds, one per line.
 func (t *Tab) violations() []string {
 	t.t.Helper()
 	if !evaluate[bool](t, `"axe" in window`) {
@@ -110,8 +107,8 @@ func (t *Tab) violations() []string {
 		chromedp.EvalAwaitPromise)
 }
 
-// axe returns the source of axe-core. It is evaluated by the debugger: the
-// pages' own policy lets no script run.
+// axe returns the source of axe-core. The debugger evaluates it, because the policy
+// of the pages allows no scripts.
 func axe(t testing.TB) string {
 	t.Helper()
 	source, err := os.ReadFile(filepath.Join(root(t), "internal/browsertest/node_modules/axe-core/axe.min.js"))
@@ -121,7 +118,7 @@ func axe(t testing.TB) string {
 	return string(source)
 }
 
-// root returns the directory of the repository: tests run in that of their package.
+// root returns the root directory of the repository.
 func root(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -138,8 +135,9 @@ func root(t testing.TB) string {
 	return ""
 }
 
-// shoot leaves a picture of the whole page in each view, if pictures are wanted.
-func (t *Tab) shoot(name string) {
+// saveScreenshots saves a screenshot of the whole page in each view, if the
+// environment variable is set.
+func (t *Tab) saveScreenshots(name string) {
 	t.t.Helper()
 	dir := os.Getenv("SCREENSHOTS")
 	if dir == "" {
@@ -149,15 +147,15 @@ func (t *Tab) shoot(name string) {
 		t.t.Fatal(err)
 	}
 	for _, v := range []view{phone, phoneDark, desktopDark, desktop} {
-		t.look(v)
+		t.setView(v)
 		ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
-		picture, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+		screenshot, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
 		cancel()
 		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s.png", name, v.name)), picture, 0o644)
+			err = os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s.png", name, v.name)), screenshot, 0o644)
 		}
 		if err != nil {
-			t.t.Fatalf("taking a picture: %v", err)
+			t.t.Fatalf("taking a screenshot: %v", err)
 		}
 	}
 }

@@ -12,40 +12,34 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// Open goes to the address and waits for the page.
+// Open navigates to the URL and waits for the page.
 func (t *Tab) Open(url string) {
 	t.t.Helper()
-	t.travel("opening "+url, chromedp.Navigate(url))
+	t.navigate("opening "+url, chromedp.Navigate(url))
 }
 
-// Follow clicks what the CSS selector finds first, and waits for the page that
-// it leads to.
+// Follow clicks the first element that matches the CSS selector, and waits for the
+// page that it leads to.
 func (t *Tab) Follow(selector string) {
 	t.t.Helper()
-	t.travel("following "+selector, chromedp.Click(chromedp.CSS(selector)))
+	t.navigate("following "+selector, chromedp.Click(chromedp.CSS(selector)))
 }
 
-// FollowByKeyboard presses Enter where the focus is and waits for the page that
+// FollowByKeyboard presses Enter on the focused element, and waits for the page that
 // it leads to.
 func (t *Tab) FollowByKeyboard() {
 	t.t.Helper()
-	t.travel("pressing Enter", chromedp.KeyEvent(kb.Enter))
+	t.navigate("pressing Enter", chromedp.KeyEvent(kb.Enter))
 }
 
-// Back is the browser's button.
-func (t *Tab) Back() {
-	t.t.Helper()
-	t.travel("going back", chromedp.NavigateBack())
-}
-
-// Reload loads the page again.
+// Reload reloads the page.
 func (t *Tab) Reload() {
 	t.t.Helper()
-	t.travel("reloading", chromedp.Reload())
+	t.navigate("reloading", chromedp.Reload())
 }
 
-// travel takes a step that leads to another page, and waits until that is there.
-func (t *Tab) travel(what string, step chromedp.Action[chromedp.Void]) {
+// navigate takes a step that leads to another page, and waits for that page.
+func (t *Tab) navigate(what string, step chromedp.Action[chromedp.Void]) {
 	t.t.Helper()
 	ctx, cancel := context.WithTimeout(t.ctx, stepTimeout)
 	defer cancel()
@@ -54,49 +48,49 @@ func (t *Tab) travel(what string, step chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// Click clicks what the CSS selector finds first, on this page.
+// Click clicks the first element that matches the CSS selector.
 func (t *Tab) Click(selector string) {
 	t.t.Helper()
 	t.do("clicking "+selector, chromedp.Click(chromedp.CSS(selector)))
 }
 
-// Fill puts the text in the place of what the field holds.
+// Fill replaces the text of a field.
 func (t *Tab) Fill(selector, text string) {
 	t.t.Helper()
 	t.do("filling "+selector, chromedp.Clear(chromedp.CSS(selector)), chromedp.SendKeys(chromedp.CSS(selector), text))
 }
 
-// Choose picks the option, or the day, with the value.
+// Choose selects the option or date with the value.
 func (t *Tab) Choose(selector, value string) {
 	t.t.Helper()
 	t.do("choosing in "+selector, chromedp.SetValue(chromedp.CSS(selector), value))
 }
 
-// Type presses the keys where the focus is.
+// Type presses the keys on the focused element.
 func (t *Tab) Type(keys string) {
 	t.t.Helper()
 	t.do("typing", chromedp.KeyEvent(keys))
 }
 
-// TabTo moves the focus by the Tab key until it is on what the CSS selector
-// finds. It fails the test if 50 presses do not lead there, or if the focus
-// cannot be seen on the way.
+// TabTo presses the Tab key until an element that matches the CSS selector has the
+// focus. It fails the test after 50 presses, and if the focus is invisible on the
+// way.
 func (t *Tab) TabTo(selector string) {
 	t.t.Helper()
 	for range 50 {
 		t.Type(kb.Tab)
 		if !evaluate[bool](t, focusShows) {
-			t.t.Errorf("the focus cannot be seen on %s", evaluate[string](t, `document.activeElement.outerHTML`))
+			t.t.Errorf("the focus is invisible on %s", evaluate[string](t, `document.activeElement.outerHTML`))
 		}
 		if evaluate[bool](t, fmt.Sprintf(`document.activeElement.matches(%s)`, strconv.Quote(selector))) {
 			return
 		}
 	}
-	t.t.Fatalf("Tab does not lead to %s\nat %s", selector, t.describe())
+	t.t.Fatalf("cannot reach %s with Tab\nat %s", selector, t.describe())
 }
 
-// focusShows tells whether the element with the focus has an outline (WCAG 2.2,
-// 2.4.7), or is the page itself, which the browser's own parts come before.
+// focusShows is true if the focused element has an outline (WCAG 2.2, 2.4.7), or is
+// the page itself, which has the focus after the browser's own controls.
 const focusShows = `(() => {
 	const e = document.activeElement;
 	if (!e || e === document.body) return true;
@@ -104,7 +98,7 @@ const focusShows = `(() => {
 	return s.outlineStyle === "auto" || s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2;
 })()`
 
-// Text returns what can be read on the page.
+// Text returns the visible text of the page.
 func (t *Tab) Text() string {
 	t.t.Helper()
 	return evaluate[string](t, `document.body.innerText`)
@@ -116,37 +110,37 @@ func (t *Tab) Heading() string {
 	return evaluate[string](t, `document.querySelector("h1").innerText`)
 }
 
-// HTML returns the page's source as the browser has understood it.
+// HTML returns the source of the page as the browser has parsed it.
 func (t *Tab) HTML() string {
 	t.t.Helper()
 	return evaluate[string](t, `document.documentElement.outerHTML`)
 }
 
-// Attribute returns an attribute of what the CSS selector finds first.
+// Attribute returns an attribute of the first element that matches the CSS selector.
 func (t *Tab) Attribute(selector, name string) string {
 	t.t.Helper()
 	return evaluate[string](t, fmt.Sprintf(`document.querySelector(%s).getAttribute(%s) || ""`, strconv.Quote(selector), strconv.Quote(name)))
 }
 
-// Has reports whether the CSS selector finds anything.
+// Has reports whether an element matches the CSS selector.
 func (t *Tab) Has(selector string) bool {
 	t.t.Helper()
 	return evaluate[bool](t, fmt.Sprintf(`document.querySelector(%s) !== null`, strconv.Quote(selector)))
 }
 
-// URL returns where the tab is.
+// URL returns the URL of the page.
 func (t *Tab) URL() string {
 	t.t.Helper()
 	return evaluate[string](t, `location.href`)
 }
 
-// WantText fails the test unless the page shows every one of the texts.
+// WantText fails the test unless the page contains all of the texts.
 func (t *Tab) WantText(texts ...string) {
 	t.t.Helper()
 	shown := t.Text()
 	for _, want := range texts {
 		if !strings.Contains(shown, want) {
-			t.t.Errorf("the page at %s does not say %q:\n%s", t.URL(), want, shown)
+			t.t.Errorf("the page at %s does not contain %q:\n%s", t.URL(), want, shown)
 		}
 	}
 }
@@ -157,7 +151,7 @@ func evaluate[T any](t *Tab, expression string, options ...chromedp.EvaluateOpti
 	defer cancel()
 	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, options...))
 	if err != nil {
-		t.t.Fatalf("looking at the page: %v\nat %s", err, t.describe())
+		t.t.Fatalf("evaluating a script: %v\nat %s", err, t.describe())
 	}
 	return value
 }

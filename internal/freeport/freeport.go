@@ -1,5 +1,4 @@
-// Package freeport finds ports for the servers of tests and benchmarks that have
-// to know where they will listen before they do.
+// Package freeport finds free TCP ports for tests and benchmarks.
 package freeport
 
 import (
@@ -9,14 +8,14 @@ import (
 	"net"
 )
 
-// Ports are chosen from the first and below the second. Systems give out those
-// above 32767 to whoever asks for any (Linux: net.ipv4.ip_local_port_range), most
-// often to the near end of an outgoing connection, which then keeps a server from
-// listening.
+// Ports are chosen from minPort up to, not including, maxPort. Operating systems
+// assign ports above 32767 (Linux: net.ipv4.ip_local_port_range), most often to the
+// local end of an outgoing connection, which then prevents a server from listening.
 const minPort, maxPort = 10000, 30000
 
-// Address returns a host:port of this machine that nobody listens at. It is not
-// reserved; at random among so many, nobody else is given it meanwhile.
+// Address returns a host:port of this machine on which no process listens. The
+// port is not reserved, but as it is random, other callers are unlikely to get the
+// same one.
 func Address() (string, error) {
 	var lc net.ListenConfig
 	var err error
