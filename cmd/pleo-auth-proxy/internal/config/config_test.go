@@ -188,7 +188,7 @@ func TestMistakesInOneKey(t *testing.T) {
 		{"port too large", minimal + "proxy: {listen: \"127.0.0.1:84840\"}\n",
 			[]string{`c.yaml:2: proxy.listen: must be host:port such as 127.0.0.1:8484, or unix:/path/of/socket (it is "127.0.0.1:84840")`}},
 		{"relative socket", minimal + "proxy: {listen: \"unix:sock\"}\n",
-			[]string{`c.yaml:2: proxy.listen: must have an absolute path after unix: (it is "unix:sock")`}},
+			[]string{`c.yaml:2: proxy.listen: must have an absolute path, such as unix:/run/pleo.sock (it is "unix:sock")`}},
 		{"odd default connection", minimal + "proxy: {default_connection: a/b}\n",
 			[]string{`c.yaml:2: proxy.default_connection: must be the name of a connection: 1 to 128 letters, digits and . _ ~ : -, starting with a letter or a digit (it is "a/b")`}},
 		{"syntax", "environment: [\n", []string{"c.yaml:1: invalid YAML: did not find expected node content"}},

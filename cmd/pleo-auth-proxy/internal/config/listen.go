@@ -115,7 +115,7 @@ const maxUnixPathLength = 103
 func parseUnixListen(s string) (Listen, error) {
 	path, options, _ := strings.Cut(s, "?")
 	if !filepath.IsAbs(path) {
-		return Listen{}, errors.New("must have an absolute path after unix:")
+		return Listen{}, errors.New("must have an absolute path, such as unix:/run/pleo.sock")
 	}
 	if len(path) > maxUnixPathLength {
 		return Listen{}, fmt.Errorf("must have a socket path of at most %d bytes", maxUnixPathLength)
