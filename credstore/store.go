@@ -10,221 +10,228 @@ import (
 	"time"
 )
 
-// Store keeps connections, their sealed credentials, and what processes must
-// know about each other to refresh safely.
+// Store is a store in its parts. It keeps connections, their encrypted credentials,
+// and what processes must know about each other to refresh safely.
 //
-// All methods may be called by several goroutines and, through stores opened
-// on the same data, by several processes at once. Each write is one
-// transaction, durable before the method returns nil. Errors can be matched
-// with errors.Is against the sentinels of this package; anything that may pass
-// by itself matches [ErrUnavailable], and after it a write may or may not have
-// happened.
-type Store interface {
-	// Create adds a connection and, where c.Credential is not nil, its first
-	// credential (version 1, status active); otherwise its status is pending.
-	// It returns a [ConflictError] of ErrNameTaken, ErrTokenTaken or ErrCompanyBound.
+// All methods may be called by several goroutines and, through stores opened on the
+// same data, by several processes at once. Each write is one transaction, durable
+// before the method returns nil. Errors match, by [errors.Is], the sentinels of this
+// package; an error that may be temporary matches [ErrUnavailable], after which a
+// write may or may not have happened.
+type Store struct {
+	Connections Connections
+	Credentials Credentials
+	Links       Links
+	History     History
+	Outbox      Outbox
+	Changes     Changes
+}
+
+// Connections creates, finds and changes connections.
+type Connections interface {
+	// Create adds a connection and, if c.Credential is not nil, its first
+	// credential (version 1, status active); otherwise its status is pending. It
+	// returns a [ConflictError] of ErrNameTaken, ErrTokenTaken or ErrCompanyBound.
 	Create(ctx context.Context, c NewConnection) (Connection, error)
 
 	// Find returns the connection called name, or ErrNotFound. Names are
-	// compared with case.
+	// case-sensitive.
 	Find(ctx context.Context, name string) (Connection, error)
 
-	// Read returns the whole state of the connection with the id, or
-	// ErrNotFound. It is one consistent snapshot.
+	// Read returns the whole state of the connection with the id, or ErrNotFound,
+	// as one consistent snapshot.
 	Read(ctx context.Context, id string) (State, error)
 
-	// List returns connections in the order of their names, compared byte by
-	// byte. Connections that stay are on exactly one page each, whatever is
-	// created or removed between the pages. A limit or cursor that cannot be is
-	// ErrBadQuery.
+	// List returns connections ordered by name, byte by byte. A connection that
+	// exists throughout is on exactly one page, whatever is created or removed
+	// between the pages. An invalid limit or cursor is ErrBadQuery.
 	List(ctx context.Context, q Query) (Page, error)
 
 	// Count returns how many connections there are of each kind and status.
 	Count(ctx context.Context) (map[Group]int, error)
 
-	// Due returns up to limit connections of kind oauth that may be refreshed
-	// and whose token pair was obtained before the given time, oldest first.
-	// May be refreshed: active or degraded, with a refresh token that was not
-	// refused, and neither RetryAt nor the intent's NextAt ahead.
-	Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]Connection, error)
-
-	// Remove forgets the connection and everything secret about it, connect
-	// links included; its history stays. Its id is never used again: what is
-	// saved to it later is ErrSuperseded.
+	// Remove deletes the connection, its secrets and its connect links; its history
+	// stays. Its id is never used again: saving to it later is ErrSuperseded.
 	Remove(ctx context.Context, id string) error
 
 	// Disable ends the use of a connection: its status is disabled, with the
-	// reason, whatever happens to its credential, until Enable. One that is
-	// disabled already stays as it is.
+	// reason, whatever happens to its credential, until Enable. It does nothing to
+	// a connection that is disabled already.
 	Disable(ctx context.Context, id, reason string) error
 
-	// Enable takes Disable back: the connection has the status and reason that
-	// it would have if it had not been disabled. It does nothing to others.
+	// Enable reverts Disable: the connection has the status and reason that it
+	// would have if it had not been disabled. It does nothing to other connections.
 	Enable(ctx context.Context, id string) error
 
-	// Export returns the whole state, secrets included, and disables the
-	// connection with reason exported, in one transaction: whoever gets the
-	// secrets owns them from then on. It returns ErrBusy while somebody holds the
-	// lease, and so may be spending the very token.
+	// Export returns the whole state, secrets included, and disables the connection
+	// with reason exported, in one transaction: from then on the secrets belong to
+	// the caller. It returns ErrBusy while the lease is held, since its holder may
+	// be sending the refresh token.
 	Export(ctx context.Context, id string) (State, error)
 
-	// Replace puts a new grant or key in the place of whatever credential is
-	// stored, also of none: version one higher, status active, and staged key,
-	// intent, request, refusal and last error gone. A connection that is disabled
-	// stays so, unless for the company of the credential before and the new one's
-	// is known. All other connect links of the connection end.
+	// Replace stores a new grant or key in place of any credential, or of none:
+	// version one higher, status active, and staged key, intent, request, rejection
+	// and last error cleared. A disabled connection stays disabled, unless because
+	// of the company of its earlier credential when the new one's is known. All
+	// other connect links of the connection end.
 	//
-	// It returns ErrLeaseLost; ErrNotFound when the connection was removed; a
+	// It returns ErrLeaseLost; ErrNotFound if the connection was removed; a
 	// [ConflictError] of ErrTokenTaken or ErrCompanyBound; an [OtherCompanyError];
-	// ErrLinkUsed or ErrLinkExpired (also for one that is not of the connection)
-	// about the link. On any error the old credential stays. Replacing again by
-	// the same credential with the link spent on it is no error.
+	// and about the link ErrLinkUsed or ErrLinkExpired, also for a link of another
+	// connection. On any error the old credential stays. Replacing again by the
+	// same credential with the link spent on it is no error.
 	Replace(ctx context.Context, l Lease, r Replacement) (Connection, error)
 
-	// History returns what happened to the connection, the latest first, also
-	// after its removal. before is HistoryPage.Next of the page before, or empty;
-	// limit is 1 to 200, 0 means 50. It returns ErrNotFound and ErrBadQuery.
-	// Every write that a person might ask about adds an Event in the same
-	// transaction; a failure that repeats the last one does not.
-	History(ctx context.Context, id, before string, limit int) (HistoryPage, error)
-
-	// Removed returns the id of the connection that was removed last of those with
-	// the name, for as long as History tells of it; else ErrNotFound.
-	Removed(ctx context.Context, name string) (id string, err error)
-
-	// RecordEvent adds an event that comes with no other change. Of e, the type, code
-	// and message count.
-	RecordEvent(ctx context.Context, id string, e Event) error
-
-	// OpenLink returns the token of a connect link, 256 bits in base64url. As
-	// long as one can be used that was asked for with the same ReturnURL and
-	// permissions, and that ends no sooner than r.MinRemaining and no later than r.TTL
-	// from now, it is that one, expiring when it did before, unless r.ReplaceExisting is
-	// set. See [MaxLinks].
-	OpenLink(ctx context.Context, id string, r LinkRequest) (token Secret, l Link, err error)
-
-	// FindLink returns the link with the token. It spends nothing. One that was
-	// used, or that has expired or was ended by another, is returned with
-	// ErrLinkUsed or ErrLinkExpired for some time, later it is ErrNotFound.
-	FindLink(ctx context.Context, token Secret) (Link, error)
-
-	// BeginConsent remembers an attempt to get consent; see [MaxConsents]. It
-	// returns the errors of FindLink.
-	BeginConsent(ctx context.Context, c Consent) error
-
-	// TakeConsent returns the attempt with the state, once. It returns
-	// ErrNotFound about one that is unknown, taken or expired, and, without
-	// taking it, ErrOtherBrowser if it began in another browser. The link may be
-	// used or expired meanwhile.
-	TakeConsent(ctx context.Context, state Secret, browser []byte) (Consent, error)
-
-	// Acquire takes the lease on the connection's credential for owner, which
-	// names the process. It does not wait: it returns ErrBusy while anyone
-	// holds the lease, a goroutine of this process included.
-	Acquire(ctx context.Context, id, owner string) (Lease, error)
-
-	// RecordIntent records the intent to present the refresh token of parent. It
-	// returns ErrLeaseLost when the lease has ended and ErrSuperseded when the
-	// stored credential is not the parent. An intent that the connection has
-	// already for the same parent becomes the lease owner's, with one more
-	// presentation.
-	RecordIntent(ctx context.Context, l Lease, parent Parent, at time.Time) (Intent, error)
-
-	// CancelIntent records that the refresh was not sent, or answered without
-	// spending the token: it removes the intent, or, where earlier
-	// presentations have an unknown outcome, puts it back to Unknown with one
-	// presentation less. f, if not nil, becomes the connection's status degraded
-	// (one that is neither active nor degraded keeps its status and reason) and
-	// last error, with f.RetryAt as the time of the next try. It returns
-	// ErrLeaseLost and ErrSuperseded as Intend does.
-	CancelIntent(ctx context.Context, l Lease, parent Parent, f *RefreshFailure) error
-
-	// MarkOutcomeUnknown records that the outcome of the intended refresh is unknown and
-	// that the token may be presented again from f.RetryAt on. Otherwise it is
-	// like Withdraw; without an intent for parent it returns ErrSuperseded.
-	MarkOutcomeUnknown(ctx context.Context, l Lease, parent Parent, f RefreshFailure) error
-
-	// Save puts s in the place of its parent, if and only if the stored
-	// credential is that parent, whoever holds the lease: version parent+1,
-	// status active (degraded with s.RefreshFailure), intent, request and last error
-	// gone. Saving the same successor again is no error. Otherwise it returns
-	// ErrSuperseded. A connection that is disabled stays so. The parent may be
-	// that of a pending connection, see [State.Parent]. After a successor with
-	// Consent set the connection is Unproven.
-	Save(ctx context.Context, s Successor) (Connection, error)
-
-	// MarkReauthorizationRequired records that only a person can mend the connection, if the stored
-	// credential is still parent (else ErrSuperseded) and the lease still held
-	// (else ErrLeaseLost): status reauthorization_required with the reason,
-	// intent and request gone. The refused token stays stored, sealed and
-	// unused, so that a successor of it that somebody holds can still be saved.
-	// Where dropAccess is set the access token is forgotten, else it may be used
-	// until it expires. A credential may be condemned again, for another reason.
-	MarkReauthorizationRequired(ctx context.Context, l Lease, parent Parent, f Failure, reason string, dropAccess bool) error
-
-	// Reinstate takes a condemnation back after the credential has proven good:
-	// status active, and no reason, last error or RejectedAt any more. It returns
-	// ErrLeaseLost and ErrSuperseded as Condemn does. A connection that is
-	// disabled stays so.
-	Reinstate(ctx context.Context, l Lease, parent Parent) error
-
-	// StageKey stores an API key that is to take the place of the connection's
-	// own once that is refused, and when it ends; zero when that is not known.
-	// The version stays: what requests are sent with does not change.
-	StageKey(ctx context.Context, id string, key Secret, expiresAt time.Time) error
-
-	// PromoteKey puts the staged key in the place of parent's: version parent+1,
-	// status active, last error gone. It returns ErrLeaseLost as Condemn does,
-	// and ErrSuperseded also when no key is staged.
-	PromoteKey(ctx context.Context, l Lease, parent Parent) (Connection, error)
-
-	// RequestRefresh records that an operator wants the token pair refreshed;
-	// whoever serves the connection hears of it through Watch and sees it in
-	// State.RequestedAt. What settles a refresh ends the request: Save, Condemn,
-	// Doubt, and Withdraw with a setback.
-	RequestRefresh(ctx context.Context, id string, at time.Time) error
-
-	// RetryRejected has a refused refresh token presented again: a connection of kind
-	// oauth in reauthorization_required whose token is still kept becomes
-	// degraded with reason retry_requested, its token counts as not refused, and
-	// a refresh is requested as of at. Any other is ErrNotRejected.
-	RetryRejected(ctx context.Context, id string, at time.Time) error
-
-	// SetCompany records the company that introspection gave, and that it is not
-	// Unproven any more; a zero company, where there is none yet, that nobody
-	// names one. A [ConflictError] of ErrCompanyBound, and for one that is
-	// Unproven an [OtherCompanyError], mean that the connection was disabled
-	// instead, with reason company_conflict.
+	// SetCompany records the company that introspection returned, and that it is
+	// verified; a zero company means that there is none. A [ConflictError] of
+	// ErrCompanyBound and, while CompanyUnverified is set, an [OtherCompanyError]
+	// mean that the connection was disabled instead, with reason company_conflict.
 	SetCompany(ctx context.Context, id string, company Company) error
 
-	// Unsettled returns up to limit ids of connections with an outstanding
-	// intent, a time for the next try or an operator's request, the earliest
-	// first.
+	// StageKey stores an API key that is to replace the connection's key once that
+	// is rejected, and its expiry, zero if unknown. The version stays, since
+	// requests are sent with the same key as before.
+	StageKey(ctx context.Context, id string, key Secret, expiresAt time.Time) error
+}
+
+// Credentials changes credentials, mostly under a [Lease].
+type Credentials interface {
+	// Acquire takes the lease on the connection's credential for owner, which
+	// names the process. It does not wait: it returns ErrBusy while any process or
+	// goroutine holds the lease.
+	Acquire(ctx context.Context, id, owner string) (Lease, error)
+
+	// RecordIntent records the intent to send the refresh token of parent. It
+	// returns ErrLeaseLost if the lease has ended and ErrSuperseded if the stored
+	// credential is not the parent. An existing intent for the same parent passes
+	// to the lease's owner, with one more attempt.
+	RecordIntent(ctx context.Context, l Lease, parent Parent, at time.Time) (Intent, error)
+
+	// CancelIntent records that the refresh token was not sent, or not exchanged
+	// according to the response: it removes the intent or, if earlier attempts have
+	// an unknown outcome, returns it to OutcomeUnknown with one attempt less. f, if
+	// not nil, becomes the last error, with f.RetryAt as the time of the next try,
+	// and the status becomes degraded, if it was active. It returns ErrLeaseLost
+	// and ErrSuperseded like RecordIntent.
+	CancelIntent(ctx context.Context, l Lease, parent Parent, f *RefreshFailure) error
+
+	// MarkOutcomeUnknown records that the outcome of the intended refresh is unknown
+	// and that the token may be sent again from f.RetryAt on. Otherwise it is like
+	// CancelIntent; without an intent for parent it returns ErrSuperseded.
+	MarkOutcomeUnknown(ctx context.Context, l Lease, parent Parent, f RefreshFailure) error
+
+	// Save stores s in place of its parent, if and only if the stored credential is
+	// that parent, regardless of the lease: version parent+1, status active
+	// (degraded with s.RefreshFailure), intent, request and last error cleared. A
+	// disabled connection stays disabled. Saving the same successor again is no
+	// error; otherwise it returns ErrSuperseded. The parent may be that of a pending
+	// connection, see [State.Parent]. After a successor with Consent set the
+	// connection is CompanyUnverified.
+	Save(ctx context.Context, s Successor) (Connection, error)
+
+	// MarkReauthorizationRequired records that only a person can fix the connection,
+	// if the stored credential is still parent (else ErrSuperseded) and the lease
+	// still held (else ErrLeaseLost): status reauthorization_required with the
+	// reason, intent and request cleared. The rejected token stays stored, encrypted
+	// and unused, so that a successor held elsewhere can still be saved. With
+	// dropAccess the access token is deleted; otherwise it may be used until it
+	// expires. It may be called again with another reason.
+	MarkReauthorizationRequired(ctx context.Context, l Lease, parent Parent, f Failure, reason string, dropAccess bool) error
+
+	// Reinstate reverts MarkReauthorizationRequired after the credential has proved
+	// valid: status active; reason, last error and RejectedAt cleared. It returns
+	// ErrLeaseLost and ErrSuperseded like MarkReauthorizationRequired. A disabled
+	// connection stays disabled.
+	Reinstate(ctx context.Context, l Lease, parent Parent) error
+
+	// PromoteKey stores the staged key in place of parent's: version parent+1,
+	// status active, last error cleared. It returns ErrLeaseLost like
+	// MarkReauthorizationRequired, and ErrSuperseded also if no key is staged.
+	PromoteKey(ctx context.Context, l Lease, parent Parent) (Connection, error)
+
+	// RequestRefresh records an operator's request to refresh the token pair. The
+	// processes that serve the connection learn of it through Watch and
+	// State.RequestedAt. Save, MarkReauthorizationRequired, MarkOutcomeUnknown, and
+	// CancelIntent with a failure end the request.
+	RequestRefresh(ctx context.Context, id string, at time.Time) error
+
+	// RetryRejected has a rejected refresh token sent again: a connection of kind
+	// oauth in reauthorization_required whose token is still stored becomes degraded
+	// with reason retry_requested, its token counts as not rejected, and a refresh is
+	// requested as of at. For any other connection it returns ErrNotRejected.
+	RetryRejected(ctx context.Context, id string, at time.Time) error
+
+	// Due returns up to limit connections of kind oauth that may be refreshed and
+	// whose token pair was obtained before the given time, oldest first. A connection
+	// may be refreshed if it is active or degraded, its refresh token is stored and
+	// not rejected, and neither RetryAt nor the intent's NextAt is in the future.
+	Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]Connection, error)
+
+	// Unsettled returns up to limit ids of connections with an outstanding intent, a
+	// time of the next try or an operator's request, the earliest first.
 	Unsettled(ctx context.Context, limit int) ([]string, error)
+}
 
-	// Fact returns what SetFact recorded under the name, or "" when nothing was.
-	// Facts are about the store's whole environment, such as whether the
-	// authorization server's introspection can be trusted.
-	Fact(ctx context.Context, name string) (string, error)
-	SetFact(ctx context.Context, name, value string) error
+// Links keeps connect links, and the attempts to give consent that begin at them.
+type Links interface {
+	// OpenLink returns the token of a connect link, 256 bits in base64url. It returns
+	// an existing link, with the expiry that it has, if one can be used that has the
+	// same ReturnURL and permissions and expires no sooner than r.MinRemaining and no
+	// later than r.TTL from now, unless r.ReplaceExisting is set. See [MaxLinks].
+	OpenLink(ctx context.Context, id string, r LinkRequest) (token Secret, l Link, err error)
 
-	// Position returns the store's id, which no other store has, and a number
-	// that grows with each change. A copy that is put back has a smaller one.
-	Position(ctx context.Context) (store string, change int64, err error)
+	// FindLink returns the link with the token, without spending it. A link that was
+	// used, has expired or was ended by another is returned with ErrLinkUsed or
+	// ErrLinkExpired for some time; later it is ErrNotFound.
+	FindLink(ctx context.Context, token Secret) (Link, error)
 
-	// Watch calls changed with the connections that any process, this one
-	// included, has created, changed or removed since the store was opened:
-	// first those of the past, then each within a second of its change, until
-	// ctx ends; then it returns ctx's error. It may report a connection that did
-	// not change, and does not report what changes an intent only. While the store
-	// is unavailable it keeps trying, and reports what it missed afterwards.
+	// BeginConsent stores an attempt to give consent; see [MaxConsents]. It returns
+	// the errors of FindLink.
+	BeginConsent(ctx context.Context, c Consent) error
+
+	// TakeConsent returns the attempt with the state, once. It returns ErrNotFound if
+	// the attempt is unknown, taken or expired, and ErrOtherBrowser, without taking
+	// it, if it began in another browser. The link may be used or expired by then.
+	TakeConsent(ctx context.Context, state Secret, browser []byte) (Consent, error)
+}
+
+// History keeps what happened to connections. Every write that changes what an
+// operator sees adds an [Event] in the same transaction; a failure that repeats the
+// previous one does not.
+type History interface {
+	// Events returns the events of the connection, the latest first, also after its
+	// removal. before is HistoryPage.Next of the previous page, or empty; limit is 1
+	// to 200, 0 means 50. It returns ErrNotFound and ErrBadQuery.
+	Events(ctx context.Context, id, before string, limit int) (HistoryPage, error)
+
+	// Removed returns the id of the connection with the name that was removed last,
+	// as long as its history is kept; else ErrNotFound.
+	Removed(ctx context.Context, name string) (id string, err error)
+
+	// RecordEvent adds an event that comes with no other change. Of e, only the type,
+	// code and message are used.
+	RecordEvent(ctx context.Context, id string, e Event) error
+}
+
+// Changes reports changes, and keeps facts about the whole store.
+type Changes interface {
+	// Watch calls changed with the connections that any process, this one included,
+	// has created, changed or removed since the store was opened: first the past
+	// ones, then each within a second of its change, until ctx ends; then it returns
+	// ctx's error. It may report a connection that did not change, and does not
+	// report changes of an intent alone. While the store is unavailable it keeps
+	// trying, and reports afterwards what it missed.
 	Watch(ctx context.Context, changed func([]Change)) error
 
-	// Ping reads from the store.
-	Ping(ctx context.Context) error
+	// Position returns the store's id, which no other store has, and a number that
+	// grows with each change. A copy restored from a backup has a smaller number.
+	Position(ctx context.Context) (store string, change int64, err error)
 
-	// Close releases the store. Leases end.
-	Close() error
+	// Fact returns what SetFact recorded under the name, or "". Facts are about the
+	// store's whole environment, such as whether the authorization server's
+	// introspection can be trusted.
+	Fact(ctx context.Context, name string) (string, error)
+	SetFact(ctx context.Context, name, value string) error
 }
 
 // Lease is the right to change one credential.

@@ -65,11 +65,11 @@ func (a *actions) Refresh(ctx context.Context, c credstore.Connection) (credstor
 	if err := checkRefreshable(c); err != nil {
 		return c, &manage.NotPossibleError{Message: fmt.Sprintf("Connection %q cannot be refreshed: %v.", c.Name, err)}
 	}
-	before, err := a.store.Read(ctx, c.ID)
+	before, err := a.store.Connections.Read(ctx, c.ID)
 	if err != nil {
 		return c, err
 	}
-	if err := a.store.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
+	if err := a.store.Credentials.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
 		return c, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, pageRefreshTimeout)

@@ -132,7 +132,7 @@ func (p *program) withImporter(ctx context.Context, offline bool, work func(*imp
 	if err != nil {
 		return err
 	}
-	in := &importer{store: store, now: time.Now}
+	in := &importer{store: store.Store, now: time.Now}
 	if !offline {
 		api, err := openAPI(cfg)
 		if err != nil {

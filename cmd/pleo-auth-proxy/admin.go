@@ -15,7 +15,7 @@ import (
 )
 
 // newAdmin returns the JSON API and the pages of the admin listener.
-func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, log *zap.Logger, ready func() error) (*api.API, *dashboard.Dashboard, error) {
+func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, log *zap.Logger, ready func() error, ping func(context.Context) error) (*api.API, *dashboard.Dashboard, error) {
 	var token func() credstore.Secret
 	if !cfg.Admin.Listen.Off() {
 		var err error
@@ -24,7 +24,7 @@ func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, lo
 		}
 	}
 	operator := &manage.Operator{
-		Store: act.store, Actions: act, ConnectLinks: cfg.Connect.PublicURL != nil, ReturnURLs: cfg.Connect.ReturnURLs,
+		Store: manage.StoreOf(act.store), Actions: act, ConnectLinks: cfg.Connect.PublicURL != nil, ReturnURLs: cfg.Connect.ReturnURLs,
 		Logger: log, Now: time.Now,
 	}
 	a, err := api.New(api.Config{
@@ -32,7 +32,7 @@ func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, lo
 		Gatherer: registry,
 		Ready:    ready,
 		Checks: []api.Check{
-			{Name: "store", Probe: act.store.Ping},
+			{Name: "store", Probe: ping},
 			{Name: "authorization server", Probe: act.manager.CheckServer},
 			{Name: "credentials", Probe: act.manager.CheckCredentials},
 		},

@@ -39,7 +39,7 @@ func (p *program) withChecker(ctx context.Context, work func(refresh.Checker) er
 	if err != nil {
 		return err
 	}
-	c, err := newChecker(cfg, store, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+	c, err := newChecker(cfg, store.Store, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
 	if err == nil {
 		err = work(c)
 	}

@@ -56,7 +56,7 @@ func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, r
 	if err != nil {
 		return nil, err
 	}
-	pages, err := newPages(cfg, in, v.store, manager, log)
+	pages, err := newPages(cfg, in, v.store.Store, manager, log)
 	if err != nil {
 		return nil, err
 	}
@@ -64,19 +64,19 @@ func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, r
 	if err != nil {
 		return nil, err
 	}
-	links := newLinker(cfg, v.store)
+	links := newLinker(cfg, v.store.Store)
 	p, err := newProxy(cfg, in.proxy, manager, links, registry)
 	if err != nil {
 		return nil, err
 	}
-	a, d, err := newAdmin(cfg, newActions(cfg, v.store, manager, links, pleoAPI, in.server), registry, log.Named("admin"), ready)
+	a, d, err := newAdmin(cfg, newActions(cfg, v.store.Store, manager, links, pleoAPI, in.server), registry, log.Named("admin"), ready, v.store.Ping)
 	if err != nil {
 		return nil, err
 	}
 	return &components{
 		manager: manager, notifier: notifier, proxy: p, pages: pages, api: a, dashboard: d,
 		configConnections: &configConnections{
-			store: v.store, manager: manager, api: pleoAPI, now: time.Now, log: log.Named("connections"), connections: in.connections,
+			store: v.store.Store, manager: manager, api: pleoAPI, now: time.Now, log: log.Named("connections"), connections: in.connections,
 		},
 		keysetRotation: newRotation(cfg, v, log.Named("keyset")),
 		tls:            in.tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
@@ -85,7 +85,7 @@ func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, r
 
 func newManager(cfg *config.Config, in *inputs, v *openedStore, api *pleo.API, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
 	c := refresh.Config{
-		Store:            notifyingStore{v.store, wake},
+		Store:            notifyingStore(v.store.Store, wake),
 		API:              api,
 		OtherEnvironment: newOtherEnvironmentAPI(cfg, in.transport),
 		Owner:            processName(),

@@ -120,14 +120,14 @@ func checkNotInConfig(cfg *config.Config, name string) error {
 // linkStore is a store that makes links for connections that are not
 // declared.
 type linkStore struct {
-	credstore.Store
-	cfg *config.Config
+	store credstore.Store
+	cfg   *config.Config
 }
 
 // OpenLink implements [connect.LinkStore].
 func (s linkStore) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
 	if len(s.cfg.Connections) > 0 {
-		state, err := s.Read(ctx, id)
+		state, err := s.store.Connections.Read(ctx, id)
 		if err == nil {
 			err = checkNotInConfig(s.cfg, state.Connection.Name)
 		}
@@ -135,7 +135,7 @@ func (s linkStore) OpenLink(ctx context.Context, id string, r credstore.LinkRequ
 			return credstore.Secret{}, credstore.Link{}, err
 		}
 	}
-	return s.Store.OpenLink(ctx, id, r)
+	return s.store.Links.OpenLink(ctx, id, r)
 }
 
 // connectLinkFunc returns what clients are told where a person can mend a
@@ -159,7 +159,7 @@ const configConnectionsFact = "declared_connections"
 // declares no more. They stay: only an operator knows whether somebody else
 // still needs them.
 func (d *configConnections) recordNames(ctx context.Context) error {
-	text, err := d.store.Fact(ctx, configConnectionsFact)
+	text, err := d.store.Changes.Fact(ctx, configConnectionsFact)
 	if err != nil || text == "" && len(d.connections) == 0 {
 		return err
 	}
@@ -176,7 +176,7 @@ func (d *configConnections) recordNames(ctx context.Context) error {
 		if slices.Contains(now, name) {
 			continue
 		}
-		_, err := d.store.Find(ctx, name)
+		_, err := d.store.Connections.Find(ctx, name)
 		if errors.Is(err, credstore.ErrNotFound) {
 			continue
 		}
@@ -191,7 +191,7 @@ func (d *configConnections) recordNames(ctx context.Context) error {
 	if err != nil || string(after) == text {
 		return err
 	}
-	return d.store.SetFact(ctx, configConnectionsFact, string(after))
+	return d.store.Changes.SetFact(ctx, configConnectionsFact, string(after))
 }
 
 // run follows the files and learns the companies, until ctx ends.
@@ -240,7 +240,7 @@ func (d *configConnections) applyKey(ctx context.Context, c *configConnection) e
 	}
 	c.triedKey, c.checkedAt = key, time.Time{}
 	ctx = credstore.WithActor(ctx, configActor)
-	found, err := d.store.Find(ctx, c.Name)
+	found, err := d.store.Connections.Find(ctx, c.Name)
 	switch {
 	case errors.Is(err, credstore.ErrNotFound):
 		err = d.create(ctx, c, key)
@@ -255,7 +255,7 @@ func (d *configConnections) applyKey(ctx context.Context, c *configConnection) e
 }
 
 func (d *configConnections) create(ctx context.Context, c *configConnection, key credstore.Secret) error {
-	_, err := d.store.Create(ctx, credstore.NewConnection{
+	_, err := d.store.Connections.Create(ctx, credstore.NewConnection{
 		Name: c.Name, Kind: c.Kind, ExternalTenant: c.ExternalTenant,
 		Credential: &credstore.NewCredential{APIKey: key},
 	})
@@ -279,7 +279,7 @@ func (d *configConnections) replace(ctx context.Context, c *configConnection, fo
 		d.log.Warn("the external tenant of a declared connection stays as it was in the store; remove the connection to change it",
 			zap.String("connection", c.Name), zap.String("external_tenant", found.ExternalTenant))
 	}
-	state, err := d.store.Read(ctx, found.ID)
+	state, err := d.store.Connections.Read(ctx, found.ID)
 	if err != nil || state.Credential.APIKey.Equal(key) {
 		return err
 	}
@@ -298,7 +298,7 @@ func (d *configConnections) identify(ctx context.Context, c *configConnection) e
 	if c.identified || c.storedKey.IsZero() || d.now().Sub(c.checkedAt) < identifyInterval {
 		return nil
 	}
-	found, err := d.store.Find(ctx, c.Name)
+	found, err := d.store.Connections.Find(ctx, c.Name)
 	if err != nil {
 		return err
 	}
@@ -312,5 +312,5 @@ func (d *configConnections) identify(ctx context.Context, c *configConnection) e
 	}
 	c.identified = true
 	ctx = credstore.WithActor(ctx, configActor)
-	return d.store.SetCompany(ctx, found.ID, who.Company())
+	return d.store.Connections.SetCompany(ctx, found.ID, who.Company())
 }

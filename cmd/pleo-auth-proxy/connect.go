@@ -54,7 +54,7 @@ func (p *program) connect(ctx context.Context, name string, r credstore.LinkRequ
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.printLink(ctx, cfg, store, name, r), store.Close())
+	return errors.Join(p.printLink(ctx, cfg, store.Store, name, r), store.Close())
 }
 
 func (p *program) printLink(ctx context.Context, cfg *config.Config, store credstore.Store, name string, r credstore.LinkRequest) error {

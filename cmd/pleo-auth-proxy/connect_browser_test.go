@@ -241,8 +241,8 @@ func TestBrowserConsentFailures(t *testing.T) {
 			w.add("ended", "oauth", "Tenant of ended")
 			link := w.connectLink("ended")
 			w.inStore(func(ctx context.Context, store credstore.Store) error {
-				c, err := store.Find(ctx, "ended")
-				return errors.Join(err, store.Disable(ctx, c.ID, credstore.ReasonOperator))
+				c, err := store.Connections.Find(ctx, "ended")
+				return errors.Join(err, store.Connections.Disable(ctx, c.ID, credstore.ReasonOperator))
 			})
 			tab.Open(link)
 			tab.Inspect("disabled")

@@ -265,9 +265,9 @@ func (w *connectEnv) linksFor(links []string) {
 		w.t.Fatal(err)
 	}
 	w.inStore(func(ctx context.Context, store credstore.Store) error {
-		linker := connect.NewLinkIssuer(connect.LinkIssuerConfig{Store: store, PublicURL: public})
+		linker := connect.NewLinkIssuer(connect.LinkIssuerConfig{Store: store.Links, PublicURL: public})
 		for i := range links {
-			c, err := store.Find(ctx, fmt.Sprint("c", i))
+			c, err := store.Connections.Find(ctx, fmt.Sprint("c", i))
 			if err != nil {
 				return err
 			}
@@ -445,16 +445,16 @@ func TestPagesShowNoSecret(t *testing.T) {
 	said := map[string]string{"pages": person.pages.String()}
 	w.inStore(func(ctx context.Context, store credstore.Store) error {
 		for _, name := range []string{"acme", "keyed"} {
-			c, err := store.Find(ctx, name)
+			c, err := store.Connections.Find(ctx, name)
 			if err != nil {
 				return err
 			}
-			state, err := store.Read(ctx, c.ID)
+			state, err := store.Connections.Read(ctx, c.ID)
 			if err != nil {
 				return err
 			}
 			secrets[name+" access"], secrets[name+" refresh"] = state.Credential.AccessToken.Reveal(), state.Credential.RefreshToken.Reveal()
-			history, err := store.History(ctx, c.ID, "", 200)
+			history, err := store.History.Events(ctx, c.ID, "", 200)
 			if err != nil {
 				return err
 			}

@@ -40,7 +40,7 @@ func (p *program) withStore(ctx context.Context, work func(context.Context, cred
 	if err != nil {
 		return err
 	}
-	return errors.Join(work(ctx, store), store.Close())
+	return errors.Join(work(ctx, store.Store), store.Close())
 }
 
 // pageSize is the largest page that a store gives.
@@ -85,5 +85,5 @@ func find(ctx context.Context, store credstore.Store, name string) (credstore.Co
 	if !credstore.ValidName(name) {
 		return credstore.Connection{}, fmt.Errorf("what was given cannot be the name of a connection: %w", credstore.ErrNotFound)
 	}
-	return store.Find(ctx, name)
+	return store.Connections.Find(ctx, name)
 }

@@ -161,7 +161,7 @@ const doctorFact = "doctor_looked_at"
 // checkStoreWrites looks at a store that has been opened.
 func (d *doctor) checkStoreWrites(ctx context.Context, v *openedStore) {
 	path := storeLocation(d.cfg)
-	if err := v.store.SetFact(ctx, doctorFact, time.Now().UTC().Format(time.RFC3339)); err != nil {
+	if err := v.store.Changes.SetFact(ctx, doctorFact, time.Now().UTC().Format(time.RFC3339)); err != nil {
 		d.reportError(checkStore, path, err, d.storeFix(err))
 	} else {
 		d.report(checkStore, severityOK, path, "opens with the keyset, of the current schema, and can be written", "")
@@ -194,7 +194,7 @@ func (d *doctor) encryption(ctx context.Context, v *openedStore) {
 }
 
 func (d *doctor) rollback(ctx context.Context, v *openedStore) {
-	old, err := rollback.MarkIn(d.cfg.Store.SpoolDir).Restored(ctx, v.store)
+	old, err := rollback.MarkIn(d.cfg.Store.SpoolDir).Restored(ctx, v.store.Changes)
 	if err != nil {
 		d.reportError(checkStore, d.cfg.Store.SpoolDir, err, "let the user that the server runs as read the spool directory")
 	}

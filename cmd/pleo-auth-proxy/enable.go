@@ -20,7 +20,7 @@ not refreshed for 60 days may end at Pleo.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.change(cmd.Context(), args[0], "disabling", func(ctx context.Context, store credstore.Store, id string) error {
-				return store.Disable(ctx, id, credstore.ReasonOperator)
+				return store.Connections.Disable(ctx, id, credstore.ReasonOperator)
 			})
 		},
 	}
@@ -36,7 +36,7 @@ where they are used elsewhere: of two owners of one refresh token, one kills it.
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.change(cmd.Context(), args[0], "enabling", func(ctx context.Context, store credstore.Store, id string) error {
-				return store.Enable(ctx, id)
+				return store.Connections.Enable(ctx, id)
 			})
 		},
 	}
@@ -52,7 +52,7 @@ func (p *program) change(ctx context.Context, name, doing string, change func(ct
 		if err := change(ctx, store, c.ID); err != nil {
 			return fmt.Errorf("%s connection %q: %w", doing, name, err)
 		}
-		if c, err = store.Find(ctx, name); err != nil {
+		if c, err = store.Connections.Find(ctx, name); err != nil {
 			return err
 		}
 		p.notef("connection %q is %s", name, statusOf(c))

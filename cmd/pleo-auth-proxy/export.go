@@ -93,7 +93,7 @@ var (
 // withSecrets takes a connection out of use here and returns all that another
 // owner needs. On an error it is as it was before.
 func (p *program) withSecrets(ctx context.Context, store credstore.Store, c credstore.Connection) (manage.ConnectionLine, error) {
-	state, err := store.Read(ctx, c.ID)
+	state, err := store.Connections.Read(ctx, c.ID)
 	if err == nil {
 		err = checkExportable(state)
 	}
@@ -107,7 +107,7 @@ func (p *program) withSecrets(ctx context.Context, store credstore.Store, c cred
 	// Between the two looks a refresh may have begun and not been answered.
 	if err := checkExportable(state); err != nil {
 		if before != credstore.Disabled {
-			err = errors.Join(err, store.Enable(ctx, c.ID))
+			err = errors.Join(err, store.Connections.Enable(ctx, c.ID))
 		}
 		return manage.ConnectionLine{}, err
 	}
@@ -132,7 +132,7 @@ const exportTimeout = 5 * time.Second
 
 func exportConnection(ctx context.Context, store credstore.Store, id string) (credstore.State, error) {
 	for deadline := time.Now().Add(exportTimeout); ; {
-		state, err := store.Export(ctx, id)
+		state, err := store.Connections.Export(ctx, id)
 		if !errors.Is(err, credstore.ErrBusy) || time.Now().After(deadline) {
 			return state, err
 		}

@@ -48,7 +48,7 @@ func (p *program) history(ctx context.Context, store credstore.Store, name, befo
 	if err != nil {
 		return err
 	}
-	page, err := store.History(ctx, id, before, limit)
+	page, err := store.History.Events(ctx, id, before, limit)
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (p *program) historyID(ctx context.Context, store credstore.Store, name str
 	if !errors.Is(err, credstore.ErrNotFound) || !credstore.ValidName(name) {
 		return c.ID, err
 	}
-	id, gone := store.Removed(ctx, name)
+	id, gone := store.History.Removed(ctx, name)
 	if errors.Is(gone, credstore.ErrNotFound) {
 		return "", err
 	}

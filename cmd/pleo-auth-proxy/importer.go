@@ -41,7 +41,7 @@ func (in *importer) create(ctx context.Context, n credstore.NewConnection) (c cr
 	if err != nil {
 		return credstore.Connection{}, "", err
 	}
-	c, err = in.store.Create(ctx, n)
+	c, err = in.store.Connections.Create(ctx, n)
 	if err != nil {
 		return credstore.Connection{}, "", err
 	}

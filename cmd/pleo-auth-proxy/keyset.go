@@ -126,10 +126,10 @@ func (p *program) promote(ctx context.Context, k *keysetFiles, key credstore.Key
 	if k.store == nil {
 		return p.printKey(key)
 	}
-	if _, err := k.store.Rotate(ctx, true); err != nil {
+	if _, err := k.store.Keys.Rotate(ctx, true); err != nil {
 		return err
 	}
-	done, err := k.store.Reencrypt(ctx, func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
+	done, err := k.store.Keys.Reencrypt(ctx, func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
 	if err != nil {
 		return fmt.Errorf("%w; %d connections are done, and a running server does the rest", err, done.Records)
 	}
@@ -271,7 +271,7 @@ func (k *keysetFiles) retire(ctx context.Context, key credstore.Key) error {
 	if k.store == nil {
 		return nil
 	}
-	return k.store.Retire(ctx, key)
+	return k.store.Keys.Retire(ctx, key)
 }
 
 func (k *keysetFiles) status(ctx context.Context) (keysetStatus, error) {
@@ -282,7 +282,7 @@ func (k *keysetFiles) status(ctx context.Context) (keysetStatus, error) {
 	}
 	var use sqlstore.KeyUsage
 	if k.store != nil {
-		if use, err = k.store.KeyUsage(ctx); err != nil {
+		if use, err = k.store.Keys.Usage(ctx); err != nil {
 			return status, err
 		}
 	}

@@ -16,6 +16,13 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
+// pageStore is the part of the store that package connect uses.
+type pageStore struct {
+	credstore.Connections
+	credstore.Links
+	credstore.History
+}
+
 // newPages returns the pages for customers, or nil where browsers have no way to
 // them.
 func newPages(cfg *config.Config, in *inputs, store credstore.Store, manager *refresh.Manager, log *zap.Logger) (*connect.Pages, error) {
@@ -23,7 +30,7 @@ func newPages(cfg *config.Config, in *inputs, store credstore.Store, manager *re
 		return nil, nil //nolint:nilnil // no pages, and that is no error
 	}
 	c := connect.Config{
-		Store: store, Grants: manager,
+		Store: pageStore{store.Connections, store.Links, store.History}, Grants: manager,
 		PublicURL: cfg.Connect.PublicURL, ReturnURLs: cfg.Connect.ReturnURLs,
 		AuthURL: cfg.Upstream.AuthURL, Issuer: cfg.OAuth.Issuer, Scopes: cfg.OAuth.Scopes,
 		PleoURL: pleo.AppURL(cfg.Environment), Environment: shownEnvironment(cfg),

@@ -72,7 +72,7 @@ func TestIgnoredProxyVariables(t *testing.T) {
 }
 
 // fakeStore creates whatever it is given.
-type fakeStore struct{ credstore.Store }
+type fakeStore struct{ credstore.Connections }
 
 func (fakeStore) Create(_ context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	return credstore.Connection{Name: n.Name, CompanyID: n.Company.ID}, nil
@@ -90,7 +90,7 @@ func (a *unreachableAPI) Introspect(context.Context, credstore.Secret) (pleo.Ide
 // timeout at each line.
 func TestImportStopsCheckingUnreachableAPI(t *testing.T) {
 	api := &unreachableAPI{}
-	in := &importer{store: fakeStore{}, api: api, now: time.Now}
+	in := &importer{store: credstore.Store{Connections: fakeStore{}}, api: api, now: time.Now}
 	for i := range 100 {
 		_, warning, err := in.create(t.Context(), credstore.NewConnection{
 			Name: fmt.Sprint("c", i), Kind: credstore.StandaloneKey,
@@ -108,7 +108,7 @@ func TestImportStopsCheckingUnreachableAPI(t *testing.T) {
 func TestImportDoesNotCheckExpiredToken(t *testing.T) {
 	api := &unreachableAPI{}
 	now := time.Unix(1e9, 0)
-	in := &importer{store: fakeStore{}, api: api, now: func() time.Time { return now }}
+	in := &importer{store: credstore.Store{Connections: fakeStore{}}, api: api, now: func() time.Time { return now }}
 	_, warning, err := in.create(t.Context(), credstore.NewConnection{
 		Name: "c", Kind: credstore.OAuth,
 		Credential: &credstore.NewCredential{

@@ -53,11 +53,11 @@ func (p *program) refresh(ctx context.Context, store credstore.Store, name strin
 	if err := checkRefreshable(c); err != nil {
 		return fmt.Errorf("refreshing connection %q: %w", name, err)
 	}
-	before, err := store.Read(ctx, c.ID)
+	before, err := store.Connections.Read(ctx, c.ID)
 	if err != nil {
 		return err
 	}
-	if err := store.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
+	if err := store.Credentials.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
 		return err
 	}
 	after, err := awaitRefresh(ctx, store, before, wait)
@@ -88,7 +88,7 @@ func checkRefreshable(c credstore.Connection) error {
 func awaitRefresh(ctx context.Context, store credstore.Store, before credstore.State, wait time.Duration) (credstore.Connection, error) {
 	began, taken := time.Now(), false
 	for pause := minPollInterval; ; pause = min(pause*5/4, maxPollInterval) {
-		now, err := store.Read(ctx, before.Connection.ID)
+		now, err := store.Connections.Read(ctx, before.Connection.ID)
 		if err != nil {
 			return credstore.Connection{}, err
 		}
@@ -166,11 +166,11 @@ func (p *program) retry(ctx context.Context, store credstore.Store, name string)
 	if err != nil {
 		return err
 	}
-	if err := store.RetryRejected(ctx, c.ID, time.Now()); err != nil {
+	if err := store.Credentials.RetryRejected(ctx, c.ID, time.Now()); err != nil {
 		return fmt.Errorf("retrying connection %q: %w", name, err)
 	}
 	p.notef("a server will present the refresh token of connection %q again", name)
-	after, err := store.Find(ctx, name)
+	after, err := store.Connections.Find(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -185,14 +185,14 @@ func (p *program) retryAll(ctx context.Context, store credstore.Store) error {
 	}
 	retried := manage.Page{Connections: []manage.Connection{}}
 	for _, c := range refused {
-		err := store.RetryRejected(ctx, c.ID, time.Now())
+		err := store.Credentials.RetryRejected(ctx, c.ID, time.Now())
 		if errors.Is(err, credstore.ErrNotRejected) || errors.Is(err, credstore.ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("retrying connection %q: %w", c.Name, err)
 		}
-		if after, err := store.Find(ctx, c.Name); err == nil {
+		if after, err := store.Connections.Find(ctx, c.Name); err == nil {
 			retried.Connections = append(retried.Connections, manage.Describe(after))
 		}
 	}
@@ -207,7 +207,7 @@ func (p *program) retryAll(ctx context.Context, store credstore.Store) error {
 // listAll returns all connections of a status, or of any if that is empty.
 func listAll(ctx context.Context, store credstore.Store, status credstore.Status) (all []credstore.Connection, err error) {
 	for q := (credstore.Query{Limit: pageSize, Status: status}); ; {
-		page, err := store.List(ctx, q)
+		page, err := store.Connections.List(ctx, q)
 		if err != nil {
 			return nil, fmt.Errorf("listing connections: %w", err)
 		}

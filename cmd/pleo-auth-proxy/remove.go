@@ -33,7 +33,7 @@ key may outlive it. The connection is forgotten even if that fails; then the exi
 			if err != nil {
 				return err
 			}
-			r := remover{cfg: cfg, store: store}
+			r := remover{cfg: cfg, store: store.Store}
 			if uninstall {
 				r.api, err = openAPI(cfg)
 			}
@@ -104,7 +104,7 @@ func (r remover) remove(ctx context.Context, c credstore.Connection) (removal, e
 	if done.uninstallRequested {
 		done.nothingToUninstall, done.uninstallError = r.uninstall(ctx, c)
 	}
-	return done, r.store.Remove(ctx, c.ID)
+	return done, r.store.Connections.Remove(ctx, c.ID)
 }
 
 // uninstall uninstalls the integration with whatever the connection has, or says
@@ -123,7 +123,7 @@ func (r remover) uninstall(ctx context.Context, c credstore.Connection) (needles
 		if !errors.Is(err, pleo.ErrUnauthorized) {
 			break
 		}
-		now, readErr := r.store.Read(ctx, c.ID)
+		now, readErr := r.store.Connections.Read(ctx, c.ID)
 		if readErr != nil || now.Credential.Version == state.Credential.Version {
 			break
 		}
@@ -139,7 +139,7 @@ func (r remover) uninstall(ctx context.Context, c credstore.Connection) (needles
 // usable returns the state of the connection with a credential that can be sent
 // now: a running server is asked to refresh one that has expired.
 func (r remover) usable(ctx context.Context, c credstore.Connection) (credstore.State, error) {
-	state, err := r.store.Read(ctx, c.ID)
+	state, err := r.store.Connections.Read(ctx, c.ID)
 	if err != nil {
 		return state, err
 	}
@@ -151,11 +151,11 @@ func (r remover) usable(ctx context.Context, c credstore.Connection) (credstore.
 	if err := checkRefreshable(state.Connection); err != nil {
 		return state, fmt.Errorf("the access token has expired and cannot be refreshed: %w", err)
 	}
-	if err := r.store.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
+	if err := r.store.Credentials.RequestRefresh(ctx, c.ID, time.Now()); err != nil {
 		return state, err
 	}
 	if _, err := awaitRefresh(ctx, r.store, state, refreshStartTimeout); err != nil {
 		return state, fmt.Errorf("the access token has expired: %w", err)
 	}
-	return r.store.Read(ctx, c.ID)
+	return r.store.Connections.Read(ctx, c.ID)
 }

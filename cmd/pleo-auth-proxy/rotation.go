@@ -100,7 +100,7 @@ func (r *rotation) followKeyset(ctx context.Context) error {
 	if r.keyset.Fingerprint() == r.key && time.Now().Before(r.nextRead) {
 		return nil
 	}
-	found, err := r.store.Rotate(ctx, false)
+	found, err := r.store.Keys.Rotate(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -122,11 +122,11 @@ func (r *rotation) followKeyset(ctx context.Context) error {
 
 // reencrypt seals records anew if any are under another key than the store's.
 func (r *rotation) reencrypt(ctx context.Context) error {
-	done, err := r.store.Reencrypted(ctx)
+	done, err := r.store.Keys.Reencrypted(ctx)
 	if err != nil || done || time.Now().Before(r.retryAt) {
 		return err
 	}
-	result, err := r.store.Reencrypt(ctx, pauseReencryption)
+	result, err := r.store.Keys.Reencrypt(ctx, pauseReencryption)
 	if result.Records > 0 {
 		r.log.Info("sealed records anew under the new key", zap.Int("records", result.Records), zap.Bool("all", err == nil && result.Undecryptable == 0))
 	}

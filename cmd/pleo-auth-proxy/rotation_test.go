@@ -78,12 +78,12 @@ func (w *env) openStore() *openedStore {
 func (w *env) wantAllOpen(n int) {
 	w.t.Helper()
 	v := w.openStore()
-	page, err := v.store.List(w.t.Context(), credstore.Query{Limit: pageSize})
+	page, err := v.store.Connections.List(w.t.Context(), credstore.Query{Limit: pageSize})
 	if err != nil || len(page.Connections) != n {
 		w.t.Fatalf("List = %d connections, %v, want %d", len(page.Connections), err, n)
 	}
 	for _, c := range page.Connections {
-		if _, err := v.store.Read(w.t.Context(), c.ID); err != nil {
+		if _, err := v.store.Connections.Read(w.t.Context(), c.ID); err != nil {
 			w.t.Errorf("connection %q does not open: %v", c.Name, err)
 		}
 	}

@@ -94,7 +94,7 @@ func (p *program) setKey(ctx context.Context, name string, g refresh.KeyChange) 
 	if err != nil {
 		return err
 	}
-	m, err := p.keyManager(cfg, store)
+	m, err := p.keyManager(cfg, store.Store)
 	if err == nil {
 		err = checkNotInConfig(cfg, name)
 	}

@@ -65,7 +65,7 @@ func (p *program) backup(ctx context.Context, v *openedStore, path string) error
 	if err := copyTo(ctx, path); err != nil {
 		return err
 	}
-	use, err := v.store.KeyUsage(ctx)
+	use, err := v.store.Keys.Usage(ctx)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ be found.`,
 			if err != nil {
 				return err
 			}
-			return errors.Join(p.acceptRestore(cmd.Context(), cfg, v.store), v.store.Close())
+			return errors.Join(p.acceptRestore(cmd.Context(), cfg, v.store.Store), v.store.Close())
 		},
 	}
 }
@@ -152,7 +152,7 @@ func acceptStore(ctx context.Context, cfg *config.Config, store credstore.Store)
 	if err := os.MkdirAll(cfg.Store.SpoolDir, 0o700); err != nil {
 		return fmt.Errorf("making the spool directory: %w", err)
 	}
-	return rollback.MarkIn(cfg.Store.SpoolDir).Accept(ctx, store, time.Now())
+	return rollback.MarkIn(cfg.Store.SpoolDir).Accept(ctx, store.Changes, time.Now())
 }
 
 func (p *program) storeRestampCommand() *cobra.Command {
@@ -205,7 +205,7 @@ func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(acceptStore(ctx, cfg, store), store.Close()); err != nil {
+	if err := errors.Join(acceptStore(ctx, cfg, store.Store), store.Close()); err != nil {
 		return err
 	}
 	p.notef("the store was made for %s, %s, client %q; it is now for %s, %s, client %q",

@@ -10,7 +10,6 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
@@ -18,7 +17,7 @@ import (
 
 func newNotifier(cfg *config.Config, endpoints []webhook.Endpoint, v *openedStore, registry prometheus.Registerer, log *zap.Logger) *webhook.Dispatcher {
 	return webhook.New(webhook.Config{
-		Outbox:      v.store,
+		Outbox:      v.store.Outbox,
 		Endpoints:   endpoints,
 		Describe:    func(c credstore.Connection) any { return manage.Describe(c) },
 		Owner:       processName(),
@@ -28,15 +27,20 @@ func newNotifier(cfg *config.Config, endpoints []webhook.Endpoint, v *openedStor
 	})
 }
 
-// notifyingStore wakes the notifier when the manager hears of changes that somebody
-// waits to be told of.
-type notifyingStore struct {
-	*sqlstore.Store
+// notifyingStore returns a store that calls wake when a change with pending
+// deliveries is reported.
+func notifyingStore(s credstore.Store, wake func()) credstore.Store {
+	s.Changes = notifyingChanges{s.Changes, wake}
+	return s
+}
+
+type notifyingChanges struct {
+	credstore.Changes
 	wake func()
 }
 
-func (s notifyingStore) Watch(ctx context.Context, changed func([]credstore.Change)) error {
-	return s.Store.Watch(ctx, func(found []credstore.Change) {
+func (s notifyingChanges) Watch(ctx context.Context, changed func([]credstore.Change)) error {
+	return s.Changes.Watch(ctx, func(found []credstore.Change) {
 		if slices.ContainsFunc(found, func(c credstore.Change) bool { return c.DeliveriesPending }) {
 			s.wake()
 		}

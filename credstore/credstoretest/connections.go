@@ -29,12 +29,12 @@ func testCreate(t *testing.T, data Data) {
 	if created.ID == "" || created.CreatedAt.Before(before) || created.RefreshedAt.Before(before) {
 		t.Errorf("Create = %+v, want an id, and the times of now", created)
 	}
-	found, err := s.Find(t.Context(), "acme")
+	found, err := s.Connections.Find(t.Context(), "acme")
 	if err != nil {
 		t.Fatalf("Find: %v", err)
 	}
 	wantSame(t, "Find", found, want)
-	_, err = s.Find(t.Context(), "Acme")
+	_, err = s.Connections.Find(t.Context(), "Acme")
 	wantErr(t, `Find("Acme")`, err, credstore.ErrNotFound)
 }
 
@@ -62,7 +62,7 @@ func testCreateInvalid(t *testing.T, data Data) {
 		{"key with tokens", credstore.NewConnection{Name: "a", Kind: credstore.StandaloneKey, Credential: tokens}},
 		{"empty credential", credstore.NewConnection{Name: "a", Kind: credstore.OAuth, Credential: &credstore.NewCredential{}}},
 	} {
-		if c, err := s.Create(t.Context(), test.new); err == nil {
+		if c, err := s.Connections.Create(t.Context(), test.new); err == nil {
 			t.Errorf("%s: Create = %+v, want an error", test.name, c)
 		}
 	}
@@ -94,7 +94,7 @@ func testNameTaken(t *testing.T, data Data) {
 	s := data.Open(t)
 	create(t, s, pair("Acme"))
 	for _, name := range []string{"Acme", "acme", "ACME"} {
-		_, err := s.Create(t.Context(), pair(name))
+		_, err := s.Connections.Create(t.Context(), pair(name))
 		wantConflict(t, fmt.Sprintf("Create(%q)", name), err, credstore.ErrNameTaken, "Acme")
 	}
 }
@@ -103,7 +103,7 @@ func testCompanyBound(t *testing.T, data Data) {
 	s := data.Open(t)
 	bind := func(n credstore.NewConnection, company string, shared bool) error {
 		n.Company.ID, n.SharedCompany = company, shared
-		_, err := s.Create(t.Context(), n)
+		_, err := s.Connections.Create(t.Context(), n)
 		return err
 	}
 	for _, ok := range []error{
@@ -125,10 +125,10 @@ func testTokenTaken(t *testing.T, data Data) {
 	first := create(t, s, pair("first"))
 	again := pair("second")
 	again.Credential.RefreshToken = pair("first").Credential.RefreshToken
-	_, err := s.Create(t.Context(), again)
+	_, err := s.Connections.Create(t.Context(), again)
 	wantConflict(t, "Create with the refresh token of another connection", err, credstore.ErrTokenTaken, "first")
 	save(t, s, next(parentOf(t, s, first.ID), "2"))
-	_, err = s.Create(t.Context(), again)
+	_, err = s.Connections.Create(t.Context(), again)
 	wantConflict(t, "Create with a token that another connection has spent", err, credstore.ErrTokenTaken, "first")
 }
 
@@ -150,7 +150,7 @@ func testRead(t *testing.T, data Data) {
 }
 
 func testReadUnknown(t *testing.T, data Data) {
-	_, err := data.Open(t).Read(t.Context(), "nothing")
+	_, err := data.Open(t).Connections.Read(t.Context(), "nothing")
 	wantErr(t, "Read of an unknown id", err, credstore.ErrNotFound)
 }
 
@@ -173,7 +173,7 @@ func testPages(t *testing.T, data Data) {
 		got := listAll(t.Context(), t, s, credstore.Query{Limit: limit})
 		wantSame(t, fmt.Sprintf("List with limit %d", limit), got, all)
 	}
-	page, err := s.List(t.Context(), credstore.Query{Limit: 7})
+	page, err := s.Connections.List(t.Context(), credstore.Query{Limit: 7})
 	if err != nil || page.Next != "" {
 		t.Errorf("List of just all = next %q, %v, want no next page", page.Next, err)
 	}
@@ -185,14 +185,14 @@ func testPagesWhileChanging(t *testing.T, data Data) {
 	for _, name := range names(6) {
 		ids[name] = create(t, s, key(name)).ID
 	}
-	page, err := s.List(t.Context(), credstore.Query{Limit: 3})
+	page, err := s.Connections.List(t.Context(), credstore.Query{Limit: 3})
 	if err != nil {
 		t.Fatalf("List: %v", err)
 	}
 	// The last one that was seen goes, and so does one to come; new ones appear
 	// on both sides.
 	for _, name := range []string{"c-002", "c-004"} {
-		if err := s.Remove(t.Context(), ids[name]); err != nil {
+		if err := s.Connections.Remove(t.Context(), ids[name]); err != nil {
 			t.Fatalf("Remove(%q): %v", name, err)
 		}
 	}
@@ -243,7 +243,7 @@ func testListByReason(t *testing.T, data Data) {
 	for name, reason := range map[string]string{
 		"a": credstore.ReasonCompanyConflict, "b": credstore.ReasonOperator, "c": credstore.ReasonCompanyConflict,
 	} {
-		if err := s.Disable(t.Context(), create(t, s, pair(name)).ID, reason); err != nil {
+		if err := s.Connections.Disable(t.Context(), create(t, s, pair(name)).ID, reason); err != nil {
 			t.Fatalf("Disable: %v", err)
 		}
 	}
@@ -267,7 +267,7 @@ func testBadPages(t *testing.T, data Data) {
 	for _, q := range []credstore.Query{
 		{Limit: -1}, {Limit: 201}, {Cursor: "!"}, {Cursor: "YWZ0ZXI"}, {Cursor: strings.Repeat("A", 5000)},
 	} {
-		_, err := s.List(t.Context(), q)
+		_, err := s.Connections.List(t.Context(), q)
 		wantErr(t, fmt.Sprintf("List(%+.40v)", q), err, credstore.ErrBadQuery)
 	}
 }
@@ -278,7 +278,7 @@ func testCount(t *testing.T, data Data) {
 	create(t, s, pair("b"))
 	create(t, s, key("c"))
 	create(t, s, credstore.NewConnection{Name: "d", Kind: credstore.OAuth})
-	got, err := s.Count(t.Context())
+	got, err := s.Connections.Count(t.Context())
 	if err != nil {
 		t.Fatalf("Count: %v", err)
 	}
@@ -294,14 +294,14 @@ func testSetCompany(t *testing.T, data Data) {
 	want := create(t, s, pair("acme"))
 	company := credstore.Company{ID: "c-9", Name: "Neuf", Subject: "urn:pleo:company:c-9"}
 	for range 2 { // learning it again is no conflict with itself
-		if err := s.SetCompany(t.Context(), want.ID, company); err != nil {
+		if err := s.Connections.SetCompany(t.Context(), want.ID, company); err != nil {
 			t.Fatalf("Identify: %v", err)
 		}
 	}
 	want.CompanyID, want.CompanyName, want.Subject = "c-9", "Neuf", "urn:pleo:company:c-9"
 	wantSame(t, "the connection", read(t, s, want.ID).Connection, want)
 	wantSame(t, "a search for the company", listAll(t.Context(), t, s, credstore.Query{Search: "neuf"}), []string{"acme"})
-	wantErr(t, "Identify of an unknown id", s.SetCompany(t.Context(), "nothing", company), credstore.ErrNotFound)
+	wantErr(t, "Identify of an unknown id", s.Connections.SetCompany(t.Context(), "nothing", company), credstore.ErrNotFound)
 }
 
 func testSetCompanyConflict(t *testing.T, data Data) {
@@ -314,13 +314,13 @@ func testSetCompanyConflict(t *testing.T, data Data) {
 	shared.SharedCompany = true
 	third := create(t, s, shared)
 
-	err := s.SetCompany(t.Context(), second.ID, credstore.Company{ID: "c-1"})
+	err := s.Connections.SetCompany(t.Context(), second.ID, credstore.Company{ID: "c-1"})
 	wantConflict(t, "Identify with a bound company", err, credstore.ErrCompanyBound, "first")
 	c := read(t, s, second.ID).Connection
 	if c.CompanyID != "" || c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompanyConflict {
 		t.Errorf("connection = %+v, want no company, and it disabled with reason %s", c, credstore.ReasonCompanyConflict)
 	}
-	if err := s.SetCompany(t.Context(), third.ID, credstore.Company{ID: "c-1"}); err != nil {
+	if err := s.Connections.SetCompany(t.Context(), third.ID, credstore.Company{ID: "c-1"}); err != nil {
 		t.Errorf("Identify of a connection that may share: %v", err)
 	}
 }
@@ -329,22 +329,22 @@ func testRemove(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	parent := parentOf(t, s, c.ID)
-	if err := s.Remove(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	_, err := s.Find(t.Context(), "acme")
+	_, err := s.Connections.Find(t.Context(), "acme")
 	wantErr(t, "Find of a removed connection", err, credstore.ErrNotFound)
-	_, err = s.Read(t.Context(), c.ID)
+	_, err = s.Connections.Read(t.Context(), c.ID)
 	wantErr(t, "Read of a removed connection", err, credstore.ErrNotFound)
-	wantErr(t, "Remove once more", s.Remove(t.Context(), c.ID), credstore.ErrNotFound)
-	_, err = s.Save(t.Context(), next(parent, "2"))
+	wantErr(t, "Remove once more", s.Connections.Remove(t.Context(), c.ID), credstore.ErrNotFound)
+	_, err = s.Credentials.Save(t.Context(), next(parent, "2"))
 	wantErr(t, "Save to a removed connection", err, credstore.ErrSuperseded)
 
 	again := create(t, s, pair("acme"))
 	if again.ID == c.ID {
 		t.Errorf("the id %q was used again", c.ID)
 	}
-	_, err = s.Save(t.Context(), next(parent, "2"))
+	_, err = s.Credentials.Save(t.Context(), next(parent, "2"))
 	wantErr(t, "Save to the removed connection after its name is used again", err, credstore.ErrSuperseded)
 }
 
@@ -352,11 +352,11 @@ func testFacts(t *testing.T, data Data) {
 	s := data.Open(t)
 	for _, value := range []string{"", "yes", "no"} {
 		if value != "" {
-			if err := s.SetFact(t.Context(), "oracle", value); err != nil {
+			if err := s.Changes.SetFact(t.Context(), "oracle", value); err != nil {
 				t.Fatalf("SetFact(%q): %v", value, err)
 			}
 		}
-		got, err := data.Open(t).Fact(t.Context(), "oracle")
+		got, err := data.Open(t).Changes.Fact(t.Context(), "oracle")
 		if err != nil || got != value {
 			t.Errorf("Fact = %q, %v, want %q", got, err, value)
 		}
@@ -386,12 +386,12 @@ func testPing(t *testing.T, data Data) {
 
 func testPosition(t *testing.T, data Data) {
 	s, other := data.Open(t), data.Open(t)
-	id, before, err := s.Position(t.Context())
+	id, before, err := s.Changes.Position(t.Context())
 	if err != nil || id == "" {
 		t.Fatalf("Position = %q, %d, %v, want an id", id, before, err)
 	}
 	create(t, other, pair("acme"))
-	sameID, after, err := s.Position(t.Context())
+	sameID, after, err := s.Changes.Position(t.Context())
 	if err != nil || sameID != id || after <= before {
 		t.Errorf("Position after a change = %q, %d, %v, want %q and more than %d", sameID, after, err, id, before)
 	}

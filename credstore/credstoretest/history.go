@@ -14,11 +14,11 @@ import (
 )
 
 // history returns all events of a connection, the earliest first.
-func history(t *testing.T, s credstore.Store, id string) []credstore.Event {
+func history(t *testing.T, s Store, id string) []credstore.Event {
 	t.Helper()
 	var all []credstore.Event
 	for cursor := ""; ; {
-		page, err := s.History(t.Context(), id, cursor, 200)
+		page, err := s.History.Events(t.Context(), id, cursor, 200)
 		if err != nil {
 			t.Fatalf("History(%q): %v", id, err)
 		}
@@ -32,7 +32,7 @@ func history(t *testing.T, s credstore.Store, id string) []credstore.Event {
 
 // wantHistory fails the test unless events of these types, and no others, have
 // been added since the first seen of them.
-func wantHistory(t *testing.T, s credstore.Store, id string, seen int, want ...credstore.EventType) {
+func wantHistory(t *testing.T, s Store, id string, seen int, want ...credstore.EventType) {
 	t.Helper()
 	got := []credstore.EventType{}
 	for _, e := range history(t, s, id)[seen:] {
@@ -41,9 +41,9 @@ func wantHistory(t *testing.T, s credstore.Store, id string, seen int, want ...c
 	wantSame(t, "the history", got, append([]credstore.EventType{}, want...))
 }
 
-func recordEvent(t *testing.T, s credstore.Store, id string, e credstore.Event) {
+func recordEvent(t *testing.T, s Store, id string, e credstore.Event) {
 	t.Helper()
-	if err := s.RecordEvent(t.Context(), id, e); err != nil {
+	if err := s.History.RecordEvent(t.Context(), id, e); err != nil {
 		t.Fatalf("Note(%q): %v", id, err)
 	}
 }
@@ -53,7 +53,7 @@ func testHistory(t *testing.T, data Data) {
 	before := time.Now().Add(-time.Second)
 	c := create(t, s, pair("acme"))
 	ctx := credstore.WithActor(t.Context(), credstore.ActorCustomer)
-	if err := s.RecordEvent(ctx, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: "access_denied", Message: "said no"}); err != nil {
+	if err := s.History.RecordEvent(ctx, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: "access_denied", Message: "said no"}); err != nil {
 		t.Fatalf("Note: %v", err)
 	}
 	got := history(t, data.Open(t), c.ID)
@@ -67,9 +67,9 @@ func testHistory(t *testing.T, data Data) {
 	if got[0].Actor != credstore.ActorProxy || got[0].Type != credstore.EventImported {
 		t.Errorf("first event = %+v, want the creation by %s", got[0], credstore.ActorProxy)
 	}
-	_, err := s.History(t.Context(), "nothing", "", 0)
+	_, err := s.History.Events(t.Context(), "nothing", "", 0)
 	wantErr(t, "History of an unknown id", err, credstore.ErrNotFound)
-	wantErr(t, "Note of an unknown id", s.RecordEvent(t.Context(), "nothing", credstore.Event{}), credstore.ErrNotFound)
+	wantErr(t, "Note of an unknown id", s.History.RecordEvent(t.Context(), "nothing", credstore.Event{}), credstore.ErrNotFound)
 }
 
 // testInvalidText: what a server says must not keep a store from recording it.
@@ -83,7 +83,7 @@ func testInvalidText(t *testing.T, data Data) {
 	recordEvent(t, s, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: odd, Message: odd})
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	if err := s.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f.Failure, credstore.ReasonRefreshTokenRejected, false); err != nil {
+	if err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f.Failure, credstore.ReasonRefreshTokenRejected, false); err != nil {
 		t.Fatalf("Condemn: %v", err)
 	}
 	half := next(parentOf(t, s, c.ID), "2")
@@ -114,7 +114,7 @@ func testHistoryPages(t *testing.T, data Data) {
 	for _, limit := range []int{1, 3, 7} {
 		var got []string
 		for cursor := ""; ; {
-			page, err := s.History(t.Context(), c.ID, cursor, limit)
+			page, err := s.History.Events(t.Context(), c.ID, cursor, limit)
 			if err != nil {
 				t.Fatalf("History: %v", err)
 			}
@@ -134,7 +134,7 @@ func testHistoryPages(t *testing.T, data Data) {
 		cursor string
 		limit  int
 	}{{"", -1}, {"", 201}, {"!", 1}, {"YWZ0ZXI", 1}} {
-		_, err := s.History(t.Context(), c.ID, bad.cursor, bad.limit)
+		_, err := s.History.Events(t.Context(), c.ID, bad.cursor, bad.limit)
 		wantErr(t, fmt.Sprintf("History(%q, %d)", bad.cursor, bad.limit), err, credstore.ErrBadQuery)
 	}
 }
@@ -164,7 +164,7 @@ func testHistoryOfRemoved(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	ctx := credstore.WithActor(t.Context(), credstore.ActorCommandLine)
-	if err := s.Remove(ctx, c.ID); err != nil {
+	if err := s.Connections.Remove(ctx, c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
 	wantHistory(t, s, c.ID, 0, credstore.EventImported, credstore.EventRemoved)
@@ -173,20 +173,20 @@ func testHistoryOfRemoved(t *testing.T, data Data) {
 	}
 	later := create(t, s, pair("acme"))
 	wantRemoved(t, s, "acme", c.ID) // the other lives
-	if err := s.Remove(ctx, later.ID); err != nil {
+	if err := s.Connections.Remove(ctx, later.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
 	wantRemoved(t, s, "acme", later.ID)
 	create(t, s, key("shop"))
 	for _, name := range []string{"shop", "Acme", "nobody", ""} {
-		_, err := s.Removed(t.Context(), name)
+		_, err := s.History.Removed(t.Context(), name)
 		wantErr(t, fmt.Sprintf("Removed(%q)", name), err, credstore.ErrNotFound)
 	}
 }
 
-func wantRemoved(t *testing.T, s credstore.Store, name, want string) {
+func wantRemoved(t *testing.T, s Store, name, want string) {
 	t.Helper()
-	if id, err := s.Removed(t.Context(), name); err != nil || id != want {
+	if id, err := s.History.Removed(t.Context(), name); err != nil || id != want {
 		t.Fatalf("Removed(%q) = %q, %v, want %q", name, id, err, want)
 	}
 }
@@ -223,7 +223,7 @@ func testHistoryOfRefreshes(t *testing.T, data Data) {
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	expect(credstore.EventReauthorizationRequired)
-	if err := s.RetryRejected(t.Context(), c.ID, start()); err != nil {
+	if err := s.Credentials.RetryRejected(t.Context(), c.ID, start()); err != nil {
 		t.Fatalf("Retry: %v", err)
 	}
 	expect(credstore.EventRetryRequested)
@@ -243,7 +243,7 @@ func testHistoryOfKeys(t *testing.T, data Data) {
 	stage(t, s, c.ID, "next")
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	l := acquire(t, s, c.ID, "me")
-	if _, err := s.PromoteKey(t.Context(), l, parentOf(t, s, c.ID)); err != nil {
+	if _, err := s.Credentials.PromoteKey(t.Context(), l, parentOf(t, s, c.ID)); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
 	release(t, l)
@@ -251,7 +251,7 @@ func testHistoryOfKeys(t *testing.T, data Data) {
 	l = acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	for range 2 {
-		if err := s.Reinstate(t.Context(), l, parentOf(t, s, c.ID)); err != nil {
+		if err := s.Credentials.Reinstate(t.Context(), l, parentOf(t, s, c.ID)); err != nil {
 			t.Fatalf("Acquit: %v", err)
 		}
 	}
@@ -265,14 +265,14 @@ func testHistoryOfCompany(t *testing.T, data Data) {
 	n := credstore.NewConnection{Name: "acme", Kind: credstore.OAuth, SharedCompany: true}
 	c := create(t, s, n)
 	for range 2 {
-		if err := s.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1", Name: "Acme ApS"}); err != nil {
+		if err := s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1", Name: "Acme ApS"}); err != nil {
 			t.Fatalf("Identify: %v", err)
 		}
 	}
 	wantHistory(t, s, c.ID, 0, credstore.EventCreated, credstore.EventCompanyOverride, credstore.EventCompanyLearned)
 
 	bound := create(t, s, pair("bound"))
-	err := s.SetCompany(t.Context(), bound.ID, credstore.Company{ID: "c-1"})
+	err := s.Connections.SetCompany(t.Context(), bound.ID, credstore.Company{ID: "c-1"})
 	wantConflict(t, "Identify with a bound company", err, credstore.ErrCompanyBound, "acme")
 	wantHistory(t, s, bound.ID, 1, credstore.EventDisabled, credstore.EventReauthorizationRequired)
 }
@@ -298,7 +298,7 @@ func testDisable(t *testing.T, data Data) {
 				test.prepare(c.ID)
 			}
 			for range 2 {
-				if err := s.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
+				if err := s.Connections.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
 					t.Fatalf("Disable: %v", err)
 				}
 			}
@@ -309,7 +309,7 @@ func testDisable(t *testing.T, data Data) {
 				t.Errorf("connection = %+v, want it disabled (%s)", got, credstore.ReasonOperator)
 			}
 			for range 2 {
-				if err := s.Enable(t.Context(), c.ID); err != nil {
+				if err := s.Connections.Enable(t.Context(), c.ID); err != nil {
 					t.Fatalf("Enable: %v", err)
 				}
 			}
@@ -319,18 +319,18 @@ func testDisable(t *testing.T, data Data) {
 			}
 		})
 	}
-	wantErr(t, "Disable of an unknown id", s.Disable(t.Context(), "nothing", ""), credstore.ErrNotFound)
-	wantErr(t, "Enable of an unknown id", s.Enable(t.Context(), "nothing"), credstore.ErrNotFound)
+	wantErr(t, "Disable of an unknown id", s.Connections.Disable(t.Context(), "nothing", ""), credstore.ErrNotFound)
+	wantErr(t, "Enable of an unknown id", s.Connections.Enable(t.Context(), "nothing"), credstore.ErrNotFound)
 }
 
 func testDisablePending(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, credstore.NewConnection{Name: "later", Kind: credstore.OAuth})
-	if err := s.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
+	if err := s.Connections.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
 		t.Fatalf("Disable: %v", err)
 	}
 	reports := watch(t, data.Open(t))
-	if err := s.Enable(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Enable(t.Context(), c.ID); err != nil {
 		t.Fatalf("Enable: %v", err)
 	}
 	await(t, "an enabling", reports, c.ID)
@@ -345,11 +345,11 @@ func testEnableAlarms(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	disabled := func(f func()) {
-		if err := s.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
+		if err := s.Connections.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
 			t.Fatalf("Disable: %v", err)
 		}
 		f()
-		if err := s.Enable(t.Context(), c.ID); err != nil {
+		if err := s.Connections.Enable(t.Context(), c.ID); err != nil {
 			t.Fatalf("Enable: %v", err)
 		}
 	}
@@ -366,14 +366,14 @@ func testExport(t *testing.T, data Data) {
 		c := create(t, s, n)
 		want := read(t, s, c.ID)
 		l := acquire(t, data.Open(t), c.ID, "refresher")
-		_, err := s.Export(t.Context(), c.ID)
+		_, err := s.Connections.Export(t.Context(), c.ID)
 		wantErr(t, "Export while somebody refreshes", err, credstore.ErrBusy)
 		wantSame(t, "the state", read(t, s, c.ID), want)
 		release(t, l)
 
 		want.Connection.Status, want.Connection.Reason = credstore.Disabled, credstore.ReasonExported
 		for range 2 {
-			got, err := s.Export(t.Context(), c.ID)
+			got, err := s.Connections.Export(t.Context(), c.ID)
 			if err != nil {
 				t.Fatalf("Export(%q): %v", n.Name, err)
 			}
@@ -382,7 +382,7 @@ func testExport(t *testing.T, data Data) {
 		wantSame(t, "the state in another process", read(t, data.Open(t), c.ID), want)
 		wantHistory(t, s, c.ID, 1, credstore.EventExported, credstore.EventExported)
 	}
-	_, err := s.Export(t.Context(), "nothing")
+	_, err := s.Connections.Export(t.Context(), "nothing")
 	wantErr(t, "Export of an unknown id", err, credstore.ErrNotFound)
 }
 
@@ -411,7 +411,7 @@ func testLinkSecrets(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
 	k := create(t, s, key("legacy"))
-	link, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+	link, _, err := s.Links.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
 	if err != nil {
 		t.Fatalf("OpenLink: %v", err)
 	}
@@ -419,18 +419,18 @@ func testLinkSecrets(t *testing.T, data Data) {
 	ctx := context.WithoutCancel(t.Context())
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	_, err = s.Replace(ctx, l, credstore.Replacement{Credential: credstore.NewCredential{
+	_, err = s.Connections.Replace(ctx, l, credstore.Replacement{Credential: credstore.NewCredential{
 		AccessToken: secret("planted-access"), RefreshToken: secret("planted-refresh"),
 	}})
 	if err != nil {
 		t.Fatalf("Replace: %v", err)
 	}
-	fresh, _, err := s.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, ReplaceExisting: true})
+	fresh, _, err := s.Links.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, ReplaceExisting: true})
 	if err != nil {
 		t.Fatalf("OpenLink: %v", err)
 	}
 	stage(t, s, k.ID, "planted-next-key")
-	if _, err := s.Export(ctx, k.ID); err != nil {
+	if _, err := s.Connections.Export(ctx, k.ID); err != nil {
 		t.Fatalf("Export: %v", err)
 	}
 	dump := data.Dump(t)

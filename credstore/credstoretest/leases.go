@@ -20,9 +20,9 @@ func testLeaseExcludes(t *testing.T, data Data) {
 		t.Errorf("lease = %q, %q, fence %d, %v, want one for %q by me that lasts",
 			l.ConnectionID(), l.Owner(), l.Fence(), l.Remaining(), c.ID)
 	}
-	_, err := s.Acquire(t.Context(), c.ID, "me")
+	_, err := s.Credentials.Acquire(t.Context(), c.ID, "me")
 	wantErr(t, "Acquire in the same process", err, credstore.ErrBusy)
-	_, err = other.Acquire(t.Context(), c.ID, "other")
+	_, err = other.Credentials.Acquire(t.Context(), c.ID, "other")
 	wantErr(t, "Acquire in another process", err, credstore.ErrBusy)
 	release(t, l)
 	release(t, acquire(t, other, c.ID, "other"))
@@ -44,7 +44,7 @@ func testLeaseRelease(t *testing.T, data Data) {
 	release(t, l)
 	successor := acquire(t, other, c.ID, "other")
 	release(t, l) // must not end the lease of somebody else
-	_, err := s.Acquire(t.Context(), c.ID, "me")
+	_, err := s.Credentials.Acquire(t.Context(), c.ID, "me")
 	wantErr(t, "Acquire after releasing twice", err, credstore.ErrBusy)
 	release(t, successor)
 }
@@ -58,7 +58,7 @@ func testLeaseClose(t *testing.T, data Data) {
 	}
 	successor := acquire(t, other, c.ID, "other")
 	release(t, l) // must not end the lease of somebody else
-	_, err := data.Open(t).Acquire(t.Context(), c.ID, "third")
+	_, err := data.Open(t).Credentials.Acquire(t.Context(), c.ID, "third")
 	wantErr(t, "Acquire after the release of a lease that had ended", err, credstore.ErrBusy)
 	release(t, successor)
 }
@@ -71,11 +71,11 @@ func testLeaseLost(t *testing.T, data Data) {
 	release(t, l)
 	want := read(t, s, c.ID)
 	f := failure(false)
-	_, err := s.RecordIntent(t.Context(), l, parent, start())
+	_, err := s.Credentials.RecordIntent(t.Context(), l, parent, start())
 	wantErr(t, "Intend", err, credstore.ErrLeaseLost)
-	wantErr(t, "Withdraw", s.CancelIntent(t.Context(), l, parent, &f), credstore.ErrLeaseLost)
-	wantErr(t, "Doubt", s.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrLeaseLost)
-	wantErr(t, "Condemn", s.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, true), credstore.ErrLeaseLost)
+	wantErr(t, "Withdraw", s.Credentials.CancelIntent(t.Context(), l, parent, &f), credstore.ErrLeaseLost)
+	wantErr(t, "Doubt", s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrLeaseLost)
+	wantErr(t, "Condemn", s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, true), credstore.ErrLeaseLost)
 	wantSame(t, "the state", read(t, s, c.ID), want)
 	if l.Remaining() > 0 {
 		t.Errorf("Remaining of a released lease = %v, want 0", l.Remaining())
@@ -84,14 +84,14 @@ func testLeaseLost(t *testing.T, data Data) {
 
 func testLeaseUnknown(t *testing.T, data Data) {
 	s := data.Open(t)
-	_, err := s.Acquire(t.Context(), "nothing", "me")
+	_, err := s.Credentials.Acquire(t.Context(), "nothing", "me")
 	wantErr(t, "Acquire of an unknown id", err, credstore.ErrNotFound)
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
-	if err := s.Remove(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	_, err = s.Acquire(t.Context(), c.ID, "me")
+	_, err = s.Credentials.Acquire(t.Context(), c.ID, "me")
 	wantErr(t, "Acquire of a removed id", err, credstore.ErrNotFound)
 	release(t, l)
 }
@@ -102,7 +102,7 @@ func testFence(t *testing.T, data Data) {
 	parent := parentOf(t, s, c.ID)
 	var last int64
 	for i := range 6 {
-		store := []credstore.Store{s, other}[i%2]
+		store := []Store{s, other}[i%2]
 		l := acquire(t, store, c.ID, fmt.Sprint("process ", i%2))
 		if l.Fence() <= last {
 			t.Errorf("fence = %d, want more than %d", l.Fence(), last)
@@ -117,7 +117,7 @@ func testFence(t *testing.T, data Data) {
 // is lost.
 func testOneByOne(t *testing.T, data Data) {
 	const goroutines = 100
-	stores := []credstore.Store{data.Open(t), data.Open(t)}
+	stores := []Store{data.Open(t), data.Open(t)}
 	c := create(t, stores[0], pair("acme"))
 	versions := make(chan int64, goroutines)
 	var waiting atomic.Int64
@@ -146,28 +146,28 @@ func testOneByOne(t *testing.T, data Data) {
 
 // refreshOnce refreshes when its turn comes. A lease does not tell when it ends:
 // the more are waiting, the longer each leaves the store to the others.
-func refreshOnce(t *testing.T, s credstore.Store, id, tokens string, waiting *atomic.Int64) (version int64, err error) {
-	l, err := s.Acquire(t.Context(), id, tokens)
+func refreshOnce(t *testing.T, s Store, id, tokens string, waiting *atomic.Int64) (version int64, err error) {
+	l, err := s.Credentials.Acquire(t.Context(), id, tokens)
 	for errors.Is(err, credstore.ErrBusy) {
 		time.Sleep(rand.N(time.Duration(waiting.Load()) * 20 * time.Millisecond))
-		l, err = s.Acquire(t.Context(), id, tokens)
+		l, err = s.Credentials.Acquire(t.Context(), id, tokens)
 	}
 	waiting.Add(-1)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	state, err := s.Read(t.Context(), id)
+	state, err := s.Connections.Read(t.Context(), id)
 	if err != nil {
 		return 0, err
 	}
-	intent, err := s.RecordIntent(t.Context(), l, state.Credential.Parent(), start())
+	intent, err := s.Credentials.RecordIntent(t.Context(), l, state.Credential.Parent(), start())
 	if err == nil && intent.Attempts != 1 {
 		err = fmt.Errorf("token presented %d times", intent.Attempts)
 	}
 	if err != nil {
 		return 0, err
 	}
-	saved, err := s.Save(t.Context(), next(intent.Parent, tokens))
+	saved, err := s.Credentials.Save(t.Context(), next(intent.Parent, tokens))
 	return saved.Version, err
 }

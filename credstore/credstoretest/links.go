@@ -10,16 +10,16 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func openLink(t *testing.T, s credstore.Store, id string, r credstore.LinkRequest) credstore.Secret {
+func openLink(t *testing.T, s Store, id string, r credstore.LinkRequest) credstore.Secret {
 	t.Helper()
 	if r.TTL == 0 {
 		r.TTL = time.Hour
 	}
-	token, l, err := s.OpenLink(t.Context(), id, r)
+	token, l, err := s.Links.OpenLink(t.Context(), id, r)
 	if err != nil {
 		t.Fatalf("OpenLink(%q, %+v): %v", id, r, err)
 	}
-	found, err := s.FindLink(t.Context(), token)
+	found, err := s.Links.FindLink(t.Context(), token)
 	if err != nil {
 		t.Fatalf("FindLink: %v", err)
 	}
@@ -27,16 +27,16 @@ func openLink(t *testing.T, s credstore.Store, id string, r credstore.LinkReques
 	return token
 }
 
-func begin(t *testing.T, s credstore.Store, c credstore.Consent) {
+func begin(t *testing.T, s Store, c credstore.Consent) {
 	t.Helper()
-	if err := s.BeginConsent(t.Context(), c); err != nil {
+	if err := s.Links.BeginConsent(t.Context(), c); err != nil {
 		t.Fatalf("BeginConsent: %v", err)
 	}
 }
 
-func replace(t *testing.T, s credstore.Store, l credstore.Lease, r credstore.Replacement) credstore.Connection {
+func replace(t *testing.T, s Store, l credstore.Lease, r credstore.Replacement) credstore.Connection {
 	t.Helper()
-	c, err := s.Replace(t.Context(), l, r)
+	c, err := s.Connections.Replace(t.Context(), l, r)
 	if err != nil {
 		t.Fatalf("Replace(%q): %v", l.ConnectionID(), err)
 	}
@@ -57,7 +57,7 @@ func testLinks(t *testing.T, data Data) {
 	s, other := data.Open(t), data.Open(t)
 	c, d := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth}), create(t, s, key("legacy"))
 	request := credstore.LinkRequest{TTL: time.Hour, ReturnURL: "https://example.com/done", AllowOtherCompany: true, AllowSharedCompany: true}
-	token, l, err := s.OpenLink(t.Context(), c.ID, request)
+	token, l, err := s.Links.OpenLink(t.Context(), c.ID, request)
 	if err != nil {
 		t.Fatalf("OpenLink: %v", err)
 	}
@@ -72,7 +72,7 @@ func testLinks(t *testing.T, data Data) {
 		t.Errorf("the token has %d bytes and is of %v, want 32 of now", len(bits), l.CreatedAt)
 	}
 	for range 2 { // finding it spends nothing
-		found, err := other.FindLink(t.Context(), token)
+		found, err := other.Links.FindLink(t.Context(), token)
 		if err != nil {
 			t.Fatalf("FindLink: %v", err)
 		}
@@ -99,12 +99,12 @@ func testLinks(t *testing.T, data Data) {
 	if longer := openLink(t, other, c.ID, lasting); longer.Equal(token) || findErr(t, s, token) != nil {
 		t.Error("a link that ends too soon was opened again, or ended by the one that lasts")
 	}
-	_, err = s.FindLink(t.Context(), secret("nothing"))
+	_, err = s.Links.FindLink(t.Context(), secret("nothing"))
 	wantErr(t, "FindLink of an unknown token", err, credstore.ErrNotFound)
-	_, _, err = s.OpenLink(t.Context(), "nothing", request)
+	_, _, err = s.Links.OpenLink(t.Context(), "nothing", request)
 	wantErr(t, "OpenLink for an unknown id", err, credstore.ErrNotFound)
 	for _, ttl := range []time.Duration{0, -time.Hour, credstore.MaxLinkTTL + 1} {
-		if _, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: ttl}); err == nil {
+		if _, _, err := s.Links.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: ttl}); err == nil {
 			t.Errorf("OpenLink with a time to live of %v = nil, want an error", ttl)
 		}
 	}
@@ -118,37 +118,37 @@ func testReplaceExistingLinks(t *testing.T, data Data) {
 	second := openLink(t, s, c.ID, credstore.LinkRequest{ReturnURL: "https://example.com"})
 	fresh := openLink(t, s, c.ID, credstore.LinkRequest{ReplaceExisting: true})
 	for _, token := range []credstore.Secret{first, second} {
-		l, err := s.FindLink(t.Context(), token)
+		l, err := s.Links.FindLink(t.Context(), token)
 		wantErr(t, "FindLink of one before a fresh one", err, credstore.ErrLinkExpired)
 		if l.ConnectionID != c.ID {
 			t.Errorf("ended link = %+v, want whose it was", l)
 		}
 	}
-	if _, err := s.FindLink(t.Context(), stranger); err != nil {
+	if _, err := s.Links.FindLink(t.Context(), stranger); err != nil {
 		t.Errorf("FindLink of another connection's link: %v", err)
 	}
 	if again := openLink(t, s, c.ID, credstore.LinkRequest{}); !again.Equal(fresh) {
 		t.Error("the fresh link is not the one that is opened next")
 	}
-	if err := s.Remove(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	_, err := s.FindLink(t.Context(), fresh)
+	_, err := s.Links.FindLink(t.Context(), fresh)
 	wantErr(t, "FindLink of a removed connection's link", err, credstore.ErrNotFound)
 }
 
 func testLinkExpires(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	token, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Millisecond})
+	token, _, err := s.Links.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Millisecond})
 	if err != nil {
 		t.Fatalf("OpenLink: %v", err)
 	}
 	for err == nil {
-		_, err = s.FindLink(t.Context(), token)
+		_, err = s.Links.FindLink(t.Context(), token)
 	}
 	wantErr(t, "FindLink", err, credstore.ErrLinkExpired)
-	wantErr(t, "BeginConsent", s.BeginConsent(t.Context(), attempt(token, "s")), credstore.ErrLinkExpired)
+	wantErr(t, "BeginConsent", s.Links.BeginConsent(t.Context(), attempt(token, "s")), credstore.ErrLinkExpired)
 	if openLink(t, s, c.ID, credstore.LinkRequest{}).Equal(token) {
 		t.Error("an expired link was opened again")
 	}
@@ -185,7 +185,7 @@ func testConsentsBounded(t *testing.T, data Data) {
 	}
 	kept := 0
 	for i := range begun {
-		_, err := s.TakeConsent(t.Context(), secret(fmt.Sprint("state-", i)), []byte("browser"))
+		_, err := s.Links.TakeConsent(t.Context(), secret(fmt.Sprint("state-", i)), []byte("browser"))
 		if err == nil {
 			kept++
 		} else if i == begun-1 {
@@ -197,9 +197,9 @@ func testConsentsBounded(t *testing.T, data Data) {
 	}
 }
 
-func findErr(t *testing.T, s credstore.Store, token credstore.Secret) error {
+func findErr(t *testing.T, s Store, token credstore.Secret) error {
 	t.Helper()
-	_, err := s.FindLink(t.Context(), token)
+	_, err := s.Links.FindLink(t.Context(), token)
 	return err
 }
 
@@ -219,19 +219,19 @@ func testConsent(t *testing.T, data Data) {
 	begin(t, s, want)
 	want.ConnectionID = c.ID
 
-	_, err := other.TakeConsent(t.Context(), want.State, []byte("another"))
+	_, err := other.Links.TakeConsent(t.Context(), want.State, []byte("another"))
 	wantErr(t, "TakeConsent in another browser", err, credstore.ErrOtherBrowser)
-	_, err = other.TakeConsent(t.Context(), want.State, nil)
+	_, err = other.Links.TakeConsent(t.Context(), want.State, nil)
 	wantErr(t, "TakeConsent without a browser", err, credstore.ErrOtherBrowser)
-	_, err = other.TakeConsent(t.Context(), secret("another"), want.Browser)
+	_, err = other.Links.TakeConsent(t.Context(), secret("another"), want.Browser)
 	wantErr(t, "TakeConsent of an unknown state", err, credstore.ErrNotFound)
-	got, err := other.TakeConsent(t.Context(), want.State, want.Browser)
+	got, err := other.Links.TakeConsent(t.Context(), want.State, want.Browser)
 	if err != nil {
 		t.Fatalf("TakeConsent in another process: %v", err)
 	}
 	wantSame(t, "TakeConsent", got, want)
 	for _, browser := range []string{"browser", "another"} {
-		_, err = s.TakeConsent(t.Context(), want.State, []byte(browser))
+		_, err = s.Links.TakeConsent(t.Context(), want.State, []byte(browser))
 		wantErr(t, "TakeConsent once more", err, credstore.ErrNotFound)
 	}
 }
@@ -240,17 +240,17 @@ func testConsentErrors(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	link := openLink(t, s, c.ID, credstore.LinkRequest{})
-	wantErr(t, "BeginConsent by an unknown link", s.BeginConsent(t.Context(), attempt(secret("nothing"), "1")), credstore.ErrNotFound)
+	wantErr(t, "BeginConsent by an unknown link", s.Links.BeginConsent(t.Context(), attempt(secret("nothing"), "1")), credstore.ErrNotFound)
 
 	begin(t, s, attempt(link, "late"))
-	got, err := s.TakeConsent(t.Context(), secret("state-late"), []byte("browser"))
+	got, err := s.Links.TakeConsent(t.Context(), secret("state-late"), []byte("browser"))
 	if err != nil || got.ExpiresAt.IsZero() || time.Until(got.ExpiresAt) > credstore.ConsentTimeout {
 		t.Errorf("TakeConsent = until %v, %v, want at most %v", got.ExpiresAt, err, credstore.ConsentTimeout)
 	}
 	past := attempt(link, "past")
 	past.ExpiresAt = start().Add(-time.Second)
 	begin(t, s, past)
-	_, err = s.TakeConsent(t.Context(), past.State, past.Browser)
+	_, err = s.Links.TakeConsent(t.Context(), past.State, past.Browser)
 	wantErr(t, "TakeConsent of an expired one", err, credstore.ErrNotFound)
 
 	begin(t, s, attempt(link, "crossed"))
@@ -259,15 +259,15 @@ func testConsentErrors(t *testing.T, data Data) {
 	g := grant("1")
 	g.LinkToken = link
 	replace(t, s, l, g)
-	wantErr(t, "BeginConsent by a used link", s.BeginConsent(t.Context(), attempt(link, "2")), credstore.ErrLinkUsed)
-	if _, err := s.TakeConsent(t.Context(), secret("state-crossed"), []byte("browser")); err != nil {
+	wantErr(t, "BeginConsent by a used link", s.Links.BeginConsent(t.Context(), attempt(link, "2")), credstore.ErrLinkUsed)
+	if _, err := s.Links.TakeConsent(t.Context(), secret("state-crossed"), []byte("browser")); err != nil {
 		t.Errorf("TakeConsent with a link that was used meanwhile = %v, want nil", err)
 	}
 	begin(t, s, attempt(openLink(t, s, c.ID, credstore.LinkRequest{}), "removed"))
-	if err := s.Remove(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	_, err = s.TakeConsent(t.Context(), secret("state-removed"), []byte("browser"))
+	_, err = s.Links.TakeConsent(t.Context(), secret("state-removed"), []byte("browser"))
 	wantErr(t, "TakeConsent for a removed connection", err, credstore.ErrNotFound)
 }
 
@@ -280,9 +280,9 @@ func testConsentOnce(t *testing.T, data Data) {
 		a := attempt(link, fmt.Sprint(i))
 		begin(t, s, a)
 		errs := make(chan error, 4)
-		for _, store := range []credstore.Store{s, other, s, other} {
+		for _, store := range []Store{s, other, s, other} {
 			go func() {
-				_, err := store.TakeConsent(t.Context(), a.State, a.Browser)
+				_, err := store.Links.TakeConsent(t.Context(), a.State, a.Browser)
 				errs <- err
 			}()
 		}

@@ -7,9 +7,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func requestRefresh(t *testing.T, s credstore.Store, id string) {
+func requestRefresh(t *testing.T, s Store, id string) {
 	t.Helper()
-	if err := s.RequestRefresh(t.Context(), id, start()); err != nil {
+	if err := s.Credentials.RequestRefresh(t.Context(), id, start()); err != nil {
 		t.Fatalf("RequestRefresh(%q): %v", id, err)
 	}
 }
@@ -29,7 +29,7 @@ func testRequestRefresh(t *testing.T, data Data) {
 	}
 	want.RequestedAt = got.RequestedAt
 	wantSame(t, "the state", got, want)
-	wantErr(t, "RequestRefresh of an unknown id", s.RequestRefresh(t.Context(), "nothing", start()), credstore.ErrNotFound)
+	wantErr(t, "RequestRefresh of an unknown id", s.Credentials.RequestRefresh(t.Context(), "nothing", start()), credstore.ErrNotFound)
 }
 
 func testRequestSettled(t *testing.T, data Data) {
@@ -41,20 +41,20 @@ func testRequestSettled(t *testing.T, data Data) {
 		want   bool // that the request is still there
 	}{
 		{"save", func(_ credstore.Lease, parent credstore.Parent) error {
-			_, err := s.Save(t.Context(), next(parent, "2"))
+			_, err := s.Credentials.Save(t.Context(), next(parent, "2"))
 			return err
 		}, false},
 		{"setback", func(l credstore.Lease, parent credstore.Parent) error {
-			return s.CancelIntent(t.Context(), l, parent, &f)
+			return s.Credentials.CancelIntent(t.Context(), l, parent, &f)
 		}, false},
 		{"doubt", func(l credstore.Lease, parent credstore.Parent) error {
-			return s.MarkOutcomeUnknown(t.Context(), l, parent, f)
+			return s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f)
 		}, false},
 		{"condemnation", func(l credstore.Lease, parent credstore.Parent) error {
-			return s.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, false)
+			return s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, false)
 		}, false},
 		{"refresh-given-up", func(l credstore.Lease, parent credstore.Parent) error {
-			return s.CancelIntent(t.Context(), l, parent, nil)
+			return s.Credentials.CancelIntent(t.Context(), l, parent, nil)
 		}, true},
 	} {
 		c := create(t, s, pair(test.name))
@@ -77,7 +77,7 @@ func testRetryRejected(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), true)
 	reports := watch(t, data.Open(t))
-	if err := s.RetryRejected(t.Context(), c.ID, start()); err != nil {
+	if err := s.Credentials.RetryRejected(t.Context(), c.ID, start()); err != nil {
 		t.Fatalf("Retry: %v", err)
 	}
 	await(t, "a retry", reports, c.ID)
@@ -88,7 +88,7 @@ func testRetryRejected(t *testing.T, data Data) {
 	if !got.Credential.RejectedAt.IsZero() || got.Credential.RefreshToken.IsZero() || got.Connection.LastError == nil {
 		t.Errorf("state = %+v, want the token kept and not refused, and the last error still there", got)
 	}
-	due, err := s.Due(t.Context(), start().Add(1e12), 10)
+	due, err := s.Credentials.Due(t.Context(), start().Add(1e12), 10)
 	if err != nil || len(due) != 1 {
 		t.Errorf("Due = %v, %v, want the connection", due, err)
 	}
@@ -100,10 +100,10 @@ func testRetryNotRejected(t *testing.T, data Data) {
 	requireReauthorization(t, s, parentOf(t, s, apiKey.ID), false)
 	for _, c := range []credstore.Connection{apiKey, tokens} {
 		want := read(t, s, c.ID)
-		wantErr(t, "Retry of "+c.Name, s.RetryRejected(t.Context(), c.ID, start()), credstore.ErrNotRejected)
+		wantErr(t, "Retry of "+c.Name, s.Credentials.RetryRejected(t.Context(), c.ID, start()), credstore.ErrNotRejected)
 		wantSame(t, "the state", read(t, s, c.ID), want)
 	}
-	wantErr(t, "Retry of an unknown id", s.RetryRejected(t.Context(), "nothing", start()), credstore.ErrNotFound)
+	wantErr(t, "Retry of an unknown id", s.Credentials.RetryRejected(t.Context(), "nothing", start()), credstore.ErrNotFound)
 }
 
 func testReinstate(t *testing.T, data Data) {
@@ -115,21 +115,21 @@ func testReinstate(t *testing.T, data Data) {
 		requireReauthorization(t, s, parent, false)
 		l := acquire(t, s, c.ID, "me")
 		for range 2 { // as after a lost answer to COMMIT
-			if err := s.Reinstate(t.Context(), l, parent); err != nil {
+			if err := s.Credentials.Reinstate(t.Context(), l, parent); err != nil {
 				t.Fatalf("Acquit: %v", err)
 			}
 		}
 		wantSame(t, "the acquitted state", read(t, s, c.ID), want)
 		parent.Version++
-		wantErr(t, "Acquit of another version", s.Reinstate(t.Context(), l, parent), credstore.ErrSuperseded)
+		wantErr(t, "Acquit of another version", s.Credentials.Reinstate(t.Context(), l, parent), credstore.ErrSuperseded)
 		release(t, l)
-		wantErr(t, "Acquit without a lease", s.Reinstate(t.Context(), l, want.Credential.Parent()), credstore.ErrLeaseLost)
+		wantErr(t, "Acquit without a lease", s.Credentials.Reinstate(t.Context(), l, want.Credential.Parent()), credstore.ErrLeaseLost)
 	}
 }
 
-func stage(t *testing.T, s credstore.Store, id, value string) {
+func stage(t *testing.T, s Store, id, value string) {
 	t.Helper()
-	if err := s.StageKey(t.Context(), id, secret(value), time.Time{}); err != nil {
+	if err := s.Connections.StageKey(t.Context(), id, secret(value), time.Time{}); err != nil {
 		t.Fatalf("StageKey(%q): %v", id, err)
 	}
 }
@@ -147,7 +147,7 @@ func testPromoteKey(t *testing.T, data Data) {
 	requireReauthorization(t, s, parent, false)
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	promoted, err := s.PromoteKey(t.Context(), l, parent)
+	promoted, err := s.Credentials.PromoteKey(t.Context(), l, parent)
 	if err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
@@ -155,7 +155,7 @@ func testPromoteKey(t *testing.T, data Data) {
 	want.Credential.APIKey, want.Credential.NextKey = secret("second"), credstore.Secret{}
 	wantSame(t, "PromoteKey", promoted, want.Connection)
 	wantSame(t, "the state in another process", read(t, data.Open(t), c.ID), want)
-	_, err = s.PromoteKey(t.Context(), l, parent)
+	_, err = s.Credentials.PromoteKey(t.Context(), l, parent)
 	wantErr(t, "PromoteKey of the version before", err, credstore.ErrSuperseded)
 }
 
@@ -164,16 +164,16 @@ func testPromoteNothing(t *testing.T, data Data) {
 	c, tokens := create(t, s, key("legacy")), create(t, s, pair("acme"))
 	want := read(t, s, c.ID)
 	l := acquire(t, s, c.ID, "me")
-	_, err := s.PromoteKey(t.Context(), l, want.Credential.Parent())
+	_, err := s.Credentials.PromoteKey(t.Context(), l, want.Credential.Parent())
 	wantErr(t, "PromoteKey with none staged", err, credstore.ErrSuperseded)
 	wantSame(t, "the state", read(t, s, c.ID), want)
 
 	stage(t, s, c.ID, "next")
 	release(t, l)
-	_, err = s.PromoteKey(t.Context(), l, want.Credential.Parent())
+	_, err = s.Credentials.PromoteKey(t.Context(), l, want.Credential.Parent())
 	wantErr(t, "PromoteKey without a lease", err, credstore.ErrLeaseLost)
-	wantErr(t, "StageKey of an unknown id", s.StageKey(t.Context(), "nothing", secret("k"), time.Time{}), credstore.ErrNotFound)
-	if s.StageKey(t.Context(), tokens.ID, secret("k"), time.Time{}) == nil || s.StageKey(t.Context(), c.ID, credstore.Secret{}, time.Time{}) == nil {
+	wantErr(t, "StageKey of an unknown id", s.Connections.StageKey(t.Context(), "nothing", secret("k"), time.Time{}), credstore.ErrNotFound)
+	if s.Connections.StageKey(t.Context(), tokens.ID, secret("k"), time.Time{}) == nil || s.Connections.StageKey(t.Context(), c.ID, credstore.Secret{}, time.Time{}) == nil {
 		t.Error("StageKey beside a token pair, or of an empty key = nil, want errors")
 	}
 }

@@ -37,19 +37,13 @@ func TestOutbox(t *testing.T, fresh func(t *testing.T) Data) {
 	}
 }
 
-// outboxStore is a store that is both.
-type outboxStore interface {
-	credstore.Store
-	credstore.Outbox
-}
-
 // testWatchDeliveries: whoever makes deliveries hears when one is queued.
 func testWatchDeliveries(t *testing.T, data Data) {
-	s := openOutbox(t, data)
-	if _, err := s.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
+	s := data.Open(t)
+	if _, err := s.Outbox.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
 		t.Fatalf("Subscribe: %v", err)
 	}
-	reports := watch(t, openOutbox(t, data))
+	reports := watch(t, data.Open(t))
 	c := create(t, s, pair("acme"))
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	awaitChange(t, "a refresh", reports, credstore.Change{ID: c.ID})
@@ -57,18 +51,9 @@ func testWatchDeliveries(t *testing.T, data Data) {
 	awaitChange(t, "an alarm", reports, credstore.Change{ID: c.ID, DeliveriesPending: true})
 }
 
-func openOutbox(t *testing.T, data Data) outboxStore {
+func subscribe(t *testing.T, s Store, subscriptions ...credstore.Subscription) {
 	t.Helper()
-	s, ok := data.Open(t).(outboxStore)
-	if !ok {
-		t.Fatal("the store is no credstore.Outbox")
-	}
-	return s
-}
-
-func subscribe(t *testing.T, s outboxStore, subscriptions ...credstore.Subscription) {
-	t.Helper()
-	if _, err := s.Subscribe(t.Context(), subscriptions); err != nil {
+	if _, err := s.Outbox.Subscribe(t.Context(), subscriptions); err != nil {
 		t.Fatalf("Subscribe: %v", err)
 	}
 }
@@ -79,9 +64,9 @@ func all(name string) credstore.Subscription {
 }
 
 // claim claims all that are due at the time, for a minute.
-func claim(t *testing.T, s outboxStore, subscription string, now time.Time) []credstore.Delivery {
+func claim(t *testing.T, s Store, subscription string, now time.Time) []credstore.Delivery {
 	t.Helper()
-	got, err := s.ClaimDeliveries(t.Context(), subscription, "me", now, time.Minute, 100)
+	got, err := s.Outbox.ClaimDeliveries(t.Context(), subscription, "me", now, time.Minute, 100)
 	if err != nil {
 		t.Fatalf("ClaimDeliveries: %v", err)
 	}
@@ -89,7 +74,7 @@ func claim(t *testing.T, s outboxStore, subscription string, now time.Time) []cr
 }
 
 // drain delivers all that are due, and returns their types.
-func drain(t *testing.T, s outboxStore, subscription string, now time.Time) (types []credstore.EventType) {
+func drain(t *testing.T, s Store, subscription string, now time.Time) (types []credstore.EventType) {
 	t.Helper()
 	for {
 		claimed := claim(t, s, subscription, now)
@@ -98,7 +83,7 @@ func drain(t *testing.T, s outboxStore, subscription string, now time.Time) (typ
 		}
 		for _, d := range claimed {
 			types = append(types, d.Event.Type)
-			if err := s.MarkDelivered(t.Context(), d.ID); err != nil {
+			if err := s.Outbox.MarkDelivered(t.Context(), d.ID); err != nil {
 				t.Fatalf("Delivered: %v", err)
 			}
 		}
@@ -109,7 +94,7 @@ func drain(t *testing.T, s outboxStore, subscription string, now time.Time) (typ
 func soon() time.Time { return time.Now().Add(time.Second) }
 
 func testDelivery(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	subscribe(t, s, all("everything"), credstore.Subscription{Name: "ends", Types: []credstore.EventType{credstore.EventRemoved}})
 	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
 	l := acquire(t, s, c.ID, "me")
@@ -122,23 +107,23 @@ func testDelivery(t *testing.T, data Data) {
 		t.Fatalf("ClaimDeliveries = %+v, want one, for the first time", claimed)
 	}
 	wantSame(t, "the event that is told", claimed[0].Event, history(t, s, c.ID)[1])
-	if err := s.MarkDelivered(t.Context(), claimed[0].ID); err != nil {
+	if err := s.Outbox.MarkDelivered(t.Context(), claimed[0].ID); err != nil {
 		t.Fatalf("Delivered: %v", err)
 	}
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
-	if err := s.Remove(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
 	wantSame(t, "what is told to everything", drain(t, s, "everything", soon()),
 		[]credstore.EventType{credstore.EventReauthorizationRequired, credstore.EventRemoved})
 	wantSame(t, "what is told to ends", drain(t, s, "ends", soon()), []credstore.EventType{credstore.EventRemoved})
-	if next, err := s.NextDelivery(t.Context(), "everything"); err != nil || !next.IsZero() {
+	if next, err := s.Outbox.NextDelivery(t.Context(), "everything"); err != nil || !next.IsZero() {
 		t.Errorf("NextDelivery of an empty queue = %v, %v, want zero", next, err)
 	}
 }
 
 func testDelay(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	late := all("late")
 	late.Delay = time.Hour
 	subscribe(t, s, late)
@@ -148,7 +133,7 @@ func testDelay(t *testing.T, data Data) {
 		t.Fatalf("ClaimDeliveries before its time = %+v, want none", got)
 	}
 	at := history(t, s, c.ID)[1].At.Add(time.Hour)
-	next, err := s.NextDelivery(t.Context(), "late")
+	next, err := s.Outbox.NextDelivery(t.Context(), "late")
 	if err != nil || next.Sub(at).Abs() > time.Second {
 		t.Errorf("NextDelivery = %v, %v, want %v", next, err, at)
 	}
@@ -158,7 +143,7 @@ func testDelay(t *testing.T, data Data) {
 }
 
 func testDeliveryOrder(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	subscribe(t, s, all("hook"))
 	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
@@ -172,12 +157,12 @@ func testDeliveryOrder(t *testing.T, data Data) {
 	if got := claim(t, s, "hook", now); len(got) > 0 {
 		t.Fatalf("ClaimDeliveries while the one before is under way = %+v, want none", got)
 	}
-	if next, err := s.NextDelivery(t.Context(), "hook"); err != nil || next.Before(now) {
+	if next, err := s.Outbox.NextDelivery(t.Context(), "hook"); err != nil || next.Before(now) {
 		t.Errorf("NextDelivery while all is claimed = %v, %v, want the end of the claims", next, err)
 	}
 	for _, d := range first {
 		if d.Event.ConnectionID == c.ID {
-			if err := s.MarkDelivered(t.Context(), d.ID); err != nil {
+			if err := s.Outbox.MarkDelivered(t.Context(), d.ID); err != nil {
 				t.Fatalf("Delivered: %v", err)
 			}
 		}
@@ -189,12 +174,12 @@ func testDeliveryOrder(t *testing.T, data Data) {
 }
 
 func testRedelivery(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	subscribe(t, s, all("hook"))
 	c := create(t, s, pair("acme"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	now := soon()
-	first, heir := claim(t, s, "hook", now), openOutbox(t, data)
+	first, heir := claim(t, s, "hook", now), data.Open(t)
 	if err := s.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
 	}
@@ -208,7 +193,7 @@ func testRedelivery(t *testing.T, data Data) {
 }
 
 func testMarkDelivered(t *testing.T, data Data) {
-	s, other := openOutbox(t, data), openOutbox(t, data)
+	s, other := data.Open(t), data.Open(t)
 	subscribe(t, s, all("hook"))
 	const connections = 40
 	for i := range connections {
@@ -219,10 +204,10 @@ func testMarkDelivered(t *testing.T, data Data) {
 	var mu sync.Mutex // guards claimed
 	claimed := map[int64]int{}
 	var all sync.WaitGroup
-	for _, store := range []outboxStore{s, other, s, other} {
+	for _, store := range []Store{s, other, s, other} {
 		all.Go(func() {
 			for {
-				got, err := store.ClaimDeliveries(t.Context(), "hook", "me", now, time.Minute, 3)
+				got, err := store.Outbox.ClaimDeliveries(t.Context(), "hook", "me", now, time.Minute, 3)
 				if err != nil {
 					t.Errorf("ClaimDeliveries: %v", err)
 				}
@@ -249,16 +234,16 @@ func testMarkDelivered(t *testing.T, data Data) {
 }
 
 func testPostpone(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	subscribe(t, s, all("hook"))
 	c := create(t, s, pair("acme"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	now := soon().Truncate(time.Millisecond)
 	id := claim(t, s, "hook", now)[0].ID
-	if err := s.PostponeDelivery(t.Context(), id, now.Add(time.Hour), "answered 500"); err != nil {
+	if err := s.Outbox.PostponeDelivery(t.Context(), id, now.Add(time.Hour), "answered 500"); err != nil {
 		t.Fatalf("PostponeDelivery: %v", err)
 	}
-	if next, err := s.NextDelivery(t.Context(), "hook"); err != nil || !next.Equal(now.Add(time.Hour)) {
+	if next, err := s.Outbox.NextDelivery(t.Context(), "hook"); err != nil || !next.Equal(now.Add(time.Hour)) {
 		t.Errorf("NextDelivery = %v, %v, want %v", next, err, now.Add(time.Hour))
 	}
 	if got := claim(t, s, "hook", now.Add(time.Hour-time.Second)); len(got) > 0 {
@@ -269,14 +254,14 @@ func testPostpone(t *testing.T, data Data) {
 		t.Fatalf("ClaimDeliveries = %+v, want the second attempt and the error of the first", got)
 	}
 	for range 2 {
-		if err := s.AbandonDelivery(t.Context(), id, "answered 500 for days"); err != nil {
+		if err := s.Outbox.AbandonDelivery(t.Context(), id, "answered 500 for days"); err != nil {
 			t.Fatalf("DropDelivery: %v", err)
 		}
 	}
-	if err := s.MarkDelivered(t.Context(), id); err != nil {
+	if err := s.Outbox.MarkDelivered(t.Context(), id); err != nil {
 		t.Errorf("Delivered of one that is gone = %v, want nil", err)
 	}
-	if err := s.PostponeDelivery(t.Context(), id, now, ""); err != nil {
+	if err := s.Outbox.PostponeDelivery(t.Context(), id, now, ""); err != nil {
 		t.Errorf("PostponeDelivery of one that is gone = %v, want nil", err)
 	}
 	wantHistory(t, s, c.ID, 2, credstore.EventNotDelivered)
@@ -286,7 +271,7 @@ func testPostpone(t *testing.T, data Data) {
 }
 
 func testDebounce(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	patient := all("patient")
 	patient.Delay = time.Minute
 	only := credstore.Subscription{Name: "only", Types: []credstore.EventType{credstore.EventRecovered}}
@@ -304,14 +289,14 @@ func testDebounce(t *testing.T, data Data) {
 
 // testDebounceAfterClaim: who may have heard of the alarm hears of its end.
 func testDebounceAfterClaim(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	subscribe(t, s, all("hook"))
 	c := create(t, s, pair("acme"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	now := soon()
 	alarm := claim(t, s, "hook", now)[0]
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
-	if err := s.PostponeDelivery(t.Context(), alarm.ID, now, "no answer"); err != nil {
+	if err := s.Outbox.PostponeDelivery(t.Context(), alarm.ID, now, "no answer"); err != nil {
 		t.Fatalf("PostponeDelivery: %v", err)
 	}
 	wantSame(t, "what is told", drain(t, s, "hook", now), []credstore.EventType{credstore.EventReauthorizationRequired, credstore.EventRecovered})
@@ -319,14 +304,14 @@ func testDebounceAfterClaim(t *testing.T, data Data) {
 
 // testAlarmOnce: a second verdict on the same connection is history, not news.
 func testAlarmOnce(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	subscribe(t, s, all("hook"))
 	c := create(t, s, pair("acme"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	drain(t, s, "hook", soon())
 	l := acquire(t, s, c.ID, "me")
 	f := credstore.Failure{Code: "inactive", At: start()}
-	if err := s.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f, credstore.ReasonRefreshTokenInactive, false); err != nil {
+	if err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f, credstore.ReasonRefreshTokenInactive, false); err != nil {
 		t.Fatalf("Condemn: %v", err)
 	}
 	release(t, l)
@@ -336,26 +321,26 @@ func testAlarmOnce(t *testing.T, data Data) {
 }
 
 func testSubscribe(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	for name, wrong := range map[string][]credstore.Subscription{
 		"a private event": {{Name: "a", Types: []credstore.EventType{credstore.EventRefreshed}}},
 		"a name twice":    {all("a"), all("a")},
 	} {
-		if _, err := s.Subscribe(t.Context(), wrong); err == nil {
+		if _, err := s.Outbox.Subscribe(t.Context(), wrong); err == nil {
 			t.Errorf("Subscribe with %s = nil, want an error", name)
 		}
 	}
 	subscribe(t, s, all("stays"), all("goes"))
 	c := create(t, s, pair("acme"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
-	_, before, err := s.Position(t.Context())
+	_, before, err := s.Changes.Position(t.Context())
 	if err != nil {
 		t.Fatalf("Position: %v", err)
 	}
 	for range 2 {
 		subscribe(t, s, all("stays"), all("new"))
 	}
-	if _, after, err := s.Position(t.Context()); err != nil || after != before {
+	if _, after, err := s.Changes.Position(t.Context()); err != nil || after != before {
 		t.Errorf("Position after Subscribe = %d, %v, want %d: no connection has changed", after, err, before)
 	}
 	for name, want := range map[string]int{"stays": 1, "goes": 0, "new": 0} {
@@ -363,11 +348,11 @@ func testSubscribe(t *testing.T, data Data) {
 			t.Errorf("queued for %q: %v, want %d", name, got, want)
 		}
 	}
-	ended, err := s.Subscribe(t.Context(), nil)
+	ended, err := s.Outbox.Subscribe(t.Context(), nil)
 	if slices.Sort(ended); err != nil || !slices.Equal(ended, []string{"new", "stays"}) {
 		t.Errorf("Subscribe to nothing = %v, %v, want to hear of both that this ends", ended, err)
 	}
-	if ended, err := s.Subscribe(t.Context(), nil); err != nil || len(ended) > 0 {
+	if ended, err := s.Outbox.Subscribe(t.Context(), nil); err != nil || len(ended) > 0 {
 		t.Errorf("Subscribe to nothing again = %v, %v, want nothing ended", ended, err)
 	}
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
@@ -379,7 +364,7 @@ func testSubscribe(t *testing.T, data Data) {
 // testQueueBounded: a subscriber that never answers costs no more room than the
 // history does.
 func testQueueBounded(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	subscribe(t, s, credstore.Subscription{Name: "dead", Types: []credstore.EventType{credstore.EventConnected}})
 	c := create(t, s, key("legacy"))
 	for range credstore.MaxEvents + 20 {
@@ -391,7 +376,7 @@ func testQueueBounded(t *testing.T, data Data) {
 }
 
 // keyUntil creates a connection with a key that ends then.
-func keyUntil(t *testing.T, s credstore.Store, name string, ends time.Time) credstore.Connection {
+func keyUntil(t *testing.T, s Store, name string, ends time.Time) credstore.Connection {
 	t.Helper()
 	n := key(name)
 	n.Credential.ExpiresAt = ends
@@ -401,13 +386,13 @@ func keyUntil(t *testing.T, s credstore.Store, name string, ends time.Time) cred
 const day = 24 * time.Hour
 
 func testRecordKeyExpiring(t *testing.T, data Data) {
-	s, other := openOutbox(t, data), openOutbox(t, data)
+	s, other := data.Open(t), data.Open(t)
 	subscribe(t, s, all("hook"))
 	c := keyUntil(t, s, "legacy", start().Add(5*day))
 	remind := func(within time.Duration) {
 		t.Helper()
-		for _, store := range []outboxStore{s, other, s} {
-			if err := store.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
+		for _, store := range []Store{s, other, s} {
+			if err := store.Outbox.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
 				t.Fatalf("RemindKey: %v", err)
 			}
 		}
@@ -424,11 +409,11 @@ func testRecordKeyExpiring(t *testing.T, data Data) {
 	release(t, l)
 	remind(7 * day)
 	wantHistory(t, s, c.ID, 2, credstore.EventKeySet, credstore.EventKeyExpiring)
-	wantErr(t, "RemindKey of an unknown id", s.RecordKeyExpiring(t.Context(), "nothing", day), credstore.ErrNotFound)
+	wantErr(t, "RemindKey of an unknown id", s.Outbox.RecordKeyExpiring(t.Context(), "nothing", day), credstore.ErrNotFound)
 }
 
 func testKeysExpiring(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	keyUntil(t, s, "ended", start().Add(-day))
 	keyUntil(t, s, "soon", start().Add(2*day))
 	keyUntil(t, s, "later", start().Add(20*day))
@@ -436,16 +421,16 @@ func testKeysExpiring(t *testing.T, data Data) {
 	create(t, s, pair("tokens")) // they end within the hour, which is of no interest
 	covered, short := keyUntil(t, s, "covered", start().Add(2*day)), keyUntil(t, s, "short", start().Add(3*day))
 	stage(t, s, covered.ID, "next")
-	if err := s.StageKey(t.Context(), short.ID, secret("next"), start().Add(4*day)); err != nil {
+	if err := s.Connections.StageKey(t.Context(), short.ID, secret("next"), start().Add(4*day)); err != nil {
 		t.Fatalf("StageKey: %v", err)
 	}
 	off, refused := keyUntil(t, s, "off", start().Add(day)), keyUntil(t, s, "refused", start().Add(day))
-	if err := s.Disable(t.Context(), off.ID, credstore.ReasonOperator); err != nil {
+	if err := s.Connections.Disable(t.Context(), off.ID, credstore.ReasonOperator); err != nil {
 		t.Fatalf("Disable: %v", err)
 	}
 	requireReauthorization(t, s, parentOf(t, s, refused.ID), false)
 	names := func(within time.Duration, limit int) (names []string) {
-		found, err := s.KeysExpiring(t.Context(), within, limit)
+		found, err := s.Outbox.KeysExpiring(t.Context(), within, limit)
 		if err != nil {
 			t.Fatalf("KeysExpiring: %v", err)
 		}
@@ -454,7 +439,7 @@ func testKeysExpiring(t *testing.T, data Data) {
 			if !slices.Contains([]string{"later", "soon"}, c.Name) {
 				continue
 			}
-			if err := s.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
+			if err := s.Outbox.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
 				t.Fatalf("RemindKey: %v", err)
 			}
 		}
@@ -479,10 +464,10 @@ func testKeysExpiring(t *testing.T, data Data) {
 }
 
 func testKeyExpiry(t *testing.T, data Data) {
-	s := openOutbox(t, data)
+	s := data.Open(t)
 	c := keyUntil(t, s, "legacy", start().Add(day))
 	ends := start().Add(90 * day)
-	if err := s.StageKey(t.Context(), c.ID, secret("next"), ends); err != nil {
+	if err := s.Connections.StageKey(t.Context(), c.ID, secret("next"), ends); err != nil {
 		t.Fatalf("StageKey: %v", err)
 	}
 	got := read(t, s, c.ID)
@@ -491,7 +476,7 @@ func testKeyExpiry(t *testing.T, data Data) {
 	}
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
-	promoted, err := s.PromoteKey(t.Context(), l, got.Credential.Parent())
+	promoted, err := s.Credentials.PromoteKey(t.Context(), l, got.Credential.Parent())
 	if err != nil || !promoted.ExpiresAt.Equal(ends) {
 		t.Errorf("PromoteKey = until %v, %v, want %v", promoted.ExpiresAt, err, ends)
 	}

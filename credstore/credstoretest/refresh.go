@@ -45,11 +45,11 @@ func testSaveSuperseded(t *testing.T, data Data) {
 		{"an unknown connection", unknown},
 		{"a key", parentOf(t, s, legacy.ID)},
 	} {
-		_, err := s.Save(t.Context(), next(test.parent, "2"))
+		_, err := s.Credentials.Save(t.Context(), next(test.parent, "2"))
 		wantErr(t, "Save onto "+test.name, err, credstore.ErrSuperseded)
 	}
 	save(t, s, next(parent, "2"))
-	_, err := s.Save(t.Context(), next(parent, "2b"))
+	_, err := s.Credentials.Save(t.Context(), next(parent, "2b"))
 	wantErr(t, "Save of a second successor", err, credstore.ErrSuperseded)
 	if got := read(t, s, c.ID).Credential; got.Version != 2 || !got.AccessToken.Equal(secret("access-2")) {
 		t.Errorf("credential = version %d, want the first successor at version 2", got.Version)
@@ -68,11 +68,11 @@ func testSaveTwice(t *testing.T, data Data) {
 	n.RefreshToken = secret("refresh-2")
 	save(t, s, n)
 	n.AccessToken = secret("access-3b")
-	_, err := s.Save(t.Context(), n)
+	_, err := s.Credentials.Save(t.Context(), n)
 	wantErr(t, "Save of another pair with the same refresh token", err, credstore.ErrSuperseded)
 
 	save(t, s, next(parentOf(t, s, c.ID), "4"))
-	_, err = s.Save(t.Context(), n)
+	_, err = s.Credentials.Save(t.Context(), n)
 	wantErr(t, "Save of a grandparent", err, credstore.ErrSuperseded)
 }
 
@@ -95,7 +95,7 @@ func testSaveInvalid(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	n := next(parentOf(t, s, c.ID), "2")
 	n.RefreshToken = credstore.Secret{}
-	if _, err := s.Save(t.Context(), n); err == nil {
+	if _, err := s.Credentials.Save(t.Context(), n); err == nil {
 		t.Error("Save without a refresh token = nil, want an error")
 	}
 	if v := read(t, s, c.ID).Credential.Version; v != 1 {
@@ -145,13 +145,13 @@ func failure(unusual bool) credstore.RefreshFailure {
 }
 
 // recordFailure makes the connection degraded by a refresh that was answered so.
-func recordFailure(t *testing.T, s credstore.Store, id string, f credstore.RefreshFailure) {
+func recordFailure(t *testing.T, s Store, id string, f credstore.RefreshFailure) {
 	t.Helper()
 	l := acquire(t, s, id, "me")
 	defer release(t, l)
 	parent := parentOf(t, s, id)
 	recordIntent(t, s, l, parent)
-	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
+	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 }
@@ -223,7 +223,7 @@ func testSaveDisabled(t *testing.T, data Data) {
 	n.Company.ID = "c-1"
 	create(t, s, n)
 	c := create(t, s, pair("acme"))
-	err := s.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"})
+	err := s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"})
 	wantErr(t, "Identify", err, credstore.ErrCompanyBound)
 	saved := save(t, s, next(parentOf(t, s, c.ID), "2"))
 	if saved.Status != credstore.Disabled || saved.Reason != credstore.ReasonCompanyConflict || saved.Version != 2 {
@@ -242,7 +242,7 @@ func testRecordIntent(t *testing.T, data Data) {
 	defer release(t, l)
 	parent := parentOf(t, s, c.ID)
 	at := start()
-	got, err := s.RecordIntent(t.Context(), l, parent, at)
+	got, err := s.Credentials.RecordIntent(t.Context(), l, parent, at)
 	if err != nil {
 		t.Fatalf("Intend: %v", err)
 	}
@@ -264,7 +264,7 @@ func testRecordIntentAgain(t *testing.T, data Data) {
 	other := data.Open(t)
 	heir := acquire(t, other, c.ID, "heir")
 	later := start().Add(time.Minute)
-	got, err := other.RecordIntent(t.Context(), heir, parent, later)
+	got, err := other.Credentials.RecordIntent(t.Context(), heir, parent, later)
 	if err != nil {
 		t.Fatalf("Intend: %v", err)
 	}
@@ -286,17 +286,17 @@ func testRecordIntentErrors(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	stale := parentOf(t, s, c.ID)
 	save(t, s, next(stale, "2"))
-	_, err := s.RecordIntent(t.Context(), l, stale, start())
+	_, err := s.Credentials.RecordIntent(t.Context(), l, stale, start())
 	wantErr(t, "Intend for a spent token", err, credstore.ErrSuperseded)
-	_, err = s.RecordIntent(t.Context(), l, parentOf(t, s, d.ID), start())
+	_, err = s.Credentials.RecordIntent(t.Context(), l, parentOf(t, s, d.ID), start())
 	wantErr(t, "Intend under the lease on another connection", err, credstore.ErrLeaseLost)
-	_, err = data.Open(t).RecordIntent(t.Context(), l, parentOf(t, s, c.ID), start())
+	_, err = data.Open(t).Credentials.RecordIntent(t.Context(), l, parentOf(t, s, c.ID), start())
 	wantErr(t, "Intend under the lease of another process", err, credstore.ErrLeaseLost)
 	parent := parentOf(t, s, c.ID)
-	if err := s.Remove(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	_, err = s.RecordIntent(t.Context(), l, parent, start())
+	_, err = s.Credentials.RecordIntent(t.Context(), l, parent, start())
 	wantErr(t, "Intend for a removed connection", err, credstore.ErrSuperseded)
 	release(t, l)
 	if got := read(t, s, d.ID).Intent; got != nil {
@@ -313,14 +313,14 @@ func testCancelIntent(t *testing.T, data Data) {
 
 	before := read(t, s, c.ID)
 	recordIntent(t, s, l, parent)
-	if err := s.CancelIntent(t.Context(), l, parent, nil); err != nil {
+	if err := s.Credentials.CancelIntent(t.Context(), l, parent, nil); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	wantSame(t, "the state after a refresh that was given up", read(t, s, c.ID), before)
 
 	recordIntent(t, s, l, parent)
 	f := failure(false)
-	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
+	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	want := before
@@ -331,11 +331,11 @@ func testCancelIntent(t *testing.T, data Data) {
 
 // unknownOutcome returns the connection's parent with an intent that is Unknown after
 // one presentation.
-func unknownOutcome(t *testing.T, s credstore.Store, l credstore.Lease) credstore.Parent {
+func unknownOutcome(t *testing.T, s Store, l credstore.Lease) credstore.Parent {
 	t.Helper()
 	parent := parentOf(t, s, l.ConnectionID())
 	recordIntent(t, s, l, parent)
-	if err := s.MarkOutcomeUnknown(t.Context(), l, parent, failure(false)); err != nil {
+	if err := s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, failure(false)); err != nil {
 		t.Fatalf("Doubt: %v", err)
 	}
 	return parent
@@ -352,7 +352,7 @@ func testCancelIntentAfterUnknownOutcome(t *testing.T, data Data) {
 		t.Fatalf("Intend after a doubt = %+v, want the second presentation, sending", want)
 	}
 	f := failure(false)
-	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
+	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	want.Outcome, want.Attempts, want.NextAt = credstore.OutcomeUnknown, 1, f.RetryAt
@@ -367,11 +367,11 @@ func testCancelIntentTwice(t *testing.T, data Data) {
 	parent := unknownOutcome(t, s, l)
 	recordIntent(t, s, l, parent)
 	f := failure(true)
-	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
+	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	want := read(t, s, c.ID)
-	if err := s.CancelIntent(t.Context(), l, parent, &f); err != nil {
+	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
 		t.Fatalf("Withdraw again: %v", err)
 	}
 	wantSame(t, "the state after withdrawing twice", read(t, s, c.ID), want)
@@ -387,7 +387,7 @@ func testCancelOrphanedIntent(t *testing.T, data Data) {
 
 	l := acquire(t, s, c.ID, "heir")
 	defer release(t, l)
-	if err := s.CancelIntent(t.Context(), l, parent, nil); err != nil {
+	if err := s.Credentials.CancelIntent(t.Context(), l, parent, nil); err != nil {
 		t.Fatalf("Withdraw: %v", err)
 	}
 	wantSame(t, "the dead owner's intent", read(t, s, c.ID).Intent, &want)
@@ -400,11 +400,11 @@ func testMarkOutcomeUnknown(t *testing.T, data Data) {
 	defer release(t, l)
 	parent := parentOf(t, s, c.ID)
 	f := failure(false)
-	wantErr(t, "Doubt without an intent", s.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrSuperseded)
+	wantErr(t, "Doubt without an intent", s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrSuperseded)
 
 	want := recordIntent(t, s, l, parent)
 	for range 2 { // as after a lost answer to COMMIT
-		if err := s.MarkOutcomeUnknown(t.Context(), l, parent, f); err != nil {
+		if err := s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f); err != nil {
 			t.Fatalf("Doubt: %v", err)
 		}
 	}
@@ -443,7 +443,7 @@ func testReauthorizationRequired(t *testing.T, data Data) {
 		recordIntent(t, s, l, want.Credential.Parent())
 		f := credstore.Failure{Code: "invalid_grant", Message: "refused", At: start()}
 		for range 2 { // as after a lost answer to COMMIT
-			err := s.MarkReauthorizationRequired(t.Context(), l, want.Credential.Parent(), f, credstore.ReasonRefreshTokenRejected, drop)
+			err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, want.Credential.Parent(), f, credstore.ReasonRefreshTokenRejected, drop)
 			if err != nil {
 				t.Fatalf("Condemn: %v", err)
 			}
@@ -467,7 +467,7 @@ func testReauthorizationRequiredSuperseded(t *testing.T, data Data) {
 	stale := parentOf(t, s, c.ID)
 	save(t, s, next(stale, "2"))
 	want := read(t, s, c.ID)
-	err := s.MarkReauthorizationRequired(t.Context(), l, stale, credstore.Failure{At: start()}, credstore.ReasonRefreshTokenRejected, true)
+	err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, stale, credstore.Failure{At: start()}, credstore.ReasonRefreshTokenRejected, true)
 	wantErr(t, "Condemn of a spent token", err, credstore.ErrSuperseded)
 	wantSame(t, "the state", read(t, s, c.ID), want)
 }
@@ -489,7 +489,7 @@ func testDue(t *testing.T, data Data) {
 	s := data.Open(t)
 	soon := start().Add(time.Hour)
 	dueNames := func(limit int, before time.Time) []string {
-		due, err := s.Due(t.Context(), before, limit)
+		due, err := s.Credentials.Due(t.Context(), before, limit)
 		if err != nil {
 			t.Fatalf("Due: %v", err)
 		}
@@ -518,7 +518,7 @@ func testDue(t *testing.T, data Data) {
 }
 
 // blockRefresh gives the connection the reason in its name not to be refreshed now.
-func blockRefresh(t *testing.T, s credstore.Store, name, id string) {
+func blockRefresh(t *testing.T, s Store, name, id string) {
 	t.Helper()
 	switch name {
 	case "failing":
@@ -547,11 +547,11 @@ func testUnsettled(t *testing.T, data Data) {
 	}
 	c := create(t, s, pair("requested"))
 	ids[c.ID] = "requested"
-	if err := s.RequestRefresh(t.Context(), c.ID, start().Add(-time.Minute)); err != nil {
+	if err := s.Credentials.RequestRefresh(t.Context(), c.ID, start().Add(-time.Minute)); err != nil {
 		t.Fatalf("RequestRefresh: %v", err)
 	}
 	for limit, want := range map[int][]string{5: {"requested", "sending", "failing"}, 1: {"requested"}} {
-		got, err := s.Unsettled(t.Context(), limit)
+		got, err := s.Credentials.Unsettled(t.Context(), limit)
 		if err != nil {
 			t.Fatalf("Unsettled: %v", err)
 		}

@@ -79,7 +79,7 @@ func testReplaceKey(t *testing.T, data Data) {
 	got := read(t, s, c.ID).Credential
 	wantSame(t, "the credential", got, credstore.Credential{ConnectionID: c.ID, Version: 2, APIKey: secret("new")})
 	for name, wrong := range map[string]credstore.NewCredential{"tokens": grant("1").Credential, "nothing": {}} {
-		if _, err := s.Replace(t.Context(), l, credstore.Replacement{Credential: wrong}); err == nil || errors.Is(err, credstore.ErrUnavailable) {
+		if _, err := s.Connections.Replace(t.Context(), l, credstore.Replacement{Credential: wrong}); err == nil || errors.Is(err, credstore.ErrUnavailable) {
 			t.Errorf("Replace of a key by %s = %v, want an error that stays", name, err)
 		}
 	}
@@ -90,7 +90,7 @@ func testReplaceDisabled(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), true)
-	if err := s.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
+	if err := s.Connections.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
 		t.Fatalf("Disable: %v", err)
 	}
 	l := acquire(t, s, c.ID, "me")
@@ -98,7 +98,7 @@ func testReplaceDisabled(t *testing.T, data Data) {
 	if got := replace(t, s, l, grant("2")); got.Status != credstore.Disabled || got.Reason != credstore.ReasonOperator {
 		t.Errorf("Replace of a disabled one = %s (%s), want it to stay so", got.Status, got.Reason)
 	}
-	if err := s.Enable(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Enable(t.Context(), c.ID); err != nil {
 		t.Fatalf("Enable: %v", err)
 	}
 	if got := read(t, s, c.ID).Connection; got.Status != credstore.Active {
@@ -142,7 +142,7 @@ func testReplaceErrors(t *testing.T, data Data) {
 		{"another's link", with(func(g *credstore.Replacement) { g.LinkToken = looseLink }), credstore.ErrLinkExpired},
 		{"an unknown link", with(func(g *credstore.Replacement) { g.LinkToken = secret("nothing") }), credstore.ErrLinkExpired},
 	} {
-		_, err := s.Replace(t.Context(), l, test.by)
+		_, err := s.Connections.Replace(t.Context(), l, test.by)
 		wantErr(t, "Replace by "+test.name, err, test.want)
 		wantSame(t, "the state after "+test.name, read(t, s, c.ID), want)
 	}
@@ -150,7 +150,7 @@ func testReplaceErrors(t *testing.T, data Data) {
 		wantErr(t, "FindLink", findErr(t, s, token), nil)
 	}
 	wantHistory(t, s, c.ID, events)
-	_, err := data.Open(t).Replace(t.Context(), l, grant("2"))
+	_, err := data.Open(t).Connections.Replace(t.Context(), l, grant("2"))
 	wantErr(t, "Replace under the lease of another process", err, credstore.ErrLeaseLost)
 }
 
@@ -159,13 +159,13 @@ func testReplaceLeaseLost(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
 	release(t, l)
-	_, err := s.Replace(t.Context(), l, grant("2"))
+	_, err := s.Connections.Replace(t.Context(), l, grant("2"))
 	wantErr(t, "Replace under a lease that was released", err, credstore.ErrLeaseLost)
 	l = acquire(t, s, c.ID, "me")
-	if err := s.Remove(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	_, err = s.Replace(t.Context(), l, grant("2"))
+	_, err = s.Connections.Replace(t.Context(), l, grant("2"))
 	wantErr(t, "Replace of a removed connection", err, credstore.ErrNotFound)
 	release(t, l)
 }
@@ -198,13 +198,13 @@ func testReplaceOverrides(t *testing.T, data Data) {
 
 // testSharingEndsWithTheCompany: that a connection may share one company says
 // nothing about the company that it moves to.
-func testSharingEndsWithTheCompany(t *testing.T, s credstore.Store, shared credstore.Lease) {
+func testSharingEndsWithTheCompany(t *testing.T, s Store, shared credstore.Lease) {
 	n := pair("third")
 	n.Company.ID = "c-3"
 	create(t, s, n)
 	g := grant("4")
 	g.Company, g.AllowOtherCompany = credstore.Company{ID: "c-3"}, true
-	_, err := s.Replace(t.Context(), shared, g)
+	_, err := s.Connections.Replace(t.Context(), shared, g)
 	wantErr(t, "Replace by a company of another connection, after one that may be shared", err, credstore.ErrCompanyBound)
 	g.Company.ID = "c-4"
 	if got := replace(t, s, shared, g); got.CompanyID != "c-4" || got.SharedCompany {
@@ -226,7 +226,7 @@ func testReplaceSpendsLinks(t *testing.T, data Data) {
 			t.Errorf("Replace = version %d, want 2", got.Version)
 		}
 	}
-	spent, err := s.FindLink(t.Context(), link)
+	spent, err := s.Links.FindLink(t.Context(), link)
 	wantErr(t, "FindLink of the link", err, credstore.ErrLinkUsed)
 	if spent.UsedAt.IsZero() {
 		t.Error("UsedAt is zero")
@@ -236,7 +236,7 @@ func testReplaceSpendsLinks(t *testing.T, data Data) {
 
 	again := grant("3")
 	again.LinkToken = link
-	_, err = s.Replace(t.Context(), l, again)
+	_, err = s.Connections.Replace(t.Context(), l, again)
 	wantErr(t, "Replace with a used link", err, credstore.ErrLinkUsed)
 	open := openLink(t, s, c.ID, credstore.LinkRequest{})
 	replace(t, s, l, grant("4"))
@@ -257,7 +257,7 @@ func testSaveOnPending(t *testing.T, data Data) {
 			t.Errorf("Save = %+v, want version 1, active, and its company unproven", got)
 		}
 	}
-	if err := s.SetCompany(t.Context(), c.ID, credstore.Company{}); err != nil {
+	if err := s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{}); err != nil {
 		t.Errorf("Identify where nobody names a company: %v", err)
 	}
 	if got := read(t, s, c.ID).Connection; got.CompanyUnverified || got.Status != credstore.Active || !got.Company().IsZero() {
@@ -266,12 +266,12 @@ func testSaveOnPending(t *testing.T, data Data) {
 	if got := read(t, s, c.ID).Credential; !got.RefreshToken.Equal(n.RefreshToken) || got.ConnectionID != c.ID {
 		t.Errorf("credential = %+v, want the pair", got)
 	}
-	_, err := s.Save(t.Context(), next(parent, "other"))
+	_, err := s.Credentials.Save(t.Context(), next(parent, "other"))
 	wantErr(t, "Save of another pair", err, credstore.ErrSuperseded)
 	wantHistory(t, s, c.ID, 1, credstore.EventConnected)
 
 	apiKey := create(t, s, credstore.NewConnection{Name: "legacy", Kind: credstore.IntegratedKey})
-	_, err = s.Save(t.Context(), next(read(t, s, apiKey.ID).Parent(), "2"))
+	_, err = s.Credentials.Save(t.Context(), next(read(t, s, apiKey.ID).Parent(), "2"))
 	wantErr(t, "Save onto a pending key", err, credstore.ErrSuperseded)
 }
 
@@ -296,7 +296,7 @@ func testSaveConsent(t *testing.T, data Data) {
 		if got := save(t, s, next(parentOf(t, s, c.ID), "3-"+test.name)); !got.CompanyUnverified {
 			t.Fatal("a refresh has proven the company")
 		}
-		err := s.SetCompany(t.Context(), c.ID, test.who)
+		err := s.Connections.SetCompany(t.Context(), c.ID, test.who)
 		got := read(t, s, c.ID).Connection
 		wantErr(t, "Identify", err, test.want)
 		if disabled := got.Status == credstore.Disabled; disabled != (test.want != nil) || got.CompanyUnverified != disabled || got.CompanyID != "c-1" {
@@ -327,7 +327,7 @@ func testCompanyConflictEnds(t *testing.T, data Data) {
 	first := next(read(t, s, c.ID).Parent(), "1")
 	first.Consent = true
 	save(t, s, first)
-	wantErr(t, "Identify", s.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}), credstore.ErrCompanyBound)
+	wantErr(t, "Identify", s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}), credstore.ErrCompanyBound)
 	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompanyConflict {
 		t.Fatalf("after a conflict: %+v, want it disabled for its company", got)
 	}
@@ -343,7 +343,7 @@ func testCompanyConflictEnds(t *testing.T, data Data) {
 	}
 	wantHistory(t, s, c.ID, 1, credstore.EventConnected, credstore.EventDisabled, credstore.EventReauthorizationRequired,
 		credstore.EventConnected, credstore.EventRecovered)
-	if err := s.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
+	if err := s.Connections.Disable(t.Context(), c.ID, credstore.ReasonOperator); err != nil {
 		t.Fatal(err)
 	}
 	g = grant("4")
@@ -364,11 +364,11 @@ func testReplaceDuringRefresh(t *testing.T, data Data) {
 		saved, replaced := make(chan error, 1), make(chan error, 1)
 		g := grant(fmt.Sprint(i))
 		go func() {
-			_, err := s.Save(t.Context(), next(parent, fmt.Sprint("late-", i)))
+			_, err := s.Credentials.Save(t.Context(), next(parent, fmt.Sprint("late-", i)))
 			saved <- err
 		}()
 		go func() {
-			_, err := other.Replace(t.Context(), l, g)
+			_, err := other.Connections.Replace(t.Context(), l, g)
 			replaced <- err
 		}()
 		if err := <-replaced; err != nil {

@@ -13,10 +13,17 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
+// Store is an open store.
+type Store struct {
+	credstore.Store
+	Ping  func(context.Context) error // reads from the store
+	Close func() error                // ends the leases
+}
+
 // Data is what outlives the processes that have a store open.
 type Data interface {
 	// Open opens the store as one more process would. The test closes it.
-	Open(t *testing.T) credstore.Store
+	Open(t *testing.T) Store
 	// Dump returns all bytes that stores have left behind where others might
 	// find them. The stores that were opened are closed by then.
 	Dump(t *testing.T) []byte
@@ -170,18 +177,18 @@ func key(name string) credstore.NewConnection {
 }
 
 // create fails the test if the connection cannot be created.
-func create(t *testing.T, s credstore.Store, n credstore.NewConnection) credstore.Connection {
+func create(t *testing.T, s Store, n credstore.NewConnection) credstore.Connection {
 	t.Helper()
-	c, err := s.Create(t.Context(), n)
+	c, err := s.Connections.Create(t.Context(), n)
 	if err != nil {
 		t.Fatalf("Create(%q): %v", n.Name, err)
 	}
 	return c
 }
 
-func read(t *testing.T, s credstore.Store, id string) credstore.State {
+func read(t *testing.T, s Store, id string) credstore.State {
 	t.Helper()
-	state, err := s.Read(t.Context(), id)
+	state, err := s.Connections.Read(t.Context(), id)
 	if err != nil {
 		t.Fatalf("Read(%q): %v", id, err)
 	}
@@ -189,14 +196,14 @@ func read(t *testing.T, s credstore.Store, id string) credstore.State {
 }
 
 // parentOf reads what a refresh would name as its parent.
-func parentOf(t *testing.T, s credstore.Store, id string) credstore.Parent {
+func parentOf(t *testing.T, s Store, id string) credstore.Parent {
 	t.Helper()
 	return read(t, s, id).Credential.Parent()
 }
 
-func acquire(t *testing.T, s credstore.Store, id, owner string) credstore.Lease {
+func acquire(t *testing.T, s Store, id, owner string) credstore.Lease {
 	t.Helper()
-	l, err := s.Acquire(t.Context(), id, owner)
+	l, err := s.Credentials.Acquire(t.Context(), id, owner)
 	if err != nil {
 		t.Fatalf("Acquire(%q, %q): %v", id, owner, err)
 	}
@@ -210,9 +217,9 @@ func release(t *testing.T, l credstore.Lease) {
 	}
 }
 
-func recordIntent(t *testing.T, s credstore.Store, l credstore.Lease, parent credstore.Parent) credstore.Intent {
+func recordIntent(t *testing.T, s Store, l credstore.Lease, parent credstore.Parent) credstore.Intent {
 	t.Helper()
-	i, err := s.RecordIntent(t.Context(), l, parent, start())
+	i, err := s.Credentials.RecordIntent(t.Context(), l, parent, start())
 	if err != nil {
 		t.Fatalf("Intend(%v): %v", parent, err)
 	}
@@ -230,21 +237,21 @@ func next(parent credstore.Parent, tokens string) credstore.Successor {
 	}
 }
 
-func save(t *testing.T, s credstore.Store, n credstore.Successor) credstore.Connection {
+func save(t *testing.T, s Store, n credstore.Successor) credstore.Connection {
 	t.Helper()
-	c, err := s.Save(t.Context(), n)
+	c, err := s.Credentials.Save(t.Context(), n)
 	if err != nil {
 		t.Fatalf("Save(%v): %v", n.Parent, err)
 	}
 	return c
 }
 
-func requireReauthorization(t *testing.T, s credstore.Store, parent credstore.Parent, dropAccess bool) {
+func requireReauthorization(t *testing.T, s Store, parent credstore.Parent, dropAccess bool) {
 	t.Helper()
 	l := acquire(t, s, parent.ConnectionID, "condemner")
 	defer release(t, l)
 	f := credstore.Failure{Code: "refused", Message: "no longer", At: start()}
-	if err := s.MarkReauthorizationRequired(t.Context(), l, parent, f, credstore.ReasonRefreshTokenRejected, dropAccess); err != nil {
+	if err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f, credstore.ReasonRefreshTokenRejected, dropAccess); err != nil {
 		t.Fatalf("Condemn(%v): %v", parent, err)
 	}
 }
@@ -279,11 +286,11 @@ func wantSame(t *testing.T, what string, got, want any) {
 }
 
 // listAll returns the names on all pages.
-func listAll(ctx context.Context, t *testing.T, s credstore.Store, q credstore.Query) []string {
+func listAll(ctx context.Context, t *testing.T, s Store, q credstore.Query) []string {
 	t.Helper()
 	names := []string{}
 	for {
-		page, err := s.List(ctx, q)
+		page, err := s.Connections.List(ctx, q)
 		if err != nil {
 			t.Fatalf("List(%+v): %v", q, err)
 		}

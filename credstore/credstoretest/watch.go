@@ -12,11 +12,11 @@ import (
 )
 
 // watch starts a watcher that ends with the test, and returns what it reports.
-func watch(t *testing.T, s credstore.Store) <-chan []credstore.Change {
+func watch(t *testing.T, s Store) <-chan []credstore.Change {
 	t.Helper()
 	reports, done := make(chan []credstore.Change, 100), make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { done <- s.Watch(ctx, func(found []credstore.Change) { reports <- found }) }()
+	go func() { done <- s.Changes.Watch(ctx, func(found []credstore.Change) { reports <- found }) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -56,11 +56,11 @@ func testWatch(t *testing.T, data Data) {
 	await(t, "a setback", reports, c.ID)
 	requireReauthorization(t, other, parentOf(t, other, c.ID), false)
 	await(t, "a condemnation", reports, c.ID)
-	if err := other.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}); err != nil {
+	if err := other.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}); err != nil {
 		t.Fatalf("Identify: %v", err)
 	}
 	await(t, "a company", reports, c.ID)
-	if err := other.Remove(t.Context(), c.ID); err != nil {
+	if err := other.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
 	await(t, "a removal", reports, c.ID)
@@ -89,8 +89,8 @@ func testWatchRequests(t *testing.T, data Data) {
 		want   bool
 	}{
 		{"before", nil, false},
-		{"a request", func() error { return other.RequestRefresh(t.Context(), c.ID, start()) }, true},
-		{"what settles it", func() error { _, err := other.Save(t.Context(), next(parent, "2")); return err }, false},
+		{"a request", func() error { return other.Credentials.RequestRefresh(t.Context(), c.ID, start()) }, true},
+		{"what settles it", func() error { _, err := other.Credentials.Save(t.Context(), next(parent, "2")); return err }, false},
 	} {
 		if test.change != nil {
 			if err := test.change(); err != nil {
@@ -120,12 +120,12 @@ func awaitChange(t *testing.T, what string, reports <-chan []credstore.Change, w
 func testWatchEnds(t *testing.T, data Data) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := data.Open(t).Watch(ctx, func([]credstore.Change) {})
+	err := data.Open(t).Changes.Watch(ctx, func([]credstore.Change) {})
 	wantErr(t, "Watch with an ended context", err, context.Canceled)
 
 	s := data.Open(t)
 	done := make(chan error, 1)
-	go func() { done <- s.Watch(t.Context(), func([]credstore.Change) {}) }()
+	go func() { done <- s.Changes.Watch(t.Context(), func([]credstore.Change) {}) }()
 	if err := s.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
 	}

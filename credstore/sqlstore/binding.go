@@ -25,24 +25,24 @@ type bindingRow struct {
 
 // checkBinding compares what the store was made for with what it is opened for.
 // It stamps a new store, and adds a client id to one that had none.
-func (s *Store) checkBinding(ctx context.Context, want credstore.Binding) error {
-	row, err := readBinding(ctx, s.dialect.readers())
+func (db *database) checkBinding(ctx context.Context, want credstore.Binding) error {
+	row, err := readBinding(ctx, db.dialect.readers())
 	if errors.Is(err, sql.ErrNoRows) {
-		row, err = s.bindOnce(ctx, want)
+		row, err = db.bindOnce(ctx, want)
 	}
 	if err != nil {
-		return s.failure("reading the store's stamp", err)
+		return db.failure("reading the store's stamp", err)
 	}
 	if err := compareBindings(row.binding, want); err != nil {
 		return err
 	}
-	if err := s.checkKeyset(row); err != nil {
+	if err := db.checkKeyset(row); err != nil {
 		return err
 	}
 	if row.binding.ClientID != "" || want.ClientID == "" {
 		return nil
 	}
-	return s.write(ctx, "recording the OAuth client id", func(tx *sql.Tx) error {
+	return db.write(ctx, "recording the OAuth client id", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE store SET client_id = $1 WHERE client_id = ''`, want.ClientID)
 		return err
 	})
@@ -60,17 +60,17 @@ func readBinding(ctx context.Context, q querier) (r bindingRow, err error) {
 
 // bindOnce stamps the store unless somebody else has just done so, and returns
 // the stamp it has then.
-func (s *Store) bindOnce(ctx context.Context, stamp credstore.Binding) (r bindingRow, err error) {
-	id, key := rand.Text(), s.keyset.Fingerprint()
-	sealed, err := s.keyset.EncryptWith(key, canaryLabel(id), []byte(canary))
+func (db *database) bindOnce(ctx context.Context, stamp credstore.Binding) (r bindingRow, err error) {
+	id, key := rand.Text(), db.keyset.Fingerprint()
+	sealed, err := db.keyset.EncryptWith(key, canaryLabel(id), []byte(canary))
 	if err != nil {
 		return r, err
 	}
-	err = s.write(ctx, "stamping the store", func(tx *sql.Tx) error {
+	err = db.write(ctx, "stamping the store", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `
 			INSERT INTO store (one, id, environment, auth_url, client_id, key_fingerprint, canary, created_at)
 			VALUES (1, $1, $2, $3, $4, $5, $6, $7) ON CONFLICT (one) DO NOTHING`,
-			id, stamp.Environment, stamp.AuthURL, stamp.ClientID, key, sealed, s.now().UnixMilli())
+			id, stamp.Environment, stamp.AuthURL, stamp.ClientID, key, sealed, db.now().UnixMilli())
 		if err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ func (s *Store) bindOnce(ctx context.Context, stamp credstore.Binding) (r bindin
 		return err
 	})
 	if err == nil && r.id == id {
-		s.log.Warn("made a new store; if there was one before, stop and put it back", zap.String("environment", stamp.Environment))
+		db.log.Warn("made a new store; if there was one before, stop and put it back", zap.String("environment", stamp.Environment))
 	}
 	return r, err
 }
@@ -103,16 +103,16 @@ func compareBindings(have, want credstore.Binding) error {
 	return nil
 }
 
-func (s *Store) checkKeyset(row bindingRow) error {
+func (db *database) checkKeyset(row bindingRow) error {
 	const hint = "use the keyset that the store was made with, from its backup if need be"
-	if !s.keyset.Contains(row.fingerprint) {
+	if !db.keyset.Contains(row.fingerprint) {
 		return &credstore.SetupError{
 			Err: fmt.Errorf("the store was sealed under the key %s, and the keyset, whose primary key is %s, does not hold it",
-				row.fingerprint, s.keyset.Fingerprint()),
+				row.fingerprint, db.keyset.Fingerprint()),
 			Hint: hint,
 		}
 	}
-	opened, err := s.keyset.Decrypt(canaryLabel(row.id), row.canary)
+	opened, err := db.keyset.Decrypt(canaryLabel(row.id), row.canary)
 	if err != nil || string(opened) != canary {
 		return &credstore.SetupError{
 			Err:  errors.New("the keyset does not open the store, although it holds the key: the store is damaged"),

@@ -39,44 +39,44 @@ func scanConnection(scan func(...any) error, more ...any) (c credstore.Connectio
 }
 
 // Create adds a connection; see [credstore.Store].
-func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
+func (s connections) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	doing := fmt.Sprintf("creating connection %q", n.Name)
 	if err := n.Validate(); err != nil {
 		return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	id := rand.Text()
 	var created credstore.Connection
-	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
-		if err := s.dialect.lockAll(ctx, tx); err != nil {
+	err := s.db.change(ctx, doing, id, func(tx *sql.Tx) error {
+		if err := s.db.dialect.lockAll(ctx, tx); err != nil {
 			return err
 		}
 		if err := checkAvailable(ctx, tx, n); err != nil {
 			return err
 		}
-		number, err := s.insert(ctx, tx, id, n)
+		number, err := s.db.insert(ctx, tx, id, n)
 		if err != nil {
 			return err
 		}
-		if err := s.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
+		if err := s.db.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
 			return err
 		}
 		if created, err = connectionWithID(ctx, tx, id); err != nil {
 			return err
 		}
-		return s.recordCreated(ctx, tx, created)
+		return s.db.recordCreated(ctx, tx, created)
 	})
 	return created, err
 }
 
-func (s *Store) recordCreated(ctx context.Context, tx *sql.Tx, c credstore.Connection) error {
+func (db *database) recordCreated(ctx context.Context, tx *sql.Tx, c credstore.Connection) error {
 	e := credstore.Event{Type: credstore.EventCreated}
 	if c.Version > 0 {
 		e.Type = credstore.EventImported
 	}
-	if err := s.record(ctx, tx, c, e); err != nil || !c.SharedCompany {
+	if err := db.record(ctx, tx, c, e); err != nil || !c.SharedCompany {
 		return err
 	}
-	return s.record(ctx, tx, c, credstore.Event{
+	return db.record(ctx, tx, c, credstore.Event{
 		Type: credstore.EventCompanyOverride, Message: "allowed: its company may be bound to other connections too",
 	})
 }
@@ -138,8 +138,8 @@ func checkCompany(ctx context.Context, tx *sql.Tx, id string, kind credstore.Kin
 	return &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: with}
 }
 
-func (s *Store) insert(ctx context.Context, tx *sql.Tx, id string, n credstore.NewConnection) (number int64, err error) {
-	now := s.now()
+func (db *database) insert(ctx context.Context, tx *sql.Tx, id string, n credstore.NewConnection) (number int64, err error) {
+	now := db.now()
 	first := initialState(n, now)
 	err = tx.QueryRowContext(ctx, `
 		INSERT INTO connections (id, name, folded_name, kind, status, reason, own_status, own_reason,
@@ -188,11 +188,11 @@ func searchText(name, tenant string, company credstore.Company) string {
 }
 
 // Find returns the connection called name; see [credstore.Store].
-func (s *Store) Find(ctx context.Context, name string) (credstore.Connection, error) {
-	row := s.dialect.readers().QueryRowContext(ctx, `SELECT `+connectionColumns+` FROM connections WHERE name = $1`, name)
+func (s connections) Find(ctx context.Context, name string) (credstore.Connection, error) {
+	row := s.db.dialect.readers().QueryRowContext(ctx, `SELECT `+connectionColumns+` FROM connections WHERE name = $1`, name)
 	c, err := scanConnection(row.Scan)
 	if err != nil {
-		return c, s.failure(fmt.Sprintf("finding connection %q", name), orNotFound(err))
+		return c, s.db.failure(fmt.Sprintf("finding connection %q", name), orNotFound(err))
 	}
 	return c, nil
 }
@@ -208,8 +208,8 @@ func connectionWithID(ctx context.Context, q querier, id string) (credstore.Conn
 }
 
 // Remove forgets the connection; see [credstore.Store].
-func (s *Store) Remove(ctx context.Context, id string) error {
-	return s.change(ctx, "removing a connection", id, func(tx *sql.Tx) error {
+func (s connections) Remove(ctx context.Context, id string) error {
+	return s.db.change(ctx, "removing a connection", id, func(tx *sql.Tx) error {
 		c, err := connectionWithID(ctx, tx, id)
 		if err != nil {
 			return err
@@ -217,16 +217,16 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 		if err := changedOne(tx.ExecContext(ctx, `DELETE FROM connections WHERE id = $1`, id)); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventRemoved})
+		return s.db.record(ctx, tx, c, credstore.Event{Type: credstore.EventRemoved})
 	})
 }
 
 // SetCompany records the company of a connection; see [credstore.Store].
-func (s *Store) SetCompany(ctx context.Context, id string, company credstore.Company) error {
+func (s connections) SetCompany(ctx context.Context, id string, company credstore.Company) error {
 	const doing = "recording a connection's company"
 	var conflict error
-	err := s.change(ctx, doing, id, func(tx *sql.Tx) error {
-		if err := s.dialect.lockAll(ctx, tx); err != nil {
+	err := s.db.change(ctx, doing, id, func(tx *sql.Tx) error {
+		if err := s.db.dialect.lockAll(ctx, tx); err != nil {
 			return err
 		}
 		conflict = nil
@@ -236,12 +236,12 @@ func (s *Store) SetCompany(ctx context.Context, id string, company credstore.Com
 		}
 		conflict = checkIdentity(ctx, tx, c, company)
 		if errors.Is(conflict, credstore.ErrCompanyBound) || errors.Is(conflict, credstore.ErrOtherCompany) {
-			return s.disableForCompany(ctx, tx, id, conflict)
+			return s.db.disableForCompany(ctx, tx, id, conflict)
 		}
 		if conflict != nil {
 			return conflict
 		}
-		return s.learnCompany(ctx, tx, c, company)
+		return s.db.learnCompany(ctx, tx, c, company)
 	})
 	if err != nil || conflict == nil {
 		return err
@@ -251,16 +251,16 @@ func (s *Store) SetCompany(ctx context.Context, id string, company credstore.Com
 
 // disableForCompany disables a connection whose credential belongs to a company that it may
 // not have. Only a person can mend that, who is told.
-func (s *Store) disableForCompany(ctx context.Context, tx *sql.Tx, id string, why error) error {
+func (db *database) disableForCompany(ctx context.Context, tx *sql.Tx, id string, why error) error {
 	e := credstore.Event{Type: credstore.EventDisabled, Message: why.Error()}
-	if err := s.disable(ctx, tx, id, credstore.ReasonCompanyConflict, e); err != nil {
+	if err := db.disable(ctx, tx, id, credstore.ReasonCompanyConflict, e); err != nil {
 		return err
 	}
 	c, err := connectionWithID(ctx, tx, id)
 	if err != nil {
 		return err
 	}
-	return s.alarm(ctx, tx, c, credstore.Event{Type: credstore.EventReauthorizationRequired, Code: credstore.ReasonCompanyConflict, Message: why.Error()})
+	return db.alarm(ctx, tx, c, credstore.Event{Type: credstore.EventReauthorizationRequired, Code: credstore.ReasonCompanyConflict, Message: why.Error()})
 }
 
 // checkIdentity says why the connection cannot have the company.
@@ -274,11 +274,11 @@ func checkIdentity(ctx context.Context, tx *sql.Tx, c credstore.Connection, comp
 	return checkCompany(ctx, tx, c.ID, c.Kind, company.ID)
 }
 
-func (s *Store) learnCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
+func (db *database) learnCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {
 	if err := setCompany(ctx, tx, c, company); err != nil || company.IsZero() || c.Company().Same(company) {
 		return err
 	}
-	return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventCompanyLearned, Message: cmp.Or(company.Name, company.ID, company.Subject)})
+	return db.record(ctx, tx, c, credstore.Event{Type: credstore.EventCompanyLearned, Message: cmp.Or(company.Name, company.ID, company.Subject)})
 }
 
 func setCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, company credstore.Company) error {

@@ -18,7 +18,7 @@ const (
 )
 
 // BeginConsent remembers an attempt; see [credstore.Store].
-func (s *Store) BeginConsent(ctx context.Context, c credstore.Consent) error {
+func (s links) BeginConsent(ctx context.Context, c credstore.Consent) error {
 	const doing = "beginning a consent"
 	if c.State.IsZero() || c.Verifier.IsZero() || len(c.Browser) == 0 {
 		return fmt.Errorf("%s: it needs a state, a verifier and a browser", doing)
@@ -28,24 +28,24 @@ func (s *Store) BeginConsent(ctx context.Context, c credstore.Consent) error {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	c.ConnectionID = found.ConnectionID
-	return s.transact(ctx, doing, c.ConnectionID, func(tx *sql.Tx) error {
+	return s.db.transact(ctx, doing, c.ConnectionID, func(tx *sql.Tx) error {
 		l, err := findLink(ctx, tx, c.Link.Hash())
 		if err != nil {
 			return err
 		}
-		if err := l.usable(s.now()); err != nil {
+		if err := l.usable(s.db.now()); err != nil {
 			return err
 		}
-		return s.insertConsent(ctx, tx, l.number, c)
+		return s.db.insertConsent(ctx, tx, l.number, c)
 	})
 }
 
-func (s *Store) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c credstore.Consent) error {
-	link, err := s.encrypt(ctx, tx, c.ConnectionID, columnConsentLink, c.Link)
+func (db *database) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c credstore.Consent) error {
+	link, err := db.encrypt(ctx, tx, c.ConnectionID, columnConsentLink, c.Link)
 	if err != nil {
 		return err
 	}
-	verifier, err := s.encrypt(ctx, tx, c.ConnectionID, columnConsentVerifier, c.Verifier)
+	verifier, err := db.encrypt(ctx, tx, c.ConnectionID, columnConsentVerifier, c.Verifier)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (s *Store) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c c
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO consents (state_hash, connection, link, verifier, browser, redirect_uri, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		hash[:], number, link, verifier, c.Browser, c.RedirectURI, s.consentEnd(c).UnixMilli())
+		hash[:], number, link, verifier, c.Browser, c.RedirectURI, db.consentEnd(c).UnixMilli())
 	if err != nil {
 		return err
 	}
@@ -64,8 +64,8 @@ func (s *Store) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c c
 	return err
 }
 
-func (s *Store) consentEnd(c credstore.Consent) time.Time {
-	latest := s.now().Add(credstore.ConsentTimeout)
+func (db *database) consentEnd(c credstore.Consent) time.Time {
+	latest := db.now().Add(credstore.ConsentTimeout)
 	if c.ExpiresAt.IsZero() || c.ExpiresAt.After(latest) {
 		return latest
 	}
@@ -73,23 +73,23 @@ func (s *Store) consentEnd(c credstore.Consent) time.Time {
 }
 
 // TakeConsent returns an attempt once; see [credstore.Store].
-func (s *Store) TakeConsent(ctx context.Context, state credstore.Secret, browser []byte) (credstore.Consent, error) {
+func (s links) TakeConsent(ctx context.Context, state credstore.Secret, browser []byte) (credstore.Consent, error) {
 	var c credstore.Consent
-	err := s.write(ctx, "taking a consent", func(tx *sql.Tx) (err error) {
-		c, err = s.takeConsent(ctx, tx, state, browser)
+	err := s.db.write(ctx, "taking a consent", func(tx *sql.Tx) (err error) {
+		c, err = s.db.takeConsent(ctx, tx, state, browser)
 		return err
 	})
 	return c, err
 }
 
-func (s *Store) takeConsent(ctx context.Context, tx *sql.Tx, state credstore.Secret, browser []byte) (credstore.Consent, error) {
+func (db *database) takeConsent(ctx context.Context, tx *sql.Tx, state credstore.Secret, browser []byte) (credstore.Consent, error) {
 	c := credstore.Consent{State: state}
 	hash := state.Hash()
 	var link, verifier []byte
 	var expires sql.NullInt64
 	err := tx.QueryRowContext(ctx, `
 		SELECT id, link, verifier, browser, redirect_uri, consents.expires_at FROM consents JOIN connections ON number = connection
-		WHERE state_hash = $1 AND consents.expires_at > $2`, hash[:], s.now().UnixMilli()).
+		WHERE state_hash = $1 AND consents.expires_at > $2`, hash[:], db.now().UnixMilli()).
 		Scan(&c.ConnectionID, &link, &verifier, &c.Browser, &c.RedirectURI, &expires)
 	if err != nil {
 		return credstore.Consent{}, orNotFound(err)
@@ -103,7 +103,7 @@ func (s *Store) takeConsent(ctx context.Context, tx *sql.Tx, state credstore.Sec
 	}
 	var errs [2]error
 	c.ExpiresAt = timeOf(expires)
-	c.Link, errs[0] = s.decrypt(c.ConnectionID, columnConsentLink, link)
-	c.Verifier, errs[1] = s.decrypt(c.ConnectionID, columnConsentVerifier, verifier)
+	c.Link, errs[0] = db.decrypt(c.ConnectionID, columnConsentLink, link)
+	c.Verifier, errs[1] = db.decrypt(c.ConnectionID, columnConsentVerifier, verifier)
 	return c, errors.Join(errs[:]...)
 }

@@ -28,22 +28,22 @@ type encryptedCredential struct {
 // The key is the one that the store is stamped with at this moment, and not
 // whichever this process takes for the primary one: once the stamp names
 // another key, no process writes anything under the old one any more.
-func (s *Store) encrypt(ctx context.Context, tx *sql.Tx, id, column string, secret credstore.Secret) ([]byte, error) {
+func (db *database) encrypt(ctx context.Context, tx *sql.Tx, id, column string, secret credstore.Secret) ([]byte, error) {
 	if secret.IsZero() {
 		return nil, nil
 	}
 	var key string
-	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`+s.dialect.shareLock()).Scan(&key); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`+db.dialect.shareLock()).Scan(&key); err != nil {
 		return nil, err
 	}
-	return s.keyset.EncryptWith(key, credstore.AssociatedData(id, column), []byte(secret.Reveal()))
+	return db.keyset.EncryptWith(key, credstore.AssociatedData(id, column), []byte(secret.Reveal()))
 }
 
-func (s *Store) decrypt(id, column string, sealed []byte) (credstore.Secret, error) {
+func (db *database) decrypt(id, column string, sealed []byte) (credstore.Secret, error) {
 	if sealed == nil {
 		return credstore.Secret{}, nil
 	}
-	value, err := s.keyset.Decrypt(credstore.AssociatedData(id, column), sealed)
+	value, err := db.keyset.Decrypt(credstore.AssociatedData(id, column), sealed)
 	if err != nil {
 		return credstore.Secret{}, &credstore.SetupError{
 			Err:  fmt.Errorf("opening %s: %w", column, err),
@@ -54,15 +54,15 @@ func (s *Store) decrypt(id, column string, sealed []byte) (credstore.Secret, err
 }
 
 // insertCredential does nothing for a connection that starts without one.
-func (s *Store) insertCredential(ctx context.Context, tx *sql.Tx, number int64, id string, c *credstore.NewCredential) error {
+func (db *database) insertCredential(ctx context.Context, tx *sql.Tx, number int64, id string, c *credstore.NewCredential) error {
 	if c == nil {
 		return nil
 	}
 	var errs [3]error
 	var sealed encryptedCredential
-	sealed.accessToken, errs[0] = s.encrypt(ctx, tx, id, columnAccessToken, c.AccessToken)
-	sealed.refreshToken, errs[1] = s.encrypt(ctx, tx, id, columnRefreshToken, c.RefreshToken)
-	sealed.apiKey, errs[2] = s.encrypt(ctx, tx, id, columnAPIKey, c.APIKey)
+	sealed.accessToken, errs[0] = db.encrypt(ctx, tx, id, columnAccessToken, c.AccessToken)
+	sealed.refreshToken, errs[1] = db.encrypt(ctx, tx, id, columnRefreshToken, c.RefreshToken)
+	sealed.apiKey, errs[2] = db.encrypt(ctx, tx, id, columnAPIKey, c.APIKey)
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
@@ -74,35 +74,35 @@ func (s *Store) insertCredential(ctx context.Context, tx *sql.Tx, number int64, 
 
 // Read returns the whole state of a connection; see [credstore.Store]. A
 // credential that does not open is a [credstore.SetupError].
-func (s *Store) Read(ctx context.Context, id string) (credstore.State, error) {
+func (s connections) Read(ctx context.Context, id string) (credstore.State, error) {
 	const doing = "reading a connection"
 	var state credstore.State
 	var sealed *encryptedCredential
-	err := s.snapshot(ctx, doing, func(tx *sql.Tx) (err error) {
+	err := s.db.snapshot(ctx, doing, func(tx *sql.Tx) (err error) {
 		state, sealed, err = readState(ctx, tx, id)
 		return err
 	})
 	if err != nil {
 		return state, err
 	}
-	return s.complete(state, sealed)
+	return s.db.complete(state, sealed)
 }
 
 // readDecrypted is Read in a transaction that goes on.
-func (s *Store) readDecrypted(ctx context.Context, tx *sql.Tx, id string) (credstore.State, error) {
+func (db *database) readDecrypted(ctx context.Context, tx *sql.Tx, id string) (credstore.State, error) {
 	state, sealed, err := readState(ctx, tx, id)
 	if err != nil {
 		return state, err
 	}
-	return s.complete(state, sealed)
+	return db.complete(state, sealed)
 }
 
 // complete adds what is sealed to the state; nil when there is nothing.
-func (s *Store) complete(state credstore.State, sealed *encryptedCredential) (credstore.State, error) {
+func (db *database) complete(state credstore.State, sealed *encryptedCredential) (credstore.State, error) {
 	if sealed == nil {
 		return state, nil
 	}
-	if err := s.decryptCredential(&state.Credential, sealed); err != nil {
+	if err := db.decryptCredential(&state.Credential, sealed); err != nil {
 		return credstore.State{}, fmt.Errorf("reading connection %q: %w", state.Connection.Name, err)
 	}
 	return state, nil
@@ -158,7 +158,7 @@ func readEncrypted(ctx context.Context, tx *sql.Tx, number int64) (*encryptedCre
 	return &c, err
 }
 
-func (s *Store) decryptCredential(c *credstore.Credential, sealed *encryptedCredential) error {
+func (db *database) decryptCredential(c *credstore.Credential, sealed *encryptedCredential) error {
 	for _, part := range []struct {
 		column string
 		sealed []byte
@@ -169,7 +169,7 @@ func (s *Store) decryptCredential(c *credstore.Credential, sealed *encryptedCred
 		{columnAPIKey, sealed.apiKey, &c.APIKey},
 		{columnNextKey, sealed.nextKey, &c.NextKey},
 	} {
-		secret, err := s.decrypt(c.ConnectionID, part.column, part.sealed)
+		secret, err := db.decrypt(c.ConnectionID, part.column, part.sealed)
 		if err != nil {
 			return err
 		}

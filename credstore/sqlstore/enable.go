@@ -21,31 +21,31 @@ func becomes(status, reason string) string {
 }
 
 // Disable ends the use of a connection; see [credstore.Store].
-func (s *Store) Disable(ctx context.Context, id, reason string) error {
-	return s.change(ctx, "disabling a connection", id, func(tx *sql.Tx) error {
+func (s connections) Disable(ctx context.Context, id, reason string) error {
+	return s.db.change(ctx, "disabling a connection", id, func(tx *sql.Tx) error {
 		c, err := connectionWithID(ctx, tx, id)
 		if err != nil || c.Status == credstore.Disabled {
 			return err
 		}
-		return s.disable(ctx, tx, id, reason, credstore.Event{Type: credstore.EventDisabled})
+		return s.db.disable(ctx, tx, id, reason, credstore.Event{Type: credstore.EventDisabled})
 	})
 }
 
 // disable gives the connection the reason even if it is disabled already, and
 // records the event.
-func (s *Store) disable(ctx context.Context, tx *sql.Tx, id, reason string, e credstore.Event) error {
+func (db *database) disable(ctx context.Context, tx *sql.Tx, id, reason string, e credstore.Event) error {
 	row := tx.QueryRowContext(ctx, `
 		UPDATE connections SET status = 'disabled', reason = $2 WHERE id = $1 RETURNING `+connectionColumns, id, reason)
 	c, err := scanConnection(row.Scan)
 	if err != nil {
 		return orNotFound(err)
 	}
-	return s.record(ctx, tx, c, e)
+	return db.record(ctx, tx, c, e)
 }
 
 // Enable takes Disable back; see [credstore.Store].
-func (s *Store) Enable(ctx context.Context, id string) error {
-	return s.change(ctx, "enabling a connection", id, func(tx *sql.Tx) error {
+func (s connections) Enable(ctx context.Context, id string) error {
+	return s.db.change(ctx, "enabling a connection", id, func(tx *sql.Tx) error {
 		row := tx.QueryRowContext(ctx, `
 			UPDATE connections SET status = own_status, reason = own_reason
 			WHERE id = $1 AND status = 'disabled' RETURNING `+connectionColumns, id)
@@ -57,30 +57,30 @@ func (s *Store) Enable(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		if err := s.record(ctx, tx, c, credstore.Event{Type: credstore.EventEnabled}); err != nil {
+		if err := s.db.record(ctx, tx, c, credstore.Event{Type: credstore.EventEnabled}); err != nil {
 			return err
 		}
-		return s.recordStatus(ctx, tx, c)
+		return s.db.recordStatus(ctx, tx, c)
 	})
 }
 
 // Export gives the secrets away; see [credstore.Store].
-func (s *Store) Export(ctx context.Context, id string) (state credstore.State, err error) {
-	l, err := s.Acquire(ctx, id, "export")
+func (s connections) Export(ctx context.Context, id string) (state credstore.State, err error) {
+	l, err := s.db.acquire(ctx, id, "export")
 	if err != nil {
 		return state, err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	run := func(f func(*sql.Tx) error) error { return s.change(ctx, "exporting a connection", id, f) }
-	err = s.withLease(ctx, l, id, run, func(tx *sql.Tx, held *lease) error {
+	run := func(f func(*sql.Tx) error) error { return s.db.change(ctx, "exporting a connection", id, f) }
+	err = s.db.withLease(ctx, l, id, run, func(tx *sql.Tx, held *lease) error {
 		if _, err := takeFence(ctx, tx, held); err != nil {
 			return err
 		}
-		err := s.disable(ctx, tx, id, credstore.ReasonExported, credstore.Event{Type: credstore.EventExported})
+		err := s.db.disable(ctx, tx, id, credstore.ReasonExported, credstore.Event{Type: credstore.EventExported})
 		if err != nil {
 			return err
 		}
-		state, err = s.readDecrypted(ctx, tx, id)
+		state, err = s.db.readDecrypted(ctx, tx, id)
 		return err
 	})
 	return state, err

@@ -21,18 +21,18 @@ const (
 const needsReminder = keyExpiresSoon + ` AND (reminded_within IS NULL OR reminded_within > $2)`
 
 // KeysExpiring returns connections whose key ends soon; see [credstore.Outbox].
-func (s *Store) KeysExpiring(ctx context.Context, within time.Duration, limit int) ([]credstore.Connection, error) {
-	found, err := s.connections(ctx, `
+func (s outbox) KeysExpiring(ctx context.Context, within time.Duration, limit int) ([]credstore.Connection, error) {
+	found, err := s.db.connections(ctx, `
 		SELECT `+connectionColumns+` FROM connections WHERE `+needsReminder+` AND NOT `+hasLongerStagedKey+`
-		ORDER BY expires_at LIMIT $3`, s.now().Add(within).UnixMilli(), within.Milliseconds(), limit)
-	return found, s.failure("finding keys that end soon", err)
+		ORDER BY expires_at LIMIT $3`, s.db.now().Add(within).UnixMilli(), within.Milliseconds(), limit)
+	return found, s.db.failure("finding keys that end soon", err)
 }
 
 // RecordKeyExpiring writes that a key ends soon; see [credstore.Outbox].
-func (s *Store) RecordKeyExpiring(ctx context.Context, id string, within time.Duration) error {
-	return s.change(ctx, "reminding of a key's end", id, func(tx *sql.Tx) error {
+func (s outbox) RecordKeyExpiring(ctx context.Context, id string, within time.Duration) error {
+	return s.db.change(ctx, "reminding of a key's end", id, func(tx *sql.Tx) error {
 		reminded, err := affected(tx.ExecContext(ctx, `UPDATE connections SET reminded_within = $2 WHERE id = $3 AND `+needsReminder,
-			s.now().Add(within).UnixMilli(), within.Milliseconds(), id))
+			s.db.now().Add(within).UnixMilli(), within.Milliseconds(), id))
 		if err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (s *Store) RecordKeyExpiring(ctx context.Context, id string, within time.Du
 		if err != nil || !reminded {
 			return err
 		}
-		return s.record(ctx, tx, c, credstore.Event{
+		return s.db.record(ctx, tx, c, credstore.Event{
 			Type: credstore.EventKeyExpiring, Message: "the API key ends at " + c.ExpiresAt.Format(time.RFC3339),
 		})
 	})

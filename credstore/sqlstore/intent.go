@@ -27,12 +27,12 @@ func readIntent(ctx context.Context, q querier, id string, number int64) (*creds
 }
 
 // RecordIntent records an intent; see [credstore.Store].
-func (s *Store) RecordIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
+func (s credentials) RecordIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
 	run := func(f func(*sql.Tx) error) error {
-		return s.transact(ctx, "recording an intent", parent.ConnectionID, f)
+		return s.db.transact(ctx, "recording an intent", parent.ConnectionID, f)
 	}
 	var intent credstore.Intent
-	err := s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
+	err := s.db.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		if err := g.announce(ctx, parent, l.Owner(), at); err != nil {
 			return err
 		}
@@ -65,16 +65,16 @@ func (g leasedWrite) announce(ctx context.Context, parent credstore.Parent, owne
 
 // CancelIntent takes an intent back; see [credstore.Store]. Withdrawing again, as one
 // does after ErrUnavailable, changes nothing more.
-func (s *Store) CancelIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.RefreshFailure) error {
+func (s credentials) CancelIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.RefreshFailure) error {
 	run := func(f func(*sql.Tx) error) error {
-		return s.change(ctx, "withdrawing an intent", parent.ConnectionID, f)
+		return s.db.change(ctx, "withdrawing an intent", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
+	return s.db.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		withdrawn, err := g.withdraw(ctx, f)
 		if err != nil || f == nil {
 			return err
 		}
-		return s.setback(ctx, g, *f, f.RetryAt, withdrawn)
+		return s.db.setback(ctx, g, *f, f.RetryAt, withdrawn)
 	})
 }
 
@@ -99,11 +99,11 @@ func (g leasedWrite) withdraw(ctx context.Context, f *credstore.RefreshFailure) 
 }
 
 // MarkOutcomeUnknown records an unknown outcome; see [credstore.Store].
-func (s *Store) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.RefreshFailure) error {
+func (s credentials) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.RefreshFailure) error {
 	run := func(f func(*sql.Tx) error) error {
-		return s.change(ctx, "recording an unknown outcome", parent.ConnectionID, f)
+		return s.db.change(ctx, "recording an unknown outcome", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
+	return s.db.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		found, err := g.affected(ctx, `
 			UPDATE intents SET outcome = $2, next_at = $3 WHERE connection = $1 AND parent_version = $4`,
 			g.number, credstore.OutcomeUnknown, millis(f.RetryAt), parent.Version)
@@ -113,13 +113,13 @@ func (s *Store) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, paren
 		if !found {
 			return credstore.ErrSuperseded
 		}
-		return s.setback(ctx, g, f, time.Time{}, false)
+		return s.db.setback(ctx, g, f, time.Time{}, false)
 	})
 }
 
 // setback records what went wrong. Whoever is neither active nor degraded stays
 // what he is: it takes more than a failed refresh to change that.
-func (s *Store) setback(ctx context.Context, g leasedWrite, f credstore.RefreshFailure, retryAt time.Time, counts bool) error {
+func (db *database) setback(ctx context.Context, g leasedWrite, f credstore.RefreshFailure, retryAt time.Time, counts bool) error {
 	before, err := connectionWithNumber(ctx, g.tx, g.number)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (s *Store) setback(ctx context.Context, g leasedWrite, f credstore.RefreshF
 	if err != nil {
 		return err
 	}
-	return s.recordFailure(ctx, g.tx, before, after)
+	return db.recordFailure(ctx, g.tx, before, after)
 }
 
 // affected runs a statement and reports whether it changed a row.

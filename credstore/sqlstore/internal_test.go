@@ -48,7 +48,7 @@ func newOAuth(name string) credstore.NewConnection {
 
 func mustCreate(t testing.TB, s *Store, n credstore.NewConnection) credstore.Connection {
 	t.Helper()
-	c, err := s.Create(context.Background(), n)
+	c, err := s.Connections.Create(context.Background(), n)
 	if err != nil {
 		t.Fatalf("Create(%q): %v", n.Name, err)
 	}
@@ -146,25 +146,25 @@ func readFile(t *testing.T, path string) []byte {
 func TestFullDiskIsUnavailableAndRollsBack(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	c := mustCreate(t, s, newOAuth("acme"))
-	before, err := s.Read(t.Context(), c.ID)
+	before, err := s.Connections.Read(t.Context(), c.ID)
 	if err != nil {
 		t.Fatalf("Read: %v", err)
 	}
-	mustExec(t, s.dialect.writer(), `PRAGMA max_page_count = 1`) // no more pages than there are
+	mustExec(t, s.db.dialect.writer(), `PRAGMA max_page_count = 1`) // no more pages than there are
 	n := credstore.Successor{
 		Parent:       before.Credential.Parent(),
 		AccessToken:  credstore.NewSecret(strings.Repeat("long", 1<<16)),
 		RefreshToken: credstore.NewSecret("next"),
 	}
-	if _, err := s.Save(t.Context(), n); !errors.Is(err, credstore.ErrUnavailable) || !strings.Contains(err.Error(), "full") {
+	if _, err := s.Credentials.Save(t.Context(), n); !errors.Is(err, credstore.ErrUnavailable) || !strings.Contains(err.Error(), "full") {
 		t.Errorf("Save on a full disk = %v, want %v that says so", err, credstore.ErrUnavailable)
 	}
-	after, err := s.Read(t.Context(), c.ID)
+	after, err := s.Connections.Read(t.Context(), c.ID)
 	if err != nil || after.Credential.Parent() != before.Credential.Parent() || !after.Credential.AccessToken.Equal(before.Credential.AccessToken) {
 		t.Errorf("Read after a failed save = %+v, %v, want it as before", after, err)
 	}
-	mustExec(t, s.dialect.writer(), `PRAGMA max_page_count = 1000000`)
-	if saved, err := s.Save(t.Context(), n); err != nil || saved.Version != 2 {
+	mustExec(t, s.db.dialect.writer(), `PRAGMA max_page_count = 1000000`)
+	if saved, err := s.Credentials.Save(t.Context(), n); err != nil || saved.Version != 2 {
 		t.Errorf("Save with room again = version %d, %v, want 2", saved.Version, err)
 	}
 }
@@ -179,8 +179,8 @@ func TestMovedRecordDoesNotDecrypt(t *testing.T) {
 			s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 			c := mustCreate(t, s, newOAuth("acme"))
 			mustCreate(t, s, newOAuth("other"))
-			mustExec(t, s.dialect.writer(), move)
-			state, err := s.Read(t.Context(), c.ID)
+			mustExec(t, s.db.dialect.writer(), move)
+			state, err := s.Connections.Read(t.Context(), c.ID)
 			var setup *credstore.SetupError
 			if !errors.As(err, &setup) || !state.Credential.AccessToken.IsZero() {
 				t.Errorf("Read of a record that was moved = %v, want a SetupError and no token", err)
@@ -192,10 +192,10 @@ func TestMovedRecordDoesNotDecrypt(t *testing.T) {
 func TestRemovalsArePruned(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	now := time.Now()
-	s.now = func() time.Time { return now }
+	s.db.now = func() time.Time { return now }
 	c := mustCreate(t, s, newOAuth("gone"))
 	mustCreate(t, s, newOAuth("stays"))
-	if err := s.Remove(t.Context(), c.ID); err != nil {
+	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
 	mustCreate(t, s, newOAuth("later")) // the latest change stays, which watchers begin from
@@ -205,9 +205,9 @@ func TestRemovalsArePruned(t *testing.T) {
 	}{{removalRetention - 2*pruneInterval, 3}, {removalRetention + pruneInterval, 2}} {
 		start := now
 		now = now.Add(test.after)
-		s.pruneIfDue(t.Context())
+		s.db.pruneIfDue(t.Context())
 		now = start
-		ids, _, _, err := s.changesSince(t.Context(), "0")
+		ids, _, _, err := s.db.changesSince(t.Context(), "0")
 		if err != nil || len(ids) != test.want {
 			t.Errorf("changes known after %v = %d, %v, want %d", test.after, len(ids), err, test.want)
 		}
@@ -219,8 +219,8 @@ func TestRemovalsArePruned(t *testing.T) {
 func TestOwnChangesAreReportedAtOnce(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	reports := make(chan []string, 1)
-	w := &watcher{store: s, seen: s.opened, interval: 24 * time.Hour, changed: func(found []credstore.Change) { reports <- idsOf(found) }}
-	go func() { _ = s.dialect.watch(t.Context(), w) }()
+	w := &watcher{db: s.db, seen: s.db.opened, interval: 24 * time.Hour, changed: func(found []credstore.Change) { reports <- idsOf(found) }}
+	go func() { _ = s.db.dialect.watch(t.Context(), w) }()
 	late := time.After(time.Minute)
 	for i := range 20 {
 		c := mustCreate(t, s, newOAuth(fmt.Sprint("c-", i)))
@@ -260,9 +260,9 @@ func TestWatchSurvivesAnOutage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	s := openStore(t, path)
 	core, logged := observer.New(zap.WarnLevel)
-	s.log = zap.New(core)
-	o := &outage{dialect: s.dialect, broken: raw(t, filepath.Join(t.TempDir(), "gone.db"))}
-	s.dialect = o
+	s.db.log = zap.New(core)
+	o := &outage{dialect: s.db.dialect, broken: raw(t, filepath.Join(t.TempDir(), "gone.db"))}
+	s.db.dialect = o
 	if err := o.broken.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
 	}
@@ -270,7 +270,7 @@ func TestWatchSurvivesAnOutage(t *testing.T) {
 	o.down.Store(true)
 	ctx, cancel := context.WithCancel(t.Context())
 	reports, done := make(chan []string, 10), make(chan error, 1)
-	go func() { done <- s.Watch(ctx, func(found []credstore.Change) { reports <- idsOf(found) }) }()
+	go func() { done <- s.Changes.Watch(ctx, func(found []credstore.Change) { reports <- idsOf(found) }) }()
 	for logged.Len() == 0 { // until Watch has met the outage
 		time.Sleep(time.Millisecond)
 	}
@@ -292,7 +292,7 @@ func TestWatchSurvivesAnOutage(t *testing.T) {
 func fill(b *testing.B, s *Store, n int) []string {
 	b.Helper()
 	ids := make([]string, n)
-	err := s.write(b.Context(), "filling", func(tx *sql.Tx) error {
+	err := s.db.write(b.Context(), "filling", func(tx *sql.Tx) error {
 		for i := range ids {
 			id := fmt.Sprintf("%026d", i)
 			ids[i] = id
@@ -310,14 +310,14 @@ func fill(b *testing.B, s *Store, n int) []string {
 
 func (s *Store) fillOne(ctx context.Context, tx *sql.Tx, id string) error {
 	n := newOAuth("c-" + id)
-	number, err := s.insert(ctx, tx, id, n)
+	number, err := s.db.insert(ctx, tx, id, n)
 	if err != nil {
 		return err
 	}
-	if err := s.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
+	if err := s.db.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
 		return err
 	}
-	return s.dialect.recordChange(ctx, tx, id, s.now())
+	return s.db.dialect.recordChange(ctx, tx, id, s.db.now())
 }
 
 const benchmarkSize = 10_000
@@ -332,7 +332,7 @@ func BenchmarkRead(b *testing.B) {
 	s, ids := filledStore(b)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if _, err := s.Read(b.Context(), ids[i*7919%len(ids)]); err != nil {
+		if _, err := s.Connections.Read(b.Context(), ids[i*7919%len(ids)]); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -340,7 +340,7 @@ func BenchmarkRead(b *testing.B) {
 
 func BenchmarkSave(b *testing.B) {
 	s, ids := filledStore(b)
-	state, err := s.Read(b.Context(), ids[0])
+	state, err := s.Connections.Read(b.Context(), ids[0])
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -348,7 +348,7 @@ func BenchmarkSave(b *testing.B) {
 	token := credstore.NewSecret(strings.Repeat("t", 1000))
 	b.ReportAllocs()
 	for b.Loop() {
-		saved, err := s.Save(b.Context(), credstore.Successor{Parent: parent, AccessToken: token, RefreshToken: token, ObtainedAt: time.Now()})
+		saved, err := s.Credentials.Save(b.Context(), credstore.Successor{Parent: parent, AccessToken: token, RefreshToken: token, ObtainedAt: time.Now()})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -361,7 +361,7 @@ func BenchmarkListPage(b *testing.B) {
 	cursor := cursorAfter("c-" + ids[len(ids)/2])
 	b.ReportAllocs()
 	for b.Loop() {
-		page, err := s.List(b.Context(), credstore.Query{Cursor: cursor})
+		page, err := s.Connections.List(b.Context(), credstore.Query{Cursor: cursor})
 		if err != nil || len(page.Connections) != defaultPageSize {
 			b.Fatal(len(page.Connections), err)
 		}
@@ -391,7 +391,7 @@ func BenchmarkListOfMany(b *testing.B) {
 func benchmarkListOfMany(b *testing.B, s *Store) {
 	ids := fillMany(b, s)
 	for i := range 10 {
-		mustExec(b, s.dialect.writer(), `UPDATE connections SET status = 'degraded', kind = 'integrated_key' WHERE id = $1`, ids[i*(len(ids)/10)])
+		mustExec(b, s.db.dialect.writer(), `UPDATE connections SET status = 'degraded', kind = 'integrated_key' WHERE id = $1`, ids[i*(len(ids)/10)])
 	}
 	for _, bm := range []struct {
 		name  string
@@ -409,7 +409,7 @@ func benchmarkListOfMany(b *testing.B, s *Store) {
 	} {
 		b.Run(bm.name, func(b *testing.B) {
 			for b.Loop() {
-				if _, err := s.List(b.Context(), bm.query); err != nil {
+				if _, err := s.Connections.List(b.Context(), bm.query); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -421,15 +421,15 @@ func benchmarkListOfMany(b *testing.B, s *Store) {
 func BenchmarkHistoryOfMany(b *testing.B) {
 	s := openStore(b, filepath.Join(b.TempDir(), "store.db"))
 	ids := fillMany(b, s)
-	mustExec(b, s.dialect.writer(), `
+	mustExec(b, s.db.dialect.writer(), `
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
 		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
 		SELECT id || i, id, name, 1, 'connection.refreshed', i, 'proxy', 'active', '', i, '', '' FROM n, connections`)
 	full := credstore.Connection{ID: ids[77], Name: "full"}
-	err := s.write(b.Context(), "filling", func(tx *sql.Tx) error {
+	err := s.db.write(b.Context(), "filling", func(tx *sql.Tx) error {
 		for range credstore.MaxEvents + credstore.MaxFrequentEvents {
 			for _, t := range []credstore.EventType{credstore.EventRefreshed, credstore.EventEnabled} {
-				if _, err := s.addEvent(b.Context(), tx, full, credstore.Event{Type: t}); err != nil {
+				if _, err := s.db.addEvent(b.Context(), tx, full, credstore.Event{Type: t}); err != nil {
 					return err
 				}
 			}
@@ -441,14 +441,14 @@ func BenchmarkHistoryOfMany(b *testing.B) {
 	}
 	b.Run("page", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := s.History(b.Context(), full.ID, "", 50); err != nil {
+			if _, err := s.History.Events(b.Context(), full.ID, "", 50); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
 	b.Run("note", func(b *testing.B) {
 		for b.Loop() {
-			if err := s.RecordEvent(b.Context(), full.ID, credstore.Event{Type: credstore.EventEnabled}); err != nil {
+			if err := s.History.RecordEvent(b.Context(), full.ID, credstore.Event{Type: credstore.EventEnabled}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -458,10 +458,10 @@ func BenchmarkHistoryOfMany(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	s, _ := filledStore(b)
 	path := filepath.Join(b.TempDir(), "copy.db")
-	if _, err := s.dialect.writer().ExecContext(b.Context(), `VACUUM INTO ?`, path); err != nil {
+	if _, err := s.db.dialect.writer().ExecContext(b.Context(), `VACUUM INTO ?`, path); err != nil {
 		b.Fatal(err)
 	}
-	c := Config{Path: path, Keyset: s.keyset}
+	c := Config{Path: path, Keyset: s.db.keyset}
 	for b.Loop() {
 		opened, err := Open(b.Context(), c)
 		if err != nil {

@@ -10,6 +10,10 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
+// Keys is about the keys that a store is encrypted with. Its methods may be called
+// by several goroutines at once.
+type Keys struct{ db *database }
+
 // KeyUsage says which keys the store is sealed under.
 type KeyUsage struct {
 	Current     string         // fingerprint of the key that everything new is sealed under
@@ -18,16 +22,16 @@ type KeyUsage struct {
 	Damaged int
 }
 
-// KeyUsage looks at every record.
-func (s *Store) KeyUsage(ctx context.Context) (KeyUsage, error) {
+// Usage looks at every record.
+func (s *Keys) Usage(ctx context.Context) (KeyUsage, error) {
 	const doing = "counting records by key"
 	use := KeyUsage{Connections: make(map[uint32]int)}
-	row, err := readBinding(ctx, s.dialect.readers())
+	row, err := readBinding(ctx, s.db.dialect.readers())
 	if err != nil {
-		return use, s.failure(doing, err)
+		return use, s.db.failure(doing, err)
 	}
 	use.Current = row.fingerprint
-	err = s.each(ctx, func(rows *sql.Rows) error {
+	err = s.db.each(ctx, func(rows *sql.Rows) error {
 		var prefix []byte
 		var n int
 		if err := rows.Scan(&prefix, &n); err != nil {
@@ -40,7 +44,7 @@ func (s *Store) KeyUsage(ctx context.Context) (KeyUsage, error) {
 		}
 		return nil
 	}, `SELECT prefix, count(*) FROM (`+keyUsageQuery()+`) AS uses WHERE prefix IS NOT NULL GROUP BY prefix`)
-	return use, s.failure(doing, err)
+	return use, s.db.failure(doing, err)
 }
 
 // keyUsageQuery is a query for a connection and the prefix of a key that it uses,
@@ -65,8 +69,8 @@ var ErrKeyInUse = errors.New("the key is in use")
 // Retire makes sure that nothing in the store is sealed under the key, and that
 // nothing will be: it may leave the keyset then. Otherwise the error matches
 // [ErrKeyInUse].
-func (s *Store) Retire(ctx context.Context, key credstore.Key) error {
-	return s.write(ctx, "retiring a key", func(tx *sql.Tx) error {
+func (s *Keys) Retire(ctx context.Context, key credstore.Key) error {
+	return s.db.write(ctx, "retiring a key", func(tx *sql.Tx) error {
 		row, err := readBinding(ctx, tx)
 		if err != nil {
 			return err
@@ -83,6 +87,6 @@ func (s *Store) Retire(ctx context.Context, key credstore.Key) error {
 		if n > 0 {
 			return fmt.Errorf("%w: %d connections are sealed under it; a running server, or keyset promote, seals them anew", ErrKeyInUse, n)
 		}
-		return markReplaced(ctx, tx, key.Fingerprint, s.now())
+		return markReplaced(ctx, tx, key.Fingerprint, s.db.now())
 	})
 }

@@ -13,7 +13,7 @@ import (
 
 // lease is a credstore.Lease.
 type lease struct {
-	store  *Store
+	db     *database
 	id     string // of the connection
 	owner  string
 	handle leaseHandle
@@ -24,16 +24,20 @@ type lease struct {
 }
 
 // Acquire takes the lease on the connection's credential; see [credstore.Store].
-func (s *Store) Acquire(ctx context.Context, id, owner string) (credstore.Lease, error) {
+func (s credentials) Acquire(ctx context.Context, id, owner string) (credstore.Lease, error) {
+	return s.db.acquire(ctx, id, owner)
+}
+
+func (db *database) acquire(ctx context.Context, id, owner string) (credstore.Lease, error) {
 	const doing = "acquiring a lease"
-	if err := s.dialect.checkFiles(); err != nil {
-		return nil, s.failure(doing, err)
+	if err := db.dialect.checkFiles(); err != nil {
+		return nil, db.failure(doing, err)
 	}
-	h, err := s.dialect.acquire(ctx, id, owner)
+	h, err := db.dialect.acquire(ctx, id, owner)
 	if err != nil {
-		return nil, s.failure(doing, err)
+		return nil, db.failure(doing, err)
 	}
-	return &lease{store: s, id: id, owner: owner, handle: h}, nil
+	return &lease{db: db, id: id, owner: owner, handle: h}, nil
 }
 
 func orNotFound(err error) error {
@@ -83,7 +87,7 @@ func (l *lease) markReleased() bool {
 // releaseHandle releases the hold, unless the store was closed, which has ended the lease already.
 func (l *lease) releaseHandle() error {
 	select {
-	case <-l.store.closed:
+	case <-l.db.closed:
 		return nil
 	default:
 	}
@@ -130,8 +134,8 @@ type leasedWrite struct {
 
 // underLease runs f in a transaction if the lease is held and the stored
 // credential is parent; else it returns ErrLeaseLost or ErrSuperseded.
-func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credstore.Parent, run runner, f func(leasedWrite) error) error {
-	return s.withLease(ctx, l, parent.ConnectionID, run, func(tx *sql.Tx, held *lease) error {
+func (db *database) underLease(ctx context.Context, l credstore.Lease, parent credstore.Parent, run runner, f func(leasedWrite) error) error {
+	return db.withLease(ctx, l, parent.ConnectionID, run, func(tx *sql.Tx, held *lease) error {
 		g := leasedWrite{tx: tx, fence: held.Fence()}
 		err := tx.QueryRowContext(ctx, `
 			UPDATE connections SET fence = $1
@@ -149,10 +153,10 @@ func (s *Store) underLease(ctx context.Context, l credstore.Lease, parent credst
 
 // withLease runs f in a transaction if the lease is held, and is on the
 // connection with the id; else it returns ErrLeaseLost.
-func (s *Store) withLease(ctx context.Context, l credstore.Lease, id string, run runner, f func(*sql.Tx, *lease) error) (err error) {
+func (db *database) withLease(ctx context.Context, l credstore.Lease, id string, run runner, f func(*sql.Tx, *lease) error) (err error) {
 	held, ok := l.(*lease)
-	if !ok || held.store != s || held.id != id || !held.beginWrite() {
-		return s.failure("using a lease", credstore.ErrLeaseLost)
+	if !ok || held.db != db || held.id != id || !held.beginWrite() {
+		return db.failure("using a lease", credstore.ErrLeaseLost)
 	}
 	defer func() { err = errors.Join(err, held.endWrite()) }()
 	return run(func(tx *sql.Tx) error {

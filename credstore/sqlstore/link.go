@@ -41,31 +41,31 @@ func scanLink(scan func(...any) error) (l storedLink, err error) {
 
 // OpenLink returns the token of a link; see [credstore.Store]. It writes only if
 // it makes a new one.
-func (s *Store) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
+func (s links) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
 	const doing = "opening a connect link"
 	if r.TTL <= 0 || r.TTL > credstore.MaxLinkTTL {
 		return token, l, fmt.Errorf("%s: it needs a time to live of %v at most", doing, credstore.MaxLinkTTL)
 	}
 	if !r.ReplaceExisting {
-		token, l, err = s.openLink(ctx, s.dialect.readers(), id, r)
+		token, l, err = s.db.openLink(ctx, s.db.dialect.readers(), id, r)
 		if !errors.Is(err, sql.ErrNoRows) {
-			return token, l, s.failure(doing, err)
+			return token, l, s.db.failure(doing, err)
 		}
 	}
-	err = s.transact(ctx, doing, id, func(tx *sql.Tx) error {
+	err = s.db.transact(ctx, doing, id, func(tx *sql.Tx) error {
 		number, err := numberOf(ctx, tx, id)
 		if err != nil {
 			return err
 		}
 		if !r.ReplaceExisting { // somebody else may just have made one
-			token, l, err = s.openLink(ctx, tx, id, r)
+			token, l, err = s.db.openLink(ctx, tx, id, r)
 			if !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
 		} else if err := endLinks(ctx, tx, number); err != nil {
 			return err
 		}
-		token, l, err = s.makeLink(ctx, tx, number, id, r)
+		token, l, err = s.db.makeLink(ctx, tx, number, id, r)
 		return err
 	})
 	return token, l, err
@@ -78,8 +78,8 @@ func numberOf(ctx context.Context, q querier, id string) (number int64, err erro
 
 // openLink finds a link that can be used and is as requested; else it returns
 // sql.ErrNoRows.
-func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
-	now := s.now()
+func (db *database) openLink(ctx context.Context, q querier, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
+	now := db.now()
 	row := q.QueryRowContext(ctx, `
 		SELECT `+linkColumns+` FROM links JOIN connections ON number = connection
 		WHERE connections.id = $1 AND token IS NOT NULL AND links.expires_at > $2 AND links.expires_at <= $6
@@ -92,7 +92,7 @@ func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.
 		return credstore.Secret{}, credstore.Link{}, err
 	}
 	// One that does not open, or is not the one it was, is as good as none.
-	token, err := s.decrypt(id, linkTokenLabel, l.sealed)
+	token, err := db.decrypt(id, linkTokenLabel, l.sealed)
 	hash := token.Hash()
 	if err != nil || !bytes.Equal(hash[:], l.hash) {
 		return credstore.Secret{}, credstore.Link{}, sql.ErrNoRows
@@ -101,14 +101,14 @@ func (s *Store) openLink(ctx context.Context, q querier, id string, r credstore.
 }
 
 // makeLink forgets the oldest ones if there are too many.
-func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
+func (db *database) makeLink(ctx context.Context, tx *sql.Tx, number int64, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
 	token = newToken()
 	hash := token.Hash()
-	sealed, err := s.encrypt(ctx, tx, id, linkTokenLabel, token)
+	sealed, err := db.encrypt(ctx, tx, id, linkTokenLabel, token)
 	if err != nil {
 		return token, l, err
 	}
-	now := s.now()
+	now := db.now()
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO links (token_hash, connection, token, created_at, expires_at, return_url, other_company, shared_company)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
@@ -131,7 +131,7 @@ func (s *Store) makeLink(ctx context.Context, tx *sql.Tx, number int64, id strin
 	if err != nil {
 		return token, l, err
 	}
-	return token, made.Link, s.record(ctx, tx, c, credstore.Event{
+	return token, made.Link, db.record(ctx, tx, c, credstore.Event{
 		Type: credstore.EventLinkCreated, Message: made.Summary(),
 	})
 }
@@ -150,12 +150,12 @@ func endLinks(ctx context.Context, tx *sql.Tx, number int64) error {
 }
 
 // FindLink returns the link with the token; see [credstore.Store].
-func (s *Store) FindLink(ctx context.Context, token credstore.Secret) (credstore.Link, error) {
-	l, err := findLink(ctx, s.dialect.readers(), token.Hash())
+func (s links) FindLink(ctx context.Context, token credstore.Secret) (credstore.Link, error) {
+	l, err := findLink(ctx, s.db.dialect.readers(), token.Hash())
 	if err == nil {
-		err = l.usable(s.now())
+		err = l.usable(s.db.now())
 	}
-	return l.Link, s.failure("finding a connect link", err)
+	return l.Link, s.db.failure("finding a connect link", err)
 }
 
 func findLink(ctx context.Context, q querier, hash credstore.Hash) (storedLink, error) {
@@ -177,14 +177,14 @@ func (l storedLink) usable(at time.Time) error {
 
 // spendLink spends the link on the connection, and ends all others. Without a
 // token it only ends them.
-func (s *Store) spendLink(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret) error {
-	if err := s.markUsed(ctx, tx, number, token); err != nil {
+func (db *database) spendLink(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret) error {
+	if err := db.markUsed(ctx, tx, number, token); err != nil {
 		return err
 	}
 	return endLinks(ctx, tx, number)
 }
 
-func (s *Store) markUsed(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret) error {
+func (db *database) markUsed(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret) error {
 	if token.IsZero() {
 		return nil
 	}
@@ -195,9 +195,9 @@ func (s *Store) markUsed(ctx context.Context, tx *sql.Tx, number int64, token cr
 	if err != nil {
 		return err
 	}
-	if err := l.usable(s.now().Add(-credstore.ConsentTimeout)); err != nil {
+	if err := l.usable(db.now().Add(-credstore.ConsentTimeout)); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE links SET used_at = $2 WHERE token_hash = $1`, l.hash, s.now().UnixMilli())
+	_, err = tx.ExecContext(ctx, `UPDATE links SET used_at = $2 WHERE token_hash = $1`, l.hash, db.now().UnixMilli())
 	return err
 }

@@ -19,7 +19,7 @@ const (
 )
 
 // List returns a page of connections; see [credstore.Store].
-func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
+func (s connections) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
 	const doing = "listing connections"
 	limit, after, err := pageOf(q)
 	if err != nil {
@@ -34,12 +34,12 @@ func (s *Store) List(ctx context.Context, q credstore.Query) (credstore.Page, er
 	}
 	// One more than asked for tells whether there is a next page. The names alone
 	// are looked for first, since an index holds all that decides.
-	found, err := s.connections(ctx, `
+	found, err := s.db.connections(ctx, `
 		SELECT `+connectionColumns+` FROM connections WHERE name IN (
 			SELECT name FROM connections WHERE name > $2 AND `+selection(q)+` ORDER BY name LIMIT $6)
 		ORDER BY name`, ends, after, string(q.Status), string(q.Kind), pattern(q.Search), limit+1, q.Reason)
 	if err != nil {
-		return credstore.Page{}, s.failure(doing, err)
+		return credstore.Page{}, s.db.failure(doing, err)
 	}
 	if len(found) <= limit {
 		return credstore.Page{Connections: found}, nil
@@ -130,10 +130,10 @@ func pattern(search string) string {
 }
 
 // Count counts the connections; see [credstore.Store].
-func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
+func (s connections) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	const doing = "counting connections"
 	counts := make(map[credstore.Group]int)
-	err := s.each(ctx, func(rows *sql.Rows) error {
+	err := s.db.each(ctx, func(rows *sql.Rows) error {
 		var g credstore.Group
 		var n int
 		err := rows.Scan(&g.Kind, &g.Status, &n)
@@ -141,28 +141,28 @@ func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 		return err
 	}, `SELECT kind, status, count(*) FROM connections GROUP BY kind, status`)
 	if err != nil {
-		return nil, s.failure(doing, err)
+		return nil, s.db.failure(doing, err)
 	}
 	return counts, nil
 }
 
 // Due returns the connections to refresh; see [credstore.Store].
-func (s *Store) Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]credstore.Connection, error) {
-	found, err := s.connections(ctx, `
+func (s credentials) Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]credstore.Connection, error) {
+	found, err := s.db.connections(ctx, `
 		SELECT `+connectionColumns+` FROM connections
 		WHERE kind = 'oauth' AND status IN ('active', 'degraded') AND refreshed_at < $1
 			AND refused_at IS NULL AND (retry_at IS NULL OR retry_at <= $2)
 			AND EXISTS (SELECT 1 FROM credentials WHERE connection = number AND refresh_token IS NOT NULL)
 			AND NOT EXISTS (SELECT 1 FROM intents WHERE connection = number AND next_at > $2)
-		ORDER BY refreshed_at LIMIT $3`, obtainedBefore.UnixMilli(), s.now().UnixMilli(), limit)
-	return found, s.failure("finding connections to refresh", err)
+		ORDER BY refreshed_at LIMIT $3`, obtainedBefore.UnixMilli(), s.db.now().UnixMilli(), limit)
+	return found, s.db.failure("finding connections to refresh", err)
 }
 
 // Unsettled returns ids of connections with something outstanding; see
 // [credstore.Store].
-func (s *Store) Unsettled(ctx context.Context, limit int) ([]string, error) {
+func (s credentials) Unsettled(ctx context.Context, limit int) ([]string, error) {
 	var ids []string
-	err := s.each(ctx, func(rows *sql.Rows) error {
+	err := s.db.each(ctx, func(rows *sql.Rows) error {
 		var id string
 		var when int64
 		err := rows.Scan(&id, &when)
@@ -176,12 +176,12 @@ func (s *Store) Unsettled(ctx context.Context, limit int) ([]string, error) {
 			UNION ALL
 			SELECT id, coalesce(next_at, at) AS due FROM intents JOIN connections ON number = connection
 		) AS outstanding GROUP BY id ORDER BY due, id LIMIT $1`, limit)
-	return ids, s.failure("finding unsettled refreshes", err)
+	return ids, s.db.failure("finding unsettled refreshes", err)
 }
 
-func (s *Store) connections(ctx context.Context, query string, args ...any) ([]credstore.Connection, error) {
+func (db *database) connections(ctx context.Context, query string, args ...any) ([]credstore.Connection, error) {
 	var found []credstore.Connection
-	err := s.each(ctx, func(rows *sql.Rows) error {
+	err := db.each(ctx, func(rows *sql.Rows) error {
 		c, err := scanConnection(rows.Scan)
 		found = append(found, c)
 		return err
@@ -190,8 +190,8 @@ func (s *Store) connections(ctx context.Context, query string, args ...any) ([]c
 }
 
 // each calls f for every row that the query gives.
-func (s *Store) each(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) error {
-	return each(ctx, s.dialect.readers(), f, query, args...)
+func (db *database) each(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) error {
+	return each(ctx, db.dialect.readers(), f, query, args...)
 }
 
 type rowsQuerier interface {

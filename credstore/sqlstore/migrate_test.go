@@ -59,22 +59,22 @@ func TestStoreOfVersionOneIsMigrated(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	for _, status := range credstore.Statuses() {
-		before, err := s.Read(t.Context(), "id-"+string(status))
+		before, err := s.Connections.Read(t.Context(), "id-"+string(status))
 		if err != nil || before.Connection.Status != status || before.Connection.Reason != "as it was" {
 			t.Fatalf("Read = %+v, %v, want it %s as it was", before.Connection, err, status)
 		}
 		if status == credstore.Disabled {
-			if err := s.Enable(t.Context(), before.Connection.ID); err != nil {
+			if err := s.Connections.Enable(t.Context(), before.Connection.ID); err != nil {
 				t.Errorf("Enable: %v", err)
 			}
 		}
-		saved, err := s.Save(t.Context(), credstore.Successor{
+		saved, err := s.Credentials.Save(t.Context(), credstore.Successor{
 			Parent: before.Parent(), AccessToken: credstore.NewSecret("a"), RefreshToken: credstore.NewSecret("new of " + string(status)),
 		})
 		if err != nil || saved.Status != credstore.Active || saved.Version != before.Connection.Version+1 {
 			t.Errorf("Save onto one that was %s = %+v, %v, want it active", status, saved, err)
 		}
-		page, err := s.History(t.Context(), saved.ID, "", 1)
+		page, err := s.History.Events(t.Context(), saved.ID, "", 1)
 		want := credstore.EventRefreshed
 		if status == credstore.ReauthorizationRequired {
 			want = credstore.EventRecovered

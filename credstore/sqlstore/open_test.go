@@ -47,7 +47,7 @@ func made(t *testing.T) *directory {
 	t.Helper()
 	d := newDirectory(t)
 	s := d.open(t)
-	create(t, s, "acme")
+	create(t, s.Store, "acme")
 	if err := s.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
 	}
@@ -56,7 +56,7 @@ func made(t *testing.T) *directory {
 
 func create(t testing.TB, s credstore.Store, name string) credstore.Connection {
 	t.Helper()
-	c, err := s.Create(t.Context(), credstore.NewConnection{
+	c, err := s.Connections.Create(t.Context(), credstore.NewConnection{
 		Name: name,
 		Kind: credstore.OAuth,
 		Credential: &credstore.NewCredential{
@@ -116,7 +116,7 @@ func TestForeignKeysetIsRejected(t *testing.T) {
 
 func TestKeysetWithNewPrimaryKeyIsAccepted(t *testing.T) {
 	d := newDirectory(t)
-	c := create(t, d.open(t), "acme")
+	c := create(t, d.open(t).Store, "acme")
 	rotated := d.config()
 	rotated.Keyset = openKeyset(t, addPrimaryKey(t, filepath.Join(filepath.Dir(filepath.Dir(d.path)), "keyset.json")))
 	if rotated.Keyset.Fingerprint() == d.keyset.Fingerprint() {
@@ -127,7 +127,7 @@ func TestKeysetWithNewPrimaryKeyIsAccepted(t *testing.T) {
 		t.Fatalf("Open: %v", err)
 	}
 	defer func() { _ = s.Close() }()
-	state, err := s.Read(t.Context(), c.ID)
+	state, err := s.Connections.Read(t.Context(), c.ID)
 	if err != nil || state.Credential.AccessToken.Reveal() != "access-1" {
 		t.Errorf("Read after the rotation = %v, want what was sealed before", err)
 	}
@@ -226,7 +226,7 @@ func TestPathWithSpecialCharacters(t *testing.T) {
 	d := newDirectory(t)
 	d.path = filepath.Join(t.TempDir(), "q?mode=memory&x#y%20 æ", "st%6Fre.db")
 	s := d.open(t)
-	create(t, s, "acme")
+	create(t, s.Store, "acme")
 	if _, err := os.Stat(d.path + "-wal"); err != nil {
 		t.Errorf("the store is not where it should be: %v", err)
 	}
@@ -236,7 +236,7 @@ func TestFilesArePrivate(t *testing.T) {
 	d := newDirectory(t)
 	old := unix.Umask(0)
 	defer unix.Umask(old)
-	create(t, d.open(t), "acme")
+	create(t, d.open(t).Store, "acme")
 	want := map[string]fs.FileMode{
 		"state": 0o700, "store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600, "store.db.leases": 0o600,
 	}
@@ -283,7 +283,7 @@ func TestOpenFileIsMadePrivate(t *testing.T) {
 func TestSymbolicLinksMeetInOneStore(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c := create(t, s, "acme")
+	c := create(t, s.Store, "acme")
 	for _, target := range []string{d.path, filepath.Dir(d.path)} {
 		link := filepath.Join(t.TempDir(), "link")
 		if err := os.Symlink(target, link); err != nil {
@@ -294,11 +294,11 @@ func TestSymbolicLinksMeetInOneStore(t *testing.T) {
 		}
 		other := *d
 		other.path = link
-		l, err := s.Acquire(t.Context(), c.ID, "me")
+		l, err := s.Credentials.Acquire(t.Context(), c.ID, "me")
 		if err != nil {
 			t.Fatalf("Acquire: %v", err)
 		}
-		if _, err := other.open(t).Acquire(t.Context(), c.ID, "other"); !errors.Is(err, credstore.ErrBusy) {
+		if _, err := other.open(t).Credentials.Acquire(t.Context(), c.ID, "other"); !errors.Is(err, credstore.ErrBusy) {
 			t.Errorf("Acquire through %s = %v, want %v", link, err, credstore.ErrBusy)
 		}
 		if err := l.Release(); err != nil {
@@ -329,13 +329,13 @@ func TestManyOpenAtOnce(t *testing.T) {
 func TestRejectedTokenIsDeleted(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c := create(t, s, "acme")
-	state, err := s.Read(t.Context(), c.ID)
+	c := create(t, s.Store, "acme")
+	state, err := s.Connections.Read(t.Context(), c.ID)
 	if err != nil {
 		t.Fatalf("Read: %v", err)
 	}
 	parent := state.Credential.Parent()
-	condemn(t, s, parent)
+	condemn(t, s.Store, parent)
 	for _, test := range []struct {
 		after time.Duration
 		kept  bool
@@ -346,7 +346,7 @@ func TestRejectedTokenIsDeleted(t *testing.T) {
 		if err != nil {
 			t.Fatalf("Open: %v", err)
 		}
-		state, err := aged.Read(t.Context(), c.ID)
+		state, err := aged.Connections.Read(t.Context(), c.ID)
 		if err != nil || state.Credential.RefreshToken.IsZero() == test.kept {
 			t.Errorf("after %v: token kept = %v, %v, want %v", test.after, !state.Credential.RefreshToken.IsZero(), err, test.kept)
 		}
@@ -355,19 +355,19 @@ func TestRejectedTokenIsDeleted(t *testing.T) {
 		}
 	}
 	// Its successor, in somebody's spool, can be saved for ever.
-	if _, err := s.Save(t.Context(), successor(parent)); err != nil {
+	if _, err := s.Credentials.Save(t.Context(), successor(parent)); err != nil {
 		t.Errorf("Save onto a forgotten token: %v", err)
 	}
 }
 
 func condemn(t *testing.T, s credstore.Store, parent credstore.Parent) {
 	t.Helper()
-	l, err := s.Acquire(t.Context(), parent.ConnectionID, "me")
+	l, err := s.Credentials.Acquire(t.Context(), parent.ConnectionID, "me")
 	if err != nil {
 		t.Fatalf("Acquire: %v", err)
 	}
 	f := credstore.Failure{Code: "refused", At: time.Now()}
-	err = errors.Join(s.MarkReauthorizationRequired(t.Context(), l, parent, f, credstore.ReasonRefreshTokenRejected, false), l.Release())
+	err = errors.Join(s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f, credstore.ReasonRefreshTokenRejected, false), l.Release())
 	if err != nil {
 		t.Fatalf("Condemn: %v", err)
 	}
@@ -376,10 +376,10 @@ func condemn(t *testing.T, s credstore.Store, parent credstore.Parent) {
 func TestEndedContextIsUnavailable(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c := create(t, s, "acme")
+	c := create(t, s.Store, "acme")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := s.Save(ctx, credstore.Successor{
+	_, err := s.Credentials.Save(ctx, credstore.Successor{
 		Parent:       credstore.Parent{ConnectionID: c.ID, Version: 1, RefreshHash: credstore.NewSecret("refresh-1").Hash()},
 		RefreshToken: credstore.NewSecret("refresh-2"),
 	})

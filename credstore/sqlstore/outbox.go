@@ -13,8 +13,6 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-var _ credstore.Outbox = (*Store)(nil)
-
 // subscriber is a row of the table subscriptions.
 type subscriber struct {
 	name  string
@@ -23,18 +21,18 @@ type subscriber struct {
 }
 
 // Subscribe replaces the subscriptions; see [credstore.Outbox].
-func (s *Store) Subscribe(ctx context.Context, subscriptions []credstore.Subscription) (ended []string, err error) {
+func (s outbox) Subscribe(ctx context.Context, subscriptions []credstore.Subscription) (ended []string, err error) {
 	const doing = "subscribing to events"
 	wanted, err := subscribers(subscriptions)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	stored, err := subscribersIn(ctx, s.dialect.readers(), ``)
+	stored, err := subscribersIn(ctx, s.db.dialect.readers(), ``)
 	if err != nil || slices.Equal(stored, wanted) {
-		return nil, s.failure(doing, err)
+		return nil, s.db.failure(doing, err)
 	}
-	err = s.write(ctx, doing, func(tx *sql.Tx) error {
-		if err := s.dialect.lockAll(ctx, tx); err != nil {
+	err = s.db.write(ctx, doing, func(tx *sql.Tx) error {
+		if err := s.db.dialect.lockAll(ctx, tx); err != nil {
 			return err
 		}
 		stored, err := subscribersIn(ctx, tx, ``)
@@ -103,7 +101,7 @@ func subscribersIn(ctx context.Context, q rowsQuerier, where string, args ...any
 
 // queue adds a delivery about the connection for each subscription to events of
 // the type. It goes away with its event.
-func (s *Store) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t credstore.EventType, event int64) error {
+func (db *database) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t credstore.EventType, event int64) error {
 	var untold []string // subscriptions that have not heard of what ends with this event
 	if t == credstore.EventRecovered {
 		var err error
@@ -124,7 +122,7 @@ func (s *Store) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t
 			continue
 		}
 		_, err := tx.ExecContext(ctx, `INSERT INTO deliveries (subscription, event, connection_id, connection, due_at) VALUES ($1, $2, $3, $4, $5)`,
-			sub.name, event, c.ID, string(about), s.now().Add(sub.delay).UnixMilli())
+			sub.name, event, c.ID, string(about), db.now().Add(sub.delay).UnixMilli())
 		if err != nil {
 			return err
 		}
@@ -154,14 +152,14 @@ const isNextInOrder = `NOT EXISTS (SELECT 1 FROM deliveries AS earlier
 
 // ClaimDeliveries gives out deliveries; see [credstore.Outbox]. What is claimed
 // is due again when the hold ends.
-func (s *Store) ClaimDeliveries(ctx context.Context, subscription, owner string, now time.Time, hold time.Duration, limit int) ([]credstore.Delivery, error) {
+func (s outbox) ClaimDeliveries(ctx context.Context, subscription, owner string, now time.Time, hold time.Duration, limit int) ([]credstore.Delivery, error) {
 	const doing = "claiming deliveries"
 	next, err := s.NextDelivery(ctx, subscription)
 	if err != nil || next.IsZero() || next.After(now) {
 		return nil, err // there is nothing to write
 	}
 	var claimed []credstore.Delivery
-	err = s.write(ctx, doing, func(tx *sql.Tx) error {
+	err = s.db.write(ctx, doing, func(tx *sql.Tx) error {
 		// A claim that waited for another one looks at due_at again (PostgreSQL).
 		numbers, err := numbersIn(ctx, tx, `
 			UPDATE deliveries SET due_at = $1, owner = $2, attempts = attempts + 1
@@ -212,27 +210,27 @@ func readDeliveries(ctx context.Context, tx *sql.Tx, numbers []int64) ([]credsto
 }
 
 // NextDelivery returns when the next delivery is due; see [credstore.Outbox].
-func (s *Store) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
+func (s outbox) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
 	var due sql.NullInt64
-	err := s.dialect.readers().QueryRowContext(ctx, `
+	err := s.db.dialect.readers().QueryRowContext(ctx, `
 		SELECT due_at FROM deliveries AS d WHERE subscription = $1 AND `+isNextInOrder+` ORDER BY due_at LIMIT 1`, subscription).Scan(&due)
 	if errors.Is(err, sql.ErrNoRows) {
 		return time.Time{}, nil
 	}
-	return timeOf(due), s.failure("looking for deliveries", err)
+	return timeOf(due), s.db.failure("looking for deliveries", err)
 }
 
 // MarkDelivered forgets a delivery; see [credstore.Outbox].
-func (s *Store) MarkDelivered(ctx context.Context, id int64) error {
-	return s.write(ctx, "forgetting a delivery", func(tx *sql.Tx) error {
+func (s outbox) MarkDelivered(ctx context.Context, id int64) error {
+	return s.db.write(ctx, "forgetting a delivery", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM deliveries WHERE number = $1`, id)
 		return err
 	})
 }
 
 // PostponeDelivery gives a delivery back; see [credstore.Outbox].
-func (s *Store) PostponeDelivery(ctx context.Context, id int64, next time.Time, lastError string) error {
-	return s.write(ctx, "postponing a delivery", func(tx *sql.Tx) error {
+func (s outbox) PostponeDelivery(ctx context.Context, id int64, next time.Time, lastError string) error {
+	return s.db.write(ctx, "postponing a delivery", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE deliveries SET due_at = $2, owner = '', last_error = $3 WHERE number = $1`,
 			id, next.UnixMilli(), credstore.CleanText(lastError))
 		return err
@@ -240,8 +238,8 @@ func (s *Store) PostponeDelivery(ctx context.Context, id int64, next time.Time, 
 }
 
 // AbandonDelivery gives a delivery up; see [credstore.Outbox].
-func (s *Store) AbandonDelivery(ctx context.Context, id int64, why string) error {
-	return s.write(ctx, "giving up a delivery", func(tx *sql.Tx) error {
+func (s outbox) AbandonDelivery(ctx context.Context, id int64, why string) error {
+	return s.db.write(ctx, "giving up a delivery", func(tx *sql.Tx) error {
 		var subscription string
 		row := tx.QueryRowContext(ctx, `
 			SELECT `+eventColumns+`, subscription FROM deliveries JOIN events ON events.number = event WHERE deliveries.number = $1`, id)
@@ -256,7 +254,7 @@ func (s *Store) AbandonDelivery(ctx context.Context, id int64, why string) error
 			return err
 		}
 		c := credstore.Connection{ID: told.ConnectionID, Name: told.Connection, Status: told.Status, Reason: told.Reason, Version: told.Version}
-		_, err = s.addEvent(ctx, tx, c, credstore.Event{
+		_, err = s.db.addEvent(ctx, tx, c, credstore.Event{
 			Type: credstore.EventNotDelivered, Code: string(told.Type), Message: fmt.Sprintf("%s was not told: %s", subscription, why),
 		})
 		return err

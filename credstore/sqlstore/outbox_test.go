@@ -13,10 +13,10 @@ import (
 // again, gets what was true when it happened, also of what is gone.
 func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 	s, ctx := newDirectory(t).open(t), t.Context()
-	if _, err := s.Subscribe(ctx, []credstore.Subscription{{Name: "books", Types: credstore.PublicEvents()}}); err != nil {
+	if _, err := s.Outbox.Subscribe(ctx, []credstore.Subscription{{Name: "books", Types: credstore.PublicEvents()}}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.Create(ctx, credstore.NewConnection{
+	c, err := s.Connections.Create(ctx, credstore.NewConnection{
 		Name: "acme", Kind: credstore.StandaloneKey, ExternalTenant: "4711",
 		Company:    credstore.Company{ID: "8f14e45f-ceea-467f-a0e6-1d9c0c2b7a11", Name: "Acme", Subject: "urn:pleo:company:8f14e45f-ceea-467f-a0e6-1d9c0c2b7a11"},
 		Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("canary"), ExpiresAt: time.Now().UTC().Truncate(time.Second).Add(time.Hour)},
@@ -24,34 +24,34 @@ func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lease, err := s.Acquire(ctx, c.ID, "test")
+	lease, err := s.Credentials.Acquire(ctx, c.ID, "test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := s.Read(ctx, c.ID)
+	state, err := s.Connections.Read(ctx, c.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	refused := credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: time.Now().UTC().Truncate(time.Second)}
-	if err := s.MarkReauthorizationRequired(ctx, lease, state.Parent(), refused, credstore.ReasonKeyRejected, false); err != nil {
+	if err := s.Credentials.MarkReauthorizationRequired(ctx, lease, state.Parent(), refused, credstore.ReasonKeyRejected, false); err != nil {
 		t.Fatal(err)
 	}
 	wasTold := func(event credstore.EventType, was credstore.Connection) {
 		t.Helper()
-		claimed, err := s.ClaimDeliveries(ctx, "books", "test", time.Now(), time.Minute, 10)
+		claimed, err := s.Outbox.ClaimDeliveries(ctx, "books", "test", time.Now(), time.Minute, 10)
 		if err != nil || len(claimed) != 1 {
 			t.Fatalf("ClaimDeliveries = %+v, %v, want one", claimed, err)
 		}
 		if d := claimed[0]; d.Event.Type != event || !cmp.Equal(d.Connection, was) {
 			t.Errorf("delivery of %s, want of %s, about (-want +got):\n%s", d.Event.Type, event, cmp.Diff(was, d.Connection))
 		}
-		if err := s.MarkDelivered(ctx, claimed[0].ID); err != nil {
+		if err := s.Outbox.MarkDelivered(ctx, claimed[0].ID); err != nil {
 			t.Fatal(err)
 		}
 	}
 	find := func() credstore.Connection {
 		t.Helper()
-		found, err := s.Find(ctx, "acme")
+		found, err := s.Connections.Find(ctx, "acme")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,11 +59,11 @@ func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 	}
 	condemned := find()
 	wasTold(credstore.EventReauthorizationRequired, condemned)
-	if err := s.Reinstate(ctx, lease, state.Parent()); err != nil {
+	if err := s.Credentials.Reinstate(ctx, lease, state.Parent()); err != nil {
 		t.Fatal(err)
 	}
 	acquitted := find()
-	if err := s.Remove(ctx, c.ID); err != nil {
+	if err := s.Connections.Remove(ctx, c.ID); err != nil {
 		t.Fatal(err)
 	}
 	wasTold(credstore.EventRecovered, acquitted)

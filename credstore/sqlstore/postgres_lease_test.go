@@ -8,7 +8,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func setLife(s *Store, life time.Duration) { s.dialect.(*postgresDialect).leaseDuration = life }
+func setLife(s *Store, life time.Duration) { s.db.dialect.(*postgresDialect).leaseDuration = life }
 
 // pause keeps a lease from being renewed, as a pause of its process does.
 func pause(l credstore.Lease) {
@@ -18,7 +18,7 @@ func pause(l credstore.Lease) {
 
 func mustAcquire(t *testing.T, s *Store, id string) credstore.Lease {
 	t.Helper()
-	l, err := s.Acquire(t.Context(), id, "me")
+	l, err := s.Credentials.Acquire(t.Context(), id, "me")
 	if err != nil {
 		t.Fatalf("Acquire: %v", err)
 	}
@@ -29,7 +29,7 @@ func mustAcquire(t *testing.T, s *Store, id string) credstore.Lease {
 func acquireWithin(t *testing.T, s *Store, id string, within time.Duration) credstore.Lease {
 	t.Helper()
 	for end := time.Now().Add(within); ; time.Sleep(10 * time.Millisecond) {
-		l, err := s.Acquire(t.Context(), id, "other")
+		l, err := s.Credentials.Acquire(t.Context(), id, "other")
 		if err == nil {
 			return l
 		}
@@ -47,11 +47,11 @@ func TestPostgresLeaseIsRenewed(t *testing.T) {
 	c := mustCreate(t, s, newOAuth("acme"))
 	l := mustAcquire(t, s, c.ID)
 	for end := time.Now().Add(2500 * time.Millisecond); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if _, err := other.Acquire(t.Context(), c.ID, "other"); !errors.Is(err, credstore.ErrBusy) {
+		if _, err := other.Credentials.Acquire(t.Context(), c.ID, "other"); !errors.Is(err, credstore.ErrBusy) {
 			t.Fatalf("Acquire beside its owner = %v, want %v", err, credstore.ErrBusy)
 		}
 	}
-	if _, err := s.RecordIntent(t.Context(), l, mustRead(t, s, c.ID).Credential.Parent(), time.Now()); err != nil {
+	if _, err := s.Credentials.RecordIntent(t.Context(), l, mustRead(t, s, c.ID).Credential.Parent(), time.Now()); err != nil {
 		t.Errorf("Intend under a lease that was renewed = %v, want nil", err)
 	}
 	if left := l.Remaining(); left <= 0 || left > time.Second {
@@ -71,7 +71,7 @@ func TestPostgresPausedOwnerHasNoLease(t *testing.T) {
 			c := mustCreate(t, s, newOAuth("acme"))
 			parent := mustRead(t, s, c.ID).Credential.Parent()
 			l := mustAcquire(t, s, c.ID)
-			if _, err := s.RecordIntent(t.Context(), l, parent, time.Now()); err != nil {
+			if _, err := s.Credentials.RecordIntent(t.Context(), l, parent, time.Now()); err != nil {
 				t.Fatalf("Intend: %v", err)
 			}
 			pause(l)
@@ -88,10 +88,10 @@ func TestPostgresPausedOwnerHasNoLease(t *testing.T) {
 			if err := l.Release(); err != nil {
 				t.Errorf("Release of a lease that had ended = %v, want nil", err)
 			}
-			if _, err := other.Acquire(t.Context(), c.ID, "third"); taken && !errors.Is(err, credstore.ErrBusy) {
+			if _, err := other.Credentials.Acquire(t.Context(), c.ID, "third"); taken && !errors.Is(err, credstore.ErrBusy) {
 				t.Errorf("Acquire after the release by who had lost it = %v, want %v", err, credstore.ErrBusy)
 			}
-			if saved, err := s.Save(t.Context(), nextPair(parent)); err != nil || saved.Version != 2 {
+			if saved, err := s.Credentials.Save(t.Context(), nextPair(parent)); err != nil || saved.Version != 2 {
 				t.Errorf("Save of the only copy = version %d, %v, want 2", saved.Version, err)
 			}
 		})
@@ -104,12 +104,12 @@ func wantLost(t *testing.T, s *Store, l credstore.Lease, parent credstore.Parent
 		t.Errorf("Remaining = %v, want nothing", l.Remaining())
 	}
 	f := credstore.RefreshFailure{Failure: credstore.Failure{Code: "x", At: time.Now()}, RetryAt: time.Now()}
-	_, intend := s.RecordIntent(t.Context(), l, parent, time.Now())
+	_, intend := s.Credentials.RecordIntent(t.Context(), l, parent, time.Now())
 	for call, err := range map[string]error{
 		"Intend":   intend,
-		"Doubt":    s.MarkOutcomeUnknown(t.Context(), l, parent, f),
-		"Withdraw": s.CancelIntent(t.Context(), l, parent, &f),
-		"Condemn":  s.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, credstore.ReasonRefreshTokenRejected, true),
+		"Doubt":    s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f),
+		"Withdraw": s.Credentials.CancelIntent(t.Context(), l, parent, &f),
+		"Condemn":  s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, credstore.ReasonRefreshTokenRejected, true),
 	} {
 		if !errors.Is(err, credstore.ErrLeaseLost) {
 			t.Errorf("%s after the lease had ended = %v, want %v", call, err, credstore.ErrLeaseLost)
@@ -144,7 +144,7 @@ func TestPostgresUnavailableIsNotBusy(t *testing.T) {
 	s, _, relay := relayed(t)
 	c := mustCreate(t, s, newOAuth("acme"))
 	relay.Cut()
-	if _, err := s.Acquire(t.Context(), c.ID, "me"); !errors.Is(err, credstore.ErrUnavailable) || errors.Is(err, credstore.ErrBusy) {
+	if _, err := s.Credentials.Acquire(t.Context(), c.ID, "me"); !errors.Is(err, credstore.ErrUnavailable) || errors.Is(err, credstore.ErrBusy) {
 		t.Errorf("Acquire without a server = %v, want %v", err, credstore.ErrUnavailable)
 	}
 	if err := s.Ping(t.Context()); !errors.Is(err, credstore.ErrUnavailable) {

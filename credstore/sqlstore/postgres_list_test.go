@@ -56,7 +56,7 @@ func TestPostgresListOfMany(t *testing.T) {
 		{credstore.Query{Search: "nowhere"}, 0, all + few},
 	} {
 		took := blocks(func(s *Store) {
-			page, err := s.List(t.Context(), test.query)
+			page, err := s.Connections.List(t.Context(), test.query)
 			if err != nil || len(page.Connections) != test.connections {
 				t.Errorf("List(%+v) = %d connections, %v, want %d", test.query, len(page.Connections), err, test.connections)
 			}

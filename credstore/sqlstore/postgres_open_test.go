@@ -51,7 +51,7 @@ func TestPostgresMissingRights(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			p := newPostgres(t)
 			if test.made {
-				create(t, p.open(t), "acme")
+				create(t, p.open(t).Store, "acme")
 			}
 			before := string(p.Dump(t))
 			c := p.config()
@@ -62,7 +62,7 @@ func TestPostgresMissingRights(t *testing.T) {
 				if err != nil {
 					t.Fatalf("Open = %v, want nil", err)
 				}
-				create(t, s, "other")
+				create(t, s.Store, "other")
 				if err := s.Close(); err != nil {
 					t.Errorf("Close: %v", err)
 				}

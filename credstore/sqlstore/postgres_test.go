@@ -53,7 +53,7 @@ func (p *postgres) open(t testing.TB) *sqlstore.Store {
 	return s
 }
 
-func (p *postgres) Open(t *testing.T) credstore.Store { return p.open(t) }
+func (p *postgres) Open(t *testing.T) credstoretest.Store { return forTest(p.open(t)) }
 
 // Dump is what pg_dump would see: every row of every table.
 func (p *postgres) Dump(t *testing.T) []byte {

@@ -30,7 +30,7 @@ func relayed(t *testing.T) (s, direct *Store, relay *postgrestest.Relay) {
 
 func mustRead(t *testing.T, s *Store, id string) credstore.State {
 	t.Helper()
-	state, err := s.Read(t.Context(), id)
+	state, err := s.Connections.Read(t.Context(), id)
 	if err != nil {
 		t.Fatalf("Read: %v", err)
 	}
@@ -54,12 +54,12 @@ func TestPostgresCommitWithoutResponse(t *testing.T) {
 
 	var lost atomic.Int32
 	relay.LoseResponse(func(sent []byte) bool { return postgrestest.Commits(sent) && lost.Add(1) == 1 })
-	saved, err := s.Save(t.Context(), nextPair(parent))
+	saved, err := s.Credentials.Save(t.Context(), nextPair(parent))
 	if err != nil || saved.Version != 2 {
 		t.Errorf("Save whose COMMIT was not answered = version %d, %v, want 2", saved.Version, err)
 	}
 	lost.Store(0)
-	if _, err := s.Create(t.Context(), newOAuth("other")); err != nil {
+	if _, err := s.Connections.Create(t.Context(), newOAuth("other")); err != nil {
 		t.Errorf("Create whose COMMIT was not answered = %v, want nil", err)
 	}
 	if n := lost.Load(); n < 1 {
@@ -76,11 +76,11 @@ func TestPostgresCommitWithoutResponse(t *testing.T) {
 		return postgrestest.Commits(sent) || bytes.Contains(sent, []byte("pg_xact_status"))
 	})
 	n := nextPair(parent)
-	if _, err := s.Save(t.Context(), n); !errors.Is(err, credstore.ErrUnavailable) {
+	if _, err := s.Credentials.Save(t.Context(), n); !errors.Is(err, credstore.ErrUnavailable) {
 		t.Errorf("Save that nobody can tell about = %v, want %v", err, credstore.ErrUnavailable)
 	}
 	relay.LoseResponse(nil)
-	if saved, err := s.Save(t.Context(), n); err != nil || saved.Version != 3 {
+	if saved, err := s.Credentials.Save(t.Context(), n); err != nil || saved.Version != 3 {
 		t.Errorf("Save once more = version %d, %v, want 3", saved.Version, err)
 	}
 }
@@ -94,7 +94,7 @@ func TestPostgresWritesAreDurable(t *testing.T) {
 			dsn := postgrestest.With(t, Server.Schema(t), "synchronous_commit", test.set)
 			s := openPostgresStore(t, dsn, newKeyset(t))
 			var got string
-			err := s.write(t.Context(), "looking", func(tx *sql.Tx) error {
+			err := s.db.write(t.Context(), "looking", func(tx *sql.Tx) error {
 				return tx.QueryRowContext(t.Context(), `SHOW synchronous_commit`).Scan(&got)
 			})
 			if err != nil || got != test.want {
@@ -130,7 +130,7 @@ func TestPostgresConflictsAtOnce(t *testing.T) {
 				n := newOAuth(fmt.Sprint("c-", i))
 				test.claim(i, &n)
 				wg.Go(func() {
-					_, err := stores[i%2].Create(t.Context(), n)
+					_, err := stores[i%2].Connections.Create(t.Context(), n)
 					var conflict *credstore.ConflictError
 					switch {
 					case err == nil:
@@ -155,7 +155,7 @@ func TestPostgresAcceptsInvalidText(t *testing.T) {
 	c := mustCreate(t, s, newOAuth("acme"))
 	n := nextPair(mustRead(t, s, c.ID).Credential.Parent())
 	n.Scope = "users\x00:read \xff"
-	saved, err := s.Save(t.Context(), n)
+	saved, err := s.Credentials.Save(t.Context(), n)
 	if err != nil || saved.Scope != "users:read \uFFFD" {
 		t.Errorf("Save with NUL and bytes that are no text = scope %q, %v, want it without them", saved.Scope, err)
 	}
@@ -171,7 +171,7 @@ func TestPostgresPausedTransactionIsEnded(t *testing.T) {
 	end := make(chan struct{})
 	inside, paused := make(chan struct{}), make(chan error, 1)
 	go func() {
-		paused <- s.transact(context.Background(), "pausing", c.ID, func(tx *sql.Tx) error {
+		paused <- s.db.transact(context.Background(), "pausing", c.ID, func(tx *sql.Tx) error {
 			close(inside)
 			<-end
 			_, err := tx.ExecContext(context.Background(), `UPDATE connections SET scope = 'too late' WHERE id = $1`, c.ID)
@@ -180,7 +180,7 @@ func TestPostgresPausedTransactionIsEnded(t *testing.T) {
 	}()
 	<-inside
 	began := time.Now()
-	if _, err := other.Save(t.Context(), nextPair(parent)); err != nil {
+	if _, err := other.Credentials.Save(t.Context(), nextPair(parent)); err != nil {
 		t.Errorf("Save beside a process that is paused = %v, want nil", err)
 	}
 	if took := time.Since(began); took > 10*time.Second {
@@ -203,8 +203,8 @@ func TestPostgresRotateWaitsForWriters(t *testing.T) {
 	c := mustCreate(t, s, newOAuth("acme"))
 	sealed, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- s.transact(context.Background(), "sealing", c.ID, func(tx *sql.Tx) error {
-			_, err := s.encrypt(context.Background(), tx, c.ID, columnAccessToken, credstore.NewSecret("x"))
+		done <- s.db.transact(context.Background(), "sealing", c.ID, func(tx *sql.Tx) error {
+			_, err := s.db.encrypt(context.Background(), tx, c.ID, columnAccessToken, credstore.NewSecret("x"))
 			close(sealed)
 			<-release
 			return err
@@ -213,7 +213,7 @@ func TestPostgresRotateWaitsForWriters(t *testing.T) {
 	<-sealed
 	moved := make(chan error, 1)
 	go func() {
-		_, err := other.dialect.writer().ExecContext(context.Background(), `UPDATE store SET key_fingerprint = 'another'`)
+		_, err := other.db.dialect.writer().ExecContext(context.Background(), `UPDATE store SET key_fingerprint = 'another'`)
 		moved <- err
 	}()
 	select {

@@ -90,10 +90,10 @@ func (d *postgresDialect) watch(ctx context.Context, w *watcher) error {
 	for {
 		err := d.listen(ctx, w)
 		if errors.Is(err, errPooled) {
-			w.store.log.Warn("changes are looked for each second: a pooler stands before the database; to hear of them at once, give store.dsn a direct connection")
+			w.db.log.Warn("changes are looked for each second: a pooler stands before the database; to hear of them at once, give store.dsn a direct connection")
 			err = d.poll(ctx, w, listenRetryDelay)
 		} else if err != nil && ctx.Err() == nil {
-			w.store.log.Warn("listening for changes; trying again", zap.Error(err))
+			w.db.log.Warn("listening for changes; trying again", zap.Error(err))
 			err = d.poll(ctx, w, pollInterval)
 		}
 		if err != nil {

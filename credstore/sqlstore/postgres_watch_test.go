@@ -45,8 +45,8 @@ func holdOpen(t *testing.T, s *Store, id string) (end func()) {
 	t.Helper()
 	noted, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- s.transact(context.Background(), "changing", id, func(tx *sql.Tx) error {
-			err := s.dialect.recordChange(context.Background(), tx, id, s.now())
+		done <- s.db.transact(context.Background(), "changing", id, func(tx *sql.Tx) error {
+			err := s.db.dialect.recordChange(context.Background(), tx, id, s.db.now())
 			close(noted)
 			<-release
 			return err
@@ -68,12 +68,12 @@ func TestPostgresChangesAreReportedInAnyCommitOrder(t *testing.T) {
 	s := openPostgresStore(t, dsn, keyset)
 	first, second := mustCreate(t, s, newOAuth("first")), mustCreate(t, s, newOAuth("second"))
 	var seen string
-	if err := s.dialect.readers().QueryRowContext(t.Context(), s.dialect.position()).Scan(&seen); err != nil {
+	if err := s.db.dialect.readers().QueryRowContext(t.Context(), s.db.dialect.position()).Scan(&seen); err != nil {
 		t.Fatalf("reading the position: %v", err)
 	}
 	look := func(when string, want ...string) {
 		t.Helper()
-		found, latest, _, err := s.changesSince(t.Context(), seen)
+		found, latest, _, err := s.db.changesSince(t.Context(), seen)
 		if err != nil || !slices.Equal(idsOf(found), want) {
 			t.Errorf("changes %s = %v, %v, want %v", when, idsOf(found), err, want)
 		}
@@ -97,7 +97,7 @@ func reports(t testing.TB, s *Store) <-chan credstore.Change {
 	ctx, cancel := context.WithCancel(context.Background())
 	all, done := make(chan credstore.Change, 1000), make(chan error, 1)
 	go func() {
-		done <- s.Watch(ctx, func(found []credstore.Change) {
+		done <- s.Changes.Watch(ctx, func(found []credstore.Change) {
 			for _, c := range found {
 				all <- c
 			}
@@ -142,8 +142,8 @@ func awaitListening(t testing.TB, s *Store, others int) {
 // waiting ones keep until they make sure of their connection.
 func listeners(t testing.TB, s *Store) (n int) {
 	t.Helper()
-	err := s.dialect.readers().QueryRowContext(t.Context(), `
-		SELECT count(*) FROM pg_stat_activity WHERE query = $1`, `LISTEN "`+s.dialect.(*postgresDialect).channel+`"`).Scan(&n)
+	err := s.db.dialect.readers().QueryRowContext(t.Context(), `
+		SELECT count(*) FROM pg_stat_activity WHERE query = $1`, `LISTEN "`+s.db.dialect.(*postgresDialect).channel+`"`).Scan(&n)
 	if err != nil {
 		t.Fatalf("looking for listeners: %v", err)
 	}
@@ -186,7 +186,7 @@ func TestPostgresReportsMissedChanges(t *testing.T) {
 	t.Cleanup(func() { _ = relay.Close() })
 	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, relay.DSN(t, dsn), keyset)
 	core, logged := observer.New(zap.WarnLevel)
-	other.log = zap.New(core)
+	other.db.log = zap.New(core)
 	all := reports(t, other)
 	awaitListening(t, s, 0)
 
@@ -209,7 +209,7 @@ func TestPostgresWatchBehindAPooler(t *testing.T) {
 	pooled := postgrestest.StartPooler(t, dsn)
 	direct, s := openPostgresStore(t, dsn, keyset), openPostgresStore(t, pooled, keyset)
 	core, logged := observer.New(zap.WarnLevel)
-	s.log = zap.New(core)
+	s.db.log = zap.New(core)
 	all := reports(t, s)
 	for _, name := range []string{"a", "b", "c"} {
 		c := mustCreate(t, direct, newOAuth(name))
@@ -223,7 +223,7 @@ func TestPostgresWatchBehindAPooler(t *testing.T) {
 	}
 	// All else works too.
 	c := mustCreate(t, s, newOAuth("pooled"))
-	l, err := s.Acquire(t.Context(), c.ID, "me")
+	l, err := s.Credentials.Acquire(t.Context(), c.ID, "me")
 	if err != nil {
 		t.Fatalf("Acquire: %v", err)
 	}
@@ -237,14 +237,14 @@ func TestPostgresWatchBehindAPooler(t *testing.T) {
 func TestPostgresRestoredChangesAreReportedOnce(t *testing.T) {
 	s := openPostgresStore(t, Server.Schema(t), newKeyset(t))
 	c := mustCreate(t, s, newOAuth("acme"))
-	mustExec(t, s.dialect.writer(), `UPDATE changes SET xact = '999999999999'`)
-	found, latest, _, err := s.changesSince(t.Context(), s.opened)
+	mustExec(t, s.db.dialect.writer(), `UPDATE changes SET xact = '999999999999'`)
+	found, latest, _, err := s.db.changesSince(t.Context(), s.db.opened)
 	if err != nil || len(found) != 0 {
 		t.Errorf("changes = %v, %v, want none of the future", idsOf(found), err)
 	}
 	end := holdOpen(t, s, c.ID)
 	end()
-	if found, _, _, err = s.changesSince(t.Context(), latest); err != nil || !slices.Equal(idsOf(found), []string{c.ID}) {
+	if found, _, _, err = s.db.changesSince(t.Context(), latest); err != nil || !slices.Equal(idsOf(found), []string{c.ID}) {
 		t.Errorf("changes after one = %v, %v, want it", idsOf(found), err)
 	}
 }

@@ -58,11 +58,11 @@ func perform(task, path string) error {
 	}
 	switch task {
 	case "hold":
-		return holdLease(s)
+		return holdLease(s.Store)
 	case "refresh":
-		return refreshForever(s)
+		return refreshForever(s.Store)
 	case "replace":
-		return replaceForever(s)
+		return replaceForever(s.Store)
 	}
 	fmt.Println(keyset.Fingerprint())
 	return s.Close()
@@ -78,11 +78,11 @@ func becomeNobody() error {
 }
 
 func holdLease(s credstore.Store) error {
-	c, err := s.Find(context.Background(), "acme")
+	c, err := s.Connections.Find(context.Background(), "acme")
 	if err != nil {
 		return err
 	}
-	if _, err := s.Acquire(context.Background(), c.ID, "child"); err != nil {
+	if _, err := s.Credentials.Acquire(context.Background(), c.ID, "child"); err != nil {
 		return err
 	}
 	fmt.Println("held")
@@ -91,24 +91,24 @@ func holdLease(s credstore.Store) error {
 }
 
 func refreshForever(s credstore.Store) error {
-	c, err := s.Find(context.Background(), "acme")
+	c, err := s.Connections.Find(context.Background(), "acme")
 	if err != nil {
 		return err
 	}
 	for {
-		state, err := s.Read(context.Background(), c.ID)
+		state, err := s.Connections.Read(context.Background(), c.ID)
 		if err != nil {
 			return err
 		}
-		l, err := s.Acquire(context.Background(), c.ID, "child")
+		l, err := s.Credentials.Acquire(context.Background(), c.ID, "child")
 		if err != nil {
 			return err
 		}
 		parent := state.Credential.Parent()
-		if _, err := s.RecordIntent(context.Background(), l, parent, time.Now()); err != nil {
+		if _, err := s.Credentials.RecordIntent(context.Background(), l, parent, time.Now()); err != nil {
 			return err
 		}
-		saved, err := s.Save(context.Background(), successor(parent))
+		saved, err := s.Credentials.Save(context.Background(), successor(parent))
 		if err != nil {
 			return err
 		}
@@ -121,25 +121,25 @@ func refreshForever(s credstore.Store) error {
 
 // replaceForever gives the connection new grants by links.
 func replaceForever(s credstore.Store) error {
-	c, err := s.Find(context.Background(), "acme")
+	c, err := s.Connections.Find(context.Background(), "acme")
 	if err != nil {
 		return err
 	}
 	for {
-		link, _, err := s.OpenLink(context.Background(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+		link, _, err := s.Links.OpenLink(context.Background(), c.ID, credstore.LinkRequest{TTL: time.Hour})
 		if err != nil {
 			return err
 		}
-		state, err := s.Read(context.Background(), c.ID)
+		state, err := s.Connections.Read(context.Background(), c.ID)
 		if err != nil {
 			return err
 		}
-		l, err := s.Acquire(context.Background(), c.ID, "child")
+		l, err := s.Credentials.Acquire(context.Background(), c.ID, "child")
 		if err != nil {
 			return err
 		}
 		n := successor(state.Parent())
-		replaced, err := s.Replace(context.Background(), l, credstore.Replacement{
+		replaced, err := s.Connections.Replace(context.Background(), l, credstore.Replacement{
 			Credential: credstore.NewCredential{AccessToken: n.AccessToken, RefreshToken: n.RefreshToken}, LinkToken: link,
 		})
 		if err != nil {
@@ -211,13 +211,13 @@ func (c *child) kill() {
 func TestLeaseEndsWithItsProcess(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c := create(t, s, "acme")
+	c := create(t, s.Store, "acme")
 	holder := start(t, "hold", d.path)
 	if line := holder.line(); line != "held" {
 		t.Fatalf("the child said %q, want held", line)
 	}
 	acquire := func() error {
-		l, err := s.Acquire(t.Context(), c.ID, "me")
+		l, err := s.Credentials.Acquire(t.Context(), c.ID, "me")
 		if err == nil {
 			err = l.Release()
 		}
@@ -251,7 +251,7 @@ func stop(t *testing.T, c *child) {
 
 func TestCrashLeavesWholeRecords(t *testing.T) {
 	d := newDirectory(t)
-	c := create(t, d.open(t), "acme")
+	c := create(t, d.open(t).Store, "acme")
 	for range 8 {
 		worker := start(t, "refresh", d.path)
 		var seen int64
@@ -274,7 +274,7 @@ func TestCrashLeavesWholeRecords(t *testing.T) {
 func TestCrashLeavesWholeReplacements(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c := create(t, s, "acme")
+	c := create(t, s.Store, "acme")
 	for range 8 {
 		worker := start(t, "replace", d.path)
 		var seen int64
@@ -289,18 +289,18 @@ func TestCrashLeavesWholeReplacements(t *testing.T) {
 		time.Sleep(rand.N(5 * time.Millisecond)) // lands somewhere in the next replacement
 		worker.kill()
 		checkWhole(t, d, c.ID, seen)
-		page, err := s.History(t.Context(), c.ID, "", 2)
+		page, err := s.History.Events(t.Context(), c.ID, "", 2)
 		if err != nil {
 			t.Fatalf("History after a crash: %v", err)
 		}
 		// Between the links, there is one replacement each; a link that was opened
 		// last is used if and only if its replacement is there.
 		types := []credstore.EventType{page.Events[0].Type, page.Events[1].Type}
-		version := parentOf(t, s, c.ID).Version
+		version := parentOf(t, s.Store, c.ID).Version
 		if !slices.Contains(types, credstore.EventConnected) || page.Events[0].Version != version {
 			t.Errorf("after a crash at version %d: the latest events are %+v", version, page.Events)
 		}
-		_, l, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+		_, l, err := s.Links.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
 		if err != nil || !l.UsedAt.IsZero() {
 			t.Errorf("OpenLink after a crash = %+v, %v, want one that can be used", l, err)
 		}
@@ -311,7 +311,7 @@ func TestCrashLeavesWholeReplacements(t *testing.T) {
 // older than seen, which the child was told is durable.
 func checkWhole(t *testing.T, d *directory, id string, seen int64) {
 	t.Helper()
-	state, err := d.open(t).Read(t.Context(), id)
+	state, err := d.open(t).Connections.Read(t.Context(), id)
 	if err != nil {
 		t.Fatalf("Read after a crash: %v", err)
 	}

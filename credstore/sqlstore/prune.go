@@ -18,21 +18,21 @@ const (
 )
 
 // pruneIfDue tidies if that was not done lately.
-func (s *Store) pruneIfDue(ctx context.Context) {
-	last, now := s.lastPruned.Load(), s.now()
-	if now.Sub(time.UnixMilli(last)) >= pruneInterval && s.lastPruned.CompareAndSwap(last, now.UnixMilli()) {
-		s.prune(ctx)
+func (db *database) pruneIfDue(ctx context.Context) {
+	last, now := db.lastPruned.Load(), db.now()
+	if now.Sub(time.UnixMilli(last)) >= pruneInterval && db.lastPruned.CompareAndSwap(last, now.UnixMilli()) {
+		db.prune(ctx)
 	}
 }
 
 // prune forgets what has been kept long enough. It is of no consequence when it
 // fails: it is done again later.
-func (s *Store) prune(ctx context.Context) {
-	now := s.now()
-	s.lastPruned.Store(now.UnixMilli())
+func (db *database) prune(ctx context.Context) {
+	now := db.now()
+	db.lastPruned.Store(now.UnixMilli())
 	for _, c := range pruneTasks() {
-		if err := s.runPruneTask(ctx, c, now); err != nil {
-			s.log.Warn("tidying the store failed; it is done again later", zap.Error(err))
+		if err := db.runPruneTask(ctx, c, now); err != nil {
+			db.log.Warn("tidying the store failed; it is done again later", zap.Error(err))
 			return
 		}
 	}
@@ -75,10 +75,10 @@ func pruneTasks() []pruneTask {
 	}
 }
 
-func (s *Store) runPruneTask(ctx context.Context, c pruneTask, now time.Time) error {
+func (db *database) runPruneTask(ctx context.Context, c pruneTask, now time.Time) error {
 	for range maxPruneBatches {
 		var done int64
-		err := s.write(ctx, "tidying the store", func(tx *sql.Tx) error {
+		err := db.write(ctx, "tidying the store", func(tx *sql.Tx) error {
 			result, err := tx.ExecContext(ctx, c.statement, now.Add(-c.age).UnixMilli(), pruneBatchSize)
 			if err != nil {
 				return err

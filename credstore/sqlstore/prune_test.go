@@ -14,13 +14,13 @@ func clockedStore(t *testing.T) (s *Store, now *time.Time) {
 	t.Helper()
 	s = openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	at := time.Now()
-	s.now = func() time.Time { return at }
+	s.db.now = func() time.Time { return at }
 	return s, &at
 }
 
 func mustOpenLink(t *testing.T, s *Store, id string) credstore.Secret {
 	t.Helper()
-	token, _, err := s.OpenLink(t.Context(), id, credstore.LinkRequest{TTL: time.Hour})
+	token, _, err := s.Links.OpenLink(t.Context(), id, credstore.LinkRequest{TTL: time.Hour})
 	if err != nil {
 		t.Fatalf("OpenLink: %v", err)
 	}
@@ -43,13 +43,13 @@ func TestConsentMayOutlastItsLink(t *testing.T) {
 			c := mustCreate(t, s, newOAuth("acme"))
 			link := mustOpenLink(t, s, c.ID)
 			*now = now.Add(test.after)
-			s.prune(t.Context())
-			l, err := s.Acquire(t.Context(), c.ID, "me")
+			s.db.prune(t.Context())
+			l, err := s.Credentials.Acquire(t.Context(), c.ID, "me")
 			if err != nil {
 				t.Fatalf("Acquire: %v", err)
 			}
 			r := credstore.Replacement{Credential: *newOAuth("consent").Credential, LinkToken: link}
-			if _, err := s.Replace(t.Context(), l, r); !errors.Is(err, test.want) {
+			if _, err := s.Connections.Replace(t.Context(), l, r); !errors.Is(err, test.want) {
 				t.Errorf("Replace = %v, want %v", err, test.want)
 			}
 		})
@@ -60,7 +60,7 @@ func TestLinksAndConsentsArePruned(t *testing.T) {
 	s, now := clockedStore(t)
 	c := mustCreate(t, s, newOAuth("acme"))
 	link := mustOpenLink(t, s, c.ID)
-	err := s.BeginConsent(t.Context(), credstore.Consent{
+	err := s.Links.BeginConsent(t.Context(), credstore.Consent{
 		State: credstore.NewSecret("s"), Link: link, Verifier: credstore.NewSecret("v"), Browser: []byte("b"),
 	})
 	if err != nil {
@@ -78,28 +78,28 @@ func TestLinksAndConsentsArePruned(t *testing.T) {
 		{"much later", time.Hour + linkRetention, 0, 0, 0},
 	} {
 		*now = start.Add(test.after)
-		s.prune(t.Context())
+		s.db.prune(t.Context())
 		var links, tokens, consents int
-		err := s.dialect.readers().QueryRowContext(t.Context(), `
+		err := s.db.dialect.readers().QueryRowContext(t.Context(), `
 			SELECT count(*), count(token), (SELECT count(*) FROM consents) FROM links`).Scan(&links, &tokens, &consents)
 		if err != nil || links != test.links || tokens != test.tokens || consents != test.consents {
 			t.Errorf("%s: %d links, %d tokens, %d consents, %v; want %d, %d, %d", test.name,
 				links, tokens, consents, err, test.links, test.tokens, test.consents)
 		}
 	}
-	if _, err := s.FindLink(t.Context(), link); !errors.Is(err, credstore.ErrNotFound) {
+	if _, err := s.Links.FindLink(t.Context(), link); !errors.Is(err, credstore.ErrNotFound) {
 		t.Errorf("FindLink of a forgotten link = %v, want %v", err, credstore.ErrNotFound)
 	}
 }
 
 func TestOldEventsArePruned(t *testing.T) {
 	s, now := clockedStore(t)
-	if _, err := s.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
+	if _, err := s.Outbox.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
 		t.Fatalf("Subscribe: %v", err)
 	}
 	c := mustCreate(t, s, newOAuth("acme"))
 	for _, e := range []credstore.EventType{credstore.EventConnected, credstore.EventRefreshed} {
-		if err := s.RecordEvent(t.Context(), c.ID, credstore.Event{Type: e}); err != nil {
+		if err := s.History.RecordEvent(t.Context(), c.ID, credstore.Event{Type: e}); err != nil {
 			t.Fatalf("Note: %v", err)
 		}
 	}
@@ -109,12 +109,12 @@ func TestOldEventsArePruned(t *testing.T) {
 		want, queued int
 	}{{credstore.EventRetention - time.Second, 3, 1}, {credstore.EventRetention, 0, 0}} {
 		*now = start.Add(test.after)
-		s.prune(t.Context())
-		page, err := s.History(t.Context(), c.ID, "", 0)
+		s.db.prune(t.Context())
+		page, err := s.History.Events(t.Context(), c.ID, "", 0)
 		if err != nil || len(page.Events) != test.want {
 			t.Errorf("events after %v = %d, %v, want %d", test.after, len(page.Events), err, test.want)
 		}
-		got, err := s.ClaimDeliveries(t.Context(), "hook", "me", *now, time.Second, 10)
+		got, err := s.Outbox.ClaimDeliveries(t.Context(), "hook", "me", *now, time.Second, 10)
 		if err != nil || len(got) != test.queued {
 			t.Errorf("deliveries after %v = %d, %v, want %d", test.after, len(got), err, test.queued)
 		}
@@ -126,15 +126,15 @@ func TestOldEventsArePruned(t *testing.T) {
 func TestPruningIsBounded(t *testing.T) {
 	s, now := clockedStore(t)
 	const more = 300
-	mustExec(t, s.dialect.writer(), `
+	mustExec(t, s.db.dialect.writer(), `
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
 		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
 		SELECT i, i, 'c', 0, 't', 1, 'a', 's', 'r', 1, '', '' FROM n`, pruneBatchSize*maxPruneBatches+more)
 	for _, want := range []int{more, 0} {
 		*now = now.Add(pruneInterval)
-		s.pruneIfDue(t.Context())
+		s.db.pruneIfDue(t.Context())
 		var left int
-		if err := s.dialect.readers().QueryRowContext(t.Context(), `SELECT count(*) FROM events`).Scan(&left); err != nil || left != want {
+		if err := s.db.dialect.readers().QueryRowContext(t.Context(), `SELECT count(*) FROM events`).Scan(&left); err != nil || left != want {
 			t.Errorf("old events left = %d, %v, want %d", left, err, want)
 		}
 	}

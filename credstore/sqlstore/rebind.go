@@ -1,13 +1,10 @@
 package sqlstore
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-
-	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -16,31 +13,29 @@ import (
 // it returns. What was known about the environment before (see Fact) is
 // forgotten. Credentials stay, whether the new environment takes them or not.
 func Rebind(ctx context.Context, c Config) (before credstore.Binding, err error) {
-	log := cmp.Or(c.Logger, zap.NewNop())
-	database, err := openDialect(ctx, c, log)
+	db, err := openDatabase(ctx, c)
 	if err != nil {
 		return before, fmt.Errorf("opening %s: %w", c.name(), err)
 	}
-	s := newStore(c, database, log)
-	before, err = s.rebind(ctx, c.Binding)
-	if err = errors.Join(err, s.Close()); err != nil {
+	before, err = db.rebind(ctx, c.Binding)
+	if err = errors.Join(err, db.close()); err != nil {
 		return before, fmt.Errorf("stamping %s anew: %w", c.name(), err)
 	}
 	return before, nil
 }
 
-func (s *Store) rebind(ctx context.Context, stamp credstore.Binding) (before credstore.Binding, err error) {
-	row, err := readBinding(ctx, s.dialect.readers())
+func (db *database) rebind(ctx context.Context, stamp credstore.Binding) (before credstore.Binding, err error) {
+	row, err := readBinding(ctx, db.dialect.readers())
 	if errors.Is(err, sql.ErrNoRows) {
-		row, err = s.bindOnce(ctx, stamp)
+		row, err = db.bindOnce(ctx, stamp)
 	}
 	if err != nil {
-		return before, s.failure("reading the store's stamp", err)
+		return before, db.failure("reading the store's stamp", err)
 	}
-	if err := s.checkKeyset(row); err != nil {
+	if err := db.checkKeyset(row); err != nil {
 		return before, err
 	}
-	return row.binding, s.write(ctx, "writing the stamp", func(tx *sql.Tx) error {
+	return row.binding, db.write(ctx, "writing the stamp", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE store SET environment = $1, auth_url = $2, client_id = $3`,
 			stamp.Environment, stamp.AuthURL, stamp.ClientID)
 		if err != nil {

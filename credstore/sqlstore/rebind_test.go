@@ -22,7 +22,7 @@ func TestRebind(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Open as it is stamped now: %v", err)
 	}
-	if _, err := s.Find(t.Context(), "acme"); err != nil {
+	if _, err := s.Connections.Find(t.Context(), "acme"); err != nil {
 		t.Errorf("Find: %v", err)
 	}
 	if err := s.Close(); err != nil {
@@ -46,7 +46,7 @@ func TestRebindNeedsTheKeyset(t *testing.T) {
 func TestRebindDeletesFacts(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	if err := s.SetFact(t.Context(), "known", "yes"); err != nil {
+	if err := s.Changes.SetFact(t.Context(), "known", "yes"); err != nil {
 		t.Fatalf("SetFact: %v", err)
 	}
 	old := d.keyset.Keys()[0]
@@ -55,7 +55,7 @@ func TestRebindDeletesFacts(t *testing.T) {
 	if _, err := sqlstore.Rebind(t.Context(), d.config()); err != nil {
 		t.Fatalf("Restamp: %v", err)
 	}
-	if got, err := s.Fact(t.Context(), "known"); err != nil || got != "" {
+	if got, err := s.Changes.Fact(t.Context(), "known"); err != nil || got != "" {
 		t.Errorf("Fact after Restamp = %q, %v, want none", got, err)
 	}
 	// That a key was replaced has nothing to do with the server.

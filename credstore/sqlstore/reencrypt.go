@@ -49,32 +49,32 @@ const (
 // Rotate makes the store's stamp name the keyset's primary key, under which all
 // processes seal from then on. A key that was replaced before comes back only
 // where again is set, as it is for an operator who has promoted it by hand.
-func (s *Store) Rotate(ctx context.Context, again bool) (Rotation, error) {
+func (s *Keys) Rotate(ctx context.Context, again bool) (Rotation, error) {
 	const doing = "moving the store to another key"
-	if _, err := s.keyset.Reload(); err != nil {
+	if _, err := s.db.keyset.Reload(); err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
 	}
-	row, err := readBinding(ctx, s.dialect.readers())
+	row, err := readBinding(ctx, s.db.dialect.readers())
 	if err != nil {
-		return "", s.failure(doing, err)
+		return "", s.db.failure(doing, err)
 	}
-	primary := s.keyset.Fingerprint()
+	primary := s.db.keyset.Fingerprint()
 	if row.fingerprint == primary {
 		return RotationCurrent, nil
 	}
-	if !containsKey(s.keyset.Keys(), row.fingerprint) {
+	if !containsKey(s.db.keyset.Keys(), row.fingerprint) {
 		return RotationKeyMissing, nil
 	}
-	sealed, err := s.keyset.EncryptWith(primary, canaryLabel(row.id), []byte(canary))
+	sealed, err := s.db.keyset.EncryptWith(primary, canaryLabel(row.id), []byte(canary))
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
 	}
 	found := RotationDone
-	err = s.write(ctx, doing, func(tx *sql.Tx) (err error) {
+	err = s.db.write(ctx, doing, func(tx *sql.Tx) (err error) {
 		if found, err = checkReplaced(ctx, tx, primary, again); err != nil || found != RotationDone {
 			return err
 		}
-		return switchKey(ctx, tx, row, primary, sealed, s.now())
+		return switchKey(ctx, tx, row, primary, sealed, s.db.now())
 	})
 	return found, err
 }
@@ -125,11 +125,11 @@ func markReplaced(ctx context.Context, tx *sql.Tx, fingerprint string, now time.
 
 // Reencrypted reports whether every record was found to be sealed under the key
 // that the stamp names. It is cheap.
-func (s *Store) Reencrypted(ctx context.Context) (bool, error) {
+func (s *Keys) Reencrypted(ctx context.Context) (bool, error) {
 	var done bool
-	err := s.dialect.readers().QueryRowContext(ctx, `
+	err := s.db.dialect.readers().QueryRowContext(ctx, `
 		SELECT EXISTS (SELECT 1 FROM store JOIN facts ON value = key_fingerprint WHERE name = $1)`, factReencrypted).Scan(&done)
-	return done, s.failure("looking for the key of the records", err)
+	return done, s.db.failure("looking for the key of the records", err)
 }
 
 // reencryptBatchSize is how many records are sealed anew in one transaction, which a
@@ -151,17 +151,17 @@ type Reencryption struct {
 //
 // After each transaction it calls pause with the time that it took; pause waits
 // as long as it sees fit, and ends Reseal by returning an error.
-func (s *Store) Reencrypt(ctx context.Context, pause func(context.Context, time.Duration) error) (Reencryption, error) {
+func (s *Keys) Reencrypt(ctx context.Context, pause func(context.Context, time.Duration) error) (Reencryption, error) {
 	var total Reencryption
 	for {
-		pass, err := s.reencryptPass(ctx, pause)
+		pass, err := s.db.reencryptPass(ctx, pause)
 		total.Records += pass.done
 		total.Undecryptable = pass.undecryptable
 		if err != nil {
 			return total, fmt.Errorf("sealing records anew: %w", err)
 		}
 		if pass.done == 0 && pass.missed == 0 {
-			return total, s.recordReencrypted(ctx, pass)
+			return total, s.db.recordReencrypted(ctx, pass)
 		}
 	}
 }
@@ -174,36 +174,36 @@ type reencryptionPass struct {
 	undecryptable int
 }
 
-func (s *Store) reencryptPass(ctx context.Context, pause func(context.Context, time.Duration) error) (p reencryptionPass, err error) {
-	if p.key, err = s.currentKey(ctx); err != nil {
+func (db *database) reencryptPass(ctx context.Context, pause func(context.Context, time.Duration) error) (p reencryptionPass, err error) {
+	if p.key, err = db.currentKey(ctx); err != nil {
 		return p, err
 	}
 	for _, c := range columnsOutsideCredentials() {
-		if err := s.reencryptColumn(ctx, &p, c, pause); err != nil {
+		if err := db.reencryptColumn(ctx, &p, c, pause); err != nil {
 			return p, err
 		}
 	}
 	for after := int64(0); ; {
-		began := s.now()
-		records, err := s.oldRecords(ctx, p.key, after)
+		began := db.now()
+		records, err := db.oldRecords(ctx, p.key, after)
 		if err != nil || len(records) == 0 {
 			return p, err
 		}
-		if err := s.reencryptRecords(ctx, &p, records); err != nil {
+		if err := db.reencryptRecords(ctx, &p, records); err != nil {
 			return p, err
 		}
 		after = records[len(records)-1].number
-		if err := pause(ctx, s.now().Sub(began)); err != nil {
+		if err := pause(ctx, db.now().Sub(began)); err != nil {
 			return p, err
 		}
 	}
 }
 
 // currentKey returns the key that the stamp names.
-func (s *Store) currentKey(ctx context.Context) (credstore.Key, error) {
-	row, err := readBinding(ctx, s.dialect.readers())
+func (db *database) currentKey(ctx context.Context) (credstore.Key, error) {
+	row, err := readBinding(ctx, db.dialect.readers())
 	if err != nil {
-		return credstore.Key{}, s.failure("reading the store's stamp", err)
+		return credstore.Key{}, db.failure("reading the store's stamp", err)
 	}
 	id, ok := credstore.KeyID(row.canary)
 	if !ok {
@@ -225,8 +225,8 @@ type record struct {
 const underOtherKey = `(substr(access_token, 1, 5) <> $1 OR substr(refresh_token, 1, 5) <> $1
 	OR substr(api_key, 1, 5) <> $1 OR substr(next_key, 1, 5) <> $1)`
 
-func (s *Store) oldRecords(ctx context.Context, key credstore.Key, after int64) (records []record, err error) {
-	err = s.each(ctx, func(rows *sql.Rows) error {
+func (db *database) oldRecords(ctx context.Context, key credstore.Key, after int64) (records []record, err error) {
+	err = db.each(ctx, func(rows *sql.Rows) error {
 		var r record
 		c := &r.sealed
 		err := rows.Scan(&r.number, &r.id, &r.version, &c.accessToken, &c.refreshToken, &c.apiKey, &c.nextKey)
@@ -237,15 +237,15 @@ func (s *Store) oldRecords(ctx context.Context, key credstore.Key, after int64) 
 		FROM credentials JOIN connections ON number = connection
 		WHERE number > $2 AND `+underOtherKey+` ORDER BY number LIMIT $3`,
 		credstore.CiphertextPrefix(key.ID), after, reencryptBatchSize)
-	return records, s.failure("looking for records under an old key", err)
+	return records, db.failure("looking for records under an old key", err)
 }
 
-func (s *Store) reencryptRecords(ctx context.Context, p *reencryptionPass, records []record) error {
+func (db *database) reencryptRecords(ctx context.Context, p *reencryptionPass, records []record) error {
 	openable := make([]record, 0, len(records))
 	opened := make([]credstore.Credential, 0, len(records))
 	for _, r := range records {
 		c := credstore.Credential{ConnectionID: r.id}
-		if err := s.decryptCredential(&c, &r.sealed); err != nil {
+		if err := db.decryptCredential(&c, &r.sealed); err != nil {
 			p.undecryptable++
 			continue
 		}
@@ -255,9 +255,9 @@ func (s *Store) reencryptRecords(ctx context.Context, p *reencryptionPass, recor
 		return nil
 	}
 	done := 0
-	err := s.write(ctx, "sealing records anew", func(tx *sql.Tx) error {
+	err := db.write(ctx, "sealing records anew", func(tx *sql.Tx) error {
 		for i, r := range openable {
-			replaced, err := s.reencryptRecord(ctx, tx, r, opened[i])
+			replaced, err := db.reencryptRecord(ctx, tx, r, opened[i])
 			if err != nil {
 				return err
 			}
@@ -276,8 +276,8 @@ func (s *Store) reencryptRecords(ctx context.Context, p *reencryptionPass, recor
 
 // reencryptRecord is a compare-and-swap on the version and all that is sealed. It
 // reports false if the record is not as it was read.
-func (s *Store) reencryptRecord(ctx context.Context, tx *sql.Tx, old record, c credstore.Credential) (bool, error) {
-	now, err := s.encryptCredential(ctx, tx, c)
+func (db *database) reencryptRecord(ctx context.Context, tx *sql.Tx, old record, c credstore.Credential) (bool, error) {
+	now, err := db.encryptCredential(ctx, tx, c)
 	if err != nil {
 		return false, err
 	}
@@ -295,7 +295,7 @@ func (s *Store) reencryptRecord(ctx context.Context, tx *sql.Tx, old record, c c
 	return n > 0, err
 }
 
-func (s *Store) encryptCredential(ctx context.Context, tx *sql.Tx, c credstore.Credential) (sealed encryptedCredential, err error) {
+func (db *database) encryptCredential(ctx context.Context, tx *sql.Tx, c credstore.Credential) (sealed encryptedCredential, err error) {
 	for _, part := range []struct {
 		column string
 		secret credstore.Secret
@@ -306,7 +306,7 @@ func (s *Store) encryptCredential(ctx context.Context, tx *sql.Tx, c credstore.C
 		{columnAPIKey, c.APIKey, &sealed.apiKey},
 		{columnNextKey, c.NextKey, &sealed.nextKey},
 	} {
-		if *part.sealed, err = s.encrypt(ctx, tx, c.ConnectionID, part.column, part.secret); err != nil {
+		if *part.sealed, err = db.encrypt(ctx, tx, c.ConnectionID, part.column, part.secret); err != nil {
 			return encryptedCredential{}, err
 		}
 	}
@@ -314,9 +314,9 @@ func (s *Store) encryptCredential(ctx context.Context, tx *sql.Tx, c credstore.C
 }
 
 // recordReencrypted records that no record is under an old key, if that is so.
-func (s *Store) recordReencrypted(ctx context.Context, p reencryptionPass) error {
+func (db *database) recordReencrypted(ctx context.Context, p reencryptionPass) error {
 	if p.undecryptable > 0 {
 		return nil
 	}
-	return s.SetFact(ctx, factReencrypted, p.key.Fingerprint)
+	return changes{db}.SetFact(ctx, factReencrypted, p.key.Fingerprint)
 }

@@ -35,25 +35,25 @@ type cell struct {
 }
 
 // reencryptColumn seals what is under another key anew, a few at a time.
-func (s *Store) reencryptColumn(ctx context.Context, p *reencryptionPass, c encryptedColumn, pause func(context.Context, time.Duration) error) error {
+func (db *database) reencryptColumn(ctx context.Context, p *reencryptionPass, c encryptedColumn, pause func(context.Context, time.Duration) error) error {
 	for after := []byte{}; ; {
-		began := s.now()
-		cells, err := s.oldCells(ctx, c, p.key, after)
+		began := db.now()
+		cells, err := db.oldCells(ctx, c, p.key, after)
 		if err != nil || len(cells) == 0 {
 			return err
 		}
-		if err := s.reencryptCells(ctx, p, c, cells); err != nil {
+		if err := db.reencryptCells(ctx, p, c, cells); err != nil {
 			return err
 		}
 		after = cells[len(cells)-1].key
-		if err := pause(ctx, s.now().Sub(began)); err != nil {
+		if err := pause(ctx, db.now().Sub(began)); err != nil {
 			return err
 		}
 	}
 }
 
-func (s *Store) oldCells(ctx context.Context, c encryptedColumn, key credstore.Key, after []byte) (cells []cell, err error) {
-	err = s.each(ctx, func(rows *sql.Rows) error {
+func (db *database) oldCells(ctx context.Context, c encryptedColumn, key credstore.Key, after []byte) (cells []cell, err error) {
+	err = db.each(ctx, func(rows *sql.Rows) error {
 		var found cell
 		err := rows.Scan(&found.key, &found.id, &found.sealed)
 		cells = append(cells, found)
@@ -62,20 +62,20 @@ func (s *Store) oldCells(ctx context.Context, c encryptedColumn, key credstore.K
 		SELECT %[2]s, id, %[3]s FROM %[1]s JOIN connections ON number = connection
 		WHERE %[2]s > $2 AND substr(%[3]s, 1, 5) <> $1 ORDER BY %[2]s LIMIT $3`, c.table, c.key, c.column),
 		credstore.CiphertextPrefix(key.ID), after, reencryptBatchSize)
-	return cells, s.failure("looking for what is under an old key", err)
+	return cells, db.failure("looking for what is under an old key", err)
 }
 
-func (s *Store) reencryptCells(ctx context.Context, p *reencryptionPass, c encryptedColumn, cells []cell) error {
+func (db *database) reencryptCells(ctx context.Context, p *reencryptionPass, c encryptedColumn, cells []cell) error {
 	var done, missed, unopened int
-	err := s.write(ctx, "sealing anew", func(tx *sql.Tx) error {
+	err := db.write(ctx, "sealing anew", func(tx *sql.Tx) error {
 		done, missed, unopened = 0, 0, 0
 		for _, old := range cells {
-			secret, err := s.decrypt(old.id, c.label, old.sealed)
+			secret, err := db.decrypt(old.id, c.label, old.sealed)
 			if err != nil {
 				unopened++
 				continue
 			}
-			replaced, err := s.reencryptCell(ctx, tx, c, old, secret)
+			replaced, err := db.reencryptCell(ctx, tx, c, old, secret)
 			if err != nil {
 				return err
 			}
@@ -96,8 +96,8 @@ func (s *Store) reencryptCells(ctx context.Context, p *reencryptionPass, c encry
 
 // reencryptCell is a compare-and-swap. It reports false if the cell is not as it
 // was read.
-func (s *Store) reencryptCell(ctx context.Context, tx *sql.Tx, c encryptedColumn, old cell, secret credstore.Secret) (bool, error) {
-	sealed, err := s.encrypt(ctx, tx, old.id, c.label, secret)
+func (db *database) reencryptCell(ctx context.Context, tx *sql.Tx, c encryptedColumn, old cell, secret credstore.Secret) (bool, error) {
+	sealed, err := db.encrypt(ctx, tx, old.id, c.label, secret)
 	if err != nil {
 		return false, err
 	}

@@ -28,7 +28,7 @@ func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
 	}
 	t.Cleanup(func() { _ = s.Close() }) // what it would say, the reads have said
 	for i := range n {
-		c, err := s.Create(t.Context(), newOAuth(fmt.Sprintf("c-%d", i)))
+		c, err := s.Connections.Create(t.Context(), newOAuth(fmt.Sprintf("c-%d", i)))
 		if err != nil {
 			t.Fatalf("Create: %v", err)
 		}
@@ -41,7 +41,7 @@ func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
 	if _, err := credstore.PromoteKey(path, key.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
-	if found, err := s.Rotate(t.Context(), false); err != nil || found != RotationDone {
+	if found, err := s.Keys.Rotate(t.Context(), false); err != nil || found != RotationDone {
 		t.Fatalf("Rekey = %q, %v, want %q", found, err, RotationDone)
 	}
 	return s, ids
@@ -49,11 +49,11 @@ func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
 
 func savePair(t *testing.T, s *Store, id, access, refresh string) error {
 	t.Helper()
-	state, err := s.Read(t.Context(), id)
+	state, err := s.Connections.Read(t.Context(), id)
 	if err != nil {
 		return err
 	}
-	_, err = s.Save(t.Context(), credstore.Successor{
+	_, err = s.Credentials.Save(t.Context(), credstore.Successor{
 		Parent: state.Credential.Parent(), ObtainedAt: time.Now(),
 		AccessToken: credstore.NewSecret(access), RefreshToken: credstore.NewSecret(refresh),
 	})
@@ -64,11 +64,11 @@ func savePair(t *testing.T, s *Store, id, access, refresh string) error {
 // record and its sealing stays.
 func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 	s, ids := rotated(t, t.TempDir(), 3)
-	key, err := s.currentKey(t.Context())
+	key, err := s.db.currentKey(t.Context())
 	if err != nil {
 		t.Fatalf("stampKey: %v", err)
 	}
-	read, err := s.oldRecords(t.Context(), key, 0)
+	read, err := s.db.oldRecords(t.Context(), key, 0)
 	if err != nil || len(read) != len(ids) {
 		t.Fatalf("oldRecords = %d, %v, want %d", len(read), err, len(ids))
 	}
@@ -76,16 +76,16 @@ func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 		t.Fatalf("saving: %v", err)
 	}
 	// As dropAccess does: the version stays.
-	if _, err := s.dialect.writer().ExecContext(t.Context(), `
+	if _, err := s.db.dialect.writer().ExecContext(t.Context(), `
 		UPDATE credentials SET access_token = NULL WHERE connection = (SELECT number FROM connections WHERE id = $1)`, ids[1]); err != nil {
 		t.Fatalf("dropping a token: %v", err)
 	}
 	p := reencryptionPass{key: key}
-	if err := s.reencryptRecords(t.Context(), &p, read); err != nil || p.done != 1 || p.missed != 2 {
+	if err := s.db.reencryptRecords(t.Context(), &p, read); err != nil || p.done != 1 || p.missed != 2 {
 		t.Errorf("resealRecords = %d done, %d missed, %v, want 1 and 2", p.done, p.missed, err)
 	}
 	for id, want := range map[string]string{ids[0]: "newer", ids[1]: ""} {
-		state, err := s.Read(t.Context(), id)
+		state, err := s.Connections.Read(t.Context(), id)
 		if err != nil || state.Credential.AccessToken.Reveal() != want {
 			t.Errorf("access token = %q, %v, want %q", state.Credential.AccessToken.Reveal(), err, want)
 		}
@@ -97,7 +97,7 @@ func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 func TestReencryptConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	s, ids := rotated(t, dir, 40)
-	other, err := Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: s.keyset})
+	other, err := Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: s.db.keyset})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -105,7 +105,7 @@ func TestReencryptConcurrently(t *testing.T) {
 	var running sync.WaitGroup
 	for _, store := range []*Store{s, other} {
 		running.Go(func() {
-			if _, err := store.Reencrypt(t.Context(), pauseNever); err != nil {
+			if _, err := store.Keys.Reencrypt(t.Context(), pauseNever); err != nil {
 				t.Errorf("Reseal: %v", err)
 			}
 		})
@@ -117,16 +117,16 @@ func TestReencryptConcurrently(t *testing.T) {
 	}
 	running.Wait()
 	for i, id := range ids {
-		state, err := s.Read(t.Context(), id)
+		state, err := s.Connections.Read(t.Context(), id)
 		if want := fmt.Sprint("access-", i); err != nil || state.Credential.AccessToken.Reveal() != want {
 			t.Errorf("access token = %q, %v, want %q", state.Credential.AccessToken.Reveal(), err, want)
 		}
 	}
-	key, err := s.currentKey(t.Context())
+	key, err := s.db.currentKey(t.Context())
 	if err != nil {
 		t.Fatalf("stampKey: %v", err)
 	}
-	if use, err := s.KeyUsage(t.Context()); err != nil || use.Connections[key.ID] != len(ids) || len(use.Connections) != 1 {
+	if use, err := s.Keys.Usage(t.Context()); err != nil || use.Connections[key.ID] != len(ids) || len(use.Connections) != 1 {
 		t.Errorf("KeyUse = %+v, %v, want all under %d", use, err, key.ID)
 	}
 }

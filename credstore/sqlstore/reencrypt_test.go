@@ -42,7 +42,7 @@ func (d *directory) another(t *testing.T) *sqlstore.Store {
 
 func rotate(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rotation) {
 	t.Helper()
-	if got, err := s.Rotate(t.Context(), again); err != nil || got != want {
+	if got, err := s.Keys.Rotate(t.Context(), again); err != nil || got != want {
 		t.Fatalf("Rekey(%v) = %q, %v, want %q", again, got, err, want)
 	}
 }
@@ -51,7 +51,7 @@ func noPause(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 
 func reencrypt(t *testing.T, s *sqlstore.Store) sqlstore.Reencryption {
 	t.Helper()
-	done, err := s.Reencrypt(t.Context(), noPause)
+	done, err := s.Keys.Reencrypt(t.Context(), noPause)
 	if err != nil {
 		t.Fatalf("Reseal: %v", err)
 	}
@@ -62,7 +62,7 @@ func reencrypt(t *testing.T, s *sqlstore.Store) sqlstore.Reencryption {
 // connections.
 func wantUsage(t *testing.T, s *sqlstore.Store, stamp credstore.Key, rows map[uint32]int) {
 	t.Helper()
-	got, err := s.KeyUsage(t.Context())
+	got, err := s.Keys.Usage(t.Context())
 	if err != nil {
 		t.Fatalf("KeyUse: %v", err)
 	}
@@ -77,10 +77,10 @@ func fillMixed(t *testing.T, s *sqlstore.Store, n int) []credstore.Connection {
 	all := make([]credstore.Connection, 0, n)
 	for i := range n {
 		if i%3 > 0 {
-			all = append(all, create(t, s, fmt.Sprintf("oauth-%d", i)))
+			all = append(all, create(t, s.Store, fmt.Sprintf("oauth-%d", i)))
 			continue
 		}
-		c, err := s.Create(t.Context(), credstore.NewConnection{
+		c, err := s.Connections.Create(t.Context(), credstore.NewConnection{
 			Name: fmt.Sprintf("key-%d", i), Kind: credstore.StandaloneKey,
 			Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("api-key")},
 		})
@@ -96,7 +96,7 @@ func readAll(t *testing.T, s credstore.Store, connections []credstore.Connection
 	t.Helper()
 	states := make(map[string]credstore.State)
 	for _, c := range connections {
-		state, err := s.Read(t.Context(), c.ID)
+		state, err := s.Connections.Read(t.Context(), c.ID)
 		if err != nil {
 			t.Fatalf("Read(%q): %v", c.Name, err)
 		}
@@ -109,28 +109,28 @@ func TestReencryptChangesOnlyTheKey(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	connections := fillMixed(t, s, 40)
-	before := readAll(t, s, connections)
+	before := readAll(t, s.Store, connections)
 	old := d.keyset.Keys()[0]
 	key := d.promote(t)
 
 	rotate(t, s, false, sqlstore.RotationDone)
-	if done, err := s.Reencrypted(t.Context()); err != nil || done {
+	if done, err := s.Keys.Reencrypted(t.Context()); err != nil || done {
 		t.Errorf("Resealed before = %v, %v, want false", done, err)
 	}
 	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 40}) {
 		t.Errorf("Reseal = %+v, want 40 records", got)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: 40})
-	if done, err := s.Reencrypted(t.Context()); err != nil || !done {
+	if done, err := s.Keys.Reencrypted(t.Context()); err != nil || !done {
 		t.Errorf("Resealed afterwards = %v, %v, want true", done, err)
 	}
-	if err := s.Retire(t.Context(), old); err != nil {
+	if err := s.Keys.Retire(t.Context(), old); err != nil {
 		t.Fatalf("Retire: %v", err)
 	}
 	if err := credstore.RetireKey(d.keysetPath(), old.Fingerprint, func() error { return nil }); err != nil {
 		t.Fatalf("RetireKey: %v", err)
 	}
-	if diff := cmp.Diff(before, readAll(t, d.another(t), connections)); diff != "" {
+	if diff := cmp.Diff(before, readAll(t, d.another(t).Store, connections)); diff != "" {
 		t.Errorf("the connections under the new key alone (-before +after):\n%s", diff)
 	}
 }
@@ -140,20 +140,20 @@ func TestReencryptChangesOnlyTheKey(t *testing.T) {
 func TestNothingIsEncryptedWithAReplacedKey(t *testing.T) {
 	d := newDirectory(t)
 	stale := d.open(t)
-	c := create(t, stale, "acme")
+	c := create(t, stale.Store, "acme")
 	key := d.promote(t)
 	rotate(t, d.another(t), false, sqlstore.RotationDone)
 
-	if _, err := stale.Save(t.Context(), successor(parentOf(t, stale, c.ID))); err != nil {
+	if _, err := stale.Credentials.Save(t.Context(), successor(parentOf(t, stale.Store, c.ID))); err != nil {
 		t.Fatalf("Save: %v", err)
 	}
-	create(t, stale, "new")
+	create(t, stale.Store, "new")
 	wantUsage(t, stale, key, map[uint32]int{key.ID: 2})
 }
 
 func parentOf(t *testing.T, s credstore.Store, id string) credstore.Parent {
 	t.Helper()
-	state, err := s.Read(t.Context(), id)
+	state, err := s.Connections.Read(t.Context(), id)
 	if err != nil {
 		t.Fatalf("Read: %v", err)
 	}
@@ -173,7 +173,7 @@ func TestReplacedKeyDoesNotComeBack(t *testing.T) {
 	}
 	replica := d.another(t)
 	rotate(t, replica, false, sqlstore.RotationBehind)
-	create(t, replica, "acme")
+	create(t, replica.Store, "acme")
 	wantUsage(t, replica, key, map[uint32]int{key.ID: 1})
 
 	rotate(t, replica, true, sqlstore.RotationDone) // by hand
@@ -189,7 +189,7 @@ func TestReplacedKeyDoesNotComeBack(t *testing.T) {
 func TestForeignKeysetFileIsIgnored(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c := create(t, s, "acme")
+	c := create(t, s.Store, "acme")
 	old := d.keyset.Keys()[0]
 	other := filepath.Join(t.TempDir(), "other.json")
 	openKeyset(t, other)
@@ -198,7 +198,7 @@ func TestForeignKeysetFileIsIgnored(t *testing.T) {
 	}
 
 	rotate(t, s, false, sqlstore.RotationKeyMissing)
-	if _, err := s.Save(t.Context(), successor(parentOf(t, s, c.ID))); err != nil {
+	if _, err := s.Credentials.Save(t.Context(), successor(parentOf(t, s.Store, c.ID))); err != nil {
 		t.Errorf("Save under the keyset that was taken away = %v, want nil", err)
 	}
 	wantUsage(t, s, old, map[uint32]int{old.ID: 1})
@@ -207,18 +207,18 @@ func TestForeignKeysetFileIsIgnored(t *testing.T) {
 func TestRetireFailsWhileTheKeyIsInUse(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	create(t, s, "acme")
+	create(t, s.Store, "acme")
 	old := d.keyset.Keys()[0]
-	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
+	if err := s.Keys.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
 		t.Errorf("Retire of the key that the store seals under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
 	d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
-	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
+	if err := s.Keys.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
 		t.Errorf("Retire of a key that records are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
 	reencrypt(t, s)
-	if err := s.Retire(t.Context(), old); err != nil {
+	if err := s.Keys.Retire(t.Context(), old); err != nil {
 		t.Errorf("Retire of a key that nothing is sealed under = %v, want nil", err)
 	}
 }
@@ -231,20 +231,20 @@ func TestReencryptYieldsToOtherWrites(t *testing.T) {
 	rotate(t, s, false, sqlstore.RotationDone)
 	// At each pause somebody saves a pair, and condemns another connection's.
 	saved, dropped := connections[67], connections[1]
-	lease, err := s.Acquire(t.Context(), dropped.ID, "me")
+	lease, err := s.Credentials.Acquire(t.Context(), dropped.ID, "me")
 	if err != nil {
 		t.Fatalf("Acquire: %v", err)
 	}
-	parent := parentOf(t, s, dropped.ID)
-	_, err = s.Reencrypt(t.Context(), func(ctx context.Context, _ time.Duration) error {
-		_, err := s.Save(ctx, successor(parentOf(t, s, saved.ID)))
-		return errors.Join(err, s.MarkReauthorizationRequired(ctx, lease, parent, credstore.Failure{At: time.Now()}, credstore.ReasonRefreshTokenRejected, true))
+	parent := parentOf(t, s.Store, dropped.ID)
+	_, err = s.Keys.Reencrypt(t.Context(), func(ctx context.Context, _ time.Duration) error {
+		_, err := s.Credentials.Save(ctx, successor(parentOf(t, s.Store, saved.ID)))
+		return errors.Join(err, s.Credentials.MarkReauthorizationRequired(ctx, lease, parent, credstore.Failure{At: time.Now()}, credstore.ReasonRefreshTokenRejected, true))
 	})
 	if err != nil {
 		t.Fatalf("Reseal: %v", err)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: 70})
-	state := readAll(t, s, connections)
+	state := readAll(t, s.Store, connections)
 	if c := state[saved.Name].Credential; c.Version < 2 || c.AccessToken.Reveal() != fmt.Sprintf("access-%d", c.Version) {
 		t.Errorf("the pair saved meanwhile = version %d, %q, want the latest", c.Version, c.AccessToken.Reveal())
 	}
@@ -261,12 +261,12 @@ func TestReencryptStopsAndContinues(t *testing.T) {
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
 	enough := errors.New("enough")
-	got, err := s.Reencrypt(t.Context(), func(context.Context, time.Duration) error { return enough })
+	got, err := s.Keys.Reencrypt(t.Context(), func(context.Context, time.Duration) error { return enough })
 	if !errors.Is(err, enough) || got.Records == 0 || got.Records == 40 {
 		t.Fatalf("Reseal that is stopped = %+v, %v, want a part of the records and %v", got, err, enough)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: got.Records, old.ID: 40 - got.Records})
-	readAll(t, d.another(t), connections)
+	readAll(t, d.another(t).Store, connections)
 	if rest := reencrypt(t, s); got.Records+rest.Records != 40 {
 		t.Errorf("Reseal again = %d records after %d, want 40 in all", rest.Records, got.Records)
 	}
@@ -298,7 +298,7 @@ func TestReencryptSkipsUndecryptableRecords(t *testing.T) {
 	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 9, Undecryptable: 1}) {
 		t.Errorf("Reseal = %+v, want 9 records and 1 that does not open", got)
 	}
-	if done, err := s.Reencrypted(t.Context()); err != nil || done {
+	if done, err := s.Keys.Reencrypted(t.Context()); err != nil || done {
 		t.Errorf("Resealed with a record left = %v, %v, want false", done, err)
 	}
 }
@@ -311,24 +311,24 @@ func TestReencryptIncludesLinksAndConsents(t *testing.T) {
 	var connections []credstore.Connection
 	var links []credstore.Secret
 	for i := range 40 {
-		c, err := s.Create(t.Context(), credstore.NewConnection{Name: fmt.Sprintf("c-%d", i), Kind: credstore.OAuth})
+		c, err := s.Connections.Create(t.Context(), credstore.NewConnection{Name: fmt.Sprintf("c-%d", i), Kind: credstore.OAuth})
 		if err != nil {
 			t.Fatalf("Create: %v", err)
 		}
-		connections, links = append(connections, c), append(links, beginConsent(t, s, c))
+		connections, links = append(connections, c), append(links, beginConsent(t, s.Store, c))
 	}
 	old := d.keyset.Keys()[0]
 	wantUsage(t, s, old, map[uint32]int{old.ID: 40})
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
-	if err := s.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
+	if err := s.Keys.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
 		t.Errorf("Retire of a key that links are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
 	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 120}) {
 		t.Errorf("Reseal = %+v, want a link's token, and a consent's link and verifier, of 40", got)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: 40})
-	if err := s.Retire(t.Context(), old); err != nil {
+	if err := s.Keys.Retire(t.Context(), old); err != nil {
 		t.Fatalf("Retire: %v", err)
 	}
 	if err := credstore.RetireKey(d.keysetPath(), old.Fingerprint, func() error { return nil }); err != nil {
@@ -336,11 +336,11 @@ func TestReencryptIncludesLinksAndConsents(t *testing.T) {
 	}
 	after := d.another(t)
 	for i, c := range connections {
-		link, _, err := after.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+		link, _, err := after.Links.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
 		if err != nil || !link.Equal(links[i]) {
 			t.Fatalf("OpenLink under the new key alone = another link, %v, want the one from before", err)
 		}
-		got, err := after.TakeConsent(t.Context(), credstore.NewSecret("state of "+c.Name), []byte("browser"))
+		got, err := after.Links.TakeConsent(t.Context(), credstore.NewSecret("state of "+c.Name), []byte("browser"))
 		if err != nil || !got.Link.Equal(links[i]) || got.Verifier.Reveal() != "verifier of "+c.Name {
 			t.Fatalf("TakeConsent under the new key alone = %+v, %v, want what was begun", got, err)
 		}
@@ -350,11 +350,11 @@ func TestReencryptIncludesLinksAndConsents(t *testing.T) {
 // beginConsent opens a link, begins a consent by it and returns its token.
 func beginConsent(t *testing.T, s credstore.Store, c credstore.Connection) credstore.Secret {
 	t.Helper()
-	link, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+	link, _, err := s.Links.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
 	if err != nil {
 		t.Fatalf("OpenLink: %v", err)
 	}
-	err = s.BeginConsent(t.Context(), credstore.Consent{
+	err = s.Links.BeginConsent(t.Context(), credstore.Consent{
 		State: credstore.NewSecret("state of " + c.Name), Link: link,
 		Verifier: credstore.NewSecret("verifier of " + c.Name), Browser: []byte("browser"),
 	})
@@ -369,29 +369,29 @@ func beginConsent(t *testing.T, s credstore.Store, c credstore.Connection) creds
 func TestReencryptSkipsEndedLinks(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c := create(t, s, "acme")
-	first := beginConsent(t, s, c)
+	c := create(t, s.Store, "acme")
+	first := beginConsent(t, s.Store, c)
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
 	ended := false
-	_, err := s.Reencrypt(t.Context(), func(ctx context.Context, _ time.Duration) error {
+	_, err := s.Keys.Reencrypt(t.Context(), func(ctx context.Context, _ time.Duration) error {
 		if ended {
 			return nil
 		}
 		ended = true
-		if _, err := s.TakeConsent(ctx, credstore.NewSecret("state of acme"), []byte("browser")); err != nil {
+		if _, err := s.Links.TakeConsent(ctx, credstore.NewSecret("state of acme"), []byte("browser")); err != nil {
 			return err
 		}
-		_, _, err := s.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, ReplaceExisting: true})
+		_, _, err := s.Links.OpenLink(ctx, c.ID, credstore.LinkRequest{TTL: time.Hour, ReplaceExisting: true})
 		return err
 	})
 	if err != nil {
 		t.Fatalf("Reseal: %v", err)
 	}
-	if _, err := s.FindLink(t.Context(), first); !errors.Is(err, credstore.ErrLinkExpired) {
+	if _, err := s.Links.FindLink(t.Context(), first); !errors.Is(err, credstore.ErrLinkExpired) {
 		t.Errorf("FindLink of a link that was ended meanwhile = %v, want %v", err, credstore.ErrLinkExpired)
 	}
-	if _, err := s.TakeConsent(t.Context(), credstore.NewSecret("state of acme"), []byte("browser")); !errors.Is(err, credstore.ErrNotFound) {
+	if _, err := s.Links.TakeConsent(t.Context(), credstore.NewSecret("state of acme"), []byte("browser")); !errors.Is(err, credstore.ErrNotFound) {
 		t.Errorf("TakeConsent once more = %v, want %v", err, credstore.ErrNotFound)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: 1})
@@ -401,14 +401,14 @@ func TestReencryptSkipsEndedLinks(t *testing.T) {
 func TestUndecryptableLinkIsReplaced(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c, other := create(t, s, "acme"), create(t, s, "other")
-	was, strangers := beginConsent(t, s, c), beginConsent(t, s, other)
+	c, other := create(t, s.Store, "acme"), create(t, s.Store, "other")
+	was, strangers := beginConsent(t, s.Store, c), beginConsent(t, s.Store, other)
 	for name, statement := range map[string]string{
 		"damaged":     `UPDATE links SET token = substr(token, 1, 20)`,
 		"a strangers": `UPDATE links SET token = (SELECT token FROM links ORDER BY connection DESC LIMIT 1) WHERE connection = 1`,
 	} {
 		damage(t, d.path, statement)
-		link, _, err := s.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
+		link, _, err := s.Links.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
 		if err != nil || link.Equal(was) || link.Equal(strangers) {
 			t.Errorf("OpenLink where the link is %s = the old one or %v, want a new one", name, err)
 		}

@@ -11,35 +11,35 @@ import (
 
 // Replace puts a new grant or key in the place of what is stored; see
 // [credstore.Store].
-func (s *Store) Replace(ctx context.Context, l credstore.Lease, r credstore.Replacement) (credstore.Connection, error) {
+func (s connections) Replace(ctx context.Context, l credstore.Lease, r credstore.Replacement) (credstore.Connection, error) {
 	const doing = "replacing a credential"
 	id := l.ConnectionID()
-	c, err := connectionWithID(ctx, s.dialect.readers(), id)
+	c, err := connectionWithID(ctx, s.db.dialect.readers(), id)
 	if err != nil {
-		return credstore.Connection{}, s.failure(doing, err)
+		return credstore.Connection{}, s.db.failure(doing, err)
 	}
 	if err := r.Credential.Validate(c.Kind); err != nil {
 		return credstore.Connection{}, fmt.Errorf("%s: %w", doing, err)
 	}
-	run := func(f func(*sql.Tx) error) error { return s.change(ctx, doing, id, f) }
+	run := func(f func(*sql.Tx) error) error { return s.db.change(ctx, doing, id, f) }
 	var replaced credstore.Connection
-	err = s.withLease(ctx, l, id, run, func(tx *sql.Tx, held *lease) error {
+	err = s.db.withLease(ctx, l, id, run, func(tx *sql.Tx, held *lease) error {
 		number, err := takeFence(ctx, tx, held)
 		if err != nil {
 			return err
 		}
-		if err := s.dialect.lockAll(ctx, tx); err != nil {
+		if err := s.db.dialect.lockAll(ctx, tx); err != nil {
 			return err
 		}
-		err = s.spendLink(ctx, tx, number, r.LinkToken)
+		err = s.db.spendLink(ctx, tx, number, r.LinkToken)
 		if errors.Is(err, credstore.ErrLinkUsed) {
-			replaced, err = s.replacedBefore(ctx, tx, id, r)
+			replaced, err = s.db.replacedBefore(ctx, tx, id, r)
 			return err
 		}
 		if err != nil {
 			return err
 		}
-		replaced, err = s.replace(ctx, tx, id, r)
+		replaced, err = s.db.replace(ctx, tx, id, r)
 		return err
 	})
 	return replaced, err
@@ -47,8 +47,8 @@ func (s *Store) Replace(ctx context.Context, l credstore.Lease, r credstore.Repl
 
 // replacedBefore returns the connection if it has the very credential already,
 // as it does after a COMMIT whose answer was lost; else ErrLinkUsed.
-func (s *Store) replacedBefore(ctx context.Context, tx *sql.Tx, id string, r credstore.Replacement) (credstore.Connection, error) {
-	state, err := s.readDecrypted(ctx, tx, id)
+func (db *database) replacedBefore(ctx context.Context, tx *sql.Tx, id string, r credstore.Replacement) (credstore.Connection, error) {
+	state, err := db.readDecrypted(ctx, tx, id)
 	if err != nil {
 		return credstore.Connection{}, err
 	}
@@ -60,7 +60,7 @@ func (s *Store) replacedBefore(ctx context.Context, tx *sql.Tx, id string, r cre
 }
 
 // replace does what is left to do once the link is spent.
-func (s *Store) replace(ctx context.Context, tx *sql.Tx, id string, r credstore.Replacement) (credstore.Connection, error) {
+func (db *database) replace(ctx context.Context, tx *sql.Tx, id string, r credstore.Replacement) (credstore.Connection, error) {
 	before, err := connectionWithID(ctx, tx, id)
 	if err != nil {
 		return before, err
@@ -68,24 +68,24 @@ func (s *Store) replace(ctx context.Context, tx *sql.Tx, id string, r credstore.
 	if err := checkToken(ctx, tx, id, &r.Credential); err != nil {
 		return before, err
 	}
-	override, err := s.moveCompany(ctx, tx, before, r)
+	override, err := db.moveCompany(ctx, tx, before, r)
 	if err != nil {
 		return before, err
 	}
 	if err := admitAgain(ctx, tx, before, r); err != nil {
 		return before, err
 	}
-	after, err := s.putCredential(ctx, tx, before, r)
+	after, err := db.putCredential(ctx, tx, before, r)
 	if err != nil {
 		return after, err
 	}
 	if override != "" {
-		err := s.record(ctx, tx, after, credstore.Event{Type: credstore.EventCompanyOverride, Message: override})
+		err := db.record(ctx, tx, after, credstore.Event{Type: credstore.EventCompanyOverride, Message: override})
 		if err != nil {
 			return after, err
 		}
 	}
-	return after, s.recordReplaced(ctx, tx, after)
+	return after, db.recordReplaced(ctx, tx, after)
 }
 
 // admitAgain takes back that the connection was disabled for the company of the
@@ -100,7 +100,7 @@ func admitAgain(ctx context.Context, tx *sql.Tx, c credstore.Connection, r creds
 
 // moveCompany gives the connection the company of its new credential, if it may
 // have it. It says what had to be overridden for that.
-func (s *Store) moveCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, r credstore.Replacement) (override string, err error) {
+func (db *database) moveCompany(ctx context.Context, tx *sql.Tx, c credstore.Connection, r credstore.Replacement) (override string, err error) {
 	if r.Company.IsZero() {
 		return "", nil
 	}
@@ -130,12 +130,12 @@ func (s *Store) moveCompany(ctx context.Context, tx *sql.Tx, c credstore.Connect
 }
 
 // putCredential stores the credential as the next version.
-func (s *Store) putCredential(ctx context.Context, tx *sql.Tx, before credstore.Connection, r credstore.Replacement) (credstore.Connection, error) {
+func (db *database) putCredential(ctx context.Context, tx *sql.Tx, before credstore.Connection, r credstore.Replacement) (credstore.Connection, error) {
 	f := r.Credential
 	hash := f.RefreshToken.Hash()
 	obtained := r.ObtainedAt
 	if before.Kind == credstore.OAuth && obtained.IsZero() {
-		obtained = s.now()
+		obtained = db.now()
 	}
 	row := tx.QueryRowContext(ctx, `
 		UPDATE connections SET
@@ -158,23 +158,23 @@ func (s *Store) putCredential(ctx context.Context, tx *sql.Tx, before credstore.
 			return after, err
 		}
 	}
-	return after, s.insertCredential(ctx, tx, number, after.ID, &f)
+	return after, db.insertCredential(ctx, tx, number, after.ID, &f)
 }
 
 // recordReplaced says what the new credential is: the first one, the end of an
 // alarm, or one in the place of another that may have worked.
-func (s *Store) recordReplaced(ctx context.Context, tx *sql.Tx, c credstore.Connection) error {
+func (db *database) recordReplaced(ctx context.Context, tx *sql.Tx, c credstore.Connection) error {
 	var alarmed bool
 	err := tx.QueryRowContext(ctx, `SELECT alarmed FROM connections WHERE id = $1`, c.ID).Scan(&alarmed)
 	if err != nil {
 		return err
 	}
 	if alarmed && c.Status == credstore.Active {
-		return s.recordStatus(ctx, tx, c)
+		return db.recordStatus(ctx, tx, c)
 	}
 	e := credstore.Event{Type: credstore.EventConnected}
 	if c.Version > 1 && c.Kind.IsKey() {
 		e.Type = credstore.EventKeySet
 	}
-	return s.record(ctx, tx, c, e)
+	return db.record(ctx, tx, c, e)
 }

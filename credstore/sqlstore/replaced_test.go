@@ -24,7 +24,7 @@ func TestReplacedFilesAreDetected(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = s.Close() }()
-			conn, err := s.Create(t.Context(), credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
+			conn, err := s.Connections.Create(t.Context(), credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -34,10 +34,10 @@ func TestReplacedFilesAreDetected(t *testing.T) {
 			if err := s.Ping(t.Context()); !errors.Is(err, credstore.ErrUnavailable) {
 				t.Errorf("Ping = %v, want %v", err, credstore.ErrUnavailable)
 			}
-			if _, err := s.Acquire(t.Context(), conn.ID, "me"); !errors.Is(err, credstore.ErrUnavailable) {
+			if _, err := s.Credentials.Acquire(t.Context(), conn.ID, "me"); !errors.Is(err, credstore.ErrUnavailable) {
 				t.Errorf("Acquire = %v, want %v", err, credstore.ErrUnavailable)
 			}
-			if err := s.SetFact(t.Context(), "a", "b"); !errors.Is(err, credstore.ErrUnavailable) {
+			if err := s.Changes.SetFact(t.Context(), "a", "b"); !errors.Is(err, credstore.ErrUnavailable) {
 				t.Errorf("a write = %v, want %v", err, credstore.ErrUnavailable)
 			}
 			if err := os.Rename(path+suffix+".gone", path+suffix); err != nil {

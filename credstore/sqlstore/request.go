@@ -10,20 +10,20 @@ import (
 )
 
 // RequestRefresh records an operator's request; see [credstore.Store].
-func (s *Store) RequestRefresh(ctx context.Context, id string, at time.Time) error {
-	return s.change(ctx, "requesting a refresh", id, func(tx *sql.Tx) error {
+func (s credentials) RequestRefresh(ctx context.Context, id string, at time.Time) error {
+	return s.db.change(ctx, "requesting a refresh", id, func(tx *sql.Tx) error {
 		row := tx.QueryRowContext(ctx, `UPDATE connections SET requested_at = $2 WHERE id = $1 RETURNING `+connectionColumns, id, at.UnixMilli())
 		c, err := scanConnection(row.Scan)
 		if err != nil {
 			return orNotFound(err)
 		}
-		return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventRefreshRequested})
+		return s.db.record(ctx, tx, c, credstore.Event{Type: credstore.EventRefreshRequested})
 	})
 }
 
 // RetryRejected has a refused token presented again; see [credstore.Store].
-func (s *Store) RetryRejected(ctx context.Context, id string, at time.Time) error {
-	return s.change(ctx, "requesting a retry", id, func(tx *sql.Tx) error {
+func (s credentials) RetryRejected(ctx context.Context, id string, at time.Time) error {
+	return s.db.change(ctx, "requesting a retry", id, func(tx *sql.Tx) error {
 		if _, err := connectionWithID(ctx, tx, id); err != nil {
 			return err
 		}
@@ -39,7 +39,7 @@ func (s *Store) RetryRejected(ctx context.Context, id string, at time.Time) erro
 		if err != nil {
 			return err
 		}
-		return s.record(ctx, tx, c, credstore.Event{Type: credstore.EventRetryRequested})
+		return s.db.record(ctx, tx, c, credstore.Event{Type: credstore.EventRetryRequested})
 	})
 }
 

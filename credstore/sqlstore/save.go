@@ -11,17 +11,17 @@ import (
 )
 
 // Save puts a new pair in the place of its parent; see [credstore.Store].
-func (s *Store) Save(ctx context.Context, n credstore.Successor) (credstore.Connection, error) {
+func (s credentials) Save(ctx context.Context, n credstore.Successor) (credstore.Connection, error) {
 	const doing = "saving a token pair"
 	id := n.Parent.ConnectionID
 	if n.RefreshToken.IsZero() {
 		return credstore.Connection{}, fmt.Errorf("%s: it has no refresh token; the parent's stays if the answer had none", doing)
 	}
 	var saved credstore.Connection
-	err := s.change(ctx, doing, id, func(tx *sql.Tx) (err error) {
-		saved, err = s.replaceParent(ctx, tx, n)
+	err := s.db.change(ctx, doing, id, func(tx *sql.Tx) (err error) {
+		saved, err = s.db.replaceParent(ctx, tx, n)
 		if errors.Is(err, sql.ErrNoRows) {
-			saved, err = s.savedBefore(ctx, tx, n)
+			saved, err = s.db.savedBefore(ctx, tx, n)
 		}
 		return err
 	})
@@ -30,7 +30,7 @@ func (s *Store) Save(ctx context.Context, n credstore.Successor) (credstore.Conn
 
 // replaceParent returns sql.ErrNoRows if the stored credential is not the
 // parent.
-func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Successor) (credstore.Connection, error) {
+func (db *database) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Successor) (credstore.Connection, error) {
 	hash := n.RefreshToken.Hash()
 	status, f := credstore.Active, credstore.RefreshFailure{}
 	if n.RefreshFailure != nil {
@@ -57,35 +57,35 @@ func (s *Store) replaceParent(ctx context.Context, tx *sql.Tx, n credstore.Succe
 	if err != nil {
 		return saved, err
 	}
-	if err := s.replacePair(ctx, tx, number, n); err != nil {
+	if err := db.replacePair(ctx, tx, number, n); err != nil {
 		return saved, err
 	}
 	if _, err := tx.ExecContext(ctx, `DELETE FROM intents WHERE connection = $1`, number); err != nil {
 		return saved, err
 	}
-	return saved, s.recordSaved(ctx, tx, n, saved, alarmed)
+	return saved, db.recordSaved(ctx, tx, n, saved, alarmed)
 }
 
 // recordSaved says in one event what the new pair means.
-func (s *Store) recordSaved(ctx context.Context, tx *sql.Tx, n credstore.Successor, saved credstore.Connection, alarmed bool) error {
+func (db *database) recordSaved(ctx context.Context, tx *sql.Tx, n credstore.Successor, saved credstore.Connection, alarmed bool) error {
 	switch f := n.RefreshFailure; {
 	case f != nil:
-		return s.record(ctx, tx, saved, credstore.Event{Type: credstore.EventDegraded, Code: f.Failure.Code, Message: f.Failure.Message})
+		return db.record(ctx, tx, saved, credstore.Event{Type: credstore.EventDegraded, Code: f.Failure.Code, Message: f.Failure.Message})
 	case alarmed && saved.Status == credstore.Active:
-		return s.recordStatus(ctx, tx, saved)
+		return db.recordStatus(ctx, tx, saved)
 	case n.Consent:
-		return s.record(ctx, tx, saved, credstore.Event{Type: credstore.EventConnected})
+		return db.record(ctx, tx, saved, credstore.Event{Type: credstore.EventConnected})
 	}
-	return s.record(ctx, tx, saved, credstore.Event{Type: credstore.EventRefreshed})
+	return db.record(ctx, tx, saved, credstore.Event{Type: credstore.EventRefreshed})
 }
 
-func (s *Store) replacePair(ctx context.Context, tx *sql.Tx, number int64, n credstore.Successor) error {
+func (db *database) replacePair(ctx context.Context, tx *sql.Tx, number int64, n credstore.Successor) error {
 	id := n.Parent.ConnectionID
-	access, err := s.encrypt(ctx, tx, id, columnAccessToken, n.AccessToken)
+	access, err := db.encrypt(ctx, tx, id, columnAccessToken, n.AccessToken)
 	if err != nil {
 		return err
 	}
-	refresh, err := s.encrypt(ctx, tx, id, columnRefreshToken, n.RefreshToken)
+	refresh, err := db.encrypt(ctx, tx, id, columnRefreshToken, n.RefreshToken)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (s *Store) replacePair(ctx context.Context, tx *sql.Tx, number int64, n cre
 
 // savedBefore returns the connection if it has the very successor already, as it
 // does after a COMMIT whose answer was lost; else ErrSuperseded.
-func (s *Store) savedBefore(ctx context.Context, tx *sql.Tx, n credstore.Successor) (credstore.Connection, error) {
+func (db *database) savedBefore(ctx context.Context, tx *sql.Tx, n credstore.Successor) (credstore.Connection, error) {
 	row := tx.QueryRowContext(ctx, `
 		SELECT `+connectionColumns+`, refresh_hash, parent_hash, access_token
 		FROM connections JOIN credentials ON connection = number WHERE id = $1`, n.Parent.ConnectionID)
@@ -116,7 +116,7 @@ func (s *Store) savedBefore(ctx context.Context, tx *sql.Tx, n credstore.Success
 	}
 	// A refresh token that did not rotate is common to different pairs. An access
 	// token that is gone was dropped by a condemnation since.
-	token, err := s.decrypt(stored.ID, columnAccessToken, access)
+	token, err := db.decrypt(stored.ID, columnAccessToken, access)
 	if err == nil && !token.IsZero() && !token.Equal(n.AccessToken) {
 		err = credstore.ErrSuperseded
 	}
@@ -125,12 +125,12 @@ func (s *Store) savedBefore(ctx context.Context, tx *sql.Tx, n credstore.Success
 
 // MarkReauthorizationRequired records that only a person can mend the connection; see
 // [credstore.Store].
-func (s *Store) MarkReauthorizationRequired(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
+func (s credentials) MarkReauthorizationRequired(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
 	run := func(f func(*sql.Tx) error) error {
-		return s.change(ctx, "condemning a credential", parent.ConnectionID, f)
+		return s.db.change(ctx, "condemning a credential", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
-		if err := s.condemn(ctx, g, f, reason); err != nil {
+	return s.db.underLease(ctx, l, parent, run, func(g leasedWrite) error {
+		if err := s.db.condemn(ctx, g, f, reason); err != nil {
 			return err
 		}
 		if !dropAccess {
@@ -140,7 +140,7 @@ func (s *Store) MarkReauthorizationRequired(ctx context.Context, l credstore.Lea
 	})
 }
 
-func (s *Store) condemn(ctx context.Context, g leasedWrite, f credstore.Failure, reason string) error {
+func (db *database) condemn(ctx context.Context, g leasedWrite, f credstore.Failure, reason string) error {
 	before, err := connectionWithNumber(ctx, g.tx, g.number)
 	if err != nil {
 		return err
@@ -161,15 +161,15 @@ func (s *Store) condemn(ctx context.Context, g leasedWrite, f credstore.Failure,
 	if before.Status == after.Status && before.Reason == after.Reason {
 		return nil
 	}
-	return s.recordStatus(ctx, g.tx, after)
+	return db.recordStatus(ctx, g.tx, after)
 }
 
 // Reinstate takes a condemnation back; see [credstore.Store].
-func (s *Store) Reinstate(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
+func (s credentials) Reinstate(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
 	run := func(f func(*sql.Tx) error) error {
-		return s.change(ctx, "acquitting a credential", parent.ConnectionID, f)
+		return s.db.change(ctx, "acquitting a credential", parent.ConnectionID, f)
 	}
-	return s.underLease(ctx, l, parent, run, func(g leasedWrite) error {
+	return s.db.underLease(ctx, l, parent, run, func(g leasedWrite) error {
 		if err := g.acquit(ctx); err != nil {
 			return err
 		}
@@ -177,7 +177,7 @@ func (s *Store) Reinstate(ctx context.Context, l credstore.Lease, parent credsto
 		if err != nil {
 			return err
 		}
-		return s.recordStatus(ctx, g.tx, c)
+		return s.db.recordStatus(ctx, g.tx, c)
 	})
 }
 

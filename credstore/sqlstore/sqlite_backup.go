@@ -25,7 +25,7 @@ type backuper interface {
 // that matches fs.ErrExist. What it holds is sealed as in the store: it opens
 // under the same keyset only.
 func (s *Store) Backup(ctx context.Context, path string) error {
-	b, ok := s.dialect.(backuper)
+	b, ok := s.db.dialect.(backuper)
 	if !ok {
 		return &credstore.SetupError{
 			Err:  fmt.Errorf("backing up the store to %s: the program does not back up a store in PostgreSQL", path),

@@ -14,13 +14,13 @@ func TestBackupIsAStore(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	connections := fillMixed(t, s, 100)
-	before := readAll(t, s, connections)
+	before := readAll(t, s.Store, connections)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "odd name?#%.db")
 	if err := s.Backup(t.Context(), path); err != nil {
 		t.Fatalf("Backup: %v", err)
 	}
-	create(t, s, "later")
+	create(t, s.Store, "later")
 
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
@@ -30,10 +30,10 @@ func TestBackupIsAStore(t *testing.T) {
 		t.Errorf("mode of the backup = %v, %v, want 0600", info.Mode(), err)
 	}
 	restored := (&directory{path: path, keyset: d.keyset}).open(t)
-	if diff := cmp.Diff(before, readAll(t, restored, connections)); diff != "" {
+	if diff := cmp.Diff(before, readAll(t, restored.Store, connections)); diff != "" {
 		t.Errorf("connections in the backup (-store +backup):\n%s", diff)
 	}
-	if _, err := restored.Find(t.Context(), "later"); err == nil {
+	if _, err := restored.Connections.Find(t.Context(), "later"); err == nil {
 		t.Error("the backup holds what came after it")
 	}
 }
@@ -41,7 +41,7 @@ func TestBackupIsAStore(t *testing.T) {
 func TestBackupOverwritesNothing(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	c := create(t, s, "acme")
+	c := create(t, s.Store, "acme")
 	other := writeFile(t, []byte("precious"))
 	for name, path := range map[string]string{"another file": other, "the store": d.path, "its log": d.path + "-wal"} {
 		if err := s.Backup(t.Context(), path); !errors.Is(err, fs.ErrExist) {
@@ -51,7 +51,7 @@ func TestBackupOverwritesNothing(t *testing.T) {
 	if data, err := os.ReadFile(other); err != nil || string(data) != "precious" {
 		t.Errorf("the file that was there holds %q, %v, want what it held", data, err)
 	}
-	if _, err := s.Read(t.Context(), c.ID); err != nil {
+	if _, err := s.Connections.Read(t.Context(), c.ID); err != nil {
 		t.Errorf("Read afterwards: %v", err)
 	}
 }

@@ -32,7 +32,7 @@ func newMemory(t *testing.T) *memory {
 	}
 }
 
-func (m *memory) Open(t *testing.T) credstore.Store { return m.open(t) }
+func (m *memory) Open(t *testing.T) credstoretest.Store { return forTest(m.open(t)) }
 
 func (m *memory) open(t *testing.T) *sqlstore.Store {
 	t.Helper()

@@ -41,7 +41,7 @@ func (d *sqliteDialect) lastChange() string {
 // watch looks again and again: SQLite does not tell.
 func (d *sqliteDialect) watch(ctx context.Context, w *watcher) error {
 	for wait := w.interval; ; {
-		own := w.store.changes.Wait() // before the look, so that nothing falls in between
+		own := w.db.changes.Wait() // before the look, so that nothing falls in between
 		err := w.poll(ctx)
 		wait = w.pause(ctx, wait, w.interval, err)
 		if err := w.wait(ctx, own, wait); err != nil {

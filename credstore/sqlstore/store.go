@@ -38,9 +38,28 @@ type Config struct {
 	Now    func() time.Time // nil: time.Now
 }
 
-// Store is a credstore.Store in an SQL database. Its methods may be called by
-// several goroutines at once.
+// Store is a store in an SQL database. Its methods, and those of its parts, may be
+// called by several goroutines at once.
 type Store struct {
+	credstore.Store // the parts
+
+	Keys *Keys // the keys that the store is encrypted with
+
+	db *database
+}
+
+// The parts of a store, as package credstore defines them.
+type (
+	connections struct{ db *database }
+	credentials struct{ db *database }
+	links       struct{ db *database }
+	history     struct{ db *database }
+	outbox      struct{ db *database }
+	changes     struct{ db *database }
+)
+
+// database is what the parts of a store have in common.
+type database struct {
 	dialect dialect
 	keyset  *credstore.Keyset
 	log     *zap.Logger
@@ -53,8 +72,6 @@ type Store struct {
 	lastPruned atomic.Int64     // when tidy ran last, in Unix milliseconds
 }
 
-var _ credstore.Store = (*Store)(nil)
-
 // Open opens the store, and makes or migrates it where necessary. What a person
 // has to mend is a [credstore.SetupError]: a path that cannot be used, a file
 // that is damaged or no store, a newer schema, another stamp, a keyset that
@@ -63,16 +80,24 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Keyset == nil {
 		return nil, errors.New("opening the store: Config.Keyset is missing")
 	}
-	log := cmp.Or(c.Logger, zap.NewNop())
-	database, err := openDialect(ctx, c, log)
+	db, err := openDatabase(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", c.name(), err)
 	}
-	s := newStore(c, database, log)
-	if err := s.prepare(ctx, c.Binding); err != nil {
-		return nil, fmt.Errorf("opening %s: %w", c.name(), errors.Join(err, s.Close()))
+	if err := db.prepare(ctx, c.Binding); err != nil {
+		return nil, fmt.Errorf("opening %s: %w", c.name(), errors.Join(err, db.close()))
 	}
-	return s, nil
+	return newStore(db), nil
+}
+
+func newStore(db *database) *Store {
+	return &Store{
+		Store: credstore.Store{
+			Connections: connections{db}, Credentials: credentials{db}, Links: links{db},
+			History: history{db}, Outbox: outbox{db}, Changes: changes{db},
+		},
+		Keys: &Keys{db}, db: db,
+	}
 }
 
 // name is the store's in messages, which say where the database is if it is not
@@ -94,93 +119,99 @@ func openDialect(ctx context.Context, c Config, log *zap.Logger) (dialect, error
 	return openSQLite(ctx, c.Path, log)
 }
 
-func newStore(c Config, d dialect, log *zap.Logger) *Store {
-	s := &Store{dialect: d, keyset: c.Keyset, log: log, now: c.Now, closed: make(chan struct{})}
-	if s.now == nil {
-		s.now = time.Now
+// openDatabase opens the database of c, whatever store is in it.
+func openDatabase(ctx context.Context, c Config) (*database, error) {
+	log := cmp.Or(c.Logger, zap.NewNop())
+	d, err := openDialect(ctx, c, log)
+	if err != nil {
+		return nil, err
 	}
-	s.close = sync.OnceValue(func() error {
-		close(s.closed)
-		return s.dialect.close()
+	db := &database{dialect: d, keyset: c.Keyset, log: log, now: c.Now, closed: make(chan struct{})}
+	if db.now == nil {
+		db.now = time.Now
+	}
+	db.close = sync.OnceValue(func() error {
+		close(db.closed)
+		return db.dialect.close()
 	})
-	return s
+	return db, nil
 }
 
-func (s *Store) prepare(ctx context.Context, stamp credstore.Binding) error {
-	if err := s.checkBinding(ctx, stamp); err != nil {
+func (db *database) prepare(ctx context.Context, stamp credstore.Binding) error {
+	if err := db.checkBinding(ctx, stamp); err != nil {
 		return err
 	}
-	err := s.dialect.readers().QueryRowContext(ctx, s.dialect.position()).Scan(&s.opened)
+	err := db.dialect.readers().QueryRowContext(ctx, db.dialect.position()).Scan(&db.opened)
 	if err != nil {
-		return s.dialect.classify(err)
+		return db.dialect.classify(err)
 	}
-	s.prune(ctx)
+	db.prune(ctx)
 	return nil
 }
 
 // Ping reads from the store.
 func (s *Store) Ping(ctx context.Context) error {
-	if err := s.dialect.checkFiles(); err != nil {
-		return s.failure("reading from the store", err)
+	if err := s.db.dialect.checkFiles(); err != nil {
+		return s.db.failure("reading from the store", err)
 	}
 	var one int
-	err := s.dialect.readers().QueryRowContext(ctx, `SELECT one FROM store`).Scan(&one)
-	return s.failure("reading from the store", err)
+	err := s.db.dialect.readers().QueryRowContext(ctx, `SELECT one FROM store`).Scan(&one)
+	return s.db.failure("reading from the store", err)
 }
 
 // Close waits for running transactions, ends all leases and closes the store.
 // It does nothing the second time.
-func (s *Store) Close() error { return s.close() }
+func (s *Store) Close() error { return s.db.close() }
 
 // write runs f in a transaction and commits it unless f returns an error.
-func (s *Store) write(ctx context.Context, doing string, f func(*sql.Tx) error) error {
-	return s.transact(ctx, doing, "", f)
+func (db *database) write(ctx context.Context, doing string, f func(*sql.Tx) error) error {
+	return db.transact(ctx, doing, "", f)
 }
 
 // transact is write for what is about one connection: no other such transaction
 // about it runs beside f.
-func (s *Store) transact(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
-	err := s.dialect.checkFiles()
+func (db *database) transact(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
+	err := db.dialect.checkFiles()
 	if err == nil {
-		err = s.dialect.transact(ctx, id, f)
+		err = db.dialect.transact(ctx, id, f)
 	}
-	return s.failure(doing, err)
+	return db.failure(doing, err)
 }
 
 // change is transact for what other processes want to hear of: it records that
 // the connection has changed.
-func (s *Store) change(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
-	err := s.transact(ctx, doing, id, func(tx *sql.Tx) error {
+func (db *database) change(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
+	err := db.transact(ctx, doing, id, func(tx *sql.Tx) error {
 		if err := f(tx); err != nil {
 			return err
 		}
-		return s.dialect.recordChange(ctx, tx, id, s.now())
+		return db.dialect.recordChange(ctx, tx, id, db.now())
 	})
 	if err == nil {
-		s.changes.Broadcast()
-		s.pruneIfDue(ctx)
+		db.changes.Broadcast()
+		db.pruneIfDue(ctx)
 	}
 	return err
 }
 
 // snapshot runs f in a transaction in which all reads see the same state.
-func (s *Store) snapshot(ctx context.Context, doing string, f func(*sql.Tx) error) error {
-	tx, err := s.dialect.readers().BeginTx(ctx, s.dialect.snapshot())
+func (db *database) snapshot(ctx context.Context, doing string, f func(*sql.Tx) error) error {
+	tx, err := db.dialect.readers().BeginTx(ctx, db.dialect.snapshot())
 	if err != nil {
-		return s.failure(doing, err)
+		return db.failure(doing, err)
 	}
 	defer tx.Rollback() //nolint:errcheck // there is nothing to undo
-	return s.failure(doing, f(tx))
+	return db.failure(doing, f(tx))
 }
 
 // failure wraps what went wrong; nil stays nil. What is not an answer of our own
 // comes from the database.
-func (s *Store) failure(doing string, err error) error {
+func (db *database) failure(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if !isStoreError(err) {
-		err = s.dialect.classify(err)
+		err = db.dialect.classify(err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }

@@ -19,6 +19,11 @@ func TestOutbox(t *testing.T) {
 	credstoretest.TestOutbox(t, func(t *testing.T) credstoretest.Data { return newDirectory(t) })
 }
 
+// forTest returns the store as the suites take it.
+func forTest(s *sqlstore.Store) credstoretest.Store {
+	return credstoretest.Store{Store: s.Store, Ping: s.Ping, Close: s.Close}
+}
+
 // directory is where a store keeps its files.
 type directory struct {
 	path   string // of the database
@@ -65,7 +70,7 @@ func (d *directory) open(t testing.TB) *sqlstore.Store {
 	return s
 }
 
-func (d *directory) Open(t *testing.T) credstore.Store { return d.open(t) }
+func (d *directory) Open(t *testing.T) credstoretest.Store { return forTest(d.open(t)) }
 
 // Dump takes the files as they are while a transaction is not in the database
 // yet, and again after the stores are closed.

@@ -21,14 +21,14 @@ const (
 
 // Watch reports changes; see [credstore.Store]. It ends with an error when the
 // store is closed.
-func (s *Store) Watch(ctx context.Context, changed func([]credstore.Change)) error {
-	return s.dialect.watch(ctx, &watcher{store: s, seen: s.opened, interval: watchInterval, changed: changed})
+func (s changes) Watch(ctx context.Context, changed func([]credstore.Change)) error {
+	return s.db.dialect.watch(ctx, &watcher{db: s.db, seen: s.db.opened, interval: watchInterval, changed: changed})
 }
 
 // watcher reports what has changed since it last looked.
 type watcher struct {
-	store *Store
-	seen  string // the position that it has come to
+	db   *database
+	seen string // the position that it has come to
 	// interval is how often it looks where the database does not tell.
 	interval time.Duration
 	// timeline is the server's that it listens to; empty before, and of SQLite.
@@ -39,7 +39,7 @@ type watcher struct {
 // poll reports all that has changed. On an error it has reported some of it.
 func (w *watcher) poll(ctx context.Context) error {
 	for {
-		found, latest, more, err := w.store.changesSince(ctx, w.seen)
+		found, latest, more, err := w.db.changesSince(ctx, w.seen)
 		if err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (w *watcher) pause(ctx context.Context, last, usual time.Duration, err erro
 		return usual
 	}
 	if last == usual && ctx.Err() == nil {
-		w.store.log.Warn("changes to connections cannot be watched; trying again", zap.Error(err))
+		w.db.log.Warn("changes to connections cannot be watched; trying again", zap.Error(err))
 	}
 	return max(usual, min(2*last, maxWatchRetryDelay))
 }
@@ -72,7 +72,7 @@ func (w *watcher) wait(ctx context.Context, wake <-chan struct{}, wait time.Dura
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-w.store.closed:
+	case <-w.db.closed:
 		return fmt.Errorf("watching connections: %w: it was closed", credstore.ErrUnavailable)
 	case <-wake:
 	case <-timer.C:
@@ -82,10 +82,10 @@ func (w *watcher) wait(ctx context.Context, wake <-chan struct{}, wait time.Dura
 
 // changesSince returns what has changed since the position seen, and the
 // position that this comes to.
-func (s *Store) changesSince(ctx context.Context, seen string) (found []credstore.Change, latest string, more bool, err error) {
-	query, limit := s.dialect.changes()
+func (db *database) changesSince(ctx context.Context, seen string) (found []credstore.Change, latest string, more bool, err error) {
+	query, limit := db.dialect.changes()
 	latest = seen
-	err = s.each(ctx, func(rows *sql.Rows) error {
+	err = db.each(ctx, func(rows *sql.Rows) error {
 		var id sql.NullString
 		var c credstore.Change
 		err := rows.Scan(&latest, &id, &c.RefreshRequested, &c.DeliveriesPending)
@@ -95,7 +95,7 @@ func (s *Store) changesSince(ctx context.Context, seen string) (found []credstor
 		return err
 	}, query, seen)
 	if err != nil {
-		return nil, seen, false, s.failure("looking for changes", err)
+		return nil, seen, false, db.failure("looking for changes", err)
 	}
 	return found, latest, limit > 0 && len(found) == limit, nil
 }

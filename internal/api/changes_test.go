@@ -171,7 +171,7 @@ func TestBodiesAreStrict(t *testing.T) {
 			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || doc.Detail != test.want {
 				t.Errorf("detail = %q, want %q", doc.Detail, test.want)
 			}
-			if len(store.Connections) != 2 || len(store.Events) != 0 {
+			if len(store.Connections) != 2 || len(store.Recorded) != 0 {
 				t.Error("something was changed")
 			}
 		})
@@ -197,7 +197,7 @@ func TestMisplacedInputIsRejected(t *testing.T) {
 			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || w.Code != http.StatusBadRequest || doc.Detail != test.want {
 				t.Errorf("%d %q, want 400 %q", w.Code, doc.Detail, test.want)
 			}
-			if len(store.Connections) != 2 || len(store.Events) != 0 {
+			if len(store.Connections) != 2 || len(store.Recorded) != 0 {
 				t.Error("something was changed")
 			}
 		})
@@ -235,7 +235,7 @@ func TestEveryChangeRequiresToken(t *testing.T) {
 	if changing != 10 {
 		t.Errorf("%d routes change something, want 10", changing)
 	}
-	if len(store.Events) != 0 || len(store.Connections) != 2 {
+	if len(store.Recorded) != 0 || len(store.Connections) != 2 {
 		t.Error("something was changed")
 	}
 }

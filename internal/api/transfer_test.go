@@ -116,8 +116,8 @@ func TestImportReportsEachLine(t *testing.T) {
 	if again.Imported != 0 || again.Failed != 4 || *again.Lines[0].Code != "connection_exists" {
 		t.Errorf("the second import reports %+v", again)
 	}
-	if len(store.Events) != 2 || store.Events[0].Actor != credstore.ActorBackOffice {
-		t.Errorf("history: %+v; want two imports by the back office", store.Events)
+	if len(store.Recorded) != 2 || store.Recorded[0].Actor != credstore.ActorBackOffice {
+		t.Errorf("history: %+v; want two imports by the back office", store.Recorded)
 	}
 }
 

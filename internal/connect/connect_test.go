@@ -94,13 +94,13 @@ func (p *fakePleo) SetKey(ctx context.Context, g refresh.KeyChange) (credstore.C
 }
 
 func (p *fakePleo) replace(ctx context.Context, id string, r credstore.Replacement) (credstore.Connection, error) {
-	lease, err := p.store.Acquire(ctx, id, "test")
+	lease, err := p.store.Credentials.Acquire(ctx, id, "test")
 	if err != nil {
 		return credstore.Connection{}, err
 	}
 	defer func() { _ = lease.Release() }()
 	r.Company, r.CompanyUnverified = p.company, p.companyUnknown
-	return p.store.Replace(ctx, lease, r)
+	return p.store.Connections.Replace(ctx, lease, r)
 }
 
 // calls returns how often the token endpoint was called.
@@ -130,7 +130,8 @@ func newEnv(t *testing.T, publicURL string, change func(*Config)) *env {
 		t.Fatal(err)
 	}
 	c := Config{
-		Store: store, Grants: o.pleo, Server: o.pleo, PublicURL: public,
+		Store:  pageStore{store.Connections, store.Links, store.History},
+		Grants: o.pleo, Server: o.pleo, PublicURL: public,
 		AuthURL: &url.URL{Scheme: "https", Host: "auth.example.com"},
 		Now:     now,
 		Scopes:  []string{"users:read"}, ReturnURLs: []string{returnURL}, Branding: Branding{Name: "Fjord Books"},
@@ -141,14 +142,14 @@ func newEnv(t *testing.T, publicURL string, change func(*Config)) *env {
 	if o.pages, err = New(c); err != nil {
 		t.Fatal(err)
 	}
-	o.links = NewLinkIssuer(LinkIssuerConfig{Store: store, PublicURL: public, ReturnURLs: []string{returnURL}})
+	o.links = NewLinkIssuer(LinkIssuerConfig{Store: store.Links, PublicURL: public, ReturnURLs: []string{returnURL}})
 	return o
 }
 
 // connection makes one without a credential and returns its id.
 func (o *env) connection(name string, kind credstore.Kind) string {
 	o.t.Helper()
-	c, err := o.store.Create(o.t.Context(), credstore.NewConnection{Name: name, Kind: kind, ExternalTenant: "Tenant of " + name})
+	c, err := o.store.Connections.Create(o.t.Context(), credstore.NewConnection{Name: name, Kind: kind, ExternalTenant: "Tenant of " + name})
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func (o *env) link(id string) string {
 
 func (o *env) state(id string) credstore.State {
 	o.t.Helper()
-	s, err := o.store.Read(o.t.Context(), id)
+	s, err := o.store.Connections.Read(o.t.Context(), id)
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -258,7 +259,7 @@ func wantText(t *testing.T, page string, texts ...string) {
 func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	o := newEnv(t, publicURL, nil)
 	first, second := o.connection("first", credstore.OAuth), o.connection("second", credstore.OAuth)
-	if err := o.store.SetCompany(t.Context(), first, credstore.Company{ID: "c-2"}); err != nil {
+	if err := o.store.Connections.SetCompany(t.Context(), first, credstore.Company{ID: "c-2"}); err != nil {
 		t.Fatal(err)
 	}
 	o.pleo.company, o.pleo.companyUnknown = credstore.Company{}, true
@@ -267,7 +268,7 @@ func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	if wantText(t, page, "Almost done", "cannot tell us at the moment which company"); strings.Contains(page, "is now connected") {
 		t.Errorf("a grant of nobody knows whom is told as connected:\n%s", page)
 	}
-	if err := o.store.SetCompany(t.Context(), second, credstore.Company{ID: "c-2"}); !errors.Is(err, credstore.ErrCompanyBound) {
+	if err := o.store.Connections.SetCompany(t.Context(), second, credstore.Company{ID: "c-2"}); !errors.Is(err, credstore.ErrCompanyBound) {
 		t.Fatalf("Identify = %v, want a conflict", err)
 	}
 	link := o.link(second)
@@ -277,8 +278,15 @@ func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	if s := o.state(second).Connection.Status; s != credstore.Active {
 		t.Errorf("the connection is %s, want active", s)
 	}
-	if err := o.store.Disable(t.Context(), second, credstore.ReasonOperator); err != nil {
+	if err := o.store.Connections.Disable(t.Context(), second, credstore.ReasonOperator); err != nil {
 		t.Fatal(err)
 	}
 	wantText(t, alice.send("GET", o.link(second), "").Body.String(), "This connection is turned off")
+}
+
+// pageStore is the part of a store that the pages use.
+type pageStore struct {
+	credstore.Connections
+	credstore.Links
+	credstore.History
 }

@@ -72,7 +72,7 @@ func TestConsentErrorPages(t *testing.T) {
 				t.Errorf("the page names another customer:\n%s", page)
 			}
 			wantText(t, o.browser().send("GET", link, "").Body.String(), "Continue to Pleo") // others see nothing of it
-			history, err := o.store.History(t.Context(), id, "", 1)
+			history, err := o.store.History.Events(t.Context(), id, "", 1)
 			if err != nil || history.Events[0].Type != credstore.EventConsentFailed || history.Events[0].Code != string(test.code) || history.Events[0].Actor != credstore.ActorCustomer {
 				t.Errorf("history %+v, %v, want a failed consent with code %s", history.Events, err, test.code)
 			}

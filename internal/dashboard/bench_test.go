@@ -10,6 +10,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
 // BenchmarkPagesOfMany draws pages about 100,000 connections. Each is meant to
@@ -26,7 +27,7 @@ func BenchmarkPagesOfMany(b *testing.B) {
 	}
 	b.Cleanup(func() { _ = store.Close() })
 	fillStore(b, path)
-	h := newTestDashboard(b, nil, func(c *Config) { c.Operator.Store = store }).handler
+	h := newTestDashboard(b, nil, func(c *Config) { c.Operator.Store = manage.StoreOf(store.Store) }).handler
 	for _, page := range []struct{ name, target string }{
 		{"overview", "/"},
 		{"list", "/connections"},

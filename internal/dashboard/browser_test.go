@@ -52,16 +52,16 @@ func busyStore(now time.Time) *managetest.Store {
 	}
 	slices.SortFunc(store.Connections, func(a, b credstore.Connection) int { return strings.Compare(a.Name, b.Name) })
 	for i := range 60 {
-		store.Events = append(store.Events, credstore.Event{
+		store.Recorded = append(store.Recorded, credstore.Event{
 			ID: fmt.Sprintf("e%03d", i), ConnectionID: "3", Connection: "umbrella-003", Type: credstore.EventRefreshed,
 			At: now.Add(time.Duration(i-60) * time.Hour), Actor: credstore.ActorProxy, Status: credstore.Active, Version: int64(i + 1),
 		})
 	}
-	store.Events[0].Type, store.Events[0].Actor = credstore.EventConnected, credstore.ActorCustomer
-	last := &store.Events[59]
+	store.Recorded[0].Type, store.Recorded[0].Actor = credstore.EventConnected, credstore.ActorCustomer
+	last := &store.Recorded[59]
 	last.Type, last.Status, last.Reason = credstore.EventReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected
 	last.Code, last.Message = "refresh_token_rejected", "the authorization server responded with 400 invalid_grant"
-	store.Events = append(store.Events, credstore.Event{
+	store.Recorded = append(store.Recorded, credstore.Event{
 		ID: "e060", ConnectionID: "gone", Connection: "initech", Type: credstore.EventConnected,
 		At: now.Add(-300 * time.Hour), Actor: credstore.ActorCustomer, Status: credstore.Active, Version: 1,
 	}, credstore.Event{

@@ -129,7 +129,7 @@ func (d *Dashboard) show(w http.ResponseWriter, r *http.Request) error {
 // history reads the requested page of the history of the connection with the id.
 func (d *Dashboard) history(r *http.Request, id string) (historySection, error) {
 	cursor := r.URL.Query().Get("cursor")
-	page, err := d.operator.History(r.Context(), id, cursor, historyPageSize)
+	page, err := d.operator.Events(r.Context(), id, cursor, historyPageSize)
 	section := historySection{Events: page.Events}
 	here := url.URL{Path: r.URL.Path, Fragment: "history"}
 	if cursor != "" {

@@ -236,8 +236,8 @@ func TestChangesRequireSessionForm(t *testing.T) {
 			}
 		}
 	}
-	if len(store.Events) > 0 || len(store.Connections) != 1 {
-		t.Errorf("something was changed: %v", store.Events)
+	if len(store.Recorded) > 0 || len(store.Connections) != 1 {
+		t.Errorf("something was changed: %v", store.Recorded)
 	}
 }
 
@@ -566,7 +566,7 @@ func TestPagesEscapeInput(t *testing.T) {
 	const evil = `"><script>alert(1)</script>`
 	c.CompanyName, c.ExternalTenant, c.LastError.Message = evil, evil, evil
 	store := &managetest.Store{Connections: []credstore.Connection{c}}
-	store.Events = []credstore.Event{{ConnectionID: c.ID, ID: "e", Type: credstore.EventCreated, Message: evil, Actor: evil}}
+	store.Recorded = []credstore.Event{{ConnectionID: c.ID, ID: "e", Type: credstore.EventCreated, Message: evil, Actor: evil}}
 	b := signedIn(t, newTestDashboard(t, store, withLinks).handler)
 	for _, page := range append(pagePaths(), "/connections?q="+url.QueryEscape(evil)) {
 		if body := b.open(page).Body.String(); strings.Contains(body, "<script>") {
@@ -770,8 +770,8 @@ func TestConfirmationForReplacedConnection(t *testing.T) {
 	if w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "another connection") {
 		t.Errorf("disabling another connection than was asked about = %d, want 409:\n%s", w.Code, w.Body)
 	}
-	if len(store.Events) > 0 {
-		t.Errorf("something was changed: %v", store.Events)
+	if len(store.Recorded) > 0 {
+		t.Errorf("something was changed: %v", store.Recorded)
 	}
 }
 
@@ -872,7 +872,7 @@ func TestHistoryNamesActor(t *testing.T) {
 func TestHistoryOfRemovedConnection(t *testing.T) {
 	store := &managetest.Store{
 		Connections: []credstore.Connection{managetest.FullConnection()},
-		Events: []credstore.Event{
+		Recorded: []credstore.Event{
 			{ID: "1", ConnectionID: "first", Connection: "gone", Type: credstore.EventRemoved, Actor: "somebody else"},
 			{ID: "2", ConnectionID: "last", Connection: "gone", Type: credstore.EventExported, Actor: credstore.ActorCommandLine},
 			{ID: "3", ConnectionID: "last", Connection: "gone", Type: credstore.EventRemoved, Actor: credstore.ActorDashboard},

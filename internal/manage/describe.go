@@ -90,7 +90,7 @@ func timeOrNull(t time.Time) *time.Time {
 	return &utc
 }
 
-// History is one page of what happened to a connection, the latest first.
+// Events is one page of what happened to a connection, the latest first.
 type History struct {
 	Events     []Event `json:"events"`
 	NextCursor *string `json:"next_cursor"` // null on the last page

@@ -21,10 +21,23 @@ type Store interface {
 	List(ctx context.Context, q credstore.Query) (credstore.Page, error)
 	Count(ctx context.Context) (map[credstore.Group]int, error)
 	Removed(ctx context.Context, name string) (id string, err error)
-	History(ctx context.Context, id, before string, limit int) (credstore.HistoryPage, error)
+	Events(ctx context.Context, id, before string, limit int) (credstore.HistoryPage, error)
 	Create(ctx context.Context, c credstore.NewConnection) (credstore.Connection, error)
 	Disable(ctx context.Context, id, reason string) error
 	Enable(ctx context.Context, id string) error
+	RetryRejected(ctx context.Context, id string, at time.Time) error
+}
+
+// StoreOf returns the part of s that an [Operator] uses.
+func StoreOf(s credstore.Store) Store {
+	return struct {
+		credstore.Connections
+		credstore.History
+		retrier
+	}{s.Connections, s.History, s.Credentials}
+}
+
+type retrier interface {
 	RetryRejected(ctx context.Context, id string, at time.Time) error
 }
 

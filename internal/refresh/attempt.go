@@ -187,7 +187,7 @@ func (a *attempt) acquireLease(ctx context.Context) (done bool, err error) {
 func (a *attempt) acquire(ctx context.Context) (credstore.Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	return a.m.Store.Acquire(ctx, a.e.id, a.m.Owner)
+	return a.m.Store.Credentials.Acquire(ctx, a.e.id, a.m.Owner)
 }
 
 // rest waits until a lease that somebody else holds is tried again: longer while
@@ -220,7 +220,7 @@ func (a *attempt) overtaken(ctx context.Context) (bool, error) {
 func (a *attempt) loadState(ctx context.Context) (done bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	a.state, err = a.m.Store.Read(ctx, a.e.id)
+	a.state, err = a.m.Store.Connections.Read(ctx, a.e.id)
 	if errors.Is(err, credstore.ErrNotFound) {
 		a.m.drop(a.e)
 	}
@@ -488,7 +488,7 @@ func (a *attempt) recordIntent(ctx context.Context) error {
 	a.slot = slot
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	a.intent, err = a.m.Store.RecordIntent(ctx, a.lease, parent, a.m.Now())
+	a.intent, err = a.m.Store.Credentials.RecordIntent(ctx, a.lease, parent, a.m.Now())
 	a.m.health.recordStore(err)
 	if errors.Is(err, credstore.ErrSuperseded) {
 		_ = a.m.reread(ctx, a.e) // counted; the waiters read what memory holds
@@ -537,7 +537,7 @@ func (a *attempt) judgement(err error) breaker.Result {
 func (a *attempt) superseded() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
-	state, err := a.m.Store.Read(ctx, a.e.id)
+	state, err := a.m.Store.Connections.Read(ctx, a.e.id)
 	if errors.Is(err, credstore.ErrNotFound) {
 		return true
 	}

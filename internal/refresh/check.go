@@ -82,13 +82,13 @@ const checkRounds = 3
 // with the id has. Its errors are those of [credstore.Store.Read]; that somebody
 // could not be asked is a finding.
 func (c Checker) Check(ctx context.Context, id string) (CredentialCheck, error) {
-	state, err := c.Store.Read(ctx, id)
+	state, err := c.Store.Connections.Read(ctx, id)
 	for round := 1; err == nil; round++ {
 		findings := c.findings(ctx, state)
 		asked := state.Credential.Version
 		// A token that was refreshed while it was asked about is dead for a good
 		// reason.
-		state, err = c.Store.Read(ctx, id)
+		state, err = c.Store.Connections.Read(ctx, id)
 		if err == nil && (state.Credential.Version == asked || round == checkRounds) {
 			return CredentialCheck{Connection: state.Connection, Findings: findings}, nil
 		}

@@ -141,7 +141,7 @@ func (m *Manager) identify(e *entry, accessToken credstore.Secret) {
 // learn records whose the connection's authorization is, and brings the entry up
 // to date.
 func (m *Manager) learn(ctx context.Context, e *entry, company credstore.Company) {
-	err := m.Store.SetCompany(ctx, e.id, company)
+	err := m.Store.Connections.SetCompany(ctx, e.id, company)
 	if errors.Is(err, credstore.ErrCompanyBound) || errors.Is(err, credstore.ErrOtherCompany) {
 		m.logger(e).Error("the connection was disabled: its credential is of a company that it must not be of", errField(err))
 	}

@@ -141,7 +141,7 @@ func (c *consent) own(ctx context.Context) error {
 	if c.lease, err = c.m.lease(ctx, c.grant.ConnectionID); err != nil {
 		return c.storeError(err)
 	}
-	if c.state, err = c.m.Store.Read(ctx, c.grant.ConnectionID); err != nil {
+	if c.state, err = c.m.Store.Connections.Read(ctx, c.grant.ConnectionID); err != nil {
 		return c.storeError(err)
 	}
 	if c.state.Connection.Kind != credstore.OAuth {
@@ -240,7 +240,7 @@ func (c *consent) replace(ctx context.Context, r credstore.Replacement) (credsto
 // ends, with a new lease where the old one has ended meanwhile.
 func (m *Manager) replace(ctx context.Context, id string, lease *credstore.Lease, r credstore.Replacement) (credstore.Connection, error) {
 	for wait := minSaveRetryDelay; ; wait = min(2*wait, maxSaveRetryDelay) {
-		conn, err := m.Store.Replace(ctx, *lease, r)
+		conn, err := m.Store.Connections.Replace(ctx, *lease, r)
 		if !passing(err) {
 			return conn, err
 		}

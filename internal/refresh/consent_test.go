@@ -97,7 +97,7 @@ func TestConsentActivatesConnection(t *testing.T) {
 		if _, err := w.command().FindLink(t.Context(), token); !errors.Is(err, credstore.ErrLinkUsed) {
 			t.Errorf("FindLink = %v, want ErrLinkUsed", err)
 		}
-		page, err := w.command().History(t.Context(), conn.ID, "", 0)
+		page, err := w.command().Events(t.Context(), conn.ID, "", 0)
 		if err != nil || !slices.ContainsFunc(page.Events, func(e credstore.Event) bool {
 			return e.Type == credstore.EventConnected && e.Actor == credstore.ActorCustomer
 		}) {

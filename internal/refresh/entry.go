@@ -106,11 +106,11 @@ func (m *Manager) find(ctx context.Context, name string) (*entry, error) {
 
 func (m *Manager) load(ctx context.Context, name string) (*entry, error) {
 	before := m.changeCount.Load()
-	conn, err := m.Store.Find(ctx, name)
+	conn, err := m.Store.Connections.Find(ctx, name)
 	if err != nil {
 		return nil, m.storeError(name, err)
 	}
-	state, err := m.Store.Read(ctx, conn.ID)
+	state, err := m.Store.Connections.Read(ctx, conn.ID)
 	if err != nil {
 		return nil, m.storeError(name, err)
 	}
@@ -283,7 +283,7 @@ func (m *Manager) retryChange(c credstore.Change) {
 
 // reread brings the entry up to date with the store.
 func (m *Manager) reread(ctx context.Context, e *entry) error {
-	state, err := m.Store.Read(ctx, e.id)
+	state, err := m.Store.Connections.Read(ctx, e.id)
 	if errors.Is(err, credstore.ErrNotFound) {
 		m.drop(e)
 	}
@@ -304,10 +304,10 @@ func (m *Manager) saveAnew(ctx context.Context, e *entry, state *credstore.State
 	if lost == nil || lost.Parent != state.Credential.Parent() || e.current.Load().conn.Version <= state.Credential.Version {
 		return nil
 	}
-	_, err := m.Store.Save(ctx, *lost)
+	_, err := m.Store.Credentials.Save(ctx, *lost)
 	if err == nil {
 		m.logger(e).Warn("a token pair was saved again: the store had lost it, or not taken it yet", zap.Int64("version", lost.Parent.Version+1))
-		*state, err = m.Store.Read(ctx, e.id)
+		*state, err = m.Store.Connections.Read(ctx, e.id)
 	}
 	if errors.Is(err, credstore.ErrSuperseded) {
 		return nil

@@ -291,7 +291,7 @@ func (w *env) start(dir string) *process {
 	if !w.polling {
 		records.ReplayInterval, mark = 24*time.Hour, nil
 	}
-	p.Manager, err = New(Config{Store: p.store, Server: p.link, API: w.api, Spool: records, HighWaterMark: mark, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)})
+	p.Manager, err = New(Config{Store: p.store.parts(), Server: p.link, API: w.api, Spool: records, HighWaterMark: mark, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)})
 	if err != nil {
 		w.t.Fatal(err)
 	}

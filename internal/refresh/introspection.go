@@ -79,7 +79,7 @@ func (o *introspection) isTrusted(ctx context.Context) bool {
 	if trusted {
 		return true
 	}
-	fact, err := o.store.Fact(ctx, factIntrospectionTrusted)
+	fact, err := o.store.Changes.Fact(ctx, factIntrospectionTrusted)
 	return err == nil && fact != ""
 }
 
@@ -96,7 +96,7 @@ func (o *introspection) calibrate(token credstore.Secret) {
 	}
 	active, err := o.server.Active(ctx, token, "refresh_token")
 	if err == nil && active {
-		err = o.store.SetFact(ctx, factIntrospectionTrusted, time.Now().UTC().Format(time.RFC3339))
+		err = o.store.Changes.SetFact(ctx, factIntrospectionTrusted, time.Now().UTC().Format(time.RFC3339))
 	}
 	o.conclude(err == nil && active, errors.Is(err, pleo.ErrIntrospectionUnsupported))
 }

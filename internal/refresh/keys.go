@@ -146,7 +146,7 @@ func (m *Manager) underLease(ctx context.Context, e *entry, version int64, f fun
 		return err
 	}
 	defer func() { _ = lease.Release() }() // it ends with the process at the latest
-	state, err := m.Store.Read(ctx, e.id)
+	state, err := m.Store.Connections.Read(ctx, e.id)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (m *Manager) underLease(ctx context.Context, e *entry, version int64, f fun
 // lease takes the lease as soon as nobody else holds it.
 func (m *Manager) lease(ctx context.Context, id string) (credstore.Lease, error) {
 	for {
-		lease, err := m.Store.Acquire(ctx, id, m.Owner)
+		lease, err := m.Store.Credentials.Acquire(ctx, id, m.Owner)
 		if !errors.Is(err, credstore.ErrBusy) {
 			return lease, err
 		}
@@ -175,7 +175,7 @@ func (m *Manager) refuseKey(ctx context.Context, lease credstore.Lease, state cr
 	parent, log := state.Credential.Parent(), m.Logger.With(zap.String("connection", state.Connection.Name))
 	err := m.checkNextKey(ctx, state)
 	if err == nil {
-		_, err = m.Store.PromoteKey(ctx, lease, parent)
+		_, err = m.Store.Credentials.PromoteKey(ctx, lease, parent)
 		if err == nil {
 			log.Info("the API refuses the key; the staged one has taken its place")
 		}
@@ -185,7 +185,7 @@ func (m *Manager) refuseKey(ctx context.Context, lease credstore.Lease, state cr
 		return nil // as before
 	}
 	log.Error("the connection needs a person: the API refuses its key", zap.NamedError("next_key", err))
-	return m.Store.MarkReauthorizationRequired(ctx, lease, parent, credstore.Failure{
+	return m.Store.Credentials.MarkReauthorizationRequired(ctx, lease, parent, credstore.Failure{
 		Code: codeKeyRejected, Message: "the API answers 401 to the key", At: m.Now(),
 	}, credstore.ReasonKeyRejected, false)
 }
@@ -221,5 +221,5 @@ func (m *Manager) acquitKey(ctx context.Context, lease credstore.Lease, state cr
 		return nil
 	}
 	m.Logger.Info("the API accepts the key again", zap.String("connection", state.Connection.Name))
-	return m.Store.Reinstate(ctx, lease, state.Credential.Parent())
+	return m.Store.Credentials.Reinstate(ctx, lease, state.Credential.Parent())
 }

@@ -125,7 +125,7 @@ type Manager struct {
 
 // New returns a Manager. It starts nothing by itself: [Manager.Run] does.
 func New(c Config) (*Manager, error) {
-	if c.Store == nil || c.Owner == "" {
+	if c.Store.Connections == nil || c.Owner == "" {
 		return nil, errors.New("refresh: Config needs a Store and an Owner")
 	}
 	if c.Server != nil && c.Spool == nil {
@@ -139,7 +139,7 @@ func New(c Config) (*Manager, error) {
 	}
 	if m.HighWaterMark != nil {
 		m.guard = rollback.NewGuard(rollback.Config{
-			Mark: m.HighWaterMark, Store: m.Store, Shared: m.Shared, Now: m.Now, Logger: m.Logger,
+			Mark: m.HighWaterMark, Store: m.Store.Changes, Shared: m.Shared, Now: m.Now, Logger: m.Logger,
 			OnLoss: m.saveLatest, OnStoreError: m.metrics.storeErrors.Inc,
 		})
 	}
@@ -276,7 +276,7 @@ func (m *Manager) Sole(ctx context.Context) (bool, error) {
 	if known := m.sole.Load(); known != nil {
 		return *known, nil
 	}
-	page, err := m.Store.List(ctx, credstore.Query{Limit: 2})
+	page, err := m.Store.Connections.List(ctx, credstore.Query{Limit: 2})
 	if err != nil {
 		return false, m.storeError("", err)
 	}

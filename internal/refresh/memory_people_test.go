@@ -106,7 +106,7 @@ func (s *memoryStore) RecordEvent(ctx context.Context, id string, e credstore.Ev
 	})
 }
 
-func (s *memoryStore) History(_ context.Context, id, before string, limit int) (page credstore.HistoryPage, err error) {
+func (s *memoryStore) Events(_ context.Context, id, before string, limit int) (page credstore.HistoryPage, err error) {
 	limit = cmp.Or(limit, 50)
 	seen, notNumber := strconv.Atoi(cmp.Or(before, "0"))
 	if limit < 1 || limit > 200 || notNumber != nil {

@@ -23,10 +23,10 @@ func TestMemoryStoreIsAStore(t *testing.T) {
 
 type memoryData struct{ *memory }
 
-func (d memoryData) Open(t *testing.T) credstore.Store {
+func (d memoryData) Open(t *testing.T) credstoretest.Store {
 	s := &memoryStore{memory: d.memory, opened: len(d.log)}
 	t.Cleanup(func() { _ = s.Close() })
-	return s
+	return credstoretest.Store{Store: s.parts(), Ping: s.Ping, Close: s.Close}
 }
 
 func (d memoryData) Dump(*testing.T) []byte {
@@ -82,6 +82,11 @@ type memoryStore struct {
 	closed        bool // guarded by memory.mu
 	before, after atomic.Pointer[func(op string) error]
 	leaseLeft     atomic.Int64 // how long its leases last, in nanoseconds; 0: for ever
+}
+
+// parts returns the store as package credstore divides it. It has no outbox.
+func (s *memoryStore) parts() credstore.Store {
+	return credstore.Store{Connections: s, Credentials: s, Links: s, History: s, Changes: s}
 }
 
 // fail asks f before each operation and answers with its error; nil ends it.

@@ -142,7 +142,7 @@ func (a *attempt) unknown(err error) error {
 	a.m.logger(a.e).Warn("the outcome of a refresh is unknown; it is tried again",
 		zap.Int("presentations", a.intent.Attempts), zap.Time("next_at", s.RetryAt), errField(err))
 	return a.record(s.RetryAt, err, func(ctx context.Context) error {
-		return a.m.Store.MarkOutcomeUnknown(ctx, a.lease, a.intent.Parent, s)
+		return a.m.Store.Credentials.MarkOutcomeUnknown(ctx, a.lease, a.intent.Parent, s)
 	})
 }
 
@@ -172,7 +172,7 @@ func (a *attempt) withdraw(s *credstore.RefreshFailure) error {
 		at, cause = s.RetryAt, errors.New(s.Failure.Message)
 	}
 	return a.record(at, cause, func(ctx context.Context) error {
-		return a.m.Store.CancelIntent(ctx, a.lease, a.intent.Parent, s)
+		return a.m.Store.Credentials.CancelIntent(ctx, a.lease, a.intent.Parent, s)
 	})
 }
 
@@ -224,7 +224,7 @@ func (a *attempt) reject(v verdict) error {
 	failure := credstore.Failure{Code: v.code, Message: v.message, At: a.m.Now()}
 	parent := a.state.Credential.Parent()
 	err := a.insist(a.unavailable(errors.New(v.message)), func(ctx context.Context) error {
-		return a.m.Store.MarkReauthorizationRequired(ctx, a.lease, parent, failure, v.reason, v.dropAccess)
+		return a.m.Store.Credentials.MarkReauthorizationRequired(ctx, a.lease, parent, failure, v.reason, v.dropAccess)
 	})
 	if reread := a.rereadNow(); reread != nil {
 		return reread

@@ -43,7 +43,7 @@ func replica(t *testing.T, dsn string, keyset *credstore.Keyset, s *server, owne
 	if err != nil {
 		t.Fatalf("opening the spool: %v", err)
 	}
-	m, err := New(Config{Store: store, Server: s, Spool: records, HighWaterMark: rollback.MarkIn(dir), Shared: true, Owner: owner})
+	m, err := New(Config{Store: store.Store, Server: s, Spool: records, HighWaterMark: rollback.MarkIn(dir), Shared: true, Owner: owner})
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}
@@ -66,7 +66,7 @@ func TestPostgresBackgroundWorkIsShared(t *testing.T) {
 	present := replica(t, dsn, keyset, s, "importer")
 	for i := range due {
 		tokens := s.grant()
-		_, err := present.Store.Create(t.Context(), credstore.NewConnection{
+		_, err := present.Store.Connections.Create(t.Context(), credstore.NewConnection{
 			Name: fmt.Sprint("c-", i), Kind: credstore.OAuth,
 			Credential: &credstore.NewCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken},
 		})
@@ -111,7 +111,7 @@ func roundAfterRound(ctx context.Context, m *Manager) {
 // refreshed counts the connections that are not due any more.
 func refreshed(t *testing.T, store credstore.Store) int {
 	t.Helper()
-	old, err := store.Due(t.Context(), time.Now().Add(keepAliveJitter-keepAliveAge), 1000)
+	old, err := store.Credentials.Due(t.Context(), time.Now().Add(keepAliveJitter-keepAliveAge), 1000)
 	if err != nil {
 		t.Fatalf("Due: %v", err)
 	}

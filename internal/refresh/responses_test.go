@@ -543,7 +543,7 @@ func BenchmarkAuthorize(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, err := New(Config{Store: store, Owner: "bench"})
+	m, err := New(Config{Store: store.parts(), Owner: "bench"})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -99,7 +99,7 @@ func (a *attempt) save(s credstore.Successor) <-chan saveResult {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), saveTimeout)
 		defer cancel()
-		conn, err := a.m.Store.Save(ctx, s)
+		conn, err := a.m.Store.Credentials.Save(ctx, s)
 		c <- saveResult{conn, err}
 	}()
 	return c

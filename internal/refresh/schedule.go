@@ -129,7 +129,7 @@ func (m *Manager) tick(e *entry) {
 // ctx ends. It returns ctx's error.
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.Store.Watch(ctx, m.changed) })
+	g.Go(func() error { return m.Store.Changes.Watch(ctx, m.changed) })
 	if m.Server != nil {
 		g.Go(func() error { return m.replaySpool(ctx) })
 		g.Go(func() error { return m.resume(ctx) })
@@ -141,6 +141,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// spoolStore is the part of the store that the spool uses.
+type spoolStore struct {
+	credstore.Connections
+	credstore.Credentials
+}
+
 // replaySpool saves what earlier processes left, but not into a store that waits
 // to be accepted: in one that is too old every pair would pass for superseded, and
 // be dropped.
@@ -148,13 +154,13 @@ func (m *Manager) replaySpool(ctx context.Context) error {
 	if err := m.guard.WaitTrusted(ctx); err != nil {
 		return err
 	}
-	return m.Spool.Replay(ctx, m.Store, m.Logger, m.spooled())
+	return m.Spool.Replay(ctx, spoolStore{m.Store.Connections, m.Store.Credentials}, m.Logger, m.spooled())
 }
 
 // resume takes up the refreshes that an earlier process left unsettled.
 func (m *Manager) resume(ctx context.Context) error {
 	for {
-		ids, err := m.Store.Unsettled(ctx, maxUnsettled)
+		ids, err := m.Store.Credentials.Unsettled(ctx, maxUnsettled)
 		if err == nil {
 			for _, id := range ids {
 				m.takeUp(ctx, id, purpose{ahead: true})
@@ -171,7 +177,7 @@ func (m *Manager) resume(ctx context.Context) error {
 func (m *Manager) keepAlive(ctx context.Context) error {
 	for {
 		now := m.Now()
-		due, err := m.Store.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), keepAliveBatchSize)
+		due, err := m.Store.Credentials.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), keepAliveBatchSize)
 		if err != nil && !errors.Is(err, context.Canceled) {
 			m.metrics.storeErrors.Inc()
 		}
@@ -205,7 +211,7 @@ func jitter(id string) time.Duration {
 // takeUp starts a refresh of a connection that may not be in memory yet. One
 // that was taken for requested, and is not, is left alone.
 func (m *Manager) takeUp(ctx context.Context, id string, w purpose) {
-	state, err := m.Store.Read(ctx, id)
+	state, err := m.Store.Connections.Read(ctx, id)
 	if err != nil {
 		return // removed, or the store is away: the next round finds it again
 	}

@@ -75,7 +75,7 @@ var errNotKey = errors.New("the connection is not of a kind that has an API key"
 // key is not stored, and the error says why. After an error the connection has the
 // credential that it had before.
 func (m *Manager) SetKey(ctx context.Context, g KeyChange) (credstore.Connection, error) {
-	state, err := m.Store.Read(ctx, g.ConnectionID)
+	state, err := m.Store.Connections.Read(ctx, g.ConnectionID)
 	if err != nil {
 		return credstore.Connection{}, m.grantStoreError("", err)
 	}
@@ -161,14 +161,14 @@ func (m *Manager) replaceKey(ctx context.Context, g KeyChange, r credstore.Repla
 
 // stageKey stages a key of the connection's own company.
 func (m *Manager) stageKey(ctx context.Context, g KeyChange, company credstore.Company) (credstore.Connection, error) {
-	state, err := m.Store.Read(ctx, g.ConnectionID)
+	state, err := m.Store.Connections.Read(ctx, g.ConnectionID)
 	if err != nil {
 		return credstore.Connection{}, m.grantStoreError("", err)
 	}
 	if have := state.Connection.Company(); !have.IsZero() && !have.Same(company) {
 		return credstore.Connection{}, &credstore.OtherCompanyError{Have: have, Got: company}
 	}
-	if err := m.Store.StageKey(ctx, g.ConnectionID, g.Key, g.ExpiresAt); err != nil {
+	if err := m.Store.Connections.StageKey(ctx, g.ConnectionID, g.Key, g.ExpiresAt); err != nil {
 		return credstore.Connection{}, m.grantStoreError(state.Connection.Name, err)
 	}
 	return state.Connection, nil

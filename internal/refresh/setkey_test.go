@@ -97,7 +97,7 @@ func TestSetKeyRejectsStagingTheCurrentKey(t *testing.T) {
 		if _, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("old"), Stage: true}); !errors.Is(err, ErrSameKey) {
 			t.Errorf("SetKey = %v, want ErrKeyPresent", err)
 		}
-		if state, err := p.Store.Read(t.Context(), conn.ID); err != nil || !state.Credential.NextKey.IsZero() {
+		if state, err := p.Store.Connections.Read(t.Context(), conn.ID); err != nil || !state.Credential.NextKey.IsZero() {
 			t.Errorf("Read = %v; want no staged key", err)
 		}
 	})

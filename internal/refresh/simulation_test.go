@@ -310,7 +310,7 @@ func (s *sim) start(machine int) *simProcess {
 	s.note("%s: starts", p.name)
 	var err error
 	p.m, err = New(Config{
-		Store: &simStore{memoryStore: p.store, p: p}, Server: &simLink{p: p},
+		Store: (&simStore{memoryStore: p.store, p: p}).parts(), Server: &simLink{p: p},
 		Spool:  &simSpool{p: p, disk: s.spools[machine], replayed: make(chan struct{}), abandoned: map[credstore.Parent]bool{}},
 		Shared: s.replicas, Owner: p.name, Jitter: func(wait time.Duration) time.Duration { return wait / 2 },
 	})
@@ -392,6 +392,11 @@ func (p *simProcess) step(ctx context.Context, op, id string) (simFate, error) {
 type simStore struct {
 	*memoryStore
 	p *simProcess
+}
+
+// parts returns the store with the methods that simStore overrides.
+func (s *simStore) parts() credstore.Store {
+	return credstore.Store{Connections: s, Credentials: s, Links: s, History: s, Changes: s}
 }
 
 // do takes the step and calls f, whose effect is kept even where the answer is

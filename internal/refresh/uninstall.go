@@ -44,7 +44,7 @@ func (m *Manager) uninstall(ctx context.Context, e *entry, at time.Time) {
 			return nil
 		}
 		e.end(state.Credential.Version)
-		return m.Store.MarkReauthorizationRequired(ctx, lease, state.Credential.Parent(), credstore.Failure{
+		return m.Store.Credentials.MarkReauthorizationRequired(ctx, lease, state.Credential.Parent(), credstore.Failure{
 			Code: codeUninstalled, Message: "the integration was uninstalled by a request through this proxy", At: at,
 		}, credstore.ReasonUninstalled, true)
 	})

@@ -49,7 +49,7 @@ func TestDeliversEvents(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
 	registry := prometheus.NewRegistry()
-	defer w.run(w.store, "p1", fastTiming(), registry, r)()
+	defer w.run(w.store.Outbox, "p1", fastTiming(), registry, r)()
 	c := w.add("acme", time.Time{})
 	w.reject(c)
 	r.await(1)
@@ -116,7 +116,7 @@ func TestSignsWithAllSecrets(t *testing.T) {
 		byOld <- err
 	})
 	r.secrets = "# rotated in March\n" + newSecret + "\n\n" + oldSecret + "\n"
-	defer w.run(w.store, "p1", fastTiming(), nil, r)()
+	defer w.run(w.store.Outbox, "p1", fastTiming(), nil, r)()
 	w.reject(w.add("acme", time.Time{}))
 	if err := <-byOld; err != nil {
 		t.Errorf("a receiver with the old secret rejects the signature: %v", err)
@@ -151,7 +151,7 @@ func TestRetriesFailedDelivery(t *testing.T) {
 			p := fastTiming()
 			p.attemptTimeout = 500 * time.Millisecond
 			registry := prometheus.NewRegistry()
-			defer w.run(w.store, "p1", p, registry, r)()
+			defer w.run(w.store.Outbox, "p1", p, registry, r)()
 			w.reject(w.add("acme", time.Time{}))
 			all := r.await(3)
 			w.waitForDeliveries(r)
@@ -173,14 +173,14 @@ func TestObeysRetryAfter(t *testing.T) {
 		rw.Header().Set("Retry-After", "7200")
 		rw.WriteHeader(http.StatusTooManyRequests)
 	})
-	stop := w.run(w.store, "p1", fastTiming(), nil, r)
+	stop := w.run(w.store.Outbox, "p1", fastTiming(), nil, r)
 	before := time.Now()
 	w.reject(w.add("acme", time.Time{}))
 	for w.log.FilterMessageSnippet("webhook delivery failed").Len() == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	stop()
-	next, err := w.store.NextDelivery(t.Context(), r.endpoint().subscriptionName())
+	next, err := w.store.Outbox.NextDelivery(t.Context(), r.endpoint().subscriptionName())
 	if err != nil || next.Sub(before).Round(time.Minute) != 2*time.Hour {
 		t.Errorf("next attempt at %v, %v, want two hours after %v", next, err, before)
 	}
@@ -191,14 +191,14 @@ func TestAbandonsDeliveryAfterLastRetry(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ delivery) { rw.WriteHeader(500) })
 	registry := prometheus.NewRegistry()
-	defer w.run(w.store, "p1", fastTiming(), registry, r)()
+	defer w.run(w.store.Outbox, "p1", fastTiming(), registry, r)()
 	c := w.add("acme", time.Time{})
 	w.reject(c)
 	w.waitForDeliveries(r)
 	if got, want := results(t, registry), map[string]int{"failed": 3, "abandoned": 1}; !cmp.Equal(got, want) {
 		t.Errorf("pleo_webhook_deliveries_total = %v, want %v", got, want)
 	}
-	page, err := w.store.History(t.Context(), c.ID, "", 0)
+	page, err := w.store.History.Events(t.Context(), c.ID, "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestReceiverGone(t *testing.T) {
 	r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int, _ delivery) { rw.WriteHeader(http.StatusGone) })
 	other := newReceiver(t, nil)
 	registry := prometheus.NewRegistry()
-	defer w.run(w.store, "p1", fastTiming(), registry, r, other)()
+	defer w.run(w.store.Outbox, "p1", fastTiming(), registry, r, other)()
 	c := w.add("acme", time.Time{})
 	w.reject(c)
 	r.await(1)
@@ -252,7 +252,7 @@ func TestReceiversAreIndependent(t *testing.T) {
 	p := fastTiming()
 	p.attemptTimeout = time.Minute
 	p.retryDelays = []time.Duration{time.Hour}
-	stop := w.run(w.store, "p1", p, nil, slow, picky)
+	stop := w.run(w.store.Outbox, "p1", p, nil, slow, picky)
 	bad := w.add("bad", time.Time{})
 	w.reject(bad)
 	for i := range 2 * maxConcurrentDeliveries {
@@ -270,7 +270,7 @@ func TestReceiversAreIndependent(t *testing.T) {
 	}
 	// The next process repeats the interrupted deliveries.
 	awake.Store(true)
-	defer w.run(w.store, "p2", fastTiming(), nil, slow)()
+	defer w.run(w.store.Outbox, "p2", fastTiming(), nil, slow)()
 	slow.await(maxConcurrentDeliveries + 1 + 2*maxConcurrentDeliveries)
 }
 
@@ -283,7 +283,7 @@ func TestOrderPerConnection(t *testing.T) {
 			rw.WriteHeader(500)
 		}
 	})
-	defer w.run(w.store, "p1", fastTiming(), nil, r)()
+	defer w.run(w.store.Outbox, "p1", fastTiming(), nil, r)()
 	c := w.add("acme", time.Time{})
 	w.reject(c)
 	r.await(1)
@@ -322,7 +322,7 @@ func TestNextEventIsNotDelayed(t *testing.T) {
 	r := newReceiver(t, func(http.ResponseWriter, *http.Request, int, delivery) { <-respond })
 	p := fastTiming()
 	p.claimDuration, p.idlePollInterval = time.Hour, time.Hour
-	outbox := observedOutbox{w.store, make(chan struct{}, 10000)}
+	outbox := observedOutbox{w.store.Outbox, make(chan struct{}, 10000)}
 	d, stop := w.start(Config{Outbox: outbox, Owner: "p1", EventDriven: true, Endpoints: []Endpoint{r.endpoint()}}, p)
 	defer stop()
 	c := w.add("acme", time.Time{})
@@ -359,11 +359,11 @@ func TestCrashBeforeRecording(t *testing.T) {
 	r := newReceiver(t, nil)
 	p := fastTiming()
 	p.claimDuration = 300 * time.Millisecond
-	stop := w.run(crashingOutbox{w.store}, "p1", p, nil, r)
+	stop := w.run(crashingOutbox{w.store.Outbox}, "p1", p, nil, r)
 	w.reject(w.add("acme", time.Time{}))
 	first := r.await(1)[0]
 	stop()
-	defer w.run(w.store, "p2", p, nil, r)()
+	defer w.run(w.store.Outbox, "p2", p, nil, r)()
 	all := r.await(2)
 	w.waitForDeliveries(r)
 	if again := all[len(all)-1]; again.id != first.id || again.body != first.body {
@@ -376,7 +376,7 @@ func TestReplicasShareDeliveries(t *testing.T) {
 	w := newEnv(t)
 	r := newReceiver(t, nil)
 	for _, owner := range []string{"p1", "p2", "p3"} {
-		defer w.run(w.store, owner, fastTiming(), nil, r)()
+		defer w.run(w.store.Outbox, owner, fastTiming(), nil, r)()
 	}
 	const connections = 30
 	for i := range connections {
@@ -406,7 +406,7 @@ func TestReplicaWithoutEndpoint(t *testing.T) {
 		webhooks []Endpoint
 		want     int // log entries so far
 	}{{[]Endpoint{r.endpoint()}, 0}, {[]Endpoint{r.endpoint()}, 0}, {nil, 1}, {nil, 1}} {
-		n := New(Config{Outbox: w.store, Endpoints: start.webhooks, Owner: "p", Logger: w.logger})
+		n := New(Config{Outbox: w.store.Outbox, Endpoints: start.webhooks, Owner: "p", Logger: w.logger})
 		if !n.subscribe(t.Context()) {
 			t.Fatal("subscribe = false")
 		}
@@ -429,7 +429,7 @@ func TestShortOutageIsNotDelivered(t *testing.T) {
 	r := newReceiver(t, nil)
 	p := fastTiming()
 	p.settleDelay = time.Second
-	defer w.run(w.store, "p1", p, nil, r)()
+	defer w.run(w.store.Outbox, "p1", p, nil, r)()
 	c := w.add("acme", time.Time{})
 	w.reject(c)
 	w.reinstate(c)
@@ -446,7 +446,7 @@ func TestDeliversSelectedEventTypes(t *testing.T) {
 	r := newReceiver(t, nil)
 	hook := r.endpoint()
 	hook.Types = []credstore.EventType{credstore.EventRemoved}
-	_, stop := w.start(Config{Outbox: w.store, Owner: "p1", Endpoints: []Endpoint{hook}}, fastTiming())
+	_, stop := w.start(Config{Outbox: w.store.Outbox, Owner: "p1", Endpoints: []Endpoint{hook}}, fastTiming())
 	defer stop()
 	c := w.add("acme", time.Time{})
 	w.reject(c)
@@ -475,7 +475,7 @@ func TestInvalidSecretsDelayDelivery(t *testing.T) {
 	}
 	p := fastTiming()
 	p.retryDelays = slices.Repeat([]time.Duration{10 * time.Millisecond}, 1000)
-	_, stop := w.start(Config{Outbox: w.store, Owner: "p1", Endpoints: []Endpoint{hook}}, p)
+	_, stop := w.start(Config{Outbox: w.store.Outbox, Owner: "p1", Endpoints: []Endpoint{hook}}, p)
 	defer stop()
 	w.reject(w.add("acme", time.Time{}))
 	for w.log.FilterMessageSnippet("webhook delivery failed").Len() == 0 {
@@ -495,8 +495,8 @@ func TestExpiringKeys(t *testing.T) {
 		w.add(name, time.Now().Add(until))
 	}
 	w.add("never", time.Time{})
-	defer w.run(w.store, "p1", fastTiming(), nil, r)()
-	defer w.run(w.store, "p2", fastTiming(), nil, r)()
+	defer w.run(w.store.Outbox, "p1", fastTiming(), nil, r)()
+	defer w.run(w.store.Outbox, "p2", fastTiming(), nil, r)()
 	r.await(4)
 	w.waitForDeliveries(r)
 	got := summaries(r.deliveries())

@@ -69,7 +69,7 @@ func newEnv(t *testing.T) *env {
 // add adds a connection with a key that expires at expiresAt.
 func (w *env) add(name string, expiresAt time.Time) credstore.Connection {
 	w.t.Helper()
-	c, err := w.store.Create(w.t.Context(), credstore.NewConnection{
+	c, err := w.store.Connections.Create(w.t.Context(), credstore.NewConnection{
 		Name: name, Kind: credstore.StandaloneKey, Credential: &credstore.NewCredential{APIKey: credstore.NewSecret(canary), ExpiresAt: expiresAt},
 	})
 	if err != nil {
@@ -81,11 +81,11 @@ func (w *env) add(name string, expiresAt time.Time) credstore.Connection {
 // underLease calls change with a lease of the connection.
 func (w *env) underLease(c credstore.Connection, change func(credstore.Lease, credstore.Parent) error) {
 	w.t.Helper()
-	lease, err := w.store.Acquire(w.t.Context(), c.ID, "test")
+	lease, err := w.store.Credentials.Acquire(w.t.Context(), c.ID, "test")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	state, err := w.store.Read(w.t.Context(), c.ID)
+	state, err := w.store.Connections.Read(w.t.Context(), c.ID)
 	if err == nil {
 		err = change(lease, state.Parent())
 	}
@@ -102,19 +102,21 @@ func (w *env) reject(c credstore.Connection) {
 	w.t.Helper()
 	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error {
 		f := credstore.Failure{Code: "key_rejected", Message: "the API returns 401 for the key", At: time.Now()}
-		return w.store.MarkReauthorizationRequired(w.t.Context(), l, p, f, credstore.ReasonKeyRejected, false)
+		return w.store.Credentials.MarkReauthorizationRequired(w.t.Context(), l, p, f, credstore.ReasonKeyRejected, false)
 	})
 }
 
 // reinstate makes the connection active again.
 func (w *env) reinstate(c credstore.Connection) {
 	w.t.Helper()
-	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error { return w.store.Reinstate(w.t.Context(), l, p) })
+	w.underLease(c, func(l credstore.Lease, p credstore.Parent) error {
+		return w.store.Credentials.Reinstate(w.t.Context(), l, p)
+	})
 }
 
 func (w *env) remove(c credstore.Connection) {
 	w.t.Helper()
-	if err := w.store.Remove(w.t.Context(), c.ID); err != nil {
+	if err := w.store.Connections.Remove(w.t.Context(), c.ID); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -258,7 +260,7 @@ func (w *env) waitForDeliveries(r *receiver) {
 func (w *env) waitForEmptyQueue(subscription string) {
 	w.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		next, err := w.store.NextDelivery(w.t.Context(), subscription)
+		next, err := w.store.Outbox.NextDelivery(w.t.Context(), subscription)
 		if err != nil {
 			w.t.Fatal(err)
 		}

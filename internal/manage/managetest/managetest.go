@@ -62,7 +62,7 @@ const AdminToken = "canary-admin-token-0123456789"
 type Store struct {
 	mu          sync.Mutex
 	Connections []credstore.Connection
-	Events      []credstore.Event
+	Recorded    []credstore.Event
 	Err         error
 }
 
@@ -120,14 +120,14 @@ func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	return counts, errors.Join(s.Err, ctx.Err())
 }
 
-func (s *Store) History(_ context.Context, id, before string, limit int) (credstore.HistoryPage, error) {
+func (s *Store) Events(_ context.Context, id, before string, limit int) (credstore.HistoryPage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if strings.HasPrefix(before, "!") {
 		return credstore.HistoryPage{}, fmt.Errorf("reading the cursor: %w", credstore.ErrBadQuery)
 	}
 	var page credstore.HistoryPage
-	for _, e := range slices.Backward(s.Events) {
+	for _, e := range slices.Backward(s.Recorded) {
 		if e.ConnectionID != id || before != "" && e.ID >= before {
 			continue
 		}
@@ -143,7 +143,7 @@ func (s *Store) History(_ context.Context, id, before string, limit int) (credst
 func (s *Store) Removed(_ context.Context, name string) (id string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range slices.Backward(s.Events) {
+	for _, e := range slices.Backward(s.Recorded) {
 		if e.Type == credstore.EventRemoved && e.Connection == name {
 			return e.ConnectionID, s.Err
 		}
@@ -220,8 +220,8 @@ func (s *Store) change(ctx context.Context, id string, what credstore.EventType,
 
 // Record adds an event. s.mu is held.
 func (s *Store) Record(ctx context.Context, c credstore.Connection, what credstore.EventType) {
-	s.Events = append(s.Events, credstore.Event{
-		ID: fmt.Sprintf("e%03d", len(s.Events)), ConnectionID: c.ID, Connection: c.Name, Type: what,
+	s.Recorded = append(s.Recorded, credstore.Event{
+		ID: fmt.Sprintf("e%03d", len(s.Recorded)), ConnectionID: c.ID, Connection: c.Name, Type: what,
 		At: time.Unix(1e9, 0), Actor: credstore.Actor(ctx), Status: c.Status, Reason: c.Reason, Version: c.Version,
 	})
 }
