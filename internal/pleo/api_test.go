@@ -72,7 +72,7 @@ func TestCompanyID(t *testing.T) {
 	}
 	for urn, want := range tests {
 		if got := companyID(urn); got != want {
-			t.Errorf("companyOf(%q) = %q, want %q", urn, got, want)
+			t.Errorf("companyID(%q) = %q, want %q", urn, got, want)
 		}
 	}
 }
@@ -85,7 +85,7 @@ func TestIntrospectErrors(t *testing.T) {
 	}{
 		{"unauthorized", 401, `{"type":"canary"}`},
 		{"forbidden", 403, ``},
-		{"busy", 429, ``},
+		{"rate limited", 429, ``},
 		{"redirect", 307, ``},
 		{"error", 502, `canary`},
 		{"no data", 200, `{"authMethod":"OAUTH2"}`},
@@ -98,12 +98,12 @@ func TestIntrospectErrors(t *testing.T) {
 			server := record(t, respond(tt.status, tt.body, "Location", "/canary", "Retry-After", "7"))
 			_, err := newAPI(t, server.URL).Introspect(t.Context(), credstore.NewSecret("Bearer "+sentToken))
 			if err == nil || errors.Is(err, ErrUnauthorized) != (tt.status == 401) {
-				t.Errorf("Introspect answered %d = %v", tt.status, err)
+				t.Errorf("Introspect with status %d = %v", tt.status, err)
 			}
 			var status *StatusError
 			other := tt.status != 200 && tt.status != 401
 			if errors.As(err, &status) != other || other && *status != (StatusError{tt.status, 7 * time.Second}) {
-				t.Errorf("Introspect answered %d = %#v, want a StatusError of it: %v", tt.status, err, other)
+				t.Errorf("Introspect with status %d = %#v, want a StatusError: %v", tt.status, err, other)
 			}
 			assertNoSecret(t, err)
 			if n := len(server.requests()); n != 1 {
@@ -123,17 +123,17 @@ func TestInstallationSubject(t *testing.T) {
 		ok     bool
 	}{
 		{"installed", 200, `{"id":"i","resource":"` + urn + `","status":"ACTIVATED"}`, urn, true},
-		{"for nobody at Pleo", 200, `{"resource":"urn:isbn:1"}`, "", true},
-		{"not said", 200, `{}`, "", true},
+		{"other URN", 200, `{"resource":"urn:isbn:1"}`, "", true},
+		{"no resource", 200, `{}`, "", true},
 		{"page", 200, `<html>canary</html>`, "", false},
-		{"nothing installed", 404, ``, "", false},
-		{"not the credential", 401, ``, "", false},
+		{"not installed", 404, ``, "", false},
+		{"unauthorized", 401, ``, "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			server := record(t, respond(tt.status, tt.body))
 			got, err := newAPI(t, server.URL).InstallationSubject(t.Context(), credstore.NewSecret("Bearer "+sentToken))
 			if got != tt.want || (err == nil) != tt.ok {
-				t.Errorf("Installed = %q, %v, want %q, ok %v", got, err, tt.want, tt.ok)
+				t.Errorf("InstallationSubject = %q, %v, want %q, ok %v", got, err, tt.want, tt.ok)
 			}
 			assertNoSecret(t, err)
 			if r := server.requests(); len(r) != 1 || r[0].Method != http.MethodGet || r[0].Path != "/v1/installations/me" {
@@ -149,11 +149,11 @@ func TestUninstall(t *testing.T) {
 		status int
 		want   error
 	}{
-		{"done", 204, nil},
-		{"done with a body", 200, nil},
-		{"not the credential", 401, ErrUnauthorized},
-		{"nothing installed", 404, &StatusError{Status: 404, RetryAfter: 7 * time.Second}},
-		{"ill", 502, &StatusError{Status: 502, RetryAfter: 7 * time.Second}},
+		{"no content", 204, nil},
+		{"with a body", 200, nil},
+		{"unauthorized", 401, ErrUnauthorized},
+		{"not installed", 404, &StatusError{Status: 404, RetryAfter: 7 * time.Second}},
+		{"server error", 502, &StatusError{Status: 502, RetryAfter: 7 * time.Second}},
 		{"redirect", 308, &StatusError{Status: 308, RetryAfter: 7 * time.Second}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -163,10 +163,10 @@ func TestUninstall(t *testing.T) {
 			switch {
 			case errors.As(tt.want, &want):
 				if !errors.As(err, &got) || *got != *want {
-					t.Errorf("Uninstall answered %d = %v, want %v", tt.status, err, want)
+					t.Errorf("Uninstall with status %d = %v, want %v", tt.status, err, want)
 				}
 			case !errors.Is(err, tt.want):
-				t.Errorf("Uninstall answered %d = %v, want %v", tt.status, err, tt.want)
+				t.Errorf("Uninstall with status %d = %v, want %v", tt.status, err, tt.want)
 			}
 			if err != nil {
 				assertNoSecret(t, err)
@@ -182,7 +182,7 @@ func TestUninstall(t *testing.T) {
 func TestIntrospectWithoutCredential(t *testing.T) {
 	server := record(t, respond(200, `{"data":{}}`))
 	if _, err := newAPI(t, server.URL).Introspect(t.Context(), credstore.Secret{}); err == nil {
-		t.Error("Introspect without a credential brings an identity, want an error")
+		t.Error("Introspect without a credential returns an identity, want an error")
 	}
 	if n := len(server.requests()); n != 0 {
 		t.Errorf("%d requests, want 0", n)
@@ -200,7 +200,7 @@ func TestIntrospectTimeout(t *testing.T) {
 	api.timeout = 500 * time.Millisecond
 	_, err := api.Introspect(t.Context(), credstore.NewSecret("Bearer tok"))
 	if err == nil || !asked.Load() {
-		t.Errorf("Introspect of a server that hangs = %v, want an error", err)
+		t.Errorf("Introspect without a response = %v, want an error", err)
 	}
 }
 
@@ -222,7 +222,7 @@ func TestAuthorizationHeader(t *testing.T) {
 	}
 	for _, tt := range tests {
 		if got := AuthorizationHeader(tt.kind, tt.c).Reveal(); got != tt.want {
-			t.Errorf("AuthorizationValue(%q) = %q, want %q", tt.kind, got, tt.want)
+			t.Errorf("AuthorizationHeader(%q) = %q, want %q", tt.kind, got, tt.want)
 		}
 	}
 }

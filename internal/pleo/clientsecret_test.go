@@ -10,7 +10,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// acceptOnly returns what takes one client secret and refuses all others.
+// acceptOnly returns a handler that rejects all client secrets but one.
 func acceptOnly(secret *string, good func(http.ResponseWriter, recordedRequest)) func(http.ResponseWriter, recordedRequest) {
 	return func(w http.ResponseWriter, req recordedRequest) {
 		if req.Secret != *secret {
@@ -21,7 +21,7 @@ func acceptOnly(secret *string, good func(http.ResponseWriter, recordedRequest))
 	}
 }
 
-// clientSecrets returns the client secrets that the requests came with.
+// clientSecrets returns the client secrets of the requests.
 func clientSecrets(reqs []recordedRequest) []string {
 	var secrets []string
 	for _, r := range reqs {
@@ -34,14 +34,14 @@ func TestPreviousClientSecret(t *testing.T) {
 	tests := []struct {
 		name              string
 		current, previous string
-		accepted          []string // by the server, one after the other
-		want              []string // secrets that are sent
-		ok                bool     // the last refresh
+		accepted          []string // by the server, for each refresh
+		want              []string // the secrets sent
+		ok                bool     // whether the last refresh succeeds
 	}{
 		{"not needed", "new", "old", []string{"new", "new"}, []string{"new", "new"}, true},
 		{"used and remembered", "new", "old", []string{"old", "old"}, []string{"new", "old", "old"}, true},
-		{"given up when the new one is accepted", "new", "old", []string{"old", "new", "new"}, []string{"new", "old", "old", "new", "new"}, true},
-		{"both refused", "new", "old", []string{"other"}, []string{"new", "old"}, false},
+		{"not used once the new one is accepted", "new", "old", []string{"old", "new", "new"}, []string{"new", "old", "old", "new", "new"}, true},
+		{"both rejected", "new", "old", []string{"other"}, []string{"new", "old"}, false},
 		{"none", "new", "", []string{"old"}, []string{"new"}, false},
 		{"the same", "new", "new", []string{"old"}, []string{"new"}, false},
 	}
@@ -86,24 +86,24 @@ func TestNewCurrentSecretIsTriedFirst(t *testing.T) {
 	}
 }
 
-// TestPreviousSecretOnlyAfterInvalidClient: after any other answer the refresh
-// token may be spent, and is not sent again.
+// TestPreviousSecretOnlyAfterInvalidClient checks that the refresh token is not sent
+// again after any other response, because it may have been used up.
 func TestPreviousSecretOnlyAfterInvalidClient(t *testing.T) {
-	answers := map[string]func(http.ResponseWriter, recordedRequest){
-		"refused":        respond(400, `{"error":"invalid_grant"}`),
+	responses := map[string]func(http.ResponseWriter, recordedRequest){
+		"rejected":       respond(400, `{"error":"invalid_grant"}`),
 		"unauthorized":   respond(400, `{"error":"unauthorized_client"}`),
 		"401":            respond(401, ``),
-		"busy":           respond(429, `{"error":"invalid_client"}`),
+		"rate limited":   respond(429, `{"error":"invalid_client"}`),
 		"server error":   respond(500, `{"error":"invalid_client"}`),
 		"200":            respond(200, `{"error":"invalid_client"}`),
 		"only mentioned": respond(400, `{"error":"invalid_request","error_description":"invalid_client"}`),
 		"hung up":        func(http.ResponseWriter, recordedRequest) { panic(http.ErrAbortHandler) },
 	}
-	for name, answer := range answers {
-		server := record(t, answer)
+	for name, response := range responses {
+		server := record(t, response)
 		s := newServer(t, server.URL, func(c *ServerConfig) { c.PreviousClientSecret = secret(previousSecret) })
 		if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err == nil {
-			t.Errorf("%s: Refresh brings tokens, want an error", name)
+			t.Errorf("%s: Refresh returns tokens, want an error", name)
 		}
 		if n := len(server.requests()); n != 1 {
 			t.Errorf("%s: %d requests, want 1", name, n)
@@ -111,7 +111,8 @@ func TestPreviousSecretOnlyAfterInvalidClient(t *testing.T) {
 	}
 }
 
-// TestPreviousSecretAfterTokenRejection: the outcome is that of the second request.
+// TestPreviousSecretAfterTokenRejection checks that the outcome is that of the second
+// request.
 func TestPreviousSecretAfterTokenRejection(t *testing.T) {
 	accepted := previousSecret
 	server := record(t, func(w http.ResponseWriter, req recordedRequest) {
@@ -121,8 +122,8 @@ func TestPreviousSecretAfterTokenRejection(t *testing.T) {
 		c.ClientID, c.Auth, c.PreviousClientSecret = "id", BasicPlain, secret(previousSecret)
 	})
 	_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
-	var answer *ResponseError
-	if !errors.As(err, &answer) || answer.Class != TokenRejected {
-		t.Errorf("Refresh = %v, want a refusal", err)
+	var response *ResponseError
+	if !errors.As(err, &response) || response.Class != TokenRejected {
+		t.Errorf("Refresh = %v, want a rejection", err)
 	}
 }

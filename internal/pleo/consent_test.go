@@ -14,7 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// From RFC 7636 appendix B.
+// The example of RFC 7636 appendix B.
 const (
 	rfcVerifier  = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 	rfcChallenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
@@ -37,7 +37,7 @@ func TestAuthorizeURL(t *testing.T) {
 	}
 	got, err = url.Parse(s.AuthorizeURL(state, verifier, "x", nil))
 	if err != nil || got.Query().Has("scope") {
-		t.Errorf("AuthorizeURL without scopes = %s, want none in it", got)
+		t.Errorf("AuthorizeURL without scopes = %s, want no scope parameter", got)
 	}
 }
 
@@ -56,7 +56,7 @@ func TestExchange(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(revealedTokens{"at-1", "rt-2", 15 * time.Minute, "users:read export-jobs:read"}, revealed(got)); diff != "" || got.SentAt.IsZero() {
-				t.Errorf("tokens (-want +got):\n%s", diff)
+				t.Errorf("tokens differ (-want +got):\n%s", diff)
 			}
 			sent := server.requests()
 			if len(sent) != 1 {
@@ -78,29 +78,29 @@ func TestExchange(t *testing.T) {
 
 func TestExchangeOutcomes(t *testing.T) {
 	code, verifier := credstore.NewSecret("canary-code-J4q8"), credstore.NewSecret(rfcVerifier)
-	refused := record(t, respond(400, `{"error":"invalid_grant","error_description":"canary"}`))
-	_, err := newServer(t, refused.URL).Exchange(t.Context(), code, verifier, "x")
-	var answer *ResponseError
-	if !errors.As(err, &answer) || answer.Class != TokenRejected || len(refused.requests()) != 1 {
-		t.Errorf("Exchange = %v after %d requests, want a refusal after 1", err, len(refused.requests()))
+	rejected := record(t, respond(400, `{"error":"invalid_grant","error_description":"canary"}`))
+	_, err := newServer(t, rejected.URL).Exchange(t.Context(), code, verifier, "x")
+	var response *ResponseError
+	if !errors.As(err, &response) || response.Class != TokenRejected || len(rejected.requests()) != 1 {
+		t.Errorf("Exchange = %v after %d requests, want a rejection after 1", err, len(rejected.requests()))
 	}
 	assertNoSecret(t, err)
 	_, err = newServer(t, record(t, respond(503, "")).URL).Exchange(t.Context(), code, verifier, "x")
 	var unknown *UnknownOutcomeError
 	if !errors.As(err, &unknown) {
-		t.Errorf("Exchange = %v, want an UnknownError", err)
+		t.Errorf("Exchange = %v, want an UnknownOutcomeError", err)
 	}
 	var unsent *NotSentError
 	if _, err = newServer(t, "http://127.0.0.1:1").Exchange(t.Context(), code, verifier, "x"); !errors.As(err, &unsent) {
 		t.Errorf("Exchange = %v, want a NotSentError", err)
 	}
-	if _, err = newServer(t, refused.URL).Exchange(t.Context(), code, credstore.Secret{}, "x"); !errors.As(err, &unsent) {
+	if _, err = newServer(t, rejected.URL).Exchange(t.Context(), code, credstore.Secret{}, "x"); !errors.As(err, &unsent) {
 		t.Errorf("Exchange without a verifier = %v, want a NotSentError", err)
 	}
 }
 
-// TestExchangeTriesThePreviousClientSecret: the code is looked at only once the
-// client has proven itself.
+// TestExchangeTriesThePreviousClientSecret checks that the code is sent again after a
+// rejected client secret: the server checks the client before the code.
 func TestExchangeTriesThePreviousClientSecret(t *testing.T) {
 	server := record(t, func(w http.ResponseWriter, req recordedRequest) {
 		if decoded, _ := url.QueryUnescape(req.Secret); decoded != previousSecret {
@@ -111,18 +111,18 @@ func TestExchangeTriesThePreviousClientSecret(t *testing.T) {
 	})
 	s := newServer(t, server.URL, func(c *ServerConfig) { c.PreviousClientSecret = secret(previousSecret) })
 	if _, err := s.Exchange(t.Context(), credstore.NewSecret("code"), credstore.NewSecret(rfcVerifier), "x"); err != nil {
-		t.Errorf("Exchange = %v, want the tokens that the previous secret gets", err)
+		t.Errorf("Exchange = %v, want the tokens for the previous secret", err)
 	}
 }
 
 func TestCompanyName(t *testing.T) {
 	const id = "11111111-2222-3333-4444-555555555555"
-	answer := `{"data":{"id":"` + id + `","name":"Acme ApS"}}`
+	response := `{"data":{"id":"` + id + `","name":"Acme ApS"}}`
 	status := http.StatusOK
 	var path string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path = r.URL.Path
-		respond(status, answer)(w, recordedRequest{})
+		respond(status, response)(w, recordedRequest{})
 	}))
 	t.Cleanup(server.Close)
 	a := NewAPI(APIConfig{URL: mustURL(t, server.URL), Transport: http.DefaultTransport})
@@ -131,20 +131,20 @@ func TestCompanyName(t *testing.T) {
 		t.Errorf("CompanyName = %q, %v, from %s", got, err, path)
 	}
 	status = http.StatusForbidden
-	var refused *StatusError
-	if _, err := a.CompanyName(t.Context(), credstore.NewSecret("Bearer x"), id); !errors.As(err, &refused) {
-		t.Errorf("CompanyName = %v, want the status", err)
+	var rejected *StatusError
+	if _, err := a.CompanyName(t.Context(), credstore.NewSecret("Bearer x"), id); !errors.As(err, &rejected) {
+		t.Errorf("CompanyName = %v, want a StatusError", err)
 	}
-	status, answer = http.StatusOK, "[]"
+	status, response = http.StatusOK, "[]"
 	if _, err := a.CompanyName(t.Context(), credstore.NewSecret("Bearer x"), id); err == nil {
-		t.Error("CompanyName takes an answer that is none")
+		t.Error("CompanyName accepts a response without data")
 	}
 }
 
 func TestMissingScopes(t *testing.T) {
 	wanted := []string{"a:read", "b:write"}
 	for granted, want := range map[string][]string{
-		"":                      nil, // nothing said
+		"":                      nil, // unknown
 		"a:read b:write c:read": {},
 		"b:write":               {"a:read"},
 		"a:reads":               wanted,

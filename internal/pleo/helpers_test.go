@@ -18,7 +18,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
-// Secrets of the tests. None of their pieces is part of any word of ours.
+// Secrets of the tests. No part of them occurs in a text of the program.
 const (
 	sentToken      = "rt-Zq81/+%: canary-K4x7W"
 	clientSecret   = "cs-J9w3/+%: canary-P2m6V"
@@ -41,7 +41,7 @@ func mustURL(t testing.TB, s string) *url.URL {
 	return u
 }
 
-// newServer returns an authorization server client for base, changed by opts.
+// newServer returns the authorization server at base, configured by opts.
 func newServer(t testing.TB, base string, opts ...func(*ServerConfig)) *AuthorizationServer {
 	t.Helper()
 	cfg := ServerConfig{
@@ -71,23 +71,23 @@ func newTransport(t testing.TB, c outbound.Config) *http.Transport {
 	return transport
 }
 
-// recordedRequest is what a request to a recorder consisted of.
+// recordedRequest is a request to a recorder.
 type recordedRequest struct {
 	Method, Path                   string
-	ID, Secret                     string // as Basic, decoded by nobody
+	ID, Secret                     string // of Basic authentication, still form-encoded
 	Basic                          bool
 	Form                           url.Values
 	Accept, Encoding, Close, Agent string
 }
 
-// recorder is a server that remembers its requests and answers with answer.
+// recorder is a server that records its requests.
 type recorder struct {
 	*httptest.Server
 	mu   sync.Mutex
 	reqs []recordedRequest // guarded by mu
 }
 
-func record(t testing.TB, answer func(w http.ResponseWriter, req recordedRequest)) *recorder {
+func record(t testing.TB, response func(w http.ResponseWriter, req recordedRequest)) *recorder {
 	t.Helper()
 	r := new(recorder)
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -102,7 +102,7 @@ func record(t testing.TB, answer func(w http.ResponseWriter, req recordedRequest
 		r.mu.Lock()
 		r.reqs = append(r.reqs, s)
 		r.mu.Unlock()
-		answer(w, s)
+		response(w, s)
 	}))
 	t.Cleanup(r.Close)
 	return r
@@ -114,7 +114,7 @@ func (r *recorder) requests() []recordedRequest {
 	return append([]recordedRequest(nil), r.reqs...)
 }
 
-// respond returns what answers with the status and the body.
+// respond returns a handler that responds with the status and the body.
 func respond(status int, body string, header ...string) func(http.ResponseWriter, recordedRequest) {
 	return func(w http.ResponseWriter, _ recordedRequest) {
 		w.Header().Set("Content-Type", jsonMediaType)
@@ -126,8 +126,8 @@ func respond(status int, body string, header ...string) func(http.ResponseWriter
 	}
 }
 
-// tcpServer hands every connection to serve and closes it afterwards. It
-// returns its address, and is gone with all connections when the test ends.
+// tcpServer calls serve for each connection and closes it afterwards. It returns its
+// address, and ends with the test.
 func tcpServer(t testing.TB, serve func(conn *net.TCPConn)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -154,7 +154,7 @@ func tcpServer(t testing.TB, serve func(conn *net.TCPConn)) string {
 	return listener.Addr().String()
 }
 
-// readRequest reads one whole request and returns its body.
+// readRequest reads one request and returns its body.
 func readRequest(conn net.Conn) (string, error) {
 	req, err := http.ReadRequest(bufio.NewReader(conn))
 	if err != nil {
@@ -164,27 +164,27 @@ func readRequest(conn net.Conn) (string, error) {
 	return string(body), err
 }
 
-// httpResponse is a whole answer as it stands on the wire.
+// httpResponse returns a complete response as sent over the connection.
 func httpResponse(status int, body string) string {
 	return fmt.Sprintf("HTTP/1.1 %d Whatever\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s",
 		status, jsonMediaType, len(body), body)
 }
 
-// chunkedResponse is the same in two chunks that part the body at cut.
+// chunkedResponse returns the same in two chunks, split at cut.
 func chunkedResponse(status int, body string, cut int) string {
 	return fmt.Sprintf("HTTP/1.1 %d Whatever\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n",
 		status, jsonMediaType, cut, body[:cut], len(body)-cut, body[cut:])
 }
 
-// assertNoSecret fails the test if any way to print err shows a piece of a
-// secret or of a word that the server made up.
+// assertNoSecret fails the test if err, printed in any way, contains a part of a
+// secret or a text chosen by the server.
 func assertNoSecret(t testing.TB, err error) {
 	t.Helper()
 	for ; err != nil; err = unwrapOne(err) {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%q"} {
 			text := fmt.Sprintf(verb, err)
 			if strings.Contains(text, "canary") {
-				t.Errorf("an error shows a secret or server text: %s", text)
+				t.Errorf("an error contains a secret or a text of the server: %s", text)
 			}
 		}
 	}
@@ -200,7 +200,7 @@ func unwrapOne(err error) error {
 	return nil
 }
 
-// readHead reads a request byte by byte, so that nothing behind it is lost.
+// readHead reads a request header byte by byte, so that it reads nothing beyond.
 func readHead(conn net.Conn) (string, error) {
 	var head []byte
 	for b := make([]byte, 1); !strings.HasSuffix(string(head), "\r\n\r\n"); head = append(head, b[0]) {
@@ -211,5 +211,5 @@ func readHead(conn net.Conn) (string, error) {
 	return string(head), nil
 }
 
-// discardLog is a log that nobody reads: servers complain about what tests do.
+// discardLog returns a log for the errors that tests cause in servers.
 func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }

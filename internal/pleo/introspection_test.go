@@ -21,17 +21,17 @@ func TestActive(t *testing.T) {
 	}{
 		{"active", 200, `{"active":true,"sub":"x","exp":1}`, true, true},
 		{"inactive", 200, `{"active":false}`, false, true},
-		{"odd beside it", 200, `{"active":true,"sub":7,"urn:pleo:params:oauth:subject_urn":["x"]}`, true, true},
-		{"not said", 200, `{"sub":"x"}`, false, false},
+		{"wrong types of other members", 200, `{"active":true,"sub":7,"urn:pleo:params:oauth:subject_urn":["x"]}`, true, true},
+		{"absent", 200, `{"sub":"x"}`, false, false},
 		{"null", 200, `{"active":null}`, false, false},
-		{"text", 200, `{"active":"true"}`, false, false},
+		{"string", 200, `{"active":"true"}`, false, false},
 		{"page", 200, `<html>canary</html>`, false, false},
 		{"empty", 200, ``, false, false},
 		{"other success", 202, `{"active":false}`, false, false},
 		{"redirect", 302, `{"active":false}`, false, false},
-		{"client refused", 401, `{"active":false}`, false, false},
+		{"client rejected", 401, `{"active":false}`, false, false},
 		{"forbidden", 403, `{"active":false}`, false, false},
-		{"busy", 429, `{"active":false}`, false, false},
+		{"rate limited", 429, `{"active":false}`, false, false},
 		{"error", 500, `{"active":false}`, false, false},
 		{"too long", 200, `{"active":false,"x":"` + strings.Repeat(" ", maxResponseBody) + `"}`, false, false},
 	}
@@ -53,15 +53,15 @@ func TestSubject(t *testing.T) {
 		name, body, want string
 		ok               bool
 	}{
-		{"as Pleo documents it", `{"active":true,"sub":"0b9e6f1c","urn:pleo:params:oauth:subject_urn":"` + urn + `"}`, urn, true},
+		{"documented member", `{"active":true,"sub":"0b9e6f1c","urn:pleo:params:oauth:subject_urn":"` + urn + `"}`, urn, true},
 		{"in sub", `{"active":true,"sub":"` + other + `"}`, other, true},
-		{"Pleo's own member goes first", `{"active":true,"sub":"` + other + `","urn:pleo:params:oauth:subject_urn":"` + urn + `"}`, urn, true},
-		{"a bare id could be anybody's", `{"active":true,"sub":"0b9e6f1c-1111-4222-8333-444455556666"}`, "", true},
-		{"of nobody at Pleo", `{"active":true,"sub":"urn:isbn:1"}`, "", true},
+		{"both members", `{"active":true,"sub":"` + other + `","urn:pleo:params:oauth:subject_urn":"` + urn + `"}`, urn, true},
+		{"id without a URN", `{"active":true,"sub":"0b9e6f1c-1111-4222-8333-444455556666"}`, "", true},
+		{"other URN", `{"active":true,"sub":"urn:isbn:1"}`, "", true},
 		{"too long", `{"active":true,"sub":"` + urn + strings.Repeat("x", maxSubject) + `"}`, "", true},
-		{"not said", `{"active":true}`, "", true},
-		{"of a token that is not active", `{"active":false,"sub":"` + urn + `"}`, "", true},
-		{"no answer", `{"sub":"` + urn + `"}`, "", false},
+		{"absent", `{"active":true}`, "", true},
+		{"inactive token", `{"active":false,"sub":"` + urn + `"}`, "", true},
+		{"no active member", `{"sub":"` + urn + `"}`, "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			server := record(t, respond(200, tt.body))
@@ -81,14 +81,14 @@ func TestActiveWithoutIntrospection(t *testing.T) {
 	server := record(t, respond(404, `{"active":true}`))
 	_, err := newServer(t, server.URL).Active(t.Context(), credstore.NewSecret(sentToken), "")
 	if !errors.Is(err, ErrIntrospectionUnsupported) {
-		t.Errorf("Active = %v, want ErrNoIntrospection", err)
+		t.Errorf("Active = %v, want ErrIntrospectionUnsupported", err)
 	}
 }
 
 func TestActiveUnreachable(t *testing.T) {
 	_, err := newServer(t, "http://"+closedPort(t)).Active(t.Context(), credstore.NewSecret(sentToken), "")
 	if err == nil || errors.Is(err, ErrIntrospectionUnsupported) {
-		t.Errorf("Active = %v, want an error that is not ErrNoIntrospection", err)
+		t.Errorf("Active = %v, want an error that is not ErrIntrospectionUnsupported", err)
 	}
 }
 
@@ -108,7 +108,7 @@ func TestActiveRequest(t *testing.T) {
 			server := record(t, respond(200, `{"active":true}`))
 			s := newServer(t, server.URL, func(c *ServerConfig) { c.ClientID, c.Auth = "id", tt.auth })
 			if _, err := s.Active(t.Context(), credstore.NewSecret(sentToken), tt.hint); err != nil {
-				t.Fatalf("Active = %v, want an answer", err)
+				t.Fatalf("Active = %v, want a result", err)
 			}
 			want := recordedRequest{Method: "POST", Path: "/oauth/token/introspect", Basic: tt.decode != nil, Form: tt.form,
 				Accept: "application/json", Encoding: "identity", Close: "close", Agent: "pleo-auth-proxy"}
@@ -133,9 +133,9 @@ func TestActiveTriesThePreviousSecret(t *testing.T) {
 	if !got || err != nil {
 		t.Errorf("Active = %v, %v, want true", got, err)
 	}
-	// What was learned there spares the refresh a detour.
+	// The refresh starts with the secret that was accepted.
 	if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err == nil {
-		t.Error("Refresh brings tokens from an introspection answer")
+		t.Error("Refresh returns tokens from an introspection response")
 	}
 	if diff := cmp.Diff([]string{"new", "old", "old"}, clientSecrets(server.requests())); diff != "" {
 		t.Errorf("secrets sent differ (-want +got):\n%s", diff)

@@ -18,8 +18,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
-// TestErrorsDoNotRepeatSecrets: a server that repeats what it was sent,
-// wherever it can, brings none of it into an error or the log.
+// TestErrorsDoNotRepeatSecrets checks errors and the log with a server that repeats
+// what it was sent in every possible place.
 func TestErrorsDoNotRepeatSecrets(t *testing.T) {
 	pieces := []string{sentToken, clientSecret, url.QueryEscape(sentToken), url.QueryEscape(clientSecret), "canary-K4x7W", "canary-P2m6V"}
 	shapes := []string{`{"error":%q}`, `{"type":%q}`, `{"error":"invalid_request","error_description":%q}`, `{"error":"invalid_grant","error_description":%q}`, `%s`}
@@ -44,12 +44,12 @@ func TestErrorsDoNotRepeatSecrets(t *testing.T) {
 	}
 	for _, entry := range logs.All() {
 		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "canary") {
-			t.Errorf("the log shows a secret: %s", text)
+			t.Errorf("the log contains a secret: %s", text)
 		}
 	}
 }
 
-// TestErrorsDoNotRepeatInvalidHeaders: net/http quotes what it cannot parse.
+// TestErrorsDoNotRepeatInvalidHeaders checks that quotes by net/http do not appear.
 func TestErrorsDoNotRepeatInvalidHeaders(t *testing.T) {
 	heads := []string{"HTTP/1.1 %s", "%s 200 OK", "HTTP/1.1 200 OK\r\n%s\r\n", "HTTP/1.1 200 OK\r\nContent-Length: %s", "HTTP/1.1 200 OK\r\nTransfer-Encoding: %s"}
 	for _, head := range heads {
@@ -60,7 +60,7 @@ func TestErrorsDoNotRepeatInvalidHeaders(t *testing.T) {
 		_, err := newServer(t, "http://"+address).Refresh(t.Context(), credstore.NewSecret(sentToken))
 		_, err2 := newAPI(t, "http://user:canary@"+address+"?canary=1").Introspect(t.Context(), credstore.NewSecret(sentToken))
 		if err == nil || err2 == nil {
-			t.Errorf("head %q: Refresh = %v, Introspect = %v, want errors", head, err, err2)
+			t.Errorf("header %q: Refresh = %v, Introspect = %v, want errors", head, err, err2)
 		}
 		assertNoSecret(t, err)
 		assertNoSecret(t, err2)
@@ -89,14 +89,14 @@ func TestSafeCode(t *testing.T) {
 	}
 	for code, want := range tests {
 		if got := safeCode(code, sent); got != want {
-			t.Errorf("printableCode(%q) = %q, want %q", code, got, want)
+			t.Errorf("safeCode(%q) = %q, want %q", code, got, want)
 		}
 	}
 }
 
-// FuzzNoSecretInTokenError gives any status and body to the code that
-// judges answers. Whatever comes: exactly one outcome, no tokens without a
-// successful status, and no piece of what was sent in any error.
+// FuzzNoSecretInTokenError checks for any status and body that there is exactly one
+// outcome, no tokens without a successful status, and no part of what was sent in an
+// error.
 func FuzzNoSecretInTokenError(f *testing.F) {
 	for _, body := range tokenResponses {
 		f.Add(200, []byte(body), false)
@@ -120,32 +120,32 @@ func FuzzNoSecretInTokenError(f *testing.F) {
 
 func checkOutcome(t *testing.T, a *response, tokens Tokens, err error) {
 	t.Helper()
-	var answered *ResponseError
+	var response *ResponseError
 	var unknown *UnknownOutcomeError
 	switch {
 	case err == nil:
 		if !a.success() || tokens.AccessToken.IsZero() && tokens.RefreshToken.IsZero() {
-			t.Errorf("answer %d %q: tokens %+v, want an error", a.status, a.body, revealed(tokens))
+			t.Errorf("response %d %q: tokens %+v, want an error", a.status, a.body, revealed(tokens))
 		}
 		if tokens.Lifetime < 0 || tokens.Lifetime > maxLifetime || !isTokenText(tokens.AccessToken.Reveal()) {
-			t.Errorf("answer %d %q: tokens %+v are not usable", a.status, a.body, revealed(tokens))
+			t.Errorf("response %d %q: tokens %+v cannot be used", a.status, a.body, revealed(tokens))
 		}
-	case errors.As(err, &answered):
-		if !a.clientError() || !slices.Contains([]Class{TokenRejected, ClientRejected, RateLimited, Unexpected}, answered.Class) {
-			t.Errorf("answer %d %q: %#v, want no such error", a.status, a.body, err)
+	case errors.As(err, &response):
+		if !a.clientError() || !slices.Contains([]Class{TokenRejected, ClientRejected, RateLimited, Unexpected}, response.Class) {
+			t.Errorf("response %d %q: %#v, want another error", a.status, a.body, err)
 		}
 	case !errors.As(err, &unknown):
-		t.Errorf("answer %d %q: %#v, want one of the outcomes", a.status, a.body, err)
+		t.Errorf("response %d %q: %#v, want one of the outcomes", a.status, a.body, err)
 	}
 	text := fmt.Sprintf("%v %+v %#v", err, err, err)
 	for _, s := range []string{sentToken, clientSecret} {
 		if err != nil && repeatsSecret(text, s) {
-			t.Errorf("answer %d %q: the error shows a piece of %q: %s", a.status, a.body, s, text)
+			t.Errorf("response %d %q: the error contains a part of %q: %s", a.status, a.body, s, text)
 		}
 	}
 }
 
-// newAPI returns an API on a transport of ours.
+// newAPI returns the API at base.
 func newAPI(t testing.TB, base string) *API {
 	t.Helper()
 	return NewAPI(APIConfig{URL: mustURL(t, base), Transport: newTransport(t, outbound.Config{})})

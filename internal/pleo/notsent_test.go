@@ -21,7 +21,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
-// closedPort is an address that refuses connections.
+// closedPort returns an address that refuses connections.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -32,16 +32,16 @@ func closedPort(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// rootsOf returns the certificate of the server as a root.
+// rootsOf returns a pool with the certificate of the server.
 func rootsOf(server *httptest.Server) *x509.CertPool {
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	return roots
 }
 
-func quietTLS(t *testing.T, answer http.HandlerFunc, config *tls.Config) *httptest.Server {
+func quietTLS(t *testing.T, response http.HandlerFunc, config *tls.Config) *httptest.Server {
 	t.Helper()
-	server := httptest.NewUnstartedServer(answer)
+	server := httptest.NewUnstartedServer(response)
 	server.TLS = config
 	server.Config.ErrorLog = discardLog()
 	server.StartTLS()
@@ -49,25 +49,25 @@ func quietTLS(t *testing.T, answer http.HandlerFunc, config *tls.Config) *httpte
 	return server
 }
 
-// TestRefreshNotSent: refused dials, names that do not resolve and TLS that
-// fails never count as sent.
+// TestRefreshNotSent checks that a request is not sent if the name does not resolve,
+// the connection is refused or TLS fails.
 func TestRefreshNotSent(t *testing.T) {
 	var requests atomic.Int32
 	count := func(http.ResponseWriter, *http.Request) { requests.Add(1) }
 	server := quietTLS(t, count, nil)
-	old := quietTLS(t, count, &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}) //nolint:gosec // G402: what we refuse
+	old := quietTLS(t, count, &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}) //nolint:gosec // G402: the version to reject
 	plainText := tcpServer(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "220 canary ready\r\n") })
 	silent := tcpServer(t, func(*net.TCPConn) {})
 	trust := func(c *ServerConfig) { c.Transport.TLSClientConfig.RootCAs = rootsOf(server) }
 
 	tests := []struct {
-		name, url, says string
+		name, url, want string
 		opt             func(*ServerConfig)
 	}{
-		{"refused", "http://" + closedPort(t), "connection refused", nil},
-		{"no such name", "https://canary.invalid", "no such host", failingDNS},
+		{"connection refused", "http://" + closedPort(t), "connection refused", nil},
+		{"no such host", "https://canary.invalid", "no such host", failingDNS},
 		{"unknown authority", server.URL, "unknown authority", nil},
-		{"name on the certificate", strings.Replace(server.URL, "127.0.0.1", "localhost", 1), `not valid for "localhost"`, trust},
+		{"certificate for another host", strings.Replace(server.URL, "127.0.0.1", "localhost", 1), `not valid for "localhost"`, trust},
 		{"TLS too old", old.URL, "TLS", nil},
 		{"no TLS", "https://" + plainText, "TLS", nil},
 		{"closed during the handshake", "https://" + silent, "connection", nil},
@@ -77,8 +77,8 @@ func TestRefreshNotSent(t *testing.T) {
 			s := newServer(t, tt.url, opts(tt.opt)...)
 			_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 			var notSent *NotSentError
-			if !errors.As(err, &notSent) || !strings.Contains(err.Error(), tt.says) {
-				t.Fatalf("Refresh = %v, want a NotSentError that says %q", err, tt.says)
+			if !errors.As(err, &notSent) || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("Refresh = %v, want a NotSentError that contains %q", err, tt.want)
 			}
 			if tt.opt == nil {
 				assertNoSecret(t, err)
@@ -86,7 +86,7 @@ func TestRefreshNotSent(t *testing.T) {
 		})
 	}
 	if n := requests.Load(); n != 0 {
-		t.Errorf("%d requests arrived, want 0", n)
+		t.Errorf("%d requests received, want 0", n)
 	}
 }
 
@@ -97,7 +97,7 @@ func opts(opt func(*ServerConfig)) []func(*ServerConfig) {
 	return []func(*ServerConfig){opt}
 }
 
-// failingDNS answers as a resolver does that knows no such name.
+// failingDNS makes dialing fail as for an unknown name.
 func failingDNS(c *ServerConfig) {
 	c.Transport.DialContext = func(_ context.Context, network, address string) (net.Conn, error) {
 		host, _, _ := net.SplitHostPort(address)
@@ -126,7 +126,7 @@ func TestRefreshWithCancelledContext(t *testing.T) {
 	}
 }
 
-// TestRefreshDialTimeout ends by the timeout, and nothing was sent.
+// TestRefreshDialTimeout checks that the timeout ends dialing, and nothing is sent.
 func TestRefreshDialTimeout(t *testing.T) {
 	s := newServer(t, "http://127.0.0.1:1", func(c *ServerConfig) {
 		c.Timeout = 20 * time.Millisecond
@@ -142,8 +142,8 @@ func TestRefreshDialTimeout(t *testing.T) {
 	}
 }
 
-// TestRefreshSentWithoutResponse: once bytes may have left, silence is an unknown
-// outcome, whatever ended it.
+// TestRefreshSentWithoutResponse checks that the outcome is unknown once bytes may
+// have been sent, whatever ended the exchange.
 func TestRefreshSentWithoutResponse(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -155,20 +155,20 @@ func TestRefreshSentWithoutResponse(t *testing.T) {
 			_, _ = readRequest(conn)
 			_ = conn.SetLinger(0)
 		}, nil},
-		{"reset in the middle of the request", func(conn *net.TCPConn) {
+		{"reset during the request", func(conn *net.TCPConn) {
 			_, _ = io.ReadFull(conn, make([]byte, 10))
 			_ = conn.SetLinger(0)
 		}, nil},
-		{"no answer in time", func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }, context.DeadlineExceeded},
+		{"timeout", func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }, context.DeadlineExceeded},
 		{"not HTTP", func(conn *net.TCPConn) {
 			body, _ := readRequest(conn)
 			_, _ = io.WriteString(conn, "220 canary "+body+"\r\n")
 		}, nil},
-		{"a bad head", func(conn *net.TCPConn) {
+		{"invalid status line", func(conn *net.TCPConn) {
 			body, _ := readRequest(conn)
 			_, _ = io.WriteString(conn, "HTTP/1.1 canary"+body+"\r\n\r\n")
 		}, nil},
-		{"a bad field", func(conn *net.TCPConn) {
+		{"invalid header field", func(conn *net.TCPConn) {
 			body, _ := readRequest(conn)
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\ncanary "+body+"\r\n\r\n")
 		}, nil},
@@ -184,15 +184,15 @@ func TestRefreshSentWithoutResponse(t *testing.T) {
 			_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 			var unknown *UnknownOutcomeError
 			if !errors.As(err, &unknown) || tt.is != nil && !errors.Is(err, tt.is) {
-				t.Fatalf("Refresh = %#v, want an UnknownError of %v", err, tt.is)
+				t.Fatalf("Refresh = %#v, want an UnknownOutcomeError of %v", err, tt.is)
 			}
 			assertNoSecret(t, err)
 		})
 	}
 }
 
-// TestRefreshResponseWithoutEnd: the end of the caller's patience is not the end of
-// what was read until then.
+// TestRefreshResponseWithoutEnd checks that the tokens read before a timeout are
+// returned.
 func TestRefreshResponseWithoutEnd(t *testing.T) {
 	head, body, _ := strings.Cut(httpResponse(200, tokenResponse+" "), "\r\n\r\n")
 	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
@@ -206,13 +206,13 @@ func TestRefreshResponseWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestRefreshReturnsAtEndOfJSON: the answer says that it has no end yet.
+// TestRefreshReturnsAtEndOfJSON checks that Refresh does not wait for the last chunk.
 func TestRefreshReturnsAtEndOfJSON(t *testing.T) {
 	released := make(chan struct{})
 	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
 		_, _ = readRequest(conn)
 		_, _ = io.WriteString(conn, strings.TrimSuffix(chunkedResponse(200, tokenResponse, 20), "0\r\n\r\n"))
-		_, _ = io.Copy(io.Discard, conn) // until the client has hung up
+		_, _ = io.Copy(io.Discard, conn) // until the client closes the connection
 		close(released)
 	}), func(c *ServerConfig) { c.Timeout = time.Hour })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -224,29 +224,28 @@ func TestRefreshReturnsAtEndOfJSON(t *testing.T) {
 	<-released
 }
 
-// TestRefreshWriteFails: a connection that fails before it
-// has taken a byte is a refresh that was not sent, and one that has taken a
-// single byte is not.
+// TestRefreshWriteFails checks that a request is not sent only if not a single byte
+// was written.
 func TestRefreshWriteFails(t *testing.T) {
 	address := tcpServer(t, func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) })
-	for _, takes := range []int{0, 1} {
+	for _, accepts := range []int{0, 1} {
 		s := newServer(t, "http://"+address, func(c *ServerConfig) {
 			dial := c.Transport.DialContext
 			c.Transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 				conn, err := dial(ctx, network, address)
-				return &failingConn{Conn: conn, takes: takes}, err
+				return &failingConn{Conn: conn, accepts: accepts}, err
 			}
 		})
 		_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 		var notSent *NotSentError
-		if got := errors.As(err, &notSent); got != (takes == 0) {
-			t.Errorf("after %d bytes: Refresh = %v, not sent %v, want %v", takes, err, got, takes == 0)
+		if got := errors.As(err, &notSent); got != (accepts == 0) {
+			t.Errorf("after %d bytes: Refresh = %v, not sent %v, want %v", accepts, err, got, accepts == 0)
 		}
 	}
 }
 
-// TestRefreshWriteFailsAfterHandshake: bytes of the TLS handshake are not bytes
-// of the request.
+// TestRefreshWriteFailsAfterHandshake checks that the bytes of the TLS handshake do not
+// count as bytes of the request.
 func TestRefreshWriteFailsAfterHandshake(t *testing.T) {
 	server := quietTLS(t, func(http.ResponseWriter, *http.Request) {}, nil)
 	var conn failingAfterHandshake
@@ -268,7 +267,7 @@ func TestRefreshWriteFailsAfterHandshake(t *testing.T) {
 	}
 }
 
-// failingAfterHandshake takes everything until it is told to fail.
+// failingAfterHandshake fails writes once failing is set.
 type failingAfterHandshake struct {
 	net.Conn
 	failing atomic.Bool
@@ -281,22 +280,22 @@ func (c *failingAfterHandshake) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// failingConn takes so many bytes of a write, then fails it.
+// failingConn writes the first bytes of a write, then fails it.
 type failingConn struct {
 	net.Conn
-	takes int
+	accepts int
 }
 
 func (c *failingConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b[:c.takes])
+	n, err := c.Conn.Write(b[:c.accepts])
 	if err != nil {
 		return n, err
 	}
 	return n, syscall.EPIPE
 }
 
-// TestRefreshThroughAProxy: a proxy that does not connect us has sent nothing,
-// and neither its words nor its password come out.
+// TestRefreshThroughAProxy checks that nothing is sent if the forward proxy rejects the
+// CONNECT request, and that neither its text nor its password appear in the error.
 func TestRefreshThroughAProxy(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, tokenResponse)
@@ -312,14 +311,14 @@ func TestRefreshThroughAProxy(t *testing.T) {
 		_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 		assertNoSecret(t, err)
 		var notSent *NotSentError
-		if refused := errors.As(err, &notSent); refused == strings.HasPrefix(status, "200") {
-			t.Errorf("Refresh through a proxy that answers %q = %v", status, err)
+		if got := errors.As(err, &notSent); got == strings.HasPrefix(status, "200") {
+			t.Errorf("Refresh through a proxy with status %q = %v", status, err)
 		}
 	}
 }
 
-// connect answers a CONNECT request with the status, and joins the connection
-// with the address if that is a good one.
+// connect responds to a CONNECT request with the status. If that is 200, it connects
+// the client to the address.
 func connect(conn *net.TCPConn, status, address string) {
 	if _, err := readHead(conn); err != nil {
 		return

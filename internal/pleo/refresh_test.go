@@ -15,7 +15,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// revealedTokens is Tokens with its secrets shown, and without the time.
+// revealedTokens is Tokens with its secrets in clear, and without the time.
 type revealedTokens struct {
 	Access, Refresh string
 	Lifetime        time.Duration
@@ -34,20 +34,20 @@ func TestRefreshReadsTokens(t *testing.T) {
 		body   string
 		want   revealedTokens
 	}{
-		{"all that Pleo documents", 200, tokenResponse, full},
+		{"all documented members", 200, tokenResponse, full},
 		{"created", 201, tokenResponse, full},
 		{"junk after the object", 200, tokenResponse + "canary", full},
-		{"no refresh token: the old one stays", 200, `{"access_token":"a","expires_in":60}`, revealedTokens{Access: "a", Lifetime: time.Minute}},
+		{"no refresh token", 200, `{"access_token":"a","expires_in":60}`, revealedTokens{Access: "a", Lifetime: time.Minute}},
 		{"null refresh token", 200, `{"access_token":"a","refresh_token":null}`, revealedTokens{Access: "a"}},
 		{"token type in capitals", 200, `{"access_token":"a","token_type":"BEARER"}`, revealedTokens{Access: "a"}},
-		{"type we do not understand", 200, `{"access_token":"a","token_type":"mac","refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
-		{"access token unfit for a header", 200, `{"access_token":"a\nb","refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
-		{"refresh token alone", 200, `{"refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
+		{"unknown token type", 200, `{"access_token":"a","token_type":"mac","refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
+		{"access token not valid in a header field", 200, `{"access_token":"a\nb","refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
+		{"only a refresh token", 200, `{"refresh_token":"r"}`, revealedTokens{Refresh: "r"}},
 		{"escapes", 200, `{"access_token":"a\/\u0062","refresh_token":"r\"\\"}`, revealedTokens{Access: "a/b", Refresh: `r"\`}},
-		{"one level deeper", 200, `{"data":{"access_token":"a","refresh_token":"r"}}`, revealedTokens{Access: "a", Refresh: "r"}},
-		{"behind a warning", 200, `<b>Warning</b> {"access_token":"a","refresh_token":"r"}`, revealedTokens{Access: "a", Refresh: "r"}},
+		{"nested", 200, `{"data":{"access_token":"a","refresh_token":"r"}}`, revealedTokens{Access: "a", Refresh: "r"}},
+		{"after other text", 200, `<b>Warning</b> {"access_token":"a","refresh_token":"r"}`, revealedTokens{Access: "a", Refresh: "r"}},
 		{"invalid JSON before it", 200, `{"access_token":"a","expires_in":NaN,"refresh_token":"r"}`, revealedTokens{Access: "a", Refresh: "r"}},
-		{"scope that is none", 200, `{"access_token":"a","scope":"<b>\"x\"</b>"}`, revealedTokens{Access: "a"}},
+		{"invalid scope", 200, `{"access_token":"a","scope":"<b>\"x\"</b>"}`, revealedTokens{Access: "a"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -99,22 +99,22 @@ func TestRefreshClassifiesErrorResponses(t *testing.T) {
 		{"in the type", 400, `{"type":"INVALID_REFRESH_TOKEN","message":"canary"}`, TokenRejected, "invalid_refresh_token"},
 		{"in the description", 400, `{"error":"invalid_request","error_description":"canary: invalid_refresh_token."}`, TokenRejected, "invalid_refresh_token"},
 		{"type as URL", 400, `{"type":"https://canary/errors/invalid_grant"}`, TokenRejected, "invalid_grant"},
-		{"broken off after the code", 400, `{"error":"invalid_grant","error_desc`, TokenRejected, "invalid_grant"},
+		{"truncated after the code", 400, `{"error":"invalid_grant","error_desc`, TokenRejected, "invalid_grant"},
 		{"client", 401, `{"error":"invalid_client"}`, ClientRejected, "invalid_client"},
 		{"client in the type", 401, `{"type":"INVALID_CLIENT"}`, ClientRejected, "invalid_client"},
 		{"client before a mention", 401, `{"error":"invalid_client","error_description":"no invalid_grant"}`, ClientRejected, "invalid_client"},
 		{"unauthorized client", 400, `{"error":"unauthorized_client"}`, ClientRejected, "unauthorized_client"},
 		{"grant type", 400, `{"error":"unsupported_grant_type"}`, ClientRejected, "unsupported_grant_type"},
 		{"scope", 400, `{"error":"invalid_scope"}`, ClientRejected, "invalid_scope"},
-		{"busy", 429, ``, RateLimited, ""},
-		{"busy, whatever it says", 429, `{"error":"invalid_grant"}`, RateLimited, "invalid_grant"},
-		{"another code", 400, `{"error":"invalid_request"}`, Unexpected, "invalid_request"},
-		{"a word that begins like a code", 400, `{"error":"invalid_request","error_description":"invalid_grant_type"}`, Unexpected, "invalid_request"},
-		{"a page", 403, `<html>canary invalid_grant</html>`, Unexpected, ""},
-		{"nothing", 404, ``, Unexpected, ""},
-		{"a code of other characters", 400, `{"error":"c\u00e9canary"}`, Unexpected, ""},
-		{"a long code", 400, `{"error":"canary` + strings.Repeat("y", 60) + `"}`, Unexpected, ""},
-		{"no text", 400, `{"error":{"canary":1}}`, Unexpected, ""},
+		{"rate limited", 429, ``, RateLimited, ""},
+		{"rate limited, with another code", 429, `{"error":"invalid_grant"}`, RateLimited, "invalid_grant"},
+		{"other code", 400, `{"error":"invalid_request"}`, Unexpected, "invalid_request"},
+		{"longer word", 400, `{"error":"invalid_request","error_description":"invalid_grant_type"}`, Unexpected, "invalid_request"},
+		{"page", 403, `<html>canary invalid_grant</html>`, Unexpected, ""},
+		{"empty", 404, ``, Unexpected, ""},
+		{"code with other characters", 400, `{"error":"c\u00e9canary"}`, Unexpected, ""},
+		{"long code", 400, `{"error":"canary` + strings.Repeat("y", 60) + `"}`, Unexpected, ""},
+		{"not a string", 400, `{"error":{"canary":1}}`, Unexpected, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestRefreshClassifiesErrorResponses(t *testing.T) {
 			_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
 			var got *ResponseError
 			if !errors.As(err, &got) {
-				t.Fatalf("Refresh = %#v, want an AnswerError", err)
+				t.Fatalf("Refresh = %#v, want a ResponseError", err)
 			}
 			want := &ResponseError{Class: tt.class, Status: tt.status, Code: tt.code}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -155,7 +155,7 @@ func TestRefreshUnknownOutcome(t *testing.T) {
 		{"access token of an unknown type", 200, `{"access_token":"canary","token_type":"mac"}`},
 		{"array", 200, `["canary"]`},
 		{"garbage", 200, "\x00\xffcanary"},
-		{"the refresh token not closed", 200, `{"access_token":"canary","refresh_token":"canary`},
+		{"truncated refresh token", 200, `{"access_token":"canary","refresh_token":"canary`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -163,7 +163,7 @@ func TestRefreshUnknownOutcome(t *testing.T) {
 			_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
 			var unknown *UnknownOutcomeError
 			if !errors.As(err, &unknown) || unknown.Status != tt.status {
-				t.Fatalf("Refresh = %#v, want an UnknownError of status %d", err, tt.status)
+				t.Fatalf("Refresh = %#v, want an UnknownOutcomeError with status %d", err, tt.status)
 			}
 			assertNoSecret(t, err)
 			if n := len(server.requests()); n != 1 {
@@ -180,7 +180,7 @@ func TestRefreshFollowsNoRedirect(t *testing.T) {
 		_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
 		var unknown *UnknownOutcomeError
 		if !errors.As(err, &unknown) || unknown.Status != status {
-			t.Errorf("Refresh answered %d = %v, want an UnknownError of that status", status, err)
+			t.Errorf("Refresh with status %d = %v, want an UnknownOutcomeError with it", status, err)
 		}
 	}
 	if reqs := elsewhere.requests(); len(reqs) > 0 {
@@ -207,16 +207,16 @@ func TestRefreshReportsRetryAfter(t *testing.T) {
 			s := newServer(t, server.URL, func(c *ServerConfig) { c.Now = func() time.Time { return now } })
 			_, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 			if got := retryAfterOf(err); got != want {
-				t.Errorf("Retry-After %q with %d: %v, want %v", value, status, got, want)
+				t.Errorf("Retry-After %q with status %d: %v, want %v", value, status, got, want)
 			}
 		}
 	}
 }
 
 func retryAfterOf(err error) time.Duration {
-	var answer *ResponseError
-	if errors.As(err, &answer) {
-		return answer.RetryAfter
+	var response *ResponseError
+	if errors.As(err, &response) {
+		return response.RetryAfter
 	}
 	var unknown *UnknownOutcomeError
 	if errors.As(err, &unknown) {
@@ -247,7 +247,7 @@ func TestRefreshRequest(t *testing.T) {
 			s := newServer(t, server.URL+"/base/", func(c *ServerConfig) {
 				c.Auth = tt.auth
 				if tt.auth == BasicPlain {
-					c.ClientID = "id" // RFC 7617 allows no colon in it
+					c.ClientID = "id" // RFC 7617 does not allow a colon
 				}
 			})
 			if _, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken)); err != nil {
@@ -265,7 +265,7 @@ func TestRefreshRequest(t *testing.T) {
 	}
 }
 
-// decodeBasic decodes id and secret as a server that follows decode does.
+// decodeBasic decodes the ids and secrets of requests by decode.
 func decodeBasic(t *testing.T, reqs []recordedRequest, decode func(string) (string, error)) []recordedRequest {
 	t.Helper()
 	for i := range reqs {
@@ -315,7 +315,7 @@ func TestRefreshReadsSecretsEachTime(t *testing.T) {
 		}
 		reqs := server.requests()
 		if got := reqs[len(reqs)-1].Secret; got != want {
-			t.Errorf("the secret sent is %q, want %q", got, want)
+			t.Errorf("sent the secret %q, want %q", got, want)
 		}
 	}
 }
@@ -325,7 +325,7 @@ func TestRefreshWithoutToken(t *testing.T) {
 	_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.Secret{})
 	var notSent *NotSentError
 	if !errors.As(err, &notSent) {
-		t.Errorf("Refresh of nothing = %v, want a NotSentError", err)
+		t.Errorf("Refresh without a token = %v, want a NotSentError", err)
 	}
 	if n := len(server.requests()); n != 0 {
 		t.Errorf("%d requests, want 0", n)

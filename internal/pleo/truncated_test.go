@@ -14,7 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// tokenResponses are bodies that hold the refresh token "rt-2" in different shapes.
+// tokenResponses are bodies that contain the refresh token "rt-2" in different forms.
 var tokenResponses = map[string]string{
 	"as Pleo's":   tokenResponse,
 	"token first": `{"refresh_token":"rt-2","access_token":"at-1","expires_in":900}`,
@@ -26,9 +26,9 @@ var tokenResponses = map[string]string{
 	"nested":  `{"data":{"access_token":"at-1","refresh_token":"rt-2"}}`,
 }
 
-// closing returns the length of the part of body that ends with the closing
-// quote of the refresh token.
-func closing(t testing.TB, body string) int {
+// endOfRefreshToken returns the length of body up to the closing quote of the
+// refresh token.
+func endOfRefreshToken(t testing.TB, body string) int {
 	t.Helper()
 	for _, token := range []string{`"rt-2"`, `"rt\u002d2"`} {
 		if i := strings.LastIndex(body, token); i >= 0 {
@@ -42,7 +42,7 @@ func closing(t testing.TB, body string) int {
 func TestParseTokensKeepsCompleteRefreshToken(t *testing.T) {
 	for name, body := range tokenResponses {
 		t.Run(name, func(t *testing.T) {
-			complete := closing(t, body)
+			complete := endOfRefreshToken(t, body)
 			for cut := range len(body) + 1 {
 				got, _ := parseTokens([]byte(body[:cut]))
 				want := ""
@@ -65,7 +65,7 @@ func TestParseTokensDropsTruncatedAccessToken(t *testing.T) {
 				t.Errorf("%s: access token in %q = %q, want at-1 or none", name, body[:cut], access)
 			}
 			if got.RefreshToken.IsZero() && ok {
-				t.Errorf("%s: tokens without a refresh token in %q, which may have held one", name, body[:cut])
+				t.Errorf("%s: tokens from %q, which may have had a refresh token", name, body[:cut])
 			}
 		}
 	}
@@ -85,8 +85,8 @@ func TestParseTokensDropsTruncatedLifetime(t *testing.T) {
 	}
 }
 
-// TestRefreshTruncatedResponse cuts real answers at every byte, head
-// included: with an orderly end all that was sent is read.
+// TestRefreshTruncatedResponse truncates responses at every byte, including the
+// header. The connection is closed in order, so that everything sent is read.
 func TestRefreshTruncatedResponse(t *testing.T) {
 	half := strings.Index(tokenResponse, "rt-2") + 2 // in the middle of the token
 	wires := map[string]string{
@@ -99,7 +99,7 @@ func TestRefreshTruncatedResponse(t *testing.T) {
 			if i := strings.Index(wire, `rt-2"`); i >= 0 {
 				complete = i + len(`rt-2"`)
 			}
-			var part atomic.Value // string: what of the answer is sent
+			var part atomic.Value // string: the part of the response to send
 			s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
 				if _, err := readRequest(conn); err == nil {
 					_, _ = io.WriteString(conn, part.Load().(string))
@@ -119,21 +119,21 @@ func checkCut(t *testing.T, part string, complete bool, got Tokens, err error) {
 	assertNoSecret(t, err)
 	if complete {
 		if err != nil || got.RefreshToken.Reveal() != "rt-2" || got.AccessToken.Reveal() != "at-1" {
-			t.Errorf("Refresh answered %q = %+v, %v, want both tokens", part, revealed(got), err)
+			t.Errorf("Refresh with response %q = %+v, %v, want both tokens", part, revealed(got), err)
 		}
 		return
 	}
 	var unknown *UnknownOutcomeError
 	if !errors.As(err, &unknown) {
-		t.Errorf("Refresh answered %q = %+v, %v, want an UnknownError", part, revealed(got), err)
+		t.Errorf("Refresh with response %q = %+v, %v, want an UnknownOutcomeError", part, revealed(got), err)
 	}
 }
 
-// TestRefreshResponseEndsWithReset cannot know how much arrives before the
-// reset; whatever does must be judged right.
+// TestRefreshResponseEndsWithReset accepts tokens or an unknown outcome, because it
+// is not known how much arrives before the reset.
 func TestRefreshResponseEndsWithReset(t *testing.T) {
 	wire := httpResponse(200, tokenResponse)
-	var part atomic.Value // string: what of the answer is sent
+	var part atomic.Value // string: the part of the response to send
 	s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
 		if _, err := readRequest(conn); err == nil {
 			_, _ = io.WriteString(conn, part.Load().(string))
@@ -145,7 +145,7 @@ func TestRefreshResponseEndsWithReset(t *testing.T) {
 		got, err := s.Refresh(t.Context(), credstore.NewSecret(sentToken))
 		var unknown *UnknownOutcomeError
 		if err != nil && !errors.As(err, &unknown) {
-			t.Errorf("Refresh reset after %q = %v, want tokens or an UnknownError", wire[:cut], err)
+			t.Errorf("Refresh reset after %q = %v, want tokens or an UnknownOutcomeError", wire[:cut], err)
 		}
 		if token := got.RefreshToken.Reveal(); err == nil && token != "rt-2" {
 			t.Errorf("Refresh reset after %q: refresh token %q, want rt-2", wire[:cut], token)
@@ -153,7 +153,7 @@ func TestRefreshResponseEndsWithReset(t *testing.T) {
 	}
 }
 
-// compressed is what gzip makes of s.
+// compressed returns s compressed by gzip.
 func compressed(t testing.TB, s string) string {
 	t.Helper()
 	var out strings.Builder
@@ -167,11 +167,11 @@ func compressed(t testing.TB, s string) string {
 	return out.String()
 }
 
-// TestRefreshCompressedResponse: the server has spent the token that was sent,
-// whether or not it was asked to compress what came of it.
+// TestRefreshCompressedResponse checks that a compressed response is read although
+// the request asks for no compression: the server has used up the refresh token.
 func TestRefreshCompressedResponse(t *testing.T) {
 	wire := compressed(t, tokenResponse)
-	for name, coding := range map[string]string{"said": "gzip", "unsaid": "identity"} {
+	for name, coding := range map[string]string{"with Content-Encoding": "gzip", "with the wrong one": "identity"} {
 		t.Run(name, func(t *testing.T) {
 			server := record(t, respond(200, wire, "Content-Encoding", coding))
 			got, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
@@ -180,7 +180,7 @@ func TestRefreshCompressedResponse(t *testing.T) {
 			}
 		})
 	}
-	t.Run("cut off behind the tokens", func(t *testing.T) {
+	t.Run("truncated after the tokens", func(t *testing.T) {
 		s := newServer(t, "http://"+tcpServer(t, func(conn *net.TCPConn) {
 			if _, err := readRequest(conn); err == nil {
 				_, _ = io.WriteString(conn, httpResponse(200, wire)[:len(httpResponse(200, wire))-len("checksum")])
@@ -191,12 +191,12 @@ func TestRefreshCompressedResponse(t *testing.T) {
 			t.Errorf("Refresh = %+v, %v, want the refresh token in the part that was read", revealed(got), err)
 		}
 	})
-	t.Run("without end", func(t *testing.T) {
+	t.Run("too long", func(t *testing.T) {
 		server := record(t, respond(200, compressed(t, strings.Repeat(" ", 8*maxResponseBody)+tokenResponse)))
 		_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
 		var unknown *UnknownOutcomeError
 		if !errors.As(err, &unknown) || !errors.Is(err, errTooLong) {
-			t.Errorf("Refresh = %v, want an UnknownError for more than the limit", err)
+			t.Errorf("Refresh = %v, want an UnknownOutcomeError because it is too long", err)
 		}
 	})
 	t.Run("damaged", func(t *testing.T) {
@@ -204,7 +204,7 @@ func TestRefreshCompressedResponse(t *testing.T) {
 		_, err := newServer(t, server.URL).Refresh(t.Context(), credstore.NewSecret(sentToken))
 		var unknown *UnknownOutcomeError
 		if !errors.As(err, &unknown) {
-			t.Errorf("Refresh = %v, want an UnknownError", err)
+			t.Errorf("Refresh = %v, want an UnknownOutcomeError", err)
 		}
 	})
 }
@@ -215,9 +215,9 @@ func TestRefreshTruncatedErrorResponse(t *testing.T) {
 	for cut := range len(body) {
 		a := &response{status: 400, body: []byte(body[:cut]), bodyErr: io.ErrUnexpectedEOF}
 		_, err := a.tokens()
-		var refusal *ResponseError
-		if refused := errors.As(err, &refusal) && refusal.Class == TokenRejected; refused != (cut >= complete) {
-			t.Errorf("400 with %q, then broken off: %v, refused %v, want %v", body[:cut], err, refused, cut >= complete)
+		var rejection *ResponseError
+		if rejected := errors.As(err, &rejection) && rejection.Class == TokenRejected; rejected != (cut >= complete) {
+			t.Errorf("status 400 with the truncated body %q: %v, rejected %v, want %v", body[:cut], err, rejected, cut >= complete)
 		}
 		assertNoSecret(t, err)
 	}
@@ -226,6 +226,6 @@ func TestRefreshTruncatedErrorResponse(t *testing.T) {
 func TestRateLimitedWithoutBody(t *testing.T) {
 	_, err := (&response{status: 429, bodyErr: io.ErrUnexpectedEOF}).tokens()
 	if diff := cmp.Diff(error(&ResponseError{Class: RateLimited, Status: 429}), err); diff != "" {
-		t.Errorf("a broken 429 differs (-want +got):\n%s", diff)
+		t.Errorf("error differs (-want +got):\n%s", diff)
 	}
 }

@@ -30,7 +30,7 @@ func TestEndpointsFor(t *testing.T) {
 
 func TestNewAuthorizationServerErrors(t *testing.T) {
 	tests := []struct {
-		name, says string
+		name, want string
 		change     func(*ServerConfig)
 	}{
 		{"no URL", "URL", func(c *ServerConfig) { c.URL = nil }},
@@ -49,8 +49,8 @@ func TestNewAuthorizationServerErrors(t *testing.T) {
 			cfg := ServerConfig{URL: mustURL(t, "https://host"), ClientID: "id", ClientSecret: secret(clientSecret), Transport: &http.Transport{}}
 			tt.change(&cfg)
 			_, err := NewAuthorizationServer(cfg)
-			if err == nil || !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("NewAuthorizationServer = %v, want an error that says %q", err, tt.says)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("NewAuthorizationServer = %v, want an error that contains %q", err, tt.want)
 			}
 			assertNoSecret(t, err)
 		})
