@@ -34,11 +34,11 @@ proxy:
       allow:
         - {methods: [GET, HEAD], paths: [/v1/expenses/*]}
         - paths: [/v2/exports/**]
-    - name: nobody
-      token_file: /run/secrets/nobody
+    - name: restricted
+      token_file: /run/secrets/restricted
       connections: []
       allow: []
-    - {name: everybody, token_hash: `+hashText("two")+`}
+    - {name: unrestricted, token_hash: `+hashText("two")+`}
   client_networks: [10.0.0.0/8, 192.168.1.7, "fd00::/8"]
   tls: {cert_file: /tls/cert.pem, key_file: /tls/key.pem, client_ca_file: /tls/ca.pem}
 `).Proxy
@@ -70,23 +70,23 @@ func checkClientsRead(t *testing.T, clients []Client) {
 	if len(clients) != 3 {
 		t.Fatalf("%d clients, want 3", len(clients))
 	}
-	erp, nobody, everybody := clients[0], clients[1], clients[2]
+	erp, restricted, unrestricted := clients[0], clients[1], clients[2]
 	if erp.Name != "erp" || erp.TokenHash != sha256.Sum256([]byte("one")) {
-		t.Errorf("first client = %q with hash %x, want erp with that of its token", erp.Name, erp.TokenHash)
+		t.Errorf("first client = %q with hash %x, want erp with the hash of its token", erp.Name, erp.TokenHash)
 	}
 	if diff := cmp.Diff([]Rule{{[]string{"GET", "HEAD"}, []string{"/v1/expenses/*"}}, {nil, []string{"/v2/exports/**"}}}, erp.Allow); diff != "" {
 		t.Errorf("allow (-want +got):\n%s", diff)
 	}
-	if nobody.Connections == nil || nobody.Allow == nil || nobody.Token.IsZero() {
-		t.Errorf("second client = %+v, want lists that are empty and not left out", nobody)
+	if restricted.Connections == nil || restricted.Allow == nil || restricted.Token.IsZero() {
+		t.Errorf("second client = %+v, want empty lists that are not nil", restricted)
 	}
-	if everybody.Connections != nil || everybody.Allow != nil {
-		t.Errorf("third client = %+v, want lists that are left out", everybody)
+	if unrestricted.Connections != nil || unrestricted.Allow != nil {
+		t.Errorf("third client = %+v, want nil lists", unrestricted)
 	}
 }
 
-// Every mistake is found, with its line, and no hash is shown.
-func TestMistakesOfClients(t *testing.T) {
+// Every mistake is reported with its line, and no hash is shown.
+func TestMistakesInClients(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	content := `environment: production
 proxy:
@@ -135,7 +135,7 @@ proxy:
 		"proxy.listeners[0].listen",
 	} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("mistakes lack %q:\n%v", want, err)
+			t.Errorf("the mistakes do not include %q:\n%v", want, err)
 		}
 	}
 	if strings.Contains(err.Error(), hashText("one")) {
@@ -143,7 +143,8 @@ proxy:
 	}
 }
 
-// Whoever reaches a listener that other machines can reach has to be known.
+// A listener that other machines can reach requires client authentication or
+// networks.
 func TestExposedListenersNeedClients(t *testing.T) {
 	client := "clients: [{name: erp, token_hash: " + hashText("one") + "}]"
 	tests := []struct {

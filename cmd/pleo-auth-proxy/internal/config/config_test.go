@@ -11,10 +11,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/autocert"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// minimal is the least that is a configuration.
+// minimal is the smallest valid configuration.
 const minimal = "environment: staging\n"
 
 func writeFile(t *testing.T, name, content string) string {
@@ -29,7 +30,7 @@ func writeFile(t *testing.T, name, content string) string {
 func load(t *testing.T, yaml string, environ ...string) (*Config, error) {
 	t.Helper()
 	path := writeFile(t, "c.yaml", yaml)
-	return Load(Source{Path: path, Environ: append([]string{"HOME=/home/somebody"}, environ...)})
+	return Load(Source{Path: path, Environ: append([]string{"HOME=/home/user"}, environ...)})
 }
 
 func mustLoad(t *testing.T, yaml string, environ ...string) *Config {
@@ -41,7 +42,7 @@ func mustLoad(t *testing.T, yaml string, environ ...string) *Config {
 	return c
 }
 
-// problems returns the messages of err with the file's directory taken out.
+// problems returns the messages of err without the directory of the file.
 func problems(t *testing.T, err error) []string {
 	t.Helper()
 	var e *Error
@@ -77,8 +78,9 @@ func TestDefaults(t *testing.T) {
 		"log":     c.Log,
 		"access":  c.Proxy.AccessLog,
 		"store":   c.Store,
+		"acme":    c.Connect.ACME.CAURL.String(),
 	}
-	dir := "/home/somebody/.local/state/pleo-auth-proxy"
+	dir := "/home/user/.local/state/pleo-auth-proxy"
 	want := map[string]any{
 		"proxy":   "127.0.0.1:8484",
 		"admin":   "127.0.0.1:8485",
@@ -94,6 +96,7 @@ func TestDefaults(t *testing.T) {
 		"total":   int64(32 << 20),
 		"auth_by": "basic",
 		"log":     Log{Level: "info", Format: "json"},
+		"acme":    autocert.LetsEncrypt,
 		"access":  true,
 		"store":   Store{Driver: DriverSQLite, Path: dir + "/store.db", KeysetFile: dir + "/keyset.json", SpoolDir: dir + "/spool"},
 	}
@@ -102,15 +105,15 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestAdminForOthers: either TLS, or a token that somebody has chosen to send
-// through something that does TLS.
-func TestAdminForOthers(t *testing.T) {
+// TestExposedAdminListener: the admin listener may be reached from other machines
+// with TLS, or with a token that the operator has configured behind a reverse proxy.
+func TestExposedAdminListener(t *testing.T) {
 	for _, admin := range []string{
 		`{listen: "0.0.0.0:8485", tls: {cert_file: /c, key_file: /k}}`,
 		`{listen: "0.0.0.0:8485", token_file: /t}`,
 	} {
 		if c := mustLoad(t, minimal+"admin: "+admin+"\n"); c.Admin.Listen.Local() {
-			t.Errorf("the listener of %s passes for local", admin)
+			t.Errorf("the listener of %s counts as local", admin)
 		}
 	}
 }
@@ -126,7 +129,7 @@ func TestDataDir(t *testing.T) {
 		{name: "root", root: true, environ: []string{"HOME=/root", "XDG_STATE_HOME=/x"}, want: "/var/lib/pleo-auth-proxy"},
 		{name: "XDG", environ: []string{"HOME=/h", "XDG_STATE_HOME=/x"}, want: "/x/pleo-auth-proxy"},
 		{name: "relative XDG does not count", environ: []string{"HOME=/h", "XDG_STATE_HOME=x"}, want: "/h/.local/state/pleo-auth-proxy"},
-		{name: "own variable first", environ: []string{"PLEO_DATA_DIR=/d", "STATE_DIRECTORY=/s"}, want: "/d"},
+		{name: "PLEO_DATA_DIR first", environ: []string{"PLEO_DATA_DIR=/d", "STATE_DIRECTORY=/s"}, want: "/d"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, err := Load(Source{Path: writeFile(t, "c.yaml", minimal), Environ: test.environ, Root: test.root})
@@ -140,13 +143,13 @@ func TestDataDir(t *testing.T) {
 	}
 }
 
-// mistakesOf is a configuration with what is wrong with it.
-type mistakesOf struct {
+// mistakesCase is a configuration and its mistakes.
+type mistakesCase struct {
 	name, yaml string
 	want       []string
 }
 
-func (test mistakesOf) check(t *testing.T) {
+func (test mistakesCase) check(t *testing.T) {
 	_, err := load(t, test.yaml)
 	if diff := cmp.Diff(test.want, problems(t, err)); diff != "" {
 		t.Errorf("mistakes (-want +got):\n%s", diff)
@@ -154,25 +157,25 @@ func (test mistakesOf) check(t *testing.T) {
 }
 
 func TestMistakesInOneKey(t *testing.T) {
-	for _, test := range []mistakesOf{
+	for _, test := range []mistakesCase{
 		{"unknown key", minimal + "proxy:\n  listn: 127.0.0.1:1\n",
 			[]string{"c.yaml:3: proxy.listn: unknown key; did you mean proxy.listen?"}},
 		{"unknown section", minimal + "proxi:\n  listen: 127.0.0.1:1\n",
 			[]string{"c.yaml:2: proxi: unknown key; did you mean proxy?"}},
 		{"key of another section", minimal + "client_id: x\n",
 			[]string{"c.yaml:2: client_id: unknown key; did you mean oauth.client_id?"}},
-		{"nothing near", minimal + "quux: 1\n", []string{"c.yaml:2: quux: unknown key"}},
-		{"given twice", minimal + "log:\n  level: info\n  level: debug\n",
+		{"no similar key", minimal + "quux: 1\n", []string{"c.yaml:2: quux: unknown key"}},
+		{"set twice", minimal + "log:\n  level: info\n  level: debug\n",
 			[]string{"c.yaml:4: log.level: is set twice: here and on line 3"}},
-		{"section is a text", minimal + "proxy: here\n", []string{"c.yaml:2: proxy: must be a mapping, not a string"}},
-		{"list for a text", minimal + "data_dir: [a]\n", []string{"c.yaml:2: data_dir: must be a string, not a list"}},
-		{"text for a list", minimal + "proxy: {allowed_hosts: a}\n",
+		{"string for a section", minimal + "proxy: here\n", []string{"c.yaml:2: proxy: must be a mapping, not a string"}},
+		{"list for a string", minimal + "data_dir: [a]\n", []string{"c.yaml:2: data_dir: must be a string, not a list"}},
+		{"string for a list", minimal + "proxy: {allowed_hosts: a}\n",
 			[]string{"c.yaml:2: proxy.allowed_hosts: must be a list such as [one, two], not a string"}},
 		{"mapping in a list", minimal + "proxy:\n  allowed_hosts:\n  - a: b\n",
 			[]string{"c.yaml:4: proxy.allowed_hosts: must be a list of strings, but contains a mapping"}},
 		{"boolean in quotes", minimal + "proxy: {access_log: \"true\"}\n",
 			[]string{"c.yaml:2: proxy.access_log: must be true or false, not a string"}},
-		{"text is a boolean", minimal + "data_dir: true\n",
+		{"boolean for a string", minimal + "data_dir: true\n",
 			[]string{"c.yaml:2: data_dir: must be a string, not true or false without quotes"}},
 		{"no value", minimal + "data_dir:\n", []string{"c.yaml:2: data_dir: has no value; set one or remove the key"}},
 		{"duration without unit", minimal + "shutdown: {drain: 20}\n",
@@ -181,7 +184,7 @@ func TestMistakesInOneKey(t *testing.T) {
 			[]string{`c.yaml:2: replay.memory: must be a size such as 512KiB or 64MiB (it is "1MB")`}},
 		{"size too large", minimal + "replay: {memory: 99999999999GiB}\n",
 			[]string{`c.yaml:2: replay.memory: must be a size such as 512KiB or 64MiB (it is "99999999999GiB")`}},
-		{"word", "environment: prodution\n",
+		{"misspelled word", "environment: prodution\n",
 			[]string{`c.yaml:1: environment: must be production, staging or custom; did you mean production? (it is "prodution")`}},
 		{"listen without host", minimal + "proxy: {listen: 8484}\n",
 			[]string{`c.yaml:2: proxy.listen: must be host:port such as 127.0.0.1:8484, or unix:/path/of/socket (it is "8484")`}},
@@ -189,7 +192,7 @@ func TestMistakesInOneKey(t *testing.T) {
 			[]string{`c.yaml:2: proxy.listen: must be host:port such as 127.0.0.1:8484, or unix:/path/of/socket (it is "127.0.0.1:84840")`}},
 		{"relative socket", minimal + "proxy: {listen: \"unix:sock\"}\n",
 			[]string{`c.yaml:2: proxy.listen: must have an absolute path, such as unix:/run/pleo.sock (it is "unix:sock")`}},
-		{"odd default connection", minimal + "proxy: {default_connection: a/b}\n",
+		{"invalid default connection", minimal + "proxy: {default_connection: a/b}\n",
 			[]string{`c.yaml:2: proxy.default_connection: must be the name of a connection: 1 to 128 letters, digits and . _ ~ : -, starting with a letter or a digit (it is "a/b")`}},
 		{"syntax", "environment: [\n", []string{"c.yaml:1: invalid YAML: did not find expected node content"}},
 		{"second document", minimal + "---\nlog: {}\n", []string{"c.yaml:2: contains a second YAML document; only one is allowed"}},
@@ -199,27 +202,27 @@ func TestMistakesInOneKey(t *testing.T) {
 }
 
 func TestMistakesBetweenKeys(t *testing.T) {
-	for _, test := range []mistakesOf{
-		{"nothing", "", []string{"environment: is required: production, staging, or custom with upstream.api_url and upstream.auth_url"}},
-		{"open to all", minimal + "proxy: {listen: \":8484\"}\n",
+	for _, test := range []mistakesCase{
+		{"empty file", "", []string{"environment: is required: production, staging, or custom with upstream.api_url and upstream.auth_url"}},
+		{"exposed listener", minimal + "proxy: {listen: \":8484\"}\n",
 			[]string{"c.yaml:2: proxy.listen: can be reached from other machines, which would have access to every connection; set proxy.clients or proxy.client_networks, use a loopback address or unix:/path, or set proxy.dangerously_allow_anyone: true"}},
-		{"admin open to all", minimal + "admin: {listen: \"0.0.0.0:8485\"}\n",
+		{"exposed admin listener", minimal + "admin: {listen: \"0.0.0.0:8485\"}\n",
 			[]string{"c.yaml:2: admin.listen: can be reached from other machines; set admin.tls, or admin.token_file if a reverse proxy terminates TLS; or use a loopback address or unix:/path, and health.listen for probes and metrics"}},
 		{"admin certificate without key", minimal + "admin: {listen: \"0.0.0.0:8485\", tls: {cert_file: /c}}\n",
 			[]string{"c.yaml:2: admin.tls.cert_file: requires admin.tls.key_file"}},
-		{"one address twice", minimal + "admin: {listen: \"127.0.0.1:8484\"}\n",
+		{"same address twice", minimal + "admin: {listen: \"127.0.0.1:8484\"}\n",
 			[]string{"c.yaml:2: admin.listen: is already the address of proxy.listen"}},
-		{"a path for a shell", minimal + "data_dir: ~/pleo\n",
+		{"path with a tilde", minimal + "data_dir: ~/pleo\n",
 			[]string{`c.yaml:2: data_dir: must be a literal path; ~ and variables are not expanded (it is "~/pleo")`}},
-		{"a variable in a path", minimal + "store: {keyset_file: $HOME/keyset.json}\n",
+		{"path with a variable", minimal + "store: {keyset_file: $HOME/keyset.json}\n",
 			[]string{`c.yaml:2: store.keyset_file: must be a literal path; ~ and variables are not expanded (it is "$HOME/keyset.json")`}},
-		{"one file for two", minimal + "store: {path: /a/b, keyset_file: /a/b}\n",
+		{"same file twice", minimal + "store: {path: /a/b, keyset_file: /a/b}\n",
 			[]string{"c.yaml:2: store.keyset_file: is already the path of store.path"}},
-		{"one port on all addresses", minimal + "health: {listen: \":8484\"}\n",
+		{"same port on all addresses", minimal + "health: {listen: \":8484\"}\n",
 			[]string{"c.yaml:2: health.listen: (:8484) overlaps with proxy.listen (127.0.0.1:8484)"}},
-		{"one port on all addresses of IPv4", minimal + "health: {listen: \"0.0.0.0:8485\"}\n",
+		{"same port on all IPv4 addresses", minimal + "health: {listen: \"0.0.0.0:8485\"}\n",
 			[]string{"c.yaml:2: health.listen: (0.0.0.0:8485) overlaps with admin.listen (127.0.0.1:8485)"}},
-		{"one address by two names", minimal + "health: {listen: \"localhost:8485\"}\n",
+		{"same address under two names", minimal + "health: {listen: \"localhost:8485\"}\n",
 			[]string{"c.yaml:2: health.listen: (localhost:8485) overlaps with admin.listen (127.0.0.1:8485)"}},
 		{"fixed URL", minimal + "upstream:\n  api_url: https://api.example.com\n",
 			[]string{"c.yaml:3: upstream.api_url: is determined by environment staging; remove it, or use environment custom"}},
@@ -242,13 +245,13 @@ func TestMistakesBetweenKeys(t *testing.T) {
 			[]string{"c.yaml:2: store.driver: is postgres, which requires store.dsn_file or store.dsn"}},
 		{"two connection strings", minimal + "store: {driver: postgres, dsn: \"postgres://h/d\", dsn_file: /f}\n",
 			[]string{"c.yaml:2: store.dsn_file: cannot be combined with store.dsn; remove one of them"}},
-		{"a link for years", minimal + "connect: {link_ttl: 87600h}\n",
+		{"link TTL of years", minimal + "connect: {link_ttl: 87600h}\n",
 			[]string{`c.yaml:2: connect.link_ttl: must be at most 2160h (90 days): a connect link lets its holder connect a company (it is "87600h")`}},
 		{"connection string for SQLite", minimal + "store: {dsn: \"postgres://u:p@h/d\"}\n",
 			[]string{"c.yaml:2: store.dsn: applies to store.driver postgres only; set that too, or remove this key"}},
 		{"path of SQLite for postgres", minimal + "store: {driver: postgres, dsn_file: /f, path: /p}\n",
 			[]string{"c.yaml:2: store.path: does not apply to store.driver postgres; remove it"}},
-		{"header with a meaning", minimal + "proxy: {connection_header: authorization}\n",
+		{"standard header", minimal + "proxy: {connection_header: authorization}\n",
 			[]string{`c.yaml:2: proxy.connection_header: "authorization" cannot name the connection because it is a standard header field`}},
 	} {
 		t.Run(test.name, test.check)
@@ -303,8 +306,8 @@ func TestVariablesOfKubernetesServices(t *testing.T) {
 	}
 }
 
-// TestNoSecretInAnyMistake plants a secret in every place where one may stand
-// and be wrong.
+// TestNoSecretInAnyMistake puts a secret into every value that may hold one and be
+// invalid.
 func TestNoSecretInAnyMistake(t *testing.T) {
 	const canary = "s3cr3t-canary"
 	for _, yaml := range []string{
@@ -326,7 +329,7 @@ func TestNoSecretInAnyMistake(t *testing.T) {
 			continue
 		}
 		if strings.Contains(err.Error(), canary) {
-			t.Errorf("Load(%q) shows the secret: %v", yaml, err)
+			t.Errorf("Load(%q) shows the secret in %v", yaml, err)
 		}
 	}
 }
@@ -366,13 +369,13 @@ func TestSearchOrder(t *testing.T) {
 	}
 	_, err := Load(Source{Environ: append([]string{"PLEO_CONFIG=/nowhere", "PLEO_ENVIRONMENT=staging"}, environ...)})
 	if diff := cmp.Diff([]string{"nowhere: reading the configuration: no such file or directory"}, problems(t, err)); diff != "" {
-		t.Errorf("a named file that is not there (-want +got):\n%s", diff)
+		t.Errorf("a named file that does not exist (-want +got):\n%s", diff)
 	}
 }
 
-// TestExampleHoldsTheDefaults loads the example: it means the same as a file
-// that says the environment only.
-func TestExampleHoldsTheDefaults(t *testing.T) {
+// TestExampleContainsTheDefaults loads the example: it is equivalent to a file that
+// sets only the environment.
+func TestExampleContainsTheDefaults(t *testing.T) {
 	got, want := mustLoad(t, readFile(t, examplePath)), mustLoad(t, "environment: production\n")
 	got.File, want.File = "", ""
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(SecretSource{}), cmp.Comparer(equalSecrets), cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(Config{})); diff != "" {

@@ -36,7 +36,7 @@ func TestSecretFileIsReadAgainWhenItChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	write := func(content string) {
 		t.Helper()
-		// As Kubernetes and careful editors do it: a new file takes the place.
+		// Replace the file, as Kubernetes and careful editors do.
 		if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +53,7 @@ func TestSecretFileIsReadAgainWhenItChanges(t *testing.T) {
 		{name: "same length", content: "other", want: "other"},
 		{name: "empty", content: "\n", want: "other", broken: true},
 		{name: "two lines", content: "a\nb\n", want: "other", broken: true},
-		{name: "mended", content: "third\n", want: "third"},
+		{name: "fixed", content: "third\n", want: "third"},
 	} {
 		write(step.content)
 		if got := r.Secret().Reveal(); got != step.want {
@@ -67,7 +67,7 @@ func TestSecretFileIsReadAgainWhenItChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := r.Secret().Reveal(); got != "third" || r.Err() == nil {
-		t.Errorf("after the file was removed Secret = %q, Err = %v; want the last good one and an error", got, r.Err())
+		t.Errorf("after the file was removed Secret = %q, Err = %v; want the last valid one and an error", got, r.Err())
 	}
 }
 

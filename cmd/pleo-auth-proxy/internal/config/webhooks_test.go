@@ -31,8 +31,8 @@ func TestWebhooks(t *testing.T) {
 }
 
 func TestMistakesInWebhooks(t *testing.T) {
-	for _, test := range []mistakesOf{
-		{"nothing", minimal + "webhooks: [{}]\n", []string{
+	for _, test := range []mistakesCase{
+		{"empty", minimal + "webhooks: [{}]\n", []string{
 			"c.yaml:2: webhooks[0].url: is required", "c.yaml:2: webhooks[0].secret_file: is required",
 		}},
 		{"plain http", minimal + "webhooks: [{url: \"http://app.example.com/canary\", secret_file: /s}]\n", []string{
@@ -47,7 +47,7 @@ func TestMistakesInWebhooks(t *testing.T) {
 		{"another scheme", minimal + "webhooks: [{url: \"ftp://app.example.com\", secret_file: /s}]\n", []string{
 			"c.yaml:2: webhooks[0].url: must begin with https://; plain http is accepted for loopback addresses only",
 		}},
-		{"twice", minimal + "webhooks: [{url: \"https://a.example\", secret_file: /s}, {url: \"https://a.example\", secret_file: /t}]\n", []string{
+		{"same URL twice", minimal + "webhooks: [{url: \"https://a.example\", secret_file: /s}, {url: \"https://a.example\", secret_file: /t}]\n", []string{
 			"c.yaml:2: webhooks[1].url: is already the URL of webhooks[0]",
 		}},
 		{"unknown event", minimal + "webhooks: [{url: \"https://a.example\", secret_file: /s, events: [connection.refreshed]}]\n", []string{
@@ -59,14 +59,14 @@ func TestMistakesInWebhooks(t *testing.T) {
 }
 
 func TestMistakesInPages(t *testing.T) {
-	for _, test := range []mistakesOf{
+	for _, test := range []mistakesCase{
 		{"no listener", minimal + "connect: {listen: off, public_url: \"https://c.example.com\"}\n", []string{
 			"c.yaml:2: connect.public_url: requires connect.listen, which is off",
 		}},
-		{"beside files", minimal + "connect:\n  public_url: https://c.example.com\n  tls:\n    cert_file: /c\n    key_file: /k\n    acme: {domains: [c.example.com]}\n", []string{
+		{"ACME and certificate files", minimal + "connect:\n  public_url: https://c.example.com\n  tls:\n    cert_file: /c\n    key_file: /k\n    acme: {domains: [c.example.com]}\n", []string{
 			"c.yaml:7: connect.tls.acme.domains: cannot be combined with connect.tls.cert_file; remove one of them",
 		}},
-		{"another host", minimal + "connect:\n  public_url: https://c.example.com\n  tls: {acme: {domains: [d.example.com]}}\n", []string{
+		{"public_url of another host", minimal + "connect:\n  public_url: https://c.example.com\n  tls: {acme: {domains: [d.example.com]}}\n", []string{
 			"c.yaml:3: connect.public_url: must have a host that is in connect.tls.acme.domains",
 		}},
 		{"plain public_url", minimal + "connect:\n  public_url: http://localhost:8486\n  tls: {cert_file: /c, key_file: /k}\n", []string{
