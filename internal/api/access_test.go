@@ -17,11 +17,11 @@ func exposed(c *Config) {
 	c.Exposed = true
 }
 
-// TestExposedListenerRequiresTokenToRead holds for everything but probes,
-// which say nothing but ready or not.
+// TestExposedListenerRequiresTokenToRead also checks that health endpoints
+// require none: they show only whether the program is ready.
 func TestExposedListenerRequiresTokenToRead(t *testing.T) {
 	h := newTestAPI(t, &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}, exposed).Handler(http.NotFoundHandler())
-	for _, target := range []string{"/metrics", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/nobody"} {
+	for _, target := range []string{"/metrics", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/unknown"} {
 		for name, authorization := range map[string]string{
 			"none": "", "wrong": "Bearer " + managetest.AdminToken + "x", "part": "Bearer canary", "empty": "Bearer ", "basic": "Basic " + managetest.AdminToken, "bare": managetest.AdminToken,
 		} {
@@ -44,8 +44,8 @@ func TestExposedListenerRequiresTokenToRead(t *testing.T) {
 	}
 }
 
-// TestNoTokenConfigured: an empty file must not be a token that an
-// empty field matches.
+// TestNoTokenConfigured checks that an empty token file does not match an empty
+// token.
 func TestNoTokenConfigured(t *testing.T) {
 	for name, token := range map[string]func() credstore.Secret{
 		"none": nil, "empty": func() credstore.Secret { return credstore.Secret{} },
@@ -59,8 +59,8 @@ func TestNoTokenConfigured(t *testing.T) {
 	}
 }
 
-// TestOriginBehindTLSProxy: what does the TLS in front of a plain listener keeps Host
-// as it is, and the page's origin is https.
+// TestOriginBehindTLSProxy checks a listener without TLS behind a proxy that
+// terminates it: Host is unchanged, and the origin of pages is https.
 func TestOriginBehindTLSProxy(t *testing.T) {
 	h := newTestAPI(t, &managetest.Store{}, nil).Handler(http.NotFoundHandler())
 	header := map[string]string{"Host": "ops.example.com", "Origin": "https://ops.example.com"}

@@ -57,8 +57,8 @@ type decodedProblem struct {
 	Status                                         int
 }
 
-// problemCode returns the code of a problem document and checks what all of
-// them have in common.
+// problemCode returns the code of a problem document, and checks the members that
+// all of them have.
 func problemCode(t *testing.T, w *httptest.ResponseRecorder) string {
 	t.Helper()
 	if got, want := w.Header().Get("Content-Type"), "application/problem+json"; got != want {
@@ -92,7 +92,7 @@ func TestShowConnection(t *testing.T) {
 	} {
 		w := request(h, "GET", "/api/v1/connections/"+name, nil)
 		if w.Code != http.StatusOK || w.Header().Get("Cache-Control") != "no-store" {
-			t.Errorf("GET %s = %d %v, want 200 that nobody keeps", name, w.Code, w.Header())
+			t.Errorf("GET %s = %d %v, want 200 without caching", name, w.Code, w.Header())
 		}
 		if diff := cmp.Diff(decode(t, want), decode(t, w.Body.String())); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -155,13 +155,13 @@ func TestProblems(t *testing.T) {
 	}{
 		{"limit 0", up, "GET", "/api/v1/connections?limit=0", nil, 400, "bad_request"},
 		{"limit 201", up, "GET", "/api/v1/connections?limit=201", nil, 400, "bad_request"},
-		{"limit in words", up, "GET", "/api/v1/connections?limit=many", nil, 400, "bad_request"},
+		{"limit not a number", up, "GET", "/api/v1/connections?limit=many", nil, 400, "bad_request"},
 		{"status", up, "GET", "/api/v1/connections?status=fine", nil, 400, "bad_request"},
-		{"misspelt filter", up, "GET", "/api/v1/connections?stauts=active", nil, 400, "bad_request"},
+		{"misspelled filter", up, "GET", "/api/v1/connections?stauts=active", nil, 400, "bad_request"},
 		{"twice", up, "GET", "/api/v1/connections?q=a&q=b", nil, 400, "bad_request"},
 		{"cursor", up, "GET", "/api/v1/connections?cursor=!", nil, 400, "bad_request"},
 		{"escape", up, "GET", "/api/v1/connections?q=%zz", nil, 400, "bad_request"},
-		{"unknown", up, "GET", "/api/v1/connections/nobody", nil, 404, "connection_unknown"},
+		{"unknown", up, "GET", "/api/v1/connections/unknown", nil, 404, "connection_unknown"},
 		{"other case", up, "GET", "/api/v1/connections/ACME", nil, 404, "connection_unknown"},
 		{"no name", up, "GET", "/api/v1/connections/%2e%2e", nil, 404, "connection_unknown"},
 		{"no such address", up, "GET", "/api/v2", nil, 404, "not_found"},
@@ -169,8 +169,8 @@ func TestProblems(t *testing.T) {
 		{"write a probe", up, "POST", "/livez", nil, 405, "method_not_supported"},
 		{"store down: list", down, "GET", "/api/v1/connections", nil, 503, "store_unavailable"},
 		{"store down: show", down, "GET", "/api/v1/connections/acme", nil, 503, "store_unavailable"},
-		{"rebound host", up, "GET", "/api/v1/connections", map[string]string{"Host": "evil.example.com:8485"}, 403, "host_not_allowed"},
-		{"rebound host at metrics", up, "GET", "/metrics", map[string]string{"Host": "evil.example.com"}, 403, "host_not_allowed"},
+		{"DNS rebinding", up, "GET", "/api/v1/connections", map[string]string{"Host": "evil.example.com:8485"}, 403, "host_not_allowed"},
+		{"DNS rebinding of metrics", up, "GET", "/metrics", map[string]string{"Host": "evil.example.com"}, 403, "host_not_allowed"},
 		{"no host", up, "GET", "/livez", map[string]string{"Host": ""}, 403, "host_not_allowed"},
 		{"other origin", up, "GET", "/livez", map[string]string{"Origin": "http://evil.example"}, 403, "cross_site_request"},
 		{"other port", up, "GET", "/livez", map[string]string{"Origin": "http://127.0.0.1:1"}, 403, "cross_site_request"},
@@ -269,7 +269,7 @@ func TestConnectionMetrics(t *testing.T) {
 		`pleo_connections{kind="standalone_key",status="pending"} 1` + "\n",
 	} {
 		if !strings.Contains(body, want) {
-			t.Errorf("the metrics lack %q", want)
+			t.Errorf("missing metric %q", want)
 		}
 	}
 	store.Err = credstore.ErrUnavailable
@@ -299,6 +299,6 @@ func TestUnixSocketNeedsNoHost(t *testing.T) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		t.Errorf("GET /livez by the socket = %d, want 200", response.StatusCode)
+		t.Errorf("GET /livez over the socket = %d, want 200", response.StatusCode)
 	}
 }

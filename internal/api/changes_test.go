@@ -14,7 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage/managetest"
 )
 
-// send asks with a body of JSON and the admin token.
+// send sends a request with the admin token and a JSON body.
 func send(h http.Handler, method, target, body string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	r.Host = "127.0.0.1:8485"
@@ -25,26 +25,26 @@ func send(h http.Handler, method, target, body string) *httptest.ResponseRecorde
 	return w
 }
 
-// withLinks is an Admin's configuration with pages for customers.
+// withLinks configures an admin token and connect links.
 func withLinks(c *Config) {
 	withToken(c)
 	c.Operator.ConnectLinks = true
 }
 
-// TestCreateIsIdempotent: whoever lost the answer asks again, also twice at
-// the same time.
+// TestCreateIsIdempotent repeats a request, as a client does that lost the
+// response, also concurrently.
 func TestCreateIsIdempotent(t *testing.T) {
 	store := &managetest.Store{}
 	h := newTestAPI(t, store, withLinks).Handler(http.NotFoundHandler())
 	const body = `{"name":"acme","kind":"oauth","external_tenant":"4711"}`
-	answers := make([]*httptest.ResponseRecorder, 20)
-	var asking sync.WaitGroup
-	for i := range answers {
-		asking.Go(func() { answers[i] = send(h, "POST", "/api/v1/connections", body) })
+	responses := make([]*httptest.ResponseRecorder, 20)
+	var requests sync.WaitGroup
+	for i := range responses {
+		requests.Go(func() { responses[i] = send(h, "POST", "/api/v1/connections", body) })
 	}
-	asking.Wait()
+	requests.Wait()
 	made := 0
-	for _, w := range answers {
+	for _, w := range responses {
 		var created CreateResponse
 		if err := json.Unmarshal(w.Body.Bytes(), &created); err != nil {
 			t.Fatal(err)
@@ -52,26 +52,26 @@ func TestCreateIsIdempotent(t *testing.T) {
 		if w.Code == http.StatusCreated {
 			made++
 		} else if w.Code != http.StatusOK {
-			t.Errorf("asking again = %d, want 200: %s", w.Code, w.Body)
+			t.Errorf("repeated request = %d, want 200: %s", w.Code, w.Body)
 		}
 		if c := created.Connection; c.Name != "acme" || c.Status != "pending" || *c.ExternalTenant != "4711" {
-			t.Errorf("created %+v, want acme, pending, of tenant 4711", c)
+			t.Errorf("created %+v, want acme, pending, tenant 4711", c)
 		}
 		if created.ConnectURL == nil || !strings.HasSuffix(*created.ConnectURL, managetest.CanaryLink+"-acme") {
 			t.Errorf("connect_url = %v, want the link", created.ConnectURL)
 		}
 	}
 	if made != 1 || len(store.Connections) != 1 {
-		t.Errorf("made %d times, and the store holds %d connections, want 1 and 1", made, len(store.Connections))
+		t.Errorf("created %d times, %d connections in the store, want 1 and 1", made, len(store.Connections))
 	}
 }
 
-// concurrentRemoval is a store, and what is done with it, from which somebody else removes
-// whatever is made.
+// concurrentRemoval is a store from which another process removes every
+// connection that is created.
 type concurrentRemoval struct {
 	manage.Store
 	manage.Actions
-	taken bool // it is removed after its name was found taken, and not when a link is made
+	taken bool // removed after its name was found taken, and not when its link is created
 }
 
 func (r concurrentRemoval) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
@@ -85,7 +85,7 @@ func (r concurrentRemoval) Link(context.Context, credstore.Connection, credstore
 	return manage.Link{}, credstore.ErrNotFound
 }
 
-// TestCreateDuringRemoval has whoever creates try again.
+// TestCreateDuringRemoval checks that the client is asked to try again.
 func TestCreateDuringRemoval(t *testing.T) {
 	for _, taken := range []bool{false, true} {
 		store := &managetest.Store{}
@@ -96,7 +96,7 @@ func TestCreateDuringRemoval(t *testing.T) {
 		}).Handler(http.NotFoundHandler())
 		w := send(h, "POST", "/api/v1/connections", `{"name":"acme","kind":"oauth"}`)
 		if got := problemCode(t, w); w.Code != http.StatusServiceUnavailable || got != "connection_busy" || w.Header().Get("Retry-After") == "" {
-			t.Errorf("taken %v: %d %s, want 503 connection_busy and when to try again", taken, w.Code, got)
+			t.Errorf("taken %v: %d %s, want 503 connection_busy with Retry-After", taken, w.Code, got)
 		}
 	}
 }
@@ -116,8 +116,8 @@ func TestCreateConflictingConnection(t *testing.T) {
 	}
 }
 
-// TestCreateWithMorePermissionsConflicts: what is asked for beyond what is there must not
-// pass for done.
+// TestCreateWithMorePermissionsConflicts checks that a repeated request which
+// allows more than the existing connection is not reported as done.
 func TestCreateWithMorePermissionsConflicts(t *testing.T) {
 	const body = `{"name":"acme","kind":"oauth","external_tenant":"t-1","allow_shared_company":true}`
 	shared := managetest.FullConnection()
@@ -128,7 +128,7 @@ func TestCreateWithMorePermissionsConflicts(t *testing.T) {
 	}{{managetest.FullConnection(), http.StatusConflict}, {shared, http.StatusOK}} {
 		w := send(newTestAPI(t, &managetest.Store{Connections: []credstore.Connection{test.there}}, withLinks).Handler(http.NotFoundHandler()), "POST", "/api/v1/connections", body)
 		if w.Code != test.want {
-			t.Errorf("the company may be shared already: %v: %d, want %d", test.there.SharedCompany, w.Code, test.want)
+			t.Errorf("existing connection allows sharing %v: %d, want %d", test.there.SharedCompany, w.Code, test.want)
 		}
 		if w.Code == http.StatusConflict {
 			if got := problemCode(t, w); got != "connection_exists" {
@@ -138,7 +138,8 @@ func TestCreateWithMorePermissionsConflicts(t *testing.T) {
 	}
 }
 
-// TestBodiesAreStrict: what is wrong is named, except for what may be a secret.
+// TestBodiesAreStrict checks that errors name what is wrong, but not values that
+// may be secret.
 func TestBodiesAreStrict(t *testing.T) {
 	const create, key = "/api/v1/connections", "/api/v1/connections/bare/key"
 	for _, test := range []struct{ name, target, body, want string }{
@@ -156,10 +157,10 @@ func TestBodiesAreStrict(t *testing.T) {
 		{"cut off in a value", create, `{"name":"a`, "The body must be a single JSON object."},
 		{"no kind", create, `{"name":"a"}`, `Unknown kind "": use oauth, integrated_key or standalone_key.`},
 		{"no name", create, `{"kind":"oauth"}`, "The name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit."},
-		{"half a pair of a tenant", create, `{"name":"a","kind":"oauth","external_tenant":"Caf\ud83d"}`, "The external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one."},
+		{"unpaired surrogate in tenant", create, `{"name":"a","kind":"oauth","external_tenant":"Caf\ud83d"}`, "The external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one."},
 		{"long tenant", create, `{"name":"a","kind":"oauth","external_tenant":"` + strings.Repeat("x", 257) + `"}`, "The external tenant is not usable: it takes up to 256 bytes without control characters."},
 		{"key with a line break", key, `{"api_key":"` + managetest.CanaryKey + `\n"}`, "The API key is missing, or has spaces, line breaks or other characters that are not valid in a key."},
-		{"key is a number", key, `{"api_key":123}`, "The field api_key must be a string."},
+		{"number for a key", key, `{"api_key":123}`, "The field api_key must be a string."},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection()}}
@@ -178,8 +179,8 @@ func TestBodiesAreStrict(t *testing.T) {
 	}
 }
 
-// TestMisplacedInputIsRejected: what stands where it does nothing is an error, and nothing
-// is done.
+// TestMisplacedInputIsRejected checks that input in a place where it would have
+// no effect is an error, and that nothing is changed.
 func TestMisplacedInputIsRejected(t *testing.T) {
 	const acme = "/api/v1/connections/acme"
 	for _, test := range []struct{ name, method, target, body, want string }{
@@ -204,7 +205,6 @@ func TestMisplacedInputIsRejected(t *testing.T) {
 	}
 }
 
-// TestNullMeansAbsent, as programs write what they do not have.
 func TestNullMeansAbsent(t *testing.T) {
 	w := send(newTestAPI(t, &managetest.Store{}, withLinks).Handler(http.NotFoundHandler()), "POST", "/api/v1/connections",
 		`{"name":"a","kind":"oauth","external_tenant":null,"return_url":null,"ttl":null,"allow_shared_company":null}`)
@@ -213,7 +213,7 @@ func TestNullMeansAbsent(t *testing.T) {
 	}
 }
 
-// TestEveryChangeRequiresToken: also where everybody may read.
+// TestEveryChangeRequiresToken checks a listener on which reading requires none.
 func TestEveryChangeRequiresToken(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection()}}
 	a := newTestAPI(t, store, withLinks)

@@ -26,11 +26,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-// node is an object of the description.
+// node is an object of the OpenAPI document.
 type node = map[string]any
 
-// openAPIDocument is the description of the API, and which of its answers have been
-// seen. A schema of OpenAPI 3.1 is one of JSON Schema (2020-12).
+// openAPIDocument is the OpenAPI document, and the responses that calls have
+// produced. A schema of OpenAPI 3.1 is one of JSON Schema (2020-12).
 type openAPIDocument struct {
 	t        *testing.T
 	root     node
@@ -63,8 +63,8 @@ func readOpenAPI(t *testing.T) *openAPIDocument {
 	return c
 }
 
-// close makes members that no schema names mistakes: to clients they are not,
-// but here they would be something that was not described.
+// close makes members that are in no schema errors. Clients must ignore them, but
+// here they would be undocumented.
 func (c *openAPIDocument) close(schemas node) {
 	for _, schema := range schemas {
 		if s := schema.(node); s["type"] == "object" {
@@ -93,20 +93,19 @@ func (c *openAPIDocument) resolve(n node) node {
 	return n
 }
 
-// check compiles a schema that stands somewhere in the description and holds
-// the value against it.
+// check validates the value against a schema of the document.
 func (c *openAPIDocument) check(what string, schema node, value any) {
 	c.t.Helper()
 	ref, ok := schema["$ref"].(string)
 	if !ok {
-		return // find what is no JSON, or an empty object
+		return // no JSON, or an empty object
 	}
 	compiled, err := c.compiler.Compile(contractURL + ref)
 	if err != nil {
 		c.t.Fatalf("the schema of %s: %v", what, err)
 	}
 	if err := compiled.Validate(value); err != nil {
-		c.t.Errorf("%s is not as described: %v", what, err)
+		c.t.Errorf("%s does not match its schema: %v", what, err)
 	}
 }
 
@@ -115,20 +114,20 @@ func (c *openAPIDocument) operation(method, path string) node {
 	return at(c.root, "paths", path, strings.ToLower(method))
 }
 
-// checkResponse holds an answer against the description, and notes that it was seen.
+// checkResponse validates a response against the document, and records it.
 func (c *openAPIDocument) checkResponse(method, path string, w *httptest.ResponseRecorder) {
 	c.t.Helper()
 	what := fmt.Sprintf("%s %s %d", method, path, w.Code)
 	described, ok := at(c.operation(method, path), "responses")[strconv.Itoa(w.Code)].(node)
 	if !ok {
-		c.t.Errorf("%s is not described: %s", what, w.Body)
+		c.t.Errorf("%s is not documented: %s", what, w.Body)
 		return
 	}
 	c.seen[what] = true
 	media := w.Header().Get("Content-Type")
 	schema := at(c.resolve(described), "content", media, "schema")
 	if schema == nil {
-		c.t.Errorf("%s answers with %s, which is not described", what, media)
+		c.t.Errorf("%s has media type %s, which is not documented", what, media)
 		return
 	}
 	if !strings.HasSuffix(media, "json") || media == mediaTypeNDJSON {
@@ -155,7 +154,7 @@ func (c *openAPIDocument) examples(op node) map[string]any {
 	return all
 }
 
-// media returns the type that the body of a route has.
+// media returns the media type of a route's request body.
 func (c *openAPIDocument) media(op node) string {
 	for media := range at(c.resolve(at(op, "requestBody")), "content") {
 		return media
@@ -163,7 +162,7 @@ func (c *openAPIDocument) media(op node) string {
 	return ""
 }
 
-// apiCall is a request to the API that leads to an answer.
+// apiCall is a request to the API with the status of its response.
 type apiCall struct {
 	method, path string // as in the description
 	name         string // find the connection; empty: acme
@@ -180,13 +179,13 @@ type apiCall struct {
 func noToken(r *http.Request) { r.Header.Del("Authorization") }
 func noType(r *http.Request)  { r.Header.Del("Content-Type") }
 
-// handlerFor returns an Admin in front of one connection of each kind, one of
-// them refused.
+// handlerFor returns an API on a store with one connection of each kind, one of
+// them with a rejected refresh token.
 func handlerFor(t *testing.T, c apiCall) http.Handler {
 	t.Helper()
-	refused := managetest.BareConnection()
-	refused.ID, refused.Name, refused.Kind, refused.Status = "r", "refused", credstore.OAuth, credstore.ReauthorizationRequired
-	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection(), managetest.KeyedConnection(), refused}}
+	rejected := managetest.BareConnection()
+	rejected.ID, rejected.Name, rejected.Kind, rejected.Status = "r", "rejected", credstore.OAuth, credstore.ReauthorizationRequired
+	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection(), managetest.KeyedConnection(), rejected}}
 	store.Record(t.Context(), store.Connections[0], credstore.EventRefreshed)
 	if c.storeDown {
 		store.Err = credstore.ErrUnavailable
@@ -199,7 +198,7 @@ func handlerFor(t *testing.T, c apiCall) http.Handler {
 	}).Handler(http.NotFoundHandler())
 }
 
-// send makes the call of an Admin of its own and returns the answer.
+// send sends the call to an API of its own.
 func (c apiCall) send(t *testing.T) *httptest.ResponseRecorder {
 	t.Helper()
 	return c.sendTo(t, handlerFor(t, c))
@@ -230,9 +229,9 @@ func (c apiCall) sendTo(t *testing.T, h http.Handler) *httptest.ResponseRecorder
 	return w
 }
 
-// TestOpenAPI holds the description and the handlers against each other, both
-// ways: every route, every status of every route, every member of every answer
-// and every field of every body.
+// TestOpenAPI compares the document with the handlers in both directions: every
+// route, every status of every route, every member of every response and every
+// field of every body.
 func TestOpenAPI(t *testing.T) {
 	c := readOpenAPI(t)
 	var routes, described []string
@@ -249,7 +248,7 @@ func TestOpenAPI(t *testing.T) {
 	slices.Sort(routes)
 	slices.Sort(described)
 	if diff := cmp.Diff(described, routes); diff != "" {
-		t.Fatalf("routes (-described +served):\n%s", diff)
+		t.Fatalf("routes (-documented +served):\n%s", diff)
 	}
 	for _, call := range openAPICalls(t) {
 		w := call.send(t)
@@ -267,7 +266,7 @@ func apiRoutes(t *testing.T) []route {
 	return newTestAPI(t, &managetest.Store{}, nil).routes()
 }
 
-// runExamples sends the examples of all bodies, which must be accepted.
+// runExamples sends the examples of all bodies, which must succeed.
 func (c *openAPIDocument) runExamples() {
 	c.t.Helper()
 	for _, r := range apiRoutes(c.t) {
@@ -293,25 +292,25 @@ func (c *openAPIDocument) runExamples() {
 			}
 			w := apiCall{method: r.method, path: r.path, name: connectionFor(r.path), body: body, media: media}.send(c.t)
 			if w.Code >= 300 {
-				c.t.Errorf("the example %s of %s is answered %d: %s", name, r.path, w.Code, w.Body)
+				c.t.Errorf("the example %s of %s = %d: %s", name, r.path, w.Code, w.Body)
 			}
 			c.checkResponse(r.method, r.path, w)
 		}
 	}
 }
 
-// connectionFor returns the connection that the action can be done with.
+// connectionFor returns a connection for which the action is possible.
 func connectionFor(path string) string {
 	switch path[strings.LastIndexByte(path, '/')+1:] {
 	case "key":
 		return "keyed"
 	case "retry":
-		return "refused"
+		return "rejected"
 	}
 	return "acme"
 }
 
-// checkAllSeen reports answers that are described and were never given.
+// checkAllSeen reports documented responses that no call has produced.
 func (c *openAPIDocument) checkAllSeen() {
 	c.t.Helper()
 	for path, item := range at(c.root, "paths") {
@@ -321,14 +320,14 @@ func (c *openAPIDocument) checkAllSeen() {
 			}
 			for status := range at(op.(node), "responses") {
 				if what := fmt.Sprintf("%s %s %s", strings.ToUpper(method), path, status); !c.seen[what] {
-					c.t.Errorf("%s is described, and no call has led to it", what)
+					c.t.Errorf("%s is documented, but no call has produced it", what)
 				}
 			}
 		}
 	}
 }
 
-// openAPICalls lead to every answer there is.
+// openAPICalls returns calls that produce every documented response.
 func openAPICalls(t *testing.T) []apiCall {
 	const (
 		all, one = "/api/v1/connections", "/api/v1/connections/{name}"
@@ -366,10 +365,10 @@ func openAPICalls(t *testing.T) []apiCall {
 		{method: "POST", path: one + "/refresh", want: 200},
 		{method: "POST", path: one + "/refresh", err: manage.ErrRefreshPending, want: 202},
 		{method: "POST", path: one + "/refresh", err: &manage.NotPossibleError{Message: "It is disabled."}, want: 409},
-		{method: "POST", path: one + "/refresh", err: &manage.RefreshError{Code: "busy", Message: "the server answered 429"}, want: 502},
+		{method: "POST", path: one + "/refresh", err: &manage.RefreshError{Code: "busy", Message: "the server responded with 429"}, want: 502},
 		{method: "POST", path: one + "/refresh", err: credstore.ErrBusy, want: 503},
 		{method: "POST", path: one + "/retry", want: 409},
-		{method: "POST", path: one + "/retry", name: "refused", want: 200},
+		{method: "POST", path: one + "/retry", name: "rejected", want: 200},
 		{method: "POST", path: one + "/key", body: `{"api_key":"k"}`, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: pleo.ErrUnauthorized, want: 422},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &pleo.StatusError{Status: 500}, want: 502},
@@ -397,7 +396,7 @@ func openAPICalls(t *testing.T) []apiCall {
 			continue
 		}
 		if strings.Contains(r.path, "{name}") {
-			calls = append(calls, apiCall{method: r.method, path: r.path, name: "nobody", body: bodyFor(r), want: 404})
+			calls = append(calls, apiCall{method: r.method, path: r.path, name: "unknown", body: bodyFor(r), want: 404})
 		}
 		calls = append(calls, apiCall{method: r.method, path: r.path, body: bodyFor(r), media: mediaFor(r), storeDown: true, want: 503})
 		if r.method == http.MethodPost && r.path != in {
@@ -410,10 +409,10 @@ func openAPICalls(t *testing.T) []apiCall {
 	return calls
 }
 
-// importLine is one to import.
+// importLine is a valid line of an import.
 const importLine = `{"name":"brought","kind":"oauth","refresh_token":"r"}`
 
-// mediaFor returns the type of bodyFor.
+// mediaFor returns the media type of bodyFor.
 func mediaFor(r route) string {
 	if r.path == "/api/v1/import" {
 		return mediaTypeNDJSON
@@ -421,7 +420,7 @@ func mediaFor(r route) string {
 	return ""
 }
 
-// bodyFor returns a body with which nothing is wrong.
+// bodyFor returns a valid body.
 func bodyFor(r route) string {
 	switch {
 	case r.path == "/api/v1/connections" && r.method == http.MethodPost:
@@ -434,7 +433,8 @@ func bodyFor(r route) string {
 	return ""
 }
 
-// TestOpenAPIRequestFields: of the bodies, since an answer shows its members.
+// TestOpenAPIRequestFields compares the fields of request bodies. Responses are
+// covered by TestOpenAPI.
 func TestOpenAPIRequestFields(t *testing.T) {
 	c := readOpenAPI(t)
 	line := fields{}
@@ -450,19 +450,19 @@ func TestOpenAPIRequestFields(t *testing.T) {
 	} {
 		described := slices.Sorted(maps.Keys(at(c.root, "components", "schemas", name, "properties")))
 		if diff := cmp.Diff(described, slices.Sorted(maps.Keys(fields))); diff != "" {
-			t.Errorf("fields of %s (-described +read):\n%s", name, diff)
+			t.Errorf("fields of %s (-documented +read):\n%s", name, diff)
 		}
 	}
 }
 
-// TestOpenAPIWebhooks: whatever is told is described, and nothing else.
+// TestOpenAPIWebhooks compares the documented events with those that are sent.
 func TestOpenAPIWebhooks(t *testing.T) {
 	c := readOpenAPI(t)
 	body := at(c.root, "webhooks", "connectionEvent", "post", "requestBody", "content", "application/json", "schema")
 	described, _ := at(c.resolve(body), "properties", "type")["enum"].([]any)
-	var told []any
+	var sent []any
 	for _, e := range credstore.PublicEvents() {
-		told = append(told, string(e))
+		sent = append(sent, string(e))
 		raw, err := json.Marshal(map[string]any{"type": e, "timestamp": time.Now().UTC(), "data": manage.Describe(managetest.FullConnection())})
 		if err != nil {
 			t.Fatal(err)
@@ -473,7 +473,7 @@ func TestOpenAPIWebhooks(t *testing.T) {
 		}
 		c.check("the message "+string(e), body, message)
 	}
-	if diff := cmp.Diff(described, told); diff != "" {
-		t.Errorf("types of messages (-described +told):\n%s", diff)
+	if diff := cmp.Diff(described, sent); diff != "" {
+		t.Errorf("event types (-documented +sent):\n%s", diff)
 	}
 }

@@ -17,9 +17,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage/managetest"
 )
 
-// A line too long to be read is one line that is refused: those behind it count.
-// TestExportCanBeImported: without secrets, as connections that wait for
-// their customers, and all of them over several pages.
+// TestExportCanBeImported imports an export of several pages. Without secrets,
+// its lines become connections that wait for their customers.
 func TestExportCanBeImported(t *testing.T) {
 	store := &managetest.Store{}
 	for i := range 450 {
@@ -43,7 +42,7 @@ func TestExportCanBeImported(t *testing.T) {
 		return "", nil
 	}}.Run(t.Context(), w.Body)
 	if err != nil || report.Imported != 450 || report.Pending != 450 || report.Failed != 0 {
-		t.Errorf("imported %d, %d of them pending, refused %d, %v; want all 450", report.Imported, report.Pending, report.Failed, err)
+		t.Errorf("imported %d, %d of them pending, rejected %d, %v; want all 450", report.Imported, report.Pending, report.Failed, err)
 	}
 	for i, c := range store.Connections {
 		if i >= len(names) || names[i] != c.Name {
@@ -52,7 +51,7 @@ func TestExportCanBeImported(t *testing.T) {
 	}
 }
 
-// failsOnSecondPage lists the first page and none behind it.
+// failsOnSecondPage is a store that lists only its first page.
 type failsOnSecondPage struct{ *managetest.Store }
 
 func (s failsOnSecondPage) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
@@ -63,7 +62,7 @@ func (s failsOnSecondPage) List(ctx context.Context, q credstore.Query) (credsto
 	return s.Store.List(ctx, q)
 }
 
-// TestInterruptedExportFails: clients can tell.
+// TestInterruptedExportFails checks that clients notice an incomplete export.
 func TestInterruptedExportFails(t *testing.T) {
 	store := failsOnSecondPage{&managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection()}}}
 	srv := httptest.NewServer(newTestAPI(t, store.Store, func(c *Config) { c.Operator.Store = store }).Handler(http.NotFoundHandler()))
@@ -78,7 +77,7 @@ func TestInterruptedExportFails(t *testing.T) {
 	}
 }
 
-// importLines sends lines to the API and returns what it reports.
+// importLines sends lines to the API and returns the report.
 func importLines(t *testing.T, h http.Handler, query, lines string) manage.ImportReport {
 	t.Helper()
 	w := apiCall{method: "POST", path: "/api/v1/import", query: query, body: lines, media: mediaTypeNDJSON}.sendTo(t, h)
@@ -95,8 +94,8 @@ func importLines(t *testing.T, h http.Handler, query, lines string) manage.Impor
 	return report
 }
 
-// TestImportReportsEachLine: what is wrong with one does not keep the others from
-// being done, and a second import of the same does no harm.
+// TestImportReportsEachLine checks that an invalid line does not stop the import,
+// and that a repeated import changes nothing.
 func TestImportReportsEachLine(t *testing.T) {
 	store := &managetest.Store{}
 	h := newTestAPI(t, store, withLinks).Handler(http.NotFoundHandler())
@@ -121,9 +120,8 @@ func TestImportReportsEachLine(t *testing.T) {
 	}
 }
 
-// TestImportRejectsAmbiguousLines: what JSON decoders make of such lines lacks a part
-// of them, and a connection that waits for its customer would pass for one with
-// a token.
+// TestImportRejectsAmbiguousLines checks lines of which a JSON decoder would lose
+// a part, so that a connection with a token could become one without.
 func TestImportRejectsAmbiguousLines(t *testing.T) {
 	const unknown = "the object has a member that is not known; it takes name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant"
 	for _, test := range []struct{ name, line, want string }{
@@ -137,7 +135,7 @@ func TestImportRejectsAmbiguousLines(t *testing.T) {
 			store := &managetest.Store{}
 			report := importLines(t, newTestAPI(t, store, withLinks).Handler(http.NotFoundHandler()), "", test.line)
 			if len(report.Lines) != 1 || report.Lines[0].Error == nil || *report.Lines[0].Error != test.want {
-				t.Errorf("report = %+v, want one line refused: %s", report, test.want)
+				t.Errorf("report = %+v, want one line rejected: %s", report, test.want)
 			}
 			if len(store.Connections) != 0 {
 				t.Errorf("there are %d connections, want none", len(store.Connections))

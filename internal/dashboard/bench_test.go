@@ -13,8 +13,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
-// BenchmarkPagesOfMany draws pages about 100,000 connections. Each is meant to
-// take less than 50 ms on an idle machine.
+// BenchmarkPagesOfMany renders pages with 100,000 connections in the store. Each
+// should take less than 50 ms on an idle machine.
 func BenchmarkPagesOfMany(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "store.db")
 	keyset, err := credstore.TemporaryKeyset()
@@ -46,8 +46,8 @@ func BenchmarkPagesOfMany(b *testing.B) {
 	}
 }
 
-// fillStore puts connections into a store, of which one in a thousand needs a
-// person.
+// fillStore creates connections, one in a thousand of which needs
+// reauthorization.
 func fillStore(b *testing.B, path string) {
 	b.Helper()
 	db, err := sql.Open("sqlite", path)

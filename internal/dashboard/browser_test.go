@@ -18,7 +18,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage/managetest"
 )
 
-// busyStore returns a store like that of somebody with many customers.
+// busyStore returns a store with many connections.
 func busyStore(now time.Time) *managetest.Store {
 	store := &managetest.Store{}
 	companies := []string{"Acme GmbH", "Globex Corporation", "Initech Ltd", "Umbrella ApS", "Hooli Inc.", "Stark Industries", "Wayne Enterprises"}
@@ -35,7 +35,7 @@ func busyStore(now time.Time) *managetest.Store {
 	for i, change := range map[int]credstore.Connection{
 		3:  {Status: credstore.ReauthorizationRequired, Reason: credstore.ReasonRefreshTokenRejected, LastError: &credstore.Failure{Code: "refresh_token_rejected", Message: "the authorization server responded with 400 invalid_grant", At: now.Add(-40 * time.Minute)}},
 		5:  {Status: credstore.ReauthorizationRequired, Reason: credstore.ReasonKeyRejected, LastError: &credstore.Failure{Code: "key_rejected", Message: "the API responds with 401 to the key", At: now.Add(-3 * time.Hour)}},
-		11: {Status: credstore.Degraded, Reason: credstore.ReasonUnavailable, LastError: &credstore.Failure{Code: "authorization_server_unreachable", Message: "dialing: connection refused", At: now.Add(-2 * time.Minute)}},
+		11: {Status: credstore.Degraded, Reason: credstore.ReasonUnavailable, LastError: &credstore.Failure{Code: "authorization_server_unreachable", Message: "dialing: connection rejected", At: now.Add(-2 * time.Minute)}},
 		20: {Status: credstore.Disabled, Reason: credstore.ReasonOperator},
 		31: {Status: credstore.Pending, Reason: credstore.ReasonNoCredential},
 	} {
@@ -71,7 +71,7 @@ func busyStore(now time.Time) *managetest.Store {
 	return store
 }
 
-// busyDay returns a series with a day of traffic behind it.
+// busyDay returns a time series with a day of traffic.
 func busyDay(now time.Time) *timeSeries {
 	registry := prometheus.NewRegistry()
 	program := newTraffic(registry)
@@ -95,7 +95,7 @@ func busyDay(now time.Time) *timeSeries {
 	return s
 }
 
-// dashboardFor serves the dashboard of the store.
+// dashboardFor serves a dashboard on the store.
 func dashboardFor(t *testing.T, store *managetest.Store) (address string) {
 	t.Helper()
 	now := time.Now()
@@ -112,7 +112,7 @@ func dashboardFor(t *testing.T, store *managetest.Store) (address string) {
 	return server.URL
 }
 
-// TestBrowserPages looks at every page of the dashboard as people see them.
+// TestBrowserPages inspects every page of the dashboard.
 func TestBrowserPages(t *testing.T) {
 	at := dashboardFor(t, busyStore(time.Now()))
 	tab := browsertest.Start(t).Tab()
@@ -144,13 +144,14 @@ func TestBrowserPages(t *testing.T) {
 	tab.Inspect("link")
 	tab.Click("button[data-copies]")
 	for _, url := range tab.Requested() {
-		if !strings.HasPrefix(url, at) && !strings.HasPrefix(url, "data:") { // which are of the browser itself
-			t.Errorf("a page has loaded %s from elsewhere", url)
+		if !strings.HasPrefix(url, at) && !strings.HasPrefix(url, "data:") { // the browser's own
+			t.Errorf("a page has loaded %s from another server", url)
 		}
 	}
 }
 
-// TestBrowserEmptyDashboard is what somebody sees on the first day.
+// TestBrowserEmptyDashboard inspects the dashboard without connections, and
+// creates the first one.
 func TestBrowserEmptyDashboard(t *testing.T) {
 	at := dashboardFor(t, &managetest.Store{})
 	tab := browsertest.Start(t).Tab()
@@ -171,8 +172,8 @@ func TestBrowserEmptyDashboard(t *testing.T) {
 	}
 }
 
-// TestBrowserKeyboard finds a connection, reads it and disables it, by the
-// keyboard alone.
+// TestBrowserKeyboard finds a connection and disables it, using only the
+// keyboard.
 func TestBrowserKeyboard(t *testing.T) {
 	store := busyStore(time.Now())
 	tab := browsertest.Start(t).Tab()

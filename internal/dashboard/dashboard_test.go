@@ -65,7 +65,7 @@ func exposed(c *Config) {
 	c.Exposed = true
 }
 
-// browser is a browser at the dashboard, as far as cookies and forms go.
+// browser has the cookies and forms of a web browser.
 type browser struct {
 	t         *testing.T
 	h         http.Handler
@@ -76,7 +76,7 @@ type browser struct {
 
 var csrfPattern = regexp.MustCompile(`name="csrf_token" value="([^"]*)"`)
 
-// requireSession returns a visitor who has signed in.
+// signedIn returns a browser that is signed in.
 func signedIn(t *testing.T, h http.Handler) *browser {
 	t.Helper()
 	v := &browser{t: t, h: h, cookie: signIn(t, h)}
@@ -84,12 +84,12 @@ func signedIn(t *testing.T, h http.Handler) *browser {
 	return v
 }
 
-// readCSRFToken takes what forms send back from a page.
+// readCSRFToken reads the CSRF token of the session from a page.
 func (v *browser) readCSRFToken() {
 	v.t.Helper()
 	found := csrfPattern.FindStringSubmatch(v.open("/").Body.String())
 	if found == nil {
-		v.t.Fatal("the page of somebody who has signed in has no form to sign out")
+		v.t.Fatal("the page has no form to sign out")
 	}
 	v.csrfToken = html.UnescapeString(found[1])
 }
@@ -100,7 +100,7 @@ func signIn(t *testing.T, h http.Handler) string {
 	return (&browser{t: t, h: h}).signIn()
 }
 
-// signIn signs in, as somebody who may have done so before, and returns the cookie.
+// signIn signs in, possibly again, and returns the cookie.
 func (v *browser) signIn() string {
 	v.t.Helper()
 	w := v.post("/sign-in", map[string]string{"token": managetest.AdminToken})
@@ -138,7 +138,7 @@ func (v *browser) submit(target string, values map[string]string) *httptest.Resp
 	return v.post(target, all)
 }
 
-// post sends a form as it is.
+// post sends a form without the CSRF token.
 func (v *browser) post(target string, values map[string]string) *httptest.ResponseRecorder {
 	form := url.Values{}
 	for name, value := range values {
@@ -160,7 +160,7 @@ func callAPI(h http.Handler, method, target, body string) *httptest.ResponseReco
 	return w
 }
 
-// pagePaths are the pages that can be asked for.
+// pagePaths returns the paths of all pages.
 func pagePaths() []string {
 	pages := []string{"/", "/connections", "/connections/acme", "/new", "/sign-in"}
 	for _, o := range operations() {
@@ -172,7 +172,7 @@ func pagePaths() []string {
 func TestPageSecurityHeaders(t *testing.T) {
 	h := newTestDashboard(t, &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}, withLinks).handler
 	b := signedIn(t, h)
-	for _, page := range append(pagePaths(), "/connections/nobody", "/connections?limit=x") {
+	for _, page := range append(pagePaths(), "/connections/unknown", "/connections?limit=x") {
 		header := b.open(page).Header()
 		for name, want := range map[string]string{
 			"Content-Security-Policy":    "default-src 'none'",
@@ -194,8 +194,8 @@ func TestPageSecurityHeaders(t *testing.T) {
 	}
 }
 
-// TestChangesRequireSessionForm: nothing is done by GET, and nothing by a form that
-// the session was not given.
+// TestChangesRequireSessionForm checks that neither GET requests nor forms of
+// other sessions, pages, origins or hosts change anything.
 func TestChangesRequireSessionForm(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}
 	h := newTestDashboard(t, store, withLinks).handler
@@ -261,8 +261,8 @@ func TestCrossSiteNavigation(t *testing.T) {
 	}
 }
 
-// TestPagesReadableWithoutSignIn is for listeners that this machine alone can
-// reach; others show nothing but the page to sign in at.
+// TestPagesReadableWithoutSignIn checks a listener that only this machine can
+// reach, and an exposed one, which shows only the sign-in page.
 func TestPagesReadableWithoutSignIn(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}
 	local := &browser{t: t, h: newTestDashboard(t, store, withLinks).handler}
@@ -280,7 +280,7 @@ func TestPagesReadableWithoutSignIn(t *testing.T) {
 		}
 		w = reached.open(page)
 		if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != toSignIn || strings.Contains(w.Body.String(), "Acme") {
-			t.Errorf("GET %s on a listener that others reach = %d to %q, want 303 to %q", page, w.Code, got, toSignIn)
+			t.Errorf("GET %s on an exposed listener = %d to %q, want 303 to %q", page, w.Code, got, toSignIn)
 		}
 	}
 	w := reached.post("/sign-in", map[string]string{"token": managetest.AdminToken, "next": "/connections?q=a"})
@@ -308,7 +308,8 @@ func TestSignInRedirectStaysLocal(t *testing.T) {
 	}
 }
 
-// TestSessionExpiry: by time idle, by age, by signing out, and with the token.
+// TestSessionExpiry ends sessions by inactivity, by age, by signing out and by a
+// new admin token.
 func TestSessionExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		token := managetest.AdminToken
@@ -320,11 +321,11 @@ func TestSessionExpiry(t *testing.T) {
 		b := signedIn(t, h)
 		time.Sleep(sessionIdleTimeout - time.Second)
 		if !open(b) {
-			t.Error("the session ended before it was idle for long")
+			t.Error("the session ended before its idle timeout")
 		}
 		time.Sleep(sessionIdleTimeout)
 		if open(b) {
-			t.Error("the session goes on although it was idle")
+			t.Error("the session is valid after its idle timeout")
 		}
 		b = signedIn(t, h)
 		for range int(maxSessionAge/(10*time.Minute)) - 1 {
@@ -335,12 +336,12 @@ func TestSessionExpiry(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		if open(b) {
-			t.Error("the session goes on for ever")
+			t.Error("the session is valid after its maximum age")
 		}
 		b = signedIn(t, h)
 		before := *b
 		if b.cookie = b.signIn(); open(&before) || !open(b) {
-			t.Error("signing in again leaves the session before open")
+			t.Error("the previous session is valid after signing in again")
 		}
 		b.readCSRFToken()
 		copied := *b
@@ -349,12 +350,12 @@ func TestSessionExpiry(t *testing.T) {
 			t.Errorf("signing out leaves the cookie: %v", c)
 		}
 		if open(&copied) {
-			t.Error("a copied cookie is good after signing out")
+			t.Error("a copied cookie is valid after signing out")
 		}
 		b = signedIn(t, h)
 		token = "another-token-of-the-operator"
 		if open(b) {
-			t.Error("the session goes on although the token was replaced")
+			t.Error("the session is valid although the admin token was replaced")
 		}
 	})
 }
@@ -384,9 +385,8 @@ func TestSessionCookie(t *testing.T) {
 	}
 }
 
-// TestDashboardsOnTwoPortsOfOneHost: of staging and production, brought over to two ports of
-// the same machine, signing in to one leaves the session with the other as it is.
-// Browsers send cookies to all ports of a host.
+// TestDashboardsOnTwoPortsOfOneHost checks that signing in to one dashboard does
+// not end the session of the other: browsers send cookies to all ports of a host.
 func TestDashboardsOnTwoPortsOfOneHost(t *testing.T) {
 	first := signedIn(t, newTestDashboard(t, &managetest.Store{}, exposed).handler)
 	other := &browser{t: t, h: newTestDashboard(t, &managetest.Store{}, exposed).handler, change: func(r *http.Request) { r.Host = "127.0.0.1:9485" }}
@@ -402,13 +402,13 @@ func TestDashboardsOnTwoPortsOfOneHost(t *testing.T) {
 			v.cookie += name + "=" + value + "; "
 		}
 		if w := v.open("/"); w.Code != http.StatusOK {
-			t.Errorf("with cookies of both, one answers %d, want 200", w.Code)
+			t.Errorf("with the cookies of both dashboards, one responds with %d, want 200", w.Code)
 		}
 	}
 }
 
-// TestFailedSignInsAreLimited: an address that has given too many is not heard for
-// a while, and others are.
+// TestFailedSignInsAreLimited checks that only the network with too many failed
+// sign-ins is blocked, and only for a while.
 func TestFailedSignInsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newTestDashboard(t, &managetest.Store{}, withToken).handler
@@ -430,7 +430,7 @@ func TestFailedSignInsAreLimited(t *testing.T) {
 		}
 		time.Sleep(failedSignInWindow)
 		if w := from("[2001:db8::1]:1").post("/sign-in", right); w.Code != http.StatusSeeOther {
-			t.Errorf("after a while = %d, want 303", w.Code)
+			t.Errorf("after the window = %d, want 303", w.Code)
 		}
 	})
 }
@@ -443,12 +443,12 @@ func TestSessionMemoryIsBounded(t *testing.T) {
 		s.create()
 	}
 	if len(s.byID) > maxSessions {
-		t.Errorf("%d sessions are kept, want %d at most", len(s.byID), maxSessions)
+		t.Errorf("%d sessions, want at most %d", len(s.byID), maxSessions)
 	}
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header.Set("Cookie", first)
 	if s.find(r) != nil {
-		t.Error("the session that was idle for longest stays")
+		t.Error("the least recently used session was not removed")
 	}
 	for i := range maxTrackedNetworks + 10 {
 		r.RemoteAddr = fmt.Sprintf("10.%d.%d.1:1", i/256, i%256)
@@ -457,15 +457,15 @@ func TestSessionMemoryIsBounded(t *testing.T) {
 		}
 	}
 	if len(a.auth.failures.byNetwork) > maxTrackedNetworks {
-		t.Errorf("wrong tokens of %d addresses are counted, want %d at most", len(a.auth.failures.byNetwork), maxTrackedNetworks)
+		t.Errorf("failed sign-ins of %d networks are counted, want at most %d", len(a.auth.failures.byNetwork), maxTrackedNetworks)
 	}
 }
 
-// TestOverviewNeedsAttention: with what to do, in words, and the
-// button for it.
+// TestOverviewNeedsAttention checks the order of the groups, the next steps and
+// their buttons.
 func TestOverviewNeedsAttention(t *testing.T) {
-	refused := managetest.FullConnection()
-	refused.ID, refused.Name, refused.Status, refused.Reason = "z", "zeta", credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected
+	rejected := managetest.FullConnection()
+	rejected.ID, rejected.Name, rejected.Status, rejected.Reason = "z", "zeta", credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected
 	key := managetest.BareConnection()
 	key.Status, key.Reason = credstore.ReauthorizationRequired, credstore.ReasonKeyRejected
 	conflict, off := managetest.FullConnection(), managetest.FullConnection()
@@ -474,7 +474,7 @@ func TestOverviewNeedsAttention(t *testing.T) {
 	ending, lasting := managetest.KeyedConnection(), managetest.KeyedConnection()
 	ending.ID, ending.Name, ending.ExpiresAt = "e", "nearly-over", time.Now().Add(5*24*time.Hour)
 	lasting.ID, lasting.Name, lasting.ExpiresAt = "l", "lasting", time.Now().Add(90*24*time.Hour)
-	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), key, conflict, ending, lasting, off, refused}}
+	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), key, conflict, ending, lasting, off, rejected}}
 	page := (&browser{t: t, h: newTestDashboard(t, store, withLinks).handler}).open("/").Body.String()
 	at := -1
 	for _, want := range []string{
@@ -491,13 +491,13 @@ func TestOverviewNeedsAttention(t *testing.T) {
 	}
 	for _, other := range []string{"off", "lasting"} {
 		if strings.Contains(page, `href="/connections/`+other+`"`) {
-			t.Errorf("the page has the connection %s, which needs nobody", other)
+			t.Errorf("the page shows connection %s, which does not need attention", other)
 		}
 	}
 }
 
-// TestOverviewLinksToFullList: what it shows the first of can be seen in whole,
-// on the pages of the list, which lets one choose it too.
+// TestOverviewLinksToFullList follows the link from a group on the overview to
+// the complete list.
 func TestOverviewLinksToFullList(t *testing.T) {
 	store := &managetest.Store{}
 	for i := range 260 {
@@ -510,17 +510,17 @@ func TestOverviewLinksToFullList(t *testing.T) {
 	v := &browser{t: t, h: newTestDashboard(t, store, withLinks).handler}
 	page := v.open("/").Body.String()
 	if !strings.Contains(page, `<span class="count">200+</span>`) || strings.Count(page, `<li class="card`) != maxShown {
-		t.Errorf("the page does not say that there are over 200 and show the first %d:\n%s", maxShown, page)
+		t.Errorf("the page does not show 200+ and the first %d:\n%s", maxShown, page)
 	}
 	all := regexp.MustCompile(`<a href="([^"]*)">View all`).FindStringSubmatch(page)
 	if all == nil {
-		t.Fatal("the page does not lead to all of them")
+		t.Fatal("the page has no link to the complete list")
 	}
 	names, next := 0, regexp.MustCompile(`rel="next" href="([^"]*)"`)
 	for target := all[1]; target != ""; {
 		page := v.open(target).Body.String()
 		if !strings.Contains(page, `<option value="company_conflict" selected>`) {
-			t.Errorf("%s does not show what it was asked for:\n%s", target, page)
+			t.Errorf("%s does not show its filter:\n%s", target, page)
 		}
 		names += strings.Count(page, `<a class="name"`)
 		target = ""
@@ -547,7 +547,7 @@ func TestListPaginationKeepsFilters(t *testing.T) {
 		page := v.open(target).Body.String()
 		names += strings.Count(page, `<a class="name"`)
 		if !strings.Contains(page, `value="c"`) || !strings.Contains(page, `<option value="active" selected>`) {
-			t.Errorf("page %d does not show what it was asked for", pages)
+			t.Errorf("page %d does not show its filters", pages)
 		}
 		found := next.FindStringSubmatch(page)
 		if found == nil {
@@ -560,7 +560,7 @@ func TestListPaginationKeepsFilters(t *testing.T) {
 	}
 }
 
-// TestPagesEscapeInput what comes from elsewhere.
+// TestPagesEscapeInput checks values that come from other systems and from forms.
 func TestPagesEscapeInput(t *testing.T) {
 	c := managetest.FullConnection()
 	const evil = `"><script>alert(1)</script>`
@@ -570,18 +570,19 @@ func TestPagesEscapeInput(t *testing.T) {
 	b := signedIn(t, newTestDashboard(t, store, withLinks).handler)
 	for _, page := range append(pagePaths(), "/connections?q="+url.QueryEscape(evil)) {
 		if body := b.open(page).Body.String(); strings.Contains(body, "<script>") {
-			t.Errorf("GET %s runs what comes from elsewhere:\n%s", page, body)
+			t.Errorf("GET %s contains a script from a field:\n%s", page, body)
 		}
 	}
 	if body := b.submit("/new", map[string]string{"name": evil, "kind": evil, "external_tenant": evil}).Body.String(); strings.Contains(body, "<script>") {
-		t.Errorf("the form runs what was typed into it:\n%s", body)
+		t.Errorf("the form contains a script from its input:\n%s", body)
 	}
 }
 
-// TestOperations does each of them by its page and looks at what is said.
+// TestOperations runs each operation by its page and checks the page that
+// follows.
 func TestOperations(t *testing.T) {
-	refused := managetest.BareConnection()
-	refused.ID, refused.Name, refused.Kind, refused.Status = "r", "refused", credstore.OAuth, credstore.ReauthorizationRequired
+	rejected := managetest.BareConnection()
+	rejected.ID, rejected.Name, rejected.Kind, rejected.Status = "r", "rejected", credstore.OAuth, credstore.ReauthorizationRequired
 	off := managetest.FullConnection()
 	off.ID, off.Name, off.Status = "o", "off", credstore.Disabled
 	for _, test := range []struct {
@@ -600,7 +601,7 @@ func TestOperations(t *testing.T) {
 		{"/connections/acme/refresh", nil, &manage.RefreshError{Message: "the server responded with 429"}, 502, "The refresh failed: the server responded with 429."},
 		{"/connections/acme/disable", nil, nil, 303, "The connection was disabled."},
 		{"/connections/off/enable", nil, nil, 303, "The connection was enabled."},
-		{"/connections/refused/retry", nil, nil, 303, "is being retried"},
+		{"/connections/rejected/retry", nil, nil, 303, "is being retried"},
 		{"/connections/bare/key", map[string]string{"api_key": managetest.CanaryKey, "expires_on": "2099-12-31"}, nil, 303, "The API key was stored."},
 		{"/connections/keyed/key", map[string]string{"api_key": managetest.CanaryKey, "next": "on"}, nil, 303, "The next API key was stored."},
 		{"/connections/bare/key", map[string]string{"api_key": managetest.CanaryKey, "expires_on": "soon"}, nil, 400, "must be a date"},
@@ -609,14 +610,14 @@ func TestOperations(t *testing.T) {
 		{"/connections/acme/key", map[string]string{"api_key": managetest.CanaryKey}, nil, 409, "is not possible"},
 		{"/connections/acme/enable", nil, nil, 409, "is not possible"},
 		{"/connections/acme/explode", nil, nil, 404, "nothing at this address"},
-		{"/connections/nobody/disable", nil, nil, 404, "no connection"},
+		{"/connections/unknown/disable", nil, nil, 404, "no connection"},
 		{"/connections/acme/remove", map[string]string{"uninstall": "on"}, nil, 303, "Connection acme was removed."},
 		{"/new", map[string]string{"name": "new", "kind": "oauth"}, nil, 303, "Connection new was created."},
 		{"/new", map[string]string{"name": "acme", "kind": "oauth", "external_tenant": "t-1"}, nil, 409, "There is already a connection \"acme\"."},
 		{"/new", map[string]string{"name": "a b", "kind": "oauth"}, nil, 400, "The name must have"},
 	} {
 		t.Run(test.target+" "+test.want, func(t *testing.T) {
-			store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection(), managetest.KeyedConnection(), off, refused}}
+			store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection(), managetest.KeyedConnection(), off, rejected}}
 			b := signedIn(t, newTestDashboard(t, store, func(c *Config) {
 				withLinks(c)
 				c.Operator.Actions = &managetest.Actions{Store: store, Err: test.fail}
@@ -635,8 +636,8 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-// TestConfirmationWarnings of what the reason makes dangerous or useless, before it is
-// done.
+// TestConfirmationWarnings checks the warnings before dangerous or useless
+// operations.
 func TestConfirmationWarnings(t *testing.T) {
 	for _, test := range []struct{ reason, page, want string }{
 		{credstore.ReasonCompanyConflict, "enable", "wrong company"},
@@ -651,12 +652,13 @@ func TestConfirmationWarnings(t *testing.T) {
 		b := signedIn(t, newTestDashboard(t, &managetest.Store{Connections: []credstore.Connection{c}}, withLinks).handler)
 		page := b.open("/connections/acme/" + test.page).Body.String()
 		if warns := strings.Contains(page, `class="notice bad"`); warns != (test.want != "") || !strings.Contains(page, test.want) {
-			t.Errorf("the page to confirm %s of a connection disabled for %s does not warn %q:\n%s", test.page, test.reason, test.want, page)
+			t.Errorf("the page to confirm %s of a connection disabled for %s lacks the warning %q:\n%s", test.page, test.reason, test.want, page)
 		}
 	}
 }
 
-// TestExpiredAccessTokenOfIdleConnection: that its access token has expired is no trouble.
+// TestExpiredAccessTokenOfIdleConnection checks that an expired access token is
+// explained: it is not a problem.
 func TestExpiredAccessTokenOfIdleConnection(t *testing.T) {
 	idle := managetest.FullConnection()
 	idle.Status, idle.Reason, idle.LastError, idle.ExpiresAt = credstore.Active, "", nil, time.Now().Add(-time.Hour)
@@ -665,12 +667,12 @@ func TestExpiredAccessTokenOfIdleConnection(t *testing.T) {
 	v := &browser{t: t, h: newTestDashboard(t, &managetest.Store{Connections: []credstore.Connection{idle, used}}, withLinks).handler}
 	for name, want := range map[string]bool{"acme": true, "used": false} {
 		if page := v.open("/connections/" + name).Body.String(); strings.Contains(page, "refreshed with the next request") != want {
-			t.Errorf("the page of %s says that the next request gets a new token: %v, want %v", name, !want, want)
+			t.Errorf("the page of %s explains the refresh: %v, want %v", name, !want, want)
 		}
 	}
 }
 
-// TestListExplainsStatus a connection is not simply at work, in words.
+// TestListExplainsStatus checks that the list explains all statuses but active.
 func TestListExplainsStatus(t *testing.T) {
 	works, pending, conflict, ending := managetest.FullConnection(), managetest.BareConnection(), managetest.FullConnection(), managetest.KeyedConnection()
 	works.Status, works.Reason, works.LastError = credstore.Active, "", nil
@@ -680,15 +682,16 @@ func TestListExplainsStatus(t *testing.T) {
 	page := (&browser{t: t, h: newTestDashboard(t, store, withLinks).handler}).open("/connections").Body.String()
 	for _, want := range []string{"No API key has been entered yet.", "wrong company", "API key expires in 5 days"} {
 		if !strings.Contains(page, want) {
-			t.Errorf("the list does not say %q", want)
+			t.Errorf("the list lacks %q", want)
 		}
 	}
 	if got := strings.Count(page, `class="why"`); got != 3 {
-		t.Errorf("the list says why of %d connections, want the 3 that do not simply work", got)
+		t.Errorf("the list explains %d connections, want 3", got)
 	}
 }
 
-// TestNotFoundPageOrProblem, with a way on, and programs get documents.
+// TestNotFoundPageOrProblem checks that browsers get a page with a link, and
+// programs a problem document.
 func TestNotFoundPageOrProblem(t *testing.T) {
 	h := newTestDashboard(t, &managetest.Store{}, withLinks).handler
 	const acceptHTML = "text/html,application/xhtml+xml,*/*;q=0.8"
@@ -705,12 +708,11 @@ func TestNotFoundPageOrProblem(t *testing.T) {
 			t.Errorf("GET %s with Accept %q = %d %s, want 404 %s", test.path, test.accept, w.Code, got, test.want)
 		}
 		if test.accept == acceptHTML && test.want != "application/problem+json" && !strings.Contains(w.Body.String(), `href="/connections"`) {
-			t.Errorf("the page about %s leads nowhere:\n%s", test.path, w.Body)
+			t.Errorf("the page for %s has no link:\n%s", test.path, w.Body)
 		}
 	}
 }
 
-// TestSearchTrimsSpace finds it without the spaces and line breaks beside it.
 func TestSearchTrimsSpace(t *testing.T) {
 	v := &browser{t: t, h: newTestDashboard(t, &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}, withLinks).handler}
 	if page := v.open("/connections?q=" + url.QueryEscape(" acme\t")).Body.String(); !strings.Contains(page, `href="/connections/acme"`) {
@@ -718,8 +720,8 @@ func TestSearchTrimsSpace(t *testing.T) {
 	}
 }
 
-// TestOverviewWithStoreUnavailable says so, and shows what is known all the same: how the
-// rest of the program is, and its traffic.
+// TestOverviewWithStoreUnavailable checks that the overview still shows health
+// and traffic.
 func TestOverviewWithStoreUnavailable(t *testing.T) {
 	a := newTestDashboard(t, &managetest.Store{Err: credstore.ErrUnavailable}, func(c *Config) {
 		withLinks(c)
@@ -735,19 +737,19 @@ func TestOverviewWithStoreUnavailable(t *testing.T) {
 		}
 	}
 	if w.Code != http.StatusServiceUnavailable || strings.Contains(page, "No connections yet") {
-		t.Errorf("the page is sent as %d, want 503, and that there is no connection must not be said:\n%s", w.Code, page)
+		t.Errorf("status %d, want 503, without a message that there are no connections:\n%s", w.Code, page)
 	}
 }
 
-// TestPagesShowEnvironment, so that nobody removes from production what they meant
-// to remove from staging.
+// TestPagesShowEnvironment protects operators from removing in production what
+// they meant to remove in staging.
 func TestPagesShowEnvironment(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}
 	b := signedIn(t, newTestDashboard(t, store, func(c *Config) {
 		withLinks(c)
 		c.Environment = "staging"
 	}).handler)
-	for _, target := range append(pagePaths(), "/connections/nobody") {
+	for _, target := range append(pagePaths(), "/connections/unknown") {
 		page := b.open(target).Body.String()
 		if !strings.Contains(page, "· staging · pleo-auth-proxy</title>") || !strings.Contains(page, `<span class="environment">staging</span>`) {
 			t.Errorf("GET %s does not name the environment:\n%s", target, page)
@@ -755,28 +757,28 @@ func TestPagesShowEnvironment(t *testing.T) {
 	}
 }
 
-// TestConfirmationForReplacedConnection: a page that asked about a connection which was removed
-// meanwhile does nothing to another one that has its name now.
+// TestConfirmationForReplacedConnection checks that an operation does not run on
+// another connection that has got the name since the page was loaded.
 func TestConfirmationForReplacedConnection(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}
 	b := signedIn(t, newTestDashboard(t, store, withLinks).handler)
 	page := b.open("/connections/acme/disable").Body.String()
 	of := regexp.MustCompile(`name="connection_id" value="([^"]*)"`).FindStringSubmatch(page)
 	if of == nil {
-		t.Fatalf("the page does not say which connection it asks about:\n%s", page)
+		t.Fatalf("the form has no connection id:\n%s", page)
 	}
 	store.Connections[0].ID = "of-another"
 	w := b.post("/connections/acme/disable", map[string]string{"csrf_token": b.csrfToken, "connection_id": of[1]})
 	if w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "another connection") {
-		t.Errorf("disabling another connection than was asked about = %d, want 409:\n%s", w.Code, w.Body)
+		t.Errorf("disabling another connection than the confirmed one = %d, want 409:\n%s", w.Code, w.Body)
 	}
 	if len(store.Recorded) > 0 {
 		t.Errorf("something was changed: %v", store.Recorded)
 	}
 }
 
-// TestFormsKeepInput when it was not done, but for secrets: whoever
-// corrects a key must not lose that it was to be the next one.
+// TestFormsKeepInput checks that a form which failed keeps what was filled in,
+// except for secrets.
 func TestFormsKeepInput(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.KeyedConnection()}}
 	b := signedIn(t, newTestDashboard(t, store, func(c *Config) {
@@ -813,7 +815,8 @@ func TestFormsKeepInput(t *testing.T) {
 	}
 }
 
-// TestPastedKeyIsTrimmed: without the quotes, the spaces and the line break beside it.
+// TestPastedKeyIsTrimmed checks a key with quotes, spaces and a line break around
+// it.
 func TestPastedKeyIsTrimmed(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.BareConnection()}}
 	actions := &managetest.Actions{Store: store}
@@ -840,8 +843,8 @@ func TestKeyExpiresAtEndOfLastDay(t *testing.T) {
 	}
 }
 
-// TestHistoryNamesActor: what comes by the API is the back office's doing, and
-// what comes by a page the operator's.
+// TestHistoryNamesActor checks that requests to the API are recorded as the back
+// office's, and those of pages as the operator's.
 func TestHistoryNamesActor(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}
 	h := newTestDashboard(t, store, withLinks).handler
@@ -867,36 +870,34 @@ func TestHistoryNamesActor(t *testing.T) {
 	}
 }
 
-// TestHistoryOfRemovedConnection: what was done with a connection can be looked up
-// after its removal too.
 func TestHistoryOfRemovedConnection(t *testing.T) {
 	store := &managetest.Store{
 		Connections: []credstore.Connection{managetest.FullConnection()},
 		Recorded: []credstore.Event{
-			{ID: "1", ConnectionID: "first", Connection: "gone", Type: credstore.EventRemoved, Actor: "somebody else"},
+			{ID: "1", ConnectionID: "first", Connection: "gone", Type: credstore.EventRemoved, Actor: "another actor"},
 			{ID: "2", ConnectionID: "last", Connection: "gone", Type: credstore.EventExported, Actor: credstore.ActorCommandLine},
 			{ID: "3", ConnectionID: "last", Connection: "gone", Type: credstore.EventRemoved, Actor: credstore.ActorDashboard},
 		},
 	}
 	h := newTestDashboard(t, store, withLinks).handler
 	w := callAPI(h, "GET", "/api/v1/connections/gone/history", "")
-	if body := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(body, "connection.exported") || strings.Contains(body, "somebody else") {
-		t.Errorf("the history = %d: %s, want 200 and what happened to the last that had the name", w.Code, body)
+	if body := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(body, "connection.exported") || strings.Contains(body, "another actor") {
+		t.Errorf("history = %d: %s, want 200 and the events of the last connection with the name", w.Code, body)
 	}
 	w = callAPI(h, "GET", "/connections/gone", "")
 	if body := w.Body.String(); w.Code != http.StatusGone || !strings.Contains(body, "This connection was removed") || !strings.Contains(body, credstore.ActorDashboard) {
-		t.Errorf("its page = %d: %s, want 410 and what happened", w.Code, body)
+		t.Errorf("page = %d: %s, want 410 and the history", w.Code, body)
 	}
-	for _, path := range []string{"/connections/nobody", "/api/v1/connections/nobody/history", "/connections/no%20name", "/api/v1/connections/gone"} {
+	for _, path := range []string{"/connections/unknown", "/api/v1/connections/unknown/history", "/connections/no%20name", "/api/v1/connections/gone"} {
 		if w := callAPI(h, "GET", path, ""); w.Code != http.StatusNotFound {
 			t.Errorf("GET %s = %d, want 404", path, w.Code)
 		}
 	}
 }
 
-// TestNoSecretInResponsesPagesAndLogs plants an admin token, an API key and a
-// connect link, does everything that can be done with them, well and badly, and
-// looks for them. Only who asks for a link is shown it.
+// TestNoSecretInResponsesPagesAndLogs uses an admin token, an API key and a
+// connect link in all ways that succeed and fail, and searches for them. Only the
+// response to a request for a link may contain it.
 func TestNoSecretInResponsesPagesAndLogs(t *testing.T) {
 	logs, entries := observer.New(zap.DebugLevel)
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection()}}
@@ -907,8 +908,8 @@ func TestNoSecretInResponsesPagesAndLogs(t *testing.T) {
 	}).handler
 	b := signedIn(t, h)
 	session := strings.TrimPrefix(b.cookie, plainCookie+"=")
-	answers := map[string]*httptest.ResponseRecorder{}
-	note := func(what string, w *httptest.ResponseRecorder) { answers[what] = w }
+	responses := map[string]*httptest.ResponseRecorder{}
+	note := func(what string, w *httptest.ResponseRecorder) { responses[what] = w }
 	for _, target := range []string{
 		"/", "/?period=24h", "/connections", "/connections?q=" + managetest.CanaryKey[7:], "/connections/acme", "/connections/bare",
 		"/connections/bare/key", "/connections/acme/remove", "/new", "/sign-in", "/metrics", "/readyz?verbose",
@@ -922,14 +923,14 @@ func TestNoSecretInResponsesPagesAndLogs(t *testing.T) {
 		note(fmt.Sprint("key by the page, ", err), b.submit("/connections/bare/key", map[string]string{"api_key": managetest.CanaryKey}))
 		note(fmt.Sprint("check, ", err), b.submit("/connections/acme/check", nil))
 	}
-	note("misspelt", callAPI(h, "POST", "/api/v1/connections/bare/key", `{"api_key":["`+managetest.CanaryKey+`"]}`))
+	note("malformed", callAPI(h, "POST", "/api/v1/connections/bare/key", `{"api_key":["`+managetest.CanaryKey+`"]}`))
 	note("bad form", b.submit("/connections/bare/key", map[string]string{"api_key": managetest.CanaryKey + "\n", "expires_on": "x"}))
 	note("wrong token", b.post("/sign-in", map[string]string{"token": managetest.AdminToken + "x"}))
 	note("in the query", callAPI(h, "POST", "/sign-in?token="+managetest.AdminToken, ""))
 	note("no such page", b.open("/connections/acme/"+managetest.CanaryKey))
 	note("after all", b.open("/connections/bare"))
 	secrets := []string{managetest.AdminToken, managetest.CanaryKey, managetest.CanaryLink, session}
-	for what, w := range answers {
+	for what, w := range responses {
 		for _, secret := range secrets {
 			if strings.Contains(w.Body.String(), secret) || strings.Contains(fmt.Sprint(w.Header()), secret) {
 				t.Errorf("%s shows %s:\n%v\n%s", what, secret, w.Header(), w.Body)

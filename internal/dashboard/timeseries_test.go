@@ -14,7 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage/managetest"
 )
 
-// traffic is the metrics of a program that works.
+// traffic has the metrics of the proxy.
 type traffic struct {
 	requests, refreshes *prometheus.CounterVec
 	duration            prometheus.Histogram
@@ -34,7 +34,7 @@ func TestTimeSeriesIntervals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewRegistry()
 		program := newTraffic(registry)
-		program.requests.WithLabelValues("200", "upstream").Add(1000) // find a time before it is watched
+		program.requests.WithLabelValues("200", "upstream").Add(1000) // before sampling begins
 		s := &timeSeries{gatherer: registry, now: time.Now}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
@@ -63,18 +63,18 @@ func TestTimeSeriesIntervals(t *testing.T) {
 		}
 		got := steps[3]
 		if got.requests != [3]float64{90, 6, 4} || got.refreshes != [3]float64{3, 2, 1} {
-			t.Errorf("the last minute has %v answers and %v refreshes, want [90 6 4] and [3 2 1]", got.requests, got.refreshes)
+			t.Errorf("the last minute has %v requests and %v refreshes, want [90 6 4] and [3 2 1]", got.requests, got.refreshes)
 		}
 		if got.p50 < time.Millisecond || got.p50 > 10*time.Millisecond || got.p99 < 100*time.Millisecond || got.p99 > time.Second {
-			t.Errorf("half within %v and 99 of 100 within %v, want those of their buckets", got.p50, got.p99)
+			t.Errorf("p50 = %v and p99 = %v, want those of their buckets", got.p50, got.p99)
 		}
 		stop()
 		<-ended
 	})
 }
 
-// TestResponseTimeOfPeriod, as all that stands beside it, and is drawn also
-// when there is one minute of it.
+// TestResponseTimeOfPeriod checks that the legend is about the whole period, and
+// that a line is drawn even for a single interval.
 func TestResponseTimeOfPeriod(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	program := newTraffic(registry)
@@ -91,20 +91,20 @@ func TestResponseTimeOfPeriod(t *testing.T) {
 		c := s.charts(chartPeriods()[0])[1]
 		for _, l := range c.Lines {
 			if !strings.Contains(l.Points, " ") {
-				t.Errorf("the line %q cannot be seen", l.Points)
+				t.Errorf("the line %q is invisible", l.Points)
 			}
 		}
 		return c.Legend[0].Value
 	}
 	if got, want := observe(100, .5), "550 ms"; got != want { // the middle of its bucket
-		t.Errorf("half of the slow requests are answered within %s, want %s", got, want)
+		t.Errorf("p50 of slow requests = %s, want %s", got, want)
 	}
 	if got, want := observe(1, .0005), "545 ms"; got != want {
-		t.Errorf("with a quick one after 100 slow ones, half are answered within %s, want %s", got, want)
+		t.Errorf("p50 of 100 slow requests and a fast one = %s, want %s", got, want)
 	}
 }
 
-// TestTimeSeriesIsBounded: a program that runs for a month remembers a day.
+// TestTimeSeriesIsBounded records more than a day of samples.
 func TestTimeSeriesIsBounded(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	s := &timeSeries{gatherer: prometheus.NewRegistry(), now: func() time.Time { return now }}
@@ -113,10 +113,10 @@ func TestTimeSeriesIsBounded(t *testing.T) {
 		s.record()
 	}
 	if len(s.samples) != maxSamples || cap(s.samples) > 2*maxSamples {
-		t.Errorf("%d samples are kept in room for %d, want %d", len(s.samples), cap(s.samples), maxSamples)
+		t.Errorf("%d samples with capacity %d, want %d", len(s.samples), cap(s.samples), maxSamples)
 	}
 	if got := now.Sub(s.samples[0].at); got != 24*time.Hour {
-		t.Errorf("the oldest sample is of %v ago, want 24h", got)
+		t.Errorf("the oldest sample is %v old, want 24h", got)
 	}
 }
 
@@ -140,7 +140,7 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
-// TestChartsStayInFrame whatever is in them.
+// TestChartsStayInFrame checks extreme values.
 func TestChartsStayInFrame(t *testing.T) {
 	steps := make([][3]float64, 60)
 	for i := range steps {
@@ -154,12 +154,12 @@ func TestChartsStayInFrame(t *testing.T) {
 	} {
 		for _, b := range c.Bars {
 			if b.X < 0 || b.Y < 0 || b.W <= 0 || b.H <= 0 || b.X+b.W > chartWidth+.1 || b.Y+b.H > chartHeight+.1 {
-				t.Errorf("%s: the bar %+v leaves the frame", c.Title, b)
+				t.Errorf("%s: the bar %+v is outside of the frame", c.Title, b)
 			}
 		}
 		for _, l := range c.Lines {
 			if strings.Contains(l.Points, "NaN") || strings.Contains(l.Points, "-") {
-				t.Errorf("%s: the line %q leaves the frame", c.Title, l.Points)
+				t.Errorf("%s: the line %q is outside of the frame", c.Title, l.Points)
 			}
 		}
 	}
@@ -168,18 +168,18 @@ func TestChartsStayInFrame(t *testing.T) {
 	}
 }
 
-// TestSamplingDoesNotReadStore: what is taken all day, by each of many processes,
-// asks nothing of the store that they share.
+// TestSamplingDoesNotReadStore protects the store, which many processes may
+// share.
 func TestSamplingDoesNotReadStore(t *testing.T) {
 	store := &countingStore{Store: &managetest.Store{}}
 	a := newTestDashboard(t, nil, func(c *Config) { c.Operator.Store = store })
 	a.series.record()
 	if store.counts != 0 {
-		t.Errorf("a sample counts the connections %d times, want not at all", store.counts)
+		t.Errorf("a sample counts the connections %d times, want 0", store.counts)
 	}
 }
 
-// countingStore counts how often it is counted.
+// countingStore counts the calls of Count.
 type countingStore struct {
 	*managetest.Store
 	counts int
