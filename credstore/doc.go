@@ -1,15 +1,14 @@
-// Package credstore keeps connections and their sealed credentials, and lets
-// one process at a time change one credential.
+// Package credstore defines connections and their credentials, and what a store of
+// them guarantees.
 //
-// It has two halves. The words: [Connection], [Credential], [Parent],
-// [Intent], [Secret], and the [Store] that keeps them. And the seal: [Keyset]
-// encrypts what a store writes, bound to the connection and the column it
-// stands in.
+// A [Connection] is a named link between one Pleo company and one tenant of the
+// external system. Its [Credential] is an OAuth token pair or an API key, whose
+// values are [Secret]s. A process takes the [Lease] on a credential to change it.
+// Before it sends a refresh token it records an [Intent], and the new pair is saved
+// only in place of its [Parent].
 //
-// What people do with a connection is part of the first: a connect [Link] by
-// which they give [Consent] or a key, the [Replacement] that comes of it, the
-// [Event]s of its history, and the [Outbox] of those that others are told.
-//
-// Stores live in packages of their own (sqlstore), and prove that they keep
-// the promises made here by running the suite in credstoretest.
+// A [Store] keeps them, together with the connect links and consents by which
+// customers provide credentials, the history of [Event]s, and the outbox of events
+// for webhooks. Stores live in packages of their own (sqlstore) and run the suite in
+// credstoretest.
 package credstore

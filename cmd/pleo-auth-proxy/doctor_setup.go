@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
@@ -112,7 +112,7 @@ func (d *doctor) keyset() {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return // with a store that is an error, and without one in order
 	}
-	keyset, err := credstore.ReadKeyset(path)
+	keyset, err := keyset.Open(path)
 	if err != nil {
 		d.reportError(checkKeyset, path, err, "let the user that the server runs as read it")
 		return

@@ -23,6 +23,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -450,13 +451,13 @@ func must(w *env, err error) {
 // keysetAlone makes a keyset that no store knows.
 func (w *env) keysetAlone() {
 	w.t.Helper()
-	_, err := credstore.CreateKeyset(w.keysetFile())
+	_, err := keyset.Create(w.keysetFile())
 	must(w, err)
 }
 
-func (w *env) readKeyset() *credstore.Keyset {
+func (w *env) readKeyset() *keyset.Keyset {
 	w.t.Helper()
-	keyset, err := credstore.ReadKeyset(w.keysetFile())
+	keyset, err := keyset.Open(w.keysetFile())
 	must(w, err)
 	return keyset
 }
@@ -465,7 +466,7 @@ func (w *env) readKeyset() *credstore.Keyset {
 func (w *env) halfPromote() {
 	w.t.Helper()
 	keys := w.readKeyset().Keys()
-	_, err := credstore.PromoteKey(w.keysetFile(), keys[len(keys)-1].Fingerprint)
+	_, err := keyset.Promote(w.keysetFile(), keys[len(keys)-1].Fingerprint)
 	must(w, err)
 }
 

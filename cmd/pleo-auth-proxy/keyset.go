@@ -12,6 +12,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
@@ -41,7 +42,7 @@ type keyResult struct {
 	Primary     bool   `json:"primary"`
 }
 
-func (p *program) printKey(k credstore.Key) error {
+func (p *program) printKey(k keyset.Key) error {
 	if p.asJSON {
 		return p.printJSON(keyResult{Fingerprint: k.Fingerprint, Primary: k.Primary})
 	}
@@ -66,7 +67,7 @@ itself when it starts for the first time. An existing keyset is left alone.`,
 			if err := errors.Join(createDataDir(cfg), checkKeysetNotLost(cmd.Context(), cfg)); err != nil {
 				return err
 			}
-			key, err := credstore.CreateKeyset(cfg.Store.KeysetFile)
+			key, err := keyset.Create(cfg.Store.KeysetFile)
 			if err != nil {
 				return err
 			}
@@ -88,7 +89,7 @@ under it before keyset promote.`,
 			if err != nil {
 				return err
 			}
-			key, err := credstore.AddKey(cfg.Store.KeysetFile)
+			key, err := keyset.Add(cfg.Store.KeysetFile)
 			if err != nil {
 				return err
 			}
@@ -118,7 +119,7 @@ moment: a running server goes on with it, and so does the same command again.`,
 	}
 }
 
-func (p *program) promote(ctx context.Context, k *keysetFiles, key credstore.Key) error {
+func (p *program) promote(ctx context.Context, k *keysetFiles, key keyset.Key) error {
 	if err := p.makePrimary(k, key); err != nil {
 		return err
 	}
@@ -142,12 +143,12 @@ func (p *program) promote(ctx context.Context, k *keysetFiles, key credstore.Key
 
 // makePrimary does not touch a file in which the key is primary already: it may
 // be on a read-only mount.
-func (p *program) makePrimary(k *keysetFiles, key credstore.Key) error {
+func (p *program) makePrimary(k *keysetFiles, key keyset.Key) error {
 	if key.Primary {
 		p.notef("key %s is the primary one already", key.Fingerprint)
 		return nil
 	}
-	if _, err := credstore.PromoteKey(k.cfg.Store.KeysetFile, key.Fingerprint); err != nil {
+	if _, err := keyset.Promote(k.cfg.Store.KeysetFile, key.Fingerprint); err != nil {
 		return err
 	}
 	p.notef("promoted key %s", key.Fingerprint)
@@ -168,7 +169,7 @@ there is only one beside the primary one.`,
 				if err != nil {
 					return err
 				}
-				err = credstore.RetireKey(k.cfg.Store.KeysetFile, key.Fingerprint, func() error { return k.retire(ctx, key) })
+				err = keyset.Retire(k.cfg.Store.KeysetFile, key.Fingerprint, func() error { return k.retire(ctx, key) })
 				if err != nil {
 					return err
 				}
@@ -223,7 +224,7 @@ func (p *program) keysetStatusCommand() *cobra.Command {
 // keysetFiles is what the commands on a keyset work with.
 type keysetFiles struct {
 	cfg    *config.Config
-	keyset *credstore.Keyset
+	keyset *keyset.Keyset
 	store  *sqlstore.Store // nil while there is none
 }
 
@@ -246,7 +247,7 @@ func (p *program) withKeys(ctx context.Context, work func(context.Context, *keys
 		k.keyset, k.store = v.keyset, v.store
 		return errors.Join(work(ctx, k), v.store.Close())
 	}
-	k.keyset, err = credstore.ReadKeyset(cfg.Store.KeysetFile)
+	k.keyset, err = keyset.Open(cfg.Store.KeysetFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &credstore.SetupError{
 			Err:  fmt.Errorf("there is no keyset %s", cfg.Store.KeysetFile),
@@ -260,7 +261,7 @@ func (p *program) withKeys(ctx context.Context, work func(context.Context, *keys
 }
 
 // retire makes sure that nothing needs the key, now or later.
-func (k *keysetFiles) retire(ctx context.Context, key credstore.Key) error {
+func (k *keysetFiles) retire(ctx context.Context, key keyset.Key) error {
 	pairs, err := spool.Keys(k.cfg.Store.SpoolDir)
 	if err != nil {
 		return err
@@ -295,7 +296,7 @@ func (k *keysetFiles) status(ctx context.Context) (keysetStatus, error) {
 	return status, nil
 }
 
-func describeKey(key credstore.Key, use sqlstore.KeyUsage, pairs map[uint32]int) keyStatus {
+func describeKey(key keyset.Key, use sqlstore.KeyUsage, pairs map[uint32]int) keyStatus {
 	s := keyStatus{
 		Fingerprint: key.Fingerprint, Primary: key.Primary, Store: key.Fingerprint == use.Current,
 		Rows: use.Connections[key.ID], SpoolRecords: pairs[key.ID],
@@ -312,7 +313,7 @@ func sum(counts map[uint32]int) (total int) {
 }
 
 // newestOrNamed returns the key that args name, or the newest one.
-func newestOrNamed(keys []credstore.Key, args []string) (credstore.Key, error) {
+func newestOrNamed(keys []keyset.Key, args []string) (keyset.Key, error) {
 	if len(args) > 0 {
 		return keyNamed(keys, args[0])
 	}
@@ -321,11 +322,11 @@ func newestOrNamed(keys []credstore.Key, args []string) (credstore.Key, error) {
 
 // otherOrNamed returns the key that args name, or the only one that is not
 // primary.
-func otherOrNamed(keys []credstore.Key, args []string) (credstore.Key, error) {
+func otherOrNamed(keys []keyset.Key, args []string) (keyset.Key, error) {
 	if len(args) > 0 {
 		return keyNamed(keys, args[0])
 	}
-	var others []credstore.Key
+	var others []keyset.Key
 	for _, key := range keys {
 		if !key.Primary {
 			others = append(others, key)
@@ -333,17 +334,17 @@ func otherOrNamed(keys []credstore.Key, args []string) (credstore.Key, error) {
 	}
 	switch len(others) {
 	case 0:
-		return credstore.Key{}, errors.New("there is no key beside the primary one, which cannot be retired")
+		return keyset.Key{}, errors.New("there is no key beside the primary one, which cannot be retired")
 	case 1:
 		return others[0], nil
 	}
-	return credstore.Key{}, fmt.Errorf("there are %d keys beside the primary one; name the one that you mean, see keyset status", len(others))
+	return keyset.Key{}, fmt.Errorf("there are %d keys beside the primary one; name the one that you mean, see keyset status", len(others))
 }
 
 // keyNamed returns the key whose fingerprint begins with the name. Its errors do
 // not repeat the name: somebody may have given key material.
-func keyNamed(keys []credstore.Key, name string) (credstore.Key, error) {
-	var found []credstore.Key
+func keyNamed(keys []keyset.Key, name string) (keyset.Key, error) {
+	var found []keyset.Key
 	for _, key := range keys {
 		if name != "" && strings.HasPrefix(key.Fingerprint, strings.ToLower(name)) {
 			found = append(found, key)
@@ -351,9 +352,9 @@ func keyNamed(keys []credstore.Key, name string) (credstore.Key, error) {
 	}
 	switch len(found) {
 	case 0:
-		return credstore.Key{}, fmt.Errorf("finding the key by its fingerprint: %w", credstore.ErrKeyNotFound)
+		return keyset.Key{}, fmt.Errorf("finding the key by its fingerprint: %w", keyset.ErrKeyNotFound)
 	case 1:
 		return found[0], nil
 	}
-	return credstore.Key{}, fmt.Errorf("the fingerprints of %d keys begin like this; give more of it", len(found))
+	return keyset.Key{}, fmt.Errorf("the fingerprints of %d keys begin like this; give more of it", len(found))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -19,7 +20,7 @@ import (
 
 // openStore is the keyset and the store that it opens.
 type openedStore struct {
-	keyset *credstore.Keyset
+	keyset *keyset.Keyset
 	store  *sqlstore.Store
 	// createdKeyset says that there was no keyset before: somebody should be told
 	// to back it up.
@@ -38,7 +39,7 @@ func openOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*op
 	if err := checkKeysetNotLost(ctx, cfg); err != nil {
 		return nil, err
 	}
-	keyset, made, err := credstore.OpenKeyset(cfg.Store.KeysetFile)
+	keyset, made, err := keyset.OpenOrCreate(cfg.Store.KeysetFile)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func openOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*op
 // openMemoryStore makes a store that ends with the process, as does the keyset that
 // opens it.
 func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (*openedStore, error) {
-	keyset, err := credstore.TemporaryKeyset()
+	keyset, err := keyset.NewTemporary()
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (
 }
 
 // storeConfig says which store the configuration means.
-func storeConfig(cfg *config.Config, keyset *credstore.Keyset, log *zap.Logger) (sqlstore.Config, error) {
+func storeConfig(cfg *config.Config, keyset *keyset.Keyset, log *zap.Logger) (sqlstore.Config, error) {
 	dsn, err := openDSN(cfg)
 	if err != nil {
 		return sqlstore.Config{}, err

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -29,7 +29,7 @@ func TestPostgresIdleReplicas(t *testing.T) {
 	dsn, name := database.Database(t)
 	w := newEnv(t, simulator.Settings{}, fmt.Sprintf("store: {driver: postgres, dsn: %q}", dsn))
 	cfg := w.load()
-	keyset, err := credstore.CreateKeyset(filepath.Join(w.dir, "keyset.json"))
+	keyset, err := keyset.Create(filepath.Join(w.dir, "keyset.json"))
 	if err != nil {
 		t.Fatalf("CreateKeyset: %v, %v", keyset, err)
 	}

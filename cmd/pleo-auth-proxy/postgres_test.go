@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
@@ -41,7 +42,7 @@ func TestPostgresScripts(t *testing.T) {
 	superuser := database.DSN(t)
 	runScripts(t, "testdata/postgres", func(env *testscript.Env) error {
 		env.Values[superuserKey{}] = superuser
-		if _, err := credstore.CreateKeyset(filepath.Join(env.WorkDir, "strange.json")); err != nil {
+		if _, err := keyset.Create(filepath.Join(env.WorkDir, "strange.json")); err != nil {
 			return err
 		}
 		return setupScript(env)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // program is one run of pleo-auth-proxy with all that it touches of the system.
@@ -71,7 +72,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &usage), errors.As(err, &wrong), errors.As(err, &setup):
 		return exitUsage
-	case errors.Is(err, credstore.ErrNotFound), errors.Is(err, credstore.ErrKeyNotFound):
+	case errors.Is(err, credstore.ErrNotFound), errors.Is(err, keyset.ErrKeyNotFound):
 		return exitNotFound
 	}
 	return exitFailed

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
@@ -32,7 +33,7 @@ const (
 // keysetRotation keeps the store sealed under the primary key of the keyset file,
 // whoever changes the file.
 type rotation struct {
-	keyset       *credstore.Keyset
+	keyset       *keyset.Keyset
 	store        *sqlstore.Store
 	log          *zap.Logger
 	idleInterval time.Duration // how long the store is not read while the file stays as it is
@@ -156,7 +157,7 @@ func pauseReencryption(ctx context.Context, took time.Duration) error {
 // checkSpoolKeys refuses to start with a keyset that lacks the key of a token pair
 // in the spool: the pair would pass for one that was never received, and its
 // parent, which is spent, be presented.
-func checkSpoolKeys(cfg *config.Config, keyset *credstore.Keyset) error {
+func checkSpoolKeys(cfg *config.Config, keyset *keyset.Keyset) error {
 	pairs, err := spool.Keys(cfg.Store.SpoolDir)
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -109,11 +110,11 @@ func TestServerFollowsTheKeyset(t *testing.T) {
 	w.fill(100)
 	p := w.serve()
 	old := w.keysetStatus().Primary
-	key, err := credstore.AddKey(w.keysetFile())
+	key, err := keyset.Add(w.keysetFile())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := credstore.PromoteKey(w.keysetFile(), key.Fingerprint); err != nil {
+	if _, err := keyset.Promote(w.keysetFile(), key.Fingerprint); err != nil {
 		t.Fatal(err)
 	}
 	w.waitUntilRetirable(old)
@@ -195,11 +196,11 @@ func TestRetireFailsForSpooledPair(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
 	old := w.keysetStatus().Primary
-	keyset, err := credstore.ReadKeyset(w.keysetFile())
+	keys, err := keyset.Open(w.keysetFile())
 	if err != nil {
 		t.Fatal(err)
 	}
-	record := w.spoolPair(keyset)
+	record := w.spoolPair(keys)
 	w.keyset("add")
 	w.keyset("promote")
 	code, _, stderr := w.run("", "keyset", "retire", old)
@@ -215,7 +216,7 @@ func TestRetireFailsForSpooledPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := credstore.RetireKey(w.keysetFile(), old, func() error { return nil }); err != nil {
+	if err := keyset.Retire(w.keysetFile(), old, func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	code, _, stderr = w.run("", "serve")
@@ -231,7 +232,7 @@ func TestRetireFailsForSpooledPair(t *testing.T) {
 
 // spoolPair puts something into the spool that a pair could be: its key shows at
 // its beginning.
-func (w *env) spoolPair(keyset *credstore.Keyset) (path string) {
+func (w *env) spoolPair(keyset *keyset.Keyset) (path string) {
 	w.t.Helper()
 	sealed, err := keyset.Encrypt("label", []byte("pair"))
 	if err != nil {
@@ -378,11 +379,11 @@ func TestServerKilledDuringReencryption(t *testing.T) {
 	w.fill(connections)
 	for range 3 {
 		p := w.serve()
-		key, err := credstore.AddKey(w.keysetFile())
+		key, err := keyset.Add(w.keysetFile())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := credstore.PromoteKey(w.keysetFile(), key.Fingerprint); err != nil {
+		if _, err := keyset.Promote(w.keysetFile(), key.Fingerprint); err != nil {
 			t.Fatal(err)
 		}
 		p.waitForLog("sealing under another key from now on")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
 )
@@ -188,7 +189,7 @@ func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
 	if err := errors.Join(checkStoreExists(ctx, cfg), checkKeysetNotLost(ctx, cfg)); err != nil {
 		return err
 	}
-	keyset, err := credstore.ReadKeyset(cfg.Store.KeysetFile)
+	keyset, err := keyset.Open(cfg.Store.KeysetFile)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // canary is sealed into every store; whoever opens it has the right keyset.
@@ -61,8 +62,8 @@ func readBinding(ctx context.Context, q querier) (r bindingRow, err error) {
 // bindOnce stamps the store unless somebody else has just done so, and returns
 // the stamp it has then.
 func (db *database) bindOnce(ctx context.Context, stamp credstore.Binding) (r bindingRow, err error) {
-	id, key := rand.Text(), db.keyset.Fingerprint()
-	sealed, err := db.keyset.EncryptWith(key, canaryLabel(id), []byte(canary))
+	id, key := rand.Text(), db.keys.Fingerprint()
+	sealed, err := db.keys.EncryptWith(key, canaryLabel(id), []byte(canary))
 	if err != nil {
 		return r, err
 	}
@@ -83,7 +84,7 @@ func (db *database) bindOnce(ctx context.Context, stamp credstore.Binding) (r bi
 	return r, err
 }
 
-func canaryLabel(id string) string { return credstore.AssociatedData(id, "canary") }
+func canaryLabel(id string) string { return keyset.AssociatedData(id, "canary") }
 
 func compareBindings(have, want credstore.Binding) error {
 	for _, part := range []struct{ what, have, want, hint string }{
@@ -105,14 +106,14 @@ func compareBindings(have, want credstore.Binding) error {
 
 func (db *database) checkKeyset(row bindingRow) error {
 	const hint = "use the keyset that the store was made with, from its backup if need be"
-	if !db.keyset.Contains(row.fingerprint) {
+	if !db.keys.Contains(row.fingerprint) {
 		return &credstore.SetupError{
 			Err: fmt.Errorf("the store was sealed under the key %s, and the keyset, whose primary key is %s, does not hold it",
-				row.fingerprint, db.keyset.Fingerprint()),
+				row.fingerprint, db.keys.Fingerprint()),
 			Hint: hint,
 		}
 	}
-	opened, err := db.keyset.Decrypt(canaryLabel(row.id), row.canary)
+	opened, err := db.keys.Decrypt(canaryLabel(row.id), row.canary)
 	if err != nil || string(opened) != canary {
 		return &credstore.SetupError{
 			Err:  errors.New("the keyset does not open the store, although it holds the key: the store is damaged"),

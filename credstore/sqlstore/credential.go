@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // The sealed columns, as the labels of the seal name them.
@@ -36,14 +37,14 @@ func (db *database) encrypt(ctx context.Context, tx *sql.Tx, id, column string, 
 	if err := tx.QueryRowContext(ctx, `SELECT key_fingerprint FROM store`+db.dialect.shareLock()).Scan(&key); err != nil {
 		return nil, err
 	}
-	return db.keyset.EncryptWith(key, credstore.AssociatedData(id, column), []byte(secret.Reveal()))
+	return db.keys.EncryptWith(key, keyset.AssociatedData(id, column), []byte(secret.Reveal()))
 }
 
 func (db *database) decrypt(id, column string, sealed []byte) (credstore.Secret, error) {
 	if sealed == nil {
 		return credstore.Secret{}, nil
 	}
-	value, err := db.keyset.Decrypt(credstore.AssociatedData(id, column), sealed)
+	value, err := db.keys.Decrypt(keyset.AssociatedData(id, column), sealed)
 	if err != nil {
 		return credstore.Secret{}, &credstore.SetupError{
 			Err:  fmt.Errorf("opening %s: %w", column, err),

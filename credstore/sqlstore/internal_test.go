@@ -19,15 +19,16 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 func openStore(t testing.TB, path string) *Store {
 	t.Helper()
-	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	keys, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatalf("OpenKeyset: %v", err)
 	}
-	s, err := Open(context.Background(), Config{Path: path, Keyset: keyset})
+	s, err := Open(context.Background(), Config{Path: path, Keyset: keys})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -461,7 +462,7 @@ func BenchmarkOpen(b *testing.B) {
 	if _, err := s.db.dialect.writer().ExecContext(b.Context(), `VACUUM INTO ?`, path); err != nil {
 		b.Fatal(err)
 	}
-	c := Config{Path: path, Keyset: s.db.keyset}
+	c := Config{Path: path, Keyset: s.db.keys}
 	for b.Loop() {
 		opened, err := Open(b.Context(), c)
 		if err != nil {

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // Keys is about the keys that a store is encrypted with. Its methods may be called
@@ -37,7 +37,7 @@ func (s *Keys) Usage(ctx context.Context) (KeyUsage, error) {
 		if err := rows.Scan(&prefix, &n); err != nil {
 			return err
 		}
-		if id, ok := credstore.KeyID(prefix); ok {
+		if id, ok := keyset.KeyID(prefix); ok {
 			use.Connections[id] += n
 		} else {
 			use.Damaged += n
@@ -69,7 +69,7 @@ var ErrKeyInUse = errors.New("the key is in use")
 // Retire makes sure that nothing in the store is sealed under the key, and that
 // nothing will be: it may leave the keyset then. Otherwise the error matches
 // [ErrKeyInUse].
-func (s *Keys) Retire(ctx context.Context, key credstore.Key) error {
+func (s *Keys) Retire(ctx context.Context, key keyset.Key) error {
 	return s.db.write(ctx, "retiring a key", func(tx *sql.Tx) error {
 		row, err := readBinding(ctx, tx)
 		if err != nil {
@@ -80,7 +80,7 @@ func (s *Keys) Retire(ctx context.Context, key credstore.Key) error {
 		}
 		var n int
 		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM (`+keyUsageQuery()+`) AS uses WHERE prefix = $1`,
-			credstore.CiphertextPrefix(key.ID)).Scan(&n)
+			keyset.CiphertextPrefix(key.ID)).Scan(&n)
 		if err != nil {
 			return err
 		}

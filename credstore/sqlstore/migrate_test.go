@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // versionOne makes a store as releases with schema version 1 left it, with a
 // connection of each status, and a credential for all but the pending one.
-func versionOne(t *testing.T, keyset *credstore.Keyset) (path string) {
+func versionOne(t *testing.T, keys *keyset.Keyset) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "store.db")
 	db := raw(t, path)
@@ -36,7 +37,7 @@ func versionOne(t *testing.T, keyset *credstore.Keyset) (path string) {
 		if version == 0 {
 			continue
 		}
-		sealed, err := keyset.EncryptWith(keyset.Fingerprint(), credstore.AssociatedData(id, columnRefreshToken), []byte(token.Reveal()))
+		sealed, err := keys.EncryptWith(keys.Fingerprint(), keyset.AssociatedData(id, columnRefreshToken), []byte(token.Reveal()))
 		if err != nil {
 			t.Fatalf("SealUnder: %v", err)
 		}
@@ -49,11 +50,11 @@ func versionOne(t *testing.T, keyset *credstore.Keyset) (path string) {
 }
 
 func TestStoreOfVersionOneIsMigrated(t *testing.T) {
-	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	keys, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatalf("OpenKeyset: %v", err)
 	}
-	s, err := Open(context.Background(), Config{Path: versionOne(t, keyset), Keyset: keyset})
+	s, err := Open(context.Background(), Config{Path: versionOne(t, keys), Keyset: keys})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}

@@ -111,7 +111,7 @@ func TestForeignKeysetIsRejected(t *testing.T) {
 	d := made(t)
 	c := d.config()
 	c.Keyset = openKeyset(t, filepath.Join(t.TempDir(), "other.json"))
-	wantSetupError(t, c, d.keyset.Fingerprint(), c.Keyset.Fingerprint(), "backup")
+	wantSetupError(t, c, d.keys.Fingerprint(), c.Keyset.Fingerprint(), "backup")
 }
 
 func TestKeysetWithNewPrimaryKeyIsAccepted(t *testing.T) {
@@ -119,7 +119,7 @@ func TestKeysetWithNewPrimaryKeyIsAccepted(t *testing.T) {
 	c := create(t, d.open(t).Store, "acme")
 	rotated := d.config()
 	rotated.Keyset = openKeyset(t, addPrimaryKey(t, filepath.Join(filepath.Dir(filepath.Dir(d.path)), "keyset.json")))
-	if rotated.Keyset.Fingerprint() == d.keyset.Fingerprint() {
+	if rotated.Keyset.Fingerprint() == d.keys.Fingerprint() {
 		t.Fatal("the rotated keyset has the same primary key")
 	}
 	s, err := sqlstore.Open(t.Context(), rotated)

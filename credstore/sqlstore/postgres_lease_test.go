@@ -41,8 +41,8 @@ func acquireWithin(t *testing.T, s *Store, id string, within time.Duration) cred
 
 // TestPostgresLeaseIsRenewed: it lasts for as long as its owner lives.
 func TestPostgresLeaseIsRenewed(t *testing.T) {
-	dsn, keyset := Server.Schema(t), newKeyset(t)
-	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
+	dsn, keys := Server.Schema(t), newKeyset(t)
+	s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)
 	setLife(s, time.Second)
 	c := mustCreate(t, s, newOAuth("acme"))
 	l := mustAcquire(t, s, c.ID)
@@ -65,8 +65,8 @@ func TestPostgresLeaseIsRenewed(t *testing.T) {
 func TestPostgresPausedOwnerHasNoLease(t *testing.T) {
 	for _, taken := range []bool{false, true} {
 		t.Run(map[bool]string{false: "and nobody took it", true: "and another took it"}[taken], func(t *testing.T) {
-			dsn, keyset := Server.Schema(t), newKeyset(t)
-			s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
+			dsn, keys := Server.Schema(t), newKeyset(t)
+			s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)
 			setLife(s, 300*time.Millisecond)
 			c := mustCreate(t, s, newOAuth("acme"))
 			parent := mustRead(t, s, c.ID).Credential.Parent()

@@ -16,8 +16,8 @@ import (
 func TestPostgresListOfMany(t *testing.T) {
 	const many, each, few = 50_000, 4, 50
 	dsn, _ := Server.Database(t)
-	keyset := newKeyset(t)
-	s := openPostgresStore(t, dsn, keyset)
+	keys := newKeyset(t)
+	s := openPostgresStore(t, dsn, keys)
 	mustCreate(t, s, newOAuth("first"))
 	postgrestest.Exec(t, dsn, multiply(many))
 	postgrestest.Exec(t, dsn, `VACUUM ANALYZE`)
@@ -28,7 +28,7 @@ func TestPostgresListOfMany(t *testing.T) {
 	// blocks is how many f takes, and a start.
 	blocks := func(f func(*Store)) int64 {
 		before := blocksRead(t, dsn)
-		s := openPostgresStore(t, dsn, keyset)
+		s := openPostgresStore(t, dsn, keys)
 		f(s)
 		if err := s.Close(); err != nil {
 			t.Fatalf("Close: %v", err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/credstoretest"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
 )
@@ -21,19 +22,19 @@ func TestPostgresOutbox(t *testing.T) {
 
 // postgres is a schema for a store, and the keyset beside it.
 type postgres struct {
-	dsn    string
-	keyset *credstore.Keyset
+	dsn  string
+	keys *keyset.Keyset
 }
 
 func newPostgres(t testing.TB) *postgres {
 	t.Helper()
-	return &postgres{dsn: sqlstore.Server.Schema(t), keyset: openKeyset(t, filepath.Join(t.TempDir(), "keyset.json"))}
+	return &postgres{dsn: sqlstore.Server.Schema(t), keys: openKeyset(t, filepath.Join(t.TempDir(), "keyset.json"))}
 }
 
 func (p *postgres) config() sqlstore.Config {
 	return sqlstore.Config{
 		DSN:     func() credstore.Secret { return credstore.NewSecret(p.dsn) },
-		Keyset:  p.keyset,
+		Keyset:  p.keys,
 		Binding: credstore.Binding{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
 	}
 }

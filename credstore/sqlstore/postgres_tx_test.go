@@ -19,13 +19,13 @@ import (
 // relayed opens a store through a relay that can fail, and one beside it.
 func relayed(t *testing.T) (s, direct *Store, relay *postgrestest.Relay) {
 	t.Helper()
-	dsn, keyset := Server.Schema(t), newKeyset(t)
+	dsn, keys := Server.Schema(t), newKeyset(t)
 	relay, err := postgrestest.NewRelay(t.Context(), postgrestest.Address(t, dsn))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = relay.Close() })
-	return openPostgresStore(t, relay.DSN(t, dsn), keyset), openPostgresStore(t, dsn, keyset), relay
+	return openPostgresStore(t, relay.DSN(t, dsn), keys), openPostgresStore(t, dsn, keys), relay
 }
 
 func mustRead(t *testing.T, s *Store, id string) credstore.State {
@@ -122,8 +122,8 @@ func TestPostgresConflictsAtOnce(t *testing.T) {
 		}, credstore.ErrTokenTaken},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dsn, keyset := Server.Schema(t), newKeyset(t)
-			stores := []*Store{openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)}
+			dsn, keys := Server.Schema(t), newKeyset(t)
+			stores := []*Store{openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)}
 			var made atomic.Int32
 			var wg sync.WaitGroup
 			for i := range 12 {
@@ -164,8 +164,8 @@ func TestPostgresAcceptsInvalidText(t *testing.T) {
 // TestPostgresPausedTransactionIsEnded: a process that is stopped in the
 // middle of a transaction keeps others waiting for seconds at most.
 func TestPostgresPausedTransactionIsEnded(t *testing.T) {
-	dsn, keyset := Server.Schema(t), newKeyset(t)
-	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
+	dsn, keys := Server.Schema(t), newKeyset(t)
+	s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)
 	c := mustCreate(t, s, newOAuth("acme"))
 	parent := mustRead(t, s, c.ID).Credential.Parent()
 	end := make(chan struct{})
@@ -198,8 +198,8 @@ func TestPostgresPausedTransactionIsEnded(t *testing.T) {
 // TestPostgresRotateWaitsForWriters: once the stamp has moved to another key,
 // nothing is written under the old one any more.
 func TestPostgresRotateWaitsForWriters(t *testing.T) {
-	dsn, keyset := Server.Schema(t), newKeyset(t)
-	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
+	dsn, keys := Server.Schema(t), newKeyset(t)
+	s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)
 	c := mustCreate(t, s, newOAuth("acme"))
 	sealed, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {

@@ -14,14 +14,15 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
 )
 
 // openPostgresStore opens one more store on the database.
-func openPostgresStore(t testing.TB, dsn string, keyset *credstore.Keyset) *Store {
+func openPostgresStore(t testing.TB, dsn string, keys *keyset.Keyset) *Store {
 	t.Helper()
 	s, err := Open(context.Background(), Config{
-		DSN: func() credstore.Secret { return credstore.NewSecret(dsn) }, Keyset: keyset,
+		DSN: func() credstore.Secret { return credstore.NewSecret(dsn) }, Keyset: keys,
 	})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
@@ -30,9 +31,9 @@ func openPostgresStore(t testing.TB, dsn string, keyset *credstore.Keyset) *Stor
 	return s
 }
 
-func newKeyset(t testing.TB) *credstore.Keyset {
+func newKeyset(t testing.TB) *keyset.Keyset {
 	t.Helper()
-	k, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	k, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatalf("OpenKeyset: %v", err)
 	}
@@ -64,8 +65,8 @@ func holdOpen(t *testing.T, s *Store, id string) (end func()) {
 // TestPostgresChangesAreReportedInAnyCommitOrder: a change with a lower
 // number that commits later is not passed over.
 func TestPostgresChangesAreReportedInAnyCommitOrder(t *testing.T) {
-	dsn, keyset := Server.Schema(t), newKeyset(t)
-	s := openPostgresStore(t, dsn, keyset)
+	dsn, keys := Server.Schema(t), newKeyset(t)
+	s := openPostgresStore(t, dsn, keys)
 	first, second := mustCreate(t, s, newOAuth("first")), mustCreate(t, s, newOAuth("second"))
 	var seen string
 	if err := s.db.dialect.readers().QueryRowContext(t.Context(), s.db.dialect.position()).Scan(&seen); err != nil {
@@ -153,8 +154,8 @@ func listeners(t testing.TB, s *Store) (n int) {
 // TestPostgresNotifiesImmediately: others hear of what one process has saved, and
 // do not come upon it: while they listen, their next look is most of a minute away.
 func TestPostgresNotifiesImmediately(t *testing.T) {
-	dsn, keyset := Server.Schema(t), newKeyset(t)
-	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, dsn, keyset)
+	dsn, keys := Server.Schema(t), newKeyset(t)
+	s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)
 	all := reports(t, other)
 	awaitListening(t, s, 0)
 	for i := range 20 {
@@ -165,8 +166,8 @@ func TestPostgresNotifiesImmediately(t *testing.T) {
 
 // BenchmarkPostgresNotify is the way of a change from one process to another.
 func BenchmarkPostgresNotify(b *testing.B) {
-	dsn, keyset := Server.Schema(b), newKeyset(b)
-	s, other := openPostgresStore(b, dsn, keyset), openPostgresStore(b, dsn, keyset)
+	dsn, keys := Server.Schema(b), newKeyset(b)
+	s, other := openPostgresStore(b, dsn, keys), openPostgresStore(b, dsn, keys)
 	all := reports(b, other)
 	awaitListening(b, s, 0)
 	for i := 0; b.Loop(); i++ {
@@ -178,13 +179,13 @@ func BenchmarkPostgresNotify(b *testing.B) {
 // TestPostgresReportsMissedChanges: whatever changes while a watcher cannot
 // listen is reported when it can again.
 func TestPostgresReportsMissedChanges(t *testing.T) {
-	dsn, keyset := Server.Schema(t), newKeyset(t)
+	dsn, keys := Server.Schema(t), newKeyset(t)
 	relay, err := postgrestest.NewRelay(t.Context(), postgrestest.Address(t, dsn))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = relay.Close() })
-	s, other := openPostgresStore(t, dsn, keyset), openPostgresStore(t, relay.DSN(t, dsn), keyset)
+	s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, relay.DSN(t, dsn), keys)
 	core, logged := observer.New(zap.WarnLevel)
 	other.db.log = zap.New(core)
 	all := reports(t, other)
@@ -205,9 +206,9 @@ func TestPostgresReportsMissedChanges(t *testing.T) {
 // TestPostgresWatchBehindAPooler: PgBouncer shares connections between
 // transactions, so that nobody can listen on one; a look each second does.
 func TestPostgresWatchBehindAPooler(t *testing.T) {
-	dsn, keyset := Server.Schema(t), newKeyset(t)
+	dsn, keys := Server.Schema(t), newKeyset(t)
 	pooled := postgrestest.StartPooler(t, dsn)
-	direct, s := openPostgresStore(t, dsn, keyset), openPostgresStore(t, pooled, keyset)
+	direct, s := openPostgresStore(t, dsn, keys), openPostgresStore(t, pooled, keys)
 	core, logged := observer.New(zap.WarnLevel)
 	s.db.log = zap.New(core)
 	all := reports(t, s)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
@@ -47,11 +48,11 @@ func perform(task, path string) error {
 			return err
 		}
 	}
-	keyset, _, err := credstore.OpenKeyset(filepath.Join(filepath.Dir(filepath.Dir(path)), "keyset.json"))
+	keys, _, err := keyset.OpenOrCreate(filepath.Join(filepath.Dir(filepath.Dir(path)), "keyset.json"))
 	if err != nil {
 		return err
 	}
-	d := directory{path: path, keyset: keyset}
+	d := directory{path: path, keys: keys}
 	s, err := sqlstore.Open(context.Background(), d.config())
 	if err != nil {
 		return err
@@ -64,7 +65,7 @@ func perform(task, path string) error {
 	case "replace":
 		return replaceForever(s.Store)
 	}
-	fmt.Println(keyset.Fingerprint())
+	fmt.Println(keys.Fingerprint())
 	return s.Close()
 }
 

@@ -4,7 +4,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
@@ -49,7 +49,7 @@ func TestRebindDeletesFacts(t *testing.T) {
 	if err := s.Changes.SetFact(t.Context(), "known", "yes"); err != nil {
 		t.Fatalf("SetFact: %v", err)
 	}
-	old := d.keyset.Keys()[0]
+	old := d.keys.Keys()[0]
 	d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
 	if _, err := sqlstore.Rebind(t.Context(), d.config()); err != nil {
@@ -59,7 +59,7 @@ func TestRebindDeletesFacts(t *testing.T) {
 		t.Errorf("Fact after Restamp = %q, %v, want none", got, err)
 	}
 	// That a key was replaced has nothing to do with the server.
-	if _, err := credstore.PromoteKey(d.keysetPath(), old.Fingerprint); err != nil {
+	if _, err := keyset.Promote(d.keysetPath(), old.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
 	rotate(t, s, false, sqlstore.RotationBehind)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // How a store gets from one key to the next. The stamp names the key that
@@ -51,21 +52,21 @@ const (
 // where again is set, as it is for an operator who has promoted it by hand.
 func (s *Keys) Rotate(ctx context.Context, again bool) (Rotation, error) {
 	const doing = "moving the store to another key"
-	if _, err := s.db.keyset.Reload(); err != nil {
+	if _, err := s.db.keys.Reload(); err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
 	}
 	row, err := readBinding(ctx, s.db.dialect.readers())
 	if err != nil {
 		return "", s.db.failure(doing, err)
 	}
-	primary := s.db.keyset.Fingerprint()
+	primary := s.db.keys.Fingerprint()
 	if row.fingerprint == primary {
 		return RotationCurrent, nil
 	}
-	if !containsKey(s.db.keyset.Keys(), row.fingerprint) {
+	if !containsKey(s.db.keys.Keys(), row.fingerprint) {
 		return RotationKeyMissing, nil
 	}
-	sealed, err := s.db.keyset.EncryptWith(primary, canaryLabel(row.id), []byte(canary))
+	sealed, err := s.db.keys.EncryptWith(primary, canaryLabel(row.id), []byte(canary))
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", doing, err)
 	}
@@ -79,7 +80,7 @@ func (s *Keys) Rotate(ctx context.Context, again bool) (Rotation, error) {
 	return found, err
 }
 
-func containsKey(keys []credstore.Key, fingerprint string) bool {
+func containsKey(keys []keyset.Key, fingerprint string) bool {
 	for _, k := range keys {
 		if k.Fingerprint == fingerprint {
 			return true
@@ -168,9 +169,9 @@ func (s *Keys) Reencrypt(ctx context.Context, pause func(context.Context, time.D
 
 // reencryptionPass is one look at all records.
 type reencryptionPass struct {
-	key           credstore.Key // that records are sealed under
-	done          int           // records sealed anew
-	missed        int           // records that somebody changed meanwhile
+	key           keyset.Key // that records are sealed under
+	done          int        // records sealed anew
+	missed        int        // records that somebody changed meanwhile
 	undecryptable int
 }
 
@@ -200,16 +201,16 @@ func (db *database) reencryptPass(ctx context.Context, pause func(context.Contex
 }
 
 // currentKey returns the key that the stamp names.
-func (db *database) currentKey(ctx context.Context) (credstore.Key, error) {
+func (db *database) currentKey(ctx context.Context) (keyset.Key, error) {
 	row, err := readBinding(ctx, db.dialect.readers())
 	if err != nil {
-		return credstore.Key{}, db.failure("reading the store's stamp", err)
+		return keyset.Key{}, db.failure("reading the store's stamp", err)
 	}
-	id, ok := credstore.KeyID(row.canary)
+	id, ok := keyset.KeyID(row.canary)
 	if !ok {
-		return credstore.Key{}, errors.New("the store's canary is damaged")
+		return keyset.Key{}, errors.New("the store's canary is damaged")
 	}
-	return credstore.Key{Fingerprint: row.fingerprint, ID: id}, nil
+	return keyset.Key{Fingerprint: row.fingerprint, ID: id}, nil
 }
 
 // record is what of a connection is sealed, with what it is bound to.
@@ -225,7 +226,7 @@ type record struct {
 const underOtherKey = `(substr(access_token, 1, 5) <> $1 OR substr(refresh_token, 1, 5) <> $1
 	OR substr(api_key, 1, 5) <> $1 OR substr(next_key, 1, 5) <> $1)`
 
-func (db *database) oldRecords(ctx context.Context, key credstore.Key, after int64) (records []record, err error) {
+func (db *database) oldRecords(ctx context.Context, key keyset.Key, after int64) (records []record, err error) {
 	err = db.each(ctx, func(rows *sql.Rows) error {
 		var r record
 		c := &r.sealed
@@ -236,7 +237,7 @@ func (db *database) oldRecords(ctx context.Context, key credstore.Key, after int
 		SELECT number, id, version, access_token, refresh_token, api_key, next_key
 		FROM credentials JOIN connections ON number = connection
 		WHERE number > $2 AND `+underOtherKey+` ORDER BY number LIMIT $3`,
-		credstore.CiphertextPrefix(key.ID), after, reencryptBatchSize)
+		keyset.CiphertextPrefix(key.ID), after, reencryptBatchSize)
 	return records, db.failure("looking for records under an old key", err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // encryptedColumn is where something sealed stands: in a column of a table with a
@@ -52,7 +53,7 @@ func (db *database) reencryptColumn(ctx context.Context, p *reencryptionPass, c 
 	}
 }
 
-func (db *database) oldCells(ctx context.Context, c encryptedColumn, key credstore.Key, after []byte) (cells []cell, err error) {
+func (db *database) oldCells(ctx context.Context, c encryptedColumn, key keyset.Key, after []byte) (cells []cell, err error) {
 	err = db.each(ctx, func(rows *sql.Rows) error {
 		var found cell
 		err := rows.Scan(&found.key, &found.id, &found.sealed)
@@ -61,7 +62,7 @@ func (db *database) oldCells(ctx context.Context, c encryptedColumn, key credsto
 	}, fmt.Sprintf(`
 		SELECT %[2]s, id, %[3]s FROM %[1]s JOIN connections ON number = connection
 		WHERE %[2]s > $2 AND substr(%[3]s, 1, 5) <> $1 ORDER BY %[2]s LIMIT $3`, c.table, c.key, c.column),
-		credstore.CiphertextPrefix(key.ID), after, reencryptBatchSize)
+		keyset.CiphertextPrefix(key.ID), after, reencryptBatchSize)
 	return cells, db.failure("looking for what is under an old key", err)
 }
 

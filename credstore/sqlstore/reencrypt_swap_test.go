@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 func pauseNever(context.Context, time.Duration) error { return nil }
@@ -18,11 +19,11 @@ func pauseNever(context.Context, time.Duration) error { return nil }
 func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
 	t.Helper()
 	path := filepath.Join(dir, "keyset.json")
-	keyset, _, err := credstore.OpenKeyset(path)
+	keys, _, err := keyset.OpenOrCreate(path)
 	if err != nil {
 		t.Fatalf("OpenKeyset: %v", err)
 	}
-	s, err = Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: keyset})
+	s, err = Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: keys})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -34,11 +35,11 @@ func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
 		}
 		ids = append(ids, c.ID)
 	}
-	key, err := credstore.AddKey(path)
+	key, err := keyset.Add(path)
 	if err != nil {
 		t.Fatalf("AddKey: %v", err)
 	}
-	if _, err := credstore.PromoteKey(path, key.Fingerprint); err != nil {
+	if _, err := keyset.Promote(path, key.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
 	if found, err := s.Keys.Rotate(t.Context(), false); err != nil || found != RotationDone {
@@ -97,7 +98,7 @@ func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 func TestReencryptConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	s, ids := rotated(t, dir, 40)
-	other, err := Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: s.db.keyset})
+	other, err := Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: s.db.keys})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}

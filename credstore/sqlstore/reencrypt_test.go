@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
@@ -22,13 +23,13 @@ func (d *directory) keysetPath() string {
 }
 
 // promote adds a key to the keyset file, makes it primary and returns it.
-func (d *directory) promote(t testing.TB) credstore.Key {
+func (d *directory) promote(t testing.TB) keyset.Key {
 	t.Helper()
-	key, err := credstore.AddKey(d.keysetPath())
+	key, err := keyset.Add(d.keysetPath())
 	if err != nil {
 		t.Fatalf("AddKey: %v", err)
 	}
-	if _, err := credstore.PromoteKey(d.keysetPath(), key.Fingerprint); err != nil {
+	if _, err := keyset.Promote(d.keysetPath(), key.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
 	return key
@@ -37,7 +38,7 @@ func (d *directory) promote(t testing.TB) credstore.Key {
 // another opens the store as another process would: with a keyset of its own.
 func (d *directory) another(t *testing.T) *sqlstore.Store {
 	t.Helper()
-	return (&directory{path: d.path, keyset: openKeyset(t, d.keysetPath())}).open(t)
+	return (&directory{path: d.path, keys: openKeyset(t, d.keysetPath())}).open(t)
 }
 
 func rotate(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rotation) {
@@ -60,7 +61,7 @@ func reencrypt(t *testing.T, s *sqlstore.Store) sqlstore.Reencryption {
 
 // wantUsage fails the test unless the records are sealed as rows says: key →
 // connections.
-func wantUsage(t *testing.T, s *sqlstore.Store, stamp credstore.Key, rows map[uint32]int) {
+func wantUsage(t *testing.T, s *sqlstore.Store, stamp keyset.Key, rows map[uint32]int) {
 	t.Helper()
 	got, err := s.Keys.Usage(t.Context())
 	if err != nil {
@@ -110,7 +111,7 @@ func TestReencryptChangesOnlyTheKey(t *testing.T) {
 	s := d.open(t)
 	connections := fillMixed(t, s, 40)
 	before := readAll(t, s.Store, connections)
-	old := d.keyset.Keys()[0]
+	old := d.keys.Keys()[0]
 	key := d.promote(t)
 
 	rotate(t, s, false, sqlstore.RotationDone)
@@ -127,7 +128,7 @@ func TestReencryptChangesOnlyTheKey(t *testing.T) {
 	if err := s.Keys.Retire(t.Context(), old); err != nil {
 		t.Fatalf("Retire: %v", err)
 	}
-	if err := credstore.RetireKey(d.keysetPath(), old.Fingerprint, func() error { return nil }); err != nil {
+	if err := keyset.Retire(d.keysetPath(), old.Fingerprint, func() error { return nil }); err != nil {
 		t.Fatalf("RetireKey: %v", err)
 	}
 	if diff := cmp.Diff(before, readAll(t, d.another(t).Store, connections)); diff != "" {
@@ -165,10 +166,10 @@ func parentOf(t *testing.T, s credstore.Store, id string) credstore.Parent {
 func TestReplacedKeyDoesNotComeBack(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
-	old := d.keyset.Keys()[0]
+	old := d.keys.Keys()[0]
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
-	if _, err := credstore.PromoteKey(d.keysetPath(), old.Fingerprint); err != nil {
+	if _, err := keyset.Promote(d.keysetPath(), old.Fingerprint); err != nil {
 		t.Fatalf("PromoteKey: %v", err)
 	}
 	replica := d.another(t)
@@ -190,7 +191,7 @@ func TestForeignKeysetFileIsIgnored(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	c := create(t, s.Store, "acme")
-	old := d.keyset.Keys()[0]
+	old := d.keys.Keys()[0]
 	other := filepath.Join(t.TempDir(), "other.json")
 	openKeyset(t, other)
 	if err := os.Rename(other, d.keysetPath()); err != nil {
@@ -208,7 +209,7 @@ func TestRetireFailsWhileTheKeyIsInUse(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	create(t, s.Store, "acme")
-	old := d.keyset.Keys()[0]
+	old := d.keys.Keys()[0]
 	if err := s.Keys.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
 		t.Errorf("Retire of the key that the store seals under = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
@@ -257,7 +258,7 @@ func TestReencryptStopsAndContinues(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	connections := fillMixed(t, s, 40)
-	old := d.keyset.Keys()[0]
+	old := d.keys.Keys()[0]
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
 	enough := errors.New("enough")
@@ -317,7 +318,7 @@ func TestReencryptIncludesLinksAndConsents(t *testing.T) {
 		}
 		connections, links = append(connections, c), append(links, beginConsent(t, s.Store, c))
 	}
-	old := d.keyset.Keys()[0]
+	old := d.keys.Keys()[0]
 	wantUsage(t, s, old, map[uint32]int{old.ID: 40})
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
@@ -331,7 +332,7 @@ func TestReencryptIncludesLinksAndConsents(t *testing.T) {
 	if err := s.Keys.Retire(t.Context(), old); err != nil {
 		t.Fatalf("Retire: %v", err)
 	}
-	if err := credstore.RetireKey(d.keysetPath(), old.Fingerprint, func() error { return nil }); err != nil {
+	if err := keyset.Retire(d.keysetPath(), old.Fingerprint, func() error { return nil }); err != nil {
 		t.Fatalf("RetireKey: %v", err)
 	}
 	after := d.another(t)

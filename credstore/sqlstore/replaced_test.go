@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // A store that was removed or replaced under a running process must not take a
@@ -14,12 +15,12 @@ import (
 func TestReplacedFilesAreDetected(t *testing.T) {
 	for _, suffix := range []string{"", ".leases"} {
 		t.Run("store.db"+suffix, func(t *testing.T) {
-			keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+			keys, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			path := filepath.Join(t.TempDir(), "store.db")
-			s, err := Open(t.Context(), Config{Path: path, Keyset: keyset, Binding: credstore.Binding{Environment: "staging"}})
+			s, err := Open(t.Context(), Config{Path: path, Keyset: keys, Binding: credstore.Binding{Environment: "staging"}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -29,7 +29,7 @@ func TestBackupIsAStore(t *testing.T) {
 	if info, err := entries[0].Info(); err != nil || info.Mode() != 0o600 {
 		t.Errorf("mode of the backup = %v, %v, want 0600", info.Mode(), err)
 	}
-	restored := (&directory{path: path, keyset: d.keyset}).open(t)
+	restored := (&directory{path: path, keys: d.keys}).open(t)
 	if diff := cmp.Diff(before, readAll(t, restored.Store, connections)); diff != "" {
 		t.Errorf("connections in the backup (-store +backup):\n%s", diff)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/credstoretest"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
@@ -21,14 +22,14 @@ func TestMemoryOutbox(t *testing.T) {
 // memory is a database that no file holds.
 type memory struct {
 	database *sqlstore.Memory
-	keyset   *credstore.Keyset
+	keys     *keyset.Keyset
 }
 
 func newMemory(t *testing.T) *memory {
 	t.Helper()
 	return &memory{
 		database: sqlstore.NewMemory(),
-		keyset:   openKeyset(t, filepath.Join(t.TempDir(), "keyset.json")),
+		keys:     openKeyset(t, filepath.Join(t.TempDir(), "keyset.json")),
 	}
 }
 
@@ -38,7 +39,7 @@ func (m *memory) open(t *testing.T) *sqlstore.Store {
 	t.Helper()
 	s, err := sqlstore.Open(t.Context(), sqlstore.Config{
 		Memory:  m.database,
-		Keyset:  m.keyset,
+		Keyset:  m.keys,
 		Binding: credstore.Binding{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
 )
 
@@ -29,7 +30,7 @@ type Config struct {
 	Memory *Memory
 	// Keyset seals what is secret. It must hold the key that the store was made
 	// with.
-	Keyset *credstore.Keyset
+	Keyset *keyset.Keyset
 	// Current must be the one that the store was made with, but for a client id
 	// that is given for the first time.
 	Binding credstore.Binding
@@ -61,7 +62,7 @@ type (
 // database is what the parts of a store have in common.
 type database struct {
 	dialect dialect
-	keyset  *credstore.Keyset
+	keys    *keyset.Keyset
 	log     *zap.Logger
 	now     func() time.Time
 
@@ -126,7 +127,7 @@ func openDatabase(ctx context.Context, c Config) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &database{dialect: d, keyset: c.Keyset, log: log, now: c.Now, closed: make(chan struct{})}
+	db := &database{dialect: d, keys: c.Keyset, log: log, now: c.Now, closed: make(chan struct{})}
 	if db.now == nil {
 		db.now = time.Now
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/credstoretest"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
@@ -27,19 +28,19 @@ func forTest(s *sqlstore.Store) credstoretest.Store {
 // directory is where a store keeps its files.
 type directory struct {
 	path   string // of the database
-	keyset *credstore.Keyset
+	keys   *keyset.Keyset
 	opened []*sqlstore.Store
 }
 
 func newDirectory(t testing.TB) *directory {
 	t.Helper()
 	dir := t.TempDir()
-	return &directory{path: filepath.Join(dir, "state", "store.db"), keyset: openKeyset(t, filepath.Join(dir, "keyset.json"))}
+	return &directory{path: filepath.Join(dir, "state", "store.db"), keys: openKeyset(t, filepath.Join(dir, "keyset.json"))}
 }
 
-func openKeyset(t testing.TB, path string) *credstore.Keyset {
+func openKeyset(t testing.TB, path string) *keyset.Keyset {
 	t.Helper()
-	k, _, err := credstore.OpenKeyset(path)
+	k, _, err := keyset.OpenOrCreate(path)
 	if err != nil {
 		t.Fatalf("OpenKeyset(%q): %v", path, err)
 	}
@@ -49,7 +50,7 @@ func openKeyset(t testing.TB, path string) *credstore.Keyset {
 func (d *directory) config() sqlstore.Config {
 	return sqlstore.Config{
 		Path:    d.path,
-		Keyset:  d.keyset,
+		Keyset:  d.keys,
 		Binding: credstore.Binding{Environment: "custom", AuthURL: "http://127.0.0.1:1", ClientID: "client-1"},
 	}
 }

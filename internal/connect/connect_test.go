@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
@@ -113,7 +114,7 @@ func (p *fakePleo) calls() int {
 // newEnv returns an office whose pages browsers reach at the URL.
 func newEnv(t *testing.T, publicURL string, change func(*Config)) *env {
 	t.Helper()
-	keyset, err := credstore.TemporaryKeyset()
+	keyset, err := keyset.NewTemporary()
 	if err != nil {
 		t.Fatal(err)
 	}

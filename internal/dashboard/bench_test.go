@@ -8,7 +8,7 @@ import (
 
 	_ "modernc.org/sqlite" // to fill a store faster than one by one
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
@@ -17,7 +17,7 @@ import (
 // should take less than 50 ms on an idle machine.
 func BenchmarkPagesOfMany(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "store.db")
-	keyset, err := credstore.TemporaryKeyset()
+	keyset, err := keyset.NewTemporary()
 	if err != nil {
 		b.Fatal(err)
 	}

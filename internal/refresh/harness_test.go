@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
@@ -240,7 +241,7 @@ type env struct {
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	keyset, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

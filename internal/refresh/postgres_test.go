@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 // replica is a process with its store in PostgreSQL.
-func replica(t *testing.T, dsn string, keyset *credstore.Keyset, s *server, owner string) *Manager {
+func replica(t *testing.T, dsn string, keyset *keyset.Keyset, s *server, owner string) *Manager {
 	t.Helper()
 	store, err := sqlstore.Open(t.Context(), sqlstore.Config{
 		DSN: func() credstore.Secret { return credstore.NewSecret(dsn) }, Keyset: keyset,
@@ -54,7 +55,7 @@ func replica(t *testing.T, dsn string, keyset *credstore.Keyset, s *server, owne
 // connections that are due, each of them once.
 func TestPostgresBackgroundWorkIsShared(t *testing.T) {
 	const replicas, due = 3, 300
-	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	keyset, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
@@ -50,7 +51,7 @@ type env struct {
 func newEnv(t *testing.T) *env {
 	t.Helper()
 	dir := t.TempDir()
-	keyset, _, err := credstore.OpenKeyset(filepath.Join(dir, "keyset.json"))
+	keyset, _, err := keyset.OpenOrCreate(filepath.Join(dir, "keyset.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

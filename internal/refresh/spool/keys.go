@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // Keys counts the token pairs in the spool in dir by the id of the key that they
@@ -55,6 +55,6 @@ func keyOf(path string) (id uint32, written bool, err error) {
 	if start = start[:n]; n < 4 || binary.BigEndian.Uint32(start) == 0 {
 		return 0, false, nil
 	}
-	id, written = credstore.KeyID(start[4:])
+	id, written = keyset.KeyID(start[4:])
 	return id, written, nil
 }

@@ -7,16 +7,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 func TestKeys(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keyset.json")
-	key, err := credstore.CreateKeyset(path)
+	key, err := keyset.Create(path)
 	if err != nil {
 		t.Fatalf("CreateKeyset: %v", err)
 	}
-	keyset, err := credstore.ReadKeyset(path)
+	keyset, err := keyset.Open(path)
 	if err != nil {
 		t.Fatalf("ReadKeyset: %v", err)
 	}

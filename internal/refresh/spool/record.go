@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // A record is one file, recordSize bytes long from the start:
@@ -141,7 +142,7 @@ func (r *fileRecord) Write(s credstore.Successor) error {
 
 // label binds the encrypted pair to the connection and the parent's version.
 func (r *fileRecord) label() string {
-	return credstore.AssociatedData(r.parent.ConnectionID, fmt.Sprintf("%s/%d", columnName, r.parent.Version))
+	return keyset.AssociatedData(r.parent.ConnectionID, fmt.Sprintf("%s/%d", columnName, r.parent.Version))
 }
 
 // Remove implements [Record]. A file that cannot be removed is found superseded

@@ -15,12 +15,13 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // newCipher returns a new keyset.
 func newCipher(t *testing.T) Cipher {
 	t.Helper()
-	keyset, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	keyset, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +322,7 @@ func TestReplayOfEarlierVersion(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS("testdata/v0-4c88458")); err != nil {
 		t.Fatal(err)
 	}
-	keyset, err := credstore.ReadKeyset(filepath.Join(dir, "keyset.json"))
+	keyset, err := keyset.Open(filepath.Join(dir, "keyset.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package credstore_test
+package keyset_test
 
 import (
 	"bytes"
@@ -12,18 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
-func newKeyset(t testing.TB) *credstore.Keyset {
+func newKeyset(t testing.TB) *keyset.Keyset {
 	t.Helper()
-	k, _, err := credstore.OpenKeyset(filepath.Join(t.TempDir(), "keyset.json"))
+	k, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatalf("OpenKeyset: %v", err)
 	}
 	return k
 }
 
-func encrypt(t testing.TB, k *credstore.Keyset, label, plaintext string) []byte {
+func encrypt(t testing.TB, k *keyset.Keyset, label, plaintext string) []byte {
 	t.Helper()
 	sealed, err := k.Encrypt(label, []byte(plaintext))
 	if err != nil {
@@ -34,12 +35,12 @@ func encrypt(t testing.TB, k *credstore.Keyset, label, plaintext string) []byte 
 
 func TestKeysetIsCreatedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
-	first, created, err := credstore.OpenKeyset(path)
+	first, created, err := keyset.OpenOrCreate(path)
 	if err != nil || !created {
 		t.Fatalf("OpenKeyset on nothing = created %v, %v, want true", created, err)
 	}
 	sealed := encrypt(t, first, "label", "secret")
-	second, created, err := credstore.OpenKeyset(path)
+	second, created, err := keyset.OpenOrCreate(path)
 	if err != nil || created {
 		t.Fatalf("OpenKeyset again = created %v, %v, want false", created, err)
 	}
@@ -59,7 +60,7 @@ func TestConcurrentCreate(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range openers {
 		wg.Go(func() {
-			k, created, err := credstore.OpenKeyset(filepath.Join(dir, "keyset.json"))
+			k, created, err := keyset.OpenOrCreate(filepath.Join(dir, "keyset.json"))
 			if err != nil {
 				t.Errorf("OpenKeyset: %v", err)
 				return
@@ -102,7 +103,7 @@ func TestUnusableKeyset(t *testing.T) {
 			if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), test.prepare(t, path)); err != nil {
 				t.Fatalf("preparing: %v", err)
 			}
-			_, _, err := credstore.OpenKeyset(path)
+			_, _, err := keyset.OpenOrCreate(path)
 			var setup *credstore.SetupError
 			if !errors.As(err, &setup) || setup.Hint == "" || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("OpenKeyset = %v, want a SetupError with a hint that says %q and names the file", err, test.want)
@@ -113,7 +114,7 @@ func TestUnusableKeyset(t *testing.T) {
 
 // cutOff leaves a keyset that was only half written.
 func cutOff(_ *testing.T, path string) error {
-	if _, _, err := credstore.OpenKeyset(path); err != nil {
+	if _, _, err := keyset.OpenOrCreate(path); err != nil {
 		return err
 	}
 	info, err := os.Stat(path)
@@ -132,7 +133,7 @@ func TestKeysetErrorsContainNoSecret(t *testing.T) {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatalf("WriteFile: %v", err)
 		}
-		_, _, err := credstore.OpenKeyset(path)
+		_, _, err := keyset.OpenOrCreate(path)
 		if err == nil || strings.Contains(err.Error(), material) {
 			t.Errorf("OpenKeyset = %v, want an error that quotes nothing", err)
 		}
@@ -141,7 +142,7 @@ func TestKeysetErrorsContainNoSecret(t *testing.T) {
 
 func TestKeysetThroughSymbolicLink(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "keyset.json")
-	want, _, err := credstore.OpenKeyset(target)
+	want, _, err := keyset.OpenOrCreate(target)
 	if err != nil {
 		t.Fatalf("OpenKeyset: %v", err)
 	}
@@ -149,7 +150,7 @@ func TestKeysetThroughSymbolicLink(t *testing.T) {
 	if err := os.Symlink(target, link); err != nil {
 		t.Fatalf("Symlink: %v", err)
 	}
-	got, created, err := credstore.OpenKeyset(link)
+	got, created, err := keyset.OpenOrCreate(link)
 	if err != nil || created || got.Fingerprint() != want.Fingerprint() {
 		t.Errorf("OpenKeyset through a link = created %v, %v, want the keyset it leads to", created, err)
 	}
@@ -169,14 +170,14 @@ func TestFingerprint(t *testing.T) {
 
 func TestCiphertextIsBoundToItsData(t *testing.T) {
 	k := newKeyset(t)
-	label := credstore.AssociatedData("id", "column")
+	label := keyset.AssociatedData("id", "column")
 	sealed := encrypt(t, k, label, "secret")
 	if again := encrypt(t, k, label, "secret"); bytes.Equal(sealed, again) {
 		t.Error("sealing twice gave the same bytes: equal secrets can be told")
 	}
 	for name, attempt := range map[string]func() ([]byte, error){
-		"another column":     func() ([]byte, error) { return k.Decrypt(credstore.AssociatedData("id", "columns"), sealed) },
-		"another connection": func() ([]byte, error) { return k.Decrypt(credstore.AssociatedData("other", "column"), sealed) },
+		"another column":     func() ([]byte, error) { return k.Decrypt(keyset.AssociatedData("id", "columns"), sealed) },
+		"another connection": func() ([]byte, error) { return k.Decrypt(keyset.AssociatedData("other", "column"), sealed) },
 		"another keyset":     func() ([]byte, error) { return newKeyset(t).Decrypt(label, sealed) },
 		"nothing":            func() ([]byte, error) { return k.Decrypt(label, nil) },
 	} {
@@ -190,7 +191,7 @@ func TestAssociatedDataDiffers(t *testing.T) {
 	pairs := [][2]string{{"a", "b"}, {"a b", ""}, {"", "a b"}, {"a\" \"b", ""}, {"a", "b\" \""}, {"ab", ""}, {"a", "\"b"}, {"a\\", "b"}}
 	seen := map[string][2]string{}
 	for _, p := range pairs {
-		label := credstore.AssociatedData(p[0], p[1])
+		label := keyset.AssociatedData(p[0], p[1])
 		if earlier, ok := seen[label]; ok {
 			t.Errorf("Label(%q) = Label(%q) = %s", p, earlier, label)
 		}
@@ -220,7 +221,7 @@ func FuzzTamperedCiphertextDoesNotDecrypt(f *testing.F) {
 }
 
 func TestTemporaryKeysetDecryptsItsCiphertexts(t *testing.T) {
-	k, err := credstore.TemporaryKeyset()
+	k, err := keyset.NewTemporary()
 	if err != nil {
 		t.Fatalf("TemporaryKeyset: %v", err)
 	}
@@ -235,7 +236,7 @@ func TestTemporaryKeysetDecryptsItsCiphertexts(t *testing.T) {
 	if err != nil || string(got) != "secret" {
 		t.Errorf("Open = %q, %v, want secret", got, err)
 	}
-	other, err := credstore.TemporaryKeyset()
+	other, err := keyset.NewTemporary()
 	if err != nil {
 		t.Fatalf("TemporaryKeyset: %v", err)
 	}

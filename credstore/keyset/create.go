@@ -1,4 +1,4 @@
-package credstore
+package keyset
 
 import (
 	"bytes"
@@ -10,7 +10,9 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
-	"github.com/tink-crypto/tink-go/v2/keyset"
+	tinkkeyset "github.com/tink-crypto/tink-go/v2/keyset"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 // createKeyset makes the keyset file, or reports created = false where somebody
@@ -22,7 +24,7 @@ func createKeyset(path string) (created bool, err error) {
 	}
 	temp, err := writeTemporary(path, data)
 	if err != nil {
-		return false, &SetupError{Err: err, Hint: "the directory must exist and this user be allowed to write to it"}
+		return false, &credstore.SetupError{Err: err, Hint: "the directory must exist and this user be allowed to write to it"}
 	}
 	defer os.Remove(temp) // what is left over if that fails is as private as the keyset
 
@@ -32,7 +34,7 @@ func createKeyset(path string) (created bool, err error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, &SetupError{Err: err, Hint: "keep the keyset on a local file system"}
+		return false, &credstore.SetupError{Err: err, Hint: "keep the keyset on a local file system"}
 	}
 	return true, syncDirectory(filepath.Dir(path))
 }
@@ -41,12 +43,12 @@ func createKeyset(path string) (created bool, err error) {
 // long enough to be drawn at random for ever; AES-GCM's suffice for 2^32 of
 // them under one key (NIST SP 800-38D section 8.3).
 func newKeyset() ([]byte, error) {
-	handle, err := keyset.NewHandle(aead.XChaCha20Poly1305KeyTemplate())
+	handle, err := tinkkeyset.NewHandle(aead.XChaCha20Poly1305KeyTemplate())
 	if err != nil {
 		return nil, err
 	}
 	var buf bytes.Buffer
-	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&buf)); err != nil {
+	if err := insecurecleartextkeyset.Write(handle, tinkkeyset.NewJSONWriter(&buf)); err != nil {
 		return nil, err
 	}
 	buf.WriteByte('\n')

@@ -1,4 +1,4 @@
-package credstore_test
+package keyset_test
 
 import (
 	"bytes"
@@ -15,52 +15,53 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
 // keysetFile is a keyset of one key in a directory of its own.
-func keysetFile(t *testing.T) (path string, key credstore.Key) {
+func keysetFile(t *testing.T) (path string, key keyset.Key) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "keyset.json")
-	key, err := credstore.CreateKeyset(path)
+	key, err := keyset.Create(path)
 	if err != nil {
 		t.Fatalf("CreateKeyset: %v", err)
 	}
 	return path, key
 }
 
-func open(t *testing.T, path string) *credstore.Keyset {
+func open(t *testing.T, path string) *keyset.Keyset {
 	t.Helper()
-	k, err := credstore.ReadKeyset(path)
+	k, err := keyset.Open(path)
 	if err != nil {
 		t.Fatalf("ReadKeyset: %v", err)
 	}
 	return k
 }
 
-func add(t *testing.T, path string) credstore.Key {
+func add(t *testing.T, path string) keyset.Key {
 	t.Helper()
-	key, err := credstore.AddKey(path)
+	key, err := keyset.Add(path)
 	if err != nil {
 		t.Fatalf("AddKey: %v", err)
 	}
 	return key
 }
 
-func promote(t *testing.T, path string, key credstore.Key) {
+func promote(t *testing.T, path string, key keyset.Key) {
 	t.Helper()
-	if changed, err := credstore.PromoteKey(path, key.Fingerprint); err != nil || !changed {
+	if changed, err := keyset.Promote(path, key.Fingerprint); err != nil || !changed {
 		t.Fatalf("PromoteKey = %v, %v, want true", changed, err)
 	}
 }
 
 func unused() error { return nil }
 
-func primary(k credstore.Key, is bool) credstore.Key {
+func primary(k keyset.Key, is bool) keyset.Key {
 	k.Primary = is
 	return k
 }
 
-func wantKeys(t *testing.T, path string, want ...credstore.Key) {
+func wantKeys(t *testing.T, path string, want ...keyset.Key) {
 	t.Helper()
 	if diff := cmp.Diff(want, open(t, path).Keys()); diff != "" {
 		t.Errorf("keys of the file (-want +got):\n%s", diff)
@@ -69,7 +70,7 @@ func wantKeys(t *testing.T, path string, want ...credstore.Key) {
 
 func TestCreateDoesNotOverwrite(t *testing.T) {
 	path, key := keysetFile(t)
-	if _, err := credstore.CreateKeyset(path); !errors.Is(err, fs.ErrExist) {
+	if _, err := keyset.Create(path); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("CreateKeyset over a keyset = %v, want %v", err, fs.ErrExist)
 	}
 	wantKeys(t, path, key)
@@ -77,11 +78,11 @@ func TestCreateDoesNotOverwrite(t *testing.T) {
 
 func TestMissingKeyset(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
-	if _, err := credstore.ReadKeyset(path); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := keyset.Open(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("ReadKeyset = %v, want %v", err, fs.ErrNotExist)
 	}
 	var setup *credstore.SetupError
-	if _, err := credstore.AddKey(path); !errors.As(err, &setup) || !strings.Contains(err.Error(), "keyset create") {
+	if _, err := keyset.Add(path); !errors.As(err, &setup) || !strings.Contains(err.Error(), "keyset create") {
 		t.Errorf("AddKey = %v, want a SetupError that names keyset create", err)
 	}
 }
@@ -92,21 +93,21 @@ func TestRotation(t *testing.T) {
 
 	second := add(t, path)
 	wantKeys(t, path, first, second)
-	if id, ok := credstore.KeyID(encrypt(t, open(t, path), "label", "x")); !ok || id != first.ID {
+	if id, ok := keyset.KeyID(encrypt(t, open(t, path), "label", "x")); !ok || id != first.ID {
 		t.Errorf("Seal after AddKey uses key %d, %v, want still %d", id, ok, first.ID)
 	}
 
 	promote(t, path, second)
 	wantKeys(t, path, primary(first, false), primary(second, true))
 	k := open(t, path)
-	if id, ok := credstore.KeyID(encrypt(t, k, "label", "x")); !ok || id != second.ID {
+	if id, ok := keyset.KeyID(encrypt(t, k, "label", "x")); !ok || id != second.ID {
 		t.Errorf("Seal after PromoteKey uses key %d, %v, want %d", id, ok, second.ID)
 	}
 	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "old" {
 		t.Errorf("Open of what the old key sealed = %q, %v, want it", got, err)
 	}
 
-	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
+	if err := keyset.Retire(path, first.Fingerprint, unused); err != nil {
 		t.Fatalf("RetireKey: %v", err)
 	}
 	wantKeys(t, path, primary(second, true))
@@ -124,15 +125,15 @@ func TestInvalidEdits(t *testing.T) {
 		edit func() error
 		want error
 	}{
-		{"promote an unknown key", func() error { _, err := credstore.PromoteKey(path, "none"); return err }, credstore.ErrKeyNotFound},
-		{"retire an unknown key", func() error { return credstore.RetireKey(path, "none", unused) }, credstore.ErrKeyNotFound},
-		{"retire the primary key", func() error { return credstore.RetireKey(path, first.Fingerprint, unused) }, credstore.ErrPrimaryKey},
+		{"promote an unknown key", func() error { _, err := keyset.Promote(path, "none"); return err }, keyset.ErrKeyNotFound},
+		{"retire an unknown key", func() error { return keyset.Retire(path, "none", unused) }, keyset.ErrKeyNotFound},
+		{"retire the primary key", func() error { return keyset.Retire(path, first.Fingerprint, unused) }, keyset.ErrPrimaryKey},
 		{"retire a key in use", func() error {
-			return credstore.RetireKey(path, second.Fingerprint, func() error { return inUse })
+			return keyset.Retire(path, second.Fingerprint, func() error { return inUse })
 		}, inUse},
 		{"edit during an edit", func() error {
-			return credstore.RetireKey(path, second.Fingerprint, func() error { _, err := credstore.AddKey(path); return err })
-		}, credstore.ErrKeysetBusy},
+			return keyset.Retire(path, second.Fingerprint, func() error { _, err := keyset.Add(path); return err })
+		}, keyset.ErrBusy},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := test.edit(); !errors.Is(err, test.want) {
@@ -141,7 +142,7 @@ func TestInvalidEdits(t *testing.T) {
 			wantKeys(t, path, first, second)
 		})
 	}
-	if changed, err := credstore.PromoteKey(path, first.Fingerprint); changed || err != nil {
+	if changed, err := keyset.Promote(path, first.Fingerprint); changed || err != nil {
 		t.Errorf("PromoteKey of the primary key = %v, %v, want no change", changed, err)
 	}
 }
@@ -155,8 +156,8 @@ func TestEditsLoseNoKey(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
-			key, err := credstore.AddKey(path)
-			if errors.Is(err, credstore.ErrKeysetBusy) {
+			key, err := keyset.Add(path)
+			if errors.Is(err, keyset.ErrBusy) {
 				return
 			}
 			if err != nil {
@@ -234,7 +235,7 @@ func TestKeysWithoutPrefixAreRejected(t *testing.T) {
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		t.Fatalf("WriteFile: %v", err)
 	}
-	if _, err := credstore.ReadKeyset(path); err == nil || !strings.Contains(err.Error(), "prefix") {
+	if _, err := keyset.Open(path); err == nil || !strings.Contains(err.Error(), "prefix") {
 		t.Errorf("ReadKeyset of a key without prefix = %v, want an error that says so", err)
 	}
 }
@@ -251,10 +252,10 @@ func TestKeysetFollowsItsFile(t *testing.T) {
 	}
 	promote(t, path, second)
 	// Nobody has called Reload: what needs the newest keys looks by itself.
-	if id, _ := credstore.KeyID(encrypt(t, k, "label", "x")); id != second.ID {
+	if id, _ := keyset.KeyID(encrypt(t, k, "label", "x")); id != second.ID {
 		t.Errorf("Seal after PromoteKey uses key %d, want %d", id, second.ID)
 	}
-	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
+	if err := keyset.Retire(path, first.Fingerprint, unused); err != nil {
 		t.Fatalf("RetireKey: %v", err)
 	}
 	third := add(t, path)
@@ -274,7 +275,7 @@ func TestRetiredKeyDecryptsUntilExit(t *testing.T) {
 	k := open(t, path)
 	sealed := encrypt(t, k, "label", "secret")
 	promote(t, path, add(t, path))
-	if err := credstore.RetireKey(path, first.Fingerprint, unused); err != nil {
+	if err := keyset.Retire(path, first.Fingerprint, unused); err != nil {
 		t.Fatalf("RetireKey: %v", err)
 	}
 	if changed, err := k.Reload(); !changed || err != nil {
@@ -333,13 +334,13 @@ func TestKeysetIsReplacedAtomically(t *testing.T) {
 	go func() {
 		defer close(done)
 		for range 50 {
-			if _, err := credstore.AddKey(path); err != nil {
+			if _, err := keyset.Add(path); err != nil {
 				t.Errorf("AddKey: %v", err)
 			}
 		}
 	}()
 	for reads := 0; ; reads++ {
-		if _, err := credstore.ReadKeyset(path); err != nil {
+		if _, err := keyset.Open(path); err != nil {
 			t.Fatalf("ReadKeyset during edits: %v", err)
 		}
 		select {

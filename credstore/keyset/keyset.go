@@ -1,4 +1,6 @@
-package credstore
+// Package keyset encrypts secrets with the keys of a Tink keyset file, and rotates
+// these keys.
+package keyset
 
 import (
 	"encoding/binary"
@@ -11,7 +13,7 @@ import (
 )
 
 // Keyset seals and opens what is kept secret, with the keys of a Tink AEAD
-// keyset, which is in a file unless it is a [TemporaryKeyset]. It follows the file: see [Keyset.Reload]. It may be used by
+// keyset, which is in a file unless it is a [NewTemporary]. It follows the file: see [Keyset.Reload]. It may be used by
 // several goroutines at once.
 //
 // What is sealed starts with Tink's prefix, which names the key it was sealed
@@ -39,13 +41,13 @@ type Key struct {
 	Primary bool
 }
 
-// OpenKeyset reads the cleartext Tink JSON keyset at path. Where there is no
+// OpenOrCreate reads the cleartext Tink JSON keyset at path. Where there is no
 // file it makes a keyset of one XChaCha20-Poly1305 key, readable by its owner
 // only, and reports created. Of several processes that find no file, one
 // creates the keyset and all return that one.
 //
-// A file that cannot be used is a [SetupError].
-func OpenKeyset(path string) (k *Keyset, created bool, err error) {
+// A file that cannot be used is a [credstore.SetupError].
+func OpenOrCreate(path string) (k *Keyset, created bool, err error) {
 	k = &Keyset{path: path}
 	_, err = k.Reload()
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -59,17 +61,17 @@ func OpenKeyset(path string) (k *Keyset, created bool, err error) {
 	return orNone(k, err), created, err
 }
 
-// ReadKeyset is OpenKeyset for a file that must exist: where there is none it
+// Open is OpenOrCreate for a file that must exist: where there is none it
 // returns an error that matches [fs.ErrNotExist].
-func ReadKeyset(path string) (*Keyset, error) {
+func Open(path string) (*Keyset, error) {
 	k := &Keyset{path: path}
 	_, err := k.Reload()
 	return orNone(k, err), err
 }
 
-// TemporaryKeyset returns a keyset of one key that no file holds: what is sealed
+// NewTemporary returns a keyset of one key that no file holds: what is sealed
 // under it can be opened only by this process.
-func TemporaryKeyset() (*Keyset, error) {
+func NewTemporary() (*Keyset, error) {
 	data, err := newKeyset()
 	if err != nil {
 		return nil, fmt.Errorf("creating a keyset: %w", err)
@@ -131,7 +133,7 @@ func (k *Keyset) Encrypt(label string, plaintext []byte) ([]byte, error) {
 }
 
 // EncryptWith is Seal under the key with the fingerprint. A keyset that does not
-// hold the key is a [SetupError].
+// hold the key is a [credstore.SetupError].
 func (k *Keyset) EncryptWith(fingerprint, label string, plaintext []byte) ([]byte, error) {
 	keys := k.current.Load()
 	if !keys.holds(fingerprint) {

@@ -1,4 +1,4 @@
-package credstore
+package keyset
 
 import (
 	"bytes"
@@ -13,10 +13,12 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
-	"github.com/tink-crypto/tink-go/v2/keyset"
+	tinkkeyset "github.com/tink-crypto/tink-go/v2/keyset"
 	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
 	"github.com/tink-crypto/tink-go/v2/tink"
 	"golang.org/x/sys/unix"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 // maxKeysetSize bounds how much of a keyset file is read. A key takes about
@@ -39,14 +41,14 @@ func loadKeys(path string) (*loadedKeys, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, &SetupError{
+		return nil, &credstore.SetupError{
 			Err:  fmt.Errorf("reading keyset: %w", err),
 			Hint: "name a keyset file that this user can read",
 		}
 	}
 	keys, err := parseKeys(data)
 	if err != nil {
-		return nil, &SetupError{
+		return nil, &credstore.SetupError{
 			Err:  fmt.Errorf("reading keyset %s: %w", path, err),
 			Hint: "restore the file from a backup; a new keyset does not open what the old one sealed",
 		}
@@ -85,7 +87,7 @@ func readOpenFile(f *os.File) ([]byte, fs.FileInfo, error) {
 // parseKeys keeps the errors of the JSON parser to itself: they may quote what
 // they stumbled over.
 func parseKeys(data []byte) (*loadedKeys, error) {
-	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(data)))
+	handle, err := insecurecleartextkeyset.Read(tinkkeyset.NewJSONReader(bytes.NewReader(data)))
 	if err != nil {
 		return nil, errors.New("not a keyset in Tink's JSON format, or a damaged one")
 	}
@@ -126,10 +128,10 @@ func (k *loadedKeys) add(key *tinkpb.Keyset_Key, primary bool) error {
 func aeadOf(key *tinkpb.Keyset_Key) (tink.AEAD, error) {
 	alone := &tinkpb.Keyset{PrimaryKeyId: key.GetKeyId(), Key: []*tinkpb.Keyset_Key{key}}
 	var buf bytes.Buffer
-	if err := keyset.NewBinaryWriter(&buf).Write(alone); err != nil {
+	if err := tinkkeyset.NewBinaryWriter(&buf).Write(alone); err != nil {
 		return nil, errors.New("a key that cannot be used")
 	}
-	handle, err := insecurecleartextkeyset.Read(keyset.NewBinaryReader(&buf))
+	handle, err := insecurecleartextkeyset.Read(tinkkeyset.NewBinaryReader(&buf))
 	if err != nil {
 		return nil, errors.New("a key that cannot be used")
 	}
@@ -175,7 +177,7 @@ func (k *loadedKeys) holds(fingerprint string) bool { return k.byName[fingerprin
 func (k *loadedKeys) seal(fingerprint, label string, plaintext []byte) ([]byte, error) {
 	primitive := k.byName[fingerprint]
 	if primitive == nil {
-		return nil, &SetupError{
+		return nil, &credstore.SetupError{
 			Err:  fmt.Errorf("sealing: the keyset does not hold the key %s", fingerprint),
 			Hint: "bring the keyset file up to date: a new key must be in every copy of it before it is promoted",
 		}

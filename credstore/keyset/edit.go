@@ -1,4 +1,4 @@
-package credstore
+package keyset
 
 import (
 	"bytes"
@@ -11,9 +11,11 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
-	"github.com/tink-crypto/tink-go/v2/keyset"
+	tinkkeyset "github.com/tink-crypto/tink-go/v2/keyset"
 	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
 	"golang.org/x/sys/unix"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 // What the functions that edit a keyset file return when they leave it alone.
@@ -22,13 +24,13 @@ var (
 	ErrKeyNotFound = errors.New("the keyset has no such key")
 	// ErrPrimaryKey: the key is the one that everything new is sealed under.
 	ErrPrimaryKey = errors.New("the key is the primary one")
-	// ErrKeysetBusy: another process is editing the keyset.
-	ErrKeysetBusy = errors.New("another process is changing the keyset")
+	// ErrBusy: another process is editing the keyset.
+	ErrBusy = errors.New("another process is changing the keyset")
 )
 
-// CreateKeyset makes a keyset of one key at path, or returns an error that
+// Create makes a keyset of one key at path, or returns an error that
 // matches [fs.ErrExist].
-func CreateKeyset(path string) (Key, error) {
+func Create(path string) (Key, error) {
 	created, err := createKeyset(path)
 	if err != nil {
 		return Key{}, fmt.Errorf("creating keyset %s: %w", path, err)
@@ -43,10 +45,10 @@ func CreateKeyset(path string) (Key, error) {
 	return keys.inFile[0], nil
 }
 
-// AddKey adds a new key to the keyset at path, at its end. Nothing is sealed
+// Add adds a new key to the keyset at path, at its end. Nothing is sealed
 // under it before it is promoted, so that every process that shares what was
 // sealed can be given the file first.
-func AddKey(path string) (Key, error) {
+func Add(path string) (Key, error) {
 	keys, err := editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
 		key, err := newKey(file)
 		file.Key = append(file.Key, key)
@@ -58,9 +60,9 @@ func AddKey(path string) (Key, error) {
 	return keys.inFile[len(keys.inFile)-1], nil
 }
 
-// PromoteKey makes the key with the fingerprint the primary one of the keyset at
+// Promote makes the key with the fingerprint the primary one of the keyset at
 // path, and reports whether it was not. The error may match [ErrKeyNotFound].
-func PromoteKey(path, name string) (changed bool, err error) {
+func Promote(path, name string) (changed bool, err error) {
 	_, err = editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
 		i := findKey(file, name)
 		if i < 0 {
@@ -76,10 +78,10 @@ func PromoteKey(path, name string) (changed bool, err error) {
 	return changed, nil
 }
 
-// RetireKey takes the key with the fingerprint out of the keyset at path if
+// Retire takes the key with the fingerprint out of the keyset at path if
 // unused, which it calls while nobody else can change the file, returns nil.
 // The error may match [ErrKeyNotFound] or [ErrPrimaryKey], or be what unused returned.
-func RetireKey(path, name string, unused func() error) error {
+func Retire(path, name string, unused func() error) error {
 	_, err := editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
 		i := findKey(file, name)
 		if i < 0 {
@@ -107,7 +109,7 @@ func findKey(file *tinkpb.Keyset, name string) int {
 // newKey returns a key whose id none in the file has.
 func newKey(file *tinkpb.Keyset) (*tinkpb.Keyset_Key, error) {
 	for {
-		handle, err := keyset.NewHandle(aead.XChaCha20Poly1305KeyTemplate())
+		handle, err := tinkkeyset.NewHandle(aead.XChaCha20Poly1305KeyTemplate())
 		if err != nil {
 			return nil, fmt.Errorf("making a key: %w", err)
 		}
@@ -122,7 +124,7 @@ func newKey(file *tinkpb.Keyset) (*tinkpb.Keyset_Key, error) {
 // editKeyset puts what edit makes of the keyset file in its place, in one step:
 // whoever reads the file, or has the power fail, finds the old keyset or the new
 // one. Nothing is written if edit returns false or an error. One process at a
-// time edits a file; the others get ErrKeysetBusy.
+// time edits a file; the others get ErrBusy.
 func editKeyset(path string, edit func(*tinkpb.Keyset) (bool, error)) (*loadedKeys, error) {
 	path, err := filepath.EvalSymlinks(path) // the file is replaced, not the link to it
 	if err != nil {
@@ -138,7 +140,7 @@ func editKeyset(path string, edit func(*tinkpb.Keyset) (bool, error)) (*loadedKe
 		return nil, editError(err)
 	}
 	if _, err := parseKeys(data); err != nil {
-		return nil, &SetupError{Err: err, Hint: "restore the file from a backup"}
+		return nil, &credstore.SetupError{Err: err, Hint: "restore the file from a backup"}
 	}
 	data, keys, err := applyEdit(data, edit)
 	if err != nil || data == nil {
@@ -150,7 +152,7 @@ func editKeyset(path string, edit func(*tinkpb.Keyset) (bool, error)) (*loadedKe
 // applyEdit returns the keyset file that edit makes of data, or nil if it leaves it
 // as it is.
 func applyEdit(data []byte, edit func(*tinkpb.Keyset) (bool, error)) ([]byte, *loadedKeys, error) {
-	file, err := keyset.NewJSONReader(bytes.NewReader(data)).Read()
+	file, err := tinkkeyset.NewJSONReader(bytes.NewReader(data)).Read()
 	if err != nil {
 		return nil, nil, errors.New("not a keyset in Tink's JSON format")
 	}
@@ -159,7 +161,7 @@ func applyEdit(data []byte, edit func(*tinkpb.Keyset) (bool, error)) ([]byte, *l
 		return nil, nil, err
 	}
 	var buf bytes.Buffer
-	if err := keyset.NewJSONWriter(&buf).Write(file); err != nil {
+	if err := tinkkeyset.NewJSONWriter(&buf).Write(file); err != nil {
 		return nil, nil, errors.New("encoding the keyset")
 	}
 	buf.WriteByte('\n')
@@ -177,7 +179,7 @@ func lockKeyset(path string) (*os.File, error) {
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits
 	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !names(path, f) {
-		err = ErrKeysetBusy
+		err = ErrBusy
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -234,7 +236,7 @@ func likeBefore(path string, old fs.FileInfo) error {
 func editError(err error) error {
 	var hint string
 	switch {
-	case err == nil, errors.Is(err, ErrKeysetBusy):
+	case err == nil, errors.Is(err, ErrBusy):
 		return err
 	case errors.Is(err, fs.ErrNotExist):
 		hint = "make a keyset with: pleo-auth-proxy keyset create"
@@ -245,5 +247,5 @@ func editError(err error) error {
 	default:
 		hint = "the keyset and its directory must be writable for this user"
 	}
-	return &SetupError{Err: err, Hint: hint}
+	return &credstore.SetupError{Err: err, Hint: hint}
 }
