@@ -19,7 +19,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-// Secrets of the tests, which must show up nowhere.
+// Secrets of the tests, which must not appear anywhere.
 const (
 	codeCanary   = "code-canary-Q3w9Z"
 	accessCanary = "access-canary-L7k2P"
@@ -28,26 +28,26 @@ const (
 
 const returnURL = "https://books.example.com/done?from=pleo"
 
-// env is the pages on a store in memory, with a Pleo that does as it is told.
+// env is the pages with a store in memory and a fake Pleo.
 type env struct {
 	t     *testing.T
 	pages *Pages
 	store *sqlstore.Store
 	links *LinkIssuer
 	pleo  *fakePleo
-	later atomic.Int64 // how far our clock is ahead, in nanoseconds
+	later atomic.Int64 // how far the clock is ahead, in nanoseconds
 }
 
-// fakePleo is a Pleo, and takes what customers give.
+// fakePleo is an authorization server, and stores what customers grant.
 type fakePleo struct {
 	store *sqlstore.Store
 
 	mu             sync.Mutex // guards what follows
 	exchanges      []exchangeCall
 	keys           []refresh.KeyChange
-	err            error             // of the next exchange, grant or key
-	company        credstore.Company // whom grants and keys belong to
-	companyUnknown bool              // nobody can be asked whom
+	err            error             // of the next consent or key
+	company        credstore.Company // of consents and keys
+	companyUnknown bool              // the company cannot be verified
 }
 
 type exchangeCall struct{ code, verifier, redirectURI string }
@@ -104,14 +104,14 @@ func (p *fakePleo) replace(ctx context.Context, id string, r credstore.Replaceme
 	return p.store.Connections.Replace(ctx, lease, r)
 }
 
-// calls returns how often the token endpoint was called.
+// calls returns the number of token requests.
 func (p *fakePleo) calls() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.exchanges)
 }
 
-// newEnv returns an office whose pages browsers reach at the URL.
+// newEnv returns an env with the public URL, configured by change.
 func newEnv(t *testing.T, publicURL string, change func(*Config)) *env {
 	t.Helper()
 	keyset, err := keyset.NewTemporary()
@@ -147,7 +147,7 @@ func newEnv(t *testing.T, publicURL string, change func(*Config)) *env {
 	return o
 }
 
-// connection makes one without a credential and returns its id.
+// connection creates a connection without a credential and returns its id.
 func (o *env) connection(name string, kind credstore.Kind) string {
 	o.t.Helper()
 	c, err := o.store.Connections.Create(o.t.Context(), credstore.NewConnection{Name: name, Kind: kind, ExternalTenant: "Tenant of " + name})
@@ -157,7 +157,7 @@ func (o *env) connection(name string, kind credstore.Kind) string {
 	return c.ID
 }
 
-// link opens a link for the connection with the id, and returns its path.
+// link issues a link for the connection with the id, and returns its path.
 func (o *env) link(id string) string {
 	o.t.Helper()
 	link, _, err := o.links.Issue(o.t.Context(), id, credstore.LinkRequest{ReturnURL: returnURL, ReplaceExisting: true})
@@ -180,11 +180,11 @@ func (o *env) state(id string) credstore.State {
 	return s
 }
 
-// browser is a browser: it keeps cookies and follows nothing by itself.
+// browser is a browser with cookies, which does not follow redirects by itself.
 type browser struct {
 	o       *env
 	cookies map[string]*http.Cookie
-	header  map[string]string // sent along
+	header  map[string]string // of all requests
 	host    string
 }
 
@@ -192,7 +192,7 @@ func (o *env) browser() *browser {
 	return &browser{o: o, cookies: map[string]*http.Cookie{}, host: o.pages.PublicURL.Host}
 }
 
-// send sends a request to the pages.
+// send sends a request to the pages and stores the cookies of the response.
 func (p *browser) send(method, target, body string) *httptest.ResponseRecorder {
 	p.o.t.Helper()
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
@@ -218,7 +218,7 @@ func (p *browser) send(method, target, body string) *httptest.ResponseRecorder {
 	return w
 }
 
-// start clicks the button of the link and returns what Pleo is asked.
+// start clicks the button of the link and returns the authorization request.
 func (p *browser) start(link string) url.Values {
 	p.o.t.Helper()
 	p.send("GET", link, "")
@@ -230,13 +230,13 @@ func (p *browser) start(link string) url.Values {
 	return to.Query()
 }
 
-// callback is Pleo's redirect with the state and a code.
+// callback follows Pleo's redirect with the state and a code.
 func (p *browser) callback(state string) *httptest.ResponseRecorder {
 	p.o.t.Helper()
 	return p.send("GET", p.o.pages.base+callbackPath+"?"+url.Values{"state": {state}, "code": {codeCanary}}.Encode(), "")
 }
 
-// follow loads where w leads to, and returns the page.
+// follow follows the redirect w and returns the page.
 func (p *browser) follow(w *httptest.ResponseRecorder) string {
 	p.o.t.Helper()
 	if w.Code != http.StatusSeeOther {
@@ -249,14 +249,14 @@ func wantText(t *testing.T, page string, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
 		if !strings.Contains(page, text) {
-			t.Errorf("the page does not say %q:\n%s", text, page)
+			t.Errorf("the page does not contain %q:\n%s", text, page)
 		}
 	}
 }
 
-// TestCustomerResolvesCompanyConflict: a connection that was disabled since the
-// company of its credential is another connection's can be connected again. One that
-// an operator has switched off cannot.
+// TestCustomerResolvesCompanyConflict checks that a connection which was disabled
+// because its company is bound to another connection can be connected again, unlike
+// one that an operator has disabled.
 func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	o := newEnv(t, publicURL, nil)
 	first, second := o.connection("first", credstore.OAuth), o.connection("second", credstore.OAuth)
@@ -267,7 +267,7 @@ func TestCustomerResolvesCompanyConflict(t *testing.T) {
 	alice := o.browser()
 	page := alice.follow(alice.callback(alice.start(o.link(second)).Get("state")))
 	if wantText(t, page, "Almost done", "cannot tell us at the moment which company"); strings.Contains(page, "is now connected") {
-		t.Errorf("a grant of nobody knows whom is told as connected:\n%s", page)
+		t.Errorf("a consent for an unknown company is shown as connected:\n%s", page)
 	}
 	if err := o.store.Connections.SetCompany(t.Context(), second, credstore.Company{ID: "c-2"}); !errors.Is(err, credstore.ErrCompanyBound) {
 		t.Fatalf("Identify = %v, want a conflict", err)

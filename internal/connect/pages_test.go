@@ -21,8 +21,8 @@ import (
 
 const publicURL = "https://connect.example.com"
 
-// TestConsentErrorPages: what the customer reads, and what stands in the
-// history, for each way in which a consent can end.
+// TestConsentErrorPages checks the page and the history for each way in which a
+// consent can fail.
 func TestConsentErrorPages(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -31,20 +31,20 @@ func TestConsentErrorPages(t *testing.T) {
 		code  reason
 	}{
 		{
-			"another company", &credstore.OtherCompanyError{Have: credstore.Company{Name: "Acme ApS"}, Got: credstore.Company{Name: "Beta <ApS>"}},
+			"other company", &credstore.OtherCompanyError{Have: credstore.Company{Name: "Acme ApS"}, Got: credstore.Company{Name: "Beta <ApS>"}},
 			[]string{"You chose a different company", "Beta &lt;ApS&gt;"}, otherCompany,
 		},
 		{
-			"another company of the same name",
+			"other company with the same name",
 			&credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: "Upper"}, Got: credstore.Company{ID: "c-2", Name: "Upper"}},
 			[]string{"is for Upper (c-1) in Pleo, but you chose Upper (c-2)", "Try again and choose Upper (c-1)"}, otherCompany,
 		},
 		{
-			"a company without a name that can be read", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: " "}, Got: credstore.Company{Name: "\u202EBeta"}},
+			"company without a printable name", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1", Name: " "}, Got: credstore.Company{Name: "\u202EBeta"}},
 			[]string{"is for c-1 in Pleo, but you chose Beta."}, otherCompany,
 		},
 		{
-			"an organisation", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1"}, Got: credstore.Company{Subject: "urn:pleo:organisation:o-7"}},
+			"organisation", &credstore.OtherCompanyError{Have: credstore.Company{ID: "c-1"}, Got: credstore.Company{Subject: "urn:pleo:organisation:o-7"}},
 			[]string{"you chose the organisation o-7."}, otherCompany,
 		},
 		{"company unknown", refresh.ErrCompanyUnknown, []string{"We could not tell which company this is"}, companyUnknown},
@@ -71,7 +71,7 @@ func TestConsentErrorPages(t *testing.T) {
 			if strings.Contains(page, "secret-customer") {
 				t.Errorf("the page names another customer:\n%s", page)
 			}
-			wantText(t, o.browser().send("GET", link, "").Body.String(), "Continue to Pleo") // others see nothing of it
+			wantText(t, o.browser().send("GET", link, "").Body.String(), "Continue to Pleo") // not shown in other browsers
 			history, err := o.store.History.Events(t.Context(), id, "", 1)
 			if err != nil || history.Events[0].Type != credstore.EventConsentFailed || history.Events[0].Code != string(test.code) || history.Events[0].Actor != credstore.ActorCustomer {
 				t.Errorf("history %+v, %v, want a failed consent with code %s", history.Events, err, test.code)
@@ -104,67 +104,67 @@ func TestKeyErrorPages(t *testing.T) {
 			w := alice.send("POST", link, "key="+keyCanary)
 			wantText(t, w.Body.String(), append(test.texts, `aria-invalid="true"`, `role="alert"`)...)
 			if w.Code != http.StatusUnprocessableEntity || strings.Contains(w.Body.String(), keyCanary) {
-				t.Errorf("status %d, want 422, and no key in:\n%s", w.Code, w.Body)
+				t.Errorf("status %d, want 422 and a page without the key:\n%s", w.Code, w.Body)
 			}
 			o.pleo.err = nil
 			wantText(t, alice.follow(alice.send("POST", link, "key="+keyCanary)), "Connected")
 			if got := o.pleo.keys[1]; got.Key.Reveal() != keyCanary || strings.Join(got.Scopes, " ") != "users:read" {
-				t.Errorf("the key was given on as %+v", got)
+				t.Errorf("SetKey was called with %+v", got)
 			}
 		})
 	}
 }
 
-// TestKeyExpiryDate: it is stored with the key, so that somebody is told in time. What
-// is no day may be the key in the wrong field, and is not shown again.
+// TestKeyExpiryDate checks that the expiry date is stored with the key. A date that is
+// not valid may be the key in the wrong field, so the page does not show it.
 func TestKeyExpiryDate(t *testing.T) {
 	ends := func(year int, month time.Month, day int) time.Time {
 		return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
 	}
 	for _, test := range []struct {
 		kind credstore.Kind
-		day  string
+		date string
 		want time.Time // zero: none
-		says string    // empty: it is stored
+		text string    // of the page; empty: the key is stored
 	}{
 		{credstore.StandaloneKey, " 2099-12-31", ends(2100, time.January, 1), ""},
 		{credstore.StandaloneKey, "", time.Time{}, ""},
 		{credstore.StandaloneKey, "31.12.2099", time.Time{}, "This date is not valid"},
 		{credstore.StandaloneKey, keyCanary, time.Time{}, "This date is not valid"},
 		{credstore.StandaloneKey, "2001-01-01", time.Time{}, "This date is in the past"},
-		{credstore.IntegratedKey, "2099-12-31", time.Time{}, ""}, // which was not asked
+		{credstore.IntegratedKey, "2099-12-31", time.Time{}, ""}, // the form has no field for it
 	} {
 		o := newEnv(t, publicURL, nil)
 		link, alice := o.link(o.connection("acme", test.kind)), o.browser()
 		asked := strings.Contains(alice.send("GET", link, "").Body.String(), "expires_on")
 		if asked != (test.kind == credstore.StandaloneKey) {
-			t.Errorf("%s: the page asks for the last day: %v", test.kind, asked)
+			t.Errorf("%s: the form has a field for the expiry date: %v", test.kind, asked)
 		}
-		w := alice.send("POST", link, url.Values{"key": {keyCanary}, "expires_on": {test.day}}.Encode())
-		if test.says != "" {
-			wantText(t, w.Body.String(), test.says, `aria-invalid="true"`)
+		w := alice.send("POST", link, url.Values{"key": {keyCanary}, "expires_on": {test.date}}.Encode())
+		if test.text != "" {
+			wantText(t, w.Body.String(), test.text, `aria-invalid="true"`)
 		}
-		if strings.Contains(w.Body.String(), keyCanary) || len(o.pleo.keys) > 0 && test.says != "" {
-			t.Errorf("%q: %d keys were given on, and the page is:\n%s", test.day, len(o.pleo.keys), w.Body)
+		if strings.Contains(w.Body.String(), keyCanary) || len(o.pleo.keys) > 0 && test.text != "" {
+			t.Errorf("%q: SetKey was called %d times, and the page is:\n%s", test.date, len(o.pleo.keys), w.Body)
 		}
-		if test.says == "" && (len(o.pleo.keys) != 1 || !o.pleo.keys[0].ExpiresAt.Equal(test.want)) {
-			t.Errorf("%q: given on as %+v, want its end at %v", test.day, o.pleo.keys, test.want)
+		if test.text == "" && (len(o.pleo.keys) != 1 || !o.pleo.keys[0].ExpiresAt.Equal(test.want)) {
+			t.Errorf("%q: SetKey was called with %+v, want the expiry %v", test.date, o.pleo.keys, test.want)
 		}
 	}
 }
 
-// TestKeyExpiryDateStaysInForm: and so does the focus on the key.
+// TestKeyExpiryDateStaysInForm checks the form after a key that was rejected.
 func TestKeyExpiryDateStaysInForm(t *testing.T) {
 	o := newEnv(t, publicURL, nil)
 	o.pleo.err = pleo.ErrUnauthorized
 	form := url.Values{"key": {keyCanary}, "expires_on": {"2099-12-31"}}.Encode()
 	w := o.browser().send("POST", o.link(o.connection("acme", credstore.StandaloneKey)), form)
 	wantText(t, w.Body.String(), "Pleo does not recognise this key", `value="2099-12-31"`)
-	// A key in the place of the day, and none in its own.
+	// The key is in the field of the date.
 	form = url.Values{"key": {""}, "expires_on": {keyCanary}}.Encode()
 	w = o.browser().send("POST", o.link(o.connection("beta", credstore.StandaloneKey)), form)
 	if wantText(t, w.Body.String(), "This is not an API key"); strings.Contains(w.Body.String(), keyCanary) {
-		t.Errorf("the page shows the key:\n%s", w.Body)
+		t.Errorf("the page contains the key:\n%s", w.Body)
 	}
 }
 
@@ -172,8 +172,8 @@ func TestPastedKeyIsTrimmed(t *testing.T) {
 	o := newEnv(t, publicURL, nil)
 	id := o.connection("acme", credstore.IntegratedKey)
 	for _, test := range []struct {
-		pasted string
-		taken  bool
+		pasted   string
+		accepted bool
 	}{
 		{" \t" + keyCanary + "\r\n", true},
 		{`"` + keyCanary + `"`, true},
@@ -186,13 +186,13 @@ func TestPastedKeyIsTrimmed(t *testing.T) {
 		o.pleo.err = pleo.ErrUnauthorized
 		asked := len(o.pleo.keys)
 		w := o.browser().send("POST", o.link(id), url.Values{"key": {test.pasted}}.Encode())
-		if taken := len(o.pleo.keys) > asked; taken != test.taken || w.Code != http.StatusUnprocessableEntity {
-			t.Errorf("%q: asked about %v with status %d, want %v", test.pasted, taken, w.Code, test.taken)
+		if accepted := len(o.pleo.keys) > asked; accepted != test.accepted || w.Code != http.StatusUnprocessableEntity {
+			t.Errorf("%q: SetKey called %v with status %d, want %v", test.pasted, accepted, w.Code, test.accepted)
 		}
 	}
 	for _, g := range o.pleo.keys {
 		if g.Key.Reveal() != keyCanary {
-			t.Errorf("Pleo is asked about %q", g.Key.Reveal())
+			t.Errorf("SetKey was called with %q", g.Key.Reveal())
 		}
 	}
 }
@@ -218,7 +218,7 @@ func TestMethodsAndBodySize(t *testing.T) {
 	link := o.link(o.connection("acme", credstore.StandaloneKey))
 	for _, method := range []string{"PUT", "DELETE", "PATCH", "OPTIONS"} {
 		if w := o.browser().send(method, link, ""); w.Code/100 != 4 {
-			t.Errorf("%s = %d, want a refusal", method, w.Code)
+			t.Errorf("%s = %d, want status 4xx", method, w.Code)
 		}
 	}
 	if w := o.browser().send("POST", link, "key="+strings.Repeat("k", 9<<10)); w.Code != http.StatusBadRequest || len(o.pleo.keys) > 0 {
@@ -234,10 +234,10 @@ func TestAttemptsAreLimited(t *testing.T) {
 		o.browser().send("POST", link, "key=k")
 	}
 	if w := o.browser().send("POST", link, "key=k"); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || len(o.pleo.keys) != maxAttempts {
-		t.Errorf("try %d = %d after %d questions, want 429", maxAttempts+1, w.Code, len(o.pleo.keys))
+		t.Errorf("attempt %d = %d after %d calls of SetKey, want 429", maxAttempts+1, w.Code, len(o.pleo.keys))
 	}
 	if w := o.browser().send("POST", other, "key=k"); w.Code != http.StatusUnprocessableEntity {
-		t.Errorf("another link's first try = %d, want it taken", w.Code)
+		t.Errorf("the first attempt with another link = %d, want 422", w.Code)
 	}
 }
 
@@ -250,11 +250,11 @@ func TestAttemptLimiterResets(t *testing.T) {
 	}
 	now = now.Add(attemptWindow)
 	if !p.allow(token) {
-		t.Error("a link cannot be tried again after a minute")
+		t.Error("a link cannot be used again after a minute")
 	}
 }
 
-// TestPublicURLWithPath: the pages need not have a host of their own.
+// TestPublicURLWithPath checks pages that share a host.
 func TestPublicURLWithPath(t *testing.T) {
 	o := newEnv(t, "https://example.com/pleo/connect", nil)
 	link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
@@ -269,7 +269,7 @@ func TestPublicURLWithPath(t *testing.T) {
 	wantText(t, page, "Connected")
 	style := regexp.MustCompile(`href="(/pleo/connect/assets/[^"]+)"`).FindStringSubmatch(page)
 	if style == nil || alice.send("GET", style[1], "").Code != http.StatusOK {
-		t.Errorf("the page has no style that can be loaded:\n%s", page)
+		t.Errorf("the style of the page cannot be loaded:\n%s", page)
 	}
 }
 
@@ -299,12 +299,12 @@ func TestLogo(t *testing.T) {
 		t.Errorf("an SVG: %v", err)
 	}
 	if err := CheckLogo([]byte("<html><script>")); err == nil {
-		t.Error("a page passes for a logo")
+		t.Error("CheckLogo accepts a page")
 	}
 }
 
-// TestMessagesAreComplete: no placeholder is left, and each page has a heading,
-// what has happened and what to do.
+// TestMessagesAreComplete checks that each message has a heading, an explanation and a
+// next step, and that all placeholders are known.
 func TestMessagesAreComplete(t *testing.T) {
 	for _, wordings := range []map[reason]message{messages(), keyVariants()} {
 		for why, m := range wordings {
@@ -330,7 +330,7 @@ func TestDescribeScope(t *testing.T) {
 	}
 }
 
-// countingStore counts the links that are asked for.
+// countingStore counts the calls of OpenLink.
 type countingStore struct {
 	mu    sync.Mutex // guards what follows
 	asked int
@@ -346,7 +346,7 @@ func (s *countingStore) OpenLink(_ context.Context, _ string, r credstore.LinkRe
 	return credstore.NewSecret(fmt.Sprint("token-", s.asked)), credstore.Link{}, nil
 }
 
-// TestConcurrentRequestsShareLink: requests in a loop do not become writes in a loop.
+// TestConcurrentRequestsShareLink checks that many requests cause few writes.
 func TestConcurrentRequestsShareLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &countingStore{}
@@ -361,11 +361,11 @@ func TestConcurrentRequestsShareLink(t *testing.T) {
 		}
 		running.Wait()
 		if link, _ := l.Link(t.Context(), "acme", 4); store.asked != 2 || !strings.HasSuffix(link, "token-2") {
-			t.Errorf("after the credential has changed: %q after %d questions", link, store.asked)
+			t.Errorf("after a change of the credential: %q after %d calls of OpenLink", link, store.asked)
 		}
 		time.Sleep(linkCacheRetention)
 		if _, err := l.Link(t.Context(), "acme", 4); err != nil || store.asked != 3 {
-			t.Errorf("%d questions, want the store asked again after %v", store.asked, linkCacheRetention)
+			t.Errorf("%d calls of OpenLink, want another one after %v", store.asked, linkCacheRetention)
 		}
 		if _, err := NewLinkIssuer(LinkIssuerConfig{Store: store}).Link(t.Context(), "acme", 1); !errors.Is(err, ErrNoPublicURL) {
 			t.Errorf("Link without a public URL = %v", err)
@@ -373,34 +373,34 @@ func TestConcurrentRequestsShareLink(t *testing.T) {
 	})
 }
 
-// TestIssuedLinkLifetime: a customer may need days to open one. What requests
-// are answered with is one link, until it ends.
+// TestIssuedLinkLifetime checks the lifetimes that the store is asked for. Links for
+// error responses are not renewed before they expire.
 func TestIssuedLinkLifetime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &countingStore{}
 		l := NewLinkIssuer(LinkIssuerConfig{Store: store, PublicURL: &url.URL{Scheme: "https", Host: "connect.example.com"}, TTL: 8 * time.Hour})
 		for _, c := range []struct {
-			asked       string
+			name        string
 			ttl         time.Duration
 			want, least time.Duration
-		}{{"by a person", 0, 8 * time.Hour, 4 * time.Hour}, {"for an hour", time.Hour, time.Hour, 30 * time.Minute}} {
+		}{{"default", 0, 8 * time.Hour, 4 * time.Hour}, {"one hour", time.Hour, time.Hour, 30 * time.Minute}} {
 			if _, _, err := l.Issue(t.Context(), "acme", credstore.LinkRequest{TTL: c.ttl}); err != nil {
 				t.Fatal(err)
 			}
 			if store.last.TTL != c.want || store.last.MinRemaining != c.least {
-				t.Errorf("a link asked for %s is to last %v, and %v at least; want %v and %v", c.asked, store.last.TTL, store.last.MinRemaining, c.want, c.least)
+				t.Errorf("%s: requested a lifetime of %v, at least %v; want %v and %v", c.name, store.last.TTL, store.last.MinRemaining, c.want, c.least)
 			}
 		}
 		if _, err := l.Link(t.Context(), "acme", 1); err != nil || store.last.TTL != 8*time.Hour || store.last.MinRemaining != 0 {
-			t.Errorf("the link of answers is asked for by %+v, %v", store.last, err)
+			t.Errorf("Link requested %+v, %v", store.last, err)
 		}
 	})
 }
 
-// TestCallbackErrorPages: what the codes of RFC 6749 section 4.1.2.1 mean for a
-// customer.
+// TestCallbackErrorPages checks the pages for the error codes of RFC 6749 section
+// 4.1.2.1.
 func TestCallbackErrorPages(t *testing.T) {
-	for code, says := range map[string]string{
+	for code, text := range map[string]string{
 		"access_denied": "Pleo is not connected", "temporarily_unavailable": "Pleo is not responding", "server_error": "Pleo is not responding",
 		"invalid_scope": "Pleo does not accept Fjord Books", "unauthorized_client": "Pleo does not accept Fjord Books", "odd": "Pleo did not grant access",
 	} {
@@ -408,26 +408,26 @@ func TestCallbackErrorPages(t *testing.T) {
 		alice := o.browser()
 		state := alice.start(o.link(o.connection("acme", credstore.OAuth))).Get("state")
 		w := alice.send("GET", "/oauth/callback?"+url.Values{"error": {code}, "state": {state}}.Encode(), "")
-		if page := alice.follow(w); !strings.Contains(page, says) {
-			t.Errorf("%s is told as:\n%s", code, page)
+		if page := alice.follow(w); !strings.Contains(page, text) {
+			t.Errorf("%s shows the page:\n%s", code, page)
 		}
 	}
 }
 
-// TestLinkWithExtraQuery: mail programs and trackers add to addresses.
+// TestLinkWithExtraQuery checks links to which mail programs or trackers have added.
 func TestLinkWithExtraQuery(t *testing.T) {
 	for _, added := range []string{"?utm_source=mail", "?utm=100%", "?a;b"} {
 		o := newEnv(t, publicURL, nil)
 		link, alice := o.link(o.connection("acme", credstore.OAuth)), o.browser()
 		wantText(t, alice.send("GET", link+added, "").Body.String(), "Continue to Pleo")
 		if w := alice.send("POST", link+added, ""); w.Code != http.StatusSeeOther {
-			t.Errorf("the button at a link with %s is answered %d: %s", added, w.Code, w.Body)
+			t.Errorf("POST to a link with %s = %d: %s", added, w.Code, w.Body)
 		}
 	}
 }
 
-// TestPlainHTTPOriginIsRejected: a page that somebody on the way has put in the place of
-// ours, without TLS.
+// TestPlainHTTPOriginIsRejected checks a form on a page that an attacker on the network
+// served without TLS under our name.
 func TestPlainHTTPOriginIsRejected(t *testing.T) {
 	o := newEnv(t, publicURL, nil)
 	link := o.link(o.connection("acme", credstore.OAuth))
@@ -438,20 +438,20 @@ func TestPlainHTTPOriginIsRejected(t *testing.T) {
 		w := httptest.NewRecorder()
 		o.pages.ServeHTTP(w, r)
 		if w.Code != want {
-			t.Errorf("a form from %s is answered %d, want %d", origin, w.Code, want)
+			t.Errorf("POST with Origin %s = %d, want %d", origin, w.Code, want)
 		}
 	}
 }
 
-// TestWithoutBrandName: the pages read well without a name, and a link of what is
-// connected says so.
+// TestWithoutBrandName checks the default brand, and the page of a link for a connection
+// that is active.
 func TestWithoutBrandName(t *testing.T) {
 	o := newEnv(t, publicURL, func(c *Config) { c.Branding.Name = "" })
 	id := o.connection("acme", credstore.OAuth)
 	alice := o.browser()
 	page := alice.send("GET", o.link(id), "").Body.String()
 	if wantText(t, page, "Account in the integration", "The integration would like"); strings.Contains(page, "in The") {
-		t.Errorf("a capital in the middle of a sentence:\n%s", page)
+		t.Errorf("a capital letter within a sentence:\n%s", page)
 	}
 	alice.follow(alice.callback(alice.start(o.link(id)).Get("state")))
 	wantText(t, alice.send("GET", o.link(id), "").Body.String(), "You are already connected")

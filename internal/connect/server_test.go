@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// listen serves h as the connect listener is served, and returns its address.
+// listen serves h with the limits of the connect listener, and returns its address.
 func listen(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -28,7 +28,7 @@ func listen(t *testing.T, h http.HandlerFunc) string {
 	return l.Addr().String()
 }
 
-// get asks for the path by a connection of its own, which stays open.
+// get requests the path over a new connection, which stays open.
 func get(t *testing.T, address, path string) (net.Conn, *http.Response, error) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -42,27 +42,27 @@ func get(t *testing.T, address, path string) (net.Conn, *http.Response, error) {
 	return conn, res, err
 }
 
-// TestIdleConnectionsAreClosedWhenFull: whoever keeps connections open that nothing happens on
-// does not keep customers out.
+// TestIdleConnectionsAreClosedWhenFull checks that idle connections do not keep
+// customers out.
 func TestIdleConnectionsAreClosedWhenFull(t *testing.T) {
 	address := listen(t, func(http.ResponseWriter, *http.Request) {})
 	var latest net.Conn
 	for i := range maxConnections + 100 {
 		conn, res, err := get(t, address, "/x")
 		if err != nil || res.StatusCode != http.StatusOK {
-			t.Fatalf("with %d idle connections a page is answered %v, %v", i, res, err)
+			t.Fatalf("with %d idle connections the response is %v, %v", i, res, err)
 		}
 		latest = conn
 	}
-	// The latest is the last to go.
+	// The latest connection is still open.
 	fmt.Fprint(latest, "GET /again HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	if res, err := http.ReadResponse(bufio.NewReader(latest), nil); err != nil || res.StatusCode != http.StatusOK {
-		t.Errorf("the latest connection was answered %v, %v; want it open", res, err)
+		t.Errorf("response over the latest connection: %v, %v; want status 200", res, err)
 	}
 }
 
-// TestBusyConnectionsStayOpenWhenFull: customers whose pages wait for Pleo are not thrown
-// out for another one.
+// TestBusyConnectionsStayOpenWhenFull checks that pages which wait for Pleo are not
+// interrupted by further connections.
 func TestBusyConnectionsStayOpenWhenFull(t *testing.T) {
 	release := make(chan struct{})
 	arrived := make(chan struct{}, maxConnections)
@@ -72,11 +72,11 @@ func TestBusyConnectionsStayOpenWhenFull(t *testing.T) {
 			<-release
 		}
 	})
-	answered := make(chan error, maxConnections)
+	done := make(chan error, maxConnections)
 	for range maxConnections {
 		go func() {
 			_, _, err := get(t, address, "/slow")
-			answered <- err
+			done <- err
 		}()
 	}
 	for range maxConnections {
@@ -84,12 +84,12 @@ func TestBusyConnectionsStayOpenWhenFull(t *testing.T) {
 	}
 	go func() {
 		_, _, err := get(t, address, "/next")
-		answered <- err
+		done <- err
 	}()
 	close(release)
 	for range maxConnections + 1 {
-		if err := <-answered; err != nil {
-			t.Errorf("one of those that waited: %v", err)
+		if err := <-done; err != nil {
+			t.Errorf("a request that waited: %v", err)
 		}
 	}
 }
