@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
@@ -57,22 +59,21 @@ func allowFormRedirect(h http.Header, auth *url.URL) {
 }
 
 // waitForSlot lets at most n requests at a time use h. The others wait.
-func waitForSlot(n int, h http.HandlerFunc) http.HandlerFunc {
-	slots := make(chan struct{}, n)
+func waitForSlot(n int64, h http.HandlerFunc) http.HandlerFunc {
+	slots := semaphore.NewWeighted(n)
 	return func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			h(w, r)
-		case <-r.Context().Done():
+		if slots.Acquire(r.Context(), 1) != nil {
+			return // the browser has left
 		}
+		defer slots.Release(1)
+		h(w, r)
 	}
 }
 
 // limitConcurrent lets at most n requests at a time use h, which may wait for Pleo.
 // The others are rejected.
-func (p *Pages) limitConcurrent(n int, h http.HandlerFunc) http.HandlerFunc {
-	slots := make(chan struct{}, n)
+func (p *Pages) limitConcurrent(n int64, h http.HandlerFunc) http.HandlerFunc {
+	slots := semaphore.NewWeighted(n)
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			r.URL.RawQuery = "" // mail programs and trackers add to links, and ParseForm must not fail for it
@@ -82,14 +83,13 @@ func (p *Pages) limitConcurrent(n int, h http.HandlerFunc) http.HandlerFunc {
 				return
 			}
 		}
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			extendDeadlines(w)
-			h(w, r)
-		default:
+		if !slots.TryAcquire(1) {
 			p.showReason(w, r, serverBusy)
+			return
 		}
+		defer slots.Release(1)
+		extendDeadlines(w)
+		h(w, r)
 	}
 }
 

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
+	"regexp"
 	"strings"
-	"unicode"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -17,14 +16,14 @@ var errNoTokens = errors.New("a successful response without readable tokens")
 
 const invalidClient = "invalid_client"
 
-// rejectionCodes mean that the token that was sent is not valid. The second is not
-// in RFC 6749; Pleo is known to use it.
-func rejectionCodes() []string { return []string{"invalid_grant", "invalid_refresh_token"} }
-
-// clientErrorCodes mean that our client is wrong.
-func clientErrorCodes() []string {
-	return []string{invalidClient, "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
-}
+var (
+	// rejectionCode matches the codes that reject the token that was sent, also as
+	// words of a text. The second is not in RFC 6749; Pleo is known to use it. Case
+	// is ignored because Pleo writes types in capitals.
+	rejectionCode = regexp.MustCompile(`(?i)\b(invalid_grant|invalid_refresh_token)\b`)
+	// clientErrorCode matches the codes that reject our client.
+	clientErrorCode = regexp.MustCompile(`(?i)^(invalid_client|unauthorized_client|unsupported_grant_type|invalid_scope)$`)
+)
 
 // tokens interprets the response to a token request: tokens, a [ResponseError] or
 // an [UnknownOutcomeError]. sent are secrets that errors must not show.
@@ -82,44 +81,23 @@ func parseTokenError(body []byte) tokenError {
 }
 
 // classify returns the class of a 4xx response and the code that determined it,
-// which is empty for Unexpected. Case is ignored: Pleo writes types in capitals. A
-// client error in the error or type member counts before a rejection that is only
-// mentioned, because it rejects no token.
+// which is empty for Unexpected. A client error in the error or type member counts
+// before a rejection that is only mentioned, because it rejects no token.
 func (e tokenError) classify() (Class, string) {
-	if code := findCode(rejectionCodes(), equalTo(e.code)); code != "" {
-		return TokenRejected, code
+	if code := rejectionCode.FindString(e.code); code != "" && code == e.code {
+		return TokenRejected, strings.ToLower(code)
 	}
 	for _, text := range []string{e.code, e.typ} {
-		if code := findCode(clientErrorCodes(), equalTo(text)); code != "" {
-			return ClientRejected, code
+		if clientErrorCode.MatchString(text) {
+			return ClientRejected, strings.ToLower(text)
 		}
 	}
 	for _, text := range []string{e.code, e.typ, e.description} {
-		if code := findCode(rejectionCodes(), wordOf(text)); code != "" {
-			return TokenRejected, code
+		if code := rejectionCode.FindString(text); code != "" {
+			return TokenRejected, strings.ToLower(code)
 		}
 	}
 	return Unexpected, ""
-}
-
-func findCode(codes []string, matches func(code string) bool) string {
-	if i := slices.IndexFunc(codes, matches); i >= 0 {
-		return codes[i]
-	}
-	return ""
-}
-
-func equalTo(s string) func(string) bool {
-	return func(code string) bool { return strings.EqualFold(s, code) }
-}
-
-// wordOf matches codes that are a whole word of text: "invalid_grant_type" does not
-// contain invalid_grant.
-func wordOf(text string) func(string) bool {
-	words := strings.FieldsFunc(text, func(r rune) bool {
-		return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
-	})
-	return func(code string) bool { return slices.ContainsFunc(words, equalTo(code)) }
 }
 
 const (
