@@ -11,8 +11,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// clientLeaves is F6: the refresh goes on without the client that caused it.
-func clientLeaves(r *run) {
+// clientDisconnects is F6: the refresh continues without the client that caused it.
+func clientDisconnects(r *run) {
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectExpired(r.trials)
 	p := w.serve()
@@ -26,11 +26,11 @@ func clientLeaves(r *run) {
 	w.finish(len(connections))
 }
 
-// abandonRequests sends a request for each link and leaves while its refresh is under way.
+// abandonRequests sends a request for each connection and cancels it during its refresh.
 func (w *env) abandonRequests(p *process, connections []connection) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
-	ctx, leave := context.WithCancel(w.Context())
+	ctx, cancel := context.WithCancel(w.Context())
 	responses := make(chan response, len(connections))
 	for _, l := range connections {
 		go func() { responses <- p.getPath(ctx, l, "/v1/companies") }()
@@ -38,15 +38,15 @@ func (w *env) abandonRequests(p *process, connections []connection) {
 	for _, l := range connections {
 		w.await(simulator.PhaseCommitted, l)
 	}
-	leave()
+	cancel()
 	for range connections {
 		<-responses
 	}
 	w.sim.ClearFaults()
 }
 
-// unusualLifetimes is F19: whatever is said about the life of a token, each is refreshed
-// once and then used.
+// unusualLifetimes is F19: whatever the form of expires_in and the clocks, each token is
+// refreshed once and then used.
 func unusualLifetimes(r *run) {
 	for _, form := range []string{"absent", "null", "zero", "negative", "string", "fraction", "huge"} {
 		r.variant("expires_in "+form, func(r *run) {
@@ -56,7 +56,7 @@ func unusualLifetimes(r *run) {
 			p := w.serve()
 			for range 5 {
 				w.checkWorking(p, connections)
-				time.Sleep(200 * time.Millisecond) // a loop would show meanwhile
+				time.Sleep(200 * time.Millisecond) // a refresh loop would show meanwhile
 			}
 			w.checkRefreshedOnce(connections)
 			p.stop()
@@ -68,14 +68,14 @@ func unusualLifetimes(r *run) {
 			r.Parallel()
 			now := func() time.Time { return time.Now().Add(off) }
 			w := r.newEnvWith(simulator.Config{Now: now}, nil)
-			// One sort ends 3 minutes from now by the server's clock; of the
-			// other the server knows that it has ended.
+			// The tokens expire in 3 minutes by the server's clock, and are no longer
+			// valid.
 			connections := w.connect(max(1, r.trials/10), simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(3 * time.Minute)}, time.Time{})
 			w.sim.KillAccessTokens("", "")
 			p := w.serve()
 			for range 5 {
 				w.checkWorking(p, connections)
-				time.Sleep(200 * time.Millisecond) // a loop would show meanwhile
+				time.Sleep(200 * time.Millisecond) // a refresh loop would show meanwhile
 			}
 			w.checkRefreshedOnce(connections)
 			p.stop()
@@ -95,21 +95,21 @@ func (w *env) checkRefreshedOnce(connections []connection) {
 	}
 }
 
-// accessTokenRevoked is F20: tokens die under load, at their rotation and once out of
-// the blue. No client notices.
+// accessTokenRevoked is F20: under load, access tokens become invalid by refreshes and
+// once without any. No client gets an error.
 func accessTokenRevoked(r *run) {
 	const life = 3 * time.Second
 	w := r.newEnv(simulator.Settings{Latency: simulator.Duration(20 * time.Millisecond)})
 	connections := w.connect(r.trials, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(life)}, time.Time{})
 	p := w.serve()
 	load := w.load([]*process{p}, connections, 4)
-	time.Sleep(life) // rotations happen meanwhile, by the program's own time
+	time.Sleep(life) // during refreshes, by the program's own time
 	w.sim.KillAccessTokens("", "")
 	time.Sleep(life)
 	load.stop()
 	sent := w.checkSends(load)
 	refreshes := w.sim.Counters().Refreshes
-	// Each token lives until it is refreshed ahead of its expiry, or killed.
+	// Each token is refreshed ahead of its expiry, or after the kill.
 	if most := len(connections) * (int(2*life/(life*4/5)) + 1 + 1); refreshes > most {
 		r.violation("%d refreshes of %d connections, want at most %d", refreshes, len(connections), most)
 	}
@@ -119,7 +119,7 @@ func accessTokenRevoked(r *run) {
 	w.finish(len(connections))
 }
 
-// load is what clients do until they are told to stop.
+// load is clients that send requests until they are stopped.
 type load struct {
 	end     chan struct{}
 	pause   time.Duration
@@ -127,7 +127,8 @@ type load struct {
 	sent    atomic.Int64
 }
 
-// load starts clients for each link at each process. Every answer must be 200.
+// load starts clients for each connection at each process. Every response must be
+// 200.
 func (w *env) load(processes []*process, connections []connection, clients int) *load {
 	return w.loadEvery(processes, connections, clients, 5*time.Millisecond)
 }
@@ -156,7 +157,7 @@ func (l *load) client(p *process, to connection) {
 		if a := p.getPath(context.Background(), to, path); a.status != http.StatusOK {
 			p.violation("%s under load: %d %s, want 200", to.name, a.status, a.body)
 		}
-		time.Sleep(l.pause) // a client has other things to do
+		time.Sleep(l.pause) // between requests
 	}
 }
 
@@ -165,8 +166,8 @@ func (l *load) stop() {
 	l.running.Wait()
 }
 
-// checkSends checks that no request of the load reached the API more than twice,
-// and returns how many requests there were.
+// checkSends checks that no request of the load reached the API more than twice, and
+// returns the number of requests.
 func (w *env) checkSends(l *load) int64 {
 	w.Helper()
 	sent := l.sent.Load()
@@ -178,8 +179,8 @@ func (w *env) checkSends(l *load) int64 {
 	return sent
 }
 
-// apiAlwaysUnauthorized is F21: a 401 that no new token cures leads to one refresh, and
-// clients see it.
+// apiAlwaysUnauthorized is F21: a 401 for reasons other than the token causes one
+// refresh, and clients get the 401.
 func apiAlwaysUnauthorized(r *run) {
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectValid(r.trials)
@@ -189,7 +190,7 @@ func apiAlwaysUnauthorized(r *run) {
 		for _, l := range connections {
 			path := fmt.Sprintf("/echo/%s/%d", l.name, n)
 			if a := p.getPath(r.Context(), l, path); a.status != http.StatusUnauthorized || a.code() != "" {
-				r.violation("%s: %d %s, want Pleo's own 401", l.name, a.status, a.body)
+				r.violation("%s: %d %s, want Pleo's 401", l.name, a.status, a.body)
 			}
 			if sends := w.requestCount(path); sends > 2 {
 				r.violation("one request was sent %d times, want at most twice", sends)

@@ -1,13 +1,14 @@
-// Package faults tries to make the program lose a token. Its tests kill, pause
-// and stop the real program, fail its disk, and cut, delay and spoil the
-// answers of a simulated Pleo, which counts how often each refresh token was
-// presented.
+// Package faults tries to make the program lose a token.
 //
-// The tests take minutes, so a plain go test skips them:
+// Its tests kill, pause and stop the real program, make its disk fail, and truncate,
+// delay and corrupt the responses of a simulated Pleo, which counts how often each
+// refresh token is sent.
+//
+// The tests take minutes, so go test skips them without a flag:
 //
 //	make faults        a tenth of the trials
 //	make faults-full   all of them
 //
-// Each run ends with a table. docs/reliability.md says what the faults are, and
-// holds the table of a full run.
+// Each run ends with a table. docs/reliability.md describes the faults and has the
+// table of a full run.
 package faults

@@ -16,8 +16,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// timeToDurable is no fault. It measures the interval that the design cannot
-// close: from the server's commit until the new pair is on disk.
+// timeToDurable is not a fault. It measures the interval in which a crash loses a
+// token: from the server's commit until the new pair is on disk.
 func timeToDurable(r *run) {
 	r.needStrace()
 	w := r.newEnv(simulator.Settings{})
@@ -53,7 +53,7 @@ func timeToDurable(r *run) {
 	w.finish(len(connections))
 }
 
-// stopTraced stops a process that runs under strace, which heeds no signals.
+// stopTraced stops a process that runs under strace, which ignores signals.
 func (p *process) stopTraced() {
 	p.Helper()
 	pid := p.cmd.Process.Pid
@@ -71,14 +71,14 @@ func (p *process) stopTraced() {
 	p.awaitExit()
 }
 
-// A line of strace's: thread, time, what was called, and how long it took. A
-// call that others interrupt takes two lines, and the time is that of the first.
+// A line of strace's output: thread, time, call and duration. A call that is
+// interrupted by others has two lines; its time is in the first.
 var (
 	syncLine    = regexp.MustCompile(`^(\d+) +(\d+\.\d+) f(?:data)?sync\(\d+<(.*?)>(?:\) += 0 <(\d+\.\d+)>)?`)
 	resumedLine = regexp.MustCompile(`^(\d+) +(\d+\.\d+) <\.\.\. f(?:data)?sync resumed>\) += 0 <(\d+\.\d+)>`)
 )
 
-// syncsOf reads when syncs of the file were done, in their order.
+// syncsOf returns the times at which syncs of the file ended, in order.
 func (w *env) syncsOf(report, path string) []time.Time {
 	w.Helper()
 	text, err := os.ReadFile(report)
@@ -104,7 +104,7 @@ func (w *env) syncsOf(report, path string) []time.Time {
 	return done
 }
 
-// after adds seconds to a Unix time, both as strace writes them.
+// after parses a time and a duration in strace's format and adds them.
 func (w *env) after(began, took string) time.Time {
 	w.Helper()
 	seconds, micros, _ := strings.Cut(began, ".")
@@ -112,7 +112,7 @@ func (w *env) after(began, took string) time.Time {
 	us, err2 := strconv.ParseInt(micros, 10, 64)
 	d, err3 := time.ParseDuration(took + "s")
 	if err1 != nil || err2 != nil || err3 != nil {
-		w.Fatalf("strace wrote the time %s and the duration %s", began, took)
+		w.Fatalf("parsing the time %s and the duration %s of strace", began, took)
 	}
 	return time.Unix(s, us*1000).Add(d)
 }

@@ -16,15 +16,15 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// maxConcurrentRefreshes is how many refreshes a process has under way at most before some have
+// maxConcurrentRefreshes is how many refreshes a process has in flight before some have
 // succeeded.
 const maxConcurrentRefreshes = 16
 
-// belowBreakerLimit is how many connections may be refused before a process suspects the
-// server instead.
+// belowBreakerLimit is how many connections may be rejected without opening the circuit
+// breaker.
 const belowBreakerLimit = 4
 
-// eventTimeout is how long an event is waited for that must come.
+// eventTimeout is how long tests wait for an event.
 const eventTimeout = 2 * time.Minute
 
 // env is a simulated Pleo and a data directory for proxies.
@@ -44,15 +44,14 @@ type env struct {
 	named    int
 }
 
-// env makes one. The lines are added to the configuration.
+// newEnv returns an env. The lines are added to the configuration.
 func (r *run) newEnv(settings simulator.Settings, lines ...string) *env {
 	r.Helper()
 	return r.newEnvWith(simulator.Config{Settings: settings}, nil, lines...)
 }
 
-// authServerMover puts the authorization server somewhere else than the API, and
-// returns what the proxy is told about it: auth_url, and ca_file where it needs
-// one.
+// authServerMover serves the authorization server separately from the API, and returns
+// its configuration: auth_url, and ca_file if needed.
 type authServerMover func(*env) string
 
 func (r *run) newEnvWith(c simulator.Config, move authServerMover, lines ...string) *env {
@@ -83,13 +82,13 @@ oauth: {client_id: %q, client_secret: %q}
 	return w
 }
 
-// configIn writes a configuration whose data directory has the name.
+// configIn writes a configuration with a data directory of the name.
 func (w *env) configIn(name, settings string) string {
 	w.Helper()
 	return w.write(name+".yaml", settings+w.dataLine(name))
 }
 
-// dataLine is the line of configuration that names a data directory.
+// dataLine is the line of the configuration for a data directory.
 func (w *env) dataLine(name string) string {
 	return fmt.Sprintf("data_dir: %q\n", filepath.Join(w.dir, name))
 }
@@ -103,7 +102,7 @@ func orDefault(lines []string, line string) string {
 	return strings.Join(append(lines, line), "\n") + "\n"
 }
 
-// countRequests counts the requests for each path.
+// countRequests counts the requests by path.
 func (w *env) countRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
@@ -113,7 +112,7 @@ func (w *env) countRequests(next http.Handler) http.Handler {
 	})
 }
 
-// requestCount returns how many requests there were for the path.
+// requestCount returns the number of requests for the path.
 func (w *env) requestCount(path string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -149,8 +148,8 @@ func (w *env) connectValid(n int) []connection {
 	return w.connect(n, simulator.GrantRequest{}, time.Time{})
 }
 
-// connect adds n connections with grants of their own. Zero expires: as the
-// simulator says.
+// connect adds n connections, each with its own grant. A zero expires means that of the
+// grant.
 func (w *env) connect(n int, request simulator.GrantRequest, expires time.Time) []connection {
 	w.Helper()
 	var connections []connection
@@ -169,7 +168,7 @@ func (w *env) connect(n int, request simulator.GrantRequest, expires time.Time) 
 	return connections
 }
 
-// line is the connection as a line to import.
+// line is the connection in the format of the import.
 func (l connection) line(expires time.Time) string {
 	if expires.IsZero() {
 		expires = l.grant.ExpiresAt
@@ -181,12 +180,12 @@ func (l connection) line(expires time.Time) string {
 	return string(text)
 }
 
-// importLines brings in lines without asking the simulator about them.
+// importLines imports connections without checking them with the simulator.
 func (w *env) importLines(lines string) {
 	w.Helper()
 	path := w.write("import.jsonl", lines)
 	if code, out := w.command("connections", "import", "--offline", path); code != 0 {
-		w.Fatalf("connections import exits %d, want 0:\n%s", code, out)
+		w.Fatalf("connections import: exit code %d, want 0:\n%s", code, out)
 	}
 }
 
@@ -202,7 +201,7 @@ func (w *env) command(args ...string) (code int, output string) {
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
-// fault makes something go wrong at the simulator.
+// fault sets a fault of the simulator.
 func (w *env) fault(f simulator.Fault) simulator.Fault {
 	w.Helper()
 	set, err := w.sim.SetFault(f)
@@ -212,13 +211,13 @@ func (w *env) fault(f simulator.Fault) simulator.Fault {
 	return set
 }
 
-// await waits for a step of a token request of the connection.
+// await waits until a token request of the connection reaches a phase.
 func (w *env) await(phase string, l connection) simulator.Event {
 	w.Helper()
 	return w.awaitNth(phase, l, 1)
 }
 
-// awaitNth waits for the nth such step.
+// awaitNth waits until the nth token request of the connection reaches a phase.
 func (w *env) awaitNth(phase string, l connection, n int) simulator.Event {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), eventTimeout)
@@ -238,7 +237,7 @@ func (w *env) awaitNth(phase string, l connection, n int) simulator.Event {
 	}
 }
 
-// finish ends a world: it counts the trials, and what the simulator saw.
+// finish records the trials and the counters of the simulator.
 func (w *env) finish(trials int) {
 	w.Helper()
 	c := w.sim.Counters()
@@ -247,7 +246,7 @@ func (w *env) finish(trials int) {
 		r.MaxSends = max(r.MaxSends, c.MaxTimesSent)
 	})
 	if c.AuthorizationNotOnce > 0 || c.WrongCompany > 0 {
-		w.violation("%d requests had no or several Authorization fields, %d another company's", c.AuthorizationNotOnce, c.WrongCompany)
+		w.violation("%d requests had no or several Authorization fields, %d the credential of another company", c.AuthorizationNotOnce, c.WrongCompany)
 	}
 	for id, g := range c.Grants {
 		if g.MaxRefreshesInFlight > 1 && !w.run.fault.overlaps {
@@ -256,8 +255,8 @@ func (w *env) finish(trials int) {
 	}
 }
 
-// awaitFinal asks for each connection until its outcome is final, and counts those
-// that are lost.
+// awaitFinal sends requests for each connection until the response is final, and counts
+// lost connections.
 func (w *env) awaitFinal(p *process, connections []connection) {
 	w.Helper()
 	for _, l := range connections {
@@ -274,7 +273,7 @@ func (w *env) awaitFinal(p *process, connections []connection) {
 	}
 }
 
-// checkWorking asks once for each connection, which must work.
+// checkWorking sends one request for each connection, which must succeed.
 func (w *env) checkWorking(p *process, connections []connection) {
 	w.Helper()
 	for _, l := range connections {
@@ -287,7 +286,7 @@ func (w *env) checkWorking(p *process, connections []connection) {
 	}
 }
 
-// replaceLine puts a line in the place of the one that begins like this.
+// replaceLine replaces the line with the prefix.
 func replaceLine(text, begin, line string) string {
 	var lines []string
 	for old := range strings.Lines(text) {

@@ -9,8 +9,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// rotationInterrupted is F24: each step of a rotation of the keyset is killed at
-// a write, a sync or a rename, then done again. Everything still opens.
+// rotationInterrupted is F24: each step of a rotation of the keyset is killed at a
+// write, a sync or a rename, then repeated. Everything can still be decrypted.
 func rotationInterrupted(r *run) {
 	r.needStrace()
 	type point struct {
@@ -43,15 +43,15 @@ func rotationInterrupted(r *run) {
 		}
 		p := w.serve()
 		w.checkWorking(p, connections[:i+1])
-		w.checkSavedSoon(p, []connection{l}) // its refresh token has opened
+		w.checkSavedSoon(p, []connection{l}) // its refresh token was decrypted
 		p.stop()
 	}
-	r.row.update(func(row *row) { row.Note = fmt.Sprintf("%d commands were killed, the others ended before", kills) })
+	r.row.update(func(row *row) { row.Note = fmt.Sprintf("%d commands were killed, the others had finished", kills) })
 	w.finish(len(connections))
 }
 
-// killAt runs a command that is killed at its nth system call of a kind, and
-// reports whether it came so far.
+// killAt runs a command that is killed at its nth system call of a kind, and reports
+// whether it was killed.
 func (w *env) killAt(call string, nth int, args ...string) bool {
 	w.Helper()
 	inject := fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)
@@ -63,23 +63,23 @@ func (w *env) killAt(call string, nth int, args ...string) bool {
 	return !cmd.ProcessState.Exited()
 }
 
-// retryCommand does a step that may have been done, wholly or in part.
+// retryCommand repeats a step that may be partly or entirely done.
 func (w *env) retryCommand(args ...string) {
 	w.Helper()
 	code, out := w.command(args...)
-	done := args[1] == "retire" && code == 3 // the key is gone already
+	done := args[1] == "retire" && code == 3 // the key has been removed already
 	if code != 0 && !done {
-		w.violation("keyset %s exits %d after it was interrupted, want 0:\n%s", args[1], code, out)
+		w.violation("keyset %s after an interruption: exit code %d, want 0:\n%s", args[1], code, out)
 	}
 }
 
-// primaryKey names the key that everything is sealed under.
+// primaryKey returns the id of the key that encrypts.
 func (w *env) primaryKey() string {
 	w.Helper()
 	code, out := w.command("--json", "keyset", "status")
 	var status struct{ Primary string }
 	if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &status); code != 0 || err != nil {
-		w.Fatalf("keyset status exits %d: %v\n%s", code, err, out)
+		w.Fatalf("keyset status: exit code %d, %v\n%s", code, err, out)
 	}
 	return status.Primary
 }

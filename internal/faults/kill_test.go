@@ -15,8 +15,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// killedBeforeCommit is F1: the process dies while its refresh token is under
-// way and nothing has changed at the server.
+// killedBeforeCommit is F1: the process is killed while its refresh token is in transit
+// and the server has not committed.
 func killedBeforeCommit(r *run) {
 	r.parallelEnvs(3, func(r *run) {
 		w := r.newEnv(simulator.Settings{})
@@ -28,7 +28,7 @@ func killedBeforeCommit(r *run) {
 			w.await(simulator.PhaseReceived, l)
 			p.kill()
 			<-pending
-			w.await(simulator.PhaseResponded, l) // the simulator has seen that nobody waits
+			w.await(simulator.PhaseResponded, l) // the simulator has noticed the closed connection
 			w.sim.ClearFaults()
 			began := time.Now()
 			p = w.serve()
@@ -42,8 +42,8 @@ func killedBeforeCommit(r *run) {
 	})
 }
 
-// killedAfterCommit is F2: nobody has the successor. Where introspection can
-// be trusted the token is not even presented again; without it, once.
+// killedAfterCommit is F2: the successor is lost. With trusted introspection the token
+// is not sent again, without it once.
 func killedAfterCommit(r *run) {
 	for name, settings := range map[string]simulator.OAuthSettings{
 		"introspection":    {},
@@ -55,7 +55,7 @@ func killedAfterCommit(r *run) {
 				w := r.newEnv(simulator.Settings{OAuth: settings})
 				before, connections := w.connectExpired(1), w.connectExpired(r.trials)
 				p := w.serve()
-				w.checkWorking(p, before) // and introspection has proven itself
+				w.checkWorking(p, before) // now introspection is trusted
 				w.killAfterCommits(p, connections)
 				p = w.serve()
 				w.awaitFinal(p, connections)
@@ -67,8 +67,8 @@ func killedAfterCommit(r *run) {
 	}
 }
 
-// killAfterCommits kills the process when the grants of all links have been
-// rotated and nothing was answered.
+// killAfterCommits kills the process when the server has committed all refreshes and
+// has not responded.
 func (w *env) killAfterCommits(p *process, connections []connection) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
@@ -83,8 +83,8 @@ func (w *env) killAfterCommits(p *process, connections []connection) {
 	w.sim.ClearFaults()
 }
 
-// checkRejected checks that clients of lost connections hear so at once, and that their
-// tokens are never presented again.
+// checkRejected checks that requests of lost connections fail at once, and that their
+// tokens are never sent again.
 func (w *env) checkRejected(p *process, connections []connection) {
 	w.Helper()
 	before := w.sim.Counters().TokenRequests
@@ -93,34 +93,34 @@ func (w *env) checkRejected(p *process, connections []connection) {
 		for range 5 {
 			a := p.get(l)
 			if a.code() != "reauthorization_required" {
-				w.violation("%s: %d %s, want our 401", l.name, a.status, a.body)
+				w.violation("%s: %d %s, want the 401 of the proxy", l.name, a.status, a.body)
 			}
 			best = min(best, a.took)
 		}
 		if best > 50*time.Millisecond {
-			w.violation("%s: our 401 took %v, want at most 50 ms", l.name, best)
+			w.violation("%s: the 401 of the proxy took %v, want at most 50 ms", l.name, best)
 		}
 	}
 	if after := w.sim.Counters().TokenRequests; fmt.Sprint(after) != fmt.Sprint(before) {
-		w.violation("ended grants led to token requests: %v before, %v after", before, after)
+		w.violation("revoked grants caused token requests: %v before, %v after", before, after)
 	}
 }
 
-// killedSoonAfterCommit is F3. What is 20 ms old is durable, unless the machine
-// itself stands still for that long; such trials are done again.
+// killedSoonAfterCommit is F3. After 20 ms a pair is durable, unless the machine itself
+// stalls for that long; such trials are repeated.
 func killedSoonAfterCommit(r *run) {
 	delays := []int{0, 1, 2, 3, 5, 10, 20, 30, 40, 50} // milliseconds
 	each := max(1, r.trials/len(delays))
 	w := r.newEnv(simulator.Settings{})
 	first := w.connectExpired(1)
 	p := w.serve()
-	w.checkWorking(p, first) // and introspection has proven itself
+	w.checkWorking(p, first) // now introspection is trusted
 	lost, again := map[int]int{}, 0
 	for _, delay := range delays {
 		for _, l := range w.connectExpired(each) {
-			kept, stood := w.killAfter(&p, l, time.Duration(delay)*time.Millisecond)
-			for ; !kept && delay >= 20 && stood && again < r.trials; again++ {
-				kept, stood = w.killAfter(&p, w.connectExpired(1)[0], time.Duration(delay)*time.Millisecond)
+			kept, stalled := w.killAfter(&p, l, time.Duration(delay)*time.Millisecond)
+			for ; !kept && delay >= 20 && stalled && again < r.trials; again++ {
+				kept, stalled = w.killAfter(&p, w.connectExpired(1)[0], time.Duration(delay)*time.Millisecond)
 			}
 			if !kept {
 				lost[delay]++
@@ -132,27 +132,26 @@ func killedSoonAfterCommit(r *run) {
 	w.reportLosses(delays, lost, each, again)
 }
 
-// killAfter kills the process at a time after the server's commit, and puts
-// another in its place. It reports whether the connection was kept, and whether
-// the machine stood still meanwhile.
-func (w *env) killAfter(p **process, l connection, delay time.Duration) (kept, stood bool) {
+// killAfter kills the process some time after the server's commit and restarts it. It
+// reports whether the pair was kept, and whether the machine stalled meanwhile.
+func (w *env) killAfter(p **process, l connection, delay time.Duration) (kept, stalled bool) {
 	w.Helper()
-	machine := w.watchMachine()
+	stopWatching := w.watchMachine()
 	pending := (*p).sendAsync(l)
 	committed := w.await(simulator.PhaseCommitted, l)
-	time.Sleep(time.Until(committed.Time.Add(delay))) // the moment is the fault
+	time.Sleep(time.Until(committed.Time.Add(delay))) // the moment is what is tested
 	(*p).kill()
-	stood = machine() > 10*time.Millisecond
+	stalled = stopWatching() > 10*time.Millisecond
 	<-pending
 	*p = w.serve()
 	kept = (*p).getUntil(l, isFinal).status == http.StatusOK
 	w.checkSpoolEmpty(*p)
-	return kept, stood
+	return kept, stalled
 }
 
-// watchMachine writes and syncs a small file every few milliseconds. The
-// returned function ends that, and tells how long it took at most, over and
-// above the pause: what is slow for such a file is slow for the program.
+// watchMachine writes and syncs a small file every few milliseconds. stop ends that and
+// returns the longest time that it took, without the pause: a disk that is slow for this
+// file is slow for the program.
 func (w *env) watchMachine() (stop func() time.Duration) {
 	file, err := os.Create(filepath.Join(w.dir, "canary"))
 	if err != nil {
@@ -181,7 +180,7 @@ func (w *env) watchMachine() (stop func() time.Duration) {
 	return func() time.Duration { close(end); return <-slowest }
 }
 
-// reportLosses counts what was lost, by the delay of the kill.
+// reportLosses counts the losses by delay.
 func (w *env) reportLosses(delays []int, lost map[int]int, each, again int) {
 	w.Helper()
 	var parts []string
@@ -196,25 +195,25 @@ func (w *env) reportLosses(delays []int, lost map[int]int, each, again int) {
 		}
 	}
 	if again > 0 {
-		parts = append(parts, fmt.Sprintf("%d trials done again, as the disk took 10 ms for a byte", again))
+		parts = append(parts, fmt.Sprintf("%d trials repeated, because writing one byte took 10 ms", again))
 	}
 	w.row.update(func(r *row) { r.Note = strings.Join(parts, "; ") })
 }
 
-// checkSpoolEmpty checks that a restarted process has made sense of what its
-// predecessor left: no pair is left in the spool, and nothing failed to open.
-// What may stay is room that was reserved for a pair that never came.
+// checkSpoolEmpty checks that a restarted process has saved what its predecessor left:
+// the spool has no pair, and no record could not be decrypted. Empty records that were
+// reserved may remain.
 func (w *env) checkSpoolEmpty(p *process) {
 	w.Helper()
 	if !eventually(10*time.Second, func() bool { return len(w.spooledPairs()) == 0 }) {
-		w.violation("pairs are left in the spool: %q\n%s", w.spooledPairs(), p.log)
+		w.violation("the spool contains pairs: %q\n%s", w.spooledPairs(), p.log)
 	}
 	if log := p.log.String(); strings.Contains(log, `"level":"error"`) && !strings.Contains(log, "needs a person") {
 		w.violation("the restarted process logs errors:\n%s", log)
 	}
 }
 
-// spooledPairs lists the records of the spool that hold a pair, or a part of one.
+// spooledPairs lists the records of the spool with a pair, or with a part of one.
 func (w *env) spooledPairs() []string {
 	w.Helper()
 	records, err := filepath.Glob(filepath.Join(w.dir, "data*", "spool", "*.pair"))
@@ -228,22 +227,22 @@ func (w *env) spooledPairs() []string {
 	})
 }
 
-// terminated is F7. The answer comes while the process drains.
+// terminated is F7. The response arrives while the process shuts down.
 func terminated(r *run) {
-	r.variant("answer at once", func(r *run) {
+	r.variant("response at once", func(r *run) {
 		r.Parallel()
 		r.terminateDuringRefresh()
 	})
-	for name, late := range map[string]struct{ answer, exit time.Duration }{
-		"answer after 24 s": {24 * time.Second, 30 * time.Second},
-		"answer after 55 s": {55 * time.Second, 90 * time.Second},
+	for name, late := range map[string]struct{ response, exit time.Duration }{
+		"response after 24 s": {24 * time.Second, 30 * time.Second},
+		"response after 55 s": {55 * time.Second, 90 * time.Second},
 	} {
 		r.variant(name, func(r *run) {
 			r.Parallel()
 			w := r.newEnv(simulator.Settings{})
 			connections := w.connectExpired(3)
 			p := w.serve()
-			w.fault(simulator.Fault{Kind: "delay", When: simulator.AfterCommit, Delay: simulator.Duration(late.answer)})
+			w.fault(simulator.Fault{Kind: "delay", When: simulator.AfterCommit, Delay: simulator.Duration(late.response)})
 			p.sendAll(connections)
 			for _, l := range connections {
 				w.await(simulator.PhaseCommitted, l)
@@ -251,7 +250,7 @@ func terminated(r *run) {
 			began := time.Now()
 			p.stop()
 			if took := time.Since(began); took > late.exit {
-				r.violation("the process ended %v after SIGTERM, want at most %v", took, late.exit)
+				r.violation("the process exited %v after SIGTERM, want at most %v", took, late.exit)
 			}
 			w.sim.ClearFaults()
 			p = w.serve()
@@ -262,8 +261,8 @@ func terminated(r *run) {
 	}
 }
 
-// terminateDuringRefresh tells the process to stop while refreshes are under way, more than
-// once, before and after the server's commit.
+// terminateDuringRefresh sends SIGTERM twice while a refresh is in flight, before or
+// after the server's commit.
 func (r *run) terminateDuringRefresh() {
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectExpired(r.trials)
@@ -278,13 +277,13 @@ func (r *run) terminateDuringRefresh() {
 		w.await(phase, l)
 		p.signal(syscall.SIGTERM)
 		if !eventually(10*time.Second, func() bool { return p.operator("/readyz").status == http.StatusServiceUnavailable }) {
-			r.violation("the process does not say that it drains")
+			r.violation("/readyz does not report the shutdown")
 		}
 		p.signal(syscall.SIGTERM)
 		w.sim.ClearFaults()
 		p.awaitExit()
 		if a := <-pending; a.status != http.StatusOK {
-			r.violation("the request under way got %d %s, want 200", a.status, a.body)
+			r.violation("the request in flight got %d %s, want 200", a.status, a.body)
 		}
 	}
 	p := w.serve()

@@ -18,30 +18,30 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// unreachable is F8: nothing is sent, so nothing is lost, and the tries grow
-// rarer, out of step with each other.
+// unreachable is F8: nothing is sent, so nothing is lost. The retries back off, each
+// connection at its own pace.
 func unreachable(r *run) {
-	r.variant("refused dial", func(r *run) {
+	r.variant("connection refused", func(r *run) {
 		r.Parallel()
 		port := r.deadPort()
 		w := r.newEnvWith(simulator.Config{}, func(*env) string { return fmt.Sprintf("auth_url: %q", "http://"+port.address) })
 		connections := w.connectExpired(max(3, r.trials/3))
 		p := w.outage(connections)
 		port.serve(w.sim.AuthorizationServer())
-		w.awaitFinal(p, connections) // without a hand
+		w.awaitFinal(p, connections) // without an operator
 		p.stop()
 		w.finish(len(connections))
 	})
-	r.variant("name that does not resolve", func(r *run) {
+	r.variant("DNS failure", func(r *run) {
 		r.Parallel()
-		// Go resolves no name of this kind (RFC 7686), and asks nobody.
+		// Go does not resolve such names (RFC 7686).
 		w := r.newEnvWith(simulator.Config{}, func(*env) string { return `auth_url: "https://authorization-server.onion"` })
 		connections := w.connectExpired(max(3, r.trials/3))
 		p := w.outage(connections)
 		p.stop()
 		w.finish(len(connections))
 	})
-	r.variant("certificate of somebody else", func(r *run) {
+	r.variant("untrusted certificate", func(r *run) {
 		r.Parallel()
 		w := r.newEnvWith(simulator.Config{}, func(w *env) string {
 			server := httptest.NewUnstartedServer(w.sim.AuthorizationServer())
@@ -57,7 +57,7 @@ func unreachable(r *run) {
 	})
 }
 
-// outage starts a process, lets it try for some seconds and checks what it does.
+// outage starts a process, lets it try for some seconds and checks its retries.
 func (w *env) outage(connections []connection) *process {
 	w.Helper()
 	p := w.serve()
@@ -68,16 +68,16 @@ func (w *env) outage(connections []connection) *process {
 				w.violation("%s: %d %q, want 503 with Retry-After: %s", l.name, a.status, a.header.Get("Retry-After"), a.body)
 			}
 		}
-		time.Sleep(2 * time.Second) // how often it tries meanwhile is what is tested
+		time.Sleep(2 * time.Second) // the number of retries is what is tested
 	}
 	w.checkBackoff(p, connections)
 	if c := w.sim.Counters(); c.MaxTimesSent > 0 {
-		w.violation("a token was presented %d times to a server that cannot be reached", c.MaxTimesSent)
+		w.violation("a token was sent %d times to an unreachable server", c.MaxTimesSent)
 	}
 	return p
 }
 
-// refreshFailure is a line of the log that says when a refresh is tried again.
+// refreshFailure is a log entry about a refresh that will be retried.
 type refreshFailure struct {
 	Time       time.Time `json:"time"`
 	Connection string    `json:"connection"`
@@ -96,20 +96,20 @@ func (p *process) refreshFailures() map[string][]refreshFailure {
 	return found
 }
 
-// checkBackoff checks that waits double from one second on, and that they are
-// spread: a connection waits between half of that and all of it.
+// checkBackoff checks that delays double from one second on, with jitter: each is
+// between half of that and all of it.
 func (w *env) checkBackoff(p *process, connections []connection) {
 	w.Helper()
 	first := map[time.Duration]bool{}
 	all := p.refreshFailures()
 	for _, l := range connections {
 		if len(all[l.name]) < 2 {
-			w.violation("%s was tried %d times in 8 s, want more", l.name, len(all[l.name]))
+			w.violation("%s was retried %d times in 8 s, want more", l.name, len(all[l.name]))
 		}
 		for i, s := range all[l.name] {
 			most, slack := time.Second<<i, 20*time.Millisecond
 			if wait := s.NextAt.Sub(s.Time); wait < most/2-slack || wait > most+slack {
-				w.violation("%s: wait %d is %v, want between %v and %v", l.name, i+1, wait, most/2, most)
+				w.violation("%s: delay %d is %v, want between %v and %v", l.name, i+1, wait, most/2, most)
 			}
 			if i == 0 {
 				first[s.NextAt.Sub(s.Time)] = true
@@ -117,11 +117,11 @@ func (w *env) checkBackoff(p *process, connections []connection) {
 		}
 	}
 	if len(first) < 2 {
-		w.violation("all connections wait equally long: %v", first)
+		w.violation("all connections have the same first delay: %v", first)
 	}
 }
 
-// deadPort is an address at which nobody listens, and nobody else can.
+// deadPort is an address that is bound, so that no process can listen on it.
 type deadPort struct {
 	*run
 	address string
@@ -158,22 +158,22 @@ func (d *deadPort) serve(h http.Handler) {
 		d.Fatal(err)
 	}
 	server := &http.Server{Handler: h, ReadHeaderTimeout: eventTimeout}
-	go func() { _ = server.Serve(listener) }() // getUntil it is closed
+	go func() { _ = server.Serve(listener) }() // until it is closed
 	d.Cleanup(func() { _ = server.Close() })
 }
 
-// gate is an authorization server over TLS that can leave its clients standing
-// in the handshake, where they have sent nothing yet.
+// gate is the listener of a TLS server that can block clients in the handshake,
+// before they have sent a request.
 type gate struct {
 	net.Listener
-	came chan struct{} // a value for each client that stands there
+	came chan struct{} // a value for each blocked client
 
 	shut atomic.Bool
 	mu   sync.Mutex    // guards open
-	open chan struct{} // closed when clients may go on
+	open chan struct{} // closed when clients may continue
 }
 
-// moveBehindGate puts the authorization server of a world behind a gate.
+// moveBehindGate puts the authorization server behind a gate.
 func moveBehindGate(g **gate) authServerMover {
 	return func(w *env) string {
 		server := httptest.NewUnstartedServer(w.sim.AuthorizationServer())
@@ -188,7 +188,7 @@ func moveBehindGate(g **gate) authServerMover {
 	}
 }
 
-// stop leaves the clients that come from now on in the handshake.
+// stop blocks clients from now on.
 func (g *gate) stop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -196,7 +196,7 @@ func (g *gate) stop() {
 	g.shut.Store(true)
 }
 
-// allow lets all clients go on.
+// allow lets all clients continue.
 func (g *gate) allow() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -205,7 +205,7 @@ func (g *gate) allow() {
 	}
 }
 
-// Accept takes a client; while the gate is shut nothing is read from it.
+// Accept accepts a client. Nothing is read from it while the gate is shut.
 func (g *gate) Accept() (net.Conn, error) {
 	c, err := g.Listener.Accept()
 	if err != nil || !g.shut.Load() {
@@ -217,19 +217,19 @@ func (g *gate) Accept() (net.Conn, error) {
 	return &blockedConn{Conn: c, open: g.open}, nil
 }
 
-// blockedConn is a client at the gate.
+// blockedConn is a client that the gate blocks.
 type blockedConn struct {
 	net.Conn
 	open <-chan struct{}
 }
 
-// Read waits for the gate.
+// Read waits until the gate is open.
 func (s *blockedConn) Read(p []byte) (int, error) {
 	<-s.open
 	return s.Conn.Read(p)
 }
 
-// killedBeforeSending is F12. The kernel frees the lease at once.
+// killedBeforeSending is F12. The kernel releases the lease at once.
 func killedBeforeSending(r *run) {
 	half := max(1, r.trials/2)
 	r.variant("restart", func(r *run) {
@@ -255,25 +255,25 @@ func killedBeforeSending(r *run) {
 		var g *gate
 		w := r.newEnvWith(simulator.Config{}, moveBehindGate(&g))
 		connections := w.connectExpired(half)
-		heir := w.serve()
+		successor := w.serve()
 		for _, l := range connections {
-			holder := w.serve()
+			owner := w.serve()
 			g.stop()
-			pending := holder.sendAsync(l)
+			pending := owner.sendAsync(l)
 			<-g.came
-			waiting := heir.sendAsync(l)
-			holder.kill()
+			waiting := successor.sendAsync(l)
+			owner.kill()
 			<-pending
 			g.allow()
-			w.checkImmediate(<-waiting, l, heir)
+			w.checkImmediate(<-waiting, l, successor)
 		}
-		w.checkWorking(heir, connections)
-		heir.stop()
+		w.checkWorking(successor, connections)
+		successor.stop()
 		w.finish(len(connections))
 	})
 }
 
-// maxConcurrentRefreshes checks that a connection was served without waiting for any time-out.
+// checkImmediate checks that a request did not wait for a timeout.
 func (w *env) checkImmediate(a response, l connection, p *process) {
 	w.Helper()
 	if a.status != http.StatusOK || a.took > 2*time.Second {

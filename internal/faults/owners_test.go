@@ -8,8 +8,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// removedMeanwhile is F23: what comes for a connection that is gone is dropped,
-// also where another has its name by then.
+// removedMeanwhile is F23: a pair for a connection that no longer exists is dropped,
+// even if another connection has its name by then.
 func removedMeanwhile(r *run) {
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectExpired(r.trials)
@@ -19,29 +19,29 @@ func removedMeanwhile(r *run) {
 		pending := p.sendAsync(l)
 		w.await(simulator.PhaseCommitted, l)
 		if code, out := w.command("connections", "remove", l.name); code != 0 {
-			r.Fatalf("connections remove exits %d, want 0:\n%s", code, out)
+			r.Fatalf("connections remove: exit code %d, want 0:\n%s", code, out)
 		}
 		reused := i%2 == 1
-		heir := connection{name: l.name}
+		successor := connection{name: l.name}
 		if reused {
-			heir = w.reuseName(l.name)
+			successor = w.reuseName(l.name)
 		}
 		w.sim.ClearFaults()
 		<-pending
 		if reused {
-			w.checkWorking(p, []connection{heir})
+			w.checkWorking(p, []connection{successor})
 		} else if code, out := w.command("connections", "show", l.name); code != 3 {
-			r.violation("connections show of a removed connection exits %d, want 3:\n%s", code, out)
+			r.violation("connections show of a removed connection: exit code %d, want 3:\n%s", code, out)
 		}
 	}
 	if !eventually(10*time.Second, func() bool { return len(w.spooledPairs()) == 0 }) {
-		r.violation("pairs of removed connections are left in the spool: %q", w.spooledPairs())
+		r.violation("the spool contains pairs of removed connections: %q", w.spooledPairs())
 	}
 	p.stop()
 	w.finish(len(connections))
 }
 
-// reuseName makes a connection with a name that was used before.
+// reuseName adds a connection with a name that was used before.
 func (w *env) reuseName(name string) connection {
 	w.Helper()
 	g, err := w.sim.IssueGrant(simulator.GrantRequest{})
@@ -53,8 +53,8 @@ func (w *env) reuseName(name string) connection {
 	return l
 }
 
-// twoProcesses is F25: two processes share one file under load, over several
-// rotations of every token.
+// twoProcesses is F25: two processes share one file under load, while every
+// connection is refreshed several times.
 func twoProcesses(r *run) {
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connect(r.trials, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(2 * time.Second)}, time.Time{})
@@ -72,54 +72,54 @@ func twoProcesses(r *run) {
 	w.finish(len(connections))
 }
 
-// storeRestored is F26: a token of an old store may be spent. Nothing is presented
-// before an operator accepts the store; then introspection is asked about each
-// token, and what it calls inactive is not presented either.
+// storeRestored is F26: the tokens of an old store may have been used. None is sent
+// before an operator accepts the store. Then each is introspected first, and
+// inactive ones are not sent.
 func storeRestored(r *run) {
 	w := r.newEnv(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 1s}`)
 	half := max(1, r.trials/2)
-	rotated, untouched, before := w.connectExpired(half), w.connectExpired(half), w.connectExpired(1)
+	used, untouched, before := w.connectExpired(half), w.connectExpired(half), w.connectExpired(1)
 	p := w.serve()
-	w.checkWorking(p, before) // and introspection has proven itself
+	w.checkWorking(p, before) // now introspection is trusted
 	p.stop()
 	backup, err := os.ReadFile(w.data("store.db"))
 	if err != nil {
 		r.Fatal(err)
 	}
 	p = w.serve()
-	w.checkWorking(p, rotated)
+	w.checkWorking(p, used)
 	w.awaitHighWaterMark()
 	p.stop()
 	if err := os.WriteFile(w.data("store.db"), backup, 0o600); err != nil {
 		r.Fatal(err)
 	}
 	p = w.serve()
-	w.checkSuspended(p, append(rotated, untouched...))
+	w.checkSuspended(p, append(used, untouched...))
 	if code, out := w.command("store", "accept-restore"); code != 0 {
 		r.Fatalf("store accept-restore exits %d, want 0:\n%s", code, out)
 	}
-	w.awaitFinal(p, append(untouched, rotated...))
-	w.checkSentOnce(rotated)
+	w.awaitFinal(p, append(untouched, used...))
+	w.checkSentOnce(used)
 	p.stop()
 	w.finish(2 * half)
 }
 
-// awaitHighWaterMark waits until the high-water mark beside the spool has everything that
-// is in the store.
+// awaitHighWaterMark waits until the high-water mark includes everything in the
+// store.
 func (w *env) awaitHighWaterMark() {
 	w.Helper()
 	now := time.Now()
-	w.connectExpired(1) // a change that it has not seen yet
+	w.connectExpired(1) // a change that it does not include yet
 	followed := eventually(eventTimeout, func() bool {
 		info, err := os.Stat(w.data("spool/high-water-mark.json"))
 		return err == nil && info.ModTime().After(now)
 	})
 	if !followed {
-		w.Fatal("the high-water mark does not follow the store")
+		w.Fatal("timeout while waiting for the high-water mark")
 	}
 }
 
-// checkSuspended checks that nothing is presented from a store that nobody has accepted.
+// checkSuspended checks that no token is sent before the restored store is accepted.
 func (w *env) checkSuspended(p *process, connections []connection) {
 	w.Helper()
 	before := w.sim.Counters().Refreshes
@@ -129,21 +129,21 @@ func (w *env) checkSuspended(p *process, connections []connection) {
 		}
 	}
 	if after := w.sim.Counters().Refreshes; after != before {
-		w.violation("%d tokens of a restored store were presented before it was accepted", after-before)
+		w.violation("%d tokens of a restored store were sent before it was accepted", after-before)
 	}
 }
 
-// checkSentOnce checks that tokens which a restored store had spent before were asked
-// about and not presented again.
+// checkSentOnce checks that tokens that were used before the restore were
+// introspected, and not sent again.
 func (w *env) checkSentOnce(connections []connection) {
 	w.Helper()
 	grants := w.sim.Counters().Grants
 	for _, l := range connections {
 		if g := grants[l.grant.ID]; g.Introspections == 0 || g.RefreshTokensSent != 1 {
-			w.violation("%s was asked about %d times and presented %d times, want at least once and once", l.name, g.Introspections, g.RefreshTokensSent)
+			w.violation("%s: %d introspections and sent %d times, want at least one and once", l.name, g.Introspections, g.RefreshTokensSent)
 		}
 	}
 	if got := w.row.snapshot().Lost; got != len(connections) {
-		w.violation("%d connections need a person, want the %d whose tokens were spent", got, len(connections))
+		w.violation("%d connections need a person, want the %d whose tokens were used", got, len(connections))
 	}
 }

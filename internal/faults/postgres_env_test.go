@@ -10,18 +10,18 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/postgrestest"
 )
 
-// database is the PostgreSQL of the faults, started by the first that needs it.
-// Its disk is as slow as this machine's.
+// database is the PostgreSQL that the faults share. The first one that needs it starts
+// it. It syncs to disk, unlike other tests.
 var database = postgrestest.Shared{Settings: []string{"fsync = on"}}
 
-// schema is where a world keeps its store, and the network before it.
+// schema is the store of an env, and the network in front of it.
 type schema struct {
-	direct string // connection string of the way without a relay
+	direct string // connection string without the relay
 	relay  *postgrestest.Relay
 }
 
-// usePostgres makes a schema for the world's store, behind a relay, and returns
-// the line of configuration that says so. All replicas have one keyset.
+// usePostgres creates a schema for the store, behind a relay, and returns its line of
+// the configuration. All replicas share one keyset.
 func (w *env) usePostgres(own *postgrestest.Server) string {
 	w.Helper()
 	if own == nil {
@@ -32,14 +32,14 @@ func (w *env) usePostgres(own *postgrestest.Server) string {
 	return w.storeLine(w.database)
 }
 
-// intents counts the refreshes of what was refreshed once that have begun.
+// intents counts the second refreshes that have begun.
 func (w *env) intents() (n int) {
 	w.Helper()
 	postgrestest.Scan(w.T, w.database.direct, `SELECT count(*) FROM intents WHERE parent_version = 2`, &n)
 	return n
 }
 
-// ownCluster gives the run a server that it can kill.
+// ownCluster starts a server for the run, which it can kill.
 func (r *run) ownCluster() {
 	r.Helper()
 	server, err := postgrestest.Start(context.Background())
@@ -50,7 +50,7 @@ func (r *run) ownCluster() {
 	r.cluster = server
 }
 
-// relayTo puts a relay before the database.
+// relayTo puts a relay in front of the database.
 func (w *env) relayTo(dsn string) *schema {
 	w.Helper()
 	relay, err := postgrestest.NewRelay(context.Background(), postgrestest.Address(w.T, dsn))
@@ -66,20 +66,20 @@ func (w *env) storeLine(s *schema) string {
 		s.relay.DSN(w.T, s.direct), filepath.Join(w.dir, "keyset.json"))
 }
 
-// replica starts one more proxy on the world's store, with a spool of its own.
+// replica starts another proxy on the store, with its own spool.
 func (w *env) replica(i int) *process {
 	w.Helper()
 	return w.startWith(w.configIn(fmt.Sprint("data-", i), w.settings))
 }
 
-// replicas starts three.
+// replicas starts three proxies.
 func (w *env) replicas() []*process {
 	w.Helper()
 	return []*process{w.serve(), w.replica(1), w.replica(2)}
 }
 
-// replicaBehindRelay starts a replica that has a network of its own to the database, which can
-// be cut off without the others.
+// replicaBehindRelay starts a replica with its own relay to the database, so that it
+// can be disconnected separately.
 func (w *env) replicaBehindRelay(i int) (*process, *postgrestest.Relay) {
 	w.Helper()
 	own := w.relayTo(w.database.direct)
@@ -92,5 +92,5 @@ func (w *env) startWith(config string) *process {
 	return w.start(exec.Command(*program, "serve", "--json", "--config", config))
 }
 
-// leaseLife is how long others wait for a replica that has died.
-const leaseLife = 12 * time.Second
+// leaseDuration is how long other replicas wait for one that was killed.
+const leaseDuration = 12 * time.Second

@@ -10,62 +10,60 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// laggingFailover is F26P: the primary dies, and a standby that has not heard of
-// the latest rotations takes its place. What a living replica has obtained it
-// saves again; of the rest introspection is asked, and nothing spent is presented.
+// laggingFailover is F26P: the primary is killed, and a standby without the latest
+// refreshes replaces it. A running replica saves its pairs again. The other tokens are
+// introspected, and those that were used are not sent.
 func laggingFailover(r *run) {
 	r.ownCluster()
 	w := r.newEnv(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
 	half := max(1, r.trials/2)
 	before, kept, lost, untouched := w.connectExpired(1), w.connectExpired(half), w.connectExpired(half), w.connectExpired(half)
-	stays, goes, third := w.serve(), w.replica(1), w.replica(2)
-	w.checkWorking(stays, before) // and introspection has proven itself
+	remaining, killed, third := w.serve(), w.replica(1), w.replica(2)
+	w.checkWorking(remaining, before) // now introspection is trusted
 	stream, standby := w.standby()
 	stream.Cut()
-	w.checkWorking(stays, kept)
-	w.checkWorking(goes, lost)
-	goes.kill()
+	w.checkWorking(remaining, kept)
+	w.checkWorking(killed, lost)
+	killed.kill()
 	w.failOver(standby)
 
-	// The replica that has the pairs is asked through another, whose memory never
-	// held them.
+	// The third replica has never had the pairs in memory.
 	w.awaitFinal(third, kept)
 	w.awaitFinal(third, untouched)
 	for _, l := range lost {
 		if a := third.getUntil(l, isFinal); a.code() != "reauthorization_required" {
-			r.violation("%s: %d %s, want our 401: its successor is gone", l.name, a.status, a.body)
+			r.violation("%s: %d %s, want the 401 of the proxy: its successor is lost", l.name, a.status, a.body)
 		}
 		w.row.update(func(row *row) { row.Lost++ })
 	}
 	grants := w.sim.Counters().Grants
 	for _, l := range lost {
 		if g := grants[l.grant.ID]; g.Introspections == 0 {
-			r.violation("%s was not asked about", l.name)
+			r.violation("%s was not introspected", l.name)
 		}
 	}
-	w.checkWorking(stays, kept)
+	w.checkWorking(remaining, kept)
 	r.row.update(func(row *row) {
-		row.Note = fmt.Sprintf("%d of %d pairs saved again by who had obtained them", len(kept), len(kept))
+		row.Note = fmt.Sprintf("%d of %d pairs saved again by their replica", len(kept), len(kept))
 	})
-	stays.stop()
+	remaining.stop()
 	third.stop()
 	w.finish(len(kept) + len(lost) + len(untouched))
 }
 
-// standby starts one that has all there is so far, and the relay that it reads
-// through.
+// standby starts a standby with all data so far, and the relay of its replication.
 func (w *env) standby() (stream *postgrestest.Relay, standby *postgrestest.Server) {
 	w.Helper()
-	way := w.relayTo(w.cluster.DSN())
-	standby, err := w.cluster.Standby(w.Context(), way.relay.Address())
+	replication := w.relayTo(w.cluster.DSN())
+	standby, err := w.cluster.Standby(w.Context(), replication.relay.Address())
 	if err != nil {
 		w.Fatal(err)
 	}
 	w.Cleanup(func() { _ = standby.Close() })
-	return way.relay, standby
+	return replication.relay, standby
 }
 
-// failOver kills the primary and puts the standby in its place.
+// failOver kills the primary and promotes the standby.
 func (w *env) failOver(standby *postgrestest.Server) {
 	w.Helper()
 	if err := w.cluster.Stop(w.Context(), "immediate"); err != nil {
@@ -77,8 +75,8 @@ func (w *env) failOver(standby *postgrestest.Server) {
 	w.database.relay.Turn(standby.Address())
 }
 
-// databaseKilled kills the server again and again while clients ask at three
-// replicas and tokens are rotated. Clients with a token notice nothing.
+// databaseKilled kills the database repeatedly while clients send requests to three
+// replicas and tokens are refreshed.
 func databaseKilled(r *run) {
 	r.ownCluster()
 	w := r.newEnv(simulator.Settings{}, `log: {level: error}`)
@@ -94,11 +92,11 @@ func databaseKilled(r *run) {
 		}
 	}
 	for range r.trials {
-		time.Sleep(2 * time.Second) // rotations happen meanwhile
+		time.Sleep(2 * time.Second) // during refreshes
 		if err := w.cluster.Stop(context.Background(), "immediate"); err != nil {
 			r.Fatal(err)
 		}
-		time.Sleep(time.Second) // and meanwhile
+		time.Sleep(time.Second) // an outage
 		if err := w.cluster.Start(context.Background()); err != nil {
 			r.Fatal(err)
 		}
@@ -109,12 +107,12 @@ func databaseKilled(r *run) {
 		p.stop()
 	}
 	w.row.update(func(row *row) {
-		row.Note = fmt.Sprintf("%d requests, %d rotations", load.sent.Load(), w.sim.Counters().Refreshes)
+		row.Note = fmt.Sprintf("%d requests, %d refreshes", load.sent.Load(), w.sim.Counters().Refreshes)
 	})
 	w.finish(r.trials)
 }
 
-// persistentClient is a client that minds a 503 with Retry-After as little as it should.
+// persistentClient is a client that accepts a 503 with Retry-After.
 func (w *env) persistentClient(l *load, p *process, to connection) {
 	for {
 		select {
@@ -127,6 +125,6 @@ func (w *env) persistentClient(l *load, p *process, to connection) {
 		if a.status != http.StatusOK && (a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "") {
 			w.violation("%s while the database was killed: %d %s, want 200, or 503 with Retry-After", to.name, a.status, a.body)
 		}
-		time.Sleep(l.pause) // a client has other things to do
+		time.Sleep(l.pause) // between requests
 	}
 }

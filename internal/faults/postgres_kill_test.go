@@ -9,52 +9,52 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// replicaKilledBeforeCommit is F1P: another replica takes the refresh over once
-// the lease of the dead one has ended.
+// replicaKilledBeforeCommit is F1P: another replica refreshes once the lease of the
+// killed one has expired.
 func replicaKilledBeforeCommit(r *run) {
 	r.parallelEnvs(4, func(r *run) {
 		w := r.newEnv(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 40s}`)
 		connections := w.connectExpired(r.trials)
-		heir := w.serve()
+		successor := w.serve()
 		for n, batch := 1, connections; len(batch) > 0; n++ {
-			some := batch[:min(len(batch), 10)]
-			batch = batch[len(some):]
-			holder := w.replica(n)
-			for _, l := range some {
+			group := batch[:min(len(batch), 10)]
+			batch = batch[len(group):]
+			owner := w.replica(n)
+			for _, l := range group {
 				w.fault(simulator.Fault{Kind: "hang", Abandon: true, Grant: l.grant.ID})
 			}
-			pending := holder.sendAll(some)
-			for _, l := range some {
+			pending := owner.sendAll(group)
+			for _, l := range group {
 				w.await(simulator.PhaseReceived, l)
 			}
-			holder.kill()
+			owner.kill()
 			killed := time.Now()
-			for i, l := range some {
+			for i, l := range group {
 				<-pending[i]
-				w.await(simulator.PhaseResponded, l) // the simulator has seen that nobody waits
+				w.await(simulator.PhaseResponded, l) // the simulator has noticed the closed connection
 			}
 			w.sim.ClearFaults()
-			w.checkTakenOver(heir, some, killed, leaseLife)
+			w.checkTakenOver(successor, group, killed, leaseDuration)
 		}
-		w.checkWorking(heir, connections)
-		heir.stop()
+		w.checkWorking(successor, connections)
+		successor.stop()
 		w.finish(len(connections))
 	})
 }
 
-// checkTakenOver checks that the heir serves all links within a time after a replica
-// was killed, and notes how long it took at most.
-func (w *env) checkTakenOver(heir *process, connections []connection, killed time.Time, within time.Duration) {
+// checkTakenOver checks that another replica serves all connections within a time
+// after one was killed, and records the longest time.
+func (w *env) checkTakenOver(successor *process, connections []connection, killed time.Time, within time.Duration) {
 	w.Helper()
-	const margin = 3 * time.Second // for the refreshes themselves, beside all other faults
-	for i, c := range heir.sendAll(connections) {
+	const margin = 3 * time.Second // for the refreshes, while other faults run
+	for i, c := range successor.sendAll(connections) {
 		a := <-c
 		if a.status == http.StatusServiceUnavailable {
-			a = heir.getUntil(connections[i], isFinal)
+			a = successor.getUntil(connections[i], isFinal)
 		}
 		if took := time.Since(killed); a.status != http.StatusOK || took > within+margin {
-			w.violation("%s: %d %s %v after its refresher was killed, want 200 within %v\n%s",
-				connections[i].name, a.status, a.body, took, within, heir.log)
+			w.violation("%s: %d %s %v after the lease owner was killed, want 200 within %v\n%s",
+				connections[i].name, a.status, a.body, took, within, successor.log)
 		}
 	}
 	took := time.Since(killed)
@@ -66,18 +66,18 @@ func (w *env) checkTakenOver(heir *process, connections []connection, killed tim
 	})
 }
 
-// replicaKilledAfterCommit is F2P. The spool of a replica that is gone may hold
-// the successor, so the others wait for it; when it is back, it knows better.
+// replicaKilledAfterCommit is F2P. The spool of the killed replica may have the
+// successor, so the others wait until it is back.
 func replicaKilledAfterCommit(r *run) {
 	r.parallelEnvs((r.trials+belowBreakerLimit-1)/belowBreakerLimit, func(r *run) {
 		w := r.newEnv(simulator.Settings{})
 		before, connections := w.connectExpired(1), w.connectExpired(r.trials)
 		p, other := w.serve(), w.replica(1)
-		w.checkWorking(p, before) // and introspection has proven itself
+		w.checkWorking(p, before) // now introspection is trusted
 		w.killAfterCommits(p, connections)
 		for i, c := range other.sendAll(connections) {
 			if a := <-c; a.status != http.StatusServiceUnavailable {
-				r.violation("%s: %d %s, want 503 while its owner may come back", connections[i].name, a.status, a.body)
+				r.violation("%s: %d %s, want 503 while the lease owner may return", connections[i].name, a.status, a.body)
 			}
 		}
 		p = w.serve()
@@ -89,19 +89,19 @@ func replicaKilledAfterCommit(r *run) {
 	})
 }
 
-// replicaKilledSoonAfterCommit is F3P: what is 50 ms old is in the database or in
-// the spool. Several replicas are killed at a time, each with one refresh.
+// replicaKilledSoonAfterCommit is F3P: 50 ms after the commit a pair is in the database
+// or in the spool. Several replicas are killed at a time, each with one refresh.
 func replicaKilledSoonAfterCommit(r *run) {
 	delays := []int{0, 10, 25, 50, 100} // milliseconds
 	w := r.newEnv(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 40s}`)
 	first := w.connectExpired(1)
 	survivor := w.serve()
-	w.checkWorking(survivor, first) // and introspection has proven itself
+	w.checkWorking(survivor, first) // now introspection is trusted
 	rounds, lost, again := max(1, r.trials/len(delays)), map[int]int{}, 0
 	for n := 0; n < rounds; {
-		gone, stood := w.killRound(survivor, delays)
-		if stood && again < rounds {
-			again++ // what was lost then may be the machine's fault
+		gone, stalled := w.killRound(survivor, delays)
+		if stalled && again < rounds {
+			again++ // the stall of the machine may have caused losses
 			continue
 		}
 		for _, delay := range gone {
@@ -114,25 +114,25 @@ func replicaKilledSoonAfterCommit(r *run) {
 	w.reportReplicaLosses(delays, lost, rounds, again)
 }
 
-// killRound kills a replica for each delay, that long after the commit of its
-// refresh, and starts it again. It returns at which delays the pair was lost, and
-// whether the machine stood still meanwhile.
-func (w *env) killRound(survivor *process, delays []int) (lost []int, stood bool) {
+// killRound kills a replica for each delay, that long after the commit of its refresh,
+// and restarts it. It returns the delays for which the pair was lost, and whether the
+// machine stalled meanwhile.
+func (w *env) killRound(survivor *process, delays []int) (lost []int, stalled bool) {
 	w.Helper()
 	connections := w.connectExpired(len(delays))
 	victims := make([]*process, len(delays))
 	for i := range victims {
 		victims[i] = w.replica(i + 1)
 	}
-	machine := w.watchMachine()
+	stopWatching := w.watchMachine()
 	for i, l := range connections {
 		pending := victims[i].sendAsync(l)
 		committed := w.await(simulator.PhaseCommitted, l)
-		time.Sleep(time.Until(committed.Time.Add(time.Duration(delays[i]) * time.Millisecond))) // the moment is the fault
+		time.Sleep(time.Until(committed.Time.Add(time.Duration(delays[i]) * time.Millisecond))) // the moment is what is tested
 		victims[i].kill()
 		<-pending
 	}
-	stood = machine() > 20*time.Millisecond
+	stalled = stopWatching() > 20*time.Millisecond
 	for i := range victims {
 		victims[i] = w.replica(i + 1)
 	}
@@ -147,9 +147,9 @@ func (w *env) killRound(survivor *process, delays []int) (lost []int, stood bool
 		victims[i].stop()
 	}
 	if pairs := w.spooledPairs(); len(pairs) > 0 {
-		w.violation("pairs are left in the spools: %q", pairs)
+		w.violation("the spools contain pairs: %q", pairs)
 	}
-	return lost, stood
+	return lost, stalled
 }
 
 func (w *env) reportReplicaLosses(delays []int, lost map[int]int, each, again int) {
@@ -166,22 +166,22 @@ func (w *env) reportReplicaLosses(delays []int, lost map[int]int, each, again in
 		}
 	}
 	if again > 0 {
-		parts = append(parts, fmt.Sprintf("%d rounds done again, as the disk took 20 ms for a byte", again))
+		parts = append(parts, fmt.Sprintf("%d rounds repeated, because writing one byte took 20 ms", again))
 	}
 	w.row.update(func(r *row) { r.Note = strings.Join(parts, "; ") })
 }
 
-// leaseOwnerKilled is F12P: the lease of a dead holder ends by the database's clock.
-// Introspection says that its token is good still; without it, nobody knows until
-// the longest time for an answer has passed.
+// leaseOwnerKilled is F12P: the lease of the killed replica expires by the clock of the
+// database. Introspection shows that its token is still active. Without introspection
+// this is unknown until the response deadline has passed.
 func leaseOwnerKilled(r *run) {
 	for _, test := range []struct {
 		name   string
 		oauth  simulator.OAuthSettings
 		within time.Duration
 	}{
-		{"introspection", simulator.OAuthSettings{}, leaseLife},
-		{"no introspection", simulator.OAuthSettings{Introspection: "absent"}, leaseLife + time.Minute},
+		{"introspection", simulator.OAuthSettings{}, leaseDuration},
+		{"no introspection", simulator.OAuthSettings{Introspection: "absent"}, leaseDuration + time.Minute},
 	} {
 		r.variant(test.name, func(r *run) {
 			r.Parallel()
@@ -197,23 +197,23 @@ func (r *run) killLeaseOwners(oauth simulator.OAuthSettings, within time.Duratio
 		`proxy: {listen: "127.0.0.1:0", credential_wait: 100s}`)
 	const life = 3 * time.Second
 	connections := w.connect(r.trials, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(life)}, time.Unix(0, 0))
-	heir := w.serve()
+	successor := w.serve()
 	for n, batch := 1, connections; len(batch) > 0; n++ {
-		some := batch[:min(len(batch), 10)]
-		batch = batch[len(some):]
-		holder := w.replica(n)
-		w.checkWorking(holder, some) // which it refreshes again when their time has come
+		group := batch[:min(len(batch), 10)]
+		batch = batch[len(group):]
+		owner := w.replica(n)
+		w.checkWorking(owner, group) // which it refreshes again before they expire
 		g.stop()
-		if !eventually(eventTimeout, func() bool { return w.intents() == len(some) }) {
-			r.Fatalf("%d refreshes have begun, want %d:\n%s", w.intents(), len(some), holder.log)
+		if !eventually(eventTimeout, func() bool { return w.intents() == len(group) }) {
+			r.Fatalf("%d refreshes have begun, want %d:\n%s", w.intents(), len(group), owner.log)
 		}
-		holder.kill()
+		owner.kill()
 		killed := time.Now()
 		g.allow()
-		time.Sleep(life) // getUntil the heir cannot do with what there is
-		w.checkTakenOver(heir, some, killed, within)
+		time.Sleep(life) // until the access tokens have expired
+		w.checkTakenOver(successor, group, killed, within)
 	}
-	w.checkWorking(heir, connections)
-	heir.stop()
+	w.checkWorking(successor, connections)
+	successor.stop()
 	w.finish(len(connections))
 }

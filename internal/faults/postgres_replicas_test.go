@@ -14,9 +14,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// rotatedElsewhere is F10P: what one replica has obtained, the next request at
-// any other uses, although its own memory holds a token that has died.
-func rotatedElsewhere(r *run) {
+// refreshedElsewhere is F10P: a replica whose token in memory is no longer valid uses the
+// pair that another replica has obtained.
+func refreshedElsewhere(r *run) {
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectValid(r.trials)
 	replicas := w.replicas()
@@ -36,8 +36,8 @@ func rotatedElsewhere(r *run) {
 	w.finish(len(connections))
 }
 
-// allAtExpiry is F11P: three replicas with a hundred clients each, over so many
-// rotations that each replica has made some.
+// allAtExpiry is F11P: three replicas with a hundred clients each, over enough refreshes
+// that each replica makes some.
 func allAtExpiry(r *run) {
 	const count, clients, pause = 4, 25, 100 * time.Millisecond
 	w := r.newEnv(simulator.Settings{}, `log: {level: warn}`)
@@ -52,9 +52,9 @@ func allAtExpiry(r *run) {
 	sent := w.checkSends(load)
 	c := w.sim.Counters()
 	if c.Refreshes < r.trials {
-		r.violation("%d rotations in %v, want %d", c.Refreshes, time.Since(began), r.trials)
+		r.violation("%d refreshes in %v, want %d", c.Refreshes, time.Since(began), r.trials)
 	}
-	r.row.update(func(row *row) { row.Note = fmt.Sprintf("%d rotations, %d requests", c.Refreshes, sent) })
+	r.row.update(func(row *row) { row.Note = fmt.Sprintf("%d refreshes, %d requests", c.Refreshes, sent) })
 	for _, p := range replicas {
 		w.checkWorking(p, connections)
 		p.stop()
@@ -62,7 +62,7 @@ func allAtExpiry(r *run) {
 	w.finish(c.Refreshes)
 }
 
-// commitResponseLost is F16P: the database has committed, and nobody hears of it.
+// commitResponseLost is F16P: the database commits, and its response is lost.
 func commitResponseLost(r *run) {
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectExpired(r.trials)
@@ -100,32 +100,33 @@ func commitResponseLost(r *run) {
 	w.finish(len(connections))
 }
 
-// databaseUnresponsive is F17P: who has a token does not wait for the database.
+// databaseUnresponsive is F17P: requests with a valid token do not wait for the
+// database.
 func databaseUnresponsive(r *run) {
-	const silence = 5 * time.Second
+	const outage = 5 * time.Second
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectValid(4)
 	p := w.serve()
 	w.checkWorking(p, connections)
 	slowest := time.Duration(0)
 	for range r.trials {
-		usual := w.p99(p, connections, silence)
+		usual := w.p99(p, connections, outage)
 		w.database.relay.Stall()
-		silent := w.p99(p, connections, silence)
+		silent := w.p99(p, connections, outage)
 		w.database.relay.Restore()
 		slowest = max(slowest, silent-usual)
 	}
 	r.row.update(func(row *row) { row.Note = fmt.Sprintf("p99 of requests: %+.1f ms", slowest.Seconds()*1000) })
 	if slowest > 5*time.Millisecond {
-		r.violation("requests with a token took %v longer (p99) while the database was silent, want 5 ms at most", slowest)
+		r.violation("requests with a token took %v longer (p99) while the database was unresponsive, want at most 5 ms", slowest)
 	}
 	w.checkWorking(p, connections)
 	p.stop()
 	w.finish(r.trials)
 }
 
-// p99 asks in turn for a time, and returns how long 99 of 100 answers took at
-// most.
+// p99 sends requests for a while and returns the 99th percentile of their response
+// times.
 func (w *env) p99(p *process, connections []connection, period time.Duration) time.Duration {
 	w.Helper()
 	var took []time.Duration
@@ -142,38 +143,38 @@ func (w *env) p99(p *process, connections []connection, period time.Duration) ti
 	return took[len(took)*99/100]
 }
 
-// spooledElsewhere is F28P: a replica has rotated, is cut off from the database,
-// and has spooled. Another takes its lease when that has ended, and does not
-// present the token that is spent.
+// spooledElsewhere is F28P: a replica has refreshed, is disconnected from the database,
+// and has spooled the pair. Another takes its lease once that has expired, and does not
+// send the used token.
 func spooledElsewhere(r *run) {
 	w := r.newEnv(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 3s}`)
 	before, connections := w.connectExpired(1), w.connectExpired(r.trials)
 	other := w.serve()
-	w.checkWorking(other, before) // and introspection has proven itself
+	w.checkWorking(other, before) // now introspection is trusted
 	owner, network := w.replicaBehindRelay(1)
 	for batch := connections; len(batch) > 0; {
-		some := batch[:min(len(batch), 10)]
-		batch = batch[len(some):]
+		group := batch[:min(len(batch), 10)]
+		batch = batch[len(group):]
 		w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
-		pending := owner.sendAll(some)
-		for _, l := range some {
+		pending := owner.sendAll(group)
+		for _, l := range group {
 			w.await(simulator.PhaseCommitted, l)
 		}
 		network.Cut()
 		w.sim.ClearFaults()
 		for i, c := range pending {
 			if a := <-c; a.status != http.StatusOK {
-				r.violation("%s: %d %s of a replica that is cut off, want 200 with the new token\n%s", some[i].name, a.status, a.body, owner.log)
+				r.violation("%s: %d %s of a disconnected replica, want 200 with the new token\n%s", group[i].name, a.status, a.body, owner.log)
 			}
 		}
-		time.Sleep(leaseLife + time.Second) // the time without a database is the fault
-		for i, c := range other.sendAll(some) {
+		time.Sleep(leaseDuration + time.Second) // the outage is what is tested
+		for i, c := range other.sendAll(group) {
 			if a := <-c; a.status != http.StatusServiceUnavailable {
-				r.violation("%s: %d %s while another replica has the pair, want 503", some[i].name, a.status, a.body)
+				r.violation("%s: %d %s while another replica has the pair, want 503", group[i].name, a.status, a.body)
 			}
 		}
 		network.Restore()
-		w.checkSavedSoon(other, some)
+		w.checkSavedSoon(other, group)
 	}
 	w.checkWorking(other, connections)
 	w.checkWorking(owner, connections)
@@ -183,9 +184,9 @@ func spooledElsewhere(r *run) {
 	w.finish(len(connections))
 }
 
-// emptyStore is F29P: of two replicas that start at once on an empty database,
-// each with a keyset path of its own, one makes keyset and store, and the other
-// says that it lacks that keyset. What is stored opens.
+// emptyStore is F29P: two replicas start at once on an empty database, each with its
+// own keyset file. One creates keyset and store, and the other reports that it has
+// another keyset. What is stored can be decrypted.
 func emptyStore(r *run) {
 	both := 0
 	for range r.trials {
@@ -198,14 +199,14 @@ func emptyStore(r *run) {
 			running.Go(func() {
 				cmd := exec.Command(*program, "--config", config, "connections", "add", name, "--kind", "oauth")
 				cmd.Dir, cmd.Env = w.dir, []string{"HOME=" + w.dir}
-				out, _ := cmd.CombinedOutput() // the exit code says it
+				out, _ := cmd.CombinedOutput() // the exit code is checked below
 				codes[i], outputs[i] = cmd.ProcessState.ExitCode(), string(out)
 			})
 		}
 		running.Wait()
 		slices.Sort(codes)
 		if !slices.Equal(codes, []int{0, 2}) || !strings.Contains(strings.Join(outputs, ""), "keyset") {
-			r.violation("exit codes %v, want one that works and one that refuses the keyset:\n%s", codes, strings.Join(outputs, "\n"))
+			r.violation("exit codes %v, want one success and one error about the keyset:\n%s", codes, strings.Join(outputs, "\n"))
 		}
 		if codes[0] == 0 && codes[1] == 0 {
 			both++
@@ -213,6 +214,6 @@ func emptyStore(r *run) {
 	}
 	r.row.update(func(row *row) {
 		row.Trials += r.trials
-		row.Note = fmt.Sprintf("the other was refused in %d", r.trials-both)
+		row.Note = fmt.Sprintf("the other failed in %d", r.trials-both)
 	})
 }

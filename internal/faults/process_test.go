@@ -23,7 +23,7 @@ type process struct {
 	log       *output
 	addresses map[string]string // listener → address
 	client    *http.Client
-	exited    chan struct{} // closed when it has ended
+	exited    chan struct{} // closed when it has exited
 }
 
 // output collects what a process writes.
@@ -44,7 +44,7 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// serve starts a proxy on the world's data and waits until it is ready.
+// serve starts a proxy on the data directory and waits until it is ready.
 func (w *env) serve() *process {
 	w.Helper()
 	return w.startWith(w.config)
@@ -72,7 +72,7 @@ func (w *env) start(cmd *exec.Cmd) *process {
 	}()
 	if err != nil {
 		<-p.exited
-		w.Fatalf("the proxy did not become ready:\n%s", p.log)
+		w.Fatalf("the proxy exited before it was ready:\n%s", p.log)
 	}
 	if err := json.Unmarshal(line, &p.addresses); err != nil {
 		w.Fatal(err)
@@ -80,9 +80,9 @@ func (w *env) start(cmd *exec.Cmd) *process {
 	return p
 }
 
-// kill ends the process as a crash does.
+// kill sends SIGKILL and waits until the process has exited.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // it may have ended already
+	_ = p.cmd.Process.Kill() // it may have exited already
 	<-p.exited
 }
 
@@ -93,16 +93,16 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// pause stops the process in its tracks and returns once it stands.
+// pause sends SIGSTOP and returns once the process has stopped.
 func (p *process) pause() {
 	p.Helper()
 	p.signal(syscall.SIGSTOP)
 	for p.state() != "T" {
-		time.Sleep(time.Millisecond) // the kernel tells nobody but the parent's wait, which is taken
+		time.Sleep(time.Millisecond) // only wait would be notified, and it is in use
 	}
 }
 
-// state is what the kernel says the process does: "R", "S", "T" and so on.
+// state returns the state of the process in /proc: "R", "S", "T" and so on.
 func (p *process) state() string {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
 	if err != nil {
@@ -113,20 +113,20 @@ func (p *process) state() string {
 	return state
 }
 
-// stop asks the process to end; it must end well.
+// stop sends SIGTERM. The process must exit with code 0.
 func (p *process) stop() {
 	p.Helper()
 	p.signal(syscall.SIGTERM)
 	p.awaitExit()
 }
 
-// checkRejected waits for the process to end well.
+// awaitExit waits until the process exits, which must be with code 0.
 func (p *process) awaitExit() {
 	p.Helper()
 	select {
 	case <-p.exited:
 	case <-time.After(eventTimeout):
-		p.Fatalf("the proxy does not end:\n%s", p.log)
+		p.Fatalf("timeout while waiting for the proxy to exit:\n%s", p.log)
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
 		p.violation("exit code %d, want 0:\n%s", code, p.log)
@@ -198,8 +198,7 @@ func isFinal(a response) bool {
 	return a.status == http.StatusOK || a.status == http.StatusUnauthorized
 }
 
-// getUntil asks until the answer is wanted, and returns the last one. What it waits
-// for is a time of the program's own, of which nothing tells.
+// getUntil sends requests until done accepts a response, and returns the last one.
 func (p *process) getUntil(l connection, done func(response) bool) response {
 	p.Helper()
 	for began := time.Now(); ; {
@@ -214,7 +213,7 @@ func (p *process) getUntil(l connection, done func(response) bool) response {
 	}
 }
 
-// operator asks the health listener.
+// operator sends a request to the health listener.
 func (p *process) operator(path string) response {
 	r, err := http.NewRequestWithContext(p.Context(), http.MethodGet, "http://"+p.addresses["health"]+path, nil)
 	if err != nil {
@@ -223,7 +222,7 @@ func (p *process) operator(path string) response {
 	return p.send(r)
 }
 
-// metric returns the value of a metric without labels, or with those given.
+// metric returns the value of a metric. The name includes its labels.
 func (p *process) metric(name string) float64 {
 	p.Helper()
 	for line := range strings.Lines(p.operator("/metrics").body) {
@@ -239,8 +238,7 @@ func (p *process) metric(name string) float64 {
 	return 0
 }
 
-// eventually waits for something that the program does in its own time, and
-// reports whether it was done within the limit.
+// eventually waits until done returns true, and reports whether it did within the limit.
 func eventually(limit time.Duration, done func() bool) bool {
 	for began := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Since(began) > limit {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// row is what came of one fault.
+// row is the result of one fault.
 type row struct {
 	ID, Title  string
 	Trials     int
@@ -23,7 +23,7 @@ type row struct {
 	Note       string
 	Failed     bool
 
-	longest time.Duration // of what Note is about
+	longest time.Duration // of the times in Note
 
 	mu sync.Mutex // guards all above but ID and Title
 }
@@ -45,8 +45,8 @@ func (w *row) snapshot() *row {
 	}
 }
 
-// columns are the titles of cells.
-var columns = []string{"fault", "what goes wrong", "trials", "most presentations", "lost", "wrong answers", "remark"}
+// columns are the headings of cells.
+var columns = []string{"fault", "what goes wrong", "trials", "max sent", "lost", "violations", "remark"}
 
 func (w *row) cells() []string {
 	note := w.Note
@@ -59,7 +59,7 @@ func (w *row) cells() []string {
 	}
 }
 
-// table is the outcome of a run. Its methods may be called at once.
+// table is the result of a run. It is safe for concurrent use.
 type table struct {
 	mu   sync.Mutex // guards rows
 	rows []*row
@@ -74,8 +74,8 @@ func (t *table) row(f fault) *row {
 	return w
 }
 
-// all returns the cells of all rows, in the order of the faults: they were tried
-// in another.
+// all returns the cells of all rows in the order of the faults, which run in another
+// order.
 func (t *table) all() [][]string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -90,8 +90,8 @@ func (t *table) all() [][]string {
 	return all
 }
 
-// publish prints the table and writes it where the flags say. A table with a row
-// that failed is not put into the document.
+// publish prints the table and writes it to the files of the flags. A table with a
+// failed row is not written to the document.
 func (t *table) publish() error {
 	rows := t.all()
 	if len(rows) == 0 {
@@ -100,7 +100,7 @@ func (t *table) publish() error {
 	fmt.Printf("\n%s", markdown(rows))
 	var errs []error
 	if *tsvFile != "" {
-		errs = append(errs, os.WriteFile(*tsvFile, tabSeparated(rows), 0o644)) //nolint:gosec // a report for everybody
+		errs = append(errs, os.WriteFile(*tsvFile, tabSeparated(rows), 0o644)) //nolint:gosec // a public report
 	}
 	if *docFile != "" {
 		errs = append(errs, updateDocument(*docFile, rows))
@@ -116,7 +116,7 @@ func tabSeparated(rows [][]string) []byte {
 	return b.Bytes()
 }
 
-// markdown is a table that can be read as it stands.
+// markdown formats the table with aligned columns.
 func markdown(rows [][]string) string {
 	rows = slices.Insert(slices.Clone(rows), 0, columns)
 	widths := make([]int, len(columns))
@@ -141,7 +141,7 @@ func markdown(rows [][]string) string {
 	return b.String()
 }
 
-// The marks between which the table stands in a document.
+// The markers of the table in a document.
 const (
 	tableBegins = "<!-- table of a full run: begin -->\n"
 	tableEnds   = "<!-- table of a full run: end -->\n"
@@ -160,7 +160,7 @@ func updateDocument(path string, rows [][]string) error {
 	before, rest, found := strings.Cut(string(text), tableBegins)
 	_, after, ended := strings.Cut(rest, tableEnds)
 	if !found || !ended {
-		return fmt.Errorf("updating %s: the marks of the table are not there", path)
+		return fmt.Errorf("updating %s: it has no markers of the table", path)
 	}
 	text = []byte(before + tableBegins + "\n" + markdown(rows) + "\n" + tableEnds + after)
 	if err := os.WriteFile(path, text, 0o644); err != nil { //nolint:gosec // a document of the repository
@@ -169,8 +169,8 @@ func updateDocument(path string, rows [][]string) error {
 	return nil
 }
 
-// TestDocumentHoldsAllFaults finds a fault that is not in the table that users read.
-func TestDocumentHoldsAllFaults(t *testing.T) {
+// TestDocumentListsAllFaults finds faults that are not in the table for users.
+func TestDocumentListsAllFaults(t *testing.T) {
 	text, err := os.ReadFile("../../docs/reliability.md")
 	if err != nil {
 		t.Fatal(err)

@@ -8,8 +8,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// responseTruncated is F4. What can be read of an answer is used; what cannot is
-// asked for once more, and not more often.
+// responseTruncated is F4. A refresh token that can be read is used. Otherwise the token
+// is sent once more, and not again.
 func responseTruncated(r *run) {
 	after := simulator.AfterCommit
 	lost := simulator.Fault{Kind: "reset", When: after, Count: 1}
@@ -22,7 +22,7 @@ func responseTruncated(r *run) {
 		{"reset", lost, simulator.OAuthSettings{}, false},
 		{"closed", simulator.Fault{Kind: "drop", When: after, Count: 1}, simulator.OAuthSettings{}, false},
 		{"cut before the refresh token", simulator.Fault{Kind: "truncate", Cut: 40, Count: 1}, simulator.OAuthSettings{}, false},
-		{"cut behind the refresh token", simulator.Fault{Kind: "truncate", CutAfter: "refresh_token", Count: 1}, simulator.OAuthSettings{}, true},
+		{"cut after the refresh token", simulator.Fault{Kind: "truncate", CutAfter: "refresh_token", Count: 1}, simulator.OAuthSettings{}, true},
 		{
 			"cut between the tokens", simulator.Fault{Kind: "truncate", CutAfter: "refresh_token", CutReset: true, Count: 1},
 			simulator.OAuthSettings{RefreshTokenFirst: true}, true,
@@ -36,7 +36,7 @@ func responseTruncated(r *run) {
 	}
 }
 
-// truncateResponses breaks the first answer to each refresh.
+// truncateResponses truncates the first response to each refresh.
 func (r *run) truncateResponses(broken simulator.Fault, oauth simulator.OAuthSettings, kept bool) {
 	w := r.newEnv(simulator.Settings{OAuth: oauth})
 	connections := w.connectExpired(r.trials)
@@ -47,7 +47,7 @@ func (r *run) truncateResponses(broken simulator.Fault, oauth simulator.OAuthSet
 	p := w.serve()
 	for _, l := range connections {
 		if a := p.getUntil(l, isFinal); kept && a.status != http.StatusOK {
-			r.violation("%s: %d %s, want 200: its refresh token can be had\n%s", l.name, a.status, a.body, p.log)
+			r.violation("%s: %d %s, want 200: its refresh token is readable\n%s", l.name, a.status, a.body, p.log)
 		}
 	}
 	w.awaitFinal(p, connections)
@@ -58,7 +58,7 @@ func (r *run) truncateResponses(broken simulator.Fault, oauth simulator.OAuthSet
 	w.finish(len(connections))
 }
 
-// responseLate is F5. The refresh is waited for longer than clients wait.
+// responseLate is F5. The refresh takes longer than requests wait.
 func responseLate(r *run) {
 	for _, when := range []string{simulator.BeforeCommit, simulator.AfterCommit} {
 		r.variant(when, func(r *run) {
@@ -85,14 +85,14 @@ func responseLate(r *run) {
 	}
 }
 
-// serverErrors is F9: what is not an answer about the token costs no token, and a
-// token that is still good is used meanwhile.
+// serverErrors is F9: a response that is not about the token loses no token, and an
+// access token that is still valid is used meanwhile.
 func serverErrors(r *run) {
-	const wait = 35 * time.Second // longer than the program would wait by itself
+	const wait = 35 * time.Second // longer than its own retry delay
 	for _, test := range []struct {
 		name  string
 		fault simulator.Fault
-		wait  time.Duration // that the server asks for
+		wait  time.Duration // in Retry-After
 	}{
 		{"429", simulator.Fault{Kind: "status", Status: 429, RetryAfter: "seconds", Wait: simulator.Duration(wait)}, wait},
 		{"429 with a date", simulator.Fault{Kind: "status", Status: 429, RetryAfter: "date", Wait: simulator.Duration(wait)}, wait - time.Second},
@@ -106,7 +106,7 @@ func serverErrors(r *run) {
 			w := r.newEnv(simulator.Settings{})
 			each := max(1, r.trials/12)
 			expired := w.connectExpired(each)
-			// These are refreshed ahead of their expiry, after 16 s of 20.
+			// These are refreshed after 16 of their 20 s.
 			good := w.connect(each, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(20 * time.Second)}, time.Time{})
 			p := w.serve()
 			w.checkWorking(p, good)
@@ -133,12 +133,12 @@ func serverErrors(r *run) {
 	}
 }
 
-// checkWait checks how long after the first answer the token came again.
+// checkWait checks how long after the first response the token was sent again.
 func (w *env) checkWait(l connection, atLeast time.Duration) {
 	w.Helper()
-	answered := w.await(simulator.PhaseResponded, l)
+	responded := w.await(simulator.PhaseResponded, l)
 	again := w.awaitNth(simulator.PhaseReceived, l, 2)
-	if wait := again.Time.Sub(answered.Time); wait < atLeast-10*time.Millisecond {
-		w.violation("%s was presented again after %v, want at least %v", l.name, wait, atLeast)
+	if wait := again.Time.Sub(responded.Time); wait < atLeast-10*time.Millisecond {
+		w.violation("%s was sent again after %v, want at least %v", l.name, wait, atLeast)
 	}
 }

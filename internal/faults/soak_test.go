@@ -14,9 +14,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// massRejection is F27: when many connections are refused at once, the tokens of
-// the others are not spent. That it recovers by itself, after 10 minutes, is
-// tested in virtual time (internal/refresh).
+// massRejection is F27: when many connections are rejected at once, the tokens of the
+// others are not sent. The recovery after 10 minutes is tested in virtual time
+// (internal/refresh).
 func massRejection(r *run) {
 	w := r.newEnv(simulator.Settings{}, `proxy: {listen: "127.0.0.1:0", credential_wait: 1s}`)
 	connections := w.connectExpired(r.trials)
@@ -27,28 +27,28 @@ func massRejection(r *run) {
 			r.violation("%s: %d %s, want 401 or 503", connections[i].name, a.status, a.body)
 		}
 	}
-	presented := 0
+	sent := 0
 	for _, n := range w.sim.Counters().TokenRequests {
-		presented += n
+		sent += n
 	}
-	if presented > 20 {
-		r.violation("%d tokens were presented before the brake held, want at most 20", presented)
+	if sent > 20 {
+		r.violation("%d tokens were sent before the circuit breaker opened, want at most 20", sent)
 	}
 	if got := p.metric("pleo_circuit_breaker_open"); got != 1 {
 		r.violation("pleo_circuit_breaker_open is %v, want 1", got)
 	}
-	ended := p.metric(`pleo_connections{kind="oauth",status="reauthorization_required"}`)
+	rejected := p.metric(`pleo_connections{kind="oauth",status="reauthorization_required"}`)
 	r.row.update(func(row *row) {
-		row.Lost += int(ended)
-		row.Note = fmt.Sprintf("%d tokens presented", presented)
+		row.Lost += int(rejected)
+		row.Note = fmt.Sprintf("%d tokens sent", sent)
 	})
 	p.stop()
 	w.finish(len(connections))
 }
 
-// soak is row S: three processes, one of them killed every 10 seconds while no
-// answer is on its way, and once others have taken over all that the last one had a
-// lease of.
+// soak is row S: three processes, one of which is killed every 10 seconds while no
+// response is in transit. The next kill waits until the others have taken over the
+// leases of the previous process.
 func soak(r *run) {
 	const every = 10 * time.Second
 	w := r.newEnv(simulator.Settings{}, `log: {level: warn}`)
@@ -67,7 +67,7 @@ func soak(r *run) {
 			running.Go(func() { w.soakClient(clients, &slots[i], l) })
 		}
 	}
-	time.Sleep(every) // the soak is this: time
+	time.Sleep(every) // to warm up
 	before := slots[0].Load().footprint()
 	for range r.trials {
 		time.Sleep(every)
@@ -93,8 +93,8 @@ func soak(r *run) {
 	w.finish(r.trials)
 }
 
-// soakClient is a client of whatever process is in the slot. Requests under way
-// when that is killed have no answer.
+// soakClient is a client of the current process in the slot. Requests in flight when
+// it is killed get no response.
 func (w *env) soakClient(ctx context.Context, slot *atomic.Pointer[process], l connection) {
 	for ctx.Err() == nil {
 		p := slot.Load()
@@ -102,11 +102,12 @@ func (w *env) soakClient(ctx context.Context, slot *atomic.Pointer[process], l c
 		if a.status != http.StatusOK && (a.status != 0 || !p.killPending()) {
 			w.violation("%s: %d after %v, want 200: %s\n%s", l.name, a.status, a.took, a.body, p.log)
 		}
-		time.Sleep(50 * time.Millisecond) // a client has other things to do
+		time.Sleep(50 * time.Millisecond) // between requests
 	}
 }
 
-// killPending reports whether the process ends, which takes the kernel a moment.
+// killPending reports whether the process is exiting, which takes the kernel a
+// moment.
 func (p *process) killPending() bool {
 	select {
 	case <-p.exited:
@@ -116,44 +117,44 @@ func (p *process) killPending() bool {
 	}
 }
 
-// killQuietly kills the process at a moment when nothing has been committed that
-// is not durable, and some refresh is under way that has not been committed. It
-// returns the number of the last event before others go on.
+// killQuietly kills the process at a moment when every committed pair is durable and
+// some refresh is in flight that is not committed. It returns the number of the last
+// event before the others continue.
 func (w *env) killQuietly(p *process, door *httptest.Server, connections []connection) (last int64) {
 	w.Helper()
 	events, stop := w.sim.Subscribe()
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true}) // before the commit
-	// The API accepts a grant's newest access token alone, and that is in use once it
-	// is durable: after an answer, nothing of its connection is on its way.
-	open, answered := map[string]bool{}, make(chan string, len(connections))
+	// The API accepts only the newest access token of a grant, which is used once it is
+	// durable. After a response, nothing of its connection is in transit.
+	open, responded := map[string]bool{}, make(chan string, len(connections))
 	for _, l := range connections {
 		open[l.grant.ID] = true
 		go func() {
 			if a := p.get(l); a.status == http.StatusOK {
-				answered <- l.grant.ID
+				responded <- l.grant.ID
 			}
 		}()
 	}
-	held := 0
+	delayed := 0
 	see := func(e simulator.Event) {
 		last = e.Seq
 		if e.Phase == simulator.PhaseDelayed {
-			held++
+			delayed++
 			delete(open, e.Grant)
 		}
 	}
-	for late := time.After(eventTimeout); len(open) > 0 || held == 0; {
+	for late := time.After(eventTimeout); len(open) > 0 || delayed == 0; {
 		select {
 		case e := <-events:
 			see(e)
-		case grant := <-answered:
+		case grant := <-responded:
 			delete(open, grant)
 		case <-late:
-			w.Fatalf("%d connections have neither an answer nor a refresh under way, and %d a refresh:\n%s", len(open), held, p.log)
+			w.Fatalf("%d connections have neither a response nor a refresh in flight, %d have a refresh:\n%s", len(open), delayed, p.log)
 		}
 	}
 	p.kill()
-	door.Close() // returns once the simulator has seen who has left
+	door.Close() // returns once the simulator has noticed closed connections
 	stop()
 	for len(events) > 0 {
 		see(<-events)
@@ -162,8 +163,8 @@ func (w *env) killQuietly(p *process, door *httptest.Server, connections []conne
 	return last
 }
 
-// refreshedSince waits until every connection has been refreshed after an event:
-// nobody waits any more for the lease of a process that was killed before.
+// refreshedSince waits until every connection has been refreshed after an event, so
+// that no lease of a process that was killed before remains.
 func (w *env) refreshedSince(last int64, connections []connection) {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), eventTimeout)
@@ -172,13 +173,13 @@ func (w *env) refreshedSince(last int64, connections []connection) {
 		if _, err := w.sim.AwaitEvent(ctx, last, func(e simulator.Event) bool {
 			return e.Phase == simulator.PhaseCommitted && e.Grant == l.grant.ID
 		}); err != nil {
-			w.Fatalf("nobody refreshes %s after the kill: %v", l.name, err)
+			w.Fatalf("waiting for a refresh of %s after the kill: %v", l.name, err)
 		}
 	}
 }
 
-// startInSlot starts a process that comes to the simulator through a door of its own.
-// Replicas have a spool each, processes of one machine share theirs.
+// startInSlot starts a process that reaches the simulator through its own server.
+// Replicas have separate spools, processes on one machine share one.
 func (w *env) startInSlot(i int) (*process, *httptest.Server) {
 	w.Helper()
 	door := httptest.NewServer(w.server.Config.Handler)
@@ -192,7 +193,7 @@ func (w *env) startInSlot(i int) (*process, *httptest.Server) {
 	return w.startWith(w.write(fmt.Sprintf("slot-%d.yaml", i), settings)), door
 }
 
-// footprint is what a process takes of the system.
+// footprint is the resource usage of a process.
 type footprint struct {
 	descriptors int
 	goroutines  int

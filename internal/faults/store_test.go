@@ -12,8 +12,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// storeUnavailable is F14: without the store nothing is sent, what is in memory is
-// served, and operators can see why.
+// storeUnavailable is F14: while the store is unavailable no refresh token is sent,
+// tokens in memory are used, and the outage is reported.
 func storeUnavailable(r *run) {
 	r.needFailingStore()
 	w := r.newEnv(simulator.Settings{})
@@ -24,40 +24,40 @@ func storeUnavailable(r *run) {
 	w.sim.ResetCounters()          // a slow machine may have begun to refresh already
 	w.checkWorking(p, connections) // from memory
 	if !eventually(10*time.Second, func() bool { return !p.storeIsUp() }) {
-		r.violation("the store's absence is not reported within 10 s")
+		r.violation("the outage of the store is not reported within 10 s")
 	}
 	for _, l := range connections {
-		a := p.getUntil(l, func(a response) bool { return a.status != http.StatusOK }) // getUntil it expires
+		a := p.getUntil(l, func(a response) bool { return a.status != http.StatusOK }) // until it expires
 		if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
 			r.violation("%s: %d %q with an expired token and no store, want 503 with Retry-After: %s",
 				l.name, a.status, a.header.Get("Retry-After"), a.body)
 		}
 	}
 	if a := p.operator("/readyz"); a.status != http.StatusOK {
-		r.violation("not ready because the store is away: %d %s", a.status, a.body)
+		r.violation("not ready because the store is unavailable: %d %s", a.status, a.body)
 	}
 	if most := w.sim.Counters().MaxTimesSent; most != 0 {
-		r.violation("a token was presented %d times without a store", most)
+		r.violation("a token was sent %d times without a store", most)
 	}
 	back()
 	if !eventually(r.timeLimit(5*time.Second), p.storeIsUp) {
-		r.violation("the store's return is not reported within 5 s:\n%s", p.operator("/readyz?verbose").body)
+		r.violation("the recovery of the store is not reported within 5 s:\n%s", p.operator("/readyz?verbose").body)
 	}
 	w.awaitFinal(p, connections)
 	p.stop()
 	w.finish(len(connections))
 }
 
-// storeIsUp reports whether both signs that operators have say so.
+// storeIsUp reports whether both the metric and /readyz say so.
 func (p *process) storeIsUp() bool {
 	return p.metric("pleo_store_up") == 1 && strings.Contains(p.operator("/readyz?verbose").body, "[+] store: ok")
 }
 
-// storeFailsAfterCommit is F15: the store goes away when the token has been spent.
+// storeFailsAfterCommit is F15: the store fails once the token has been used.
 func storeFailsAfterCommit(r *run) {
 	r.needFailingStore()
 	for _, killed := range []bool{false, true} {
-		name := map[bool]string{false: "and comes back", true: "and the process with it"}[killed]
+		name := map[bool]string{false: "recovers", true: "process killed"}[killed]
 		r.variant(name, func(r *run) {
 			w := r.newEnv(simulator.Settings{})
 			connections := w.connectExpired(max(1, r.trials/2))
@@ -82,8 +82,8 @@ func storeFailsAfterCommit(r *run) {
 	}
 }
 
-// refreshWithoutStore takes the store away after the server's commit. Clients
-// get the new token at once.
+// refreshWithoutStore makes the store fail after the server's commit. Requests must
+// be sent with the new token at once.
 func (w *env) refreshWithoutStore(p *process, connections []connection) (back func()) {
 	w.Helper()
 	w.fault(simulator.Fault{Kind: "hang", When: simulator.AfterCommit})
@@ -100,13 +100,13 @@ func (w *env) refreshWithoutStore(p *process, connections []connection) (back fu
 		}
 	}
 	if took := time.Since(released); took > w.timeLimit(time.Second) {
-		w.violation("clients waited %v for tokens that only the store has not taken", took)
+		w.violation("requests waited %v for the store", took)
 	}
 	return back
 }
 
 // checkSavedSoon checks that the second version of each credential is in the store
-// within a second of a full run.
+// within a second, in a full run.
 func (w *env) checkSavedSoon(p *process, connections []connection) {
 	w.Helper()
 	began := time.Now()
@@ -117,7 +117,7 @@ func (w *env) checkSavedSoon(p *process, connections []connection) {
 	}
 }
 
-// version is that of the stored credential.
+// version returns the version of the stored credential.
 func (p *process) version(l connection) int {
 	r, err := http.NewRequestWithContext(p.Context(), http.MethodGet, "http://"+p.addresses["admin"]+"/api/v1/connections/"+l.name, nil)
 	if err != nil {
@@ -128,9 +128,9 @@ func (p *process) version(l connection) int {
 	return connection.Version
 }
 
-// commitResponseDelayed is F16: the disk fails at the sync that ends the transaction,
-// so that nobody knows whether it took place.
-func commitResponseDelayed(r *run) {
+// commitUnknown is F16: the sync that ends the transaction fails, so that its outcome
+// is unknown.
+func commitUnknown(r *run) {
 	r.needStrace()
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectExpired(r.trials)
@@ -157,8 +157,8 @@ func commitResponseDelayed(r *run) {
 		}
 		w.checkSavedSoon(p, []connection{l})
 	}
-	if failed*10 < len(connections)*9 { // strace does not always live to tell
-		r.violation("a sync failed in %d of %d trials only", failed, len(connections))
+	if failed*10 < len(connections)*9 { // strace does not always report a call of a killed process
+		r.violation("a sync failed in only %d of %d trials", failed, len(connections))
 	}
 	w.checkWorking(p, connections)
 	if c := w.sim.Counters(); c.Refreshes != len(connections) {
@@ -173,8 +173,7 @@ func commitResponseDelayed(r *run) {
 	w.finish(len(connections))
 }
 
-// diskFault is what happens at the nth system call of a kind that any thread
-// makes.
+// diskFault is a fault of the nth system call of a kind in each thread.
 type diskFault struct {
 	call, what string
 	nth        int
@@ -182,13 +181,13 @@ type diskFault struct {
 
 func (f diskFault) kills() bool { return strings.HasPrefix(f.what, "signal") }
 
-// injection is the fault as strace takes it.
+// injection is the fault as an argument of strace.
 func (f diskFault) injection() string {
 	return fmt.Sprintf("inject=%s:%s:when=%d", f.call, f.what, f.nth)
 }
 
-// diskFails is F18: each write, sync, opening, cutting and removal of a file
-// during a refresh fails in turn, or ends the process.
+// diskFails is F18: each write, sync, open, truncation and removal of a file during a
+// refresh fails in turn, or kills the process.
 func diskFails(r *run) {
 	r.needStrace()
 	var points []diskFault
@@ -202,19 +201,19 @@ func diskFails(r *run) {
 	w := r.newEnv(simulator.Settings{})
 	connections := w.connectExpired(1 + r.trials)
 	p := w.serve()
-	w.checkWorking(p, connections[:1]) // and introspection has proven itself
+	w.checkWorking(p, connections[:1]) // now introspection is trusted
 	p.stop()
 	hits := 0
 	for i, l := range connections[1:] {
 		at := points[i*len(points)/r.trials%len(points)]
 		hits += min(w.failDisk(l, at), 1)
 	}
-	r.row.update(func(row *row) { row.Note = fmt.Sprintf("hit in %d trials; the others made no such call", hits) })
+	r.row.update(func(row *row) { row.Note = fmt.Sprintf("injected in %d trials; the others made no such call", hits) })
 	w.finish(len(connections) - 1)
 }
 
-// failDisk refreshes one connection while the disk fails, checks what is left,
-// and returns how often it failed.
+// failDisk refreshes one connection while the disk fails, checks the outcome, and
+// returns how often it failed.
 func (w *env) failDisk(l connection, f diskFault) (hits int) {
 	w.Helper()
 	p := w.serve()
@@ -228,7 +227,7 @@ func (w *env) failDisk(l connection, f diskFault) (hits int) {
 		w.checkAfterwards(p, l, f)
 		return hits
 	}
-	_ = p.cmd.Process.Kill() // where the call in question was not made
+	_ = p.cmd.Process.Kill() // if the call was not made
 	t.end()
 	<-p.exited
 	p = w.serve()
@@ -236,26 +235,26 @@ func (w *env) failDisk(l connection, f diskFault) (hits int) {
 	return w.injected(report, f.call, f.nth)
 }
 
-// checkReported checks what client and operators hear of a failing disk. A file
-// that cannot be removed is found again at the next start.
+// checkReported checks the response and the alarm after a failure of the disk. A file
+// that could not be removed is found again at the next start.
 func (w *env) checkReported(p *process, l connection, f diskFault, a response, hits int) {
 	w.Helper()
 	if a.status != http.StatusOK && a.status != http.StatusServiceUnavailable {
 		w.violation("%s under %s: %d %s, want 200 or 503\n%s", l.name, f.injection(), a.status, a.body, p.log)
 	}
 	if hits > 0 && f.call != "unlinkat" && !p.hasAlarm() {
-		w.violation("%s: an error (%s) was reported to nobody: %d %s\n%s", l.name, f.injection(), a.status, a.body, p.log)
+		w.violation("%s: an error (%s) was not reported: %d %s\n%s", l.name, f.injection(), a.status, a.body, p.log)
 	}
 }
 
-// checkAfterwards checks that the connection works, and ends the process. A kill
-// may come in the window in which a token is lost.
+// checkAfterwards checks that the connection works, and stops the process. A kill may
+// fall into the interval in which a crash loses a token.
 func (w *env) checkAfterwards(p *process, l connection, f diskFault) {
 	w.Helper()
 	if a := p.getUntil(l, isFinal); a.status != http.StatusOK {
 		w.row.update(func(r *row) { r.Lost++ })
 		if !f.kills() {
-			w.violation("%s was lost to %s: %s\n%s", l.name, f.injection(), a.body, p.log)
+			w.violation("%s was lost by %s: %s\n%s", l.name, f.injection(), a.body, p.log)
 		}
 	}
 	if f.kills() {
@@ -264,13 +263,13 @@ func (w *env) checkAfterwards(p *process, l connection, f diskFault) {
 	p.stop()
 }
 
-// hasAlarm reports whether operators can see that something is wrong.
+// hasAlarm reports whether the log or a metric reports an error.
 func (p *process) hasAlarm() bool {
 	return strings.Contains(p.log.String(), `"level":"error"`) || p.metric("pleo_store_errors_total") > 0
 }
 
-// injected returns how many threads came as far as the nth call of the kind, at
-// which strace let it fail or killed the process, and it mattered.
+// injected returns how many threads reached the nth call of the kind, which strace
+// made fail, not counting calls whose failure has no effect.
 func (w *env) injected(report, call string, nth int) (hits int) {
 	w.Helper()
 	text, err := os.ReadFile(report)
@@ -283,7 +282,7 @@ func (w *env) injected(report, call string, nth int) (hits int) {
 		if !strings.HasPrefix(strings.TrimSpace(rest), call+"(") {
 			continue
 		}
-		// SQLite itself does not mind when its directory cannot be synced.
+		// SQLite ignores a failed sync of its directory.
 		if calls[thread]++; calls[thread] == nth && !strings.Contains(rest, "<"+w.data("")+">") {
 			hits++
 		}

@@ -15,7 +15,7 @@ type tracer struct {
 	exited chan struct{}
 }
 
-// needStrace skips a fault that needs it where it is not there.
+// needStrace skips the fault if strace is not installed.
 func (r *run) needStrace() {
 	r.Helper()
 	if _, err := exec.LookPath("strace"); err != nil {
@@ -23,8 +23,8 @@ func (r *run) needStrace() {
 	}
 }
 
-// needFailingStore is needStrace for a store in files. A database is cut off by
-// the network before it.
+// needFailingStore is needStrace for a store in files. A database is disconnected by
+// its relay.
 func (r *run) needFailingStore() {
 	r.Helper()
 	if !r.fault.postgres {
@@ -44,51 +44,51 @@ func (p *process) trace(args ...string) *tracer {
 	if err := t.cmd.Start(); err != nil {
 		p.Fatal(err)
 	}
-	said := make(chan string, 1)
-	go t.read(bufio.NewScanner(stderr), said)
+	firstLine := make(chan string, 1)
+	go t.read(bufio.NewScanner(stderr), firstLine)
 	p.Cleanup(t.detach)
-	if first := <-said; !strings.Contains(first, "attached") {
-		p.cannotRun("strace cannot attach to a process: " + first)
+	if first := <-firstLine; !strings.Contains(first, "attached") {
+		p.cannotRun("attaching strace: " + first)
 	}
 	return t
 }
 
-// snapshot tells the first line that strace says, and waits for its end.
-func (t *tracer) read(lines *bufio.Scanner, said chan<- string) {
+// read sends the first line of the output and waits until strace exits.
+func (t *tracer) read(lines *bufio.Scanner, firstLine chan<- string) {
 	for first := true; lines.Scan(); first = false {
 		if first {
-			said <- lines.Text()
+			firstLine <- lines.Text()
 		}
 	}
 	_ = t.cmd.Wait() // its exit code is that of the traced process
-	close(said)
+	close(firstLine)
 	close(t.exited)
 }
 
-// detach lets the process go on without strace.
+// detach lets the process continue without strace.
 func (t *tracer) detach() {
-	_ = t.cmd.Process.Signal(os.Interrupt) // it may have ended with the process
+	_ = t.cmd.Process.Signal(os.Interrupt) // it may have exited with the process
 	t.end()
 }
 
-// end waits for strace to end. It may hang on threads that die while it lets
-// them go; the kernel lets them go when it is killed.
+// end waits until strace exits. It may hang while it detaches from threads that exit;
+// killing it makes the kernel detach them.
 func (t *tracer) end() {
 	select {
 	case <-t.exited:
 	case <-time.After(2 * time.Second):
-		_ = t.cmd.Process.Kill() // it has ended this moment
+		_ = t.cmd.Process.Kill() // it may just have exited
 		<-t.exited
 	}
 }
 
-// storeFilter selects the system calls on the database and its companions.
+// storeFilter selects the system calls on the files of the database.
 func (w *env) storeFilter() []string {
 	return []string{"-P", w.data("store.db"), "-P", w.data("store.db-wal"), "-P", w.data("store.db-shm")}
 }
 
-// disableStore makes every access to the database fail until it is called back.
-func (p *process) disableStore() (back func()) {
+// disableStore makes every access to the store fail until enable is called.
+func (p *process) disableStore() (enable func()) {
 	p.Helper()
 	if p.database != nil {
 		p.database.relay.Cut()

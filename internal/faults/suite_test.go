@@ -15,14 +15,14 @@ import (
 )
 
 var (
-	share   = flag.Int("share", 0, "how many percent of a full run's trials to do; 0: none")
-	require = flag.Bool("require", false, "fail where a fault cannot be tried here, instead of skipping it")
-	program = flag.String("program", "", "the program to try, such as a release; empty: built from this tree")
-	tsvFile = flag.String("tsv", "", "write the table to this file too, as tab-separated values")
-	docFile = flag.String("doc", "", "put the table into this document, between its marks")
+	share   = flag.Int("share", 0, "`percentage` of the trials of a full run; 0: none")
+	require = flag.Bool("require", false, "fail if a fault cannot run on this machine, instead of skipping it")
+	program = flag.String("program", "", "the program to test, such as a release; empty: build it from this tree")
+	tsvFile = flag.String("tsv", "", "write the table to this `file` as tab-separated values")
+	docFile = flag.String("doc", "", "write the table to this document, between its markers")
 )
 
-// results collects the rows of the table that a run ends with.
+// results collects the rows of the table.
 var results table
 
 func TestMain(m *testing.M) {
@@ -46,21 +46,21 @@ func runSuite(m *testing.M) (code int, err error) {
 		}
 		defer remove()
 	}
-	// Most faults are a wait for something; more of them at once cost little.
+	// Most faults wait most of the time, so many can run in parallel.
 	if err := flag.Set("test.parallel", "8"); err != nil {
-		return 0, fmt.Errorf("trying faults together: %w", err)
+		return 0, fmt.Errorf("setting the parallelism: %w", err)
 	}
 	code = m.Run()
 	return code, errors.Join(results.publish(), database.Close())
 }
 
-// build builds the program and makes it the one to try.
+// build builds the program to test.
 func build() (remove func(), err error) {
 	dir, err := os.MkdirTemp("", "faults")
 	if err != nil {
-		return nil, fmt.Errorf("making a directory for the program: %w", err)
+		return nil, fmt.Errorf("creating a directory for the program: %w", err)
 	}
-	remove = func() { _ = os.RemoveAll(dir) } // it is in the system's temporary directory
+	remove = func() { _ = os.RemoveAll(dir) } // a temporary directory
 	*program = filepath.Join(dir, "pleo-auth-proxy")
 	cmd := exec.Command("go", "build", "-o", *program, "../../cmd/pleo-auth-proxy")
 	cmd.Stderr = os.Stderr
@@ -71,33 +71,33 @@ func build() (remove func(), err error) {
 	return remove, nil
 }
 
-// fault is one thing that goes wrong, and what may come of it.
+// fault is one fault and its permitted consequences.
 type fault struct {
-	id    string // of the reliability matrix
+	id    string // in docs/reliability.md
 	title string
 	full  int // trials of a full run
 	// maxSends is how often one refresh token may be presented at most.
 	maxSends int
-	// mayLose says why connections may need a person afterwards; empty: none may.
+	// mayLose is the reason why connections may need a person afterwards; empty: none
+	// may.
 	mayLose string
-	// alone keeps other faults from being tried at the same time, because the
-	// moment matters to the millisecond.
+	// alone keeps other faults from running at the same time, because the timing
+	// matters to the millisecond.
 	alone bool
-	// overlaps says that two replicas may present a token at once.
+	// overlaps permits two replicas to send a token at once.
 	overlaps bool
-	// postgres keeps the store in PostgreSQL.
+	// postgres puts the store in PostgreSQL.
 	postgres bool
 	run      func(*run)
 }
 
-// TestFaults tries every fault. Those that mostly wait are tried together, after
-// those that are tried alone.
+// TestFaults runs every fault. Most run in parallel, after those that run alone.
 func TestFaults(t *testing.T) {
 	if *share == 0 {
-		t.Skip("the faults take minutes: make faults, or make faults-full")
+		t.Skip("takes minutes; make faults or make faults-full runs this")
 	}
 	if runtime.GOOS != "linux" {
-		t.Skip("the faults are made with the means of Linux")
+		t.Skip("requires Linux")
 	}
 	for _, f := range allFaults() {
 		t.Run(f.id, func(t *testing.T) {
@@ -114,19 +114,19 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// run is the trial of one fault.
+// run is the run of one fault.
 type run struct {
 	*testing.T
 	fault  fault
 	row    *row
 	trials int
-	// cluster is a PostgreSQL of this run's own; nil: the one that all share.
+	// cluster is the PostgreSQL of this run; nil: the shared one.
 	cluster *postgrestest.Server
 }
 
-// timeLimit is how long something may take that has to be done in d. That is for a
-// full run, on a machine that does nothing else; a run of a part shares its machine
-// with all that CI does, and only sees that it is done.
+// timeLimit returns the limit for something that must take at most d. The limit is d
+// in a full run, on an otherwise idle machine. A partial run shares its machine with the
+// other parts of CI, and checks only that it happens.
 func (r *run) timeLimit(d time.Duration) time.Duration {
 	if *share < 100 {
 		return 30 * d
@@ -134,16 +134,16 @@ func (r *run) timeLimit(d time.Duration) time.Duration {
 	return d
 }
 
-// parallelEnvs does the trials in several worlds at once.
-func (r *run) parallelEnvs(worlds int, try func(*run)) {
-	worlds = min(worlds, r.trials)
-	r.Run("worlds", func(t *testing.T) {
-		for i := range worlds {
+// parallelEnvs runs the trials in several envs at once.
+func (r *run) parallelEnvs(envs int, try func(*run)) {
+	envs = min(envs, r.trials)
+	r.Run("envs", func(t *testing.T) {
+		for i := range envs {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
 				part := *r
-				part.T, part.trials = t, r.trials/worlds
-				if i < r.trials%worlds {
+				part.T, part.trials = t, r.trials/envs
+				if i < r.trials%envs {
 					part.trials++
 				}
 				try(&part)
@@ -152,7 +152,7 @@ func (r *run) parallelEnvs(worlds int, try func(*run)) {
 	})
 }
 
-// variant does the trials under one of several circumstances.
+// variant runs the trials under one of several conditions.
 func (r *run) variant(name string, try func(*run)) {
 	r.Run(name, func(t *testing.T) {
 		part := *r
@@ -161,34 +161,34 @@ func (r *run) variant(name string, try func(*run)) {
 	})
 }
 
-// violation counts something that a user would complain about.
+// violation records a broken promise.
 func (r *run) violation(format string, args ...any) {
 	r.Helper()
 	r.row.update(func(w *row) { w.Violations++ })
 	r.Errorf(format, args...)
 }
 
-// cannotRun ends a fault that cannot be tried here.
+// cannotRun ends a fault that cannot run on this machine.
 func (r *run) cannotRun(why string) {
 	r.Helper()
-	r.row.update(func(w *row) { w.Note = "not tried: " + why })
+	r.row.update(func(w *row) { w.Note = "not run: " + why })
 	if *require {
 		r.Fatal(why)
 	}
 	r.Skip(why)
 }
 
-// judge compares what was counted with what may be.
+// judge compares the result with what the fault permits.
 func (r *run) judge() {
 	got := r.row.snapshot()
 	if got.MaxSends > r.fault.maxSends {
-		r.Errorf("a refresh token was presented %d times, want at most %d", got.MaxSends, r.fault.maxSends)
+		r.Errorf("a refresh token was sent %d times, want at most %d", got.MaxSends, r.fault.maxSends)
 	}
 	if got.Lost > 0 && r.fault.mayLose == "" {
 		r.Errorf("%d connections were lost of %d trials, want none", got.Lost, got.Trials)
 	}
 	if got.Trials == 0 && !r.Skipped() && !r.Failed() {
-		r.Error("nothing was tried")
+		r.Error("no trials")
 	}
 	if r.Failed() {
 		r.row.update(func(w *row) { w.Failed = true })
