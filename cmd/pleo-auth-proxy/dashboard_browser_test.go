@@ -31,7 +31,7 @@ func TestBrowserOperatorFixesConnection(t *testing.T) {
 	}
 	operator := browser.Tab()
 	operator.Open("http://" + p.addresses[adminListener])
-	operator.WantText("Need a person", "acme", "Acme ApS", "Make a connect link and send it", "1 connection waits for the customer")
+	operator.WantText("Reauthorization required", "acme", "Acme ApS", "Create a connect link and send it", "1 connection is waiting for the customer")
 	operator.Inspect("story-overview")
 	operator.Follow(".card .button") // the first thing there is to do
 	operator.WantText("Sign in", "admin-token")
@@ -49,12 +49,12 @@ func TestBrowserOperatorFixesConnection(t *testing.T) {
 	customer.WantText("Acme ApS")
 
 	operator.Follow("main a.button")
-	operator.WantText("It works.", "Works again", "customer", "A connect link was made", "Needs a person")
-	operator.Inspect("story-mended")
+	operator.WantText("Working.", "Recovered", "customer", "Connect link created", "Reauthorization required")
+	operator.Inspect("story-recovered")
 	operator.Open("http://" + p.addresses[adminListener])
-	operator.WantText("Nothing: no connection has trouble.")
+	operator.WantText("No connection needs attention.")
 	operator.Follow(".who button")
-	operator.WantText("Sign in to change things")
+	operator.WantText("Sign in to make changes")
 	if strings.Contains(p.log.String(), strings.TrimSpace(string(token))) || strings.Contains(p.log.String(), link[strings.LastIndexByte(link, '/')+1:]) {
 		t.Errorf("the log shows the token or the link:\n%s", p.log)
 	}

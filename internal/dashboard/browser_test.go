@@ -3,6 +3,7 @@
 package dashboard
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"net/http/httptest"
@@ -102,7 +103,9 @@ func dashboardFor(t *testing.T, store *managetest.Store) (address string) {
 	a := newTestDashboard(t, store, func(c *Config) {
 		withLinks(c)
 		c.Environment = "production"
-		c.Gatherer = prometheus.NewRegistry()
+		c.Health = func(context.Context) []Check {
+			return []Check{{Name: "program"}, {Name: "store"}, {Name: "authorization server", Error: "dialing: connection refused"}}
+		}
 		c.TokenFile = "/var/lib/pleo-auth-proxy/admin-token"
 		c.Operator.ReturnURLs = []string{"https://erp.example.com/pleo/connected"}
 	})

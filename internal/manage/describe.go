@@ -90,7 +90,7 @@ func timeOrNull(t time.Time) *time.Time {
 	return &utc
 }
 
-// Events is one page of what happened to a connection, the latest first.
+// History is one page of the history of a connection, latest event first.
 type History struct {
 	Events     []Event `json:"events"`
 	NextCursor *string `json:"next_cursor"` // null on the last page
@@ -103,7 +103,7 @@ type Event struct {
 	Type    string    `json:"type"`
 	At      time.Time `json:"at"`
 	Actor   string    `json:"actor"`
-	Status  string    `json:"status"` // find the connection, after it
+	Status  string    `json:"status"` // of the connection, after it
 	Reason  *string   `json:"reason"`
 	Version *int64    `json:"version"`
 	Code    *string   `json:"code"`

@@ -14,7 +14,7 @@ const typePrefix = "urn:pleo-auth-proxy:problem:"
 
 // Problem is an error response: a problem document (RFC 9457), and the error that
 // leads to it. Clients see all of it.
-type Problem struct {
+type Problem struct { //nolint:errname // the term of RFC 9457
 	Code       string // identifies the problem to programs
 	Status     int
 	Title      string // the same for all problems of the code

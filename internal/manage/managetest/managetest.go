@@ -66,6 +66,7 @@ type Store struct {
 	Err         error
 }
 
+// Find implements [manage.Store].
 func (s *Store) Find(_ context.Context, name string) (credstore.Connection, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,6 +81,7 @@ func (s *Store) Find(_ context.Context, name string) (credstore.Connection, erro
 	return credstore.Connection{}, credstore.ErrNotFound
 }
 
+// List implements [manage.Store].
 func (s *Store) List(_ context.Context, q credstore.Query) (credstore.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,6 +112,7 @@ func (s *Store) List(_ context.Context, q credstore.Query) (credstore.Page, erro
 	return page, nil
 }
 
+// Count implements [manage.Store].
 func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,6 +123,7 @@ func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	return counts, errors.Join(s.Err, ctx.Err())
 }
 
+// Events implements [manage.Store].
 func (s *Store) Events(_ context.Context, id, before string, limit int) (credstore.HistoryPage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,6 +144,7 @@ func (s *Store) Events(_ context.Context, id, before string, limit int) (credsto
 	return page, s.Err
 }
 
+// Removed implements [manage.Store].
 func (s *Store) Removed(_ context.Context, name string) (id string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -151,6 +156,7 @@ func (s *Store) Removed(_ context.Context, name string) (id string, err error) {
 	return "", credstore.ErrNotFound
 }
 
+// Create implements [manage.Store].
 func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,6 +178,7 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 	return c, nil
 }
 
+// Disable implements [manage.Store].
 func (s *Store) Disable(ctx context.Context, id, reason string) error {
 	return s.change(ctx, id, credstore.EventDisabled, func(c *credstore.Connection) error {
 		c.Status, c.Reason = credstore.Disabled, reason
@@ -179,6 +186,7 @@ func (s *Store) Disable(ctx context.Context, id, reason string) error {
 	})
 }
 
+// Enable implements [manage.Store].
 func (s *Store) Enable(ctx context.Context, id string) error {
 	return s.change(ctx, id, credstore.EventEnabled, func(c *credstore.Connection) error {
 		if c.Status == credstore.Disabled {
@@ -188,6 +196,7 @@ func (s *Store) Enable(ctx context.Context, id string) error {
 	})
 }
 
+// RetryRejected implements [manage.Store].
 func (s *Store) RetryRejected(ctx context.Context, id string, _ time.Time) error {
 	return s.change(ctx, id, credstore.EventRetryRequested, func(c *credstore.Connection) error {
 		if c.Status != credstore.ReauthorizationRequired {
@@ -251,6 +260,7 @@ type Actions struct {
 	Keys  []manage.NewKey // that were set
 }
 
+// Link implements [manage.Actions].
 func (f *Actions) Link(_ context.Context, c credstore.Connection, r credstore.LinkRequest) (manage.Link, error) {
 	to := "https://connect.example.com/connect/" + CanaryLink + "-" + c.Name
 	if r.ReplaceExisting {
@@ -259,6 +269,7 @@ func (f *Actions) Link(_ context.Context, c credstore.Connection, r credstore.Li
 	return manage.Link{URL: credstore.NewSecret(to), ExpiresAt: time.Unix(4e9, 0)}, f.Err
 }
 
+// Check implements [manage.Actions].
 func (f *Actions) Check(_ context.Context, c credstore.Connection) (refresh.CredentialCheck, error) {
 	return refresh.CredentialCheck{Connection: c, Findings: []refresh.Finding{
 		{Part: "access_token", Result: refresh.Valid, CompanyID: c.CompanyID, Message: "the API accepts it"},
@@ -266,11 +277,13 @@ func (f *Actions) Check(_ context.Context, c credstore.Connection) (refresh.Cred
 	}}, f.Err
 }
 
+// Refresh implements [manage.Actions].
 func (f *Actions) Refresh(_ context.Context, c credstore.Connection) (credstore.Connection, error) {
 	c.Version++
 	return c, f.Err
 }
 
+// SetKey implements [manage.Actions].
 func (f *Actions) SetKey(_ context.Context, c credstore.Connection, k manage.NewKey) (credstore.Connection, error) {
 	if f.Err != nil {
 		return c, f.Err
@@ -280,6 +293,7 @@ func (f *Actions) SetKey(_ context.Context, c credstore.Connection, k manage.New
 	return c, nil
 }
 
+// Intake implements [manage.Actions].
 func (f *Actions) Intake(bool) func(context.Context, credstore.NewConnection) (string, error) {
 	return func(ctx context.Context, n credstore.NewConnection) (string, error) {
 		_, err := f.Store.Create(ctx, n)
@@ -287,6 +301,7 @@ func (f *Actions) Intake(bool) func(context.Context, credstore.NewConnection) (s
 	}
 }
 
+// Remove implements [manage.Actions].
 func (f *Actions) Remove(_ context.Context, c credstore.Connection, uninstall bool) (manage.Removal, error) {
 	if f.Err != nil {
 		return manage.Removal{}, f.Err
