@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// target is where requests are sent, and in what form.
+// target is the destination and form of requests.
 type target struct {
 	address string
-	tls     *tls.Config // nil: in the clear
-	request []byte      // the whole of it
+	tls     *tls.Config // nil: without TLS
+	request []byte      // complete
 }
 
 // loadConn sends requests on one connection.
@@ -42,9 +42,9 @@ func (t target) dial(ctx context.Context) (*loadConn, error) {
 
 func (c *loadConn) close() { _ = c.conn.Close() }
 
-var errBadResponse = errors.New("an answer is not 200 with a length")
+var errBadResponse = errors.New("a response is not 200 with a length")
 
-// roundTrip sends the request and reads its answer.
+// roundTrip sends the request and reads its response.
 func (c *loadConn) roundTrip() error {
 	if _, err := c.conn.Write(c.target.request); err != nil {
 		return fmt.Errorf("sending: %w", err)
@@ -98,8 +98,8 @@ func sendAll(ctx context.Context, t target, n, concurrency int) (time.Duration, 
 	return time.Since(began), err
 }
 
-// sendAtRate sends requests at a fixed rate, and returns how long each took from the
-// moment when it was due: a server that is late makes those behind it late too.
+// sendAtRate sends requests at a fixed rate, and returns how long each took since it was
+// due, so that a slow response also counts against those that wait behind it.
 func sendAtRate(ctx context.Context, t target, perSecond float64, how time.Duration, concurrency int) ([]time.Duration, error) {
 	gap := time.Duration(float64(time.Second) * float64(concurrency) / perSecond)
 	began := time.Now().Add(10 * time.Millisecond)
@@ -123,7 +123,7 @@ func sendAtRate(ctx context.Context, t target, perSecond float64, how time.Durat
 	return slices.Concat(took...), err
 }
 
-// waitFor waits for a moment that is not long ahead.
+// waitFor waits for a moment in the near future.
 func waitFor(due time.Time) {
 	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
@@ -159,7 +159,7 @@ func sendReconnecting(ctx context.Context, t target, how time.Duration, concurre
 	return float64(total) / time.Since(began).Seconds(), err
 }
 
-// runConcurrently runs f n times at once, and returns all that went wrong.
+// runConcurrently runs f n times concurrently and joins the errors.
 func runConcurrently(n int, f func(i int) error) error {
 	errs := make([]error, n)
 	var running sync.WaitGroup

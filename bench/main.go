@@ -1,9 +1,9 @@
-// Command bench measures what pleo-auth-proxy costs beside nginx, a bare
-// httputil.ReverseProxy and no proxy at all, in one run on one upstream with
-// TLS, and writes the table and the plot of docs/performance.md.
+// Command bench compares pleo-auth-proxy with nginx, a bare httputil.ReverseProxy and no
+// proxy.
 //
-// Every subject is a process of its own, so that its CPU time can be read from
-// the system; so is the upstream. It runs on Linux, and wants nginx in the path.
+// It measures them in one run on one upstream with TLS, and writes the table and the plot
+// of docs/performance.md. Every subject is a separate process, so that its CPU time can be
+// read from the system; so is the upstream. It requires Linux, and nginx in PATH.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 // plan says what to measure and for how long.
 type plan struct {
 	program           string        // the pleo-auth-proxy to measure
-	doc               string        // the page that holds the table; empty: only printed
+	doc               string        // the page with the table; empty: only print it
 	plot              string        // the SVG beside it
 	rounds            int           // interleaved, of each subject
 	requests          int           // in a round
@@ -53,14 +53,14 @@ func exit(err error) {
 func readPlan() plan {
 	var p plan
 	flag.StringVar(&p.program, "program", "bin/pleo-auth-proxy", "the `file` to measure")
-	flag.StringVar(&p.doc, "doc", "", "the `page` to put the table into; its plot goes beside it")
+	flag.StringVar(&p.doc, "doc", "", "the `page` whose table to replace; the plot is written beside it")
 	flag.IntVar(&p.rounds, "rounds", 5, "interleaved rounds")
 	flag.IntVar(&p.requests, "requests", 20_000, "requests of a round")
 	flag.IntVar(&p.concurrency, "concurrency", 16, "connections that send at once")
 	flag.DurationVar(&p.rateDuration, "at-rate", 10*time.Second, "how long to hold the fixed rate")
 	flag.DurationVar(&p.reconnectDuration, "reconnect", 4*time.Second, "how long to reconnect for each request")
 	flag.DurationVar(&p.pause, "rest", 300*time.Millisecond, "rest between measurements")
-	flag.Float64Var(&p.limit, "limit", 1.25, "the most CPU time per request against the bare ReverseProxy; 0 for no limit")
+	flag.Float64Var(&p.limit, "limit", 1.25, "maximum CPU time per request relative to the bare ReverseProxy; 0: no limit")
 	flag.Parse()
 	if p.doc != "" {
 		p.plot = p.doc[:len(p.doc)-len(".md")] + ".svg"
@@ -68,9 +68,9 @@ func readPlan() plan {
 	return p
 }
 
-// run measures, and writes what it found.
+// run measures and writes the results.
 func run(ctx context.Context, p plan, out io.Writer) error {
-	on := machine(ctx) // before there is load of our own
+	on := machine(ctx) // before the load of this program
 	field, err := assemble(ctx, p)
 	if err != nil {
 		return err
@@ -92,5 +92,5 @@ func run(ctx context.Context, p plan, out io.Writer) error {
 	return r.check()
 }
 
-// errLimitExceeded is a program that needs more CPU time than it may.
-var errLimitExceeded = errors.New("the program needs more CPU time per request than its limit")
+// errLimitExceeded means that the program uses more CPU time than permitted.
+var errLimitExceeded = errors.New("the program uses more CPU time per request than its limit")

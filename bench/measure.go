@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// result is what was found about one subject.
+// result is the result of one subject.
 type result struct {
 	name       string
 	cpu        []time.Duration // per request, of each round; none for no proxy
 	throughput []float64       // requests per second, of each round
-	rate       float64         // that p50 and p99 were taken at
+	rate       float64         // of requests for p50 and p99
 	p50, p99   time.Duration
 	reconnects float64 // requests per second
 }
 
-// measure takes all subjects through the plan.
+// measure runs the plan for all subjects.
 func measure(ctx context.Context, p plan, subjects []*subject, out io.Writer) ([]*result, error) {
 	var results []*result
 	for _, s := range subjects {
@@ -51,8 +51,8 @@ func measure(ctx context.Context, p plan, subjects []*subject, out io.Writer) ([
 	return results, nil
 }
 
-// measureRounds goes round the subjects, so that what else the machine does
-// falls on all of them. Each round begins with another one.
+// measureRounds alternates between the subjects, so that other load on the machine affects
+// all of them. Each round starts with another subject.
 func measureRounds(ctx context.Context, p plan, subjects []*subject, results []*result, out io.Writer) error {
 	for round := range p.rounds {
 		for i := range subjects {

@@ -58,7 +58,7 @@ func (r report) drawPanel(b *strings.Builder, p panel, left int) {
 	for i, one := range r.results {
 		value := p.value(one)
 		if value <= 0 {
-			continue // it has no such measure
+			continue // not measured
 		}
 		width := value / most * (panelWidth - 80)
 		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", left, barTop(i), width, barHeight, barColor(one.name))

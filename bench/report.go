@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// report is what is told of a run.
+// report is the report of a run.
 type report struct {
 	plan    plan
 	results []*result
 	machine string
 }
 
-// machine says what the run was made on.
+// machine describes the machine of the run.
 func machine(ctx context.Context) string {
 	cpu := "unknown processor"
 	if raw, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -36,8 +36,8 @@ func machine(ctx context.Context) string {
 	return fmt.Sprintf("%d x %s, %s, %s, %s", runtime.NumCPU(), cpu, runtime.Version(), version, loadAverage())
 }
 
-// loadAverage says what else the machine did: times are worth little where that was
-// much, and CPU times still are.
+// loadAverage describes other load on the machine. Under load response times mean little,
+// and CPU times are still valid.
 func loadAverage() string {
 	raw, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -59,7 +59,7 @@ func (r report) of(name string) *result {
 // table returns the results in Markdown.
 func (r report) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s: %d rounds of %d requests on %d connections, a GET answered by %d bytes; p50 and p99 at %.0f requests per second, half of what the slowest can do.\n\n",
+	fmt.Fprintf(&b, "Measured on %s: %d rounds of %d requests on %d connections, a GET with a response of %d bytes; p50 and p99 at %.0f requests per second, half of the throughput of the slowest.\n\n",
 		r.machine, r.plan.rounds, r.plan.requests, r.plan.concurrency, responseSize, r.results[0].rate)
 	b.WriteString("| | CPU per request | against ReverseProxy | against nginx | requests/s | p50 | p99 | requests/s, reconnecting | against ReverseProxy |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, one := range r.results {
@@ -70,7 +70,7 @@ func (r report) table() string {
 	return b.String()
 }
 
-// formatRange returns the median and, after it, the least and the most.
+// formatRange formats the median, followed by minimum and maximum.
 func formatRange(values []time.Duration) string {
 	if len(values) == 0 {
 		return "-"
@@ -100,7 +100,7 @@ func ratio(a, b float64) string {
 	return fmt.Sprintf("%.2f", a/b)
 }
 
-// check reports a program that needs too much.
+// check returns an error if the program uses too much CPU time.
 func (r report) check() error {
 	mine, theirs := median(r.of(proxySubject).cpu), median(r.of(reverseProxySubject).cpu)
 	if r.plan.limit > 0 && float64(mine) > r.plan.limit*float64(theirs) {
@@ -109,15 +109,15 @@ func (r report) check() error {
 	return nil
 }
 
-// The table stands between these lines of the page.
+// The markers of the table in the page.
 const (
 	tableBegin = "<!-- made by make compare; do not edit -->\n"
 	tableEnd   = "<!-- end -->\n"
 )
 
-var errNoTableMarks = errors.New("the page has no place for the table")
+var errNoTableMarks = errors.New("the page has no markers of the table")
 
-// publish puts the table into the page, and the plot beside it.
+// publish replaces the table in the page and the plot beside it.
 func (r report) publish() error {
 	page, err := os.ReadFile(r.plan.doc)
 	if err != nil {
@@ -128,13 +128,13 @@ func (r report) publish() error {
 		return err
 	}
 	const pageMode = 0o644                                                                                                              // as git keeps it
-	if err := errors.Join(os.WriteFile(r.plan.doc, next, pageMode), os.WriteFile(r.plan.plot, []byte(r.svg()), pageMode)); err != nil { //nolint:gosec // pages are for everybody to read
+	if err := errors.Join(os.WriteFile(r.plan.doc, next, pageMode), os.WriteFile(r.plan.plot, []byte(r.svg()), pageMode)); err != nil { //nolint:gosec // public pages
 		return fmt.Errorf("writing the page: %w", err)
 	}
 	return nil
 }
 
-// replaceTable puts a table between the lines that mark its place.
+// replaceTable replaces the table between the markers.
 func replaceTable(page []byte, table string) ([]byte, error) {
 	before, rest, begun := bytes.Cut(page, []byte(tableBegin))
 	_, after, ended := bytes.Cut(rest, []byte(tableEnd))

@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// roles are the servers that this program is, when it is started as one.
+// roles are the servers that this program can run as.
 var roles = map[string]func(args []string) error{"upstream": serveUpstream, "reverseproxy": serveReverseProxy}
 
 // responseSize is about that of a page of Pleo's lists, in bytes.
@@ -30,8 +30,8 @@ const responseSize = 4 << 10
 
 var errArguments = errors.New("wrong arguments for this role")
 
-// serveUpstream serves answers over TLS, with the files of certificate and key,
-// to requests that have the credential.
+// serveUpstream serves responses over TLS, with the given certificate and key files, to
+// requests with the credential.
 func serveUpstream(args []string) error {
 	if len(args) != 2 {
 		return errArguments
@@ -49,13 +49,13 @@ func serveUpstream(args []string) error {
 		}
 		w.Header()["Content-Length"] = length
 		w.Header()["Content-Type"] = []string{"application/json"}
-		_, _ = w.Write(response) // a client that has left is counted by itself
+		_, _ = w.Write(response) // the client counts its own errors
 	})
 	return serve(handler, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
 }
 
-// serveReverseProxy serves the bare ReverseProxy: URL of the upstream, and a
-// file of its authorities.
+// serveReverseProxy serves the bare ReverseProxy. Its arguments are the URL of the upstream
+// and the file of its CA certificates.
 func serveReverseProxy(args []string) error {
 	if len(args) != 2 {
 		return errArguments
@@ -81,7 +81,7 @@ func serveReverseProxy(args []string) error {
 	}, nil)
 }
 
-// serve listens on a port of its choice and prints its address.
+// serve listens on a free port and prints its address.
 func serve(handler http.Handler, secure *tls.Config) error {
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -98,12 +98,11 @@ func serve(handler http.Handler, secure *tls.Config) error {
 	return server.Serve(l)
 }
 
-// writeCertificate writes a certificate for 127.0.0.1, which is its own
-// authority, and its key.
+// writeCertificate writes a self-signed certificate for 127.0.0.1 and its key.
 func writeCertificate(dir string) (*x509.CertPool, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("making a key: %w", err)
+		return nil, fmt.Errorf("generating a key: %w", err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
@@ -112,7 +111,7 @@ func writeCertificate(dir string) (*x509.CertPool, error) {
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		return nil, fmt.Errorf("making a certificate: %w", err)
+		return nil, fmt.Errorf("creating a certificate: %w", err)
 	}
 	raw, err := x509.MarshalECPrivateKey(key)
 	if err != nil {

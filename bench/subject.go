@@ -31,7 +31,7 @@ type subject struct {
 
 func (s *subject) running() bool { return s.cmd != nil }
 
-// The names of the subjects, as the table has them.
+// The names of the subjects in the table.
 const (
 	proxySubject        = "pleo-auth-proxy"
 	reverseProxySubject = "bare ReverseProxy"
@@ -39,7 +39,7 @@ const (
 	directSubject       = "no proxy"
 )
 
-// testbed is the upstream and all subjects before it.
+// testbed is the upstream with all subjects in front of it.
 type testbed struct {
 	dir      string
 	upstream *exec.Cmd
@@ -50,7 +50,7 @@ type testbed struct {
 func assemble(ctx context.Context, p plan) (_ *testbed, err error) {
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
-		return nil, fmt.Errorf("making a directory: %w", err)
+		return nil, fmt.Errorf("creating a directory: %w", err)
 	}
 	f := &testbed{dir: dir}
 	defer func() {
@@ -82,7 +82,7 @@ func assemble(ctx context.Context, p plan) (_ *testbed, err error) {
 	return f, nil
 }
 
-// credential is what every proxy puts on a request.
+// credential is the credential that every proxy adds to a request.
 const (
 	apiKey     = "benchmark"
 	credential = "Basic YmVuY2htYXJrOg=="
@@ -94,7 +94,7 @@ func request(host, fields string) []byte {
 
 func (f *testbed) path(name string) string { return filepath.Join(f.dir, name) }
 
-// proxied is a subject that listens in the clear.
+// proxied returns a subject that listens without TLS.
 func proxied(name, address string, cmd *exec.Cmd) *subject {
 	const selector = "Pleo-Connection: acme\r\n"
 	return &subject{
@@ -104,27 +104,27 @@ func proxied(name, address string, cmd *exec.Cmd) *subject {
 	}
 }
 
-// close ends all processes and waits for them.
+// close stops all processes and waits until they exit.
 func (f *testbed) close() {
 	for _, s := range f.subjects {
 		stop(s.cmd)
 	}
 	stop(f.upstream)
-	_ = os.RemoveAll(f.dir) // a directory for temporary files
+	_ = os.RemoveAll(f.dir) // a temporary directory
 }
 
 func stop(cmd *exec.Cmd) {
 	if cmd == nil || cmd.Process == nil {
 		return
 	}
-	_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	_ = cmd.Wait()                          // how does not matter
+	_ = cmd.Process.Signal(syscall.SIGTERM) // it may have exited
+	_ = cmd.Wait()                          // any exit code will do
 }
 
-// start starts a program and returns the first line that it prints. What it logs
-// goes to the file.
+// start starts a program and returns the first line of its output. Its log goes to the
+// file.
 func start(ctx context.Context, log *os.File, name string, args ...string) (*exec.Cmd, string, error) {
-	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // whoever runs this chooses the program
+	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // the user chooses the program
 	cmd.Stderr = log
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -138,7 +138,7 @@ func start(ctx context.Context, log *os.File, name string, args ...string) (*exe
 		stop(cmd)
 		return nil, "", fmt.Errorf("waiting for %s: %w", name, err)
 	}
-	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the program
+	go func() { _, _ = io.Copy(io.Discard, out) }() // returns when the program exits
 	return cmd, strings.TrimSpace(line), nil
 }
 
@@ -146,7 +146,7 @@ func start(ctx context.Context, log *os.File, name string, args ...string) (*exe
 func startRole(ctx context.Context, role string, args ...string) (*exec.Cmd, string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, "", fmt.Errorf("finding this program: %w", err)
+		return nil, "", fmt.Errorf("finding the path of this program: %w", err)
 	}
 	return start(ctx, os.Stderr, self, append([]string{role}, args...)...)
 }
@@ -159,8 +159,8 @@ func (f *testbed) startReverseProxy(ctx context.Context, _ plan, api string) (*s
 	return proxied(reverseProxySubject, address, cmd), nil
 }
 
-// startProxy starts the program as users do, with everything on: guard, access
-// log, metrics, replay.
+// startProxy starts the program with everything that users have: host checks, access log,
+// metrics and replay.
 func (f *testbed) startProxy(ctx context.Context, p plan, api string) (*subject, error) {
 	config := fmt.Sprintf(`environment: custom
 data_dir: %q
@@ -173,7 +173,7 @@ admin: {listen: off}
 	if err := errors.Join(os.WriteFile(path, []byte(config), 0o600), os.WriteFile(f.path("import.jsonl"), []byte(line), 0o600)); err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
-	add := exec.CommandContext(ctx, p.program, "connections", "import", "--offline", f.path("import.jsonl"), "--config", path) //nolint:gosec // whoever runs this chooses the program
+	add := exec.CommandContext(ctx, p.program, "connections", "import", "--offline", f.path("import.jsonl"), "--config", path) //nolint:gosec // the user chooses the program
 	if out, err := add.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("importing a connection: %w: %s", err, out)
 	}
@@ -194,7 +194,7 @@ admin: {listen: off}
 	return proxied(proxySubject, addresses["proxy"], cmd), nil
 }
 
-// startNginx starts nginx with a static header, and an access log as ours has.
+// startNginx starts nginx with a static header and a similar access log.
 func (f *testbed) startNginx(ctx context.Context, p plan, api string) (*subject, error) {
 	address, err := freeport.Address()
 	if err != nil {
@@ -205,7 +205,7 @@ func (f *testbed) startNginx(ctx context.Context, p plan, api string) (*subject,
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, "nginx", "-p", f.dir, "-c", path, "-e", f.path("error.log"), "-g", "daemon off;") //nolint:gosec // the directory is ours
+	cmd := exec.CommandContext(ctx, "nginx", "-p", f.dir, "-c", path, "-e", f.path("error.log"), "-g", "daemon off;") //nolint:gosec // a temporary directory
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting nginx: %w", err)
 	}
@@ -216,8 +216,7 @@ func (f *testbed) startNginx(ctx context.Context, p plan, api string) (*subject,
 	return proxied(nginxSubject, address, cmd), nil
 }
 
-// nginxConfig takes directory, upstream, address, credential, host and
-// authorities.
+// nginxConfig is formatted with directory, upstream, address, credential, host and CA file.
 const nginxConfig = `worker_processes auto;
 pid %[1]s/nginx.pid;
 events { worker_connections 1024; }
@@ -242,7 +241,7 @@ http {
 }
 `
 
-// waitForListener waits until somebody listens.
+// waitForListener waits until the address accepts connections.
 func waitForListener(ctx context.Context, address string) error {
 	for range 100 {
 		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -251,11 +250,10 @@ func waitForListener(ctx context.Context, address string) error {
 		}
 		waitFor(time.Now().Add(50 * time.Millisecond))
 	}
-	return errors.New("nobody listens")
+	return errors.New("timeout while waiting for a listener")
 }
 
-// clockTicksPerSecond is how the system counts CPU time, per second (USER_HZ, on all that Go
-// runs on).
+// clockTicksPerSecond is the unit of CPU times in /proc (USER_HZ on all platforms of Go).
 const clockTicksPerSecond = 100
 
 // cpuTime returns the CPU time that the subject and its children have used.
@@ -271,7 +269,7 @@ func (s *subject) cpuTime() (time.Duration, error) {
 	for _, path := range processes {
 		raw, err := os.ReadFile(path) //nolint:gosec // a path of /proc
 		if err != nil {
-			continue // it has ended
+			continue // it has exited
 		}
 		st, err := parseStat(string(raw))
 		if err != nil {
@@ -284,14 +282,14 @@ func (s *subject) cpuTime() (time.Duration, error) {
 	return total, nil
 }
 
-// stat is what /proc tells of a process.
+// stat is the entry of a process in /proc.
 type stat struct {
 	pid, parent int
 	cpu         time.Duration
 }
 
-// parseStat reads /proc/PID/stat (proc(5)). The name may hold anything, and ends
-// with the last parenthesis.
+// parseStat parses /proc/PID/stat (proc(5)). The name may contain any character, and ends
+// at the last parenthesis.
 func parseStat(raw string) (stat, error) {
 	end := strings.LastIndexByte(raw, ')')
 	first, _, _ := strings.Cut(raw, " ")
@@ -310,15 +308,15 @@ func parseStat(raw string) (stat, error) {
 	return stat{numbers[0], numbers[1], time.Duration(numbers[2]+numbers[3]) * time.Second / clockTicksPerSecond}, nil
 }
 
-// readRoots returns the authorities in a file.
+// readRoots returns the CA certificates in a file.
 func readRoots(path string) (*x509.CertPool, error) {
 	raw, err := os.ReadFile(path) //nolint:gosec // its caller names the file
 	if err != nil {
-		return nil, fmt.Errorf("reading authorities: %w", err)
+		return nil, fmt.Errorf("reading CA certificates: %w", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(raw) {
-		return nil, errors.New("reading authorities: none found")
+		return nil, errors.New("reading CA certificates: found none")
 	}
 	return pool, nil
 }

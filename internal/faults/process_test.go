@@ -177,7 +177,7 @@ func (p *process) send(r *http.Request) response {
 	return response{res.StatusCode, string(body), res.Header, time.Since(began)}
 }
 
-// sendAsync sends a request in the background. Its answer may never come.
+// sendAsync sends a request in the background.
 func (p *process) sendAsync(l connection) <-chan response {
 	c := make(chan response, 1)
 	go func() { c <- p.get(l) }()
@@ -193,7 +193,7 @@ func (p *process) sendAll(connections []connection) []<-chan response {
 	return responses
 }
 
-// isFinal tells answers that will not change by themselves.
+// isFinal reports whether the response will not change by itself.
 func isFinal(a response) bool {
 	return a.status == http.StatusOK || a.status == http.StatusUnauthorized
 }

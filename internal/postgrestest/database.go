@@ -15,14 +15,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Variable names the server to use in place of one that is started: a superuser's
-// connection string, in the form of a URL.
+// Variable is the environment variable for an existing server to use: the connection
+// string of a superuser, as a URL.
 const Variable = "PLEO_TEST_POSTGRES"
 
-// Shared is a server that the tests of one package share. The zero Shared starts
-// one when it is first used.
+// Shared is a server that the tests of one package share. The zero Shared starts one
+// on first use.
 type Shared struct {
-	// Settings are those of Start. Nil: what is fast, and would not outlive a power
+	// Settings are those of Start. Nil means fast settings that do not survive a power
 	// failure.
 	Settings []string
 
@@ -32,8 +32,8 @@ type Shared struct {
 	server *Server // nil unless it was started here
 }
 
-// DSN returns the superuser's connection string. The test is skipped where there
-// is no PostgreSQL.
+// DSN returns the connection string of the superuser. It skips the test if PostgreSQL
+// is not installed.
 func (s *Shared) DSN(t testing.TB) string {
 	t.Helper()
 	s.once.Do(func() {
@@ -58,14 +58,15 @@ func (s *Shared) DSN(t testing.TB) string {
 	return s.dsn
 }
 
-// Schema returns the connection string of an empty schema, which goes with the
+// Schema returns the connection string of an empty schema, which is removed after the
 // test.
 func (s *Shared) Schema(t testing.TB) string {
 	t.Helper()
 	return Schema(t, s.DSN(t))
 }
 
-// Schema makes an empty schema, and returns dsn for it. It goes with the test.
+// Schema creates an empty schema and returns its connection string. It is removed after
+// the test.
 func Schema(t testing.TB, dsn string) string {
 	t.Helper()
 	name := "test_" + strings.ToLower(rand.Text())
@@ -74,8 +75,8 @@ func Schema(t testing.TB, dsn string) string {
 	return With(t, dsn, "search_path", name)
 }
 
-// Database returns the connection string of an empty database, and its name. It
-// goes with the test.
+// Database returns the connection string of an empty database, and its name. It is
+// removed after the test.
 func (s *Shared) Database(t testing.TB) (dsn, name string) {
 	t.Helper()
 	superuser := s.DSN(t)
@@ -84,13 +85,13 @@ func (s *Shared) Database(t testing.TB) (dsn, name string) {
 	t.Cleanup(func() { Exec(t, superuser, `DROP DATABASE `+name+` WITH (FORCE)`) })
 	u, err := url.Parse(superuser)
 	if err != nil {
-		t.Fatal("reading the connection string of the tests' PostgreSQL: it has to be a URL")
+		t.Fatal("parsing the connection string: it must be a URL")
 	}
 	u.Path = "/" + name
 	return u.String(), name
 }
 
-// Close ends the server that was started, if one was.
+// Close stops the server if it was started here.
 func (s *Shared) Close() error {
 	if s.server == nil {
 		return nil
@@ -98,12 +99,12 @@ func (s *Shared) Close() error {
 	return s.server.Close()
 }
 
-// With returns the connection string with one parameter more.
+// With returns the connection string with another parameter.
 func With(t testing.TB, dsn, name, value string) string {
 	t.Helper()
 	u, err := url.Parse(dsn)
 	if err != nil {
-		t.Fatalf("reading the connection string of the tests' PostgreSQL: it has to be a URL")
+		t.Fatalf("parsing the connection string: it must be a URL")
 	}
 	q := u.Query()
 	q.Set(name, value)
@@ -111,7 +112,7 @@ func With(t testing.TB, dsn, name, value string) string {
 	return u.String()
 }
 
-// Exec runs a statement, or several.
+// Exec executes one or more statements.
 func Exec(t testing.TB, dsn, statement string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -126,7 +127,7 @@ func Exec(t testing.TB, dsn, statement string) {
 	}
 }
 
-// Scan reads the one row that a query gives.
+// Scan reads the single row of a query.
 func Scan(t testing.TB, dsn, query string, into ...any) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -152,7 +153,7 @@ func Dump(t testing.TB, dsn string) []byte {
 		t.Fatalf("connecting to PostgreSQL: %v", err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	// Otherwise what is binary would be in digits, and nobody find it.
+	// In the default format a search would not find text in binary columns.
 	if _, err := conn.Exec(ctx, `SET bytea_output = 'escape'`); err != nil {
 		t.Fatalf("preparing to read: %v", err)
 	}
@@ -178,7 +179,7 @@ func Address(t testing.TB, dsn string) string {
 	t.Helper()
 	u, err := url.Parse(dsn)
 	if err != nil {
-		t.Fatalf("reading the connection string of the tests' PostgreSQL: it has to be a URL")
+		t.Fatalf("parsing the connection string: it must be a URL")
 	}
 	return u.Host
 }

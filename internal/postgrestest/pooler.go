@@ -15,9 +15,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// StartPooler starts PgBouncer in transaction mode before the database, until the
-// test ends, and returns the connection string for the way through it. The schema
-// is that of dsn. The test is skipped where there is no PgBouncer.
+// StartPooler runs PgBouncer in transaction mode in front of the database until the test
+// ends, and returns its connection string. The schema is that of dsn. It skips the test if
+// PgBouncer is not installed.
 func StartPooler(t testing.TB, dsn string) string {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
@@ -32,7 +32,7 @@ func StartPooler(t testing.TB, dsn string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(s.dir) })
-	if err := s.giveAway(); err != nil {
+	if err := s.dropRoot(); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.choosePort(); err != nil {
@@ -40,7 +40,7 @@ func StartPooler(t testing.TB, dsn string) string {
 	}
 	u, err := url.Parse(dsn)
 	if err != nil {
-		t.Fatal("reading the connection string of the tests' PostgreSQL: it has to be a URL")
+		t.Fatal("parsing the connection string: it must be a URL")
 	}
 	config := filepath.Join(s.dir, "pgbouncer.ini")
 	if err := os.WriteFile(config, []byte(poolerConfig(s.port, u)), 0o644); err != nil { //nolint:gosec // its directory is private
@@ -60,8 +60,8 @@ func StartPooler(t testing.TB, dsn string) string {
 	return u.String()
 }
 
-// poolerConfig lets anybody on this machine in. The search path, which the pooler
-// does not pass on, is set on the connections to the server.
+// poolerConfig accepts every user. The pooler does not forward the search path, so it is
+// set on the connections to the server.
 func poolerConfig(port int, server *url.URL) string {
 	host, serverPort, _ := net.SplitHostPort(server.Host)
 	password, _ := server.User.Password()
@@ -89,7 +89,7 @@ func awaitServer(t testing.TB, dsn string) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("the pooler does not answer: %v", err)
+			t.Fatalf("waiting for the pooler: %v", err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

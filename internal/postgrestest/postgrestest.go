@@ -1,5 +1,5 @@
-// Package postgrestest gives tests a PostgreSQL of their own: a cluster that they
-// start, stop and kill, on a free port of this machine.
+// Package postgrestest runs PostgreSQL for tests, which start, stop, kill and disconnect
+// it.
 package postgrestest
 
 import (
@@ -22,25 +22,25 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/freeport"
 )
 
-// Password is the superuser's. It must turn up nowhere but in connection strings.
+// Password is the password of the superuser. Tests check that it does not leak.
 const Password = "canary-of-the-database"
 
-// ErrMissing says that PostgreSQL is not installed here.
+// ErrMissing means that PostgreSQL is not installed.
 var ErrMissing = errors.New("PostgreSQL is not installed: neither is initdb in PATH nor in /usr/lib/postgresql")
 
-// startTimeout is more than a start takes, recovery after a kill included.
+// startTimeout limits a start, including recovery after a kill.
 const startTimeout = time.Minute
 
-// Server is a cluster. Its methods are for one goroutine at a time.
+// Server is a database cluster. It is not safe for concurrent use.
 type Server struct {
 	bin  string // directory of the programs
-	dir  string // of the cluster, and all that is this server's
+	dir  string // of the cluster, its log and its password
 	port int
-	as   *syscall.Credential // whom it runs as; nil: as this process
+	as   *syscall.Credential // user that it runs as; nil: that of this process
 }
 
-// Start makes a cluster and starts it. Settings are lines of postgresql.conf,
-// such as "fsync = off". The error is ErrMissing where there is no PostgreSQL.
+// Start creates a cluster and starts it. Settings are lines of postgresql.conf, such as
+// "fsync = off". The error is ErrMissing if PostgreSQL is not installed.
 func Start(ctx context.Context, settings ...string) (*Server, error) {
 	bin, err := programs()
 	if err != nil {
@@ -48,7 +48,7 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 	}
 	s := &Server{bin: bin}
 	if s.dir, err = os.MkdirTemp("", "postgrestest"); err != nil {
-		return nil, fmt.Errorf("making a directory for the cluster: %w", err)
+		return nil, fmt.Errorf("creating a directory for the cluster: %w", err)
 	}
 	err = s.make(ctx, settings)
 	if err == nil {
@@ -60,8 +60,8 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 	return s, nil
 }
 
-// programs finds the newest release that is installed as Debian does, or the one
-// in PATH.
+// programs returns the directory of the newest release where Debian installs them, or of
+// the one in PATH.
 func programs() (string, error) {
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err == nil && len(found) > 0 {
@@ -76,7 +76,7 @@ func programs() (string, error) {
 }
 
 func (s *Server) make(ctx context.Context, settings []string) error {
-	if err := s.giveAway(); err != nil {
+	if err := s.dropRoot(); err != nil {
 		return err
 	}
 	if err := s.choosePort(); err != nil {
@@ -97,32 +97,32 @@ func (s *Server) make(ctx context.Context, settings []string) error {
 	}, settings...)...)
 }
 
-// giveAway makes the directory somebody else's where this process is root, which
-// postgres does not run as.
-func (s *Server) giveAway() error {
+// dropRoot makes the server run as the unprivileged user 65534, if this process runs as
+// root, which PostgreSQL does not accept.
+func (s *Server) dropRoot() error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	nobody, err := user.Lookup("nobody")
+	account, err := user.LookupId("65534")
 	if err != nil {
 		return fmt.Errorf("finding a user for the cluster: %w", err)
 	}
-	uid, err := strconv.ParseUint(nobody.Uid, 10, 32)
+	uid, err := strconv.ParseUint(account.Uid, 10, 32)
 	if err != nil {
 		return fmt.Errorf("finding a user for the cluster: %w", err)
 	}
-	gid, err := strconv.ParseUint(nobody.Gid, 10, 32)
+	gid, err := strconv.ParseUint(account.Gid, 10, 32)
 	if err != nil {
 		return fmt.Errorf("finding a user for the cluster: %w", err)
 	}
 	s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	if err := os.Chown(s.dir, int(uid), int(gid)); err != nil {
-		return fmt.Errorf("giving the cluster to its user: %w", err)
+		return fmt.Errorf("changing the owner of the cluster: %w", err)
 	}
 	return nil
 }
 
-// choosePort takes one that nobody has at this moment.
+// choosePort chooses a free port.
 func (s *Server) choosePort() error {
 	address, err := freeport.Address()
 	if err != nil {
@@ -138,10 +138,10 @@ func (s *Server) choosePort() error {
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-// Log is the path of the server's log.
+// Log returns the path of the server's log.
 func (s *Server) Log() string { return filepath.Join(s.dir, "log") }
 
-// run runs one of PostgreSQL's programs.
+// run runs a program of PostgreSQL.
 func (s *Server) run(ctx context.Context, program string, args ...string) error {
 	cmd := s.Command(ctx, program, args...)
 	out, err := cmd.CombinedOutput()
@@ -151,8 +151,8 @@ func (s *Server) run(ctx context.Context, program string, args ...string) error 
 	return nil
 }
 
-// Command is one of PostgreSQL's programs, such as pg_dump, with the password of
-// this server.
+// Command returns a command for a program of PostgreSQL, such as pg_dump, with the
+// password of this server.
 func (s *Server) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, program), args...) //nolint:gosec // programs of PostgreSQL, named by our tests
 	cmd.Dir = s.dir
@@ -163,7 +163,7 @@ func (s *Server) Command(ctx context.Context, program string, args ...string) *e
 	return cmd
 }
 
-// Start starts the cluster, and returns when it takes connections.
+// Start starts the cluster and returns when it accepts connections.
 func (s *Server) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -171,11 +171,11 @@ func (s *Server) Start(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	log, _ := os.ReadFile(s.Log()) // it is only for people
+	log, _ := os.ReadFile(s.Log()) // only for the message
 	return fmt.Errorf("%w\n%s", err, log)
 }
 
-// Stop ends the cluster: "fast" as an operator does, "immediate" as a crash.
+// Stop stops the cluster: mode "fast" is a normal shutdown, "immediate" is like a crash.
 func (s *Server) Stop(ctx context.Context, mode string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -198,7 +198,7 @@ func (s *Server) Signal(sig syscall.Signal) error {
 		if err != nil {
 			return fmt.Errorf("finding the processes of the cluster: %w", err)
 		}
-		if err := syscall.Kill(child, sig); !errors.Is(err, syscall.ESRCH) { // it has just ended
+		if err := syscall.Kill(child, sig); !errors.Is(err, syscall.ESRCH) { // it may just have exited
 			errs = append(errs, err)
 		}
 	}
@@ -218,10 +218,10 @@ func (s *Server) pid() (int, error) {
 	return pid, nil
 }
 
-// Address is where the server listens, as host:port.
+// Address returns the host:port of the server.
 func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
-// DSN is the connection string of the superuser for the database postgres.
+// DSN returns the connection string of the superuser for the database postgres.
 func (s *Server) DSN() string {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", Password), Host: s.Address(),
@@ -230,7 +230,7 @@ func (s *Server) DSN() string {
 	return u.String()
 }
 
-// Close ends the cluster and removes it.
+// Close stops the cluster and removes it.
 func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()

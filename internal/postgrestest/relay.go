@@ -11,17 +11,17 @@ import (
 	"testing"
 )
 
-// Relay stands between a program and the server, as the network does, and fails
-// as networks do. Its methods may be called by several goroutines at once.
+// Relay is a TCP relay between a program and the server that can fail like a network. It
+// is safe for concurrent use.
 type Relay struct {
 	listener net.Listener
 
-	mu     sync.Mutex             // guards what follows
+	mu     sync.Mutex             // guards all below
 	server string                 // where connections go
 	pairs  map[*pair]struct{}     // connections that are relayed
 	state  relayState             // what happens to them
 	change chan struct{}          // closed by the next change of the state
-	lose   func(sent []byte) bool // see LoseResponse; nil: no answer is lost
+	lose   func(sent []byte) bool // see LoseResponse; nil: no response is lost
 
 	running sync.WaitGroup
 }
@@ -30,11 +30,11 @@ type relayState int
 
 const (
 	passing relayState = iota
-	cut                // connections are refused
-	stalled            // nothing gets through, and nobody hears of it
+	cut                // connections are closed at once
+	stalled            // connections stay open and transmit nothing
 )
 
-// pair is one connection from the program and the one to the server.
+// pair is a connection of the program and its connection to the server.
 type pair struct{ client, server net.Conn }
 
 func (p *pair) close() {
@@ -54,21 +54,21 @@ func NewRelay(ctx context.Context, server string) (*Relay, error) {
 	return r, nil
 }
 
-// DSN returns the connection string for the way through the relay.
+// DSN returns the connection string through the relay.
 func (r *Relay) DSN(t testing.TB, direct string) string {
 	t.Helper()
 	u, err := url.Parse(direct)
 	if err != nil {
-		t.Fatal("reading a connection string: it has to be a URL")
+		t.Fatal("parsing the connection string: it must be a URL")
 	}
 	u.Host = r.listener.Addr().String()
 	return u.String()
 }
 
-// Address is where the relay listens, as host:port.
+// Address returns the host:port of the relay.
 func (r *Relay) Address() string { return r.listener.Addr().String() }
 
-// Turn sends new connections to another server, and ends the old ones.
+// Turn directs new connections to another server and closes the existing ones.
 func (r *Relay) Turn(server string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,14 +76,13 @@ func (r *Relay) Turn(server string) {
 	r.closeAll()
 }
 
-// Cut ends all connections and refuses new ones, as a server does that is gone.
+// Cut closes all connections, existing and new, as if the server were down.
 func (r *Relay) Cut() { r.set(cut) }
 
-// Stall lets nothing through, as a firewall does that has forgotten: connections
-// stay, and no byte arrives.
+// Stall transmits nothing and keeps connections open, like a firewall that drops packets.
 func (r *Relay) Stall() { r.set(stalled) }
 
-// Restore lets everything through again.
+// Restore ends Cut or Stall.
 func (r *Relay) Restore() { r.set(passing) }
 
 func (r *Relay) set(s relayState) {
@@ -97,15 +96,15 @@ func (r *Relay) set(s relayState) {
 	}
 }
 
-// closeAll ends all connections. The caller holds r.mu.
+// closeAll closes all connections. The caller holds r.mu.
 func (r *Relay) closeAll() {
 	for p := range r.pairs {
 		p.close()
 	}
 }
 
-// LoseResponse ends a connection once what it has sent matches and the server has
-// begun to answer: the server has done what nobody hears of.
+// LoseResponse closes a connection once what it has sent matches and the server begins to
+// respond: the request takes effect, and its response is lost.
 func (r *Relay) LoseResponse(matches func(sent []byte) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,7 +114,7 @@ func (r *Relay) LoseResponse(matches func(sent []byte) bool) {
 // Commits matches the end of a transaction.
 func Commits(sent []byte) bool { return bytes.Contains(sent, []byte("commit\x00")) }
 
-// Close ends the relay and all connections.
+// Close stops the relay and closes all connections.
 func (r *Relay) Close() error {
 	err := r.listener.Close()
 	r.set(cut)
@@ -161,14 +160,14 @@ func (r *Relay) relay(client net.Conn) {
 	both.Wait()
 }
 
-// to is where connections go at this moment.
+// to returns the current address of the server.
 func (r *Relay) to() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.server
 }
 
-// watch closes matched when the answer to what was sent is to be lost.
+// watch closes matched if the response to what was sent must be lost.
 func (r *Relay) watch(sent []byte, matched chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -198,7 +197,7 @@ func (r *Relay) leave(p *pair) {
 	delete(r.pairs, p)
 }
 
-// await waits while the relay is stalled, and reports whether it passes then.
+// await waits while the relay is stalled, and reports whether it transmits then.
 func (r *Relay) await() bool {
 	for {
 		r.mu.Lock()
@@ -211,7 +210,7 @@ func (r *Relay) await() bool {
 	}
 }
 
-// copy passes bytes on, each time after seen has seen them, until one side ends.
+// copy transmits bytes, after it has passed them to seen, until one side closes.
 func (r *Relay) copy(p *pair, to io.Writer, from io.Reader, seen func([]byte)) {
 	defer p.close()
 	buffer := make([]byte, 64<<10)

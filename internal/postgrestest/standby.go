@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// Standby makes a streaming replica of the server, which reads from the address
-// given, such as that of a relay, and starts it.
+// Standby creates and starts a streaming replica of the server. It replicates from the
+// address primary, which may be that of a relay.
 func (s *Server) Standby(ctx context.Context, primary string) (*Server, error) {
 	dir, err := os.MkdirTemp("", "postgrestest")
 	if err != nil {
-		return nil, fmt.Errorf("making a directory for the standby: %w", err)
+		return nil, fmt.Errorf("creating a directory for the standby: %w", err)
 	}
 	standby := &Server{bin: s.bin, dir: dir}
 	err = standby.copyFrom(ctx, primary)
@@ -29,7 +29,7 @@ func (s *Server) Standby(ctx context.Context, primary string) (*Server, error) {
 }
 
 func (s *Server) copyFrom(ctx context.Context, primary string) error {
-	if err := s.giveAway(); err != nil {
+	if err := s.dropRoot(); err != nil {
 		return err
 	}
 	if err := s.choosePort(); err != nil {
@@ -60,7 +60,7 @@ func (s *Server) configure(lines ...string) error {
 	return nil
 }
 
-// Promote makes a standby take writes, and returns when it does.
+// Promote makes a standby accept writes and returns when it does.
 func (s *Server) Promote(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
