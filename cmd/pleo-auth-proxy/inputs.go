@@ -36,8 +36,10 @@ func validInputs(cfg *config.Config, log *zap.Logger) (*inputs, error) {
 	if err := wrong.Add(err); err != nil {
 		return nil, err
 	}
-	if err := wrong.Add(checkDataDir(cfg)); err != nil {
-		return nil, err
+	for _, check := range []func(*config.Config) error{checkDataDir, checkCreatable} {
+		if err := wrong.Add(check(cfg)); err != nil {
+			return nil, err
+		}
 	}
 	return in, wrong.AsError()
 }

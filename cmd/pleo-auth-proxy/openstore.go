@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -146,11 +148,40 @@ func createDataDir(cfg *config.Config) error {
 // checkDataDir returns a *config.Error if the parent of a configured data directory
 // does not exist: a volume that is not mounted must not pass for an empty store.
 func checkDataDir(cfg *config.Config) error {
-	parent := filepath.Dir(cfg.DataDir)
-	if !cfg.DataDirConfigured || !needsDataDir(cfg) || isDir(parent) {
+	if !cfg.DataDirConfigured || !needsDataDir(cfg) {
 		return nil
 	}
-	return cfg.ErrorAt("data_dir", fmt.Errorf("must be in a directory that exists, and %s does not", parent))
+	return checkParent(cfg, "data_dir", cfg.DataDir)
+}
+
+// checkCreatable returns a *config.Error for each file that serve would have to
+// create in a directory that does not exist.
+func checkCreatable(cfg *config.Config) error {
+	var wrong config.Error
+	files := map[string]string{}
+	if cfg.Store.Driver != config.DriverMemory {
+		files["store.keyset_file"] = cfg.Store.KeysetFile
+	}
+	if !cfg.Admin.Listen.Off() && cfg.Admin.TokenFile != "" {
+		files["admin.token_file"] = cfg.Admin.TokenFile
+	}
+	for _, key := range slices.Sorted(maps.Keys(files)) {
+		path := files[key]
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(path) == cfg.DataDir {
+			continue // it exists, or its directory will
+		}
+		if err := wrong.Add(checkParent(cfg, key, path)); err != nil {
+			return err
+		}
+	}
+	return wrong.AsError()
+}
+
+func checkParent(cfg *config.Config, key, path string) error {
+	if parent := filepath.Dir(path); !isDir(parent) {
+		return cfg.ErrorAt(key, fmt.Errorf("must be in a directory that exists, and %s does not", parent))
+	}
+	return nil
 }
 
 // needsDataDir reports whether anything is kept in the data directory itself.

@@ -58,6 +58,8 @@ func TestValidateAcceptsWhatServeAccepts(t *testing.T) {
 		{"an API key that cannot be sent", "store: {driver: memory}\nconnections: [{name: a, kind: standalone_key, api_key: \"a b\"}]\n", ":4: connections[0].api_key"},
 		{"a short admin token", oauth + "admin: {token_file: " + file("short", "short") + "}\n", ":4: admin.token_file"},
 		{"a group that does not exist", oauth + "proxy: {listen: \"unix:" + dir + "/s?group=no-such-group\"}\n", ":4: proxy.listen"},
+		{"an admin token in no directory", oauth + "admin: {token_file: " + dir + "/none/token}\n", ":4: admin.token_file"},
+		{"a keyset in no directory", oauth + "store: {keyset_file: " + dir + "/none/keyset.json}\n", ":4: store.keyset_file"},
 		{"a data directory without a parent", oauth + "data_dir: " + dir + "/none/data\n", ":4: data_dir"},
 	}
 	for _, tt := range tests {
