@@ -28,6 +28,12 @@ const (
 )
 
 // auth signs operators in and out, and decides which requests may read and change.
+//
+// A browser may change something if its request has both the cookie of a session and
+// the CSRF token that only pages of that session contain. The cookie is SameSite and
+// HttpOnly, so neither pages of other sites nor scripts can use it. Pages of the same
+// site can, such as another service on another port of this host, and the token is
+// for them. The JSON API accepts no session, and these pages no bearer token.
 type auth struct {
 	Config
 	pages    *renderer

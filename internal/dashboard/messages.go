@@ -151,14 +151,20 @@ func disabledAdvice(c credstore.Connection) advice {
 	return advice{Summary: "An operator disabled this connection. It is not used.", NextStep: "Enable it to use it again.", Action: actionEnable}
 }
 
+// sentence returns the message of an event or a finding, which begins in lower case
+// as errors do, as the beginning of a sentence.
+func sentence(message string) string {
+	if message == "" {
+		return ""
+	}
+	return strings.ToUpper(message[:1]) + message[1:]
+}
+
 func lowerFirst(s string) string { return strings.ToLower(s[:1]) + s[1:] }
 
 // label returns an identifier such as a status or a reason as people read it.
 func label(identifier string) string {
-	if identifier == "" {
-		return ""
-	}
-	return strings.ToUpper(identifier[:1]) + strings.ReplaceAll(identifier[1:], "_", " ")
+	return sentence(strings.ReplaceAll(identifier, "_", " "))
 }
 
 func kindLabel(k credstore.Kind) string {
