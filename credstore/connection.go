@@ -56,21 +56,21 @@ func Statuses() []Status {
 
 // Reasons for a status, as users see them.
 const (
-	ReasonNoCredential         = "no_credential"           // pending: nobody has given consent or a key yet
-	ReasonRefreshTokenRejected = "refresh_refused"         // the authorization server refused the refresh token
-	ReasonUnknownOutcome       = "refresh_outcome_unknown" // refused after an answer was lost
-	ReasonRefreshTokenInactive = "refresh_token_inactive"  // introspection calls the refresh token inactive
-	ReasonUnexpectedResponse   = "refresh_answer_unusual"  // repeated answers that no rule names
-	ReasonUnavailable          = "refresh_unavailable"     // degraded: the authorization server is away or busy
-	ReasonClientRejected       = "oauth_client_refused"    // degraded: our client id or secret is wrong
-	ReasonKeyRejected          = "key_refused"             // the API refused the key
-	ReasonRetryRequested       = "retry_requested"         // degraded: an operator has a refused refresh token presented again
-	ReasonAccessTokenMissing   = "access_token_missing"    // degraded: a refresh brought a refresh token and nothing to send
-	ReasonCircuitBreakerOpen   = "mass_refusal"            // degraded: many connections are refused at once, and it was too
-	ReasonUninstalled          = "uninstalled"             // DELETE /v1/installations/me was answered
-	ReasonCompanyConflict      = "company_conflict"        // the credential belongs to an unexpected company
-	ReasonOperator             = "operator"                // disabled by hand
-	ReasonExported             = "exported"                // disabled: its secrets were given away
+	ReasonNoCredential         = "no_credential"           // pending
+	ReasonRefreshTokenRejected = "refresh_token_rejected"  // the authorization server rejected the refresh token
+	ReasonUnknownOutcome       = "refresh_outcome_unknown" // rejected after an earlier attempt with an unknown outcome
+	ReasonRefreshTokenInactive = "refresh_token_inactive"  // according to token introspection
+	ReasonUnexpectedResponse   = "unexpected_response"     // repeated responses that no rule covers
+	ReasonUnavailable          = "refresh_unavailable"     // degraded: the authorization server is unavailable or busy
+	ReasonClientRejected       = "oauth_client_rejected"   // degraded: the client id or secret is wrong
+	ReasonKeyRejected          = "key_rejected"            // the API rejected the key
+	ReasonRetryRequested       = "retry_requested"         // degraded: an operator has a rejected refresh token sent again
+	ReasonAccessTokenMissing   = "access_token_missing"    // degraded: a refresh returned a refresh token but no access token
+	ReasonCircuitBreakerOpen   = "circuit_breaker_open"    // degraded: rejected while many connections were
+	ReasonUninstalled          = "uninstalled"             // DELETE /v1/installations/me succeeded
+	ReasonCompanyConflict      = "company_conflict"        // the credential belongs to another company
+	ReasonOperator             = "operator"                // disabled by an operator
+	ReasonExported             = "exported"                // disabled: its secrets were exported
 )
 
 // Connection is a named link between one Pleo company and one tenant of the

@@ -36,7 +36,7 @@ const (
 	EventDisabled         EventType = "connection.disabled"          // nothing is sent with it
 	EventEnabled          EventType = "connection.enabled"           //
 	EventExported         EventType = "connection.exported"          // with its secrets, and disabled
-	EventLinkCreated      EventType = "connection.link_made"         // a connect link
+	EventLinkCreated      EventType = "connection.link_created"      // a connect link
 	EventConsentFailed    EventType = "connection.consent_failed"    // or a key that was not taken
 	EventRefreshRequested EventType = "connection.refresh_requested" // by hand
 	EventRetryRequested   EventType = "connection.retry_requested"   // of a refused refresh token

@@ -42,7 +42,7 @@ func everyProblem() []*problem {
 	for _, e := range []*refresh.Error{
 		{Code: refresh.ConnectionPending, Reason: "no_credential"},
 		{Code: refresh.ConnectionDisabled, Reason: "operator"},
-		{Code: refresh.ReauthorizationRequired, Reason: "refresh_refused"},
+		{Code: refresh.ReauthorizationRequired, Reason: "refresh_token_rejected"},
 		{Code: refresh.ServerUnavailable, RetryAfter: 1500 * time.Millisecond},
 		{Code: refresh.StoreUnavailable, Err: errors.New("disk I/O error")},
 		{Code: refresh.ShuttingDown},
@@ -100,7 +100,7 @@ func TestCredentialErrors(t *testing.T) {
 	v := newFakeCredentials("acme")
 	api := newTCPUpstream(t, respondAlways(okResponse))
 	r := newTestProxyTo(t, v, api.url)
-	v.fail(&refresh.Error{Code: refresh.ReauthorizationRequired, Connection: "acme", Reason: "refresh_refused", Err: errors.New("cause")})
+	v.fail(&refresh.Error{Code: refresh.ReauthorizationRequired, Connection: "acme", Reason: "refresh_token_rejected", Err: errors.New("cause")})
 	got := r.do("GET", "/", nil)
 	if p := decodeProblem(t, got.body); got.StatusCode != 401 || p.Connection != "acme" || api.bytes() != "" {
 		t.Errorf("answer = %d for %q, upstream got %q, want 401 for acme, nothing", got.StatusCode, p.Connection, api.bytes())

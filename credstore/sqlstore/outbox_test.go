@@ -32,7 +32,7 @@ func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := credstore.Failure{Code: "key_refused", Message: "the API answers 401 to the key", At: time.Now().UTC().Truncate(time.Second)}
+	refused := credstore.Failure{Code: "key_rejected", Message: "the API answers 401 to the key", At: time.Now().UTC().Truncate(time.Second)}
 	if err := s.Credentials.MarkReauthorizationRequired(ctx, lease, state.Parent(), refused, credstore.ReasonKeyRejected, false); err != nil {
 		t.Fatal(err)
 	}

@@ -23,10 +23,14 @@ type postgresMigration struct {
 // that cannot be names itself as its oldest, and its release says that all
 // replicas have to be stopped.
 func postgresSchema() []postgresMigration {
-	const worksFrom = 1 // the first version, until a step takes something away
+	oldest := 1
 	var all []postgresMigration
 	for i, portable := range schema() {
-		all = append(all, postgresMigration{inPostgres(portable) + postgresExtra[i+1], worksFrom})
+		version := i + 1
+		if version == 4 { // earlier programs would write the former reasons again
+			oldest = version
+		}
+		all = append(all, postgresMigration{inPostgres(portable) + postgresExtra[version], oldest})
 	}
 	return all
 }

@@ -6,7 +6,7 @@ package sqlstore
 //
 // Times are Unix milliseconds, UTC, NULL where there is none. A connection's
 // number is never used again, not even after a removal: leases stand on it.
-func schema() []string { return []string{schema1, schema2, schema3} }
+func schema() []string { return []string{schema1, schema2, schema3, schema4} }
 
 const schema1 = `
 CREATE TABLE store (
@@ -219,4 +219,49 @@ CREATE INDEX consents_expires ON consents (expires_at);
 // schema3 is for who asks about a connection that was removed, by its name.
 const schema3 = `
 CREATE INDEX events_removed ON events (connection, number) WHERE type = 'connection.removed';
+`
+
+// schema4 converts reasons, codes and event types to their present names. A
+// delivery holds its connection in JSON, where quotation marks within a value are
+// escaped: the patterns match members only.
+const schema4 = `
+CREATE TABLE renamed (
+	former  TEXT PRIMARY KEY,
+	present TEXT NOT NULL
+) STRICT;
+
+INSERT INTO renamed (former, present) VALUES
+	('refresh_refused', 'refresh_token_rejected'),
+	('refresh_token_refused', 'refresh_token_rejected'),
+	('refresh_answer_unusual', 'unexpected_response'),
+	('oauth_client_refused', 'oauth_client_rejected'),
+	('key_refused', 'key_rejected'),
+	('mass_refusal', 'circuit_breaker_open'),
+	('answer_of_another_server', 'wrong_issuer'),
+	('consent_refused', 'consent_failed'),
+	('company_not_told', 'company_unknown'),
+	('key_misshapen', 'key_malformed'),
+	('bad_date', 'invalid_date');
+
+UPDATE connections SET reason = (SELECT present FROM renamed WHERE former = reason)
+	WHERE reason IN (SELECT former FROM renamed);
+UPDATE connections SET own_reason = (SELECT present FROM renamed WHERE former = own_reason)
+	WHERE own_reason IN (SELECT former FROM renamed);
+UPDATE connections SET error_code = (SELECT present FROM renamed WHERE former = error_code)
+	WHERE error_code IN (SELECT former FROM renamed);
+UPDATE events SET reason = (SELECT present FROM renamed WHERE former = reason)
+	WHERE reason IN (SELECT former FROM renamed);
+UPDATE events SET code = (SELECT present FROM renamed WHERE former = code)
+	WHERE code IN (SELECT former FROM renamed);
+UPDATE events SET type = 'connection.link_created' WHERE type = 'connection.link_made';
+
+UPDATE deliveries SET connection = replace(connection, '"Unproven":', '"CompanyUnverified":');
+UPDATE deliveries SET connection = coalesce((
+	SELECT replace(connection, '"Reason":"' || former || '"', '"Reason":"' || present || '"')
+	FROM renamed WHERE connection LIKE '%"Reason":"' || former || '"%'), connection);
+UPDATE deliveries SET connection = coalesce((
+	SELECT replace(connection, '"Code":"' || former || '"', '"Code":"' || present || '"')
+	FROM renamed WHERE connection LIKE '%"Code":"' || former || '"%'), connection);
+
+DROP TABLE renamed;
 `
