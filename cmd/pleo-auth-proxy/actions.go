@@ -8,6 +8,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -28,7 +29,7 @@ var _ manage.Actions = (*actions)(nil)
 
 // newActions makes actions; server is nil where there is none.
 func newActions(cfg *config.Config, store credstore.Store, manager *refresh.Manager, links *connect.LinkIssuer, api *pleo.API, server *pleo.AuthorizationServer) *actions {
-	a := &actions{cfg: cfg, store: store, manager: manager, links: links, api: api, checker: refresh.Checker{Store: store, API: api}}
+	a := &actions{cfg: cfg, store: store, manager: manager, links: links, api: api, checker: refresh.Checker{Connections: store.Connections, Facts: store.Changes, API: api}}
 	if server != nil { // else the interface would hold something
 		a.checker.Server = server
 	}
@@ -87,7 +88,7 @@ func (a *actions) SetKey(ctx context.Context, c credstore.Connection, k manage.N
 	if err := checkNotInConfig(a.cfg, c.Name); err != nil {
 		return c, notPossible(err)
 	}
-	return a.manager.SetKey(ctx, refresh.KeyChange{
+	return a.manager.SetKey(ctx, apikey.Change{
 		ConnectionID: c.ID, Key: k.Key, Stage: k.Next, ExpiresAt: k.ExpiresAt,
 		AllowOtherCompany: k.AllowOtherCompany, AllowSharedCompany: k.AllowSharedCompany,
 	})

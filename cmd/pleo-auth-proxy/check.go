@@ -26,22 +26,22 @@ The exit code is 0 only if the connection is active and nothing that requests
 depend on is refused, unknown, or another company's.`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.withChecker(cmd.Context(), func(c refresh.Checker) error {
-				return p.check(cmd.Context(), c, args[0])
+			return p.withChecker(cmd.Context(), func(store credstore.Store, c refresh.Checker) error {
+				return p.check(cmd.Context(), store, c, args[0])
 			})
 		},
 	}
 }
 
 // withChecker runs work with a checker on the store, and closes the store.
-func (p *program) withChecker(ctx context.Context, work func(refresh.Checker) error) error {
+func (p *program) withChecker(ctx context.Context, work func(credstore.Store, refresh.Checker) error) error {
 	cfg, store, err := p.openStore(ctx)
 	if err != nil {
 		return err
 	}
 	c, err := newChecker(cfg, store.Store, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
 	if err == nil {
-		err = work(c)
+		err = work(store.Store, c)
 	}
 	return errors.Join(err, store.Close())
 }
@@ -51,7 +51,7 @@ func newChecker(cfg *config.Config, store credstore.Store, log *zap.Logger) (ref
 	if err != nil {
 		return refresh.Checker{}, err
 	}
-	c := refresh.Checker{Store: store, API: newAPI(cfg.Upstream.APIURL, transport)}
+	c := refresh.Checker{Connections: store.Connections, Facts: store.Changes, API: newAPI(cfg.Upstream.APIURL, transport)}
 	server, err := newAuthorizationServer(cfg, transport, log)
 	if server != nil { // else the interface would hold something
 		c.Server = server
@@ -59,8 +59,8 @@ func newChecker(cfg *config.Config, store credstore.Store, log *zap.Logger) (ref
 	return c, err
 }
 
-func (p *program) check(ctx context.Context, c refresh.Checker, name string) error {
-	conn, err := find(ctx, c.Store, name)
+func (p *program) check(ctx context.Context, store credstore.Store, c refresh.Checker, name string) error {
+	conn, err := find(ctx, store, name)
 	if err != nil {
 		return err
 	}

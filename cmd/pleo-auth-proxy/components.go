@@ -85,7 +85,7 @@ func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, r
 
 func newManager(cfg *config.Config, in *inputs, v *openedStore, api *pleo.API, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
 	c := refresh.Config{
-		Store:            notifyingStore(v.store.Store, wake),
+		Store:            refresh.StoreOf(notifyingStore(v.store.Store, wake)),
 		API:              api,
 		OtherEnvironment: newOtherEnvironmentAPI(cfg, in.transport),
 		Owner:            processName(),

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
@@ -284,7 +285,7 @@ func (d *configConnections) replace(ctx context.Context, c *configConnection, fo
 		return err
 	}
 	c.checkedAt = d.now()
-	_, err = d.manager.SetKey(ctx, refresh.KeyChange{ConnectionID: found.ID, Key: key})
+	_, err = d.manager.SetKey(ctx, apikey.Change{ConnectionID: found.ID, Key: key})
 	if err != nil {
 		return fmt.Errorf("the old key stays: %w", err)
 	}

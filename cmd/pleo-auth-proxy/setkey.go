@@ -10,6 +10,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
@@ -58,8 +59,8 @@ so that the customer can end the old key at any time.`,
 const expiresUsage = "when the key ends, as a `DATE` such as 2031-01-31 or 2031-01-31T15:04:05Z; you are reminded before"
 
 // newKey returns what the flags ask for. Its errors are wrong usage.
-func (p *program) newKey(f setKeyFlags) (refresh.KeyChange, error) {
-	g := refresh.KeyChange{Stage: f.next, AllowOtherCompany: f.other, AllowSharedCompany: f.shared}
+func (p *program) newKey(f setKeyFlags) (apikey.Change, error) {
+	g := apikey.Change{Stage: f.next, AllowOtherCompany: f.other, AllowSharedCompany: f.shared}
 	if f.next && (f.other || f.shared) {
 		return g, errors.New("--next is for another key of the same company")
 	}
@@ -76,7 +77,7 @@ func parseDate(s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	at, err := refresh.KeyExpiry(s)
+	at, err := apikey.Expiry(s)
 	if err != nil {
 		at, err = time.Parse(time.RFC3339, s)
 	}
@@ -89,7 +90,7 @@ func parseDate(s string) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-func (p *program) setKey(ctx context.Context, name string, g refresh.KeyChange) error {
+func (p *program) setKey(ctx context.Context, name string, g apikey.Change) error {
 	cfg, store, err := p.openStore(ctx)
 	if err != nil {
 		return err
@@ -99,7 +100,7 @@ func (p *program) setKey(ctx context.Context, name string, g refresh.KeyChange) 
 		err = checkNotInConfig(cfg, name)
 	}
 	if err == nil {
-		err = p.setKeyBy(ctx, m, name, g)
+		err = p.setKeyBy(ctx, store.Store, m, name, g)
 	}
 	return errors.Join(err, store.Close())
 }
@@ -111,13 +112,13 @@ func (p *program) keyManager(cfg *config.Config, store credstore.Store) (*refres
 		return nil, err
 	}
 	return refresh.New(refresh.Config{
-		Store: store, API: newAPI(cfg.Upstream.APIURL, transport), OtherEnvironment: newOtherEnvironmentAPI(cfg, transport), Owner: processName(),
+		Store: refresh.StoreOf(store), API: newAPI(cfg.Upstream.APIURL, transport), OtherEnvironment: newOtherEnvironmentAPI(cfg, transport), Owner: processName(),
 		Logger: newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}),
 	})
 }
 
-func (p *program) setKeyBy(ctx context.Context, m *refresh.Manager, name string, g refresh.KeyChange) error {
-	c, err := find(ctx, m.Store, name)
+func (p *program) setKeyBy(ctx context.Context, store credstore.Store, m *refresh.Manager, name string, g apikey.Change) error {
+	c, err := find(ctx, store, name)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage/managetest"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -373,8 +374,8 @@ func openAPICalls(t *testing.T) []apiCall {
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: pleo.ErrUnauthorized, want: 422},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &pleo.StatusError{Status: 500}, want: 502},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: errors.New("timed out"), want: 502},
-		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: refresh.ErrWrongEnvironment, want: 422},
-		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: refresh.ErrSameKey, want: 409},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: apikey.ErrWrongEnvironment, want: 422},
+		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: apikey.ErrSameKey, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &refresh.Error{Code: refresh.StoreUnavailable}, want: 503},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &credstore.OtherCompanyError{}, want: 409},
 		{method: "POST", path: one + "/key", name: "bare", body: `{"api_key":"k"}`, err: &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: "other"}, want: 409},

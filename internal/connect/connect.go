@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
@@ -48,7 +49,7 @@ type AuthorizationServer interface {
 // Grants stores what customers grant. [refresh.Manager] implements it.
 type Grants interface {
 	Consent(ctx context.Context, g refresh.ConsentGrant) (credstore.Connection, error)
-	SetKey(ctx context.Context, g refresh.KeyChange) (credstore.Connection, error)
+	SetKey(ctx context.Context, g apikey.Change) (credstore.Connection, error)
 }
 
 // Branding is the name and logo on the pages.

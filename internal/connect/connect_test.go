@@ -15,6 +15,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
@@ -44,7 +45,7 @@ type fakePleo struct {
 
 	mu             sync.Mutex // guards what follows
 	exchanges      []exchangeCall
-	keys           []refresh.KeyChange
+	keys           []apikey.Change
 	err            error             // of the next consent or key
 	company        credstore.Company // of consents and keys
 	companyUnknown bool              // the company cannot be verified
@@ -82,7 +83,7 @@ func (p *fakePleo) Consent(ctx context.Context, g refresh.ConsentGrant) (credsto
 	})
 }
 
-func (p *fakePleo) SetKey(ctx context.Context, g refresh.KeyChange) (credstore.Connection, error) {
+func (p *fakePleo) SetKey(ctx context.Context, g apikey.Change) (credstore.Connection, error) {
 	p.mu.Lock()
 	p.keys = append(p.keys, g)
 	p.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
 const maxKeyLength = 1024
@@ -28,7 +28,7 @@ func (p *Pages) takeKey(w http.ResponseWriter, r *http.Request, v visit) {
 		return
 	}
 	ctx := credstore.WithActor(r.Context(), credstore.ActorCustomer)
-	conn, err := p.Grants.SetKey(ctx, refresh.KeyChange{
+	conn, err := p.Grants.SetKey(ctx, apikey.Change{
 		ConnectionID: v.conn().ID, Key: key, ExpiresAt: expiresAt, Scopes: p.Scopes, LinkToken: v.token,
 		AllowOtherCompany:  v.link.AllowOtherCompany,
 		AllowSharedCompany: v.link.AllowSharedCompany,
@@ -47,7 +47,7 @@ func (p *Pages) takeKey(w http.ResponseWriter, r *http.Request, v visit) {
 
 // parseKey returns the key that was pasted into the form.
 func parseKey(pasted string) (credstore.Secret, bool) {
-	key := refresh.TrimKey(pasted)
+	key := apikey.Trim(pasted)
 	// A colon would end the user name that the key is sent as (RFC 7617 section 2).
 	unexpected := func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }
 	if key == "" || len(key) > maxKeyLength || strings.ContainsFunc(key, unexpected) {
@@ -62,7 +62,7 @@ func (p *Pages) parseExpiry(date string, v visit) (time.Time, reason) {
 	if date == "" || v.conn().Kind != credstore.StandaloneKey {
 		return time.Time{}, ""
 	}
-	expiresAt, err := refresh.KeyExpiry(date)
+	expiresAt, err := apikey.Expiry(date)
 	if err != nil {
 		return time.Time{}, invalidDate
 	}
@@ -75,9 +75,9 @@ func (p *Pages) parseExpiry(date string, v visit) (time.Time, reason) {
 // outcomeForKey returns the outcome for an error of a key, and the scopes that the
 // key lacks.
 func outcomeForKey(err error) (outcome, []string) {
-	var scopes *refresh.MissingScopesError
+	var scopes *apikey.MissingScopesError
 	switch {
-	case errors.Is(err, refresh.ErrWrongEnvironment):
+	case errors.Is(err, apikey.ErrWrongEnvironment):
 		return outcome{Reason: keyOfOtherEnvironment}, nil
 	case errors.Is(err, pleo.ErrUnauthorized):
 		return outcome{Reason: keyRejected}, nil

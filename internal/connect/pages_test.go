@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
@@ -89,8 +90,8 @@ func TestKeyErrorPages(t *testing.T) {
 		texts []string
 	}{
 		{"rejected", fmt.Errorf("introspecting: %w", pleo.ErrUnauthorized), []string{"Pleo does not recognise this key"}},
-		{"other environment", refresh.ErrWrongEnvironment, []string{"This key is for a different Pleo environment", "Pleo’s test environment"}},
-		{"missing permissions", &refresh.MissingScopesError{Missing: []string{"users:read"}}, []string{"This key does not have enough permissions", "users:read"}},
+		{"other environment", apikey.ErrWrongEnvironment, []string{"This key is for a different Pleo environment", "Pleo’s test environment"}},
+		{"missing permissions", &apikey.MissingScopesError{Missing: []string{"users:read"}}, []string{"This key does not have enough permissions", "users:read"}},
 		{"other company", &credstore.OtherCompanyError{Got: credstore.Company{Name: "Beta ApS"}}, []string{"This key is for a different company", "Beta ApS"}},
 		{"company of another connection", &refresh.CompanyTakenError{Company: credstore.Company{Name: "Beta ApS"}, Err: credstore.ErrCompanyBound}, []string{"This company is already connected"}},
 		{"API unavailable", &pleo.StatusError{Status: 503}, []string{"Pleo is not responding", "was not saved"}},

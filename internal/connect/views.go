@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
 // view is the data of a page. Which fields are used depends on the body.
@@ -191,7 +191,7 @@ func (s views) keyError(v visit, o outcome, date string, missing []string) view 
 	page.Missing = permissionsFor(missing)
 	page.InvalidDate = o.Reason == invalidDate || o.Reason == keyExpired
 	// A date that is not valid may be the key, in the wrong field.
-	if _, err := refresh.KeyExpiry(date); err == nil {
+	if _, err := apikey.Expiry(date); err == nil {
 		page.Expiry = date
 	}
 	return page

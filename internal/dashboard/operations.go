@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
@@ -233,9 +234,9 @@ func createLink(ctx context.Context, o *manage.Operator, c credstore.Connection,
 }
 
 func setKey(ctx context.Context, o *manage.Operator, c credstore.Connection, form url.Values) (result, error) {
-	k := manage.NewKey{Key: credstore.NewSecret(refresh.TrimKey(form.Get("api_key"))), Next: form.Has("next")}
+	k := manage.NewKey{Key: credstore.NewSecret(apikey.Trim(form.Get("api_key"))), Next: form.Has("next")}
 	if day := form.Get("expires_on"); day != "" {
-		end, err := refresh.KeyExpiry(day)
+		end, err := apikey.Expiry(day)
 		if err != nil {
 			return result{}, manage.NewProblem(manage.CodeBadRequest, "The expiry date must be a date such as 2030-01-31.")
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
@@ -129,15 +130,15 @@ func explainStoreError(err error) *webguard.Problem {
 // errors, such as those of the store, it returns as they are.
 func ExplainKeyError(err error) error {
 	var (
-		scopes      *refresh.MissingScopesError
+		scopes      *apikey.MissingScopesError
 		unavailable *refresh.Error
 	)
 	switch {
 	case errors.As(err, &unavailable), errors.Is(err, credstore.ErrUnavailable), errors.Is(err, context.Canceled), Explain(err) != nil:
 		return err
-	case errors.Is(err, refresh.ErrSameKey):
+	case errors.Is(err, apikey.ErrSameKey):
 		return NewProblem(CodeNotPossible, "The connection already has this key. The next key must be a different one.")
-	case errors.Is(err, refresh.ErrWrongEnvironment):
+	case errors.Is(err, apikey.ErrWrongEnvironment):
 		return NewProblem(CodeKeyRejected, "This key belongs to Pleo's other environment, so it was not stored.")
 	case errors.Is(err, pleo.ErrUnauthorized):
 		return NewProblem(CodeKeyRejected, "Pleo does not accept this key, so it was not stored. It may be mistyped or deleted.")

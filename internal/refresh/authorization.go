@@ -88,3 +88,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // the reason, or was refreshed by force a moment ago, or is an API key that no
 // other can take the place of. The client gets the 401 as it is.
 var ErrSuppressed = errors.New("no other credential for this 401")
+
+// unavailable is the error of an operation that may be tried again in a second.
+func unavailable(connection string, cause error) error {
+	return &Error{Code: ServerUnavailable, Connection: connection, RetryAfter: time.Second, Err: cause}
+}

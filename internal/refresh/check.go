@@ -11,21 +11,21 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// Result is what is known about one part of a credential, in the words of the
-// command line and the admin API.
+// CheckResult is the result of checking one part of a credential, as the command
+// line and the JSON API name it.
 type CheckResult string
 
-// What can be found.
+// The results of a check.
 const (
 	Valid        CheckResult = "good"
-	Expired      CheckResult = "expired"       // by its known expiry, so that nobody was asked
+	Expired      CheckResult = "expired"       // by its known expiry; it was not checked
 	Rejected     CheckResult = "not_good"      // the API or the authorization server does not know it
-	OtherCompany CheckResult = "other_company" // it is good, for another company than the connection's
-	NotChecked   CheckResult = "not_asked"     // there is nobody to ask
-	CheckFailed  CheckResult = "unknown"       // whoever was asked did not answer, or not credibly
+	OtherCompany CheckResult = "other_company" // it is valid, but for another company than the connection's
+	NotChecked   CheckResult = "not_asked"     // the authorization server does not support it
+	CheckFailed  CheckResult = "unknown"       // the server did not respond, or not credibly
 )
 
-// The parts of a credential that are asked about.
+// The parts of a credential.
 const (
 	PartAccessToken  = "access_token"
 	PartRefreshToken = "refresh_token"
@@ -33,23 +33,22 @@ const (
 	PartNextKey      = "next_api_key" // staged
 )
 
-// Finding is what was found about one part of a credential.
+// Finding is the result for one part of a credential.
 type Finding struct {
 	Part      string
 	Result    CheckResult
-	CompanyID string // that the part belongs to; empty when nobody said
+	CompanyID string // that the part belongs to; empty if unknown
 	Message   string // for people; holds no secret
 }
 
-// CredentialCheck is what [Checker.Check] found about a connection.
+// CredentialCheck is the result of [Checker.Check].
 type CredentialCheck struct {
 	Connection credstore.Connection
 	Findings   []Finding // empty while there is no credential
 }
 
-// Healthy reports whether the connection is active and nothing that requests
-// depend on speaks against it. What is found about a staged key does not count,
-// since nothing is sent with that yet.
+// Healthy reports whether the connection is active and its credential passed the
+// check. A staged key does not count, since it is not in use.
 func (c CredentialCheck) Healthy() bool {
 	if c.Connection.Status != credstore.Active {
 		return false
@@ -65,87 +64,90 @@ func (c CredentialCheck) Healthy() bool {
 	return true
 }
 
-// Checker asks about credentials without spending or changing anything. Its
-// method may be called by several goroutines and beside a running Manager.
+// Checker checks credentials and changes nothing. Its method may be called by
+// several goroutines, and while a Manager is running.
 type Checker struct {
-	Store  credstore.Store     // required
+	Connections interface { // required
+		Read(ctx context.Context, id string) (credstore.State, error)
+	}
+	Facts  factStore           // required; [credstore.Changes]
 	API    API                 // required
-	Server AuthorizationServer // nil: refresh tokens cannot be asked about
+	Server AuthorizationServer // nil: refresh tokens are not checked
 	Now    func() time.Time    // nil: time.Now
 }
 
-// checkRounds is how often a check begins anew because the credential has
-// changed under it: refreshes are minutes apart.
-const checkRounds = 3
+// maxCheckRounds is how often a check is repeated because the credential has
+// changed meanwhile: refreshes are minutes apart.
+const maxCheckRounds = 3
 
-// Check asks the API and the authorization server about all that the connection
-// with the id has. Its errors are those of [credstore.Store.Read]; that somebody
-// could not be asked is a finding.
+// Check checks all parts of the connection's credential with the API and the
+// authorization server. Its errors are those of reading the store; a server that
+// does not respond is a finding.
 func (c Checker) Check(ctx context.Context, id string) (CredentialCheck, error) {
-	state, err := c.Store.Connections.Read(ctx, id)
+	state, err := c.Connections.Read(ctx, id)
 	for round := 1; err == nil; round++ {
-		findings := c.findings(ctx, state)
-		asked := state.Credential.Version
-		// A token that was refreshed while it was asked about is dead for a good
-		// reason.
-		state, err = c.Store.Connections.Read(ctx, id)
-		if err == nil && (state.Credential.Version == asked || round == checkRounds) {
+		findings := c.check(ctx, state)
+		checked := state.Credential.Version
+		// A token that was refreshed during the check is rejected for that reason.
+		state, err = c.Connections.Read(ctx, id)
+		if err == nil && (state.Credential.Version == checked || round == maxCheckRounds) {
 			return CredentialCheck{Connection: state.Connection, Findings: findings}, nil
 		}
 	}
 	return CredentialCheck{}, fmt.Errorf("checking a connection: %w", err)
 }
 
-func (c Checker) findings(ctx context.Context, state credstore.State) []Finding {
-	var found []Finding
+func (c Checker) check(ctx context.Context, state credstore.State) []Finding {
+	var findings []Finding
 	conn, cred := state.Connection, state.Credential
 	if !cred.AccessToken.IsZero() {
-		found = append(found, c.aboutAccess(ctx, conn, cred))
+		findings = append(findings, c.checkAccessToken(ctx, conn, cred))
 	}
 	if !cred.RefreshToken.IsZero() {
-		found = append(found, c.aboutRefresh(ctx, cred.RefreshToken))
+		findings = append(findings, c.checkRefreshToken(ctx, cred.RefreshToken))
 	}
 	if !cred.APIKey.IsZero() {
-		found = append(found, c.askAPI(ctx, PartKey, conn, cred))
+		findings = append(findings, c.checkWithAPI(ctx, PartKey, conn, cred))
 	}
 	if !cred.NextKey.IsZero() {
-		found = append(found, c.askAPI(ctx, PartNextKey, conn, credstore.Credential{APIKey: cred.NextKey}))
+		findings = append(findings, c.checkWithAPI(ctx, PartNextKey, conn, credstore.Credential{APIKey: cred.NextKey}))
 	}
-	return found
+	return findings
 }
 
-func (c Checker) aboutAccess(ctx context.Context, conn credstore.Connection, cred credstore.Credential) Finding {
+func (c Checker) checkAccessToken(ctx context.Context, conn credstore.Connection, cred credstore.Credential) Finding {
 	now := time.Now
 	if c.Now != nil {
 		now = c.Now
 	}
 	if !cred.ExpiresAt.IsZero() && !now().Before(cred.ExpiresAt) {
-		return Finding{Part: PartAccessToken, Result: Expired, Message: "it has expired; the next request has it refreshed"}
+		return Finding{Part: PartAccessToken, Result: Expired, Message: "it has expired; the next request refreshes it"}
 	}
-	return c.askAPI(ctx, PartAccessToken, conn, cred)
+	return c.checkWithAPI(ctx, PartAccessToken, conn, cred)
 }
 
-func (c Checker) askAPI(ctx context.Context, part string, conn credstore.Connection, cred credstore.Credential) Finding {
-	who, err := c.API.Introspect(ctx, pleo.AuthorizationHeader(conn.Kind, cred))
-	f := Finding{Part: part, Result: Valid, CompanyID: who.CompanyID, Message: "the API accepts it"}
+func (c Checker) checkWithAPI(ctx context.Context, part string, conn credstore.Connection, cred credstore.Credential) Finding {
+	identity, err := c.API.Introspect(ctx, pleo.AuthorizationHeader(conn.Kind, cred))
+	f := Finding{Part: part, Result: Valid, CompanyID: identity.CompanyID, Message: "the API accepts it"}
 	switch {
 	case errors.Is(err, pleo.ErrUnauthorized):
-		f.Result, f.Message = Rejected, "the API does not accept it"
+		f.Result, f.Message = Rejected, "the API rejects it"
 	case err != nil:
-		f.Result, f.Message = CheckFailed, fmt.Sprintf("the API could not be asked: %v", err)
-	case conn.CompanyID != "" && who.CompanyID != "" && !strings.EqualFold(conn.CompanyID, who.CompanyID):
-		f.Result, f.Message = OtherCompany, fmt.Sprintf("it belongs to company %s, and the connection to %s", who.CompanyID, conn.CompanyID)
+		f.Result, f.Message = CheckFailed, fmt.Sprintf("the API could not check it: %v", err)
+	case conn.CompanyID != "" && identity.CompanyID != "" && !strings.EqualFold(conn.CompanyID, identity.CompanyID):
+		f.Result, f.Message = OtherCompany, fmt.Sprintf("it belongs to company %s, and the connection to %s", identity.CompanyID, conn.CompanyID)
 	}
 	return f
 }
 
-func (c Checker) aboutRefresh(ctx context.Context, token credstore.Secret) Finding {
+func (c Checker) checkRefreshToken(ctx context.Context, token credstore.Secret) Finding {
 	f := Finding{Part: PartRefreshToken, Result: CheckFailed}
 	if c.Server == nil {
-		f.Message = "nobody was asked, since oauth.client_id is not set"
+		f.Message = "it was not checked, since oauth.client_id is not set"
 		return f
 	}
-	switch newIntrospection(c.Server, c.Store).ask(ctx, token) {
+	introspection := &introspection{server: c.Server, facts: c.Facts}
+	switch introspection.check(ctx, token) {
 	case tokenActive:
 		f.Result, f.Message = Valid, "the authorization server calls it active"
 	case tokenInactive:
@@ -153,9 +155,9 @@ func (c Checker) aboutRefresh(ctx context.Context, token credstore.Secret) Findi
 	case tokenUntrusted:
 		f.Message = "the authorization server calls it inactive, but has not shown yet that it knows refresh tokens"
 	case introspectionUnsupported:
-		f.Result, f.Message = NotChecked, "the authorization server does not tell this client about tokens"
+		f.Result, f.Message = NotChecked, "the authorization server does not support token introspection for this client"
 	case introspectionFailed:
-		f.Message = "the authorization server could not be asked"
+		f.Message = "the authorization server could not check it"
 	}
 	return f
 }

@@ -81,7 +81,7 @@ func TestCheckOfTokenPair(t *testing.T) {
 				if tt.prepare != nil {
 					tt.prepare(t, w)
 				}
-				got, err := Checker{Store: w.command().parts(), API: tt.api, Server: w.server}.Check(t.Context(), conn.ID)
+				got, err := Checker{Connections: w.command(), Facts: w.command(), API: tt.api, Server: w.server}.Check(t.Context(), conn.ID)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -115,7 +115,7 @@ func TestCheckOfKeys(t *testing.T) {
 				for key, company := range tt.knows {
 					api.knows(key, company)
 				}
-				got, err := Checker{Store: w.command().parts(), API: api}.Check(t.Context(), conn.ID)
+				got, err := Checker{Connections: w.command(), Facts: w.command(), API: api}.Check(t.Context(), conn.ID)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -147,7 +147,7 @@ func TestCheckDuringRefresh(t *testing.T) {
 			}
 			return pleo.Identity{}, pleo.ErrUnauthorized
 		})
-		got, err := Checker{Store: w.command().parts(), API: api, Server: w.server}.Check(t.Context(), conn.ID)
+		got, err := Checker{Connections: w.command(), Facts: w.command(), API: api, Server: w.server}.Check(t.Context(), conn.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +163,7 @@ func TestCheckOfUnknownConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := Checker{Store: w.command().parts(), API: belongsTo("c1"), Server: w.server}
+		c := Checker{Connections: w.command(), Facts: w.command(), API: belongsTo("c1"), Server: w.server}
 		got, err := c.Check(t.Context(), pending.ID)
 		if err != nil || got.Healthy() || len(got.Findings) != 0 {
 			t.Errorf("Check of a pending connection = %+v, %v, want no findings and not healthy", got, err)

@@ -5,113 +5,126 @@ import (
 	"errors"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
 const (
-	// A person waits so long for the API to say whose a new credential is, and then
-	// for the others that may know.
-	identifyTimeout         = 15 * time.Second
-	fallbackIdentifyTimeout = 10 * time.Second
-	// It is asked so often, so far apart.
+	// identifyTimeout is how long a person waits for the API to say which company a
+	// new credential belongs to.
+	identifyTimeout     = 15 * time.Second
 	maxIdentifyAttempts = 3
 	identifyRetryDelay  = time.Second
+	// fallbackIdentifyTimeout is how long they wait for the other sources.
+	fallbackIdentifyTimeout = 10 * time.Second
 )
 
-// ErrCompanyUnknown says that Pleo was asked whose a credential is, and did not say.
-var ErrCompanyUnknown = errors.New("nobody says which company the credential belongs to")
+// ErrCompanyUnknown says that Pleo does not tell which company a credential
+// belongs to.
+var ErrCompanyUnknown = errors.New("it is not known which company the credential belongs to")
 
-// owner is whose a credential is, and what it allows.
+// owner is the company that a credential belongs to, and what it allows.
 type owner struct {
-	company credstore.Company // zero: nobody says
-	scope   string            // separated by spaces; empty: not said
+	company credstore.Company // zero: unknown
+	scope   string            // separated by spaces; empty: unknown
 }
 
-// companyOfCredential asks whom a new credential of conn belongs to. Where nobody says, that is
-// [ErrCompanyUnknown] for a connection that has a company: the credential might be
-// another one's. Any other error says why the API could not be asked.
-func (m *Manager) companyOfCredential(ctx context.Context, conn credstore.Connection, c credstore.Credential) (owner, error) {
-	value := pleo.AuthorizationHeader(conn.Kind, c)
-	asking, cancel := context.WithTimeout(ctx, identifyTimeout)
-	who, err := m.askWho(asking, value)
+// companies finds out which company a credential belongs to: from the credential
+// check, or else from the authorization server's introspection or the
+// installation.
+type companies struct {
+	api    API                 // nil: all companies are unknown
+	server AuthorizationServer // may be nil
+	store  Store
+	cache  *cache
+	life   *lifecycle
+}
+
+// Sources that an [AuthorizationServer] or an [API] may offer besides.
+type (
+	subjectSource interface {
+		Subject(ctx context.Context, accessToken credstore.Secret) (string, error)
+	}
+	installationSource interface {
+		InstallationSubject(ctx context.Context, authorization credstore.Secret) (string, error)
+	}
+	companyNameSource interface {
+		CompanyName(ctx context.Context, authorization credstore.Secret, companyID string) (string, error)
+	}
+)
+
+// find returns the owner of a new credential of conn. It returns
+// [ErrCompanyUnknown] if the owner is unknown and the connection has a company:
+// the credential might be another company's. Other errors say why the API could
+// not be asked.
+func (c *companies) find(ctx context.Context, conn credstore.Connection, cred credstore.Credential) (owner, error) {
+	header := pleo.AuthorizationHeader(conn.Kind, cred)
+	checkCtx, cancel := context.WithTimeout(ctx, identifyTimeout)
+	identity, err := c.check(checkCtx, header)
 	cancel()
 	ctx, cancel = context.WithTimeout(ctx, fallbackIdentifyTimeout)
 	defer cancel()
-	return m.ownerOf(ctx, conn, value, c.AccessToken, who, err)
+	return c.complete(ctx, conn, header, cred.AccessToken, identity, err)
 }
 
-// ownerOf is whose a credential is after what the API's introspection has said of
-// it: if that is nothing, others may know.
-func (m *Manager) ownerOf(ctx context.Context, conn credstore.Connection, value, accessToken credstore.Secret, who pleo.Identity, err error) (owner, error) {
-	if err != nil || who.Subject == "" {
-		if subject := m.subjectOf(ctx, value, accessToken); subject != "" {
-			named := pleo.IdentityFromURN(subject)
-			who.Subject, who.CompanyID, err = named.Subject, named.CompanyID, nil
+// check is the credential check, repeated while the API fails.
+func (c *companies) check(ctx context.Context, header credstore.Secret) (pleo.Identity, error) {
+	if c.api == nil {
+		return pleo.Identity{}, nil
+	}
+	for attempt := 1; ; attempt++ {
+		identity, err := c.api.Introspect(ctx, header)
+		if err == nil || errors.Is(err, pleo.ErrUnauthorized) || attempt == maxIdentifyAttempts {
+			return identity, err
+		}
+		if pause(ctx, identifyRetryDelay) != nil {
+			return identity, err
+		}
+	}
+}
+
+// complete returns the owner that the result of a credential check shows, or else
+// the other sources.
+func (c *companies) complete(ctx context.Context, conn credstore.Connection, header, accessToken credstore.Secret, identity pleo.Identity, err error) (owner, error) {
+	if err != nil || identity.Subject == "" {
+		if subject := c.otherSubject(ctx, header, accessToken); subject != "" {
+			other := pleo.IdentityFromURN(subject)
+			identity.Subject, identity.CompanyID, err = other.Subject, other.CompanyID, nil
 		}
 	}
 	if err != nil {
 		return owner{}, err
 	}
-	found := owner{company: m.companyOf(ctx, value, who, conn), scope: who.Scope}
+	found := owner{company: c.withName(ctx, header, identity, conn), scope: identity.Scope}
 	if found.company.IsZero() && !conn.Company().IsZero() {
 		return owner{}, ErrCompanyUnknown
 	}
 	return found, nil
 }
 
-// askWho asks the API's introspection, more than once where it does not answer.
-func (m *Manager) askWho(ctx context.Context, authorization credstore.Secret) (pleo.Identity, error) {
-	if m.API == nil {
-		return pleo.Identity{}, nil
-	}
-	for try := 1; ; try++ {
-		who, err := m.API.Introspect(ctx, authorization)
-		if err == nil || errors.Is(err, pleo.ErrUnauthorized) || try == maxIdentifyAttempts {
-			return who, err
-		}
-		if pause(ctx, identifyRetryDelay) != nil {
-			return who, err
-		}
-	}
-}
-
-// What an [AuthorizationServer] or [API] may know besides.
-type (
-	subjects interface {
-		Subject(ctx context.Context, accessToken credstore.Secret) (string, error)
-	}
-	installations interface {
-		InstallationSubject(ctx context.Context, authorization credstore.Secret) (string, error)
-	}
-	namer interface {
-		CompanyName(ctx context.Context, authorization credstore.Secret, companyID string) (string, error)
-	}
-)
-
-// subjectOf asks those who may know whose a credential is besides the API's
-// introspection: the authorization server's, and the installation. It returns
-// nothing where neither says.
-func (m *Manager) subjectOf(ctx context.Context, authorization, accessToken credstore.Secret) string {
-	if s, ok := m.Server.(subjects); ok && !accessToken.IsZero() {
+// otherSubject returns the subject that the other sources name, or nothing.
+func (c *companies) otherSubject(ctx context.Context, header, accessToken credstore.Secret) string {
+	if s, ok := c.server.(subjectSource); ok && !accessToken.IsZero() {
 		if subject, err := s.Subject(ctx, accessToken); err == nil && subject != "" {
 			return subject
 		}
 	}
-	if i, ok := m.API.(installations); ok {
-		if subject, err := i.InstallationSubject(ctx, authorization); err == nil {
+	if i, ok := c.api.(installationSource); ok {
+		if subject, err := i.InstallationSubject(ctx, header); err == nil {
 			return subject
 		}
 	}
 	return ""
 }
 
-// companyOf returns what is known of the company that the credential belongs to.
-// Its name is asked for, and may be kept from credentials that may not see it.
-func (m *Manager) companyOf(ctx context.Context, authorization credstore.Secret, who pleo.Identity, known credstore.Connection) credstore.Company {
-	company := who.Company()
-	if n, ok := m.API.(namer); ok && company.ID != "" {
-		company.Name, _ = n.CompanyName(ctx, authorization, company.ID) // pages then show the id
+// withName returns the company of the identity with its name, which not every
+// credential may read.
+func (c *companies) withName(ctx context.Context, header credstore.Secret, identity pleo.Identity, known credstore.Connection) credstore.Company {
+	company := identity.Company()
+	if n, ok := c.api.(companyNameSource); ok && company.ID != "" {
+		company.Name, _ = n.CompanyName(ctx, header, company.ID) // without it, pages show the id
 	}
 	if company.Name == "" && company.Same(known.Company()) {
 		company.Name = known.CompanyName
@@ -119,31 +132,31 @@ func (m *Manager) companyOf(ctx context.Context, authorization credstore.Secret,
 	return company
 }
 
-// identify learns the company of a connection that has none yet, or may have
-// another by now. It waits for the answer, but nobody waits for it.
-// The access token is that of the connection's credential.
-func (m *Manager) identify(e *entry, accessToken credstore.Secret) {
+// identify records the company of a connection that has none yet, or whose company
+// is unverified. The access token is that of the connection's credential. No
+// request waits for it.
+func (c *companies) identify(e *entry, accessToken credstore.Secret) {
 	s := e.current.Load()
 	known := !s.conn.Company().IsZero() && !s.conn.CompanyUnverified
-	if m.API == nil || known || s.auth == nil {
+	if c.api == nil || known || s.auth == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
+	ctx, cancel := context.WithTimeout(c.life.ctx, readTimeout)
 	defer cancel()
-	who, err := m.API.Introspect(ctx, s.auth.Value)
-	found, err := m.ownerOf(ctx, s.conn, s.auth.Value, accessToken, who, err)
+	identity, err := c.api.Introspect(ctx, s.auth.Value)
+	found, err := c.complete(ctx, s.conn, s.auth.Value, accessToken, identity, err)
 	if err != nil || found.company.IsZero() && !s.conn.CompanyUnverified {
-		return // the next refresh asks again
+		return // the next refresh tries again
 	}
-	m.learn(ctx, e, found.company)
+	c.record(ctx, e, found.company)
 }
 
-// learn records whose the connection's authorization is, and brings the entry up
-// to date.
-func (m *Manager) learn(ctx context.Context, e *entry, company credstore.Company) {
-	err := m.Store.Connections.SetCompany(ctx, e.id, company)
+// record saves the company that the connection's credential belongs to, and brings
+// the entry up to date.
+func (c *companies) record(ctx context.Context, e *entry, company credstore.Company) {
+	err := c.store.SetCompany(ctx, e.id, company)
 	if errors.Is(err, credstore.ErrCompanyBound) || errors.Is(err, credstore.ErrOtherCompany) {
-		m.logger(e).Error("the connection was disabled: its credential is of a company that it must not be of", errField(err))
+		c.cache.logger(e).Error("disabled the connection: its credential belongs to a company that it must not have", zap.Error(err))
 	}
-	_ = m.reread(ctx, e) // counted; the change notice reads again
+	_ = c.cache.reread(ctx, e) // counted; the change notice reads again
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -278,7 +279,7 @@ func TestCompanyUnknown(t *testing.T) {
 		known, fresh := w.bound("known", "c1"), w.pending("fresh")
 		grant, _ := w.consented(api, known.ID, "", nil)
 		if _, err := p.Consent(t.Context(), grant); !errors.Is(err, ErrCompanyUnknown) {
-			t.Errorf("Consent = %v, want ErrCompanyNotTold", err)
+			t.Errorf("Consent = %v, want ErrCompanyUnknown", err)
 		}
 		if c := w.state(known.ID).Connection; c.Version != 1 || c.CompanyUnverified {
 			t.Errorf("the connection is %+v, want it as before", c)
@@ -293,9 +294,9 @@ func TestCompanyUnknown(t *testing.T) {
 	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		api.hideCompany("other")
 		for _, next := range []bool{false, true} {
-			_, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("other"), Stage: next})
+			_, err := p.SetKey(t.Context(), apikey.Change{ConnectionID: conn.ID, Key: credstore.NewSecret("other"), Stage: next})
 			if !errors.Is(err, ErrCompanyUnknown) {
-				t.Errorf("SetKey (next: %v) = %v, want ErrCompanyNotTold", next, err)
+				t.Errorf("SetKey (next: %v) = %v, want ErrCompanyUnknown", next, err)
 			}
 		}
 		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") || w.state(conn.ID).Connection.CompanyUnverified {
@@ -352,7 +353,7 @@ func TestCompanyFromOtherSources(t *testing.T) {
 		api.hideCompany("other")
 		for company, want := range map[string]error{"c2": credstore.ErrOtherCompany, "c1": nil} {
 			api.installed[valueOf("other")] = "urn:pleo:company:" + company
-			_, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("other")})
+			_, err := p.SetKey(t.Context(), apikey.Change{ConnectionID: conn.ID, Key: credstore.NewSecret("other")})
 			if !errors.Is(err, want) {
 				t.Errorf("SetKey for %s = %v, want %v", company, err, want)
 			}
@@ -427,7 +428,7 @@ func TestNoExchangeWithoutSpoolRecord(t *testing.T) {
 		conn := w.connect("acme")
 		exchanged := false
 		grant, _ := w.consented(api, conn.ID, "c1", func() { exchanged = true })
-		slot, err := p.Spool.Reserve(w.state(conn.ID).Parent())
+		slot, err := p.config.Spool.Reserve(w.state(conn.ID).Parent())
 		if err != nil {
 			t.Fatal(err)
 		}

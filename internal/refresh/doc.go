@@ -1,29 +1,30 @@
-// Package refresh keeps the credentials that requests are sent with fresh: one
-// refresh at a time per connection, saved before it is handed out.
+// Package refresh refreshes OAuth tokens: one refresh per connection at a time,
+// durable before use.
 //
-// A [Manager] holds one entry per connection in use. The way of a refresh, and
-// the file each step is in:
+// A [Manager] gives requests the authorization of their connection. The sequence
+// of one refresh is [refresher.refresh] in refresh.go; reading it from top to
+// bottom is reading the protocol:
 //
-//	request ──► Authorize / Reauthorize            manager.go
-//	                 │ token expired, or refused with a 401
-//	                 ▼
-//	             flight: one per connection,       flight.go
-//	             detached from whoever asked
-//	                 ▼
-//	             lease ─► read again ─► needed?    attempt.go
-//	                 ▼
-//	             spool record reserved, intent     attempt.go, spool.go
-//	             written, token sent
-//	                 ▼
-//	             what the answer means             settle.go
-//	                 ▼
-//	             saved (or spooled), then          save.go
-//	             memory, then the waiters
+//	Authorize, Reauthorize        authorize.go   a request needs a token
+//	  scheduler.start             schedule.go    one flight per connection, detached from the request
+//	    refresher.run             refresh.go
+//	      waitTurn                               the spool is replayed, there is room for another refresh
+//	      acquireLease                           one process at a time
+//	      loadState                              another process may have refreshed
+//	      checkPreconditions                     is it needed, and allowed now?
+//	      checkSuccessor                         may the token have been exchanged already?
+//	      breaker.Allow                          are many connections rejected?
+//	      recordIntent                           spool record reserved, intent written
+//	      send                                   the refresh token leaves
+//	        recorder.record       outcome.go     no tokens: what that means for the connection
+//	        saver.complete        save.go        tokens: into the store or the spool, then to the waiters
 //
-// Refreshes ahead of expiry and the keep-alive of idle connections start in
-// schedule.go. What may keep a token from being presented has files of its own:
-// oracle.go asks introspection, brake.go stops when many are refused at once,
-// witness.go when the store was restored from a backup. API keys, which are
-// never refreshed, are judged in keys.go; uninstall.go ends a grant that a
-// request has ended.
+// Files call only files further down in this list: manager.go; authorize.go,
+// keys.go, consent.go; replace.go; schedule.go; refresh.go; pace.go, outcome.go,
+// save.go; company.go; cache.go; entry.go; flight.go, introspection.go, health.go,
+// metrics.go, lifecycle.go, authorization.go. The exception is a callback: a flight
+// that lands calls the scheduler, which sets the timer for the next refresh.
+//
+// A consent has a sequence of its own, [consents.run] in consent.go. An API key is
+// never refreshed; package apikey decides about it, keys.go asks it to.
 package refresh

@@ -1,44 +1,41 @@
 package refresh
 
 import (
-	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// credentialCheckInterval spaces the questions to the API about one connection.
+// credentialCheckInterval is the least time between two credential checks of one
+// connection.
 const credentialCheckInterval = 30 * time.Second
 
 // entry is one connection in memory. It is found by name and by id, and lives
 // until the connection is removed.
 type entry struct {
 	id       string
-	inFlight atomic.Int64 // requests under way
+	inFlight atomic.Int64 // requests
 	current  atomic.Pointer[snapshot]
-	flight   atomic.Pointer[flight] // the refresh under way; nil when there is none
+	flight   atomic.Pointer[flight] // the refresh in progress; nil when there is none
 
-	exonerated atomic.Int64 // the version that a 401 does not lead to a refresh of
+	exonerated atomic.Int64 // the version that no 401 leads to a refresh of
 	wasUsed    atomic.Bool  // the current version has been used
 	failures   atomic.Int32 // refreshes in a row that were not sent
-	proven     atomic.Int64 // the version that this process obtained, or saw alive
+	proven     atomic.Int64 // the version that this process obtained, or loaded as its first valid one
 
-	// latest is what this process has obtained last, for a shared store that loses
-	// it after it has confirmed it; nil when it has obtained nothing.
+	// latest is the pair that this process obtained last, for a shared store that
+	// loses it after confirming it; nil when it obtained none.
 	latest atomic.Pointer[credstore.Successor]
 
-	mu      sync.Mutex  // guards what follows, the order of installs, and the start of flights
-	timer   *time.Timer // ahead of expiry, or for the next try; nil when not set
-	askedAt time.Time   // when the API was last asked about the connection
-	hearing *keyCheck   // the latest one of a key; nil when there was none
-	ended   int64       // the version whose grant was ended by a request; 0: none
-	removed bool
+	mu        sync.Mutex  // guards everything below, the order of installs, and the start of flights
+	timer     *time.Timer // ahead of expiry, or for the next attempt; nil when not set
+	checkedAt time.Time   // the last credential check of a token
+	keyCheck  *keyCheck   // the latest one; nil when there was none
+	ended     int64       // the version whose grant was ended by a request; 0: none
+	removed   bool
 }
 
 // snapshot is what is known of a connection at one moment. It is immutable.
@@ -46,13 +43,38 @@ type snapshot struct {
 	conn      credstore.Connection
 	auth      *Authorization // nil when there is nothing to send
 	expiresAt time.Time      // of the access token; zero when it has no known expiry
-	refreshAt time.Time      // when to refresh ahead of expiry; zero when never
-	retryAt   time.Time      // no refresh before this; zero when nothing stands in the way
-	requested bool           // an operator waits for a refresh
+	refreshAt time.Time      // when to refresh ahead of expiry; zero: never
+	retryAt   time.Time      // no refresh before this; zero: any time
+	requested bool           // an operator has requested a refresh
 }
 
-// good reports whether the authorization may be sent at the time now.
-func (s *snapshot) good(now time.Time) bool {
+// snapshotOf returns the snapshot of the state. A token is refreshed ahead of its
+// expiry by the margin, but never by more than a fifth of its life.
+func (e *entry) snapshotOf(state credstore.State, margin time.Duration) *snapshot {
+	c := state.Credential
+	s := &snapshot{
+		conn:      state.Connection,
+		expiresAt: c.ExpiresAt,
+		retryAt:   state.RetryAt,
+		requested: !state.RequestedAt.IsZero(),
+	}
+	if life := c.ExpiresAt.Sub(c.ObtainedAt); !c.ExpiresAt.IsZero() && life > 0 {
+		s.refreshAt = c.ExpiresAt.Add(-min(margin, life/5))
+	}
+	if i := state.Intent; i != nil && i.NextAt.After(s.retryAt) {
+		s.retryAt = i.NextAt
+	}
+	if value := pleo.AuthorizationHeader(s.conn.Kind, c); !value.IsZero() {
+		s.auth = &Authorization{
+			ConnectionID: s.conn.ID, Connection: s.conn.Name, Kind: s.conn.Kind, CompanyID: s.conn.CompanyID,
+			Version: c.Version, Value: value, inFlight: &e.inFlight,
+		}
+	}
+	return s
+}
+
+// valid reports whether the authorization may be sent at the time.
+func (s *snapshot) valid(now time.Time) bool {
 	if s.auth == nil || s.conn.CompanyUnverified {
 		return false
 	}
@@ -60,14 +82,35 @@ func (s *snapshot) good(now time.Time) bool {
 	case credstore.Active, credstore.Degraded:
 		return s.expiresAt.IsZero() || now.Before(s.expiresAt)
 	case credstore.ReauthorizationRequired:
-		// What is still valid is served, but only while it is known to be.
+		// A token of a rejected grant is served only while it is known to be valid.
 		return now.Before(s.expiresAt)
 	}
 	return false
 }
 
-// refusal says why no refresh can help, or nil when one may.
-func (s *snapshot) refusal() error {
+// due reports whether the token should be refreshed although it is valid.
+func (s *snapshot) due(now time.Time) bool {
+	return !s.refreshAt.IsZero() && !now.Before(s.refreshAt)
+}
+
+// newerThan returns the authorization if it is valid and newer than the rejected
+// one, otherwise nil.
+func (s *snapshot) newerThan(rejected *Authorization, now time.Time) *Authorization {
+	if s.conn.Version > rejected.Version && s.valid(now) {
+		return s.auth
+	}
+	return nil
+}
+
+// satisfies reports whether the snapshot is what a refresh for the purpose would
+// bring. A token that is due itself is left to the next flight, so that the
+// waiters of this one need not wait for it.
+func (s *snapshot) satisfies(p purpose, now time.Time) bool {
+	return s.conn.Version > p.version && s.valid(now) && !s.requested
+}
+
+// unusable says why no refresh can help, or returns nil if one can.
+func (s *snapshot) unusable() error {
 	var code Code
 	switch s.conn.Status {
 	case credstore.Disabled:
@@ -79,72 +122,25 @@ func (s *snapshot) refusal() error {
 	default:
 		return nil
 	}
+	return s.error(code)
+}
+
+func (s *snapshot) error(code Code) *Error {
 	return &Error{Code: code, Connection: s.conn.Name, ConnectionID: s.conn.ID, Version: s.conn.Version, Reason: s.conn.Reason}
 }
 
-// find returns the entry of the connection called name, loading it on first use.
-func (m *Manager) find(ctx context.Context, name string) (*entry, error) {
-	if e, ok := m.byName.Load(name); ok {
-		return e.(*entry), nil
-	}
-	// The load is shared, so it must not end with the request that began it.
-	load := m.loading.DoChan(name, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-		defer cancel()
-		return m.load(ctx, name)
-	})
-	select {
-	case r := <-load:
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		return r.Val.(*entry), nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+// retryLater is the error of a refresh that may be tried again after the delay.
+func (e *entry) retryLater(delay time.Duration, cause error) error {
+	s := e.current.Load()
+	return &Error{Code: ServerUnavailable, Connection: s.conn.Name, Reason: s.conn.Reason, RetryAfter: delay, Err: cause}
 }
 
-func (m *Manager) load(ctx context.Context, name string) (*entry, error) {
-	before := m.changeCount.Load()
-	conn, err := m.Store.Connections.Find(ctx, name)
-	if err != nil {
-		return nil, m.storeError(name, err)
-	}
-	state, err := m.Store.Connections.Read(ctx, conn.ID)
-	if err != nil {
-		return nil, m.storeError(name, err)
-	}
-	e := m.admit(state)
-	if m.changeCount.Load() == before {
-		return e, nil
-	}
-	// Something has changed meanwhile, perhaps this, and even gone: its notice
-	// came before there was an entry to tell.
-	return e, m.reread(ctx, e)
-}
-
-// admit makes sure that the connection has an entry, and that the entry knows
-// the state.
-func (m *Manager) admit(state credstore.State) *entry {
-	fresh := &entry{id: state.Connection.ID}
-	fresh.current.Store(m.snapshotOf(fresh, state)) // nobody must find it without
-	found, loaded := m.byID.LoadOrStore(fresh.id, fresh)
-	e := found.(*entry)
-	m.install(e, state)
-	// A first version was given to us: whoever did may have used it since.
-	if !loaded && state.Credential.Version > 1 && e.current.Load().good(m.Now()) {
-		e.proven.Store(state.Credential.Version)
-	}
-	m.byName.Store(state.Connection.Name, e)
-	return e
-}
-
-// install makes the state the entry's current one, unless the entry knows a
-// newer credential that the store has not taken yet.
-func (m *Manager) install(e *entry, state credstore.State) {
+// install makes next the current snapshot, unless the entry has a newer credential
+// that is not saved yet.
+func (e *entry) install(next *snapshot) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	next := e.asEnded(m.snapshotOf(e, state))
+	next = e.applyEnded(next)
 	old := e.current.Load()
 	if old == nil {
 		e.current.Store(next)
@@ -159,167 +155,99 @@ func (m *Manager) install(e *entry, state credstore.State) {
 		e.wasUsed.Store(false)
 		e.failures.Store(0)
 	case old.auth != nil && next.auth != nil:
-		// The same version: keep the expiry as the monotonic clock knows it.
+		// The same version: keep the expiry by the monotonic clock.
 		next.expiresAt, next.refreshAt = old.expiresAt, old.refreshAt
 	case old.auth == nil:
-		next.auth = nil // found dead since it was stored
+		next.auth = nil // it was rejected after it was stored
 	}
 	e.current.Store(next)
 }
 
-func (m *Manager) snapshotOf(e *entry, state credstore.State) *snapshot {
-	c := state.Credential
-	s := &snapshot{
-		conn:      state.Connection,
-		expiresAt: c.ExpiresAt,
-		refreshAt: m.refreshTime(c.ObtainedAt, c.ExpiresAt),
-		retryAt:   state.RetryAt,
-		requested: !state.RequestedAt.IsZero(),
-	}
-	if i := state.Intent; i != nil && i.NextAt.After(s.retryAt) {
-		s.retryAt = i.NextAt
-	}
-	if value := pleo.AuthorizationHeader(s.conn.Kind, c); !value.IsZero() {
-		s.auth = &Authorization{
-			ConnectionID: s.conn.ID, Connection: s.conn.Name, Kind: s.conn.Kind, CompanyID: s.conn.CompanyID,
-			Version: c.Version, Value: value, inFlight: &e.inFlight,
-		}
-	}
-	return s
-}
-
-// forget drops the access token of the version, which the API has refused.
-func (e *entry) forget(version int64) {
+// update replaces the current snapshot by a changed copy.
+func (e *entry) update(change func(*snapshot)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := *e.current.Load()
-	if s.conn.Version == version {
-		s.auth = nil
-		e.current.Store(&s)
-	}
+	change(&s)
+	e.current.Store(&s)
 }
 
-// postpone records when the next refresh may be tried.
-func (e *entry) postpone(version int64, at time.Time) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	s := *e.current.Load()
-	if s.conn.Version == version {
-		s.retryAt = at
-		e.current.Store(&s)
-	}
-}
-
-// mayAsk reports whether the API may be asked about the connection again.
-func (e *entry) mayAsk(now time.Time) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if now.Sub(e.askedAt) < credentialCheckInterval {
-		return false
-	}
-	e.askedAt = now
-	return true
-}
-
-// drop forgets a connection that was removed.
-func (m *Manager) drop(e *entry) {
-	m.byID.Delete(e.id)
-	m.byName.CompareAndDelete(e.current.Load().conn.Name, e)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.removed = true
-	e.disarm()
-}
-
-// changed reads again what other processes, or this one, have changed.
-func (m *Manager) changed(changes []credstore.Change) {
-	m.changeCount.Add(1)
-	m.sole.Store(nil)
-	for _, c := range changes {
-		ctx, cancel := context.WithTimeout(m.lifetime, readTimeout)
-		m.handleChange(ctx, c)
-		cancel()
-	}
-}
-
-// handleChange brings an entry up to date after a change, and starts the refresh that an
-// operator may have requested, also of a connection that is not in memory.
-func (m *Manager) handleChange(ctx context.Context, c credstore.Change) {
-	found, ok := m.byID.Load(c.ID)
-	if !ok && (m.Server == nil || !c.RefreshRequested) {
-		return // the many changes of connections that others use cost nothing here
-	}
-	if !ok {
-		m.takeUp(ctx, c.ID, purpose{requested: true})
-		return
-	}
-	e := found.(*entry)
-	var unread *Error
-	if errors.As(m.reread(ctx, e), &unread) {
-		if unread.Code == StoreUnavailable {
-			m.retryChange(c)
-		}
-		return
-	}
-	if s := e.current.Load(); s.requested && m.refreshable(s) {
-		m.start(e, purpose{version: s.conn.Version, requested: true})
-	}
-}
-
-// refreshable reports whether this process can refresh the connection at all.
-func (m *Manager) refreshable(s *snapshot) bool {
-	return m.Server != nil && !s.conn.Kind.IsKey() && s.refusal() == nil
-}
-
-// retryChange reads again what could not be read when its change was told: that is
-// told once.
-func (m *Manager) retryChange(c credstore.Change) {
-	time.AfterFunc(maxSaveRetryDelay, func() {
-		if m.lifetime.Err() == nil {
-			m.changed([]credstore.Change{c})
+// dropAccessToken drops the access token of the version, which the API rejected.
+func (e *entry) dropAccessToken(version int64) {
+	e.update(func(s *snapshot) {
+		if s.conn.Version == version {
+			s.auth = nil
 		}
 	})
 }
 
-// reread brings the entry up to date with the store.
-func (m *Manager) reread(ctx context.Context, e *entry) error {
-	state, err := m.Store.Connections.Read(ctx, e.id)
-	if errors.Is(err, credstore.ErrNotFound) {
-		m.drop(e)
-	}
-	if err != nil {
-		return m.storeError(e.current.Load().conn.Name, err)
-	}
-	if err := m.saveAnew(ctx, e, &state); err != nil {
-		return m.storeError(state.Connection.Name, err)
-	}
-	m.install(e, state)
-	return nil
+// postpone records when the next refresh of the version may be tried.
+func (e *entry) postpone(version int64, at time.Time) {
+	e.update(func(s *snapshot) {
+		if s.conn.Version == version {
+			s.retryAt = at
+		}
+	})
 }
 
-// saveAnew saves what this process has obtained last if the store has lost it,
-// which shows by its having the parent, and brings the state up to date.
-func (m *Manager) saveAnew(ctx context.Context, e *entry, state *credstore.State) error {
-	lost := e.latest.Load()
-	if lost == nil || lost.Parent != state.Credential.Parent() || e.current.Load().conn.Version <= state.Credential.Version {
-		return nil
-	}
-	_, err := m.Store.Credentials.Save(ctx, *lost)
-	if err == nil {
-		m.logger(e).Warn("a token pair was saved again: the store had lost it, or not taken it yet", zap.Int64("version", lost.Parent.Version+1))
-		*state, err = m.Store.Connections.Read(ctx, e.id)
-	}
-	if errors.Is(err, credstore.ErrSuperseded) {
-		return nil
-	}
-	return err
+// revert lets the next install replace the credential although its version is
+// higher than the stored one: it has been superseded.
+func (e *entry) revert() {
+	e.update(func(s *snapshot) { s.conn.Version, s.auth = 0, nil })
 }
 
-// storeError turns an error of the store into one for clients.
-func (m *Manager) storeError(name string, err error) error {
-	if errors.Is(err, credstore.ErrNotFound) {
-		return &Error{Code: ConnectionUnknown, Connection: name}
+// end makes the version unusable, regardless of what the store says.
+func (e *entry) end(version int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ended = version
+	s := *e.current.Load()
+	e.current.Store(e.applyEnded(&s))
+}
+
+// applyEnded marks the snapshot if its grant has been ended. The caller holds
+// e.mu.
+func (e *entry) applyEnded(s *snapshot) *snapshot {
+	if e.ended == 0 || s.conn.Version != e.ended {
+		return s
 	}
-	m.metrics.storeErrors.Inc()
-	return &Error{Code: StoreUnavailable, Connection: name, RetryAfter: time.Second, Err: err}
+	s.auth = nil
+	if s.conn.Status != credstore.Disabled {
+		s.conn.Status, s.conn.Reason = credstore.ReauthorizationRequired, credstore.ReasonUninstalled
+	}
+	return s
+}
+
+// mayCheck reports whether the connection's token may be checked with the API, and
+// if so reserves the check.
+func (e *entry) mayCheck(now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now.Sub(e.checkedAt) < credentialCheckInterval {
+		return false
+	}
+	e.checkedAt = now
+	return true
+}
+
+// schedule stops the entry's timer and, if next returns true, sets it to call f
+// after the delay.
+func (e *entry) schedule(next func() (delay time.Duration, ok bool), f func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.timer != nil {
+		e.timer.Stop()
+		e.timer = nil
+	}
+	if delay, ok := next(); ok && !e.removed {
+		e.timer = time.AfterFunc(delay, f)
+	}
+}
+
+// remove stops the timer for good.
+func (e *entry) remove() {
+	e.schedule(func() (time.Duration, bool) {
+		e.removed = true
+		return 0, false
+	}, nil)
 }

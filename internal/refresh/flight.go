@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// errStillRunning is what a waiter gets whose patience ended before the refresh.
-var errStillRunning = errors.New("the refresh has not been answered yet")
+// errInProgress is returned to a waiter that times out before the refresh ends.
+var errInProgress = errors.New("the refresh is still in progress")
 
 // purpose says what a refresh is for.
 type purpose struct {
-	version   int64 // the version in memory that needs a successor
-	rejected  bool  // the API answered 401 to that version
-	ahead     bool  // nobody waits: ahead of expiry, or to keep an idle grant alive
-	keepAlive bool  // whatever the access token's expiry
-	requested bool  // by an operator
+	version    int64 // the version in memory that needs a successor
+	rejected   bool  // the API returned 401 for that version
+	background bool  // no request waits: ahead of expiry, or to keep an idle grant alive
+	keepAlive  bool  // refresh even if the access token has not expired
+	requested  bool  // by an operator
 }
 
 // The reasons for a refresh, as metrics and logs name them.
@@ -29,131 +29,78 @@ const (
 	reasonExpired   = "expired"
 )
 
-// reasons lists every reason.
+// reasons returns every reason.
 func reasons() []string {
 	return []string{reasonRejected, reasonRequested, reasonKeepAlive, reasonAhead, reasonExpired}
 }
 
-// reason names the refresh in metrics and logs.
-func (w purpose) reason() string {
+// reason names the purpose in metrics and logs.
+func (p purpose) reason() string {
 	switch {
-	case w.rejected:
+	case p.rejected:
 		return reasonRejected
-	case w.requested:
+	case p.requested:
 		return reasonRequested
-	case w.keepAlive:
+	case p.keepAlive:
 		return reasonKeepAlive
-	case w.ahead:
+	case p.background:
 		return reasonAhead
 	default:
 		return reasonExpired
 	}
 }
 
-// flight is one refresh under way, and what its waiters wait for.
+// flight is one refresh in progress, and what its waiters wait for.
 type flight struct {
-	landed sync.Once
-	done   chan struct{} // closed when the waiters may go on
-	err    error         // purpose there is no newer credential; set before done is closed
+	purpose purpose
 
-	// sent is set when the refresh token is about to be sent. Until then
-	// the access token that is in use is in no danger.
-	presented atomic.Bool
+	once    sync.Once
+	release func(f *flight) // called by land before the waiters are released
+	done    chan struct{}   // closed when the waiters may continue
+	err     error           // why there is no newer credential; set before done is closed
+
+	// sent is set when the refresh token is about to be sent. Until then the current
+	// access token stays valid.
+	sent atomic.Bool
 
 	hurried sync.Once
-	urgent  chan struct{} // closed when a request has come to wait
+	urgent  chan struct{} // closed when a request waits
 }
 
-func newFlight(w purpose) *flight {
-	f := &flight{done: make(chan struct{}), urgent: make(chan struct{})}
-	f.hurry(w)
+func newFlight(p purpose, release func(*flight)) *flight {
+	f := &flight{purpose: p, release: release, done: make(chan struct{}), urgent: make(chan struct{})}
+	f.hurry(p)
 	return f
 }
 
 // hurry takes the flight out of the queue of background refreshes if a request
 // waits for it.
-func (f *flight) hurry(w purpose) {
-	if !w.ahead {
+func (f *flight) hurry(p purpose) {
+	if !p.background {
 		f.hurried.Do(func() { close(f.urgent) })
 	}
 }
 
-// wait returns the flight's error once it has landed, errStillRunning after the
-// patience, or the context's error.
-func (f *flight) wait(ctx context.Context, patience time.Duration) error {
-	timer := time.NewTimer(patience)
+// land releases the waiters with the error. Only the first call counts: a refresh
+// lands when its pair is durable, and then still has work to do.
+func (f *flight) land(err error) {
+	f.once.Do(func() {
+		f.err = err
+		f.release(f)
+	})
+}
+
+// wait returns the flight's error when it has landed, errInProgress after the
+// timeout, or the context's error.
+func (f *flight) wait(ctx context.Context, timeout time.Duration) error {
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case <-f.done:
 		return f.err
 	case <-timer.C:
-		return errStillRunning
+		return errInProgress
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// start joins the refresh of e that is under way, or starts one. The refresh runs
-// detached from whoever asked: it has a deadline of its own, and goes on until
-// what it brought is saved.
-func (m *Manager) start(e *entry, w purpose) (f *flight, joined bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if f := e.flight.Load(); f != nil {
-		f.hurry(w)
-		return f, true
-	}
-	f = newFlight(w)
-	if !m.begin() {
-		f.err = &Error{Code: ShuttingDown, Connection: e.current.Load().conn.Name, RetryAfter: time.Second}
-		close(f.done)
-		return f, false
-	}
-	e.flight.Store(f)
-	go func() {
-		defer m.running.Done()
-		a := &attempt{m: m, e: e, why: w, flight: f}
-		err := a.run(m.lifetime)
-		a.release() // first, so that who tries again finds the lease free
-		a.finish(err)
-	}()
-	return f, false
-}
-
-// finish lets the waiters go, once.
-func (a *attempt) finish(err error) {
-	a.flight.landed.Do(func() {
-		a.flight.err = err
-		a.e.mu.Lock()
-		a.e.flight.CompareAndSwap(a.flight, nil)
-		a.e.mu.Unlock()
-		close(a.flight.done)
-		a.m.arm(a.e, err)
-	})
-}
-
-// begin counts a refresh in, unless the process drains.
-func (m *Manager) begin() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.draining {
-		return false
-	}
-	m.running.Add(1)
-	return true
-}
-
-// Drain starts no refresh any more, and returns once those under way have been
-// answered and what they brought is durable: in the store, or, when ctx has
-// ended, at least in the spool. It may outlast ctx: the only copy of a token
-// pair is never dropped.
-func (m *Manager) Drain(ctx context.Context) error {
-	m.mu.Lock()
-	m.draining = true
-	m.mu.Unlock()
-	stop := context.AfterFunc(ctx, m.giveUp)
-	defer stop()
-	m.running.Wait()
-	m.giveUp()
-	return ctx.Err()
 }

@@ -236,7 +236,10 @@ type env struct {
 	polling bool
 	shared  bool // processes know of each other
 	api     API  // of processes that start from now on; nil: none
-	serial  int
+	// configure changes the configuration of processes that start from now on; nil:
+	// not at all.
+	configure func(*Config)
+	serial    int
 }
 
 func newEnv(t *testing.T) *env {
@@ -292,7 +295,11 @@ func (w *env) start(dir string) *process {
 	if !w.polling {
 		records.ReplayInterval, mark = 24*time.Hour, nil
 	}
-	p.Manager, err = New(Config{Store: p.store.parts(), Server: p.link, API: w.api, Spool: records, HighWaterMark: mark, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)})
+	c := Config{Store: StoreOf(p.store.parts()), Server: p.link, API: w.api, Spool: records, HighWaterMark: mark, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)}
+	if w.configure != nil {
+		w.configure(&c)
+	}
+	p.Manager, err = New(c)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -359,7 +366,7 @@ func (p *process) kill() string {
 	_ = p.store.Close()
 	close(p.link.cut)
 	p.cancel()
-	p.giveUp()
+	p.life.giveUp()
 	_ = p.Drain(context.Background())
 	<-p.done
 	return left

@@ -1,9 +1,6 @@
 package refresh
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	refreshes   *prometheus.CounterVec
@@ -19,21 +16,21 @@ type result string
 
 const (
 	resultRefreshed      result = "refreshed"
-	resultIncomplete     result = "incomplete"      // answered with a refresh token and nothing to send
+	resultIncomplete     result = "incomplete"      // the response had a refresh token and no access token
 	resultSuperseded     result = "superseded"      // the connection has a newer credential, or was removed
-	resultRejected       result = "rejected"        // the refresh token is no good
-	resultClientRejected result = "client_rejected" // our client or its secret is not
-	resultBusy           result = "busy"            // 429
+	resultRejected       result = "rejected"        // the refresh token is not valid
+	resultClientRejected result = "client_rejected" // our client or its secret is not valid
+	resultRateLimited    result = "busy"            // 429
 	resultUnexpected     result = "unexpected"      // any other 4xx
-	resultUnknown        result = "unknown"         // sent and never readably answered
+	resultUnknown        result = "unknown"         // sent without a readable response
 	resultNotSent        result = "not_sent"
 )
 
-// results lists every result.
+// results returns every result.
 func results() []result {
 	return []result{
 		resultRefreshed, resultIncomplete, resultSuperseded, resultRejected, resultClientRejected,
-		resultBusy, resultUnexpected, resultUnknown, resultNotSent,
+		resultRateLimited, resultUnexpected, resultUnknown, resultNotSent,
 	}
 }
 
@@ -42,31 +39,31 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pleo_refreshes_total",
-			Help: "Refreshes by result and by what they were for.",
+			Help: "Refreshes by result and reason.",
 		}, []string{"result", "reason"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pleo_refresh_duration_seconds",
-			Help:    "Time from sending a refresh token to the answer.",
+			Help:    "Time from sending a refresh token to the response.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
 		unknown: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pleo_refresh_unknown_outcomes_total",
-			Help: "Refreshes that were sent and never readably answered.",
+			Help: "Refreshes that were sent and had no readable response.",
 		}),
 		unsaved: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pleo_unsaved_credentials",
-			Help: "New token pairs that the store has not taken yet.",
+			Help: "New token pairs that the store has not saved yet.",
 		}),
 		storeErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pleo_store_errors_total",
-			Help: "Reads and writes that the store could not do.",
+			Help: "Reads and writes that the store failed.",
 		}),
 		breakerOpen: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pleo_circuit_breaker_open",
 			Help: "1 while refreshes are stopped because many connections were rejected at once.",
 		}),
 	}
-	// A counter that begins with its first event hides that event from increase().
+	// A counter that starts with its first event hides that event from increase().
 	for _, result := range results() {
 		for _, reason := range reasons() {
 			m.refreshes.WithLabelValues(string(result), reason)
@@ -78,24 +75,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-// spooled returns a function that keeps the pairs left in the spool by earlier
-// processes among the unsaved ones.
-func (m *Manager) spooled() func(int) {
-	before := 0
-	return func(now int) {
-		m.health.addUnsaved(now - before)
-		before = now
-	}
-}
-
 // count counts the end of a refresh.
-func (a *attempt) count(r result) {
-	a.m.metrics.refreshes.WithLabelValues(string(r), a.why.reason()).Inc()
+func (m *metrics) count(r result, p purpose) {
+	m.refreshes.WithLabelValues(string(r), p.reason()).Inc()
 }
-
-// logger names the connection that a log line is about.
-func (m *Manager) logger(e *entry) *zap.Logger {
-	return m.Logger.With(zap.String("connection", e.current.Load().conn.Name))
-}
-
-func errField(err error) zap.Field { return zap.Error(err) }

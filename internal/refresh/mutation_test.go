@@ -23,22 +23,22 @@ type edit struct{ file, from, to string }
 
 func protocolMutations() []mutation {
 	return []mutation{
-		{"no second look under the lease", "which is spent, while", []edit{
-			{"attempt.go", "	for {\n		a.lease, err =", "	if done, err := a.loadState(ctx); done || err != nil {\n		return done, err\n	}\n	for {\n		a.lease, err ="},
-			{"attempt.go", "	return a.loadState(ctx)\n", "	return false, nil\n"},
+		{"the state is not read again under the lease", "which is spent, while", []edit{
+			{"refresh.go", "	lease, err := r.acquireLease(ctx, e, f)\n", "	state, err := r.loadState(ctx, e)\n	if err != nil || e.current.Load().satisfies(f.purpose, r.Now()) {\n		return nil, err\n	}\n	lease, err := r.acquireLease(ctx, e, f)\n"},
+			{"refresh.go", "	state, err := r.loadState(ctx, e)\n	if err != nil || e.current.Load().satisfies(f.purpose, r.Now()) {\n		return nil, err\n	}\n	l := leased{", "	l := leased{"},
 			{"memory_refresh_test.go", "if r.Parent() != parent {", "if r.Parent() != parent && op != \"intend\" {"},
 		}},
 		{"saved onto anything", "an older pair over a newer one", []edit{
 			{"memory_refresh_test.go", "if r.Parent() != n.Parent && !again || r.Connection.Kind != credstore.OAuth {", "if false {"},
 		}},
-		{"handed out before it is saved", "before it is durable", []edit{
-			{"save.go", "	first := a.save(s)\n", "	a.handOut(s)\n	first := a.save(s)\n"},
+		{"used before it is saved", "before it is durable", []edit{
+			{"save.go", "	first := s.trySave(p)\n", "	s.handOut(p)\n	first := s.trySave(p)\n"},
 		}},
-		{"a stranger's intent presented at once", "which is spent, while", []edit{
-			{"attempt.go", "	intent := a.state.Intent\n	if intent != nil && intent.Outcome", "	intent := a.state.Intent\n	if true {\n		return false, nil\n	}\n	if intent != nil && intent.Outcome"},
+		{"an orphaned intent is ignored", "which is spent, while", []edit{
+			{"refresh.go", "	intent, token := l.state.Intent, l.state.Credential\n", "	intent, token := l.state.Intent, l.state.Credential\n	if true {\n		return false, nil\n	}\n"},
 		}},
-		{"a pair that the store does not take is dropped", "before it is durable", []edit{
-			{"save.go", "		if !spooled {\n			spooled = a.slot.Write(s) == nil\n		}\n", "		return nil\n"},
+		{"a pair that the store does not save is dropped", "before it is durable", []edit{
+			{"save.go", "		if !spooled {\n			spooled = p.record.Write(p.Successor) == nil\n		}\n", "		return false, nil\n"},
 		}},
 	}
 }

@@ -22,7 +22,7 @@ func (w *env) request(id string) {
 	if err := w.command().RequestRefresh(w.t.Context(), id, time.Now()); err != nil {
 		w.t.Fatal(err)
 	}
-	time.Sleep(2 * leasePollInterval) // another process may have the lease first
+	time.Sleep(2 * credstore.LeasePollInterval) // another process may have the lease first
 	synctest.Wait()
 }
 
@@ -31,7 +31,7 @@ func (w *env) retry(id string) {
 	if err := w.command().RetryRejected(w.t.Context(), id, time.Now()); err != nil {
 		w.t.Fatal(err)
 	}
-	time.Sleep(2 * leasePollInterval) // another process may have the lease first
+	time.Sleep(2 * credstore.LeasePollInterval) // another process may have the lease first
 	synctest.Wait()
 }
 

@@ -78,11 +78,13 @@ func (j *jumping) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tok
 func TestClockJumpCausesNoLoop(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
+		var off atomic.Int64
+		w.configure = func(c *Config) {
+			c.Now = func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
+			c.Server = &jumping{c.Server, c.Now}
+		}
 		p := w.start("")
 		defer p.stop()
-		var off atomic.Int64
-		p.Now = func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
-		p.Server = &jumping{p.Server, p.Now}
 		for _, jump := range []time.Duration{5 * time.Minute, -5 * time.Minute, time.Hour, -time.Hour, 24 * time.Hour, -24 * time.Hour} {
 			before := w.server.count()
 			off.Add(int64(jump))

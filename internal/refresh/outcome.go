@@ -12,35 +12,44 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/breaker"
 )
 
-// How long to wait before the next try, by what went wrong.
+// How long to wait before the next attempt, by what went wrong.
 const (
 	minNotSentRetryDelay     = time.Second // doubles up to maxNotSentRetryDelay
 	maxNotSentRetryDelay     = time.Minute
-	clientRejectedRetryDelay = time.Minute // a person changes the client secret; the file is read again
-	busyRetryDelay           = 30 * time.Second
-	maxRetryAfter            = 24 * time.Hour // of a Retry-After
+	clientRejectedRetryDelay = time.Minute // the file with the client secret is read again by then
+	rateLimitedRetryDelay    = 30 * time.Second
 	unexpectedRetryDelay     = time.Hour
-	// A token is condemned after maxUnexpectedResponses answers that no rule names, if
-	// the first is at least unexpectedResponseSpan old.
+	maxRetryAfter            = 24 * time.Hour
+
+	// A token is rejected after maxUnexpectedResponses in a row, if the first was at
+	// least unexpectedResponseSpan ago.
 	maxUnexpectedResponses = 3
 	unexpectedResponseSpan = 24 * time.Hour
 )
 
-// unknownOutcomeRetryDelay is how long to wait before a token whose outcome is unknown is
-// presented again, by how often it has been presented; then hourly. Nobody holds
-// its successor, so trying again risks nothing, and condemning it costs a person.
-func unknownOutcomeRetryDelay(presentations int) time.Duration {
-	waits := [...]time.Duration{time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute}
-	if presentations < 1 || presentations > len(waits) {
+// unknownOutcomeRetryDelay is how long to wait before a token whose outcome is
+// unknown is sent again, by how often it has been sent. No process can have its
+// successor, so sending it again risks nothing, and giving up costs a person.
+func unknownOutcomeRetryDelay(attempts int) time.Duration {
+	delays := [...]time.Duration{time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute}
+	if attempts < 1 || attempts > len(delays) {
 		return time.Hour
 	}
-	return waits[presentations-1]
+	return delays[attempts-1]
+}
+
+// retryDelay is the server's Retry-After, where it gave one.
+func retryDelay(retryAfter, otherwise time.Duration) time.Duration {
+	if retryAfter > 0 {
+		return min(retryAfter, maxRetryAfter)
+	}
+	return otherwise
 }
 
 // Codes of a connection's last error.
 const (
 	codeUnreachable        = "authorization_server_unreachable"
-	codeBusy               = "authorization_server_busy"
+	codeRateLimited        = "authorization_server_busy"
 	codeClientRejected     = "oauth_client_rejected"
 	codeTokenRejected      = "refresh_token_rejected"
 	codeInactive           = "refresh_token_inactive"
@@ -50,198 +59,195 @@ const (
 	codeAccessTokenMissing = "access_token_missing"
 )
 
-// settle acts on a refresh that brought no tokens, and says what the waiters
-// get.
-func (a *attempt) settle(err error) error {
-	var notSent *pleo.NotSentError
-	if errors.As(err, &notSent) {
-		return a.notSent(err)
-	}
-	var answer *pleo.ResponseError
-	if errors.As(err, &answer) {
-		return a.answered(answer)
-	}
-	return a.unknown(err)
+// outcome is what a refresh that brought no tokens means.
+type outcome struct {
+	result    result
+	failure   credstore.RefreshFailure // when to try again; unless the token is rejected
+	unknown   bool                     // the token may have been exchanged, so the intent stays
+	rejection *rejection               // only a person can fix the connection
 }
 
-func (a *attempt) notSent(err error) error {
-	a.count(resultNotSent)
-	n := min(a.e.failures.Add(1), 10)
-	wait := min(minNotSentRetryDelay<<(n-1), maxNotSentRetryDelay)
-	wait = wait/2 + a.m.Jitter(wait/2)
-	return a.setback(codeUnreachable, credstore.ReasonUnavailable, wait, err)
+// rejection is why a refresh token is not sent again.
+type rejection struct {
+	reason     string
+	code       string
+	message    string
+	dropAccess bool // the access token is no longer valid either
 }
 
-func (a *attempt) answered(answer *pleo.ResponseError) error {
-	switch answer.Class {
-	case pleo.TokenRejected:
-		return a.refused(answer)
-	case pleo.ClientRejected:
-		a.count(resultClientRejected)
-		a.m.logger(a.e).Error("the authorization server refuses our OAuth client; check oauth.client_id and oauth.client_secret", errField(answer))
-		return a.setback(codeClientRejected, credstore.ReasonClientRejected, clientRejectedRetryDelay, answer)
-	case pleo.RateLimited:
-		a.count(resultBusy)
-		return a.setback(codeBusy, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, busyRetryDelay), answer)
-	default:
-		return a.unusual(answer)
-	}
+// inactiveToken is the rejection of a token that introspection calls inactive.
+var inactiveToken = rejection{
+	reason: credstore.ReasonRefreshTokenInactive, code: codeInactive,
+	message: "the authorization server calls the refresh token inactive",
 }
 
-// retryIn obeys the server's Retry-After where it gave one.
-func retryIn(asked, otherwise time.Duration) time.Duration {
-	if asked > 0 {
-		return min(asked, maxRetryAfter)
-	}
-	return otherwise
-}
-
-func (a *attempt) refused(answer *pleo.ResponseError) error {
-	a.count(resultRejected)
-	if a.braked {
-		// One of many at once: that says more about Pleo, or our client, than
-		// about this token, which is kept and tried again.
-		return a.setback(codeBreakerOpen, credstore.ReasonCircuitBreakerOpen, breaker.ProbeInterval, answer)
-	}
-	reason := credstore.ReasonRefreshTokenRejected
-	if a.intent.Attempts > 1 {
-		reason = credstore.ReasonUnknownOutcome
-	}
-	return a.reject(verdict{
-		reason: reason, code: codeTokenRejected, message: answer.Error(), dropAccess: a.why.rejected,
-	})
-}
-
-func (a *attempt) unusual(answer *pleo.ResponseError) error {
-	a.count(resultUnexpected)
-	if a.m.oracle.ask(context.Background(), a.state.Credential.RefreshToken) == tokenInactive {
-		return a.reject(verdict{
-			reason: credstore.ReasonRefreshTokenInactive, code: codeInactive, message: answer.Error(),
-		})
-	}
-	since := a.state.UnexpectedSince
-	if a.state.UnexpectedResponses+1 >= maxUnexpectedResponses && !since.IsZero() && a.m.Now().Sub(since) >= unexpectedResponseSpan {
-		return a.reject(verdict{
-			reason: credstore.ReasonUnexpectedResponse, code: codeUnexpectedResponse, message: answer.Error(),
-		})
-	}
-	s := a.setbackAt(codeUnexpectedResponse, credstore.ReasonUnavailable, retryIn(answer.RetryAfter, unexpectedRetryDelay), answer)
-	s.Unexpected = true
-	return a.withdraw(&s)
-}
-
-func (a *attempt) unknown(err error) error {
-	a.count(resultUnknown)
-	a.m.metrics.unknown.Inc()
-	wait := unknownOutcomeRetryDelay(a.intent.Attempts)
-	var unknown *pleo.UnknownOutcomeError
-	if errors.As(err, &unknown) {
-		wait = max(wait, retryIn(unknown.RetryAfter, 0))
-	}
-	s := a.setbackAt(codeUnknown, credstore.ReasonUnavailable, wait, err)
-	a.m.logger(a.e).Warn("the outcome of a refresh is unknown; it is tried again",
-		zap.Int("presentations", a.intent.Attempts), zap.Time("next_at", s.RetryAt), errField(err))
-	return a.record(s.RetryAt, err, func(ctx context.Context) error {
-		return a.m.Store.Credentials.MarkOutcomeUnknown(ctx, a.lease, a.intent.Parent, s)
-	})
-}
-
-// setback withdraws the intent and tells when to try again.
-func (a *attempt) setback(code, reason string, wait time.Duration, err error) error {
-	s := a.setbackAt(code, reason, wait, err)
-	a.m.logger(a.e).Warn("a refresh failed; it is tried again",
-		zap.String("code", code), zap.Time("next_at", s.RetryAt), errField(err))
-	return a.withdraw(&s)
-}
-
-func (a *attempt) setbackAt(code, reason string, wait time.Duration, err error) credstore.RefreshFailure {
-	now := a.m.Now()
+// failureOf is a failure after which the refresh is tried again.
+func failureOf(now time.Time, code, reason string, delay time.Duration, err error) credstore.RefreshFailure {
 	return credstore.RefreshFailure{
 		Failure: credstore.Failure{Code: code, Message: err.Error(), At: now},
 		Reason:  reason,
-		RetryAt: now.Add(wait),
+		RetryAt: now.Add(delay),
 	}
 }
 
-// withdraw records that the token was not spent. A nil setback means that the
-// refresh was given up before it was sent.
-func (a *attempt) withdraw(s *credstore.RefreshFailure) error {
-	at := a.m.Now().Add(time.Second)
-	var cause error
-	if s != nil {
-		at, cause = s.RetryAt, errors.New(s.Failure.Message)
+// recorder records refreshes that brought no tokens.
+type recorder struct {
+	store         Store
+	cache         *cache
+	introspection *introspection
+	life          *lifecycle
+	metrics       *metrics
+	now           func() time.Time
+	jitter        func(time.Duration) time.Duration
+}
+
+// record records what the error of a refresh means for the connection, and returns
+// the error for the waiters. The breaker was open when the response arrived, or
+// not.
+func (r *recorder) record(l leased, intent credstore.Intent, err error, breakerOpen bool) error {
+	o := r.classify(l, intent, err, breakerOpen)
+	r.metrics.count(o.result, l.flight.purpose)
+	if o.rejection != nil {
+		return r.reject(l, *o.rejection)
 	}
-	return a.record(at, cause, func(ctx context.Context) error {
-		return a.m.Store.Credentials.CancelIntent(ctx, a.lease, a.intent.Parent, s)
+	r.cache.logger(l.entry).Warn("refresh failed; retrying later", zap.String("code", o.failure.Failure.Code),
+		zap.Int("attempts", intent.Attempts), zap.Time("retry_at", o.failure.RetryAt), zap.Error(err))
+	if o.unknown {
+		r.metrics.unknown.Inc()
+		return r.retryLater(l, o.failure.RetryAt, err, func(ctx context.Context) error {
+			return r.store.MarkOutcomeUnknown(ctx, l.lease, intent.Parent, o.failure)
+		})
+	}
+	return r.cancelIntent(l, intent, &o.failure)
+}
+
+func (r *recorder) classify(l leased, intent credstore.Intent, err error, breakerOpen bool) outcome {
+	var notSent *pleo.NotSentError
+	var response *pleo.ResponseError
+	switch {
+	case errors.As(err, &notSent):
+		n := min(l.entry.failures.Add(1), 10)
+		delay := min(minNotSentRetryDelay<<(n-1), maxNotSentRetryDelay)
+		delay = delay/2 + r.jitter(delay/2)
+		return outcome{result: resultNotSent, failure: failureOf(r.now(), codeUnreachable, credstore.ReasonUnavailable, delay, err)}
+	case !errors.As(err, &response):
+		delay := unknownOutcomeRetryDelay(intent.Attempts)
+		var unknown *pleo.UnknownOutcomeError
+		if errors.As(err, &unknown) {
+			delay = max(delay, retryDelay(unknown.RetryAfter, 0))
+		}
+		return outcome{result: resultUnknown, unknown: true, failure: failureOf(r.now(), codeUnknown, credstore.ReasonUnavailable, delay, err)}
+	}
+	switch response.Class {
+	case pleo.TokenRejected:
+		return r.tokenRejected(l, intent, response, breakerOpen)
+	case pleo.ClientRejected:
+		r.cache.logger(l.entry).Error("the authorization server rejects our OAuth client; check oauth.client_id and oauth.client_secret", zap.Error(err))
+		return outcome{result: resultClientRejected, failure: failureOf(r.now(), codeClientRejected, credstore.ReasonClientRejected, clientRejectedRetryDelay, err)}
+	case pleo.RateLimited:
+		delay := retryDelay(response.RetryAfter, rateLimitedRetryDelay)
+		return outcome{result: resultRateLimited, failure: failureOf(r.now(), codeRateLimited, credstore.ReasonUnavailable, delay, err)}
+	default:
+		return r.unexpected(l, response)
+	}
+}
+
+func (r *recorder) tokenRejected(l leased, intent credstore.Intent, response *pleo.ResponseError, breakerOpen bool) outcome {
+	if breakerOpen {
+		// One rejection among many says more about Pleo or our client than about this
+		// token, which is kept and sent again.
+		return outcome{result: resultRejected, failure: failureOf(r.now(), codeBreakerOpen, credstore.ReasonCircuitBreakerOpen, breaker.ProbeInterval, response)}
+	}
+	reason := credstore.ReasonRefreshTokenRejected
+	if intent.Attempts > 1 {
+		reason = credstore.ReasonUnknownOutcome
+	}
+	return outcome{result: resultRejected, rejection: &rejection{
+		reason: reason, code: codeTokenRejected, message: response.Error(), dropAccess: l.flight.purpose.rejected,
+	}}
+}
+
+func (r *recorder) unexpected(l leased, response *pleo.ResponseError) outcome {
+	if r.introspection.check(context.Background(), l.state.Credential.RefreshToken) == tokenInactive {
+		return outcome{result: resultUnexpected, rejection: &rejection{
+			reason: credstore.ReasonRefreshTokenInactive, code: codeInactive, message: response.Error(),
+		}}
+	}
+	since := l.state.UnexpectedSince
+	if l.state.UnexpectedResponses+1 >= maxUnexpectedResponses && !since.IsZero() && r.now().Sub(since) >= unexpectedResponseSpan {
+		return outcome{result: resultUnexpected, rejection: &rejection{
+			reason: credstore.ReasonUnexpectedResponse, code: codeUnexpectedResponse, message: response.Error(),
+		}}
+	}
+	delay := retryDelay(response.RetryAfter, unexpectedRetryDelay)
+	failure := failureOf(r.now(), codeUnexpectedResponse, credstore.ReasonUnavailable, delay, response)
+	failure.Unexpected = true
+	return outcome{result: resultUnexpected, failure: failure}
+}
+
+// cancelIntent records that the token was not exchanged. A nil failure means that
+// it was not even sent.
+func (r *recorder) cancelIntent(l leased, intent credstore.Intent, f *credstore.RefreshFailure) error {
+	at := r.now().Add(time.Second)
+	var cause error
+	if f != nil {
+		at, cause = f.RetryAt, errors.New(f.Failure.Message)
+	}
+	return r.retryLater(l, at, cause, func(ctx context.Context) error {
+		return r.store.CancelIntent(ctx, l.lease, intent.Parent, f)
 	})
 }
 
-// record writes down a refresh that brought nothing, and gives the waiters the
-// time of the next try. While the store cannot take it, it lets the waiters go
-// and keeps trying, with the lease held.
-func (a *attempt) record(retryAt time.Time, cause error, write func(context.Context) error) error {
-	a.e.postpone(a.state.Credential.Version, retryAt)
-	answer := a.later(retryAt.Sub(a.m.Now()), cause)
-	if a.insist(answer, write) == nil {
-		_ = a.rereadNow() // counted; memory has the time of the next try already
+// retryLater writes what is known of a refresh that brought nothing, and returns
+// when the waiters may try again.
+func (r *recorder) retryLater(l leased, at time.Time, cause error, write func(context.Context) error) error {
+	l.entry.postpone(l.state.Credential.Version, at)
+	later := l.entry.retryLater(at.Sub(r.now()), cause)
+	if r.writeUntilDone(l, later, write) == nil {
+		_ = r.cache.rereadNow(l.entry) // counted; memory already has the time of the next attempt
 	}
-	return answer
+	return later
 }
 
-// insist calls write until the store has taken it, or the process gives up. It
-// lets the waiters go with answer as soon as the first try has failed.
-func (a *attempt) insist(answer error, write func(context.Context) error) error {
-	for wait := minSaveRetryDelay; ; wait = min(2*wait, maxSaveRetryDelay) {
+// reject records that the token is rejected, unless the store has another one by
+// now. It returns nil in that case, otherwise the error for the waiters.
+func (r *recorder) reject(l leased, why rejection) error {
+	failure := credstore.Failure{Code: why.code, Message: why.message, At: r.now()}
+	parent := l.state.Credential.Parent()
+	later := l.entry.retryLater(time.Second, errors.New(why.message))
+	err := r.writeUntilDone(l, later, func(ctx context.Context) error {
+		return r.store.MarkReauthorizationRequired(ctx, l.lease, parent, failure, why.reason, why.dropAccess)
+	})
+	if rereadErr := r.cache.rereadNow(l.entry); rereadErr != nil {
+		return rereadErr
+	}
+	if err != nil && !errors.Is(err, credstore.ErrSuperseded) {
+		return r.cache.entryError(l.entry, err)
+	}
+	if err := l.entry.current.Load().unusable(); err != nil {
+		r.cache.logger(l.entry).Error("the connection needs a person: its grant has ended",
+			zap.String("reason", why.reason), zap.String("message", why.message))
+		return err
+	}
+	return nil
+}
+
+// writeUntilDone calls write until the store has responded or the process gives
+// up. It releases the waiters with the error when the first attempt fails; the
+// lease stays held.
+func (r *recorder) writeUntilDone(l leased, waiters error, write func(context.Context) error) error {
+	for delay := minSaveRetryDelay; ; delay = min(2*delay, maxSaveRetryDelay) {
 		ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 		err := write(ctx)
 		cancel()
 		if !errors.Is(err, credstore.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
-		a.m.metrics.storeErrors.Inc()
-		a.m.logger(a.e).Error("recording a refresh; it is tried again", errField(err))
-		a.finish(answer)
-		if pause(a.m.lifetime, wait) != nil {
+		r.metrics.storeErrors.Inc()
+		r.cache.logger(l.entry).Error("recording a refresh failed; retrying", zap.Error(err))
+		l.flight.land(waiters)
+		if pause(r.life.ctx, delay) != nil {
 			return err
 		}
 	}
-}
-
-// verdict is why only a person can mend a connection.
-type verdict struct {
-	reason     string
-	code       string // empty: as the reason
-	message    string
-	dropAccess bool
-}
-
-// reject records the verdict on the token that was judged, if it still is the
-// stored one; where it is not, somebody else has got a newer one.
-func (a *attempt) reject(v verdict) error {
-	if v.code == "" {
-		v.code = v.reason
-	}
-	failure := credstore.Failure{Code: v.code, Message: v.message, At: a.m.Now()}
-	parent := a.state.Credential.Parent()
-	err := a.insist(a.unavailable(errors.New(v.message)), func(ctx context.Context) error {
-		return a.m.Store.Credentials.MarkReauthorizationRequired(ctx, a.lease, parent, failure, v.reason, v.dropAccess)
-	})
-	if reread := a.rereadNow(); reread != nil {
-		return reread
-	}
-	if err != nil && !errors.Is(err, credstore.ErrSuperseded) {
-		return a.storeError(err)
-	}
-	if refusal := a.e.current.Load().refusal(); refusal != nil {
-		a.m.logger(a.e).Error("the connection needs a person: its grant has ended",
-			zap.String("reason", v.reason), zap.String("message", v.message))
-		return refusal
-	}
-	return nil
-}
-
-func (a *attempt) rereadNow() error {
-	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
-	defer cancel()
-	return a.m.reread(ctx, a.e)
 }

@@ -30,44 +30,45 @@ func TestMain(m *testing.M) {
 }
 
 // replica is a process with its store in PostgreSQL.
-func replica(t *testing.T, dsn string, keyset *keyset.Keyset, s *server, owner string) *Manager {
+func replica(t *testing.T, dsn string, keys *keyset.Keyset, s *server, owner string) (*Manager, credstore.Store) {
 	t.Helper()
 	store, err := sqlstore.Open(t.Context(), sqlstore.Config{
-		DSN: func() credstore.Secret { return credstore.NewSecret(dsn) }, Keyset: keyset,
+		DSN: func() credstore.Secret { return credstore.NewSecret(dsn) }, Keyset: keys,
 	})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	dir := t.TempDir()
-	records, err := spool.Open(dir, keyset)
+	records, err := spool.Open(dir, keys)
 	if err != nil {
 		t.Fatalf("opening the spool: %v", err)
 	}
-	m, err := New(Config{Store: store.Store, Server: s, Spool: records, HighWaterMark: rollback.MarkIn(dir), Shared: true, Owner: owner})
+	m, err := New(Config{Store: StoreOf(store.Store), Server: s, Spool: records, HighWaterMark: rollback.MarkIn(dir), Shared: true, Owner: owner})
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}
-	return m
+	return m, store.Store
 }
 
 // TestPostgresBackgroundWorkIsShared: three replicas without a leader refresh 300
 // connections that are due, each of them once.
 func TestPostgresBackgroundWorkIsShared(t *testing.T) {
 	const replicas, due = 3, 300
-	keyset, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
+	keys, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s, dsn := newServer(), database.Schema(t)
 	var managers []*Manager
 	for i := range replicas {
-		managers = append(managers, replica(t, dsn, keyset, s, fmt.Sprint("replica-", i)))
+		m, _ := replica(t, dsn, keys, s, fmt.Sprint("replica-", i))
+		managers = append(managers, m)
 	}
-	present := replica(t, dsn, keyset, s, "importer")
+	_, store := replica(t, dsn, keys, s, "importer")
 	for i := range due {
 		tokens := s.grant()
-		_, err := present.Store.Connections.Create(t.Context(), credstore.NewConnection{
+		_, err := store.Connections.Create(t.Context(), credstore.NewConnection{
 			Name: fmt.Sprint("c-", i), Kind: credstore.OAuth,
 			Credential: &credstore.NewCredential{AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken},
 		})
@@ -82,9 +83,9 @@ func TestPostgresBackgroundWorkIsShared(t *testing.T) {
 		running.Go(func() { _ = m.Run(ctx) }) // ends with the context
 		running.Go(func() { roundAfterRound(ctx, m) })
 	}
-	for end := time.Now().Add(2 * time.Minute); refreshed(t, present.Store) < due; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); refreshed(t, store) < due; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d of %d connections were refreshed in 2 minutes", refreshed(t, present.Store), due)
+			t.Fatalf("%d of %d connections were refreshed in 2 minutes", refreshed(t, store), due)
 		}
 	}
 	for _, m := range managers {
@@ -104,7 +105,7 @@ func TestPostgresBackgroundWorkIsShared(t *testing.T) {
 func roundAfterRound(ctx context.Context, m *Manager) {
 	for ctx.Err() == nil {
 		round, end := context.WithTimeout(ctx, 2*time.Second)
-		_ = m.keepAlive(round) // ends with the context
+		_ = m.scheduler.keepAlive(round) // ends with the context
 		end()
 	}
 }

@@ -94,10 +94,11 @@ func TestUnexpectedResponsesRejectOnlyAfterThreeIn24Hours(t *testing.T) {
 func TestResponseWithoutRefreshTokenKeepsTheOldOne(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
+		w.configure = func(c *Config) {
+			c.Server = tokens{pleo.Tokens{AccessToken: credstore.NewSecret("new"), Lifetime: time.Hour}}
+		}
 		p := w.start("")
 		defer p.stop()
-		p.link.server = w.server
-		p.Server = tokens{pleo.Tokens{AccessToken: credstore.NewSecret("new"), Lifetime: time.Hour}}
 		before := w.state(conn.ID).Credential.RefreshToken
 		expire()
 		if a := p.mustAuthorize("acme"); token(a) != "new" {
@@ -123,9 +124,9 @@ func (tokens) Active(context.Context, credstore.Secret, string) (bool, error) { 
 func TestRefreshTokenOfTruncatedResponseIsUsed(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
+		w.configure = func(c *Config) { c.Server = &broken{server: w.server} }
 		p := w.start("")
 		defer p.stop()
-		p.Server = &broken{server: w.server}
 		expire()
 		_, _ = p.Authorize(t.Context(), "acme") // has a refresh token to go on with, nothing to send
 		if a := p.mustAuthorize("acme"); a.Version != 3 {
@@ -154,11 +155,11 @@ func (b *broken) Refresh(ctx context.Context, token credstore.Secret) (pleo.Toke
 func TestResponsesWithoutAccessTokenBackOff(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
+		incomplete := &broken{server: w.server}
+		incomplete.always.Store(true)
+		w.configure = func(c *Config) { c.Server = incomplete }
 		p := w.start("")
 		defer p.stop()
-		half := &broken{server: w.server}
-		half.always.Store(true)
-		p.Server = half
 		expire()
 		began := time.Now()
 		for time.Since(began) < 16*time.Minute {
@@ -173,7 +174,7 @@ func TestResponsesWithoutAccessTokenBackOff(t *testing.T) {
 		if c := got.Connection; c.Status != credstore.Degraded || c.LastError == nil || c.LastError.Code != codeAccessTokenMissing {
 			t.Errorf("connection is %s, last error %v; want degraded because of %s", c.Status, c.LastError, codeAccessTokenMissing)
 		}
-		half.always.Store(false)
+		incomplete.always.Store(false)
 		time.Sleep(time.Hour)
 		p.mustAuthorize("acme")
 		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
@@ -513,10 +514,10 @@ func TestChangesByOtherProcessesAreRead(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
+		registry := prometheus.NewRegistry()
+		w.configure = func(c *Config) { c.Registerer = registry }
 		p := w.start("")
 		defer p.stop()
-		registry := prometheus.NewRegistry()
-		p.metrics = newMetrics(registry)
 		expire()
 		p.mustAuthorize("acme")
 		synctest.Wait()
@@ -543,7 +544,7 @@ func BenchmarkAuthorize(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, err := New(Config{Store: store.parts(), Owner: "bench"})
+	m, err := New(Config{Store: StoreOf(store.parts()), Owner: "bench"})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -10,7 +10,7 @@ func TestRule11NothingIsSentUnderAnExpiringLease(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		p.store.leaseLeft.Store(int64(leaseMargin - time.Millisecond))
+		p.store.leaseLeft.Store(int64(minLeaseRemaining - time.Millisecond))
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)

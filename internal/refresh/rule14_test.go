@@ -3,6 +3,7 @@ package refresh
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -37,7 +38,7 @@ func TestRule14AuthStyleIsConfigured(t *testing.T) {
 				t.Fatal(err)
 			}
 			server, err := pleo.NewAuthorizationServer(pleo.ServerConfig{
-				URL: base, ClientID: "client", Auth: auth, Transport: &http.Transport{},
+				URL: base, ClientID: "client", Auth: auth, Transport: &http.Transport{DialContext: new(net.Dialer).DialContext},
 				ClientSecret: func() credstore.Secret { return credstore.NewSecret("secret") },
 			})
 			if err != nil {

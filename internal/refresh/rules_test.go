@@ -186,8 +186,8 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			defer p.stop()
 			w.server.onArrival(func() error {
 				intent := w.state(conn.ID).Intent
-				if intent == nil || intent.Outcome != credstore.OutcomePending || intent.Owner != p.Owner {
-					t.Errorf("intent when the token arrives = %+v, want one of %s", intent, p.Owner)
+				if intent == nil || intent.Outcome != credstore.OutcomePending || intent.Owner != p.config.Owner {
+					t.Errorf("intent when the token arrives = %+v, want one of %s", intent, p.config.Owner)
 				}
 				return nil
 			})
@@ -261,9 +261,9 @@ func (s slowRecord) Write(pair credstore.Successor) error {
 func TestRule4UsedOnceStoreOrSpoolIsDurable(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")
+		w.configure = func(c *Config) { c.Spool = slowSpool{c.Spool} }
 		p := w.start("")
 		defer p.stop()
-		p.Spool = slowSpool{p.Spool}
 		p.store.fail(func(op string) error {
 			if op == "save" {
 				time.Sleep(2 * spoolDelay)
@@ -826,9 +826,9 @@ func TestRule12IntrospectsBeforeFirstUseOfImportedToken(t *testing.T) {
 func TestRule12UntrustedInactiveRejectsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")
+		w.configure = func(c *Config) { c.Server = wrongIntrospection{w.server} }
 		p := w.start("")
 		defer p.stop()
-		p.oracle.server = wrongIntrospection{w.server}
 		expire()
 		if a := p.mustAuthorize("acme"); a.Version != 2 {
 			t.Errorf("version %d, want 2: the oracle has never been right", a.Version)

@@ -8,208 +8,221 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
 const (
-	// spoolDelay is how long the store alone is given to confirm a new pair.
+	// spoolDelay is how long the store alone has to confirm a new pair.
 	spoolDelay = 20 * time.Millisecond
-	// saveTimeout bounds one try to save; it is tried again until it succeeds.
+	// saveTimeout bounds one attempt to save, which is repeated until it succeeds.
 	saveTimeout = 30 * time.Second
-	// Tries are this far apart at most, doubling: a pair is saved within a second of
-	// the store's return.
+	// The delay between attempts doubles: a pair is saved within a second of the
+	// store's return.
 	minSaveRetryDelay = 50 * time.Millisecond
 	maxSaveRetryDelay = 250 * time.Millisecond
 )
 
-// complete makes the successor durable, in the store or, if that takes longer than
-// spoolDelay, in the spool, whichever is first; hands it out; and returns when the
-// store has it. It does not return before that unless the spool has it and the
-// process gives up.
-func (a *attempt) complete(s credstore.Successor) error {
-	a.m.health.addUnsaved(1)
-	defer a.m.health.addUnsaved(-1)
-	first := a.save(s)
-	select {
-	case r := <-first:
-		if !r.again() {
-			return a.saved(s, r)
-		}
-		first = settledResult(r)
-	case <-time.After(spoolDelay):
-	}
-	spooled, first := a.spool(s, first)
-	if !spooled {
-		if r := <-first; !r.again() {
-			return a.saved(s, r)
-		}
-		first = settledResult(saveResult{err: credstore.ErrUnavailable})
-	}
-	a.handOut(s)
-	return a.saveAgain(s, first, spooled)
+// saver makes new token pairs durable and installs them.
+type saver struct {
+	store   Store
+	cache   *cache
+	life    *lifecycle
+	metrics *metrics
+	health  *health
+	shared  bool
+	now     func() time.Time
+	jitter  func(time.Duration) time.Duration
+
+	stored broadcast.Signal // when the store has responded to an attempt to save
 }
 
-// spool fills the slot, and reports whether the spool has the pair then. A store
-// that confirms meanwhile releases the waiters: they do not wait for a slower disk.
-func (a *attempt) spool(s credstore.Successor, first <-chan saveResult) (spooled bool, _ <-chan saveResult) {
-	filled := make(chan error, 1)
-	go func() { filled <- a.slot.Write(s) }()
-	select {
-	case err := <-filled:
-		return a.spooled(err), first
-	case r := <-first:
-		if r.again() {
-			return a.spooled(<-filled), settledResult(r)
-		}
-		if r.err == nil {
-			a.handOut(s)
-		}
-		return <-filled == nil, settledResult(r)
-	}
+// obtained is a new token pair on its way into the store.
+type obtained struct {
+	credstore.Successor
+
+	entry  *entry
+	flight *flight
+	record spool.Record // reserved for it
+	sentAt time.Time    // when the parent was sent
 }
 
-// spooled says so when the pair is in memory only.
-func (a *attempt) spooled(err error) bool {
-	if err != nil {
-		a.m.logger(a.e).Error("a new token pair is in memory only: neither the store nor the spool has taken it yet", errField(err))
-	}
-	return err == nil
-}
-
-// saveResult is what the store said to one try.
+// saveResult is the store's response to one attempt.
 type saveResult struct {
 	conn credstore.Connection
 	err  error
 }
 
-// again reports whether saving should be tried again: only a store that has
-// answered, by taking the pair or by having a newer one, settles it.
-func (r saveResult) again() bool {
+// undecided reports whether saving must be tried again: only a store that has
+// saved the pair, or has a newer one, decides.
+func (r saveResult) undecided() bool {
 	return r.err != nil && !errors.Is(r.err, credstore.ErrSuperseded) && !errors.Is(r.err, credstore.ErrNotFound)
 }
 
-func settledResult(r saveResult) <-chan saveResult {
+// complete makes the pair durable in the store or, if that takes longer than
+// spoolDelay, in the spool; releases the waiters when either has it; and returns
+// when the store has it. It reports false if the pair was superseded, and if the
+// process gave up and left the pair to the spool. It never gives up the only copy.
+func (s *saver) complete(p obtained) (saved bool, err error) {
+	s.health.addUnsaved(1)
+	defer s.health.addUnsaved(-1)
+	first := s.trySave(p)
+	select {
+	case r := <-first:
+		if !r.undecided() {
+			return s.finish(p, r)
+		}
+		first = resolved(r)
+	case <-time.After(spoolDelay):
+	}
+	spooled, first := s.writeSpool(p, first)
+	if !spooled {
+		// Neither has it. The store may still respond to the first attempt; if it
+		// fails, the pair is served from memory.
+		r := <-first
+		if !r.undecided() {
+			return s.finish(p, r)
+		}
+		first = resolved(r)
+	}
+	s.handOut(p)
+	return s.saveUntilDone(p, first, spooled)
+}
+
+// resolved returns a channel with the result.
+func resolved(r saveResult) <-chan saveResult {
 	c := make(chan saveResult, 1)
 	c <- r
 	return c
 }
 
-// save tries once, in the background.
-func (a *attempt) save(s credstore.Successor) <-chan saveResult {
+// trySave tries once, in the background.
+func (s *saver) trySave(p obtained) <-chan saveResult {
 	c := make(chan saveResult, 1)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), saveTimeout)
 		defer cancel()
-		conn, err := a.m.Store.Credentials.Save(ctx, s)
+		conn, err := s.store.Save(ctx, p.Successor)
 		c <- saveResult{conn, err}
 	}()
 	return c
 }
 
-// saveAgain tries until the store has settled the pair. When the process gives
-// up, a pair that the spool holds is left to it.
-func (a *attempt) saveAgain(s credstore.Successor, result <-chan saveResult, spooled bool) error {
-	for wait := minSaveRetryDelay; ; wait = min(2*wait, maxSaveRetryDelay) {
-		r := <-result
-		if !r.again() {
-			return a.saved(s, r)
+// writeSpool writes the pair to the spool and reports whether that has it. If the
+// store confirms meanwhile, the waiters are released: they do not wait for a
+// slower disk.
+func (s *saver) writeSpool(p obtained, first <-chan saveResult) (spooled bool, _ <-chan saveResult) {
+	written := make(chan error, 1)
+	go func() { written <- p.record.Write(p.Successor) }()
+	var err error
+	select {
+	case err = <-written:
+	case r := <-first:
+		first = resolved(r)
+		if r.err == nil {
+			s.handOut(p)
 		}
-		a.m.metrics.storeErrors.Inc()
-		a.m.logger(a.e).Error("saving a new token pair; it is tried again", zap.Bool("spooled", spooled), errField(r.err))
+		if err = <-written; !r.undecided() {
+			return err == nil, first
+		}
+	}
+	if err != nil {
+		s.cache.logger(p.entry).Error("a new token pair is in memory only: neither the store nor the spool could be written", zap.Error(err))
+	}
+	return err == nil, first
+}
+
+// saveUntilDone repeats the attempt until the store has decided about the pair.
+// When the process gives up, a pair that is in the spool stays there.
+func (s *saver) saveUntilDone(p obtained, attempt <-chan saveResult, spooled bool) (saved bool, err error) {
+	for delay := minSaveRetryDelay; ; delay = min(2*delay, maxSaveRetryDelay) {
+		r := <-attempt
+		if !r.undecided() {
+			return s.finish(p, r)
+		}
+		s.metrics.storeErrors.Inc()
+		s.cache.logger(p.entry).Error("saving a new token pair failed; retrying", zap.Bool("spooled", spooled), zap.Error(r.err))
 		if !spooled {
-			spooled = a.slot.Write(s) == nil
+			spooled = p.record.Write(p.Successor) == nil
 		}
-		if a.restBeforeSaving(wait, spooled) {
-			a.slot.Release()
-			return nil
+		if s.waitToRetry(delay, spooled) {
+			p.record.Release()
+			return false, nil
 		}
-		result = a.save(s)
+		attempt = s.trySave(p)
 	}
 }
 
-// restBeforeSaving waits for the next try to save, or until the store has settled
-// another pair: those that wait try at different times, and the first to succeed
-// wakes the others. It reports whether the pair can be left to the spool, since the
-// process gives up. With the only copy in memory the process does not get to give
-// up.
-func (a *attempt) restBeforeSaving(wait time.Duration, spooled bool) (leave bool) {
-	timer := time.NewTimer(wait/2 + a.m.Jitter(wait/2))
+// waitToRetry waits for the delay, or until the store has saved another pair:
+// waiting pairs are tried at different times, and the first to succeed wakes the
+// others. It reports whether the process gives up, which it does not while only
+// memory has the pair.
+func (s *saver) waitToRetry(delay time.Duration, spooled bool) (giveUp bool) {
+	timer := time.NewTimer(delay/2 + s.jitter(delay/2))
 	defer timer.Stop()
 	var end <-chan struct{}
 	if spooled {
-		end = a.m.lifetime.Done()
+		end = s.life.ctx.Done()
 	}
 	select {
 	case <-timer.C:
-	case <-a.m.storeBack.Wait():
+	case <-s.stored.Wait():
 	case <-end:
 		return true
 	}
 	return false
 }
 
-// saved ends a refresh whose pair the store has taken, or has no use for.
-func (a *attempt) saved(s credstore.Successor, r saveResult) error {
-	a.m.storeBack.Broadcast()
+// finish ends the refresh of a pair that the store has saved or superseded.
+func (s *saver) finish(p obtained, r saveResult) (saved bool, err error) {
+	s.stored.Broadcast()
 	if r.err != nil {
-		a.count(resultSuperseded)
-		a.m.logger(a.e).Warn("a new token pair was dropped: the connection has a newer credential or was removed")
-		a.e.revert()
-		return a.rereadNow()
+		s.metrics.count(resultSuperseded, p.flight.purpose)
+		s.cache.logger(p.entry).Warn("dropped a new token pair: the connection has a newer credential or was removed")
+		p.entry.revert()
+		return false, s.cache.rereadNow(p.entry)
 	}
 	result := resultRefreshed
-	if s.RefreshFailure != nil {
+	if p.RefreshFailure != nil {
 		result = resultIncomplete
 	}
-	a.count(result)
-	a.install(s, r.conn)
-	a.m.logger(a.e).Info(string(result), zap.Int64("version", r.conn.Version), zap.String("reason", a.why.reason()),
-		zap.Duration("took", a.m.Now().Sub(a.began)))
-	a.finish(nil)
-	a.release()
-	a.m.oracle.calibrate(s.RefreshToken)
-	a.m.identify(a.e, s.AccessToken)
-	return nil
+	s.metrics.count(result, p.flight.purpose)
+	s.install(p, r.conn)
+	s.cache.logger(p.entry).Info(string(result), zap.Int64("version", r.conn.Version), zap.String("reason", p.flight.purpose.reason()),
+		zap.Duration("took", s.now().Sub(p.sentAt)))
+	p.flight.land(nil)
+	return true, nil
 }
 
 // handOut gives the pair to the waiters before the store has it.
-func (a *attempt) handOut(s credstore.Successor) {
-	conn := a.e.current.Load().conn
-	conn.Version, conn.Status, conn.Reason = s.Parent.Version+1, credstore.Active, ""
-	conn.ExpiresAt, conn.RefreshedAt, conn.LastError = s.ExpiresAt, s.ObtainedAt, nil
-	if f := s.RefreshFailure; f != nil {
+func (s *saver) handOut(p obtained) {
+	conn := p.entry.current.Load().conn
+	conn.Version, conn.Status, conn.Reason = p.Parent.Version+1, credstore.Active, ""
+	conn.ExpiresAt, conn.RefreshedAt, conn.LastError = p.ExpiresAt, p.ObtainedAt, nil
+	if f := p.RefreshFailure; f != nil {
 		conn.Status, conn.Reason, conn.LastError = credstore.Degraded, f.Reason, &f.Failure
 	}
-	a.install(s, conn)
-	a.finish(nil)
+	s.install(p, conn)
+	p.flight.land(nil)
 }
 
-// install puts the pair in memory.
-func (a *attempt) install(s credstore.Successor, conn credstore.Connection) {
-	a.e.proven.Store(conn.Version)
-	if a.m.Shared {
-		a.e.latest.Store(&s)
+// install puts the pair into memory.
+func (s *saver) install(p obtained, conn credstore.Connection) {
+	p.entry.proven.Store(conn.Version)
+	if s.shared {
+		p.entry.latest.Store(&p.Successor)
 	}
 	var retryAt time.Time
-	if s.RefreshFailure != nil {
-		retryAt = s.RefreshFailure.RetryAt
+	if p.RefreshFailure != nil {
+		retryAt = p.RefreshFailure.RetryAt
 	}
-	a.m.install(a.e, credstore.State{
+	s.cache.install(p.entry, credstore.State{
 		Connection: conn,
 		RetryAt:    retryAt,
 		Credential: credstore.Credential{
 			ConnectionID: conn.ID, Version: conn.Version,
-			AccessToken: s.AccessToken, RefreshToken: s.RefreshToken,
-			ExpiresAt: s.ExpiresAt, ObtainedAt: s.ObtainedAt,
+			AccessToken: p.AccessToken, RefreshToken: p.RefreshToken,
+			ExpiresAt: p.ExpiresAt, ObtainedAt: p.ObtainedAt,
 		},
 	})
-}
-
-// revert makes the entry take whatever the store holds, although memory knows a
-// higher version: that one has been superseded.
-func (e *entry) revert() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	s := *e.current.Load()
-	s.conn.Version, s.auth = 0, nil
-	e.current.Store(&s)
 }

@@ -3,167 +3,140 @@ package refresh
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"math/rand/v2"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 const (
-	// A refresh ahead of expiry waits for a moment without requests under way,
-	// until idleWaitLimit ahead of the expiry.
+	// A refresh ahead of expiry waits for a moment without requests in flight, until
+	// idleWaitLimit before the expiry.
 	idlePollInterval = 250 * time.Millisecond
 	idleWaitLimit    = 30 * time.Second
 
-	// keepAliveAge is the age at which an idle grant is refreshed, give or take
-	// keepAliveJitter: Pleo promises 60 days, a week leaves room for trouble.
-	keepAliveAge       = 7 * 24 * time.Hour
-	keepAliveJitter    = 12 * time.Hour
 	keepAliveInterval  = 10 * time.Minute
 	keepAliveBatchSize = 200
-	// Processes that share a store refresh ahead of expiry up to maxSpread apart,
-	// and within a part of the time that is left: mostly one does, and tells the
-	// others.
+	// Processes that share a store refresh ahead of expiry up to maxSpread apart, and
+	// within a fraction of the time that is left: mostly one refreshes, and the others
+	// read the result.
 	maxSpread     = 15 * time.Second
 	spreadDivisor = 4
-	// maxUnsettled is how many unsettled refreshes a start takes up. The others
+	// maxUnsettled is how many unsettled refreshes are resumed at a start. The others
 	// wait for a request, or for the keep-alive.
 	maxUnsettled = 10_000
 )
 
-// refreshTime is when a token should be refreshed ahead of its expiry: the
-// configured margin before it, but never more than a fifth of the token's life.
-func (m *Manager) refreshTime(obtained, expires time.Time) time.Time {
-	life := expires.Sub(obtained)
-	if expires.IsZero() || life <= 0 {
-		return time.Time{}
-	}
-	return expires.Add(-min(m.BeforeExpiry, life/5))
+// scheduler starts refreshes: one per connection at a time, on demand, ahead of
+// expiry, after failures, for operators, and to keep idle grants alive.
+type scheduler struct {
+	refresher *refresher
+	cache     *cache
+	life      *lifecycle
 }
 
-// used notes that the current version is in use, and so is worth a refresh
-// ahead of its expiry.
-func (m *Manager) used(e *entry, s *snapshot) {
-	if s.refreshAt.IsZero() || e.wasUsed.Load() || e.wasUsed.Swap(true) {
-		return
+// start joins the refresh of the entry that is in progress, or starts one. The
+// refresh is detached from the caller: it has a timeout of its own, and continues
+// until its result is saved.
+func (s *scheduler) start(e *entry, p purpose) (f *flight, joined bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f := e.flight.Load(); f != nil {
+		f.hurry(p)
+		return f, true
 	}
-	m.arm(e, nil)
+	f = newFlight(p, func(f *flight) { s.landed(e, f) })
+	e.flight.Store(f)
+	if !s.life.run(func() { s.refresher.run(s.life.ctx, e, f) }) {
+		e.flight.Store(nil)
+		f.err = &Error{Code: ShuttingDown, Connection: e.current.Load().conn.Name, RetryAfter: time.Second}
+		close(f.done)
+	}
+	return f, false
+}
+
+// landed releases the waiters of a refresh and schedules the next one.
+func (s *scheduler) landed(e *entry, f *flight) {
+	e.mu.Lock()
+	e.flight.CompareAndSwap(f, nil)
+	e.mu.Unlock()
+	close(f.done)
+	s.arm(e, f.err)
 }
 
 // arm sets the entry's timer for its next refresh, if it needs one: after a
-// setback, or ahead of the expiry of a token in use. failed is why the refresh
-// that has just ended brought nothing; nil if it did, or there was none.
-func (m *Manager) arm(e *entry, failed error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.disarm()
-	at := m.nextRefresh(e, failed)
-	if at.IsZero() || e.removed || m.lifetime.Err() != nil {
-		return
-	}
-	e.timer = time.AfterFunc(max(at.Sub(m.Now()), 0), func() { m.tick(e) })
+// failure, or ahead of the expiry of a token in use. failed is why the refresh that
+// has just ended brought nothing; nil if it brought a pair, or there was none.
+func (s *scheduler) arm(e *entry, failed error) {
+	e.schedule(func() (time.Duration, bool) {
+		now := s.refresher.Now()
+		at := s.nextRefresh(e, now, failed)
+		return max(at.Sub(now), 0), !at.IsZero() && s.life.ctx.Err() == nil
+	}, func() { s.fire(e) })
 }
 
-// nextRefresh is when the entry should be refreshed next without being asked
-// to, or zero.
-func (m *Manager) nextRefresh(e *entry, failed error) time.Time {
-	s := e.current.Load()
-	if !m.refreshable(s) {
-		return time.Time{}
-	}
-	now := m.Now()
-	if s.requested && failed == nil {
-		return now // it came while another refresh was under way
-	}
-	if s.retryAt.After(now) {
-		return s.retryAt
-	}
+// nextRefresh returns when the entry should be refreshed next without a request
+// for it, or zero.
+func (s *scheduler) nextRefresh(e *entry, now time.Time, failed error) time.Time {
+	current := e.current.Load()
 	var unavailable *Error
-	if errors.As(failed, &unavailable) {
+	switch {
+	case !s.canRefresh(current):
+		return time.Time{}
+	case current.requested && failed == nil:
+		return now // it was requested while another refresh was in progress
+	case current.retryAt.After(now):
+		return current.retryAt
+	case errors.As(failed, &unavailable):
 		return now.Add(max(unavailable.RetryAfter, time.Second))
-	}
-	if !e.wasUsed.Load() {
+	case !e.wasUsed.Load():
 		return time.Time{}
 	}
-	return s.refreshAt.Add(m.spread(s))
+	return current.refreshAt.Add(s.spread(current))
 }
 
-// spread is how much later than the others this process begins.
-func (m *Manager) spread(s *snapshot) time.Duration {
-	most := min(s.expiresAt.Sub(s.refreshAt)/spreadDivisor, maxSpread)
-	if !m.Shared || most <= 0 {
+// canRefresh reports whether this process can refresh the connection at all.
+func (s *scheduler) canRefresh(current *snapshot) bool {
+	return s.refresher.Server != nil && !current.conn.Kind.IsKey() && current.unusable() == nil
+}
+
+// spread is how much later than other processes this one refreshes.
+func (s *scheduler) spread(current *snapshot) time.Duration {
+	most := min(current.expiresAt.Sub(current.refreshAt)/spreadDivisor, maxSpread)
+	if !s.refresher.Shared || most <= 0 {
 		return 0
 	}
-	return m.Jitter(most)
+	return s.refresher.Jitter(most)
 }
 
-// disarm stops the timer. The caller holds e.mu.
-func (e *entry) disarm() {
-	if e.timer != nil {
-		e.timer.Stop()
-		e.timer = nil
-	}
-}
-
-// tick starts the refresh that the timer was set for, or waits for a quieter
-// moment.
-func (m *Manager) tick(e *entry) {
-	s := e.current.Load()
-	now := m.Now()
-	if !s.requested && !s.retryAt.After(now) && e.inFlight.Load() > 0 && s.expiresAt.Sub(now) > idleWaitLimit {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if !e.removed {
-			e.timer = time.AfterFunc(idlePollInterval, func() { m.tick(e) })
-		}
+// fire starts the refresh that the timer was set for, or waits for a moment
+// without requests in flight.
+func (s *scheduler) fire(e *entry) {
+	current := e.current.Load()
+	now := s.refresher.Now()
+	if !current.requested && !current.retryAt.After(now) && e.inFlight.Load() > 0 && current.expiresAt.Sub(now) > idleWaitLimit {
+		e.schedule(func() (time.Duration, bool) { return idlePollInterval, true }, func() { s.fire(e) })
 		return
 	}
-	m.start(e, purpose{version: s.conn.Version, ahead: !s.requested, requested: s.requested})
+	s.start(e, purpose{version: current.conn.Version, background: !current.requested, requested: current.requested})
 }
 
-// Run watches the store for changes, brings in what earlier processes left in
-// the spool, takes up unsettled refreshes, and keeps idle grants alive, until
-// ctx ends. It returns ctx's error.
-func (m *Manager) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.Store.Changes.Watch(ctx, m.changed) })
-	if m.Server != nil {
-		g.Go(func() error { return m.replaySpool(ctx) })
-		g.Go(func() error { return m.resume(ctx) })
-		if m.guard != nil {
-			g.Go(func() error { return m.guard.Run(ctx) })
-		}
-		g.Go(func() error { return m.keepAlive(ctx) })
+// used records that the current version is in use, and so is refreshed ahead of
+// its expiry.
+func (s *scheduler) used(e *entry, current *snapshot) {
+	if current.refreshAt.IsZero() || e.wasUsed.Load() || e.wasUsed.Swap(true) {
+		return
 	}
-	return g.Wait()
+	s.arm(e, nil)
 }
 
-// spoolStore is the part of the store that the spool uses.
-type spoolStore struct {
-	credstore.Connections
-	credstore.Credentials
-}
-
-// replaySpool saves what earlier processes left, but not into a store that waits
-// to be accepted: in one that is too old every pair would pass for superseded, and
-// be dropped.
-func (m *Manager) replaySpool(ctx context.Context) error {
-	if err := m.guard.WaitTrusted(ctx); err != nil {
-		return err
-	}
-	return m.Spool.Replay(ctx, spoolStore{m.Store.Connections, m.Store.Credentials}, m.Logger, m.spooled())
-}
-
-// resume takes up the refreshes that an earlier process left unsettled.
-func (m *Manager) resume(ctx context.Context) error {
+// resume starts the refreshes that an earlier process left unsettled.
+func (s *scheduler) resume(ctx context.Context) error {
 	for {
-		ids, err := m.Store.Credentials.Unsettled(ctx, maxUnsettled)
+		ids, err := s.refresher.Store.Unsettled(ctx, maxUnsettled)
 		if err == nil {
 			for _, id := range ids {
-				m.takeUp(ctx, id, purpose{ahead: true})
+				s.startByID(ctx, id, purpose{background: true})
 			}
 			return nil
 		}
@@ -173,20 +146,20 @@ func (m *Manager) resume(ctx context.Context) error {
 	}
 }
 
-// keepAlive refreshes grants that nobody uses before they grow too old.
-func (m *Manager) keepAlive(ctx context.Context) error {
+// keepAlive refreshes idle grants before they grow too old.
+func (s *scheduler) keepAlive(ctx context.Context) error {
 	for {
-		now := m.Now()
-		due, err := m.Store.Credentials.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), keepAliveBatchSize)
+		now := s.refresher.Now()
+		due, err := s.refresher.Store.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), keepAliveBatchSize)
 		if err != nil && !errors.Is(err, context.Canceled) {
-			m.metrics.storeErrors.Inc()
+			s.cache.storeErrors.Inc()
 		}
-		if m.Shared { // so that others begin elsewhere
-			rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] }) //nolint:gosec // their order is no secret
+		if s.refresher.Shared { // so that other processes begin with other connections
+			rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] }) //nolint:gosec // the order is no secret
 		}
 		for _, c := range due {
-			if grownOld(c, now) {
-				m.takeUp(ctx, c.ID, purpose{ahead: true, keepAlive: true})
+			if needsKeepAlive(c, now) {
+				s.startByID(ctx, c.ID, purpose{background: true, keepAlive: true})
 			}
 		}
 		if err := pause(ctx, keepAliveInterval); err != nil {
@@ -195,39 +168,70 @@ func (m *Manager) keepAlive(ctx context.Context) error {
 	}
 }
 
-// grownOld reports whether an idle grant should be refreshed.
-func grownOld(c credstore.Connection, now time.Time) bool {
-	return now.Sub(c.RefreshedAt) >= keepAliveAge-jitter(c.ID)
-}
-
-// jitter spreads connections that were connected at once, up to
-// keepAliveJitter; it is the same for a connection each time.
-func jitter(id string) time.Duration {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id))
-	return time.Duration(h.Sum32()) % keepAliveJitter
-}
-
-// takeUp starts a refresh of a connection that may not be in memory yet. One
-// that was taken for requested, and is not, is left alone.
-func (m *Manager) takeUp(ctx context.Context, id string, w purpose) {
-	state, err := m.Store.Connections.Read(ctx, id)
+// startByID starts a refresh of a connection that may not be in memory. A
+// connection that no longer needs one is left alone.
+func (s *scheduler) startByID(ctx context.Context, id string, p purpose) {
+	state, err := s.refresher.Store.Read(ctx, id)
 	if err != nil {
-		return // removed, or the store is away: the next round finds it again
+		return // it was removed, or the next round finds it again
 	}
 	requested := !state.RequestedAt.IsZero()
-	if w.requested && !requested || w.keepAlive && !requested && !grownOld(state.Connection, m.Now()) {
-		return // somebody else has seen to it
+	if p.requested && !requested || p.keepAlive && !requested && !needsKeepAlive(state.Connection, s.refresher.Now()) {
+		return // another process has refreshed it
 	}
-	e := m.admit(state)
-	w.version = state.Credential.Version
-	if requested && m.refreshable(e.current.Load()) {
-		m.start(e, purpose{version: w.version, requested: true})
+	e := s.cache.add(state)
+	p.version = state.Credential.Version
+	current := e.current.Load()
+	switch {
+	case requested && s.canRefresh(current):
+		s.start(e, purpose{version: p.version, requested: true})
+	case current.retryAt.After(s.refresher.Now()):
+		s.arm(e, nil)
+	default:
+		s.start(e, p)
+	}
+}
+
+// changed brings connections up to date that other processes, or this one, have
+// changed.
+func (s *scheduler) changed(changes []credstore.Change) {
+	s.cache.changes.Add(1)
+	for _, c := range changes {
+		ctx, cancel := context.WithTimeout(s.life.ctx, readTimeout)
+		s.handleChange(ctx, c)
+		cancel()
+	}
+}
+
+// handleChange brings an entry up to date, and starts the refresh that an operator
+// may have requested, even of a connection that is not in memory.
+func (s *scheduler) handleChange(ctx context.Context, c credstore.Change) {
+	e := s.cache.get(c.ID)
+	if e == nil {
+		// Changes of connections that other processes use cost nothing here.
+		if s.refresher.Server != nil && c.RefreshRequested {
+			s.startByID(ctx, c.ID, purpose{requested: true})
+		}
 		return
 	}
-	if left := e.current.Load().retryAt.Sub(m.Now()); left > 0 {
-		m.arm(e, nil)
+	var failed *Error
+	if errors.As(s.cache.reread(ctx, e), &failed) {
+		if failed.Code == StoreUnavailable {
+			s.retryChange(c)
+		}
 		return
 	}
-	m.start(e, w)
+	if current := e.current.Load(); current.requested && s.canRefresh(current) {
+		s.start(e, purpose{version: current.conn.Version, requested: true})
+	}
+}
+
+// retryChange handles a change again that could not be read: the store reports it
+// only once.
+func (s *scheduler) retryChange(c credstore.Change) {
+	time.AfterFunc(maxSaveRetryDelay, func() {
+		if s.life.ctx.Err() == nil {
+			s.changed([]credstore.Change{c})
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
@@ -14,7 +15,7 @@ func TestSetKeyErrors(t *testing.T) {
 	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		elsewhere := newKeyAPI()
 		elsewhere.knows("staging-key", "c1")
-		p.OtherEnvironment = elsewhere
+		p.keys.OtherEnvironment = elsewhere
 		api.knows("good", "c1")
 		api.knows("other", "c2")
 		bound, err := w.command().Create(t.Context(), credstore.NewConnection{
@@ -25,8 +26,8 @@ func TestSetKeyErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		api.knows("of bound", "c3")
-		set := func(key string, change func(*KeyChange)) error {
-			g := KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret(key)}
+		set := func(key string, change func(*apikey.Change)) error {
+			g := apikey.Change{ConnectionID: conn.ID, Key: credstore.NewSecret(key)}
 			if change != nil {
 				change(&g)
 			}
@@ -36,25 +37,25 @@ func TestSetKeyErrors(t *testing.T) {
 		var (
 			differs *credstore.OtherCompanyError
 			taken   *CompanyTakenError
-			lacking *MissingScopesError
+			lacking *apikey.MissingScopesError
 		)
-		if err := set("unknown", nil); !errors.Is(err, pleo.ErrUnauthorized) || errors.Is(err, ErrWrongEnvironment) {
+		if err := set("unknown", nil); !errors.Is(err, pleo.ErrUnauthorized) || errors.Is(err, apikey.ErrWrongEnvironment) {
 			t.Errorf("an unknown key: %v, want ErrUnauthorized", err)
 		}
-		if err := set("staging-key", nil); !errors.Is(err, ErrWrongEnvironment) || errors.Is(err, pleo.ErrUnauthorized) {
-			t.Errorf("a key of the other environment: %v, want ErrKeyElsewhere", err)
+		if err := set("staging-key", nil); !errors.Is(err, apikey.ErrWrongEnvironment) || errors.Is(err, pleo.ErrUnauthorized) {
+			t.Errorf("a key of the other environment: %v, want ErrWrongEnvironment", err)
 		}
 		if err := set("other", nil); !errors.As(err, &differs) || differs.Got.ID != "c2" {
 			t.Errorf("a key of another company: %v, want an OtherCompanyError", err)
 		}
-		if err := set("other", func(g *KeyChange) { g.Stage = true }); !errors.As(err, &differs) {
+		if err := set("other", func(g *apikey.Change) { g.Stage = true }); !errors.As(err, &differs) {
 			t.Errorf("staging a key of another company: %v, want an OtherCompanyError", err)
 		}
-		if err := set("of bound", func(g *KeyChange) { g.AllowOtherCompany = true }); !errors.As(err, &taken) || taken.Company.ID != "c3" {
+		if err := set("of bound", func(g *apikey.Change) { g.AllowOtherCompany = true }); !errors.As(err, &taken) || taken.Company.ID != "c3" {
 			t.Errorf("a key of a bound company: %v, want a CompanyTakenError", err)
 		}
 		api.scope = "users:read"
-		if err := set("good", func(g *KeyChange) { g.Scopes = []string{"users:read", "export-jobs:write"} }); !errors.As(err, &lacking) || !slices.Equal(lacking.Missing, []string{"export-jobs:write"}) {
+		if err := set("good", func(g *apikey.Change) { g.Scopes = []string{"users:read", "export-jobs:write"} }); !errors.As(err, &lacking) || !slices.Equal(lacking.Missing, []string{"export-jobs:write"}) {
 			t.Errorf("a key that allows too little: %v, want what it lacks", err)
 		}
 		api.fail(&pleo.StatusError{Status: 503})
@@ -79,7 +80,7 @@ func TestSetKeyIsUsedAtOnce(t *testing.T) {
 		}
 		api.knows("new", "c1")
 		ends := time.Now().Add(90 * 24 * time.Hour).Truncate(time.Second)
-		got, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("new"), ExpiresAt: ends, Scopes: []string{"users:read"}})
+		got, err := p.SetKey(t.Context(), apikey.Change{ConnectionID: conn.ID, Key: credstore.NewSecret("new"), ExpiresAt: ends, Scopes: []string{"users:read"}})
 		if err != nil || got.Status != credstore.Active || !got.ExpiresAt.Equal(ends) {
 			t.Fatalf("SetKey = %+v, %v, want it active until %v", got, err, ends)
 		}
@@ -94,10 +95,10 @@ func TestSetKeyIsUsedAtOnce(t *testing.T) {
 func TestSetKeyRejectsStagingTheCurrentKey(t *testing.T) {
 	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		api.knows("old", "c1")
-		if _, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("old"), Stage: true}); !errors.Is(err, ErrSameKey) {
-			t.Errorf("SetKey = %v, want ErrKeyPresent", err)
+		if _, err := p.SetKey(t.Context(), apikey.Change{ConnectionID: conn.ID, Key: credstore.NewSecret("old"), Stage: true}); !errors.Is(err, apikey.ErrSameKey) {
+			t.Errorf("SetKey = %v, want ErrSameKey", err)
 		}
-		if state, err := p.Store.Connections.Read(t.Context(), conn.ID); err != nil || !state.Credential.NextKey.IsZero() {
+		if state, err := p.store.Read(t.Context(), conn.ID); err != nil || !state.Credential.NextKey.IsZero() {
 			t.Errorf("Read = %v; want no staged key", err)
 		}
 	})
@@ -107,7 +108,7 @@ func TestSetKeyStagesNextKey(t *testing.T) {
 	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		api.knows("old", "c1")
 		api.knows("next", "c1")
-		if _, err := p.SetKey(t.Context(), KeyChange{ConnectionID: conn.ID, Key: credstore.NewSecret("next"), Stage: true}); err != nil {
+		if _, err := p.SetKey(t.Context(), apikey.Change{ConnectionID: conn.ID, Key: credstore.NewSecret("next"), Stage: true}); err != nil {
 			t.Fatal(err)
 		}
 		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") {

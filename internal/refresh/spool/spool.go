@@ -52,7 +52,8 @@ type Store interface {
 type Record interface {
 	// Write encrypts the successor into the record and syncs it.
 	Write(s credstore.Successor) error
-	// Remove deletes the record: the store has the successor, or there is none.
+	// Remove deletes the record: the store has the successor, or there is none. It
+	// does nothing after Release.
 	Remove()
 	// Release keeps the record for the next process.
 	Release()
