@@ -75,14 +75,15 @@ func newRenderer(c Config) (*renderer, error) {
 
 func templateFuncs(c Config) template.FuncMap {
 	return template.FuncMap{
-		"ago":     func(t time.Time) string { return relativeTime(t, c.Now()) },
-		"past":    func(t time.Time) bool { return !t.IsZero() && t.Before(c.Now()) },
-		"when":    func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04 UTC") },
-		"stamp":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"label":   func(v any) string { return label(fmt.Sprint(v)) },
-		"kind":    kindLabel,
-		"event":   eventLabel,
-		"finding": findingLabel,
+		"ago":      func(t time.Time) string { return relativeTime(t, c.Now()) },
+		"past":     func(t time.Time) bool { return !t.IsZero() && t.Before(c.Now()) },
+		"when":     func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04 UTC") },
+		"sentence": sentence,
+		"stamp":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"label":    func(v any) string { return label(fmt.Sprint(v)) },
+		"kind":     kindLabel,
+		"event":    eventLabel,
+		"finding":  findingLabel,
 		"advise": func(connection credstore.Connection) advice {
 			return adviseOperator(connection, c.Now(), c.Operator.ConnectLinks)
 		},
