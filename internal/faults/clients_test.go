@@ -103,7 +103,7 @@ func accessTokenRevoked(r *run) {
 	connections := w.connect(r.trials, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(life)}, time.Time{})
 	p := w.serve()
 	load := w.load([]*process{p}, connections, 4)
-	time.Sleep(life) // during refreshes, by the program's own time
+	time.Sleep(life) // refreshes happen ahead of expiry
 	w.sim.KillAccessTokens("", "")
 	time.Sleep(life)
 	load.stop()

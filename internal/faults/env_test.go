@@ -142,7 +142,7 @@ func (w *env) connectExpired(n int) []connection {
 	return w.connect(n, simulator.GrantRequest{}, time.Unix(0, 0))
 }
 
-// connectValid adds n connections whose access tokens are good.
+// connectValid adds n connections whose access tokens are valid.
 func (w *env) connectValid(n int) []connection {
 	w.Helper()
 	return w.connect(n, simulator.GrantRequest{}, time.Time{})

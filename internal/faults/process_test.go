@@ -133,7 +133,7 @@ func (p *process) awaitExit() {
 	}
 }
 
-// response is what came back to a request; status 0: none came, and body says why.
+// response is the response to a request; status 0: there was none, and body says why.
 type response struct {
 	status int
 	body   string

@@ -76,7 +76,7 @@ type fault struct {
 	id    string // in docs/reliability.md
 	title string
 	full  int // trials of a full run
-	// maxSends is how often one refresh token may be presented at most.
+	// maxSends limits how often one refresh token may be sent.
 	maxSends int
 	// mayLose is the reason why connections may need a person afterwards; empty: none
 	// may.
@@ -102,7 +102,7 @@ func TestFaults(t *testing.T) {
 	for _, f := range allFaults() {
 		t.Run(f.id, func(t *testing.T) {
 			if f.postgres && !*require {
-				database.DSN(t) // skips where there is none
+				database.DSN(t) // skips if PostgreSQL is not installed
 			}
 			if !f.alone {
 				t.Parallel()
