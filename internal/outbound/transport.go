@@ -76,7 +76,7 @@ func CheckForwardProxy(u *url.URL) error {
 	default:
 		return fmt.Errorf("the proxy URL has the scheme %q: use http, https or socks5", u.Scheme)
 	}
-	if u.Host == "" {
+	if u.Hostname() == "" {
 		return errors.New("the proxy URL has no host")
 	}
 	return nil
