@@ -4,11 +4,11 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -173,26 +173,21 @@ func TestUpstreamErrorsAreNotReplaced(t *testing.T) {
 	}
 }
 
-// roundTripFunc is an upstream without a network.
-type roundTripFunc func(*http.Request) (*http.Response, error)
-
-func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
 // A body may hold what looks like a refusal of the server, such as a recorded
 // answer, and begin a write with it.
 func TestBodyThatLooksLikeAServerErrorIsNotReplaced(t *testing.T) {
 	const refusal = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
 	// Both are larger than the server's buffers, so that each is written by itself.
 	first, second := strings.Repeat("x", 20_000), refusal+strings.Repeat("y", 20_000)
-	r := newTestProxyTo(t, newFakeCredentials("acme"), "http://localhost", func(c *Config) {
-		c.Transport = roundTripFunc(func(*http.Request) (*http.Response, error) {
-			body := io.MultiReader(strings.NewReader(first), strings.NewReader(second))
-			return &http.Response{
-				StatusCode: http.StatusOK, Header: http.Header{"Content-Length": {strconv.Itoa(len(first) + len(second))}},
-				Body: io.NopCloser(body), ContentLength: int64(len(first) + len(second)),
-			}, nil
-		})
+	received := make(chan struct{})
+	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+		for readHead(r) {
+			_, _ = fmt.Fprintf(w, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(first)+len(second), first)
+			<-received
+			_, _ = io.WriteString(w, second)
+		}
 	})
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	conn, err := net.Dial("tcp", r.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +201,13 @@ func TestBodyThatLooksLikeAServerErrorIsNotReplaced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		body, err := io.ReadAll(res.Body)
+		body := make([]byte, len(first), len(first)+len(second))
+		if _, err := io.ReadFull(res.Body, body); err != nil {
+			t.Fatal(err)
+		}
+		received <- struct{}{}
+		rest, err := io.ReadAll(res.Body)
+		body = append(body, rest...)
 		if string(body) != first+second || err != nil {
 			t.Fatalf("body = %d bytes, %v, with %.60q; want %d with %.60q", len(body), err, body[min(len(body), len(first)):], len(first)+len(second), second)
 		}

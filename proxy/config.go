@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -17,6 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
 // Credentials hands out what requests are authorized with. Its methods are
@@ -46,13 +44,9 @@ type Credentials interface {
 // Config is what a [Proxy] is made of. Upstream and Credentials are required;
 // the zero value of everything else is usable.
 type Config struct {
-	// Upstream is the API's base URL: scheme and host, and a path if the API
-	// does not stand at the root of its host.
-	Upstream *url.URL
-
-	// Transport sends requests upstream. It must not follow redirects, add
-	// header fields or decompress. Nil means NewTransport(TransportConfig{}).
-	Transport http.RoundTripper
+	// Upstream sends requests to the API. The path of its URL comes before that
+	// of every request.
+	Upstream *upstream.Client
 
 	Credentials Credentials
 
@@ -96,10 +90,6 @@ type Config struct {
 	// so that only requests without a body are replayed.
 	Replay ReplayConfig
 
-	// UpstreamTimeout is how long the API may take to respond: from the last
-	// byte that it was sent to the head of its response. 0 means no limit.
-	UpstreamTimeout time.Duration
-
 	// Logger gets what an operator should know. Nil means that nobody does.
 	Logger *zap.Logger
 
@@ -140,14 +130,13 @@ type ReplayConfig struct {
 // that cleans paths, such as [http.ServeMux], may stand in front of it.
 type Proxy struct {
 	credentials     Credentials
-	transport       http.RoundTripper
-	upstream        upstream
+	upstream        *upstream.Client
+	api             apiURL
 	connectionNames connectionNames
 	access          clientAccess
 	allowedHosts    webguard.Hosts
 	strippedFields  map[string]bool // canonical field name that never leaves, besides alwaysStripped
 	replayBuffers   *replayBuffers
-	timeout         time.Duration
 	logger          *zap.Logger
 	accessLog       *zap.Logger
 	metrics         *metrics
@@ -169,14 +158,13 @@ func New(c Config) (*Proxy, error) {
 	}
 	p := &Proxy{
 		credentials:     c.Credentials,
-		transport:       c.Transport,
-		upstream:        newUpstream(c.Upstream),
+		upstream:        c.Upstream,
+		api:             newAPIURL(c.Upstream.URL()),
 		connectionNames: newConnectionNames(c),
 		access:          clientAccess{clients: slices.Clone(c.Clients), networks: c.ClientNetworks},
 		allowedHosts:    webguard.PrivateHosts(c.AllowedHosts...),
 		strippedFields:  map[string]bool{},
 		replayBuffers:   newReplayBuffers(c.Replay, c.Logger),
-		timeout:         c.UpstreamTimeout,
 		logger:          c.Logger,
 		accessLog:       c.AccessLog,
 		metrics:         m,
@@ -190,9 +178,6 @@ func New(c Config) (*Proxy, error) {
 }
 
 func (c Config) withDefaults() Config {
-	if c.Transport == nil {
-		c.Transport = NewTransport(TransportConfig{})
-	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -206,6 +191,9 @@ func (c Config) withDefaults() Config {
 // for.
 func (c Config) checkRequired() error {
 	var errs []error
+	if c.Upstream == nil {
+		errs = append(errs, errors.New("upstream is missing"))
+	}
 	if c.Credentials == nil {
 		errs = append(errs, errors.New("credentials are missing"))
 	}
@@ -216,9 +204,9 @@ func (c Config) checkRequired() error {
 }
 
 // Check returns everything that is wrong with the settings in c, as [New] does. It
-// does not require Credentials and SingleConnection.
+// does not require Upstream, Credentials and SingleConnection.
 func (c Config) Check() error {
-	errs := []error{checkUpstream(c.Upstream), checkClients(c.Clients)}
+	errs := []error{checkClients(c.Clients)}
 	if c.DefaultConnection != "" && !credstore.ValidName(c.DefaultConnection) {
 		errs = append(errs, fmt.Errorf("default connection %q is not a connection name", c.DefaultConnection))
 	}
@@ -238,25 +226,5 @@ func (c Config) Check() error {
 	if r := c.Replay; min(r.Memory, r.MemoryTotal, r.MaxBody, r.FilesTotal) < 0 {
 		errs = append(errs, errors.New("replay limits must not be negative"))
 	}
-	if c.UpstreamTimeout < 0 {
-		errs = append(errs, fmt.Errorf("upstream timeout must not be negative: %v", c.UpstreamTimeout))
-	}
 	return errors.Join(errs...)
-}
-
-func checkUpstream(u *url.URL) error {
-	if u == nil {
-		return errors.New("upstream URL is missing")
-	}
-	// Not printed as a whole: a URL may hold a password.
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("upstream URL must begin with http:// or https://, not %q", u.Scheme)
-	}
-	if u.Host == "" || u.Opaque != "" {
-		return errors.New("upstream URL has no host")
-	}
-	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return errors.New("upstream URL may have a path and nothing else after its host, and no user before it")
-	}
-	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptest"
-	"net/url"
 	"testing"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
@@ -51,7 +50,7 @@ func TestConnectURL(t *testing.T) {
 			test.err.Connection = "acme"
 			p, err := New(Config{
 				ConnectionHeaders: []string{"Pleo-Connection", "Connection-Id"},
-				Upstream:          &url.URL{Scheme: "https", Host: "pleo.example.com"}, Credentials: failingCredentials{test.err}, ConnectLink: test.link,
+				Upstream:          newUpstream(t, "https://pleo.example.com"), Credentials: failingCredentials{test.err}, ConnectLink: test.link,
 			})
 			if err != nil {
 				t.Fatal(err)

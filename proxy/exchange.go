@@ -4,20 +4,19 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
-// ServeHTTP forwards the request, or answers it with a problem. It panics with
-// [http.ErrAbortHandler] where the client must not take what it got for a whole
-// answer.
+// ServeHTTP forwards the request, or responds with a problem. It panics with
+// [http.ErrAbortHandler] if the response breaks off, so that the client cannot
+// take what it got for the whole of it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r, "") }
 
 // ForConnection returns a handler for a listener that is tied to one
@@ -29,8 +28,8 @@ func (p *Proxy) ForConnection(name string) http.Handler {
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, byListener string) {
 	markHandled(r)
 	x := &exchange{proxy: p, w: w, in: r, entry: accessEntry{began: time.Now()}}
-	// Detached, because the server ends r's context also for a client that still
-	// waits for its answer.
+	// Detached, because the server ends r's context also for a client that has
+	// only shut down its side for writing.
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stopWatching = context.AfterFunc(r.Context(), x.inputEnded)
 	defer x.finish()
@@ -42,72 +41,63 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, byListener string)
 	x.relay(res)
 }
 
-// exchange is one request of a client and its answer.
+// exchange is one request of a client and its response.
 type exchange struct {
 	proxy        *Proxy
 	w            http.ResponseWriter
 	in           *http.Request
-	ctx          context.Context // ends when the client leaves, or by cancel
+	ctx          context.Context // ends when the client disconnects, or by cancel
 	cancel       context.CancelCauseFunc
-	stopWatching func() bool // ends the watch for a client that leaves
-	target       target
-	client       *Client // nil until it is known, and where clients need not prove themselves
-	name         string  // of the connection; empty until it is known
-	upload       *upload // nil without a body
-	url          *url.URL
-	outHeader    http.Header            // what goes upstream, without the credential
-	used         *refresh.Authorization // of the last attempt
-	sent         bool                   // outHeader has been handed to the transport
-	entry        accessEntry
+	stopWatching func() bool // ends the watch for a client that disconnects
 
-	mu      sync.Mutex // guards w while an attempt is under way, and the fields below
-	conn    connUse    // of the attempt under way, or the last one
-	sending bool       // an attempt is under way
-	interim int        // 1xx answers passed on
+	// What run finds out, in this order.
+	target   target
+	client   *Client                // nil if clients need not authenticate
+	name     string                 // of the connection
+	out      *upstream.Request      // what is sent; each attempt sets credential and body
+	upload   *upload                // nil without a body
+	lastUsed *refresh.Authorization // of the last attempt
+	entry    accessEntry
 }
 
-// finish ends the exchange, whether it was answered or aborted.
+// finish ends the exchange, whether there was a response or it was aborted.
 func (x *exchange) finish() {
 	x.stopWatching()
 	if x.upload != nil {
-		x.entry.received, _ = x.upload.state()
+		x.entry.received = x.upload.size()
 		x.upload.finish()
 	}
 	x.cancel(nil)
 	x.proxy.record(x)
 }
 
-// inputEnded ends the exchange if the client has left.
+// inputEnded ends the exchange if the client has disconnected.
 func (x *exchange) inputEnded() {
 	if clientLeft(x.in) {
-		x.cancel(errClientGone)
+		x.cancel(errClientClosed)
 	}
 }
 
-// clientGone reports whether the client has left.
-func (x *exchange) clientGone() bool { return errors.Is(context.Cause(x.ctx), errClientGone) }
+// clientGone reports whether the client has disconnected.
+func (x *exchange) clientGone() bool { return errors.Is(context.Cause(x.ctx), errClientClosed) }
 
-// run takes the request as far as the head of the answer that the client is to
-// get. Its error is a [problem] or errClientGone.
+// run takes the request as far as the head of the response for the client. Its
+// error is a [problem] or errClientClosed.
 func (x *exchange) run(byListener string) (*http.Response, error) {
 	var err error
 	if x.target, err = x.proxy.guard(x.in); err != nil {
 		return nil, err
 	}
-	client, err := x.proxy.access.authenticate(x.in)
-	if err != nil {
+	if x.client, err = x.proxy.access.authenticate(x.in); err != nil {
 		return nil, err
 	}
-	x.client = client
-	name, err := x.proxy.connectionNames.resolve(x.ctx, byListener, x.target, x.in.Header)
-	if err != nil {
+	if x.name, err = x.proxy.connectionNames.resolve(x.ctx, byListener, x.target, x.in.Header); err != nil {
 		return nil, err
 	}
-	x.name = name
-	if err := client.checkPermission(x.in, x.target, name); err != nil {
+	if err := x.client.checkPermission(x.in, x.target, x.name); err != nil {
 		return nil, err
 	}
-	a, err := x.proxy.credentials.Authorize(x.ctx, name)
+	a, err := x.proxy.credentials.Authorize(x.ctx, x.name)
 	if err != nil {
 		return nil, x.credentialError(err)
 	}
@@ -116,23 +106,23 @@ func (x *exchange) run(byListener string) (*http.Response, error) {
 	}
 	x.prepare()
 	res, err := x.forward(a)
-	if err == nil && x.isUninstall(res) {
-		x.proxy.credentials.Uninstalled(context.WithoutCancel(x.ctx), x.used)
+	if err == nil && !x.lastUsed.Kind.IsKey() && isUninstall(x.in.Method, x.target.path, res.StatusCode) {
+		x.proxy.credentials.Uninstalled(context.WithoutCancel(x.ctx), x.lastUsed)
 	}
 	return res, err
 }
 
-// isUninstall reports whether the answer says that the integration is not
-// installed at the company any more, so that its tokens are worth nothing.
-func (x *exchange) isUninstall(res *http.Response) bool {
-	if x.in.Method != http.MethodDelete || res.StatusCode != http.StatusNoContent || x.used.Kind.IsKey() {
+// isUninstall reports whether a response says that the integration is no longer
+// installed at the company, which ends its tokens.
+func isUninstall(method, path string, status int) bool {
+	if method != http.MethodDelete || status != http.StatusNoContent {
 		return false
 	}
-	path, err := url.PathUnescape(x.target.path)
-	return err == nil && strings.TrimSuffix(path, "/") == "/v1/installations/me"
+	decoded, err := url.PathUnescape(path)
+	return err == nil && strings.TrimSuffix(decoded, "/") == "/v1/installations/me"
 }
 
-// check refuses an authorization that does not fit the request.
+// check rejects an authorization that does not fit the request.
 func (x *exchange) check(a *refresh.Authorization) error {
 	if a == nil || a.Value.IsZero() {
 		return storeUnavailable(x.name, errors.New("the authorization is empty"))
@@ -146,83 +136,59 @@ func (x *exchange) check(a *refresh.Authorization) error {
 
 // prepare makes what all attempts have in common.
 func (x *exchange) prepare() {
-	x.outHeader = x.stripped(x.in.Header)
-	disableRetries(x.outHeader)
-	x.url = x.proxy.upstream.locate(x.target)
-	x.upload = newUpload(x.ctx, x.in, x.proxy.replayBuffers, x.strippedTrailer)
+	x.out = &upstream.Request{
+		Method:        x.in.Method,
+		Target:        x.proxy.api.locate(x.target),
+		Header:        x.proxy.strip(x.in.Header, x.in.Header["Connection"]),
+		ContentLength: x.in.ContentLength,
+		Interim:       x.relayInterim,
+	}
+	x.upload = newUpload(x.ctx, x.in, x.proxy.replayBuffers, x.proxy.stripTrailer)
 	if x.upload != nil {
-		// Without this the server swallows the rest of the body itself once an
-		// early answer begins. HTTP/2 needs no such thing.
+		// Without this the server reads the rest of the body itself as soon as an
+		// early response begins. HTTP/2 needs no such thing.
 		_ = http.NewResponseController(x.w).EnableFullDuplex()
 	} else {
-		delete(x.outHeader, "Expect") // there is nothing to wait with
+		delete(x.out.Header, "Expect") // there is no body to wait with
 	}
-	x.ctx = httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
-		GotConn:        x.gotConn,
-		Got1xxResponse: x.relayInterim,
-	})
-}
-
-func (x *exchange) gotConn(info httptrace.GotConnInfo) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.conn = newLine(info)
-}
-
-func (x *exchange) stripped(h http.Header) http.Header {
-	return x.proxy.strip(h, x.in.Header["Connection"])
-}
-
-// strippedTrailer keeps framing and routing out of a trailer section too: an API
-// that merges it into the header section must not learn anything new about the
-// request there (RFC 9110 section 6.5.1).
-func (x *exchange) strippedTrailer(h http.Header) http.Header {
-	out := x.stripped(h)
-	for name := range out {
-		switch normalizedField(name) {
-		case "Content-Length", "Host":
-			delete(out, name)
-		}
-	}
-	return out
 }
 
 // credentialError turns an error of Credentials into one that run returns.
 func (x *exchange) credentialError(err error) error {
 	if e, ok := errors.AsType[*refresh.Error](err); ok {
 		p := credentialProblem(e)
-		p.connectURL = x.connectURL(e)
+		p.connectURL = x.proxy.connectURL(x.ctx, e)
 		return p
 	}
 	if x.clientGone() {
-		return errClientGone
+		return errClientClosed
 	}
 	return storeUnavailable(x.name, err)
 }
 
-// connectLinkTimeout is how long a client waits to be told where a person can help it.
+// connectLinkTimeout is how long a response waits for the link that it shows.
 const connectLinkTimeout = time.Second
 
-// connectURL returns where a person can mend the connection, if only a person can.
-func (x *exchange) connectURL(e *refresh.Error) string {
-	if x.proxy.connectLink == nil || e.ConnectionID == "" || e.Code != refresh.ReauthorizationRequired && e.Code != refresh.ConnectionPending {
+// connectURL returns where a person can fix the connection, if only a person can.
+func (p *Proxy) connectURL(ctx context.Context, e *refresh.Error) string {
+	if p.connectLink == nil || e.ConnectionID == "" || e.Code != refresh.ReauthorizationRequired && e.Code != refresh.ConnectionPending {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(x.ctx, connectLinkTimeout)
+	ctx, cancel := context.WithTimeout(ctx, connectLinkTimeout)
 	defer cancel()
-	link, err := x.proxy.connectLink(ctx, e.ConnectionID, e.Version)
+	link, err := p.connectLink(ctx, e.ConnectionID, e.Version)
 	if err != nil {
-		x.proxy.logger.Warn("no connect link could be made for an answer", zap.String("connection", e.Connection), zap.Error(err))
+		p.logger.Warn("no connect link for a response", zap.String("connection", e.Connection), zap.Error(err))
 		return ""
 	}
 	return link
 }
 
-// forward sends the request, and once more if the first answer is a 401 that a
-// newer credential may heal.
+// forward sends the request, and replays it if the response is a 401 that a newer
+// credential may prevent.
 func (x *exchange) forward(a *refresh.Authorization) (*http.Response, error) {
-	body, _ := x.openBody()
-	res, err := x.send(a, body)
+	x.openBody()
+	res, err := x.attempt(a)
 	if err != nil || res.StatusCode != http.StatusUnauthorized {
 		return res, err
 	}
@@ -244,16 +210,15 @@ func (x *exchange) forward(a *refresh.Authorization) (*http.Response, error) {
 	return x.replay(fresh, res)
 }
 
-// replay sends the request again after it was rejected, unless that cannot be
-// done: then the rejection is the answer.
+// replay sends the request again after it was rejected. If that is not possible,
+// the rejection is the response.
 func (x *exchange) replay(a *refresh.Authorization, rejected *http.Response) (*http.Response, error) {
-	body, ok := x.openBody()
-	if !ok {
+	if !x.openBody() {
 		x.proxy.metrics.replayed(replayNotBuffered)
 		return rejected, nil
 	}
-	discard(rejected.Body)
-	res, err := x.send(a, body)
+	upstream.Discard(rejected.Body)
+	res, err := x.attempt(a)
 	switch {
 	case err != nil:
 		x.proxy.metrics.replayed(replayFailed)
@@ -264,4 +229,74 @@ func (x *exchange) replay(a *refresh.Authorization, rejected *http.Response) (*h
 		x.proxy.metrics.replayed(replaySucceeded)
 	}
 	return res, err
+}
+
+// openBody gives the next attempt the request's body from its first byte. It
+// reports false if that byte is no longer buffered.
+func (x *exchange) openBody() bool {
+	if x.upload == nil {
+		return true
+	}
+	body, ok := x.upload.attach()
+	if ok {
+		x.out.Body, x.out.Trailer = body, body.trailer
+	}
+	return ok
+}
+
+// attempt sends the request with a credential, and returns the head of the
+// final response. Its error is a [problem] or errClientClosed.
+func (x *exchange) attempt(a *refresh.Authorization) (*http.Response, error) {
+	x.entry.attempts++
+	x.entry.version = a.Version
+	x.lastUsed = a
+	a.Begin()
+	defer a.End()
+	// The last change to a header that was built from nothing.
+	x.out.Header["Authorization"] = []string{a.Value.Reveal()}
+	began := time.Now()
+	res, err := x.proxy.upstream.Do(x.ctx, x.out)
+	x.entry.upstream += time.Since(began)
+	if err != nil {
+		return nil, x.upstreamError(err)
+	}
+	return res, nil
+}
+
+// upstreamError says what it means for the client that an attempt brought no
+// response.
+func (x *exchange) upstreamError(err error) error {
+	// Before the client's absence, for which a body that ends early is taken.
+	if x.upload != nil {
+		if err := x.upload.malformed(); err != nil {
+			return badRequestBody(x.name, err)
+		}
+	}
+	if x.clientGone() {
+		return errClientClosed
+	}
+	e, ok := errors.AsType[*upstream.Error](err)
+	switch {
+	case ok && e.Phase == upstream.NotSent:
+		return upstreamProblem(codeUpstreamUnreachable, x.name, err)
+	case errors.Is(err, upstream.ErrTimeout):
+		return upstreamProblem(codeUpstreamTimeout, x.name, err)
+	default:
+		return upstreamProblem(codeUpstreamProtocolError, x.name, err)
+	}
+}
+
+// relayInterim passes a 1xx response on.
+func (x *exchange) relayInterim(status int, header http.Header) {
+	// Until the body is read for the first time, the server may be writing a 100
+	// of its own, from the goroutine that reads it. It keeps its final response
+	// from being written at the same time, and no other.
+	waiting := len(x.in.Header["Expect"]) > 0 && x.upload != nil && !x.upload.started()
+	if waiting || !x.in.ProtoAtLeast(1, 1) {
+		return
+	}
+	h := x.w.Header()
+	copyResponseHeader(h, header, header["Connection"])
+	x.w.WriteHeader(status)
+	clear(h)
 }

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"strings"
-
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
 // Fields by which clients control the proxy, besides those that name the
@@ -58,6 +56,20 @@ func (p *Proxy) strip(h http.Header, connection []string) http.Header {
 	return out
 }
 
+// stripTrailer does the same for a trailer section, and also keeps out what
+// frames and routes a request: an API that merges trailers into the header must
+// not learn anything new about the request there (RFC 9110 section 6.5.1).
+func (p *Proxy) stripTrailer(trailer http.Header, connection []string) http.Header {
+	out := p.strip(trailer, connection)
+	for name := range out {
+		switch normalizedField(name) {
+		case "Content-Length", "Host":
+			delete(out, name)
+		}
+	}
+	return out
+}
+
 // strips reports whether the request field called name, in canonical form, does
 // not leave.
 func (p *Proxy) strips(name string) bool {
@@ -96,29 +108,6 @@ func isHopByHop(canonical string) bool {
 		return true
 	}
 	return false
-}
-
-// authorize puts the credential on a header that strip has made. It is the last
-// change to it.
-func authorize(h http.Header, value credstore.Secret) {
-	h["Authorization"] = []string{value.Reveal()}
-}
-
-// disableRetries keeps the transport from adding to a header, and from reading meaning
-// into it.
-func disableRetries(h http.Header) {
-	if _, ok := h["User-Agent"]; !ok {
-		h["User-Agent"] = nil // present without a value: none is made up
-	}
-	// The transport re-sends requests that carry one of these when a connection
-	// breaks. It knows them by their canonical names, which mean the same on
-	// the wire in any case (RFC 9110 section 5.1).
-	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if values, ok := h[name]; ok {
-			delete(h, name)
-			h[strings.ToLower(name)] = values
-		}
-	}
 }
 
 // copyResponseHeader copies to dst what a client may see of an answer's header or

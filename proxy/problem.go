@@ -284,5 +284,5 @@ var credentialDetails = map[refresh.Code]string{
 	refresh.ShuttingDown:            "The proxy is shutting down and gets no new token for connection %q. Try again in a moment.",
 }
 
-// errClientGone ends an exchange whose client left. There is nobody to answer.
-var errClientGone = errors.New("the client closed the request")
+// errClientClosed ends an exchange whose client left. There is nobody to answer.
+var errClientClosed = errors.New("the client closed the request")

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
 var update = flag.Bool("update", false, "write the golden files in testdata")
@@ -36,8 +37,8 @@ func everyProblem() []*problem {
 		policyDenied("erp", "acme"),
 		companyMismatch("acme"),
 		upstreamProblem(codeUpstreamUnreachable, "acme", errors.New("connection refused")),
-		upstreamProblem(codeUpstreamProtocolError, "acme", errNotHTTP),
-		upstreamProblem(codeUpstreamTimeout, "acme", errUpstreamTimeout),
+		upstreamProblem(codeUpstreamProtocolError, "acme", errors.New("malformed response")),
+		upstreamProblem(codeUpstreamTimeout, "acme", upstream.ErrTimeout),
 	}
 	for _, e := range []*refresh.Error{
 		{Code: refresh.ConnectionPending, Reason: "no_credential"},

@@ -18,14 +18,17 @@ func (x *exchange) relay(res *http.Response) {
 
 	h := x.w.Header()
 	copyResponseHeader(h, res.Header, res.Header["Connection"])
-	x.proxy.upstream.localizeAll(h, x.target.prefix)
+	x.proxy.api.localizeAll(h, x.target.prefix)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // or the server guesses one
+	}
+	if res.ContentLength < 0 && res.Body != http.NoBody {
+		h["Transfer-Encoding"] = []string{"chunked"} // or the server adds a length if the body is short
 	}
 	announced := announceTrailer(h, res.Trailer)
 	x.closeAfterPartialBody()
 	x.w.WriteHeader(res.StatusCode)
-	if c, err := x.copyBody(res); err != nil {
+	if c, err := x.copyBody(res.Body); err != nil {
 		x.entry.code, x.entry.err = c, err
 		_ = http.NewResponseController(x.w).Flush() // what there is, request-Id included
 		x.abort()
@@ -33,49 +36,41 @@ func (x *exchange) relay(res *http.Response) {
 	copyResponseTrailer(h, res.Trailer, announced)
 }
 
-// copyBody streams the body of res. The code of its error says who broke off.
-func (x *exchange) copyBody(res *http.Response) (code, error) {
-	// An answer of unknown length may be a stream whose reader waits for each
-	// piece of it, the head being the first.
-	streamed := res.ContentLength < 0 && x.in.Method != http.MethodHead
-	flush := func() error { return nil }
-	if streamed {
-		flush = http.NewResponseController(x.w).Flush
+// copyBody streams a response body. The head goes out at once and the body as it
+// comes: what has been written is flushed before waiting for the API. The code of
+// the error says who broke off.
+func (x *exchange) copyBody(body io.Reader) (code, error) {
+	if body == http.NoBody {
+		return "", nil
 	}
+	flush := http.NewResponseController(x.w).Flush
+	upcoming, _ := body.(interface{ Ready() bool })
 	buf := x.proxy.copyBuffers.Get().(*[]byte)
 	defer x.proxy.copyBuffers.Put(buf)
-	for err := flush(); ; {
-		if err != nil {
-			return codeClientClosed, err
-		}
-		n, readErr := res.Body.Read(*buf)
-		if n > 0 {
-			if err = x.write((*buf)[:n]); err == nil {
-				err = flush()
+	for written := true; ; { // the head
+		if written && (upcoming == nil || !upcoming.Ready()) {
+			if err := flush(); err != nil {
+				return codeClientClosed, err
 			}
 		}
-		if errors.Is(readErr, io.EOF) && err == nil {
+		n, readErr := body.Read(*buf)
+		written = n > 0
+		if written {
+			sent, err := x.w.Write((*buf)[:n])
+			x.entry.sent += int64(sent)
+			if err != nil {
+				return codeClientClosed, err
+			}
+		}
+		switch {
+		case errors.Is(readErr, io.EOF):
 			return "", nil
-		}
-		if readErr != nil {
-			return x.brokenOff(), sanitizedError(readErr)
+		case readErr != nil && x.clientGone(): // which ends reading too
+			return codeClientClosed, readErr
+		case readErr != nil:
+			return codeUpstreamProtocolError, readErr
 		}
 	}
-}
-
-func (x *exchange) write(p []byte) error {
-	n, err := x.w.Write(p)
-	x.entry.sent += int64(n)
-	return err
-}
-
-// brokenOff says why an answer ended early: reading fails too when the client
-// has left.
-func (x *exchange) brokenOff() code {
-	if x.clientGone() {
-		return codeClientClosed
-	}
-	return codeUpstreamProtocolError
 }
 
 // closeAfterPartialBody makes an answer the last one of its connection if it comes before

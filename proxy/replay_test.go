@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
 // echo answers with the body, once it has all of it.
@@ -233,36 +235,45 @@ func TestReplayAfterEarly401(t *testing.T) {
 	}
 }
 
-// A request is sent once only, whatever becomes of it: the transport on its own
-// would send these again when a reused connection breaks.
-func TestNoRetryAfterBrokenConnection(t *testing.T) {
-	tests := []struct{ name, method, header, body string }{
-		{"get", "GET", "", ""},
-		{"head", "HEAD", "", ""},
-		{"options", "OPTIONS", "", ""},
-		{"post", "POST", "Content-Length: 2\r\n", "hi"},
-		{"post with a key", "POST", "Idempotency-Key: k\r\nContent-Length: 2\r\n", "hi"},
-		{"post with a key and no body", "POST", "Idempotency-Key: k\r\nContent-Length: 0\r\n", ""},
-		{"delete with another key", "DELETE", "X-Idempotency-Key: k\r\n", ""},
+// When a reused connection ends before a response, a safe request is sent once
+// more, and no other one.
+func TestRetryAfterBrokenConnection(t *testing.T) {
+	tests := []struct {
+		name, method, header, body string
+		sends                      int
+	}{
+		{"get", "GET", "", "", 2},
+		{"head", "HEAD", "", "", 2},
+		{"options", "OPTIONS", "", "", 2},
+		{"get with a body", "GET", "Content-Length: 2\r\n", "hi", 1},
+		{"post", "POST", "Content-Length: 2\r\n", "hi", 1},
+		{"post with a key", "POST", "Idempotency-Key: k\r\nContent-Length: 2\r\n", "hi", 1},
+		{"post with a key and no body", "POST", "Idempotency-Key: k\r\nContent-Length: 0\r\n", "", 1},
+		{"delete with another key", "DELETE", "X-Idempotency-Key: k\r\n", "", 1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			var broken atomic.Bool
 			api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
-				if readHead(r) {
+				for readHead(r) {
+					if broken.Load() {
+						_, _ = r.Peek(len(tt.body)) // and close without a response
+						broken.Store(false)
+						return
+					}
 					_, _ = io.WriteString(w, okResponse)
-				}
-				if readHead(r) {
-					_, _ = r.Peek(len(tt.body)) // and close without an answer
 				}
 			})
 			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			r.do("GET", "/warm", nil)
+			broken.Store(true)
 			got := r.raw(tt.method + " /@acme/x HTTP/1.1\r\nHost: localhost\r\n" + tt.header + "Connection: close\r\n\r\n" + tt.body)
-			if status := statusOf(t, got); status != 502 {
-				t.Errorf("status = %d, want 502", status)
+			want := map[int]int{1: 502, 2: 200}[tt.sends]
+			if status := statusOf(t, got); status != want {
+				t.Errorf("status = %d, want %d", status, want)
 			}
-			if n := strings.Count(api.bytes(), tt.method+" /x "); n != 1 {
-				t.Errorf("the request was sent %d times, want once", n)
+			if n := strings.Count(api.bytes(), tt.method+" /x "); n != tt.sends {
+				t.Errorf("the request was sent %d times, want %d", n, tt.sends)
 			}
 		})
 	}
@@ -295,7 +306,9 @@ func TestUpstreamConnectionsAreReused(t *testing.T) {
 func TestUpstreamTimeout(t *testing.T) {
 	const timeout = 50 * time.Millisecond
 	api := newTCPUpstream(t, func(r *bufio.Reader, _ net.Conn) { _, _ = io.Copy(io.Discard, r) })
-	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) { c.UpstreamTimeout = timeout })
+	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) {
+		c.Upstream = newUpstream(t, api.url, func(c *upstream.Config) { c.ResponseTimeout = timeout })
+	})
 	got := r.do("GET", "/", nil)
 	if p := decodeProblem(t, got.body); got.StatusCode != 504 || p.Code != "upstream_timeout" {
 		t.Errorf("answer = %d %s, want 504 upstream_timeout", got.StatusCode, p.Code)

@@ -59,39 +59,29 @@ func (t *target) cutPrefix() {
 	}
 }
 
-// upstream is where requests go.
-type upstream struct {
+// apiURL is the base URL of the API.
+type apiURL struct {
 	scheme string
-	host   string // as it goes into the Host field
 	origin string // scheme and host in one form, default port included
-	base   string // of all paths; without a slash at the end
+	base   string // the beginning of all paths; without a slash at the end
 }
 
-func newUpstream(u *url.URL) upstream {
-	return upstream{
-		scheme: u.Scheme,
-		host:   u.Host,
-		origin: origin(u),
-		base:   strings.TrimSuffix(u.EscapedPath(), "/"),
-	}
+func newAPIURL(u *url.URL) apiURL {
+	return apiURL{scheme: u.Scheme, origin: origin(u), base: strings.TrimSuffix(u.EscapedPath(), "/")}
 }
 
-// locate returns the URL that t has upstream. Opaque carries the path, since
-// Path and RawPath would not keep every spelling of it.
-func (u upstream) locate(t target) *url.URL {
-	return &url.URL{
-		Scheme:     u.scheme,
-		Host:       u.host,
-		Opaque:     u.base + t.path,
-		RawQuery:   t.query,
-		ForceQuery: t.hasQ,
+// locate returns the request target that t has at the API.
+func (u apiURL) locate(t target) string {
+	if t.hasQ {
+		return u.base + t.path + "?" + t.query
 	}
+	return u.base + t.path
 }
 
 // localize rewrites a Location that leads to the API into one that leads to
 // the proxy: the same path, with the prefix that named the connection. Any
 // other location is returned as it is.
-func (u upstream) localize(location, prefix string) string {
+func (u apiURL) localize(location, prefix string) string {
 	path, ok := u.pathOf(location)
 	if !ok {
 		return location
@@ -112,7 +102,7 @@ func (u upstream) localize(location, prefix string) string {
 
 // pathOf returns the path, query and fragment of a location on the API's
 // origin, as they are spelled.
-func (u upstream) pathOf(location string) (string, bool) {
+func (u apiURL) pathOf(location string) (string, bool) {
 	if strings.HasPrefix(location, "/") && !strings.HasPrefix(location, "//") {
 		return location, true
 	}
@@ -143,7 +133,7 @@ func origin(u *url.URL) string {
 }
 
 // localizeAll does what localize does to every Location of an answer.
-func (u upstream) localizeAll(h http.Header, prefix string) {
+func (u apiURL) localizeAll(h http.Header, prefix string) {
 	for i, location := range h["Location"] {
 		h["Location"][i] = u.localize(location, prefix)
 	}

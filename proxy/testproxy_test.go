@@ -20,6 +20,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
 // credentials hands out and accepts tokens as the refresher and the API do together:
@@ -173,18 +174,13 @@ func newTestProxy(t testing.TB, v *fakeCredentials, api http.HandlerFunc, adjust
 
 func newTestProxyTo(t testing.TB, v *fakeCredentials, api string, adjust ...func(*Config)) *testProxy {
 	t.Helper()
-	u, err := url.Parse(api)
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := NewTransport(TransportConfig{})
-	t.Cleanup(transport.CloseIdleConnections)
 	r := &testProxy{t: t, credentials: v, accessLog: newLogRecorder(), metrics: prometheus.NewRegistry()}
-	config := testConfig(u, transport)
+	config := testConfig(newUpstream(t, api))
 	config.Credentials, config.AccessLog, config.Registerer = v, zap.New(r.accessLog), r.metrics
 	for _, f := range adjust {
 		f(&config)
 	}
+	var err error
 	if r.proxy, err = New(config); err != nil {
 		t.Fatal(err)
 	}
@@ -192,14 +188,60 @@ func newTestProxyTo(t testing.TB, v *fakeCredentials, api string, adjust ...func
 	return r
 }
 
+// newUpstream returns a client for the API at a URL, as the program uses it.
+func newUpstream(t testing.TB, api string, adjust ...func(*upstream.Config)) *upstream.Client {
+	t.Helper()
+	config := upstream.Config{URL: parseURL(t, api), ResponseTimeout: time.Minute}
+	for _, f := range adjust {
+		f(&config)
+	}
+	client, err := upstream.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
 // testConfig returns a configuration with the program's defaults and no
 // credentials.
-func testConfig(api *url.URL, transport http.RoundTripper) Config {
+func testConfig(api *upstream.Client) Config {
 	return Config{
-		Upstream: api, Transport: transport, UpstreamTimeout: time.Minute,
+		Upstream:          api,
 		ConnectionHeaders: []string{"Pleo-Connection", "Connection-Id"},
 		Replay:            ReplayConfig{Memory: 1 << 20, MemoryTotal: 32 << 20, MaxBody: 64 << 20, FilesTotal: 1 << 30},
 	}
+}
+
+// pipeUpstream returns a client for an API in memory, which passes the raw head
+// of each request to respond and sends back what that returns.
+func pipeUpstream(t testing.TB, respond func(raw string) string) *upstream.Client {
+	return newUpstream(t, "http://api.test", func(c *upstream.Config) {
+		c.Dial = func(_ context.Context, _, address string) (net.Conn, error) {
+			if address != "api.test:80" {
+				t.Errorf("dialed %q, want api.test:80", address)
+			}
+			client, server := net.Pipe()
+			go func() {
+				defer func() { _ = server.Close() }()
+				var raw strings.Builder
+				in := bufio.NewReader(io.TeeReader(server, &raw))
+				for {
+					raw.Reset()
+					req, err := http.ReadRequest(in)
+					if err == nil {
+						_, err = io.Copy(io.Discard, req.Body)
+					}
+					response := respond(raw.String()) // also of what is no request
+					if err != nil {
+						return
+					}
+					_, _ = io.WriteString(server, response)
+				}
+			}()
+			return client, nil
+		}
+	})
 }
 
 // listen serves h as the program does.

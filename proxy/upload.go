@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -28,10 +29,10 @@ var (
 // the first attempt is not lost to the second.
 type upload struct {
 	in      *http.Request
-	ctx     context.Context               // of the exchange; ends waits for the turn
-	reading chan struct{}                 // holds one token while somebody reads from the client
-	buffer  *replayBuffer                 // appended to by who has the turn
-	strip   func(http.Header) http.Header // for trailers
+	ctx     context.Context // of the exchange; ends waits for the turn
+	reading chan struct{}   // holds one token while somebody reads from the client
+	buffer  *replayBuffer   // appended to by who has the turn
+	strip   stripFunc       // for trailers
 
 	// announced is the trailer section before it has come: names without
 	// values. It is nil unless the body is chunked, which trailers need.
@@ -43,8 +44,11 @@ type upload struct {
 	err      error // that the client's body ended with; io.EOF at its end
 }
 
+// stripFunc returns a header or trailer section without what is not forwarded.
+type stripFunc func(section http.Header, connection []string) http.Header
+
 // newUpload returns nil for a request without a body.
-func newUpload(ctx context.Context, in *http.Request, k *replayBuffers, strip func(http.Header) http.Header) *upload {
+func newUpload(ctx context.Context, in *http.Request, k *replayBuffers, strip stripFunc) *upload {
 	if in.ContentLength == 0 || in.Body == nil || in.Body == http.NoBody {
 		return nil
 	}
@@ -56,7 +60,7 @@ func newUpload(ctx context.Context, in *http.Request, k *replayBuffers, strip fu
 		strip:   strip,
 	}
 	if in.ContentLength < 0 {
-		u.announced = strip(in.Trailer)
+		u.announced = strip(in.Trailer, in.Header["Connection"])
 	}
 	return u
 }
@@ -94,15 +98,22 @@ func (u *upload) stopReading(w http.ResponseWriter) {
 	u.reading <- struct{}{}
 }
 
-// state returns how many bytes the client has sent, and the error that its body
-// ended with, nil at a proper end or none yet.
-func (u *upload) state() (int64, error) {
+// size returns how many bytes the client has sent.
+func (u *upload) size() int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if errors.Is(u.err, io.EOF) {
-		return u.received, nil
+	return u.received
+}
+
+// malformed returns how the client's body was cut short or malformed; nil if it
+// was not, and if the client's connection broke.
+func (u *upload) malformed() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, broken := errors.AsType[*net.OpError](u.err); broken || errors.Is(u.err, io.EOF) {
+		return nil
 	}
-	return u.received, u.err
+	return u.err
 }
 
 // started reports whether something was read from the client, or tried in vain.
@@ -122,9 +133,8 @@ func (u *upload) complete() bool {
 // attemptBody is the request body of one attempt.
 type attemptBody struct {
 	upload  *upload
-	timer   *responseTimer // of the attempt; set before it is sent
-	trailer http.Header    // filled in at the end of the body; nil unless chunked
-	offset  int64          // what this attempt has got; of its reader
+	trailer http.Header // filled in at the end of the body; nil unless chunked
+	offset  int64       // what this attempt has got; of its reader
 }
 
 // Read gives what is kept, then what the client sends.
@@ -132,8 +142,6 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 	if n, ok, err := b.readBuffered(p); ok {
 		return n, err
 	}
-	b.timer.pause()
-	defer b.timer.resume()
 	select {
 	case b.upload.reading <- struct{}{}:
 	case <-b.upload.ctx.Done():
@@ -209,20 +217,7 @@ func (b *attemptBody) fillTrailer() {
 	if b.trailer == nil || !errors.Is(b.upload.err, io.EOF) {
 		return
 	}
-	for name, values := range b.upload.strip(b.upload.in.Trailer) {
+	for name, values := range b.upload.strip(b.upload.in.Trailer, b.upload.in.Header["Connection"]) {
 		b.trailer[name] = values
 	}
 }
-
-// Close does nothing: the server closes the client's body.
-func (b *attemptBody) Close() error { return nil }
-
-// noBody is a body without a byte that the transport does not know to be one,
-// and so does not dare to send again. See [exchange.outbound].
-type noBody struct{}
-
-func (noBody) Read([]byte) (int, error) { return 0, io.EOF }
-func (noBody) Close() error             { return nil }
-
-// WriteTo keeps the transport from getting itself a buffer to copy nothing.
-func (noBody) WriteTo(io.Writer) (int64, error) { return 0, nil }

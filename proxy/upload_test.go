@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,18 +15,16 @@ import (
 func newTestUpload(t *testing.T, body io.Reader, length int64, k *replayBuffers) *upload {
 	t.Helper()
 	in := &http.Request{Body: io.NopCloser(body), ContentLength: length}
-	return newUpload(t.Context(), in, k, func(h http.Header) http.Header { return h.Clone() })
+	return newUpload(t.Context(), in, k, func(h http.Header, _ []string) http.Header { return h.Clone() })
 }
 
-// attempt attaches a new attempt, with a clock that does not strike.
+// attempt attaches a new attempt.
 func attempt(t *testing.T, u *upload) *attemptBody {
 	t.Helper()
 	b, ok := u.attach()
 	if !ok {
 		t.Fatal("attach = false, want a body")
 	}
-	b.timer = startResponseTimer(time.Hour, func() {})
-	t.Cleanup(b.timer.stop)
 	return b
 }
 
@@ -102,36 +99,6 @@ func TestNoReadAfterFinish(t *testing.T) {
 	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, errDetached) || source.Len() != 4 {
 		t.Errorf("Read = %v with %d bytes left, want errDetached with 4", err, source.Len())
 	}
-}
-
-func TestResponseTimerIgnoresClient(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var late atomic.Bool
-		c := startResponseTimer(time.Minute, func() { late.Store(true) })
-		time.Sleep(59 * time.Second)
-		c.pause() // the client is slow
-		time.Sleep(time.Hour)
-		c.resume()
-		time.Sleep(59 * time.Second)
-		if late.Load() {
-			t.Error("the clock struck before the API had had a minute")
-		}
-		time.Sleep(time.Second)
-		synctest.Wait()
-		if !late.Load() {
-			t.Error("the clock has not struck after a minute of the API's")
-		}
-	})
-}
-
-func TestStoppedResponseTimer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startResponseTimer(time.Minute, func() { t.Error("the clock struck after it was stopped") })
-		c.stop()
-		c.resume() // a late read ends
-		time.Sleep(time.Hour)
-		synctest.Wait()
-	})
 }
 
 // deadlineRecorder is a response writer that keeps the read deadline it is given.

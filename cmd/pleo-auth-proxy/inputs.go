@@ -12,6 +12,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
 // inputs is everything that serve reads besides the configuration and the store:
@@ -134,7 +135,6 @@ func proxyConfig(cfg *config.Config, transport *http.Transport, log *zap.Logger)
 		return proxy.Config{}, err
 	}
 	c := proxy.Config{
-		Upstream:                cfg.Upstream.APIURL,
 		ConnectionHeaders:       append([]string{cfg.Proxy.ConnectionHeader}, cfg.Proxy.ConnectionHeaderAliases...),
 		DefaultConnection:       cfg.Proxy.DefaultConnection,
 		DefaultConnectionShared: cfg.Proxy.DefaultConnectionShared,
@@ -142,7 +142,6 @@ func proxyConfig(cfg *config.Config, transport *http.Transport, log *zap.Logger)
 		Replay:                  proxy.ReplayConfig(cfg.Replay),
 		Clients:                 clients,
 		ClientNetworks:          cfg.Proxy.ClientNetworks,
-		UpstreamTimeout:         cfg.Upstream.Timeout,
 		Logger:                  log.Named("proxy"),
 	}
 	if cfg.Proxy.AccessLog {
@@ -151,18 +150,17 @@ func proxyConfig(cfg *config.Config, transport *http.Transport, log *zap.Logger)
 	if err := c.Check(); err != nil {
 		return c, cfg.ErrorAt("proxy", err)
 	}
-	if transport != nil {
-		c.Transport = proxyTransport(transport)
+	if transport == nil { // there is an error already
+		return c, nil
+	}
+	c.Upstream, err = upstream.New(upstream.Config{
+		URL:             cfg.Upstream.APIURL,
+		RootCAs:         transport.TLSClientConfig.RootCAs,
+		ProxyURL:        cfg.Upstream.ProxyURL,
+		ResponseTimeout: cfg.Upstream.Timeout,
+	})
+	if err != nil {
+		return c, cfg.ErrorAt("upstream", err)
 	}
 	return c, nil
-}
-
-// proxyTransport returns a copy of t for the proxy, which has a timeout of its own
-// that it can tell from other failures.
-func proxyTransport(t *http.Transport) *http.Transport {
-	t = t.Clone()
-	t.ResponseHeaderTimeout = 0
-	t.DialContext = outbound.TrackWrites(t.DialContext)
-	t.IdleConnTimeout = proxy.UpstreamIdleTimeout
-	return t
 }

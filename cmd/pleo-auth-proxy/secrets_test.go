@@ -182,7 +182,7 @@ func (w *env) causeFailures(p *process, said *strings.Builder) {
 		w.fault(f)
 		ask("ill", "/v2/employees", 503)
 	}
-	w.fault(simulator.Fault{Target: "api", Kind: "reset", Count: 1})
+	w.fault(simulator.Fault{Target: "api", Kind: "reset", Count: 2}) // a GET is sent again, once
 	ask("key", "/v2/employees", 502)
 	if err := w.sim.RevokeKey("k"); err != nil {
 		w.t.Fatal(err)

@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
 // morgue dials connections that can be made to have died in the pool: reading
@@ -112,34 +112,6 @@ func TestRequestThatWasNotWrittenIsSentAgain(t *testing.T) {
 	}
 }
 
-// Once a byte may have been written, nobody knows what has become of it.
-func TestRequestThatWasPartlyWrittenIsNotSentAgain(t *testing.T) {
-	for _, tt := range deadRequests {
-		t.Run(tt.name, func(t *testing.T) {
-			var seen sync.Map
-			m, r := newMorgueRig(t, false, counting(&seen))
-			r.do("GET", "/warm", nil)
-			m.killAll(1)
-			got := r.do(tt.method, "/x", bodyOf(tt.body), "Idempotency-Key", tt.header)
-			if got.StatusCode != 502 || timesSeen(&seen, "/x") != 0 {
-				t.Errorf("status = %d after %d requests, want 502 after none", got.StatusCode, timesSeen(&seen, "/x"))
-			}
-		})
-	}
-}
-
-// Over TLS, what arrives of a record cannot be read before the whole of it has.
-func TestRequestOfWhichARecordWasWrittenIsNotSentAgain(t *testing.T) {
-	var seen sync.Map
-	m, r := newMorgueRig(t, true, counting(&seen))
-	r.do("GET", "/warm", nil)
-	m.killAll(2000) // the head and a piece of the body
-	got := r.do("PUT", "/x", strings.NewReader(strings.Repeat("x", 100_000)))
-	if got.StatusCode != 502 || timesSeen(&seen, "/x") > 1 {
-		t.Errorf("status = %d after %d requests, want 502 after 1 at most", got.StatusCode, timesSeen(&seen, "/x"))
-	}
-}
-
 func bodyOf(s string) io.Reader {
 	if s == "" {
 		return nil
@@ -151,17 +123,17 @@ func newMorgueRig(t *testing.T, secure bool, api http.HandlerFunc) (*morgue, *te
 	t.Helper()
 	m := &morgue{}
 	server := httptest.NewUnstartedServer(api)
-	transport := NewTransport(TransportConfig{})
-	transport.DialContext = outbound.TrackWrites(m.dial)
+	var roots *x509.CertPool
 	if secure {
 		server.StartTLS()
-		transport.TLSClientConfig = &tls.Config{RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+		roots = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	} else {
 		server.Start()
 	}
 	t.Cleanup(server.Close)
-	t.Cleanup(transport.CloseIdleConnections)
-	return m, newTestProxyTo(t, newFakeCredentials("acme"), server.URL, func(c *Config) { c.Transport = transport })
+	return m, newTestProxyTo(t, newFakeCredentials("acme"), server.URL, func(c *Config) {
+		c.Upstream = newUpstream(t, server.URL, func(c *upstream.Config) { c.Dial, c.RootCAs = m.dial, roots })
+	})
 }
 
 // A replay meets a dead connection as well as a first attempt may.
@@ -178,20 +150,5 @@ func TestReplayThatWasNotWrittenIsSentAgain(t *testing.T) {
 	m.killAll(0)
 	if got := r.do("POST", "/", strings.NewReader(body)); got.StatusCode != 200 || got.body != body {
 		t.Errorf("answer = %d with %d bytes, want 200 with all", got.StatusCode, len(got.body))
-	}
-}
-
-// A server that hangs up on each pooled connection does not keep a request
-// going round for ever.
-func TestDeadConnectionsAreNotTriedForEver(t *testing.T) {
-	x := &exchange{}
-	x.ctx = t.Context()
-	x.conn = connUse{got: true, reused: true, conn: &outbound.TrackedConn{}}
-	if !x.unsent() {
-		t.Fatal("unsent = false for a reused connection without a byte, want true")
-	}
-	x.conn.reused = false
-	if x.unsent() {
-		t.Error("unsent = true for a new connection, want false: it would be tried for ever")
 	}
 }
