@@ -75,7 +75,7 @@ func consentMessages() map[reason]message {
 			"This connection is for {company} in Pleo, but you chose {chosen}. The connection has not changed. Pleo may now list {brand} for {chosen}; you can remove it there.",
 			"Try again and choose {company}. If you want to switch to {chosen}, ask {brand} for a new link."},
 		companyTaken: {http.StatusOK, "This company is already connected",
-			"{chosen} in Pleo is already connected to {brand} under a different account than {tenant}. Each company can be connected only once.",
+			"{chosen} in Pleo is already connected to {brand} under a different account than {tenant}. Each company can be connected only once, so nothing was connected.",
 			"If you have several companies in Pleo, try again and choose the one that belongs to {tenant}. If you did not expect this, please contact {brand}."},
 		companyUnknown: {http.StatusOK, "We could not tell which company this is",
 			"Pleo did not tell us which company you approved access for, so we could not connect it. Nothing has changed.",
@@ -110,7 +110,7 @@ func keyMessages() map[reason]message {
 			"The key may be incomplete, deleted or expired. It was not saved.",
 			"Copy the whole key in Pleo again. If Pleo no longer shows it, create a new key as described below."},
 		keyOfOtherEnvironment: {http.StatusUnprocessableEntity, "This key is for a different Pleo environment",
-			"The key works, but not here: {brand} uses {environment}, and this key is for {otherEnvironment}. It was not saved.",
+			"The key works, but not here: {brand} uses {environment}, and this key is for {otherEnvironment}. The key was not saved.",
 			"Create a key in {environment}, as described below."},
 		keyExpired: {http.StatusUnprocessableEntity, "This date is in the past",
 			"A key stops working after its expiry date. The key was not saved.",
@@ -119,7 +119,7 @@ func keyMessages() map[reason]message {
 			"We could not read the expiry date. The key was not saved.",
 			"Enter the date like this: 2031-01-31, or leave it empty. Then paste the key again."},
 		keyMissingPermissions: {http.StatusUnprocessableEntity, "This key does not have enough permissions",
-			"The key works, but {brand} also needs the permissions below. It was not saved.",
+			"The key works, but {brand} also needs the permissions below. The key was not saved.",
 			"Create a new key in Pleo with all the permissions, and paste that key."},
 	}
 }
