@@ -15,7 +15,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// The buttons of our pages and of the simulated Pleo's.
+// Buttons of our pages and of the simulated Pleo.
 const (
 	ourButton   = "main form button"
 	tryAgain    = ".actions form button"
@@ -25,7 +25,7 @@ const (
 	pleoCompany = `select[name="sim_company"]`
 )
 
-// consentPage has the simulated Pleo ask instead of allowing at once.
+// consentPage returns settings with a consent page in the simulated Pleo.
 func consentPage() simulator.Settings {
 	return simulator.Settings{
 		Companies: []simulator.Company{{Name: "Acme ApS"}, {Name: "Beta ApS"}, {Name: "Gamma Retail Scandinavia Aktiebolag"}},
@@ -33,7 +33,7 @@ func consentPage() simulator.Settings {
 	}
 }
 
-// with returns the world for a subtest, which its methods fail then.
+// with returns w for a subtest.
 func (w *connectEnv) with(t testing.TB) *connectEnv {
 	inner := *w.env
 	inner.t = t
@@ -52,7 +52,7 @@ func (w *connectEnv) company(name string) string {
 	return ""
 }
 
-// approve clicks through to Pleo and allows for the company.
+// approve clicks the button and approves access for the company in Pleo.
 func (w *connectEnv) approve(tab *browsertest.Tab, button, company string) {
 	w.t.Helper()
 	tab.Follow(button)
@@ -89,13 +89,13 @@ func TestBrowserConsent(t *testing.T) {
 		}
 		back, err := url.Parse(tab.Attribute(goBack, "href"))
 		if err != nil || back.Host != "books.example.com" || back.Query().Get("connection") != "acme" || back.Query().Get("status") != "active" || back.Query().Get("from") != "pleo" {
-			t.Errorf("the page leads back to %s, %v", back, err)
+			t.Errorf("return URL %s, %v", back, err)
 		}
 		tab.Reload()
 		tab.WantText("Connected")
 		for _, requested := range tab.Requested() {
 			if !strings.HasPrefix(requested, w.public) && !strings.HasPrefix(requested, w.url) {
-				t.Errorf("the pages have %s loaded", requested)
+				t.Errorf("the pages load %s", requested)
 			}
 		}
 		wantStatus(t, w, "acme", "active")
@@ -103,7 +103,7 @@ func TestBrowserConsent(t *testing.T) {
 			t.Errorf("a request with the new credential: %d %s", a.status, a.body)
 		}
 
-		later := browser.Tab() // somebody else with the same link
+		later := browser.Tab() // another browser with the same link
 		later.Open(link)
 		later.Inspect("used")
 		later.WantText("This link has already been used")
@@ -128,7 +128,7 @@ func TestBrowserConsent(t *testing.T) {
 	})
 }
 
-// revoke has the customer end the grant, and the proxy notice.
+// revoke revokes the grants at Pleo and makes the proxy notice.
 func (w *connectEnv) revoke(name string, p *process) {
 	w.t.Helper()
 	if n := w.sim.RevokeGrants(""); n == 0 {
@@ -154,7 +154,7 @@ func TestBrowserConsentFailures(t *testing.T) {
 			tab.Inspect("denied")
 			tab.WantText("Pleo is not connected")
 			if back := tab.Attribute(goBack, "href"); !strings.Contains(back, "error=consent_denied") || !strings.Contains(back, "status=pending") {
-				t.Errorf("the page leads back to %q, want to be told why", back)
+				t.Errorf("return URL %q, want the error", back)
 			}
 			w.approve(tab, tryAgain, "Acme ApS")
 			tab.WantText("Connected")
@@ -191,10 +191,10 @@ func TestBrowserConsentFailures(t *testing.T) {
 			link := w.connectLink("two")
 			tab.Open(link)
 			tab.Follow(ourButton)
-			asked := tab.URL() // Pleo's page, with the state
+			consent := tab.URL() // Pleo's page, with the state
 			other := browser.Tab()
-			other.Open(link) // has a cookie of its own
-			other.Open(asked)
+			other.Open(link) // sets another cookie
+			other.Open(consent)
 			exchanges := w.sim.Counters().Exchanges
 			other.Follow(allowAtPleo)
 			other.Inspect("other-browser")
@@ -220,12 +220,12 @@ func TestBrowserConsentFailures(t *testing.T) {
 				crossed.WantText("Please continue in the same browser")
 			}
 			if n := w.sim.Counters().Exchanges; n != exchanges {
-				t.Errorf("%d codes were exchanged in crossed flows, want none", n-exchanges)
+				t.Errorf("%d codes were exchanged in swapped flows, want none", n-exchanges)
 			}
 		},
 		"expired, unknown and no link": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			link := w.connectLink("off")
-			w.connectLink("off", "--fresh") // ends the one before
+			w.connectLink("off", "--fresh") // replaces the previous one
 			tab.Open(link)
 			tab.Inspect("expired")
 			tab.WantText("This link has expired")
@@ -293,7 +293,7 @@ func TestBrowserKey(t *testing.T) {
 		}
 		tab.WantText(texts...)
 		if page := tab.HTML(); strings.Contains(page, strings.TrimSpace(key)) {
-			t.Errorf("the page has the key %q in it:\n%s", key, page)
+			t.Errorf("the page contains the key %q:\n%s", key, page)
 		}
 	}
 	try(gone, "key-rejected", "Pleo does not recognise this key")
@@ -302,12 +302,12 @@ func TestBrowserKey(t *testing.T) {
 	tab.Choose("#expires_on", "2001-01-31")
 	try(good, "key-expired", "This date is in the past")
 	if !tab.Has("#expires_on:focus") {
-		t.Error("the focus is not on the day that is over")
+		t.Error("the focus is not on the date in the past")
 	}
 	tab.Choose("#expires_on", "2099-01-31")
 	try("  "+good+" ", "key-connected", "Connected", "Acme ApS")
 	if ends := p.connection("acme").ExpiresAt; ends == nil || !ends.Equal(time.Date(2099, 2, 1, 0, 0, 0, 0, time.UTC)) {
-		t.Errorf("the key ends at %v, want the end of the day that was given", ends)
+		t.Errorf("the key expires at %v, want the end of the date that was entered", ends)
 	}
 	if a := p.ask("acme"); a.status != 200 || !strings.Contains(a.body, "Acme ApS") {
 		t.Errorf("a request with the new key: %d %s", a.status, a.body)
@@ -330,7 +330,7 @@ func (w *connectEnv) key(k simulator.Key) string {
 	return made.Value
 }
 
-// TestBrowserKeyboardOnly connects without a mouse, and on a phone.
+// TestBrowserKeyboardOnly connects with the keyboard only, on a phone.
 func TestBrowserKeyboardOnly(t *testing.T) {
 	w := newConnectEnv(t, consentPage())
 	w.add("acme", "oauth", "Acme Holding A/S (4711)")
@@ -352,7 +352,7 @@ func TestBrowserKeyboardOnly(t *testing.T) {
 	tab.FollowByKeyboard()
 	tab.WantText("Pleo does not recognise this key")
 	if !tab.Has("#key:focus") {
-		t.Error("after a key that was not taken the focus is not on the field for the next")
+		t.Error("the focus is not on the key after one was rejected")
 	}
 	tab.Type(w.key(simulator.Key{Company: "Acme ApS"}))
 	tab.FollowByKeyboard()

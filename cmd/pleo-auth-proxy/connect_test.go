@@ -25,17 +25,17 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// returnURL is where links may lead back to in the tests.
+// returnURL is the return URL of links in the tests.
 const returnURL = "https://books.example.com/pleo/done?from=pleo"
 
-// connectEnv is a world with pages for customers.
+// connectEnv is an env with pages for customers.
 type connectEnv struct {
 	*env
 	public string // the URL of the pages
 }
 
-// newConnectEnv starts a simulator whose client may be redirected to the
-// pages. The settings are lines of configuration.
+// newConnectEnv returns a connectEnv with further lines of configuration. Its
+// simulator has a client with the redirect URI of the pages.
 func newConnectEnv(t testing.TB, settings simulator.Settings, lines ...string) *connectEnv {
 	t.Helper()
 	public := "http://" + freeAddress(t)
@@ -59,8 +59,8 @@ func newConnectEnv(t testing.TB, settings simulator.Settings, lines ...string) *
 	return &connectEnv{env: w, public: public}
 }
 
-// freeAddress returns an address of this machine that nobody listens at: the
-// pages have to know their own before they are served.
+// freeAddress returns an unused address of this machine: the configuration contains
+// the public URL before the pages are served.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	address, err := freeport.Address()
@@ -70,7 +70,7 @@ func freeAddress(t testing.TB) string {
 	return address
 }
 
-// add makes a connection without a credential.
+// add creates a connection without a credential.
 func (w *connectEnv) add(name, kind, tenant string) {
 	w.t.Helper()
 	if code, _, stderr := w.run("", "connections", "add", name, "--kind", kind, "--external-tenant", tenant); code != exitDone {
@@ -78,18 +78,18 @@ func (w *connectEnv) add(name, kind, tenant string) {
 	}
 }
 
-// connectLink returns what the command connect prints.
+// connectLink returns the link that the command connect prints.
 func (w *connectEnv) connectLink(name string, flags ...string) string {
 	w.t.Helper()
 	code, stdout, stderr := w.run("", append([]string{"connect", name}, flags...)...)
 	link, rest, _ := strings.Cut(stdout, "\n")
 	if code != exitDone || rest != "" || !strings.HasPrefix(link, w.public+"/connect/") {
-		w.t.Fatalf("connect %s exits %d and prints %q, want a link and nothing else:\n%s", name, code, stdout, stderr)
+		w.t.Fatalf("connect %s exits %d and prints %q, want only a link:\n%s", name, code, stdout, stderr)
 	}
 	return link
 }
 
-// inStore works on the store as a command does, beside a running server.
+// inStore opens the store as a command does, while a server runs.
 func (w *connectEnv) inStore(work func(context.Context, credstore.Store) error) {
 	w.t.Helper()
 	p := program{stdout: io.Discard, stderr: io.Discard, environ: []string{"HOME=" + w.dir}, configPath: w.config}
@@ -98,7 +98,7 @@ func (w *connectEnv) inStore(work func(context.Context, credstore.Store) error) 
 	}
 }
 
-// request asks for the companies that the connection sees.
+// ask requests the companies that the connection has access to.
 func (p *process) ask(connection string) response {
 	p.t.Helper()
 	a, err := p.get(client(p.t), connection, "/v1/companies")
@@ -108,16 +108,16 @@ func (p *process) ask(connection string) response {
 	return a
 }
 
-// customer is a browser without a screen: it keeps cookies, follows redirects, and
-// notes the addresses that it was sent to. At Pleo it chooses a company.
+// customer is a browser that keeps cookies, follows redirects and records the URLs that
+// it was redirected to. At Pleo it chooses a company.
 type customer struct {
 	w       *connectEnv
 	http    *http.Client
 	company string // name or id; empty: the first one
 
-	mu     sync.Mutex // guards visited and pages
+	mu     sync.Mutex // guards visits and pages
 	visits []*url.URL
-	pages  strings.Builder // heads and bodies of all answers of ours
+	pages  strings.Builder // headers and bodies of all responses
 }
 
 func (w *connectEnv) customer(company string) *customer {
@@ -139,8 +139,8 @@ func (w *connectEnv) customer(company string) *customer {
 	return c
 }
 
-// open loads the page at the link; click presses its button, with what the form
-// holds. Both return the page that it ends at.
+// open loads the page at the link. click submits its form. Both return the page at the
+// end of all redirects.
 func (c *customer) open(link string) string { return c.load(http.MethodGet, link, nil) }
 
 func (c *customer) click(link string, form url.Values) string {
@@ -170,8 +170,7 @@ func (c *customer) load(method, link string, form url.Values) string {
 	return string(body)
 }
 
-// TestF22ThroughThePages: customers approve while requests have their connections
-// refreshed.
+// TestF22ThroughThePages checks consents while requests cause refreshes.
 func TestF22ThroughThePages(t *testing.T) {
 	newerGrantWins(t, func(w *connectEnv, p *process, links []string) func(string) {
 		w.linksFor(links)
@@ -180,8 +179,8 @@ func TestF22ThroughThePages(t *testing.T) {
 	})
 }
 
-// TestF22ThroughTheAPI: customers approve by links from the API while the back office
-// has their connections refreshed.
+// TestF22ThroughTheAPI checks consents with links from the API while the back office
+// requests refreshes.
 func TestF22ThroughTheAPI(t *testing.T) {
 	newerGrantWins(t, func(w *connectEnv, p *process, links []string) func(string) {
 		b := w.adminAPI(p)
@@ -194,10 +193,9 @@ func TestF22ThroughTheAPI(t *testing.T) {
 	})
 }
 
-// newerGrantWins is F22: 100 times a customer approves while a refresh of the same
-// connection is under way. The consent is never overwritten, and no refresh token
-// is sent twice. begin fills in the links and returns what has a connection
-// refreshed.
+// newerGrantWins is F22: 100 consents during a refresh of the same connection. No
+// consent is overwritten, and no refresh token is sent twice. begin fills in the links
+// and returns a function that causes a refresh.
 func newerGrantWins(t *testing.T, begin func(w *connectEnv, p *process, links []string) (refresh func(name string))) {
 	const trials, together = 100, 25
 	w := newConnectEnv(t, simulator.Settings{})
@@ -236,8 +234,8 @@ func newerGrantWins(t *testing.T, begin func(w *connectEnv, p *process, links []
 	w.checkNotOverwritten(p, old)
 }
 
-// checkNotOverwritten ends the grants from before the consents, without which
-// each connection goes on.
+// checkNotOverwritten revokes the grants from before the consents and checks that the
+// connections still work.
 func (w *connectEnv) checkNotOverwritten(p *process, old []simulator.Grant) {
 	w.t.Helper()
 	overwritten, shared := 0, client(w.t)
@@ -252,12 +250,12 @@ func (w *connectEnv) checkNotOverwritten(p *process, old []simulator.Grant) {
 	}
 	for hash, token := range w.sim.Counters().RefreshTokens {
 		if token.TimesSent > 1 {
-			w.t.Errorf("refresh token %s was presented %d times, want once", hash[:8], token.TimesSent)
+			w.t.Errorf("refresh token %s was sent %d times, want once", hash[:8], token.TimesSent)
 		}
 	}
 }
 
-// linksFor makes links for the connections c0, c1 and so on.
+// linksFor issues links for the connections c0, c1 and so on.
 func (w *connectEnv) linksFor(links []string) {
 	w.t.Helper()
 	public, err := url.Parse(w.public)
@@ -265,13 +263,13 @@ func (w *connectEnv) linksFor(links []string) {
 		w.t.Fatal(err)
 	}
 	w.inStore(func(ctx context.Context, store credstore.Store) error {
-		linker := connect.NewLinkIssuer(connect.LinkIssuerConfig{Store: store.Links, PublicURL: public})
+		issuer := connect.NewLinkIssuer(connect.LinkIssuerConfig{Store: store.Links, PublicURL: public})
 		for i := range links {
 			c, err := store.Connections.Find(ctx, fmt.Sprint("c", i))
 			if err != nil {
 				return err
 			}
-			if links[i], _, err = linker.Issue(ctx, c.ID, credstore.LinkRequest{}); err != nil {
+			if links[i], _, err = issuer.Issue(ctx, c.ID, credstore.LinkRequest{}); err != nil {
 				return err
 			}
 		}
@@ -279,8 +277,8 @@ func (w *connectEnv) linksFor(links []string) {
 	})
 }
 
-// TestF23ThroughThePages: a connection that is removed while its customer
-// approves stays removed.
+// TestF23ThroughThePages checks that a connection which is removed during a consent
+// stays removed.
 func TestF23ThroughThePages(t *testing.T) {
 	w := newConnectEnv(t, simulator.Settings{})
 	w.add("acme", "oauth", "Acme Holding")
@@ -300,7 +298,7 @@ func TestF23ThroughThePages(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := <-page; !strings.Contains(got, "This link is not valid") {
-		t.Errorf("the customer sees:\n%s", got)
+		t.Errorf("the page is:\n%s", got)
 	}
 	if code, _, _ := w.run("", "connections", "show", "acme"); code != exitNotFound {
 		t.Errorf("connections show exits %d, want %d: it was removed", code, exitNotFound)
@@ -316,7 +314,7 @@ func TestF23ThroughThePages(t *testing.T) {
 	}
 }
 
-// connectURL returns the connect_url of the answer to a request.
+// connectURL returns the connect_url in the response to a request.
 func (p *process) connectURL(connection string) string {
 	p.t.Helper()
 	a := p.ask(connection)
@@ -330,7 +328,7 @@ func (p *process) connectURL(connection string) string {
 	return doc.ConnectURL
 }
 
-// TestConnectURLInProblems: one link for a credential, however many ask.
+// TestConnectURLInProblems checks that there is one link for each credential.
 func TestConnectURLInProblems(t *testing.T) {
 	w := newConnectEnv(t, simulator.Settings{OAuth: simulator.OAuthSettings{IssuerInCallback: true}})
 	w.add("acme", "oauth", "Acme Holding")
@@ -340,7 +338,7 @@ func TestConnectURLInProblems(t *testing.T) {
 		t.Errorf("connect_url = %q, want one link, the same each time and from the command line", link)
 	}
 	if page := w.customer("").click(link, nil); !strings.Contains(page, "Connected") {
-		t.Fatalf("the link leads to:\n%s", page)
+		t.Fatalf("the page of the link is:\n%s", page)
 	}
 	if a := p.ask("acme"); a.status != 200 {
 		t.Errorf("a request after the consent: %d %s", a.status, a.body)
@@ -348,15 +346,16 @@ func TestConnectURLInProblems(t *testing.T) {
 	w.sim.RevokeGrants("")
 	again := p.connectURL("acme")
 	if again == link || !strings.HasPrefix(again, w.public) {
-		t.Errorf("connect_url after the link was used = %q, want another than %q", again, link)
+		t.Errorf("connect_url after the link was used = %q, want a link other than %q", again, link)
 	}
 	if page := w.customer("").click(again, nil); !strings.Contains(page, "Connected") {
-		t.Errorf("the second link leads to:\n%s", page)
+		t.Errorf("the page of the second link is:\n%s", page)
 	}
 }
 
-// TestIntrospectionWithoutIdentity: the authorization server says whose a consent is
-// then; and a key of nobody knows whom does not take the place of one that works.
+// TestIntrospectionWithoutIdentity checks that the authorization server is asked for the
+// company of a consent, and that a key of an unknown company does not replace one that
+// works.
 func TestIntrospectionWithoutIdentity(t *testing.T) {
 	w := newConnectEnv(t, simulator.Settings{})
 	companies := w.sim.Companies()
@@ -373,16 +372,16 @@ func TestIntrospectionWithoutIdentity(t *testing.T) {
 	for _, try := range []struct {
 		name, company string
 		form          url.Values
-		says          string
+		text          string
 	}{
 		{"acme", companies[1].ID, nil, "You chose a different company"},
 		{"acme", own, nil, "is now connected"},
-		{"keyed", "", url.Values{"key": {w.issueKey(companies[1].ID).Value}}, "Pleo does not say which company this key is for"},
-		{"keyed", "", url.Values{"key": {w.issueKey(own).Value}}, "Pleo does not say which company this key is for"},
+		{"keyed", "", url.Values{"key": {w.issueKey(companies[1].ID).Value}}, "We could not tell which company this key is for"},
+		{"keyed", "", url.Values{"key": {w.issueKey(own).Value}}, "We could not tell which company this key is for"},
 	} {
 		page := w.customer(try.company).click(w.connectLink(try.name), try.form)
-		if !strings.Contains(page, try.says) {
-			t.Errorf("%s for %s: the page does not say %q:\n%s", try.name, try.company, try.says, page)
+		if !strings.Contains(page, try.text) {
+			t.Errorf("%s for %s: the page does not contain %q:\n%s", try.name, try.company, try.text, page)
 		}
 		if a := p.ask(try.name); a.status != http.StatusOK || !strings.Contains(a.body, own) {
 			t.Errorf("a request as %s after that: %d %s", try.name, a.status, a.body)
@@ -390,8 +389,8 @@ func TestIntrospectionWithoutIdentity(t *testing.T) {
 	}
 }
 
-// TestConnectURLOnlyForKnownClients: who reaches a proxy that is open to a network
-// is not told how to connect a company to it.
+// TestConnectURLOnlyForKnownClients checks that a proxy without client authentication,
+// which a network can reach, does not give out links.
 func TestConnectURLOnlyForKnownClients(t *testing.T) {
 	w := newConnectEnv(t, simulator.Settings{}, `proxy:
   client_networks: [127.0.0.0/8]`)
@@ -409,8 +408,8 @@ func TestConnectURLOnlyForKnownClients(t *testing.T) {
 	}
 }
 
-// TestPagesShowNoSecret: what customers give and get is in no page, log, history
-// or listing.
+// TestPagesShowNoSecret checks that no page, log, history or list contains codes, states,
+// tokens, keys or links.
 func TestPagesShowNoSecret(t *testing.T) {
 	w := newConnectEnv(t, simulator.Settings{}, "log: {level: debug}")
 	w.add("acme", "oauth", "Acme Holding")
@@ -427,7 +426,7 @@ func TestPagesShowNoSecret(t *testing.T) {
 	const wrong = "pls_wrong-canary-W2k8"
 	person.click(links[1], url.Values{"key": {wrong}})
 	if page := person.click(links[1], url.Values{"key": {key.Value}}); !strings.Contains(page, "Connected") {
-		t.Fatalf("the key's link leads to:\n%s", page)
+		t.Fatalf("the page of the key is:\n%s", page)
 	}
 	p.ask("acme")
 
@@ -442,7 +441,7 @@ func TestPagesShowNoSecret(t *testing.T) {
 			}
 		}
 	}
-	said := map[string]string{"pages": person.pages.String()}
+	texts := map[string]string{"pages": person.pages.String()}
 	w.inStore(func(ctx context.Context, store credstore.Store) error {
 		for _, name := range []string{"acme", "keyed"} {
 			c, err := store.Connections.Find(ctx, name)
@@ -458,29 +457,29 @@ func TestPagesShowNoSecret(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			said["history of "+name] = fmt.Sprintf("%+v", history)
+			texts["history of "+name] = fmt.Sprintf("%+v", history)
 		}
 		return nil
 	})
-	_, said["list"], _ = w.run("", "--json", "connections", "list")
+	_, texts["list"], _ = w.run("", "--json", "connections", "list")
 	if code := p.stop(); code != exitDone {
 		t.Errorf("the server exits %d", code)
 	}
-	said["log"] = p.log.String()
+	texts["log"] = p.log.String()
 	if len(secrets["code"]) < 8 || len(secrets["state"]) < 43 || len(secrets["acme refresh"]) < 8 {
-		t.Fatalf("the test knows too few of the secrets: %v", slices.Sorted(maps.Keys(secrets)))
+		t.Fatalf("the test knows only some of the secrets: %v", slices.Sorted(maps.Keys(secrets)))
 	}
-	for where, text := range said {
+	for where, text := range texts {
 		for name, secret := range secrets {
 			if secret != "" && strings.Contains(text, secret) {
-				t.Errorf("the %s is in the %s", name, where)
+				t.Errorf("the %s appears in the %s", name, where)
 			}
 		}
 	}
 }
 
-// TestBadConnectClientsDoNotAffectOthers: 1,000 bad requests and 200 slow clients on
-// the pages leave the proxy listener, and the pages themselves, as they were.
+// TestBadConnectClientsDoNotAffectOthers checks the proxy listener and the pages during
+// 1,000 invalid requests and with 200 slow clients of the pages.
 func TestBadConnectClientsDoNotAffectOthers(t *testing.T) {
 	w := newConnectEnv(t, simulator.Settings{})
 	_, line := w.grant("acme", simulator.GrantRequest{})
@@ -516,22 +515,22 @@ func TestBadConnectClientsDoNotAffectOthers(t *testing.T) {
 	good, began := client(t), time.Now()
 	for range 200 {
 		if a, err := p.get(good, "acme", "/v1/companies"); err != nil || a.status != 200 {
-			t.Fatalf("a request meanwhile: %+v, %v", a, err)
+			t.Fatalf("a request at the same time: %+v, %v", a, err)
 		}
 	}
 	if took := time.Since(began); took > 20*time.Second {
-		t.Errorf("200 requests one after another took %v", took)
+		t.Errorf("200 sequential requests took %v", took)
 	}
 	running.Wait()
 	if page := w.customer("").click(link, nil); !strings.Contains(page, "Connected") {
-		t.Errorf("a customer meanwhile sees:\n%s", page)
+		t.Errorf("the page at the same time is:\n%s", page)
 	}
 	if len(slow) != 200 {
-		t.Error("the slow clients were not there")
+		t.Error("slow clients are missing")
 	}
 }
 
-// badRequest sends the n-th of the bad requests; what comes of it does not matter.
+// badRequest sends invalid request n and ignores the response.
 func badRequest(c *http.Client, public, link string, n int) {
 	requests := []func() (*http.Request, error){
 		func() (*http.Request, error) {

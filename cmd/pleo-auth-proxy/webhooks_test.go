@@ -20,11 +20,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// plantedHookSecret is what webhooks of the tests are signed with.
+// plantedHookSecret is the secret of the webhooks in the tests.
 const plantedHookSecret = "whsec_Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5IQ=="
 
-// reported is a webhook as it arrived.
-type told struct {
+// receivedWebhook is a webhook that a backOffice received.
+type receivedWebhook struct {
 	id        string
 	raw       string
 	Type      string            `json:"type"`
@@ -38,9 +38,9 @@ type backOffice struct {
 	url string
 
 	mu     sync.Mutex // guards what follows
-	status int        // of its answers
-	got    []told
-	news   chan struct{} // gets one for each arrival
+	status int        // of its responses
+	got    []receivedWebhook
+	news   chan struct{} // receives one for each webhook
 }
 
 func newBackOffice(t *testing.T) *backOffice {
@@ -53,12 +53,12 @@ func newBackOffice(t *testing.T) *backOffice {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
-			return // whoever sent it was killed
+			return // the server was killed
 		}
 		if err := verifier.Verify(body, r.Header); err != nil {
 			t.Errorf("verifying a webhook: %v", err)
 		}
-		n := told{id: r.Header.Get("webhook-id"), raw: fmt.Sprint(r.Header, string(body))}
+		n := receivedWebhook{id: r.Header.Get("webhook-id"), raw: fmt.Sprint(r.Header, string(body))}
 		if err := json.Unmarshal(body, &n); err != nil {
 			t.Errorf("reading a webhook: %v", err)
 		}
@@ -70,31 +70,31 @@ func newBackOffice(t *testing.T) *backOffice {
 	return b
 }
 
-func (b *backOffice) take(n told) (status int) {
+func (b *backOffice) take(n receivedWebhook) (status int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.got = append(b.got, n)
 	return b.status
 }
 
-func (b *backOffice) answer(status int) {
+func (b *backOffice) respondWith(status int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.status = status
 }
 
-func (b *backOffice) all() []told {
+func (b *backOffice) all() []receivedWebhook {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.got)
 }
 
-// waitForRefresh waits until something of the type about the connection has arrived, n
-// times.
-func (b *backOffice) await(event, connection string, n int) told {
+// await waits for n webhooks of the type about the connection and returns the last of
+// them.
+func (b *backOffice) await(event, connection string, n int) receivedWebhook {
 	b.t.Helper()
 	for deadline := time.After(time.Minute); ; {
-		var of []told
+		var of []receivedWebhook
 		for _, got := range b.all() {
 			if got.Type == event && got.Data.Name == connection {
 				of = append(of, got)
@@ -106,13 +106,13 @@ func (b *backOffice) await(event, connection string, n int) told {
 		select {
 		case <-b.news:
 		case <-deadline:
-			b.t.Fatalf("%d of %s about %s have arrived, want %d", len(of), event, connection, n)
+			b.t.Fatalf("received %d webhooks %s about %s, want %d", len(of), event, connection, n)
 		}
 	}
 }
 
-// webhooked is a world whose server tells b.
-func webhooked(t *testing.T, b *backOffice) *env {
+// newWebhookEnv returns an env whose server sends webhooks to b.
+func newWebhookEnv(t *testing.T, b *backOffice) *env {
 	t.Helper()
 	secrets := filepath.Join(t.TempDir(), "secrets")
 	if err := os.WriteFile(secrets, []byte("# for the back office\n"+plantedHookSecret+"\n"), 0o600); err != nil {
@@ -123,12 +123,12 @@ func webhooked(t *testing.T, b *backOffice) *env {
 	return w
 }
 
-// TestWebhooks: a grant that is revoked at Pleo is told of, and its
-// removal by a command, to a receiver that verifies, without a secret anywhere.
+// TestWebhooks checks that a receiver which verifies signatures is notified of a grant
+// that was revoked at Pleo and of a removal by a command, and that no secret appears.
 func TestWebhooks(t *testing.T) {
 	t.Parallel()
 	b := newBackOffice(t)
-	w := webhooked(t, b)
+	w := newWebhookEnv(t, b)
 	grant, line := w.expired("acme")
 	w.importLines(line)
 	p := w.serve()
@@ -140,14 +140,14 @@ func TestWebhooks(t *testing.T) {
 	}
 	alarm := b.await("connection.reauthorization_required", "acme", 1)
 	if alarm.Data.Status != "reauthorization_required" || alarm.Data.LastError == nil || time.Since(alarm.Timestamp) > time.Minute {
-		t.Errorf("told of %s, want the connection as the admin API shows it", alarm.raw)
+		t.Errorf("received %s, want the connection as the admin API shows it", alarm.raw)
 	}
 	if code, _, stderr := w.run("", "connections", "remove", "acme"); code != exitDone {
 		t.Fatal(stderr)
 	}
 	b.await("connection.removed", "acme", 1)
 	p.waitForLog(`"msg":"connection.removed"`)
-	// They are counted once they are answered, which the receiver cannot see.
+	// They are counted after the response, which the receiver cannot observe.
 	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(p.admin("/metrics").body, `pleo_webhook_deliveries_total{result="delivered"} 2`); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("/metrics does not count two deliveries")
@@ -156,32 +156,32 @@ func TestWebhooks(t *testing.T) {
 	if code := p.stop(); code != exitDone {
 		t.Errorf("the server exits %d", code)
 	}
-	w.searchTold(b, p)
+	w.searchWebhooks(b, p)
 }
 
-// searchTold looks for secrets in what was told and logged.
-func (w *env) searchTold(b *backOffice, p *process) {
+// searchWebhooks searches the webhooks and the log for secrets.
+func (w *env) searchWebhooks(b *backOffice, p *process) {
 	w.t.Helper()
-	said := p.log.String()
+	text := p.log.String()
 	for _, n := range b.all() {
-		said += n.raw
+		text += n.raw
 	}
-	w.search("what was told and logged", said)
+	w.search("webhooks and log", text)
 	for _, secret := range []string{strings.TrimPrefix(plantedHookSecret, "whsec_"), "canary-in-the-url"} {
-		if strings.Contains(said, secret) {
-			w.t.Errorf("%q is in what was told and logged", secret)
+		if strings.Contains(text, secret) {
+			w.t.Errorf("%q appears in a webhook or in the log", secret)
 		}
 	}
 }
 
-// TestWebhookDeliveredAfterKill: what a receiver refused before the server was killed
-// comes from the next one, with the same id.
+// TestWebhookDeliveredAfterKill checks that a webhook which the receiver rejected before
+// the server was killed is delivered by the next server with the same id.
 func TestWebhookDeliveredAfterKill(t *testing.T) {
 	t.Parallel()
 	b := newBackOffice(t)
-	b.answer(http.StatusInternalServerError)
-	w := webhooked(t, b)
-	p := w.serve() // from now on there is somebody to tell
+	b.respondWith(http.StatusInternalServerError)
+	w := newWebhookEnv(t, b)
+	p := w.serve() // it registers the subscription
 	_, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	if code, _, stderr := w.run("", "connections", "remove", "acme"); code != exitDone {
@@ -190,7 +190,7 @@ func TestWebhookDeliveredAfterKill(t *testing.T) {
 	first := b.await("connection.removed", "acme", 1)
 	p.waitForLog("webhook delivery failed") // otherwise the claim has to expire first
 	p.kill()
-	b.answer(http.StatusOK)
+	b.respondWith(http.StatusOK)
 	w.serve()
 	if again := b.await("connection.removed", "acme", 2); again.id != first.id {
 		t.Errorf("webhook-id %q after the kill, want %q", again.id, first.id)
