@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
@@ -13,30 +11,24 @@ import (
 	tinkkeyset "github.com/tink-crypto/tink-go/v2/keyset"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
-// createKeyset makes the keyset file, or reports created = false where somebody
-// else has just done so.
+// createKeyset creates the keyset file. It returns false if another process has just
+// created it.
 func createKeyset(path string) (created bool, err error) {
 	data, err := newKeyset()
 	if err != nil {
 		return false, err
 	}
-	temp, err := writeTemporary(path, data)
-	if err != nil {
-		return false, &credstore.SetupError{Err: err, Hint: "the directory must exist and this user be allowed to write to it"}
-	}
-	defer os.Remove(temp) // what is left over if that fails is as private as the keyset
-
-	// A link, unlike a rename, never takes the place of a file that is there.
-	err = os.Link(temp, path)
+	err = durable.Create(path, data)
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, &credstore.SetupError{Err: err, Hint: "keep the keyset on a local file system"}
+		return false, &credstore.SetupError{Err: err, Hint: "the directory must exist on a local file system, and this user must be allowed to write to it"}
 	}
-	return true, syncDirectory(filepath.Dir(path))
+	return true, nil
 }
 
 // newKeyset returns a keyset file. XChaCha20-Poly1305 because its nonces are
@@ -55,38 +47,13 @@ func newKeyset() ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// writeTemporary writes data, durably, to a new file beside path that only its
-// owner can read.
-func writeTemporary(path string, data []byte) (name string, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
-}
-
-func syncDirectory(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
-// owner is whom a file belongs to.
+// owner is the owner of a file.
 type owner struct{ uid, gid int }
 
 func ownerOf(info fs.FileInfo) owner {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return owner{uid: -1, gid: -1} // which chown takes for: as it is
+		return owner{uid: -1, gid: -1} // which chown leaves unchanged
 	}
 	return owner{uid: int(stat.Uid), gid: int(stat.Gid)}
 }

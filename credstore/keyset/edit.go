@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
 // What the functions that edit a keyset file return when they leave it alone.
@@ -178,7 +179,7 @@ func lockKeyset(path string) (*os.File, error) {
 		return nil, err
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits
-	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !names(path, f) {
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !durable.Names(path, f) {
 		err = ErrBusy
 	}
 	if err != nil {
@@ -187,40 +188,29 @@ func lockKeyset(path string) (*os.File, error) {
 	return f, nil
 }
 
-// names reports whether path is still the name of the open file: somebody may
-// have replaced it before it was locked.
-func names(path string, f *os.File) bool {
-	open, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	named, err := os.Stat(path)
-	return err == nil && os.SameFile(open, named)
-}
-
-// replaceFile puts data in the place of the file, with the owner and the
-// permissions that it has, but for those of others: an edit by root must not
-// take the keyset from the server.
-func replaceFile(path string, data []byte, old fs.FileInfo) error {
-	temp, err := writeTemporary(path, data)
+// replaceFile replaces the file durably. The new file keeps the owner of the old one,
+// and its permissions except those of other users: an edit by root must not take the
+// keyset from the server.
+func replaceFile(path string, data []byte, old fs.FileInfo) (err error) {
+	f, err := durable.New(path)
 	if err != nil {
 		return err
 	}
-	err = likeBefore(temp, old)
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return syncDirectory(filepath.Dir(path))
-}
-
-func likeBefore(path string, old fs.FileInfo) error {
-	if err := os.Chmod(path, old.Mode().Perm()&0o660|0o600); err != nil {
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	now, err := os.Stat(path)
+	if err := copyAccess(f.File, old); err != nil {
+		return err
+	}
+	return f.Replace()
+}
+
+func copyAccess(f *os.File, old fs.FileInfo) error {
+	if err := f.Chmod(old.Mode().Perm()&0o660 | 0o600); err != nil {
+		return err
+	}
+	now, err := f.Stat()
 	if err != nil {
 		return err
 	}
@@ -228,7 +218,7 @@ func likeBefore(path string, old fs.FileInfo) error {
 	if was == ownerOf(now) {
 		return nil
 	}
-	return os.Lchown(path, was.uid, was.gid)
+	return f.Chown(was.uid, was.gid)
 }
 
 // editError says what to do about a keyset file that cannot be edited; nil stays

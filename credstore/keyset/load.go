@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
 // maxKeysetSize bounds how much of a keyset file is read. A key takes about
@@ -27,7 +28,7 @@ const maxKeysetSize = 1 << 20
 
 // loadedKeys are the keys of a keyset file as it was at one moment.
 type loadedKeys struct {
-	file    fs.FileInfo // which file that was
+	file    durable.Stamp // of the file
 	inFile  []Key
 	primary string               // fingerprint
 	byID    map[uint32]tink.AEAD // each seals and opens under its one key
@@ -53,7 +54,7 @@ func loadKeys(path string) (*loadedKeys, error) {
 			Hint: "restore the file from a backup; a new keyset does not open what the old one sealed",
 		}
 	}
-	keys.file = info
+	keys.file = durable.StampFrom(info)
 	return keys, nil
 }
 
@@ -150,12 +151,11 @@ func fingerprint(key *tinkpb.KeyData) string {
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// upToDate reports whether path still names the file that the keys are from, as
-// it was then. Where that cannot be told, it is not.
+// upToDate reports whether the keys are those of the file that path names now. It
+// returns false if the file cannot be examined.
 func (k *loadedKeys) upToDate(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && os.SameFile(k.file, info) &&
-		k.file.ModTime().Equal(info.ModTime()) && k.file.Size() == info.Size()
+	stamp, err := durable.StampOf(path)
+	return err == nil && k.file.Equal(stamp)
 }
 
 // keep lets the keys that were loaded before open and seal on.

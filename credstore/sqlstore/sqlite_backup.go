@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
-	"path/filepath"
 
 	"modernc.org/sqlite"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
 // backuper is a dialect that can copy its data into a file. Others have tools of
@@ -39,25 +38,16 @@ func (s *Store) Backup(ctx context.Context, path string) error {
 }
 
 func (d *sqliteDialect) backup(ctx context.Context, path string) (err error) {
-	// SQLite works on a file that is there with the permissions it has.
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := durable.New(path)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, temp.Close(), os.Remove(temp.Name()))
-	}()
-	if err := d.copyTo(ctx, temp.Name()); err != nil {
+	defer func() { err = errors.Join(err, f.Close()) }()
+	// SQLite writes to the existing file, which only its owner can read.
+	if err := d.copyTo(ctx, f.Name()); err != nil {
 		return err
 	}
-	if err := temp.Sync(); err != nil {
-		return err
-	}
-	// A link, unlike a rename, never takes the place of a file that is there.
-	if err := os.Link(temp.Name(), path); err != nil {
-		return err
-	}
-	return syncDirectory(filepath.Dir(path))
+	return f.Create()
 }
 
 // copyTo copies all pages in one step, in which SQLite holds one snapshot.

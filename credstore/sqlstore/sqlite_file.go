@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
 // prepareFile makes sure that there is a private file for the database on a
@@ -40,7 +41,7 @@ func resolvePath(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path)); err != nil {
 		return "", err
 	}
 	resolved, err := filepath.EvalSymlinks(path)
@@ -66,15 +67,7 @@ func createPrivate(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), syncDirectory(filepath.Dir(path)))
-}
-
-func syncDirectory(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(f.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
 // makePrivate refuses what is not a regular file, and takes from everybody but
@@ -99,26 +92,26 @@ func makePrivate(path string, log *zap.Logger) error {
 
 // openedFile is a file as it was when it was opened.
 type openedFile struct {
-	path string
-	info os.FileInfo
+	path  string
+	stamp durable.Stamp
 }
 
 func statFiles(paths ...string) (files []openedFile, err error) {
 	for _, path := range paths {
-		info, err := os.Stat(path)
+		stamp, err := durable.StampOf(path)
 		if err != nil {
 			return nil, pathError(err)
 		}
-		files = append(files, openedFile{path, info})
+		files = append(files, openedFile{path, stamp})
 	}
 	return files, nil
 }
 
-// checkInPlace returns an error if the path names another file by now, or none: a
-// program that goes on writing would write into what nobody finds any more.
+// checkInPlace returns an error if the path no longer names the file: the program
+// would go on writing to a file that no other process can find.
 func (f openedFile) checkInPlace() error {
-	info, err := os.Stat(f.path)
-	if err == nil && os.SameFile(info, f.info) {
+	stamp, err := durable.StampOf(f.path)
+	if err == nil && stamp.SameFile(f.stamp) {
 		return nil
 	}
 	return fmt.Errorf("%w: %s was removed or replaced while it was in use; stop the program and put the file back", credstore.ErrUnavailable, f.path)

@@ -20,6 +20,9 @@ func StampOf(path string) (Stamp, error) {
 	return Stamp{info}, err
 }
 
+// StampFrom returns the Stamp of the file that info describes.
+func StampFrom(info fs.FileInfo) Stamp { return Stamp{info} }
+
 // StampOfFile returns the Stamp of an open file.
 func StampOfFile(f *os.File) (Stamp, error) {
 	info, err := f.Stat()
