@@ -15,6 +15,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
 )
 
@@ -150,8 +151,8 @@ func (p *program) acceptRestore(ctx context.Context, cfg *config.Config, store c
 // acceptStore has each refresh token that the store holds now asked about before it
 // is presented.
 func acceptStore(ctx context.Context, cfg *config.Config, store credstore.Store) error {
-	if err := os.MkdirAll(cfg.Store.SpoolDir, 0o700); err != nil {
-		return fmt.Errorf("making the spool directory: %w", err)
+	if err := durable.MkdirAll(cfg.Store.SpoolDir); err != nil {
+		return fmt.Errorf("creating the spool directory: %w", err)
 	}
 	return rollback.MarkIn(cfg.Store.SpoolDir).Accept(ctx, store.Changes, time.Now())
 }

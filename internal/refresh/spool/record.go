@@ -15,6 +15,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
 // A record is one file, recordSize bytes long from the start:
@@ -58,21 +59,11 @@ func lock(dir *Dir, path string, flags int) (*fileRecord, error) {
 			_ = file.Close()
 			return nil, fmt.Errorf("locking a spool record: %w", err)
 		}
-		if sameFile(file, path) {
+		if durable.Names(path, file) {
 			return &fileRecord{dir: dir, file: file}, nil
 		}
 		_ = file.Close() // it was removed between opening and locking
 	}
-}
-
-// sameFile reports whether path still names the open file.
-func sameFile(file *os.File, path string) bool {
-	open, err := file.Stat()
-	if err != nil {
-		return false
-	}
-	named, err := os.Stat(path)
-	return err == nil && os.SameFile(open, named)
 }
 
 // header is the readable part of a record. It reveals no token: the hash is of a

@@ -77,9 +77,9 @@ type Dir struct {
 // Open returns the spool in the directory, which it creates if needed, for this
 // user only. It returns a [credstore.SetupError] if it cannot.
 func Open(dir string, cipher Cipher) (*Dir, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir); err != nil {
 		return nil, &credstore.SetupError{
-			Err:  fmt.Errorf("making the spool directory: %w", err),
+			Err:  fmt.Errorf("creating the spool directory: %w", err),
 			Hint: "set store.spool_dir to a directory on a local disk that this user may write to",
 		}
 	}
