@@ -268,6 +268,12 @@ func (w *env) connect(name string) credstore.Connection {
 	return conn
 }
 
+// The settings of the managers in these tests.
+const (
+	testBeforeExpiry = 2 * time.Minute
+	testWait         = 20 * time.Second
+)
+
 // process is one running proxy, as far as refreshes go.
 type process struct {
 	*Manager
@@ -295,7 +301,7 @@ func (w *env) start(dir string) *process {
 	if !w.polling {
 		records.ReplayInterval, mark = 24*time.Hour, nil
 	}
-	c := Config{Store: StoreOf(p.store.parts()), Server: p.link, API: w.api, Spool: records, HighWaterMark: mark, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)}
+	c := Config{BeforeExpiry: testBeforeExpiry, Wait: testWait, Store: StoreOf(p.store.parts()), Server: p.link, API: w.api, Spool: records, HighWaterMark: mark, Shared: w.shared, Owner: fmt.Sprintf("process-%d", w.serial)}
 	if w.configure != nil {
 		w.configure(&c)
 	}

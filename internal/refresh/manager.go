@@ -76,9 +76,9 @@ type Config struct {
 	Owner string
 
 	// BeforeExpiry is how long ahead of its expiry a token is refreshed, but never
-	// more than a fifth of its life. 0 means 2 minutes.
+	// more than a fifth of its life. 0 means that it is refreshed when it expires.
 	BeforeExpiry time.Duration
-	// Wait is how long a request waits for a credential. 0 means 20 seconds.
+	// Wait is how long a request waits for a credential. 0 means not at all.
 	Wait time.Duration
 
 	Logger     *zap.Logger           // nil: nothing is logged
@@ -90,12 +90,6 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if c.BeforeExpiry == 0 {
-		c.BeforeExpiry = 2 * time.Minute
-	}
-	if c.Wait == 0 {
-		c.Wait = 20 * time.Second
-	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}

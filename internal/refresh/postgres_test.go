@@ -44,7 +44,7 @@ func replica(t *testing.T, dsn string, keys *keyset.Keyset, s *server, owner str
 	if err != nil {
 		t.Fatalf("opening the spool: %v", err)
 	}
-	m, err := New(Config{Store: StoreOf(store.Store), Server: s, Spool: records, HighWaterMark: rollback.MarkIn(dir), Shared: true, Owner: owner})
+	m, err := New(Config{BeforeExpiry: testBeforeExpiry, Wait: testWait, Store: StoreOf(store.Store), Server: s, Spool: records, HighWaterMark: rollback.MarkIn(dir), Shared: true, Owner: owner})
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}

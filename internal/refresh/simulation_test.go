@@ -310,6 +310,7 @@ func (s *sim) start(machine int) *simProcess {
 	s.note("%s: starts", p.name)
 	var err error
 	p.m, err = New(Config{
+		BeforeExpiry: testBeforeExpiry, Wait: testWait,
 		Store: StoreOf((&simStore{memoryStore: p.store, p: p}).parts()), Server: &simLink{p: p},
 		Spool:  &simSpool{p: p, disk: s.spools[machine], replayed: make(chan struct{}), abandoned: map[credstore.Parent]bool{}},
 		Shared: s.replicas, Owner: p.name, Jitter: func(wait time.Duration) time.Duration { return wait / 2 },
