@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -12,10 +11,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/dashboard"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
 // newAdmin returns the JSON API and the pages of the admin listener.
-func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, log *zap.Logger, ready func() error, ping func(context.Context) error) (*api.API, *dashboard.Dashboard, error) {
+func newAdmin(cfg *config.Config, operator *manage.Operator, manager *refresh.Manager, registry prometheus.Gatherer, log *zap.Logger, ready func() error, ping func(context.Context) error) (*api.API, *dashboard.Dashboard, error) {
 	var token func() credstore.Secret
 	if !cfg.Admin.Listen.Off() {
 		var err error
@@ -23,18 +23,14 @@ func newAdmin(cfg *config.Config, act *actions, registry prometheus.Gatherer, lo
 			return nil, nil, err
 		}
 	}
-	operator := &manage.Operator{
-		Store: manage.StoreOf(act.store), Actions: act, ConnectLinks: cfg.Connect.PublicURL != nil, ReturnURLs: cfg.Connect.ReturnURLs,
-		Logger: log, Now: time.Now,
-	}
 	a, err := api.New(api.Config{
 		Operator: operator,
 		Gatherer: registry,
 		Ready:    ready,
 		Checks: []api.Check{
 			{Name: "store", Probe: ping},
-			{Name: "authorization server", Probe: act.manager.CheckServer},
-			{Name: "credentials", Probe: act.manager.CheckCredentials},
+			{Name: "authorization server", Probe: manager.CheckServer},
+			{Name: "credentials", Probe: manager.CheckCredentials},
 		},
 		AllowedHosts: cfg.Proxy.AllowedHosts,
 		Token:        token,

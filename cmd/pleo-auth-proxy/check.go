@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -12,85 +10,84 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-func (p *program) checkCommand() *cobra.Command {
+func newCheckCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check NAME",
-		Short: "Asks Pleo about the credential of a connection",
-		Long: `Asks the API, and the authorization server where there is one, about all that a
-connection has, and says what they answer. That spends nothing and changes nothing.
+		Short: "Check the credential of a connection with Pleo",
+		Long: `Ask the API, and the authorization server if there is one, about every part of a
+connection's credential, and print the results. No refresh token is sent to the
+token endpoint, and nothing is changed.
 
-The exit code is 0 only if the connection is active and nothing that requests
-depend on is refused, unknown, or another company's.`,
-		Args: args("NAME"),
+The exit code is 0 only if the connection is active and no part that requests
+depend on is rejected, unknown, or of another company.`,
+		Example: `  pleo-auth-proxy connections check acme`,
+		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.withChecker(cmd.Context(), func(store credstore.Store, c refresh.Checker) error {
-				return p.check(cmd.Context(), store, c, args[0])
+			return withStore(cmd.Context(), p, func(cfg *config.Config, v *openedStore) error {
+				checker, err := openChecker(cfg, v.store.Store, p.logger())
+				if err != nil {
+					return err
+				}
+				o := newOperator(cfg, v.store.Store)
+				o.Checker = checker
+				return check(cmd.Context(), p, o, args[0])
 			})
 		},
 	}
 }
 
-// withChecker runs work with a checker on the store, and closes the store.
-func (p *program) withChecker(ctx context.Context, work func(credstore.Store, refresh.Checker) error) error {
-	cfg, store, err := p.openStore(ctx)
-	if err != nil {
-		return err
-	}
-	c, err := newChecker(cfg, store.Store, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
-	if err == nil {
-		err = work(store.Store, c)
-	}
-	return errors.Join(err, store.Close())
-}
-
-func newChecker(cfg *config.Config, store credstore.Store, log *zap.Logger) (refresh.Checker, error) {
+// openChecker returns a checker for a command other than serve.
+func openChecker(cfg *config.Config, store credstore.Store, log *zap.Logger) (refresh.Checker, error) {
 	transport, err := upstreamTransport(cfg)
 	if err != nil {
 		return refresh.Checker{}, err
 	}
-	c := refresh.Checker{Connections: store.Connections, Facts: store.Changes, API: newAPI(cfg.Upstream.APIURL, transport)}
 	server, err := newAuthorizationServer(cfg, transport, log)
-	if server != nil { // else the interface would hold something
-		c.Server = server
-	}
-	return c, err
+	return newChecker(store, newAPI(cfg.Upstream.APIURL, transport), server), err
 }
 
-func (p *program) check(ctx context.Context, store credstore.Store, c refresh.Checker, name string) error {
-	conn, err := find(ctx, store, name)
+// newChecker returns a checker; server is nil if only API keys are used.
+func newChecker(store credstore.Store, api *pleo.API, server *pleo.AuthorizationServer) refresh.Checker {
+	c := refresh.Checker{Connections: store.Connections, Facts: store.Changes, API: api}
+	if server != nil { // a nil pointer in the interface would not be nil
+		c.Server = server
+	}
+	return c
+}
+
+func check(ctx context.Context, p *program, o *manage.Operator, name string) error {
+	c, err := o.Find(ctx, name)
 	if err != nil {
 		return err
 	}
-	found, err := c.Check(ctx, conn.ID)
+	result, err := o.Check(ctx, c)
 	if err != nil {
 		return err
 	}
-	if err := p.printCheckup(manage.DescribeCheckup(found)); err != nil {
+	if err := printCheckup(p, manage.DescribeCheckup(result)); err != nil {
 		return err
 	}
-	conn = found.Connection
-	switch {
-	case conn.Status != credstore.Active:
-		return fmt.Errorf("connection %q is %s", name, statusOf(conn))
-	case !found.Healthy():
-		return fmt.Errorf("connection %q is active, but not all of its credential is good", name)
+	switch c = result.Connection; {
+	case c.Status != credstore.Active:
+		return fmt.Errorf("connection %q is %s", name, statusOf(c))
+	case !result.Healthy():
+		return fmt.Errorf("connection %q is active, but a part of its credential is not valid", name)
 	}
 	p.notef("connection %q is active", name)
 	return nil
 }
 
-// printCheckup writes what was found, as JSON or for people.
-func (p *program) printCheckup(c manage.Checkup) error {
+func printCheckup(p *program, c manage.Checkup) error {
 	if p.asJSON {
 		return p.printJSON(c)
 	}
-	w := tabwriter.NewWriter(p.stdout, 0, 8, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "PART\tFOUND\tCOMPANY\tMESSAGE")
+	rows := [][]string{{"PART", "RESULT", "COMPANY", "MESSAGE"}}
 	for _, f := range c.Findings {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Part, f.Found, terminalText(f.CompanyID), terminalText(&f.Message))
+		rows = append(rows, []string{f.Part, f.Found, terminalText(f.CompanyID), terminalText(&f.Message)})
 	}
-	return flush(w)
+	return p.printTable(rows)
 }

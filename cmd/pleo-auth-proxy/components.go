@@ -1,12 +1,13 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -18,6 +19,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/dashboard"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
@@ -29,15 +31,15 @@ import (
 // components are what a server is assembled of, in the order in which each needs
 // the one before.
 type components struct {
-	manager           *refresh.Manager
-	proxy             *proxy.Proxy
-	pages             *connect.Pages // nil: there are none
-	api               *api.API
-	dashboard         *dashboard.Dashboard
-	keysetRotation    *rotation
-	configConnections *configConnections
-	notifier          *webhook.Dispatcher
-	tls               listenerTLS
+	manager        *refresh.Manager
+	proxy          *proxy.Proxy
+	pages          *connect.Pages // nil: there are none
+	api            *api.API
+	dashboard      *dashboard.Dashboard
+	keysetRotation *rotation
+	configKeys     *manage.ConfigKeys
+	notifier       *webhook.Dispatcher
+	tls            listenerTLS
 
 	certificates *autocert.Certificates // of the pages; nil where nothing gets any
 	plainPages   http.Handler           // beside the pages; nil where there are none
@@ -64,20 +66,25 @@ func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, r
 	if err != nil {
 		return nil, err
 	}
-	links := newLinker(cfg, v.store.Store)
-	p, err := newProxy(cfg, in.proxy, manager, links, registry)
+	p, err := newProxy(cfg, in.proxy, manager, newLinkIssuer(cfg, v.store.Store), registry)
 	if err != nil {
 		return nil, err
 	}
-	a, d, err := newAdmin(cfg, newActions(cfg, v.store.Store, manager, links, pleoAPI, in.server), registry, log.Named("admin"), ready, v.store.Ping)
+	o := newOperator(cfg, v.store.Store)
+	o.API, o.Keys, o.Checker, o.Logger = pleoAPI, manager, newChecker(v.store.Store, pleoAPI, in.server), log.Named("admin")
+	a, d, err := newAdmin(cfg, o, manager, registry, log.Named("admin"), ready, v.store.Ping)
 	if err != nil {
 		return nil, err
+	}
+	configKeys := &manage.ConfigKeys{
+		Store: v.store.Connections, Facts: v.store.Changes, Keys: manager, API: pleoAPI, Logger: log.Named("connections"),
+	}
+	for _, c := range in.connections {
+		configKeys.Add(c)
 	}
 	return &components{
 		manager: manager, notifier: notifier, proxy: p, pages: pages, api: a, dashboard: d,
-		configConnections: &configConnections{
-			store: v.store.Store, manager: manager, api: pleoAPI, now: time.Now, log: log.Named("connections"), connections: in.connections,
-		},
+		configKeys:     configKeys,
 		keysetRotation: newRotation(cfg, v, log.Named("keyset")),
 		tls:            in.tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
 	}, nil
@@ -135,6 +142,20 @@ func newProxy(cfg *config.Config, c proxy.Config, manager *refresh.Manager, link
 		c.ConnectLink = connectLinkFunc(links)
 	}
 	return proxy.New(c)
+}
+
+// connectLinkFunc returns the function that gives clients the link by which a person
+// can fix a connection. There is none for a connection whose key is in the
+// configuration.
+func connectLinkFunc(links *connect.LinkIssuer) func(ctx context.Context, id string, version int64) (string, error) {
+	return func(ctx context.Context, id string, version int64) (string, error) {
+		link, err := links.Link(ctx, id, version)
+		var notPossible *manage.NotPossibleError
+		if errors.As(err, &notPossible) {
+			return "", nil
+		}
+		return link, err
+	}
 }
 
 // processName names this run of the program in leases and intents. No other

@@ -95,7 +95,7 @@ func TestConfigKeyFollowsItsFile(t *testing.T) {
 			p := w.serve()
 			p.awaitCompany("acme")
 			w.replaceFile(file, w.issueKey(company).Value)
-			p.waitForLog("a declared connection has a new key")
+			p.waitForLog("a connection of the configuration has a new key")
 			w.revokeKey(old)
 			if got := p.requestConcurrently(20, "acme"); got[http.StatusOK] != 20 {
 				t.Errorf("the statuses are %v, want 20 times 200", got)
@@ -118,7 +118,7 @@ func TestConfigKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
 	p := w.serve()
 	before := p.awaitCompany("acme")
 	w.replaceFile(file, w.issueKey(other.ID).Value)
-	p.waitForLog("a declared connection is not as the configuration says")
+	p.waitForLog("cannot apply a connection of the configuration")
 	if got := p.requestConcurrently(20, "acme"); got[http.StatusOK] != 20 {
 		t.Errorf("the statuses are %v, want 20 times 200 with the old key", got)
 	}
@@ -140,7 +140,7 @@ func TestConfigKeyReplacesRejectedKey(t *testing.T) {
 		t.Fatalf("the statuses are %v, want 5 times 401", got)
 	}
 	w.replaceFile(file, w.issueKey(company).Value)
-	p.waitForLog("a declared connection has a new key")
+	p.waitForLog("a connection of the configuration has a new key")
 	if c := p.connection("acme"); c.Status != "active" || c.LastError != nil {
 		t.Errorf("the connection is %s with last error %v, want active without one", c.Status, c.LastError)
 	}
@@ -207,7 +207,7 @@ func TestConfigKeyCannotBeChangedElsewhere(t *testing.T) {
 	t.Run("one that is not declared any more stays", func(t *testing.T) {
 		w.write("config.yaml", strings.Replace(configFor(w.sim, w.url, filepath.Join(w.dir, "data")), "oauth:", "#", 1))
 		p := w.serve()
-		p.waitForLog("a connection is not declared any more")
+		p.waitForLog("a connection is no longer in the configuration")
 		if got := p.requestConcurrently(1, "acme"); got[http.StatusOK] != 1 {
 			t.Errorf("the statuses are %v, want 200", got)
 		}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
@@ -93,7 +94,7 @@ func (w *connectEnv) connectLink(name string, flags ...string) string {
 func (w *connectEnv) inStore(work func(context.Context, credstore.Store) error) {
 	w.t.Helper()
 	p := program{stdout: io.Discard, stderr: io.Discard, environ: []string{"HOME=" + w.dir}, configPath: w.config}
-	if err := p.withStore(w.t.Context(), work); err != nil {
+	if err := withStore(w.t.Context(), &p, func(_ *config.Config, v *openedStore) error { return work(w.t.Context(), v.store.Store) }); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -39,7 +39,7 @@ func TestMentionedCommandsExist(t *testing.T) {
 	for page, text := range pages(t) {
 		for _, m := range mention.FindAllStringSubmatch(text, -1) {
 			mentions++
-			if problem := wrongCommand((&program{}).rootCommand(), strings.Fields(m[1])); problem != "" {
+			if problem := wrongCommand(newRootCommand(&program{}), strings.Fields(m[1])); problem != "" {
 				t.Errorf("%s: `pleo-auth-proxy %s`: %s", filepath.Base(page), m[1], problem)
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -15,7 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func (p *program) doctorCommand() *cobra.Command {
+func newDoctorCommand(p *program) *cobra.Command {
 	d := &doctor{p: p, reported: map[string]bool{}}
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -29,7 +28,7 @@ Pleo is asked by introspection only. Run it as the user that the server runs as,
 since another one may be able to read other files.
 
 It exits 0 if there is no error; warnings are none.`,
-		Args: args(),
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
 	cmd.Flags().IntVar(&d.checkLimit, "ask", defaultCheckLimit, "ask Pleo about at most `N` connections; 0 asks about none")
@@ -166,15 +165,8 @@ func (e *unhealthyError) Error() string {
 	return fmt.Sprintf("%s and %s found", plural(e.errors, "error"), plural(e.warnings, "warning"))
 }
 
-// Unwrap returns what was found, which decides about the exit code.
+// Unwrap returns the errors that decide about the exit code.
 func (e *unhealthyError) Unwrap() []error { return e.causes }
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
 
 // validation returns an error if one was found.
 func (d *doctor) verdict() error {
@@ -188,18 +180,18 @@ func (d *doctor) print(healthy bool) error {
 	if d.p.asJSON {
 		return d.p.printJSON(diagnosis{Healthy: healthy, Findings: d.findings})
 	}
-	w := tabwriter.NewWriter(d.p.stdout, 0, 8, 2, ' ', 0)
+	var rows [][]string
 	for _, f := range d.findings {
 		said := f.Message
 		if f.Subject != "" {
 			said = terminalText(&f.Subject) + ": " + said
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", f.Severity, f.Check, said)
+		rows = append(rows, []string{string(f.Severity), f.Check, said})
 		if f.Fix != "" {
-			_, _ = fmt.Fprintf(w, "\t\t→ %s\n", f.Fix)
+			rows = append(rows, []string{"", "", "→ " + f.Fix})
 		}
 	}
-	if err := flush(w); err != nil || !healthy {
+	if err := d.p.printTable(rows); err != nil || !healthy {
 		return err
 	}
 	d.p.notef("no error and %s found", plural(d.count(severityWarning), "warning"))

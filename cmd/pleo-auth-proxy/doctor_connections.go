@@ -30,7 +30,7 @@ const (
 
 // connections tells of those that are not well.
 func (d *doctor) connections(ctx context.Context, v *openedStore) {
-	all, err := listAll(ctx, v.store.Store, "")
+	all, err := newOperator(d.cfg, v.store.Store).ListAll(ctx, "")
 	if err != nil {
 		d.reportError(checkConnections, "", err, d.storeFix(err))
 		return
@@ -47,7 +47,7 @@ func (d *doctor) connections(ctx context.Context, v *openedStore) {
 
 // checkCredentials asks Pleo about connections that should be well.
 func (d *doctor) checkCredentials(ctx context.Context, v *openedStore, some []credstore.Connection) {
-	checker, err := newChecker(d.cfg, v.store.Store, zap.NewNop())
+	checker, err := openChecker(d.cfg, v.store.Store, zap.NewNop())
 	if err != nil || !d.reached || d.checkLimit <= 0 || len(some) == 0 {
 		return // why was said where it was found
 	}

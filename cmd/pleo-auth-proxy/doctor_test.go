@@ -478,7 +478,7 @@ func countCommands(t *testing.T, findings []finding) (named int) {
 	for _, f := range findings {
 		for _, c := range command.FindAllStringSubmatch(f.Fix, -1) {
 			named++
-			found, rest, err := (&program{}).rootCommand().Find(strings.Fields(c[1]))
+			found, rest, err := newRootCommand(&program{}).Find(strings.Fields(c[1]))
 			if err != nil || len(rest) > 0 || found.HasSubCommands() {
 				t.Errorf("%q names a command that is not there: %v", f.Fix, err)
 			}

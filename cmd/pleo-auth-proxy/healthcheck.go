@@ -20,7 +20,7 @@ import (
 // healthcheckTimeout is shorter than what image and pod health checks allow.
 const healthcheckTimeout = 3 * time.Second
 
-func (p *program) healthcheckCommand() *cobra.Command {
+func newHealthcheckCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Asks the running server whether it is ready",
@@ -28,18 +28,18 @@ func (p *program) healthcheckCommand() *cobra.Command {
 exits 0 if it is ready. For images that have no shell and no curl:
 
   HEALTHCHECK CMD ["/pleo-auth-proxy", "healthcheck"]`,
-		Args: args(),
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := p.loadConfig()
 			if err != nil {
 				return err
 			}
-			return p.healthcheck(cmd.Context(), cfg)
+			return healthcheck(cmd.Context(), p, cfg)
 		},
 	}
 }
 
-func (p *program) healthcheck(ctx context.Context, cfg *config.Config) error {
+func healthcheck(ctx context.Context, p *program, cfg *config.Config) error {
 	at, err := healthListen(cfg)
 	if err != nil {
 		return err

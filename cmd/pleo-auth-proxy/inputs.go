@@ -2,12 +2,14 @@ package main
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net/http"
 
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
@@ -22,7 +24,7 @@ type inputs struct {
 	transport   *http.Transport           // for Pleo's servers
 	server      *pleo.AuthorizationServer // nil if only API keys are used
 	proxy       proxy.Config              // without what depends on the store
-	connections []*configConnection
+	connections []manage.ConfigConnection
 	webhooks    []webhook.Endpoint
 	tls         listenerTLS
 	logo        []byte         // nil: none
@@ -163,4 +165,28 @@ func proxyConfig(cfg *config.Config, transport *http.Transport, log *zap.Logger)
 		return c, cfg.ErrorAt("upstream", err)
 	}
 	return c, nil
+}
+
+// openConfigConnections reads the keys of the connections in the configuration. Its
+// error is a *config.Error with every one that cannot be used.
+func openConfigConnections(cfg *config.Config, log *zap.Logger) ([]manage.ConfigConnection, error) {
+	var (
+		connections []manage.ConfigConnection
+		wrong       config.Error
+	)
+	for i, c := range cfg.Connections {
+		key := c.APIKey.Key(fmt.Sprintf("connections[%d].api_key", i))
+		reader, err := c.APIKey.Open()
+		if err == nil && !reader.Secret().Sendable() {
+			err = manage.ErrNotSendable
+		}
+		if err != nil {
+			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(key, err))
+			continue
+		}
+		connections = append(connections, manage.ConfigConnection{
+			Name: c.Name, Kind: c.Kind, ExternalTenant: c.ExternalTenant, Key: secretFile(key, reader, log),
+		})
+	}
+	return connections, wrong.AsError()
 }

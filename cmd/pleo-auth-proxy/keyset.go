@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,50 +18,51 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
-func (p *program) keysetCommand() *cobra.Command {
-	cmd := commandGroup(&cobra.Command{
+func newKeysetCommand(p *program) *cobra.Command {
+	cmd := newCommandGroup(&cobra.Command{
 		Use:   "keyset",
-		Short: "Makes and rotates the keys that seal the store",
-		Long: `A rotation takes three steps, in this order: add a key, promote it, retire the old
-one. Running servers see each step within a second and need no restart.
+		Short: "Create and rotate the keys that encrypt the store",
+		Long: `Create and rotate the keys that encrypt the store. A rotation takes three steps, in
+this order: add a key, promote it, retire the old one. Running servers apply each
+step within a second, without a restart.
 
-Where several machines share a store, each with a copy of the keyset file, bring
-the file to all of them after every step, before the next one. Keep a copy of a
-retired key for as long as you keep backups of the store from before.
+If several machines share a store, each with a copy of the keyset file, copy the
+file to all of them after every step, before the next one. Keep a copy of a retired
+key for as long as you keep backups of the store that need it.
 
-Keys are named by their fingerprint, or by as much of its beginning as tells it
-from the others.`,
+Keys are named by their fingerprint, or by a beginning of it that no other key has.`,
+		Example: `  pleo-auth-proxy keyset add
+  pleo-auth-proxy keyset promote
+  pleo-auth-proxy keyset retire`,
 	})
-	cmd.AddCommand(p.keysetCreateCommand(), p.keysetAddCommand(), p.keysetPromoteCommand(),
-		p.keysetRetireCommand(), p.keysetStatusCommand())
+	cmd.AddCommand(newKeysetCreateCommand(p), newKeysetAddCommand(p), newKeysetPromoteCommand(p),
+		newKeysetRetireCommand(p), newKeysetStatusCommand(p))
 	return cmd
 }
 
-// keyResult is what the commands that change a keyset print.
+// keyResult is what the commands that change a keyset print with --json.
 type keyResult struct {
 	Fingerprint string `json:"fingerprint"`
 	Primary     bool   `json:"primary"`
 }
 
-func (p *program) printKey(k keyset.Key) error {
+func printKey(p *program, k keyset.Key) error {
 	if p.asJSON {
 		return p.printJSON(keyResult{Fingerprint: k.Fingerprint, Primary: k.Primary})
 	}
-	if _, err := fmt.Fprintln(p.stdout, k.Fingerprint); err != nil {
-		return fmt.Errorf("writing the result: %w", err)
-	}
-	return nil
+	return p.printTable([][]string{{k.Fingerprint}})
 }
 
-func (p *program) keysetCreateCommand() *cobra.Command {
+func newKeysetCreateCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "create",
-		Short: "Makes the keyset file, with one key",
-		Long: `Makes the keyset file, with one key, and prints its fingerprint. A server does so
-itself when it starts for the first time. An existing keyset is left alone.`,
-		Args: args(),
+		Short: "Create the keyset file, with one key",
+		Long: `Create the keyset file, with one key, and print its fingerprint. A server does this
+when it starts for the first time. An existing keyset is left unchanged.`,
+		Example: `  pleo-auth-proxy keyset create`,
+		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := p.loadStoreConfig()
+			cfg, err := loadStoreConfig(p)
 			if err != nil {
 				return err
 			}
@@ -72,20 +74,21 @@ itself when it starts for the first time. An existing keyset is left alone.`,
 				return err
 			}
 			p.notef("%s: %s", keysetBackupNotice, cfg.Store.KeysetFile)
-			return p.printKey(key)
+			return printKey(p, key)
 		},
 	}
 }
 
-func (p *program) keysetAddCommand() *cobra.Command {
+func newKeysetAddCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "add",
-		Short: "Adds a new key, which nothing is sealed under yet",
-		Long: `Adds a new key to the keyset file and prints its fingerprint. Nothing is sealed
+		Short: "Add a new key to the keyset",
+		Long: `Add a new key to the keyset file and print its fingerprint. Nothing is encrypted
 under it before keyset promote.`,
-		Args: args(),
+		Example: `  pleo-auth-proxy keyset add`,
+		Args:    exactArgs(),
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := p.loadStoreConfig()
+			cfg, err := loadStoreConfig(p)
 			if err != nil {
 				return err
 			}
@@ -93,171 +96,193 @@ under it before keyset promote.`,
 			if err != nil {
 				return err
 			}
-			p.notef("added key %s; back up %s, bring it to every machine that shares the store, then run keyset promote", key.Fingerprint, cfg.Store.KeysetFile)
-			return p.printKey(key)
+			p.notef("added key %s; back up %s, copy it to every machine that shares the store, then run keyset promote", key.Fingerprint, cfg.Store.KeysetFile)
+			return printKey(p, key)
 		},
 	}
 }
 
-func (p *program) keysetPromoteCommand() *cobra.Command {
+func newKeysetPromoteCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "promote [FINGERPRINT]",
-		Short: "Seals everything under another key, by default the newest",
-		Long: `Makes a key of the keyset the primary one, under which everything new is sealed,
-and seals what the store holds anew under it. That may be interrupted at any
-moment: a running server goes on with it, and so does the same command again.`,
+		Short: "Encrypt the store under another key, by default the newest",
+		Long: `Make a key of the keyset the primary one, under which everything new is encrypted,
+and encrypt what is in the store again under it. You can interrupt it at any
+moment: a running server finishes it, and so does the same command.`,
+		Example: `  pleo-auth-proxy keyset promote
+  pleo-auth-proxy keyset promote 1f3a`,
 		Args: optionalArg("FINGERPRINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetFiles) error {
+			return withKeyset(cmd.Context(), p, func(k *keysetFiles) error {
 				key, err := newestOrNamed(k.keyset.Keys(), args)
 				if err != nil {
 					return err
 				}
-				return p.promote(ctx, k, key)
+				return promote(cmd.Context(), p, k, key)
 			})
 		},
 	}
 }
 
-func (p *program) promote(ctx context.Context, k *keysetFiles, key keyset.Key) error {
-	if err := p.makePrimary(k, key); err != nil {
-		return err
+func promote(ctx context.Context, p *program, k *keysetFiles, key keyset.Key) error {
+	if key.Primary { // the file stays as it is: it may be on a read-only mount
+		p.notef("key %s is already the primary one", key.Fingerprint)
+	} else {
+		if _, err := keyset.Promote(k.cfg.Store.KeysetFile, key.Fingerprint); err != nil {
+			return err
+		}
+		p.notef("promoted key %s", key.Fingerprint)
 	}
 	key.Primary = true
 	if k.store == nil {
-		return p.printKey(key)
+		return printKey(p, key)
 	}
 	if _, err := k.store.Keys.Rotate(ctx, true); err != nil {
 		return err
 	}
 	done, err := k.store.Keys.Reencrypt(ctx, func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
 	if err != nil {
-		return fmt.Errorf("%w; %d connections are done, and a running server does the rest", err, done.Records)
+		return fmt.Errorf("%w; %s done, and a running server does the rest", err, plural(done.Records, "connection"))
 	}
-	p.notef("sealed %d connections anew", done.Records)
+	p.notef("re-encrypted %s", plural(done.Records, "connection"))
 	if done.Undecryptable > 0 {
-		p.notef("warning: %d connections do not open, and were left as they are: they are damaged, or sealed under a key that the keyset does not hold", done.Undecryptable)
+		p.notef("warning: %s cannot be decrypted and stay unchanged: they are damaged, or encrypted under a key that is not in the keyset", plural(done.Undecryptable, "connection"))
 	}
-	return p.printKey(key)
+	return printKey(p, key)
 }
 
-// makePrimary does not touch a file in which the key is primary already: it may
-// be on a read-only mount.
-func (p *program) makePrimary(k *keysetFiles, key keyset.Key) error {
-	if key.Primary {
-		p.notef("key %s is the primary one already", key.Fingerprint)
-		return nil
-	}
-	if _, err := keyset.Promote(k.cfg.Store.KeysetFile, key.Fingerprint); err != nil {
-		return err
-	}
-	p.notef("promoted key %s", key.Fingerprint)
-	return nil
-}
-
-func (p *program) keysetRetireCommand() *cobra.Command {
+func newKeysetRetireCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "retire [FINGERPRINT]",
-		Short: "Takes a key that nothing is sealed under out of the keyset",
-		Long: `Takes a key out of the keyset file. That is refused as long as the store or a
-token pair in the spool of this machine needs it. The key may be left out where
-there is only one beside the primary one.`,
-		Args: optionalArg("FINGERPRINT"),
+		Short: "Remove a key that nothing is encrypted under",
+		Long: `Remove a key from the keyset file. It fails as long as the store or a token pair in
+this machine's spool needs the key. You can omit the fingerprint if there is only
+one key besides the primary one.`,
+		Example: `  pleo-auth-proxy keyset retire`,
+		Args:    optionalArg("FINGERPRINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetFiles) error {
+			return withKeyset(cmd.Context(), p, func(k *keysetFiles) error {
 				key, err := otherOrNamed(k.keyset.Keys(), args)
 				if err != nil {
 					return err
 				}
-				err = keyset.Retire(k.cfg.Store.KeysetFile, key.Fingerprint, func() error { return k.retire(ctx, key) })
+				err = keyset.Retire(k.cfg.Store.KeysetFile, key.Fingerprint, func() error { return k.retire(cmd.Context(), key) })
 				if err != nil {
 					return err
 				}
 				p.notef("retired key %s; keep a copy of it for as long as you keep backups of the store that need it", key.Fingerprint)
-				return p.printKey(key)
+				return printKey(p, key)
 			})
 		},
 	}
 }
 
-// keyStatus is a key as keyset status shows it.
+// keyStatus is a key as keyset status prints it.
 type keyStatus struct {
 	Fingerprint  string `json:"fingerprint"`
 	Primary      bool   `json:"primary"`
-	Rows         int    `json:"rows"`          // connections of which anything is sealed under it
+	Rows         int    `json:"rows"`          // connections with a secret that is encrypted under it
 	SpoolRecords int    `json:"spool_records"` // token pairs in this machine's spool
-	Store        bool   `json:"store"`         // what is new in the store is sealed under it
+	Store        bool   `json:"store"`         // the store encrypts new secrets under it
 	CanRetire    bool   `json:"can_retire"`
 }
 
-// keysetStatus is what keyset status shows.
+// keysetStatus is what keyset status prints.
 type keysetStatus struct {
 	File    string      `json:"file"`
 	Primary string      `json:"primary"`
 	Keys    []keyStatus `json:"keys"`
-	// UnknownRows counts connections under keys that the keyset does not hold,
-	// or damaged.
+	// UnknownRows counts the connections that are damaged, or encrypted under keys
+	// that are not in the keyset.
 	UnknownRows         int `json:"unknown_rows"`
 	UnknownSpoolRecords int `json:"unknown_spool_records"`
 }
 
-func (p *program) keysetStatusCommand() *cobra.Command {
+func newKeysetStatusCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Shows the keys and how much is sealed under each",
-		Args:  args(),
+		Short: "Show the keys and what is encrypted under each",
+		Example: `  pleo-auth-proxy keyset status
+  pleo-auth-proxy keyset status --json`,
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return p.withKeys(cmd.Context(), func(ctx context.Context, k *keysetFiles) error {
-				status, err := k.status(ctx)
+			return withKeyset(cmd.Context(), p, func(k *keysetFiles) error {
+				status, err := k.status(cmd.Context())
 				if err != nil {
 					return err
 				}
-				if p.asJSON {
-					return p.printJSON(status)
-				}
-				return p.printKeysetStatus(status)
+				return printKeysetStatus(p, status)
 			})
 		},
 	}
 }
 
-// keysetFiles is what the commands on a keyset work with.
+func printKeysetStatus(p *program, s keysetStatus) error {
+	if p.asJSON {
+		return p.printJSON(s)
+	}
+	rows := [][]string{{"KEY", "USE", "CONNECTIONS", "SPOOL", "CAN RETIRE"}}
+	for _, k := range s.Keys {
+		canRetire := "no"
+		if k.CanRetire {
+			canRetire = "yes"
+		}
+		rows = append(rows, []string{k.Fingerprint, keyUse(k), strconv.Itoa(k.Rows), strconv.Itoa(k.SpoolRecords), canRetire})
+	}
+	if s.UnknownRows > 0 || s.UnknownSpoolRecords > 0 {
+		rows = append(rows, []string{"not in the keyset", "", strconv.Itoa(s.UnknownRows), strconv.Itoa(s.UnknownSpoolRecords), dash})
+	}
+	return p.printTable(rows)
+}
+
+func keyUse(k keyStatus) string {
+	switch {
+	case k.Primary && k.Store:
+		return "primary"
+	case k.Primary:
+		return "primary, not in the store yet"
+	case k.Store:
+		return "of the store"
+	}
+	return dash
+}
+
+// keysetFiles is what the commands on a keyset use.
 type keysetFiles struct {
 	cfg    *config.Config
 	keyset *keyset.Keyset
-	store  *sqlstore.Store // nil while there is none
+	store  *sqlstore.Store // nil if there is none
 }
 
-// withKeys runs work on the keyset that exists, and on the store if that does.
-func (p *program) withKeys(ctx context.Context, work func(context.Context, *keysetFiles) error) error {
-	cfg, err := p.loadStoreConfig()
+// withKeyset calls do with the keyset, which must exist, and with the store if that
+// exists.
+func withKeyset(ctx context.Context, p *program, do func(*keysetFiles) error) error {
+	cfg, err := loadStoreConfig(p)
 	if err != nil {
 		return err
 	}
-	k := &keysetFiles{cfg: cfg}
 	exists, err := storeExists(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	if exists {
-		v, err := openOrCreate(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+		v, err := openOrCreate(ctx, cfg, p.logger())
 		if err != nil {
 			return err
 		}
-		k.keyset, k.store = v.keyset, v.store
-		return errors.Join(work(ctx, k), v.store.Close())
+		return errors.Join(do(&keysetFiles{cfg: cfg, keyset: v.keyset, store: v.store}), v.store.Close())
 	}
-	k.keyset, err = keyset.Open(cfg.Store.KeysetFile)
+	keys, err := keyset.Open(cfg.Store.KeysetFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &credstore.SetupError{
 			Err:  fmt.Errorf("there is no keyset %s", cfg.Store.KeysetFile),
-			Hint: "make one with keyset create, or set store.keyset_file to where it is",
+			Hint: "create one with keyset create, or set store.keyset_file to where it is",
 		}
 	}
 	if err != nil {
 		return err
 	}
-	return work(ctx, k)
+	return do(&keysetFiles{cfg: cfg, keyset: keys})
 }
 
 // retire makes sure that nothing needs the key, now or later.

@@ -27,7 +27,7 @@ func TestManPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := (&program{}).rootCommand()
+	root := newRootCommand(&program{})
 	root.DisableAutoGenTag = true
 	header := &doc.GenManHeader{Section: "1", Date: &date, Manual: "User Commands", Source: "pleo-auth-proxy"}
 	if err := doc.GenManTree(root, header, dir); err != nil {

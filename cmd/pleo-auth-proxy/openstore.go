@@ -233,27 +233,18 @@ func hasKeyset(cfg *config.Config) bool {
 // keysetBackupNotice is what is said once, when a keyset is made.
 const keysetBackupNotice = "made a new keyset; back it up apart from the store, which cannot be opened without it"
 
-// openStore opens the store, which has to exist, for a command that works beside
-// a running server. A store that is not there is more likely somewhere else than
-// empty.
-func (p *program) openStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
-	cfg, v, err := p.openExisting(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	return cfg, v.store, nil
-}
-
-// openExisting is openStore with the keyset.
-func (p *program) openExisting(ctx context.Context) (*config.Config, *openedStore, error) {
-	cfg, err := p.loadStoreConfig()
+// openExisting opens the store, which must exist, with its keyset, for a command
+// that may work beside a running server. A store that does not exist is more likely
+// somewhere else than empty.
+func openExisting(ctx context.Context, p *program) (*config.Config, *openedStore, error) {
+	cfg, err := loadStoreConfig(p)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := checkStoreExists(ctx, cfg); err != nil {
 		return nil, nil, err
 	}
-	v, err := openOrCreate(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+	v, err := openOrCreate(ctx, cfg, p.logger())
 	return cfg, v, err
 }
 
@@ -269,25 +260,24 @@ func checkStoreExists(ctx context.Context, cfg *config.Config) error {
 	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", storeLocation(cfg)), Hint: hint}
 }
 
-// openOrCreateStore opens the store for a command that adds connections, which may
-// be the first of all.
-func (p *program) openOrCreateStore(ctx context.Context) (*config.Config, *sqlstore.Store, error) {
-	cfg, err := p.loadStoreConfig()
+// openOrCreateStore opens or creates the store for a command that adds connections.
+func openOrCreateStore(ctx context.Context, p *program) (*config.Config, *openedStore, error) {
+	cfg, err := loadStoreConfig(p)
 	if err != nil {
 		return nil, nil, err
 	}
-	v, err := openOrCreate(ctx, cfg, newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}))
+	v, err := openOrCreate(ctx, cfg, p.logger())
 	if err != nil {
 		return nil, nil, err
 	}
 	if v.createdKeyset {
 		p.notef("%s: %s", keysetBackupNotice, cfg.Store.KeysetFile)
 	}
-	return cfg, v.store, nil
+	return cfg, v, nil
 }
 
 // loadStoreConfig loads the configuration for a command that works on the store itself.
-func (p *program) loadStoreConfig() (*config.Config, error) {
+func loadStoreConfig(p *program) (*config.Config, error) {
 	cfg, err := p.loadConfig()
 	if err == nil && cfg.Store.Driver == config.DriverMemory {
 		return nil, &credstore.SetupError{

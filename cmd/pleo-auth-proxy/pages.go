@@ -83,14 +83,6 @@ func readLimited(path string, limit int64) ([]byte, error) {
 	return content, err
 }
 
-// newLinker returns what makes connect links.
-func newLinker(cfg *config.Config, store credstore.Store) *connect.LinkIssuer {
-	return connect.NewLinkIssuer(connect.LinkIssuerConfig{
-		Store: linkStore{store, cfg}, PublicURL: cfg.Connect.PublicURL,
-		TTL: cfg.Connect.LinkTTL, ReturnURLs: cfg.Connect.ReturnURLs,
-	})
-}
-
 // mayShowConnectLinks reports whether clients of the proxy may be told connect links:
 // where they are known, or programs of this machine.
 func mayShowConnectLinks(cfg *config.Config) bool {

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -68,54 +64,5 @@ func TestIgnoredProxyVariables(t *testing.T) {
 	got := ignoredProxyVariables([]string{"HTTP_PROXY=http://u:p@h", "https_proxy=x", "ALL_PROXY=", "NO_PROXY=x", "HTTP_PROXYX=x"})
 	if diff := cmp.Diff([]string{"HTTP_PROXY", "https_proxy"}, got); diff != "" {
 		t.Errorf("ignored (-want +got), names only:\n%s", diff)
-	}
-}
-
-// fakeStore creates whatever it is given.
-type fakeStore struct{ credstore.Connections }
-
-func (fakeStore) Create(_ context.Context, n credstore.NewConnection) (credstore.Connection, error) {
-	return credstore.Connection{Name: n.Name, CompanyID: n.Company.ID}, nil
-}
-
-// unreachableAPI counts how often somebody tries to reach it.
-type unreachableAPI struct{ asked int }
-
-func (a *unreachableAPI) Introspect(context.Context, credstore.Secret) (pleo.Identity, error) {
-	a.asked++
-	return pleo.Identity{}, &url.Error{Op: "Get", Err: errors.New("connection refused")}
-}
-
-// TestImportStopsCheckingUnreachableAPI: a long import must not wait for a
-// timeout at each line.
-func TestImportStopsCheckingUnreachableAPI(t *testing.T) {
-	api := &unreachableAPI{}
-	in := &importer{store: credstore.Store{Connections: fakeStore{}}, api: api, now: time.Now}
-	for i := range 100 {
-		_, warning, err := in.create(t.Context(), credstore.NewConnection{
-			Name: fmt.Sprint("c", i), Kind: credstore.StandaloneKey,
-			Credential: &credstore.NewCredential{APIKey: credstore.NewSecret("k")},
-		})
-		if err != nil || warning == "" {
-			t.Fatalf("take = %q, %v; want a warning and no error", warning, err)
-		}
-	}
-	if api.asked != maxUnreachable {
-		t.Errorf("the API was asked %d times, want %d", api.asked, maxUnreachable)
-	}
-}
-
-func TestImportDoesNotCheckExpiredToken(t *testing.T) {
-	api := &unreachableAPI{}
-	now := time.Unix(1e9, 0)
-	in := &importer{store: credstore.Store{Connections: fakeStore{}}, api: api, now: func() time.Time { return now }}
-	_, warning, err := in.create(t.Context(), credstore.NewConnection{
-		Name: "c", Kind: credstore.OAuth,
-		Credential: &credstore.NewCredential{
-			RefreshToken: credstore.NewSecret("r"), AccessToken: credstore.NewSecret("a"), ExpiresAt: now,
-		},
-	})
-	if err != nil || warning != "" || api.asked != 0 {
-		t.Errorf("take = %q, %v after %d questions; want none of them", warning, err, api.asked)
 	}
 }

@@ -79,7 +79,7 @@ func (w *env) openStore() *openedStore {
 func (w *env) wantAllOpen(n int) {
 	w.t.Helper()
 	v := w.openStore()
-	page, err := v.store.Connections.List(w.t.Context(), credstore.Query{Limit: pageSize})
+	page, err := v.store.Connections.List(w.t.Context(), credstore.Query{Limit: maxPageSize})
 	if err != nil || len(page.Connections) != n {
 		w.t.Fatalf("List = %d connections, %v, want %d", len(page.Connections), err, n)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,24 +17,26 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-func (p *program) serveCommand() *cobra.Command {
+func newServeCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
-		Short: "Runs the proxy until it is told to stop",
-		Long: `Runs the proxy until SIGTERM, SIGINT or SIGHUP. Then it takes no new requests,
-lets those under way finish within shutdown.drain, waits for refreshes until
-every new token is saved, and exits 0.
+		Short: "Run the proxy until it is stopped",
+		Long: `Run the proxy until SIGTERM, SIGINT or SIGHUP. It then stops accepting requests,
+finishes those in flight within shutdown.drain, waits for refreshes until every
+new token is saved, and exits 0.
 
-Logs go to standard error. With --json one line of JSON with the addresses goes to
+Logs go to standard error. With --json, one line of JSON with the addresses goes to
 standard output once everything is ready.`,
-		Args: args(),
+		Example: `  pleo-auth-proxy serve
+  pleo-auth-proxy serve --config /etc/pleo-auth-proxy/config.yaml`,
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return p.serve(credstore.WithActor(cmd.Context(), credstore.ActorProxy))
+			return serve(credstore.WithActor(cmd.Context(), credstore.ActorProxy), p)
 		},
 	}
 }
 
-func (p *program) serve(ctx context.Context) error {
+func serve(ctx context.Context, p *program) error {
 	// From the first moment, so that a signal during the start is not lost.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
@@ -62,18 +65,18 @@ func (p *program) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.warnAtStartup(cfg, v, log)
+	warnAtStartup(p, cfg, v, log)
 	if err := s.assemble(in, v); err != nil {
 		return errors.Join(err, v.store.Close())
 	}
-	if err := s.parts.configConnections.start(ctx); err != nil {
+	if err := s.parts.configKeys.Start(ctx); err != nil {
 		return errors.Join(err, v.store.Close())
 	}
-	return errors.Join(s.run(ctx, signals, p.printAddresses), v.store.Close())
+	return errors.Join(s.run(ctx, signals, func(addresses map[string]string) error { return printAddresses(p, addresses) }), v.store.Close())
 }
 
 // warnAtStartup logs what an operator should know about this start.
-func (p *program) warnAtStartup(cfg *config.Config, v *openedStore, log *zap.Logger) {
+func warnAtStartup(p *program, cfg *config.Config, v *openedStore, log *zap.Logger) {
 	if v.createdKeyset {
 		log.Warn(keysetBackupNotice, zap.String("file", cfg.Store.KeysetFile))
 	}
@@ -96,11 +99,11 @@ func (p *program) warnAtStartup(cfg *config.Config, v *openedStore, log *zap.Log
 
 // printAddresses says on standard output where the server listens, for programs that
 // let it choose its ports.
-func (p *program) printAddresses(addresses map[string]string) error {
+func printAddresses(p *program, addresses map[string]string) error {
 	if !p.asJSON {
 		return nil
 	}
-	return p.printLine(addresses)
+	return json.NewEncoder(p.stdout).Encode(addresses)
 }
 
 // server is one run of serve.
@@ -192,7 +195,7 @@ func (s *server) start(work context.Context, failed chan<- error) <-chan struct{
 		running.Go(func() { c.Run(work) })
 	}
 	running.Go(func() { s.parts.dashboard.Run(work) })
-	running.Go(func() { s.parts.configConnections.run(work) })
+	running.Go(func() { s.parts.configKeys.Run(work) })
 	background := make(chan struct{})
 	go func() {
 		running.Wait()

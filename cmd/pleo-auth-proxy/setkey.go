@@ -1,163 +1,109 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-// setKeyFlags are the flags of connections set-key.
-type setKeyFlags struct {
-	keyFile string
-	expires string
-	next    bool
-	other   bool
-	shared  bool
-}
-
-func (p *program) setKeyCommand() *cobra.Command {
-	var f setKeyFlags
+func newSetKeyCommand(p *program) *cobra.Command {
+	var (
+		k                manage.NewKey
+		keyFile, expires string
+	)
 	cmd := &cobra.Command{
 		Use:   "set-key NAME",
-		Short: "Gives a connection another API key",
-		Long: `Gives a connection another API key, from a file or from standard input. The API is
-asked about it first: a key that it does not accept, or of another company than the
-connection's, is not taken, and the connection keeps what it has.
+		Short: "Set the API key of a connection",
+		Long: `Set the API key of a connection, from a file or standard input. Pleo is asked about
+the key first. A key that Pleo does not accept, or that belongs to another company
+than the connection's, is not stored, and the connection keeps its present key.
 
-With --next the key takes the place of the present one once the API refuses that,
-so that the customer can end the old key at any time.`,
+With --next the key is staged: it replaces the present one once Pleo rejects that,
+so the customer can delete the old key at any time.`,
 		Example: `  pass show pleo/acme | pleo-auth-proxy connections set-key acme
   pleo-auth-proxy connections set-key acme --next --key-file new.key --expires 2031-01-31`,
-		Args: args("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			g, err := p.newKey(f)
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			k.ExpiresAt, err = parseExpiry(expires)
+			if err == nil {
+				k.Key, err = readKey(p, keyFile)
+			}
 			if err != nil {
 				return &usageError{command: cmd.CommandPath(), err: err}
 			}
-			return p.setKey(cmd.Context(), args[0], g)
+			return withStore(cmd.Context(), p, func(cfg *config.Config, v *openedStore) error {
+				o := newOperator(cfg, v.store.Store)
+				if o.Keys, err = newKeySetter(cfg, p, v.store.Store); err != nil {
+					return err
+				}
+				c, err := o.Find(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				c, err = o.SetKey(cmd.Context(), c, k)
+				return reportKey(p, c, k.Next, err)
+			})
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.keyFile, "key-file", "-", "a `FILE` that holds the API key; - for standard input")
-	flags.StringVar(&f.expires, "expires", "", expiresUsage)
-	flags.BoolVar(&f.next, "next", false, "use the key once the present one is refused")
-	flags.BoolVar(&f.other, "allow-other-company", false, "let the connection move to another Pleo company")
-	flags.BoolVar(&f.shared, "allow-shared-company", false, sharedUsage)
+	flags.StringVar(&keyFile, "key-file", "-", "read the API key from `FILE`; - for standard input")
+	flags.StringVar(&expires, "expires", "", expiresUsage)
+	flags.BoolVar(&k.Next, "next", false, "use the key once Pleo rejects the present one")
+	flags.BoolVar(&k.AllowOtherCompany, "allow-other-company", false, allowOtherUsage)
+	flags.BoolVar(&k.AllowSharedCompany, "allow-shared-company", false, allowSharedUsage)
 	return cmd
 }
 
-const expiresUsage = "when the key ends, as a `DATE` such as 2031-01-31 or 2031-01-31T15:04:05Z; you are reminded before"
-
-// newKey returns what the flags ask for. Its errors are wrong usage.
-func (p *program) newKey(f setKeyFlags) (apikey.Change, error) {
-	g := apikey.Change{Stage: f.next, AllowOtherCompany: f.other, AllowSharedCompany: f.shared}
-	if f.next && (f.other || f.shared) {
-		return g, errors.New("--next is for another key of the same company")
-	}
-	var err error
-	if g.ExpiresAt, err = parseDate(f.expires); err != nil {
-		return g, err
-	}
-	g.Key, err = p.readKey(f.keyFile)
-	return g, err
-}
-
-// parseDate reads a time, or a day, at whose end in UTC the key ends; zero for "".
-func parseDate(s string) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	at, err := apikey.Expiry(s)
-	if err != nil {
-		at, err = time.Parse(time.RFC3339, s)
-	}
-	switch {
-	case err != nil:
-		return time.Time{}, errors.New("--expires wants a date such as 2031-01-31 or 2031-01-31T15:04:05Z")
-	case at.Before(time.Now()):
-		return time.Time{}, errors.New("--expires lies in the past")
-	}
-	return at.UTC(), nil
-}
-
-func (p *program) setKey(ctx context.Context, name string, g apikey.Change) error {
-	cfg, store, err := p.openStore(ctx)
-	if err != nil {
-		return err
-	}
-	m, err := p.keyManager(cfg, store.Store)
-	if err == nil {
-		err = checkNotInConfig(cfg, name)
-	}
-	if err == nil {
-		err = p.setKeyBy(ctx, store.Store, m, name, g)
-	}
-	return errors.Join(err, store.Close())
-}
-
-// keyManager returns a manager that only takes keys: it refreshes nothing.
-func (p *program) keyManager(cfg *config.Config, store credstore.Store) (*refresh.Manager, error) {
+// newKeySetter returns a manager that only sets keys: it refreshes nothing.
+func newKeySetter(cfg *config.Config, p *program, store credstore.Store) (manage.KeySetter, error) {
 	transport, err := upstreamTransport(cfg)
 	if err != nil {
 		return nil, err
 	}
 	return refresh.New(refresh.Config{
-		Store: refresh.StoreOf(store), API: newAPI(cfg.Upstream.APIURL, transport), OtherEnvironment: newOtherEnvironmentAPI(cfg, transport), Owner: processName(),
-		Logger: newLogger(p.stderr, config.Log{Level: "warn", Format: "console"}),
+		Store: refresh.StoreOf(store), API: newAPI(cfg.Upstream.APIURL, transport), OtherEnvironment: newOtherEnvironmentAPI(cfg, transport),
+		Owner: processName(), Logger: p.logger(),
 	})
 }
 
-func (p *program) setKeyBy(ctx context.Context, store credstore.Store, m *refresh.Manager, name string, g apikey.Change) error {
-	c, err := find(ctx, store, name)
-	if err != nil {
-		return err
+func reportKey(p *program, c credstore.Connection, next bool, err error) error {
+	switch {
+	case err != nil:
+		return keyError(c.Name, next, err)
+	case next:
+		p.notef("staged the next key of connection %q: it replaces the present one once Pleo rejects that", c.Name)
+	default:
+		p.notef("connection %q has a new key and is %s", c.Name, statusOf(c))
 	}
-	if err := checkCredential(c.Kind, &credstore.NewCredential{APIKey: g.Key}); err != nil {
-		return err
-	}
-	if g.Stage && c.Version == 0 {
-		return fmt.Errorf("connection %q has no key yet that another could follow; leave --next out", name)
-	}
-	g.ConnectionID = c.ID
-	if c, err = m.SetKey(ctx, g); err != nil {
-		return fmt.Errorf("setting the key of connection %q: %w", name, explainKey(err, g.Stage))
-	}
-	if g.Stage {
-		p.notef("connection %q has another key for when the present one is refused", name)
-	} else {
-		p.notef("connection %q has a new key and is %s", name, statusOf(c))
-	}
-	if p.asJSON {
-		return p.printJSON(manage.Describe(c))
-	}
-	return nil
+	return printChanged(p, c)
 }
 
-// explainKey adds to the error of a key what to do about it.
-func explainKey(err error, next bool) error {
+// keyError adds to the error about a key what to do about it.
+func keyError(name string, next bool, err error) error {
 	var (
-		other *credstore.OtherCompanyError
-		taken *refresh.CompanyTakenError
+		invalid     *manage.InvalidError
+		notPossible *manage.NotPossibleError
+		other       *credstore.OtherCompanyError
+		taken       *refresh.CompanyTakenError
 	)
 	switch {
+	case errors.As(err, &invalid), errors.As(err, &notPossible):
+		return err
 	case errors.Is(err, pleo.ErrUnauthorized):
-		return fmt.Errorf("%w; copy the key from Pleo once more, without anything around it", err)
+		err = fmt.Errorf("%w; copy the key from Pleo again, without quotes or spaces", err)
 	case errors.As(err, &other) && next:
-		return fmt.Errorf("%w; the next key has to be of the same company", err)
+		err = fmt.Errorf("%w; the next key must belong to the same company", err)
 	case errors.As(err, &other):
-		return fmt.Errorf("%w; --allow-other-company moves it", err)
+		err = fmt.Errorf("%w; use --allow-other-company to move the connection", err)
 	case errors.As(err, &taken):
-		return fmt.Errorf("%w; --allow-shared-company lets both have it", err)
+		err = fmt.Errorf("%w; use --allow-shared-company to allow both", err)
 	}
-	return err
+	return fmt.Errorf("setting the key of connection %q: %w", name, err)
 }

@@ -19,16 +19,16 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/rollback"
 )
 
-func (p *program) storeCommand() *cobra.Command {
-	cmd := commandGroup(&cobra.Command{
+func newStoreCommand(p *program) *cobra.Command {
+	cmd := newCommandGroup(&cobra.Command{
 		Use:   "store",
 		Short: "Backs the store up, and takes a restored one into use",
 	})
-	cmd.AddCommand(p.storeBackupCommand(), p.storeAcceptRestoreCommand(), p.storeRestampCommand())
+	cmd.AddCommand(newStoreBackupCommand(p), newStoreAcceptRestoreCommand(p), newStoreRestampCommand(p))
 	return cmd
 }
 
-func (p *program) storeBackupCommand() *cobra.Command {
+func newStoreBackupCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE",
 		Short: "Copies the store to a new file, beside a running server",
@@ -39,16 +39,16 @@ for standard output; the copy is then made in the directory for temporary files.
 The copy opens with the same keyset, which should be backed up elsewhere. It is
 for disasters: what is restored from it holds refresh tokens that have been spent
 since, so that connections refreshed after the backup may need a new consent.`,
-		Args: args("FILE"),
+		Args: exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] == "-" && p.asJSON {
 				return &usageError{command: cmd.CommandPath(), err: errors.New("standard output has room for the store or for JSON, not for both")}
 			}
-			_, v, err := p.openExisting(cmd.Context())
+			_, v, err := openExisting(cmd.Context(), p)
 			if err != nil {
 				return err
 			}
-			return errors.Join(p.backup(cmd.Context(), v, args[0]), v.store.Close())
+			return errors.Join(backup(cmd.Context(), p, v, args[0]), v.store.Close())
 		},
 	}
 }
@@ -59,10 +59,10 @@ type backupResult struct {
 	Keys []string `json:"keys"` // fingerprints of the keys that it opens with
 }
 
-func (p *program) backup(ctx context.Context, v *openedStore, path string) error {
+func backup(ctx context.Context, p *program, v *openedStore, path string) error {
 	name, copyTo := path, v.store.Backup
 	if path == "-" {
-		name, copyTo = "standard output", func(ctx context.Context, _ string) error { return p.backupToOutput(ctx, v.store) }
+		name, copyTo = "standard output", func(ctx context.Context, _ string) error { return backupToOutput(ctx, p, v.store) }
 	}
 	if err := copyTo(ctx, path); err != nil {
 		return err
@@ -87,7 +87,7 @@ func (p *program) backup(ctx context.Context, v *openedStore, path string) error
 // backupToOutput writes a copy of the store to standard output, for images out of
 // which nothing copies files. A database is not written from start to end, so it
 // goes by way of a file.
-func (p *program) backupToOutput(ctx context.Context, store *sqlstore.Store) (err error) {
+func backupToOutput(ctx context.Context, p *program, store *sqlstore.Store) (err error) {
 	dir, err := os.MkdirTemp("", "pleo-auth-proxy-backup-*")
 	if err != nil {
 		return fmt.Errorf("making room for the copy: %w", err)
@@ -108,7 +108,7 @@ func (p *program) backupToOutput(ctx context.Context, store *sqlstore.Store) (er
 	return nil
 }
 
-func (p *program) storeAcceptRestoreCommand() *cobra.Command {
+func newStoreAcceptRestoreCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "accept-restore",
 		Short: "Takes a store that was restored from a backup into use",
@@ -120,13 +120,13 @@ Afterwards each refresh token of the store is asked about at the authorization
 server before it is presented; connections whose token is spent need a new
 consent. Before you accept, look for the newer store: nothing is lost if it can
 be found.`,
-		Args: args(),
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, v, err := p.openExisting(cmd.Context())
+			cfg, v, err := openExisting(cmd.Context(), p)
 			if err != nil {
 				return err
 			}
-			return errors.Join(p.acceptRestore(cmd.Context(), cfg, v.store.Store), v.store.Close())
+			return errors.Join(acceptRestore(cmd.Context(), p, cfg, v.store.Store), v.store.Close())
 		},
 	}
 }
@@ -137,7 +137,7 @@ type acceptResult struct {
 	AcceptedAt time.Time `json:"accepted_at"`
 }
 
-func (p *program) acceptRestore(ctx context.Context, cfg *config.Config, store credstore.Store) error {
+func acceptRestore(ctx context.Context, p *program, cfg *config.Config, store credstore.Store) error {
 	if err := acceptStore(ctx, cfg, store); err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func acceptStore(ctx context.Context, cfg *config.Config, store credstore.Store)
 	return rollback.MarkIn(cfg.Store.SpoolDir).Accept(ctx, store.Changes, time.Now())
 }
 
-func (p *program) storeRestampCommand() *cobra.Command {
+func newStoreRestampCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restamp",
 		Short: "Makes the store one for the configured environment and client",
@@ -168,13 +168,13 @@ configuration instead. Stop every server that uses the store first.
 Credentials stay as they are. A refresh token belongs to the client that it was
 issued to: presented by another one it is refused. Each is asked about at the
 authorization server before it is presented.`,
-		Args: args(),
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := p.loadStoreConfig()
+			cfg, err := loadStoreConfig(p)
 			if err != nil {
 				return err
 			}
-			return p.restamp(cmd.Context(), cfg)
+			return restamp(cmd.Context(), p, cfg)
 		},
 	}
 }
@@ -186,7 +186,7 @@ type stampResult struct {
 	ClientID    string `json:"client_id"`
 }
 
-func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
+func restamp(ctx context.Context, p *program, cfg *config.Config) error {
 	if err := errors.Join(checkStoreExists(ctx, cfg), checkKeysetNotLost(ctx, cfg)); err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (p *program) restamp(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(p.stderr, config.Log{Level: "warn", Format: "console"})
+	log := p.logger()
 	c, err := storeConfig(cfg, keyset, log)
 	if err != nil {
 		return err

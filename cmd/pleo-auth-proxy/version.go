@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// build says what the program was made of.
+// build describes how the program was built.
 type build struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
@@ -18,7 +18,7 @@ type build struct {
 	Platform string `json:"platform"`
 }
 
-// readBuild reads what the go command put into the program.
+// readBuild reads what the go command has recorded in the program.
 func readBuild() build {
 	b := build{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
@@ -41,17 +41,23 @@ func readBuild() build {
 	return b
 }
 
-func (p *program) versionCommand() *cobra.Command {
+func (b build) String() string {
+	return fmt.Sprintf("pleo-auth-proxy %s %s %s", b.Version, b.Go, b.Platform)
+}
+
+func newVersionCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Says which version this is",
-		Args:  args(),
+		Short: "Print the version",
+		Example: `  pleo-auth-proxy version
+  pleo-auth-proxy version --json`,
+		Args: exactArgs(),
 		RunE: func(*cobra.Command, []string) error {
 			b := readBuild()
 			if p.asJSON {
 				return p.printJSON(b)
 			}
-			_, err := fmt.Fprintf(p.stdout, "pleo-auth-proxy %s %s %s\n", b.Version, b.Go, b.Platform)
+			_, err := fmt.Fprintln(p.stdout, b)
 			return err
 		},
 	}

@@ -62,7 +62,7 @@ func New(c Config) (*API, error) {
 		access:   access{token: c.Token, exposed: c.Exposed},
 		health:   health{ready: c.Ready, checks: c.Checks},
 		hosts:    webguard.PrivateHosts(c.AllowedHosts...),
-		metrics:  metricsHandler(c.Gatherer, c.Operator),
+		metrics:  metricsHandler(c.Gatherer, c.Operator.Store),
 	}, nil
 }
 

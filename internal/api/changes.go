@@ -164,7 +164,7 @@ func (a *API) remove(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	removal, err := a.operator.Actions.Remove(r.Context(), c, uninstall)
+	removal, err := a.operator.Remove(r.Context(), c, uninstall)
 	if err != nil {
 		return err
 	}
@@ -202,13 +202,13 @@ func describeChange(change func(context.Context, credstore.Connection) (credstor
 }
 
 func (a *API) check(ctx context.Context, c credstore.Connection) (int, any, error) {
-	found, err := a.operator.Actions.Check(ctx, c)
+	found, err := a.operator.Check(ctx, c)
 	return http.StatusOK, manage.DescribeCheckup(found), err
 }
 
 // refresh responds 202 if there is no outcome yet.
 func (a *API) refresh(ctx context.Context, c credstore.Connection) (int, any, error) {
-	after, err := a.operator.Actions.Refresh(ctx, c)
+	after, err := a.operator.Refresh(ctx, c, manage.ShortRefreshWait())
 	if errors.Is(err, manage.ErrRefreshPending) {
 		return http.StatusAccepted, manage.Describe(c), nil
 	}

@@ -28,7 +28,7 @@ func send(h http.Handler, method, target, body string) *httptest.ResponseRecorde
 // withLinks configures an admin token and connect links.
 func withLinks(c *Config) {
 	withToken(c)
-	c.Operator.ConnectLinks = true
+	c.Operator.Links = managetest.Links{Store: c.Operator.Store}
 }
 
 // TestCreateIsIdempotent repeats a request, as a client does that lost the
@@ -70,7 +70,6 @@ func TestCreateIsIdempotent(t *testing.T) {
 // connection that is created.
 type concurrentRemoval struct {
 	manage.Store
-	manage.Actions
 	taken bool // removed after its name was found taken, and not when its link is created
 }
 
@@ -81,18 +80,18 @@ func (r concurrentRemoval) Create(ctx context.Context, n credstore.NewConnection
 	return r.Store.Create(ctx, n)
 }
 
-func (r concurrentRemoval) Link(context.Context, credstore.Connection, credstore.LinkRequest) (manage.Link, error) {
-	return manage.Link{}, credstore.ErrNotFound
+func (r concurrentRemoval) Issue(context.Context, string, credstore.LinkRequest) (string, credstore.Link, error) {
+	return "", credstore.Link{}, credstore.ErrNotFound
 }
 
 // TestCreateDuringRemoval checks that the client is asked to try again.
 func TestCreateDuringRemoval(t *testing.T) {
 	for _, taken := range []bool{false, true} {
 		store := &managetest.Store{}
-		r := concurrentRemoval{store, &managetest.Actions{Store: store}, taken}
+		r := concurrentRemoval{store, taken}
 		h := newTestAPI(t, store, func(c *Config) {
-			withLinks(c)
-			c.Operator.Store, c.Operator.Actions = r, r
+			withToken(c)
+			c.Operator.Store, c.Operator.Links = r, r
 		}).Handler(http.NotFoundHandler())
 		w := send(h, "POST", "/api/v1/connections", `{"name":"acme","kind":"oauth"}`)
 		if got := problemCode(t, w); w.Code != http.StatusServiceUnavailable || got != "connection_busy" || w.Header().Get("Retry-After") == "" {
@@ -159,7 +158,7 @@ func TestBodiesAreStrict(t *testing.T) {
 		{"no name", create, `{"kind":"oauth"}`, "The name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit."},
 		{"unpaired surrogate in tenant", create, `{"name":"a","kind":"oauth","external_tenant":"Caf\ud83d"}`, "The external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one."},
 		{"long tenant", create, `{"name":"a","kind":"oauth","external_tenant":"` + strings.Repeat("x", 257) + `"}`, "The external tenant is not usable: it takes up to 256 bytes without control characters."},
-		{"key with a line break", key, `{"api_key":"` + managetest.CanaryKey + `\n"}`, "The API key is missing, or has spaces, line breaks or other characters that are not valid in a key."},
+		{"key with a line break", key, `{"api_key":"` + managetest.CanaryKey + `\n"}`, "The token or key contains spaces, control characters or characters that are not ASCII, so it cannot be one of Pleo's."},
 		{"number for a key", key, `{"api_key":123}`, "The field api_key must be a string."},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -19,7 +19,7 @@ func (a *API) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page, err := a.operator.List(r.Context(), q)
+	page, err := a.operator.Store.List(r.Context(), q)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (a *API) history(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page, err := a.operator.Events(r.Context(), c.ID, values.Get("cursor"), limit)
+	page, err := a.operator.Store.Events(r.Context(), c.ID, values.Get("cursor"), limit)
 	if err != nil {
 		return err
 	}

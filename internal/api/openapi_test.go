@@ -193,8 +193,10 @@ func handlerFor(t *testing.T, c apiCall) http.Handler {
 	}
 	return newTestAPI(t, store, func(config *Config) {
 		exposed(config)
-		config.Operator.Actions = &managetest.Actions{Store: store, Err: c.err}
-		config.Operator.ConnectLinks = !c.noLinks
+		(&managetest.Pleo{Store: store, Err: c.err}).Attach(config.Operator)
+		if !c.noLinks {
+			config.Operator.Links = managetest.Links{Store: store}
+		}
 		config.Operator.ReturnURLs = []string{"https://erp.example.com/done"}
 	}).Handler(http.NotFoundHandler())
 }
@@ -365,7 +367,7 @@ func openAPICalls(t *testing.T) []apiCall {
 		{method: "POST", path: one + "/check", want: 200},
 		{method: "POST", path: one + "/refresh", want: 200},
 		{method: "POST", path: one + "/refresh", err: manage.ErrRefreshPending, want: 202},
-		{method: "POST", path: one + "/refresh", err: &manage.NotPossibleError{Message: "It is disabled."}, want: 409},
+		{method: "POST", path: one + "/refresh", err: &manage.NotPossibleError{Connection: "acme", Reason: "is disabled"}, want: 409},
 		{method: "POST", path: one + "/refresh", err: &manage.RefreshError{Code: "busy", Message: "the server responded with 429"}, want: 502},
 		{method: "POST", path: one + "/refresh", err: credstore.ErrBusy, want: 503},
 		{method: "POST", path: one + "/retry", want: 409},

@@ -45,7 +45,7 @@ func (a *API) importLines(w http.ResponseWriter, r *http.Request) error {
 	// body; what takes time now is Pleo.
 	c := http.NewResponseController(w)
 	_, _ = c.SetReadDeadline(time.Time{}), c.SetWriteDeadline(time.Time{})
-	report, err := manage.Importer{Add: a.operator.Actions.Intake(offline), AllowSharedCompany: shared}.Run(r.Context(), bytes.NewReader(lines))
+	report, err := a.operator.Import(r.Context(), bytes.NewReader(lines), manage.ImportOptions{Offline: offline, AllowSharedCompany: shared})
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (a *API) exportAll(w http.ResponseWriter, r *http.Request) error {
 	}
 	c := http.NewResponseController(w)
 	for q := (credstore.Query{Limit: exportPageSize}); ; {
-		page, err := a.operator.List(r.Context(), q)
+		page, err := a.operator.Store.List(r.Context(), q)
 		if err != nil && q.Cursor == "" {
 			return err
 		}

@@ -36,7 +36,7 @@ func (d *Dashboard) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, err := d.operator.List(r.Context(), page.Query)
+	found, err := d.operator.Store.List(r.Context(), page.Query)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (d *Dashboard) show(w http.ResponseWriter, r *http.Request) error {
 // history reads the requested page of the history of the connection with the id.
 func (d *Dashboard) history(r *http.Request, id string) (historySection, error) {
 	cursor := r.URL.Query().Get("cursor")
-	page, err := d.operator.Events(r.Context(), id, cursor, historyPageSize)
+	page, err := d.operator.Store.Events(r.Context(), id, cursor, historyPageSize)
 	section := historySection{Events: page.Events}
 	here := url.URL{Path: r.URL.Path, Fragment: "history"}
 	if cursor != "" {

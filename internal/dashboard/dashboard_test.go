@@ -57,7 +57,7 @@ func withToken(c *Config) {
 
 func withLinks(c *Config) {
 	withToken(c)
-	c.Operator.ConnectLinks = true
+	c.Operator.Links = managetest.Links{Store: c.Operator.Store}
 }
 
 func exposed(c *Config) {
@@ -620,7 +620,7 @@ func TestOperations(t *testing.T) {
 			store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection(), managetest.KeyedConnection(), off, rejected}}
 			b := signedIn(t, newTestDashboard(t, store, func(c *Config) {
 				withLinks(c)
-				c.Operator.Actions = &managetest.Actions{Store: store, Err: test.fail}
+				(&managetest.Pleo{Store: store, Err: test.fail}).Attach(c.Operator)
 			}).handler)
 			w := b.submit(test.target, test.values)
 			if w.Code != test.status {
@@ -784,7 +784,7 @@ func TestFormsKeepInput(t *testing.T) {
 	b := signedIn(t, newTestDashboard(t, store, func(c *Config) {
 		withLinks(c)
 		c.Operator.ReturnURLs = []string{"https://erp.example.com/a", "https://erp.example.com/b"}
-		c.Operator.Actions = &managetest.Actions{Store: store, Err: pleo.ErrUnauthorized}
+		(&managetest.Pleo{Store: store, Err: pleo.ErrUnauthorized}).Attach(c.Operator)
 	}).handler)
 	for _, test := range []struct {
 		page   string
@@ -819,27 +819,27 @@ func TestFormsKeepInput(t *testing.T) {
 // it.
 func TestPastedKeyIsTrimmed(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.BareConnection()}}
-	actions := &managetest.Actions{Store: store}
+	server := &managetest.Pleo{Store: store}
 	b := signedIn(t, newTestDashboard(t, store, func(c *Config) {
 		withLinks(c)
-		c.Operator.Actions = actions
+		server.Attach(c.Operator)
 	}).handler)
 	b.submit("/connections/bare/key", map[string]string{"api_key": " \"" + managetest.CanaryKey + "\"\n"})
-	if len(actions.Keys) != 1 || actions.Keys[0].Key.Reveal() != managetest.CanaryKey {
-		t.Errorf("keys set: %v, want the one that was pasted", actions.Keys)
+	if len(server.Keys) != 1 || server.Keys[0].Key.Reveal() != managetest.CanaryKey {
+		t.Errorf("keys set: %v, want the one that was pasted", server.Keys)
 	}
 }
 
 func TestKeyExpiresAtEndOfLastDay(t *testing.T) {
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.BareConnection()}}
-	actions := &managetest.Actions{Store: store}
+	server := &managetest.Pleo{Store: store}
 	b := signedIn(t, newTestDashboard(t, store, func(c *Config) {
 		withLinks(c)
-		c.Operator.Actions = actions
+		server.Attach(c.Operator)
 	}).handler)
 	b.submit("/connections/bare/key", map[string]string{"api_key": managetest.CanaryKey, "expires_on": "2099-12-31"})
-	if want := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC); len(actions.Keys) != 1 || !actions.Keys[0].ExpiresAt.Equal(want) {
-		t.Errorf("keys set: %v, want one that ends at %v", actions.Keys, want)
+	if want := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC); len(server.Keys) != 1 || !server.Keys[0].ExpiresAt.Equal(want) {
+		t.Errorf("keys set: %v, want one that ends at %v", server.Keys, want)
 	}
 }
 
@@ -901,10 +901,11 @@ func TestHistoryOfRemovedConnection(t *testing.T) {
 func TestNoSecretInResponsesPagesAndLogs(t *testing.T) {
 	logs, entries := observer.New(zap.DebugLevel)
 	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection(), managetest.BareConnection()}}
-	actions := &managetest.Actions{Store: store}
+	server := &managetest.Pleo{Store: store}
 	h := newTestDashboard(t, store, func(c *Config) {
 		withLinks(c)
-		c.Operator.Actions, c.Logger = actions, zap.New(logs)
+		server.Attach(c.Operator)
+		c.Logger = zap.New(logs)
 	}).handler
 	b := signedIn(t, h)
 	session := strings.TrimPrefix(b.cookie, plainCookie+"=")
@@ -918,7 +919,7 @@ func TestNoSecretInResponsesPagesAndLogs(t *testing.T) {
 		note("GET "+target, b.open(target))
 	}
 	for _, err := range []error{nil, credstore.ErrUnavailable, credstore.ErrBusy} {
-		actions.Err = err
+		server.Err = err
 		note(fmt.Sprint("key by the API, ", err), callAPI(h, "POST", "/api/v1/connections/bare/key", `{"api_key":"`+managetest.CanaryKey+`"}`))
 		note(fmt.Sprint("key by the page, ", err), b.submit("/connections/bare/key", map[string]string{"api_key": managetest.CanaryKey}))
 		note(fmt.Sprint("check, ", err), b.submit("/connections/acme/check", nil))
@@ -945,7 +946,7 @@ func TestNoSecretInResponsesPagesAndLogs(t *testing.T) {
 			}
 		}
 	}
-	if len(actions.Keys) != 2 || entries.Len() == 0 {
-		t.Errorf("%d keys were set and %d lines logged, so that was not tried", len(actions.Keys), entries.Len())
+	if len(server.Keys) != 2 || entries.Len() == 0 {
+		t.Errorf("%d keys were set and %d lines logged, so that was not tried", len(server.Keys), entries.Len())
 	}
 }

@@ -56,7 +56,7 @@ func operations() []operation {
 		{
 			Name: actionLink, Label: "Create connect link",
 			Description: "Creates a link that guides the customer through connecting the company in Pleo. It can be used once, until it expires. An existing link is shown again as long as half of its lifetime remains.",
-			available:   func(o *manage.Operator, _ credstore.Connection) bool { return o.ConnectLinks },
+			available:   func(o *manage.Operator, _ credstore.Connection) bool { return o.Links != nil },
 			warning:     linkWarning,
 			run:         createLink,
 		},
@@ -240,9 +240,6 @@ func setKey(ctx context.Context, o *manage.Operator, c credstore.Connection, for
 		if err != nil {
 			return result{}, manage.NewProblem(manage.CodeBadRequest, "The expiry date must be a date such as 2030-01-31.")
 		}
-		if !end.After(o.Now()) {
-			return result{}, manage.NewProblem(manage.CodeBadRequest, "The expiry date is in the past.")
-		}
 		k.ExpiresAt = end
 	}
 	if _, err := o.SetKey(ctx, c, k); err != nil {
@@ -261,12 +258,12 @@ type checkPage struct {
 }
 
 func check(ctx context.Context, o *manage.Operator, c credstore.Connection, _ url.Values) (result, error) {
-	found, err := o.Actions.Check(ctx, c)
+	found, err := o.Check(ctx, c)
 	return result{Page: "check", Data: checkPage{found.Connection, found}}, err
 }
 
 func refreshNow(ctx context.Context, o *manage.Operator, c credstore.Connection, _ url.Values) (result, error) {
-	_, err := o.Actions.Refresh(ctx, c)
+	_, err := o.Refresh(ctx, c, manage.ShortRefreshWait())
 	if errors.Is(err, manage.ErrRefreshPending) {
 		return result{Notice: "The refresh is still in progress. Reload this page in a minute."}, nil
 	}
@@ -289,6 +286,6 @@ func enable(ctx context.Context, o *manage.Operator, c credstore.Connection, _ u
 }
 
 func remove(ctx context.Context, o *manage.Operator, c credstore.Connection, form url.Values) (result, error) {
-	removal, err := o.Actions.Remove(ctx, c, form.Has("uninstall"))
+	removal, err := o.Remove(ctx, c, form.Has("uninstall"))
 	return result{Removed: true, Notice: "Connection " + c.Name + " was removed. " + removal.Message}, err
 }

@@ -129,7 +129,7 @@ func findAttentionGroup(ctx context.Context, store *manage.Operator, c attention
 	if isStatus {
 		q.Limit = maxShown
 	}
-	page, err := store.List(ctx, q)
+	page, err := store.Store.List(ctx, q)
 	if err != nil {
 		return group, err
 	}
@@ -149,7 +149,7 @@ type statusCount struct {
 
 // countStatuses returns the number of connections with each status, and of all.
 func countStatuses(ctx context.Context, store *manage.Operator) (counts []statusCount, total int, err error) {
-	groups, err := store.Count(ctx)
+	groups, err := store.Store.Count(ctx)
 	if err != nil {
 		return nil, 0, err
 	}

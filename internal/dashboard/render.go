@@ -85,7 +85,7 @@ func templateFuncs(c Config) template.FuncMap {
 		"event":    eventLabel,
 		"finding":  findingLabel,
 		"advise": func(connection credstore.Connection) advice {
-			return adviseOperator(connection, c.Now(), c.Operator.ConnectLinks)
+			return adviseOperator(connection, c.Now(), c.Operator.Links != nil)
 		},
 		"operation": findOperation,
 		"count":     formatCount,

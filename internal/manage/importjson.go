@@ -41,14 +41,14 @@ func (l ConnectionLine) Write(out io.Writer) error {
 	return enc.Encode(l) //nolint:gosec // G117: whoever put a credential in wants it out
 }
 
-// Importer reads connections from JSON lines and says what became of each.
-type Importer struct {
-	// Add adds a connection. The warning is what is worth knowing although it was
-	// added. Required.
-	Add func(context.Context, credstore.NewConnection) (warning string, err error)
-	// AllowSharedCompany lets companies have other connections of the kind.
+// ImportOptions are the options of [Operator.Import].
+type ImportOptions struct {
+	// Offline imports without asking the API which companies the credentials belong
+	// to.
+	Offline bool
+	// AllowSharedCompany lets a company have another connection of the same kind.
 	AllowSharedCompany bool
-	// OnResult hears of each line once it is done. Nil: nobody does.
+	// OnResult is called with the result of each line. Nil: it is not called.
 	OnResult func(ImportResult)
 }
 
@@ -56,8 +56,9 @@ type Importer struct {
 // secret.
 type ImportReport struct {
 	Imported int            `json:"imported"`
-	Pending  int            `json:"pending"` // find those imported; they wait for their customers
+	Pending  int            `json:"pending"` // of those imported; they wait for their customers
 	Failed   int            `json:"refused"`
+	Tokens   int            `json:"-"` // of those imported; they have a refresh token
 	Lines    []ImportResult `json:"lines"`
 }
 
@@ -71,7 +72,7 @@ type ImportResult struct {
 	Error   *string `json:"error"` // why it was refused, for people
 }
 
-// Summary has become of a line.
+// The results of a line.
 const (
 	resultImported = "imported"
 	resultFailed   = "refused"
@@ -80,28 +81,35 @@ const (
 // maxLineSize is far more than any line needs, in bytes.
 const maxLineSize = 1 << 20
 
-// Run imports the lines, one after another: what is wrong with one does not keep
-// the others from being done. An error says that it could not go on to the end:
-// since in cannot be read, the store is unavailable or ctx has ended. The report
-// has what was done until then.
-func (i Importer) Run(ctx context.Context, in io.Reader) (ImportReport, error) {
-	report := ImportReport{Lines: []ImportResult{}}
+// Import adds the connections of JSON lines, one after another: a line that fails
+// does not keep the others from being imported. It returns an error if it could
+// not go on to the end, because in cannot be read, the store is unavailable or ctx
+// has ended; the report then has the results up to there.
+func (o *Operator) Import(ctx context.Context, in io.Reader, opts ImportOptions) (ImportReport, error) {
+	i := importer{adder: o.adder(opts.Offline), opts: opts, report: ImportReport{Lines: []ImportResult{}}}
 	lines := bufio.NewReaderSize(in, maxLineSize)
 	for number := 1; ; number++ {
 		line, err := readLine(lines)
 		line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\ufeff")))
 		if len(line) > 0 {
-			if err := i.importLine(ctx, number, line, &report); err != nil {
-				return report, fmt.Errorf("importing line %d: %w", number, err)
+			if err := i.importLine(ctx, number, line); err != nil {
+				return i.report, fmt.Errorf("importing line %d: %w", number, err)
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return report, nil
+			return i.report, nil
 		}
 		if err != nil {
-			return report, fmt.Errorf("reading line %d: %w", number, err)
+			return i.report, fmt.Errorf("reading line %d: %w", number, err)
 		}
 	}
+}
+
+// importer is one run of [Operator.Import].
+type importer struct {
+	adder  *adder
+	opts   ImportOptions
+	report ImportReport
 }
 
 // readLine returns the next line, without its end. Of one longer than maxLineSize it
@@ -116,18 +124,18 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 	return line, err
 }
 
-// importLine imports a line and reports what became of it. It returns what keeps all
-// others from being imported too.
-func (i Importer) importLine(ctx context.Context, number int, line []byte, report *ImportReport) error {
-	done := ImportResult{Line: number, Result: resultImported}
+// importLine imports a line and adds its result to the report. It returns an error
+// that keeps all other lines from being imported too.
+func (i *importer) importLine(ctx context.Context, number int, line []byte) error {
+	result := ImportResult{Line: number, Result: resultImported}
 	n, err := parseLine(line)
-	n.SharedCompany = i.AllowSharedCompany
+	n.SharedCompany = i.opts.AllowSharedCompany
 	if credstore.ValidName(n.Name) {
-		done.Name = &n.Name
+		result.Name = &n.Name
 	}
 	warning := ""
 	if err == nil {
-		warning, err = i.Add(ctx, n)
+		_, warning, err = i.adder.add(ctx, n)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -135,20 +143,28 @@ func (i Importer) importLine(ctx context.Context, number int, line []byte, repor
 	case errors.Is(err, credstore.ErrUnavailable):
 		return err
 	case err != nil:
-		report.Failed++
-		done.Result, done.Code, done.Error = resultFailed, orNull(lineErrorCode(err)), orNull(err.Error())
-	case n.Credential == nil:
-		report.Pending++
-		fallthrough
+		i.report.Failed++
+		result.Result, result.Code, result.Error = resultFailed, orNull(lineErrorCode(err)), orNull(err.Error())
 	default:
-		report.Imported++
+		i.count(n)
 	}
-	done.Warning = orNull(warning)
-	if i.OnResult != nil {
-		i.OnResult(done)
+	result.Warning = orNull(warning)
+	i.report.Lines = append(i.report.Lines, result)
+	if i.opts.OnResult != nil {
+		i.opts.OnResult(result)
 	}
-	report.Lines = append(report.Lines, done)
 	return nil
+}
+
+// count counts a connection that was imported.
+func (i *importer) count(n credstore.NewConnection) {
+	i.report.Imported++
+	switch {
+	case n.Credential == nil:
+		i.report.Pending++
+	case n.Kind == credstore.OAuth:
+		i.report.Tokens++
+	}
 }
 
 // lineErrorCode returns the code that the API has for the error of a line.
@@ -252,7 +268,7 @@ func (m *lineMembers) decode(line []byte) error {
 	return m.checkMembers(line)
 }
 
-// currentSample sees to what a decoder does not mind: a member that is there twice, of
+// checkMembers sees to what a decoder does not mind: a member that is there twice, of
 // which one value would be lost, and one in other letters, which would be missed
 // below.
 func (m *lineMembers) checkMembers(line []byte) error {

@@ -2,7 +2,6 @@ package manage
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -32,22 +31,23 @@ func TestReadLineSkipsOverlongLine(t *testing.T) {
 	}
 }
 
-// TestImportStopsWhenStoreUnavailable: not with as many refusals as there are
+// TestImportStopsWhenStoreUnavailable: an import that cannot go on must not report
+// every line as failed.
 func TestImportStopsWhenStoreUnavailable(t *testing.T) {
 	two := strings.Repeat(`{"name":"one","kind":"oauth"}`+"\n", 2)
 	for _, end := range []error{credstore.ErrUnavailable, context.Canceled} {
 		ctx, cancel := context.WithCancel(t.Context())
-		tries := 0
-		report, err := Importer{Add: func(context.Context, credstore.NewConnection) (string, error) {
-			tries++
+		store := &fakeStore{create: func(credstore.NewConnection) error {
 			if errors.Is(end, context.Canceled) {
 				cancel()
 			}
-			return "", end
-		}}.Run(ctx, bytes.NewReader([]byte(two)))
+			return end
+		}}
+		o := &Operator{Store: store}
+		report, err := o.Import(ctx, strings.NewReader(two), ImportOptions{})
 		cancel()
-		if !errors.Is(err, end) || tries != 1 || len(report.Lines) != 0 {
-			t.Errorf("after %v: %d tries, %+v, %v; want one try, and the error", end, tries, report, err)
+		if !errors.Is(err, end) || store.created != 1 || len(report.Lines) != 0 {
+			t.Errorf("after %v: %d tries, %+v, %v; want one try, and the error", end, store.created, report, err)
 		}
 	}
 }

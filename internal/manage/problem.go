@@ -1,12 +1,13 @@
 package manage
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
@@ -84,22 +85,89 @@ func NewProblem(code, format string, args ...any) *webguard.Problem {
 // operator. It returns nil for errors that say nothing about the request, such as
 // those of a store that is unavailable.
 func Explain(err error) *webguard.Problem {
+	for _, explain := range []func(error) *webguard.Problem{explainOwnError, explainKeyError, explainStoreError} {
+		if p := explain(err); p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+// Problem returns what operators see of err. An error that says nothing about the
+// request is logged, and reported as a store that is unavailable.
+func (o *Operator) Problem(err error) *webguard.Problem {
+	if p := Explain(err); p != nil {
+		return p
+	}
+	if o.Logger != nil {
+		o.Logger.Warn("request failed", zap.Error(err))
+	}
+	return NewProblem(CodeStoreUnavailable, "The store is currently unavailable.")
+}
+
+// explainOwnError explains the errors of this package.
+func explainOwnError(err error) *webguard.Problem {
 	var (
 		known      *webguard.Problem
+		invalid    *InvalidError
+		notFound   *NotFoundError
 		impossible *NotPossibleError
+		exists     *ExistsError
 		failed     *RefreshError
 	)
 	switch {
 	case errors.As(err, &known):
 		return known
+	case errors.As(err, &invalid):
+		return newErrorProblem(CodeBadRequest, invalid)
+	case errors.As(err, &notFound):
+		return newErrorProblem(CodeConnectionUnknown, notFound)
 	case errors.As(err, &impossible):
-		return NewProblem(CodeNotPossible, "%s", impossible.Message)
+		return newErrorProblem(CodeNotPossible, impossible)
+	case errors.As(err, &exists):
+		return newErrorProblem(CodeConnectionExists, exists)
 	case errors.As(err, &failed):
 		return NewProblem(CodeRefreshFailed, "The refresh failed: %s.", failed.Message)
+	case errors.Is(err, ErrReturnURL):
+		return newErrorProblem(CodeReturnURL, ErrReturnURL)
+	case errors.Is(err, ErrNoLinks):
+		return newErrorProblem(CodeNotPossible, ErrNoLinks)
+	case errors.Is(err, ErrRemovedMeanwhile):
+		return NewProblem(CodeConnectionBusy, "A connection with this name was removed at the same time. Try again.")
 	}
-	return explainStoreError(err)
+	return nil
 }
 
+// newErrorProblem returns a problem whose detail is the text of err as a sentence.
+func newErrorProblem(code string, err error) *webguard.Problem {
+	text := err.Error()
+	return NewProblem(code, "%s%s.", strings.ToUpper(text[:1]), text[1:])
+}
+
+// explainKeyError explains why an API key was not stored.
+func explainKeyError(err error) *webguard.Problem {
+	var (
+		scopes *apikey.MissingScopesError
+		failed *KeyCheckError
+	)
+	switch {
+	case errors.Is(err, apikey.ErrSameKey):
+		return NewProblem(CodeNotPossible, "The connection already has this key. The next key must be a different one.")
+	case errors.Is(err, apikey.ErrWrongEnvironment):
+		return NewProblem(CodeKeyRejected, "This key belongs to Pleo's other environment, so it was not stored.")
+	case errors.Is(err, refresh.ErrCompanyUnknown):
+		return NewProblem(CodeKeyRejected, "Pleo does not say which company this key belongs to, so it was not stored: the connection already has a company.")
+	case errors.As(err, &scopes):
+		return NewProblem(CodeKeyRejected, "This key lacks permissions, so it was not stored: %v.", scopes)
+	case errors.As(err, &failed):
+		return NewProblem(CodeUpstream, "Pleo could not be asked about the key, so it was not stored: %v. Try again later.", failed.Err)
+	case errors.Is(err, pleo.ErrUnauthorized):
+		return NewProblem(CodeKeyRejected, "Pleo does not accept this key, so it was not stored. It may be mistyped or deleted.")
+	}
+	return nil
+}
+
+// explainStoreError explains the errors of the store.
 func explainStoreError(err error) *webguard.Problem {
 	var (
 		conflict *credstore.ConflictError
@@ -125,30 +193,3 @@ func explainStoreError(err error) *webguard.Problem {
 	}
 	return nil
 }
-
-// ExplainKeyError returns the problem with an API key that was not stored. Other
-// errors, such as those of the store, it returns as they are.
-func ExplainKeyError(err error) error {
-	var (
-		scopes      *apikey.MissingScopesError
-		unavailable *refresh.Error
-	)
-	switch {
-	case errors.As(err, &unavailable), errors.Is(err, credstore.ErrUnavailable), errors.Is(err, context.Canceled), Explain(err) != nil:
-		return err
-	case errors.Is(err, apikey.ErrSameKey):
-		return NewProblem(CodeNotPossible, "The connection already has this key. The next key must be a different one.")
-	case errors.Is(err, apikey.ErrWrongEnvironment):
-		return NewProblem(CodeKeyRejected, "This key belongs to Pleo's other environment, so it was not stored.")
-	case errors.Is(err, pleo.ErrUnauthorized):
-		return NewProblem(CodeKeyRejected, "Pleo does not accept this key, so it was not stored. It may be mistyped or deleted.")
-	case errors.Is(err, refresh.ErrCompanyUnknown):
-		return NewProblem(CodeKeyRejected, "Pleo does not say which company this key belongs to, so it was not stored: the connection already has a company.")
-	case errors.As(err, &scopes):
-		return NewProblem(CodeKeyRejected, "This key lacks permissions, so it was not stored: %v.", scopes)
-	}
-	return NewProblem(CodeUpstream, "Pleo could not be asked about the key, so it was not stored: %s. Try again later.", capitalize(err.Error()))
-}
-
-// capitalize returns an error text as a sentence without a period.
-func capitalize(text string) string { return strings.ToUpper(text[:1]) + text[1:] }

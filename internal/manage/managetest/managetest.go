@@ -1,4 +1,4 @@
-// Package managetest has a store and actions in memory, for tests of the packages
+// Package managetest has a store and a Pleo in memory, for tests of the packages
 // that show connections to operators.
 package managetest
 
@@ -14,7 +14,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
@@ -51,7 +53,9 @@ func RejectedConnection() credstore.Connection {
 
 // NewOperator returns an Operator on the store.
 func NewOperator(store *Store) *manage.Operator {
-	return &manage.Operator{Store: store, Actions: &Actions{Store: store}, Logger: zap.NewNop(), Now: time.Now}
+	o := &manage.Operator{Store: store, Logger: zap.NewNop()}
+	(&Pleo{Store: store}).Attach(o)
+	return o
 }
 
 // AdminToken is the admin token of tests. No response may contain it.
@@ -66,7 +70,6 @@ type Store struct {
 	Err         error
 }
 
-// Find implements [manage.Store].
 func (s *Store) Find(_ context.Context, name string) (credstore.Connection, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,7 +84,6 @@ func (s *Store) Find(_ context.Context, name string) (credstore.Connection, erro
 	return credstore.Connection{}, credstore.ErrNotFound
 }
 
-// List implements [manage.Store].
 func (s *Store) List(_ context.Context, q credstore.Query) (credstore.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +114,6 @@ func (s *Store) List(_ context.Context, q credstore.Query) (credstore.Page, erro
 	return page, nil
 }
 
-// Count implements [manage.Store].
 func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,7 +124,6 @@ func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	return counts, errors.Join(s.Err, ctx.Err())
 }
 
-// Events implements [manage.Store].
 func (s *Store) Events(_ context.Context, id, before string, limit int) (credstore.HistoryPage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +144,6 @@ func (s *Store) Events(_ context.Context, id, before string, limit int) (credsto
 	return page, s.Err
 }
 
-// Removed implements [manage.Store].
 func (s *Store) Removed(_ context.Context, name string) (id string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +155,6 @@ func (s *Store) Removed(_ context.Context, name string) (id string, err error) {
 	return "", credstore.ErrNotFound
 }
 
-// Create implements [manage.Store].
 func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,7 +176,6 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 	return c, nil
 }
 
-// Disable implements [manage.Store].
 func (s *Store) Disable(ctx context.Context, id, reason string) error {
 	return s.change(ctx, id, credstore.EventDisabled, func(c *credstore.Connection) error {
 		c.Status, c.Reason = credstore.Disabled, reason
@@ -186,7 +183,6 @@ func (s *Store) Disable(ctx context.Context, id, reason string) error {
 	})
 }
 
-// Enable implements [manage.Store].
 func (s *Store) Enable(ctx context.Context, id string) error {
 	return s.change(ctx, id, credstore.EventEnabled, func(c *credstore.Connection) error {
 		if c.Status == credstore.Disabled {
@@ -196,7 +192,6 @@ func (s *Store) Enable(ctx context.Context, id string) error {
 	})
 }
 
-// RetryRejected implements [manage.Store].
 func (s *Store) RetryRejected(ctx context.Context, id string, _ time.Time) error {
 	return s.change(ctx, id, credstore.EventRetryRequested, func(c *credstore.Connection) error {
 		if c.Status != credstore.ReauthorizationRequired {
@@ -235,7 +230,7 @@ func (s *Store) Record(ctx context.Context, c credstore.Connection, what credsto
 	})
 }
 
-func (s *Store) remove(id string) error {
+func (s *Store) Remove(_ context.Context, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := len(s.Connections)
@@ -246,6 +241,32 @@ func (s *Store) remove(id string) error {
 	return s.Err
 }
 
+// Read returns a connection with an access token if it has a credential.
+func (s *Store) Read(_ context.Context, id string) (credstore.State, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.Connections {
+		if c.ID == id {
+			cred := credstore.Credential{Version: c.Version, AccessToken: credstore.NewSecret("canary-access-token")}
+			return credstore.State{Connection: c, Credential: cred}, s.Err
+		}
+	}
+	return credstore.State{}, credstore.ErrNotFound
+}
+
+// Export is not implemented: neither the API nor the pages export secrets.
+func (s *Store) Export(context.Context, string) (credstore.State, error) {
+	return credstore.State{}, errors.ErrUnsupported
+}
+
+// RequestRefresh refreshes the connection at once.
+func (s *Store) RequestRefresh(ctx context.Context, id string, _ time.Time) error {
+	return s.change(ctx, id, credstore.EventRefreshed, func(c *credstore.Connection) error {
+		c.Version++
+		return nil
+	})
+}
+
 // CanaryLink is the token of every connect link. Only responses to requests for a
 // link may contain it.
 const CanaryLink = "canary-link-token"
@@ -253,58 +274,91 @@ const CanaryLink = "canary-link-token"
 // CanaryKey is an API key. No response may contain it.
 const CanaryKey = "canary-api-key"
 
-// Actions implements [manage.Actions] on a Store. It fails with Err if that is set.
-type Actions struct {
+// Links implements [manage.LinkIssuer] on a Store.
+type Links struct{ Store manage.Store }
+
+// Issue returns a link to the connection.
+func (l Links) Issue(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
+	state, err := l.Store.Read(ctx, id)
+	url := "https://connect.example.com/connect/" + CanaryLink + "-" + state.Connection.Name
+	if r.ReplaceExisting {
+		url += "-fresh"
+	}
+	return url, credstore.Link{ExpiresAt: time.Unix(4e9, 0)}, err
+}
+
+// Pleo is what an Operator calls besides its store and links: the API, a checker and
+// what sets keys. Its methods fail with Err if that is set.
+type Pleo struct {
 	Store *Store
 	Err   error
-	Keys  []manage.NewKey // that were set
+	Keys  []apikey.Change // that were set
 }
 
-// Link implements [manage.Actions].
-func (f *Actions) Link(_ context.Context, c credstore.Connection, r credstore.LinkRequest) (manage.Link, error) {
-	to := "https://connect.example.com/connect/" + CanaryLink + "-" + c.Name
-	if r.ReplaceExisting {
-		to += "-fresh"
+// Attach makes o use p. While p.Err is set, refreshes, removals and links fail too.
+func (p *Pleo) Attach(o *manage.Operator) {
+	o.API, o.Checker, o.Keys, o.Store = p, p, p, failingStore{o.Store, p}
+	if o.Links != nil {
+		o.Links = failingLinks{o.Links, p}
 	}
-	return manage.Link{URL: credstore.NewSecret(to), ExpiresAt: time.Unix(4e9, 0)}, f.Err
 }
 
-// Check implements [manage.Actions].
-func (f *Actions) Check(_ context.Context, c credstore.Connection) (refresh.CredentialCheck, error) {
-	return refresh.CredentialCheck{Connection: c, Findings: []refresh.Finding{
-		{Part: "access_token", Result: refresh.Valid, CompanyID: c.CompanyID, Message: "the API accepts it"},
+type failingStore struct {
+	manage.Store
+	pleo *Pleo
+}
+
+func (s failingStore) RequestRefresh(ctx context.Context, id string, at time.Time) error {
+	if s.pleo.Err != nil {
+		return s.pleo.Err
+	}
+	return s.Store.RequestRefresh(ctx, id, at)
+}
+
+func (s failingStore) Remove(ctx context.Context, id string) error {
+	if s.pleo.Err != nil {
+		return s.pleo.Err
+	}
+	return s.Store.Remove(ctx, id)
+}
+
+type failingLinks struct {
+	manage.LinkIssuer
+	pleo *Pleo
+}
+
+func (l failingLinks) Issue(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
+	if l.pleo.Err != nil {
+		return "", credstore.Link{}, l.pleo.Err
+	}
+	return l.LinkIssuer.Issue(ctx, id, r)
+}
+
+// Introspect knows no company.
+func (p *Pleo) Introspect(context.Context, credstore.Secret) (pleo.Identity, error) {
+	return pleo.Identity{}, p.Err
+}
+
+// Uninstall does nothing.
+func (p *Pleo) Uninstall(context.Context, credstore.Secret) error { return p.Err }
+
+// Check finds a rejected refresh token.
+func (p *Pleo) Check(ctx context.Context, id string) (refresh.CredentialCheck, error) {
+	state, err := p.Store.Read(ctx, id)
+	return refresh.CredentialCheck{Connection: state.Connection, Findings: []refresh.Finding{
+		{Part: "access_token", Result: refresh.Valid, CompanyID: state.Connection.CompanyID, Message: "the API accepts it"},
 		{Part: "refresh_token", Result: refresh.Rejected, Message: "the authorization server calls it inactive"},
-	}}, f.Err
+	}}, errors.Join(err, p.Err)
 }
 
-// Refresh implements [manage.Actions].
-func (f *Actions) Refresh(_ context.Context, c credstore.Connection) (credstore.Connection, error) {
-	c.Version++
-	return c, f.Err
-}
-
-// SetKey implements [manage.Actions].
-func (f *Actions) SetKey(_ context.Context, c credstore.Connection, k manage.NewKey) (credstore.Connection, error) {
-	if f.Err != nil {
-		return c, f.Err
+// SetKey records the key.
+func (p *Pleo) SetKey(ctx context.Context, k apikey.Change) (credstore.Connection, error) {
+	if p.Err != nil {
+		return credstore.Connection{}, p.Err
 	}
-	f.Keys = append(f.Keys, k)
+	p.Keys = append(p.Keys, k)
+	state, err := p.Store.Read(ctx, k.ConnectionID)
+	c := state.Connection
 	c.Status, c.Version = credstore.Active, c.Version+1
-	return c, nil
-}
-
-// Intake implements [manage.Actions].
-func (f *Actions) Intake(bool) func(context.Context, credstore.NewConnection) (string, error) {
-	return func(ctx context.Context, n credstore.NewConnection) (string, error) {
-		_, err := f.Store.Create(ctx, n)
-		return "", err
-	}
-}
-
-// Remove implements [manage.Actions].
-func (f *Actions) Remove(_ context.Context, c credstore.Connection, uninstall bool) (manage.Removal, error) {
-	if f.Err != nil {
-		return manage.Removal{}, f.Err
-	}
-	return manage.Removal{Uninstalled: uninstall, Message: "The integration may have been uninstalled."}, f.Store.remove(c.ID)
+	return c, err
 }
