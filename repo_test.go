@@ -77,10 +77,27 @@ func listPackages(t *testing.T, args ...string) []goPackage {
 	}
 }
 
-func TestEveryPackageIsDocumented(t *testing.T) {
+// packageRow matches a row of the table of packages in docs/architecture.md.
+var packageRow = regexp.MustCompile("(?m)^\\| `([a-z0-9/-]+)` \\| (.+) \\|$")
+
+// TestOneSentencePerPackage checks that each package has one purpose: its
+// documentation begins with a sentence, which is its row in docs/architecture.md.
+func TestOneSentencePerPackage(t *testing.T) {
+	rows := map[string]string{} // package → sentence
+	for _, m := range packageRow.FindAllStringSubmatch(read(t, "docs/architecture.md"), -1) {
+		rows[m[1]] = m[2]
+	}
 	for _, p := range listPackages(t, "./...") {
-		if len(p.GoFiles) > 0 && p.Doc == "" {
-			t.Errorf("package %s has no package comment", p.relative())
+		if len(p.GoFiles) == 0 {
+			continue
+		}
+		sentence, ended := strings.CutSuffix(p.Doc, ".")
+		for _, prefix := range []string{"Package ", "Command "} {
+			sentence = strings.TrimPrefix(sentence, prefix)
+		}
+		_, sentence, _ = strings.Cut(sentence, " ") // without its name
+		if want := rows[p.relative()]; !ended || sentence != want {
+			t.Errorf("the documentation of %s begins with %q, want the sentence of its row in docs/architecture.md: %q", p.relative(), p.Doc, want)
 		}
 	}
 }

@@ -1,4 +1,5 @@
-// Package examples tests the example clients with the proxy and a simulated Pleo.
+// Package examples tests the example clients with the proxy and a simulated
+// Pleo.
 package examples
 
 import (

@@ -1,5 +1,5 @@
-// Package proxy finds the connection of a request, injects its credential,
-// forwards it to the Pleo API, and replays it once after a 401.
+// Package proxy resolves the connection of a request, adds its credential,
+// forwards it, and replays it once after a 401.
 //
 // The way of one request:
 //

@@ -1,5 +1,7 @@
-// Pleo-auth-proxy puts the fresh credential of a connection on plain HTTP
-// requests and forwards them to the Pleo API.
+// Pleo-auth-proxy parses flags, wires packages together and prints results.
+//
+// The program is an authenticating reverse proxy for the Pleo API. See
+// pleo-auth-proxy --help.
 package main
 
 import (

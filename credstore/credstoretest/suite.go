@@ -1,5 +1,4 @@
-// Package credstoretest proves that a store keeps the promises that package
-// credstore makes.
+// Package credstoretest checks that a store keeps its guarantees.
 package credstoretest
 
 import (

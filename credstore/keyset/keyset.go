@@ -1,5 +1,4 @@
-// Package keyset encrypts secrets with the keys of a Tink keyset file, and rotates
-// these keys.
+// Package keyset encrypts secrets and rotates their keys.
 package keyset
 
 import (

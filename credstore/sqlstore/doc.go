@@ -1,4 +1,5 @@
-// Package sqlstore keeps connections and credentials in an SQL database.
+// Package sqlstore stores rows and takes locks and leases, on SQLite and
+// PostgreSQL.
 //
 // The database is SQLite, embedded, for one host. Three tables hold a
 // connection: what everybody may see of it and what decides whether a write

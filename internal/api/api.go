@@ -1,5 +1,4 @@
-// Package api serves the JSON API of operators and of their programs, health
-// endpoints and metrics.
+// Package api serves the JSON API for operators, health endpoints and metrics.
 package api
 
 import (

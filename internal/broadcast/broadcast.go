@@ -1,4 +1,4 @@
-// Package broadcast wakes goroutines that wait for something to have happened.
+// Package broadcast wakes goroutines that wait for a change.
 package broadcast
 
 import "sync"

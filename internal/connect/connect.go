@@ -1,5 +1,5 @@
-// Package connect serves the pages for customers: consent in Pleo, the callback
-// from Pleo, and the entry of an API key.
+// Package connect serves the pages for customers: consent, callback and key
+// entry.
 //
 // A connect link leads to one page, /connect/TOKEN, which shows what to do and
 // afterwards the outcome:

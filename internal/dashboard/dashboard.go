@@ -1,4 +1,6 @@
-// Package dashboard serves the pages of operators. They work without scripts.
+// Package dashboard serves the pages for operators.
+//
+// They work without scripts.
 package dashboard
 
 import (

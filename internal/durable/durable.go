@@ -1,6 +1,8 @@
-// Package durable writes files so that a crash or a power failure leaves the
-// old content or the new content, never a part of it, and detects when a file
+// Package durable writes files that survive a crash, and detects when a file
 // has changed.
+//
+// After a crash or a power failure a file has its old content or its new
+// content, never a part of either.
 package durable
 
 import (

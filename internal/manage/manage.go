@@ -1,9 +1,9 @@
-// Package manage has the use cases on connections, for the command line, the JSON
-// API and the pages alike.
+// Package manage implements the use cases on connections, for the command line,
+// the JSON API and the pages.
 //
-// Its errors are typed and say what is wrong in terms of the connection. How they
-// read is up to each caller: the command line prints them, the API and the pages
-// render the problem that [Explain] returns.
+// Its errors are typed and say what is wrong in terms of the connection. How
+// they read is up to each caller: the command line prints them, the API and the
+// pages render the problem that [Explain] returns.
 package manage
 
 import (

@@ -1,6 +1,7 @@
-// Package outbound reaches other servers: it builds HTTP transports, detects
-// whether a request was written to its connection, and describes network errors
-// without repeating what a server sent.
+// Package outbound builds HTTP transports and describes network errors.
+//
+// It also detects whether a request was written to its connection. Descriptions
+// of errors do not repeat what a server sent.
 package outbound
 
 // UserAgent identifies this program in requests of its own. Forwarded requests

@@ -1,4 +1,3 @@
-// Package pleo contains everything specific to Pleo: its environments, consent,
-// token endpoint and introspection, and the authorization scheme of each kind of
-// credential.
+// Package pleo contains everything specific to Pleo: environments, token
+// endpoint, introspection, authorization schemes.
 package pleo

@@ -1,5 +1,4 @@
-// Package postgrestest runs PostgreSQL for tests, which start, stop, kill and disconnect
-// it.
+// Package postgrestest runs PostgreSQL for tests.
 package postgrestest
 
 import (

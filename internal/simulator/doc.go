@@ -1,4 +1,4 @@
-// Package simulator is a simulated Pleo for tests and demos.
+// Package simulator simulates Pleo for tests and demos.
 //
 // It is an authorization server, an API and a control endpoint with all state
 // in memory. Settings choose among the behaviours that Pleo's documentation

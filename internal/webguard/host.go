@@ -1,11 +1,11 @@
-// Package webguard protects the listeners from web pages of other sites, and
-// writes their problem documents.
+// Package webguard checks Host and Origin and writes problem documents, for
+// every listener.
 //
 // A browser lets every page send requests to every address that the browser can
 // reach, 127.0.0.1 included. Two checks stop such requests. [Hosts] stops DNS
 // rebinding, in which a page points its own name at the listener and is then of
-// the same origin as the listener. [FromWebPage] and [SameOrigin] stop pages that
-// use the listener's address or name.
+// the same origin as the listener. [FromWebPage] and [SameOrigin] stop pages
+// that use the listener's address or name.
 package webguard
 
 import (

@@ -1,9 +1,8 @@
-// Package webhook delivers the events of connections to webhooks, in the form of
-// Standard Webhooks, and to the log.
+// Package webhook delivers events to webhooks.
 //
-// The store queues one delivery for each subscription, in the transaction of the
-// event ([credstore.Outbox]). A delivery is claimed by one process at a time, in
-// order for each connection:
+// The store queues one delivery for each subscription, in the transaction of
+// the event ([credstore.Outbox]). A delivery is claimed by one process at a
+// time, in order for each connection:
 //
 //	queued ──claim──► claimed ──delivered─────────────► done
 //	   ▲                 │──failed, retries left──────► queued, due later

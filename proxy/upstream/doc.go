@@ -1,4 +1,5 @@
-// Package upstream sends one request over a pooled HTTP/1.1 connection.
+// Package upstream sends a request over a pooled HTTP/1.1 connection, and again
+// only if that is safe.
 //
 // It replaces [net/http.Transport], which sends some requests a second time of
 // its own accord, does not report whether a failed request was written, and

@@ -1,5 +1,5 @@
-// Package managetest has a store and a Pleo in memory, for tests of the packages
-// that show connections to operators.
+// Package managetest provides a store and actions in memory for tests of
+// packages that use manage.
 package managetest
 
 import (

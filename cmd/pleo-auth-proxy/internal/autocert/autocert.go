@@ -1,5 +1,4 @@
-// Package autocert obtains the certificates of a listener from a certificate
-// authority by ACME (RFC 8555), and renews them.
+// Package autocert obtains certificates by ACME and renews them.
 package autocert
 
 import (

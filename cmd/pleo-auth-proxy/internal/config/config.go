@@ -1,5 +1,4 @@
-// Package config reads the configuration of pleo-auth-proxy from a YAML file,
-// the environment and defaults, and reports every mistake at once.
+// Package config reads the configuration and reports every mistake.
 //
 // The structs below declare the keys. A field's tags give its name (key), its
 // default as it is written in the environment (default), and how its text is
