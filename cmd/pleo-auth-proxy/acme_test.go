@@ -19,9 +19,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-var pebblePath = flag.String("pebble", "", "the ACME server pebble, which `make acme` builds; without it its tests are skipped")
+var pebblePath = flag.String("pebble", "", "the ACME server pebble, which `make acme` builds; without it, its tests are skipped")
 
-// acmeEnv is a world whose pages get their certificate from an authority.
+// acmeEnv is an environment whose pages get their certificate by ACME.
 type acmeEnv struct {
 	*env
 	t      *testing.T
@@ -30,8 +30,9 @@ type acmeEnv struct {
 	pages  string // the address of the TLS listener
 }
 
-// newACMEEnv prepares an authority that does not run yet, and a configuration that
-// names it. Where plain is set, the authority reaches the plain listener only.
+// newACMEEnv prepares a certificate authority, which is not running yet, and a
+// configuration that names it. If plain is set, the authority can reach only the
+// listener for plain HTTP.
 func newACMEEnv(t *testing.T, domain string, life time.Duration, plain bool) *acmeEnv {
 	t.Helper()
 	const nowhere = 1
@@ -52,8 +53,8 @@ connect:
 	return &acmeEnv{env: w, t: t, ca: ca, domain: domain, pages: pages}
 }
 
-// visit opens a page as a browser does that trusts the authority, and returns the
-// serial number of the certificate that it was shown.
+// visit opens a page like a browser that trusts the certificate authority, and
+// returns the serial number of the certificate.
 func (w *acmeEnv) visit() (serial *big.Int, a response, err error) {
 	w.t.Helper()
 	var dialer net.Dialer
@@ -71,8 +72,8 @@ func (w *acmeEnv) visit() (serial *big.Int, a response, err error) {
 	return serial, a, err
 }
 
-// waitForRefresh waits until a page comes with a certificate other than the one with the
-// serial number, and returns its own.
+// await waits until the pages use a certificate other than the one with the serial
+// number, and returns the serial number of the new one.
 func (w *acmeEnv) await(p *process, before *big.Int) *big.Int {
 	w.t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
@@ -84,16 +85,16 @@ func (w *acmeEnv) await(p *process, before *big.Int) *big.Int {
 			return serial
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("no certificate: %v; the program says:\n%s\nand the authority:\n%s", err, p.log, w.ca.Log())
+			w.t.Fatalf("no certificate: %v; the log of the program:\n%s\nand of the certificate authority:\n%s", err, p.log, w.ca.Log())
 		}
 	}
 }
 
 const quarter = 90 * 24 * time.Hour
 
-// TestACMECertificate: an authority that is away when the program starts keeps the
-// pages waiting and nothing else. Once it is there they get their certificate
-// without a hand, and no restart, after a crash or not, asks for another one.
+// TestACMECertificate starts the program before the certificate authority: only the
+// pages are unavailable. Once the authority has started, the pages get their
+// certificate, and a restart or a crash does not request another one.
 func TestACMECertificate(t *testing.T) {
 	t.Parallel()
 	w := newACMEEnv(t, "away.example.test", quarter, false)
@@ -102,10 +103,10 @@ func TestACMECertificate(t *testing.T) {
 	p := w.serve()
 	p.waitForLog("could not get certificate from issuer")
 	if a, err := p.get(client(t), "acme", "/v2/employees"); err != nil || a.status != http.StatusOK {
-		t.Errorf("a request while the authority is away: %d, %v, want 200", a.status, err)
+		t.Errorf("a request while the authority is unavailable: %d, %v, want 200", a.status, err)
 	}
 	if a := p.admin("/readyz"); a.status != http.StatusOK {
-		t.Errorf("GET /readyz while the authority is away = %d, want 200", a.status)
+		t.Errorf("GET /readyz while the authority is unavailable = %d, want 200", a.status)
 	}
 	w.ca.Start()
 	first := w.await(p, nil)
@@ -125,8 +126,8 @@ func TestACMECertificate(t *testing.T) {
 	}
 }
 
-// checkKeys looks for private keys: beside the store, for its owner alone, and
-// nowhere in the log.
+// checkKeys checks that the private keys are in the data directory, that only their
+// owner can read them, and that the log does not contain them.
 func (w *acmeEnv) checkKeys(p *process) {
 	w.t.Helper()
 	keys := 0
@@ -139,7 +140,7 @@ func (w *acmeEnv) checkKeys(p *process) {
 			return err
 		}
 		if info.Mode().Perm()&0o077 != 0 {
-			w.t.Errorf("%s has mode %v, want its owner's alone", path, info.Mode())
+			w.t.Errorf("%s has mode %v, want access for its owner only", path, info.Mode())
 		}
 		if filepath.Ext(path) != ".key" {
 			return nil
@@ -148,18 +149,18 @@ func (w *acmeEnv) checkKeys(p *process) {
 		secret, err := os.ReadFile(path)
 		for _, part := range strings.Split(string(secret), "\n") {
 			if len(part) > 40 && strings.Contains(p.log.String(), part) {
-				w.t.Errorf("the log shows what is in %s", path)
+				w.t.Errorf("the log contains the content of %s", path)
 			}
 		}
 		return err
 	})
 	if err != nil || keys != 2 { // the account's and the certificate's
-		w.t.Errorf("%d private keys beside the store, %v, want 2", keys, err)
+		w.t.Errorf("%d private keys in the data directory, %v, want 2", keys, err)
 	}
 }
 
-// TestACMECertificateOverPlainHTTP: by connect.http alone; and a certificate whose life
-// is over soon is replaced by the next start at the latest.
+// TestACMECertificateOverPlainHTTP gets a certificate by connect.http alone. A
+// certificate that expires soon is replaced at the next start at the latest.
 func TestACMECertificateOverPlainHTTP(t *testing.T) {
 	t.Parallel()
 	w := newACMEEnv(t, "plain.example.test", 30*time.Second, true)

@@ -13,9 +13,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// TestConnectPagesOverTLS: the pages come by the certificate in the files, and by
-// another one when those change; plain HTTP leads there, whatever host was asked
-// for.
+// TestConnectPagesOverTLS: the pages use the certificate in the files, and the new one
+// when the files change. Plain HTTP redirects to them, regardless of the Host field.
 func TestConnectPagesOverTLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
@@ -63,8 +62,8 @@ func TestConnectPagesOverTLS(t *testing.T) {
 	}
 }
 
-// TestConnectPagesWaitForCertificate: an authority that cannot be reached keeps the
-// pages waiting, and nothing else.
+// TestConnectPagesWaitForCertificate: while the certificate authority cannot be
+// reached, only the pages are unavailable.
 func TestConnectPagesWaitForCertificate(t *testing.T) {
 	public := freeAddress(t)
 	w := newEnv(t, simulator.Settings{}, fmt.Sprintf(`connect:
@@ -79,11 +78,11 @@ func TestConnectPagesWaitForCertificate(t *testing.T) {
 		t.Errorf("a request as acme: %d, %v, want 200", a.status, err)
 	}
 	if a := p.admin("/readyz"); a.status != http.StatusOK {
-		t.Errorf("/readyz answers %d, want 200", a.status)
+		t.Errorf("GET /readyz = %d, want 200", a.status)
 	}
 	r := requestTo(t, "https://"+public+"/")
 	if a, err := send(client(t), r); err == nil {
-		t.Errorf("the pages answer %d without a certificate", a.status)
+		t.Errorf("the pages respond with %d without a certificate", a.status)
 	}
 	began := time.Now()
 	if code := p.stop(); code != exitDone || time.Since(began) > 20*time.Second {
@@ -100,7 +99,7 @@ func requestTo(t *testing.T, url string) *http.Request {
 	return r
 }
 
-// clientTrusting returns a client that trusts the authority alone.
+// clientTrusting returns a client that trusts only the authority.
 func clientTrusting(t *testing.T, a *authority) *http.Client {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.pool()}}
 	t.Cleanup(transport.CloseIdleConnections)

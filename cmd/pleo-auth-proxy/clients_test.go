@@ -16,8 +16,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// A shared gateway: TLS on an address that others can reach, clients with their
-// own connections, and a socket for one of them.
+// A shared gateway has TLS on an address that other machines can reach, clients that
+// may use some connections, and a socket for one connection.
 func TestSharedGateway(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	ca := newAuthority(t)
@@ -51,19 +51,19 @@ func TestSharedGateway(t *testing.T) {
 		transport                            *http.Transport
 		want                                 int
 	}{
-		{"proven", "GET", base, "acme", "token-of-erp", transport, 200},
-		{"not proven", "GET", base, "acme", "", transport, 401},
+		{"authenticated", "GET", base, "acme", "token-of-erp", transport, 200},
+		{"not authenticated", "GET", base, "acme", "", transport, 401},
 		{"another connection", "GET", base, "shop", "token-of-erp", transport, 403},
 		{"another method", "DELETE", base, "acme", "token-of-erp", transport, 403},
-		{"by the socket", "GET", "http://localhost", "", "token-of-erp", overSocket, 200},
-		{"by the socket, not proven", "GET", "http://localhost", "", "", overSocket, 401},
-		{"by the socket for another", "GET", "http://localhost", "shop", "token-of-erp", overSocket, 400},
+		{"socket", "GET", "http://localhost", "", "token-of-erp", overSocket, 200},
+		{"socket, not authenticated", "GET", "http://localhost", "", "", overSocket, 401},
+		{"socket, another connection", "GET", "http://localhost", "shop", "token-of-erp", overSocket, 400},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			a := request(t, tt.transport, tt.method, tt.url+"/v1/introspect", tt.connection, tt.token)
 			if a.status != tt.want {
-				t.Errorf("answer = %d %s, want %d", a.status, a.body, tt.want)
+				t.Errorf("response = %d %s, want %d", a.status, a.body, tt.want)
 			}
 		})
 	}
@@ -91,7 +91,7 @@ func request(t *testing.T, transport *http.Transport, method, url, connection, t
 	return a
 }
 
-// A token in a file is looked at once a second, and no request reads the file.
+// The file of a token is checked at most once a second, not for every request.
 func TestTokenFileReadsAreRateLimited(t *testing.T) {
 	now := time.Now()
 	reads, current := 0, "old"
@@ -108,7 +108,7 @@ func TestTokenFileReadsAreRateLimited(t *testing.T) {
 	}
 	current, now = "new", now.Add(fileCheckInterval)
 	if hash() == before {
-		t.Error("the hash is that of the old token after a second, want that of the new one")
+		t.Error("after a second the hash is still that of the old token")
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
 )
 
-// Secrets are asked for every second, or for every request: one that is away for
-// a day is not told 86,400 times.
+// A secret file is checked every second, or for every request. One that is missing
+// for a day must not be logged 86,400 times.
 func TestUnusableSecretFileIsLoggedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	file := filepath.Join(t.TempDir(), "secret")
@@ -39,7 +39,7 @@ func TestUnusableSecretFileIsLoggedOnce(t *testing.T) {
 		name   string
 		change func()
 		secret string
-		told   string // what the only new line says; empty: there is none
+		logged string // the error in the only new line of the log; empty: no line
 	}{
 		{"unchanged", func() {}, "one", ""},
 		{"emptied", func() { write(file, "") }, "one", "it is empty"},
@@ -54,22 +54,22 @@ func TestUnusableSecretFileIsLoggedOnce(t *testing.T) {
 				t.Errorf("%s: the secret is %q, want %q", step.name, got.Reveal(), step.secret)
 			}
 		}
-		var told []string
+		var logged []string
 		for _, line := range logs.TakeAll() {
-			told = append(told, line.ContextMap()["error"].(string))
+			logged = append(logged, line.ContextMap()["error"].(string))
 		}
 		want := 0
-		if step.told != "" {
+		if step.logged != "" {
 			want = 1
 		}
-		if len(told) != want || !strings.Contains(strings.Join(told, ""), step.told) {
-			t.Errorf("%s: told %q, want %q once", step.name, told, step.told)
+		if len(logged) != want || !strings.Contains(strings.Join(logged, ""), step.logged) {
+			t.Errorf("%s: logged %q, want %q once", step.name, logged, step.logged)
 		}
 	}
 }
 
-// A slip while the secrets of a webhook are replaced must not leave its receiver
-// without messages: those that fail come hours later.
+// A mistake while the secrets of a webhook are replaced must not stop deliveries:
+// those that fail are retried hours later.
 func TestWebhookIsSignedWithLastGoodSecret(t *testing.T) {
 	const first, second = "whsec_b2xkIHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI=\n", "whsec_bmV3IHNlY3JldCBvZiB0aGUgcmVjZWl2ZXIsIDMyIGI=\n"
 	path := filepath.Join(t.TempDir(), "config.yaml")
@@ -93,7 +93,7 @@ func TestWebhookIsSignedWithLastGoodSecret(t *testing.T) {
 	}
 	for _, step := range []struct {
 		text, signs string
-		told        int
+		logged      int // lines
 	}{
 		{first + "mistyped\n", first, 1},
 		{"# none yet\n", first, 1},
@@ -103,8 +103,8 @@ func TestWebhookIsSignedWithLastGoodSecret(t *testing.T) {
 		if got := webhooks[0].Secrets(); strings.TrimSpace(got.Reveal()) != strings.TrimSpace(step.signs) {
 			t.Errorf("with %q in the file it is signed by %q, want %q", step.text, got.Reveal(), step.signs)
 		}
-		if told := logs.TakeAll(); len(told) != step.told {
-			t.Errorf("with %q in the file %d lines were logged, want %d", step.text, len(told), step.told)
+		if logged := logs.TakeAll(); len(logged) != step.logged {
+			t.Errorf("with %q in the file %d lines were logged, want %d", step.text, len(logged), step.logged)
 		}
 	}
 }
