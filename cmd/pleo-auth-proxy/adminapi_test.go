@@ -120,7 +120,7 @@ func TestAdminAPI(t *testing.T) {
 	if a, err := p.get(client(t), "acme", "/v2/employees"); err != nil || a.status != 200 {
 		t.Fatalf("a request with the connection = %d %v, want 200", a.status, err)
 	}
-	var checkup manage.Checkup
+	var checkup manage.CredentialCheck
 	b.request("POST", "/acme/check", "", 200, &checkup)
 	if !checkup.Healthy || len(checkup.Findings) != 2 {
 		t.Errorf("a check finds %+v, want two parts and all well", checkup)

@@ -68,7 +68,7 @@ func check(ctx context.Context, p *program, o *manage.Operator, name string) err
 	if err != nil {
 		return err
 	}
-	if err := printCheckup(p, manage.DescribeCheckup(result)); err != nil {
+	if err := printCheck(p, manage.DescribeCheck(result)); err != nil {
 		return err
 	}
 	switch c = result.Connection; {
@@ -81,13 +81,13 @@ func check(ctx context.Context, p *program, o *manage.Operator, name string) err
 	return nil
 }
 
-func printCheckup(p *program, c manage.Checkup) error {
+func printCheck(p *program, c manage.CredentialCheck) error {
 	if p.asJSON {
 		return p.printJSON(c)
 	}
 	rows := [][]string{{"PART", "RESULT", "COMPANY", "MESSAGE"}}
 	for _, f := range c.Findings {
-		rows = append(rows, []string{f.Part, f.Found, terminalText(f.CompanyID), terminalText(&f.Message)})
+		rows = append(rows, []string{f.Part, f.Result, terminalText(f.CompanyID), terminalText(&f.Message)})
 	}
 	return p.printTable(rows)
 }

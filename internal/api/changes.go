@@ -203,7 +203,7 @@ func describeChange(change func(context.Context, credstore.Connection) (credstor
 
 func (a *API) check(ctx context.Context, c credstore.Connection) (int, any, error) {
 	found, err := a.operator.Check(ctx, c)
-	return http.StatusOK, manage.DescribeCheckup(found), err
+	return http.StatusOK, manage.DescribeCheck(found), err
 }
 
 // refresh responds 202 if there is no outcome yet.

@@ -96,8 +96,8 @@ func TestImportReportsEachLine(t *testing.T) {
 	text := func(s string) *string { return &s }
 	want := manage.ImportReport{Imported: 2, Pending: 1, Failed: 2, Lines: []manage.ImportResult{
 		{Line: 2, Name: text("one"), Result: "imported"},
-		{Line: 3, Result: "refused", Code: text("bad_request"), Error: text("the line is not one JSON object")},
-		{Line: 4, Name: text("two"), Result: "refused", Code: text("bad_request"), Error: text("expires_at must be a time such as 2030-01-02T03:04:05Z")},
+		{Line: 3, Result: "failed", Code: text("bad_request"), Error: text("the line is not one JSON object")},
+		{Line: 4, Name: text("two"), Result: "failed", Code: text("bad_request"), Error: text("expires_at must be a time such as 2030-01-02T03:04:05Z")},
 		{Line: 5, Name: text("three"), Result: "imported"},
 	}}
 	if diff := cmp.Diff(want, importLines(t, h, "", lines)); diff != "" {

@@ -7,9 +7,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-// Connection is a connection as operators see it: what the admin API answers
-// with and what the command line prints as JSON. What is not there is null.
-// Nothing in it is secret.
+// Connection is a connection as operators see it: in responses of the API, in
+// webhooks and in the JSON of the command line. Fields without a value are null.
+// None is secret.
 type Connection struct {
 	Name           string     `json:"name"`
 	Kind           string     `json:"kind"`
@@ -26,7 +26,7 @@ type Connection struct {
 	CreatedAt      *time.Time `json:"created_at"`
 }
 
-// Failure is the latest thing that went wrong with a connection.
+// Failure is the last error of a connection.
 type Failure struct {
 	Code    string    `json:"code"`
 	Message string    `json:"message"`
@@ -39,7 +39,7 @@ type Page struct {
 	NextCursor  *string      `json:"next_cursor"` // null on the last page
 }
 
-// Describe returns c as operators see it, with its times in UTC.
+// Describe returns c as operators see it.
 func Describe(c credstore.Connection) Connection {
 	return Connection{
 		Name:           c.Name,
@@ -96,8 +96,8 @@ type History struct {
 	NextCursor *string `json:"next_cursor"` // null on the last page
 }
 
-// Event is one entry of a connection's history, as operators see it. Nothing in
-// it is secret.
+// Event is an entry of a connection's history, as operators see it. No field is
+// secret.
 type Event struct {
 	ID      string    `json:"id"`
 	Type    string    `json:"type"`
@@ -110,8 +110,7 @@ type Event struct {
 	Message *string   `json:"message"`
 }
 
-// DescribeHistory returns a page of a history as operators see it, with its
-// times in UTC.
+// DescribeHistory returns a page of a history as operators see it.
 func DescribeHistory(p credstore.HistoryPage) History {
 	h := History{Events: make([]Event, 0, len(p.Events)), NextCursor: orNull(p.Next)}
 	for _, e := range p.Events {
@@ -123,28 +122,28 @@ func DescribeHistory(p credstore.HistoryPage) History {
 	return h
 }
 
-// Checkup is what was found about a connection, as operators see it. Nothing in
-// it is secret.
-type Checkup struct {
+// CredentialCheck is the result of checking a credential with Pleo, as operators
+// see it. No field is secret.
+type CredentialCheck struct {
 	Connection Connection `json:"connection"`
-	Healthy    bool       `json:"healthy"` // active, and nothing speaks against it
+	Healthy    bool       `json:"healthy"` // active, and no finding is a problem
 	Findings   []Finding  `json:"findings"`
 }
 
-// Finding is what was found about one part of a credential.
+// Finding is the result for one part of a credential.
 type Finding struct {
-	Part      string  `json:"part"`  // access_token, refresh_token, api_key or next_api_key
-	Found     string  `json:"found"` // good, expired, not_good, other_company, not_asked or unknown
+	Part      string  `json:"part"`   // access_token, refresh_token, api_key or next_api_key
+	Result    string  `json:"result"` // valid, expired, rejected, other_company, not_checked or unknown
 	CompanyID *string `json:"company_id"`
 	Message   string  `json:"message"`
 }
 
-// DescribeCheckup returns what a check has found as operators see it.
-func DescribeCheckup(c refresh.CredentialCheck) Checkup {
-	check := Checkup{Connection: Describe(c.Connection), Healthy: c.Healthy(), Findings: []Finding{}}
+// DescribeCheck returns the result of a check as operators see it.
+func DescribeCheck(c refresh.CredentialCheck) CredentialCheck {
+	check := CredentialCheck{Connection: Describe(c.Connection), Healthy: c.Healthy(), Findings: []Finding{}}
 	for _, f := range c.Findings {
 		check.Findings = append(check.Findings, Finding{
-			Part: f.Part, Found: string(f.Result), CompanyID: orNull(f.CompanyID), Message: f.Message,
+			Part: f.Part, Result: string(f.Result), CompanyID: orNull(f.CompanyID), Message: f.Message,
 		})
 	}
 	return check

@@ -57,7 +57,7 @@ type ImportOptions struct {
 type ImportReport struct {
 	Imported int            `json:"imported"`
 	Pending  int            `json:"pending"` // of those imported; they wait for their customers
-	Failed   int            `json:"refused"`
+	Failed   int            `json:"failed"`
 	Tokens   int            `json:"-"` // of those imported; they have a refresh token
 	Lines    []ImportResult `json:"lines"`
 }
@@ -67,15 +67,15 @@ type ImportResult struct {
 	Line    int     `json:"line"` // from 1
 	Name    *string `json:"name"` // null when it could not be read
 	Result  string  `json:"result"`
-	Code    *string `json:"code"` // why it was refused, for programs
+	Code    *string `json:"code"` // why it failed, for programs
 	Warning *string `json:"warning"`
-	Error   *string `json:"error"` // why it was refused, for people
+	Error   *string `json:"error"` // why it failed, for people
 }
 
 // The results of a line.
 const (
 	resultImported = "imported"
-	resultFailed   = "refused"
+	resultFailed   = "failed"
 )
 
 // maxLineSize is far more than any line needs, in bytes.
@@ -113,7 +113,7 @@ type importer struct {
 }
 
 // readLine returns the next line, without its end. Of one longer than maxLineSize it
-// returns the beginning, which no object ends in, so that the line is refused
+// returns the beginning, which no object ends in, so that the line fails
 // and the next one is read.
 func readLine(in *bufio.Reader) ([]byte, error) {
 	line, cut, err := in.ReadLine()

@@ -17,11 +17,11 @@ type CheckResult string
 
 // The results of a check.
 const (
-	Valid        CheckResult = "good"
+	Valid        CheckResult = "valid"
 	Expired      CheckResult = "expired"       // by its known expiry; it was not checked
-	Rejected     CheckResult = "not_good"      // the API or the authorization server does not know it
+	Rejected     CheckResult = "rejected"      // the API or the authorization server does not know it
 	OtherCompany CheckResult = "other_company" // it is valid, but for another company than the connection's
-	NotChecked   CheckResult = "not_asked"     // the authorization server does not support it
+	NotChecked   CheckResult = "not_checked"   // the authorization server does not support it
 	CheckFailed  CheckResult = "unknown"       // the server did not respond, or not credibly
 )
 

@@ -48,29 +48,29 @@ func TestCheckOfTokenPair(t *testing.T) {
 		want    []string
 		healthy bool
 	}{
-		{name: "all good", api: belongsTo("c1"), want: []string{"access_token good", "refresh_token good"}, healthy: true},
-		{name: "another company", api: belongsTo("c2"), want: []string{"access_token other_company", "refresh_token good"}},
+		{name: "all good", api: belongsTo("c1"), want: []string{"access_token valid", "refresh_token valid"}, healthy: true},
+		{name: "another company", api: belongsTo("c2"), want: []string{"access_token other_company", "refresh_token valid"}},
 		{
 			name: "access token expired", api: fails(errors.New("must not be asked")), healthy: true,
 			prepare: func(*testing.T, *env) { time.Sleep(time.Hour) },
-			want:    []string{"access_token expired", "refresh_token good"},
+			want:    []string{"access_token expired", "refresh_token valid"},
 		},
 		{
 			name: "revoked", api: fails(pleo.ErrUnauthorized),
 			prepare: func(t *testing.T, w *env) { trust(t, w); w.server.revokeAll() },
-			want:    []string{"access_token not_good", "refresh_token not_good"},
+			want:    []string{"access_token rejected", "refresh_token rejected"},
 		},
 		{
 			name: "called inactive by a server that has not proven itself", api: belongsTo("c1"),
 			prepare: func(_ *testing.T, w *env) { w.server.revokeAll() },
-			want:    []string{"access_token good", "refresh_token unknown"},
+			want:    []string{"access_token valid", "refresh_token unknown"},
 		},
 		{
 			name: "server without introspection", api: belongsTo("c1"), healthy: true,
 			prepare: func(_ *testing.T, w *env) { w.server.noIntrospection = true },
-			want:    []string{"access_token good", "refresh_token not_asked"},
+			want:    []string{"access_token valid", "refresh_token not_checked"},
 		},
-		{name: "API away", api: fails(errors.New("connection refused")), want: []string{"access_token unknown", "refresh_token good"}},
+		{name: "API away", api: fails(errors.New("connection refused")), want: []string{"access_token unknown", "refresh_token valid"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *env) {
@@ -103,9 +103,9 @@ func TestCheckOfKeys(t *testing.T) {
 		want    []string
 		healthy bool
 	}{
-		{name: "both good", knows: map[string]string{"old": "c1", "new": "c1"}, want: []string{"api_key good", "next_api_key good"}, healthy: true},
-		{name: "staged key wrong", knows: map[string]string{"old": "c1"}, want: []string{"api_key good", "next_api_key not_good"}, healthy: true},
-		{name: "key wrong", knows: map[string]string{"new": "c2"}, want: []string{"api_key not_good", "next_api_key other_company"}},
+		{name: "both good", knows: map[string]string{"old": "c1", "new": "c1"}, want: []string{"api_key valid", "next_api_key valid"}, healthy: true},
+		{name: "staged key wrong", knows: map[string]string{"old": "c1"}, want: []string{"api_key valid", "next_api_key rejected"}, healthy: true},
+		{name: "key wrong", knows: map[string]string{"new": "c2"}, want: []string{"api_key rejected", "next_api_key other_company"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			withKey(t, func(t *testing.T, w *env, api *keyAPI, _ *process, conn credstore.Connection) {
@@ -151,7 +151,7 @@ func TestCheckDuringRefresh(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"access_token good", "refresh_token good"}; !slices.Equal(parts(got), want) || got.Connection.Version != 2 {
+		if want := []string{"access_token valid", "refresh_token valid"}; !slices.Equal(parts(got), want) || got.Connection.Version != 2 {
 			t.Errorf("version %d: %v, want version 2: %v", got.Connection.Version, parts(got), want)
 		}
 	})
