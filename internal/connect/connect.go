@@ -110,6 +110,10 @@ func New(c Config) (*Pages, error) {
 	case c.Server != nil && c.AuthURL == nil:
 		return nil, errors.New("connect: Config with a Server needs its AuthURL")
 	}
+	t, err := readTexts()
+	if err != nil {
+		return nil, err
+	}
 	c = c.withDefaults()
 	p := &Pages{
 		Config:  c,
@@ -118,11 +122,10 @@ func New(c Config) (*Pages, error) {
 		cookies: cookies{secure: c.PublicURL.Scheme == "https"},
 		views: views{
 			brand: c.Branding.Name, scopes: c.Scopes, pleoURL: c.PleoURL, environment: c.Environment,
-			returnURLs: c.ReturnURLs, messages: messages(),
+			returnURLs: c.ReturnURLs, texts: t,
 		},
 		attempts: newAttemptLimiter(c.Now),
 	}
-	var err error
 	if p.renderer, err = newRenderer(p.base, c.Branding, c.Logger); err != nil {
 		return nil, err
 	}

@@ -1,10 +1,12 @@
 package connect
 
 import (
+	"bytes"
 	"cmp"
-	"maps"
-	"net/http"
+	"fmt"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -48,163 +50,66 @@ const (
 	notFound           reason = "not_found"
 )
 
-// message is the text of a page for one reason. The placeholders {brand}, {tenant},
-// {company}, {chosen}, {environment} and {otherEnvironment} stand for names.
-type message struct {
-	status      int    // of the page
-	heading     string // what happened, in a few words
-	explanation string // what happened, and whether anything has changed
-	nextStep    string // what to do
+// texts are the texts of the pages.
+type texts struct {
+	Messages map[reason]message
+	Scopes   map[string]string // scope → description
 }
 
-// messages returns the message for each reason.
-func messages() map[reason]message {
-	all := map[reason]message{}
-	for _, some := range []map[reason]message{consentMessages(), keyMessages(), linkMessages(), requestMessages()} {
-		maps.Copy(all, some)
+// message is the text of a page for one reason.
+type message struct {
+	Status      int // of the page
+	Heading     string
+	Explanation string
+	NextStep    string   `yaml:"next_step"`
+	Key         *message // the text for keys; nil: the same as for consents
+}
+
+// readTexts reads the texts from the embedded file.
+func readTexts() (texts, error) {
+	var t texts
+	raw, err := pageFiles.ReadFile("pages/texts.yaml")
+	if err != nil {
+		return t, fmt.Errorf("reading the texts: %w", err)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(raw))
+	dec.KnownFields(true)
+	if err := dec.Decode(&t); err != nil {
+		return t, fmt.Errorf("parsing the texts: %w", err)
+	}
+	return t, nil
+}
+
+// permissions returns the permissions of the scopes, in their order.
+func (t texts) permissions(scopes []string) []permission {
+	all := make([]permission, 0, len(scopes))
+	for _, scope := range scopes {
+		all = append(all, permission{Description: t.describeScope(scope), Scope: scope})
 	}
 	return all
 }
 
-func consentMessages() map[reason]message {
-	return map[reason]message{
-		consentDenied: {http.StatusOK, "Pleo is not connected",
-			"Access was not approved in Pleo. Nothing has changed.",
-			"To connect, try again and approve access. Only an admin of your company can do this in Pleo."},
-		otherCompany: {http.StatusOK, "You chose a different company",
-			"This connection is for {company} in Pleo, but you chose {chosen}. The connection has not changed. Pleo may now list {brand} for {chosen}; you can remove it there.",
-			"Try again and choose {company}. If you want to switch to {chosen}, ask {brand} for a new link."},
-		companyTaken: {http.StatusOK, "This company is already connected",
-			"{chosen} in Pleo is already connected to {brand} under a different account than {tenant}. Each company can be connected only once, so nothing was connected.",
-			"If you have several companies in Pleo, try again and choose the one that belongs to {tenant}. If you did not expect this, please contact {brand}."},
-		companyUnknown: {http.StatusOK, "We could not tell which company this is",
-			"Pleo did not tell us which company you approved access for, so we could not connect it. Nothing has changed.",
-			"Wait a minute, then try again. If it keeps happening, please contact {brand}."},
-		pleoUnavailable: {http.StatusOK, "Pleo is not responding",
-			"Pleo did not respond in time, so we could not connect your company. Nothing has changed.",
-			"Wait a minute, then try again. Your link still works."},
-		codeRejected: {http.StatusOK, "We could not complete your approval",
-			"Pleo no longer accepts this approval. This usually means that too much time passed before you came back to this page. Nothing has changed.",
-			"Please try again."},
-		clientRejected: {http.StatusOK, "Pleo does not accept {brand}",
-			"This is not your fault: there is a problem with how {brand} is set up in Pleo. Nothing has changed.",
-			"Please contact {brand}. Once the problem is fixed, you can use the same link."},
-		wrongIssuer: {http.StatusOK, "The response did not come from Pleo",
-			"We received a response to your approval, but it did not come from Pleo, so we did not use it. Nothing has changed.",
-			"Please try again. If it keeps happening, contact {brand}."},
-		consentFailed: {http.StatusOK, "Pleo did not grant access",
-			"Something went wrong in Pleo. Nothing has changed.",
-			"Please try again. If it keeps happening, contact {brand}."},
-		notSaved: {http.StatusOK, "We could not save the connection",
-			"Something is not working on our side.",
-			"Wait a minute, then try again. Your link still works."},
-	}
+// permission is a scope with its description.
+type permission struct {
+	Description string
+	Scope       string
 }
 
-func keyMessages() map[reason]message {
-	return map[reason]message{
-		keyMalformed: {http.StatusUnprocessableEntity, "This is not an API key",
-			"An API key is one long string of letters, digits and symbols, without spaces. Nothing was saved.",
-			"Copy the key in Pleo again, and paste only the key."},
-		keyRejected: {http.StatusUnprocessableEntity, "Pleo does not recognise this key",
-			"The key may be incomplete, deleted or expired. It was not saved.",
-			"Copy the whole key in Pleo again. If Pleo no longer shows it, create a new key as described below."},
-		keyOfOtherEnvironment: {http.StatusUnprocessableEntity, "This key is for a different Pleo environment",
-			"The key works, but not here: {brand} uses {environment}, and this key is for {otherEnvironment}. The key was not saved.",
-			"Create a key in {environment}, as described below."},
-		keyExpired: {http.StatusUnprocessableEntity, "This date is in the past",
-			"A key stops working after its expiry date. The key was not saved.",
-			"Correct the date, and paste the key again. If the date is right, create a new key in Pleo as described below."},
-		invalidDate: {http.StatusUnprocessableEntity, "This date is not valid",
-			"We could not read the expiry date. The key was not saved.",
-			"Enter the date like this: 2031-01-31, or leave it empty. Then paste the key again."},
-		keyMissingPermissions: {http.StatusUnprocessableEntity, "This key does not have enough permissions",
-			"The key works, but {brand} also needs the permissions below. The key was not saved.",
-			"Create a new key in Pleo with all the permissions, and paste that key."},
+// describeScope describes what a scope allows. Scopes without a description have the
+// form RESOURCE:read or RESOURCE:write.
+func (t texts) describeScope(scope string) string {
+	if text, ok := t.Scopes[scope]; ok {
+		return text
 	}
-}
-
-// keyVariants returns the messages that read differently for keys than for consents.
-func keyVariants() map[reason]message {
-	return map[reason]message{
-		otherCompany: {
-			heading:     "This key is for a different company",
-			explanation: "This connection is for {company} in Pleo, but the key is for {chosen}. The key was not saved.",
-			nextStep:    "Create a key in Pleo for {company}. If you want to switch to {chosen}, ask {brand} for a new link.",
-		},
-		companyTaken: {
-			heading:     "This company is already connected",
-			explanation: "{chosen} in Pleo is already connected to {brand} under a different account than {tenant}. Each company can be connected only once. The key was not saved.",
-			nextStep:    "If you have several companies in Pleo, create a key for the one that belongs to {tenant}. If you did not expect this, please contact {brand}.",
-		},
-		companyUnknown: {
-			heading:     "We could not tell which company this key is for",
-			explanation: "This connection is for {company} in Pleo, but Pleo did not tell us which company the key is for. The key was not saved.",
-			nextStep:    "Wait a minute, then paste the key again. If it keeps happening, please contact {brand}.",
-		},
-		pleoUnavailable: {
-			heading:     "Pleo is not responding",
-			explanation: "We could not check the key with Pleo, so it was not saved.",
-			nextStep:    "Wait a minute, then paste the key again. Your link still works.",
-		},
-		notSaved: {
-			heading:     "We could not save the key",
-			explanation: "Something is not working on our side.",
-			nextStep:    "Wait a minute, then paste the key again. Your link still works.",
-		},
+	resource, action, _ := strings.Cut(scope, ":")
+	resource = strings.NewReplacer("-", " ", "_", " ", ".", " ").Replace(resource)
+	switch action {
+	case "read":
+		return "See " + resource
+	case "write":
+		return "Add and change " + resource
 	}
-}
-
-func linkMessages() map[reason]message {
-	return map[reason]message{
-		linkUsed: {http.StatusGone, "This link has already been used",
-			"It was used to connect {tenant}, and each link works only once.",
-			"You do not need to do anything. If something is not working, ask {brand} for a new link."},
-		linkExpired: {http.StatusGone, "This link has expired",
-			"The time to use it is over, or a newer link has replaced it.",
-			"Ask {brand} for a new link."},
-		linkInvalid: {http.StatusNotFound, "This link is not valid",
-			"Part of the link may be missing, or the connection may have been removed.",
-			"Open the link in the original message again. If that does not help, ask {brand} for a new link."},
-		otherBrowser: {http.StatusForbidden, "Please continue in the same browser",
-			"You started in another browser or in a private window. For your security, you have to finish in the browser where you started. Nothing has changed.",
-			"To use this browser instead, open your link again here."},
-		attemptExpired: {http.StatusGone, "This page has expired",
-			"The approval took more than 10 minutes, or this page was opened twice.",
-			"Open your link again. It shows whether you are connected, and lets you try again if you are not."},
-		connectionDisabled: {http.StatusForbidden, "This connection is turned off",
-			"{brand} has turned off the connection for {tenant}, so you cannot connect at the moment.",
-			"Please contact {brand}."},
-		oauthNotConfigured: {http.StatusServiceUnavailable, "{brand} is not ready yet",
-			"This is not your fault: {brand} has not been set up to connect to Pleo yet.",
-			"Please contact {brand}. Once the setup is complete, you can use the same link."},
-		storeUnavailable: {http.StatusServiceUnavailable, "This page is temporarily unavailable",
-			"Something is not working on our side.",
-			"Wait a minute, then reload the page."},
-	}
-}
-
-func requestMessages() map[reason]message {
-	return map[reason]message{
-		tooManyAttempts: {http.StatusTooManyRequests, "Too many attempts",
-			"This link was used too many times within a minute.",
-			"Wait a minute, then try again."},
-		serverBusy: {http.StatusServiceUnavailable, "This page is busy at the moment",
-			"Too many people are connecting at the same time. Nothing has changed.",
-			"Wait a minute, then reload the page."},
-		badRequest: {http.StatusBadRequest, "We could not read your request",
-			"It was too long, or part of it was lost on the way. Nothing has changed.",
-			"Open your link again."},
-		crossSiteRequest: {http.StatusForbidden, "Please start on our page",
-			"Another website tried to start this for you, so we stopped it. Nothing has changed.",
-			"To connect, open the link that you received from {brand}."},
-		hostNotAllowed: {http.StatusMisdirectedRequest, "Page not found",
-			"This server does not recognise the address in your browser’s address bar.",
-			"Open the link that you received."},
-		notFound: {http.StatusNotFound, "Page not found",
-			"On this site you can connect your company’s Pleo account with a link.",
-			"Open the link that you received."},
-	}
+	return "Use the permission " + scope
 }
 
 // names are the values of the placeholders.

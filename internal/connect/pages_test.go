@@ -304,28 +304,87 @@ func TestLogo(t *testing.T) {
 	}
 }
 
+// reasons returns all reasons.
+func reasons() []reason {
+	return []reason{
+		consentDenied,
+		otherCompany,
+		companyTaken,
+		pleoUnavailable,
+		codeRejected,
+		clientRejected,
+		wrongIssuer,
+		consentFailed,
+		notSaved,
+		companyUnknown,
+		keyMalformed,
+		keyRejected,
+		keyOfOtherEnvironment,
+		keyMissingPermissions,
+		keyExpired,
+		invalidDate,
+		linkUsed,
+		linkExpired,
+		linkInvalid,
+		otherBrowser,
+		attemptExpired,
+		connectionDisabled,
+		oauthNotConfigured,
+		storeUnavailable,
+		tooManyAttempts,
+		serverBusy,
+		badRequest,
+		crossSiteRequest,
+		hostNotAllowed,
+		notFound,
+	}
+}
+
 // TestMessagesAreComplete checks that each message has a heading, an explanation and a
 // next step, and that all placeholders are known.
 func TestMessagesAreComplete(t *testing.T) {
-	for _, wordings := range []map[reason]message{messages(), keyVariants()} {
-		for why, m := range wordings {
-			for _, text := range []string{m.heading, m.explanation, m.nextStep} {
-				if shown := (names{brand: "the integration"}).expand(text); text == "" || strings.ContainsAny(shown, "{}") || strings.HasPrefix(shown, "the") {
-					t.Errorf("%s: %q expands to %q", why, text, shown)
-				}
+	all, err := readTexts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(why reason, m message) {
+		for _, text := range []string{m.Heading, m.Explanation, m.NextStep} {
+			if shown := (names{brand: "the integration"}).expand(text); text == "" || strings.ContainsAny(shown, "{}\n") || strings.HasPrefix(shown, "the") {
+				t.Errorf("%s: %q expands to %q", why, text, shown)
 			}
 		}
+	}
+	for why, m := range all.Messages {
+		check(why, m)
+		if m.Key != nil {
+			check(why, *m.Key)
+		}
+		if http.StatusText(m.Status) == "" {
+			t.Errorf("%s has the status %d", why, m.Status)
+		}
+	}
+	for _, why := range reasons() {
+		if _, ok := all.Messages[why]; !ok {
+			t.Errorf("%s has no message", why)
+		}
+	}
+	if got, want := len(all.Messages), len(reasons()); got != want {
+		t.Errorf("%d messages for %d reasons", got, want)
 	}
 }
 
 func TestDescribeScope(t *testing.T) {
+	texts, err := readTexts()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for scope, want := range map[string]string{
 		"users:read":        "See the names and email addresses of people at your company",
 		"card-orders:read":  "See card orders",
 		"card-orders:write": "Add and change card orders",
 		"everything":        "Use the permission everything",
 	} {
-		if got := describeScope(scope); got != want {
+		if got := texts.describeScope(scope); got != want {
 			t.Errorf("inWords(%q) = %q, want %q", scope, got, want)
 		}
 	}

@@ -58,12 +58,12 @@ type views struct {
 	pleoURL     string // see Config
 	environment string
 	returnURLs  []string
-	messages    map[reason]message
+	texts       texts
 }
 
 // known reports whether there is a message for the reason.
 func (s views) known(why reason) bool {
-	_, ok := s.messages[why]
+	_, ok := s.texts.Messages[why]
 	return ok
 }
 
@@ -83,7 +83,7 @@ func (s views) consent(v visit) view {
 		Tenant: v.tenant(), Company: v.company(),
 		Heading:     n.expand("Connect Pleo to {brand}"),
 		Lead:        n.expand("{brand} would like to access your company’s data in Pleo."),
-		Permissions: permissionsFor(s.scopes),
+		Permissions: s.texts.permissions(s.scopes),
 		Validity:    linkValidity(v.link),
 	}
 	if v.conn().Version > 0 {
@@ -157,14 +157,14 @@ func (s views) steps(k credstore.Kind, n names) []step {
 		return []step{
 			signIn,
 			{Text: n.expand("Open Settings, then Accounting, and choose {brand}.")},
-			{Text: "Pleo shows what the key will be allowed to do. Choose Allow.", Permissions: permissionsFor(s.scopes)},
+			{Text: "Pleo shows what the key will be allowed to do. Choose Allow.", Permissions: s.texts.permissions(s.scopes)},
 			copyKey,
 		}
 	}
 	create := step{Text: n.expand("Create a key named {brand}. Pleo asks for an expiry date, the company and the permissions.")}
 	if len(s.scopes) > 0 {
 		create.Text += " Choose these permissions:"
-		create.Permissions = permissionsFor(s.scopes)
+		create.Permissions = s.texts.permissions(s.scopes)
 	}
 	return []step{
 		signIn,
@@ -180,15 +180,15 @@ func (s views) keyError(v visit, o outcome, date string, missing []string) view 
 	n := s.names(v)
 	n.company, n.chosen = o.companies(n.company)
 	n.environment, n.otherEnvironment = s.environmentNames()
-	m, ok := keyVariants()[o.Reason]
-	if !ok {
-		m = s.messages[o.Reason]
+	m := s.texts.Messages[o.Reason]
+	if m.Key != nil {
+		m = *m.Key
 	}
 	page := s.key(v)
 	page.Status = http.StatusUnprocessableEntity
-	page.Problem, page.Explanation, page.NextStep = n.expand(m.heading), n.expand(m.explanation), n.expand(m.nextStep)
+	page.Problem, page.Explanation, page.NextStep = n.expand(m.Heading), n.expand(m.Explanation), n.expand(m.NextStep)
 	page.Title = page.Problem + " – " + page.Heading
-	page.Missing = permissionsFor(missing)
+	page.Missing = s.texts.permissions(missing)
 	page.InvalidDate = o.Reason == invalidDate || o.Reason == keyExpired
 	// A date that is not valid may be the key, in the wrong field.
 	if _, err := apikey.Expiry(date); err == nil {
@@ -212,8 +212,8 @@ func (s views) done(v visit) view {
 		Body: doneBody, Status: http.StatusOK,
 		Heading: "Connected",
 		Tenant:  v.tenant(), Company: v.company(),
-		Permissions: permissionsFor(strings.Fields(c.Scope)),
-		Missing:     permissionsFor(pleo.MissingScopes(s.scopes, c.Scope)),
+		Permissions: s.texts.permissions(strings.Fields(c.Scope)),
+		Missing:     s.texts.permissions(pleo.MissingScopes(s.scopes, c.Scope)),
 		ReturnURL:   s.returnURL(v, ""),
 	}
 	switch {
@@ -261,13 +261,13 @@ func (s views) stoppedForLink(v visit, why reason) view {
 
 // stopped returns the page that shows the message for a reason.
 func (s views) stopped(why reason, n names) view {
-	m, ok := s.messages[why]
+	m, ok := s.texts.Messages[why]
 	if !ok {
-		m = s.messages[notFound]
+		m = s.texts.Messages[notFound]
 	}
 	return view{
-		Body: stoppedBody, Status: m.status,
-		Heading: n.expand(m.heading), Explanation: n.expand(m.explanation), NextStep: n.expand(m.nextStep),
+		Body: stoppedBody, Status: m.Status,
+		Heading: n.expand(m.Heading), Explanation: n.expand(m.Explanation), NextStep: n.expand(m.NextStep),
 	}
 }
 
