@@ -1,7 +1,6 @@
 // Package outbound builds HTTP transports and describes network errors.
 //
-// It also detects whether a request was written to its connection. Descriptions
-// of errors do not repeat what a server sent.
+// Descriptions of errors do not repeat what a server sent.
 package outbound
 
 // UserAgent identifies this program in requests of its own. Forwarded requests

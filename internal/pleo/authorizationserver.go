@@ -15,7 +15,6 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 const defaultTimeout = 60 * time.Second
@@ -34,7 +33,7 @@ type ServerConfig struct {
 	PreviousClientSecret func() credstore.Secret
 	// Auth is how id and secret are sent. Empty means Basic.
 	Auth ClientAuth
-	// Transport is as [outbound.NewTransport] returns it. It is not used itself:
+	// Transport is as outbound.NewTransport returns it. It is not used itself:
 	// a copy opens a new connection for each request. Required.
 	Transport *http.Transport
 	// Timeout bounds one call, from dialing to the end of the response. 0 means
@@ -99,7 +98,7 @@ func freshConnections(t *http.Transport) *http.Transport {
 	t = t.Clone()
 	t.DisableKeepAlives = true
 	t.ResponseHeaderTimeout = 0 // the timeout of the call includes it
-	t.DialContext = outbound.TrackWrites(t.DialContext)
+	t.DialContext = trackWrites(t.DialContext)
 	return t
 }
 

@@ -40,9 +40,9 @@ type exchange struct {
 
 	started bool
 	gotConn bool
-	conn    *outbound.TrackedConn // nil if writes are not tracked
-	before  int                   // bytes written to conn before the request
-	sentAt  time.Time             // just before the request was written
+	conn    *trackedConn // nil if writes are not tracked
+	before  int          // bytes written to conn before the request
+	sentAt  time.Time    // just before the request was written
 
 	response *response // nil if no header was received
 	err      error     // why response is nil
@@ -89,8 +89,8 @@ func (x *exchange) send(req *http.Request) {
 func (x *exchange) connected(info httptrace.GotConnInfo) {
 	x.gotConn = true
 	x.sentAt = x.now()
-	if x.conn = outbound.Tracked(info.Conn); x.conn != nil {
-		x.before = x.conn.Written()
+	if x.conn = trackedBelow(info.Conn); x.conn != nil {
+		x.before = x.conn.bytesWritten()
 	}
 }
 
@@ -109,7 +109,7 @@ func (x *exchange) noResponseError() error {
 	switch {
 	case !x.started:
 		return &NotSentError{Err: errInvalidRequest}
-	case !x.gotConn, x.conn != nil && x.conn.CloseIfUnwritten(x.before):
+	case !x.gotConn, x.conn != nil && x.conn.closeIfUnwritten(x.before):
 		return &NotSentError{Err: x.err}
 	}
 	return &UnknownOutcomeError{Err: x.err}

@@ -1,4 +1,4 @@
-package outbound
+package pleo
 
 import (
 	"context"
@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// DialFunc is the type of [net/http.Transport.DialContext].
-type DialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+// dialFunc is the type of [net/http.Transport.DialContext].
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// TrackedConn is a connection that counts the bytes written to it, and that can be
+// trackedConn is a connection that counts the bytes written to it, and that can be
 // closed for writing if there were none. Together they prove that a request was
 // not sent, which net/http does not report.
-type TrackedConn struct {
+type trackedConn struct {
 	net.Conn
 
 	mu      sync.Mutex // guards what follows
@@ -20,23 +20,23 @@ type TrackedConn struct {
 	closed  bool       // for writing
 }
 
-// TrackWrites returns dial with its connections wrapped in a [TrackedConn].
-func TrackWrites(dial DialFunc) DialFunc {
+// trackWrites returns dial with its connections wrapped in a trackedConn.
+func trackWrites(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		return &TrackedConn{Conn: c}, nil
+		return &trackedConn{Conn: c}, nil
 	}
 }
 
-// Tracked returns the TrackedConn below the TLS layers of c, or nil if there is
+// trackedBelow returns the trackedConn below the TLS layers of c, or nil if there is
 // none. A forward proxy that uses TLS makes two layers.
-func Tracked(c net.Conn) *TrackedConn {
+func trackedBelow(c net.Conn) *trackedConn {
 	for {
 		switch layer := c.(type) {
-		case *TrackedConn:
+		case *trackedConn:
 			return layer
 		case interface{ NetConn() net.Conn }: // *tls.Conn
 			c = layer.NetConn()
@@ -48,7 +48,7 @@ func Tracked(c net.Conn) *TrackedConn {
 
 // Write counts the bytes before it writes them, because an interrupted write may
 // have sent them all, and afterwards subtracts those that were not written.
-func (c *TrackedConn) Write(b []byte) (int, error) {
+func (c *trackedConn) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
@@ -65,17 +65,17 @@ func (c *TrackedConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Written returns how many bytes were written, including all of a write in
+// bytesWritten returns how many bytes were written, including all of a write in
 // progress.
-func (c *TrackedConn) Written() int {
+func (c *trackedConn) bytesWritten() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.written
 }
 
-// CloseIfUnwritten reports whether nothing was written since Written returned the
+// closeIfUnwritten reports whether nothing was written since bytesWritten returned the
 // value before. If so, later writes fail, so that the result stays true.
-func (c *TrackedConn) CloseIfUnwritten(before int) bool {
+func (c *trackedConn) closeIfUnwritten(before int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.written != before {

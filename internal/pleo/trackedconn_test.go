@@ -1,4 +1,4 @@
-package outbound
+package pleo
 
 import (
 	"errors"
@@ -9,19 +9,19 @@ import (
 func TestTrackedConnStaysClosed(t *testing.T) {
 	near, far := net.Pipe()
 	defer func() { _, _ = near.Close(), far.Close() }()
-	conn := &TrackedConn{Conn: near}
-	if !conn.CloseIfUnwritten(conn.Written()) {
-		t.Fatal("CloseIfUnwritten = false before any write")
+	conn := &trackedConn{Conn: near}
+	if !conn.closeIfUnwritten(conn.bytesWritten()) {
+		t.Fatal("closeIfUnwritten = false before any write")
 	}
 	if n, err := conn.Write([]byte("x")); n != 0 || !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Write after CloseIfUnwritten = %d, %v, want 0, %v", n, err, net.ErrClosed)
+		t.Errorf("Write after closeIfUnwritten = %d, %v, want 0, %v", n, err, net.ErrClosed)
 	}
 }
 
 func TestTrackedConnCountsWriteInProgress(t *testing.T) {
 	near, far := net.Pipe()
-	conn := &TrackedConn{Conn: near}
-	before := conn.Written()
+	conn := &trackedConn{Conn: near}
+	before := conn.bytesWritten()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -30,12 +30,12 @@ func TestTrackedConnCountsWriteInProgress(t *testing.T) {
 	if _, err := far.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if conn.CloseIfUnwritten(before) {
-		t.Error("CloseIfUnwritten = true during a write")
+	if conn.closeIfUnwritten(before) {
+		t.Error("closeIfUnwritten = true during a write")
 	}
 	_ = far.Close()
 	<-done
-	if conn.CloseIfUnwritten(before) {
-		t.Error("CloseIfUnwritten = true after half a write")
+	if conn.closeIfUnwritten(before) {
+		t.Error("closeIfUnwritten = true after half a write")
 	}
 }
