@@ -18,18 +18,18 @@ const codeUninstalled = "uninstalled"
 // it waits for a refresh, for at most Config.Wait and until ctx ends. Errors are
 // *[Error], or ctx's.
 func (m *Manager) Authorize(ctx context.Context, name string) (*Authorization, error) {
-	e, err := m.conns.find(ctx, name)
+	e, err := m.cache.find(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	s := e.current.Load()
-	if f := e.flight.Load(); f != nil && f.sent.Load() && s.valid(m.config.Now()) {
+	if f := e.flight.Load(); f != nil && f.sent.Load() && s.valid(m.Now()) {
 		if err := f.wait(ctx, refreshWaitTimeout); err != nil && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		s = e.current.Load()
 	}
-	if s.valid(m.config.Now()) {
+	if s.valid(m.Now()) {
 		m.scheduler.used(e, s)
 		return s.auth, nil
 	}
@@ -39,7 +39,7 @@ func (m *Manager) Authorize(ctx context.Context, name string) (*Authorization, e
 		}
 		return nil, err
 	}
-	return m.await(ctx, e, purpose{version: s.conn.Version})
+	return m.await(ctx, e, purpose{s.conn.Version, reasonExpired})
 }
 
 // Reauthorize is called after the API has returned 401 for a request sent with
@@ -47,7 +47,7 @@ func (m *Manager) Authorize(ctx context.Context, name string) (*Authorization, e
 // one, after a refresh if needed. The error [ErrSuppressed] means that the 401
 // stands; others are as for Authorize.
 func (m *Manager) Reauthorize(ctx context.Context, rejected *Authorization) (*Authorization, error) {
-	e, err := m.conns.find(ctx, rejected.Connection)
+	e, err := m.cache.find(ctx, rejected.Connection)
 	if err != nil {
 		return nil, err
 	}
@@ -58,24 +58,24 @@ func (m *Manager) Reauthorize(ctx context.Context, rejected *Authorization) (*Au
 		return m.reauthorizeKey(ctx, e, rejected)
 	}
 	s := e.current.Load()
-	if a := s.newerThan(rejected, m.config.Now()); a != nil {
+	if a := s.newerThan(rejected, m.Now()); a != nil {
 		return a, nil
 	}
-	if e.exonerated.Load() == rejected.Version && s.valid(m.config.Now()) && !m.rejectedByCheck(ctx, e, rejected) {
+	if e.exonerated.Load() == rejected.Version && s.valid(m.Now()) && !m.rejectedByCheck(ctx, e, rejected) {
 		return nil, ErrSuppressed
 	}
 	if err := s.unusable(); err != nil {
 		e.dropAccessToken(rejected.Version)
 		return nil, err
 	}
-	return m.await(ctx, e, purpose{version: rejected.Version, rejected: true})
+	return m.await(ctx, e, purpose{rejected.Version, reasonRejected})
 }
 
 // ReplayRejected is called when the API has returned 401 for a replay too. Then
 // the token is not the reason: no 401 leads to a refresh of this version any more,
 // unless a credential check rejects it as well.
 func (m *Manager) ReplayRejected(a *Authorization) {
-	if e := m.conns.get(a.ConnectionID); e != nil {
+	if e := m.cache.get(a.ConnectionID); e != nil {
 		e.exonerated.Store(a.Version)
 	}
 }
@@ -85,18 +85,18 @@ func (m *Manager) ReplayRejected(a *Authorization) {
 // before all waiters have woken: then they wait for the next one, until Config.Wait
 // is over.
 func (m *Manager) await(ctx context.Context, e *entry, p purpose) (*Authorization, error) {
-	for start := m.config.Now(); ; {
+	for start := m.Now(); ; {
 		s := e.current.Load()
 		if err := m.tooEarly(e, s, p); err != nil {
 			return nil, err
 		}
 		f, joined := m.scheduler.start(e, p)
-		err := f.wait(ctx, m.config.Wait-m.config.Now().Sub(start))
+		err := f.wait(ctx, m.Wait-m.Now().Sub(start))
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		s = e.current.Load()
-		if s.valid(m.config.Now()) && (!p.rejected || s.conn.Version > p.version) {
+		if s.valid(m.Now()) && (p.reason != reasonRejected || s.conn.Version > p.version) {
 			m.scheduler.used(e, s)
 			return s.auth, nil
 		}
@@ -111,7 +111,7 @@ func (m *Manager) await(ctx context.Context, e *entry, p purpose) (*Authorizatio
 		case !joined: // there was nothing to do, or the token has expired already
 			return nil, unavailable(s.conn.Name, nil)
 		case s.conn.Version > p.version:
-			p = purpose{version: s.conn.Version}
+			p = purpose{s.conn.Version, reasonExpired}
 		}
 	}
 }
@@ -122,7 +122,7 @@ func (m *Manager) tooEarly(e *entry, s *snapshot, p purpose) error {
 	if e.flight.Load() != nil || s.conn.Version > p.version {
 		return nil
 	}
-	if left := s.retryAt.Sub(m.config.Now()); left > 0 {
+	if left := s.retryAt.Sub(m.Now()); left > 0 {
 		return e.retryLater(left, nil)
 	}
 	return nil
@@ -131,10 +131,10 @@ func (m *Manager) tooEarly(e *entry, s *snapshot, p purpose) error {
 // rejectedByCheck checks a token that a replay has shown to be fresh and that is
 // rejected all the same, at most once in 30 seconds.
 func (m *Manager) rejectedByCheck(ctx context.Context, e *entry, a *Authorization) bool {
-	if m.config.API == nil || !e.mayCheck(m.config.Now()) {
+	if m.API == nil || !e.mayCheck(m.Now()) {
 		return false
 	}
-	_, err := m.config.API.Introspect(ctx, a.Value)
+	_, err := m.API.Introspect(ctx, a.Value)
 	return errors.Is(err, pleo.ErrUnauthorized)
 }
 
@@ -143,11 +143,11 @@ func (m *Manager) rejectedByCheck(ctx context.Context, e *entry, a *Authorizatio
 // sent with it and nothing refreshed. It returns at once; the store is updated in
 // the background.
 func (m *Manager) Uninstalled(ctx context.Context, a *Authorization) {
-	e := m.conns.get(a.ConnectionID)
+	e := m.cache.get(a.ConnectionID)
 	if e == nil || a.Kind != credstore.OAuth {
 		return
 	}
-	at := m.config.Now()
+	at := m.Now()
 	e.end(a.Version)
 	if !m.life.run(func() { m.endGrant(m.life.ctx, e, at) }) {
 		m.endGrant(ctx, e, at) // the process drains, but this request is not done yet
@@ -160,19 +160,19 @@ func (m *Manager) Uninstalled(ctx context.Context, a *Authorization) {
 func (m *Manager) endGrant(ctx context.Context, e *entry, at time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	err := credstore.UnderLease(ctx, m.config.Store, e.id, m.config.Owner, func(ctx context.Context, lease credstore.Lease, state credstore.State) error {
+	err := credstore.UnderLease(ctx, m.Store, e.id, m.Owner, func(ctx context.Context, lease credstore.Lease, state credstore.State) error {
 		if state.Credential.ObtainedAt.After(at) {
 			return nil
 		}
 		e.end(state.Credential.Version)
-		return m.config.Store.MarkReauthorizationRequired(ctx, lease, state.Credential.Parent(), credstore.Failure{
+		return m.Store.MarkReauthorizationRequired(ctx, lease, state.Credential.Parent(), credstore.Failure{
 			Code: codeUninstalled, Message: "the integration was uninstalled by a request through this proxy", At: at,
 		}, credstore.ReasonUninstalled, true)
 	})
-	_ = m.conns.reread(ctx, e) // counted; the change notice reads again
+	_ = m.cache.reread(ctx, e) // counted; the change notice reads again
 	if err != nil && !errors.Is(err, credstore.ErrSuperseded) {
-		m.conns.logger(e).Error("recording that the integration was uninstalled", zap.Error(err))
+		m.cache.logger(e).Error("recording that the integration was uninstalled", zap.Error(err))
 		return
 	}
-	m.conns.logger(e).Info("the integration was uninstalled; the connection has ended", zap.String("reason", credstore.ReasonUninstalled))
+	m.cache.logger(e).Info("the integration was uninstalled; the connection has ended", zap.String("reason", credstore.ReasonUninstalled))
 }

@@ -20,11 +20,8 @@ const readTimeout = 10 * time.Second
 // cache holds an entry for each connection in use, and keeps it up to date with
 // the store.
 type cache struct {
-	store        Store
-	beforeExpiry time.Duration // how long ahead of expiry tokens are refreshed
-	now          func() time.Time
-	log          *zap.Logger
-	storeErrors  prometheus.Counter
+	Config
+	storeErrors prometheus.Counter
 
 	byName  sync.Map // name → *entry
 	byID    sync.Map // connection id → *entry
@@ -64,11 +61,11 @@ func (c *cache) find(ctx context.Context, name string) (*entry, error) {
 
 func (c *cache) load(ctx context.Context, name string) (*entry, error) {
 	before := c.changes.Load()
-	conn, err := c.store.Find(ctx, name)
+	conn, err := c.Store.Find(ctx, name)
 	if err != nil {
 		return nil, c.storeError(name, err)
 	}
-	state, err := c.store.Read(ctx, conn.ID)
+	state, err := c.Store.Read(ctx, conn.ID)
 	if err != nil {
 		return nil, c.storeError(name, err)
 	}
@@ -84,12 +81,12 @@ func (c *cache) load(ctx context.Context, name string) (*entry, error) {
 // add makes sure that the connection has an entry with the state.
 func (c *cache) add(state credstore.State) *entry {
 	fresh := &entry{id: state.Connection.ID}
-	fresh.current.Store(fresh.snapshotOf(state, c.beforeExpiry)) // no other goroutine may find it without
+	fresh.current.Store(fresh.snapshotOf(state, c.BeforeExpiry)) // no other goroutine may find it without
 	found, loaded := c.byID.LoadOrStore(fresh.id, fresh)
 	e := found.(*entry)
 	c.install(e, state)
 	// The first version was imported: whoever had it before may have used it since.
-	if !loaded && state.Credential.Version > 1 && e.current.Load().valid(c.now()) {
+	if !loaded && state.Credential.Version > 1 && e.current.Load().valid(c.Now()) {
 		e.proven.Store(state.Credential.Version)
 	}
 	c.byName.Store(state.Connection.Name, e)
@@ -97,7 +94,7 @@ func (c *cache) add(state credstore.State) *entry {
 }
 
 func (c *cache) install(e *entry, state credstore.State) {
-	e.install(e.snapshotOf(state, c.beforeExpiry))
+	e.install(e.snapshotOf(state, c.BeforeExpiry))
 }
 
 // drop removes the entry of a connection that was removed.
@@ -115,7 +112,7 @@ func (c *cache) reread(ctx context.Context, e *entry) error {
 
 // read returns the stored state and brings the entry up to date with it.
 func (c *cache) read(ctx context.Context, e *entry) (credstore.State, error) {
-	state, err := c.store.Read(ctx, e.id)
+	state, err := c.Store.Read(ctx, e.id)
 	if errors.Is(err, credstore.ErrNotFound) {
 		c.drop(e)
 	}
@@ -143,10 +140,10 @@ func (c *cache) saveLost(ctx context.Context, e *entry, state *credstore.State) 
 	if lost == nil || lost.Parent != state.Credential.Parent() || e.current.Load().conn.Version <= state.Credential.Version {
 		return nil
 	}
-	_, err := c.store.Save(ctx, *lost)
+	_, err := c.Store.Save(ctx, *lost)
 	if err == nil {
 		c.logger(e).Warn("saved a token pair again that the store had lost or not saved yet", zap.Int64("version", lost.Parent.Version+1))
-		*state, err = c.store.Read(ctx, e.id)
+		*state, err = c.Store.Read(ctx, e.id)
 	}
 	if errors.Is(err, credstore.ErrSuperseded) {
 		return nil
@@ -180,5 +177,5 @@ func (c *cache) entryError(e *entry, err error) error {
 
 // logger names the connection that a log line is about.
 func (c *cache) logger(e *entry) *zap.Logger {
-	return c.log.With(zap.String("connection", e.current.Load().conn.Name))
+	return c.Logger.With(zap.String("connection", e.current.Load().conn.Name))
 }

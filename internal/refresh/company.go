@@ -34,13 +34,7 @@ type owner struct {
 // companies finds out which company a credential belongs to: from the credential
 // check, or else from the authorization server's introspection or the
 // installation.
-type companies struct {
-	api    API                 // nil: all companies are unknown
-	server AuthorizationServer // may be nil
-	store  Store
-	cache  *cache
-	life   *lifecycle
-}
+type companies struct{ *core }
 
 // Sources that an [AuthorizationServer] or an [API] may offer besides.
 type (
@@ -71,11 +65,11 @@ func (c *companies) find(ctx context.Context, conn credstore.Connection, cred cr
 
 // check is the credential check, repeated while the API fails.
 func (c *companies) check(ctx context.Context, header credstore.Secret) (pleo.Identity, error) {
-	if c.api == nil {
+	if c.API == nil {
 		return pleo.Identity{}, nil
 	}
 	for attempt := 1; ; attempt++ {
-		identity, err := c.api.Introspect(ctx, header)
+		identity, err := c.API.Introspect(ctx, header)
 		if err == nil || errors.Is(err, pleo.ErrUnauthorized) || attempt == maxIdentifyAttempts {
 			return identity, err
 		}
@@ -106,12 +100,12 @@ func (c *companies) complete(ctx context.Context, conn credstore.Connection, hea
 
 // otherSubject returns the subject that the other sources name, or nothing.
 func (c *companies) otherSubject(ctx context.Context, header, accessToken credstore.Secret) string {
-	if s, ok := c.server.(subjectSource); ok && !accessToken.IsZero() {
+	if s, ok := c.Server.(subjectSource); ok && !accessToken.IsZero() {
 		if subject, err := s.Subject(ctx, accessToken); err == nil && subject != "" {
 			return subject
 		}
 	}
-	if i, ok := c.api.(installationSource); ok {
+	if i, ok := c.API.(installationSource); ok {
 		if subject, err := i.InstallationSubject(ctx, header); err == nil {
 			return subject
 		}
@@ -123,7 +117,7 @@ func (c *companies) otherSubject(ctx context.Context, header, accessToken credst
 // credential may read.
 func (c *companies) withName(ctx context.Context, header credstore.Secret, identity pleo.Identity, known credstore.Connection) credstore.Company {
 	company := identity.Company()
-	if n, ok := c.api.(companyNameSource); ok && company.ID != "" {
+	if n, ok := c.API.(companyNameSource); ok && company.ID != "" {
 		company.Name, _ = n.CompanyName(ctx, header, company.ID) // without it, pages show the id
 	}
 	if company.Name == "" && company.Same(known.Company()) {
@@ -138,12 +132,12 @@ func (c *companies) withName(ctx context.Context, header credstore.Secret, ident
 func (c *companies) identify(e *entry, accessToken credstore.Secret) {
 	s := e.current.Load()
 	known := !s.conn.Company().IsZero() && !s.conn.CompanyUnverified
-	if c.api == nil || known || s.auth == nil {
+	if c.API == nil || known || s.auth == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.life.ctx, readTimeout)
 	defer cancel()
-	identity, err := c.api.Introspect(ctx, s.auth.Value)
+	identity, err := c.API.Introspect(ctx, s.auth.Value)
 	found, err := c.complete(ctx, s.conn, s.auth.Value, accessToken, identity, err)
 	if err != nil || found.company.IsZero() && !s.conn.CompanyUnverified {
 		return // the next refresh tries again
@@ -154,7 +148,7 @@ func (c *companies) identify(e *entry, accessToken credstore.Secret) {
 // record saves the company that the connection's credential belongs to, and brings
 // the entry up to date.
 func (c *companies) record(ctx context.Context, e *entry, company credstore.Company) {
-	err := c.store.SetCompany(ctx, e.id, company)
+	err := c.Store.SetCompany(ctx, e.id, company)
 	if errors.Is(err, credstore.ErrCompanyBound) || errors.Is(err, credstore.ErrOtherCompany) {
 		c.cache.logger(e).Error("disabled the connection: its credential belongs to a company that it must not have", zap.Error(err))
 	}

@@ -46,7 +46,7 @@ var errNotOAuth = errors.New("the connection is not of kind oauth")
 // the connection has the credential that it had before, unless the store was
 // unavailable: then the pair waits in the spool.
 func (m *Manager) Consent(ctx context.Context, g ConsentGrant) (credstore.Connection, error) {
-	if m.config.Server == nil {
+	if m.Server == nil {
 		return credstore.Connection{}, errNotConfigured
 	}
 	return detached(ctx, m.life, func(ctx context.Context) (credstore.Connection, error) {

@@ -428,7 +428,7 @@ func TestNoExchangeWithoutSpoolRecord(t *testing.T) {
 		conn := w.connect("acme")
 		exchanged := false
 		grant, _ := w.consented(api, conn.ID, "c1", func() { exchanged = true })
-		slot, err := p.config.Spool.Reserve(w.state(conn.ID).Parent())
+		slot, err := p.Spool.Reserve(w.state(conn.ID).Parent())
 		if err != nil {
 			t.Fatal(err)
 		}

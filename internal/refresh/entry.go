@@ -32,8 +32,7 @@ type entry struct {
 
 	mu        sync.Mutex  // guards everything below, the order of installs, and the start of flights
 	timer     *time.Timer // ahead of expiry, or for the next attempt; nil when not set
-	checkedAt time.Time   // the last credential check of a token
-	keyCheck  *keyCheck   // the latest one; nil when there was none
+	checkedAt time.Time   // the last credential check
 	ended     int64       // the version whose grant was ended by a request; 0: none
 	removed   bool
 }
@@ -218,8 +217,8 @@ func (e *entry) applyEnded(s *snapshot) *snapshot {
 	return s
 }
 
-// mayCheck reports whether the connection's token may be checked with the API, and
-// if so reserves the check.
+// mayCheck reports whether the connection's credential may be checked with the API,
+// and if so reserves the check.
 func (e *entry) mayCheck(now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

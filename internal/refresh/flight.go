@@ -13,42 +13,28 @@ var errInProgress = errors.New("the refresh is still in progress")
 
 // purpose says what a refresh is for.
 type purpose struct {
-	version    int64 // the version in memory that needs a successor
-	rejected   bool  // the API returned 401 for that version
-	background bool  // no request waits: ahead of expiry, or to keep an idle grant alive
-	keepAlive  bool  // refresh even if the access token has not expired
-	requested  bool  // by an operator
+	version int64 // the version in memory that needs a successor
+	reason  reason
 }
 
-// The reasons for a refresh, as metrics and logs name them.
+// reason is why a refresh was started, as metrics and logs name it.
+type reason string
+
 const (
-	reasonRejected  = "rejected"
-	reasonRequested = "requested"
-	reasonKeepAlive = "keep_alive"
-	reasonAhead     = "ahead_of_expiry"
-	reasonExpired   = "expired"
+	reasonExpired   reason = "expired"         // the token of a request
+	reasonRejected  reason = "rejected"        // the API returned 401 for the token of a request
+	reasonRequested reason = "requested"       // by an operator
+	reasonAhead     reason = "ahead_of_expiry" // or after a failure; no request waits
+	reasonKeepAlive reason = "keep_alive"      // an idle grant grows old
 )
 
 // reasons returns every reason.
-func reasons() []string {
-	return []string{reasonRejected, reasonRequested, reasonKeepAlive, reasonAhead, reasonExpired}
+func reasons() []reason {
+	return []reason{reasonExpired, reasonRejected, reasonRequested, reasonAhead, reasonKeepAlive}
 }
 
-// reason names the purpose in metrics and logs.
-func (p purpose) reason() string {
-	switch {
-	case p.rejected:
-		return reasonRejected
-	case p.requested:
-		return reasonRequested
-	case p.keepAlive:
-		return reasonKeepAlive
-	case p.background:
-		return reasonAhead
-	default:
-		return reasonExpired
-	}
-}
+// background reports whether no request waits for such a refresh.
+func (r reason) background() bool { return r == reasonAhead || r == reasonKeepAlive }
 
 // flight is one refresh in progress, and what its waiters wait for.
 type flight struct {
@@ -63,21 +49,22 @@ type flight struct {
 	// access token stays valid.
 	sent atomic.Bool
 
-	hurried sync.Once
-	urgent  chan struct{} // closed when a request waits
+	urgent chan struct{} // closed when a request waits
+	hurry  func()        // closes urgent, once
 }
 
 func newFlight(p purpose, release func(*flight)) *flight {
 	f := &flight{purpose: p, release: release, done: make(chan struct{}), urgent: make(chan struct{})}
-	f.hurry(p)
+	f.hurry = sync.OnceFunc(func() { close(f.urgent) })
+	f.join(p.reason)
 	return f
 }
 
-// hurry takes the flight out of the queue of background refreshes if a request
+// join takes the flight out of the queue of background refreshes if a request
 // waits for it.
-func (f *flight) hurry(p purpose) {
-	if !p.background {
-		f.hurried.Do(func() { close(f.urgent) })
+func (f *flight) join(r reason) {
+	if !r.background() {
+		f.hurry()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -42,9 +43,9 @@ type introspection struct {
 	server AuthorizationServer
 	facts  factStore
 
-	mu          sync.Mutex // guards trusted and calibrating
-	trusted     bool
-	calibrating bool // or introspection is not supported
+	trusted     atomic.Bool
+	unsupported atomic.Bool // so that there is nothing to calibrate
+	calibrating sync.Mutex
 }
 
 // check says whether the refresh token can still be sent.
@@ -74,10 +75,7 @@ func resultOfError(err error) introspectionResult {
 }
 
 func (i *introspection) isTrusted(ctx context.Context) bool {
-	i.mu.Lock()
-	trusted := i.trusted
-	i.mu.Unlock()
-	if trusted {
+	if i.trusted.Load() {
 		return true
 	}
 	fact, err := i.facts.Fact(ctx, factIntrospectionTrusted)
@@ -85,40 +83,22 @@ func (i *introspection) isTrusted(ctx context.Context) bool {
 }
 
 // calibrate introspects a token that has just been received, unless introspection
-// is trusted already.
+// is trusted already, or is being calibrated.
 func (i *introspection) calibrate(token credstore.Secret) {
-	if !i.beginCalibration() {
+	if i.trusted.Load() || i.unsupported.Load() || !i.calibrating.TryLock() {
 		return
 	}
+	defer i.calibrating.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), introspectionTimeout)
 	defer cancel()
 	if i.isTrusted(ctx) {
-		i.endCalibration(true, true)
+		i.trusted.Store(true)
 		return
 	}
 	active, err := i.server.Active(ctx, token, "refresh_token")
+	i.unsupported.Store(errors.Is(err, pleo.ErrIntrospectionUnsupported))
 	if err == nil && active {
 		err = i.facts.SetFact(ctx, factIntrospectionTrusted, time.Now().UTC().Format(time.RFC3339))
+		i.trusted.Store(err == nil)
 	}
-	i.endCalibration(err == nil && active, errors.Is(err, pleo.ErrIntrospectionUnsupported))
-}
-
-// beginCalibration reports whether a calibration is needed, and reserves it.
-func (i *introspection) beginCalibration() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.trusted || i.calibrating {
-		return false
-	}
-	i.calibrating = true
-	return true
-}
-
-// endCalibration records the result. Unless it is final, the next refresh
-// calibrates again.
-func (i *introspection) endCalibration(trusted, final bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.trusted = trusted
-	i.calibrating = final
 }

@@ -13,22 +13,6 @@ import (
 // the result.
 const keyCheckTimeout = time.Minute
 
-// keyCheck is one check of a connection's key, shared by all who wait for its
-// result.
-type keyCheck struct {
-	startedAt time.Time
-	done      chan struct{} // closed when the result is in memory
-}
-
-func (k *keyCheck) inProgress() bool {
-	select {
-	case <-k.done:
-		return false
-	default:
-		return true
-	}
-}
-
 // authorizeKey returns the authorization with the connection's key. A key that was
 // rejected is checked again from time to time: it may have been fixed at Pleo's
 // end.
@@ -40,7 +24,7 @@ func (m *Manager) authorizeKey(ctx context.Context, e *entry) (*Authorization, e
 		}
 	}
 	s := e.current.Load()
-	if s.valid(m.config.Now()) {
+	if s.valid(m.Now()) {
 		return s.auth, nil
 	}
 	if err := s.unusable(); err != nil {
@@ -52,63 +36,52 @@ func (m *Manager) authorizeKey(ctx context.Context, e *entry) (*Authorization, e
 // reauthorizeKey returns another authorization after a 401 to a request with the
 // key. A credential check decides; if the key is valid, the 401 stands.
 func (m *Manager) reauthorizeKey(ctx context.Context, e *entry, rejected *Authorization) (*Authorization, error) {
-	if a := e.current.Load().newerThan(rejected, m.config.Now()); a != nil {
+	if a := e.current.Load().newerThan(rejected, m.Now()); a != nil {
 		return a, nil
 	}
 	m.waitKeyCheck(ctx, e)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if a := e.current.Load().newerThan(rejected, m.config.Now()); a != nil {
+	if a := e.current.Load().newerThan(rejected, m.Now()); a != nil {
 		return a, nil
 	}
 	return nil, ErrSuppressed
 }
 
-// waitKeyCheck waits for a check of the connection's key, which is made at most
-// once in credentialCheckInterval. The result is in e.current.
+// waitKeyCheck waits for a check of the connection's key: the one in progress, or
+// a new one if the last is not recent. The result is in e.current.
 func (m *Manager) waitKeyCheck(ctx context.Context, e *entry) {
-	check := m.startKeyCheck(e)
+	checked := m.keyChecks.DoChan(e.id, func() (any, error) {
+		done := make(chan struct{})
+		if m.API != nil && e.mayCheck(m.Now()) && m.life.run(func() {
+			defer close(done)
+			m.checkKey(m.life.ctx, e)
+		}) {
+			<-done
+		}
+		return nil, nil //nolint:nilnil // there is nothing to return
+	})
 	select {
-	case <-check.done:
-	case <-time.After(m.config.Wait):
+	case <-checked:
+	case <-time.After(m.Wait):
 	case <-ctx.Done():
 	}
 }
 
-// startKeyCheck returns the latest check of the entry if it is in progress or
-// recent, otherwise a new one.
-func (m *Manager) startKeyCheck(e *entry) *keyCheck {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if k := e.keyCheck; k != nil && (k.inProgress() || m.config.Now().Sub(k.startedAt) < credentialCheckInterval) {
-		return k
-	}
-	k := &keyCheck{startedAt: m.config.Now(), done: make(chan struct{})}
-	e.keyCheck = k
-	started := m.config.API != nil && m.life.run(func() {
-		defer close(k.done)
-		ctx, cancel := context.WithTimeout(m.life.ctx, keyCheckTimeout)
-		defer cancel()
-		m.checkKey(ctx, e)
-	})
-	if !started {
-		close(k.done)
-	}
-	return k
-}
-
 // checkKey checks the key, records the result and brings memory up to date.
 func (m *Manager) checkKey(ctx context.Context, e *entry) {
+	ctx, cancel := context.WithTimeout(ctx, keyCheckTimeout)
+	defer cancel()
 	s := e.current.Load()
 	if s.auth == nil {
 		return
 	}
 	changed, err := m.keys.Recheck(ctx, s.conn, s.auth.Value)
 	if changed {
-		_ = m.conns.reread(ctx, e) // counted; the change notice reads again
+		_ = m.cache.reread(ctx, e) // counted; the change notice reads again
 	}
 	if err != nil {
-		m.conns.logger(e).Warn("checking a rejected key failed; retrying later", zap.Error(err))
+		m.cache.logger(e).Warn("checking a rejected key failed; retrying later", zap.Error(err))
 	}
 }

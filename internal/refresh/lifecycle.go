@@ -72,6 +72,16 @@ func detached[T any](ctx context.Context, l *lifecycle, work func(context.Contex
 	}
 }
 
+// await waits until done is closed, or returns ctx's error.
+func await(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // pause waits for the duration, or returns ctx's error.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/apikey"
@@ -102,21 +103,29 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// core is what the parts of a Manager share.
+type core struct {
+	Config
+
+	life    *lifecycle
+	metrics *metrics
+	health  *health
+	cache   *cache
+}
+
 // Manager returns authorizations and keeps them fresh. Its methods may be called
 // by several goroutines at once.
 type Manager struct {
-	config    Config
-	life      *lifecycle
-	metrics   *metrics
-	health    *health
+	*core
+
 	guard     *rollback.Guard
 	breaker   *breaker.Breaker
-	conns     *cache
 	companies *companies
 	scheduler *scheduler
 	replacer  *replacer
 	consents  *consents
 	keys      *apikey.Keys
+	keyChecks singleflight.Group // by connection id
 
 	single atomic.Pointer[bool] // whether the store holds at most one connection; nil: unknown
 }
@@ -130,42 +139,35 @@ func New(c Config) (*Manager, error) {
 		return nil, errors.New("refresh: Config with a Server needs a Spool")
 	}
 	c = c.withDefaults()
-	m := &Manager{config: c, life: newLifecycle(), metrics: newMetrics(c.Registerer)}
-	m.health = &health{gauge: m.metrics.unsaved}
+	m := &Manager{core: newCore(c)}
 	m.breaker = breaker.New(c.Logger, m.metrics.breakerOpen, c.Now)
-	m.conns = &cache{store: c.Store, beforeExpiry: c.BeforeExpiry, now: c.Now, log: c.Logger, storeErrors: m.metrics.storeErrors}
-	m.companies = &companies{api: c.API, server: c.Server, store: c.Store, cache: m.conns, life: m.life}
+	m.companies = &companies{m.core}
 	m.keys = &apikey.Keys{Store: c.Store, API: c.API, OtherEnvironment: c.OtherEnvironment, Owner: c.Owner, Now: c.Now, Logger: c.Logger}
 	if c.HighWaterMark != nil {
 		m.guard = rollback.NewGuard(rollback.Config{
 			Mark: c.HighWaterMark, Store: c.Store, Shared: c.Shared, Now: c.Now, Logger: c.Logger,
-			OnLoss: m.conns.saveAllLost, OnStoreError: m.metrics.storeErrors.Inc,
+			OnLoss: m.cache.saveAllLost, OnStoreError: m.metrics.storeErrors.Inc,
 		})
 	}
 	m.health.register(c.Registerer, m.guard.Detected)
-	r := m.newRefresher()
-	m.scheduler = &scheduler{refresher: r, cache: m.conns, life: m.life}
-	m.replacer = &replacer{store: c.Store, owner: c.Owner, cache: m.conns, scheduler: m.scheduler}
-	m.consents = &consents{refresher: r, replacer: m.replacer}
+	introspection := &introspection{server: c.Server, facts: c.Store}
+	r := &refresher{
+		core: m.core, guard: m.guard, breaker: m.breaker, introspection: introspection, companies: m.companies,
+		recorder: &recorder{m.core, introspection}, saver: &saver{core: m.core},
+		onDemand:   semaphore.NewWeighted(maxOnDemandConcurrent),
+		background: semaphore.NewWeighted(maxBackgroundConcurrent),
+	}
+	m.scheduler = &scheduler{m.core, r}
+	m.replacer = &replacer{m.core, m.scheduler}
+	m.consents = &consents{r, m.replacer}
 	return m, nil
 }
 
-func (m *Manager) newRefresher() *refresher {
-	c := m.config
-	introspection := &introspection{server: c.Server, facts: c.Store}
-	return &refresher{
-		Config: c, metrics: m.metrics, health: m.health, guard: m.guard, breaker: m.breaker,
-		introspection: introspection, cache: m.conns, companies: m.companies,
-		recorder: &recorder{
-			store: c.Store, cache: m.conns, introspection: introspection, life: m.life,
-			metrics: m.metrics, now: c.Now, jitter: c.Jitter,
-		},
-		saver: &saver{
-			store: c.Store, cache: m.conns, life: m.life, metrics: m.metrics, health: m.health,
-			shared: c.Shared, now: c.Now, jitter: c.Jitter,
-		},
-		onDemand:   semaphore.NewWeighted(maxOnDemandConcurrent),
-		background: semaphore.NewWeighted(maxBackgroundConcurrent),
+func newCore(c Config) *core {
+	m := newMetrics(c.Registerer)
+	return &core{
+		Config: c, life: newLifecycle(), metrics: m,
+		health: &health{gauge: m.unsaved}, cache: &cache{Config: c, storeErrors: m.storeErrors},
 	}
 }
 
@@ -174,12 +176,12 @@ func (m *Manager) newRefresher() *refresher {
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return m.config.Store.Watch(ctx, func(changes []credstore.Change) {
+		return m.Store.Watch(ctx, func(changes []credstore.Change) {
 			m.single.Store(nil)
 			m.scheduler.changed(changes)
 		})
 	})
-	if m.config.Server != nil {
+	if m.Server != nil {
 		g.Go(func() error { return m.guard.Run(ctx) })
 		g.Go(func() error { return m.replaySpool(ctx) })
 		g.Go(func() error { return m.scheduler.resume(ctx) })
@@ -191,11 +193,11 @@ func (m *Manager) Run(ctx context.Context) error {
 // replaySpool saves what earlier processes left, but not into a restored store
 // before it is accepted: there every pair would look superseded, and be dropped.
 func (m *Manager) replaySpool(ctx context.Context) error {
-	if err := m.guard.WaitTrusted(ctx); err != nil {
+	if err := await(ctx, m.guard.Trusted()); err != nil {
 		return err
 	}
 	before := 0
-	return m.config.Spool.Replay(ctx, m.config.Store, m.config.Logger, func(unsaved int) {
+	return m.Spool.Replay(ctx, m.Store, m.Logger, func(unsaved int) {
 		m.health.addUnsaved(unsaved - before)
 		before = unsaved
 	})
@@ -209,7 +211,7 @@ func (m *Manager) Drain(ctx context.Context) error { return m.life.drain(ctx) }
 
 // CheckServer returns an error if the authorization server was unavailable when a
 // token was last sent to it.
-func (m *Manager) CheckServer(context.Context) error { return m.health.checkServer() }
+func (m *Manager) CheckServer(context.Context) error { return m.health.server.get() }
 
 // CheckCredentials returns an error while credentials need an operator's
 // attention: a pair that is not saved, a spool or a store that cannot be written,
@@ -234,9 +236,9 @@ func (m *Manager) Sole(ctx context.Context) (bool, error) {
 	if known := m.single.Load(); known != nil {
 		return *known, nil
 	}
-	page, err := m.config.Store.List(ctx, credstore.Query{Limit: 2})
+	page, err := m.Store.List(ctx, credstore.Query{Limit: 2})
 	if err != nil {
-		return false, m.conns.storeError("", err)
+		return false, m.cache.storeError("", err)
 	}
 	single := len(page.Connections) < 2
 	m.single.Store(&single)

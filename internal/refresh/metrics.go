@@ -66,7 +66,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	// A counter that starts with its first event hides that event from increase().
 	for _, result := range results() {
 		for _, reason := range reasons() {
-			m.refreshes.WithLabelValues(string(result), reason)
+			m.refreshes.WithLabelValues(string(result), string(reason))
 		}
 	}
 	if r != nil {
@@ -76,6 +76,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 }
 
 // count counts the end of a refresh.
-func (m *metrics) count(r result, p purpose) {
-	m.refreshes.WithLabelValues(string(r), p.reason()).Inc()
+func (m *metrics) count(r result, why reason) {
+	m.refreshes.WithLabelValues(string(r), string(why)).Inc()
 }

@@ -41,9 +41,9 @@ pleo_store_unwritable `+unwritable+"\n"))
 	wantGauges("1", "0", "0")
 	full := errors.New("the disk is full")
 	restored = false
-	h.recordSpool(full)
+	h.spool.set(full)
 	wantGauges("0", "1", "0")
-	h.recordSpool(nil)
+	h.spool.set(nil)
 	h.recordStore(fmt.Errorf("%w: %w", credstore.ErrUnavailable, full))
 	wantGauges("0", "0", "1")
 }

@@ -32,13 +32,13 @@ func protocolMutations() []mutation {
 			{"memory_refresh_test.go", "if r.Parent() != n.Parent && !again || r.Connection.Kind != credstore.OAuth {", "if false {"},
 		}},
 		{"used before it is saved", "before it is durable", []edit{
-			{"save.go", "	first := s.trySave(p)\n", "	s.handOut(p)\n	first := s.trySave(p)\n"},
+			{"save.go", "	attempt := s.trySave(p)\n", "	s.handOut(p)\n	attempt := s.trySave(p)\n"},
 		}},
 		{"an orphaned intent is ignored", "which is spent, while", []edit{
 			{"refresh.go", "	intent, token := l.state.Intent, l.state.Credential\n", "	intent, token := l.state.Intent, l.state.Credential\n	if true {\n		return false, nil\n	}\n"},
 		}},
 		{"a pair that the store does not save is dropped", "before it is durable", []edit{
-			{"save.go", "		if !spooled {\n			spooled = p.record.Write(p.Successor) == nil\n		}\n", "		return false, nil\n"},
+			{"save.go", "		case <-retry:\n", "		case <-retry:\n			return false, nil\n"},
 		}},
 	}
 }

@@ -92,13 +92,8 @@ func failureOf(now time.Time, code, reason string, delay time.Duration, err erro
 
 // recorder records refreshes that brought no tokens.
 type recorder struct {
-	store         Store
-	cache         *cache
+	*core
 	introspection *introspection
-	life          *lifecycle
-	metrics       *metrics
-	now           func() time.Time
-	jitter        func(time.Duration) time.Duration
 }
 
 // record records what the error of a refresh means for the connection, and returns
@@ -106,7 +101,7 @@ type recorder struct {
 // not.
 func (r *recorder) record(l leased, intent credstore.Intent, err error, breakerOpen bool) error {
 	o := r.classify(l, intent, err, breakerOpen)
-	r.metrics.count(o.result, l.flight.purpose)
+	r.metrics.count(o.result, l.flight.purpose.reason)
 	if o.rejection != nil {
 		return r.reject(l, *o.rejection)
 	}
@@ -115,7 +110,7 @@ func (r *recorder) record(l leased, intent credstore.Intent, err error, breakerO
 	if o.unknown {
 		r.metrics.unknown.Inc()
 		return r.retryLater(l, o.failure.RetryAt, err, func(ctx context.Context) error {
-			return r.store.MarkOutcomeUnknown(ctx, l.lease, intent.Parent, o.failure)
+			return r.Store.MarkOutcomeUnknown(ctx, l.lease, intent.Parent, o.failure)
 		})
 	}
 	return r.cancelIntent(l, intent, &o.failure)
@@ -128,25 +123,25 @@ func (r *recorder) classify(l leased, intent credstore.Intent, err error, breake
 	case errors.As(err, &notSent):
 		n := min(l.entry.failures.Add(1), 10)
 		delay := min(minNotSentRetryDelay<<(n-1), maxNotSentRetryDelay)
-		delay = delay/2 + r.jitter(delay/2)
-		return outcome{result: resultNotSent, failure: failureOf(r.now(), codeUnreachable, credstore.ReasonUnavailable, delay, err)}
+		delay = delay/2 + r.Jitter(delay/2)
+		return outcome{result: resultNotSent, failure: failureOf(r.Now(), codeUnreachable, credstore.ReasonUnavailable, delay, err)}
 	case !errors.As(err, &response):
 		delay := unknownOutcomeRetryDelay(intent.Attempts)
 		var unknown *pleo.UnknownOutcomeError
 		if errors.As(err, &unknown) {
 			delay = max(delay, retryDelay(unknown.RetryAfter, 0))
 		}
-		return outcome{result: resultUnknown, unknown: true, failure: failureOf(r.now(), codeUnknown, credstore.ReasonUnavailable, delay, err)}
+		return outcome{result: resultUnknown, unknown: true, failure: failureOf(r.Now(), codeUnknown, credstore.ReasonUnavailable, delay, err)}
 	}
 	switch response.Class {
 	case pleo.TokenRejected:
 		return r.tokenRejected(l, intent, response, breakerOpen)
 	case pleo.ClientRejected:
 		r.cache.logger(l.entry).Error("the authorization server rejects our OAuth client; check oauth.client_id and oauth.client_secret", zap.Error(err))
-		return outcome{result: resultClientRejected, failure: failureOf(r.now(), codeClientRejected, credstore.ReasonClientRejected, clientRejectedRetryDelay, err)}
+		return outcome{result: resultClientRejected, failure: failureOf(r.Now(), codeClientRejected, credstore.ReasonClientRejected, clientRejectedRetryDelay, err)}
 	case pleo.RateLimited:
 		delay := retryDelay(response.RetryAfter, rateLimitedRetryDelay)
-		return outcome{result: resultRateLimited, failure: failureOf(r.now(), codeRateLimited, credstore.ReasonUnavailable, delay, err)}
+		return outcome{result: resultRateLimited, failure: failureOf(r.Now(), codeRateLimited, credstore.ReasonUnavailable, delay, err)}
 	default:
 		return r.unexpected(l, response)
 	}
@@ -156,14 +151,14 @@ func (r *recorder) tokenRejected(l leased, intent credstore.Intent, response *pl
 	if breakerOpen {
 		// One rejection among many says more about Pleo or our client than about this
 		// token, which is kept and sent again.
-		return outcome{result: resultRejected, failure: failureOf(r.now(), codeBreakerOpen, credstore.ReasonCircuitBreakerOpen, breaker.ProbeInterval, response)}
+		return outcome{result: resultRejected, failure: failureOf(r.Now(), codeBreakerOpen, credstore.ReasonCircuitBreakerOpen, breaker.ProbeInterval, response)}
 	}
 	reason := credstore.ReasonRefreshTokenRejected
 	if intent.Attempts > 1 {
 		reason = credstore.ReasonUnknownOutcome
 	}
 	return outcome{result: resultRejected, rejection: &rejection{
-		reason: reason, code: codeTokenRejected, message: response.Error(), dropAccess: l.flight.purpose.rejected,
+		reason: reason, code: codeTokenRejected, message: response.Error(), dropAccess: l.flight.purpose.reason == reasonRejected,
 	}}
 }
 
@@ -174,13 +169,13 @@ func (r *recorder) unexpected(l leased, response *pleo.ResponseError) outcome {
 		}}
 	}
 	since := l.state.UnexpectedSince
-	if l.state.UnexpectedResponses+1 >= maxUnexpectedResponses && !since.IsZero() && r.now().Sub(since) >= unexpectedResponseSpan {
+	if l.state.UnexpectedResponses+1 >= maxUnexpectedResponses && !since.IsZero() && r.Now().Sub(since) >= unexpectedResponseSpan {
 		return outcome{result: resultUnexpected, rejection: &rejection{
 			reason: credstore.ReasonUnexpectedResponse, code: codeUnexpectedResponse, message: response.Error(),
 		}}
 	}
 	delay := retryDelay(response.RetryAfter, unexpectedRetryDelay)
-	failure := failureOf(r.now(), codeUnexpectedResponse, credstore.ReasonUnavailable, delay, response)
+	failure := failureOf(r.Now(), codeUnexpectedResponse, credstore.ReasonUnavailable, delay, response)
 	failure.Unexpected = true
 	return outcome{result: resultUnexpected, failure: failure}
 }
@@ -188,13 +183,13 @@ func (r *recorder) unexpected(l leased, response *pleo.ResponseError) outcome {
 // cancelIntent records that the token was not exchanged. A nil failure means that
 // it was not even sent.
 func (r *recorder) cancelIntent(l leased, intent credstore.Intent, f *credstore.RefreshFailure) error {
-	at := r.now().Add(time.Second)
+	at := r.Now().Add(time.Second)
 	var cause error
 	if f != nil {
 		at, cause = f.RetryAt, errors.New(f.Failure.Message)
 	}
 	return r.retryLater(l, at, cause, func(ctx context.Context) error {
-		return r.store.CancelIntent(ctx, l.lease, intent.Parent, f)
+		return r.Store.CancelIntent(ctx, l.lease, intent.Parent, f)
 	})
 }
 
@@ -202,7 +197,7 @@ func (r *recorder) cancelIntent(l leased, intent credstore.Intent, f *credstore.
 // when the waiters may try again.
 func (r *recorder) retryLater(l leased, at time.Time, cause error, write func(context.Context) error) error {
 	l.entry.postpone(l.state.Credential.Version, at)
-	later := l.entry.retryLater(at.Sub(r.now()), cause)
+	later := l.entry.retryLater(at.Sub(r.Now()), cause)
 	if r.writeUntilDone(l, later, write) == nil {
 		_ = r.cache.rereadNow(l.entry) // counted; memory already has the time of the next attempt
 	}
@@ -212,11 +207,11 @@ func (r *recorder) retryLater(l leased, at time.Time, cause error, write func(co
 // reject records that the token is rejected, unless the store has another one by
 // now. It returns nil in that case, otherwise the error for the waiters.
 func (r *recorder) reject(l leased, why rejection) error {
-	failure := credstore.Failure{Code: why.code, Message: why.message, At: r.now()}
+	failure := credstore.Failure{Code: why.code, Message: why.message, At: r.Now()}
 	parent := l.state.Credential.Parent()
 	later := l.entry.retryLater(time.Second, errors.New(why.message))
 	err := r.writeUntilDone(l, later, func(ctx context.Context) error {
-		return r.store.MarkReauthorizationRequired(ctx, l.lease, parent, failure, why.reason, why.dropAccess)
+		return r.Store.MarkReauthorizationRequired(ctx, l.lease, parent, failure, why.reason, why.dropAccess)
 	})
 	if rereadErr := r.cache.rereadNow(l.entry); rereadErr != nil {
 		return rereadErr

@@ -41,7 +41,7 @@ func (l leased) skipsDelay() bool {
 // unneeded reports whether the credential needs no refresh after all.
 func (l leased) unneeded(s *snapshot, now time.Time) bool {
 	p := l.flight.purpose
-	if l.requested() || p.keepAlive && needsKeepAlive(l.state.Connection, now) || p.rejected && s.conn.Version <= p.version {
+	if l.requested() || p.reason == reasonKeepAlive && needsKeepAlive(l.state.Connection, now) || p.reason == reasonRejected && s.conn.Version <= p.version {
 		return false
 	}
 	return s.valid(now) && !s.due(now)
@@ -62,7 +62,7 @@ func (l leased) nextForced(now time.Time) (at time.Time, streak int) {
 	switch {
 	case l.lacksAccessToken():
 		return now, c.ForcedStreak + 1
-	case !l.flight.purpose.rejected:
+	case l.flight.purpose.reason != reasonRejected:
 		return c.ForcedAt, c.ForcedStreak
 	case now.Sub(c.ForcedAt) > 2*forcedInterval(c.ForcedStreak):
 		return now, 1

@@ -54,14 +54,10 @@ var (
 // refresher refreshes token pairs, one connection at a time. It holds what a
 // refresh needs and no state of one: that is passed from step to step.
 type refresher struct {
-	Config
-
-	metrics       *metrics
-	health        *health
+	*core
 	guard         *rollback.Guard
 	breaker       *breaker.Breaker
 	introspection *introspection
-	cache         *cache
 	companies     *companies
 	recorder      *recorder
 	saver         *saver
@@ -160,7 +156,7 @@ func (r *refresher) waitTurn(ctx context.Context, f *flight) (leave func(), err 
 		case <-queued.Done():
 		}
 	}()
-	if f.purpose.background && r.background.Acquire(queued, 1) == nil {
+	if f.purpose.reason.background() && r.background.Acquire(queued, 1) == nil {
 		return func() { r.background.Release(1) }, nil
 	}
 	if err := r.onDemand.Acquire(ctx, 1); err != nil {
@@ -177,15 +173,10 @@ func (r *refresher) recovered(ctx context.Context) error {
 	if r.Spool == nil {
 		return nil
 	}
-	if err := r.guard.WaitCompared(ctx); err != nil || r.guard.Detected() {
+	if err := await(ctx, r.guard.Compared()); err != nil || r.guard.Detected() {
 		return err
 	}
-	select {
-	case <-r.Spool.Replayed():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return await(ctx, r.Spool.Replayed())
 }
 
 // acquireLease acquires the lease. It returns nil if the process that held it has
@@ -267,13 +258,13 @@ func (r *refresher) checkPreconditions(ctx context.Context, l leased) (done bool
 	switch p := l.flight.purpose; {
 	case r.Server == nil || l.state.Credential.RefreshToken.IsZero():
 		return false, l.entry.retryLater(notConfiguredRetryDelay, errNotConfigured)
-	case p.requested && !l.requested():
+	case p.reason == reasonRequested && !l.requested():
 		return true, nil // another process has done it
 	case l.unneeded(s, now):
 		return true, nil
 	case r.guard.Detected():
 		return false, l.entry.retryLater(rollbackRetryDelay, rollback.ErrRestored)
-	case p.rejected && l.forcedTooSoon(now):
+	case p.reason == reasonRejected && l.forcedTooSoon(now):
 		return false, ErrSuppressed
 	}
 	if left := s.retryAt.Sub(now); left > 0 && !l.skipsDelay() {
@@ -319,7 +310,7 @@ func (r *refresher) fallBack(l leased, s *snapshot, now time.Time) error {
 		return l.entry.retryLater(time.Second, errUnsaved)
 	}
 	p := l.flight.purpose
-	if s.valid(now) && !(p.rejected && s.conn.Version <= p.version) {
+	if s.valid(now) && !(p.reason == reasonRejected && s.conn.Version <= p.version) {
 		return l.entry.retryLater(max(s.expiresAt.Sub(now), time.Second), errUnsaved)
 	}
 	l.entry.revert()
@@ -420,7 +411,7 @@ func notAllowed(e *entry, err error) error {
 func (r *refresher) recordIntent(ctx context.Context, l leased) (spool.Record, credstore.Intent, error) {
 	parent := l.state.Credential.Parent()
 	record, err := r.Spool.Reserve(parent)
-	r.health.recordSpool(err)
+	r.health.spool.set(err)
 	if err != nil {
 		r.cache.logger(l.entry).Error("no refresh is started: the spool cannot be written", zap.Error(err))
 		return nil, credstore.Intent{}, r.cache.entryError(l.entry, fmt.Errorf("reserving a spool record: %w", err))

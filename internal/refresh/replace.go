@@ -35,9 +35,7 @@ var errNotKey = errors.New("the connection is not of a kind that has an API key"
 
 // replacer replaces the credential of a connection by one that a person has given.
 type replacer struct {
-	store     Store
-	owner     string // of leases
-	cache     *cache
+	*core
 	scheduler *scheduler
 }
 
@@ -46,7 +44,7 @@ type replacer struct {
 // released.
 func (r *replacer) replace(ctx context.Context, lease credstore.Lease, n credstore.Replacement) (credstore.Connection, credstore.Lease, error) {
 	for delay := minSaveRetryDelay; ; delay = min(2*delay, maxSaveRetryDelay) {
-		conn, err := r.store.Replace(ctx, lease, n)
+		conn, err := r.Store.Replace(ctx, lease, n)
 		if err == nil {
 			r.install(conn, n)
 			return conn, lease, nil
@@ -58,13 +56,13 @@ func (r *replacer) replace(ctx context.Context, lease credstore.Lease, n credsto
 			return conn, lease, err
 		}
 		id := lease.ConnectionID()
-		r.cache.storeErrors.Inc()
-		r.cache.log.Error("saving a credential from a customer failed; retrying", zap.String("connection_id", id), zap.Error(err))
+		r.metrics.storeErrors.Inc()
+		r.Logger.Error("saving a credential from a customer failed; retrying", zap.String("connection_id", id), zap.Error(err))
 		if pause(ctx, delay) != nil {
 			return conn, lease, &Error{Code: StoreUnavailable, RetryAfter: time.Second, Err: err}
 		}
 		if errors.Is(err, credstore.ErrLeaseLost) {
-			if again, err := credstore.AcquireWait(ctx, r.store, id, r.owner); err == nil {
+			if again, err := credstore.AcquireWait(ctx, r.Store, id, r.Owner); err == nil {
 				lease = again
 			}
 		}
@@ -89,7 +87,7 @@ func (r *replacer) install(conn credstore.Connection, n credstore.Replacement) {
 	e.proven.Store(conn.Version)
 	r.scheduler.arm(e, nil)
 	if conn.CompanyUnverified {
-		r.scheduler.start(e, purpose{version: conn.Version, background: true}) // verifies the company
+		r.scheduler.start(e, purpose{conn.Version, reasonAhead}) // verifies the company
 	}
 }
 
@@ -111,7 +109,7 @@ func (r *replacer) storeError(name string, err error) error {
 // and those of [Manager.Consent] for one of another company. After an error the
 // connection has the credential that it had before.
 func (m *Manager) SetKey(ctx context.Context, c apikey.Change) (credstore.Connection, error) {
-	state, err := m.config.Store.Read(ctx, c.ConnectionID)
+	state, err := m.Store.Read(ctx, c.ConnectionID)
 	if err != nil {
 		return credstore.Connection{}, m.replacer.storeError("", err)
 	}
@@ -151,7 +149,7 @@ func (m *Manager) stageKey(ctx context.Context, c apikey.Change, company credsto
 }
 
 func (r *replacer) replaceKey(ctx context.Context, c apikey.Change, scope string, company credstore.Company) (credstore.Connection, error) {
-	lease, err := credstore.AcquireWait(ctx, r.store, c.ConnectionID, r.owner)
+	lease, err := credstore.AcquireWait(ctx, r.Store, c.ConnectionID, r.Owner)
 	if err != nil {
 		return credstore.Connection{}, r.storeError("", err)
 	}

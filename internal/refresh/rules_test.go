@@ -186,8 +186,8 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			defer p.stop()
 			w.server.onArrival(func() error {
 				intent := w.state(conn.ID).Intent
-				if intent == nil || intent.Outcome != credstore.OutcomePending || intent.Owner != p.config.Owner {
-					t.Errorf("intent when the token arrives = %+v, want one of %s", intent, p.config.Owner)
+				if intent == nil || intent.Outcome != credstore.OutcomePending || intent.Owner != p.Owner {
+					t.Errorf("intent when the token arrives = %+v, want one of %s", intent, p.Owner)
 				}
 				return nil
 			})

@@ -3,6 +3,7 @@ package refresh
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,16 +26,8 @@ const (
 
 // saver makes new token pairs durable and installs them.
 type saver struct {
-	store   Store
-	cache   *cache
-	life    *lifecycle
-	metrics *metrics
-	health  *health
-	shared  bool
-	now     func() time.Time
-	jitter  func(time.Duration) time.Duration
-
-	stored broadcast.Signal // when the store has responded to an attempt to save
+	*core
+	stored broadcast.Signal // when the store has decided about a pair
 }
 
 // obtained is a new token pair on its way into the store.
@@ -61,39 +54,67 @@ func (r saveResult) undecided() bool {
 
 // complete makes the pair durable in the store or, if that takes longer than
 // spoolDelay, in the spool; releases the waiters when either has it; and returns
-// when the store has it. It reports false if the pair was superseded, and if the
-// process gave up and left the pair to the spool. It never gives up the only copy.
+// when the store has it. If both fail, the waiters get the pair from memory. It
+// reports false if the pair was superseded, and if the process gave up and left the
+// pair to the spool. It never gives up the only copy.
 func (s *saver) complete(p obtained) (saved bool, err error) {
 	s.health.addUnsaved(1)
 	defer s.health.addUnsaved(-1)
-	first := s.trySave(p)
-	select {
-	case r := <-first:
-		if !r.undecided() {
-			return s.finish(p, r)
+	attempt := s.trySave(p)
+	var (
+		first    = time.After(spoolDelay)
+		written  <-chan error     // while the spool is being written
+		retry    <-chan time.Time // between two attempts; another pair that is saved ends it too
+		wake     <-chan struct{}
+		failures int
+		spooled  bool
+		handOut  = sync.OnceFunc(func() { s.handOut(p) })
+	)
+	for {
+		var giveUp <-chan struct{} // not during an attempt, and not with the only copy
+		if spooled && retry != nil {
+			giveUp = s.life.ctx.Done()
 		}
-		first = resolved(r)
-	case <-time.After(spoolDelay):
-	}
-	spooled, first := s.writeSpool(p, first)
-	if !spooled {
-		// Neither has it. The store may still respond to the first attempt; if it
-		// fails, the pair is served from memory.
-		r := <-first
-		if !r.undecided() {
-			return s.finish(p, r)
+		select {
+		case r := <-attempt:
+			if !r.undecided() {
+				return s.finish(p, r, written)
+			}
+			failures++
+			s.metrics.storeErrors.Inc()
+			s.cache.logger(p.entry).Error("saving a new token pair failed; retrying", zap.Bool("spooled", spooled), zap.Error(r.err))
+			if !spooled && written == nil {
+				written = writeSpool(p)
+			}
+			retry, wake = time.After(s.retryDelay(failures)), s.stored.Wait()
+		case <-first:
+			if !spooled && written == nil {
+				written = writeSpool(p)
+			}
+		case err := <-written:
+			written, spooled = nil, err == nil
+			if err != nil {
+				s.cache.logger(p.entry).Error("a new token pair is in memory only: the spool could not be written", zap.Error(err))
+			}
+			if spooled || failures > 0 {
+				handOut()
+			}
+		case <-retry:
+			attempt, retry, wake = s.trySave(p), nil, nil
+		case <-wake:
+			attempt, retry, wake = s.trySave(p), nil, nil
+		case <-giveUp:
+			p.record.Release()
+			return false, nil
 		}
-		first = resolved(r)
 	}
-	s.handOut(p)
-	return s.saveUntilDone(p, first, spooled)
 }
 
-// resolved returns a channel with the result.
-func resolved(r saveResult) <-chan saveResult {
-	c := make(chan saveResult, 1)
-	c <- r
-	return c
+// retryDelay is the delay after that many failures. Pairs that wait for the store
+// are tried at different times; the first to succeed wakes the others.
+func (s *saver) retryDelay(failures int) time.Duration {
+	delay := min(minSaveRetryDelay<<min(failures-1, 8), maxSaveRetryDelay)
+	return delay/2 + s.Jitter(delay/2)
 }
 
 // trySave tries once, in the background.
@@ -102,82 +123,33 @@ func (s *saver) trySave(p obtained) <-chan saveResult {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), saveTimeout)
 		defer cancel()
-		conn, err := s.store.Save(ctx, p.Successor)
+		conn, err := s.Store.Save(ctx, p.Successor)
 		c <- saveResult{conn, err}
 	}()
 	return c
 }
 
-// writeSpool writes the pair to the spool and reports whether that has it. If the
-// store confirms meanwhile, the waiters are released: they do not wait for a
-// slower disk.
-func (s *saver) writeSpool(p obtained, first <-chan saveResult) (spooled bool, _ <-chan saveResult) {
-	written := make(chan error, 1)
-	go func() { written <- p.record.Write(p.Successor) }()
-	var err error
-	select {
-	case err = <-written:
-	case r := <-first:
-		first = resolved(r)
-		if r.err == nil {
-			s.handOut(p)
-		}
-		if err = <-written; !r.undecided() {
-			return err == nil, first
-		}
-	}
-	if err != nil {
-		s.cache.logger(p.entry).Error("a new token pair is in memory only: neither the store nor the spool could be written", zap.Error(err))
-	}
-	return err == nil, first
+// writeSpool writes the pair to the spool, in the background.
+func writeSpool(p obtained) <-chan error {
+	c := make(chan error, 1)
+	go func() { c <- p.record.Write(p.Successor) }()
+	return c
 }
 
-// saveUntilDone repeats the attempt until the store has decided about the pair.
-// When the process gives up, a pair that is in the spool stays there.
-func (s *saver) saveUntilDone(p obtained, attempt <-chan saveResult, spooled bool) (saved bool, err error) {
-	for delay := minSaveRetryDelay; ; delay = min(2*delay, maxSaveRetryDelay) {
-		r := <-attempt
-		if !r.undecided() {
-			return s.finish(p, r)
-		}
-		s.metrics.storeErrors.Inc()
-		s.cache.logger(p.entry).Error("saving a new token pair failed; retrying", zap.Bool("spooled", spooled), zap.Error(r.err))
-		if !spooled {
-			spooled = p.record.Write(p.Successor) == nil
-		}
-		if s.waitToRetry(delay, spooled) {
-			p.record.Release()
-			return false, nil
-		}
-		attempt = s.trySave(p)
-	}
-}
-
-// waitToRetry waits for the delay, or until the store has saved another pair:
-// waiting pairs are tried at different times, and the first to succeed wakes the
-// others. It reports whether the process gives up, which it does not while only
-// memory has the pair.
-func (s *saver) waitToRetry(delay time.Duration, spooled bool) (giveUp bool) {
-	timer := time.NewTimer(delay/2 + s.jitter(delay/2))
-	defer timer.Stop()
-	var end <-chan struct{}
-	if spooled {
-		end = s.life.ctx.Done()
-	}
-	select {
-	case <-timer.C:
-	case <-s.stored.Wait():
-	case <-end:
-		return true
-	}
-	return false
-}
-
-// finish ends the refresh of a pair that the store has saved or superseded.
-func (s *saver) finish(p obtained, r saveResult) (saved bool, err error) {
+// finish ends the refresh of a pair that the store has saved or superseded. Then
+// waiters do not wait for the spool, but the record must not be removed while it
+// is being written.
+func (s *saver) finish(p obtained, r saveResult, written <-chan error) (saved bool, err error) {
 	s.stored.Broadcast()
+	if r.err == nil {
+		s.install(p, r.conn)
+		p.flight.land(nil)
+	}
+	if written != nil {
+		<-written
+	}
 	if r.err != nil {
-		s.metrics.count(resultSuperseded, p.flight.purpose)
+		s.metrics.count(resultSuperseded, p.flight.purpose.reason)
 		s.cache.logger(p.entry).Warn("dropped a new token pair: the connection has a newer credential or was removed")
 		p.entry.revert()
 		return false, s.cache.rereadNow(p.entry)
@@ -186,11 +158,9 @@ func (s *saver) finish(p obtained, r saveResult) (saved bool, err error) {
 	if p.RefreshFailure != nil {
 		result = resultIncomplete
 	}
-	s.metrics.count(result, p.flight.purpose)
-	s.install(p, r.conn)
-	s.cache.logger(p.entry).Info(string(result), zap.Int64("version", r.conn.Version), zap.String("reason", p.flight.purpose.reason()),
-		zap.Duration("took", s.now().Sub(p.sentAt)))
-	p.flight.land(nil)
+	s.metrics.count(result, p.flight.purpose.reason)
+	s.cache.logger(p.entry).Info(string(result), zap.Int64("version", r.conn.Version), zap.String("reason", string(p.flight.purpose.reason)),
+		zap.Duration("took", s.Now().Sub(p.sentAt)))
 	return true, nil
 }
 
@@ -209,7 +179,7 @@ func (s *saver) handOut(p obtained) {
 // install puts the pair into memory.
 func (s *saver) install(p obtained, conn credstore.Connection) {
 	p.entry.proven.Store(conn.Version)
-	if s.shared {
+	if s.Shared {
 		p.entry.latest.Store(&p.Successor)
 	}
 	var retryAt time.Time

@@ -30,9 +30,8 @@ const (
 // scheduler starts refreshes: one per connection at a time, on demand, ahead of
 // expiry, after failures, for operators, and to keep idle grants alive.
 type scheduler struct {
+	*core
 	refresher *refresher
-	cache     *cache
-	life      *lifecycle
 }
 
 // start joins the refresh of the entry that is in progress, or starts one. The
@@ -42,7 +41,7 @@ func (s *scheduler) start(e *entry, p purpose) (f *flight, joined bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if f := e.flight.Load(); f != nil {
-		f.hurry(p)
+		f.join(p.reason)
 		return f, true
 	}
 	f = newFlight(p, func(f *flight) { s.landed(e, f) })
@@ -69,7 +68,7 @@ func (s *scheduler) landed(e *entry, f *flight) {
 // has just ended brought nothing; nil if it brought a pair, or there was none.
 func (s *scheduler) arm(e *entry, failed error) {
 	e.schedule(func() (time.Duration, bool) {
-		now := s.refresher.Now()
+		now := s.Now()
 		at := s.nextRefresh(e, now, failed)
 		return max(at.Sub(now), 0), !at.IsZero() && s.life.ctx.Err() == nil
 	}, func() { s.fire(e) })
@@ -97,28 +96,29 @@ func (s *scheduler) nextRefresh(e *entry, now time.Time, failed error) time.Time
 
 // canRefresh reports whether this process can refresh the connection at all.
 func (s *scheduler) canRefresh(current *snapshot) bool {
-	return s.refresher.Server != nil && !current.conn.Kind.IsKey() && current.unusable() == nil
+	return s.Server != nil && !current.conn.Kind.IsKey() && current.unusable() == nil
 }
 
 // spread is how much later than other processes this one refreshes.
 func (s *scheduler) spread(current *snapshot) time.Duration {
 	most := min(current.expiresAt.Sub(current.refreshAt)/spreadDivisor, maxSpread)
-	if !s.refresher.Shared || most <= 0 {
+	if !s.Shared || most <= 0 {
 		return 0
 	}
-	return s.refresher.Jitter(most)
+	return s.Jitter(most)
 }
 
 // fire starts the refresh that the timer was set for, or waits for a moment
 // without requests in flight.
 func (s *scheduler) fire(e *entry) {
-	current := e.current.Load()
-	now := s.refresher.Now()
-	if !current.requested && !current.retryAt.After(now) && e.inFlight.Load() > 0 && current.expiresAt.Sub(now) > idleWaitLimit {
+	current, now, why := e.current.Load(), s.Now(), reasonAhead
+	if current.requested {
+		why = reasonRequested
+	} else if !current.retryAt.After(now) && e.inFlight.Load() > 0 && current.expiresAt.Sub(now) > idleWaitLimit {
 		e.schedule(func() (time.Duration, bool) { return idlePollInterval, true }, func() { s.fire(e) })
 		return
 	}
-	s.start(e, purpose{version: current.conn.Version, background: !current.requested, requested: current.requested})
+	s.start(e, purpose{current.conn.Version, why})
 }
 
 // used records that the current version is in use, and so is refreshed ahead of
@@ -133,10 +133,10 @@ func (s *scheduler) used(e *entry, current *snapshot) {
 // resume starts the refreshes that an earlier process left unsettled.
 func (s *scheduler) resume(ctx context.Context) error {
 	for {
-		ids, err := s.refresher.Store.Unsettled(ctx, maxUnsettled)
+		ids, err := s.Store.Unsettled(ctx, maxUnsettled)
 		if err == nil {
 			for _, id := range ids {
-				s.startByID(ctx, id, purpose{background: true})
+				s.startByID(ctx, id, reasonAhead)
 			}
 			return nil
 		}
@@ -149,17 +149,17 @@ func (s *scheduler) resume(ctx context.Context) error {
 // keepAlive refreshes idle grants before they grow too old.
 func (s *scheduler) keepAlive(ctx context.Context) error {
 	for {
-		now := s.refresher.Now()
-		due, err := s.refresher.Store.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), keepAliveBatchSize)
+		now := s.Now()
+		due, err := s.Store.Due(ctx, now.Add(keepAliveJitter-keepAliveAge), keepAliveBatchSize)
 		if err != nil && !errors.Is(err, context.Canceled) {
-			s.cache.storeErrors.Inc()
+			s.metrics.storeErrors.Inc()
 		}
-		if s.refresher.Shared { // so that other processes begin with other connections
+		if s.Shared { // so that other processes begin with other connections
 			rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] }) //nolint:gosec // the order is no secret
 		}
 		for _, c := range due {
 			if needsKeepAlive(c, now) {
-				s.startByID(ctx, c.ID, purpose{background: true, keepAlive: true})
+				s.startByID(ctx, c.ID, reasonKeepAlive)
 			}
 		}
 		if err := pause(ctx, keepAliveInterval); err != nil {
@@ -170,25 +170,24 @@ func (s *scheduler) keepAlive(ctx context.Context) error {
 
 // startByID starts a refresh of a connection that may not be in memory. A
 // connection that no longer needs one is left alone.
-func (s *scheduler) startByID(ctx context.Context, id string, p purpose) {
-	state, err := s.refresher.Store.Read(ctx, id)
+func (s *scheduler) startByID(ctx context.Context, id string, why reason) {
+	state, err := s.Store.Read(ctx, id)
 	if err != nil {
 		return // it was removed, or the next round finds it again
 	}
 	requested := !state.RequestedAt.IsZero()
-	if p.requested && !requested || p.keepAlive && !requested && !needsKeepAlive(state.Connection, s.refresher.Now()) {
+	if why == reasonRequested && !requested || why == reasonKeepAlive && !requested && !needsKeepAlive(state.Connection, s.Now()) {
 		return // another process has refreshed it
 	}
 	e := s.cache.add(state)
-	p.version = state.Credential.Version
-	current := e.current.Load()
+	version, current := state.Credential.Version, e.current.Load()
 	switch {
 	case requested && s.canRefresh(current):
-		s.start(e, purpose{version: p.version, requested: true})
-	case current.retryAt.After(s.refresher.Now()):
+		s.start(e, purpose{version, reasonRequested})
+	case current.retryAt.After(s.Now()):
 		s.arm(e, nil)
 	default:
-		s.start(e, p)
+		s.start(e, purpose{version, why})
 	}
 }
 
@@ -209,8 +208,8 @@ func (s *scheduler) handleChange(ctx context.Context, c credstore.Change) {
 	e := s.cache.get(c.ID)
 	if e == nil {
 		// Changes of connections that other processes use cost nothing here.
-		if s.refresher.Server != nil && c.RefreshRequested {
-			s.startByID(ctx, c.ID, purpose{requested: true})
+		if s.Server != nil && c.RefreshRequested {
+			s.startByID(ctx, c.ID, reasonRequested)
 		}
 		return
 	}
@@ -222,7 +221,7 @@ func (s *scheduler) handleChange(ctx context.Context, c credstore.Change) {
 		return
 	}
 	if current := e.current.Load(); current.requested && s.canRefresh(current) {
-		s.start(e, purpose{version: current.conn.Version, requested: true})
+		s.start(e, purpose{current.conn.Version, reasonRequested})
 	}
 }
 

@@ -88,31 +88,28 @@ func (g *Guard) Run(ctx context.Context) error {
 // Detected reports whether the store is below its mark and waits to be accepted.
 func (g *Guard) Detected() bool { return g != nil && g.detected.Load() }
 
-// WaitCompared waits until the store has been compared with its mark, or returns
-// ctx's error.
-func (g *Guard) WaitCompared(ctx context.Context) error {
+// Compared returns a channel that is closed when the store has been compared with
+// its mark.
+func (g *Guard) Compared() <-chan struct{} {
 	if g == nil {
-		return nil
+		return closed()
 	}
-	return wait(ctx, g.compared.done)
+	return g.compared.done
 }
 
-// WaitTrusted waits until the store is known not to be below its mark, or to be
-// accepted; or returns ctx's error.
-func (g *Guard) WaitTrusted(ctx context.Context) error {
+// Trusted returns a channel that is closed when the store is known not to be below
+// its mark, or to be accepted.
+func (g *Guard) Trusted() <-chan struct{} {
 	if g == nil {
-		return nil
+		return closed()
 	}
-	return wait(ctx, g.trusted.done)
+	return g.trusted.done
 }
 
-func wait(ctx context.Context, done <-chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+func closed() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
 }
 
 // SuspectSince returns when the restored store was accepted that a token obtained

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,36 +24,19 @@ func Keys(dir string) (map[uint32]int, error) {
 		if filepath.Ext(record.Name()) != extension || !record.Type().IsRegular() {
 			continue
 		}
-		id, written, err := keyOf(filepath.Join(dir, record.Name()))
+		raw, err := os.ReadFile(filepath.Join(dir, record.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has just been saved and removed
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the spool: %w", err)
 		}
-		if written {
+		if len(raw) < recordSize || binary.BigEndian.Uint32(raw[headerSize:]) == 0 {
+			continue // no pair has been written to it
+		}
+		if id, ok := keyset.KeyID(raw[headerSize+4:]); ok {
 			pairs[id]++
 		}
 	}
 	return pairs, nil
-}
-
-// keyOf returns the id of the key that the pair in the record is encrypted under.
-// It reports false for a record without a pair.
-func keyOf(path string) (id uint32, written bool, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, false, err
-	}
-	defer func() { _ = f.Close() }() // it was only read
-	start := make([]byte, 64)
-	n, err := f.ReadAt(start, headerSize)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, false, err
-	}
-	if start = start[:n]; n < 4 || binary.BigEndian.Uint32(start) == 0 {
-		return 0, false, nil
-	}
-	id, written = keyset.KeyID(start[4:])
-	return id, written, nil
 }
