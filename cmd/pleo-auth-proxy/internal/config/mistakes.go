@@ -113,8 +113,8 @@ func (r *report) require(path, name string) {
 	}
 }
 
-// unique adds a mistake if another key has the value already, and records it. The
-// message tells what the value is, such as "name".
+// unique adds a mistake if seen has the value already, and else records it with its
+// owner. what is the value in the words of the message, such as "name".
 func (r *report) unique(seen map[string]string, value, path, what, owner string) {
 	if other, taken := seen[value]; taken && value != "" {
 		r.wrong(path, "is already the %s of %s", what, other)
