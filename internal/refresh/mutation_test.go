@@ -38,7 +38,7 @@ func protocolMutations() []mutation {
 			{"refresh.go", "	intent, token := l.state.Intent, l.state.Credential\n", "	intent, token := l.state.Intent, l.state.Credential\n	if true {\n		return false, nil\n	}\n"},
 		}},
 		{"a pair that the store does not save is dropped", "before it is durable", []edit{
-			{"save.go", "		case <-retry:\n", "		case <-retry:\n			return false, nil\n"},
+			{"save.go", "		case <-retry:\n", "		case <-retry:\n			if written == nil {\n				return false, nil\n			}\n"},
 		}},
 	}
 }
