@@ -19,11 +19,13 @@
 //	        recorder.record       outcome.go     no tokens: what that means for the connection
 //	        saver.complete        save.go        tokens: into the store or the spool, then to the waiters
 //
-// Files call only files further down in this list: manager.go; authorize.go,
-// keys.go, consent.go; replace.go; schedule.go; refresh.go; pace.go, outcome.go,
-// save.go; company.go; cache.go; entry.go; flight.go, introspection.go, health.go,
-// metrics.go, lifecycle.go, authorization.go. The exception is a callback: a flight
-// that lands calls the scheduler, which sets the timer for the next refresh.
+// Files depend only on files further down in this list: manager.go; authorize.go,
+// keys.go; consent.go; replace.go; schedule.go; refresh.go; save.go, outcome.go;
+// leased.go; company.go; core.go; cache.go; entry.go; metrics.go; flight.go,
+// check.go; introspection.go, health.go; lifecycle.go; authorization.go; config.go;
+// store.go. The exceptions are the methods of Manager in the files after manager.go,
+// and a callback: a flight that lands calls the scheduler, which sets the timer for
+// the next refresh.
 //
 // A consent has a sequence of its own, [consents.run] in consent.go. An API key is
 // never refreshed; package apikey decides about it, keys.go asks it to.

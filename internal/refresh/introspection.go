@@ -29,12 +29,6 @@ const (
 	tokenUntrusted // inactive, but introspection is not trusted
 )
 
-// factStore is the part of a store that holds facts.
-type factStore interface {
-	Fact(ctx context.Context, name string) (string, error)
-	SetFact(ctx context.Context, name, value string) error
-}
-
 // introspection asks the authorization server about refresh tokens (RFC 7662),
 // which does not exchange them. "Inactive" is trusted only after the server has
 // called a token active that had just been received: a server that knows access

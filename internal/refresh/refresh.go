@@ -66,14 +66,6 @@ type refresher struct {
 	background *semaphore.Weighted
 }
 
-// leased is a connection whose lease this process holds.
-type leased struct {
-	entry  *entry
-	flight *flight
-	lease  credstore.Lease
-	state  credstore.State // as read under the lease
-}
-
 // run refreshes the token pair of the entry and lands the flight. It returns when
 // the pair is saved, or spooled if the process gives up on the store.
 func (r *refresher) run(ctx context.Context, e *entry, f *flight) {

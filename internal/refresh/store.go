@@ -47,3 +47,9 @@ type Changes interface {
 	Watch(ctx context.Context, changed func([]credstore.Change)) error
 	Position(ctx context.Context) (store string, change int64, err error)
 }
+
+// factStore is the part of a store that holds facts.
+type factStore interface {
+	Fact(ctx context.Context, name string) (string, error)
+	SetFact(ctx context.Context, name, value string) error
+}

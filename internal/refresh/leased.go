@@ -19,6 +19,14 @@ const (
 	keepAliveJitter = 12 * time.Hour
 )
 
+// leased is a connection whose lease this process holds.
+type leased struct {
+	entry  *entry
+	flight *flight
+	lease  credstore.Lease
+	state  credstore.State // as read under the lease
+}
+
 // forcedInterval is the least time after the streak of forced refreshes.
 func forcedInterval(streak int) time.Duration {
 	interval := minForcedInterval
