@@ -17,8 +17,8 @@ type createRequest struct {
 	ttl        linkTTL
 }
 
-func (c *createRequest) fields() fields {
-	return fields{
+func (c *createRequest) fields() manage.Fields {
+	return manage.Fields{
 		"name": &c.connection.Name, "kind": &c.connection.Kind, "external_tenant": &c.connection.ExternalTenant,
 		"return_url": &c.returnURL, "ttl": &c.ttl, "allow_shared_company": &c.connection.SharedCompany,
 	}
@@ -64,8 +64,8 @@ type linkRequest struct {
 	ttl     linkTTL
 }
 
-func (l *linkRequest) fields() fields {
-	return fields{
+func (l *linkRequest) fields() manage.Fields {
+	return manage.Fields{
 		"return_url": &l.request.ReturnURL, "ttl": &l.ttl, "fresh": &l.request.ReplaceExisting,
 		"allow_other_company": &l.request.AllowOtherCompany, "allow_shared_company": &l.request.AllowSharedCompany,
 	}
@@ -113,8 +113,8 @@ type keyRequest struct {
 	key    manage.NewKey
 }
 
-func (k *keyRequest) fields() fields {
-	return fields{
+func (k *keyRequest) fields() manage.Fields {
+	return manage.Fields{
 		"api_key": &k.apiKey, "next": &k.key.Next, "expires_at": &k.key.ExpiresAt,
 		"allow_other_company": &k.key.AllowOtherCompany, "allow_shared_company": &k.key.AllowSharedCompany,
 	}
@@ -157,7 +157,7 @@ func (a *API) remove(w http.ResponseWriter, r *http.Request) error {
 	}
 	// A client that puts uninstall into the body must not have the connection
 	// removed without it.
-	if err := readFields(w, r, fields{}); err != nil {
+	if err := readFields(w, r, nil); err != nil {
 		return err
 	}
 	c, err := a.find(r)
@@ -177,7 +177,7 @@ type action func(context.Context, credstore.Connection) (status int, response an
 // withoutBody serves an action that has no parameters.
 func (a *API) withoutBody(do action) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if err := readBody(w, r, fields{}); err != nil {
+		if err := readBody(w, r, nil); err != nil {
 			return err
 		}
 		c, err := a.find(r)

@@ -74,7 +74,7 @@ func parameters(raw string, names ...string) (url.Values, error) {
 	}
 	for name, given := range values {
 		if !slices.Contains(names, name) {
-			return nil, manage.NewProblem(manage.CodeBadRequest, "Unknown parameter %.40q; %s.", name, allowedNames(names))
+			return nil, manage.NewProblem(manage.CodeBadRequest, "Unknown parameter %.40q; %s.", name, manage.SupportedNames(names))
 		}
 		if len(given) > 1 {
 			return nil, manage.NewProblem(manage.CodeBadRequest, "The parameter %s occurs twice.", name)

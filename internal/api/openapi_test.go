@@ -440,12 +440,12 @@ func bodyFor(r route) string {
 // covered by TestOpenAPI.
 func TestOpenAPIRequestFields(t *testing.T) {
 	c := readOpenAPI(t)
-	line := fields{}
+	line := manage.Fields{}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[manage.ConnectionLine]()) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		line[name] = nil
 	}
-	for name, fields := range map[string]fields{
+	for name, fields := range map[string]manage.Fields{
 		"NewConnection": new(createRequest).fields(),
 		"LinkRequest":   new(linkRequest).fields(),
 		"NewKey":        new(keyRequest).fields(),

@@ -96,8 +96,8 @@ func TestImportReportsEachLine(t *testing.T) {
 	text := func(s string) *string { return &s }
 	want := manage.ImportReport{Imported: 2, Pending: 1, Failed: 2, Lines: []manage.ImportResult{
 		{Line: 2, Name: text("one"), Result: "imported"},
-		{Line: 3, Result: "failed", Code: text("bad_request"), Error: text("the line is not one JSON object")},
-		{Line: 4, Name: text("two"), Result: "failed", Code: text("bad_request"), Error: text("expires_at must be a time such as 2030-01-02T03:04:05Z")},
+		{Line: 3, Result: "failed", Code: text("bad_request"), Error: text("the input is not a single JSON object")},
+		{Line: 4, Name: text("two"), Result: "failed", Code: text("bad_request"), Error: text("the field expires_at must be a time such as 2030-01-02T03:04:05Z")},
 		{Line: 5, Name: text("three"), Result: "imported"},
 	}}
 	if diff := cmp.Diff(want, importLines(t, h, "", lines)); diff != "" {
@@ -115,13 +115,13 @@ func TestImportReportsEachLine(t *testing.T) {
 // TestImportRejectsAmbiguousLines checks lines of which a JSON decoder would lose
 // a part, so that a connection with a token could become one without.
 func TestImportRejectsAmbiguousLines(t *testing.T) {
-	const unknown = "the object has a member that is not known; it takes name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant"
+	const unknown = "unknown field; supported are access_token, api_key, company_id, expires_at, external_tenant, kind, name, refresh_token"
 	for _, test := range []struct{ name, line, want string }{
-		{"two tokens", `{"name":"a","kind":"oauth","refresh_token":"s3cr3t","refresh_token":"s3cr3t2"}`, "refresh_token is given twice"},
-		{"two names, one escaped", `{"name":"a","kind":"oauth","na\u006de":"b"}`, "name is given twice"},
+		{"two tokens", `{"name":"a","kind":"oauth","refresh_token":"s3cr3t","refresh_token":"s3cr3t2"}`, "the field refresh_token occurs twice"},
+		{"two names, one escaped", `{"name":"a","kind":"oauth","na\u006de":"b"}`, "the field name occurs twice"},
 		{"empty token in other letters", `{"name":"a","kind":"oauth","Refresh_Token":""}`, unknown},
 		{"token in other letters", `{"name":"a","kind":"oauth","REFRESH_TOKEN":"s3cr3t"}`, unknown},
-		{"latin-1", `{"name":"a","kind":"oauth","external_tenant":"M` + "\xfc" + `ller"}`, "the line is not UTF-8"},
+		{"latin-1", `{"name":"a","kind":"oauth","external_tenant":"M` + "\xfc" + `ller"}`, "the input is not valid UTF-8"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			store := &managetest.Store{}

@@ -10,14 +10,12 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// ConnectionLine is a connection as one of the JSON lines that an export writes and an
-// import reads, by the API and on the command line. One without a credential is
-// a connection that waits for its customer.
+// ConnectionLine is a connection as a JSON line of exports and imports, by the API and
+// on the command line. A connection without a credential waits for its customer.
 type ConnectionLine struct {
 	Name           string     `json:"name"`
 	Kind           string     `json:"kind"`
@@ -38,7 +36,7 @@ func NewConnectionLine(c credstore.Connection) ConnectionLine {
 func (l ConnectionLine) Write(out io.Writer) error {
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
-	return enc.Encode(l) //nolint:gosec // G117: whoever put a credential in wants it out
+	return enc.Encode(l) //nolint:gosec // G117: exporting a credential takes a credential in the line
 }
 
 // ImportOptions are the options of [Operator.Import].
@@ -52,20 +50,19 @@ type ImportOptions struct {
 	OnResult func(ImportResult)
 }
 
-// ImportReport says what became of the lines of an import. Nothing in it is
-// secret.
+// ImportReport has the results of the lines of an import. No field is secret.
 type ImportReport struct {
 	Imported int            `json:"imported"`
-	Pending  int            `json:"pending"` // of those imported; they wait for their customers
+	Pending  int            `json:"pending"` // imported connections that wait for their customers
 	Failed   int            `json:"failed"`
-	Tokens   int            `json:"-"` // of those imported; they have a refresh token
+	Tokens   int            `json:"-"` // imported connections with a refresh token
 	Lines    []ImportResult `json:"lines"`
 }
 
-// ImportResult says what became of one line.
+// ImportResult is the result of one line.
 type ImportResult struct {
 	Line    int     `json:"line"` // from 1
-	Name    *string `json:"name"` // null when it could not be read
+	Name    *string `json:"name"` // null if it could not be parsed
 	Result  string  `json:"result"`
 	Code    *string `json:"code"` // why it failed, for programs
 	Warning *string `json:"warning"`
@@ -78,7 +75,7 @@ const (
 	resultFailed   = "failed"
 )
 
-// maxLineSize is far more than any line needs, in bytes.
+// maxLineSize is the size of a line in bytes, far more than any line needs.
 const maxLineSize = 1 << 20
 
 // Import adds the connections of JSON lines, one after another: a line that fails
@@ -112,9 +109,8 @@ type importer struct {
 	report ImportReport
 }
 
-// readLine returns the next line, without its end. Of one longer than maxLineSize it
-// returns the beginning, which no object ends in, so that the line fails
-// and the next one is read.
+// readLine returns the next line, without its end. It cuts a line that is longer than
+// maxLineSize, so that the line fails and the next one is read.
 func readLine(in *bufio.Reader) ([]byte, error) {
 	line, cut, err := in.ReadLine()
 	line = bytes.Clone(line)
@@ -175,141 +171,63 @@ func lineErrorCode(err error) string {
 	return CodeBadRequest
 }
 
-// lineMembers are those of a line as they are written.
-type lineMembers struct {
-	Name           string `json:"name"`
-	Kind           string `json:"kind"`
-	RefreshToken   string `json:"refresh_token"`
-	AccessToken    string `json:"access_token"`
-	ExpiresAt      string `json:"expires_at"`
-	APIKey         string `json:"api_key"`
-	CompanyID      string `json:"company_id"`
-	ExternalTenant string `json:"external_tenant"`
-
-	credentialMember string // a member for a token or key that the line has, be it empty; else ""
+// credentialFields are the fields of a line that a credential is made of.
+type credentialFields struct {
+	refreshToken, accessToken, apiKey, expiresAt string
+	empty                                        string // the last field for a token or key, if the line has one
 }
 
-// parseLine reads a line. What it returns beside an error holds the name, if
-// that could be read. Errors leave out what stands in the line, which is mostly
-// secret.
-func parseLine(line []byte) (credstore.NewConnection, error) {
-	var m lineMembers
-	if err := m.decode(line); err != nil {
-		return credstore.NewConnection{Name: m.Name}, err
+// parseLine parses a line. Beside an error it returns the name, if that could be
+// parsed. Errors contain no part of the line, most of which is secret.
+func parseLine(line []byte) (n credstore.NewConnection, err error) {
+	var c credentialFields
+	names, err := Fields{
+		"name": &n.Name, "kind": &n.Kind, "company_id": &n.Company.ID, "external_tenant": &n.ExternalTenant,
+		"refresh_token": &c.refreshToken, "access_token": &c.accessToken, "api_key": &c.apiKey, "expires_at": &c.expiresAt,
+	}.Decode(line)
+	var unknown *UnknownFieldError
+	if errors.As(err, &unknown) {
+		err = invalid("unknown field; %s", SupportedNames(unknown.Known))
 	}
-	n := credstore.NewConnection{
-		Name:           m.Name,
-		Kind:           credstore.Kind(m.Kind),
-		ExternalTenant: m.ExternalTenant,
-		Company:        credstore.Company{ID: strings.ToLower(m.CompanyID)},
+	if err != nil {
+		return credstore.NewConnection{Name: n.Name}, err
 	}
-	if _, err := credstore.ParseKind(m.Kind); err != nil {
-		return n, errors.New("kind must be oauth, integrated_key or standalone_key")
+	n.Company.ID = strings.ToLower(n.Company.ID)
+	if _, err := credstore.ParseKind(string(n.Kind)); err != nil {
+		return n, invalid("the field kind must be oauth, integrated_key or standalone_key")
 	}
-	var err error
-	n.Credential, err = m.credential()
+	for _, name := range names {
+		if name == "refresh_token" || name == "access_token" || name == "api_key" {
+			c.empty = name
+		}
+	}
+	n.Credential, err = c.credential()
 	return n, err
 }
 
-// credential returns that of the line, nil for a connection that waits for its
-// customer. Such a line names no token or key at all: one that is empty or null
-// is rather one that got lost on its way here.
-func (m lineMembers) credential() (*credstore.NewCredential, error) {
+// credential returns the credential of a line, or nil for a connection that waits
+// for its customer. The line of such a connection has no field for a token or key:
+// one that is empty or null has rather been lost on its way here.
+func (f credentialFields) credential() (*credstore.NewCredential, error) {
 	c := credstore.NewCredential{
-		AccessToken:  credstore.NewSecret(m.AccessToken),
-		RefreshToken: credstore.NewSecret(m.RefreshToken),
-		APIKey:       credstore.NewSecret(m.APIKey),
+		AccessToken:  credstore.NewSecret(f.accessToken),
+		RefreshToken: credstore.NewSecret(f.refreshToken),
+		APIKey:       credstore.NewSecret(f.apiKey),
 	}
-	if m.ExpiresAt != "" {
-		expires, err := time.Parse(time.RFC3339, m.ExpiresAt)
+	if f.expiresAt != "" {
+		expires, err := time.Parse(time.RFC3339, f.expiresAt)
 		if err != nil {
-			return nil, errors.New("expires_at must be a time such as 2030-01-02T03:04:05Z")
+			return nil, invalid("the field expires_at must be a time such as 2030-01-02T03:04:05Z")
 		}
 		c.ExpiresAt = expires.UTC()
 	}
 	switch {
 	case !c.AccessToken.IsZero() || !c.RefreshToken.IsZero() || !c.APIKey.IsZero():
 		return &c, nil
-	case m.credentialMember != "":
-		return nil, fmt.Errorf("%s is empty; leave it out for a connection that waits for its customer", m.credentialMember)
+	case f.empty != "":
+		return nil, invalid("the field %s is empty; leave it out for a connection that waits for its customer", f.empty)
 	case !c.ExpiresAt.IsZero():
-		return nil, errors.New("expires_at is there, and no token or key that it could be of")
+		return nil, invalid("the field expires_at needs a token or key")
 	}
-	return nil, nil //nolint:nilnil // that is no error
-}
-
-var (
-	errNotAnObject   = errors.New("the line is not one JSON object")
-	errUnknownMember = errors.New("the object has a member that is not known; it takes " +
-		"name, kind, refresh_token, access_token, expires_at, api_key, company_id and external_tenant")
-)
-
-// decode reads one JSON object with known members, each there once.
-func (m *lineMembers) decode(line []byte) error {
-	if !utf8.Valid(line) {
-		return errors.New("the line is not UTF-8")
-	}
-	dec := json.NewDecoder(bytes.NewReader(line))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(m)
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) && wrong.Field != "" {
-		return fmt.Errorf("%s must be a text", wrong.Field)
-	}
-	if err != nil && strings.HasPrefix(err.Error(), "json: unknown field") {
-		return errUnknownMember
-	}
-	if err == nil {
-		_, err = dec.Token() // there is nothing behind the object
-	}
-	if !errors.Is(err, io.EOF) {
-		return errNotAnObject
-	}
-	return m.checkMembers(line)
-}
-
-// checkMembers sees to what a decoder does not mind: a member that is there twice, of
-// which one value would be lost, and one in other letters, which would be missed
-// below.
-func (m *lineMembers) checkMembers(line []byte) error {
-	names, err := memberNames(line)
-	if err != nil { // null
-		return errNotAnObject
-	}
-	seen := map[string]bool{}
-	for _, name := range names {
-		switch name {
-		case "refresh_token", "access_token", "api_key":
-			m.credentialMember = name
-		case "name", "kind", "expires_at", "company_id", "external_tenant":
-		default:
-			return errUnknownMember
-		}
-		if seen[name] {
-			return fmt.Errorf("%s is given twice", name)
-		}
-		seen[name] = true
-	}
-	return nil
-}
-
-// memberNames returns the names of an object's members in their order.
-func memberNames(object []byte) (names []string, err error) {
-	dec := json.NewDecoder(bytes.NewReader(object))
-	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
-		return nil, errNotAnObject
-	}
-	for dec.More() {
-		token, err := dec.Token()
-		name, ok := token.(string)
-		if err != nil || !ok {
-			return nil, errNotAnObject
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, errNotAnObject
-		}
-		names = append(names, name)
-	}
-	return names, nil
+	return nil, nil //nolint:nilnil // a connection without a credential is not an error
 }

@@ -110,6 +110,7 @@ func explainOwnError(err error) *webguard.Problem {
 	var (
 		known      *webguard.Problem
 		invalid    *InvalidError
+		unknown    *UnknownFieldError
 		notFound   *NotFoundError
 		impossible *NotPossibleError
 		exists     *ExistsError
@@ -120,6 +121,8 @@ func explainOwnError(err error) *webguard.Problem {
 		return known
 	case errors.As(err, &invalid):
 		return newErrorProblem(CodeBadRequest, invalid)
+	case errors.As(err, &unknown):
+		return newErrorProblem(CodeBadRequest, unknown)
 	case errors.As(err, &notFound):
 		return newErrorProblem(CodeConnectionUnknown, notFound)
 	case errors.As(err, &impossible):
