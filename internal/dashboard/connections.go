@@ -32,15 +32,15 @@ func (p listPage) Filtered() bool {
 }
 
 func (d *Dashboard) list(w http.ResponseWriter, r *http.Request) error {
-	page, err := parseListPage(r.URL.Query(), d.now())
+	page, err := parseListPage(r.URL.Query(), d.Now())
 	if err != nil {
 		return err
 	}
-	found, err := d.operator.Store.List(r.Context(), page.Query)
+	found, err := d.Operator.Store.List(r.Context(), page.Query)
 	if err != nil {
 		return err
 	}
-	if page.Statuses, page.Total, err = countStatuses(r.Context(), d.operator); err != nil {
+	if page.Statuses, page.Total, err = countStatuses(r.Context(), d.Operator); err != nil {
 		return err
 	}
 	page.Connections = found.Connections
@@ -109,7 +109,7 @@ type historySection struct {
 
 // show renders the page of a connection, also of one that was removed.
 func (d *Dashboard) show(w http.ResponseWriter, r *http.Request) error {
-	c, removed, err := d.operator.FindWithRemoved(r.Context(), r.PathValue("name"))
+	c, removed, err := d.Operator.FindWithRemoved(r.Context(), r.PathValue("name"))
 	if err != nil {
 		return err
 	}
@@ -122,14 +122,14 @@ func (d *Dashboard) show(w http.ResponseWriter, r *http.Request) error {
 		v.Page = removedPage{c.Name, history}
 		return d.pages.render(w, r, http.StatusGone, "removed", v)
 	}
-	v.Page = connectionPage{c, availableOperations(d.operator, c), history}
+	v.Page = connectionPage{c, availableOperations(d.Operator, c), history}
 	return d.pages.render(w, r, http.StatusOK, "show", v)
 }
 
 // history reads the requested page of the history of the connection with the id.
 func (d *Dashboard) history(r *http.Request, id string) (historySection, error) {
 	cursor := r.URL.Query().Get("cursor")
-	page, err := d.operator.Store.Events(r.Context(), id, cursor, historyPageSize)
+	page, err := d.Operator.Store.Events(r.Context(), id, cursor, historyPageSize)
 	section := historySection{Events: page.Events}
 	here := url.URL{Path: r.URL.Path, Fragment: "history"}
 	if cursor != "" {
@@ -163,13 +163,13 @@ func (d *Dashboard) create(w http.ResponseWriter, r *http.Request) error {
 	n := credstore.NewConnection{
 		Name: r.PostForm.Get("name"), Kind: credstore.Kind(r.PostForm.Get("kind")), ExternalTenant: r.PostForm.Get("external_tenant"),
 	}
-	c, created, err := d.operator.Create(r.Context(), n)
+	c, created, err := d.Operator.Create(r.Context(), n)
 	if err == nil && !created {
 		// Unlike a program, a person has not lost a response.
 		err = manage.NewProblem(manage.CodeConnectionExists, "There is already a connection %q.", c.Name)
 	}
 	if err != nil {
-		problem := d.operator.Problem(err)
+		problem := d.Operator.Problem(err)
 		return d.renderCreate(w, r, problem.Status, createPage{Connection: n, Error: problem.Detail})
 	}
 	return d.pages.redirect(w, r, "/connections/"+c.Name, notice{Text: "Connection " + c.Name + " was created."})

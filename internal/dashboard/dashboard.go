@@ -53,12 +53,11 @@ type Check struct {
 
 // Dashboard serves the pages. Use [New] to make one.
 type Dashboard struct {
-	operator *manage.Operator
-	health   func(context.Context) []Check
-	series   *timeSeries
-	pages    *renderer
-	auth     *auth
-	now      func() time.Time
+	Config
+
+	series *timeSeries
+	pages  *renderer
+	auth   *auth
 }
 
 // New returns a Dashboard.
@@ -66,6 +65,16 @@ func New(c Config) (*Dashboard, error) {
 	if c.Operator == nil || c.Gatherer == nil {
 		return nil, errors.New("dashboard: Config needs an Operator and a Gatherer")
 	}
+	c = c.withDefaults()
+	pages, err := newRenderer(c)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the pages: %w", err)
+	}
+	failures := &failureLimiter{now: c.Now, byNetwork: map[string]failures{}}
+	return &Dashboard{Config: c, series: &timeSeries{gatherer: c.Gatherer, now: c.Now}, pages: pages, auth: &auth{c, pages, failures}}, nil
+}
+
+func (c Config) withDefaults() Config {
 	if c.Health == nil {
 		c.Health = func(context.Context) []Check { return nil }
 	}
@@ -78,18 +87,7 @@ func New(c Config) (*Dashboard, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	pages, err := newRenderer(c)
-	if err != nil {
-		return nil, fmt.Errorf("parsing the pages: %w", err)
-	}
-	return &Dashboard{
-		operator: c.Operator,
-		health:   c.Health,
-		series:   &timeSeries{gatherer: c.Gatherer, now: c.Now},
-		pages:    pages,
-		auth:     &auth{Config: c, pages: pages, failures: &failureLimiter{now: c.Now, byNetwork: map[string]failures{}}},
-		now:      c.Now,
-	}, nil
+	return c
 }
 
 // Run samples the metrics for the charts until ctx ends.

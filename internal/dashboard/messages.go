@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -40,20 +41,24 @@ func adviseOperator(c credstore.Connection, now time.Time, links bool) advice {
 }
 
 func adviceFor(c credstore.Connection, now time.Time) advice {
-	switch c.Status {
-	case credstore.Pending:
-		return pendingAdvice(c)
-	case credstore.ReauthorizationRequired:
-		return reauthorizationAdvice(c)
-	case credstore.Degraded:
-		return degradedAdvice(c)
-	case credstore.Disabled:
-		return disabledAdvice(c)
+	if c.Status == credstore.Active {
+		return activeAdvice(c, now)
 	}
+	if a, ok := keyAdvice[c.Status]; ok && c.Kind.IsKey() {
+		return a
+	}
+	byReason := adviceByReason[c.Status]
+	if a, ok := byReason[c.Reason]; ok {
+		return a
+	}
+	return byReason[""]
+}
+
+func activeAdvice(c credstore.Connection, now time.Time) advice {
 	if !c.Kind.IsKey() || c.ExpiresAt.IsZero() || c.ExpiresAt.Sub(now) >= keyExpiryNotice {
 		return advice{Summary: "Working.", NextStep: "No action needed."}
 	}
-	// Pleo is the judge of whether a key has expired: the date is the operator's.
+	// The expiry of a key is what an operator entered: Pleo may still accept the key.
 	expiry := "The API key expires " + timeUntil(c.ExpiresAt, now)
 	if !c.ExpiresAt.After(now) {
 		expiry = "The API key was due to expire " + relativeTime(c.ExpiresAt, now)
@@ -65,90 +70,74 @@ func adviceFor(c credstore.Connection, now time.Time) advice {
 	}
 }
 
-func pendingAdvice(c credstore.Connection) advice {
-	if c.Kind.IsKey() {
-		return advice{
-			Summary:  "No API key has been entered yet.",
-			NextStep: "Send the customer a connect link to enter the key, or set it here.",
-			Action:   actionLink,
-		}
-	}
-	return advice{
-		Summary:  "The customer has not connected yet.",
-		NextStep: "Create a connect link and send it to an admin of the customer's Pleo account.",
-		Action:   actionLink,
-	}
+// keyAdvice has the advice about connections with API keys. For other statuses it is
+// that of adviceByReason.
+var keyAdvice = map[credstore.Status]advice{
+	credstore.Pending: {
+		"No API key has been entered yet.",
+		"Send the customer a connect link to enter the key, or set it here.", actionLink,
+	},
+	credstore.ReauthorizationRequired: {
+		"Pleo no longer accepts the API key. It was deleted, or it has expired.",
+		"Set a new key, or create a connect link for the customer to enter one.", actionKey,
+	},
 }
 
-func reauthorizationAdvice(c credstore.Connection) advice {
-	if c.Kind.IsKey() {
-		return advice{
-			Summary:  "Pleo no longer accepts the API key. It was deleted, or it has expired.",
-			NextStep: "Set a new key, or create a connect link for the customer to enter one.",
-			Action:   actionKey,
-		}
-	}
-	summary := "Pleo rejected the refresh token, so the connection cannot get new access tokens."
-	switch c.Reason {
-	case credstore.ReasonUnknownOutcome:
-		summary = "The response to a refresh was lost, and the new refresh token with it. The old one is no longer valid."
-	case credstore.ReasonRefreshTokenInactive:
-		summary = "Pleo reports that the refresh token is no longer active: access was revoked in Pleo, or another program used the token."
-	case credstore.ReasonUnexpectedResponse:
-		summary = "Pleo returned an unexpected response to every refresh for 24 hours."
-	case credstore.ReasonUninstalled:
-		return advice{
-			Summary:  "The integration was uninstalled in Pleo.",
-			NextStep: "To use it again: " + lowerFirst(connectAgain) + " Otherwise remove the connection.",
-			Action:   actionLink,
-		}
-	}
-	return advice{Summary: summary, NextStep: connectAgain, Action: actionLink}
-}
-
-func degradedAdvice(c credstore.Connection) advice {
-	switch c.Reason {
-	case credstore.ReasonClientRejected:
-		return advice{
-			Summary:  "Pleo rejected the OAuth client of this proxy. The connection itself is not affected.",
-			NextStep: "Compare oauth.client_id and oauth.client_secret in the configuration with Pleo's developer portal. Then refresh.",
-			Action:   actionRefresh,
-		}
-	case credstore.ReasonCircuitBreakerOpen:
-		return advice{
-			Summary:  "The circuit breaker is open: many connections were rejected at once, so the proxy has paused refreshes and only tries one from time to time.",
-			NextStep: "Check Pleo's status page, and whether your OAuth client is still registered. Refreshes resume automatically once one succeeds.",
-		}
-	case credstore.ReasonRetryRequested:
-		return advice{Summary: "The rejected refresh token is being retried, as an operator requested.", NextStep: retriesAutomatically}
-	case credstore.ReasonAccessTokenMissing:
-		return advice{Summary: "Pleo's last response contained a refresh token but no access token.", NextStep: retriesAutomatically}
-	case credstore.ReasonUnknownOutcome:
-		return advice{Summary: "The response to the last refresh was lost. The proxy is checking whether the old refresh token is still valid.", NextStep: retriesAutomatically}
-	}
-	return advice{
-		Summary:  "Pleo's authorization server is unavailable or busy. Requests keep working while the present access token is valid.",
-		NextStep: retriesAutomatically + " If this continues, check Pleo's status page and the network connection of this machine, then refresh.",
-		Action:   actionRefresh,
-	}
-}
-
-func disabledAdvice(c credstore.Connection) advice {
-	switch c.Reason {
-	case credstore.ReasonCompanyConflict:
-		return advice{
-			Summary:  "The credential belongs to the wrong company, so it is not used.",
-			NextStep: "Create a connect link and have the right company connected, or remove the connection. The history shows what it conflicts with.",
-			Action:   actionLink,
-		}
-	case credstore.ReasonExported:
-		return advice{
-			Summary:  "The secrets were exported to another program. If two programs use one refresh token, both lose access.",
-			NextStep: "Remove the connection here. To use it here instead, stop the other program and enable it. If the other program has refreshed the token in the meantime, also create a connect link to connect again.",
-			Action:   actionRemove,
-		}
-	}
-	return advice{Summary: "An operator disabled this connection. It is not used.", NextStep: "Enable it to use it again.", Action: actionEnable}
+// adviceByReason has the advice for statuses and reasons. The empty reason stands for
+// all others.
+var adviceByReason = map[credstore.Status]map[string]advice{
+	credstore.Pending: {
+		"": {
+			"The customer has not connected yet.",
+			"Create a connect link and send it to an admin of the customer's Pleo account.", actionLink,
+		},
+	},
+	credstore.ReauthorizationRequired: {
+		"": {"Pleo rejected the refresh token, so the connection cannot get new access tokens.", connectAgain, actionLink},
+		credstore.ReasonUnknownOutcome: {
+			"The response to a refresh was lost, and the new refresh token with it. The old one is no longer valid.", connectAgain, actionLink,
+		},
+		credstore.ReasonRefreshTokenInactive: {
+			"Pleo reports that the refresh token is no longer active: access was revoked in Pleo, or another program used the token.", connectAgain, actionLink,
+		},
+		credstore.ReasonUnexpectedResponse: {
+			"Pleo returned an unexpected response to every refresh for 24 hours.", connectAgain, actionLink,
+		},
+		credstore.ReasonUninstalled: {
+			"The integration was uninstalled in Pleo.",
+			"To use it again: " + lowerFirst(connectAgain) + " Otherwise remove the connection.", actionLink,
+		},
+	},
+	credstore.Degraded: {
+		"": {
+			"Pleo's authorization server is unavailable or busy. Requests keep working while the present access token is valid.",
+			retriesAutomatically + " If this continues, check Pleo's status page and the network connection of this machine, then refresh.", actionRefresh,
+		},
+		credstore.ReasonClientRejected: {
+			"Pleo rejected the OAuth client of this proxy. The connection itself is not affected.",
+			"Compare oauth.client_id and oauth.client_secret in the configuration with Pleo's developer portal. Then refresh.", actionRefresh,
+		},
+		credstore.ReasonCircuitBreakerOpen: {
+			"The circuit breaker is open: many connections were rejected at once, so the proxy has paused refreshes and only tries one from time to time.",
+			"Check Pleo's status page, and whether your OAuth client is still registered. Refreshes resume automatically once one succeeds.", "",
+		},
+		credstore.ReasonRetryRequested:     {"The rejected refresh token is being retried, as an operator requested.", retriesAutomatically, ""},
+		credstore.ReasonAccessTokenMissing: {"Pleo's last response contained a refresh token but no access token.", retriesAutomatically, ""},
+		credstore.ReasonUnknownOutcome: {
+			"The response to the last refresh was lost. The proxy is checking whether the old refresh token is still valid.", retriesAutomatically, "",
+		},
+	},
+	credstore.Disabled: {
+		"": {"An operator disabled this connection. It is not used.", "Enable it to use it again.", actionEnable},
+		credstore.ReasonCompanyConflict: {
+			"The credential belongs to the wrong company, so it is not used.",
+			"Create a connect link and have the right company connected, or remove the connection. The history shows what it conflicts with.", actionLink,
+		},
+		credstore.ReasonExported: {
+			"The secrets were exported to another program. If two programs use one refresh token, both lose access.",
+			"Remove the connection here. To use it here instead, stop the other program and enable it. If the other program has refreshed the token in the meantime, also create a connect link to connect again.", actionRemove,
+		},
+	},
 }
 
 // sentence returns the message of an event or a finding, which begins in lower case
@@ -174,50 +163,35 @@ func kindLabel(k credstore.Kind) string {
 	return label(string(k))
 }
 
-func eventLabel(t credstore.EventType) string {
-	switch t {
-	case credstore.EventKeyExpiring:
-		return "API key expires soon"
-	case credstore.EventCompanyLearned:
-		return "Company identified"
-	case credstore.EventCompanyOverride:
-		return "Different or shared company allowed"
-	case credstore.EventKeySet:
-		return "API key set"
-	case credstore.EventKeyStaged:
-		return "Next API key stored"
-	case credstore.EventKeyPromoted:
-		return "Next API key in use"
-	case credstore.EventLinkCreated:
-		return "Connect link created"
-	case credstore.EventConsentFailed:
-		return "Connecting failed"
-	case credstore.EventRetryRequested:
-		return "Retry of the rejected token requested"
-	case credstore.EventNotDelivered:
-		return "Webhook delivery failed"
-	}
-	return label(strings.TrimPrefix(string(t), "connection."))
+// eventLabels has the events whose type is no good label.
+var eventLabels = map[credstore.EventType]string{
+	credstore.EventKeyExpiring:     "API key expires soon",
+	credstore.EventCompanyLearned:  "Company identified",
+	credstore.EventCompanyOverride: "Different or shared company allowed",
+	credstore.EventKeySet:          "API key set",
+	credstore.EventKeyStaged:       "Next API key stored",
+	credstore.EventKeyPromoted:     "Next API key in use",
+	credstore.EventLinkCreated:     "Connect link created",
+	credstore.EventConsentFailed:   "Connecting failed",
+	credstore.EventRetryRequested:  "Retry of the rejected token requested",
+	credstore.EventNotDelivered:    "Webhook delivery failed",
 }
 
-// finding is the label of a check result, and the status that has its color.
+func eventLabel(t credstore.EventType) string {
+	return cmp.Or(eventLabels[t], label(strings.TrimPrefix(string(t), "connection.")))
+}
+
+// finding is how a check result is shown: its label, and a status with its color.
 type finding struct {
 	Label string
 	Color credstore.Status
 }
 
-func findingLabel(r refresh.CheckResult) finding {
-	switch r {
-	case refresh.Valid:
-		return finding{"Valid", credstore.Active}
-	case refresh.Expired:
-		return finding{"Expired", credstore.Pending}
-	case refresh.Rejected:
-		return finding{"Not valid", credstore.ReauthorizationRequired}
-	case refresh.OtherCompany:
-		return finding{"Wrong company", credstore.ReauthorizationRequired}
-	case refresh.NotChecked:
-		return finding{"Not checked", credstore.Pending}
-	}
-	return finding{"Unknown", credstore.Pending}
+var findings = map[refresh.CheckResult]finding{
+	refresh.Valid:        {"Valid", credstore.Active},
+	refresh.Expired:      {"Expired", credstore.Pending},
+	refresh.Rejected:     {"Not valid", credstore.ReauthorizationRequired},
+	refresh.OtherCompany: {"Wrong company", credstore.ReauthorizationRequired},
+	refresh.NotChecked:   {"Not checked", credstore.Pending},
+	refresh.CheckFailed:  {"Unknown", credstore.Pending},
 }

@@ -38,8 +38,11 @@ type operation struct {
 	// warning returns what makes the operation dangerous or useless for the
 	// connection, or "". Nil: there is nothing.
 	warning func(credstore.Connection) string
-	run     func(context.Context, *manage.Operator, credstore.Connection, url.Values) (result, error)
+	run     runner
 }
+
+// runner runs an operation with the fields of its form.
+type runner func(context.Context, *manage.Operator, credstore.Connection, url.Values) (result, error)
 
 // result is the outcome of an operation: a page of its own, or a notice on the page
 // of the connection.
@@ -86,20 +89,20 @@ func operations() []operation {
 			available: func(_ *manage.Operator, c credstore.Connection) bool {
 				return c.Kind == credstore.OAuth && c.Status == credstore.ReauthorizationRequired && c.Reason != credstore.ReasonUninstalled
 			},
-			run: retry,
+			run: change((*manage.Operator).Retry, "The rejected refresh token is being retried. Reload this page in a few seconds to see the result."),
 		},
 		{
 			Name: actionDisable, Label: "Disable",
 			Description: "Stops all requests and refreshes of the connection until it is enabled again. Its credential is kept. A refresh token that is not used for 60 days may expire at Pleo.",
 			available:   func(_ *manage.Operator, c credstore.Connection) bool { return c.Status != credstore.Disabled },
-			run:         disable,
+			run:         change((*manage.Operator).Disable, "The connection was disabled."),
 		},
 		{
 			Name: actionEnable, Label: "Enable",
 			Description: "Allows requests with the connection again, if its credential is still valid.",
 			available:   func(_ *manage.Operator, c credstore.Connection) bool { return c.Status == credstore.Disabled },
 			warning:     enableWarning,
-			run:         enable,
+			run:         change((*manage.Operator).Enable, "The connection was enabled."),
 		},
 		{
 			Name: actionRemove, Label: "Remove", Danger: true,
@@ -160,7 +163,7 @@ type confirmPage struct {
 
 // findOperation returns the connection and the operation that the path names.
 func (d *Dashboard) findOperation(r *http.Request) (credstore.Connection, operation, error) {
-	c, err := d.operator.Find(r.Context(), r.PathValue("name"))
+	c, err := d.Operator.Find(r.Context(), r.PathValue("name"))
 	if err != nil {
 		return c, operation{}, err
 	}
@@ -168,7 +171,7 @@ func (d *Dashboard) findOperation(r *http.Request) (credstore.Connection, operat
 	if o.Name == "" {
 		return c, o, manage.NewProblem(manage.CodeNotFound, "There is nothing at this address.")
 	}
-	if !o.available(d.operator, c) {
+	if !o.available(d.Operator, c) {
 		return c, o, manage.NewProblem(manage.CodeNotPossible, "“%s” is not possible for connection %s in its present state (%s).", o.Label, c.Name, label(string(c.Status)))
 	}
 	return c, o, nil
@@ -183,7 +186,7 @@ func (d *Dashboard) confirmForm(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *Dashboard) renderConfirm(w http.ResponseWriter, r *http.Request, status int, p confirmPage) error {
-	p.ReturnURLs = d.operator.ReturnURLs
+	p.ReturnURLs = d.Operator.ReturnURLs
 	if p.Operation.warning != nil {
 		p.Warning = p.Operation.warning(p.Connection)
 	}
@@ -200,12 +203,12 @@ func (d *Dashboard) runOperation(w http.ResponseWriter, r *http.Request) error {
 	if id := r.PostForm.Get("connection_id"); id != "" && id != c.ID {
 		return manage.NewProblem(manage.CodeNotPossible, "The connection that you confirmed this for was removed in the meantime, and another connection is named %s now. Nothing was changed.", c.Name)
 	}
-	result, err := o.run(r.Context(), d.operator, c, r.PostForm)
+	result, err := o.run(r.Context(), d.Operator, c, r.PostForm)
 	if webguard.ClientGone(r, err) {
 		return err
 	}
 	if err != nil {
-		problem := d.operator.Problem(err)
+		problem := d.Operator.Problem(err)
 		return d.renderConfirm(w, r, problem.Status, confirmPage{Connection: c, Operation: o, Error: problem.Detail, Form: r.PostForm})
 	}
 	if result.Page != "" {
@@ -270,19 +273,12 @@ func refreshNow(ctx context.Context, o *manage.Operator, c credstore.Connection,
 	return result{Notice: "Pleo returned a new token pair."}, err
 }
 
-func retry(ctx context.Context, o *manage.Operator, c credstore.Connection, _ url.Values) (result, error) {
-	_, err := o.Retry(ctx, c)
-	return result{Notice: "The rejected refresh token is being retried. Reload this page in a few seconds to see the result."}, err
-}
-
-func disable(ctx context.Context, o *manage.Operator, c credstore.Connection, _ url.Values) (result, error) {
-	_, err := o.Disable(ctx, c)
-	return result{Notice: "The connection was disabled."}, err
-}
-
-func enable(ctx context.Context, o *manage.Operator, c credstore.Connection, _ url.Values) (result, error) {
-	_, err := o.Enable(ctx, c)
-	return result{Notice: "The connection was enabled."}, err
+// change returns the function that runs a change of the connection's state.
+func change(do func(*manage.Operator, context.Context, credstore.Connection) (credstore.Connection, error), notice string) runner {
+	return func(ctx context.Context, o *manage.Operator, c credstore.Connection, _ url.Values) (result, error) {
+		_, err := do(o, ctx, c)
+		return result{Notice: notice}, err
+	}
 }
 
 func remove(ctx context.Context, o *manage.Operator, c credstore.Connection, form url.Values) (result, error) {

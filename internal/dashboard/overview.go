@@ -82,16 +82,16 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 			page.Period = p
 		}
 	}
-	err := page.load(r.Context(), d.operator, d.now())
+	err := page.load(r.Context(), d.Operator, d.Now())
 	if webguard.ClientGone(r, err) {
 		return err
 	}
 	if err != nil { // all the more reason to show how the program is
-		problem := d.operator.Problem(err)
+		problem := d.Operator.Problem(err)
 		page.Error, status = problem.Detail, problem.Status
 	}
 	page.Charts = d.series.charts(page.Period)
-	page.Checks = d.health(r.Context())
+	page.Checks = d.Health(r.Context())
 	return d.pages.render(w, r, status, "overview", view{Title: "Overview", Current: "/", Page: page})
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
@@ -39,19 +40,14 @@ type view struct {
 
 // renderer renders pages.
 type renderer struct {
-	operator    *manage.Operator
-	sessions    *sessions
-	environment string
-	exposed     bool
-	templates   map[string]*template.Template // name of the file in pages, without .html
-	logger      *zap.Logger
+	Config
+
+	sessions  *sessions
+	templates map[string]*template.Template // name of the file in pages, without .html
 }
 
 func newRenderer(c Config) (*renderer, error) {
-	p := &renderer{
-		operator: c.Operator, sessions: newSessions(c.Token, c.Now), environment: c.Environment, exposed: c.Exposed,
-		templates: map[string]*template.Template{}, logger: c.Logger,
-	}
+	p := &renderer{Config: c, sessions: newSessions(c.Token, c.Now), templates: map[string]*template.Template{}}
 	base, err := template.New("").Funcs(templateFuncs(c)).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html")
 	if err != nil {
 		return nil, err
@@ -83,7 +79,7 @@ func templateFuncs(c Config) template.FuncMap {
 		"label":    func(v any) string { return label(fmt.Sprint(v)) },
 		"kind":     kindLabel,
 		"event":    eventLabel,
-		"finding":  findingLabel,
+		"finding":  func(r refresh.CheckResult) finding { return findings[r] },
 		"advise": func(connection credstore.Connection) advice {
 			return adviseOperator(connection, c.Now(), c.Operator.Links != nil)
 		},
@@ -110,9 +106,9 @@ func (p *renderer) serve(h handler) http.HandlerFunc {
 		if err == nil || webguard.ClientGone(r, err) {
 			return
 		}
-		problem := p.operator.Problem(err)
+		problem := p.Operator.Problem(err)
 		if err := p.render(w, r, problem.Status, "problem", view{Title: problem.Title, Page: problem}); err != nil {
-			p.logger.Error("rendering page failed", zap.Error(err))
+			p.Logger.Error("rendering page failed", zap.Error(err))
 		}
 	}
 }
@@ -132,7 +128,7 @@ func (p *renderer) notFound(w http.ResponseWriter, r *http.Request) {
 // rendered, so that an error can still become another page.
 func (p *renderer) render(w http.ResponseWriter, r *http.Request, status int, name string, v view) error {
 	s := p.sessions.find(r)
-	v.Environment, v.ReadWithoutSession, v.SignedIn = p.environment, !p.exposed, s != nil
+	v.Environment, v.ReadWithoutSession, v.SignedIn = p.Environment, !p.Exposed, s != nil
 	if s != nil {
 		v.CSRFToken = s.csrfToken
 		if v.Notice == (notice{}) {
