@@ -70,6 +70,7 @@ type Store struct {
 	Err         error
 }
 
+// Find implements [manage.Store].
 func (s *Store) Find(_ context.Context, name string) (credstore.Connection, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,6 +85,7 @@ func (s *Store) Find(_ context.Context, name string) (credstore.Connection, erro
 	return credstore.Connection{}, credstore.ErrNotFound
 }
 
+// List implements [manage.Store].
 func (s *Store) List(_ context.Context, q credstore.Query) (credstore.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,6 +116,7 @@ func (s *Store) List(_ context.Context, q credstore.Query) (credstore.Page, erro
 	return page, nil
 }
 
+// Count implements [manage.Store].
 func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,6 +127,7 @@ func (s *Store) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	return counts, errors.Join(s.Err, ctx.Err())
 }
 
+// Events implements [manage.Store].
 func (s *Store) Events(_ context.Context, id, before string, limit int) (credstore.HistoryPage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,6 +148,7 @@ func (s *Store) Events(_ context.Context, id, before string, limit int) (credsto
 	return page, s.Err
 }
 
+// Removed implements [manage.Store].
 func (s *Store) Removed(_ context.Context, name string) (id string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,6 +160,7 @@ func (s *Store) Removed(_ context.Context, name string) (id string, err error) {
 	return "", credstore.ErrNotFound
 }
 
+// Create implements [manage.Store].
 func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstore.Connection, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,6 +182,7 @@ func (s *Store) Create(ctx context.Context, n credstore.NewConnection) (credstor
 	return c, nil
 }
 
+// Disable implements [manage.Store].
 func (s *Store) Disable(ctx context.Context, id, reason string) error {
 	return s.change(ctx, id, credstore.EventDisabled, func(c *credstore.Connection) error {
 		c.Status, c.Reason = credstore.Disabled, reason
@@ -183,6 +190,7 @@ func (s *Store) Disable(ctx context.Context, id, reason string) error {
 	})
 }
 
+// Enable implements [manage.Store].
 func (s *Store) Enable(ctx context.Context, id string) error {
 	return s.change(ctx, id, credstore.EventEnabled, func(c *credstore.Connection) error {
 		if c.Status == credstore.Disabled {
@@ -192,6 +200,7 @@ func (s *Store) Enable(ctx context.Context, id string) error {
 	})
 }
 
+// RetryRejected implements [manage.Store].
 func (s *Store) RetryRejected(ctx context.Context, id string, _ time.Time) error {
 	return s.change(ctx, id, credstore.EventRetryRequested, func(c *credstore.Connection) error {
 		if c.Status != credstore.ReauthorizationRequired {
@@ -230,6 +239,7 @@ func (s *Store) Record(ctx context.Context, c credstore.Connection, what credsto
 	})
 }
 
+// Remove implements [manage.Store].
 func (s *Store) Remove(_ context.Context, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
