@@ -16,19 +16,19 @@ type otherProcess struct {
 	id    string
 }
 
-// otherProcess takes the lease of a connection.
-func (w *env) stranger(id string) *otherProcess {
+// otherProcess acquires the lease of a connection.
+func (w *env) otherProcess(id string) *otherProcess {
 	w.t.Helper()
 	store := w.command()
-	lease, err := store.Acquire(w.t.Context(), id, "stranger")
+	lease, err := store.Acquire(w.t.Context(), id, "other process")
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	return &otherProcess{w, store, lease, id}
 }
 
-// rotate refreshes once, and keeps the lease. What is saved has lived for so long
-// already.
+// rotate refreshes once, and does not release the lease. The saved pair is as old as
+// age.
 func (s *otherProcess) rotate(age time.Duration) {
 	s.w.t.Helper()
 	c := s.w.state(s.id).Credential
@@ -48,8 +48,8 @@ func (s *otherProcess) rotate(age time.Duration) {
 	}
 }
 
-// TestWaitersUseTokenThatIsDue: what another process has obtained is good until
-// it expires, whoever refreshes it next.
+// A token that another process obtained is valid until it expires, even if it is due
+// for a refresh.
 func TestWaitersUseTokenThatIsDue(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.shared = true
@@ -57,24 +57,23 @@ func TestWaitersUseTokenThatIsDue(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		expire()
-		other := w.stranger(conn.ID)
+		other := w.otherProcess(conn.ID)
 		defer func() { _ = other.lease.Release() }()
 		began := time.Now()
-		answered := make(chan error, 1)
+		done := make(chan error, 1)
 		go func() {
 			_, err := p.Authorize(t.Context(), "acme")
-			answered <- err
+			done <- err
 		}()
 		synctest.Wait() // it waits for the lease
 		other.rotate(w.server.life - time.Minute)
-		if err := <-answered; err != nil || time.Since(began) > time.Second {
-			t.Errorf("answered %v after %v, want the other's token within a second", err, time.Since(began))
+		if err := <-done; err != nil || time.Since(began) > time.Second {
+			t.Errorf("Authorize = %v after %v, want the other's token within a second", err, time.Since(began))
 		}
 	})
 }
 
-// TestWaitersOfOlderRefreshWaitForNextOne: who joins a refresh of a version that
-// others have seen to already is not turned away at its end.
+// A request that joins a refresh of an older version gets no error when that ends.
 func TestWaitersOfOlderRefreshWaitForNextOne(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.shared = true
@@ -82,7 +81,7 @@ func TestWaitersOfOlderRefreshWaitForNextOne(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		p.mustAuthorize("acme")
-		other := w.stranger(conn.ID)
+		other := w.otherProcess(conn.ID)
 		time.Sleep(w.server.life - time.Minute) // a refresh ahead of expiry waits for the lease
 		other.rotate(0)
 		synctest.Wait() // it is known here
@@ -91,7 +90,7 @@ func TestWaitersOfOlderRefreshWaitForNextOne(t *testing.T) {
 		go func() {
 			a, err := p.Reauthorize(t.Context(), second)
 			if err != nil {
-				t.Errorf("a request that the API refused while another process refreshed: %v", err)
+				t.Errorf("a request that the API rejected while another process refreshed: %v", err)
 			}
 			third <- a
 		}()
@@ -104,13 +103,12 @@ func TestWaitersOfOlderRefreshWaitForNextOne(t *testing.T) {
 			t.Errorf("version %d, want 3", a.Version)
 		}
 		if n := w.server.count(); n != 2 {
-			t.Errorf("presented %d times, want twice by the other", n)
+			t.Errorf("sent %d times, want twice by the other", n)
 		}
 	})
 }
 
-// TestWaitingPairsAreSavedTogether: once the store has taken one pair, the others
-// that wait for it do not wait for their next tries.
+// When the store has saved one pair, the others do not wait for their next attempt.
 func TestWaitingPairsAreSavedTogether(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		ids := []string{w.connect("one").ID, w.connect("two").ID}

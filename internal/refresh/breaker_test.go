@@ -24,7 +24,7 @@ func (w *env) connectMany(n int) (names []string) {
 }
 
 // useAll sends one request of each connection, a few dozen a second.
-func (p *process) useAll(names []string) (good int) {
+func (p *process) useAll(names []string) (authorized int) {
 	var (
 		mu sync.Mutex
 		wg sync.WaitGroup
@@ -35,12 +35,12 @@ func (p *process) useAll(names []string) (good int) {
 			if _, err := p.Authorize(p.w.t.Context(), name); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
-				good++
+				authorized++
 			}
 		})
 	}
 	wg.Wait()
-	return good
+	return authorized
 }
 
 func TestRule13BreakerOpensWhenAllAreRejected(t *testing.T) {
@@ -51,32 +51,32 @@ func TestRule13BreakerOpensWhenAllAreRejected(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		expire()
-		if good := p.useAll(names); good != 0 {
-			t.Fatalf("%d requests were authorized, want none", good)
+		if n := p.useAll(names); n != 0 {
+			t.Fatalf("%d requests were authorized, want none", n)
 		}
 		if n := w.server.count(); n > 20 {
-			t.Errorf("%d tokens spent while all are refused, want at most 20", n)
+			t.Errorf("%d tokens sent while all are rejected, want at most 20", n)
 		}
 		if testutil.ToFloat64(p.metrics.breakerOpen) != 1 {
-			t.Error("pleo_circuit_breaker_open is not raised")
+			t.Error("pleo_circuit_breaker_open is not 1")
 		}
-		condemned := w.count(credstore.ReauthorizationRequired)
+		rejected := w.count(credstore.ReauthorizationRequired)
 		time.Sleep(2 * time.Hour)
 		if n := w.server.count(); n > 20+13 {
-			t.Errorf("%d tokens spent two hours later, want one probe every ten minutes", n)
+			t.Errorf("%d tokens sent two hours later, want one probe every ten minutes", n)
 		}
-		if n := w.count(credstore.ReauthorizationRequired); n != condemned || n > breaker.MinConnections {
-			t.Errorf("%d connections condemned, then %d; want at most %d, and none while the brake holds", condemned, n, breaker.MinConnections)
+		if n := w.count(credstore.ReauthorizationRequired); n != rejected || n > breaker.MinConnections {
+			t.Errorf("%d connections rejected, then %d; want at most %d, and none while the breaker is open", rejected, n, breaker.MinConnections)
 		}
 
 		w.server.onArrival(nil)
 		time.Sleep(21 * time.Minute)
 		synctest.Wait()
 		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
-			t.Error("pleo_circuit_breaker_open is still raised after the refusals have ended")
+			t.Error("pleo_circuit_breaker_open is still 1 after the rejections have ended")
 		}
-		if good := p.useAll(names); good < len(names)-condemned {
-			t.Errorf("%d of %d connections work after the refusals have ended, want all but the %d condemned before the brake held", good, len(names), condemned)
+		if n := p.useAll(names); n < len(names)-rejected {
+			t.Errorf("%d of %d connections work after the rejections have ended, want all but the %d rejected before the breaker opened", n, len(names), rejected)
 		}
 	})
 }
@@ -88,20 +88,17 @@ func TestRule13FewRejectionsAmongManyDoNotOpenBreaker(t *testing.T) {
 		defer p.stop()
 		w.server.revoke(10)
 		expire()
-		if good := p.useAll(names); good != 90 {
-			t.Errorf("%d of 100 connections work, want the 90 whose grants live", good)
+		if n := p.useAll(names); n != 90 {
+			t.Errorf("%d of 100 connections work, want the 90 whose grants are not revoked", n)
 		}
 		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
-			t.Error("pleo_circuit_breaker_open is raised by one refusal in ten")
+			t.Error("pleo_circuit_breaker_open is 1 after one rejection in ten")
 		}
 	})
 }
 
-// A third of many connections is refused at once. Those under way that are
-// accepted do not release the brake, and a busy, good time before does not
-// outweigh what is now.
-// A process that stood still presents what others have rotated meanwhile. That it
-// is refused says nothing about Pleo, nor about our client.
+// A process that was paused sends tokens that other processes have exchanged
+// meanwhile. Their rejection says nothing about Pleo or our client.
 func TestRule13RejectionsOfReplacedTokensDoNotCount(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		var connections []credstore.Connection
@@ -121,11 +118,13 @@ func TestRule13RejectionsOfReplacedTokensDoNotCount(t *testing.T) {
 			}
 		}
 		if testutil.ToFloat64(p.metrics.breakerOpen) != 0 {
-			t.Error("pleo_circuit_breaker_open is raised, although each refused token had been replaced")
+			t.Error("pleo_circuit_breaker_open is 1, although each rejected token had been replaced")
 		}
 	})
 }
 
+// A third of many connections is rejected at once. Tokens in flight that are accepted
+// do not close the breaker, and successes long before do not outweigh it.
 func TestRule13RefreshesInFlightDoNotCloseBreaker(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.server.life = 5 * time.Minute
@@ -134,8 +133,8 @@ func TestRule13RefreshesInFlightDoNotCloseBreaker(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		expire()
-		if good := p.useAll(names); good != len(names) {
-			t.Fatalf("%d of %d connections work, want all", good, len(names))
+		if n := p.useAll(names); n != len(names) {
+			t.Fatalf("%d of %d connections work, want all", n, len(names))
 		}
 		time.Sleep(9*time.Minute + 30*time.Second) // one more refresh ahead of expiry, 5 minutes ago
 		w.server.revoke(3)
@@ -146,7 +145,7 @@ func TestRule13RefreshesInFlightDoNotCloseBreaker(t *testing.T) {
 		}
 		wg.Wait()
 		if n := w.server.count() - before; n == 0 || n > 40 || testutil.ToFloat64(p.metrics.breakerOpen) != 1 {
-			t.Errorf("%d tokens spent while a third is refused, want the brake to hold soon", n)
+			t.Errorf("%d tokens sent while a third is rejected, want the breaker to open soon", n)
 		}
 	})
 }

@@ -22,7 +22,7 @@ func parts(c CredentialCheck) []string {
 	return found
 }
 
-// tokenAPI is an API that answers to all tokens alike.
+// tokenAPI is an API with the same response to all tokens.
 type tokenAPI func() (pleo.Identity, error)
 
 func (a tokenAPI) Introspect(context.Context, credstore.Secret) (pleo.Identity, error) { return a() }
@@ -48,7 +48,7 @@ func TestCheckOfTokenPair(t *testing.T) {
 		want    []string
 		healthy bool
 	}{
-		{name: "all good", api: belongsTo("c1"), want: []string{"access_token valid", "refresh_token valid"}, healthy: true},
+		{name: "all valid", api: belongsTo("c1"), want: []string{"access_token valid", "refresh_token valid"}, healthy: true},
 		{name: "another company", api: belongsTo("c2"), want: []string{"access_token other_company", "refresh_token valid"}},
 		{
 			name: "access token expired", api: fails(errors.New("must not be asked")), healthy: true,
@@ -70,7 +70,7 @@ func TestCheckOfTokenPair(t *testing.T) {
 			prepare: func(_ *testing.T, w *env) { w.server.noIntrospection = true },
 			want:    []string{"access_token valid", "refresh_token not_checked"},
 		},
-		{name: "API away", api: fails(errors.New("connection refused")), want: []string{"access_token unknown", "refresh_token valid"}},
+		{name: "API unavailable", api: fails(errors.New("connection refused")), want: []string{"access_token unknown", "refresh_token valid"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *env) {
@@ -89,7 +89,7 @@ func TestCheckOfTokenPair(t *testing.T) {
 					t.Errorf("healthy %v, want %v; findings (-want +got):\n%s", got.Healthy(), tt.healthy, diff)
 				}
 				if n := w.server.count(); n != 0 {
-					t.Errorf("%d tokens were presented, want none", n)
+					t.Errorf("%d tokens were sent, want none", n)
 				}
 			})
 		})
@@ -103,7 +103,7 @@ func TestCheckOfKeys(t *testing.T) {
 		want    []string
 		healthy bool
 	}{
-		{name: "both good", knows: map[string]string{"old": "c1", "new": "c1"}, want: []string{"api_key valid", "next_api_key valid"}, healthy: true},
+		{name: "both valid", knows: map[string]string{"old": "c1", "new": "c1"}, want: []string{"api_key valid", "next_api_key valid"}, healthy: true},
 		{name: "staged key wrong", knows: map[string]string{"old": "c1"}, want: []string{"api_key valid", "next_api_key rejected"}, healthy: true},
 		{name: "key wrong", knows: map[string]string{"new": "c2"}, want: []string{"api_key rejected", "next_api_key other_company"}},
 	} {
@@ -168,8 +168,8 @@ func TestCheckOfUnknownConnection(t *testing.T) {
 		if err != nil || got.Healthy() || len(got.Findings) != 0 {
 			t.Errorf("Check of a pending connection = %+v, %v, want no findings and not healthy", got, err)
 		}
-		if _, err := c.Check(t.Context(), "nobody"); !errors.Is(err, credstore.ErrNotFound) {
-			t.Errorf("Check of nobody = %v, want ErrNotFound", err)
+		if _, err := c.Check(t.Context(), "unknown"); !errors.Is(err, credstore.ErrNotFound) {
+			t.Errorf("Check of an unknown connection = %v, want ErrNotFound", err)
 		}
 	})
 }

@@ -23,7 +23,7 @@ func owners(companies map[string]string) *keyAPI {
 }
 
 // consented is a grant of the server for the company, as a customer's click gives
-// it. exchanging, if not nil, is called when the code has been spent.
+// it. exchanging, if not nil, is called when the code has been exchanged.
 func (w *env) consented(api *keyAPI, id, company string, exchanging func()) (ConsentGrant, pleo.Tokens) {
 	tokens := w.server.grant()
 	api.mu.Lock()
@@ -93,7 +93,7 @@ func TestConsentActivatesConnection(t *testing.T) {
 			t.Fatalf("Consent = %+v, %v, want version 1 of company c1, active, with the scope that was given", got, err)
 		}
 		if a := p.mustAuthorize("acme"); a.Value.Reveal() != "Bearer "+tokens.AccessToken.Reveal() || w.server.count() != 0 {
-			t.Errorf("a request goes out with %q after %d refreshes, want the new token at once", a.Value.Reveal(), w.server.count())
+			t.Errorf("a request is sent with %q after %d refreshes, want the new token at once", a.Value.Reveal(), w.server.count())
 		}
 		if _, err := w.command().FindLink(t.Context(), token); !errors.Is(err, credstore.ErrLinkUsed) {
 			t.Errorf("FindLink = %v, want ErrLinkUsed", err)
@@ -102,7 +102,7 @@ func TestConsentActivatesConnection(t *testing.T) {
 		if err != nil || !slices.ContainsFunc(page.Events, func(e credstore.Event) bool {
 			return e.Type == credstore.EventConnected && e.Actor == credstore.ActorCustomer
 		}) {
-			t.Errorf("History = %+v, %v, want who has connected it", page.Events, err)
+			t.Errorf("History = %+v, %v, want the customer as the actor", page.Events, err)
 		}
 		wantEmpty(t, p.dir)
 	})
@@ -122,7 +122,7 @@ func TestF22ConsentDuringRefresh(t *testing.T) {
 			time.Sleep(begins)
 			grant, tokens := w.consented(api, conn.ID, "c1", func() {
 				if w.server.mostConcurrent() > 0 && begins > 0 && begins < 5*time.Second && w.state(conn.ID).Credential.Version != 2 {
-					t.Error("the code was exchanged while a refresh was under way")
+					t.Error("the code was exchanged while a refresh was in flight")
 				}
 			})
 			if _, err := p.Consent(t.Context(), grant); err != nil {
@@ -178,7 +178,7 @@ func TestConsentOfAnotherCompanyIsRejected(t *testing.T) {
 			t.Errorf("Consent = %v, want a CompanyTakenError about c2", err)
 		}
 		if a := p.mustAuthorize("acme"); a.Version != before.Version || !a.Value.Equal(before.Value) {
-			t.Errorf("after refused consents requests go out with version %d, want the one before", a.Version)
+			t.Errorf("after rejected consents requests are sent with version %d, want the one before", a.Version)
 		}
 		wantEmpty(t, p.dir)
 
@@ -222,14 +222,14 @@ func TestConsentWhileCredentialCheckFails(t *testing.T) {
 		api.fail(&pleo.StatusError{Status: 503})
 		grant, _ := w.consented(api, known.ID, "c2", nil)
 		if _, err := p.Consent(t.Context(), grant); err == nil {
-			t.Error("a consent whose company is not known took the place of one that is")
+			t.Error("a consent of an unknown company replaced one of a known company")
 		}
 		if v := w.state(known.ID).Credential.Version; v != 1 {
 			t.Errorf("version %d, want 1 as before", v)
 		}
 		grant, _ = w.consented(api, fresh.ID, "c3", nil)
 		if c, err := p.Consent(t.Context(), grant); err != nil || !c.CompanyUnverified {
-			t.Errorf("the first consent of a connection = %+v, %v, want it taken and unproven", c, err)
+			t.Errorf("the first consent of a connection = %+v, %v, want it saved and unverified", c, err)
 		}
 		_, err := p.Authorize(t.Context(), "fresh")
 		wantCode(t, err, ServerUnavailable) // it may be that of a company that another connection has
@@ -239,7 +239,7 @@ func TestConsentWhileCredentialCheckFails(t *testing.T) {
 			t.Errorf("once the API is back the connection is %+v, want its company known without a hand", c)
 		}
 		p.mustAuthorize("fresh")
-		time.Sleep(time.Second) // whoever asked goes on before all is tidied
+		time.Sleep(time.Second) // the caller continues before the lease is released
 		wantEmpty(t, p.dir)
 	})
 }
@@ -271,9 +271,8 @@ func TestConsentIsVerifiedBeforeUse(t *testing.T) {
 	})
 }
 
-// TestCompanyUnknown: a grant or key of nobody knows whom does not take the place
-// of one whose company is known. It is taken where there is none, since Pleo need
-// not say.
+// A grant or key of an unknown company does not replace one whose company is known. It
+// is accepted where there is none, since Pleo need not name the company.
 func TestCompanyUnknown(t *testing.T) {
 	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		known, fresh := w.bound("known", "c1"), w.pending("fresh")
@@ -287,7 +286,7 @@ func TestCompanyUnknown(t *testing.T) {
 		p.mustAuthorize("known")
 		grant, _ = w.consented(api, fresh.ID, "", nil)
 		if c, err := p.Consent(t.Context(), grant); err != nil || c.CompanyUnverified {
-			t.Errorf("the first consent = %+v, %v, want it taken", c, err)
+			t.Errorf("the first consent = %+v, %v, want it saved", c, err)
 		}
 		p.mustAuthorize("fresh")
 	})
@@ -300,12 +299,12 @@ func TestCompanyUnknown(t *testing.T) {
 			}
 		}
 		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") || w.state(conn.ID).Connection.CompanyUnverified {
-			t.Error("the key is not the one from before, or in doubt")
+			t.Error("the key has changed, or is unverified")
 		}
 	})
 }
 
-var errHanging = errors.New("no answer, ever")
+var errHanging = errors.New("no response")
 
 // TestCompanyFromOtherSources: where the API's introspection is away or does not say, the
 // authorization server's may, and the installation.
@@ -313,9 +312,9 @@ func TestCompanyFromOtherSources(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		down error
-		tell func(w *env, api *keyAPI, tokens pleo.Tokens, subject string)
+		set  func(w *env, api *keyAPI, tokens pleo.Tokens, subject string)
 	}{
-		{"the authorization server, while the API is away", &pleo.StatusError{Status: 503}, func(w *env, _ *keyAPI, tokens pleo.Tokens, subject string) {
+		{"the authorization server, while the API is unavailable", &pleo.StatusError{Status: 503}, func(w *env, _ *keyAPI, tokens pleo.Tokens, subject string) {
 			w.server.setSubject(tokens.AccessToken, subject)
 		}},
 		{"the authorization server, while the API hangs", errHanging, func(w *env, _ *keyAPI, tokens pleo.Tokens, subject string) {
@@ -333,7 +332,7 @@ func TestCompanyFromOtherSources(t *testing.T) {
 				conn := w.bound("acme", "c1")
 				for company, want := range map[string]error{"c2": credstore.ErrOtherCompany, "c1": nil} {
 					grant, tokens := w.consented(api, conn.ID, "", nil)
-					tt.tell(w, api, tokens, "urn:pleo:company:"+company)
+					tt.set(w, api, tokens, "urn:pleo:company:"+company)
 					if errors.Is(tt.down, errHanging) {
 						api.slow(time.Hour)
 					} else {
@@ -436,7 +435,7 @@ func TestNoExchangeWithoutSpoolRecord(t *testing.T) {
 		wantCode(t, err, ServerUnavailable)
 		slot.Remove()
 		if exchanged {
-			t.Error("a code was spent though what it brings could not have been kept")
+			t.Error("a code was exchanged although its tokens could not have been spooled")
 		}
 	})
 }
@@ -445,8 +444,8 @@ func TestConsentWithoutTokens(t *testing.T) {
 	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn := w.connect("acme")
 		for name, err := range map[string]error{
-			"refused":  &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"},
-			"not sent": &pleo.NotSentError{Err: errors.New("refused")},
+			"rejected": &pleo.ResponseError{Class: pleo.TokenRejected, Status: 400, Code: "invalid_grant"},
+			"not sent": &pleo.NotSentError{Err: errors.New("connection refused")},
 			"no pair":  nil,
 		} {
 			_, got := p.Consent(t.Context(), ConsentGrant{ConnectionID: conn.ID, Exchange: func(context.Context) (pleo.Tokens, error) {

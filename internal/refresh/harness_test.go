@@ -23,26 +23,26 @@ import (
 )
 
 // server is an authorization server as strict as Pleo's: a rotation ends the old
-// refresh token at once, and presenting a spent one revokes the whole grant.
+// refresh token at once, and sending it again revokes the whole grant.
 type server struct {
-	life  time.Duration // of access tokens; 0: answers name no expiry
-	delay time.Duration // between a token's arrival and the answer; see slow
+	life  time.Duration // of access tokens; 0: responses have no expiry
+	delay time.Duration // between a token's arrival and the response; see slow
 
 	noIntrospection bool // no introspection
 
 	// before is called when a token has arrived and nothing is committed; an
-	// error is the answer. after is called when the new pair exists; an error
-	// means that the answer is lost. See onArrival and onCommit.
+	// error is the response. after is called when the new pair exists; an error
+	// means that the response is lost. See onArrival and onCommit.
 	before, after atomic.Pointer[func() error]
 
 	mu             sync.Mutex // guards everything below
 	serial         int
 	live           map[string]int // refresh token → grant
 	revoked        map[int]bool   // grant → ended
-	owner          map[string]int // refresh token, live or spent → grant
+	owner          map[string]int // refresh token, exchanged ones included → grant
 	sent           map[string]int // refresh token → times
-	inFlight       map[int]int    // grant → requests under way
-	maxConcurrent  int            // maxConcurrent requests of one grant under way at once
+	inFlight       map[int]int    // grant → requests in flight
+	maxConcurrent  int            // most requests of one grant in flight at once
 	arrivals       []time.Time
 	introspections int
 	named          map[string]string // access token → whose introspection says it is
@@ -108,7 +108,7 @@ func call(hook *atomic.Pointer[func() error]) error {
 	return nil
 }
 
-// slow sets the delay of later answers.
+// slow sets the delay of later responses.
 func (s *server) slow(delay time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,7 +188,7 @@ func (s *server) revoke(every int) {
 	}
 }
 
-// sentMoreThan lists the refresh tokens presented more often than allowed.
+// sentMoreThan lists the refresh tokens sent more often than allowed.
 func (s *server) sentMoreThan(allowed int) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,7 +207,7 @@ func (s *server) count() int {
 	return len(s.arrivals)
 }
 
-// since returns when tokens were presented, counted from began.
+// since returns when tokens were sent, counted from began.
 func (s *server) since(began time.Time) []time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,7 +218,7 @@ func (s *server) since(began time.Time) []time.Duration {
 	return at
 }
 
-// mostConcurrent is the most requests of one grant that were under way at once.
+// mostConcurrent is the most requests of one grant that were in flight at once.
 func (s *server) mostConcurrent() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,8 +231,8 @@ type env struct {
 	data   *memory
 	server *server
 	cipher spool.Cipher
-	// polling makes processes look at the spool as often as they should, and keep a
-	// witness. It costs real time in weeks of virtual time.
+	// polling makes processes check the spool as often as they should, and keep a
+	// high-water mark. It costs real time in weeks of virtual time.
 	polling bool
 	shared  bool // processes know of each other
 	api     API  // of processes that start from now on; nil: none
@@ -333,7 +333,7 @@ func (p *process) drain() {
 }
 
 // link is a process's connection to the server; a killed process hears no
-// answer any more.
+// response any more.
 type link struct {
 	*server
 	cut chan struct{}
@@ -346,20 +346,20 @@ func (l *link) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens
 		tokens pleo.Tokens
 		err    error
 	}
-	answered := make(chan result, 1)
+	done := make(chan result, 1)
 	go func() {
 		tokens, err := l.server.Refresh(ctx, token)
-		answered <- result{tokens, err}
+		done <- result{tokens, err}
 	}()
 	select {
-	case r := <-answered:
+	case r := <-done:
 		return r.tokens, r.err
 	case <-l.cut:
 		return pleo.Tokens{}, errCut
 	}
 }
 
-// kill ends the process as SIGKILL does: at once, without another word to the
+// kill ends the process as SIGKILL does: at once, without another call of the
 // store or the spool, its leases freed by the kernel. It returns a directory
 // with what was in the spool at that moment.
 func (p *process) kill() string {

@@ -12,12 +12,12 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// keyAPI is an API that knows keys, and how often it was asked.
+// keyAPI is an API that knows keys, and counts its calls.
 type keyAPI struct {
 	mu        sync.Mutex        // guards everything below
 	companies map[string]string // Authorization value → company
 	down      error
-	asked     int
+	calls     int
 	delay     time.Duration
 	scope     string            // of everything; empty: not said
 	installed map[string]string // Authorization value → subject of its installation
@@ -31,7 +31,7 @@ func valueOf(key string) string {
 	return pleo.AuthorizationHeader(credstore.IntegratedKey, credstore.Credential{APIKey: credstore.NewSecret(key)}).Reveal()
 }
 
-// knows makes the key good for the company, or, with an empty one, for nothing.
+// knows makes the key valid for the company or, without one, not valid.
 func (a *keyAPI) knows(key, company string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -50,10 +50,10 @@ func (a *keyAPI) fail(err error) {
 func (a *keyAPI) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.asked
+	return a.calls
 }
 
-// slow sets how long answers take.
+// slow sets how long responses take.
 func (a *keyAPI) slow(delay time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -72,7 +72,7 @@ func (a *keyAPI) Introspect(ctx context.Context, authorization credstore.Secret)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.asked++
+	a.calls++
 	if a.down != nil {
 		return pleo.Identity{}, a.down
 	}
@@ -86,14 +86,14 @@ func (a *keyAPI) Introspect(ctx context.Context, authorization credstore.Secret)
 	return pleo.Identity{CompanyID: company, Subject: "urn:pleo:company:" + company, Scope: a.scope}, nil
 }
 
-// hideCompany makes the key good without saying whose it is.
+// hideCompany makes the key valid without naming its company.
 func (a *keyAPI) hideCompany(key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.companies[valueOf(key)] = ""
 }
 
-// InstallationSubject knows what was told to it.
+// InstallationSubject returns the subject that a test has set.
 func (a *keyAPI) InstallationSubject(_ context.Context, authorization credstore.Secret) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -104,7 +104,7 @@ func (a *keyAPI) InstallationSubject(_ context.Context, authorization credstore.
 }
 
 // withKey runs f on a process that serves the connection "legacy" of company
-// c1, whose key the API has just ended.
+// c1, whose key is no longer valid.
 func withKey(t *testing.T, f func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, w *env) {
@@ -133,9 +133,9 @@ func Test401OfValidKeyLeavesItActive(t *testing.T) {
 		name    string
 		prepare func(*keyAPI)
 	}{
-		{"introspection says good", func(a *keyAPI) { a.knows("old", "c1") }},
+		{"the key is valid", func(a *keyAPI) { a.knows("old", "c1") }},
 		{"introspection is forbidden", func(a *keyAPI) { a.fail(&pleo.StatusError{Status: 403}) }},
-		{"introspection is away", func(a *keyAPI) { a.fail(errors.New("connection refused")) }},
+		{"the API is unavailable", func(a *keyAPI) { a.fail(errors.New("connection refused")) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
@@ -192,13 +192,13 @@ func TestKeyIsRejectedByCredentialCheckOnly(t *testing.T) {
 
 func TestStagedKeyReplacesRejectedKey(t *testing.T) {
 	for _, tt := range []struct {
-		name    string
-		company string // of the staged key; empty: it is no good
-		taken   bool
+		name     string
+		company  string // of the staged key; empty: it is not valid
+		promoted bool
 	}{
 		{"of the same company", "C1", true},
 		{"of another company", "c2", false},
-		{"no good either", "", false},
+		{"not valid either", "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
@@ -209,7 +209,7 @@ func TestStagedKeyReplacesRejectedKey(t *testing.T) {
 				api.knows("next", tt.company)
 				a, err := p.rejected("legacy")
 				got := w.state(conn.ID)
-				if !tt.taken {
+				if !tt.promoted {
 					if !errors.Is(err, ErrSuppressed) || got.Connection.Reason != credstore.ReasonKeyRejected || got.Credential.NextKey.IsZero() {
 						t.Errorf("Reauthorize = %v, state %+v; want ErrSuppressed, %s and the key still staged", err, got, credstore.ReasonKeyRejected)
 					}
@@ -283,7 +283,7 @@ func TestUninstallEndsConnection(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		if n := w.server.count(); n != 0 {
-			t.Errorf("presented %d times, want 0", n)
+			t.Errorf("sent %d times, want 0", n)
 		}
 		w.regrant(conn.ID) // a new consent
 		w.data.mu.Lock()

@@ -48,8 +48,7 @@ pleo_store_unwritable `+unwritable+"\n"))
 	wantGauges("0", "0", "1")
 }
 
-// TestCountersStartAtZero: the first refusal of a client has to show
-// in an increase.
+// The first rejection of a client must show in an increase.
 func TestCountersStartAtZero(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	newMetrics(registry)

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-var mutations = flag.Bool("mutations", false, "break the protocol in several ways and see the simulation notice each")
+var mutations = flag.Bool("mutations", false, "break the protocol in several ways and check that the simulation catches each")
 
-// mutation is one promise of the protocol, broken.
+// mutation is the protocol with one promise broken.
 type mutation struct {
 	name   string
-	breaks string // what the simulation says of the invariant that is meant
+	breaks string // the message of the violated invariant
 	edits  []edit
 }
 
@@ -23,7 +23,7 @@ type edit struct{ file, from, to string }
 
 func protocolMutations() []mutation {
 	return []mutation{
-		{"the state is not read again under the lease", "which is spent, while", []edit{
+		{"the state is not read again under the lease", "which was exchanged, while", []edit{
 			{"refresh.go", "	lease, err := r.acquireLease(ctx, e, f)\n", "	state, err := r.loadState(ctx, e)\n	if err != nil || e.current.Load().satisfies(f.purpose, r.Now()) {\n		return nil, err\n	}\n	lease, err := r.acquireLease(ctx, e, f)\n"},
 			{"refresh.go", "	state, err := r.loadState(ctx, e)\n	if err != nil || e.current.Load().satisfies(f.purpose, r.Now()) {\n		return nil, err\n	}\n	l := leased{", "	l := leased{"},
 			{"memory_refresh_test.go", "if r.Parent() != parent {", "if r.Parent() != parent && op != \"intend\" {"},
@@ -34,7 +34,7 @@ func protocolMutations() []mutation {
 		{"used before it is saved", "before it is durable", []edit{
 			{"save.go", "	attempt := s.trySave(p)\n", "	s.handOut(p)\n	attempt := s.trySave(p)\n"},
 		}},
-		{"an orphaned intent is ignored", "which is spent, while", []edit{
+		{"an orphaned intent is ignored", "which was exchanged, while", []edit{
 			{"refresh.go", "	intent, token := l.state.Intent, l.state.Credential\n", "	intent, token := l.state.Intent, l.state.Credential\n	if true {\n		return false, nil\n	}\n"},
 		}},
 		{"a pair that the store does not save is dropped", "before it is durable", []edit{
@@ -53,8 +53,8 @@ func (m mutation) overlay(t *testing.T) map[string]string {
 	return overlay
 }
 
-// TestMutationsAreUpToDate finds what they change in the code, which takes
-// no build: they run seldom, and the code changes often.
+// TestMutationsAreUpToDate finds the code that the mutations change, without building
+// them: they run seldom, and the code changes often.
 func TestMutationsAreUpToDate(t *testing.T) {
 	for _, m := range protocolMutations() {
 		t.Run(m.name, func(t *testing.T) { m.overlay(t) })
@@ -62,7 +62,7 @@ func TestMutationsAreUpToDate(t *testing.T) {
 }
 
 // TestSimulationCatchesMutations builds the tests again with one promise
-// of the protocol broken at a time: a simulation that passes then proves
+// of the protocol broken at a time: a simulation that passes proves
 // nothing.
 func TestSimulationCatchesMutations(t *testing.T) {
 	if !*mutations {
@@ -73,7 +73,7 @@ func TestSimulationCatchesMutations(t *testing.T) {
 			out, err := runMutant(t, m.overlay(t))
 			// Not just any failure: a schedule must have broken the invariant.
 			if err == nil || !strings.Contains(out, "run it alone with") || !strings.Contains(out, m.breaks) {
-				t.Errorf("the simulation says (%v):\n%s\nwant a schedule that fails with %q", err, out, m.breaks)
+				t.Errorf("the simulation printed (%v):\n%s\nwant a schedule that fails with %q", err, out, m.breaks)
 			}
 		})
 	}

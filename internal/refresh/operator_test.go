@@ -14,7 +14,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// command is the store as a command has it open, beside the running server.
+// command is the store as a command opens it, while the server runs.
 func (w *env) command() *memoryStore { return &memoryStore{memory: w.data} }
 
 func (w *env) request(id string) {
@@ -104,13 +104,13 @@ func TestOperatorRequestIsResumedAtStart(t *testing.T) {
 
 func TestOperatorRequestSkipsOurBackoffButNotRetryAfter(t *testing.T) {
 	for _, tt := range []struct {
-		name   string
-		answer error
-		want   int // presentations after the request
+		name     string
+		response error
+		want     int // tokens sent after the request
 	}{
-		{"an answer that no rule names", &pleo.ResponseError{Class: pleo.Unexpected, Status: 418}, 2},
-		{"a lost answer", &pleo.UnknownOutcomeError{RetryAfter: time.Hour, Err: errors.New("connection reset")}, 2},
-		{"our client refused", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401}, 2},
+		{"an unexpected response", &pleo.ResponseError{Class: pleo.Unexpected, Status: 418}, 2},
+		{"a lost response", &pleo.UnknownOutcomeError{RetryAfter: time.Hour, Err: errors.New("connection reset")}, 2},
+		{"a rejected client", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401}, 2},
 		{"a server that asks to wait", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: time.Hour}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -118,13 +118,13 @@ func TestOperatorRequestSkipsOurBackoffButNotRetryAfter(t *testing.T) {
 				conn := w.connect("acme")
 				p := w.start("")
 				defer p.stop()
-				w.server.onArrival(func() error { return tt.answer })
+				w.server.onArrival(func() error { return tt.response })
 				expire()
 				_, err := p.Authorize(t.Context(), "acme")
 				wantCode(t, err, ServerUnavailable)
 				w.request(conn.ID)
 				if n := w.server.count(); n != tt.want {
-					t.Errorf("presented %d times, want %d", n, tt.want)
+					t.Errorf("sent %d times, want %d", n, tt.want)
 				}
 			})
 		})
@@ -144,11 +144,11 @@ func TestOperatorRequestWaitsForBreaker(t *testing.T) {
 		w.server.onArrival(nil)
 		w.request(conn.ID)
 		if n := w.server.count() - before; n != 0 {
-			t.Errorf("presented %d times while the brake holds, want 0", n)
+			t.Errorf("sent %d times while the breaker is open, want 0", n)
 		}
 		time.Sleep(21 * time.Minute)
 		if got := w.state(conn.ID); !got.RequestedAt.IsZero() || got.Credential.Version < 2 {
-			t.Errorf("version %d, requested at %v after the brake was released; want a new one and the request gone", got.Credential.Version, got.RequestedAt)
+			t.Errorf("version %d, requested at %v after the breaker closed; want a new one and no request", got.Credential.Version, got.RequestedAt)
 		}
 	})
 }
@@ -162,7 +162,7 @@ func TestOperatorRequestForUnusableConnectionSendsNothing(t *testing.T) {
 		w.request(off.ID)
 		time.Sleep(time.Hour)
 		if n := w.server.count(); n != 0 {
-			t.Errorf("presented %d times, want 0", n)
+			t.Errorf("sent %d times, want 0", n)
 		}
 	})
 }
@@ -200,7 +200,7 @@ func TestRule12RetryIntrospectsFirst(t *testing.T) {
 		before := w.server.count()
 		w.retry(conn.ID)
 		if got := w.state(conn.ID).Connection; got.Reason != credstore.ReasonRefreshTokenInactive || w.server.count() != before {
-			t.Errorf("reason %q after %d more presentations, want %q after none", got.Reason, w.server.count()-before, credstore.ReasonRefreshTokenInactive)
+			t.Errorf("reason %q after sending %d more tokens, want %q after none", got.Reason, w.server.count()-before, credstore.ReasonRefreshTokenInactive)
 		}
 	})
 }
@@ -225,7 +225,7 @@ func TestRule12InactiveTokenIsNeverSent(t *testing.T) {
 		_, _ = p.Authorize(t.Context(), "acme")
 		time.Sleep(time.Minute)
 		if got := w.state(conn.ID).Connection; w.server.count() != 0 || got.Reason != credstore.ReasonRefreshTokenInactive {
-			t.Errorf("presented %d times, reason %q; want 0 and %q", w.server.count(), got.Reason, credstore.ReasonRefreshTokenInactive)
+			t.Errorf("sent %d times, reason %q; want 0 and %q", w.server.count(), got.Reason, credstore.ReasonRefreshTokenInactive)
 		}
 	})
 }

@@ -12,17 +12,17 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// TestSimulationOfOutage lets the authorization server give no usable answer
+// TestSimulationOfOutage lets the authorization server send no usable response
 // for two hours, to twenty connections in use; to a thousand where as many
 // schedules as in the fault suite are asked for.
 func TestSimulationOfOutage(t *testing.T) {
 	const busy = 10 * time.Minute
 	connections := min(1000, max(20, *schedules/10))
 	for _, test := range []struct {
-		name      string
-		answer    error
-		presented int           // the most presentations of one token that pass
-		recovers  time.Duration // after the outage
+		name     string
+		response error
+		maxSent  int           // how often one token may be sent
+		recovers time.Duration // after the outage
 	}{
 		{"429", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: busy}, int(2*time.Hour/busy) + 2, busy},
 		{"503", &pleo.UnknownOutcomeError{Err: errors.New("503")}, 7, time.Hour},
@@ -32,36 +32,36 @@ func TestSimulationOfOutage(t *testing.T) {
 				names := w.connectMany(connections)
 				p := w.start("")
 				defer p.stop()
-				if good := p.useAll(names); good != len(names) {
-					t.Fatalf("%d of %d connections work before the outage", good, len(names))
+				if n := p.useAll(names); n != len(names) {
+					t.Fatalf("%d of %d connections work before the outage", n, len(names))
 				}
-				w.server.onArrival(func() error { return test.answer })
+				w.server.onArrival(func() error { return test.response })
 				time.Sleep(12*time.Minute + 30*time.Second) // the refreshes ahead of expiry fail
-				if good := p.useAll(names); good != len(names) {
-					t.Errorf("%d of %d connections are served with tokens that are still good", good, len(names))
+				if n := p.useAll(names); n != len(names) {
+					t.Errorf("%d of %d connections are served with tokens that are still valid", n, len(names))
 				}
 				time.Sleep(2 * time.Hour)
 				w.server.onArrival(nil)
 				time.Sleep(test.recovers + time.Minute)
-				if good := p.useAll(names); good != len(names) {
-					t.Errorf("%d of %d connections work after the outage", good, len(names))
+				if n := p.useAll(names); n != len(names) {
+					t.Errorf("%d of %d connections work after the outage", n, len(names))
 				}
 				if n := w.count(credstore.ReauthorizationRequired); n != 0 {
-					t.Errorf("%d connections were condemned, want none", n)
+					t.Errorf("%d connections were rejected, want none", n)
 				}
 				if most := w.server.mostConcurrent(); most > 1 {
 					t.Errorf("%d refreshes of one connection were in flight at once", most)
 				}
-				if tokens := w.server.sentMoreThan(test.presented); len(tokens) > 0 {
-					t.Errorf("%d tokens were presented more than %d times, such as %s", len(tokens), test.presented, tokens[0])
+				if tokens := w.server.sentMoreThan(test.maxSent); len(tokens) > 0 {
+					t.Errorf("%d tokens were sent more than %d times, such as %s", len(tokens), test.maxSent, tokens[0])
 				}
 			})
 		})
 	}
 }
 
-// jumping is an authorization server whose answers are timed by a clock that
-// jumps, as those of the real one are in a process whose clock does.
+// jumping is an authorization server whose responses are timed by a clock that jumps,
+// as they are in a process whose clock does.
 type jumping struct {
 	AuthorizationServer
 	now func() time.Time
@@ -98,7 +98,7 @@ func TestClockJumpCausesNoLoop(t *testing.T) {
 			}
 		}
 		if tokens := w.server.sentMoreThan(1); len(tokens) > 0 {
-			t.Errorf("tokens were presented more than once: %v", tokens)
+			t.Errorf("tokens were tokens sent more than once: %v", tokens)
 		}
 	})
 }

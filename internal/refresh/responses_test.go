@@ -16,32 +16,32 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// TestTokenEndpointResponses holds what each sort of answer makes of a connection whose token
-// has expired: what the client is told, what the store records, and when the
-// token is presented again.
+// TestTokenEndpointResponses checks what each kind of response means for a connection
+// whose token has expired: what the client gets, what the store records, and when the
+// token is sent again.
 func TestTokenEndpointResponses(t *testing.T) {
 	tests := []struct {
-		name   string
-		answer error
-		code   Code
-		status credstore.Status
-		reason string
-		next   time.Duration // of the second presentation; 0: never
+		name     string
+		response error
+		code     Code
+		status   credstore.Status
+		reason   string
+		next     time.Duration // when the token is sent again; 0: never
 	}{
-		{"refusal", errRejected, ReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected, 0},
-		{"our client is wrong", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401, Code: "invalid_client"},
+		{"rejected", errRejected, ReauthorizationRequired, credstore.ReauthorizationRequired, credstore.ReasonRefreshTokenRejected, 0},
+		{"client rejected", &pleo.ResponseError{Class: pleo.ClientRejected, Status: 401, Code: "invalid_client"},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonClientRejected, time.Minute},
-		{"busy", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429},
+		{"429", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 30 * time.Second},
-		{"busy with a time", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: 5 * time.Minute},
+		{"429 with Retry-After", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: 5 * time.Minute},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 5 * time.Minute},
-		{"busy for a moment", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: 3 * time.Second},
+		{"429 with a short Retry-After", &pleo.ResponseError{Class: pleo.RateLimited, Status: 429, RetryAfter: 3 * time.Second},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 3 * time.Second},
 		{"another 4xx", &pleo.ResponseError{Class: pleo.Unexpected, Status: 418},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, time.Hour},
 		{"5xx", &pleo.UnknownOutcomeError{Status: 503, Err: errors.New("503")},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, time.Second},
-		{"5xx with a time", &pleo.UnknownOutcomeError{Status: 503, RetryAfter: 2 * time.Minute, Err: errors.New("503")},
+		{"5xx with Retry-After", &pleo.UnknownOutcomeError{Status: 503, RetryAfter: 2 * time.Minute, Err: errors.New("503")},
 			ServerUnavailable, credstore.Degraded, credstore.ReasonUnavailable, 2 * time.Minute},
 	}
 	for _, tt := range tests {
@@ -50,7 +50,7 @@ func TestTokenEndpointResponses(t *testing.T) {
 				conn := w.connect("acme")
 				p := w.start("")
 				defer p.stop()
-				w.server.onArrival(func() error { return tt.answer })
+				w.server.onArrival(func() error { return tt.response })
 				expire()
 				began := time.Now()
 				_, err := p.Authorize(t.Context(), "acme")
@@ -61,10 +61,10 @@ func TestTokenEndpointResponses(t *testing.T) {
 				time.Sleep(max(tt.next, time.Hour) + time.Second)
 				at := w.server.since(began)
 				if tt.next == 0 && len(at) != 1 {
-					t.Errorf("presented %d times, want once", len(at))
+					t.Errorf("sent %d times, want once", len(at))
 				}
 				if tt.next != 0 && (len(at) < 2 || at[1] != tt.next) {
-					t.Errorf("presented at %v, want again after %v", at, tt.next)
+					t.Errorf("sent at %v, want again after %v", at, tt.next)
 				}
 			})
 		})
@@ -110,13 +110,13 @@ func TestResponseWithoutRefreshTokenKeepsTheOldOne(t *testing.T) {
 	})
 }
 
-// tokens answers every refresh with the same tokens.
+// tokens returns the same tokens for every refresh.
 type tokens struct{ pleo.Tokens }
 
 func (f tokens) Refresh(context.Context, credstore.Secret) (pleo.Tokens, error) {
-	answer := f.Tokens
-	answer.SentAt = time.Now()
-	return answer, nil
+	response := f.Tokens
+	response.SentAt = time.Now()
+	return response, nil
 }
 
 func (tokens) Active(context.Context, credstore.Secret, string) (bool, error) { return true, nil }
@@ -128,9 +128,9 @@ func TestRefreshTokenOfTruncatedResponseIsUsed(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		expire()
-		_, _ = p.Authorize(t.Context(), "acme") // has a refresh token to go on with, nothing to send
+		_, _ = p.Authorize(t.Context(), "acme") // brings a refresh token and no access token
 		if a := p.mustAuthorize("acme"); a.Version != 3 {
-			t.Errorf("version %d, want 3: the saved half, then its successor", a.Version)
+			t.Errorf("version %d, want 3: the incomplete pair, then its successor", a.Version)
 		}
 		if s := w.state(conn.ID).Connection; s.Status != credstore.Active {
 			t.Errorf("status %q, want active", s.Status)
@@ -138,18 +138,18 @@ func TestRefreshTokenOfTruncatedResponseIsUsed(t *testing.T) {
 	})
 }
 
-// broken loses the access token of the first answer, or of all.
+// broken loses the access token of the first response, or of all.
 type broken struct {
 	*server
 	always atomic.Bool
 }
 
 func (b *broken) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens, error) {
-	answer, err := b.server.Refresh(ctx, token)
-	if b.always.Load() || b.count() == 1 { // only this one is under way
-		answer.AccessToken = credstore.Secret{}
+	response, err := b.server.Refresh(ctx, token)
+	if b.always.Load() || b.count() == 1 { // only this one is in flight
+		response.AccessToken = credstore.Secret{}
 	}
-	return answer, err
+	return response, err
 }
 
 func TestResponsesWithoutAccessTokenBackOff(t *testing.T) {
@@ -178,7 +178,7 @@ func TestResponsesWithoutAccessTokenBackOff(t *testing.T) {
 		time.Sleep(time.Hour)
 		p.mustAuthorize("acme")
 		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
-			t.Errorf("presented more than once: %v", twice)
+			t.Errorf("tokens sent more than once: %v", twice)
 		}
 	})
 }
@@ -203,7 +203,7 @@ func TestTokensOfAnyLifetimeCauseNoLoop(t *testing.T) {
 					t.Errorf("%d refreshes in %v with tokens of %v, want at most %d", n, span, life, most)
 				}
 				if twice := w.server.sentMoreThan(1); len(twice) > 0 {
-					t.Errorf("presented more than once: %v", twice)
+					t.Errorf("tokens sent more than once: %v", twice)
 				}
 			})
 		})
@@ -219,7 +219,7 @@ func TestForcedRefreshesBackOff(t *testing.T) {
 		var times []time.Duration
 		began := time.Now()
 		for time.Since(began) < 2*time.Hour {
-			p := []*process{a, b}[len(times)%2] // the limit holds across processes
+			p := []*process{a, b}[len(times)%2] // the limit applies across processes
 			sent := p.mustAuthorize("acme")
 			forced := p.metrics.refreshes.WithLabelValues("refreshed", "rejected")
 			before := testutil.ToFloat64(forced)
@@ -239,7 +239,7 @@ func TestForcedRefreshesBackOff(t *testing.T) {
 			}
 		}
 		if len(times) < 3 || len(times) > 40 {
-			t.Errorf("%d forced refreshes in two hours of 401s, want some, ever further apart", len(times))
+			t.Errorf("%d forced refreshes in two hours of 401s, want some, with growing intervals", len(times))
 		}
 	})
 }
@@ -256,7 +256,7 @@ func TestRejectedReplayOfNewTokenStops401Refreshes(t *testing.T) {
 		p.ReplayRejected(replay)
 		time.Sleep(5 * time.Minute)
 		if _, err := p.Reauthorize(t.Context(), replay); !errors.Is(err, ErrSuppressed) {
-			t.Errorf("Reauthorize of an exonerated token = %v, want ErrSuppressed", err)
+			t.Errorf("Reauthorize of a token whose replay was rejected = %v, want ErrSuppressed", err)
 		}
 		expire()
 		if a := p.mustAuthorize("acme"); a.Version != 3 {
@@ -278,19 +278,19 @@ func TestCredentialCheckAllowsRefreshAfterRejectedReplay(t *testing.T) {
 		p.ReplayRejected(replay)
 		time.Sleep(5 * time.Minute)
 		if a, err := p.Reauthorize(t.Context(), replay); err != nil || a.Version != 3 {
-			t.Errorf("Reauthorize = %v, %v, want version 3: introspection refuses the token too", a, err)
+			t.Errorf("Reauthorize = %v, %v, want version 3: the credential check rejects the token too", a, err)
 		}
 	})
 }
 
-// api is the API's introspection.
+// api is an API with the same response to all checks.
 type api struct {
 	company string
 	err     error
 }
 
 func (a api) Introspect(context.Context, credstore.Secret) (pleo.Identity, error) {
-	time.Sleep(time.Millisecond) // so that those who wait for a refresh go on first
+	time.Sleep(time.Millisecond) // so that waiters of the refresh continue first
 	return pleo.Identity{CompanyID: a.company, Subject: "urn:pleo:company:" + a.company}, a.err
 }
 
@@ -335,7 +335,7 @@ func TestRefreshAheadOfExpiry(t *testing.T) {
 			}
 		})
 	})
-	t.Run("waits for a quiet moment", func(t *testing.T) {
+	t.Run("waits for a moment without requests", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			p := w.start("")
@@ -344,7 +344,7 @@ func TestRefreshAheadOfExpiry(t *testing.T) {
 			a.Begin()
 			time.Sleep(14 * time.Minute)
 			if n := w.server.count(); n != 0 {
-				t.Errorf("%d refreshes while a request is under way, want 0", n)
+				t.Errorf("%d refreshes while a request is in flight, want 0", n)
 			}
 			a.End()
 			time.Sleep(time.Second)
@@ -353,7 +353,7 @@ func TestRefreshAheadOfExpiry(t *testing.T) {
 			}
 		})
 	})
-	t.Run("but not for ever", func(t *testing.T) {
+	t.Run("but not until the expiry", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			p := w.start("")
@@ -361,7 +361,7 @@ func TestRefreshAheadOfExpiry(t *testing.T) {
 			p.mustAuthorize("acme").Begin()
 			time.Sleep(15*time.Minute - idleWaitLimit + time.Second)
 			if n := w.server.count(); n != 1 {
-				t.Errorf("%d refreshes half a minute ahead of the expiry, want 1", n)
+				t.Errorf("%d refreshes 30 seconds ahead of the expiry, want 1", n)
 			}
 		})
 	})
@@ -435,7 +435,7 @@ func TestDrainWaitsForRefreshInFlight(t *testing.T) {
 		if v := w.state(conn.ID).Credential.Version; v != 2 {
 			t.Errorf("version after the drain = %d, want 2", v)
 		}
-		_, err := p.Authorize(t.Context(), "unheard-of")
+		_, err := p.Authorize(t.Context(), "unknown")
 		wantCode(t, err, ConnectionUnknown)
 		expire()
 		_, err = p.Authorize(t.Context(), "acme")
@@ -455,7 +455,7 @@ func TestUnusableConnections(t *testing.T) {
 		}
 		p := w.start("")
 		defer p.stop()
-		for name, code := range map[string]Code{"waiting": ConnectionPending, "off": ConnectionDisabled, "nobody": ConnectionUnknown} {
+		for name, code := range map[string]Code{"waiting": ConnectionPending, "off": ConnectionDisabled, "unknown": ConnectionUnknown} {
 			_, err := p.Authorize(t.Context(), name)
 			wantCode(t, err, code)
 		}
@@ -471,7 +471,7 @@ func TestStoreUnavailable(t *testing.T) {
 		first := p.mustAuthorize("acme")
 		p.store.fail(failing("find", "read", "acquire", "intend", "save", "unsettled"))
 		if a := p.mustAuthorize("acme"); a != first {
-			t.Error("a good token in memory is not served while the store is away")
+			t.Error("a valid token in memory is not served while the store is unavailable")
 		}
 		_, err := p.Authorize(t.Context(), "other")
 		wantCode(t, err, StoreUnavailable)
@@ -479,7 +479,7 @@ func TestStoreUnavailable(t *testing.T) {
 		_, err = p.Authorize(t.Context(), "acme")
 		wantCode(t, err, StoreUnavailable)
 		if n := w.server.count(); n != 0 {
-			t.Errorf("presented %d times without a store, want 0", n)
+			t.Errorf("sent %d times without a store, want 0", n)
 		}
 		synctest.Wait() // whatever is tried at this moment has failed
 		p.store.fail(nil)
@@ -533,7 +533,7 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// BenchmarkAuthorize is the part of the hot path that refresh has: a good token
+// BenchmarkAuthorize is the part of the hot path that refresh has: a valid token
 // in memory.
 func BenchmarkAuthorize(b *testing.B) {
 	data := newMemory()
@@ -578,7 +578,7 @@ func TestHealthChecks(t *testing.T) {
 		if err := p.CheckCredentials(t.Context()); err != nil {
 			t.Errorf("CheckCredentials after the save = %v, want nil", err)
 		}
-		// It can be read and not written: full, read-only, or held by somebody.
+		// It can be read and not written: full, read-only, or locked by another process.
 		for _, op := range []string{"intend", "acquire"} {
 			p.store.fail(failing(op))
 			expire()

@@ -31,13 +31,13 @@ func TestRestoredStoreWaitsToBeAccepted(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.polling = true
 		w.calibrate()
-		w.connect("spent")
+		w.connect("refreshed")
 		w.connect("untouched")
 		old := w.data.backup()
 		dir := t.TempDir()
 		p := w.start(dir)
 		expire()
-		p.mustAuthorize("spent") // its refresh token in the backup is spent from here on
+		p.mustAuthorize("refreshed") // its refresh token in the backup has been exchanged
 		time.Sleep(2 * rollback.CheckInterval)
 		p.stop()
 		before := w.server.count()
@@ -45,35 +45,35 @@ func TestRestoredStoreWaitsToBeAccepted(t *testing.T) {
 		w.data = old
 		p = w.start(dir)
 		defer p.stop()
-		for _, name := range []string{"spent", "untouched"} {
+		for _, name := range []string{"refreshed", "untouched"} {
 			_, err := p.Authorize(t.Context(), name)
 			e := wantCode(t, err, ServerUnavailable)
 			if !strings.Contains(e.Error(), "accept-restore") || !p.Restored() {
-				t.Errorf("error %q, Restored %v; want the way out to be named", e, p.Restored())
+				t.Errorf("error %q, Restored %v; want it to name the command", e, p.Restored())
 			}
 		}
 		time.Sleep(time.Hour)
 		if n := w.server.count() - before; n != 0 {
-			t.Errorf("presented %d times from a restored store, want 0", n)
+			t.Errorf("sent %d times from a restored store, want 0", n)
 		}
 
 		if err := rollback.MarkIn(dir).Accept(t.Context(), p.store, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		_, err := p.Authorize(t.Context(), "spent")
+		_, err := p.Authorize(t.Context(), "refreshed")
 		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefreshTokenInactive {
 			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefreshTokenInactive)
 		}
 		p.mustAuthorize("untouched")
 		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
-			t.Errorf("presented more than once: %v", twice)
+			t.Errorf("tokens sent more than once: %v", twice)
 		}
 	})
 }
 
-// What commands change in a restored store must not make it look as if it had
-// come as far as its witness has seen.
+// Changes by commands in a restored store must not make it look as if it had
+// reached its high-water mark.
 func TestRestoredStoreWaitsDespiteLaterChanges(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.polling = true
@@ -98,7 +98,7 @@ func TestRestoredStoreWaitsDespiteLaterChanges(t *testing.T) {
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, ServerUnavailable)
 			if n := w.server.count() - before; n != 0 || !p.Restored() {
-				t.Errorf("restarted %v: presented %d times, Restored %v; want 0 and true", restarted, n, p.Restored())
+				t.Errorf("restarted %v: sent %d times, Restored %v; want 0 and true", restarted, n, p.Restored())
 			}
 			p.stop()
 		}
@@ -148,7 +148,7 @@ func TestHighWaterMarkFollowsTheStore(t *testing.T) {
 		expire()
 		p.mustAuthorize("acme")
 		if p.Restored() {
-			t.Error("a store that was not restored is taken for one")
+			t.Error("a store that was not restored is detected as restored")
 		}
 		if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
 			t.Errorf("temporary files left: %v %v", left, err)

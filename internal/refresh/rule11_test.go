@@ -15,7 +15,7 @@ func TestRule11NothingIsSentUnderAnExpiringLease(t *testing.T) {
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ServerUnavailable)
 		if s := w.state(conn.ID); w.server.count() != 0 || s.Intent != nil {
-			t.Errorf("presented %d times, intent %+v; want 0 and none", w.server.count(), s.Intent)
+			t.Errorf("sent %d times, intent %+v; want 0 and none", w.server.count(), s.Intent)
 		}
 		p.store.leaseLeft.Store(int64(time.Minute))
 		time.Sleep(2 * time.Second)
@@ -30,16 +30,16 @@ func TestRule11AcquireHasThreeResults(t *testing.T) {
 		defer p.stop()
 		expire()
 
-		stranger, err := w.command().Acquire(t.Context(), conn.ID, "stranger")
+		other, err := w.command().Acquire(t.Context(), conn.ID, "other process")
 		if err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
 		_, err = p.Authorize(t.Context(), "acme") // busy: waits for its owner
 		if e := wantCode(t, err, ServerUnavailable); e.RetryAfter <= 0 || time.Since(began) != 20*time.Second {
-			t.Errorf("answered after %v, RetryAfter %v; want after the whole patience, and some", time.Since(began), e.RetryAfter)
+			t.Errorf("returned after %v, RetryAfter %v; want after the lease timeout, and a Retry-After", time.Since(began), e.RetryAfter)
 		}
-		if err := stranger.Release(); err != nil {
+		if err := other.Release(); err != nil {
 			t.Fatal(err)
 		}
 		p.mustAuthorize("acme") // held
@@ -50,7 +50,7 @@ func TestRule11AcquireHasThreeResults(t *testing.T) {
 		wantCode(t, err, StoreUnavailable)
 		p.store.fail(nil)
 		if n := w.server.count(); n != 1 {
-			t.Errorf("presented %d times, want once: under the lease", n)
+			t.Errorf("sent %d times, want once: under the lease", n)
 		}
 	})
 }

@@ -15,14 +15,14 @@ import (
 )
 
 // A client that finds out how to authenticate by trying sends a refresh token
-// twice, and the second time it is spent.
+// twice, and the second time it has been exchanged.
 func TestRule14AuthStyleIsConfigured(t *testing.T) {
 	for _, auth := range []pleo.ClientAuth{pleo.Basic, pleo.Post, pleo.BasicPlain} {
 		t.Run(string(auth), func(t *testing.T) {
-			var presented atomic.Int32
+			var sent atomic.Int32
 			endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.FormValue("refresh_token") == "token" {
-					presented.Add(1)
+					sent.Add(1)
 				}
 				_, _, basic := r.BasicAuth()
 				if basic != (auth != pleo.Post) {
@@ -45,11 +45,11 @@ func TestRule14AuthStyleIsConfigured(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = server.Refresh(context.Background(), credstore.NewSecret("token"))
-			var answer *pleo.ResponseError
-			if !errors.As(err, &answer) || answer.Class != pleo.ClientRejected {
-				t.Errorf("Refresh = %v, want our client refused", err)
+			var response *pleo.ResponseError
+			if !errors.As(err, &response) || response.Class != pleo.ClientRejected {
+				t.Errorf("Refresh = %v, want a rejected client", err)
 			}
-			if n := presented.Load(); n != 1 {
+			if n := sent.Load(); n != 1 {
 				t.Errorf("the refresh token was sent %d times, want once", n)
 			}
 		})

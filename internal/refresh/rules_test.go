@@ -141,7 +141,7 @@ func TestRule2WaitersTimeOut(t *testing.T) {
 		}
 		time.Sleep(11 * time.Second)
 		if v := w.state(conn.ID).Credential.Version; v != 2 {
-			t.Errorf("version after a late answer = %d, want 2", v)
+			t.Errorf("version after a late response = %d, want 2", v)
 		}
 	})
 }
@@ -157,7 +157,7 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, StoreUnavailable)
 			if n := w.server.count(); n != 0 {
-				t.Errorf("presented %d times without an intent, want 0", n)
+				t.Errorf("sent %d times without an intent, want 0", n)
 			}
 			p.store.fail(nil)
 		})
@@ -175,7 +175,7 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, StoreUnavailable)
 			if n := w.server.count(); n != 0 {
-				t.Errorf("presented %d times without a spool record, want 0", n)
+				t.Errorf("sent %d times without a spool record, want 0", n)
 			}
 		})
 	})
@@ -200,12 +200,12 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 	})
 }
 
-// failing fails the operations named.
+// failing makes the operations fail.
 func failing(ops ...string) func(string) error {
 	return func(op string) error {
 		for _, o := range ops {
 			if o == op {
-				return errors.New("the disk is on fire")
+				return errors.New("input/output error")
 			}
 		}
 		return nil
@@ -241,7 +241,7 @@ func TestRule4DurableBeforeUse(t *testing.T) {
 	})
 }
 
-// slowSpool is a spool on a disk that takes its time.
+// slowSpool is a spool on a slow disk.
 type slowSpool struct{ Spool }
 
 type slowRecord struct{ spool.Record }
@@ -394,7 +394,7 @@ func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
 		time.Sleep(time.Minute)
 		select {
 		case <-drained:
-			t.Error("the process would end while only memory holds the pair")
+			t.Error("the process would exit while the only copy of the pair is in memory")
 		default:
 		}
 		p.store.fail(nil)
@@ -405,7 +405,7 @@ func TestRule5MemoryServesWhenStoreAndSpoolFail(t *testing.T) {
 	})
 }
 
-// failingCipher makes every record unwritable from now on.
+// failingCipher makes records unwritable when it is broken.
 type failingCipher struct {
 	spool.Cipher
 	broken atomic.Bool
@@ -413,7 +413,7 @@ type failingCipher struct {
 
 func (s *failingCipher) Encrypt(label string, plaintext []byte) ([]byte, error) {
 	if s.broken.Load() {
-		return nil, errors.New("the disk is on fire")
+		return nil, errors.New("input/output error")
 	}
 	return s.Cipher.Encrypt(label, plaintext)
 }
@@ -441,10 +441,10 @@ func TestRule5SpoolOfAnotherProcessIsReplayed(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if got := b.mustAuthorize("acme"); token(got) != token(served) || w.state(conn.ID).Credential.Version != 2 {
-			t.Errorf("the living process sends %q, want %q that the dead one had spooled", token(got), token(served))
+			t.Errorf("the running process sends %q, want %q, which the killed one had spooled", token(got), token(served))
 		}
 		if n := w.server.count(); n != 1 {
-			t.Errorf("presented %d times, want 1", n)
+			t.Errorf("sent %d times, want 1", n)
 		}
 	})
 }
@@ -508,7 +508,7 @@ func TestRule7ServeWhileValid(t *testing.T) {
 			t.Fatalf("tried %d refreshes ahead of expiry, want 1", n)
 		}
 		if a := p.mustAuthorize("acme"); a.Version != first.Version {
-			t.Errorf("version %d, want the one that is still good, %d", a.Version, first.Version)
+			t.Errorf("version %d, want the one that is still valid, %d", a.Version, first.Version)
 		}
 		time.Sleep(time.Minute)
 		_, err := p.Authorize(t.Context(), "acme")
@@ -538,7 +538,7 @@ func TestRule7ValidTokenOutlivesItsRejectedGrant(t *testing.T) {
 			t.Errorf("version %d, want %d until it expires", a.Version, first.Version)
 		}
 		if _, err := p.Reauthorize(t.Context(), first); err == nil {
-			t.Error("Reauthorize of a condemned connection gives an authorization, want none")
+			t.Error("Reauthorize of a rejected connection gives an authorization, want none")
 		}
 		_, err := p.Authorize(t.Context(), "acme")
 		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefreshTokenRejected {
@@ -559,11 +559,11 @@ func TestRule7ValidTokenDoesNotWaitForTheStore(t *testing.T) {
 			}
 			return nil
 		})
-		time.Sleep(13*time.Minute + time.Second) // a refresh is under way, and held up
+		time.Sleep(13*time.Minute + time.Second) // a refresh is in progress, and blocked
 		began := time.Now()
 		p.mustAuthorize("acme")
 		if waited := time.Since(began); waited != 0 {
-			t.Errorf("a request with a good token waited %v for a refresh that has sent nothing, want 0", waited)
+			t.Errorf("a request with a valid token waited %v for a refresh that has sent nothing, want 0", waited)
 		}
 	})
 }
@@ -582,7 +582,7 @@ func TestRule8UnknownOutcomesAreRetriedUntilKnown(t *testing.T) {
 		time.Sleep(3 * time.Hour)
 		want := []time.Duration{0, 1 * time.Second, 31 * time.Second, 151 * time.Second, 751 * time.Second, 4351 * time.Second, 7951 * time.Second}
 		if at := w.server.since(began); fmt.Sprint(at) != fmt.Sprint(want) {
-			t.Errorf("presented at %v, want %v", at, want)
+			t.Errorf("sent at %v, want %v", at, want)
 		}
 		if s := w.state(conn.ID).Connection; s.Status != credstore.Degraded {
 			t.Errorf("status %q, want degraded", s.Status)
@@ -611,10 +611,10 @@ func TestRule8RejectionAfterLostResponseSaysSo(t *testing.T) {
 		}
 		time.Sleep(24 * time.Hour)
 		if n := w.server.count(); n != 2 {
-			t.Errorf("presented %d times, want 2: none after a refusal", n)
+			t.Errorf("sent %d times, want 2: none after a rejection", n)
 		}
 		if s := w.state(conn.ID); s.Intent != nil || s.Credential.RefreshToken.IsZero() {
-			t.Errorf("state after the refusal = %+v, want no intent and the refused token kept", s)
+			t.Errorf("state after the rejection = %+v, want no intent and the rejected token kept", s)
 		}
 	})
 }
@@ -653,11 +653,11 @@ func TestRule9OrphanedIntent(t *testing.T) {
 				t.Errorf("version %d, want 2", a.Version)
 			}
 			if twice := w.server.sentMoreThan(2); len(twice) > 0 {
-				t.Errorf("presented too often: %v", twice)
+				t.Errorf("sent too often: %v", twice)
 			}
 		})
 	})
-	t.Run("committed, the answer lost with the owner", func(t *testing.T) {
+	t.Run("exchanged, the response lost with the owner", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			w.calibrate()
@@ -671,18 +671,18 @@ func TestRule9OrphanedIntent(t *testing.T) {
 				t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefreshTokenInactive)
 			}
 			if n := w.server.count() - before; n != 0 {
-				t.Errorf("presented %d times after introspection said inactive, want 0", n)
+				t.Errorf("sent %d times after introspection said inactive, want 0", n)
 			}
 		})
 	})
-	t.Run("committed, the owner may still bring the successor", func(t *testing.T) {
+	t.Run("exchanged, the owner may still have the successor", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *env) {
 			w.connect("acme")
 			w.calibrate()
 			p := w.start("")
 			killAfterCommit(w, p)
 			before := w.server.count()
-			p = w.start("") // elsewhere: the spool of the dead process is not here
+			p = w.start("") // on another machine, without the spool of the killed process
 			defer p.stop()
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, ServerUnavailable)
@@ -690,7 +690,7 @@ func TestRule9OrphanedIntent(t *testing.T) {
 			_, err = p.Authorize(t.Context(), "acme")
 			wantCode(t, err, ReauthorizationRequired)
 			if n := w.server.count() - before; n != 0 {
-				t.Errorf("presented %d times, want 0", n)
+				t.Errorf("sent %d times, want 0", n)
 			}
 		})
 	})
@@ -702,7 +702,7 @@ func TestRule9OrphanedIntentWithoutIntrospection(t *testing.T) {
 		w.connect("acme")
 		p := w.start("")
 		left := killBefore(w, p)
-		died := time.Now()
+		killed := time.Now()
 		p = w.start(left)
 		defer p.stop()
 		_, err := p.Authorize(t.Context(), "acme")
@@ -710,8 +710,8 @@ func TestRule9OrphanedIntentWithoutIntrospection(t *testing.T) {
 		for p.current("acme").Version == 1 {
 			time.Sleep(time.Second)
 		}
-		if waited := time.Since(died); waited < responseTimeout-time.Second || waited > responseTimeout+2*time.Second {
-			t.Errorf("presented %v after the owner's death, want after its answer deadline of %v", waited, responseTimeout)
+		if waited := time.Since(killed); waited < responseTimeout-time.Second || waited > responseTimeout+2*time.Second {
+			t.Errorf("sent %v after the owner was killed, want after its response timeout of %v", waited, responseTimeout)
 		}
 	})
 }
@@ -724,30 +724,30 @@ func (p *process) current(name string) credstore.Connection {
 	return c
 }
 
-// killBefore kills p while its refresh token is on the way, before the server
-// commits: the request dies with it.
+// killBefore kills p while its refresh token is on the way, before the exchange: the
+// request ends with the process.
 func killBefore(w *env, p *process) (spool string) {
-	arrived, died := make(chan struct{}), make(chan struct{})
+	arrived, killed := make(chan struct{}), make(chan struct{})
 	w.server.onArrival(func() error {
 		close(arrived)
-		<-died
-		return &pleo.UnknownOutcomeError{Err: errors.New("the client is gone")}
+		<-killed
+		return &pleo.UnknownOutcomeError{Err: errors.New("the client has disconnected")}
 	})
 	expire()
 	go func() { _, _ = p.Authorize(context.Background(), "acme") }()
 	<-arrived
 	spool = p.kill()
 	w.server.onArrival(nil)
-	close(died)
+	close(killed)
 	return spool
 }
 
-// killAfterCommit kills p between the server's commit and its answer.
+// killAfterCommit kills p between the exchange and the response.
 func killAfterCommit(w *env, p *process) (spool string) {
-	committed, died := make(chan struct{}), make(chan struct{})
+	committed, killed := make(chan struct{}), make(chan struct{})
 	w.server.onCommit(func() error {
 		close(committed)
-		<-died
+		<-killed
 		return nil
 	})
 	expire()
@@ -755,12 +755,12 @@ func killAfterCommit(w *env, p *process) (spool string) {
 	<-committed
 	spool = p.kill()
 	w.server.onCommit(nil)
-	close(died)
+	close(killed)
 	return spool
 }
 
-// calibrate makes the oracle trusted, as an earlier refresh of any connection
-// would have.
+// calibrate makes introspection trusted, as an earlier refresh of any connection
+// would.
 func (w *env) calibrate() {
 	if err := (&memoryStore{memory: w.data}).SetFact(context.Background(), factIntrospectionTrusted, "yes"); err != nil {
 		w.t.Fatal(err)
@@ -800,7 +800,7 @@ func TestRule12IntrospectsAfterOrphanedIntent(t *testing.T) {
 			t.Errorf("reason %q, want %q", e.Reason, credstore.ReasonRefreshTokenInactive)
 		}
 		if n := w.server.count(); n != 0 {
-			t.Errorf("presented %d times, want 0", n)
+			t.Errorf("sent %d times, want 0", n)
 		}
 		_ = conn
 	})
@@ -812,13 +812,13 @@ func TestRule12IntrospectsBeforeFirstUseOfImportedToken(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		a := p.mustAuthorize("acme") // the access token is good
-		w.server.revokeAll()         // the refresh token has been spent where it came from
+		a := p.mustAuthorize("acme") // the access token is valid
+		w.server.revokeAll()         // the refresh token has been exchanged where it came from
 		if _, err := p.Reauthorize(t.Context(), a); err == nil {
 			t.Error("Reauthorize gives an authorization, want none")
 		}
 		if c := w.state(conn.ID).Connection; c.Reason != credstore.ReasonRefreshTokenInactive || w.server.count() != 0 {
-			t.Errorf("reason %q after %d presentations, want %q after none", c.Reason, w.server.count(), credstore.ReasonRefreshTokenInactive)
+			t.Errorf("reason %q after sending %d tokens, want %q after none", c.Reason, w.server.count(), credstore.ReasonRefreshTokenInactive)
 		}
 	})
 }
@@ -831,7 +831,7 @@ func TestRule12UntrustedInactiveRejectsNothing(t *testing.T) {
 		defer p.stop()
 		expire()
 		if a := p.mustAuthorize("acme"); a.Version != 2 {
-			t.Errorf("version %d, want 2: the oracle has never been right", a.Version)
+			t.Errorf("version %d, want 2: introspection has never called a token active", a.Version)
 		}
 	})
 }

@@ -13,10 +13,10 @@ import (
 
 func TestSetKeyErrors(t *testing.T) {
 	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
-		elsewhere := newKeyAPI()
-		elsewhere.knows("staging-key", "c1")
-		p.keys.OtherEnvironment = elsewhere
-		api.knows("good", "c1")
+		other := newKeyAPI()
+		other.knows("staging-key", "c1")
+		p.keys.OtherEnvironment = other
+		api.knows("valid", "c1")
 		api.knows("other", "c2")
 		bound, err := w.command().Create(t.Context(), credstore.NewConnection{
 			Name: "bound", Kind: credstore.IntegratedKey, Company: credstore.Company{ID: "c3"},
@@ -37,7 +37,7 @@ func TestSetKeyErrors(t *testing.T) {
 		var (
 			differs *credstore.OtherCompanyError
 			taken   *CompanyTakenError
-			lacking *apikey.MissingScopesError
+			missing *apikey.MissingScopesError
 		)
 		if err := set("unknown", nil); !errors.Is(err, pleo.ErrUnauthorized) || errors.Is(err, apikey.ErrWrongEnvironment) {
 			t.Errorf("an unknown key: %v, want ErrUnauthorized", err)
@@ -55,17 +55,17 @@ func TestSetKeyErrors(t *testing.T) {
 			t.Errorf("a key of a bound company: %v, want a CompanyTakenError", err)
 		}
 		api.scope = "users:read"
-		if err := set("good", func(g *apikey.Change) { g.Scopes = []string{"users:read", "export-jobs:write"} }); !errors.As(err, &lacking) || !slices.Equal(lacking.Missing, []string{"export-jobs:write"}) {
-			t.Errorf("a key that allows too little: %v, want what it lacks", err)
+		if err := set("valid", func(g *apikey.Change) { g.Scopes = []string{"users:read", "export-jobs:write"} }); !errors.As(err, &missing) || !slices.Equal(missing.Missing, []string{"export-jobs:write"}) {
+			t.Errorf("a key without the scopes: %v, want a MissingScopesError", err)
 		}
 		api.fail(&pleo.StatusError{Status: 503})
-		var away *pleo.StatusError
-		if err := set("good", nil); !errors.As(err, &away) {
-			t.Errorf("while the API is away: %v, want its error", err)
+		var unavailable *pleo.StatusError
+		if err := set("valid", nil); !errors.As(err, &unavailable) {
+			t.Errorf("while the API is unavailable: %v, want its error", err)
 		}
 		api.fail(nil)
 		if c := w.state(conn.ID).Credential; c.Version != 1 || !c.NextKey.IsZero() {
-			t.Errorf("after refused keys the store holds version %d, staged %v, want all as before", c.Version, !c.NextKey.IsZero())
+			t.Errorf("after rejected keys the store holds version %d, staged %v, want it unchanged", c.Version, !c.NextKey.IsZero())
 		}
 		if c := w.state(bound.ID).Connection; c.Version != 1 || c.CompanyID != "c3" {
 			t.Errorf("the other connection is %+v", c)
@@ -85,13 +85,12 @@ func TestSetKeyIsUsedAtOnce(t *testing.T) {
 			t.Fatalf("SetKey = %+v, %v, want it active until %v", got, err, ends)
 		}
 		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("new") || a.Version != 2 {
-			t.Errorf("requests go out with version %d, want the new key", a.Version)
+			t.Errorf("requests are sent with version %d, want the new key", a.Version)
 		}
 	})
 }
 
-// TestSetKeyRejectsStagingTheCurrentKey: nobody would be reminded of its end any more, and
-// on that day there would be no other.
+// A key staged behind itself would stop the reminders of its expiry.
 func TestSetKeyRejectsStagingTheCurrentKey(t *testing.T) {
 	withKey(t, func(t *testing.T, w *env, api *keyAPI, p *process, conn credstore.Connection) {
 		api.knows("old", "c1")
@@ -112,7 +111,7 @@ func TestSetKeyStagesNextKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		if a := p.mustAuthorize("legacy"); a.Value.Reveal() != valueOf("old") {
-			t.Error("a staged key is used before its day")
+			t.Error("a staged key is used before it is promoted")
 		}
 		api.knows("old", "")
 		a, err := p.rejected("legacy")

@@ -8,7 +8,7 @@ import (
 )
 
 // fallBack makes the memory what it was, as a server does that fails over to a
-// replica that lags. Watchers hear that everything may have changed.
+// replica that lags. Every connection is reported as changed.
 func (m *memory) fallBack(old *memory) {
 	was := old.backup()
 	m.mu.Lock()
@@ -20,8 +20,8 @@ func (m *memory) fallBack(old *memory) {
 	}
 }
 
-// TestSharedStoreThatLostChanges: who has obtained a pair saves it again, and
-// the others wait for that. What nobody has any more is not presented.
+// A process that obtained a pair saves it again, and the others wait for that. A token
+// whose successor is lost is not sent.
 func TestSharedStoreThatLostChanges(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.polling, w.shared = true, true
@@ -29,23 +29,23 @@ func TestSharedStoreThatLostChanges(t *testing.T) {
 		for _, name := range []string{"kept", "gone", "untouched"} {
 			w.connect(name)
 		}
-		stays, goes, other := w.start(""), w.start(""), w.start("")
+		stays, stops, other := w.start(""), w.start(""), w.start("")
 		defer stays.stop()
 		defer other.stop()
-		time.Sleep(4 * time.Minute) // the witnesses have seen the store
+		time.Sleep(4 * time.Minute) // the high-water marks are up to date
 		old := w.data.backup()
 		expire()
 		stays.mustAuthorize("kept")
-		goes.mustAuthorize("gone")
+		stops.mustAuthorize("gone")
 		time.Sleep(4 * time.Minute)
-		goes.stop()
+		stops.stop()
 		w.data.fallBack(old)
 		time.Sleep(time.Second)
 
 		other.mustAuthorize("kept")
 		other.mustAuthorize("untouched")
 		_, err := other.Authorize(t.Context(), "gone")
-		wantCode(t, err, ServerUnavailable) // somebody might still bring the pair
+		wantCode(t, err, ServerUnavailable) // another process might still have the pair
 		time.Sleep(peerSaveTimeout + time.Second)
 		_, err = other.Authorize(t.Context(), "gone")
 		if e := wantCode(t, err, ReauthorizationRequired); e.Reason != credstore.ReasonRefreshTokenInactive {
@@ -53,13 +53,13 @@ func TestSharedStoreThatLostChanges(t *testing.T) {
 		}
 		stays.mustAuthorize("kept")
 		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
-			t.Errorf("presented more than once: %v", twice)
+			t.Errorf("tokens sent more than once: %v", twice)
 		}
 	})
 }
 
-// TestOneOfManyProcessesRefreshesAheadOfExpiry: of processes that all use a connection one refreshes
-// it, and the others need not ask.
+// Of processes that all use a connection, one refreshes it ahead of expiry, and the
+// others read the result.
 func TestOneOfManyProcessesRefreshesAheadOfExpiry(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.shared = true
@@ -81,7 +81,7 @@ func TestOneOfManyProcessesRefreshesAheadOfExpiry(t *testing.T) {
 			t.Errorf("%d refreshes in 6 lives of a token, want one in each", n)
 		}
 		if twice := w.server.sentMoreThan(1); len(twice) > 0 {
-			t.Errorf("presented more than once: %v", twice)
+			t.Errorf("tokens sent more than once: %v", twice)
 		}
 	})
 }

@@ -16,8 +16,8 @@ import (
 
 type logger = *zap.Logger
 
-// simServer is the authorization server of a simulation, and the witness: it
-// knows who holds what.
+// simServer is the authorization server of a simulation. It also knows which process
+// has which token.
 type simServer struct {
 	s      *sim
 	grants []*simGrant
@@ -30,7 +30,7 @@ type simGrant struct {
 	conn    credstore.Connection
 	newest  *simToken
 	revoked bool
-	excused bool // its newest token was lost by a fault that nothing can survive
+	excused bool // its newest token was lost by a fault that nothing survives
 }
 
 type simToken struct {
@@ -38,9 +38,9 @@ type simToken struct {
 	refresh   string
 	access    string
 	number    int // in its grant
-	spent     bool
-	travels   bool        // its answer is on the way to a live process
-	holder    *simProcess // that has received it; nil when nobody has, or it crashed
+	exchanged bool
+	travels   bool        // its response is on the way to a running process
+	holder    *simProcess // that has received it; nil if none has, or it crashed
 	notTaken  bool        // the store has failed to take it
 	notFilled bool        // the spool has
 	expires   time.Time
@@ -83,7 +83,7 @@ func (v *simServer) token(refresh credstore.Secret) *simToken {
 	return v.tokens[refresh.Reveal()]
 }
 
-// simLink is a process's way to the server. A call is three steps: on the way
+// simLink is a process's connection to the server. A call is three steps: on the way
 // there, at the server, and on the way back.
 type simLink struct{ p *simProcess }
 
@@ -97,13 +97,13 @@ func (l *simLink) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tok
 		return pleo.Tokens{}, &pleo.NotSentError{Err: err}
 	}
 	if err != nil || fate == simLose {
-		return pleo.Tokens{}, &pleo.UnknownOutcomeError{Err: errSimulated} // lost on the way there
+		return pleo.Tokens{}, &pleo.UnknownOutcomeError{Err: errSimulated} // lost on the way to the server
 	}
 	next, err := s.server.arrive(l.p, old)
 	if err != nil {
 		return pleo.Tokens{}, err
 	}
-	fate, err = l.p.step(ctx, "answer", id)
+	fate, err = l.p.step(ctx, "response", id)
 	if lost := err != nil || fate == simLose; s.server.arrived(next, l.p, lost) {
 		return pleo.Tokens{}, &pleo.UnknownOutcomeError{Err: errSimulated}
 	}
@@ -112,27 +112,26 @@ func (l *simLink) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tok
 	}, nil
 }
 
-// arrive is the moment at which the server decides. A spent token revokes its
-// grant; that it could come here at all is a mistake, if anybody holds what
-// came of it.
+// arrive is the moment at which the server decides. An exchanged token revokes its
+// grant; sending it is a mistake if any process may have its successor.
 func (v *simServer) arrive(p *simProcess, t *simToken) (*simToken, error) {
 	v.s.data.mu.Lock()
 	defer v.s.data.mu.Unlock()
 	g := t.grant
-	if t.spent && !g.excused {
-		v.s.t.Errorf("%s presents %s, which is spent, while %s may be held", p.name, t.refresh, g.newest.refresh)
+	if t.exchanged && !g.excused {
+		v.s.t.Errorf("%s sends %s, which was exchanged, while %s may exist", p.name, t.refresh, g.newest.refresh)
 	}
-	if t.spent || g.revoked {
+	if t.exchanged || g.revoked {
 		g.revoked = true
 		return nil, errRejected
 	}
-	t.spent = true
+	t.exchanged = true
 	next := v.issue(g)
 	next.travels = true
 	return next, nil
 }
 
-// arrived ends the way of an answer, and reports whether it was lost on it.
+// arrived ends the way of a response, and reports whether it was lost.
 func (v *simServer) arrived(t *simToken, p *simProcess, lost bool) bool {
 	v.s.data.mu.Lock()
 	defer v.s.data.mu.Unlock()
@@ -149,14 +148,14 @@ func (l *simLink) Active(ctx context.Context, token credstore.Secret, _ string) 
 	t := l.p.s.server.token(token)
 	fate, err := l.p.step(ctx, "introspect", t.grant.conn.ID)
 	if err != nil || fate != simOK {
-		return false, errors.New("no answer")
+		return false, errors.New("no response")
 	}
 	l.p.s.data.mu.Lock()
 	defer l.p.s.data.mu.Unlock()
-	return !t.spent && !t.grant.revoked, nil
+	return !t.exchanged && !t.grant.revoked, nil
 }
 
-// accepts reports whether the API takes the Authorization value.
+// accepts reports whether the API accepts the Authorization value.
 func (v *simServer) accepts(value string) bool {
 	v.s.data.mu.Lock()
 	defer v.s.data.mu.Unlock()
@@ -168,7 +167,7 @@ func (v *simServer) accepts(value string) bool {
 	return false
 }
 
-// forget notes what is lost with a crashed process: answers on the way to it,
+// forget records what is lost with a crashed process: responses on the way to it,
 // and pairs that neither the store nor the spool has.
 func (v *simServer) forget(p *simProcess) {
 	v.s.data.mu.Lock()
@@ -196,7 +195,7 @@ func (v *simServer) notSpooled(n credstore.Successor) {
 	v.tokens[n.RefreshToken.Reveal()].notFilled = true
 }
 
-// held reports whether anybody still has the token, or will receive it.
+// held reports whether any process has the token, or will receive it.
 func (v *simServer) held(t *simToken) bool { return t.travels || t.holder != nil || v.durable(t) }
 
 // durable reports whether the store or a spool has the token.
@@ -214,9 +213,9 @@ func (v *simServer) durable(t *simToken) bool {
 	return false
 }
 
-// check holds the world against the invariants that every step must keep.
-// That no token is presented while its successor may be held is checked where
-// it is presented (arrive), and what is handed out where it is (handedOut).
+// check checks the invariants that every step must preserve.
+// That no token is sent while its successor may exist is checked in arrive, and what
+// requests use in handedOut.
 func (s *sim) check() {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
@@ -227,14 +226,14 @@ func (s *sim) check() {
 			s.t.Errorf("%s: version %d holds the grant's pair number %d: an older pair over a newer one", g.conn.Name, r.Credential.Version, stored.number)
 		}
 		if !g.excused && !s.server.held(g.newest) {
-			s.t.Errorf("%s: nobody holds %s any more: the only copy was dropped", g.conn.Name, g.newest.refresh)
-			g.excused = true // said once
+			s.t.Errorf("%s: no process has %s any more: the only copy was dropped", g.conn.Name, g.newest.refresh)
+			g.excused = true // reported once
 		}
-		// A successor in the spool of a process that has been away for longer than
-		// the grace is not waited for; its return revives the connection (atRest).
-		condemned := r.Connection.Status == credstore.ReauthorizationRequired && r.Connection.Reason != credstore.ReasonRefreshTokenInactive
-		if condemned && !g.excused && !g.revoked {
-			s.t.Errorf("%s: condemned (%s) although its grant lives", g.conn.Name, r.Connection.Reason)
+		// A successor in the spool of a process that has been down for longer than
+		// ownerTimeout is not waited for; its return revives the connection (atRest).
+		rejected := r.Connection.Status == credstore.ReauthorizationRequired && r.Connection.Reason != credstore.ReasonRefreshTokenInactive
+		if rejected && !g.excused && !g.revoked {
+			s.t.Errorf("%s: rejected (%s) although its grant is valid", g.conn.Name, r.Connection.Reason)
 			g.excused = true
 		}
 		if g.revoked && !g.excused {
@@ -244,8 +243,8 @@ func (s *sim) check() {
 	}
 }
 
-// handedOut holds what a request is sent with against what was promised: it has
-// not expired, and it is durable unless both the store and the spool failed.
+// handedOut checks what a request is sent with: it has not expired, and it is durable
+// unless both the store and the spool failed.
 func (s *sim) handedOut(p *simProcess, a *Authorization) {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
@@ -263,8 +262,8 @@ func (s *sim) handedOut(p *simProcess, a *Authorization) {
 	}
 }
 
-// atRest holds the end, when all faults are over, against what was promised: a
-// grant that no fault has taken is stored and works.
+// atRest checks the end, when all faults are over: a grant that no fault has ended is
+// stored and works.
 func (s *sim) atRest(g *simGrant) {
 	r := s.data.rows[g.conn.ID]
 	if g.excused {

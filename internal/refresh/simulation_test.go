@@ -21,9 +21,9 @@ import (
 // The protocol as a model: the real refresh code of several processes runs in a
 // bubble of virtual time, where every call to the store, the spool and the
 // authorization server stops and waits for a scheduler that lets one go at a
-// time, chosen by a seed. The scheduler also makes calls fail, loses answers,
+// time, chosen by a seed. The scheduler also makes calls fail, loses responses,
 // crashes processes and starts new ones, lets time pass, and sends requests.
-// After each step it holds the world against the invariants (see check).
+// After each step it checks the invariants (see check).
 
 var (
 	schedules = flag.Int("schedules", 100, "how many schedules the simulation runs")
@@ -36,7 +36,7 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// simulate runs one schedule and, if it fails, says how to see it again.
+// simulate runs one schedule and, if it fails, prints how to repeat it.
 func simulate(t *testing.T, seed uint64) {
 	s := &sim{rng: rand.New(rand.NewPCG(seed, 0))}
 	passed := false
@@ -72,7 +72,7 @@ type sim struct {
 	conns   []credstore.Connection
 	pending []*simCall // guarded by data.mu, as are serial and the spools
 	serial  int
-	waiting atomic.Int32 // requests that have not been answered
+	waiting atomic.Int32 // requests in progress
 }
 
 // simCall is one call that waits to be let go.
@@ -83,13 +83,13 @@ type simCall struct {
 	let    chan simFate
 }
 
-// simFate is what the scheduler makes of a call.
+// simFate is what the scheduler lets happen to a call.
 type simFate int
 
 const (
 	simOK   simFate = iota
 	simFail         // it fails and has no effect
-	simLose         // it takes effect and its answer is lost
+	simLose         // it takes effect and its response is lost
 )
 
 var errSimulated = errors.New("made to fail")
@@ -101,7 +101,7 @@ func (s *sim) run(t *testing.T) {
 	s.replicas = s.rng.IntN(2) == 0
 	s.server = newSimServer(s)
 	// An authorization server whose introspection has never been seen to work
-	// is not believed, and then a spool that nobody has read for ten minutes
+	// is not trusted, and then a spool that is not replayed for ten minutes
 	// cannot be waited for: that is by design, so the model starts calibrated.
 	s.data.facts[factIntrospectionTrusted] = "yes"
 	for i := range simConnections {
@@ -117,7 +117,7 @@ func (s *sim) run(t *testing.T) {
 	s.settle()
 }
 
-// act takes one step of the schedule.
+// act performs one step of the schedule.
 func (s *sim) act() {
 	synctest.Wait()
 	switch r := s.rng.IntN(100); {
@@ -149,9 +149,9 @@ func (s *sim) queued() int {
 }
 
 // crashOrStart changes whether the machine's process runs: one that has crashed
-// stays away for a while.
+// stays down for a while.
 func (s *sim) crashOrStart(machine int) {
-	if s.procs[machine].dead() {
+	if s.procs[machine].hasCrashed() {
 		s.procs[machine] = s.start(machine)
 		return
 	}
@@ -200,7 +200,7 @@ func (s *sim) note(format string, args ...any) {
 // release lets a pending call go.
 func (s *sim) release(i int, fate simFate) {
 	c := s.take(i)
-	s.note("%s: %s %s %s", c.p.name, c.op, c.id, [...]string{"", "fails", "loses its answer"}[fate])
+	s.note("%s: %s %s %s", c.p.name, c.op, c.id, [...]string{"", "fails", "loses its response"}[fate])
 	c.let <- fate
 }
 
@@ -217,13 +217,13 @@ func (s *sim) take(i int) *simCall {
 	return c
 }
 
-// settle ends the faults, lets everything come to rest, and holds the end
-// against what users were promised.
+// settle ends the faults, lets everything come to rest, and checks the
+// end.
 func (s *sim) settle() {
 	s.note("the faults end")
 	s.faults = 0
 	for i, p := range s.procs {
-		if p.dead() {
+		if p.hasCrashed() {
 			s.procs[i] = s.start(i)
 		}
 	}
@@ -235,7 +235,7 @@ func (s *sim) settle() {
 		s.rest(time.Hour)
 	}
 	if n := s.waiting.Load(); n != 0 {
-		s.t.Errorf("%d requests were never answered", n)
+		s.t.Errorf("%d requests have never returned", n)
 	}
 	for i, p := range s.procs {
 		if n := s.filled(i); n != 0 {
@@ -265,7 +265,7 @@ func (s *sim) rest(span time.Duration) {
 // request sends one request of a client through a process.
 func (s *sim) request() {
 	p, conn := s.procs[s.rng.IntN(len(s.procs))], s.conns[s.rng.IntN(len(s.conns))]
-	if p.dead() {
+	if p.hasCrashed() {
 		return
 	}
 	s.note("%s: request for %s", p.name, conn.Name)
@@ -278,14 +278,14 @@ func (s *sim) request() {
 
 func (p *simProcess) request(conn credstore.Connection) {
 	a, err := p.m.Authorize(context.Background(), conn.Name)
-	if err != nil || p.dead() {
+	if err != nil || p.hasCrashed() {
 		return
 	}
 	p.s.handedOut(p, a)
 	if p.s.server.accepts(a.Value.Reveal()) {
 		return
 	}
-	if a, err = p.m.Reauthorize(context.Background(), a); err == nil && !p.dead() {
+	if a, err = p.m.Reauthorize(context.Background(), a); err == nil && !p.hasCrashed() {
 		p.s.handedOut(p, a)
 	}
 }
@@ -353,7 +353,7 @@ func (s *sim) crash(machine int) {
 	<-p.done
 }
 
-func (p *simProcess) dead() bool {
+func (p *simProcess) hasCrashed() bool {
 	select {
 	case <-p.crashed:
 		return true
@@ -365,7 +365,7 @@ func (p *simProcess) dead() bool {
 // step waits until the scheduler lets the call go. Once the process has
 // crashed nothing of what it does has any effect.
 func (p *simProcess) step(ctx context.Context, op, id string) (simFate, error) {
-	if p.dead() {
+	if p.hasCrashed() {
 		return simFail, errSimulated
 	}
 	s := p.s
@@ -400,7 +400,7 @@ func (s *simStore) parts() credstore.Store {
 	return credstore.Store{Connections: s, Credentials: s, Links: s, History: s, Changes: s}
 }
 
-// do takes the step and calls f, whose effect is kept even where the answer is
+// do waits for the step and calls f, whose effect remains even if the response is
 // lost.
 func (s *simStore) do(ctx context.Context, op, id string, f func() error) error {
 	fate, err := s.p.step(ctx, op, id)
@@ -457,8 +457,8 @@ func (s *simStore) MarkReauthorizationRequired(ctx context.Context, l credstore.
 }
 
 func (s *simStore) Save(ctx context.Context, n credstore.Successor) (conn credstore.Connection, err error) {
-	if s.p.dead() {
-		return conn, credstore.ErrSuperseded // so that the dead stop trying
+	if s.p.hasCrashed() {
+		return conn, credstore.ErrSuperseded // so that crashed processes stop trying
 	}
 	err = s.do(ctx, "save", n.Parent.ConnectionID, func() (err error) {
 		conn, err = s.memoryStore.Save(ctx, n)
@@ -566,12 +566,12 @@ func (s *simSpool) unlocked() (parents []credstore.Parent) {
 	return parents
 }
 
-// lock takes the record for this process, if it is there still and nobody has it.
+// lock locks the record for this process, if it still exists and is not locked.
 func (s *simSpool) lock(parent credstore.Parent) *simRecord {
 	s.p.store.mu.Lock()
 	defer s.p.store.mu.Unlock()
 	r := s.disk.records[parent]
-	if r == nil || r.locked || s.p.dead() {
+	if r == nil || r.locked || s.p.hasCrashed() {
 		return nil
 	}
 	r.locked = true
@@ -586,7 +586,7 @@ func (s *simSpool) replay(ctx context.Context, store spool.Store, parent credsto
 	defer func() {
 		s.p.store.mu.Lock()
 		defer s.p.store.mu.Unlock()
-		record.locked = record.locked && s.p.dead() // the next process may have it
+		record.locked = record.locked && s.p.hasCrashed() // the next process may have it
 	}()
 	successor := record.successor
 	var err error
@@ -602,7 +602,7 @@ func (s *simSpool) replay(ctx context.Context, store spool.Store, parent credsto
 			return nil
 		}
 	}
-	if errors.Is(err, credstore.ErrUnavailable) || s.p.dead() {
+	if errors.Is(err, credstore.ErrUnavailable) || s.p.hasCrashed() {
 		return errSimulated
 	}
 	s.p.store.mu.Lock()
@@ -633,7 +633,7 @@ func (t *simReservation) Write(n credstore.Successor) error {
 }
 
 func (t *simReservation) Remove() {
-	if t.spool.p.dead() {
+	if t.spool.p.hasCrashed() {
 		return
 	}
 	t.spool.p.store.mu.Lock()
