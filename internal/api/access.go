@@ -9,6 +9,11 @@ import (
 )
 
 // access decides which requests may read and change.
+//
+// Reading shows names and states of connections and no secret, so all users of the
+// machine may read on a loopback address or unix socket. Pages in their browsers may
+// not: see [API.checkOrigin]. Changes can end a customer's access or move it to
+// another company, so they require a token on every listener.
 type access struct {
 	token   func() credstore.Secret
 	exposed bool // others than this machine's users can reach the listener
@@ -46,7 +51,7 @@ func (a access) requireToken(h http.HandlerFunc) http.HandlerFunc {
 // bearerToken returns the token of the request (RFC 6750 section 2.1), or none.
 func bearerToken(r *http.Request) credstore.Secret {
 	given := r.Header.Values("Authorization")
-	if len(given) != 1 {
+	if len(given) != 1 { // a proxy in front may have checked another one of two
 		return credstore.Secret{}
 	}
 	scheme, token, _ := strings.Cut(given[0], " ")

@@ -71,9 +71,10 @@ func (a *auth) requireForm(h handler) handler {
 			return err
 		}
 		s := a.pages.sessions.find(r)
-		if s == nil {
+		if s == nil { // the form is lost, so the page that had it comes next
 			return a.renderSignIn(w, r, http.StatusForbidden, signInPage{Next: r.Header.Get("Referer"), Error: "Your session has expired, and nothing was changed. Sign in and try again."})
 		}
+		// PostForm and not Form: a token in the query would be in logs and in Referer.
 		if !s.validCSRF(r.PostForm) {
 			return manage.NewProblem(manage.CodeCrossSiteRequest, "This form does not belong to your session. Go back, reload the page and try again.")
 		}

@@ -51,6 +51,7 @@ func newSessions(token func() credstore.Secret, now func() time.Time) *sessions 
 // create starts a session and returns the value of its cookie. The session id is
 // always new: an attacker could know one that the browser brings along.
 func (s *sessions) create() credstore.Secret {
+	// Two texts of 26 characters have 260 bits of randomness.
 	cookie, token := credstore.NewSecret(rand.Text()+rand.Text()), s.token().Hash()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +97,7 @@ func (s *sessions) find(r *http.Request) *session {
 	if !ok || s.expired(found, token) {
 		return nil
 	}
-	found.lastUsedAt = s.now()
+	found.lastUsedAt = s.now() // every page counts as use, also one that fails
 	return found
 }
 
