@@ -62,7 +62,7 @@ func TestClientAuthentication(t *testing.T) {
 				code = bodyOrCode(t, got)
 			}
 			if status := statusOf(t, got); status != tt.status || code != tt.code {
-				t.Errorf("answer = %d %s, want %d %s", status, code, tt.status, tt.code)
+				t.Errorf("response = %d %s, want %d %s", status, code, tt.status, tt.code)
 			}
 			sent := api.bytes()[before:]
 			if tt.status != 200 && sent != "" {
@@ -139,7 +139,7 @@ func TestClientConnections(t *testing.T) {
 				code = decodeProblem(t, got.body).Code
 			}
 			if got.StatusCode != tt.status || code != tt.code {
-				t.Errorf("answer = %d %s, want %d %s", got.StatusCode, code, tt.status, tt.code)
+				t.Errorf("response = %d %s, want %d %s", got.StatusCode, code, tt.status, tt.code)
 			}
 		})
 	}
@@ -240,7 +240,7 @@ func TestForwardedAddressIsIgnored(t *testing.T) {
 	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) { c.ClientNetworks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
 	got := r.do("GET", "/", nil, "X-Forwarded-For", "10.0.0.1", "Forwarded", "for=10.0.0.1")
 	if p := decodeProblem(t, got.body); got.StatusCode != 403 || p.Code != "client_not_allowed" || api.bytes() != "" {
-		t.Errorf("answer = %d %s, want 403 client_not_allowed and nothing upstream", got.StatusCode, p.Code)
+		t.Errorf("response = %d %s, want 403 client_not_allowed and nothing upstream", got.StatusCode, p.Code)
 	}
 }
 

@@ -11,35 +11,34 @@ import (
 	"go.uber.org/zap"
 )
 
-// statusClientClosed stands in log and metrics for a request whose client left
-// before there was an answer. It is nginx's number, and never on the wire.
+// statusClientClosed is the status in log and metrics of a request whose client
+// disconnected before the response. nginx uses the same number. It is never sent.
 const statusClientClosed = 499
 
-// accessEntry is what is remembered of a request for log and metrics. It holds no
-// query, no field value that the client chose but the connection's name, and no
-// secret.
+// accessEntry is what log and metrics say about a request. It contains no query,
+// no header value of the client but the connection's name, and no secret.
 type accessEntry struct {
-	began      time.Time
-	status     int
-	byListener bool // the answer is ours
-	code       code // what went wrong; may be set beside a status of the API
-	attempts   int
-	version    int64 // of the credential that was sent last
-	received   int64 // bytes of the request's body
-	sent       int64 // bytes of the answer's body
-	upstream   time.Duration
-	requestID  string
-	err        error // why, for operators
+	began     time.Time
+	status    int
+	byProxy   bool // the response is not the API's
+	code      code // what went wrong; may be set beside a status of the API
+	attempts  int
+	version   int64 // of the credential that was sent last
+	received  int64 // bytes of the request body
+	sent      int64 // bytes of the response body
+	upstream  time.Duration
+	requestID string
+	err       error // the cause, for operators
 }
 
 func (e *accessEntry) origin() string {
-	if e.byListener {
+	if e.byProxy {
 		return "proxy"
 	}
 	return "upstream"
 }
 
-// record counts the exchange and writes its line to the access log.
+// record counts the exchange and writes its entry to the access log.
 func (p *Proxy) record(x *exchange) {
 	e := &x.entry
 	took := time.Since(e.began)
@@ -48,19 +47,19 @@ func (p *Proxy) record(x *exchange) {
 	if e.attempts > 0 {
 		p.metrics.upstream.Observe(e.upstream.Seconds())
 	}
-	line := p.accessLog.Check(zap.InfoLevel, "request")
-	if line == nil {
+	entry := p.accessLog.Check(zap.InfoLevel, "request")
+	if entry == nil {
 		return
 	}
 	path := x.target.path
 	if path == "" {
-		path = "-" // a target that was refused is not repeated
+		path = "-" // the target was rejected
 	}
 	client := ""
 	if x.client != nil {
 		client = x.client.Name
 	}
-	line.Write(
+	entry.Write(
 		zap.String("client", truncate(client, 128)),
 		zap.String("connection", x.name),
 		zap.String("method", truncate(x.in.Method, 32)),
@@ -79,16 +78,16 @@ func (p *Proxy) record(x *exchange) {
 	)
 }
 
-// truncate bounds what others chose the length of.
-func truncate(s string, most int) string {
-	if len(s) <= most {
+// truncate bounds a string that a client or the API chose.
+func truncate(s string, limit int) string {
+	if len(s) <= limit {
 		return s
 	}
-	return s[:most] + "..."
+	return s[:limit] + "..."
 }
 
-// statusLabel bounds the values of a label: a status that nobody registered
-// counts as its class.
+// statusLabel returns the label value of a status. Unregistered ones are counted
+// by their class, to bound the number of values.
 func statusLabel(status int) string {
 	if http.StatusText(status) == "" && status != statusClientClosed {
 		return strconv.Itoa(status/100) + "xx"
@@ -96,19 +95,19 @@ func statusLabel(status int) string {
 	return strconv.Itoa(status)
 }
 
-// replayResult says what became of the wish to replay a request after a 401.
+// replayResult is what a 401 of the API led to.
 type replayResult string
 
 const (
-	replaySucceeded    replayResult = "healed"        // the replay was not answered 401
-	replayRejected     replayResult = "rejected"      // it was
-	replayFailed       replayResult = "failed"        // it was not answered
-	replaySuppressed   replayResult = "suppressed"    // no refresh for this 401
-	replayNoCredential replayResult = "no_credential" // none that is newer can be had
-	replayNotBuffered  replayResult = "not_kept"      // the body is too large to be sent again
+	replaySucceeded    replayResult = "succeeded"     // the response to the replay was not a 401
+	replayRejected     replayResult = "rejected"      // it was a 401
+	replayFailed       replayResult = "failed"        // there was no response to the replay
+	replaySuppressed   replayResult = "suppressed"    // the 401 does not call for a newer credential
+	replayNoCredential replayResult = "no_credential" // no newer one is available
+	replayNotBuffered  replayResult = "not_buffered"  // the request body exceeds a limit
 )
 
-// replayResults lists every result.
+// replayResults returns every result.
 func replayResults() []replayResult {
 	return []replayResult{replaySucceeded, replayRejected, replayFailed, replaySuppressed, replayNoCredential, replayNotBuffered}
 }
@@ -124,21 +123,21 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pleo_proxy_requests_total",
-			Help: "Requests by status, and by who answered: upstream or proxy. 499: the client left first.",
+			Help: "Requests by status and origin of the response: upstream or proxy. 499: the client disconnected first.",
 		}, []string{"code", "origin"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pleo_proxy_request_duration_seconds",
-			Help:    "Time from the head of a request to the end of its answer.",
+			Help:    "Time from the head of a request to the end of its response.",
 			Buckets: durationBuckets(),
 		}),
 		upstream: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pleo_proxy_upstream_duration_seconds",
-			Help:    "Time that a request waited for the heads of the API's answers, over all its attempts.",
+			Help:    "Time that a request waited for response heads of the API, over all its attempts.",
 			Buckets: durationBuckets(),
 		}),
 		replays: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pleo_proxy_replays_total",
-			Help: "Answers 401 of the API by what became of the replay.",
+			Help: "401 responses of the API, by the result of the replay.",
 		}, []string{"result"}),
 	}
 	for _, result := range replayResults() {
@@ -158,8 +157,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 
 func (m *metrics) replayed(r replayResult) { m.replays.WithLabelValues(string(r)).Inc() }
 
-// durationBuckets are in seconds: from what the proxy adds itself to the
-// longest that an answer may take.
+// durationBuckets are in seconds: from what the proxy itself adds to the default
+// upstream timeout.
 func durationBuckets() []float64 {
 	return []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 }

@@ -76,7 +76,7 @@ func TestMetrics(t *testing.T) {
 		r.logEntry()
 	}
 	const want = `
-# HELP pleo_proxy_requests_total Requests by status, and by who answered: upstream or proxy. 499: the client left first.
+# HELP pleo_proxy_requests_total Requests by status and origin of the response: upstream or proxy. 499: the client disconnected first.
 # TYPE pleo_proxy_requests_total counter
 pleo_proxy_requests_total{code="200",origin="upstream"} 1
 pleo_proxy_requests_total{code="2xx",origin="upstream"} 1

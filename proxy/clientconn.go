@@ -14,16 +14,16 @@ import (
 	"sync/atomic"
 )
 
-// TrackConnections returns l with connections that tell a [Proxy] what net/http
-// keeps to itself. The server of [NewServer] should serve it:
+// TrackConnections returns a listener whose connections record what net/http
+// does not pass on to a handler. With it, the server of [NewServer]
 //
-//   - A client that has shut down its side for writing gets its answer all the
-//     same; without this it is taken for one that has left.
-//   - A request with both Content-Length and Transfer-Encoding is refused, and
-//     one of HTTP/1.0 with the latter, which net/http takes for one without a body.
-//   - A request that is not HTTP is answered by problem+json.
+//   - sends the response to a client that has shut down its writing side, which
+//     net/http takes for one that has disconnected;
+//   - rejects a request with both Content-Length and Transfer-Encoding, and one
+//     of HTTP/1.0 with the latter, which net/http takes for one without a body;
+//   - responds to what is not HTTP with problem+json.
 //
-// Over TLS only the first is done.
+// Over TLS it does only the first.
 func TrackConnections(l net.Listener) net.Listener { return trackedListener{l} }
 
 type trackedListener struct{ net.Listener }
@@ -37,22 +37,22 @@ func (l trackedListener) Accept() (net.Conn, error) {
 }
 
 // clientConn is the connection of a client. The server may read the first byte of
-// the next request while it says that the one before has been answered.
+// the next request before it reports that the one before has been served.
 type clientConn struct {
 	net.Conn
 
-	broken  atomic.Bool // reading failed, other than by the end of what is sent
-	handled atomic.Bool // a request of it has reached the proxy, and is not answered yet
+	broken  atomic.Bool // reading failed, other than by io.EOF
+	handled atomic.Bool // a request of it is with the proxy
 
-	mu sync.Mutex // guards what follows
-	// head is what was read since the last answer, until the header section of
-	// a request was complete. A pipelined request has none: it was read with the
-	// one before. The first byte may be missing.
+	mu sync.Mutex // guards the fields below
+	// head is what was read since the last response, up to the end of a header
+	// section. It is empty for a pipelined request, which was read with the one
+	// before, and may lack the first byte.
 	head     []byte
 	complete bool
 }
 
-// Read is Conn's, and remembers what it saw.
+// Read implements io.Reader.
 func (c *clientConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.recordHead(p[:n])
@@ -62,14 +62,15 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// isTimeout: the server interrupts its own reads by a deadline in the past.
+// isTimeout reports whether the server interrupted its own read, for which it
+// sets a deadline in the past.
 func isTimeout(err error) bool {
 	e, ok := errors.AsType[net.Error](err)
 	return ok && e.Timeout()
 }
 
-// CloseWrite lets the server end its last answer while it still waits for the
-// client to read it.
+// CloseWrite lets the server end its last response while it waits for the client
+// to read it.
 func (c *clientConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -90,23 +91,21 @@ func (c *clientConn) recordHead(p []byte) {
 		len(c.head) > maxHeaderBytes+4096 // more than the server reads
 }
 
-// headBufferSize is what most header sections fit into, in bytes. A larger
-// buffer is not kept for the next one.
-const headBufferSize = 4 << 10
+// maxReusedHead is the capacity of head up to which it is reused, in bytes.
+const maxReusedHead = 4 << 10
 
-// reset forgets the request that has been answered.
+// reset prepares for the next request.
 func (c *clientConn) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if cap(c.head) > headBufferSize {
+	if cap(c.head) > maxReusedHead {
 		c.head = nil
 	}
 	c.head, c.complete = c.head[:0], false
 	c.handled.Store(false)
 }
 
-// framing reports which of the fields that say how long a body is the header
-// section has.
+// framing reports which of the fields that delimit a body the head has.
 func (c *clientConn) framing() (length, coding bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,9 +120,9 @@ func (c *clientConn) framing() (length, coding bool) {
 	return length, coding
 }
 
-// Write is Conn's, but puts a problem in the place of the answers that net/http
-// gives by itself, to requests that it does not hand on, so that clients can
-// tell them from those of the API.
+// Write implements io.Writer. It replaces the responses that net/http sends to
+// requests of which no handler hears, by a problem, so that clients can tell them
+// from responses of the API.
 func (c *clientConn) Write(p []byte) (int, error) {
 	if c.handled.Load() {
 		return c.Conn.Write(p)
@@ -138,57 +137,55 @@ func (c *clientConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// parseServerError takes apart an answer of the server's own, which comes in
-// one piece. text is what it says beyond its status.
+// parseServerError parses a response of net/http itself, which it writes in one
+// piece. text is what it says beyond the status.
 func parseServerError(p []byte) (status int, text string, ok bool) {
 	head, body, _ := strings.Cut(string(p), "\r\n\r\n")
 	version, rest, _ := strings.Cut(head, " ")
 	digits, _, _ := strings.Cut(rest, " ")
 	status, err := strconv.Atoi(digits)
-	if err != nil || !strings.HasPrefix(version, "HTTP/1.") || status < http.StatusBadRequest {
+	switch {
+	case err != nil || !strings.HasPrefix(version, "HTTP/1.") || status < http.StatusBadRequest:
 		return 0, "", false
-	}
-	if status == http.StatusExpectationFailed {
-		return status, "Expect may only say 100-continue", true
-	}
-	if status == http.StatusRequestHeaderFieldsTooLarge {
+	case status == http.StatusExpectationFailed:
+		return status, "the only expectation that is supported is 100-continue", true
+	case status == http.StatusRequestHeaderFieldsTooLarge:
 		return status, fmt.Sprintf("its header section is larger than %d KiB", maxHeaderBytes>>10), true
-	}
-	if !strings.HasPrefix(body, digits) {
+	case !strings.HasPrefix(body, digits):
 		return status, strings.TrimRight(body, ".\n"), true
 	}
 	_, text, _ = strings.Cut(body, ": ")
 	return status, text, true
 }
 
-// connKey is the context key of the [clientConn] that a request came by.
+// connKey is the context key of a request's [clientConn].
 type connKey struct{}
 
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	watched := trackedConn(c)
-	if watched == nil {
+	tracked := trackedConn(c)
+	if tracked == nil {
 		return ctx
 	}
-	watched.mu.Lock()
-	watched.complete = c != net.Conn(watched) // what TLS reads is no header section
-	watched.mu.Unlock()
-	return context.WithValue(ctx, connKey{}, watched)
+	tracked.mu.Lock()
+	tracked.complete = c != net.Conn(tracked) // TLS reads no header section
+	tracked.mu.Unlock()
+	return context.WithValue(ctx, connKey{}, tracked)
 }
 
-// connState tells the connection that a request has been answered.
+// connState resets the connection after each request.
 func connState(c net.Conn, state http.ConnState) {
-	if watched, ok := c.(*clientConn); ok && state == http.StateIdle {
-		watched.reset()
+	if tracked, ok := c.(*clientConn); ok && state == http.StateIdle {
+		tracked.reset()
 	}
 }
 
-// trackedConn returns the watched connection that c is, or is TLS over.
+// trackedConn returns the tracked connection that c is, or is TLS over.
 func trackedConn(c net.Conn) *clientConn {
 	if over, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = over.NetConn()
 	}
-	watched, _ := c.(*clientConn)
-	return watched
+	tracked, _ := c.(*clientConn)
+	return tracked
 }
 
 func connOf(r *http.Request) *clientConn {
@@ -196,44 +193,44 @@ func connOf(r *http.Request) *clientConn {
 	return c
 }
 
-// markHandled notes that the request has reached the proxy: what is written until the
-// next one is its answer.
+// markHandled records that the request has reached the proxy, so that what is
+// written from now on is its response.
 func markHandled(r *http.Request) {
 	if c := connOf(r); c != nil {
 		c.handled.Store(true)
 	}
 }
 
-// clientLeft reports whether the end of r's context means that the client is not
-// there to be answered. The server ends it as soon as nothing more can be read;
-// a client that has only shut down its side for writing still reads.
+// clientLeft reports whether the end of r's context means that the client has
+// disconnected. The server cancels the context as soon as nothing more can be
+// read; a client that has shut down only its writing side still reads.
 func clientLeft(r *http.Request) bool {
 	c := connOf(r)
 	return c == nil || r.ProtoMajor != 1 || c.broken.Load()
 }
 
-// resetConnection makes the end of the connection one that no client takes for that of an
-// answer: unsent bytes are dropped, and the client is told that it was reset. A
-// unix socket cannot do that.
+// resetConnection makes closing the client's connection reset it, which no client
+// takes for the end of a response. On unix sockets this has no effect.
 func resetConnection(r *http.Request) {
 	c := connOf(r)
 	if c == nil {
 		return
 	}
-	if resets, ok := c.Conn.(interface{ SetLinger(seconds int) error }); ok {
-		_ = resets.SetLinger(0) // of a connection that is closed already there is nothing to end
+	if tcp, ok := c.Conn.(interface{ SetLinger(seconds int) error }); ok {
+		_ = tcp.SetLinger(0) // fails for a connection that is closed already
 	}
 }
 
-// conflictingFraming reports whether the request's framing is in doubt (RFC 9112 section
-// 6.1): it has both fields, and whoever is between us and the client may go by the
-// other one; or it is of HTTP/1.0, which has no codings.
+// conflictingFraming reports whether the end of the request is in doubt (RFC 9112
+// section 6.1). It is if both fields are present, since a server between the
+// client and this one may have used the other, and if Transfer-Encoding is present
+// in HTTP/1.0, which does not have it.
 func conflictingFraming(r *http.Request) bool {
 	c := connOf(r)
-	modern := r.ProtoAtLeast(1, 1)
-	if c == nil || r.TLS != nil || modern && len(r.TransferEncoding) == 0 {
+	http11 := r.ProtoAtLeast(1, 1)
+	if c == nil || r.TLS != nil || http11 && len(r.TransferEncoding) == 0 {
 		return false
 	}
 	length, coding := c.framing()
-	return coding && (length || !modern)
+	return coding && (length || !http11)
 }

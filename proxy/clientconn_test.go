@@ -61,7 +61,7 @@ func TestHalfClosedClientGetsResponse(t *testing.T) {
 			}))
 			got := r.halfClosed(tt.request, arrived)
 			if status := statusOf(t, got); status != 200 || !strings.Contains(got, "late "+tt.want) {
-				t.Errorf("answer = %q, want 200 with late %s", got, tt.want)
+				t.Errorf("response = %q, want 200 with late %s", got, tt.want)
 			}
 			if line := r.logEntry(); line["status"] != int64(200) || line["code"] != "" {
 				t.Errorf("log = %v %v, want 200 and no code", line["status"], line["code"])
@@ -122,7 +122,7 @@ func TestConflictingFramingIsRejected(t *testing.T) {
 			}
 			all, _ := io.ReadAll(responses) // to the end: the proxy hangs up
 			if status, code := statusOf(t, string(all)), bodyOrCode(t, string(all)); status != 400 || code != "bad_request" || posts != 0 {
-				t.Errorf("answer = %d %s after %d requests, want 400 bad_request and none", status, code, posts)
+				t.Errorf("response = %d %s after %d requests, want 400 bad_request and none", status, code, posts)
 			}
 		})
 	}
@@ -148,13 +148,13 @@ func TestMalformedRequestsGetAProblem(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			got := r.raw(tt.request)
 			if status, code := statusOf(t, got), bodyOrCode(t, got); status != tt.status || code != "bad_request" {
-				t.Errorf("answer = %d %s, want %d bad_request", status, code, tt.status)
+				t.Errorf("response = %d %s, want %d bad_request", status, code, tt.status)
 			}
 			if tt.status == 431 && !strings.Contains(got, "header section is larger than 256 KiB") {
-				t.Errorf("answer = %q, which does not say what is too large", got)
+				t.Errorf("response = %q, which does not say what is too large", got)
 			}
 			if !strings.Contains(got, "\r\nProxy-Status: pleo-auth-proxy") {
-				t.Errorf("answer = %q, which does not say whose it is", got)
+				t.Errorf("response = %q, which does not say whose it is", got)
 			}
 		})
 	}
@@ -169,7 +169,7 @@ func TestUpstreamErrorsAreNotReplaced(t *testing.T) {
 	api := newTCPUpstream(t, respondAlways("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\nConnection: close\r\n\r\n"+body))
 	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	if got := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "\r\n\r\n"+body) {
-		t.Errorf("answer = %q, want the API's", got)
+		t.Errorf("response = %q, want the API's", got)
 	}
 }
 
@@ -216,7 +216,7 @@ func TestBodyThatLooksLikeAServerErrorIsNotReplaced(t *testing.T) {
 	_, _ = io.WriteString(conn, "GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	all, _ := io.ReadAll(responses)
 	if status, code := statusOf(t, string(all)), bodyOrCode(t, string(all)); status != 400 || code != "bad_request" {
-		t.Errorf("answer = %d %s, want 400 bad_request", status, code)
+		t.Errorf("response = %d %s, want 400 bad_request", status, code)
 	}
 }
 
@@ -271,7 +271,7 @@ func TestOverTLS(t *testing.T) {
 			defer func() { _ = res.Body.Close() }()
 			body, err := io.ReadAll(res.Body)
 			if res.Proto != name || res.StatusCode != 200 || string(body) != "hello" || err != nil {
-				t.Errorf("answer = %s %d %q, %v, want %s 200 hello", res.Proto, res.StatusCode, body, err, name)
+				t.Errorf("response = %s %d %q, %v, want %s 200 hello", res.Proto, res.StatusCode, body, err, name)
 			}
 			if uri, sum := res.Header.Get("X-Uri"), res.Header.Get("X-Sum"); uri != "/v1/a%2Fb?x=%zz;" || sum != "42" {
 				t.Errorf("upstream got %q with trailer %q, want both as they were sent", uri, sum)
@@ -285,7 +285,7 @@ func TestPlainRequestToTLS(t *testing.T) {
 	r.listenTLS(false)
 	got := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	if status, code := statusOf(t, got), bodyOrCode(t, got); status != 400 || code != "bad_request" || !strings.Contains(got, "HTTPS server") {
-		t.Errorf("answer = %q, want 400 bad_request, and that the server speaks HTTPS", got)
+		t.Errorf("response = %q, want 400 bad_request, and that the server speaks HTTPS", got)
 	}
 }
 

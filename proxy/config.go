@@ -17,86 +17,84 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
-// Credentials hands out what requests are authorized with. Its methods are
-// called by many goroutines at once, and Authorize on every request: it should
-// answer from memory.
+// Credentials provides what requests are authorized with. Its methods are called
+// concurrently, Authorize for every request: it should return from memory.
 type Credentials interface {
 	// Authorize returns the current authorization of the connection called
-	// name. It waits, within ctx, where that gives a better answer. Its error is
-	// a *[refresh.Error], or that of ctx.
+	// name. It may wait, within ctx, for a better one. Its error is a
+	// *[refresh.Error] or that of ctx.
 	Authorize(ctx context.Context, name string) (*refresh.Authorization, error)
 
-	// Reauthorize is called after a 401 and returns a newer authorization than
-	// the rejected one. Its error is [refresh.ErrSuppressed] when the 401 should
-	// go back as it is, a *[refresh.Error], or that of ctx.
+	// Reauthorize is called after a 401. It returns a newer authorization than
+	// the rejected one. Its error is [refresh.ErrSuppressed] if the 401 is to be
+	// passed on, a *[refresh.Error], or that of ctx.
 	Reauthorize(ctx context.Context, rejected *refresh.Authorization) (*refresh.Authorization, error)
 
-	// ReplayRejected says that a replay with a, which Reauthorize returned, was
-	// answered 401 too: the credential is not the reason.
+	// ReplayRejected reports that the response to a replay with a, which
+	// Reauthorize returned, was a 401 too: the credential is not the reason.
 	ReplayRejected(a *refresh.Authorization)
 
-	// Uninstalled says that a request sent with a has uninstalled the
-	// integration at the company. It should not take long: the client waits. ctx
-	// does not end when the client leaves.
+	// Uninstalled reports that a request sent with a has uninstalled the
+	// integration at the company. The response waits for it. ctx does not end
+	// when the client disconnects.
 	Uninstalled(ctx context.Context, a *refresh.Authorization)
 }
 
-// Config is what a [Proxy] is made of. Upstream and Credentials are required;
-// the zero value of everything else is usable.
+// Config is the configuration of a [Proxy]. Upstream, Credentials and
+// ConnectionHeaders are required; the zero value of everything else is usable.
+// There are no other defaults here: 0 means 0.
 type Config struct {
-	// Upstream sends requests to the API. The path of its URL comes before that
-	// of every request.
+	// Upstream sends requests to the API. The path of its URL precedes that of
+	// every request.
 	Upstream *upstream.Client
 
 	Credentials Credentials
 
-	// ConnectionHeaders are the header fields that may name the connection, at
-	// least one. Error messages suggest the first.
+	// ConnectionHeaders are the header fields that may name the connection, the
+	// preferred one first.
 	ConnectionHeaders []string
 
-	// DefaultConnection is meant by requests that name none. Empty: such
-	// requests are refused.
+	// DefaultConnection is the connection of requests that do not name one.
+	// Empty means that such requests are rejected.
 	DefaultConnection string
 
-	// DefaultConnectionShared keeps DefaultConnection in use when there are
-	// other connections too.
+	// DefaultConnectionShared uses DefaultConnection even if there are other
+	// connections.
 	DefaultConnectionShared bool
 
-	// SingleConnection reports whether the store holds at most one connection. It is asked
-	// for each request that would use DefaultConnection, so it should answer
-	// from memory. Required if DefaultConnection is set and not shared.
+	// SingleConnection reports whether the store has at most one connection. It
+	// is called for each request that would use DefaultConnection, so it should
+	// return from memory. Required if DefaultConnection is set and not shared.
 	SingleConnection func(context.Context) (bool, error)
 
-	// ConnectLink returns the address at which a person can mend the connection
-	// with the id, whose credential has the version. It is asked for each request
-	// that cannot be authorized for want of a person, and shown in the answer, so
-	// it should answer from memory. Nil: nothing is shown, as befits a proxy whose
-	// clients are neither known nor of this machine.
+	// ConnectLink returns the URL at which a person can fix the connection with
+	// this id, whose credential has this version. It is called for each request
+	// that only a person can help, and shown in the response. Nil means that
+	// none is shown, as is right if clients are neither authenticated nor local.
 	ConnectLink func(ctx context.Context, connectionID string, version int64) (string, error)
 
-	// AllowedHosts are names, without port, that requests may have in Host
-	// besides those no public web page can be served from.
+	// AllowedHosts are further names, without port, that are accepted in Host:
+	// those that no public website can have are accepted anyway.
 	AllowedHosts []string
 
-	// Clients are the programs that may use the proxy. Nil: whoever reaches it
-	// may, if ClientNetworks does not say otherwise.
+	// Clients are the programs that may use the proxy. Nil means all.
 	Clients []Client
 
-	// ClientNetworks are where clients may connect from, besides unix sockets.
-	// Nil means everywhere. With Clients, both have to agree.
+	// ClientNetworks are the networks from which clients may connect, besides
+	// unix sockets. Nil means all. It applies in addition to Clients.
 	ClientNetworks []netip.Prefix
 
 	// Replay limits the buffers of request bodies. Its zero value buffers none,
 	// so that only requests without a body are replayed.
 	Replay ReplayConfig
 
-	// Logger gets what an operator should know. Nil means that nobody does.
+	// Logger gets messages for operators. Nil discards them.
 	Logger *zap.Logger
 
-	// AccessLog gets one entry per request. Nil means none.
+	// AccessLog gets one entry per request. Nil discards them.
 	AccessLog *zap.Logger
 
-	// Registerer gets the metrics. Nil: they are counted and not shown.
+	// Registerer registers the metrics. Nil registers none.
 	Registerer prometheus.Registerer
 }
 
@@ -125,9 +123,9 @@ type ReplayConfig struct {
 	Dir string
 }
 
-// Proxy is the handler of the proxy listener. Use [New] to make one, and
-// [NewServer] to serve it: it has to see every request as it came, so nothing
-// that cleans paths, such as [http.ServeMux], may stand in front of it.
+// Proxy is the handler of the proxy listener; see [New]. It must get every
+// request as it was received, so nothing that cleans paths, such as an
+// http.ServeMux, may precede it. [NewServer] returns a suitable server.
 type Proxy struct {
 	credentials     Credentials
 	upstream        *upstream.Client
@@ -135,18 +133,16 @@ type Proxy struct {
 	connectionNames connectionNames
 	access          clientAccess
 	allowedHosts    webguard.Hosts
-	strippedFields  map[string]bool // canonical field name that never leaves, besides alwaysStripped
+	strippedFields  map[string]bool // normalized names of fields that are not forwarded, besides alwaysStripped
 	replayBuffers   *replayBuffers
 	logger          *zap.Logger
 	accessLog       *zap.Logger
 	metrics         *metrics
-	copyBuffers     sync.Pool // of *[]byte
-
-	// connectLink is nil where there are no links to show.
-	connectLink func(ctx context.Context, connectionID string, version int64) (string, error)
+	copyBuffers     sync.Pool                                                                     // of *[]byte
+	connectLink     func(ctx context.Context, connectionID string, version int64) (string, error) // nil: no links are shown
 }
 
-// New makes a Proxy. Its error reports everything that is wrong with c.
+// New returns a Proxy. Its error has everything that is wrong with c.
 func New(c Config) (*Proxy, error) {
 	c = c.withDefaults()
 	if err := errors.Join(c.Check(), c.checkRequired()); err != nil {
@@ -187,8 +183,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// checkRequired returns an error if something is missing that no setting stands
-// for.
+// checkRequired returns an error if something is missing that is not a setting.
 func (c Config) checkRequired() error {
 	var errs []error
 	if c.Upstream == nil {

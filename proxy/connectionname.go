@@ -8,11 +8,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// connectionNames knows where a request may name its connection.
+// connectionNames finds the connection that a request names.
 type connectionNames struct {
-	fields      []string // canonical names of the header fields, the configured one first
-	defaultName string   // the default connection; empty when there is none
-	shared      bool     // defaultName is meant although there are other connections
+	fields      []string // canonical names of the header fields
+	defaultName string   // empty: there is none
+	shared      bool     // the default is used even if there are other connections
 	single      func(context.Context) (bool, error)
 }
 
@@ -24,9 +24,9 @@ func newConnectionNames(c Config) connectionNames {
 	return n
 }
 
-// resolve returns the name of the connection that a request means: the
-// listener's own, that of the path prefix, that of a header field, or the
-// default. The first three have to agree where several of them speak.
+// resolve returns the name of the request's connection: that of the listener,
+// the path prefix or a header field, or the default. If more than one of the
+// first three name a connection, they must agree.
 func (n connectionNames) resolve(ctx context.Context, byListener string, t target, h http.Header) (string, error) {
 	name := byListener
 	if t.prefix != "" {
@@ -40,7 +40,7 @@ func (n connectionNames) resolve(ctx context.Context, byListener string, t targe
 			continue
 		}
 		if len(values) != 1 || strings.Contains(values[0], ",") {
-			return "", connectionConflict("The header " + field + " may name one connection, once.")
+			return "", connectionConflict("The header " + field + " must name one connection, once.")
 		}
 		if err := n.set(&name, values[0]); err != nil {
 			return "", err
@@ -52,11 +52,10 @@ func (n connectionNames) resolve(ctx context.Context, byListener string, t targe
 	return name, nil
 }
 
-// set makes given the name, unless it is none or another one is chosen
-// already.
+// set sets name to given, unless it is invalid or another name is set already.
 func (n connectionNames) set(name *string, given string) error {
 	if given == "" {
-		// An unset variable in the client. The default would hide it.
+		// An unset variable of the client, which the default would hide.
 		return connectionRequired("The request names a connection, but the name is empty.", n.fields[0])
 	}
 	if !credstore.ValidName(given) {
@@ -71,17 +70,17 @@ func (n connectionNames) set(name *string, given string) error {
 
 func (n connectionNames) fallback(ctx context.Context) (string, error) {
 	if n.defaultName == "" {
-		return "", connectionRequired("The request names no connection.", n.fields[0])
+		return "", connectionRequired("The request does not name a connection.", n.fields[0])
 	}
 	if n.shared {
 		return n.defaultName, nil
 	}
-	sole, err := n.single(ctx)
+	single, err := n.single(ctx)
 	if err != nil {
 		return "", storeUnavailable(n.defaultName, err)
 	}
-	if !sole {
-		return "", connectionRequired("The request names no connection, and the default one is not used while there are others.", n.fields[0])
+	if !single {
+		return "", connectionRequired("The request does not name a connection, and the default is not used because there is more than one.", n.fields[0])
 	}
 	return n.defaultName, nil
 }

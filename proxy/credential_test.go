@@ -37,7 +37,7 @@ func TestOnlyOurAuthorizationIsForwarded(t *testing.T) {
 			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			got := r.raw("GET /v1/x HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nX-Kept: yes\r\n" + tt.header + "Connection: close\r\n\r\n")
 			if !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
-				t.Fatalf("answer = %q, want 200", got)
+				t.Fatalf("response = %q, want 200", got)
 			}
 			want := []string{
 				"GET /v1/x HTTP/1.1",
@@ -66,7 +66,7 @@ func TestRequestTrailersAreStripped(t *testing.T) {
 		"Trailer: Authorization, X-Sum, Pleo-Connection\r\nTransfer-Encoding: chunked\r\n\r\n" +
 		"2\r\nhi\r\n0\r\nAuthorization: Bearer mine\r\nX-Sum: 42\r\nPleo-Connection: other\r\nX-Unannounced: 1\r\nCookie: a\r\nContent-Length: 5\r\nHost: elsewhere\r\nContent_Length: 5\r\n\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
-		t.Fatalf("answer = %q, want 200", got)
+		t.Fatalf("response = %q, want 200", got)
 	}
 	if diff := cmp.Diff(http.Header{"X-Sum": {"42"}, "X-Unannounced": {"1"}}, trailer); diff != "" {
 		t.Errorf("trailer upstream (-want +got):\n%s", diff)

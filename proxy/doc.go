@@ -1,22 +1,23 @@
 // Package proxy resolves the connection of a request, adds its credential,
 // forwards it, and replays it once after a 401.
 //
-// The way of one request:
+// A request passes through these steps; see exchange.run:
 //
-//	guard     method, target, Host, Origin, Upgrade: may this be forwarded at all?
-//	admit     network, token: who is it?
-//	name      listener, path prefix, header or default: which connection is meant?
-//	permit    may this client send this, for this connection?
-//	authorize the connection's current credential, from memory
-//	send      what the client sent, less what must not leave, plus the credential
-//	replay    after a 401, once, with a newer credential
-//	relay     the answer, less what is not for the client
+//	guard             rejects what is never forwarded, by method, target, Host, Origin, Upgrade
+//	authenticate      identifies the client by its network address and token
+//	resolve           takes the connection's name from listener, path prefix, header or default
+//	checkPermission   applies the client's policy to request and connection
+//	Authorize         returns the connection's current credential, from memory
+//	attempt           sends the request, stripped, with the credential
+//	replay            sends it again after a 401, once, with a newer credential
+//	relay             passes the response on, stripped
 //
-// Whatever ends the way early is a [problem], answered as problem+json
-// (RFC 9457). The credential goes on last, on a header that was built from
-// nothing, so no input can drop, double or redirect it.
+// A step that fails returns a problem, which becomes an application/problem+json
+// response (RFC 9457). The credential is added last, to a header that was built
+// from nothing, so no input can drop, duplicate or redirect it.
 //
-// The package forwards by itself and not through [net/http/httputil.ReverseProxy],
-// which rewrites queries it cannot parse, loses the values of request trailers,
-// hands on 1xx answers unfiltered, and lets the transport send a request twice.
+// Requests are sent by [upstream.Client] and not by
+// [net/http/httputil.ReverseProxy], which rewrites queries that it cannot parse,
+// loses the values of request trailers, passes on 1xx responses unfiltered, and
+// leaves it to its transport whether a request is sent twice.
 package proxy

@@ -28,8 +28,8 @@ func (p *Proxy) ForConnection(name string) http.Handler {
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, byListener string) {
 	markHandled(r)
 	x := &exchange{proxy: p, w: w, in: r, entry: accessEntry{began: time.Now()}}
-	// Detached, because the server ends r's context also for a client that has
-	// only shut down its side for writing.
+	// Detached, because the server cancels r's context also if the client has only
+	// shut down its writing side.
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.stopWatching = context.AfterFunc(r.Context(), x.inputEnded)
 	defer x.finish()
@@ -50,7 +50,7 @@ type exchange struct {
 	cancel       context.CancelCauseFunc
 	stopWatching func() bool // ends the watch for a client that disconnects
 
-	// What run finds out, in this order.
+	// Set by run, in this order.
 	target   target
 	client   *Client                // nil if clients need not authenticate
 	name     string                 // of the connection
@@ -60,7 +60,7 @@ type exchange struct {
 	entry    accessEntry
 }
 
-// finish ends the exchange, whether there was a response or it was aborted.
+// finish ends the exchange, after the response or an abort.
 func (x *exchange) finish() {
 	x.stopWatching()
 	if x.upload != nil {
@@ -134,7 +134,7 @@ func (x *exchange) check(a *refresh.Authorization) error {
 	return nil
 }
 
-// prepare makes what all attempts have in common.
+// prepare creates what all attempts have in common.
 func (x *exchange) prepare() {
 	x.out = &upstream.Request{
 		Method:        x.in.Method,
@@ -145,11 +145,11 @@ func (x *exchange) prepare() {
 	}
 	x.upload = newUpload(x.ctx, x.in, x.proxy.replayBuffers, x.proxy.stripTrailer)
 	if x.upload != nil {
-		// Without this the server reads the rest of the body itself as soon as an
-		// early response begins. HTTP/2 needs no such thing.
+		// Otherwise the server reads the rest of the body itself as soon as an early
+		// response begins. HTTP/2 does not need this.
 		_ = http.NewResponseController(x.w).EnableFullDuplex()
 	} else {
-		delete(x.out.Header, "Expect") // there is no body to wait with
+		delete(x.out.Header, "Expect") // there is no body to hold back
 	}
 }
 
@@ -184,8 +184,8 @@ func (p *Proxy) connectURL(ctx context.Context, e *refresh.Error) string {
 	return link
 }
 
-// forward sends the request, and replays it if the response is a 401 that a newer
-// credential may prevent.
+// forward sends the request, and replays it after a 401 if there is a newer
+// credential.
 func (x *exchange) forward(a *refresh.Authorization) (*http.Response, error) {
 	x.openBody()
 	res, err := x.attempt(a)
@@ -231,8 +231,8 @@ func (x *exchange) replay(a *refresh.Authorization, rejected *http.Response) (*h
 	return res, err
 }
 
-// openBody gives the next attempt the request's body from its first byte. It
-// reports false if that byte is no longer buffered.
+// openBody prepares the request body for the next attempt. It reports false if
+// the beginning of the body is no longer buffered.
 func (x *exchange) openBody() bool {
 	if x.upload == nil {
 		return true
@@ -263,10 +263,9 @@ func (x *exchange) attempt(a *refresh.Authorization) (*http.Response, error) {
 	return res, nil
 }
 
-// upstreamError says what it means for the client that an attempt brought no
-// response.
+// upstreamError returns what the client gets for an attempt without a response.
 func (x *exchange) upstreamError(err error) error {
-	// Before the client's absence, for which a body that ends early is taken.
+	// First, since a client that ends its body early seems to have disconnected.
 	if x.upload != nil {
 		if err := x.upload.malformed(); err != nil {
 			return badRequestBody(x.name, err)
@@ -288,9 +287,9 @@ func (x *exchange) upstreamError(err error) error {
 
 // relayInterim passes a 1xx response on.
 func (x *exchange) relayInterim(status int, header http.Header) {
-	// Until the body is read for the first time, the server may be writing a 100
-	// of its own, from the goroutine that reads it. It keeps its final response
-	// from being written at the same time, and no other.
+	// Until the body has been read for the first time, the server may be writing
+	// a 100 of its own, from the goroutine that reads it. It synchronizes that
+	// with the final response only.
 	waiting := len(x.in.Header["Expect"]) > 0 && x.upload != nil && !x.upload.started()
 	if waiting || !x.in.ProtoAtLeast(1, 1) {
 		return

@@ -125,7 +125,7 @@ func TestResponse(t *testing.T) {
 			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			got := r.raw(tt.method + " /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("answer (-want +got):\n%s", diff)
+				t.Errorf("response (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -172,7 +172,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}))
 	got := r.do("GET", "/@acme/v1/here", nil)
 	if loc := got.Header.Get("Location"); got.StatusCode != 302 || loc != "/@acme/v1/there" || requests != 1 {
-		t.Errorf("answer = %d to %q after %d requests, want 302 to /@acme/v1/there after 1", got.StatusCode, loc, requests)
+		t.Errorf("response = %d to %q after %d requests, want 302 to /@acme/v1/there after 1", got.StatusCode, loc, requests)
 	}
 }
 
@@ -200,10 +200,10 @@ func TestBrokenResponses(t *testing.T) {
 			raw := r.raw("GET /@acme/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 			raw = strings.ReplaceAll(raw, "HTTP/1.1 103 Early Hints\r\n\r\n", "")
 			if status, code := statusOf(t, raw), bodyOrCode(t, raw); status != tt.status || code != tt.code {
-				t.Errorf("answer = %d %s, want %d %s", status, code, tt.status, tt.code)
+				t.Errorf("response = %d %s, want %d %s", status, code, tt.status, tt.code)
 			}
 			if strings.Contains(raw, "secret") {
-				t.Errorf("answer = %q, which shows a secret", raw)
+				t.Errorf("response = %q, which shows a secret", raw)
 			}
 		})
 	}
@@ -274,7 +274,7 @@ func TestUnreachable(t *testing.T) {
 	r := newTestProxyTo(t, newFakeCredentials("acme"), "http://"+listener.Addr().String())
 	got := r.do("GET", "/", nil)
 	if p := decodeProblem(t, got.body); got.StatusCode != 502 || p.Code != "upstream_unreachable" {
-		t.Errorf("answer = %d %s, want 502 upstream_unreachable", got.StatusCode, p.Code)
+		t.Errorf("response = %d %s, want 502 upstream_unreachable", got.StatusCode, p.Code)
 	}
 }
 
@@ -299,7 +299,7 @@ func TestEarlyResponse(t *testing.T) {
 	}
 	body, err := io.ReadAll(res.Body)
 	if res.StatusCode != 413 || string(body) != "big" || err != nil {
-		t.Errorf("answer = %d %q, %v, want 413 big", res.StatusCode, body, err)
+		t.Errorf("response = %d %q, %v, want 413 big", res.StatusCode, body, err)
 	}
 }
 
@@ -332,7 +332,7 @@ func TestEarlyResponseClosesConnection(t *testing.T) {
 			}
 			body, err := io.ReadAll(res.Body)
 			if res.StatusCode != 413 || !res.Close || string(body) != "big" || err != nil {
-				t.Errorf("answer = %d %q, %v, close = %t, want 413 big, nil, true", res.StatusCode, body, err, res.Close)
+				t.Errorf("response = %d %q, %v, close = %t, want 413 big, nil, true", res.StatusCode, body, err, res.Close)
 			}
 			r.logEntry() // the exchange is over
 			_, _ = io.WriteString(conn, tt.rest+next)
@@ -362,7 +362,7 @@ func TestMalformedBodyClosesConnection(t *testing.T) {
 			}))
 			got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + body + smuggled)
 			if status, responses := statusOf(t, got), strings.Count(got, "HTTP/1.1 "); status != 400 || responses != 1 {
-				t.Errorf("answer = %q, want 400 and nothing behind it", got)
+				t.Errorf("response = %q, want 400 and nothing behind it", got)
 			}
 			select {
 			case path := <-seen:
@@ -384,7 +384,7 @@ func TestTruncatedEarlyResponseClosesConnection(t *testing.T) {
 	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
 	if status := statusOf(t, got); status != 200 || !strings.HasSuffix(got, "\r\n\r\nhalf") {
-		t.Errorf("answer = %q, want 200 with half of its body", got)
+		t.Errorf("response = %q, want 200 with half of its body", got)
 	}
 	if line := r.logEntry(); line["code"] != "upstream_protocol_error" {
 		t.Errorf("log: code = %v, want upstream_protocol_error", line["code"])
@@ -419,7 +419,7 @@ func TestInterimResponsesWithContinue(t *testing.T) {
 	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nabcd")
 	if want := "HTTP/1.1 100 Continue\r\n\r\n" + late + "HTTP/1.1 200 "; !strings.HasPrefix(got, want) {
-		t.Errorf("answer = %q, want it to begin with %q", got, want)
+		t.Errorf("response = %q, want it to begin with %q", got, want)
 	}
 }
 
@@ -460,6 +460,6 @@ func TestPipelinedRequests(t *testing.T) {
 	got := r.raw("GET /@acme/1 HTTP/1.1\r\nHost: localhost\r\n\r\nPOST /@acme/2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhiGET /@acme/3 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 	first, second, third := strings.Index(got, "\r\n\r\n/1"), strings.Index(got, "\r\n\r\n/2"), strings.Index(got, "\r\n\r\n/3")
 	if first < 0 || second < first || third < second {
-		t.Errorf("answers = %q, want those to /1, /2 and /3", got)
+		t.Errorf("responses = %q, want those to /1, /2 and /3", got)
 	}
 }

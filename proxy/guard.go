@@ -4,17 +4,19 @@ import (
 	"net/http"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
-// guard refuses requests that must not be forwarded whatever connection they
-// mean. It returns the target of the others.
+// guard rejects requests that are not forwarded for any connection. It returns
+// the target of the others.
 func (p *Proxy) guard(r *http.Request) (target, error) {
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		return target{}, methodNotSupported(r.Method)
 	}
-	if !isToken(r.Method) {
-		return target{}, badRequest("its method is not one")
+	if !httpguts.ValidHeaderFieldName(r.Method) {
+		return target{}, badRequest("the method is not a token")
 	}
 	if conflictingFraming(r) {
 		return target{}, conflictingFramingProblem()
@@ -30,14 +32,13 @@ func (p *Proxy) guard(r *http.Request) (target, error) {
 		return t, crossSiteRequest()
 	}
 	if wantsUpgrade(r.Header) {
-		return t, upgradeRefused()
+		return t, upgradeNotSupported()
 	}
 	return t, nil
 }
 
-// wantsUpgrade reports whether the client asks for another protocol on this
-// connection (RFC 9110 section 7.8): Upgrade alone, without Connection naming
-// it, does not.
+// wantsUpgrade reports whether the client offers to change protocols (RFC 9110
+// section 7.8). Upgrade counts only if Connection lists it.
 func wantsUpgrade(h http.Header) bool {
 	if len(h["Upgrade"]) == 0 {
 		return false

@@ -54,7 +54,7 @@ func TestRejectedRequestsAreNotForwarded(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			got := r.raw(tt.request + "Pleo-Connection: acme\r\nConnection: close\r\n\r\n")
 			if status, code := statusOf(t, got), bodyOrCode(t, got); status != tt.status || code != tt.code {
-				t.Errorf("answer = %d %s, want %d %s", status, code, tt.status, tt.code)
+				t.Errorf("response = %d %s, want %d %s", status, code, tt.status, tt.code)
 			}
 		})
 	}
@@ -160,7 +160,7 @@ func TestRequestLineInjection(t *testing.T) {
 			got := httptest.NewRecorder()
 			r.proxy.ServeHTTP(got, in)
 			if code := bodyOrCode(t, "\r\n\r\n"+got.Body.String()); got.Code != tt.status || code != tt.code {
-				t.Errorf("answer = %d %q, want %d %q", got.Code, code, tt.status, tt.code)
+				t.Errorf("response = %d %q, want %d %q", got.Code, code, tt.status, tt.code)
 			}
 		})
 	}

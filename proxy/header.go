@@ -6,19 +6,21 @@ import (
 	"net/http"
 	"net/textproto"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // Fields by which clients control the proxy, besides those that name the
-// connection. They are never forwarded.
+// connection.
 const (
-	expectCompanyHeader = "Pleo-Expect-Company" // the company that the client expects the connection to belong to
+	expectCompanyHeader = "Pleo-Expect-Company" // the company that the connection must belong to
 	priorityHeader      = "Pleo-Priority"
 )
 
-// CheckConnectionHeader reports why a header field cannot name the connection:
-// its name is not a field name, or the field has another meaning already.
+// CheckConnectionHeader returns an error if the header field called name cannot
+// name the connection, because it is not a field name or has another meaning.
 func CheckConnectionHeader(name string) error {
-	if !isToken(name) {
+	if !httpguts.ValidHeaderFieldName(name) {
 		return fmt.Errorf("%q is not a header field name", name)
 	}
 	canonical := normalizedField(textproto.CanonicalMIMEHeaderKey(name))
@@ -28,8 +30,8 @@ func CheckConnectionHeader(name string) error {
 	return nil
 }
 
-// isReserved reports whether a field that may be forwarded has a meaning of its
-// own for HTTP or for Pleo.
+// isReserved reports whether a field that is forwarded has a meaning for HTTP or
+// for Pleo.
 func isReserved(canonical string) bool {
 	switch canonical {
 	case "Accept", "Content-Length", "Content-Type", "Expect", "Host", "Idempotency-Key", "Origin", "User-Agent":
@@ -38,11 +40,11 @@ func isReserved(canonical string) bool {
 	return false
 }
 
-// strip returns a copy of a request's header or trailer section without what
-// must not leave. Values are shared with h, not copied.
+// strip returns a copy of a request's header or trailer section without the fields
+// that are not forwarded. Values are shared with h.
 //
-// connection are the values of the request's Connection field, which nominate
-// further fields to be dropped (RFC 9110 section 7.6.1).
+// connection contains the values of the request's Connection field, which name
+// further fields to remove (RFC 9110 section 7.6.1).
 func (p *Proxy) strip(h http.Header, connection []string) http.Header {
 	out := make(http.Header, len(h)+2)
 	for name, values := range h {
@@ -56,9 +58,9 @@ func (p *Proxy) strip(h http.Header, connection []string) http.Header {
 	return out
 }
 
-// stripTrailer does the same for a trailer section, and also keeps out what
-// frames and routes a request: an API that merges trailers into the header must
-// not learn anything new about the request there (RFC 9110 section 6.5.1).
+// stripTrailer is strip for a trailer section. It also removes what frames and
+// routes a request, because a server may merge trailer fields into the header
+// (RFC 9110 section 6.5.1).
 func (p *Proxy) stripTrailer(trailer http.Header, connection []string) http.Header {
 	out := p.strip(trailer, connection)
 	for name := range out {
@@ -70,15 +72,14 @@ func (p *Proxy) stripTrailer(trailer http.Header, connection []string) http.Head
 	return out
 }
 
-// strips reports whether the request field called name, in canonical form, does
-// not leave.
+// strips reports whether strip removes the field called name, in canonical form.
 func (p *Proxy) strips(name string) bool {
 	name = normalizedField(name)
 	return alwaysStripped(name) || p.strippedFields[name]
 }
 
-// normalizedField returns a field name as servers read it that hand fields on as CGI
-// variables: they take X_Y for X-Y.
+// normalizedField returns a field name as servers read it that turn fields into
+// CGI variables: for them, X_Y and X-Y are the same.
 func normalizedField(name string) string {
 	if strings.IndexByte(name, '_') < 0 {
 		return name
@@ -86,9 +87,9 @@ func normalizedField(name string) string {
 	return textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
 }
 
-// alwaysStripped reports whether a request field is dropped whatever the
-// configuration: credentials, what belongs to one hop, and what says where the
-// request came from.
+// alwaysStripped reports whether a request field is removed in every
+// configuration: credentials, fields for the proxy, hop-by-hop fields, and those
+// that tell where the request came from.
 func alwaysStripped(canonical string) bool {
 	switch canonical {
 	case "Authorization", "Cookie", "Forwarded", expectCompanyHeader, priorityHeader:
@@ -99,8 +100,8 @@ func alwaysStripped(canonical string) bool {
 		strings.HasPrefix(canonical, "X-Forwarded-")
 }
 
-// isHopByHop reports whether a field belongs to one connection only, named by a
-// Connection field or not.
+// isHopByHop reports whether a field belongs to a single connection, even if no
+// Connection field lists it.
 func isHopByHop(canonical string) bool {
 	switch canonical {
 	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
@@ -110,8 +111,8 @@ func isHopByHop(canonical string) bool {
 	return false
 }
 
-// copyResponseHeader copies to dst what a client may see of an answer's header or
-// trailer section.
+// copyResponseHeader copies to dst the fields of a response header that are passed
+// on to the client.
 func copyResponseHeader(dst, src http.Header, connection []string) {
 	for name, values := range src {
 		if !strippedFromResponse(name) {
@@ -123,8 +124,8 @@ func copyResponseHeader(dst, src http.Header, connection []string) {
 	}
 }
 
-// strippedFromResponse reports whether an answer's field is not for the client: it belongs
-// to one hop, or speaks for the API's origin, which the proxy is not.
+// strippedFromResponse reports whether a response field is not passed on, because
+// it is hop-by-hop or applies to the API's origin, which is not that of the proxy.
 func strippedFromResponse(canonical string) bool {
 	switch canonical {
 	case "Set-Cookie", "Alt-Svc", "Strict-Transport-Security":
@@ -144,18 +145,4 @@ func listMembers(values []string) iter.Seq[string] {
 			}
 		}
 	}
-}
-
-// isToken reports whether s is a token (RFC 9110 section 5.6.2), as field names
-// are.
-func isToken(s string) bool {
-	return s != "" && strings.IndexFunc(s, notInToken) < 0
-}
-
-func notInToken(r rune) bool {
-	return !isAlphanumeric(r) && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
-}
-
-func isAlphanumeric(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
 }

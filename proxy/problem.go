@@ -12,7 +12,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webguard"
 )
 
-// code names a problem for programs. Codes are a promise to clients.
+// code identifies a problem. Clients rely on the codes.
 type code string
 
 const (
@@ -40,17 +40,16 @@ const (
 	codeClientNotAllowed        code = "client_not_allowed"
 	codePolicyDenied            code = "policy_denied"
 
-	// codeClientClosed stands in the access log only: the client left before
-	// there was an answer to send.
+	// codeClientClosed is used in the access log only: the client disconnected
+	// before the response.
 	codeClientClosed code = "client_closed_request"
 )
 
-// problemKinds says what all problems of one code have in common: status, title and
-// the error type that RFC 9209 section 2.3 registers for it.
+// problemKinds has what all problems of one code have in common.
 var problemKinds = map[code]struct {
-	status int
-	title  string
-	proxy  string
+	status     int
+	title      string
+	proxyError string // RFC 9209 section 2.3
 }{
 	codeConnectionRequired:      {400, "Connection required", "http_request_error"},
 	codeConnectionUnknown:       {400, "Connection unknown", "http_request_error"},
@@ -58,7 +57,7 @@ var problemKinds = map[code]struct {
 	codeBadRequest:              {400, "Bad request", "http_request_error"},
 	codeBadRequestTarget:        {400, "Bad request target", "http_request_error"},
 	codeBadRequestBody:          {400, "Bad request body", "http_request_error"},
-	codeUpgradeRefused:          {400, "Upgrade refused", "http_request_error"},
+	codeUpgradeRefused:          {400, "Upgrade not supported", "http_request_error"},
 	codeReauthorizationRequired: {401, "Reauthorization required", "http_request_denied"},
 	codeConnectionPending:       {401, "Connection pending", "http_request_denied"},
 	codeClientUnauthenticated:   {401, "Client unauthenticated", "http_request_denied"},
@@ -70,20 +69,20 @@ var problemKinds = map[code]struct {
 	codeMethodNotSupported:      {405, "Method not supported", "http_request_error"},
 	codeCompanyMismatch:         {412, "Company mismatch", "http_request_denied"},
 	codeUpstreamUnreachable:     {502, "Pleo cannot be reached", "destination_unavailable"},
-	codeUpstreamProtocolError:   {502, "No usable answer from Pleo", "http_protocol_error"},
+	codeUpstreamProtocolError:   {502, "No valid response from Pleo", "http_protocol_error"},
 	codeServerUnavailable:       {503, "Authorization server unavailable", "proxy_internal_response"},
 	codeStoreUnavailable:        {503, "Store unavailable", "proxy_internal_response"},
 	codeShuttingDown:            {503, "Shutting down", "proxy_internal_response"},
-	codeUpstreamTimeout:         {504, "Pleo did not answer in time", "http_response_timeout"},
+	codeUpstreamTimeout:         {504, "Pleo did not respond in time", "http_response_timeout"},
 }
 
-// problem is an answer of our own (RFC 9457), and the error that leads to it.
-// All of it but cause is shown to the client.
+// problem is a response of the proxy itself (RFC 9457), and the error that leads
+// to it. The client sees all of it but cause.
 type problem struct {
 	code            code
 	detail          string
-	connection      string        // the name; empty when none, or none that is valid, was given
-	connectURL      string        // where a person can mend it; empty: nowhere, or not for this client to know
+	connection      string        // the name; empty if no valid one was given
+	connectURL      string        // where a person can fix it; empty if it is not shown
 	retryAfter      time.Duration // 0: waiting does not help
 	cause           error         // for the log; holds no secret
 	closeConnection bool          // the connection cannot be used after this request
@@ -114,8 +113,8 @@ func (p *problem) write(w http.ResponseWriter) (int64, error) {
 	return p.document().Write(w)
 }
 
-// bytes returns the problem as an answer on the wire, for a request that never
-// became one. Its status may differ from that of its code.
+// bytes returns the problem as a raw response, for what could not be parsed as a
+// request. Its status may differ from that of its code.
 func (p *problem) bytes(status int) []byte {
 	document := p.document()
 	document.Status = status
@@ -138,7 +137,7 @@ func (p *problem) bytes(status int) []byte {
 
 func (p *problem) writeHeader(h http.Header) {
 	kind := problemKinds[p.code]
-	h.Set("Proxy-Status", fmt.Sprintf("pleo-auth-proxy; error=%s; details=%q", kind.proxy, p.code))
+	h.Set("Proxy-Status", fmt.Sprintf("pleo-auth-proxy; error=%s; details=%q", kind.proxyError, p.code))
 	if kind.status == http.StatusUnauthorized {
 		h["Www-Authenticate"] = p.challenges()
 	}
@@ -150,8 +149,8 @@ func (p *problem) writeHeader(h http.Header) {
 	}
 }
 
-// challenges says what has to be proven (RFC 9110 section 11.6.1): by the client
-// to us, or by the connection to Pleo.
+// challenges returns what has to be authenticated (RFC 9110 section 11.6.1): the
+// client at the proxy, or the connection at Pleo.
 func (p *problem) challenges() []string {
 	if p.code == codeClientUnauthenticated {
 		return []string{`Bearer realm="pleo-auth-proxy"`, `Basic realm="pleo-auth-proxy", charset="UTF-8"`}
@@ -159,21 +158,21 @@ func (p *problem) challenges() []string {
 	return []string{`Bearer realm="Pleo connection", error="invalid_token"`}
 }
 
-// defaultRetryAfter is what a client is told to wait for something that is away and may
-// be back at any time.
+// defaultRetryAfter is the Retry-After for what may be available again at any time.
 const defaultRetryAfter = 5 * time.Second
 
 func connectionRequired(what, field string) *problem {
-	return &problem{code: codeConnectionRequired, detail: fmt.Sprintf("%s Name one by the header \"%s: NAME\", or by /@NAME in front of the path.", what, field)}
+	return &problem{code: codeConnectionRequired, detail: fmt.Sprintf("%s Send the header \"%s: NAME\", or put /@NAME in front of the path.", what, field)}
 }
 
 func connectionConflict(what string) *problem {
-	return &problem{code: codeConnectionConflict, detail: what + " It was not forwarded, because either could be the wrong company."}
+	return &problem{code: codeConnectionConflict, detail: what + " The request was not forwarded, because it could reach the wrong company."}
 }
 
-// connectionUnknown does not repeat a name that cannot be one: name is empty then.
+// connectionUnknown has an empty name if what the client sent is not a valid one,
+// which is not repeated.
 func connectionUnknown(name string) *problem {
-	detail := "The name in the request cannot be the name of a connection: names are 1 to 128 letters, digits and . _ ~ : - and begin with a letter or a digit."
+	detail := "The request names a connection that cannot exist. Names have 1 to 128 letters, digits and . _ ~ : - and begin with a letter or a digit."
 	if name != "" {
 		detail = fmt.Sprintf("There is no connection called %q. Names are case-sensitive; `pleo-auth-proxy connections list` shows them.", name)
 	}
@@ -181,80 +180,79 @@ func connectionUnknown(name string) *problem {
 }
 
 func badRequestTarget() *problem {
-	return &problem{code: codeBadRequestTarget, detail: "The request target has to be a path that begins with a single slash, such as /v1/companies. Point the client at the proxy as a base URL, not as an HTTP proxy."}
+	return &problem{code: codeBadRequestTarget, detail: "The request target must be a path that begins with a single slash, such as /v1/companies. Configure the proxy as the base URL of the client, not as its HTTP proxy."}
 }
 
-// badRequest is a request that the server could not read; text says more,
-// where the server does.
+// badRequest is a request that could not be parsed. text says why, if known.
 func badRequest(text string) *problem {
-	detail := "The request is not well-formed HTTP/1.1, for example because of a bad percent sign in its path."
+	detail := "The request is not valid HTTP/1.1; its path may have an invalid percent encoding."
 	if text != "" {
-		detail = "The request is not well-formed HTTP/1.1: " + text + "."
+		detail = "The request is not valid HTTP/1.1: " + text + "."
 	}
 	return &problem{code: codeBadRequest, closeConnection: true, detail: detail + " Nothing was sent to Pleo."}
 }
 
 func conflictingFramingProblem() *problem {
-	return &problem{code: codeBadRequest, closeConnection: true, detail: "The request has both Content-Length and Transfer-Encoding, or is of HTTP/1.0 and has the latter, so that its end is in doubt. Nothing was sent to Pleo."}
+	return &problem{code: codeBadRequest, closeConnection: true, detail: "The request has both Content-Length and Transfer-Encoding, or uses HTTP/1.0 with Transfer-Encoding, so its end is ambiguous. Nothing was sent to Pleo."}
 }
 
 func badRequestBody(name string, cause error) *problem {
 	return &problem{code: codeBadRequestBody, connection: name, cause: cause, detail: "The request body ended early or was malformed. Pleo may have received part of it."}
 }
 
-func upgradeRefused() *problem {
-	return &problem{code: codeUpgradeRefused, detail: "The proxy does not change protocols. Set the client to HTTP/1.1 (Java's HttpClient: version(HTTP_1_1)), without h2c or WebSocket upgrades."}
+func upgradeNotSupported() *problem {
+	return &problem{code: codeUpgradeRefused, detail: "The proxy does not support protocol upgrades. Use HTTP/1.1 without h2c or WebSocket (in Java: HttpClient.newBuilder().version(HTTP_1_1))."}
 }
 
 func methodNotSupported(method string) *problem {
-	return &problem{code: codeMethodNotSupported, detail: method + " is not forwarded. Point the client at the proxy as a base URL, not as an HTTP proxy."}
+	return &problem{code: codeMethodNotSupported, detail: method + " is not supported. Configure the proxy as the base URL of the client, not as its HTTP proxy."}
 }
 
 func hostNotAllowed() *problem {
-	return &problem{code: codeHostNotAllowed, detail: "The Host of the request is a name that a public web page could have. Use localhost, an IP address or a name of the local network, or add the name to proxy.allowed_hosts."}
+	return &problem{code: codeHostNotAllowed, detail: "The Host of the request is a name that a public website could have. Use localhost, an IP address or a local name, or add the name to proxy.allowed_hosts."}
 }
 
 func crossSiteRequest() *problem {
-	return &problem{code: codeCrossSiteRequest, detail: "The request comes from a web page (it has Origin, or Sec-Fetch-Site other than none). Call the proxy from a server, not from a browser."}
+	return &problem{code: codeCrossSiteRequest, detail: "The request comes from a web page: it has Origin, or Sec-Fetch-Site other than none. Call the proxy from a server, not from a browser."}
 }
 
 func clientUnauthenticated() *problem {
-	return &problem{code: codeClientUnauthenticated, detail: "The proxy wants to know its clients. Send \"Authorization: Bearer TOKEN\" or \"Basic NAME:TOKEN\", once, with the token that was set up for this client in proxy.clients."}
+	return &problem{code: codeClientUnauthenticated, detail: "Client authentication is required. Send \"Authorization: Bearer TOKEN\" or \"Basic NAME:TOKEN\" once, with the token of this client in proxy.clients."}
 }
 
 func networkNotAllowed() *problem {
-	return &problem{code: codeClientNotAllowed, detail: "The client's address is in none of the networks of proxy.client_networks."}
+	return &problem{code: codeClientNotAllowed, detail: "The client's address is not in proxy.client_networks."}
 }
 
-// clientNotAllowed does not say whether there is such a connection.
+// clientNotAllowed does not reveal whether the connection exists.
 func clientNotAllowed(client, name string) *problem {
-	return &problem{code: codeClientNotAllowed, connection: name, detail: fmt.Sprintf("Client %q may not use connection %q: no pattern in its connections fits. Nothing was sent to Pleo.", client, name)}
+	return &problem{code: codeClientNotAllowed, connection: name, detail: fmt.Sprintf("Client %q may not use connection %q: no pattern in its connections matches. Nothing was sent to Pleo.", client, name)}
 }
 
 func policyDenied(client, name string) *problem {
-	return &problem{code: codePolicyDenied, connection: name, detail: fmt.Sprintf("Client %q may not send this request: nothing in its allow list fits method and path, or servers could read the path in different ways. Nothing was sent to Pleo.", client)}
+	return &problem{code: codePolicyDenied, connection: name, detail: fmt.Sprintf("Client %q may not send this request: no rule in its allow list matches method and path, or the path is ambiguous. Nothing was sent to Pleo.", client)}
 }
 
 func companyMismatch(name string) *problem {
-	return &problem{code: codeCompanyMismatch, connection: name, detail: fmt.Sprintf("Connection %q does not belong to the company that %s asks for, or its company is not known. Nothing was sent to Pleo.", name, expectCompanyHeader)}
+	return &problem{code: codeCompanyMismatch, connection: name, detail: fmt.Sprintf("Connection %q does not belong to the company in %s, or its company is not known. Nothing was sent to Pleo.", name, expectCompanyHeader)}
 }
 
 func storeUnavailable(name string, cause error) *problem {
-	return &problem{code: codeStoreUnavailable, connection: name, cause: cause, retryAfter: defaultRetryAfter, detail: "The credential store cannot be read now, so the request was not authorized. Try again later."}
+	return &problem{code: codeStoreUnavailable, connection: name, cause: cause, retryAfter: defaultRetryAfter, detail: "The credential store is unavailable. Nothing was sent to Pleo; try again later."}
 }
 
-// upstreamProblem is a request that brought no usable answer. sent says what
-// may have arrived at the API.
+// upstreamProblem is a request without a valid response. What the client may do
+// next depends on whether it was sent.
 func upstreamProblem(c code, name string, cause error) *problem {
 	detail := map[code]string{
-		codeUpstreamUnreachable:   "No connection to the Pleo API could be made. The request was not sent; it is safe to try again.",
-		codeUpstreamProtocolError: "The Pleo API broke off or answered with something that is not HTTP. It may have carried out the request: look before sending it again.",
-		codeUpstreamTimeout:       "The Pleo API has not answered in time. It may still carry out the request: look before sending it again.",
+		codeUpstreamUnreachable:   "The proxy could not connect to the Pleo API. The request was not sent; it is safe to try again.",
+		codeUpstreamProtocolError: "The Pleo API closed the connection or sent an invalid response. It may have processed the request: check before you send it again.",
+		codeUpstreamTimeout:       "The Pleo API did not respond in time. It may still process the request: check before you send it again.",
 	}[c]
 	return &problem{code: c, connection: name, cause: cause, detail: detail}
 }
 
-// credentialProblem says why no credential can be had.
+// credentialProblem says why there is no credential.
 func credentialProblem(e *refresh.Error) *problem {
 	if e.Code == refresh.ConnectionUnknown {
 		return connectionUnknown(e.Connection)
@@ -274,15 +272,15 @@ func credentialProblem(e *refresh.Error) *problem {
 	return p
 }
 
-// credentialDetails has a verb for the connection's name in each text.
+// credentialDetails has the detail for each code; %q is the name of the connection.
 var credentialDetails = map[refresh.Code]string{
-	refresh.ConnectionPending:       "Connection %q has no credential yet: a person has to give consent or enter a key first.",
-	refresh.ConnectionDisabled:      "Connection %q is disabled, and stays so until an operator enables it.",
-	refresh.ReauthorizationRequired: "Pleo no longer accepts the credential of connection %q, and only a person can mend that, by a new consent or key. `pleo-auth-proxy connections show` says more.",
-	refresh.ServerUnavailable:       "The access token of connection %q has expired, and Pleo's authorization server gives no new one now. Nothing is lost; try again later.",
-	refresh.StoreUnavailable:        "The credential of connection %q cannot be read or saved now, since its store or its spool is away or full. Nothing is lost; try again later.",
-	refresh.ShuttingDown:            "The proxy is shutting down and gets no new token for connection %q. Try again in a moment.",
+	refresh.ConnectionPending:       "Connection %q has no credential yet. A person must give consent or enter a key first.",
+	refresh.ConnectionDisabled:      "Connection %q is disabled until an operator enables it.",
+	refresh.ReauthorizationRequired: "Pleo no longer accepts the credential of connection %q. A person must give consent again or enter a new key; `pleo-auth-proxy connections show` has details.",
+	refresh.ServerUnavailable:       "The access token of connection %q has expired, and Pleo's authorization server is unavailable. Nothing is lost; try again later.",
+	refresh.StoreUnavailable:        "The credential of connection %q cannot be read or saved, because the store or the spool is unavailable or full. Nothing is lost; try again later.",
+	refresh.ShuttingDown:            "The proxy is shutting down and does not refresh the token of connection %q. Try again in a moment.",
 }
 
-// errClientClosed ends an exchange whose client left. There is nobody to answer.
-var errClientClosed = errors.New("the client closed the request")
+// errClientClosed ends an exchange whose client has disconnected.
+var errClientClosed = errors.New("the client disconnected")

@@ -28,7 +28,7 @@ func everyProblem() []*problem {
 		badRequestTarget(),
 		conflictingFramingProblem(),
 		badRequestBody("acme", errors.New("unexpected EOF")),
-		upgradeRefused(),
+		upgradeNotSupported(),
 		methodNotSupported("TRACE"),
 		hostNotAllowed(),
 		crossSiteRequest(),
@@ -93,7 +93,7 @@ func compareGolden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("answer (-want +got):\n%s", diff)
+		t.Errorf("response (-want +got):\n%s", diff)
 	}
 }
 
@@ -104,7 +104,7 @@ func TestCredentialErrors(t *testing.T) {
 	v.fail(&refresh.Error{Code: refresh.ReauthorizationRequired, Connection: "acme", Reason: "refresh_token_rejected", Err: errors.New("cause")})
 	got := r.do("GET", "/", nil)
 	if p := decodeProblem(t, got.body); got.StatusCode != 401 || p.Connection != "acme" || api.bytes() != "" {
-		t.Errorf("answer = %d for %q, upstream got %q, want 401 for acme, nothing", got.StatusCode, p.Connection, api.bytes())
+		t.Errorf("response = %d for %q, upstream got %q, want 401 for acme, nothing", got.StatusCode, p.Connection, api.bytes())
 	}
 	line := r.logEntry()
 	want := map[string]any{"status": int64(401), "origin": "proxy", "code": "reauthorization_required", "attempts": int64(0), "error": "cause"}

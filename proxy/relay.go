@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// copyBufferSize is how much of an answer is read at a time, in bytes.
+// copyBufferSize is how much of a response is read at a time, in bytes.
 const copyBufferSize = 32 << 10
 
-// relay passes an answer of the API on to the client.
+// relay passes a response of the API on to the client.
 func (x *exchange) relay(res *http.Response) {
 	defer func() { _ = res.Body.Close() }()
 	x.entry.status = res.StatusCode
@@ -30,15 +30,15 @@ func (x *exchange) relay(res *http.Response) {
 	x.w.WriteHeader(res.StatusCode)
 	if c, err := x.copyBody(res.Body); err != nil {
 		x.entry.code, x.entry.err = c, err
-		_ = http.NewResponseController(x.w).Flush() // what there is, request-Id included
+		_ = http.NewResponseController(x.w).Flush() // what has arrived, Request-Id included
 		x.abort()
 	}
 	copyResponseTrailer(h, res.Trailer, announced)
 }
 
 // copyBody streams a response body. The head goes out at once and the body as it
-// comes: what has been written is flushed before waiting for the API. The code of
-// the error says who broke off.
+// arrives: what has been written is flushed before waiting for the API. The code
+// of the error tells which side broke off.
 func (x *exchange) copyBody(body io.Reader) (code, error) {
 	if body == http.NoBody {
 		return "", nil
@@ -47,7 +47,7 @@ func (x *exchange) copyBody(body io.Reader) (code, error) {
 	upcoming, _ := body.(interface{ Ready() bool })
 	buf := x.proxy.copyBuffers.Get().(*[]byte)
 	defer x.proxy.copyBuffers.Put(buf)
-	for written := true; ; { // the head
+	for written := true; ; { // the head is
 		if written && (upcoming == nil || !upcoming.Ready()) {
 			if err := flush(); err != nil {
 				return codeClientClosed, err
@@ -65,7 +65,7 @@ func (x *exchange) copyBody(body io.Reader) (code, error) {
 		switch {
 		case errors.Is(readErr, io.EOF):
 			return "", nil
-		case readErr != nil && x.clientGone(): // which ends reading too
+		case readErr != nil && x.clientGone(): // which is why reading failed
 			return codeClientClosed, readErr
 		case readErr != nil:
 			return codeUpstreamProtocolError, readErr
@@ -73,28 +73,28 @@ func (x *exchange) copyBody(body io.Reader) (code, error) {
 	}
 }
 
-// closeAfterPartialBody makes an answer the last one of its connection if it comes before
-// the end of the request's body, or instead of it. net/http reads on for that end
-// once a full-duplex handler has returned, and must not find a next request behind
-// it: reading that one's body panics where nobody recovers. And where the body is
-// malformed, or reading it was broken off, nobody knows where it ends.
+// closeAfterPartialBody makes the response the last one of its connection if it
+// comes before the end of the request body, or instead of it. net/http looks for
+// that end after a full-duplex handler has returned, and must not find another
+// request behind it: reading the body of that one panics on a goroutine that does
+// not recover. And the end of a malformed body is unknown.
 func (x *exchange) closeAfterPartialBody() {
 	if x.upload != nil && x.in.ProtoMajor == 1 && !x.upload.complete() {
 		closeAfterResponse(x.w)
 	}
 }
 
-// closeConnection closes the connection behind the answer that w is about to get, and not
-// before the client has had time to read it. It is what net/http does when a body
-// is larger than allowed, and the way to it.
+// closeAfterResponse makes the server close the connection after the response,
+// once the client has had time to read it. net/http does this only for a body
+// that exceeds the limit of a MaxBytesReader, so one is made to.
 func closeAfterResponse(w http.ResponseWriter) {
 	tooLarge := http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = tooLarge.Read(make([]byte, 1)) // an error always
 }
 
-// abort ends the client's connection in the middle of an answer, which is how a
-// client sees that the answer is not whole. One of HTTP/1.0, which has no chunks,
-// sees it only by a reset, where the answer has no length.
+// abort ends the client's connection in the middle of a response, which shows
+// the client that the response is not complete. HTTP/1.0 has no chunks, so a
+// response without a length needs a reset for that.
 func (x *exchange) abort() {
 	if _, ok := x.w.Header()["Content-Length"]; !ok && !x.in.ProtoAtLeast(1, 1) {
 		resetConnection(x.in)
@@ -106,16 +106,16 @@ func (x *exchange) abort() {
 	panic(http.ErrAbortHandler)
 }
 
-// reject answers a request that was not, or not successfully, forwarded.
+// reject responds to a request that was not forwarded, or in vain.
 func (x *exchange) reject(err error) {
 	p, ok := errors.AsType[*problem](err)
 	if !ok {
-		// Nobody is there to read an answer. Returning would make the server send
-		// an empty 200.
-		x.entry.status, x.entry.code, x.entry.byListener = statusClientClosed, codeClientClosed, true
+		// The client has disconnected. If the handler returned, the server would
+		// send an empty 200.
+		x.entry.status, x.entry.code, x.entry.byProxy = statusClientClosed, codeClientClosed, true
 		x.abort()
 	}
-	x.entry.status, x.entry.code, x.entry.byListener = problemKinds[p.code].status, p.code, true
+	x.entry.status, x.entry.code, x.entry.byProxy = problemKinds[p.code].status, p.code, true
 	x.entry.err = p.cause
 	x.closeAfterPartialBody()
 	x.entry.sent, err = p.write(x.w)
@@ -124,8 +124,8 @@ func (x *exchange) reject(err error) {
 	}
 }
 
-// announceTrailer names in h the trailer fields that an answer announces, and returns
-// the names.
+// announceTrailer writes to h the names of the trailer fields that a response
+// announces, and returns them.
 func announceTrailer(h, trailer http.Header) []string {
 	var names []string
 	for name := range trailer {
@@ -139,10 +139,10 @@ func announceTrailer(h, trailer http.Header) []string {
 	return names
 }
 
-// copyResponseTrailer passes the trailer section on once the body has been read.
+// copyResponseTrailer passes the trailer section on, after the body.
 func copyResponseTrailer(h, trailer http.Header, announced []string) {
 	for _, name := range announced {
-		h[name] = trailer[name] // also when it did not come: a header field of the name is not it
+		h[name] = trailer[name] // none if it did not come: a header field of that name is another one
 		delete(trailer, name)
 	}
 	for name, values := range trailer {

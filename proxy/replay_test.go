@@ -46,7 +46,7 @@ func TestReplayAfter401(t *testing.T) {
 			v.expire("acme")
 			got := r.do(tt.method, "/", tt.body())
 			if got.StatusCode != 200 || got.body != tt.want {
-				t.Errorf("answer = %d with %d bytes, want 200 with %d", got.StatusCode, len(got.body), len(tt.want))
+				t.Errorf("response = %d with %d bytes, want 200 with %d", got.StatusCode, len(got.body), len(tt.want))
 			}
 			if rotated, _ := v.counts(); rotated != 1 {
 				t.Errorf("rotations = %d, want 1", rotated)
@@ -98,7 +98,7 @@ func TestConcurrentReplays(t *testing.T) {
 	for range 100 {
 		clients.Go(func() {
 			if got := r.do("POST", "/", strings.NewReader("hi")); got.StatusCode != 200 || got.body != "hi" {
-				t.Errorf("answer = %d %q, want 200 hi", got.StatusCode, got.body)
+				t.Errorf("response = %d %q, want 200 hi", got.StatusCode, got.body)
 			}
 		})
 	}
@@ -132,7 +132,7 @@ func TestUpstream401IsPassedOn(t *testing.T) {
 			v.expire("acme")
 			got := r.do("POST", "/", tt.body)
 			if got.StatusCode != 401 || got.body != `{"type":"unauthorized"}` || got.Header.Get("Request-Id") != "rejected" || got.Header.Get("Proxy-Status") != "" {
-				t.Errorf("answer = %d %q %v, want Pleo's 401", got.StatusCode, got.body, got.Header)
+				t.Errorf("response = %d %q %v, want Pleo's 401", got.StatusCode, got.body, got.Header)
 			}
 			r.wantReplays(map[replayResult]float64{tt.result: 1})
 			if line := r.logEntry(); line["attempts"] != tt.attempts || line["origin"] != "upstream" {
@@ -185,7 +185,7 @@ func TestCredentialErrorReplaces401(t *testing.T) {
 			v.expire("acme")
 			got := r.do("GET", "/", nil)
 			if p := decodeProblem(t, got.body); got.StatusCode != tt.want || p.Code != tt.code {
-				t.Errorf("answer = %d %s, want %d %s", got.StatusCode, p.Code, tt.want, tt.code)
+				t.Errorf("response = %d %s, want %d %s", got.StatusCode, p.Code, tt.want, tt.code)
 			}
 			r.wantReplays(map[replayResult]float64{replayNoCredential: 1})
 		})
@@ -203,7 +203,7 @@ func TestCompanyIsCheckedAgainBeforeAReplay(t *testing.T) {
 	// The fake's rotation yields companyOfAcme.
 	got := r.do("GET", "/", nil, "Pleo-Expect-Company", "another")
 	if got.StatusCode != 412 || sent != 1 {
-		t.Errorf("answer = %d after %d attempts, want 412 after 1", got.StatusCode, sent)
+		t.Errorf("response = %d after %d attempts, want 412 after 1", got.StatusCode, sent)
 	}
 }
 
@@ -231,7 +231,7 @@ func TestReplayAfterEarly401(t *testing.T) {
 		_ = writer.Close()
 	}()
 	if got := r.do("POST", "/", reader); got.StatusCode != 200 || got.body != "before after" {
-		t.Errorf("answer = %d %q, want 200 with the whole body", got.StatusCode, got.body)
+		t.Errorf("response = %d %q, want 200 with the whole body", got.StatusCode, got.body)
 	}
 }
 
@@ -311,7 +311,7 @@ func TestUpstreamTimeout(t *testing.T) {
 	})
 	got := r.do("GET", "/", nil)
 	if p := decodeProblem(t, got.body); got.StatusCode != 504 || p.Code != "upstream_timeout" {
-		t.Errorf("answer = %d %s, want 504 upstream_timeout", got.StatusCode, p.Code)
+		t.Errorf("response = %d %s, want 504 upstream_timeout", got.StatusCode, p.Code)
 	}
 }
 

@@ -11,13 +11,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// budget is room that requests share.
+// budget is a number of bytes that requests share.
 type budget struct {
-	limit int64 // bytes
+	limit int64
 	used  atomic.Int64
 }
 
-// reserve reserves n bytes, or none and reports false.
+// reserve takes n bytes, or none and reports false.
 func (b *budget) reserve(n int64) bool {
 	if b.used.Add(n) > b.limit {
 		b.used.Add(-n)
@@ -28,15 +28,16 @@ func (b *budget) reserve(n int64) bool {
 
 func (b *budget) release(n int64) { b.used.Add(-n) }
 
-// replayBuffers is what all requests share to keep their bodies in.
+// replayBuffers creates the replay buffers of all requests and holds what they
+// share.
 type replayBuffers struct {
 	memory    budget
 	files     budget
-	maxMemory int64  // bytes of memory for one body
-	maxBody   int64  // bytes of one body altogether, in memory or not; what is larger is not kept
-	dir       string // of the files; empty: that of the system
+	maxMemory int64  // bytes of one body in memory
+	maxBody   int64  // bytes of one body in memory and file; larger ones are not buffered
+	dir       string // of the files; empty: the system's
 	logger    *zap.Logger
-	warnOnce  sync.Once // for the warning that files cannot be used
+	warnOnce  sync.Once
 }
 
 func newReplayBuffers(c ReplayConfig, logger *zap.Logger) *replayBuffers {
@@ -54,50 +55,47 @@ func newReplayBuffers(c ReplayConfig, logger *zap.Logger) *replayBuffers {
 	return k
 }
 
-// newBuffer returns what keeps a body of the given length, less than 0 if that is
-// not known.
+// newBuffer returns a buffer for a body of the given length, less than 0 if it is
+// unknown.
 func (k *replayBuffers) newBuffer(length int64) *replayBuffer {
 	return &replayBuffer{shared: k, length: length, discarded: length > k.maxBody}
 }
 
-// warnNoFiles says once why bodies are not kept in files. They are then sent once.
+// warnNoFiles logs once why bodies are not buffered in files.
 func (k *replayBuffers) warnNoFiles(err error) {
 	k.warnOnce.Do(func() {
-		k.logger.Warn("larger bodies cannot be kept for a replay and are sent once; set replay.dir to a directory that can be written to", zap.Error(err))
+		k.logger.Warn("larger bodies cannot be buffered for a replay and are sent once; set replay.dir to a writable directory", zap.Error(err))
 	})
 }
 
-// buffer is what was read of one body, from its first byte on: a beginning in
-// memory, and a rest in a file that has no name.
+// replayBuffer holds what was read of one body, from its first byte on: a
+// beginning in memory, and the rest in an unlinked file.
 //
-// Only one goroutine at a time appends. Any may read what was appended, and
-// release everything.
+// Only one goroutine at a time appends. All may read what was appended, and
+// release the buffer.
 type replayBuffer struct {
 	shared *replayBuffers
 	length int64
 
-	mu             sync.Mutex // guards the fields below; not held while a file is used
+	mu             sync.Mutex // guards the fields below; not held while the file is used
 	memory         []byte
-	reservedMemory int64 // of keeper.memory
+	reservedMemory int64 // of shared.memory
 	file           *os.File
-	fileSize       int64 // bytes in file, reserved of keeper.files
-	discarded      bool  // something was not kept
-	released       bool  // released
+	fileSize       int64 // bytes, reserved of shared.files
+	discarded      bool  // something was not appended
+	released       bool
 }
 
-// append keeps p as well. It reports false where it cannot: then the caller
-// calls insist or lose.
+// append buffers p. It reports false if it cannot: the caller then calls
+// appendUnlimited or discard.
 func (k *replayBuffer) append(p []byte) bool {
 	if len(p) == 0 || k.appendToMemory(p) {
 		return true
 	}
 	k.mu.Lock()
-	gone, size := k.discarded || k.released, int64(len(k.memory))+k.fileSize
+	closed, size := k.discarded || k.released, int64(len(k.memory))+k.fileSize
 	k.mu.Unlock()
-	if gone {
-		return false
-	}
-	if size+int64(len(p)) > k.shared.maxBody || !k.shared.files.reserve(int64(len(p))) {
+	if closed || size+int64(len(p)) > k.shared.maxBody || !k.shared.files.reserve(int64(len(p))) {
 		return false
 	}
 	err := k.appendToFile(p)
@@ -111,15 +109,13 @@ func (k *replayBuffer) append(p []byte) bool {
 	return false
 }
 
-// appendToMemory appends p in memory, as long as there is no file and room enough.
+// appendToMemory buffers p in memory, unless there is a file already or the
+// limits are reached.
 func (k *replayBuffer) appendToMemory(p []byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.discarded || k.released || k.file != nil || k.length > k.shared.maxMemory {
-		return false
-	}
 	need := int64(len(k.memory) + len(p))
-	if need > k.shared.maxMemory {
+	if k.discarded || k.released || k.file != nil || max(k.length, need) > k.shared.maxMemory {
 		return false
 	}
 	if have := int64(cap(k.memory)); need > have {
@@ -136,8 +132,8 @@ func (k *replayBuffer) appendToMemory(p []byte) bool {
 	return true
 }
 
-// appendUnlimited appends p in memory, whatever the limits say: somebody relies on having
-// everything. It reports false where the rest is in a file already.
+// appendUnlimited buffers p in memory beyond the limits, for a replay that has
+// begun. It reports false if the rest is in a file already.
 func (k *replayBuffer) appendUnlimited(p []byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -150,7 +146,6 @@ func (k *replayBuffer) appendUnlimited(p []byte) bool {
 	return true
 }
 
-// appendToFile appends p to the file.
 func (k *replayBuffer) appendToFile(p []byte) error {
 	k.mu.Lock()
 	file, at := k.file, k.fileSize
@@ -163,14 +158,14 @@ func (k *replayBuffer) appendToFile(p []byte) error {
 	}
 	if _, err := file.WriteAt(p, at); err != nil {
 		if at == 0 {
-			_ = file.Close() // nobody else has it
+			_ = file.Close() // not yet in k
 		}
-		return fmt.Errorf("keeping a body: %w", err)
+		return fmt.Errorf("buffering a body: %w", err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.released {
-		_ = file.Close() // again, perhaps
+		_ = file.Close() // for the second time, perhaps
 		return os.ErrClosed
 	}
 	k.file = file
@@ -178,61 +173,61 @@ func (k *replayBuffer) appendToFile(p []byte) error {
 	return nil
 }
 
-// createUnlinked creates a file that no other program can open, and that is
-// gone with this one.
+// createUnlinked creates a file that other programs cannot open and that ends
+// with this one.
 func createUnlinked(dir string) (*os.File, error) {
-	file, err := os.CreateTemp(dir, "pleo-auth-proxy-*") // 0600
+	file, err := os.CreateTemp(dir, "pleo-auth-proxy-*") // mode 0600
 	if err != nil {
-		return nil, fmt.Errorf("creating a file to keep a body in: %w", err)
+		return nil, fmt.Errorf("creating a replay file: %w", err)
 	}
 	if err := os.Remove(file.Name()); err != nil {
-		return nil, fmt.Errorf("taking the name from a file: %w", errors.Join(err, file.Close()))
+		return nil, fmt.Errorf("unlinking a replay file: %w", errors.Join(err, file.Close()))
 	}
 	return file, nil
 }
 
-// complete reports whether everything that was appended is kept.
+// complete reports whether everything that was appended is still buffered.
 func (k *replayBuffer) complete() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return !k.discarded && !k.released
 }
 
-// readAt reads what is kept from an offset on. It returns 0 bytes where nothing
-// is kept.
+// readAt reads from an offset. It returns 0 bytes at the end, and if nothing is
+// buffered.
 func (k *replayBuffer) readAt(p []byte, offset int64) (int, error) {
 	k.mu.Lock()
-	memory, file, written := k.memory, k.file, k.fileSize
+	memory, file, size := k.memory, k.file, k.fileSize
 	k.mu.Unlock()
 	if offset < int64(len(memory)) {
 		return copy(p, memory[offset:]), nil
 	}
 	offset -= int64(len(memory))
-	if file == nil || offset >= written {
+	if file == nil || offset >= size {
 		return 0, nil
 	}
-	n, err := file.ReadAt(p[:min(int64(len(p)), written-offset)], offset)
+	n, err := file.ReadAt(p[:min(int64(len(p)), size-offset)], offset)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return n, fmt.Errorf("reading a body that was kept: %w", err)
+		return n, fmt.Errorf("reading a buffered body: %w", err)
 	}
 	return n, nil
 }
 
-// discard gives up keeping.
+// discard gives up buffering this body.
 func (k *replayBuffer) discard() { k.free(false) }
 
-// release gives up keeping for good.
+// release gives the buffer back. It cannot be used any longer.
 func (k *replayBuffer) release() { k.free(true) }
 
-func (k *replayBuffer) free(over bool) {
+func (k *replayBuffer) free(release bool) {
 	k.mu.Lock()
 	file := k.file
 	k.shared.memory.release(k.reservedMemory)
 	k.shared.files.release(k.fileSize)
 	k.memory, k.reservedMemory, k.file, k.fileSize = nil, 0, nil, 0
-	k.discarded, k.released = true, k.released || over
+	k.discarded, k.released = true, k.released || release
 	k.mu.Unlock()
 	if file != nil {
-		_ = file.Close() // it has no name, and nobody wants what is in it
+		_ = file.Close() // it is unlinked, so its content does not matter
 	}
 }

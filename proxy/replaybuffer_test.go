@@ -53,7 +53,7 @@ func TestLargeBodiesAreReplayedFromFiles(t *testing.T) {
 			v.expire("acme")
 			got := r.do("POST", "/", tt.body())
 			if got.StatusCode != 200 || got.body != string(payload) {
-				t.Errorf("answer = %d with %d bytes, want 200 with the %d that were sent", got.StatusCode, len(got.body), len(payload))
+				t.Errorf("response = %d with %d bytes, want 200 with the %d that were sent", got.StatusCode, len(got.body), len(payload))
 			}
 			if len(names) > 0 {
 				t.Errorf("files with names: %q, want none", names)
@@ -93,7 +93,7 @@ func TestUnwritableReplayDirIsLoggedOnce(t *testing.T) {
 	})
 	for range 3 {
 		if got := r.do("POST", "/", strings.NewReader("0123456789")); got.StatusCode != 200 || got.body != "0123456789" {
-			t.Errorf("answer = %d %q, want 200 with the body", got.StatusCode, got.body)
+			t.Errorf("response = %d %q, want 200 with the body", got.StatusCode, got.body)
 		}
 	}
 	if n := logs.Len(); n != 1 || !strings.Contains(logs.All()[0].Message, "replay.dir") {

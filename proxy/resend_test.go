@@ -101,7 +101,7 @@ func TestRequestThatWasNotWrittenIsSentAgain(t *testing.T) {
 					want = ""
 				}
 				if got.StatusCode != 200 || got.body != want || timesSeen(&seen, "/x") != 1 {
-					t.Errorf("answer = %d with %d bytes after %d requests, want 200 with %d after 1", got.StatusCode, len(got.body), timesSeen(&seen, "/x"), len(want))
+					t.Errorf("response = %d with %d bytes after %d requests, want 200 with %d after 1", got.StatusCode, len(got.body), timesSeen(&seen, "/x"), len(want))
 				}
 				r.logEntry()
 				if line := r.logEntry(); line["attempts"] != int64(1) {
@@ -149,6 +149,6 @@ func TestReplayThatWasNotWrittenIsSentAgain(t *testing.T) {
 	body := strings.Repeat("x", 100_000)
 	m.killAll(0)
 	if got := r.do("POST", "/", strings.NewReader(body)); got.StatusCode != 200 || got.body != body {
-		t.Errorf("answer = %d with %d bytes, want 200 with all", got.StatusCode, len(got.body))
+		t.Errorf("response = %d with %d bytes, want 200 with all", got.StatusCode, len(got.body))
 	}
 }

@@ -2,27 +2,27 @@ package proxy
 
 import (
 	"crypto/tls"
+	"io"
 	"log"
 	"net/http"
 	"time"
 )
 
-// Limits of the proxy listener. There is none on the time that a body or an
-// answer takes: both are streams.
+// Limits of the proxy listener. Bodies have none, since they are streams.
 const (
 	readHeaderTimeout = 15 * time.Second
 	idleTimeout       = 3 * time.Minute
 	maxHeaderBytes    = 256 << 10
 )
 
-// NewServer returns the server of a proxy listener, with limits that slow
-// clients cannot exceed: HTTP/1.1 in the clear if t is nil, else HTTP/1.1 and 2
-// over TLS, by ServeTLS without files. What it serves should come from
-// [TrackConnections]. errorLog gets what clients do wrong below HTTP; nil
-// discards it.
+// NewServer returns the server of a proxy listener, with limits for slow
+// clients. If t is nil it serves HTTP/1.1 in plaintext; otherwise HTTP/1.1 and
+// HTTP/2 over TLS, by ServeTLS without files. Its listener should come from
+// [TrackConnections]. errorLog gets the errors of clients below HTTP; nil
+// discards them.
 func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server {
 	if errorLog == nil {
-		errorLog = log.New(discardWriter{}, "", 0)
+		errorLog = log.New(io.Discard, "", 0)
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -37,11 +37,7 @@ func NewServer(h http.Handler, t *tls.Config, errorLog *log.Logger) *http.Server
 		Protocols:         &protocols,
 		ConnContext:       connContext,
 		ConnState:         connState,
-		// OPTIONS * is for the handler to refuse.
+		// OPTIONS * is rejected by the handler.
 		DisableGeneralOptionsHandler: true,
 	}
 }
-
-type discardWriter struct{}
-
-func (discardWriter) Write(p []byte) (int, error) { return len(p), nil }

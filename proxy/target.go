@@ -7,20 +7,19 @@ import (
 	"strings"
 )
 
-// target is the request target (RFC 9112 section 3.2), taken apart without
-// changing a byte of it.
+// target is a request target (RFC 9112 section 3.2). Its parts are as they were
+// received.
 type target struct {
-	prefix string // "/@NAME" as it was received; empty without one
-	name   string // the NAME in prefix, decoded; may be anything
-	path   string // the rest up to the query; begins with exactly one slash
-	query  string // behind the question mark
+	prefix string // "/@NAME"; empty if there is none
+	name   string // the NAME in prefix, decoded and not validated
+	path   string // begins with exactly one slash
+	query  string // after the question mark
 	hasQ   bool   // there was a question mark
 }
 
-// parseTarget reads the target of a request in origin form. Other forms are
-// refused, and so is a path that begins with two slashes: somebody upstream
-// might take what follows for a host. HTTP/2 lets through what would end a
-// request line of HTTP/1.1.
+// parseTarget parses a target in origin form. It rejects other forms; a path that
+// begins with two slashes, because a server might take what follows for a host;
+// and characters that end a request line, which HTTP/2 allows.
 func parseTarget(uri string) (target, error) {
 	if !strings.HasPrefix(uri, "/") || strings.ContainsFunc(uri, endsTarget) {
 		return target{}, badRequestTarget()
@@ -34,8 +33,7 @@ func parseTarget(uri string) (target, error) {
 	return t, nil
 }
 
-// endsTarget reports whether a server may take a character for the end of the
-// target.
+// endsTarget reports whether a character may end the target for a server.
 func endsTarget(r rune) bool { return r <= ' ' || r == 0x7f }
 
 // cutPrefix moves a leading /@NAME or /%40NAME from path to prefix.
@@ -78,9 +76,8 @@ func (u apiURL) locate(t target) string {
 	return u.base + t.path
 }
 
-// localize rewrites a Location that leads to the API into one that leads to
-// the proxy: the same path, with the prefix that named the connection. Any
-// other location is returned as it is.
+// localize rewrites a Location at the API to one at the proxy: the same path,
+// after the prefix that named the connection. Other locations are left unchanged.
 func (u apiURL) localize(location, prefix string) string {
 	path, ok := u.pathOf(location)
 	if !ok {
@@ -93,15 +90,15 @@ func (u apiURL) localize(location, prefix string) string {
 	if path == "" || path[0] == '?' || path[0] == '#' {
 		path = "/" + path
 	}
-	// A browser takes //x and /\x for another host.
+	// Browsers take //x and /\x for a URL of another host.
 	if path[0] != '/' || len(path) > 1 && (path[1] == '/' || path[1] == '\\') {
 		return location
 	}
 	return prefix + path
 }
 
-// pathOf returns the path, query and fragment of a location on the API's
-// origin, as they are spelled.
+// pathOf returns path, query and fragment of a location at the API's origin,
+// byte for byte.
 func (u apiURL) pathOf(location string) (string, bool) {
 	if strings.HasPrefix(location, "/") && !strings.HasPrefix(location, "//") {
 		return location, true
@@ -123,7 +120,8 @@ func (u apiURL) pathOf(location string) (string, bool) {
 	return "", true
 }
 
-// origin returns scheme, host and port of u in one form (RFC 6454 section 4).
+// origin returns scheme, host and port of u (RFC 6454 section 4), so that equal
+// origins are equal strings.
 func origin(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
@@ -132,7 +130,7 @@ func origin(u *url.URL) string {
 	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// localizeAll does what localize does to every Location of an answer.
+// localizeAll localizes the Location fields of a response.
 func (u apiURL) localizeAll(h http.Header, prefix string) {
 	for i, location := range h["Location"] {
 		h["Location"][i] = u.localize(location, prefix)

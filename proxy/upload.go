@@ -12,43 +12,43 @@ import (
 )
 
 var (
-	// errDetached ends reads for an attempt that another has taken the place of,
-	// or whose exchange is over.
+	// errDetached ends reads for an attempt that was replaced by another, or
+	// whose exchange has ended.
 	errDetached = errors.New("the body is no longer read for this attempt")
 
-	// errNotBuffered ends a replay whose body was lost after it began.
-	errNotBuffered = errors.New("the body could not be kept")
+	// errNotBuffered ends a replay whose body could not be buffered to its end.
+	errNotBuffered = errors.New("the body could not be buffered")
 )
 
-// upload is the body of one request on its way from the client, kept while it
-// is read so that it can be sent once more. One attempt at a time owns it.
+// upload is the body of one request on its way from the client, buffered while
+// it is read so that it can be sent again. One attempt at a time owns it.
 //
-// The transport may go on reading for an attempt that has been answered, and
-// still be blocked in that read when the replay begins. So reading the client
-// needs the turn, and what is read is kept by whoever reads it: a late read of
-// the first attempt is not lost to the second.
+// An attempt may still be blocked in a read when its response has arrived and
+// the replay begins. So only one goroutine at a time reads from the client, and
+// buffers what it has read: what a late read of the first attempt returns is
+// not lost to the second.
 type upload struct {
 	in      *http.Request
-	ctx     context.Context // of the exchange; ends waits for the turn
-	reading chan struct{}   // holds one token while somebody reads from the client
-	buffer  *replayBuffer   // appended to by who has the turn
+	ctx     context.Context // of the exchange; ends waits for reading
+	reading chan struct{}   // holds a token while a goroutine reads from the client
+	buffer  *replayBuffer   // appended to by the goroutine that reads
 	strip   stripFunc       // for trailers
 
-	// announced is the trailer section before it has come: names without
-	// values. It is nil unless the body is chunked, which trailers need.
+	// announced is the trailer section before the body's end: names without
+	// values. It is nil unless the body is chunked, as only then it can have one.
 	announced http.Header
 
 	mu       sync.Mutex // guards the fields below
 	owner    *attemptBody
 	received int64 // bytes
-	err      error // that the client's body ended with; io.EOF at its end
+	err      error // the end of the client's body: io.EOF if it is complete
 }
 
 // stripFunc returns a header or trailer section without what is not forwarded.
 type stripFunc func(section http.Header, connection []string) http.Header
 
 // newUpload returns nil for a request without a body.
-func newUpload(ctx context.Context, in *http.Request, k *replayBuffers, strip stripFunc) *upload {
+func newUpload(ctx context.Context, in *http.Request, buffers *replayBuffers, strip stripFunc) *upload {
 	if in.ContentLength == 0 || in.Body == nil || in.Body == http.NoBody {
 		return nil
 	}
@@ -56,17 +56,19 @@ func newUpload(ctx context.Context, in *http.Request, k *replayBuffers, strip st
 		in:      in,
 		ctx:     ctx,
 		reading: make(chan struct{}, 1),
-		buffer:  k.newBuffer(in.ContentLength),
+		buffer:  buffers.newBuffer(in.ContentLength),
 		strip:   strip,
 	}
 	if in.ContentLength < 0 {
-		u.announced = strip(in.Trailer, in.Header["Connection"])
+		u.announced = u.trailer()
 	}
 	return u
 }
 
-// attach makes a new attempt the owner of the body and hands it out from its
-// first byte. It reports false when that byte is not kept any more.
+func (u *upload) trailer() http.Header { return u.strip(u.in.Trailer, u.in.Header["Connection"]) }
+
+// attach makes a new attempt the owner of the body, and returns the body from
+// its first byte. It reports false if that byte is no longer buffered.
 func (u *upload) attach() (*attemptBody, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -77,9 +79,8 @@ func (u *upload) attach() (*attemptBody, bool) {
 	return u.owner, true
 }
 
-// finish releases what is kept and lets nobody read any more. A read that is
-// under way goes on until the client sends something or the server closes the
-// body.
+// finish releases the buffer and ends reads. One that is blocked ends when the
+// client sends something or the server closes the body.
 func (u *upload) finish() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -87,13 +88,13 @@ func (u *upload) finish() {
 	u.buffer.release()
 }
 
-// stopReading makes w's connection unreadable, and waits until nobody reads from the
-// client. A handler that panics has to: the server then takes the connection's
-// buffers back without closing the body first, and drains what a silent client
-// may never send.
+// stopReading makes w's connection unreadable, and waits until no goroutine
+// reads from the client. It is for a handler that panics: the server then reuses
+// the connection's buffers without closing the body first, and drains a body of
+// which the client may never send the rest.
 func (u *upload) stopReading(w http.ResponseWriter) {
 	if http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) != nil {
-		return // a read under way could not be ended
+		return // a blocked read would not end
 	}
 	u.reading <- struct{}{}
 }
@@ -105,8 +106,8 @@ func (u *upload) size() int64 {
 	return u.received
 }
 
-// malformed returns how the client's body was cut short or malformed; nil if it
-// was not, and if the client's connection broke.
+// malformed returns the error by which the client's body ended early, but nil if
+// the client's connection broke.
 func (u *upload) malformed() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -116,14 +117,14 @@ func (u *upload) malformed() error {
 	return u.err
 }
 
-// started reports whether something was read from the client, or tried in vain.
+// started reports whether a read from the client has returned.
 func (u *upload) started() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.received > 0 || u.err != nil
 }
 
-// complete reports whether the client's body was read to its proper end.
+// complete reports whether the client's body was read to its end.
 func (u *upload) complete() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -133,11 +134,11 @@ func (u *upload) complete() bool {
 // attemptBody is the request body of one attempt.
 type attemptBody struct {
 	upload  *upload
-	trailer http.Header // filled in at the end of the body; nil unless chunked
-	offset  int64       // what this attempt has got; of its reader
+	trailer http.Header // filled at the end of the body; nil unless it is chunked
+	offset  int64       // of the next byte; used by the reader only
 }
 
-// Read gives what is kept, then what the client sends.
+// Read returns what is buffered, then what the client sends.
 func (b *attemptBody) Read(p []byte) (int, error) {
 	if n, ok, err := b.readBuffered(p); ok {
 		return n, err
@@ -152,12 +153,12 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 		return n, err
 	}
 	n, err := b.upload.in.Body.Read(p)
-	whole := b.upload.buffer.append(p[:n])
-	return b.recordRead(p[:n], err, whole)
+	buffered := b.upload.buffer.append(p[:n])
+	return b.recordRead(p[:n], err, buffered)
 }
 
-// readBuffered reads what an earlier attempt, or an earlier read for it, has taken
-// from the client. It reports false when there is no such thing.
+// readBuffered reads what was read from the client before, for this attempt or
+// an earlier one. It reports false if there is nothing.
 func (b *attemptBody) readBuffered(p []byte) (n int, ok bool, err error) {
 	u := b.upload
 	u.mu.Lock()
@@ -174,7 +175,7 @@ func (b *attemptBody) readBuffered(p []byte) (n int, ok bool, err error) {
 	return n, true, err
 }
 
-// atEnd is what again returns where nothing is left to read again. u.mu is held.
+// atEnd returns what readBuffered returns at the end of the buffer. u.mu is held.
 func (b *attemptBody) atEnd() (n int, ok bool, err error) {
 	if b.upload.owner != b {
 		return 0, true, errDetached
@@ -186,14 +187,15 @@ func (b *attemptBody) atEnd() (n int, ok bool, err error) {
 	return 0, false, nil
 }
 
-// recordRead records what was read from the client, and whether everything is kept.
-func (b *attemptBody) recordRead(p []byte, err error, whole bool) (int, error) {
+// recordRead records that p was read from the client, and returns what Read
+// returns.
+func (b *attemptBody) recordRead(p []byte, err error, buffered bool) (int, error) {
 	u := b.upload
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.err = err
 	if u.owner == b {
-		if !whole {
+		if !buffered {
 			u.buffer.discard()
 		}
 		u.received += int64(len(p))
@@ -203,21 +205,18 @@ func (b *attemptBody) recordRead(p []byte, err error, whole bool) (int, error) {
 		}
 		return len(p), err
 	}
-	// The successor relies on having everything: it was told so by attach.
-	if u.owner != nil && !whole && !u.buffer.appendUnlimited(p) {
+	// The next attempt began because everything was buffered.
+	if u.owner != nil && !buffered && !u.buffer.appendUnlimited(p) {
 		u.err = errNotBuffered
 	}
 	u.received += int64(len(p))
 	return 0, errDetached
 }
 
-// fillTrailer takes over the trailer section, which net/http has once the body
-// is at its end. u.mu is held.
+// fillTrailer copies the trailer section, which net/http has at the end of the
+// body. u.mu is held.
 func (b *attemptBody) fillTrailer() {
-	if b.trailer == nil || !errors.Is(b.upload.err, io.EOF) {
-		return
-	}
-	for name, values := range b.upload.strip(b.upload.in.Trailer, b.upload.in.Header["Connection"]) {
-		b.trailer[name] = values
+	if b.trailer != nil && errors.Is(b.upload.err, io.EOF) {
+		maps.Copy(b.trailer, b.upload.trailer())
 	}
 }

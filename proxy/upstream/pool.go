@@ -43,15 +43,15 @@ func (p *pool) get() *conn {
 func (p *pool) put(c *conn) {
 	c.idle = time.Now()
 	p.mu.Lock()
-	refused := p.closed || len(p.conns) >= p.size || p.expired(c, c.idle)
-	if !refused {
+	full := p.closed || len(p.conns) >= p.size || p.expired(c, c.idle)
+	if !full {
 		p.conns = append(p.conns, c)
 		if p.timer == nil {
 			p.timer = time.AfterFunc(p.idleTimeout, p.prune)
 		}
 	}
 	p.mu.Unlock()
-	if refused {
+	if full {
 		c.close()
 	}
 }
