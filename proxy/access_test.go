@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// hashOf returns a token hash that does not change.
+// hashOf returns a constant token hash.
 func hashOf(token string) func() [sha256.Size]byte {
 	sum := sha256.Sum256([]byte(token))
 	return func() [sha256.Size]byte { return sum }
@@ -96,7 +96,7 @@ func TestClientIsLogged(t *testing.T) {
 	}
 }
 
-// A token changes without a restart.
+// Tokens change without a restart.
 func TestClientTokenIsReadForEachRequest(t *testing.T) {
 	hash := hashOf("old")
 	r := newTestProxy(t, newFakeCredentials("acme"), ok, func(c *Config) {
@@ -125,8 +125,8 @@ func TestClientConnections(t *testing.T) {
 		{"pattern", []string{"shop-*", "ac?e"}, "acme", 200, ""},
 		{"another", []string{"ac"}, "acme", 403, "client_not_allowed"},
 		{"another case", []string{"Acme"}, "acme", 403, "client_not_allowed"},
-		{"unknown, not to be told from one that is there", []string{"acme"}, "nobody", 403, "client_not_allowed"},
-		{"unknown and allowed", []string{"*"}, "nobody", 400, "connection_unknown"},
+		{"unknown, indistinguishable from an existing one", []string{"acme"}, "unknown", 403, "client_not_allowed"},
+		{"unknown and allowed", []string{"*"}, "unknown", 400, "connection_unknown"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -234,7 +234,7 @@ func TestClientNetworks(t *testing.T) {
 	}
 }
 
-// What a header says of where a request comes from counts for nothing.
+// Header fields about the origin of a request can be forged.
 func TestForwardedAddressIsIgnored(t *testing.T) {
 	api := newTCPUpstream(t, respondAlways(okResponse))
 	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) { c.ClientNetworks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })

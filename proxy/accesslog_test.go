@@ -34,8 +34,8 @@ func TestAccessLog(t *testing.T) {
 	}
 }
 
-// What clients and the API choose is bounded in the log, and no secret is in
-// it, even where the API repeats our request instead of answering.
+// The log bounds what clients and the API choose and contains no secret, even if
+// the API sends the request back instead of a response.
 func TestAccessLogIsBoundedAndHoldsNoSecret(t *testing.T) {
 	v := newFakeCredentials("acme")
 	r := newTestProxy(t, v, func(w http.ResponseWriter, req *http.Request) {
@@ -57,7 +57,7 @@ func TestAccessLogIsBoundedAndHoldsNoSecret(t *testing.T) {
 	for range 4 {
 		text := fmt.Sprint(r.logEntry())
 		if len(text) > 1500 || strings.Contains(text, "secret") {
-			t.Errorf("log = %q, which is long or shows a secret", text)
+			t.Errorf("log = %q, want less than 1500 bytes and no secret", text)
 		}
 	}
 }
@@ -71,7 +71,7 @@ func TestMetrics(t *testing.T) {
 	}))
 	r.do("GET", "/", nil)
 	r.do("GET", "/odd", nil)
-	r.do("GET", "/@nobody/", nil)
+	r.do("GET", "/@unknown/", nil)
 	for range 3 {
 		r.logEntry()
 	}

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// halfClosed sends bytes, shuts down the side for writing when it is told to,
-// and returns all that comes back.
+// halfClosed sends bytes, shuts down the writing side after when is closed, and
+// returns everything that it receives.
 func (r *testProxy) halfClosed(request string, when <-chan struct{}) string {
 	r.t.Helper()
 	conn, err := net.Dial("tcp", r.addr)
@@ -54,7 +54,7 @@ func TestHalfClosedClientGetsResponse(t *testing.T) {
 				<-closed
 				_, _ = io.WriteString(w, "late "+string(body))
 			}))
-			// The upstream answers once the server has seen the end of what is sent.
+			// The API responds after the server has read the end of the input.
 			r.listen(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				context.AfterFunc(req.Context(), func() { close(closed) })
 				r.proxy.ServeHTTP(w, req)
@@ -120,7 +120,7 @@ func TestConflictingFramingIsRejected(t *testing.T) {
 					break
 				}
 			}
-			all, _ := io.ReadAll(responses) // to the end: the proxy hangs up
+			all, _ := io.ReadAll(responses) // until the proxy closes the connection
 			if status, code := statusOf(t, string(all)), bodyOrCode(t, string(all)); status != 400 || code != "bad_request" || posts != 0 {
 				t.Errorf("response = %d %s after %d requests, want 400 bad_request and none", status, code, posts)
 			}
@@ -151,10 +151,10 @@ func TestMalformedRequestsGetAProblem(t *testing.T) {
 				t.Errorf("response = %d %s, want %d bad_request", status, code, tt.status)
 			}
 			if tt.status == 431 && !strings.Contains(got, "header section is larger than 256 KiB") {
-				t.Errorf("response = %q, which does not say what is too large", got)
+				t.Errorf("response = %q, want it to say what is too large", got)
 			}
 			if !strings.Contains(got, "\r\nProxy-Status: pleo-auth-proxy") {
-				t.Errorf("response = %q, which does not say whose it is", got)
+				t.Errorf("response = %q, want it to have Proxy-Status", got)
 			}
 		})
 	}
@@ -163,7 +163,7 @@ func TestMalformedRequestsGetAProblem(t *testing.T) {
 	}
 }
 
-// What only looks like a refusal of the server is the API's and stays so.
+// A response of the API that looks like one of net/http is left unchanged.
 func TestUpstreamErrorsAreNotReplaced(t *testing.T) {
 	const body = "400 Bad Request"
 	api := newTCPUpstream(t, respondAlways("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\nConnection: close\r\n\r\n"+body))
@@ -173,11 +173,11 @@ func TestUpstreamErrorsAreNotReplaced(t *testing.T) {
 	}
 }
 
-// A body may hold what looks like a refusal of the server, such as a recorded
-// answer, and begin a write with it.
+// A body may contain what looks like a response of net/http, at the beginning of a
+// write.
 func TestBodyThatLooksLikeAServerErrorIsNotReplaced(t *testing.T) {
 	const refusal = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
-	// Both are larger than the server's buffers, so that each is written by itself.
+	// Each is written by itself, since both are larger than the server's buffers.
 	first, second := strings.Repeat("x", 20_000), refusal+strings.Repeat("y", 20_000)
 	received := make(chan struct{})
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
@@ -193,9 +193,9 @@ func TestBodyThatLooksLikeAServerErrorIsNotReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // an answer that is too short is waited for
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // in case the response is too short
 	responses := bufio.NewReader(conn)
-	for range 2 { // also where the connection was used before
+	for range 2 { // also on a reused connection
 		_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		res, err := http.ReadResponse(responses, nil)
 		if err != nil {
@@ -212,7 +212,7 @@ func TestBodyThatLooksLikeAServerErrorIsNotReplaced(t *testing.T) {
 			t.Fatalf("body = %d bytes, %v, with %.60q; want %d with %.60q", len(body), err, body[min(len(body), len(first)):], len(first)+len(second), second)
 		}
 	}
-	// And the server's own refusal is still put right there.
+	// A response of net/http itself is still replaced.
 	_, _ = io.WriteString(conn, "GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	all, _ := io.ReadAll(responses)
 	if status, code := statusOf(t, string(all)), bodyOrCode(t, string(all)); status != 400 || code != "bad_request" {
@@ -220,7 +220,7 @@ func TestBodyThatLooksLikeAServerErrorIsNotReplaced(t *testing.T) {
 	}
 }
 
-// listenTLS serves the proxy of r over TLS, and returns a client that trusts it.
+// listenTLS serves the proxy over TLS, and returns a client that trusts it.
 func (r *testProxy) listenTLS(h2 bool) *http.Client {
 	r.t.Helper()
 	borrowed := httptest.NewTLSServer(nil)
@@ -257,7 +257,7 @@ func TestOverTLS(t *testing.T) {
 				_, _ = w.Write(body)
 			}))
 			client := r.listenTLS(h2)
-			v.expire("acme") // the replay too
+			v.expire("acme") // so that there is a replay
 			req, err := http.NewRequest("POST", r.url+"/@acme/v1/a%2Fb?x=%zz;", io.MultiReader(strings.NewReader("hello")))
 			if err != nil {
 				t.Fatal(err)
@@ -289,8 +289,8 @@ func TestPlainRequestToTLS(t *testing.T) {
 	}
 }
 
-// A stream that the client gives up ends its request upstream, and no other of
-// its connection.
+// Resetting a stream cancels its request at the API, and no other one of the
+// connection.
 func TestHTTP2StreamReset(t *testing.T) {
 	arrived, ended := make(chan struct{}), make(chan struct{})
 	v := newFakeCredentials("acme")
@@ -315,10 +315,10 @@ func TestHTTP2StreamReset(t *testing.T) {
 	}()
 	if res, err := client.Do(req); err == nil {
 		_ = res.Body.Close()
-		t.Error("Do = no error, want that it was given up")
+		t.Error("Do = no error, want that the stream was reset")
 	}
 	<-ended
 	if got := fetch(client, r.url+"/@acme/"); got != "ok" {
-		t.Errorf("the next answer = %q, want ok", got)
+		t.Errorf("the next response = %q, want ok", got)
 	}
 }

@@ -25,12 +25,12 @@ func TestConnectionNames(t *testing.T) {
 		{"prefix with a query", "/@acme?a=b", "", "acme"},
 		{"encoded prefix", "/%40acme/v1", "", "acme"},
 		{"encoded name", "/@a%7Eb%3Ac/v1", "", "a~b:c"},
-		{"the same twice over", "/@acme/v1", "Pleo-Connection: acme\r\nConnection-Id: acme\r\n", "acme"},
+		{"the same twice", "/@acme/v1", "Pleo-Connection: acme\r\nConnection-Id: acme\r\n", "acme"},
 		{"nominated by Connection", "/", "Connection: Pleo-Connection\r\nPleo-Connection: acme\r\n", "acme"},
 		{"none", "/", "", "connection_required"},
 		{"empty header", "/", "Pleo-Connection:\r\n", "connection_required"},
 		{"empty prefix", "/@/v1", "", "connection_required"},
-		{"unknown", "/@nobody/v1", "", "connection_unknown"},
+		{"unknown", "/@unknown/v1", "", "connection_unknown"},
 		{"other case", "/@Acme/v1", "", "connection_unknown"},
 		{"traversal", "/@../v1", "", "connection_unknown"},
 		{"encoded traversal", "/@a%2F..%2Fb/v1", "", "connection_unknown"},
@@ -54,13 +54,13 @@ func TestConnectionNames(t *testing.T) {
 				t.Errorf("connection = %q, want %q", name, tt.want)
 			}
 			if len(got) > 2<<10 {
-				t.Errorf("the answer has %d bytes: it repeats what was sent", len(got))
+				t.Errorf("the response has %d bytes, want that it does not repeat the name", len(got))
 			}
 		})
 	}
 }
 
-// nameOwner answers with the name of the connection whose token came.
+// nameOwner responds with the name of the connection whose token it got.
 func nameOwner(v *fakeCredentials) http.HandlerFunc {
 	return v.requireToken(func(w http.ResponseWriter, r *http.Request) {
 		name, _ := v.connectionOf(r.Header)
@@ -68,7 +68,7 @@ func nameOwner(v *fakeCredentials) http.HandlerFunc {
 	})
 }
 
-// bodyOrCode returns the body of a raw answer, or its code if it is a problem.
+// bodyOrCode returns the body of a raw response, or the code of a problem.
 func bodyOrCode(t *testing.T, raw string) string {
 	t.Helper()
 	_, body, _ := strings.Cut(raw, "\r\n\r\n")
@@ -132,7 +132,7 @@ func TestDefaultConnection(t *testing.T) {
 	}{
 		{"the only one", false, func(context.Context) (bool, error) { return true, nil }, "", "acme"},
 		{"one of several", false, func(context.Context) (bool, error) { return false, nil }, "", "connection_required"},
-		{"store away", false, func(context.Context) (bool, error) { return false, errors.New("away") }, "", "store_unavailable"},
+		{"store unavailable", false, func(context.Context) (bool, error) { return false, errors.New("unavailable") }, "", "store_unavailable"},
 		{"shared", true, nil, "", "acme"},
 		{"another one named", true, nil, "Pleo-Connection: globex\r\n", "globex"},
 		{"empty name", true, nil, "Pleo-Connection:\r\n", "connection_required"},

@@ -11,7 +11,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
-// failingCredentials has no authorization for anybody.
+// failingCredentials has no authorization for any connection.
 type failingCredentials struct{ err error }
 
 func (r failingCredentials) Authorize(context.Context, string) (*refresh.Authorization, error) {
@@ -26,13 +26,15 @@ func (failingCredentials) ReplayRejected(*refresh.Authorization) {}
 
 func (failingCredentials) Uninstalled(context.Context, *refresh.Authorization) {}
 
-// TestConnectURL: and nowhere else, and never in the way of
-// the answer.
+// A connect URL is shown if only a person can fix the connection, and failing to
+// create one does not fail the response.
 func TestConnectURL(t *testing.T) {
 	link := func(_ context.Context, id string, version int64) (string, error) {
 		return fmt.Sprintf("https://connect.example.com/connect/%s-%d", id, version), nil
 	}
-	broken := func(context.Context, string, int64) (string, error) { return "", errors.New("the store is away") }
+	broken := func(context.Context, string, int64) (string, error) {
+		return "", errors.New("the store is unavailable")
+	}
 	for _, test := range []struct {
 		name string
 		err  *refresh.Error
@@ -41,10 +43,10 @@ func TestConnectURL(t *testing.T) {
 	}{
 		{"pending", &refresh.Error{Code: refresh.ConnectionPending, ConnectionID: "id"}, link, "https://connect.example.com/connect/id-0"},
 		{"reauthorization", &refresh.Error{Code: refresh.ReauthorizationRequired, ConnectionID: "id", Version: 7}, link, "https://connect.example.com/connect/id-7"},
-		{"for nobody", &refresh.Error{Code: refresh.ReauthorizationRequired, ConnectionID: "id"}, nil, ""},
-		{"not to be had", &refresh.Error{Code: refresh.ReauthorizationRequired, ConnectionID: "id"}, broken, ""},
+		{"links are off", &refresh.Error{Code: refresh.ReauthorizationRequired, ConnectionID: "id"}, nil, ""},
+		{"no link", &refresh.Error{Code: refresh.ReauthorizationRequired, ConnectionID: "id"}, broken, ""},
 		{"disabled", &refresh.Error{Code: refresh.ConnectionDisabled, ConnectionID: "id"}, link, ""},
-		{"may pass", &refresh.Error{Code: refresh.ServerUnavailable}, link, ""},
+		{"temporary", &refresh.Error{Code: refresh.ServerUnavailable}, link, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.err.Connection = "acme"
@@ -64,7 +66,7 @@ func TestConnectURL(t *testing.T) {
 				ConnectURL string `json:"connect_url"`
 			}
 			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || doc.Code != string(test.err.Code) || doc.ConnectURL != test.want {
-				t.Errorf("answer %+v, %v, want code %s and connect_url %q", doc, err, test.err.Code, test.want)
+				t.Errorf("response = %+v, %v, want code %s and connect_url %q", doc, err, test.err.Code, test.want)
 			}
 		})
 	}

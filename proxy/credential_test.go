@@ -12,7 +12,7 @@ import (
 )
 
 // hostile are header sections by which a client may try to have its own
-// credential sent, ours dropped, or a selector passed on.
+// credential forwarded, the proxy's removed, or the connection's name passed on.
 var hostile = []struct{ name, header string }{
 	{"plain", ""},
 	{"own authorization", "Authorization: Bearer mine\r\n"},
@@ -24,7 +24,7 @@ var hostile = []struct{ name, header string }{
 	{"underscores", "Pleo_Connection: other\r\nProxy_Authorization: Basic bWluZQ==\r\nX_Forwarded_For: 1.2.3.4\r\n"},
 	{"proxy fields", "Proxy-Authorization: Basic bWluZQ==\r\nProxy-Connection: keep-alive\r\nProxy-Foo: x\r\n"},
 	{"cookies", "Cookie: a=b\r\n"},
-	{"where from", "Forwarded: for=1.2.3.4\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Whatever: x\r\n"},
+	{"origin of the request", "Forwarded: for=1.2.3.4\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Whatever: x\r\n"},
 	{"hop by hop", "Keep-Alive: timeout=5\r\nTE: trailers\r\nConnection: TE, X-Nominated\r\nX-Nominated: x\r\n"},
 	{"selectors", "Connection-Id: acme\r\nPleo-Expect-Company: " + companyOfAcme + "\r\nPleo-Priority: 1\r\n"},
 	{"upgrade without connection", "Upgrade: websocket\r\n"},
@@ -53,8 +53,8 @@ func TestOnlyOurAuthorizationIsForwarded(t *testing.T) {
 	}
 }
 
-// Nor anything else that would be worth something in the header section: no name
-// of a connection, no framing, no routing.
+// No credential, no name of a connection, no framing and no routing is forwarded
+// in a trailer section.
 func TestRequestTrailersAreStripped(t *testing.T) {
 	v := newFakeCredentials("acme")
 	var header, trailer http.Header
@@ -103,7 +103,7 @@ func TestConnectionsAreNeverMixedUp(t *testing.T) {
 	}
 	workers.Wait()
 	wrong.Range(func(name, got any) bool {
-		t.Errorf("the API took a request of %v for one of %q", name, got)
+		t.Errorf("a request for %v was sent as %q", name, got)
 		return true
 	})
 }

@@ -41,8 +41,7 @@ func TestTargetIsForwardedByteForByte(t *testing.T) {
 	}
 }
 
-// requestLines returns the lines of requests without bodies that are request
-// lines.
+// requestLines returns the request lines of requests without bodies.
 func requestLines(raw string) string {
 	var lines strings.Builder
 	for _, request := range strings.SplitAfter(raw, "\r\n\r\n") {
@@ -62,7 +61,7 @@ func TestBasePath(t *testing.T) {
 	}
 }
 
-// The framing and the header of what goes upstream, by what came.
+// Framing and header of the request to the API, by the request of the client.
 func TestRequestUpstream(t *testing.T) {
 	tests := []struct{ name, request, want string }{
 		{"get", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"},
@@ -101,23 +100,23 @@ func TestRequestUpstream(t *testing.T) {
 	}
 }
 
-// The answer that the client gets, by what the API sent.
+// The response to the client, by the response of the API.
 func TestResponse(t *testing.T) {
 	tests := []struct{ name, method, upstream, want string }{
 		{"plain", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: D\r\nRequest-Id: r1\r\n\r\nok", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: D\r\nRequest-Id: r1\r\nConnection: close\r\n\r\nok"},
-		{"nothing is invented", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nDate: D\r\n\r\n<html></html>", "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nDate: D\r\nConnection: close\r\n\r\n<html></html>"},
+		{"nothing is added", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nDate: D\r\n\r\n<html></html>", "HTTP/1.1 200 OK\r\nContent-Length: 13\r\nDate: D\r\nConnection: close\r\n\r\n<html></html>"},
 		{"gzip stays", "GET", "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\nDate: D\r\n\r\nabc", "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\nDate: D\r\nConnection: close\r\n\r\nabc"},
 		{"chunked", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: D\r\n\r\n2\r\nok\r\n0\r\n\r\n", "HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"},
 		{"trailers", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\nDate: D\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 42\r\n\r\n", "HTTP/1.1 200 OK\r\nDate: D\r\nTrailer: X-Sum\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 42\r\n\r\n"},
-		{"unannounced trailer, withheld trailer", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: D\r\n\r\n0\r\nX-Sum: 42\r\nSet-Cookie: a=b\r\n\r\n", "HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 42\r\n\r\n"},
+		{"unannounced trailer, stripped trailer", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: D\r\n\r\n0\r\nX-Sum: 42\r\nSet-Cookie: a=b\r\n\r\n", "HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 42\r\n\r\n"},
 		{"head", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: D\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: D\r\nConnection: close\r\n\r\n"},
 		{"no content", "DELETE", "HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n", "HTTP/1.1 204 No Content\r\nDate: D\r\nConnection: close\r\n\r\n"},
 		{"not modified", "GET", "HTTP/1.1 304 Not Modified\r\nEtag: x\r\nDate: D\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nDate: D\r\nEtag: x\r\nConnection: close\r\n\r\n"},
-		{"withheld", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\nSet-Cookie: a=b\r\nAccess-Control-Allow-Origin: *\r\nAlt-Svc: h3\r\nStrict-Transport-Security: x\r\nKeep-Alive: x\r\nConnection: X-Hop\r\nX-Hop: x\r\nProxy-Authenticate: Basic\r\nX-Kept: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\nX-Kept: x\r\nConnection: close\r\n\r\n"},
+		{"stripped fields", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\nSet-Cookie: a=b\r\nAccess-Control-Allow-Origin: *\r\nAlt-Svc: h3\r\nStrict-Transport-Security: x\r\nKeep-Alive: x\r\nConnection: X-Hop\r\nX-Hop: x\r\nProxy-Authenticate: Basic\r\nX-Kept: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\nX-Kept: x\r\nConnection: close\r\n\r\n"},
 		{"early hints", "GET", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nSet-Cookie: a=b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: D\r\nConnection: close\r\n\r\n"},
 		{"unknown status", "GET", "HTTP/1.1 299 Odd\r\nContent-Length: 0\r\nDate: D\r\n\r\n", "HTTP/1.1 299 status code 299\r\nContent-Length: 0\r\nDate: D\r\nConnection: close\r\n\r\n"},
 		{"too many requests", "GET", "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nDate: D\r\nRetry-After: 7\r\n\r\n", "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nDate: D\r\nRetry-After: 7\r\nConnection: close\r\n\r\n"},
-		{"forbidden is no reason to replay", "GET", "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nDate: D\r\n\r\nno", "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nDate: D\r\nConnection: close\r\n\r\nno"},
+		{"403 is not replayed", "GET", "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nDate: D\r\n\r\nno", "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nDate: D\r\nConnection: close\r\n\r\nno"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -133,7 +132,7 @@ func TestResponse(t *testing.T) {
 
 func TestLocation(t *testing.T) {
 	tests := []struct{ name, api, location, prefix, want string }{
-		{"our API", "https://api.test", "https://api.test/v1/x?a=%zz#f", "", "/v1/x?a=%zz#f"},
+		{"the API", "https://api.test", "https://api.test/v1/x?a=%zz#f", "", "/v1/x?a=%zz#f"},
 		{"prefix kept", "https://api.test", "https://api.test/v1/x", "/@acme", "/@acme/v1/x"},
 		{"default port", "https://api.test", "https://API.test:443/v1", "", "/v1"},
 		{"port configured", "https://api.test:443", "https://api.test/v1", "", "/v1"},
@@ -149,9 +148,9 @@ func TestLocation(t *testing.T) {
 		{"other port", "https://api.test", "https://api.test:444/v1", "", "https://api.test:444/v1"},
 		{"other scheme", "https://api.test", "http://api.test/v1", "", "http://api.test/v1"},
 		{"user", "https://api.test", "https://api.test@evil.test/v1", "", "https://api.test@evil.test/v1"},
-		{"two slashes would be a host", "https://api.test", "https://api.test//evil.test/x", "", "https://api.test//evil.test/x"},
-		{"so would a backslash", "https://api.test", "https://api.test/\\evil.test/x", "", "https://api.test/\\evil.test/x"},
-		{"unreadable", "https://api.test", "https://api.test:x/%zz", "", "https://api.test:x/%zz"},
+		{"two slashes", "https://api.test", "https://api.test//evil.test/x", "", "https://api.test//evil.test/x"},
+		{"slash and backslash", "https://api.test", "https://api.test/\\evil.test/x", "", "https://api.test/\\evil.test/x"},
+		{"invalid", "https://api.test", "https://api.test:x/%zz", "", "https://api.test:x/%zz"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -203,7 +202,7 @@ func TestBrokenResponses(t *testing.T) {
 				t.Errorf("response = %d %s, want %d %s", status, code, tt.status, tt.code)
 			}
 			if strings.Contains(raw, "secret") {
-				t.Errorf("response = %q, which shows a secret", raw)
+				t.Errorf("response = %q, want no secret in it", raw)
 			}
 		})
 	}
@@ -223,7 +222,7 @@ func TestTruncatedResponse(t *testing.T) {
 			})
 			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 			if got := r.do("GET", "/", nil); got.err == nil {
-				t.Errorf("reading the answer = %q and no error, want one", got.body)
+				t.Errorf("reading the response = %q and no error, want one", got.body)
 			}
 			line := r.logEntry()
 			if line["status"] != int64(200) || line["code"] != "upstream_protocol_error" {
@@ -233,8 +232,8 @@ func TestTruncatedResponse(t *testing.T) {
 	}
 }
 
-// HTTP/1.0 has no chunks: an answer without a length ends where its connection
-// does, so a client knows a truncated one only by a reset.
+// HTTP/1.0 has no chunks. A response without a length ends with the connection, so
+// only a reset shows that it is truncated.
 func TestTruncatedHTTP10ResponseIsReset(t *testing.T) {
 	tests := []struct {
 		name, upstream string
@@ -259,7 +258,7 @@ func TestTruncatedHTTP10ResponseIsReset(t *testing.T) {
 			_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.0\r\nHost: localhost\r\n\r\n")
 			got, err := io.ReadAll(conn)
 			if reset := errors.Is(err, syscall.ECONNRESET); reset != tt.reset || !tt.reset && err != nil {
-				t.Errorf("reading the answer = %q, %v; reset = %t, want %t", got, err, reset, tt.reset)
+				t.Errorf("reading the response = %q, %v; reset = %t, want %t", got, err, reset, tt.reset)
 			}
 		})
 	}
@@ -278,8 +277,8 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// An answer may come before the body has been sent, and must reach a client
-// that sends no more of it before.
+// A response before the end of the request body reaches a client that waits for
+// it.
 func TestEarlyResponse(t *testing.T) {
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
 		readHead(r)
@@ -303,8 +302,8 @@ func TestEarlyResponse(t *testing.T) {
 	}
 }
 
-// A request behind a body that nobody has read to its end is not looked at: net/http
-// would still be reading that body, and panic in a goroutine of the transport's.
+// A request after a body that was not read to its end is not served: net/http would
+// still be reading that body, and panic on another goroutine.
 func TestEarlyResponseClosesConnection(t *testing.T) {
 	const next = "POST /@acme/next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf"
 	tests := []struct{ name, framing, first, rest string }{
@@ -334,10 +333,10 @@ func TestEarlyResponseClosesConnection(t *testing.T) {
 			if res.StatusCode != 413 || !res.Close || string(body) != "big" || err != nil {
 				t.Errorf("response = %d %q, %v, close = %t, want 413 big, nil, true", res.StatusCode, body, err, res.Close)
 			}
-			r.logEntry() // the exchange is over
+			r.logEntry() // the exchange has ended
 			_, _ = io.WriteString(conn, tt.rest+next)
 			if more, _ := io.ReadAll(responses); len(more) > 0 {
-				t.Errorf("behind the answer came %q, want nothing", more)
+				t.Errorf("after the response came %q, want nothing", more)
 			}
 			if got := api.bytes(); strings.Contains(got, "/next") {
 				t.Errorf("upstream got %q, want one request", got)
@@ -367,7 +366,7 @@ func TestMalformedBodyClosesConnection(t *testing.T) {
 			select {
 			case path := <-seen:
 				if path == "/smuggled" {
-					t.Error("the API got what stood behind the body")
+					t.Error("the API got what came after the body")
 				}
 			default:
 			}
@@ -375,7 +374,7 @@ func TestMalformedBodyClosesConnection(t *testing.T) {
 	}
 }
 
-// The answer breaks off while the client still owes half of its body.
+// The response breaks off before the client has sent all of its body.
 func TestTruncatedEarlyResponseClosesConnection(t *testing.T) {
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
 		readHead(r)
@@ -406,8 +405,8 @@ func TestExpectContinueWaitsForTheAPI(t *testing.T) {
 	}
 }
 
-// What the API says before the body is read could be written at the same time as
-// the server's own 100, by another goroutine; what it says later is passed on.
+// Interim responses before the body is read are not passed on, because the server
+// may be writing its own 100 on another goroutine.
 func TestInterimResponsesWithContinue(t *testing.T) {
 	const early, late = "HTTP/1.1 103 Early Hints\r\nLink: early\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: late\r\n\r\n"
 	api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
@@ -419,7 +418,7 @@ func TestInterimResponsesWithContinue(t *testing.T) {
 	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
 	got := r.raw("POST /@acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nabcd")
 	if want := "HTTP/1.1 100 Continue\r\n\r\n" + late + "HTTP/1.1 200 "; !strings.HasPrefix(got, want) {
-		t.Errorf("response = %q, want it to begin with %q", got, want)
+		t.Errorf("response = %q, want the beginning %q", got, want)
 	}
 }
 
@@ -448,7 +447,7 @@ func TestTruncatedUpload(t *testing.T) {
 				t.Errorf("code = %q, want bad_request_body", code)
 			}
 			if <-whole {
-				t.Error("the API took half a body for a whole one")
+				t.Error("the API got half a body as a complete one")
 			}
 		})
 	}

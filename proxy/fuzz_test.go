@@ -17,15 +17,15 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
-// forwardRaw parses raw as the server would, and returns the bytes that leave for
-// it.
+// forwardRaw parses raw as the server would, and returns the bytes that the API
+// gets for it.
 func forwardRaw(t *testing.T, raw string) string {
 	t.Helper()
 	in, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
 	if err != nil {
 		return ""
 	}
-	var mu sync.Mutex // guards sent, which a request that broke off comes to late
+	var mu sync.Mutex // guards sent, which an aborted request is added to late
 	var sent strings.Builder
 	c := testConfig(pipeUpstream(t, func(raw string) string {
 		mu.Lock()
@@ -44,8 +44,8 @@ func forwardRaw(t *testing.T, raw string) string {
 	return sent.String()
 }
 
-// fieldValues returns the values of a field in raw bytes, header and trailer
-// sections alike.
+// fieldValues returns the values of a field in raw bytes, including trailer
+// sections.
 func fieldValues(raw, field string) []string {
 	var values []string
 	for line := range strings.SplitSeq(raw, "\n") {
@@ -120,7 +120,7 @@ func FuzzNoSecretInResponseOrLog(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line, header string, mode int) {
 		const token = "token-of-erp"
 		if strings.Contains(line+header, token) || strings.Contains(line+header, "secret") {
-			return // it is the client's own doing
+			return // the client reveals it
 		}
 		raw := line + " HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + token + "\r\n" + header + "\r\n"
 		in, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
@@ -130,7 +130,7 @@ func FuzzNoSecretInResponseOrLog(f *testing.F) {
 		response, log := serveWithQuotingUpstream(t, in, mode)
 		for _, secret := range []string{token, "secret-of-acme"} {
 			if strings.Contains(response, secret) || strings.Contains(log, secret) {
-				t.Errorf("%q shows in response %q or log %q", secret, response, log)
+				t.Errorf("response %[2]q or log %[3]q contains %[1]q", secret, response, log)
 			}
 		}
 	})
@@ -155,8 +155,8 @@ func serveWithQuotingUpstream(t *testing.T, in *http.Request, mode int) (respons
 	return fmt.Sprintf("%v %s", w.Result().Header, w.Body), log.String()
 }
 
-// FuzzPolicyBypass: whatever a path is made of, a server that cleans and
-// decodes it in the usual ways ends up below what the rule allows.
+// FuzzPolicyBypass checks that a server that cleans and decodes a path in the
+// usual ways always arrives below the path that the rule allows.
 func FuzzPolicyBypass(f *testing.F) {
 	for _, p := range []string{"/v1/expenses/1", "/v1/expenses/../x", "/v1/expenses/%2e%2e/x", "/v1/expenses/..;/x", "/v1/expenses//x", "/v1/expenses/%252e%252e/x", "/v1/expenses/..%5cx", "/v1/expenses/\\..\\x"} {
 		f.Add(p)
@@ -168,10 +168,10 @@ func FuzzPolicyBypass(f *testing.F) {
 			return
 		}
 		reading := raw
-		for range 3 { // as often as servers in a row may decode it
+		for range 3 { // servers in a row may each decode it
 			for _, seen := range []string{reading, strings.ReplaceAll(reading, "\\", "/"), withoutParameters(reading)} {
 				if cleaned := path.Clean(seen); cleaned != "/v1/expenses" && !strings.HasPrefix(cleaned, "/v1/expenses/") {
-					t.Fatalf("%q is allowed, and may be read as %q", raw, cleaned)
+					t.Fatalf("%q is allowed, and may be interpreted as %q", raw, cleaned)
 				}
 			}
 			if decoded, err := url.PathUnescape(reading); err == nil {
@@ -181,7 +181,7 @@ func FuzzPolicyBypass(f *testing.F) {
 	})
 }
 
-// withoutParameters drops what follows a semicolon in each segment.
+// withoutParameters removes what follows a semicolon in each segment.
 func withoutParameters(p string) string {
 	segments := strings.Split(p, "/")
 	for i, s := range segments {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// statusOf returns the status of the first answer in raw.
+// statusOf returns the status of the first response in raw.
 func statusOf(t *testing.T, raw string) int {
 	t.Helper()
 	var minor, status int
@@ -24,13 +24,13 @@ func statusOf(t *testing.T, raw string) int {
 func TestRejectedRequestsAreNotForwarded(t *testing.T) {
 	tests := []struct {
 		name    string
-		request string // logEntry and further header fields
+		request string // request line and further header fields
 		status  int
 		code    string
 	}{
 		{"rebound host", "GET / HTTP/1.1\r\nHost: evil.com\r\n", 403, "host_not_allowed"},
 		{"two slashes", "GET //evil.com/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
-		{"two slashes behind the prefix", "GET /@acme//evil.com/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
+		{"two slashes after the prefix", "GET /@acme//evil.com/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
 		{"absolute form", "GET http://evil.com/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
 		{"absolute form of ourselves", "GET http://localhost/v1 HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
 		{"absolute form without authority", "GET mailto:x HTTP/1.1\r\nHost: localhost\r\n", 400, "bad_request_target"},
@@ -94,7 +94,7 @@ func TestMalformedFramingIsNotForwarded(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := statusOf(t, r.raw(tt.request)); got < 400 || got >= 500 && got != 501 && got != 505 {
-				t.Errorf("status = %d, want a refusal", got)
+				t.Errorf("status = %d, want an error of the client", got)
 			}
 			if got := r.do("GET", "/v1", nil, "X-Probe", "1").StatusCode; got != 200 {
 				t.Errorf("status of the next request = %d, want 200", got)
@@ -133,8 +133,8 @@ func TestUnixSocketHasNoHostGuard(t *testing.T) {
 	}
 }
 
-// HTTP/2 frames method and target by themselves, so that they may hold what
-// would end them in HTTP/1.1, which is what the API is spoken to in.
+// In HTTP/2, method and target may contain characters that end them in HTTP/1.1,
+// which is the protocol of the requests to the API.
 func TestRequestLineInjection(t *testing.T) {
 	tests := []struct {
 		name, method, target string
@@ -148,7 +148,7 @@ func TestRequestLineInjection(t *testing.T) {
 		{"DEL in the path", "GET", "/@acme/\x7f", 400, "bad_request_target"},
 		{"space in the method", "GET /elsewhere HTTP/1.1", "/@acme/x", 400, "bad_request"},
 		{"no method", "", "/@acme/x", 400, "bad_request"},
-		{"as it should be", "GET", "/@acme/x", 200, "ok"},
+		{"valid", "GET", "/@acme/x", 200, "ok"},
 	}
 	api := newTCPUpstream(t, respondAlways(okResponse))
 	r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)

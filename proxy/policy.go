@@ -128,10 +128,9 @@ func checkClients(clients []Client) error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, c := range clients {
-		switch {
-		case c.Name == "" || strings.ContainsFunc(c.Name, notInClientName):
-			errs = append(errs, fmt.Errorf("client name %q is empty, or has a colon, a space or a control character", c.Name))
-		case seen[c.Name]:
+		if err := CheckClientName(c.Name); err != nil {
+			errs = append(errs, fmt.Errorf("client name %q: %w", c.Name, err))
+		} else if seen[c.Name] {
 			errs = append(errs, fmt.Errorf("two clients are called %q", c.Name))
 		}
 		seen[c.Name] = true
@@ -143,9 +142,16 @@ func checkClients(clients []Client) error {
 	return errors.Join(errs...)
 }
 
-// notInClientName reports whether a character cannot be in a user name (RFC 7617
-// section 2) or would break the lines of a log.
-func notInClientName(r rune) bool { return r <= ' ' || r == ':' || r == 0x7f }
+// CheckClientName returns an error if name cannot be that of a [Client]: it must be
+// valid as the user name of Basic authentication (RFC 7617 section 2) and must not
+// break the lines of a log.
+func CheckClientName(name string) error {
+	invalid := func(r rune) bool { return r <= ' ' || r == ':' || r == 0x7f }
+	if name == "" || strings.ContainsFunc(name, invalid) {
+		return errors.New("must not be empty or contain a colon, a space or a control character")
+	}
+	return nil
+}
 
 func checkPatterns(c Client) error {
 	var errs []error

@@ -19,10 +19,10 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files in testdata")
 
-// everyProblem has one problem for each code.
+// everyProblem returns one problem for each code.
 func everyProblem() []*problem {
 	all := []*problem{
-		connectionRequired("The request names no connection.", "Pleo-Connection"),
+		connectionRequired("The request does not name a connection.", "Pleo-Connection"),
 		connectionUnknown("acme"),
 		connectionConflict("The request names two different connections."),
 		badRequestTarget(),
@@ -69,7 +69,7 @@ func TestProblemResponses(t *testing.T) {
 			}
 			compareGolden(t, string(p.code), strings.ReplaceAll(got.String(), "\r\n", "\n"))
 			if p.cause != nil && strings.Contains(got.String(), p.cause.Error()) {
-				t.Errorf("the answer shows the cause %q, which is for the log", p.cause)
+				t.Errorf("the response contains the cause %q, which is for the log only", p.cause)
 			}
 		})
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
-// echo answers with the body, once it has all of it.
+// echo responds with the body, after it has read all of it.
 func echo(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -105,8 +105,8 @@ func TestConcurrentReplays(t *testing.T) {
 	clients.Wait()
 }
 
-// The 401 of the API goes back, untouched, where a replay cannot or must not be
-// made; attempts is how often the request was sent.
+// The 401 of the API is passed on unchanged if the request cannot or must not be
+// replayed. attempts is how often the request was sent.
 func TestUpstream401IsPassedOn(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -121,9 +121,9 @@ func TestUpstream401IsPassedOn(t *testing.T) {
 		{"body above the limit of all", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.Replay.MemoryTotal, c.Replay.MaxBody = 4, 0 }, 1, replayNotBuffered},
 		{"body above the limit of files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.MaxBody = 2, 4 }, 1, replayNotBuffered},
 		{"body above the limit of all files", io.MultiReader(strings.NewReader("12345")), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.FilesTotal = 2, 4 }, 1, replayNotBuffered},
-		{"nowhere to make files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.Dir = 4, "/proc/1/nowhere" }, 1, replayNotBuffered},
-		{"nothing is kept", strings.NewReader("1"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.MaxBody = 0, 0 }, 1, replayNotBuffered},
-		{"new token refused too", nil, func(v *fakeCredentials, _ *Config) { v.rejectAll = true }, 2, replayRejected},
+		{"no directory for files", strings.NewReader("12345"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.Dir = 4, "/proc/1/missing" }, 1, replayNotBuffered},
+		{"no buffers", strings.NewReader("1"), func(_ *fakeCredentials, c *Config) { c.Replay.Memory, c.Replay.MaxBody = 0, 0 }, 1, replayNotBuffered},
+		{"new token rejected too", nil, func(v *fakeCredentials, _ *Config) { v.rejectAll = true }, 2, replayRejected},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -145,7 +145,7 @@ func TestUpstream401IsPassedOn(t *testing.T) {
 	}
 }
 
-// readBodyFirst reads bodies before answering.
+// readBodyFirst reads the body before it calls next.
 func readBodyFirst(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -173,9 +173,9 @@ func TestCredentialErrorReplaces401(t *testing.T) {
 		want int
 		code string
 	}{
-		{"refused", &refresh.Error{Code: refresh.ReauthorizationRequired, Connection: "acme"}, 401, "reauthorization_required"},
-		{"server away", &refresh.Error{Code: refresh.ServerUnavailable, Connection: "acme"}, 503, "authorization_server_unavailable"},
-		{"unforeseen", errors.New("odd"), 503, "store_unavailable"},
+		{"rejected", &refresh.Error{Code: refresh.ReauthorizationRequired, Connection: "acme"}, 401, "reauthorization_required"},
+		{"server unavailable", &refresh.Error{Code: refresh.ServerUnavailable, Connection: "acme"}, 503, "authorization_server_unavailable"},
+		{"unexpected", errors.New("odd"), 503, "store_unavailable"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -200,15 +200,15 @@ func TestCompanyIsCheckedAgainBeforeAReplay(t *testing.T) {
 		sent++
 		w.WriteHeader(401)
 	})
-	// The fake's rotation yields companyOfAcme.
+	// The new credential belongs to companyOfAcme.
 	got := r.do("GET", "/", nil, "Pleo-Expect-Company", "another")
 	if got.StatusCode != 412 || sent != 1 {
 		t.Errorf("response = %d after %d attempts, want 412 after 1", got.StatusCode, sent)
 	}
 }
 
-// A 401 that comes before the body has been sent is healed too: the first
-// attempt is still waiting for the client then.
+// A 401 before the end of the request body leads to a replay too. The first
+// attempt is still reading from the client then.
 func TestReplayAfterEarly401(t *testing.T) {
 	v := newFakeCredentials("acme")
 	early := make(chan struct{})
@@ -235,8 +235,8 @@ func TestReplayAfterEarly401(t *testing.T) {
 	}
 }
 
-// When a reused connection ends before a response, a safe request is sent once
-// more, and no other one.
+// If a reused connection ends before a response, a safe request is sent once more;
+// others are not.
 func TestRetryAfterBrokenConnection(t *testing.T) {
 	tests := []struct {
 		name, method, header, body string
@@ -297,9 +297,9 @@ func TestUpstreamConnectionsAreReused(t *testing.T) {
 		connections++
 		return true
 	})
-	// On a busy machine a connection may come back later than the next request.
+	// A connection may be released only after the next request has begun.
 	if connections > 3 {
-		t.Errorf("20 requests, one of them replayed, took %d upstream connections, want 1 or hardly more", connections)
+		t.Errorf("20 requests, one of them replayed, used %d upstream connections, want 3 at most", connections)
 	}
 }
 
@@ -329,7 +329,7 @@ func TestClientDisconnect(t *testing.T) {
 	}
 	_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	<-arrived
-	_ = conn.(*net.TCPConn).SetLinger(0) // closing resets: this client does not read any more
+	_ = conn.(*net.TCPConn).SetLinger(0) // closing resets the connection
 	_ = conn.Close()
 	if line := r.logEntry(); line["status"] != int64(499) || line["code"] != "client_closed_request" {
 		t.Errorf("log = %v %v, want 499 client_closed_request", line["status"], line["code"])

@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// A body that does not fit into memory comes out of a file as it went in.
+// A body that does not fit into memory is replayed from a file.
 func TestLargeBodiesAreReplayedFromFiles(t *testing.T) {
 	const memory = 64 << 10
 	payload := make([]byte, 3<<20+17)
@@ -70,8 +70,8 @@ func TestLargeBodiesAreReplayedFromFiles(t *testing.T) {
 	}
 }
 
-// openFilesIn counts this process's files in dir that are open, with or without a
-// name. Where the system does not tell, it is 0.
+// openFilesIn counts the open files of this process in dir, unlinked ones included.
+// On systems without /proc it returns 0.
 func openFilesIn(dir string) int {
 	links, _ := filepath.Glob("/proc/self/fd/*")
 	open := 0
@@ -83,8 +83,8 @@ func openFilesIn(dir string) int {
 	return open
 }
 
-// On a root that cannot be written to, large requests work, and somebody is
-// told once that their 401s will go back.
+// Without a writable directory large requests are forwarded, and a warning that
+// they are not replayed is logged once.
 func TestUnwritableReplayDirIsLoggedOnce(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	v := newFakeCredentials("acme")
@@ -123,7 +123,7 @@ func TestReplayFilesAreBounded(t *testing.T) {
 	}
 }
 
-// A client may leave while its body is being written to a file.
+// A client may disconnect while its body is written to a file.
 func TestReplayBufferReleaseWhileAppending(t *testing.T) {
 	dir := t.TempDir()
 	k := newReplayBuffers(ReplayConfig{MaxBody: 1 << 20, FilesTotal: 1 << 20, Dir: dir}, zap.NewNop())

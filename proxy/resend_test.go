@@ -17,31 +17,31 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
-// morgue dials connections that can be made to have died in the pool: reading
-// says nothing, writing fails after as many bytes as they still take.
-type morgue struct {
+// deadConns dials connections that can be killed while they are idle: reading
+// blocks, and writing fails after a number of bytes.
+type deadConns struct {
 	mu    sync.Mutex // guards conns
-	conns []*mortal
+	conns []*deadConn
 }
 
-type mortal struct {
+type deadConn struct {
 	net.Conn
 	dead  atomic.Bool
-	takes int // bytes of a write after death
+	takes int // bytes that are still written
 }
 
-func (m *morgue) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (m *deadConns) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.conns = append(m.conns, &mortal{Conn: c})
+	m.conns = append(m.conns, &deadConn{Conn: c})
 	return m.conns[len(m.conns)-1], nil
 }
 
-func (m *morgue) killAll(takes int) {
+func (m *deadConns) killAll(takes int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, c := range m.conns {
@@ -50,7 +50,7 @@ func (m *morgue) killAll(takes int) {
 	}
 }
 
-func (c *mortal) Write(p []byte) (int, error) {
+func (c *deadConn) Write(p []byte) (int, error) {
 	if !c.dead.Load() {
 		return c.Conn.Write(p)
 	}
@@ -58,8 +58,8 @@ func (c *mortal) Write(p []byte) (int, error) {
 	return n, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
 }
 
-// counting answers with the body, and counts requests for each path.
-func counting(seen *sync.Map) http.HandlerFunc {
+// countRequests responds with the body, and counts the requests for each path.
+func countRequests(seen *sync.Map) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		n, _ := seen.LoadOrStore(r.URL.Path, new(atomic.Int64))
 		n.(*atomic.Int64).Add(1)
@@ -85,14 +85,14 @@ var deadRequests = []struct{ name, method, header, body string }{
 	{"large post", "PUT", "", strings.Repeat("0123456789", 10_000)},
 }
 
-// A pooled connection that died before anything was written to it is no reason
-// to fail, over TLS or not.
-func TestRequestThatWasNotWrittenIsSentAgain(t *testing.T) {
+// A request is sent on another connection if an idle one died before anything was
+// written to it.
+func TestUnwrittenRequestIsResent(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		for _, tt := range deadRequests {
 			t.Run(fmt.Sprintf("%s, TLS: %v", tt.name, secure), func(t *testing.T) {
 				var seen sync.Map
-				m, r := newMorgueRig(t, secure, counting(&seen))
+				m, r := newDeadConnProxy(t, secure, countRequests(&seen))
 				r.do("GET", "/warm", nil)
 				m.killAll(0)
 				got := r.do(tt.method, "/x", bodyOf(tt.body), "Idempotency-Key", tt.header)
@@ -119,9 +119,9 @@ func bodyOf(s string) io.Reader {
 	return strings.NewReader(s)
 }
 
-func newMorgueRig(t *testing.T, secure bool, api http.HandlerFunc) (*morgue, *testProxy) {
+func newDeadConnProxy(t *testing.T, secure bool, api http.HandlerFunc) (*deadConns, *testProxy) {
 	t.Helper()
-	m := &morgue{}
+	m := &deadConns{}
 	server := httptest.NewUnstartedServer(api)
 	var roots *x509.CertPool
 	if secure {
@@ -136,12 +136,12 @@ func newMorgueRig(t *testing.T, secure bool, api http.HandlerFunc) (*morgue, *te
 	})
 }
 
-// A replay meets a dead connection as well as a first attempt may.
-func TestReplayThatWasNotWrittenIsSentAgain(t *testing.T) {
+// The same holds for a replay.
+func TestUnwrittenReplayIsResent(t *testing.T) {
 	v := newFakeCredentials("acme")
-	var m *morgue
-	m, r := newMorgueRig(t, false, func(w http.ResponseWriter, req *http.Request) { v.requireToken(echo)(w, req) })
-	r.do("GET", "/warm", nil) // refused: this vault is not the rig's
+	var m *deadConns
+	m, r := newDeadConnProxy(t, false, func(w http.ResponseWriter, req *http.Request) { v.requireToken(echo)(w, req) })
+	r.do("GET", "/warm", nil) // rejected: v is not yet the proxy's
 	r.credentials.mu.Lock()
 	r.credentials.current = v.current
 	r.credentials.mu.Unlock()

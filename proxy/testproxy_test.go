@@ -23,14 +23,14 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
-// credentials hands out and accepts tokens as the refresher and the API do together:
-// a rotation ends the old token at once.
+// fakeCredentials issues and accepts tokens, like refresher and API together: a
+// rotation ends the old token at once.
 type fakeCredentials struct {
 	mu              sync.Mutex                        // guards the fields below
-	current         map[string]*refresh.Authorization // name → what the API accepts
+	current         map[string]*refresh.Authorization // name → authorization that the API accepts
 	err             error                             // of Authorize and Reauthorize
 	reauthorizeErr  error                             // of Reauthorize only
-	rejectAll       bool                              // the API takes no token at all
+	rejectAll       bool                              // the API accepts no token
 	rotated         int
 	replaysRejected int                      // calls of ReplayRejected
 	uninstalled     []*refresh.Authorization // by Uninstalled
@@ -65,7 +65,7 @@ func (v *fakeCredentials) Authorize(ctx context.Context, name string) (*refresh.
 		return nil, v.err
 	}
 	if a, ok := v.current[name]; ok {
-		// A copy, as it was handed out before any rotation.
+		// A copy, because a rotation changes the original.
 		handed := *a
 		return &handed, ctx.Err()
 	}
@@ -103,7 +103,7 @@ func (v *fakeCredentials) Uninstalled(ctx context.Context, a *refresh.Authorizat
 	}
 }
 
-// expire makes the API refuse the token that Authorize hands out.
+// expire makes the API reject the token that Authorize returns.
 func (v *fakeCredentials) expire(name string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -118,7 +118,7 @@ func (v *fakeCredentials) fail(err error) {
 	v.err = err
 }
 
-// connectionOf returns the connection whose valid token h carries, exactly once.
+// connectionOf returns the connection whose valid token is in h, exactly once.
 func (v *fakeCredentials) connectionOf(h http.Header) (string, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -140,7 +140,7 @@ func (v *fakeCredentials) counts() (rotated, proven int) {
 	return v.rotated, v.replaysRejected
 }
 
-// requireToken answers 401 to requests without a valid token, and lets next answer
+// requireToken responds 401 to requests without a valid token, and calls next for
 // the others.
 func (v *fakeCredentials) requireToken(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -154,7 +154,7 @@ func (v *fakeCredentials) requireToken(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// testProxy is a proxy on a real listener before an upstream.
+// testProxy is a proxy on a real listener, with an API.
 type testProxy struct {
 	t           testing.TB
 	credentials *fakeCredentials
@@ -232,7 +232,7 @@ func pipeUpstream(t testing.TB, respond func(raw string) string) *upstream.Clien
 					if err == nil {
 						_, err = io.Copy(io.Discard, req.Body)
 					}
-					response := respond(raw.String()) // also of what is no request
+					response := respond(raw.String()) // also for what is not a request
 					if err != nil {
 						return
 					}
@@ -244,7 +244,7 @@ func pipeUpstream(t testing.TB, respond func(raw string) string) *upstream.Clien
 	})
 }
 
-// listen serves h as the program does.
+// listen serves h the way the program does.
 func (r *testProxy) listen(h http.Handler) {
 	r.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -265,7 +265,7 @@ func (r *testProxy) listen(h http.Handler) {
 	r.url = "http://" + r.addr
 }
 
-// do sends a request for acme, if header names no other connection.
+// do sends a request for acme unless header names another connection.
 func (r *testProxy) do(method, path string, body io.Reader, header ...string) *response {
 	r.t.Helper()
 	req, err := http.NewRequest(method, r.url+path, body)
@@ -300,8 +300,8 @@ func (r *testProxy) send(req *http.Request) *response {
 	return &response{res, string(body), err}
 }
 
-// raw writes bytes to the proxy and returns all that comes back until the proxy
-// closes the connection, which the last request should ask for.
+// raw writes bytes to the proxy and reads until the proxy closes the connection,
+// which the last request should request.
 func (r *testProxy) raw(request string) string {
 	r.t.Helper()
 	conn, err := net.Dial("tcp", r.addr)
@@ -316,16 +316,15 @@ func (r *testProxy) raw(request string) string {
 	return string(all)
 }
 
-// tcpUpstream answers requests by raw bytes and keeps the raw bytes it got. It
-// gets each request up to where respond stops reading.
+// tcpUpstream is an API that sends raw bytes and records the raw bytes that it
+// reads.
 type tcpUpstream struct {
 	url  string
 	mu   sync.Mutex // guards seen
 	seen []string
 }
 
-// newTCPUpstream calls respond for each connection; what respond reads from its
-// reader is recorded when it returns.
+// newTCPUpstream calls respond for each connection.
 func newTCPUpstream(t testing.TB, respond func(r *bufio.Reader, w net.Conn)) *tcpUpstream {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -362,7 +361,7 @@ func (u *tcpUpstream) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// bytes returns all that was received.
+// bytes returns everything that was received.
 func (u *tcpUpstream) bytes() string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -382,7 +381,7 @@ func readHead(r *bufio.Reader) bool {
 	}
 }
 
-// respondAlways answers every request without a body by the same bytes.
+// respondAlways responds to every request without a body with the same bytes.
 func respondAlways(response string) func(*bufio.Reader, net.Conn) {
 	return func(r *bufio.Reader, w net.Conn) {
 		for readHead(r) {
@@ -432,8 +431,8 @@ func (l *logRecorder) Write(_ zapcore.Entry, fields []zapcore.Field) error {
 	return nil
 }
 
-// logEntry returns the next entry of the access log, which may come later than the
-// client has its answer.
+// logEntry waits for the next entry of the access log, which may be written after
+// the client has its response.
 func (r *testProxy) logEntry() map[string]any {
 	r.t.Helper()
 	select {

@@ -14,14 +14,14 @@ func TestUninstall(t *testing.T) {
 		status             int
 		want               bool
 	}{
-		{"answered 204", "DELETE", "/v1/installations/me", credstore.OAuth, 204, true},
-		{"behind the prefix", "DELETE", "/@acme/v1/installations/me", credstore.OAuth, 204, true},
+		{"204", "DELETE", "/v1/installations/me", credstore.OAuth, 204, true},
+		{"after the prefix", "DELETE", "/@acme/v1/installations/me", credstore.OAuth, 204, true},
 		{"with a query", "DELETE", "/v1/installations/me?x=y", credstore.OAuth, 204, true},
-		{"in other letters", "DELETE", "/v1/installations/%6de/", credstore.OAuth, 204, true},
-		{"refused", "DELETE", "/v1/installations/me", credstore.OAuth, 403, false},
+		{"percent-encoded", "DELETE", "/v1/installations/%6de/", credstore.OAuth, 204, true},
+		{"forbidden", "DELETE", "/v1/installations/me", credstore.OAuth, 403, false},
 		{"not found", "DELETE", "/v1/installations/me", credstore.OAuth, 404, false},
-		{"asked for", "GET", "/v1/installations/me", credstore.OAuth, 204, false},
-		{"something else", "DELETE", "/v1/expenses/me", credstore.OAuth, 204, false},
+		{"another method", "GET", "/v1/installations/me", credstore.OAuth, 204, false},
+		{"another path", "DELETE", "/v1/expenses/me", credstore.OAuth, 204, false},
 		{"a key", "DELETE", "/v1/installations/me", credstore.StandaloneKey, 204, false},
 	}
 	for _, tt := range tests {
@@ -33,19 +33,19 @@ func TestUninstall(t *testing.T) {
 				t.Fatalf("status = %d, want %d", got, tt.status)
 			}
 			if got := len(v.uninstalled) == 1 && v.uninstalled[0].Connection == "acme"; got != tt.want {
-				t.Errorf("told of the end: %v, want %v", got, tt.want)
+				t.Errorf("Uninstalled was called: %v, want %v", got, tt.want)
 			}
 		})
 	}
 }
 
-// The replay's token is the one that has ended, not that of the first attempt.
+// The token of the replay was revoked, not that of the first attempt.
 func TestUninstallByReplay(t *testing.T) {
 	v := newFakeCredentials("acme")
 	r := newTestProxy(t, v, v.requireToken(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
 	v.expire("acme")
 	r.do("DELETE", "/v1/installations/me", nil)
 	if len(v.uninstalled) != 1 || v.uninstalled[0].Version != 2 {
-		t.Errorf("told of %v, want of version 2", v.uninstalled)
+		t.Errorf("Uninstalled was called with %v, want version 2", v.uninstalled)
 	}
 }

@@ -28,13 +28,11 @@ func attempt(t *testing.T, u *upload) *attemptBody {
 	return b
 }
 
-// A read of the first attempt that is under way when the replay begins takes
-// bytes from the client. They belong to the replay.
+// The replay gets the bytes that a late read of the first attempt returns.
 func TestReplayGetsLateRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reader, writer := io.Pipe()
-		// The limit is below what the late read brings: the replay needs it all
-		// the same.
+		// The late read exceeds the limit, which no longer matters for the replay.
 		u := newTestUpload(t, reader, -1, newReplayBuffers(ReplayConfig{Memory: 4, MemoryTotal: 4}, zap.NewNop()))
 		first := attempt(t, u)
 		go func() { _, _ = io.WriteString(writer, "one ") }()
@@ -46,7 +44,7 @@ func TestReplayGetsLateRead(t *testing.T) {
 			_, err := first.Read(make([]byte, 100))
 			late <- err
 		}()
-		synctest.Wait() // the late read waits for the client
+		synctest.Wait() // the late read is blocked
 		second := attempt(t, u)
 		go func() {
 			_, _ = io.WriteString(writer, "two three")
@@ -54,7 +52,7 @@ func TestReplayGetsLateRead(t *testing.T) {
 		}()
 		got, err := io.ReadAll(second)
 		if string(got) != "one two three" || err != nil {
-			t.Errorf("the replay read %q, %v, want all", got, err)
+			t.Errorf("the replay read %q, %v, want everything", got, err)
 		}
 		if err := <-late; !errors.Is(err, errDetached) {
 			t.Errorf("late read = %v, want errDetached", err)
@@ -101,7 +99,7 @@ func TestNoReadAfterFinish(t *testing.T) {
 	}
 }
 
-// deadlineRecorder is a response writer that keeps the read deadline it is given.
+// deadlineRecorder is a response writer that records its read deadline.
 type deadlineRecorder struct {
 	http.ResponseWriter
 	read time.Time
@@ -112,9 +110,9 @@ func (d *deadlineRecorder) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// When a handler panics the server drains the body first, and a client that
-// sends no more of it would hold the connection for ever, without learning that
-// its answer has broken off. It did where nobody was reading at that moment.
+// When a handler panics, the server drains the body first. A client that sends no
+// more of it would never learn that its response broke off, so reading from it
+// must be ended, also if no attempt is reading at that moment.
 func TestAbortDoesNotWaitForClient(t *testing.T) {
 	u := newTestUpload(t, strings.NewReader("body"), 4, newReplayBuffers(ReplayConfig{Memory: 10, MemoryTotal: 10}, zap.NewNop()))
 	w := &deadlineRecorder{}
