@@ -25,7 +25,7 @@ const (
 // Over the limits until they are split.
 var (
 	tooManyMethods = []string{
-		"credstore.Store", "internal/refresh.Manager", "internal/refresh.attempt", "proxy.exchange",
+		"credstore.Store", "internal/refresh.Manager", "internal/refresh.attempt",
 		"credstore/sqlstore.Store", "credstore/sqlstore.postgresDialect", "internal/admin.Admin",
 		"internal/admin.dashboard", "internal/connect.Pages", "cmd/pleo-auth-proxy.doctor",
 		"cmd/pleo-auth-proxy.linkStore", "cmd/pleo-auth-proxy.notifyingStore", "cmd/pleo-auth-proxy.program",
