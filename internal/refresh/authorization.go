@@ -9,9 +9,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Authorization is the credential of one connection in the form in which it
-// goes on a request. It is immutable, but for the count of its uses, and shared
-// by all requests of the connection until a newer one takes its place.
+// Authorization is the credential of one connection in the form that requests carry.
+// It is shared by the requests of the connection until a newer one replaces it, and
+// immutable except for the count of requests in flight.
 type Authorization struct {
 	ConnectionID string
 	Connection   string // the name
@@ -25,24 +25,23 @@ type Authorization struct {
 	inFlight *atomic.Int64 // of the connection, over all versions
 }
 
-// Begin says that a request is about to be sent with the authorization, and
-// [Authorization.End] that it has been answered. A refresh prefers a moment
-// without requests under way.
+// Begin is called before a request is sent with the authorization, and
+// [Authorization.End] after its response. A refresh ahead of expiry prefers a moment
+// without requests in flight.
 func (a *Authorization) Begin() {
 	if a.inFlight != nil {
 		a.inFlight.Add(1)
 	}
 }
 
-// End says that a request announced by Begin has been answered.
+// End is called after the response to a request for which Begin was called.
 func (a *Authorization) End() {
 	if a.inFlight != nil {
 		a.inFlight.Add(-1)
 	}
 }
 
-// Code says why no authorization can be had, in the words of the problem
-// documents that clients get.
+// Code says why there is no authorization, as the code of problem documents.
 type Code string
 
 // The codes of [Error].
@@ -56,17 +55,16 @@ const (
 	ShuttingDown            Code = "shutting_down"
 )
 
-// Error says why no authorization can be had for a connection. It holds no
-// secret and may be shown to clients.
+// Error says why there is no authorization for a connection. It contains no secret and
+// may be shown to clients.
 type Error struct {
 	Code       Code
-	Connection string // the name that was asked for
-	// ConnectionID and Version are the connection's id and that of its credential,
-	// where a person has to mend it.
+	Connection string // the requested name
+	// ConnectionID and Version identify the credential if a person has to fix it.
 	ConnectionID string
 	Version      int64
-	Reason       string        // the connection's reason, where it has one
-	RetryAfter   time.Duration // when it makes sense to ask again; 0 when waiting does not help
+	Reason       string        // of the connection's status, if it has one
+	RetryAfter   time.Duration // when to try again; 0 if waiting does not help
 	Err          error         // the cause, for the log; may be nil
 }
 
@@ -84,9 +82,9 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ErrSuppressed says that a 401 stands: the credential has been proven not to be
-// the reason, or was refreshed by force a moment ago, or is an API key that no
-// other can take the place of. The client gets the 401 as it is.
+// ErrSuppressed says that a 401 stands and is passed on unchanged: the credential is
+// known not to be the reason, or was refreshed because of a 401 a moment ago, or is an
+// API key without a replacement.
 var ErrSuppressed = errors.New("no other credential for this 401")
 
 // unavailable is the error of an operation that may be tried again in a second.

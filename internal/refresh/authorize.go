@@ -61,7 +61,7 @@ func (m *Manager) Reauthorize(ctx context.Context, rejected *Authorization) (*Au
 	if a := s.newerThan(rejected, m.Now()); a != nil {
 		return a, nil
 	}
-	if e.exonerated.Load() == rejected.Version && s.valid(m.Now()) && !m.rejectedByCheck(ctx, e, rejected) {
+	if e.no401Refresh.Load() == rejected.Version && s.valid(m.Now()) && !m.rejectedByCheck(ctx, e, rejected) {
 		return nil, ErrSuppressed
 	}
 	if err := s.unusable(); err != nil {
@@ -76,7 +76,7 @@ func (m *Manager) Reauthorize(ctx context.Context, rejected *Authorization) (*Au
 // unless a credential check rejects it as well.
 func (m *Manager) ReplayRejected(a *Authorization) {
 	if e := m.cache.get(a.ConnectionID); e != nil {
-		e.exonerated.Store(a.Version)
+		e.no401Refresh.Store(a.Version)
 	}
 }
 

@@ -84,7 +84,7 @@ func TestWaitersOfOlderRefreshWaitForNextOne(t *testing.T) {
 		other := w.otherProcess(conn.ID)
 		time.Sleep(w.server.life - time.Minute) // a refresh ahead of expiry waits for the lease
 		other.rotate(0)
-		synctest.Wait() // it is known here
+		synctest.Wait() // the pair is known here
 		second := p.mustAuthorize("acme")
 		third := make(chan *Authorization, 1)
 		go func() {

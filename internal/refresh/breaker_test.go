@@ -23,7 +23,7 @@ func (w *env) connectMany(n int) (names []string) {
 	return names
 }
 
-// useAll sends one request of each connection, a few dozen a second.
+// useAll sends one request of each connection, 20 a second.
 func (p *process) useAll(names []string) (authorized int) {
 	var (
 		mu sync.Mutex

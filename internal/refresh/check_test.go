@@ -13,7 +13,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// parts says in one word each what was found.
+// parts returns the result for each part.
 func parts(c CredentialCheck) []string {
 	var found []string
 	for _, f := range c.Findings {
@@ -127,8 +127,7 @@ func TestCheckOfKeys(t *testing.T) {
 	}
 }
 
-// A token that a server refreshes while it is asked about must not pass for one
-// that somebody has revoked.
+// A token that a server refreshes during the check must not be reported as revoked.
 func TestCheckDuringRefresh(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		conn := w.connect("acme")

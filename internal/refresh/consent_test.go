@@ -13,7 +13,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// owners is an API that knows whose tokens and keys are whose.
+// owners is an API that knows the companies of tokens and keys.
 func owners(companies map[string]string) *keyAPI {
 	a := newKeyAPI()
 	for authorization, company := range companies {
@@ -22,7 +22,7 @@ func owners(companies map[string]string) *keyAPI {
 	return a
 }
 
-// consented is a grant of the server for the company, as a customer's click gives
+// consented is a grant of the server for the company, as a customer's consent gives
 // it. exchanging, if not nil, is called when the code has been exchanged.
 func (w *env) consented(api *keyAPI, id, company string, exchanging func()) (ConsentGrant, pleo.Tokens) {
 	tokens := w.server.grant()
@@ -62,7 +62,7 @@ func (w *env) bound(name, company string) credstore.Connection {
 	return conn
 }
 
-// withConsents runs f on a process whose API knows whose tokens are whose.
+// withConsents runs f on a process whose API knows the companies of tokens.
 func withConsents(t *testing.T, f func(t *testing.T, w *env, api *keyAPI, p *process)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, w *env) {
@@ -85,7 +85,7 @@ func TestConsentActivatesConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		api.scope = "users:read" // less than was asked for
+		api.scope = "users:read" // fewer than requested
 		grant, tokens := w.consented(api, conn.ID, "c1", nil)
 		grant.LinkToken = token
 		got, err := p.Consent(credstore.WithActor(t.Context(), credstore.ActorCustomer), grant)
@@ -108,8 +108,7 @@ func TestConsentActivatesConnection(t *testing.T) {
 	})
 }
 
-// TestF22ConsentDuringRefresh: whichever of them begins first, the newer grant
-// wins.
+// The newer grant wins, no matter which begins first.
 func TestF22ConsentDuringRefresh(t *testing.T) {
 	for _, begins := range []time.Duration{0, time.Second, 4 * time.Second, 6 * time.Second} {
 		withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
@@ -142,7 +141,7 @@ func TestF22ConsentDuringRefresh(t *testing.T) {
 	}
 }
 
-// TestF23RemovedDuringConsent: what is removed stays so, and leaves nothing.
+// A removed connection stays removed, and nothing is left in the spool.
 func TestF23RemovedDuringConsent(t *testing.T) {
 	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		conn := w.connect("acme")
@@ -232,7 +231,7 @@ func TestConsentWhileCredentialCheckFails(t *testing.T) {
 			t.Errorf("the first consent of a connection = %+v, %v, want it saved and unverified", c, err)
 		}
 		_, err := p.Authorize(t.Context(), "fresh")
-		wantCode(t, err, ServerUnavailable) // it may be that of a company that another connection has
+		wantCode(t, err, ServerUnavailable) // its company may be that of another connection
 		api.fail(nil)
 		time.Sleep(10 * time.Second)
 		if c := w.state(fresh.ID).Connection; c.CompanyUnverified || c.CompanyID != "c3" {
@@ -244,8 +243,8 @@ func TestConsentWhileCredentialCheckFails(t *testing.T) {
 	})
 }
 
-// TestConsentIsVerifiedBeforeUse: one that nobody could be asked about turns out
-// to be another connection's company's.
+// A consent whose company could not be found out turns out to belong to the company of
+// another connection.
 func TestConsentIsVerifiedBeforeUse(t *testing.T) {
 	withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 		w.bound("first", "c1")
@@ -262,7 +261,7 @@ func TestConsentIsVerifiedBeforeUse(t *testing.T) {
 		}
 		_, err := p.Authorize(t.Context(), "second")
 		wantCode(t, err, ConnectionDisabled)
-		// The customer comes back, and chooses the right one.
+		// The customer comes back and chooses the right company.
 		grant, _ = w.consented(api, second.ID, "c2", nil)
 		if c, err := p.Consent(t.Context(), grant); err != nil || c.Status != credstore.Active || c.CompanyID != "c2" {
 			t.Errorf("a consent for another company = %+v, %v, want it active", c, err)
@@ -306,8 +305,8 @@ func TestCompanyUnknown(t *testing.T) {
 
 var errHanging = errors.New("no response")
 
-// TestCompanyFromOtherSources: where the API's introspection is away or does not say, the
-// authorization server's may, and the installation.
+// If the credential check fails or names no company, the authorization server or the
+// installation may.
 func TestCompanyFromOtherSources(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -360,8 +359,8 @@ func TestCompanyFromOtherSources(t *testing.T) {
 	})
 }
 
-// TestConsentSurvivesCrash: a pair that was received is saved by the next
-// process, which asks whose it is before anything is sent with it.
+// A pair that was received is saved by the next process, which finds out its company
+// before it is used.
 func TestConsentSurvivesCrash(t *testing.T) {
 	for _, tt := range []struct {
 		name, company string
@@ -375,7 +374,7 @@ func TestConsentSurvivesCrash(t *testing.T) {
 			withConsents(t, func(t *testing.T, w *env, api *keyAPI, p *process) {
 				conn := w.bound("acme", "c1")
 				grant, tokens := w.consented(api, conn.ID, tt.company, nil)
-				api.slow(time.Minute) // it dies before it knows whose the pair is
+				api.slow(time.Minute) // it is killed before it knows the company of the pair
 				go func() { _, _ = p.Consent(t.Context(), grant) }()
 				time.Sleep(time.Second)
 				left := p.kill()

@@ -21,10 +21,10 @@ type entry struct {
 	current  atomic.Pointer[snapshot]
 	flight   atomic.Pointer[flight] // the refresh in progress; nil when there is none
 
-	exonerated atomic.Int64 // the version that no 401 leads to a refresh of
-	wasUsed    atomic.Bool  // the current version has been used
-	failures   atomic.Int32 // refreshes in a row that were not sent
-	proven     atomic.Int64 // the version that this process obtained, or loaded as its first valid one
+	no401Refresh atomic.Int64 // the version that is not refreshed because of a 401 any more
+	wasUsed      atomic.Bool  // the current version has been used
+	failures     atomic.Int32 // refreshes in a row that were not sent
+	proven       atomic.Int64 // the version that this process obtained, or loaded as its first valid one
 
 	// latest is the pair that this process obtained last, for a shared store that
 	// loses it after confirming it; nil when it obtained none.

@@ -22,15 +22,15 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
-// server is an authorization server as strict as Pleo's: a rotation ends the old
+// server is an authorization server as strict as Pleo's: a refresh ends the old
 // refresh token at once, and sending it again revokes the whole grant.
 type server struct {
 	life  time.Duration // of access tokens; 0: responses have no expiry
 	delay time.Duration // between a token's arrival and the response; see slow
 
-	noIntrospection bool // no introspection
+	noIntrospection bool
 
-	// before is called when a token has arrived and nothing is committed; an
+	// before is called when a token has arrived and nothing is exchanged; an
 	// error is the response. after is called when the new pair exists; an error
 	// means that the response is lost. See onArrival and onCommit.
 	before, after atomic.Pointer[func() error]
@@ -45,13 +45,13 @@ type server struct {
 	maxConcurrent  int            // most requests of one grant in flight at once
 	arrivals       []time.Time
 	introspections int
-	named          map[string]string // access token → whose introspection says it is
+	subjects       map[string]string // access token → subject that introspection returns
 }
 
 func newServer() *server {
 	return &server{
 		life: 15 * time.Minute, live: map[string]int{}, revoked: map[int]bool{},
-		owner: map[string]int{}, sent: map[string]int{}, inFlight: map[int]int{}, named: map[string]string{},
+		owner: map[string]int{}, sent: map[string]int{}, inFlight: map[int]int{}, subjects: map[string]string{},
 	}
 }
 
@@ -95,7 +95,7 @@ func (s *server) Refresh(_ context.Context, token credstore.Secret) (pleo.Tokens
 	return tokens, nil
 }
 
-// onArrival sets what happens before anything is committed; nil: nothing.
+// onArrival sets what happens before the token is exchanged; nil: nothing.
 func (s *server) onArrival(f func() error) { s.before.Store(&f) }
 
 // onCommit sets what happens when the new pair exists; nil: nothing.
@@ -155,20 +155,20 @@ func (s *server) Active(_ context.Context, token credstore.Secret, _ string) (bo
 	return ok && !s.revoked[grant], nil
 }
 
-// setSubject makes introspection say whose the access token is.
+// setSubject sets the subject that introspection returns for the access token.
 func (s *server) setSubject(accessToken credstore.Secret, subject string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.named[accessToken.Reveal()] = subject
+	s.subjects[accessToken.Reveal()] = subject
 }
 
 func (s *server) Subject(_ context.Context, accessToken credstore.Secret) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.named[accessToken.Reveal()], nil
+	return s.subjects[accessToken.Reveal()], nil
 }
 
-// revokeAll ends every grant, as their users could.
+// revokeAll revokes every grant, as their users could.
 func (s *server) revokeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,7 +177,7 @@ func (s *server) revokeAll() {
 	}
 }
 
-// revoke ends every n-th grant.
+// revoke revokes every n-th grant.
 func (s *server) revoke(every int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,7 +225,7 @@ func (s *server) mostConcurrent() int {
 	return s.maxConcurrent
 }
 
-// env is a store and an authorization server, and what processes share.
+// env is what processes share: a store and an authorization server.
 type env struct {
 	t      *testing.T
 	data   *memory
@@ -234,7 +234,7 @@ type env struct {
 	// polling makes processes check the spool as often as they should, and keep a
 	// high-water mark. It costs real time in weeks of virtual time.
 	polling bool
-	shared  bool // processes know of each other
+	shared  bool // the store is shared
 	api     API  // of processes that start from now on; nil: none
 	// configure changes the configuration of processes that start from now on; nil:
 	// not at all.
@@ -268,13 +268,12 @@ func (w *env) connect(name string) credstore.Connection {
 	return conn
 }
 
-// The settings of the managers in these tests.
 const (
 	testBeforeExpiry = 2 * time.Minute
 	testWait         = 20 * time.Second
 )
 
-// process is one running proxy, as far as refreshes go.
+// process is one running proxy, without its listeners.
 type process struct {
 	*Manager
 	w      *env
@@ -325,15 +324,15 @@ func (p *process) stop() {
 	_ = p.store.Close()
 }
 
-// drain does what stop does but for closing the store.
+// drain does what stop does, except closing the store.
 func (p *process) drain() {
 	p.cancel()
 	_ = p.Drain(context.Background())
 	<-p.done
 }
 
-// link is a process's connection to the server; a killed process hears no
-// response any more.
+// link is a process's connection to the server; a killed process receives no
+// responses.
 type link struct {
 	*server
 	cut chan struct{}
@@ -359,9 +358,9 @@ func (l *link) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tokens
 	}
 }
 
-// kill ends the process as SIGKILL does: at once, without another call of the
-// store or the spool, its leases freed by the kernel. It returns a directory
-// with what was in the spool at that moment.
+// kill ends the process as SIGKILL does: at once, without another call of the store or
+// the spool, with its leases freed by the kernel. It returns a directory with the
+// content of the spool at that moment.
 func (p *process) kill() string {
 	p.w.t.Helper()
 	left := p.w.t.TempDir()

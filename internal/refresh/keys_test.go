@@ -19,7 +19,7 @@ type keyAPI struct {
 	down      error
 	calls     int
 	delay     time.Duration
-	scope     string            // of everything; empty: not said
+	scope     string            // of all credentials; empty: unknown
 	installed map[string]string // Authorization value → subject of its installation
 }
 
@@ -123,7 +123,7 @@ func withKey(t *testing.T, f func(t *testing.T, w *env, api *keyAPI, p *process,
 	})
 }
 
-// rejected reports a 401 to the connection's present key.
+// rejected reports a 401 for the connection's current key.
 func (p *process) rejected(name string) (*Authorization, error) {
 	return p.Reauthorize(p.w.t.Context(), p.mustAuthorize(name))
 }
@@ -181,7 +181,7 @@ func TestKeyIsRejectedByCredentialCheckOnly(t *testing.T) {
 		if n := api.count(); n < 3 || n > 5 {
 			t.Errorf("asked %d times in two minutes, want every 30 s", n)
 		}
-		api.knows("old", "c1") // Pleo has changed its mind
+		api.knows("old", "c1") // Pleo accepts the key again
 		time.Sleep(30 * time.Second)
 		p.mustAuthorize("legacy")
 		if c := w.state(conn.ID).Connection; c.Status != credstore.Active || c.LastError != nil || c.Version != 1 {

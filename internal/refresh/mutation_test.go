@@ -43,7 +43,7 @@ func protocolMutations() []mutation {
 	}
 }
 
-// overlay writes the broken files, and returns which stand in for which.
+// overlay writes the changed files, and returns which file each replaces.
 func (m mutation) overlay(t *testing.T) map[string]string {
 	t.Helper()
 	overlay := map[string]string{}

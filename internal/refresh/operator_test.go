@@ -173,7 +173,7 @@ func TestRule10RejectedTokenIsSentAgainOnRetry(t *testing.T) {
 		conn := w.connect("acme")
 		p := w.start("")
 		defer p.stop()
-		w.server.onArrival(func() error { return errRejected }) // although the grant lives
+		w.server.onArrival(func() error { return errRejected }) // although the grant is valid
 		expire()
 		_, err := p.Authorize(t.Context(), "acme")
 		wantCode(t, err, ReauthorizationRequired)
@@ -205,8 +205,7 @@ func TestRule12RetryIntrospectsFirst(t *testing.T) {
 	})
 }
 
-// The operator's retry comes between the verdict on an inactive token and the
-// look at what has become of it.
+// The operator's retry comes between marking the connection and reading it again.
 func TestRule12InactiveTokenIsNeverSent(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.calibrate()

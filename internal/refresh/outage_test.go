@@ -13,8 +13,8 @@ import (
 )
 
 // TestSimulationOfOutage lets the authorization server send no usable response
-// for two hours, to twenty connections in use; to a thousand where as many
-// schedules as in the fault suite are asked for.
+// for two hours, to twenty connections in use; to a thousand with as many schedules
+// as in the fault suite.
 func TestSimulationOfOutage(t *testing.T) {
 	const busy = 10 * time.Minute
 	connections := min(1000, max(20, *schedules/10))
@@ -73,8 +73,8 @@ func (j *jumping) Refresh(ctx context.Context, token credstore.Secret) (pleo.Tok
 	return tokens, err
 }
 
-// TestClockJumpCausesNoLoop sets the clock forth and back. Each version is
-// refreshed at most once, and requests go on.
+// The clock jumps forward and back. Each version is refreshed at most once, and
+// requests succeed.
 func TestClockJumpCausesNoLoop(t *testing.T) {
 	bubble(t, func(t *testing.T, w *env) {
 		w.connect("acme")

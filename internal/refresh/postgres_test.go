@@ -51,8 +51,7 @@ func replica(t *testing.T, dsn string, keys *keyset.Keyset, s *server, owner str
 	return m, store.Store
 }
 
-// TestPostgresBackgroundWorkIsShared: three replicas without a leader refresh 300
-// connections that are due, each of them once.
+// Three replicas without a leader refresh 300 connections that are due, each once.
 func TestPostgresBackgroundWorkIsShared(t *testing.T) {
 	const replicas, due = 3, 300
 	keys, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
@@ -100,8 +99,8 @@ func TestPostgresBackgroundWorkIsShared(t *testing.T) {
 	}
 }
 
-// roundAfterRound does what is due without the minutes between: each round takes
-// up a part of it.
+// roundAfterRound repeats the keep-alive without the minutes between: each round
+// refreshes a part of what is due.
 func roundAfterRound(ctx context.Context, m *Manager) {
 	for ctx.Err() == nil {
 		round, end := context.WithTimeout(ctx, 2*time.Second)
@@ -110,7 +109,7 @@ func roundAfterRound(ctx context.Context, m *Manager) {
 	}
 }
 
-// refreshed counts the connections that are not due any more.
+// refreshed counts the connections that are no longer due.
 func refreshed(t *testing.T, store credstore.Store) int {
 	t.Helper()
 	old, err := store.Credentials.Due(t.Context(), time.Now().Add(keepAliveJitter-keepAliveAge), 1000)

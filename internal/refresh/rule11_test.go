@@ -35,14 +35,14 @@ func TestRule11AcquireHasThreeResults(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		_, err = p.Authorize(t.Context(), "acme") // busy: waits for its owner
+		_, err = p.Authorize(t.Context(), "acme") // waits for the owner of the lease
 		if e := wantCode(t, err, ServerUnavailable); e.RetryAfter <= 0 || time.Since(began) != 20*time.Second {
 			t.Errorf("returned after %v, RetryAfter %v; want after the lease timeout, and a Retry-After", time.Since(began), e.RetryAfter)
 		}
 		if err := other.Release(); err != nil {
 			t.Fatal(err)
 		}
-		p.mustAuthorize("acme") // held
+		p.mustAuthorize("acme") // the lease is acquired
 
 		p.store.fail(failing("acquire"))
 		expire()

@@ -19,7 +19,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh/spool"
 )
 
-// bubble runs f in virtual time, in a world of its own.
+// bubble runs f in virtual time, in an environment of its own.
 func bubble(t *testing.T, f func(t *testing.T, w *env)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { f(t, newEnv(t)) })

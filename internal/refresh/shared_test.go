@@ -7,8 +7,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// fallBack makes the memory what it was, as a server does that fails over to a
-// replica that lags. Every connection is reported as changed.
+// fallBack restores old data, as a server does that fails over to a lagging replica. Every connection is reported as changed.
 func (m *memory) fallBack(old *memory) {
 	was := old.backup()
 	m.mu.Lock()
@@ -71,7 +70,7 @@ func TestOneOfManyProcessesRefreshesAheadOfExpiry(t *testing.T) {
 			p.mustAuthorize("acme")
 			all = append(all, p)
 		}
-		for range 6 { // lives of a token
+		for range 6 { // lifetimes of a token
 			time.Sleep(w.server.life)
 			for _, p := range all {
 				p.mustAuthorize("acme")

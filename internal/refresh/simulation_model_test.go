@@ -34,16 +34,16 @@ type simGrant struct {
 }
 
 type simToken struct {
-	grant     *simGrant
-	refresh   string
-	access    string
-	number    int // in its grant
-	exchanged bool
-	travels   bool        // its response is on the way to a running process
-	holder    *simProcess // that has received it; nil if none has, or it crashed
-	notTaken  bool        // the store has failed to take it
-	notFilled bool        // the spool has
-	expires   time.Time
+	grant      *simGrant
+	refresh    string
+	access     string
+	number     int // in its grant
+	exchanged  bool
+	inTransit  bool        // its response is on the way to a running process
+	holder     *simProcess // that has received it; nil if none has, or it crashed
+	notSaved   bool        // the store has failed to save it
+	notSpooled bool        // the spool has
+	expires    time.Time
 }
 
 func newSimServer(s *sim) *simServer { return &simServer{s: s, tokens: map[string]*simToken{}} }
@@ -127,7 +127,7 @@ func (v *simServer) arrive(p *simProcess, t *simToken) (*simToken, error) {
 	}
 	t.exchanged = true
 	next := v.issue(g)
-	next.travels = true
+	next.inTransit = true
 	return next, nil
 }
 
@@ -135,7 +135,7 @@ func (v *simServer) arrive(p *simProcess, t *simToken) (*simToken, error) {
 func (v *simServer) arrived(t *simToken, p *simProcess, lost bool) bool {
 	v.s.data.mu.Lock()
 	defer v.s.data.mu.Unlock()
-	t.travels = false
+	t.inTransit = false
 	if !lost {
 		t.holder = p
 	} else if t.grant.newest == t {
@@ -177,26 +177,26 @@ func (v *simServer) forget(p *simProcess) {
 		if t.holder == p {
 			t.holder = nil
 		}
-		if !v.held(t) && !t.travels {
+		if !v.held(t) && !t.inTransit {
 			g.excused = true
 		}
 	}
 }
 
-func (v *simServer) notTaken(n credstore.Successor) {
+func (v *simServer) saveFailed(n credstore.Successor) {
 	v.s.data.mu.Lock()
 	defer v.s.data.mu.Unlock()
-	v.tokens[n.RefreshToken.Reveal()].notTaken = true
+	v.tokens[n.RefreshToken.Reveal()].notSaved = true
 }
 
-func (v *simServer) notSpooled(n credstore.Successor) {
+func (v *simServer) spoolFailed(n credstore.Successor) {
 	v.s.data.mu.Lock()
 	defer v.s.data.mu.Unlock()
-	v.tokens[n.RefreshToken.Reveal()].notFilled = true
+	v.tokens[n.RefreshToken.Reveal()].notSpooled = true
 }
 
 // held reports whether any process has the token, or will receive it.
-func (v *simServer) held(t *simToken) bool { return t.travels || t.holder != nil || v.durable(t) }
+func (v *simServer) held(t *simToken) bool { return t.inTransit || t.holder != nil || v.durable(t) }
 
 // durable reports whether the store or a spool has the token.
 func (v *simServer) durable(t *simToken) bool {
@@ -215,7 +215,7 @@ func (v *simServer) durable(t *simToken) bool {
 
 // check checks the invariants that every step must preserve.
 // That no token is sent while its successor may exist is checked in arrive, and what
-// requests use in handedOut.
+// requests use in checkSent.
 func (s *sim) check() {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
@@ -230,7 +230,7 @@ func (s *sim) check() {
 			g.excused = true // reported once
 		}
 		// A successor in the spool of a process that has been down for longer than
-		// ownerTimeout is not waited for; its return revives the connection (atRest).
+		// ownerTimeout is not waited for; its return revives the connection (checkEnd).
 		rejected := r.Connection.Status == credstore.ReauthorizationRequired && r.Connection.Reason != credstore.ReasonRefreshTokenInactive
 		if rejected && !g.excused && !g.revoked {
 			s.t.Errorf("%s: rejected (%s) although its grant is valid", g.conn.Name, r.Connection.Reason)
@@ -243,9 +243,9 @@ func (s *sim) check() {
 	}
 }
 
-// handedOut checks what a request is sent with: it has not expired, and it is durable
+// checkSent checks what a request is sent with: it has not expired, and it is durable
 // unless both the store and the spool failed.
-func (s *sim) handedOut(p *simProcess, a *Authorization) {
+func (s *sim) checkSent(p *simProcess, a *Authorization) {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
 	access := strings.TrimPrefix(a.Value.Reveal(), "Bearer ")
@@ -256,15 +256,15 @@ func (s *sim) handedOut(p *simProcess, a *Authorization) {
 		if !time.Now().Before(t.expires) {
 			s.t.Errorf("%s sends %s, which has expired", p.name, access)
 		}
-		if t == t.grant.newest && !s.server.durable(t) && !(t.notTaken && t.notFilled) {
-			s.t.Errorf("%s hands out %s before it is durable", p.name, access)
+		if t == t.grant.newest && !s.server.durable(t) && !(t.notSaved && t.notSpooled) {
+			s.t.Errorf("%s uses %s before it is durable", p.name, access)
 		}
 	}
 }
 
-// atRest checks the end, when all faults are over: a grant that no fault has ended is
-// stored and works.
-func (s *sim) atRest(g *simGrant) {
+// checkEnd checks the result when all faults are over: a grant that no fault has ended
+// is stored and works.
+func (s *sim) checkEnd(g *simGrant) {
 	r := s.data.rows[g.conn.ID]
 	if g.excused {
 		return

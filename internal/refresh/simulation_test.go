@@ -20,8 +20,8 @@ import (
 
 // The protocol as a model: the real refresh code of several processes runs in a
 // bubble of virtual time, where every call to the store, the spool and the
-// authorization server stops and waits for a scheduler that lets one go at a
-// time, chosen by a seed. The scheduler also makes calls fail, loses responses,
+// authorization server waits for a scheduler that lets one continue at a time,
+// chosen by a seed. The scheduler also makes calls fail, loses responses,
 // crashes processes and starts new ones, lets time pass, and sends requests.
 // After each step it checks the invariants (see check).
 
@@ -60,10 +60,10 @@ const (
 type sim struct {
 	t      *testing.T
 	rng    *rand.Rand
-	faults float64 // how likely a call is to go wrong
+	faults float64 // the probability that a call fails
 	trace  []string
 
-	replicas bool // leases end by a clock, under owners that are paused or cut off
+	replicas bool // leases end by a clock, while their owners are paused or cut off
 
 	data    *memory
 	server  *simServer
@@ -75,7 +75,7 @@ type sim struct {
 	waiting atomic.Int32 // requests in progress
 }
 
-// simCall is one call that waits to be let go.
+// simCall is one call that waits for the scheduler.
 type simCall struct {
 	p      *simProcess
 	op, id string
@@ -114,7 +114,7 @@ func (s *sim) run(t *testing.T) {
 	for range simSteps {
 		s.act()
 	}
-	s.settle()
+	s.finish()
 }
 
 // act performs one step of the schedule.
@@ -141,7 +141,7 @@ func (s *sim) act() {
 	s.check()
 }
 
-// queued is how many calls wait to be let go.
+// queued is how many calls wait for the scheduler.
 func (s *sim) queued() int {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
@@ -158,9 +158,9 @@ func (s *sim) crashOrStart(machine int) {
 	s.crash(machine)
 }
 
-// endLease ends the lease on a connection while its owner lives. Not while the
-// owner is about to send: it has looked at what is left of the lease just before,
-// and what keeps the token on its way for longer than that no proxy can know.
+// endLease ends the lease on a connection while its owner is running. Not while the
+// owner is about to send: it has just checked the remaining lease, and no proxy can
+// know how long a token is in transit.
 func (s *sim) endLease(conn credstore.Connection) {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
@@ -173,7 +173,7 @@ func (s *sim) endLease(conn credstore.Connection) {
 	r.lease = nil
 }
 
-// operate does what an operator may do at any time.
+// operate is an operator's request, which may come at any time.
 func (s *sim) operate() {
 	conn, store := s.conns[s.rng.IntN(len(s.conns))], &memoryStore{memory: s.data}
 	s.note("operator: refresh %s", conn.Name)
@@ -197,7 +197,7 @@ func (s *sim) note(format string, args ...any) {
 	s.trace = append(s.trace, fmt.Sprintf("%3d ", len(s.trace))+fmt.Sprintf(format, args...))
 }
 
-// release lets a pending call go.
+// release lets a pending call continue.
 func (s *sim) release(i int, fate simFate) {
 	c := s.take(i)
 	s.note("%s: %s %s %s", c.p.name, c.op, c.id, [...]string{"", "fails", "loses its response"}[fate])
@@ -217,9 +217,8 @@ func (s *sim) take(i int) *simCall {
 	return c
 }
 
-// settle ends the faults, lets everything come to rest, and checks the
-// end.
-func (s *sim) settle() {
+// finish ends the faults, lets all calls continue, and checks the result.
+func (s *sim) finish() {
 	s.note("the faults end")
 	s.faults = 0
 	for i, p := range s.procs {
@@ -227,29 +226,29 @@ func (s *sim) settle() {
 			s.procs[i] = s.start(i)
 		}
 	}
-	s.rest(3 * time.Hour)
+	s.runCalls(3 * time.Hour)
 	for range 2 {
 		for range s.conns {
 			s.request()
 		}
-		s.rest(time.Hour)
+		s.runCalls(time.Hour)
 	}
 	if n := s.waiting.Load(); n != 0 {
 		s.t.Errorf("%d requests have never returned", n)
 	}
 	for i, p := range s.procs {
-		if n := s.filled(i); n != 0 {
+		if n := s.spooledPairs(i); n != 0 {
 			s.t.Errorf("%s: %d pairs are still in the spool", p.name, n)
 		}
 		s.crash(i)
 	}
 	for _, g := range s.server.grants {
-		s.atRest(g)
+		s.checkEnd(g)
 	}
 }
 
-// rest lets calls go, one by one, for a while.
-func (s *sim) rest(span time.Duration) {
+// runCalls lets calls continue, one by one, for the time.
+func (s *sim) runCalls(span time.Duration) {
 	for end := time.Now().Add(span); time.Now().Before(end); {
 		synctest.Wait()
 		if s.queued() == 0 {
@@ -281,12 +280,12 @@ func (p *simProcess) request(conn credstore.Connection) {
 	if err != nil || p.hasCrashed() {
 		return
 	}
-	p.s.handedOut(p, a)
+	p.s.checkSent(p, a)
 	if p.s.server.accepts(a.Value.Reveal()) {
 		return
 	}
 	if a, err = p.m.Reauthorize(context.Background(), a); err == nil && !p.hasCrashed() {
-		p.s.handedOut(p, a)
+		p.s.checkSent(p, a)
 	}
 }
 
@@ -327,7 +326,7 @@ func (s *sim) start(machine int) *simProcess {
 	return p
 }
 
-// next counts what needs a number of its own.
+// next returns a new number.
 func (s *sim) next() int {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
@@ -335,8 +334,8 @@ func (s *sim) next() int {
 	return s.serial
 }
 
-// crash ends a process at once: what waits to be let go never happens, its
-// leases and spool locks are freed by the kernel, what only it knew is lost.
+// crash ends a process at once: its pending calls never happen, its leases and spool
+// locks are freed by the kernel, and what is only in its memory is lost.
 func (s *sim) crash(machine int) {
 	p := s.procs[machine]
 	s.note("%s: crashes", p.name)
@@ -362,8 +361,8 @@ func (p *simProcess) hasCrashed() bool {
 	}
 }
 
-// step waits until the scheduler lets the call go. Once the process has
-// crashed nothing of what it does has any effect.
+// step waits until the scheduler lets the call continue. After the process has crashed
+// its calls have no effect.
 func (p *simProcess) step(ctx context.Context, op, id string) (simFate, error) {
 	if p.hasCrashed() {
 		return simFail, errSimulated
@@ -430,14 +429,14 @@ func (s *simStore) Acquire(ctx context.Context, id, owner string) (lease credsto
 		return err
 	})
 	if err != nil && lease != nil {
-		_ = lease.Release() // a kernel lock that was not handed out is not held
+		_ = lease.Release() // as the kernel does with a lock that was not returned
 		lease = nil
 	}
 	return lease, err
 }
 
 func (s *simStore) RecordIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (i credstore.Intent, err error) {
-	err = s.do(ctx, "intend", parent.ConnectionID, func() (err error) {
+	err = s.do(ctx, "record intent", parent.ConnectionID, func() (err error) {
 		i, err = s.memoryStore.RecordIntent(ctx, l, parent, at)
 		return err
 	})
@@ -445,15 +444,15 @@ func (s *simStore) RecordIntent(ctx context.Context, l credstore.Lease, parent c
 }
 
 func (s *simStore) CancelIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.RefreshFailure) error {
-	return s.do(ctx, "withdraw", parent.ConnectionID, func() error { return s.memoryStore.CancelIntent(ctx, l, parent, f) })
+	return s.do(ctx, "cancel intent", parent.ConnectionID, func() error { return s.memoryStore.CancelIntent(ctx, l, parent, f) })
 }
 
 func (s *simStore) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.RefreshFailure) error {
-	return s.do(ctx, "doubt", parent.ConnectionID, func() error { return s.memoryStore.MarkOutcomeUnknown(ctx, l, parent, f) })
+	return s.do(ctx, "mark unknown", parent.ConnectionID, func() error { return s.memoryStore.MarkOutcomeUnknown(ctx, l, parent, f) })
 }
 
 func (s *simStore) MarkReauthorizationRequired(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, drop bool) error {
-	return s.do(ctx, "condemn", parent.ConnectionID, func() error { return s.memoryStore.MarkReauthorizationRequired(ctx, l, parent, f, reason, drop) })
+	return s.do(ctx, "reject", parent.ConnectionID, func() error { return s.memoryStore.MarkReauthorizationRequired(ctx, l, parent, f, reason, drop) })
 }
 
 func (s *simStore) Save(ctx context.Context, n credstore.Successor) (conn credstore.Connection, err error) {
@@ -465,19 +464,19 @@ func (s *simStore) Save(ctx context.Context, n credstore.Successor) (conn credst
 		return err
 	})
 	if err != nil {
-		s.p.s.server.notTaken(n)
+		s.p.s.server.saveFailed(n)
 	}
 	return conn, err
 }
 
-// simDisk is what the spools of one machine's processes are on.
+// simDisk holds the spool records of one machine's processes.
 type simDisk struct {
 	records map[credstore.Parent]*simRecord // guarded by memory.mu
 }
 
 type simRecord struct {
 	locked    bool
-	successor *credstore.Successor // nil while it is only reserved
+	successor *credstore.Successor // nil until it is written
 }
 
 func (d *simDisk) unlock() {
@@ -486,8 +485,8 @@ func (d *simDisk) unlock() {
 	}
 }
 
-// filled is how many pairs the machine's spool holds.
-func (s *sim) filled(machine int) (n int) {
+// spooledPairs returns how many pairs the machine's spool holds.
+func (s *sim) spooledPairs(machine int) (n int) {
 	s.data.mu.Lock()
 	defer s.data.mu.Unlock()
 	for _, r := range s.spools[machine].records {
@@ -612,28 +611,29 @@ func (s *simSpool) replay(ctx context.Context, store spool.Store, parent credsto
 }
 
 type simReservation struct {
-	spool  *simSpool
-	parent credstore.Parent
+	spool    *simSpool
+	parent   credstore.Parent
+	released bool
 }
 
 func (t *simReservation) Write(n credstore.Successor) error {
-	fate, err := t.spool.p.step(context.Background(), "fill", t.parent.ConnectionID)
+	fate, err := t.spool.p.step(context.Background(), "write spool", t.parent.ConnectionID)
 	if err != nil {
-		t.spool.p.s.server.notSpooled(n)
+		t.spool.p.s.server.spoolFailed(n)
 		return err
 	}
 	t.spool.p.store.mu.Lock()
 	t.spool.disk.records[t.parent].successor = &n
 	t.spool.p.store.mu.Unlock()
 	if fate == simLose {
-		t.spool.p.s.server.notSpooled(n)
+		t.spool.p.s.server.spoolFailed(n)
 		return errSimulated
 	}
 	return nil
 }
 
 func (t *simReservation) Remove() {
-	if t.spool.p.hasCrashed() {
+	if t.released || t.spool.p.hasCrashed() {
 		return
 	}
 	t.spool.p.store.mu.Lock()
@@ -641,4 +641,4 @@ func (t *simReservation) Remove() {
 	delete(t.spool.disk.records, t.parent)
 }
 
-func (t *simReservation) Release() {}
+func (t *simReservation) Release() { t.released = true }
