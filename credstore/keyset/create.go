@@ -14,8 +14,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
-// createKeyset creates the keyset file. It returns false if another process has just
-// created it.
+// createKeyset creates the keyset file. It returns false if the file exists, for
+// example because another process has just created it.
 func createKeyset(path string) (created bool, err error) {
 	data, err := newKeyset()
 	if err != nil {
@@ -31,9 +31,10 @@ func createKeyset(path string) (created bool, err error) {
 	return true, nil
 }
 
-// newKeyset returns a keyset file. XChaCha20-Poly1305 because its nonces are
-// long enough to be drawn at random for ever; AES-GCM's suffice for 2^32 of
-// them under one key (NIST SP 800-38D section 8.3).
+// newKeyset returns the content of a keyset file with one new key. The algorithm is
+// XChaCha20-Poly1305, whose nonces are long enough to be chosen at random without a
+// limit. AES-GCM allows only 2^32 random nonces per key (NIST SP 800-38D section
+// 8.3).
 func newKeyset() ([]byte, error) {
 	handle, err := tinkkeyset.NewHandle(aead.XChaCha20Poly1305KeyTemplate())
 	if err != nil {
@@ -53,7 +54,7 @@ type owner struct{ uid, gid int }
 func ownerOf(info fs.FileInfo) owner {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return owner{uid: -1, gid: -1} // which chown leaves unchanged
+		return owner{uid: -1, gid: -1} // chown leaves these unchanged
 	}
 	return owner{uid: int(stat.Uid), gid: int(stat.Gid)}
 }

@@ -19,18 +19,18 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
-// What the functions that edit a keyset file return when they leave it alone.
+// Errors of the functions that edit a keyset file. The file is unchanged.
 var (
-	// ErrKeyNotFound: the keyset has no key with the fingerprint.
+	// ErrKeyNotFound means that the keyset has no key with the fingerprint.
 	ErrKeyNotFound = errors.New("the keyset has no such key")
-	// ErrPrimaryKey: the key is the one that everything new is sealed under.
+	// ErrPrimaryKey means that the key is in use for new ciphertexts.
 	ErrPrimaryKey = errors.New("the key is the primary one")
-	// ErrBusy: another process is editing the keyset.
+	// ErrBusy means that another process is editing the keyset.
 	ErrBusy = errors.New("another process is changing the keyset")
 )
 
-// Create makes a keyset of one key at path, or returns an error that
-// matches [fs.ErrExist].
+// Create creates a keyset of one key at path. If the file exists, the error matches
+// [fs.ErrExist].
 func Create(path string) (Key, error) {
 	created, err := createKeyset(path)
 	if err != nil {
@@ -46,9 +46,9 @@ func Create(path string) (Key, error) {
 	return keys.inFile[0], nil
 }
 
-// Add adds a new key to the keyset at path, at its end. Nothing is sealed
-// under it before it is promoted, so that every process that shares what was
-// sealed can be given the file first.
+// Add appends a new key to the keyset at path. Nothing is encrypted under the key
+// until it is promoted: this leaves time to distribute the file to every process
+// that reads the ciphertexts.
 func Add(path string) (Key, error) {
 	keys, err := editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
 		key, err := newKey(file)
@@ -61,8 +61,8 @@ func Add(path string) (Key, error) {
 	return keys.inFile[len(keys.inFile)-1], nil
 }
 
-// Promote makes the key with the fingerprint the primary one of the keyset at
-// path, and reports whether it was not. The error may match [ErrKeyNotFound].
+// Promote makes the key with the fingerprint the primary key of the keyset at path.
+// It returns false if it already was. The error may match [ErrKeyNotFound].
 func Promote(path, name string) (changed bool, err error) {
 	_, err = editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
 		i := findKey(file, name)
@@ -79,9 +79,9 @@ func Promote(path, name string) (changed bool, err error) {
 	return changed, nil
 }
 
-// Retire takes the key with the fingerprint out of the keyset at path if
-// unused, which it calls while nobody else can change the file, returns nil.
-// The error may match [ErrKeyNotFound] or [ErrPrimaryKey], or be what unused returned.
+// Retire removes the key with the fingerprint from the keyset at path, provided
+// that unused returns nil. The file is locked against other edits during that call.
+// The error may match [ErrKeyNotFound], [ErrPrimaryKey] or the error of unused.
 func Retire(path, name string, unused func() error) error {
 	_, err := editKeyset(path, func(file *tinkpb.Keyset) (bool, error) {
 		i := findKey(file, name)
@@ -107,12 +107,12 @@ func findKey(file *tinkpb.Keyset, name string) int {
 	})
 }
 
-// newKey returns a key whose id none in the file has.
+// newKey returns a new key whose id is unique in the file.
 func newKey(file *tinkpb.Keyset) (*tinkpb.Keyset_Key, error) {
 	for {
 		handle, err := tinkkeyset.NewHandle(aead.XChaCha20Poly1305KeyTemplate())
 		if err != nil {
-			return nil, fmt.Errorf("making a key: %w", err)
+			return nil, fmt.Errorf("creating a key: %w", err)
 		}
 		key := insecurecleartextkeyset.KeysetMaterial(handle).GetKey()[0]
 		taken := slices.ContainsFunc(file.GetKey(), func(other *tinkpb.Keyset_Key) bool { return other.GetKeyId() == key.GetKeyId() })
@@ -122,10 +122,10 @@ func newKey(file *tinkpb.Keyset) (*tinkpb.Keyset_Key, error) {
 	}
 }
 
-// editKeyset puts what edit makes of the keyset file in its place, in one step:
-// whoever reads the file, or has the power fail, finds the old keyset or the new
-// one. Nothing is written if edit returns false or an error. One process at a
-// time edits a file; the others get ErrBusy.
+// editKeyset applies edit to the keyset and replaces its file atomically: a reader,
+// and a process that starts after a power failure, finds the old keyset or the new
+// one. Nothing is written if edit returns false or an error. One process at a time
+// edits a file; the others get ErrBusy.
 func editKeyset(path string, edit func(*tinkpb.Keyset) (bool, error)) (*loadedKeys, error) {
 	path, err := filepath.EvalSymlinks(path) // the file is replaced, not the link to it
 	if err != nil {
@@ -135,7 +135,7 @@ func editKeyset(path string, edit func(*tinkpb.Keyset) (bool, error)) (*loadedKe
 	if err != nil {
 		return nil, editError(err)
 	}
-	defer func() { _ = f.Close() }() // which ends the lock
+	defer func() { _ = f.Close() }() // releases the lock
 	data, info, err := readOpenFile(f)
 	if err != nil {
 		return nil, editError(err)
@@ -150,8 +150,8 @@ func editKeyset(path string, edit func(*tinkpb.Keyset) (bool, error)) (*loadedKe
 	return keys, editError(replaceFile(path, data, info))
 }
 
-// applyEdit returns the keyset file that edit makes of data, or nil if it leaves it
-// as it is.
+// applyEdit applies edit to the keyset in data and returns the new content of the
+// file, nil if edit changed nothing.
 func applyEdit(data []byte, edit func(*tinkpb.Keyset) (bool, error)) ([]byte, *loadedKeys, error) {
 	file, err := tinkkeyset.NewJSONReader(bytes.NewReader(data)).Read()
 	if err != nil {
@@ -166,13 +166,13 @@ func applyEdit(data []byte, edit func(*tinkpb.Keyset) (bool, error)) ([]byte, *l
 		return nil, nil, errors.New("encoding the keyset")
 	}
 	buf.WriteByte('\n')
-	keys, err := parseKeys(buf.Bytes()) // what could not be read must not take the place of what can
+	keys, err := parseKeys(buf.Bytes()) // an unreadable keyset must not replace a readable one
 	return buf.Bytes(), keys, err
 }
 
-// lockKeyset opens the file and locks it until it is closed, without waiting.
-// Writing access is asked for so that a file system that cannot be written to
-// says so at once.
+// lockKeyset opens the file and locks it until it is closed. It does not wait for a
+// lock. It opens the file for writing so that a read-only file system is reported
+// before anything is done.
 func lockKeyset(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -188,9 +188,9 @@ func lockKeyset(path string) (*os.File, error) {
 	return f, nil
 }
 
-// replaceFile replaces the file durably. The new file keeps the owner of the old one,
-// and its permissions except those of other users: an edit by root must not take the
-// keyset from the server.
+// replaceFile replaces the file durably. The new file has the owner of the old one,
+// so that the server can still read it after an edit by root, and the same
+// permissions, without those of other users.
 func replaceFile(path string, data []byte, old fs.FileInfo) (err error) {
 	f, err := durable.New(path)
 	if err != nil {
@@ -221,21 +221,20 @@ func copyAccess(f *os.File, old fs.FileInfo) error {
 	return f.Chown(was.uid, was.gid)
 }
 
-// editError says what to do about a keyset file that cannot be edited; nil stays
-// nil.
+// editError adds a hint to the error of an edit. It returns nil for nil.
 func editError(err error) error {
 	var hint string
 	switch {
 	case err == nil, errors.Is(err, ErrBusy):
 		return err
 	case errors.Is(err, fs.ErrNotExist):
-		hint = "make a keyset with: pleo-auth-proxy keyset create"
+		hint = "create a keyset with: pleo-auth-proxy keyset create"
 	case errors.Is(err, unix.EROFS):
-		hint = "the keyset is on a read-only mount: change it where it comes from, and roll it out"
+		hint = "the keyset is on a read-only mount: edit the original, such as the Kubernetes Secret, and roll it out"
 	case errors.Is(err, unix.EBUSY):
-		hint = "the keyset is mounted as a single file, which cannot be replaced in one step: mount its directory instead"
+		hint = "the keyset is mounted as a single file, which cannot be replaced atomically: mount its directory instead"
 	default:
-		hint = "the keyset and its directory must be writable for this user"
+		hint = "the keyset file and its directory must be writable by this user"
 	}
 	return &credstore.SetupError{Err: err, Hint: hint}
 }

@@ -18,13 +18,13 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
-// keysetFile is a keyset of one key in a directory of its own.
+// keysetFile creates a keyset of one key in a new directory.
 func keysetFile(t *testing.T) (path string, key keyset.Key) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "keyset.json")
 	key, err := keyset.Create(path)
 	if err != nil {
-		t.Fatalf("CreateKeyset: %v", err)
+		t.Fatalf("Create: %v", err)
 	}
 	return path, key
 }
@@ -33,7 +33,7 @@ func open(t *testing.T, path string) *keyset.Keyset {
 	t.Helper()
 	k, err := keyset.Open(path)
 	if err != nil {
-		t.Fatalf("ReadKeyset: %v", err)
+		t.Fatalf("Open: %v", err)
 	}
 	return k
 }
@@ -42,7 +42,7 @@ func add(t *testing.T, path string) keyset.Key {
 	t.Helper()
 	key, err := keyset.Add(path)
 	if err != nil {
-		t.Fatalf("AddKey: %v", err)
+		t.Fatalf("Add: %v", err)
 	}
 	return key
 }
@@ -50,14 +50,14 @@ func add(t *testing.T, path string) keyset.Key {
 func promote(t *testing.T, path string, key keyset.Key) {
 	t.Helper()
 	if changed, err := keyset.Promote(path, key.Fingerprint); err != nil || !changed {
-		t.Fatalf("PromoteKey = %v, %v, want true", changed, err)
+		t.Fatalf("Promote = %v, %v, want true", changed, err)
 	}
 }
 
 func unused() error { return nil }
 
-func primary(k keyset.Key, is bool) keyset.Key {
-	k.Primary = is
+func withPrimary(k keyset.Key, primary bool) keyset.Key {
+	k.Primary = primary
 	return k
 }
 
@@ -71,7 +71,7 @@ func wantKeys(t *testing.T, path string, want ...keyset.Key) {
 func TestCreateDoesNotOverwrite(t *testing.T) {
 	path, key := keysetFile(t)
 	if _, err := keyset.Create(path); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("CreateKeyset over a keyset = %v, want %v", err, fs.ErrExist)
+		t.Errorf("Create over a keyset = %v, want %v", err, fs.ErrExist)
 	}
 	wantKeys(t, path, key)
 }
@@ -79,40 +79,40 @@ func TestCreateDoesNotOverwrite(t *testing.T) {
 func TestMissingKeyset(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	if _, err := keyset.Open(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("ReadKeyset = %v, want %v", err, fs.ErrNotExist)
+		t.Errorf("Open = %v, want %v", err, fs.ErrNotExist)
 	}
 	var setup *credstore.SetupError
 	if _, err := keyset.Add(path); !errors.As(err, &setup) || !strings.Contains(err.Error(), "keyset create") {
-		t.Errorf("AddKey = %v, want a SetupError that names keyset create", err)
+		t.Errorf("Add = %v, want a SetupError that names keyset create", err)
 	}
 }
 
 func TestRotation(t *testing.T) {
 	path, first := keysetFile(t)
-	sealed := encrypt(t, open(t, path), "label", "old")
+	ciphertext := encrypt(t, open(t, path), "label", "old")
 
 	second := add(t, path)
 	wantKeys(t, path, first, second)
 	if id, ok := keyset.KeyID(encrypt(t, open(t, path), "label", "x")); !ok || id != first.ID {
-		t.Errorf("Seal after AddKey uses key %d, %v, want still %d", id, ok, first.ID)
+		t.Errorf("Encrypt after Add uses key %d, %v, want still %d", id, ok, first.ID)
 	}
 
 	promote(t, path, second)
-	wantKeys(t, path, primary(first, false), primary(second, true))
+	wantKeys(t, path, withPrimary(first, false), withPrimary(second, true))
 	k := open(t, path)
 	if id, ok := keyset.KeyID(encrypt(t, k, "label", "x")); !ok || id != second.ID {
-		t.Errorf("Seal after PromoteKey uses key %d, %v, want %d", id, ok, second.ID)
+		t.Errorf("Encrypt after Promote uses key %d, %v, want %d", id, ok, second.ID)
 	}
-	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "old" {
-		t.Errorf("Open of what the old key sealed = %q, %v, want it", got, err)
+	if got, err := k.Decrypt("label", ciphertext); err != nil || string(got) != "old" {
+		t.Errorf("Decrypt of a ciphertext of the old key = %q, %v, want old", got, err)
 	}
 
 	if err := keyset.Retire(path, first.Fingerprint, unused); err != nil {
-		t.Fatalf("RetireKey: %v", err)
+		t.Fatalf("Retire: %v", err)
 	}
-	wantKeys(t, path, primary(second, true))
-	if got, err := open(t, path).Decrypt("label", sealed); err == nil {
-		t.Errorf("Open under a retired key = %q, want an error", got)
+	wantKeys(t, path, withPrimary(second, true))
+	if got, err := open(t, path).Decrypt("label", ciphertext); err == nil {
+		t.Errorf("Decrypt under a retired key = %q, want an error", got)
 	}
 }
 
@@ -143,13 +143,13 @@ func TestInvalidEdits(t *testing.T) {
 		})
 	}
 	if changed, err := keyset.Promote(path, first.Fingerprint); changed || err != nil {
-		t.Errorf("PromoteKey of the primary key = %v, %v, want no change", changed, err)
+		t.Errorf("Promote of the primary key = %v, %v, want no change", changed, err)
 	}
 }
 
-// TestEditsLoseNoKey: of commands that run at once each either works or says
-// that it did not.
-func TestEditsLoseNoKey(t *testing.T) {
+// TestConcurrentAddsLoseNoKey checks that each of several concurrent Adds either
+// adds its key or returns ErrBusy.
+func TestConcurrentAddsLoseNoKey(t *testing.T) {
 	path, first := keysetFile(t)
 	var mu sync.Mutex
 	added := map[string]bool{first.Fingerprint: true}
@@ -161,7 +161,7 @@ func TestEditsLoseNoKey(t *testing.T) {
 				return
 			}
 			if err != nil {
-				t.Errorf("AddKey: %v", err)
+				t.Errorf("Add: %v", err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -174,7 +174,7 @@ func TestEditsLoseNoKey(t *testing.T) {
 		got[key.Fingerprint] = true
 	}
 	if diff := cmp.Diff(added, got); diff != "" {
-		t.Errorf("keys that were added, keys that are there:\n%s", diff)
+		t.Errorf("keys in the file (-added +got):\n%s", diff)
 	}
 }
 
@@ -192,23 +192,23 @@ func TestEditKeepsPermissions(t *testing.T) {
 	}
 	left, err := os.ReadDir(filepath.Dir(path))
 	if err != nil || len(left) != 1 {
-		t.Errorf("files = %v, %v, want the keyset alone", left, err)
+		t.Errorf("files = %v, %v, want only the keyset", left, err)
 	}
 }
 
-func TestEditByRootKeepsTheOwner(t *testing.T) {
+func TestEditByRootKeepsOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give files away")
+		t.Skip("only root can change the owner of a file")
 	}
 	path, _ := keysetFile(t)
-	const nobody = 65534
-	if err := os.Chown(path, nobody, nobody); err != nil {
+	const other = 65534
+	if err := os.Chown(path, other, other); err != nil {
 		t.Fatalf("Chown: %v", err)
 	}
 	add(t, path)
 	var stat unix.Stat_t
-	if err := unix.Stat(path, &stat); err != nil || stat.Uid != nobody || stat.Gid != nobody {
-		t.Errorf("owner after an edit by root = %d:%d, %v, want %d", stat.Uid, stat.Gid, err, nobody)
+	if err := unix.Stat(path, &stat); err != nil || stat.Uid != other || stat.Gid != other {
+		t.Errorf("owner after an edit by root = %d:%d, %v, want %d", stat.Uid, stat.Gid, err, other)
 	}
 }
 
@@ -221,7 +221,7 @@ func TestEditThroughSymbolicLink(t *testing.T) {
 	second := add(t, link)
 	wantKeys(t, path, first, second)
 	if info, err := os.Lstat(link); err != nil || info.Mode().Type() != fs.ModeSymlink {
-		t.Errorf("the link = %v, %v, want a link still", info.Mode(), err)
+		t.Errorf("the link = %v, %v, want a symbolic link", info.Mode(), err)
 	}
 }
 
@@ -236,7 +236,7 @@ func TestKeysWithoutPrefixAreRejected(t *testing.T) {
 		t.Fatalf("WriteFile: %v", err)
 	}
 	if _, err := keyset.Open(path); err == nil || !strings.Contains(err.Error(), "prefix") {
-		t.Errorf("ReadKeyset of a key without prefix = %v, want an error that says so", err)
+		t.Errorf("Open of a key without a prefix = %v, want an error that mentions the prefix", err)
 	}
 }
 
@@ -248,86 +248,86 @@ func TestKeysetFollowsItsFile(t *testing.T) {
 	}
 	second := add(t, path)
 	if changed, err := k.Reload(); !changed || err != nil || !k.Contains(second.Fingerprint) {
-		t.Errorf("Reload after AddKey = %v, %v, want the new key", changed, err)
+		t.Errorf("Reload after Add = %v, %v, want the new key", changed, err)
 	}
 	promote(t, path, second)
-	// Nobody has called Reload: what needs the newest keys looks by itself.
+	// Without a call of Reload: Encrypt reads the file itself.
 	if id, _ := keyset.KeyID(encrypt(t, k, "label", "x")); id != second.ID {
-		t.Errorf("Seal after PromoteKey uses key %d, want %d", id, second.ID)
+		t.Errorf("Encrypt after Promote uses key %d, want %d", id, second.ID)
 	}
 	if err := keyset.Retire(path, first.Fingerprint, unused); err != nil {
-		t.Fatalf("RetireKey: %v", err)
+		t.Fatalf("Retire: %v", err)
 	}
 	third := add(t, path)
 	if _, err := k.EncryptWith(third.Fingerprint, "label", nil); err != nil {
-		t.Errorf("SealUnder a key that has just been added = %v, want nil", err)
+		t.Errorf("EncryptWith a key that was just added = %v, want nil", err)
 	}
 	fourth := add(t, path)
 	promote(t, path, fourth)
-	sealed := encrypt(t, open(t, path), "label", "secret")
-	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "secret" {
-		t.Errorf("Open under a key that has just been added = %q, %v, want it", got, err)
+	ciphertext := encrypt(t, open(t, path), "label", "secret")
+	if got, err := k.Decrypt("label", ciphertext); err != nil || string(got) != "secret" {
+		t.Errorf("Decrypt under a key that was just added = %q, %v, want secret", got, err)
 	}
 }
 
 func TestRetiredKeyDecryptsUntilExit(t *testing.T) {
 	path, first := keysetFile(t)
 	k := open(t, path)
-	sealed := encrypt(t, k, "label", "secret")
+	ciphertext := encrypt(t, k, "label", "secret")
 	promote(t, path, add(t, path))
 	if err := keyset.Retire(path, first.Fingerprint, unused); err != nil {
-		t.Fatalf("RetireKey: %v", err)
+		t.Fatalf("Retire: %v", err)
 	}
 	if changed, err := k.Reload(); !changed || err != nil {
 		t.Fatalf("Reload = %v, %v, want true", changed, err)
 	}
-	if got, err := k.Decrypt("label", sealed); err != nil || string(got) != "secret" {
-		t.Errorf("Open of what was sealed before = %q, %v, want it", got, err)
+	if got, err := k.Decrypt("label", ciphertext); err != nil || string(got) != "secret" {
+		t.Errorf("Decrypt under a retired key = %q, %v, want secret", got, err)
 	}
 	if _, err := k.EncryptWith(first.Fingerprint, "label", nil); err != nil {
-		t.Errorf("SealUnder the key of a store that has not moved = %v, want nil", err)
+		t.Errorf("EncryptWith a retired key = %v, want nil", err)
 	}
 }
 
-// TestKeysetSurvivesItsFile: a file that is gone or damaged for a moment takes
-// nothing from a running server.
-func TestKeysetSurvivesItsFile(t *testing.T) {
+// TestKeysetSurvivesDamagedFile checks that a running server keeps its keys while the
+// file is missing or damaged.
+func TestKeysetSurvivesDamagedFile(t *testing.T) {
 	for _, test := range []struct {
-		name string
-		harm func(path string) error
+		name   string
+		damage func(path string) error
 	}{
-		{"gone", os.Remove},
+		{"missing", os.Remove},
 		{"empty", func(path string) error { return os.Truncate(path, 0) }},
 		{"damaged", func(path string) error { return os.WriteFile(path, []byte(`{"primaryKeyId":1}`), 0o600) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path, key := keysetFile(t)
 			k := open(t, path)
-			whole, err := os.ReadFile(path)
+			content, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatalf("ReadFile: %v", err)
 			}
-			if err := test.harm(path); err != nil {
-				t.Fatalf("harming the file: %v", err)
+			if err := test.damage(path); err != nil {
+				t.Fatalf("damaging the file: %v", err)
 			}
 			if changed, err := k.Reload(); changed || err == nil {
 				t.Errorf("Reload = %v, %v, want an error", changed, err)
 			}
 			if got, err := k.Decrypt("label", encrypt(t, k, "label", "secret")); err != nil || string(got) != "secret" {
-				t.Errorf("Open = %q, %v, want what was sealed", got, err)
+				t.Errorf("Decrypt = %q, %v, want secret", got, err)
 			}
-			if err := os.WriteFile(path, whole, 0o600); err != nil {
+			if err := os.WriteFile(path, content, 0o600); err != nil {
 				t.Fatalf("WriteFile: %v", err)
 			}
 			if _, err := k.Reload(); err != nil || k.Fingerprint() != key.Fingerprint {
-				t.Errorf("Reload of the file as it was = %v, want nil", err)
+				t.Errorf("Reload of the restored file = %v, want nil", err)
 			}
 		})
 	}
 }
 
-// TestKeysetIsReplacedAtomically: whoever reads while keys are added finds a
-// whole keyset each time.
+// TestKeysetIsReplacedAtomically checks that a reader never sees an incomplete keyset
+// while keys are added.
 func TestKeysetIsReplacedAtomically(t *testing.T) {
 	path, _ := keysetFile(t)
 	done := make(chan struct{})
@@ -335,13 +335,13 @@ func TestKeysetIsReplacedAtomically(t *testing.T) {
 		defer close(done)
 		for range 50 {
 			if _, err := keyset.Add(path); err != nil {
-				t.Errorf("AddKey: %v", err)
+				t.Errorf("Add: %v", err)
 			}
 		}
 	}()
 	for reads := 0; ; reads++ {
 		if _, err := keyset.Open(path); err != nil {
-			t.Fatalf("ReadKeyset during edits: %v", err)
+			t.Fatalf("Open during edits: %v", err)
 		}
 		select {
 		case <-done:

@@ -11,41 +11,42 @@ import (
 	"sync/atomic"
 )
 
-// Keyset seals and opens what is kept secret, with the keys of a Tink AEAD
-// keyset, which is in a file unless it is a [NewTemporary]. It follows the file: see [Keyset.Reload]. It may be used by
-// several goroutines at once.
+// Keyset encrypts and decrypts secrets with the keys of a Tink AEAD keyset. The
+// keyset is in a file, except that of [NewTemporary], and changes with the file: see
+// [Keyset.Reload]. Keyset is safe for concurrent use.
 //
-// What is sealed starts with Tink's prefix, which names the key it was sealed
-// under, so that a keyset may hold other keys beside its primary one:
+// A ciphertext starts with Tink's prefix. It contains the id of the key, so that a
+// keyset can have other keys beside its primary key:
 //
-//	01 | key id, 4 bytes, big-endian | nonce | ciphertext and tag
+//	01 | key id, 4 bytes, big-endian | nonce | encrypted data and tag
 //
-// A key that is taken out of the file still opens what was sealed under it
-// until the process ends, so that nothing is lost to a hasty hand.
+// A key that was removed from the file still decrypts until the process ends, so
+// that a key that was removed too early can be put back before anything is lost.
 type Keyset struct {
 	path string // empty when there is no file
 
-	mu      sync.Mutex                 // lets one goroutine at a time read the file
+	mu      sync.Mutex                 // serializes Reload
 	current atomic.Pointer[loadedKeys] // replaced, never changed
 }
 
-// Key is a key of a keyset, without anything secret.
+// Key describes a key of a keyset. It contains nothing secret.
 type Key struct {
-	// Fingerprint names the key without giving anything of it away: 32
+	// Fingerprint identifies the key and reveals nothing about it: 32
 	// hexadecimal digits.
 	Fingerprint string
-	// ID stands in front of what was sealed under the key. Unlike fingerprints,
-	// ids of different keysets may be the same.
-	ID      uint32
+	// ID is part of every ciphertext under the key. Unlike a fingerprint, it is
+	// unique within its keyset only.
+	ID uint32
+	// Primary is set for the key that encrypts.
 	Primary bool
 }
 
-// OpenOrCreate reads the cleartext Tink JSON keyset at path. Where there is no
-// file it makes a keyset of one XChaCha20-Poly1305 key, readable by its owner
-// only, and reports created. Of several processes that find no file, one
-// creates the keyset and all return that one.
+// OpenOrCreate reads the cleartext Tink JSON keyset at path. If the file does not
+// exist, it creates a keyset of one XChaCha20-Poly1305 key, readable by its owner
+// only, and returns created as true. If several processes find no file, one of them
+// creates the keyset and all of them return that one.
 //
-// A file that cannot be used is a [credstore.SetupError].
+// If the file cannot be used, the error is a [*credstore.SetupError].
 func OpenOrCreate(path string) (k *Keyset, created bool, err error) {
 	k = &Keyset{path: path}
 	_, err = k.Reload()
@@ -60,16 +61,15 @@ func OpenOrCreate(path string) (k *Keyset, created bool, err error) {
 	return orNone(k, err), created, err
 }
 
-// Open is OpenOrCreate for a file that must exist: where there is none it
-// returns an error that matches [fs.ErrNotExist].
+// Open is OpenOrCreate for a file that must exist. If it does not, the error matches
+// [fs.ErrNotExist].
 func Open(path string) (*Keyset, error) {
 	k := &Keyset{path: path}
 	_, err := k.Reload()
 	return orNone(k, err), err
 }
 
-// NewTemporary returns a keyset of one key that no file holds: what is sealed
-// under it can be opened only by this process.
+// NewTemporary returns a keyset of one new key that exists in memory only.
 func NewTemporary() (*Keyset, error) {
 	data, err := newKeyset()
 	if err != nil {
@@ -91,11 +91,10 @@ func orNone(k *Keyset, err error) *Keyset {
 	return k
 }
 
-// Reload reads the file again if it is another one than before, or was written
-// to since, and reports whether its keys have changed. That costs little when
-// nothing has happened, so it may be called often; and Seal, EncryptWith and Open
-// do so themselves where it matters. When it returns an error the keys stay as
-// they were.
+// Reload reads the file again if it was written or replaced since the last time,
+// and reports whether its keys have changed. A call is cheap while the file is
+// unchanged. Encrypt calls Reload every time, EncryptWith and Decrypt when they lack
+// a key. After an error the keys are those from before.
 func (k *Keyset) Reload() (changed bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -111,81 +110,80 @@ func (k *Keyset) Reload() (changed bool, err error) {
 		k.current.Store(now)
 		return true, nil
 	}
-	now.keep(before)
+	now.addRemoved(before)
 	k.current.Store(now)
 	return !slices.Equal(before.inFile, now.inFile), nil
 }
 
-// fresh returns the keys as they are in the file now.
+// fresh returns the keys that are in the file now.
 func (k *Keyset) fresh() *loadedKeys {
-	// A file that cannot be read is no reason to stop: whoever calls Reload at
-	// times says what is wrong with it.
+	// If the file cannot be read, the keys in memory are still good. The server's
+	// periodic call of Reload logs the error.
 	_, _ = k.Reload()
 	return k.current.Load()
 }
 
-// Encrypt encrypts plaintext under the primary key, bound to label: it opens with
-// the same label only.
+// Encrypt encrypts plaintext under the primary key. Decrypting the result requires
+// the same label.
 func (k *Keyset) Encrypt(label string, plaintext []byte) ([]byte, error) {
 	keys := k.fresh()
-	return keys.seal(keys.primary, label, plaintext)
+	return keys.encrypt(keys.primary, label, plaintext)
 }
 
-// EncryptWith is Seal under the key with the fingerprint. A keyset that does not
-// hold the key is a [credstore.SetupError].
+// EncryptWith is Encrypt under the key with the fingerprint. If the keyset does not
+// have the key, the error is a [*credstore.SetupError].
 func (k *Keyset) EncryptWith(fingerprint, label string, plaintext []byte) ([]byte, error) {
 	keys := k.current.Load()
-	if !keys.holds(fingerprint) {
+	if !keys.contains(fingerprint) {
 		keys = k.fresh() // it may have been added since
 	}
-	return keys.seal(fingerprint, label, plaintext)
+	return keys.encrypt(fingerprint, label, plaintext)
 }
 
-// Decrypt decrypts what Seal returned for the same label, under any key of the
-// keyset. It fails for anything else, altered in whatever way.
-func (k *Keyset) Decrypt(label string, sealed []byte) ([]byte, error) {
+// Decrypt decrypts a ciphertext that Encrypt or EncryptWith returned for the same
+// label, under any key of the keyset. A ciphertext that was modified is an error.
+func (k *Keyset) Decrypt(label string, ciphertext []byte) ([]byte, error) {
 	keys := k.current.Load()
-	id, ok := KeyID(sealed)
+	id, ok := KeyID(ciphertext)
 	if !ok {
-		return nil, errors.New("opening what was sealed: it is no ciphertext of ours")
+		return nil, errors.New("decrypting: not a ciphertext of a keyset")
 	}
 	if keys.byID[id] == nil {
-		keys = k.fresh() // another process may have sealed under a new key
+		keys = k.fresh() // another process may have encrypted under a new key
 	}
-	return keys.open(id, label, sealed)
+	return keys.decrypt(id, label, ciphertext)
 }
 
-// Fingerprint names the primary key without giving anything of it away.
+// Fingerprint returns the fingerprint of the primary key: see [Key].
 func (k *Keyset) Fingerprint() string { return k.current.Load().primary }
 
-// Contains reports whether the keyset can open what was sealed under the key with
-// the fingerprint.
+// Contains reports whether the keyset can decrypt what was encrypted under the key
+// with the fingerprint.
 func (k *Keyset) Contains(fingerprint string) bool {
-	return k.current.Load().holds(fingerprint) || k.fresh().holds(fingerprint)
+	return k.current.Load().contains(fingerprint) || k.fresh().contains(fingerprint)
 }
 
-// Keys returns the enabled keys of the file, in its order, which is that in
-// which they were added.
+// Keys returns the enabled keys of the file, oldest first.
 func (k *Keyset) Keys() []Key { return slices.Clone(k.current.Load().inFile) }
 
-// sealedPrefix is the length of Tink's prefix.
-const sealedPrefix = 5
+// prefixLength is the length of Tink's prefix.
+const prefixLength = 5
 
-// KeyID returns the id of the key that something was sealed under. It
-// reports false for what no keyset has sealed.
-func KeyID(sealed []byte) (id uint32, ok bool) {
-	if len(sealed) < sealedPrefix || sealed[0] != 1 {
+// KeyID returns the id of the key that a ciphertext was encrypted under. It returns
+// false for data that is not a ciphertext of a keyset.
+func KeyID(ciphertext []byte) (id uint32, ok bool) {
+	if len(ciphertext) < prefixLength || ciphertext[0] != 1 {
 		return 0, false
 	}
-	return binary.BigEndian.Uint32(sealed[1:]), true
+	return binary.BigEndian.Uint32(ciphertext[1:]), true
 }
 
-// CiphertextPrefix returns what everything that was sealed under the key with the
-// id starts with, and nothing else does.
+// CiphertextPrefix returns the bytes that every ciphertext under the key with the id
+// starts with, and no ciphertext under another key does.
 func CiphertextPrefix(id uint32) []byte { return binary.BigEndian.AppendUint32([]byte{1}, id) }
 
-// AssociatedData names a column of a connection, for Seal and Open. Different arguments
-// give different labels.
+// AssociatedData returns the label of a column of a connection, for Encrypt and
+// Decrypt. Different arguments give different labels.
 func AssociatedData(connectionID, column string) string {
 	return fmt.Sprintf("%q %q", connectionID, column)
 }

@@ -19,33 +19,33 @@ func newKeyset(t testing.TB) *keyset.Keyset {
 	t.Helper()
 	k, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
-		t.Fatalf("OpenKeyset: %v", err)
+		t.Fatalf("OpenOrCreate: %v", err)
 	}
 	return k
 }
 
 func encrypt(t testing.TB, k *keyset.Keyset, label, plaintext string) []byte {
 	t.Helper()
-	sealed, err := k.Encrypt(label, []byte(plaintext))
+	ciphertext, err := k.Encrypt(label, []byte(plaintext))
 	if err != nil {
-		t.Fatalf("Seal: %v", err)
+		t.Fatalf("Encrypt: %v", err)
 	}
-	return sealed
+	return ciphertext
 }
 
 func TestKeysetIsCreatedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	first, created, err := keyset.OpenOrCreate(path)
 	if err != nil || !created {
-		t.Fatalf("OpenKeyset on nothing = created %v, %v, want true", created, err)
+		t.Fatalf("OpenOrCreate without a file = created %v, %v, want true", created, err)
 	}
-	sealed := encrypt(t, first, "label", "secret")
+	ciphertext := encrypt(t, first, "label", "secret")
 	second, created, err := keyset.OpenOrCreate(path)
 	if err != nil || created {
-		t.Fatalf("OpenKeyset again = created %v, %v, want false", created, err)
+		t.Fatalf("OpenOrCreate again = created %v, %v, want false", created, err)
 	}
-	if got, err := second.Decrypt("label", sealed); err != nil || string(got) != "secret" {
-		t.Errorf("Open under the keyset read again = %q, %v, want what was sealed", got, err)
+	if got, err := second.Decrypt("label", ciphertext); err != nil || string(got) != "secret" {
+		t.Errorf("Decrypt under the keyset read again = %q, %v, want secret", got, err)
 	}
 	info, err := os.Stat(path)
 	if err != nil || info.Mode() != 0o600 {
@@ -56,31 +56,31 @@ func TestKeysetIsCreatedOnce(t *testing.T) {
 func TestConcurrentCreate(t *testing.T) {
 	dir := t.TempDir()
 	const openers = 16
-	fingerprints, makers := make([]string, openers), make([]bool, openers)
+	fingerprints, creators := make([]string, openers), make([]bool, openers)
 	var wg sync.WaitGroup
 	for i := range openers {
 		wg.Go(func() {
 			k, created, err := keyset.OpenOrCreate(filepath.Join(dir, "keyset.json"))
 			if err != nil {
-				t.Errorf("OpenKeyset: %v", err)
+				t.Errorf("OpenOrCreate: %v", err)
 				return
 			}
-			fingerprints[i], makers[i] = k.Fingerprint(), created
+			fingerprints[i], creators[i] = k.Fingerprint(), created
 		})
 	}
 	wg.Wait()
-	made := 0
+	creations := 0
 	for i := range openers {
-		if makers[i] {
-			made++
+		if creators[i] {
+			creations++
 		}
 		if fingerprints[i] != fingerprints[0] {
 			t.Errorf("fingerprints %q and %q, want one keyset for all", fingerprints[0], fingerprints[i])
 		}
 	}
 	left, err := os.ReadDir(dir)
-	if made != 1 || len(left) != 1 || err != nil {
-		t.Errorf("made %d times, files %v, %v, want one of each", made, left, err)
+	if creations != 1 || len(left) != 1 || err != nil {
+		t.Errorf("%d goroutines created the keyset, files = %v, %v, want one of each", creations, left, err)
 	}
 }
 
@@ -106,13 +106,13 @@ func TestUnusableKeyset(t *testing.T) {
 			_, _, err := keyset.OpenOrCreate(path)
 			var setup *credstore.SetupError
 			if !errors.As(err, &setup) || setup.Hint == "" || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
-				t.Errorf("OpenKeyset = %v, want a SetupError with a hint that says %q and names the file", err, test.want)
+				t.Errorf("OpenOrCreate = %v, want a SetupError with a hint, the text %q and the name of the file", err, test.want)
 			}
 		})
 	}
 }
 
-// cutOff leaves a keyset that was only half written.
+// cutOff leaves half of a keyset in the file.
 func cutOff(_ *testing.T, path string) error {
 	if _, _, err := keyset.OpenOrCreate(path); err != nil {
 		return err
@@ -124,7 +124,7 @@ func cutOff(_ *testing.T, path string) error {
 	return os.Truncate(path, info.Size()/2)
 }
 
-// TestKeysetErrorsContainNoSecret: what is damaged may still hold key material.
+// TestKeysetErrorsContainNoSecret: a damaged file may still contain key material.
 func TestKeysetErrorsContainNoSecret(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	const material = "cGxhbnRlZCBrZXkgbWF0ZXJpYWw"
@@ -135,7 +135,7 @@ func TestKeysetErrorsContainNoSecret(t *testing.T) {
 		}
 		_, _, err := keyset.OpenOrCreate(path)
 		if err == nil || strings.Contains(err.Error(), material) {
-			t.Errorf("OpenKeyset = %v, want an error that quotes nothing", err)
+			t.Errorf("OpenOrCreate = %v, want an error without key material", err)
 		}
 	}
 }
@@ -144,15 +144,15 @@ func TestKeysetThroughSymbolicLink(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "keyset.json")
 	want, _, err := keyset.OpenOrCreate(target)
 	if err != nil {
-		t.Fatalf("OpenKeyset: %v", err)
+		t.Fatalf("OpenOrCreate: %v", err)
 	}
-	link := filepath.Join(t.TempDir(), "link") // as Kubernetes mounts secrets
+	link := filepath.Join(t.TempDir(), "link") // Kubernetes mounts the files of a Secret as links
 	if err := os.Symlink(target, link); err != nil {
 		t.Fatalf("Symlink: %v", err)
 	}
 	got, created, err := keyset.OpenOrCreate(link)
 	if err != nil || created || got.Fingerprint() != want.Fingerprint() {
-		t.Errorf("OpenKeyset through a link = created %v, %v, want the keyset it leads to", created, err)
+		t.Errorf("OpenOrCreate through a link = created %v, %v, want the keyset that the link points to", created, err)
 	}
 }
 
@@ -163,7 +163,7 @@ func TestFingerprint(t *testing.T) {
 	}
 	for fingerprint, want := range map[string]bool{k.Fingerprint(): true, other.Fingerprint(): false, "": false} {
 		if got := k.Contains(fingerprint); got != want {
-			t.Errorf("Holds(%q) = %v, want %v", fingerprint, got, want)
+			t.Errorf("Contains(%q) = %v, want %v", fingerprint, got, want)
 		}
 	}
 }
@@ -171,18 +171,18 @@ func TestFingerprint(t *testing.T) {
 func TestCiphertextIsBoundToItsData(t *testing.T) {
 	k := newKeyset(t)
 	label := keyset.AssociatedData("id", "column")
-	sealed := encrypt(t, k, label, "secret")
-	if again := encrypt(t, k, label, "secret"); bytes.Equal(sealed, again) {
-		t.Error("sealing twice gave the same bytes: equal secrets can be told")
+	ciphertext := encrypt(t, k, label, "secret")
+	if again := encrypt(t, k, label, "secret"); bytes.Equal(ciphertext, again) {
+		t.Error("encrypting twice gave the same bytes, which shows that two secrets are equal")
 	}
 	for name, attempt := range map[string]func() ([]byte, error){
-		"another column":     func() ([]byte, error) { return k.Decrypt(keyset.AssociatedData("id", "columns"), sealed) },
-		"another connection": func() ([]byte, error) { return k.Decrypt(keyset.AssociatedData("other", "column"), sealed) },
-		"another keyset":     func() ([]byte, error) { return newKeyset(t).Decrypt(label, sealed) },
+		"another column":     func() ([]byte, error) { return k.Decrypt(keyset.AssociatedData("id", "columns"), ciphertext) },
+		"another connection": func() ([]byte, error) { return k.Decrypt(keyset.AssociatedData("other", "column"), ciphertext) },
+		"another keyset":     func() ([]byte, error) { return newKeyset(t).Decrypt(label, ciphertext) },
 		"nothing":            func() ([]byte, error) { return k.Decrypt(label, nil) },
 	} {
 		if got, err := attempt(); err == nil {
-			t.Errorf("%s: Open = %q, want an error", name, got)
+			t.Errorf("%s: Decrypt = %q, want an error", name, got)
 		}
 	}
 }
@@ -193,7 +193,7 @@ func TestAssociatedDataDiffers(t *testing.T) {
 	for _, p := range pairs {
 		label := keyset.AssociatedData(p[0], p[1])
 		if earlier, ok := seen[label]; ok {
-			t.Errorf("Label(%q) = Label(%q) = %s", p, earlier, label)
+			t.Errorf("AssociatedData(%q) = AssociatedData(%q) = %s", p, earlier, label)
 		}
 		seen[label] = p
 	}
@@ -201,21 +201,21 @@ func TestAssociatedDataDiffers(t *testing.T) {
 
 func FuzzTamperedCiphertextDoesNotDecrypt(f *testing.F) {
 	k := newKeyset(f)
-	sealed := encrypt(f, k, "label", "secret")
-	f.Add(sealed, "other label")
-	f.Add(sealed[:len(sealed)-1], "label")
-	f.Add(append(bytes.Clone(sealed), 0), "label")
-	for i := range sealed {
-		tampered := bytes.Clone(sealed)
+	ciphertext := encrypt(f, k, "label", "secret")
+	f.Add(ciphertext, "other label")
+	f.Add(ciphertext[:len(ciphertext)-1], "label")
+	f.Add(append(bytes.Clone(ciphertext), 0), "label")
+	for i := range ciphertext {
+		tampered := bytes.Clone(ciphertext)
 		tampered[i] ^= 1
 		f.Add(tampered, "label")
 	}
 	f.Fuzz(func(t *testing.T, data []byte, label string) {
-		if bytes.Equal(data, sealed) && label == "label" {
+		if bytes.Equal(data, ciphertext) && label == "label" {
 			return
 		}
 		if got, err := k.Decrypt(label, data); err == nil {
-			t.Errorf("Open(%q, %x) = %q, want an error", label, data, got)
+			t.Errorf("Decrypt(%q, %x) = %q, want an error", label, data, got)
 		}
 	})
 }
@@ -223,24 +223,24 @@ func FuzzTamperedCiphertextDoesNotDecrypt(f *testing.F) {
 func TestTemporaryKeysetDecryptsItsCiphertexts(t *testing.T) {
 	k, err := keyset.NewTemporary()
 	if err != nil {
-		t.Fatalf("TemporaryKeyset: %v", err)
+		t.Fatalf("NewTemporary: %v", err)
 	}
 	if changed, err := k.Reload(); changed || err != nil {
 		t.Errorf("Reload = %t, %v, want no change", changed, err)
 	}
-	sealed, err := k.Encrypt("label", []byte("secret"))
+	ciphertext, err := k.Encrypt("label", []byte("secret"))
 	if err != nil {
-		t.Fatalf("Seal: %v", err)
+		t.Fatalf("Encrypt: %v", err)
 	}
-	got, err := k.Decrypt("label", sealed)
+	got, err := k.Decrypt("label", ciphertext)
 	if err != nil || string(got) != "secret" {
-		t.Errorf("Open = %q, %v, want secret", got, err)
+		t.Errorf("Decrypt = %q, %v, want secret", got, err)
 	}
 	other, err := keyset.NewTemporary()
 	if err != nil {
-		t.Fatalf("TemporaryKeyset: %v", err)
+		t.Fatalf("NewTemporary: %v", err)
 	}
-	if _, err := other.Decrypt("label", sealed); err == nil {
-		t.Error("another temporary keyset opens what this one sealed")
+	if _, err := other.Decrypt("label", ciphertext); err == nil {
+		t.Error("another temporary keyset decrypts the ciphertext")
 	}
 }

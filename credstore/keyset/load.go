@@ -26,16 +26,17 @@ import (
 // 200 bytes.
 const maxKeysetSize = 1 << 20
 
-// loadedKeys are the keys of a keyset file as it was at one moment.
+// loadedKeys are the keys of one version of a keyset file.
 type loadedKeys struct {
-	file    durable.Stamp // of the file
+	file    durable.Stamp
 	inFile  []Key
 	primary string               // fingerprint
-	byID    map[uint32]tink.AEAD // each seals and opens under its one key
-	byName  map[string]tink.AEAD // the same by fingerprint
+	byID    map[uint32]tink.AEAD // each under one key
+	byName  map[string]tink.AEAD // the same, by fingerprint
 }
 
-// loadKeys returns an error that matches fs.ErrNotExist when there is no file.
+// loadKeys reads the keyset file at path. If it does not exist, the error matches
+// fs.ErrNotExist.
 func loadKeys(path string) (*loadedKeys, error) {
 	data, info, err := readRegularFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -51,22 +52,22 @@ func loadKeys(path string) (*loadedKeys, error) {
 	if err != nil {
 		return nil, &credstore.SetupError{
 			Err:  fmt.Errorf("reading keyset %s: %w", path, err),
-			Hint: "restore the file from a backup; a new keyset does not open what the old one sealed",
+			Hint: "restore the file from a backup; a new keyset cannot decrypt what was encrypted under the old one",
 		}
 	}
 	keys.file = durable.StampFrom(info)
 	return keys, nil
 }
 
-// readRegularFile follows symbolic links, since Kubernetes mounts a Secret's
-// files as such.
+// readRegularFile reads a file. It follows symbolic links, because Kubernetes mounts
+// the files of a Secret as links.
 func readRegularFile(path string) ([]byte, fs.FileInfo, error) {
-	// Without O_NONBLOCK the open of a named pipe would wait for a writer.
+	// Without O_NONBLOCK, opening a named pipe would wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() { _ = f.Close() }() // nothing was written to it
+	defer func() { _ = f.Close() }() // opened for reading
 	return readOpenFile(f)
 }
 
@@ -85,8 +86,8 @@ func readOpenFile(f *os.File) ([]byte, fs.FileInfo, error) {
 	return data, info, err
 }
 
-// parseKeys keeps the errors of the JSON parser to itself: they may quote what
-// they stumbled over.
+// parseKeys parses a keyset file. It does not wrap the errors of the JSON parser,
+// because they may quote key material.
 func parseKeys(data []byte) (*loadedKeys, error) {
 	handle, err := insecurecleartextkeyset.Read(tinkkeyset.NewJSONReader(bytes.NewReader(data)))
 	if err != nil {
@@ -103,14 +104,14 @@ func parseKeys(data []byte) (*loadedKeys, error) {
 		}
 	}
 	if k.primary == "" {
-		return nil, errors.New("its primary key is not enabled")
+		return nil, errors.New("the primary key is not enabled")
 	}
 	return k, nil
 }
 
 func (k *loadedKeys) add(key *tinkpb.Keyset_Key, primary bool) error {
 	if key.GetOutputPrefixType() != tinkpb.OutputPrefixType_TINK {
-		return errors.New("a key without Tink's prefix (output prefix type TINK): what it seals would not say by which key it opens")
+		return errors.New("a key has no output prefix: its output prefix type must be TINK, so that a ciphertext names its key")
 	}
 	primitive, err := aeadOf(key)
 	if err != nil {
@@ -125,16 +126,16 @@ func (k *loadedKeys) add(key *tinkpb.Keyset_Key, primary bool) error {
 	return nil
 }
 
-// aeadOf returns what seals and opens under the key alone.
+// aeadOf returns a primitive that encrypts and decrypts under this key only.
 func aeadOf(key *tinkpb.Keyset_Key) (tink.AEAD, error) {
 	alone := &tinkpb.Keyset{PrimaryKeyId: key.GetKeyId(), Key: []*tinkpb.Keyset_Key{key}}
 	var buf bytes.Buffer
 	if err := tinkkeyset.NewBinaryWriter(&buf).Write(alone); err != nil {
-		return nil, errors.New("a key that cannot be used")
+		return nil, errors.New("a key cannot be used")
 	}
 	handle, err := insecurecleartextkeyset.Read(tinkkeyset.NewBinaryReader(&buf))
 	if err != nil {
-		return nil, errors.New("a key that cannot be used")
+		return nil, errors.New("a key cannot be used")
 	}
 	primitive, err := aead.New(handle)
 	if err != nil {
@@ -143,23 +144,23 @@ func aeadOf(key *tinkpb.Keyset_Key) (tink.AEAD, error) {
 	return primitive, nil
 }
 
-// fingerprint is a MAC under the key itself: whoever lacks the key can neither
-// make nor test it, and 128 bits tell any two keys apart.
+// fingerprint returns a MAC under the key itself. Without the key it can be neither
+// computed nor verified; 128 bits rule out collisions.
 func fingerprint(key *tinkpb.KeyData) string {
 	mac := hmac.New(sha256.New, key.GetValue())
 	mac.Write([]byte("pleo-auth-proxy keyset fingerprint, version 1: " + key.GetTypeUrl()))
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// upToDate reports whether the keys are those of the file that path names now. It
+// upToDate reports whether the file at path is unchanged since it was loaded. It
 // returns false if the file cannot be examined.
 func (k *loadedKeys) upToDate(path string) bool {
 	stamp, err := durable.StampOf(path)
 	return err == nil && k.file.Equal(stamp)
 }
 
-// keep lets the keys that were loaded before open and seal on.
-func (k *loadedKeys) keep(before *loadedKeys) {
+// addRemoved adds the keys of an earlier version of the file that this one lacks.
+func (k *loadedKeys) addRemoved(before *loadedKeys) {
 	for id, primitive := range before.byID {
 		if k.byID[id] == nil {
 			k.byID[id] = primitive
@@ -172,31 +173,31 @@ func (k *loadedKeys) keep(before *loadedKeys) {
 	}
 }
 
-func (k *loadedKeys) holds(fingerprint string) bool { return k.byName[fingerprint] != nil }
+func (k *loadedKeys) contains(fingerprint string) bool { return k.byName[fingerprint] != nil }
 
-func (k *loadedKeys) seal(fingerprint, label string, plaintext []byte) ([]byte, error) {
+func (k *loadedKeys) encrypt(fingerprint, label string, plaintext []byte) ([]byte, error) {
 	primitive := k.byName[fingerprint]
 	if primitive == nil {
 		return nil, &credstore.SetupError{
-			Err:  fmt.Errorf("sealing: the keyset does not hold the key %s", fingerprint),
-			Hint: "bring the keyset file up to date: a new key must be in every copy of it before it is promoted",
+			Err:  fmt.Errorf("encrypting: the keyset does not have the key %s", fingerprint),
+			Hint: "update the keyset file of this process: a new key must be in every copy before it is promoted",
 		}
 	}
-	sealed, err := primitive.Encrypt(plaintext, []byte(label))
+	ciphertext, err := primitive.Encrypt(plaintext, []byte(label))
 	if err != nil {
-		return nil, fmt.Errorf("sealing: %w", err)
+		return nil, fmt.Errorf("encrypting: %w", err)
 	}
-	return sealed, nil
+	return ciphertext, nil
 }
 
-func (k *loadedKeys) open(id uint32, label string, sealed []byte) ([]byte, error) {
+func (k *loadedKeys) decrypt(id uint32, label string, ciphertext []byte) ([]byte, error) {
 	primitive := k.byID[id]
 	if primitive == nil {
-		return nil, fmt.Errorf("opening what was sealed: the keyset does not hold the key with the id %d", id)
+		return nil, fmt.Errorf("decrypting: the keyset does not have the key with the id %d", id)
 	}
-	plaintext, err := primitive.Decrypt(sealed, []byte(label))
+	plaintext, err := primitive.Decrypt(ciphertext, []byte(label))
 	if err != nil {
-		return nil, fmt.Errorf("opening what was sealed: %w", err)
+		return nil, fmt.Errorf("decrypting: %w", err)
 	}
 	return plaintext, nil
 }

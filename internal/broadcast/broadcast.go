@@ -3,29 +3,29 @@ package broadcast
 
 import "sync"
 
-// Signal wakes all who wait for it. The zero Bell is ready. Its methods may be called
-// by several goroutines at once.
+// Signal wakes every goroutine that waits for it. The zero Signal is ready to use. It
+// is safe for concurrent use.
 type Signal struct {
-	mu   sync.Mutex    // guards rung
-	rung chan struct{} // closed by Ring; nil while nobody waits
+	mu   sync.Mutex    // guards next
+	next chan struct{} // closed by Broadcast; nil if there are no waiters
 }
 
-// Wait returns a channel that the next Ring closes.
-func (b *Signal) Wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.rung == nil {
-		b.rung = make(chan struct{})
+// Wait returns a channel that the next Broadcast closes.
+func (s *Signal) Wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next == nil {
+		s.next = make(chan struct{})
 	}
-	return b.rung
+	return s.next
 }
 
-// Broadcast closes the channels that Next has returned.
-func (b *Signal) Broadcast() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.rung != nil {
-		close(b.rung)
-		b.rung = nil
+// Broadcast closes the channels that Wait has returned.
+func (s *Signal) Broadcast() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil {
+		close(s.next)
+		s.next = nil
 	}
 }

@@ -17,8 +17,8 @@ import (
 // in the directory of its destination. Write to it, then publish it with
 // [File.Create] or [File.Replace]. Without one of these, [File.Close] removes it.
 //
-// A process that is killed may leave the temporary file behind. It is called
-// ".NAME.RANDOM" and holds nothing that the destination does not.
+// A process that is killed may leave the temporary file behind. Its name is
+// ".NAME.RANDOM".
 type File struct {
 	*os.File
 
@@ -99,8 +99,7 @@ func (f *File) Close() error {
 // power failure.
 func Create(path string, data []byte) error { return write(path, data, (*File).Create) }
 
-// Replace writes data to path in place of what is there, readable by its owner
-// only. When Replace returns nil, the new content survives a power failure; when
+// Replace writes data to path in place of any content, readable by its owner only. When Replace returns nil, the new content survives a power failure; when
 // it returns an error, the file holds the old content or the new content.
 func Replace(path string, data []byte) error { return write(path, data, (*File).Replace) }
 

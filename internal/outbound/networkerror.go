@@ -20,12 +20,12 @@ var (
 // Hints for operators.
 const (
 	hintForwardProxy = "allow the forward proxy in upstream.proxy_url to connect to this host, and check the user and password in the URL"
-	hintDNS          = "check the host name, and the name servers of this machine (/etc/resolv.conf)"
+	hintDNS          = "check the host name and the name servers of this machine (/etc/resolv.conf)"
 	hintWrongHost    = "check the URL: another server responds there"
 	hintAuthority    = "set upstream.ca_file to the authority's certificate if your network inspects TLS, or install ca-certificates"
 	hintCertificate  = "check this machine's clock first, then the server's certificate"
 	hintNotTLS       = "check the port, and whether the URL should begin with http://"
-	hintRefused      = "check host and port: no program listens there"
+	hintRefused      = "check the host and port: no program listens there"
 	hintFirewall     = "allow this machine through the firewall, or set upstream.proxy_url if connections have to use a forward proxy"
 )
 
@@ -40,7 +40,7 @@ func DescribeError(ctx context.Context, err error) error {
 	return diagnose(err).err
 }
 
-// diagnosis is what went wrong, and a hint what to do about it.
+// diagnosis is a description of an error and a hint for the operator.
 type diagnosis struct {
 	err  error
 	hint string
@@ -107,8 +107,8 @@ func diagnoseTLS(err error) (diagnosis, bool) {
 	return diagnosis{}, false
 }
 
-// diagnoseSocket keeps the operation and the address of an error number: "dial
-// 127.0.0.1:443: connection refused".
+// diagnoseSocket describes an error number with its operation and address, such as
+// "dial 127.0.0.1:443: connection refused".
 func diagnoseSocket(err error) (diagnosis, bool) {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
