@@ -127,7 +127,7 @@ func TestImportRejectsAmbiguousLines(t *testing.T) {
 			store := &managetest.Store{}
 			report := importLines(t, newTestAPI(t, store, withLinks).Handler(http.NotFoundHandler()), "", test.line)
 			if len(report.Lines) != 1 || report.Lines[0].Error == nil || *report.Lines[0].Error != test.want {
-				t.Errorf("report = %+v, want one line rejected: %s", report, test.want)
+				t.Errorf("report = %+v, want one failed line: %s", report, test.want)
 			}
 			if len(store.Connections) != 0 {
 				t.Errorf("there are %d connections, want none", len(store.Connections))
@@ -135,5 +135,3 @@ func TestImportRejectsAmbiguousLines(t *testing.T) {
 		})
 	}
 }
-
-// lines, each of which waits for the store.

@@ -40,7 +40,7 @@ func (d *Dashboard) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if page.Statuses, page.Total, err = countStatuses(r.Context(), d.Operator); err != nil {
+	if page.Statuses, page.Total, err = countStatuses(r.Context(), d.Operator.Store); err != nil {
 		return err
 	}
 	page.Connections = found.Connections

@@ -82,7 +82,7 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 			page.Period = p
 		}
 	}
-	err := page.load(r.Context(), d.Operator, d.Now())
+	err := page.load(r.Context(), d.Operator.Store, d.Now())
 	if webguard.ClientGone(r, err) {
 		return err
 	}
@@ -96,7 +96,7 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 }
 
 // load reads what the page shows of connections.
-func (p *overviewPage) load(ctx context.Context, store *manage.Operator, now time.Time) (err error) {
+func (p *overviewPage) load(ctx context.Context, store manage.Store, now time.Time) (err error) {
 	if p.Statuses, p.Total, err = countStatuses(ctx, store); err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (p *overviewPage) load(ctx context.Context, store *manage.Operator, now tim
 
 // findAttentionGroup reads the connections that need attention for the cause. It
 // reads no more than it has to: the store may hold 100,000 connections.
-func findAttentionGroup(ctx context.Context, store *manage.Operator, c attentionCause, counts map[credstore.Status]int) (attentionGroup, error) {
+func findAttentionGroup(ctx context.Context, store manage.Store, c attentionCause, counts map[credstore.Status]int) (attentionGroup, error) {
 	group := attentionGroup{Title: c.Title, URL: "/connections?" + url.Values{"status": {c.Name}}.Encode()}
 	isStatus, q := c.Label == "", c.query
 	if q.Status != "" && counts[q.Status] == 0 {
@@ -129,7 +129,7 @@ func findAttentionGroup(ctx context.Context, store *manage.Operator, c attention
 	if isStatus {
 		q.Limit = maxShown
 	}
-	page, err := store.Store.List(ctx, q)
+	page, err := store.List(ctx, q)
 	if err != nil {
 		return group, err
 	}
@@ -148,8 +148,8 @@ type statusCount struct {
 }
 
 // countStatuses returns the number of connections with each status, and of all.
-func countStatuses(ctx context.Context, store *manage.Operator) (counts []statusCount, total int, err error) {
-	groups, err := store.Store.Count(ctx)
+func countStatuses(ctx context.Context, store manage.Store) (counts []statusCount, total int, err error) {
+	groups, err := store.Count(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
