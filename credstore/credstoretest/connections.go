@@ -27,7 +27,7 @@ func testCreate(t *testing.T, data Data) {
 	}
 	wantSame(t, "Create", created, want)
 	if created.ID == "" || created.CreatedAt.Before(before) || created.RefreshedAt.Before(before) {
-		t.Errorf("Create = %+v, want an id, and the times of now", created)
+		t.Errorf("Create = %+v, want an id and the current time", created)
 	}
 	found, err := s.Connections.Find(t.Context(), "acme")
 	if err != nil {
@@ -67,24 +67,24 @@ func testCreateInvalid(t *testing.T, data Data) {
 		}
 	}
 	if names := listAll(t.Context(), t, s, credstore.Query{}); len(names) > 0 {
-		t.Errorf("connections after refused creations = %v, want none", names)
+		t.Errorf("connections after rejected calls = %v, want none", names)
 	}
 }
 
-// testOutOfRangeTimes: a connection with such a time would end every
-// listing that it is in.
+// testOutOfRangeTimes checks that expiry times that JSON cannot encode are limited:
+// one such connection would break every list that contains it.
 func testOutOfRangeTimes(t *testing.T, data Data) {
 	s := data.Open(t)
 	for name, ends := range map[string]time.Time{
-		"for-ever":  time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
-		"long-past": time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
+		"far-future": time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
+		"far-past":   time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
 	} {
 		n := key(name)
 		n.Credential.ExpiresAt = ends
 		c := create(t, s, n)
 		for _, c := range []credstore.Connection{c, read(t, s, c.ID).Connection} {
 			if text, err := json.Marshal(c); err != nil || c.ExpiresAt.IsZero() {
-				t.Errorf("%s: %s, %v, want a time that can be written", name, text, err)
+				t.Errorf("%s: %s, %v, want a time that can be encoded", name, text, err)
 			}
 		}
 	}
@@ -129,7 +129,7 @@ func testTokenTaken(t *testing.T, data Data) {
 	wantConflict(t, "Create with the refresh token of another connection", err, credstore.ErrTokenTaken, "first")
 	save(t, s, next(parentOf(t, s, first.ID), "2"))
 	_, err = s.Connections.Create(t.Context(), again)
-	wantConflict(t, "Create with a token that another connection has spent", err, credstore.ErrTokenTaken, "first")
+	wantConflict(t, "Create with a used refresh token of another connection", err, credstore.ErrTokenTaken, "first")
 }
 
 func testRead(t *testing.T, data Data) {
@@ -154,7 +154,7 @@ func testReadUnknown(t *testing.T, data Data) {
 	wantErr(t, "Read of an unknown id", err, credstore.ErrNotFound)
 }
 
-// names returns n names in their order.
+// names returns n names in sorted order.
 func names(n int) []string {
 	all := make([]string, n)
 	for i := range all {
@@ -175,7 +175,7 @@ func testPages(t *testing.T, data Data) {
 	}
 	page, err := s.Connections.List(t.Context(), credstore.Query{Limit: 7})
 	if err != nil || page.Next != "" {
-		t.Errorf("List of just all = next %q, %v, want no next page", page.Next, err)
+		t.Errorf("List with a limit of all connections = next %q, %v, want no next page", page.Next, err)
 	}
 }
 
@@ -189,8 +189,8 @@ func testPagesWhileChanging(t *testing.T, data Data) {
 	if err != nil {
 		t.Fatalf("List: %v", err)
 	}
-	// The last one that was seen goes, and so does one to come; new ones appear
-	// on both sides.
+	// Remove the last connection of the page and one of the next page, and create
+	// one before and one after them.
 	for _, name := range []string{"c-002", "c-004"} {
 		if err := s.Connections.Remove(t.Context(), ids[name]); err != nil {
 			t.Fatalf("Remove(%q): %v", name, err)
@@ -222,7 +222,7 @@ func testSearch(t *testing.T, data Data) {
 		{credstore.Query{Search: "c-42"}, []string{"beta"}},
 		{credstore.Query{Search: "%"}, []string{"gamma"}},
 		{credstore.Query{Search: `\`}, []string{}},
-		{credstore.Query{Search: "alpha\x00"}, []string{}}, // no text that is kept holds these, nor does every database take them
+		{credstore.Query{Search: "alpha\x00"}, []string{}}, // no stored text contains these bytes, and some databases reject them
 		{credstore.Query{Search: "alpha\xff"}, []string{}},
 		{credstore.Query{Search: strings.Repeat("alpha", 20_000)}, []string{}},
 		{credstore.Query{Search: "ta"}, []string{"beta", "delta"}},
@@ -293,15 +293,15 @@ func testSetCompany(t *testing.T, data Data) {
 	s := data.Open(t)
 	want := create(t, s, pair("acme"))
 	company := credstore.Company{ID: "c-9", Name: "Neuf", Subject: "urn:pleo:company:c-9"}
-	for range 2 { // learning it again is no conflict with itself
+	for range 2 { // setting the same company again is not a conflict
 		if err := s.Connections.SetCompany(t.Context(), want.ID, company); err != nil {
-			t.Fatalf("Identify: %v", err)
+			t.Fatalf("SetCompany: %v", err)
 		}
 	}
 	want.CompanyID, want.CompanyName, want.Subject = "c-9", "Neuf", "urn:pleo:company:c-9"
 	wantSame(t, "the connection", read(t, s, want.ID).Connection, want)
 	wantSame(t, "a search for the company", listAll(t.Context(), t, s, credstore.Query{Search: "neuf"}), []string{"acme"})
-	wantErr(t, "Identify of an unknown id", s.Connections.SetCompany(t.Context(), "nothing", company), credstore.ErrNotFound)
+	wantErr(t, "SetCompany of an unknown id", s.Connections.SetCompany(t.Context(), "nothing", company), credstore.ErrNotFound)
 }
 
 func testSetCompanyConflict(t *testing.T, data Data) {
@@ -315,13 +315,13 @@ func testSetCompanyConflict(t *testing.T, data Data) {
 	third := create(t, s, shared)
 
 	err := s.Connections.SetCompany(t.Context(), second.ID, credstore.Company{ID: "c-1"})
-	wantConflict(t, "Identify with a bound company", err, credstore.ErrCompanyBound, "first")
+	wantConflict(t, "SetCompany with a bound company", err, credstore.ErrCompanyBound, "first")
 	c := read(t, s, second.ID).Connection
 	if c.CompanyID != "" || c.Status != credstore.Disabled || c.Reason != credstore.ReasonCompanyConflict {
-		t.Errorf("connection = %+v, want no company, and it disabled with reason %s", c, credstore.ReasonCompanyConflict)
+		t.Errorf("connection = %+v, want it disabled with reason %s, without a company", c, credstore.ReasonCompanyConflict)
 	}
 	if err := s.Connections.SetCompany(t.Context(), third.ID, credstore.Company{ID: "c-1"}); err != nil {
-		t.Errorf("Identify of a connection that may share: %v", err)
+		t.Errorf("SetCompany of a connection that may share: %v", err)
 	}
 }
 
@@ -336,27 +336,27 @@ func testRemove(t *testing.T, data Data) {
 	wantErr(t, "Find of a removed connection", err, credstore.ErrNotFound)
 	_, err = s.Connections.Read(t.Context(), c.ID)
 	wantErr(t, "Read of a removed connection", err, credstore.ErrNotFound)
-	wantErr(t, "Remove once more", s.Connections.Remove(t.Context(), c.ID), credstore.ErrNotFound)
+	wantErr(t, "second Remove", s.Connections.Remove(t.Context(), c.ID), credstore.ErrNotFound)
 	_, err = s.Credentials.Save(t.Context(), next(parent, "2"))
 	wantErr(t, "Save to a removed connection", err, credstore.ErrSuperseded)
 
 	again := create(t, s, pair("acme"))
 	if again.ID == c.ID {
-		t.Errorf("the id %q was used again", c.ID)
+		t.Errorf("the id %q was reused", c.ID)
 	}
 	_, err = s.Credentials.Save(t.Context(), next(parent, "2"))
-	wantErr(t, "Save to the removed connection after its name is used again", err, credstore.ErrSuperseded)
+	wantErr(t, "Save to a removed connection whose name is in use again", err, credstore.ErrSuperseded)
 }
 
 func testFacts(t *testing.T, data Data) {
 	s := data.Open(t)
 	for _, value := range []string{"", "yes", "no"} {
 		if value != "" {
-			if err := s.Changes.SetFact(t.Context(), "oracle", value); err != nil {
+			if err := s.Changes.SetFact(t.Context(), "token_introspection", value); err != nil {
 				t.Fatalf("SetFact(%q): %v", value, err)
 			}
 		}
-		got, err := data.Open(t).Changes.Fact(t.Context(), "oracle")
+		got, err := data.Open(t).Changes.Fact(t.Context(), "token_introspection")
 		if err != nil || got != value {
 			t.Errorf("Fact = %q, %v, want %q", got, err, value)
 		}
@@ -371,7 +371,7 @@ func testPing(t *testing.T, data Data) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.Ping(ended); !errors.Is(err, credstore.ErrUnavailable) {
-		t.Errorf("Ping with an ended context = %v, want %v", err, credstore.ErrUnavailable)
+		t.Errorf("Ping with a canceled context = %v, want %v", err, credstore.ErrUnavailable)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
@@ -380,7 +380,7 @@ func testPing(t *testing.T, data Data) {
 		t.Errorf("Ping after Close = %v, want %v", err, credstore.ErrUnavailable)
 	}
 	if err := s.Close(); err != nil {
-		t.Errorf("Close once more = %v, want nil", err)
+		t.Errorf("second Close = %v, want nil", err)
 	}
 }
 

@@ -20,7 +20,7 @@ func history(t *testing.T, s Store, id string) []credstore.Event {
 	for cursor := ""; ; {
 		page, err := s.History.Events(t.Context(), id, cursor, 200)
 		if err != nil {
-			t.Fatalf("History(%q): %v", id, err)
+			t.Fatalf("Events(%q): %v", id, err)
 		}
 		all = append(all, page.Events...)
 		if cursor = page.Next; cursor == "" {
@@ -30,8 +30,8 @@ func history(t *testing.T, s Store, id string) []credstore.Event {
 	}
 }
 
-// wantHistory fails the test unless events of these types, and no others, have
-// been added since the first seen of them.
+// wantHistory fails the test unless the history after its first seen events consists
+// of events of exactly the wanted types.
 func wantHistory(t *testing.T, s Store, id string, seen int, want ...credstore.EventType) {
 	t.Helper()
 	got := []credstore.EventType{}
@@ -44,7 +44,7 @@ func wantHistory(t *testing.T, s Store, id string, seen int, want ...credstore.E
 func recordEvent(t *testing.T, s Store, id string, e credstore.Event) {
 	t.Helper()
 	if err := s.History.RecordEvent(t.Context(), id, e); err != nil {
-		t.Fatalf("Note(%q): %v", id, err)
+		t.Fatalf("RecordEvent(%q): %v", id, err)
 	}
 }
 
@@ -54,13 +54,13 @@ func testHistory(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	ctx := credstore.WithActor(t.Context(), credstore.ActorCustomer)
 	if err := s.History.RecordEvent(ctx, c.ID, credstore.Event{Type: credstore.EventConsentFailed, Code: "access_denied", Message: "said no"}); err != nil {
-		t.Fatalf("Note: %v", err)
+		t.Fatalf("RecordEvent: %v", err)
 	}
 	got := history(t, data.Open(t), c.ID)
 	if len(got) != 2 || got[0].ID == got[1].ID || len(got[0].ID) < 20 || got[0].At.Before(before) || got[0].At.After(time.Now().Add(time.Second)) {
-		t.Fatalf("history = %+v, want two events of now with ids of their own", got)
+		t.Fatalf("history = %+v, want two current events with different ids", got)
 	}
-	wantSame(t, "a noted event", got[1], credstore.Event{
+	wantSame(t, "the recorded event", got[1], credstore.Event{
 		ID: got[1].ID, ConnectionID: c.ID, Connection: "acme", Type: credstore.EventConsentFailed, At: got[1].At,
 		Actor: credstore.ActorCustomer, Status: credstore.Active, Version: 1, Code: "access_denied", Message: "said no",
 	})
@@ -68,11 +68,11 @@ func testHistory(t *testing.T, data Data) {
 		t.Errorf("first event = %+v, want the creation by %s", got[0], credstore.ActorProxy)
 	}
 	_, err := s.History.Events(t.Context(), "nothing", "", 0)
-	wantErr(t, "History of an unknown id", err, credstore.ErrNotFound)
-	wantErr(t, "Note of an unknown id", s.History.RecordEvent(t.Context(), "nothing", credstore.Event{}), credstore.ErrNotFound)
+	wantErr(t, "Events of an unknown id", err, credstore.ErrNotFound)
+	wantErr(t, "RecordEvent of an unknown id", s.History.RecordEvent(t.Context(), "nothing", credstore.Event{}), credstore.ErrNotFound)
 }
 
-// testInvalidText: what a server says must not keep a store from recording it.
+// testInvalidText checks that a store records any text that a server sends.
 func testInvalidText(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
@@ -84,18 +84,18 @@ func testInvalidText(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	if err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f.Failure, credstore.ReasonRefreshTokenRejected, false); err != nil {
-		t.Fatalf("Condemn: %v", err)
+		t.Fatalf("MarkReauthorizationRequired: %v", err)
 	}
-	half := next(parentOf(t, s, c.ID), "2")
-	half.RefreshFailure = &f
-	save(t, s, half)
+	failed := next(parentOf(t, s, c.ID), "2")
+	failed.RefreshFailure = &f
+	save(t, s, failed)
 	texts := []string{read(t, s, c.ID).Connection.LastError.Message}
 	for _, e := range history(t, s, c.ID)[1:] {
 		texts = append(texts, e.Code, e.Message)
 	}
 	for _, text := range texts {
 		if len(text) > credstore.MaxTextLength || len(text) < credstore.MaxTextLength-4 || !utf8.ValidString(text) || !strings.HasPrefix(text, "no\uFFFD\uFFFD'\";--ø") {
-			t.Errorf("the text is kept as %q, want its printable beginning", text)
+			t.Errorf("text = %q, want the beginning of the original in valid UTF-8", text)
 		}
 	}
 }
@@ -116,10 +116,10 @@ func testHistoryPages(t *testing.T, data Data) {
 		for cursor := ""; ; {
 			page, err := s.History.Events(t.Context(), c.ID, cursor, limit)
 			if err != nil {
-				t.Fatalf("History: %v", err)
+				t.Fatalf("Events: %v", err)
 			}
 			if len(page.Events) > limit {
-				t.Fatalf("History with limit %d gave %d events", limit, len(page.Events))
+				t.Fatalf("Events with limit %d returned %d events", limit, len(page.Events))
 			}
 			for _, e := range page.Events {
 				got = append(got, e.Message)
@@ -135,12 +135,12 @@ func testHistoryPages(t *testing.T, data Data) {
 		limit  int
 	}{{"", -1}, {"", 201}, {"!", 1}, {"YWZ0ZXI", 1}} {
 		_, err := s.History.Events(t.Context(), c.ID, bad.cursor, bad.limit)
-		wantErr(t, fmt.Sprintf("History(%q, %d)", bad.cursor, bad.limit), err, credstore.ErrBadQuery)
+		wantErr(t, fmt.Sprintf("Events(%q, %d)", bad.cursor, bad.limit), err, credstore.ErrBadQuery)
 	}
 }
 
-// testHistoryBounded: however much happens, the history neither grows without
-// end nor loses what is rare to what is frequent.
+// testHistoryBounded checks that the history is limited, and that frequent events do
+// not displace rare ones.
 func testHistoryBounded(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
@@ -169,16 +169,16 @@ func testHistoryOfRemoved(t *testing.T, data Data) {
 	}
 	wantHistory(t, s, c.ID, 0, credstore.EventImported, credstore.EventRemoved)
 	if got := history(t, s, c.ID)[1]; got.Actor != credstore.ActorCommandLine || got.Connection != "acme" {
-		t.Errorf("removal = %+v, want who did it, and what it was called", got)
+		t.Errorf("removal = %+v, want the actor and the name", got)
 	}
 	later := create(t, s, pair("acme"))
-	wantRemoved(t, s, "acme", c.ID) // the other lives
+	wantRemoved(t, s, "acme", c.ID) // the later one still exists
 	if err := s.Connections.Remove(ctx, later.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
 	wantRemoved(t, s, "acme", later.ID)
 	create(t, s, key("shop"))
-	for _, name := range []string{"shop", "Acme", "nobody", ""} {
+	for _, name := range []string{"shop", "Acme", "unknown", ""} {
 		_, err := s.History.Removed(t.Context(), name)
 		wantErr(t, fmt.Sprintf("Removed(%q)", name), err, credstore.ErrNotFound)
 	}
@@ -191,7 +191,8 @@ func wantRemoved(t *testing.T, s Store, name, want string) {
 	}
 }
 
-// testHistoryOfRefreshes follows a token pair through good and bad days.
+// testHistoryOfRefreshes checks the events of a token pair that is refreshed, fails,
+// is rejected and recovers.
 func testHistoryOfRefreshes(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
@@ -203,7 +204,7 @@ func testHistoryOfRefreshes(t *testing.T, data Data) {
 	}
 	n := next(parentOf(t, s, c.ID), "2")
 	save(t, s, n)
-	save(t, s, n) // as after a lost answer to COMMIT
+	save(t, s, n) // as after a lost response to COMMIT
 	expect(credstore.EventRefreshed)
 
 	f := failure(false)
@@ -215,25 +216,25 @@ func testHistoryOfRefreshes(t *testing.T, data Data) {
 	recordFailure(t, s, c.ID, f)
 	expect(credstore.EventRefreshFailed)
 	if e := history(t, s, c.ID)[seen-1]; e.Code != "another" || e.Message != f.Failure.Message || e.Status != credstore.Degraded {
-		t.Errorf("event = %+v, want what went wrong and the status", e)
+		t.Errorf("event = %+v, want the failure and the status", e)
 	}
 	save(t, s, next(parentOf(t, s, c.ID), "3"))
-	expect(credstore.EventRefreshed) // nobody had been alarmed
+	expect(credstore.EventRefreshed) // not EventRecovered: no notification was sent
 
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	expect(credstore.EventReauthorizationRequired)
 	if err := s.Credentials.RetryRejected(t.Context(), c.ID, start()); err != nil {
-		t.Fatalf("Retry: %v", err)
+		t.Fatalf("RetryRejected: %v", err)
 	}
 	expect(credstore.EventRetryRequested)
 	save(t, s, next(parentOf(t, s, c.ID), "4"))
 	expect(credstore.EventRecovered)
 	requestRefresh(t, s, c.ID)
 	expect(credstore.EventRefreshRequested)
-	half := next(parentOf(t, s, c.ID), "5")
-	half.AccessToken, half.RefreshFailure = credstore.Secret{}, &f
-	save(t, s, half)
+	failed := next(parentOf(t, s, c.ID), "5")
+	failed.AccessToken, failed.RefreshFailure = credstore.Secret{}, &f
+	save(t, s, failed)
 	expect(credstore.EventDegraded)
 }
 
@@ -252,7 +253,7 @@ func testHistoryOfKeys(t *testing.T, data Data) {
 	defer release(t, l)
 	for range 2 {
 		if err := s.Credentials.Reinstate(t.Context(), l, parentOf(t, s, c.ID)); err != nil {
-			t.Fatalf("Acquit: %v", err)
+			t.Fatalf("Reinstate: %v", err)
 		}
 	}
 	replace(t, s, l, credstore.Replacement{Credential: credstore.NewCredential{APIKey: secret("other")}})
@@ -266,14 +267,14 @@ func testHistoryOfCompany(t *testing.T, data Data) {
 	c := create(t, s, n)
 	for range 2 {
 		if err := s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1", Name: "Acme ApS"}); err != nil {
-			t.Fatalf("Identify: %v", err)
+			t.Fatalf("SetCompany: %v", err)
 		}
 	}
 	wantHistory(t, s, c.ID, 0, credstore.EventCreated, credstore.EventCompanyOverride, credstore.EventCompanyLearned)
 
 	bound := create(t, s, pair("bound"))
 	err := s.Connections.SetCompany(t.Context(), bound.ID, credstore.Company{ID: "c-1"})
-	wantConflict(t, "Identify with a bound company", err, credstore.ErrCompanyBound, "acme")
+	wantConflict(t, "SetCompany with a bound company", err, credstore.ErrCompanyBound, "acme")
 	wantHistory(t, s, bound.ID, 1, credstore.EventDisabled, credstore.EventReauthorizationRequired)
 }
 
@@ -282,15 +283,15 @@ func testDisable(t *testing.T, data Data) {
 	for _, test := range []struct {
 		name    string
 		prepare func(id string)
-		while   func(id string) // disabled
+		while   func(id string) // called while it is disabled
 		want    credstore.Status
 	}{
 		{"active", nil, nil, credstore.Active},
 		{"degraded", func(id string) { recordFailure(t, s, id, failure(false)) }, nil, credstore.Degraded},
-		{"condemned", func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, nil, credstore.ReauthorizationRequired},
-		{"condemned meanwhile", nil, func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, credstore.ReauthorizationRequired},
-		{"saved meanwhile", func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, func(id string) { save(t, s, next(parentOf(t, s, id), "of "+id)) }, credstore.Active},
-		{"set back meanwhile", nil, func(id string) { recordFailure(t, s, id, failure(false)) }, credstore.Degraded},
+		{"reauthorization required", func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, nil, credstore.ReauthorizationRequired},
+		{"reauthorization required while disabled", nil, func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, credstore.ReauthorizationRequired},
+		{"saved while disabled", func(id string) { requireReauthorization(t, s, parentOf(t, s, id), false) }, func(id string) { save(t, s, next(parentOf(t, s, id), "of "+id)) }, credstore.Active},
+		{"failed while disabled", nil, func(id string) { recordFailure(t, s, id, failure(false)) }, credstore.Degraded},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := create(t, s, pair(fmt.Sprintf("c-%x", test.name)))
@@ -333,14 +334,13 @@ func testDisablePending(t *testing.T, data Data) {
 	if err := s.Connections.Enable(t.Context(), c.ID); err != nil {
 		t.Fatalf("Enable: %v", err)
 	}
-	await(t, "an enabling", reports, c.ID)
+	await(t, "the enabled connection", reports, c.ID)
 	wantSame(t, "the enabled connection", read(t, s, c.ID).Connection, c)
 	wantHistory(t, s, c.ID, 0, credstore.EventCreated, credstore.EventDisabled, credstore.EventEnabled)
 }
 
-// testEnableAlarms: one that was condemned while it was disabled needs a person
-// from the moment on that it is enabled, and one that was mended meanwhile has
-// recovered then.
+// testEnableAlarms checks that changes of the status while a connection is disabled are
+// notified when it is enabled: reauthorization_required as well as a recovery.
 func testEnableAlarms(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
@@ -367,7 +367,7 @@ func testExport(t *testing.T, data Data) {
 		want := read(t, s, c.ID)
 		l := acquire(t, data.Open(t), c.ID, "refresher")
 		_, err := s.Connections.Export(t.Context(), c.ID)
-		wantErr(t, "Export while somebody refreshes", err, credstore.ErrBusy)
+		wantErr(t, "Export during a refresh", err, credstore.ErrBusy)
 		wantSame(t, "the state", read(t, s, c.ID), want)
 		release(t, l)
 
@@ -406,7 +406,8 @@ func testListByKind(t *testing.T, data Data) {
 	}
 }
 
-// testLinkSecrets plants secrets in everything that people bring along.
+// testLinkSecrets checks that the secrets of links, consents, replacements and staged
+// keys are not stored in plain text.
 func testLinkSecrets(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
@@ -438,7 +439,7 @@ func testLinkSecrets(t *testing.T, data Data) {
 		"planted-state", "planted-verifier", "planted-access", "planted-refresh", "planted-next-key", link.Reveal(), fresh.Reveal(),
 	} {
 		if bytes.Contains(dump, []byte(plain)) {
-			t.Errorf("%q stands in the store's data", plain)
+			t.Errorf("%q is in the data of the store in plain text", plain)
 		}
 	}
 }

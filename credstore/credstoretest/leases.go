@@ -17,7 +17,7 @@ func testLeaseExcludes(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	l := acquire(t, s, c.ID, "me")
 	if l.ConnectionID() != c.ID || l.Owner() != "me" || l.Fence() < 1 || l.Remaining() < 10*time.Second {
-		t.Errorf("lease = %q, %q, fence %d, %v, want one for %q by me that lasts",
+		t.Errorf("lease = %q, %q, fence %d, %v, want one for %q by me with at least 10 seconds left",
 			l.ConnectionID(), l.Owner(), l.Fence(), l.Remaining(), c.ID)
 	}
 	_, err := s.Credentials.Acquire(t.Context(), c.ID, "me")
@@ -43,7 +43,7 @@ func testLeaseRelease(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	release(t, l)
 	successor := acquire(t, other, c.ID, "other")
-	release(t, l) // must not end the lease of somebody else
+	release(t, l) // must not end the lease of the other process
 	_, err := s.Credentials.Acquire(t.Context(), c.ID, "me")
 	wantErr(t, "Acquire after releasing twice", err, credstore.ErrBusy)
 	release(t, successor)
@@ -57,7 +57,7 @@ func testLeaseClose(t *testing.T, data Data) {
 		t.Fatalf("Close: %v", err)
 	}
 	successor := acquire(t, other, c.ID, "other")
-	release(t, l) // must not end the lease of somebody else
+	release(t, l) // must not end the lease of the other process
 	_, err := data.Open(t).Credentials.Acquire(t.Context(), c.ID, "third")
 	wantErr(t, "Acquire after the release of a lease that had ended", err, credstore.ErrBusy)
 	release(t, successor)
@@ -72,10 +72,10 @@ func testLeaseLost(t *testing.T, data Data) {
 	want := read(t, s, c.ID)
 	f := failure(false)
 	_, err := s.Credentials.RecordIntent(t.Context(), l, parent, start())
-	wantErr(t, "Intend", err, credstore.ErrLeaseLost)
-	wantErr(t, "Withdraw", s.Credentials.CancelIntent(t.Context(), l, parent, &f), credstore.ErrLeaseLost)
-	wantErr(t, "Doubt", s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrLeaseLost)
-	wantErr(t, "Condemn", s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, true), credstore.ErrLeaseLost)
+	wantErr(t, "RecordIntent", err, credstore.ErrLeaseLost)
+	wantErr(t, "CancelIntent", s.Credentials.CancelIntent(t.Context(), l, parent, &f), credstore.ErrLeaseLost)
+	wantErr(t, "MarkOutcomeUnknown", s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrLeaseLost)
+	wantErr(t, "MarkReauthorizationRequired", s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, true), credstore.ErrLeaseLost)
 	wantSame(t, "the state", read(t, s, c.ID), want)
 	if l.Remaining() > 0 {
 		t.Errorf("Remaining of a released lease = %v, want 0", l.Remaining())
@@ -112,9 +112,9 @@ func testFence(t *testing.T, data Data) {
 	}
 }
 
-// testOneByOne has many goroutines of two processes refresh one credential, each
-// as the protocol wants it: every version is made from the one before, and none
-// is lost.
+// testOneByOne refreshes one credential from many goroutines of two processes, each
+// according to the protocol. Every version must come from the one before it, and none
+// may be lost.
 func testOneByOne(t *testing.T, data Data) {
 	const goroutines = 100
 	stores := []Store{data.Open(t), data.Open(t)}
@@ -144,8 +144,8 @@ func testOneByOne(t *testing.T, data Data) {
 	}
 }
 
-// refreshOnce refreshes when its turn comes. A lease does not tell when it ends:
-// the more are waiting, the longer each leaves the store to the others.
+// refreshOnce refreshes the credential as soon as it gets the lease. It polls, because
+// the end of a lease is not signaled, and polls less often the more goroutines wait.
 func refreshOnce(t *testing.T, s Store, id, tokens string, waiting *atomic.Int64) (version int64, err error) {
 	l, err := s.Credentials.Acquire(t.Context(), id, tokens)
 	for errors.Is(err, credstore.ErrBusy) {
@@ -163,7 +163,7 @@ func refreshOnce(t *testing.T, s Store, id, tokens string, waiting *atomic.Int64
 	}
 	intent, err := s.Credentials.RecordIntent(t.Context(), l, state.Credential.Parent(), start())
 	if err == nil && intent.Attempts != 1 {
-		err = fmt.Errorf("token presented %d times", intent.Attempts)
+		err = fmt.Errorf("the token was sent %d times", intent.Attempts)
 	}
 	if err != nil {
 		return 0, err

@@ -43,7 +43,7 @@ func replace(t *testing.T, s Store, l credstore.Lease, r credstore.Replacement) 
 	return c
 }
 
-// grant is a replacement by a token pair.
+// grant returns a replacement with a token pair.
 func grant(tokens string) credstore.Replacement {
 	return credstore.Replacement{
 		Credential: credstore.NewCredential{
@@ -66,12 +66,12 @@ func testLinks(t *testing.T, data Data) {
 		ReturnURL: request.ReturnURL, AllowOtherCompany: true, AllowSharedCompany: true,
 	}
 	wantSame(t, "OpenLink", l, want)
-	wantSame(t, "what the history says of the link", history(t, s, c.ID)[1].Message, "it can be used until "+l.ExpiresAt.Format(time.RFC3339)+
+	wantSame(t, "the message of the event", history(t, s, c.ID)[1].Message, "it can be used until "+l.ExpiresAt.Format(time.RFC3339)+
 		", also for another company than before, also for a company that another connection has")
 	if bits, err := base64.RawURLEncoding.DecodeString(token.Reveal()); err == nil && len(bits) < 32 || time.Since(l.CreatedAt).Abs() > time.Minute {
-		t.Errorf("the token has %d bytes and is of %v, want 32 of now", len(bits), l.CreatedAt)
+		t.Errorf("the token has %d bytes, created %v, want 32 bytes, created now", len(bits), l.CreatedAt)
 	}
-	for range 2 { // finding it spends nothing
+	for range 2 { // finding a link does not use it up
 		found, err := other.Links.FindLink(t.Context(), token)
 		if err != nil {
 			t.Fatalf("FindLink: %v", err)
@@ -79,25 +79,25 @@ func testLinks(t *testing.T, data Data) {
 		wantSame(t, "FindLink", found, want)
 	}
 	if again := openLink(t, other, c.ID, request); !again.Equal(token) {
-		t.Error("the same request opened another link")
+		t.Error("OpenLink of the same request returned another link")
 	}
 	plain := openLink(t, s, c.ID, credstore.LinkRequest{})
 	if plain.Equal(token) || openLink(t, s, d.ID, request).Equal(token) {
-		t.Error("another request, or one for another connection, gave the same link")
+		t.Error("OpenLink of another request or for another connection returned the same link")
 	}
 	brief := request
 	brief.TTL = time.Minute
 	if short := openLink(t, s, c.ID, brief); short.Equal(token) || !openLink(t, other, c.ID, request).Equal(token) {
-		t.Error("a link that is to end sooner was not another one, or took the place of the longer one")
+		t.Error("OpenLink with a shorter TTL returned the same link, or replaced the longer one")
 	}
 	lasting := request
 	lasting.MinRemaining = 30 * time.Minute
 	if !openLink(t, other, c.ID, lasting).Equal(token) {
-		t.Error("a link that lasts long enough was not opened again")
+		t.Error("OpenLink did not return the existing link, which lasts long enough")
 	}
 	lasting.TTL, lasting.MinRemaining = 4*time.Hour, 2*time.Hour
 	if longer := openLink(t, other, c.ID, lasting); longer.Equal(token) || findErr(t, s, token) != nil {
-		t.Error("a link that ends too soon was opened again, or ended by the one that lasts")
+		t.Error("OpenLink returned a link that ends too soon, or ended that link")
 	}
 	_, err = s.Links.FindLink(t.Context(), secret("nothing"))
 	wantErr(t, "FindLink of an unknown token", err, credstore.ErrNotFound)
@@ -114,21 +114,21 @@ func testLinks(t *testing.T, data Data) {
 func testReplaceExistingLinks(t *testing.T, data Data) {
 	s := data.Open(t)
 	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
-	first, stranger := openLink(t, s, c.ID, credstore.LinkRequest{}), openLink(t, s, d.ID, credstore.LinkRequest{})
+	first, other := openLink(t, s, c.ID, credstore.LinkRequest{}), openLink(t, s, d.ID, credstore.LinkRequest{})
 	second := openLink(t, s, c.ID, credstore.LinkRequest{ReturnURL: "https://example.com"})
 	fresh := openLink(t, s, c.ID, credstore.LinkRequest{ReplaceExisting: true})
 	for _, token := range []credstore.Secret{first, second} {
 		l, err := s.Links.FindLink(t.Context(), token)
-		wantErr(t, "FindLink of one before a fresh one", err, credstore.ErrLinkExpired)
+		wantErr(t, "FindLink of a replaced link", err, credstore.ErrLinkExpired)
 		if l.ConnectionID != c.ID {
-			t.Errorf("ended link = %+v, want whose it was", l)
+			t.Errorf("replaced link = %+v, want its connection", l)
 		}
 	}
-	if _, err := s.Links.FindLink(t.Context(), stranger); err != nil {
+	if _, err := s.Links.FindLink(t.Context(), other); err != nil {
 		t.Errorf("FindLink of another connection's link: %v", err)
 	}
 	if again := openLink(t, s, c.ID, credstore.LinkRequest{}); !again.Equal(fresh) {
-		t.Error("the fresh link is not the one that is opened next")
+		t.Error("OpenLink did not return the new link")
 	}
 	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
@@ -150,7 +150,7 @@ func testLinkExpires(t *testing.T, data Data) {
 	wantErr(t, "FindLink", err, credstore.ErrLinkExpired)
 	wantErr(t, "BeginConsent", s.Links.BeginConsent(t.Context(), attempt(token, "s")), credstore.ErrLinkExpired)
 	if openLink(t, s, c.ID, credstore.LinkRequest{}).Equal(token) {
-		t.Error("an expired link was opened again")
+		t.Error("OpenLink returned an expired link")
 	}
 }
 
@@ -171,7 +171,7 @@ func testLinksBounded(t *testing.T, data Data) {
 	}
 	wantErr(t, "FindLink of the last of many", findErr(t, s, opened[len(opened)-1]), nil)
 	if kept != credstore.MaxLinks {
-		t.Errorf("%d links are kept, want %d", kept, credstore.MaxLinks)
+		t.Errorf("%d links are valid, want %d", kept, credstore.MaxLinks)
 	}
 }
 
@@ -193,7 +193,7 @@ func testConsentsBounded(t *testing.T, data Data) {
 		}
 	}
 	if kept != credstore.MaxConsents {
-		t.Errorf("%d attempts are kept, want %d", kept, credstore.MaxConsents)
+		t.Errorf("%d consents are stored, want %d", kept, credstore.MaxConsents)
 	}
 }
 
@@ -203,7 +203,7 @@ func findErr(t *testing.T, s Store, token credstore.Secret) error {
 	return err
 }
 
-// attempt is one to get consent by the link.
+// attempt returns a consent that begins at the link.
 func attempt(link credstore.Secret, state string) credstore.Consent {
 	return credstore.Consent{
 		State: secret("state-" + state), Link: link, Verifier: secret("verifier-" + state), Browser: []byte("browser"),
@@ -232,7 +232,7 @@ func testConsent(t *testing.T, data Data) {
 	wantSame(t, "TakeConsent", got, want)
 	for _, browser := range []string{"browser", "another"} {
 		_, err = s.Links.TakeConsent(t.Context(), want.State, []byte(browser))
-		wantErr(t, "TakeConsent once more", err, credstore.ErrNotFound)
+		wantErr(t, "second TakeConsent", err, credstore.ErrNotFound)
 	}
 }
 
@@ -253,15 +253,15 @@ func testConsentErrors(t *testing.T, data Data) {
 	_, err = s.Links.TakeConsent(t.Context(), past.State, past.Browser)
 	wantErr(t, "TakeConsent of an expired one", err, credstore.ErrNotFound)
 
-	begin(t, s, attempt(link, "crossed"))
+	begin(t, s, attempt(link, "concurrent"))
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	g := grant("1")
 	g.LinkToken = link
 	replace(t, s, l, g)
 	wantErr(t, "BeginConsent by a used link", s.Links.BeginConsent(t.Context(), attempt(link, "2")), credstore.ErrLinkUsed)
-	if _, err := s.Links.TakeConsent(t.Context(), secret("state-crossed"), []byte("browser")); err != nil {
-		t.Errorf("TakeConsent with a link that was used meanwhile = %v, want nil", err)
+	if _, err := s.Links.TakeConsent(t.Context(), secret("state-concurrent"), []byte("browser")); err != nil {
+		t.Errorf("TakeConsent after its link was used = %v, want nil", err)
 	}
 	begin(t, s, attempt(openLink(t, s, c.ID, credstore.LinkRequest{}), "removed"))
 	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
@@ -271,7 +271,7 @@ func testConsentErrors(t *testing.T, data Data) {
 	wantErr(t, "TakeConsent for a removed connection", err, credstore.ErrNotFound)
 }
 
-// testConsentOnce: of many who take it at once, one gets it.
+// testConsentOnce checks that exactly one of several concurrent calls takes a consent.
 func testConsentOnce(t *testing.T, data Data) {
 	s, other := data.Open(t), data.Open(t)
 	c := create(t, s, pair("acme"))

@@ -18,10 +18,10 @@ func testRequestRefresh(t *testing.T, data Data) {
 	s, other := data.Open(t), data.Open(t)
 	c := create(t, s, pair("acme"))
 	reports := watch(t, other)
-	await(t, "a creation", reports, c.ID)
+	await(t, "the creation", reports, c.ID)
 	want := read(t, s, c.ID)
 	requestRefresh(t, s, c.ID)
-	await(t, "a request", reports, c.ID)
+	await(t, "the request", reports, c.ID)
 	want.RequestedAt = start()
 	got := read(t, other, c.ID)
 	if got.RequestedAt.IsZero() || got.RequestedAt.After(want.RequestedAt) {
@@ -38,22 +38,22 @@ func testRequestSettled(t *testing.T, data Data) {
 	for _, test := range []struct {
 		name   string
 		settle func(l credstore.Lease, parent credstore.Parent) error
-		want   bool // that the request is still there
+		want   bool // whether the request is still there
 	}{
 		{"save", func(_ credstore.Lease, parent credstore.Parent) error {
 			_, err := s.Credentials.Save(t.Context(), next(parent, "2"))
 			return err
 		}, false},
-		{"setback", func(l credstore.Lease, parent credstore.Parent) error {
+		{"failure", func(l credstore.Lease, parent credstore.Parent) error {
 			return s.Credentials.CancelIntent(t.Context(), l, parent, &f)
 		}, false},
-		{"doubt", func(l credstore.Lease, parent credstore.Parent) error {
+		{"unknown-outcome", func(l credstore.Lease, parent credstore.Parent) error {
 			return s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f)
 		}, false},
-		{"condemnation", func(l credstore.Lease, parent credstore.Parent) error {
+		{"rejection", func(l credstore.Lease, parent credstore.Parent) error {
 			return s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, f.Reason, false)
 		}, false},
-		{"refresh-given-up", func(l credstore.Lease, parent credstore.Parent) error {
+		{"cancellation", func(l credstore.Lease, parent credstore.Parent) error {
 			return s.Credentials.CancelIntent(t.Context(), l, parent, nil)
 		}, true},
 	} {
@@ -67,7 +67,7 @@ func testRequestSettled(t *testing.T, data Data) {
 		}
 		release(t, l)
 		if got := !read(t, s, c.ID).RequestedAt.IsZero(); got != test.want {
-			t.Errorf("after a %s the request is there: %v, want %v", test.name, got, test.want)
+			t.Errorf("refresh still requested after %s = %v, want %v", test.name, got, test.want)
 		}
 	}
 }
@@ -78,15 +78,15 @@ func testRetryRejected(t *testing.T, data Data) {
 	requireReauthorization(t, s, parentOf(t, s, c.ID), true)
 	reports := watch(t, data.Open(t))
 	if err := s.Credentials.RetryRejected(t.Context(), c.ID, start()); err != nil {
-		t.Fatalf("Retry: %v", err)
+		t.Fatalf("RetryRejected: %v", err)
 	}
-	await(t, "a retry", reports, c.ID)
+	await(t, "the retry", reports, c.ID)
 	got := read(t, s, c.ID)
 	if got.Connection.Status != credstore.Degraded || got.Connection.Reason != credstore.ReasonRetryRequested || got.RequestedAt.IsZero() {
 		t.Errorf("state = %+v, want degraded (%s) with a request", got, credstore.ReasonRetryRequested)
 	}
 	if !got.Credential.RejectedAt.IsZero() || got.Credential.RefreshToken.IsZero() || got.Connection.LastError == nil {
-		t.Errorf("state = %+v, want the token kept and not refused, and the last error still there", got)
+		t.Errorf("state = %+v, want the token without RejectedAt, and the last error", got)
 	}
 	due, err := s.Credentials.Due(t.Context(), start().Add(1e12), 10)
 	if err != nil || len(due) != 1 {
@@ -100,10 +100,10 @@ func testRetryNotRejected(t *testing.T, data Data) {
 	requireReauthorization(t, s, parentOf(t, s, apiKey.ID), false)
 	for _, c := range []credstore.Connection{apiKey, tokens} {
 		want := read(t, s, c.ID)
-		wantErr(t, "Retry of "+c.Name, s.Credentials.RetryRejected(t.Context(), c.ID, start()), credstore.ErrNotRejected)
+		wantErr(t, "RetryRejected of "+c.Name, s.Credentials.RetryRejected(t.Context(), c.ID, start()), credstore.ErrNotRejected)
 		wantSame(t, "the state", read(t, s, c.ID), want)
 	}
-	wantErr(t, "Retry of an unknown id", s.Credentials.RetryRejected(t.Context(), "nothing", start()), credstore.ErrNotFound)
+	wantErr(t, "RetryRejected of an unknown id", s.Credentials.RetryRejected(t.Context(), "nothing", start()), credstore.ErrNotFound)
 }
 
 func testReinstate(t *testing.T, data Data) {
@@ -114,16 +114,16 @@ func testReinstate(t *testing.T, data Data) {
 		parent := want.Credential.Parent()
 		requireReauthorization(t, s, parent, false)
 		l := acquire(t, s, c.ID, "me")
-		for range 2 { // as after a lost answer to COMMIT
+		for range 2 { // as after a lost response to COMMIT
 			if err := s.Credentials.Reinstate(t.Context(), l, parent); err != nil {
-				t.Fatalf("Acquit: %v", err)
+				t.Fatalf("Reinstate: %v", err)
 			}
 		}
-		wantSame(t, "the acquitted state", read(t, s, c.ID), want)
+		wantSame(t, "the state", read(t, s, c.ID), want)
 		parent.Version++
-		wantErr(t, "Acquit of another version", s.Credentials.Reinstate(t.Context(), l, parent), credstore.ErrSuperseded)
+		wantErr(t, "Reinstate of another version", s.Credentials.Reinstate(t.Context(), l, parent), credstore.ErrSuperseded)
 		release(t, l)
-		wantErr(t, "Acquit without a lease", s.Credentials.Reinstate(t.Context(), l, want.Credential.Parent()), credstore.ErrLeaseLost)
+		wantErr(t, "Reinstate without a lease", s.Credentials.Reinstate(t.Context(), l, want.Credential.Parent()), credstore.ErrLeaseLost)
 	}
 }
 
@@ -174,6 +174,6 @@ func testPromoteNothing(t *testing.T, data Data) {
 	wantErr(t, "PromoteKey without a lease", err, credstore.ErrLeaseLost)
 	wantErr(t, "StageKey of an unknown id", s.Connections.StageKey(t.Context(), "nothing", secret("k"), time.Time{}), credstore.ErrNotFound)
 	if s.Connections.StageKey(t.Context(), tokens.ID, secret("k"), time.Time{}) == nil || s.Connections.StageKey(t.Context(), c.ID, credstore.Secret{}, time.Time{}) == nil {
-		t.Error("StageKey beside a token pair, or of an empty key = nil, want errors")
+		t.Error("StageKey on a token pair, or of an empty key = nil, want an error")
 	}
 }

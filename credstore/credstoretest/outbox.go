@@ -10,34 +10,33 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// TestOutbox proves that a store keeps the promises of [credstore.Outbox] too:
-// what Data.Open returns must be one.
+// TestOutbox runs the tests of the outbox. fresh returns an empty Data for each test.
 func TestOutbox(t *testing.T, fresh func(t *testing.T) Data) {
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, Data)
 	}{
-		{"deliver what is subscribed to", testDelivery},
-		{"watch what is queued", testWatchDeliveries},
-		{"deliver after a delay", testDelay},
-		{"deliver about a connection in order", testDeliveryOrder},
-		{"deliver again after a crash", testRedelivery},
-		{"deliver once between two", testMarkDelivered},
-		{"postpone and drop", testPostpone},
-		{"say nothing of short alarms", testDebounce},
-		{"say the end of what was told", testDebounceAfterClaim},
-		{"alarm once", testAlarmOnce},
-		{"subscribe anew", testSubscribe},
-		{"queue within bounds", testQueueBounded},
-		{"remind of keys", testRecordKeyExpiring},
-		{"remind of the right keys", testKeysExpiring},
-		{"keys keep their end", testKeyExpiry},
+		{"delivery", testDelivery},
+		{"watch deliveries", testWatchDeliveries},
+		{"delay", testDelay},
+		{"order of deliveries", testDeliveryOrder},
+		{"redelivery after a crash", testRedelivery},
+		{"concurrent claims", testMarkDelivered},
+		{"postpone and abandon", testPostpone},
+		{"debounce", testDebounce},
+		{"no debounce after a claim", testDebounceAfterClaim},
+		{"notify once", testAlarmOnce},
+		{"subscribe", testSubscribe},
+		{"queue is bounded", testQueueBounded},
+		{"record key expiring", testRecordKeyExpiring},
+		{"keys expiring", testKeysExpiring},
+		{"key expiry", testKeyExpiry},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })
 	}
 }
 
-// testWatchDeliveries: whoever makes deliveries hears when one is queued.
+// testWatchDeliveries checks that a watcher learns of a new delivery.
 func testWatchDeliveries(t *testing.T, data Data) {
 	s := data.Open(t)
 	if _, err := s.Outbox.Subscribe(t.Context(), []credstore.Subscription{{Name: "hook", Types: credstore.PublicEvents()}}); err != nil {
@@ -46,9 +45,9 @@ func testWatchDeliveries(t *testing.T, data Data) {
 	reports := watch(t, data.Open(t))
 	c := create(t, s, pair("acme"))
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
-	awaitChange(t, "a refresh", reports, credstore.Change{ID: c.ID})
+	awaitChange(t, "the refresh", reports, credstore.Change{ID: c.ID})
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
-	awaitChange(t, "an alarm", reports, credstore.Change{ID: c.ID, DeliveriesPending: true})
+	awaitChange(t, "the rejection", reports, credstore.Change{ID: c.ID, DeliveriesPending: true})
 }
 
 func subscribe(t *testing.T, s Store, subscriptions ...credstore.Subscription) {
@@ -58,12 +57,12 @@ func subscribe(t *testing.T, s Store, subscriptions ...credstore.Subscription) {
 	}
 }
 
-// all subscribes to everything.
+// all returns a subscription to all public events.
 func all(name string) credstore.Subscription {
 	return credstore.Subscription{Name: name, Types: credstore.PublicEvents()}
 }
 
-// claim claims all that are due at the time, for a minute.
+// claim claims all deliveries that are due at now, for a minute.
 func claim(t *testing.T, s Store, subscription string, now time.Time) []credstore.Delivery {
 	t.Helper()
 	got, err := s.Outbox.ClaimDeliveries(t.Context(), subscription, "me", now, time.Minute, 100)
@@ -73,7 +72,8 @@ func claim(t *testing.T, s Store, subscription string, now time.Time) []credstor
 	return got
 }
 
-// drain delivers all that are due, and returns their types.
+// drain marks all deliveries that are due at now as delivered, and returns their
+// types.
 func drain(t *testing.T, s Store, subscription string, now time.Time) (types []credstore.EventType) {
 	t.Helper()
 	for {
@@ -84,13 +84,13 @@ func drain(t *testing.T, s Store, subscription string, now time.Time) (types []c
 		for _, d := range claimed {
 			types = append(types, d.Event.Type)
 			if err := s.Outbox.MarkDelivered(t.Context(), d.ID); err != nil {
-				t.Fatalf("Delivered: %v", err)
+				t.Fatalf("MarkDelivered: %v", err)
 			}
 		}
 	}
 }
 
-// soon is when everything without a delay is due.
+// soon returns a time at which every delivery without a delay is due.
 func soon() time.Time { return time.Now().Add(time.Second) }
 
 func testDelivery(t *testing.T, data Data) {
@@ -100,23 +100,23 @@ func testDelivery(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	replace(t, s, l, grant("1"))
 	release(t, l)
-	save(t, s, next(parentOf(t, s, c.ID), "2")) // nobody is told of a refresh
+	save(t, s, next(parentOf(t, s, c.ID), "2")) // a refresh is not a public event
 
 	claimed := claim(t, s, "everything", soon())
 	if len(claimed) != 1 || claimed[0].Attempts != 1 || claimed[0].LastError != "" {
-		t.Fatalf("ClaimDeliveries = %+v, want one, for the first time", claimed)
+		t.Fatalf("ClaimDeliveries = %+v, want one with one attempt", claimed)
 	}
-	wantSame(t, "the event that is told", claimed[0].Event, history(t, s, c.ID)[1])
+	wantSame(t, "the delivered event", claimed[0].Event, history(t, s, c.ID)[1])
 	if err := s.Outbox.MarkDelivered(t.Context(), claimed[0].ID); err != nil {
-		t.Fatalf("Delivered: %v", err)
+		t.Fatalf("MarkDelivered: %v", err)
 	}
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	wantSame(t, "what is told to everything", drain(t, s, "everything", soon()),
+	wantSame(t, "the deliveries of everything", drain(t, s, "everything", soon()),
 		[]credstore.EventType{credstore.EventReauthorizationRequired, credstore.EventRemoved})
-	wantSame(t, "what is told to ends", drain(t, s, "ends", soon()), []credstore.EventType{credstore.EventRemoved})
+	wantSame(t, "the deliveries of ends", drain(t, s, "ends", soon()), []credstore.EventType{credstore.EventRemoved})
 	if next, err := s.Outbox.NextDelivery(t.Context(), "everything"); err != nil || !next.IsZero() {
 		t.Errorf("NextDelivery of an empty queue = %v, %v, want zero", next, err)
 	}
@@ -155,7 +155,7 @@ func testDeliveryOrder(t *testing.T, data Data) {
 		t.Fatalf("ClaimDeliveries = %+v, want one of each connection", first)
 	}
 	if got := claim(t, s, "hook", now); len(got) > 0 {
-		t.Fatalf("ClaimDeliveries while the one before is under way = %+v, want none", got)
+		t.Fatalf("ClaimDeliveries while the previous delivery is claimed = %+v, want none", got)
 	}
 	if next, err := s.Outbox.NextDelivery(t.Context(), "hook"); err != nil || next.Before(now) {
 		t.Errorf("NextDelivery while all is claimed = %v, %v, want the end of the claims", next, err)
@@ -163,7 +163,7 @@ func testDeliveryOrder(t *testing.T, data Data) {
 	for _, d := range first {
 		if d.Event.ConnectionID == c.ID {
 			if err := s.Outbox.MarkDelivered(t.Context(), d.ID); err != nil {
-				t.Fatalf("Delivered: %v", err)
+				t.Fatalf("MarkDelivered: %v", err)
 			}
 		}
 	}
@@ -179,16 +179,16 @@ func testRedelivery(t *testing.T, data Data) {
 	c := create(t, s, pair("acme"))
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	now := soon()
-	first, heir := claim(t, s, "hook", now), data.Open(t)
+	first, other := claim(t, s, "hook", now), data.Open(t)
 	if err := s.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
 	}
-	if got := claim(t, heir, "hook", now.Add(59*time.Second)); len(got) > 0 {
-		t.Errorf("ClaimDeliveries before the hold has ended = %+v, want none", got)
+	if got := claim(t, other, "hook", now.Add(59*time.Second)); len(got) > 0 {
+		t.Errorf("ClaimDeliveries before the claim has ended = %+v, want none", got)
 	}
-	again := claim(t, heir, "hook", now.Add(time.Minute))
+	again := claim(t, other, "hook", now.Add(time.Minute))
 	if len(again) != 1 || again[0].Event.ID != first[0].Event.ID || again[0].Attempts != 2 {
-		t.Errorf("ClaimDeliveries after it = %+v, want the same event for the second time", again)
+		t.Errorf("ClaimDeliveries after it = %+v, want the second attempt of the same event", again)
 	}
 }
 
@@ -240,7 +240,7 @@ func testPostpone(t *testing.T, data Data) {
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	now := soon().Truncate(time.Millisecond)
 	id := claim(t, s, "hook", now)[0].ID
-	if err := s.Outbox.PostponeDelivery(t.Context(), id, now.Add(time.Hour), "answered 500"); err != nil {
+	if err := s.Outbox.PostponeDelivery(t.Context(), id, now.Add(time.Hour), "status 500"); err != nil {
 		t.Fatalf("PostponeDelivery: %v", err)
 	}
 	if next, err := s.Outbox.NextDelivery(t.Context(), "hook"); err != nil || !next.Equal(now.Add(time.Hour)) {
@@ -250,23 +250,23 @@ func testPostpone(t *testing.T, data Data) {
 		t.Errorf("ClaimDeliveries of a postponed one = %+v, want none", got)
 	}
 	got := claim(t, s, "hook", now.Add(time.Hour))
-	if len(got) != 1 || got[0].LastError != "answered 500" || got[0].Attempts != 2 {
+	if len(got) != 1 || got[0].LastError != "status 500" || got[0].Attempts != 2 {
 		t.Fatalf("ClaimDeliveries = %+v, want the second attempt and the error of the first", got)
 	}
 	for range 2 {
-		if err := s.Outbox.AbandonDelivery(t.Context(), id, "answered 500 for days"); err != nil {
-			t.Fatalf("DropDelivery: %v", err)
+		if err := s.Outbox.AbandonDelivery(t.Context(), id, "status 500 for days"); err != nil {
+			t.Fatalf("AbandonDelivery: %v", err)
 		}
 	}
 	if err := s.Outbox.MarkDelivered(t.Context(), id); err != nil {
-		t.Errorf("Delivered of one that is gone = %v, want nil", err)
+		t.Errorf("MarkDelivered of an abandoned delivery = %v, want nil", err)
 	}
 	if err := s.Outbox.PostponeDelivery(t.Context(), id, now, ""); err != nil {
-		t.Errorf("PostponeDelivery of one that is gone = %v, want nil", err)
+		t.Errorf("PostponeDelivery of an abandoned delivery = %v, want nil", err)
 	}
 	wantHistory(t, s, c.ID, 2, credstore.EventNotDelivered)
 	if got := drain(t, s, "hook", now.Add(24*time.Hour)); len(got) > 0 {
-		t.Errorf("left after dropping: %v, want nothing", got)
+		t.Errorf("deliveries after AbandonDelivery = %v, want none", got)
 	}
 }
 
@@ -281,13 +281,14 @@ func testDebounce(t *testing.T, data Data) {
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	later := soon().Add(time.Hour)
-	wantSame(t, "what is told of an alarm that has ended", drain(t, s, "patient", later), []credstore.EventType(nil))
-	wantSame(t, "what is told of it to one that hears of alarms only", drain(t, s, "alarms", later), []credstore.EventType(nil))
-	wantSame(t, "what is told to one that hears of recoveries only", drain(t, s, "only", later), []credstore.EventType{credstore.EventRecovered})
+	wantSame(t, "deliveries of a problem that has ended", drain(t, s, "patient", later), []credstore.EventType(nil))
+	wantSame(t, "its deliveries to a subscription without recoveries", drain(t, s, "alarms", later), []credstore.EventType(nil))
+	wantSame(t, "its deliveries to a subscription of recoveries only", drain(t, s, "only", later), []credstore.EventType{credstore.EventRecovered})
 	wantHistory(t, s, c.ID, 1, credstore.EventReauthorizationRequired, credstore.EventRecovered)
 }
 
-// testDebounceAfterClaim: who may have heard of the alarm hears of its end.
+// testDebounceAfterClaim checks that a recovery is delivered if its alarm may have been
+// delivered.
 func testDebounceAfterClaim(t *testing.T, data Data) {
 	s := data.Open(t)
 	subscribe(t, s, all("hook"))
@@ -296,13 +297,14 @@ func testDebounceAfterClaim(t *testing.T, data Data) {
 	now := soon()
 	alarm := claim(t, s, "hook", now)[0]
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
-	if err := s.Outbox.PostponeDelivery(t.Context(), alarm.ID, now, "no answer"); err != nil {
+	if err := s.Outbox.PostponeDelivery(t.Context(), alarm.ID, now, "no response"); err != nil {
 		t.Fatalf("PostponeDelivery: %v", err)
 	}
-	wantSame(t, "what is told", drain(t, s, "hook", now), []credstore.EventType{credstore.EventReauthorizationRequired, credstore.EventRecovered})
+	wantSame(t, "the deliveries", drain(t, s, "hook", now), []credstore.EventType{credstore.EventReauthorizationRequired, credstore.EventRecovered})
 }
 
-// testAlarmOnce: a second verdict on the same connection is history, not news.
+// testAlarmOnce checks that a second rejection of the same credential is recorded in the
+// history, but not delivered.
 func testAlarmOnce(t *testing.T, data Data) {
 	s := data.Open(t)
 	subscribe(t, s, all("hook"))
@@ -312,19 +314,19 @@ func testAlarmOnce(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	f := credstore.Failure{Code: "inactive", At: start()}
 	if err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, parentOf(t, s, c.ID), f, credstore.ReasonRefreshTokenInactive, false); err != nil {
-		t.Fatalf("Condemn: %v", err)
+		t.Fatalf("MarkReauthorizationRequired: %v", err)
 	}
 	release(t, l)
 	wantHistory(t, s, c.ID, 1, credstore.EventReauthorizationRequired, credstore.EventReauthorizationRequired)
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
-	wantSame(t, "what is told after the alarm", drain(t, s, "hook", soon()), []credstore.EventType{credstore.EventRecovered})
+	wantSame(t, "the deliveries after the first", drain(t, s, "hook", soon()), []credstore.EventType{credstore.EventRecovered})
 }
 
 func testSubscribe(t *testing.T, data Data) {
 	s := data.Open(t)
 	for name, wrong := range map[string][]credstore.Subscription{
-		"a private event": {{Name: "a", Types: []credstore.EventType{credstore.EventRefreshed}}},
-		"a name twice":    {all("a"), all("a")},
+		"an event that is not public": {{Name: "a", Types: []credstore.EventType{credstore.EventRefreshed}}},
+		"a name twice":                {all("a"), all("a")},
 	} {
 		if _, err := s.Outbox.Subscribe(t.Context(), wrong); err == nil {
 			t.Errorf("Subscribe with %s = nil, want an error", name)
@@ -345,37 +347,37 @@ func testSubscribe(t *testing.T, data Data) {
 	}
 	for name, want := range map[string]int{"stays": 1, "goes": 0, "new": 0} {
 		if got := drain(t, s, name, soon()); len(got) != want {
-			t.Errorf("queued for %q: %v, want %d", name, got, want)
+			t.Errorf("deliveries of %q = %v, want %d", name, got, want)
 		}
 	}
 	ended, err := s.Outbox.Subscribe(t.Context(), nil)
 	if slices.Sort(ended); err != nil || !slices.Equal(ended, []string{"new", "stays"}) {
-		t.Errorf("Subscribe to nothing = %v, %v, want to hear of both that this ends", ended, err)
+		t.Errorf("Subscribe to nothing = %v, %v, want both names", ended, err)
 	}
 	if ended, err := s.Outbox.Subscribe(t.Context(), nil); err != nil || len(ended) > 0 {
-		t.Errorf("Subscribe to nothing again = %v, %v, want nothing ended", ended, err)
+		t.Errorf("Subscribe to nothing again = %v, %v, want none", ended, err)
 	}
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
 	if got := drain(t, s, "stays", soon()); len(got) > 0 {
-		t.Errorf("queued without a subscription: %v, want nothing", got)
+		t.Errorf("deliveries without a subscription = %v, want none", got)
 	}
 }
 
-// testQueueBounded: a subscriber that never answers costs no more room than the
-// history does.
+// testQueueBounded checks that a webhook that never responds takes no more space than
+// the history.
 func testQueueBounded(t *testing.T, data Data) {
 	s := data.Open(t)
-	subscribe(t, s, credstore.Subscription{Name: "dead", Types: []credstore.EventType{credstore.EventConnected}})
+	subscribe(t, s, credstore.Subscription{Name: "unreachable", Types: []credstore.EventType{credstore.EventConnected}})
 	c := create(t, s, key("legacy"))
 	for range credstore.MaxEvents + 20 {
 		recordEvent(t, s, c.ID, credstore.Event{Type: credstore.EventConnected})
 	}
-	if got := len(drain(t, s, "dead", soon())); got != credstore.MaxEvents {
-		t.Errorf("%d deliveries wait, want the latest %d", got, credstore.MaxEvents)
+	if got := len(drain(t, s, "unreachable", soon())); got != credstore.MaxEvents {
+		t.Errorf("%d deliveries are queued, want the latest %d", got, credstore.MaxEvents)
 	}
 }
 
-// keyUntil creates a connection with a key that ends then.
+// keyUntil creates a connection with a key that expires at ends.
 func keyUntil(t *testing.T, s Store, name string, ends time.Time) credstore.Connection {
 	t.Helper()
 	n := key(name)
@@ -393,23 +395,23 @@ func testRecordKeyExpiring(t *testing.T, data Data) {
 		t.Helper()
 		for _, store := range []Store{s, other, s} {
 			if err := store.Outbox.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
-				t.Fatalf("RemindKey: %v", err)
+				t.Fatalf("RecordKeyExpiring: %v", err)
 			}
 		}
 	}
-	remind(day) // it is not time yet
+	remind(day) // too early
 	wantHistory(t, s, c.ID, 1)
 	remind(7 * day)
-	remind(30 * day) // longer: it was told that it is less
+	remind(30 * day) // a shorter time was recorded already
 	wantHistory(t, s, c.ID, 1, credstore.EventKeyExpiring)
-	wantSame(t, "what is told", drain(t, s, "hook", soon()), []credstore.EventType{credstore.EventKeyExpiring})
+	wantSame(t, "the deliveries", drain(t, s, "hook", soon()), []credstore.EventType{credstore.EventKeyExpiring})
 
 	l := acquire(t, s, c.ID, "me")
 	replace(t, s, l, credstore.Replacement{Credential: credstore.NewCredential{APIKey: secret("new"), ExpiresAt: start().Add(6 * day)}})
 	release(t, l)
 	remind(7 * day)
 	wantHistory(t, s, c.ID, 2, credstore.EventKeySet, credstore.EventKeyExpiring)
-	wantErr(t, "RemindKey of an unknown id", s.Outbox.RecordKeyExpiring(t.Context(), "nothing", day), credstore.ErrNotFound)
+	wantErr(t, "RecordKeyExpiring of an unknown id", s.Outbox.RecordKeyExpiring(t.Context(), "nothing", day), credstore.ErrNotFound)
 }
 
 func testKeysExpiring(t *testing.T, data Data) {
@@ -418,17 +420,17 @@ func testKeysExpiring(t *testing.T, data Data) {
 	keyUntil(t, s, "soon", start().Add(2*day))
 	keyUntil(t, s, "later", start().Add(20*day))
 	create(t, s, key("endless"))
-	create(t, s, pair("tokens")) // they end within the hour, which is of no interest
+	create(t, s, pair("tokens")) // access tokens expire within the hour and are not reported
 	covered, short := keyUntil(t, s, "covered", start().Add(2*day)), keyUntil(t, s, "short", start().Add(3*day))
 	stage(t, s, covered.ID, "next")
 	if err := s.Connections.StageKey(t.Context(), short.ID, secret("next"), start().Add(4*day)); err != nil {
 		t.Fatalf("StageKey: %v", err)
 	}
-	off, refused := keyUntil(t, s, "off", start().Add(day)), keyUntil(t, s, "refused", start().Add(day))
+	off, rejected := keyUntil(t, s, "off", start().Add(day)), keyUntil(t, s, "rejected", start().Add(day))
 	if err := s.Connections.Disable(t.Context(), off.ID, credstore.ReasonOperator); err != nil {
 		t.Fatalf("Disable: %v", err)
 	}
-	requireReauthorization(t, s, parentOf(t, s, refused.ID), false)
+	requireReauthorization(t, s, parentOf(t, s, rejected.ID), false)
 	names := func(within time.Duration, limit int) (names []string) {
 		found, err := s.Outbox.KeysExpiring(t.Context(), within, limit)
 		if err != nil {
@@ -440,7 +442,7 @@ func testKeysExpiring(t *testing.T, data Data) {
 				continue
 			}
 			if err := s.Outbox.RecordKeyExpiring(t.Context(), c.ID, within); err != nil {
-				t.Fatalf("RemindKey: %v", err)
+				t.Fatalf("RecordKeyExpiring: %v", err)
 			}
 		}
 		return names
@@ -472,7 +474,7 @@ func testKeyExpiry(t *testing.T, data Data) {
 	}
 	got := read(t, s, c.ID)
 	if !got.Connection.ExpiresAt.Equal(c.ExpiresAt) || !got.Credential.NextKeyExpiresAt.Equal(ends) || !got.Credential.ExpiresAt.IsZero() {
-		t.Errorf("state = %+v, want the end of the key, and that of the next", got)
+		t.Errorf("state = %+v, want the expiry times of the key and of the next key", got)
 	}
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)

@@ -63,7 +63,7 @@ func testSaveTwice(t *testing.T, data Data) {
 	first := save(t, s, n)
 	wantSame(t, "Save of the same successor", save(t, s, n), first)
 
-	// The refresh token did not rotate: another pair with it is another successor.
+	// A refresh token that did not rotate does not make two pairs the same successor.
 	n = next(parentOf(t, s, c.ID), "3")
 	n.RefreshToken = secret("refresh-2")
 	save(t, s, n)
@@ -86,7 +86,7 @@ func testSaveWithoutAccess(t *testing.T, data Data) {
 	}
 	got := read(t, s, c.ID).Credential
 	if !got.AccessToken.IsZero() || !got.RefreshToken.Equal(secret("refresh-2")) || !got.ExpiresAt.IsZero() {
-		t.Errorf("credential = %+v, want the refresh token alone", got)
+		t.Errorf("credential = %+v, want only the refresh token", got)
 	}
 }
 
@@ -110,17 +110,17 @@ func testSaveAfterRejection(t *testing.T, data Data) {
 	requireReauthorization(t, s, parent, true)
 	saved := save(t, s, next(parent, "2"))
 	if saved.Status != credstore.Active || saved.Reason != "" || saved.LastError != nil || saved.Version != 2 {
-		t.Errorf("Save onto a condemned credential = %+v, want version 2, active, no error", saved)
+		t.Errorf("Save after reauthorization was required = %+v, want version 2, active, no error", saved)
 	}
 	if got := read(t, s, c.ID).Credential; !got.RejectedAt.IsZero() {
-		t.Errorf("RefusedAt = %v, want zero", got.RejectedAt)
+		t.Errorf("RejectedAt = %v, want zero", got.RejectedAt)
 	}
 }
 
 func testForced(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
-	forced := start().Add(-time.Hour) // long before this refresh, which nothing forced
+	forced := start().Add(-time.Hour) // long before the latest refresh
 	for _, pace := range []struct {
 		at     time.Time
 		streak int
@@ -130,21 +130,21 @@ func testForced(t *testing.T, data Data) {
 		save(t, s, n)
 		got := read(t, s, c.ID).Credential
 		if got.ForcedStreak != pace.streak || !got.ForcedAt.Equal(pace.at) {
-			t.Errorf("ForcedAt, ForcedStreak = %v, %d, want them as saved, %v, %d", got.ForcedAt, got.ForcedStreak, pace.at, pace.streak)
+			t.Errorf("ForcedAt, ForcedStreak = %v, %d, want %v, %d", got.ForcedAt, got.ForcedStreak, pace.at, pace.streak)
 		}
 	}
 }
 
-func failure(unusual bool) credstore.RefreshFailure {
+func failure(unexpected bool) credstore.RefreshFailure {
 	return credstore.RefreshFailure{
 		Failure:    credstore.Failure{Code: "busy", Message: "later", At: start()},
 		Reason:     credstore.ReasonUnavailable,
 		RetryAt:    start().Add(time.Hour),
-		Unexpected: unusual,
+		Unexpected: unexpected,
 	}
 }
 
-// recordFailure makes the connection degraded by a refresh that was answered so.
+// recordFailure makes the connection degraded by a refresh that failed with f.
 func recordFailure(t *testing.T, s Store, id string, f credstore.RefreshFailure) {
 	t.Helper()
 	l := acquire(t, s, id, "me")
@@ -152,12 +152,12 @@ func recordFailure(t *testing.T, s Store, id string, f credstore.RefreshFailure)
 	parent := parentOf(t, s, id)
 	recordIntent(t, s, l, parent)
 	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
-		t.Fatalf("Withdraw: %v", err)
+		t.Fatalf("CancelIntent: %v", err)
 	}
 }
 
-// testFailureAfterRejection: it takes more than a failed try, such as an operator's,
-// to make a condemned connection look as if it might recover by itself.
+// testFailureAfterRejection checks that a temporary failure, for example of a retry
+// that an operator requested, does not change reauthorization_required to degraded.
 func testFailureAfterRejection(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
@@ -165,7 +165,7 @@ func testFailureAfterRejection(t *testing.T, data Data) {
 	recordFailure(t, s, c.ID, failure(false))
 	got := read(t, s, c.ID).Connection
 	if got.Status != credstore.ReauthorizationRequired || got.Reason != credstore.ReasonRefreshTokenRejected || got.LastError.Code != "busy" {
-		t.Errorf("connection = %+v, want its status and reason kept, and the new error", got)
+		t.Errorf("connection = %+v, want an unchanged status and reason, and the new error", got)
 	}
 }
 
@@ -178,19 +178,19 @@ func testSaveClearsFailures(t *testing.T, data Data) {
 	want := credstore.State{Connection: got.Connection, Credential: got.Credential}
 	wantSame(t, "the state after a success", got, want)
 	if c := got.Connection; c.Status != credstore.Active || c.Reason != "" || c.LastError != nil {
-		t.Errorf("connection = %+v, want it active without a reason or an error", c)
+		t.Errorf("connection = %+v, want it active without a reason and an error", c)
 	}
 }
 
-// testSaveWithFailure: the half of an answer that could be read is kept, and
-// tried again later.
+// testSaveWithFailure checks that a refresh token is saved although the rest of the
+// response was not usable, and that the refresh is due again later.
 func testSaveWithFailure(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	parent, f := parentOf(t, s, c.ID), failure(false)
 	n := next(parent, "2")
 	n.AccessToken, n.RefreshFailure = credstore.Secret{}, &f
-	for range 2 { // as after a lost answer to COMMIT
+	for range 2 { // as after a lost response to COMMIT
 		save(t, s, n)
 	}
 	got := read(t, s, c.ID)
@@ -212,7 +212,7 @@ func testSaveScope(t *testing.T, data Data) {
 		successor := next(parentOf(t, s, c.ID), "more")
 		successor.Scope = test.scope
 		if got := save(t, s, successor).Scope; got != test.want {
-			t.Errorf("scope after an answer with %q = %q, want %q", test.scope, got, test.want)
+			t.Errorf("scope after a response with %q = %q, want %q", test.scope, got, test.want)
 		}
 	}
 }
@@ -224,14 +224,14 @@ func testSaveDisabled(t *testing.T, data Data) {
 	create(t, s, n)
 	c := create(t, s, pair("acme"))
 	err := s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"})
-	wantErr(t, "Identify", err, credstore.ErrCompanyBound)
+	wantErr(t, "SetCompany", err, credstore.ErrCompanyBound)
 	saved := save(t, s, next(parentOf(t, s, c.ID), "2"))
 	if saved.Status != credstore.Disabled || saved.Reason != credstore.ReasonCompanyConflict || saved.Version != 2 {
 		t.Errorf("Save = %+v, want version 2, still disabled", saved)
 	}
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompanyConflict {
-		t.Errorf("after Condemn: %+v, want it still disabled", got)
+		t.Errorf("after MarkReauthorizationRequired: %+v, want it still disabled", got)
 	}
 }
 
@@ -244,12 +244,12 @@ func testRecordIntent(t *testing.T, data Data) {
 	at := start()
 	got, err := s.Credentials.RecordIntent(t.Context(), l, parent, at)
 	if err != nil {
-		t.Fatalf("Intend: %v", err)
+		t.Fatalf("RecordIntent: %v", err)
 	}
 	want := credstore.Intent{
 		Parent: parent, Owner: "me", Fence: l.Fence(), At: at, FirstAt: at, Outcome: credstore.OutcomePending, Attempts: 1,
 	}
-	wantSame(t, "Intend", got, want)
+	wantSame(t, "RecordIntent", got, want)
 	wantSame(t, "the intent in another process", read(t, data.Open(t), c.ID).Intent, &want)
 }
 
@@ -257,27 +257,27 @@ func testRecordIntentAgain(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	parent := parentOf(t, s, c.ID)
-	l := acquire(t, s, c.ID, "dead")
+	l := acquire(t, s, c.ID, "first")
 	first := recordIntent(t, s, l, parent)
 	release(t, l)
 
 	other := data.Open(t)
-	heir := acquire(t, other, c.ID, "heir")
+	second := acquire(t, other, c.ID, "second")
 	later := start().Add(time.Minute)
-	got, err := other.Credentials.RecordIntent(t.Context(), heir, parent, later)
+	got, err := other.Credentials.RecordIntent(t.Context(), second, parent, later)
 	if err != nil {
-		t.Fatalf("Intend: %v", err)
+		t.Fatalf("RecordIntent: %v", err)
 	}
 	want := first
-	want.Owner, want.Fence, want.At, want.Attempts = "heir", heir.Fence(), later, 2
-	wantSame(t, "Intend after a dead owner", got, want)
+	want.Owner, want.Fence, want.At, want.Attempts = "second", second.Fence(), later, 2
+	wantSame(t, "RecordIntent after an orphaned intent", got, want)
 
 	save(t, other, next(parent, "2"))
-	fresh := recordIntent(t, other, heir, parentOf(t, other, c.ID))
+	fresh := recordIntent(t, other, second, parentOf(t, other, c.ID))
 	if fresh.Attempts != 1 || !fresh.FirstAt.Equal(fresh.At) {
-		t.Errorf("Intend for a new parent = %+v, want a first presentation", fresh)
+		t.Errorf("RecordIntent for a new parent = %+v, want a first attempt", fresh)
 	}
-	release(t, heir)
+	release(t, second)
 }
 
 func testRecordIntentErrors(t *testing.T, data Data) {
@@ -287,17 +287,17 @@ func testRecordIntentErrors(t *testing.T, data Data) {
 	stale := parentOf(t, s, c.ID)
 	save(t, s, next(stale, "2"))
 	_, err := s.Credentials.RecordIntent(t.Context(), l, stale, start())
-	wantErr(t, "Intend for a spent token", err, credstore.ErrSuperseded)
+	wantErr(t, "RecordIntent for a used token", err, credstore.ErrSuperseded)
 	_, err = s.Credentials.RecordIntent(t.Context(), l, parentOf(t, s, d.ID), start())
-	wantErr(t, "Intend under the lease on another connection", err, credstore.ErrLeaseLost)
+	wantErr(t, "RecordIntent with the lease of another connection", err, credstore.ErrLeaseLost)
 	_, err = data.Open(t).Credentials.RecordIntent(t.Context(), l, parentOf(t, s, c.ID), start())
-	wantErr(t, "Intend under the lease of another process", err, credstore.ErrLeaseLost)
+	wantErr(t, "RecordIntent with the lease of another process", err, credstore.ErrLeaseLost)
 	parent := parentOf(t, s, c.ID)
 	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
 	_, err = s.Credentials.RecordIntent(t.Context(), l, parent, start())
-	wantErr(t, "Intend for a removed connection", err, credstore.ErrSuperseded)
+	wantErr(t, "RecordIntent for a removed connection", err, credstore.ErrSuperseded)
 	release(t, l)
 	if got := read(t, s, d.ID).Intent; got != nil {
 		t.Errorf("intent = %+v, want none", got)
@@ -314,29 +314,28 @@ func testCancelIntent(t *testing.T, data Data) {
 	before := read(t, s, c.ID)
 	recordIntent(t, s, l, parent)
 	if err := s.Credentials.CancelIntent(t.Context(), l, parent, nil); err != nil {
-		t.Fatalf("Withdraw: %v", err)
+		t.Fatalf("CancelIntent: %v", err)
 	}
-	wantSame(t, "the state after a refresh that was given up", read(t, s, c.ID), before)
+	wantSame(t, "the state after a canceled intent", read(t, s, c.ID), before)
 
 	recordIntent(t, s, l, parent)
 	f := failure(false)
 	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
-		t.Fatalf("Withdraw: %v", err)
+		t.Fatalf("CancelIntent: %v", err)
 	}
 	want := before
 	want.Connection.Status, want.Connection.Reason = credstore.Degraded, f.Reason
 	want.Connection.LastError, want.RetryAt = &f.Failure, f.RetryAt
-	wantSame(t, "the state after a setback", read(t, s, c.ID), want)
+	wantSame(t, "the state after a refresh failure", read(t, s, c.ID), want)
 }
 
-// unknownOutcome returns the connection's parent with an intent that is Unknown after
-// one presentation.
+// unknownOutcome records an intent, marks its outcome unknown and returns its parent.
 func unknownOutcome(t *testing.T, s Store, l credstore.Lease) credstore.Parent {
 	t.Helper()
 	parent := parentOf(t, s, l.ConnectionID())
 	recordIntent(t, s, l, parent)
 	if err := s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, failure(false)); err != nil {
-		t.Fatalf("Doubt: %v", err)
+		t.Fatalf("MarkOutcomeUnknown: %v", err)
 	}
 	return parent
 }
@@ -349,11 +348,11 @@ func testCancelIntentAfterUnknownOutcome(t *testing.T, data Data) {
 	parent := unknownOutcome(t, s, l)
 	want := recordIntent(t, s, l, parent)
 	if want.Attempts != 2 || want.Outcome != credstore.OutcomePending || !want.NextAt.IsZero() {
-		t.Fatalf("Intend after a doubt = %+v, want the second presentation, sending", want)
+		t.Fatalf("RecordIntent after an unknown outcome = %+v, want the second attempt, pending", want)
 	}
 	f := failure(false)
 	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
-		t.Fatalf("Withdraw: %v", err)
+		t.Fatalf("CancelIntent: %v", err)
 	}
 	want.Outcome, want.Attempts, want.NextAt = credstore.OutcomeUnknown, 1, f.RetryAt
 	wantSame(t, "the intent", read(t, s, c.ID).Intent, &want)
@@ -368,29 +367,29 @@ func testCancelIntentTwice(t *testing.T, data Data) {
 	recordIntent(t, s, l, parent)
 	f := failure(true)
 	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
-		t.Fatalf("Withdraw: %v", err)
+		t.Fatalf("CancelIntent: %v", err)
 	}
 	want := read(t, s, c.ID)
 	if err := s.Credentials.CancelIntent(t.Context(), l, parent, &f); err != nil {
-		t.Fatalf("Withdraw again: %v", err)
+		t.Fatalf("CancelIntent again: %v", err)
 	}
-	wantSame(t, "the state after withdrawing twice", read(t, s, c.ID), want)
+	wantSame(t, "the state after canceling twice", read(t, s, c.ID), want)
 }
 
 func testCancelOrphanedIntent(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	parent := parentOf(t, s, c.ID)
-	dead := acquire(t, s, c.ID, "dead")
-	want := recordIntent(t, s, dead, parent)
-	release(t, dead)
+	owner := acquire(t, s, c.ID, "first")
+	want := recordIntent(t, s, owner, parent)
+	release(t, owner)
 
-	l := acquire(t, s, c.ID, "heir")
+	l := acquire(t, s, c.ID, "second")
 	defer release(t, l)
 	if err := s.Credentials.CancelIntent(t.Context(), l, parent, nil); err != nil {
-		t.Fatalf("Withdraw: %v", err)
+		t.Fatalf("CancelIntent: %v", err)
 	}
-	wantSame(t, "the dead owner's intent", read(t, s, c.ID).Intent, &want)
+	wantSame(t, "the orphaned intent", read(t, s, c.ID).Intent, &want)
 }
 
 func testMarkOutcomeUnknown(t *testing.T, data Data) {
@@ -400,12 +399,12 @@ func testMarkOutcomeUnknown(t *testing.T, data Data) {
 	defer release(t, l)
 	parent := parentOf(t, s, c.ID)
 	f := failure(false)
-	wantErr(t, "Doubt without an intent", s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrSuperseded)
+	wantErr(t, "MarkOutcomeUnknown without an intent", s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f), credstore.ErrSuperseded)
 
 	want := recordIntent(t, s, l, parent)
-	for range 2 { // as after a lost answer to COMMIT
+	for range 2 { // as after a lost response to COMMIT
 		if err := s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f); err != nil {
-			t.Fatalf("Doubt: %v", err)
+			t.Fatalf("MarkOutcomeUnknown: %v", err)
 		}
 	}
 	want.Outcome, want.NextAt = credstore.OutcomeUnknown, f.RetryAt
@@ -420,8 +419,8 @@ func testUnexpectedResponses(t *testing.T, data Data) {
 	s := data.Open(t)
 	c := create(t, s, pair("acme"))
 	var since time.Time
-	for i, unusual := range []bool{false, true, false, true} {
-		f := failure(unusual)
+	for i, unexpected := range []bool{false, true, false, true} {
+		f := failure(unexpected)
 		f.Failure.At = f.Failure.At.Add(time.Duration(i) * time.Hour)
 		if i == 1 {
 			since = f.Failure.At
@@ -429,7 +428,7 @@ func testUnexpectedResponses(t *testing.T, data Data) {
 		recordFailure(t, s, c.ID, f)
 		got, want := read(t, s, c.ID), (i+1)/2
 		if got.UnexpectedResponses != want || !got.UnexpectedSince.Equal(since) {
-			t.Errorf("after %d setbacks: Unusual, UnusualSince = %d, %v, want %d, %v", i+1, got.UnexpectedResponses, got.UnexpectedSince, want, since)
+			t.Errorf("after %d failures: UnexpectedResponses, UnexpectedSince = %d, %v, want %d, %v", i+1, got.UnexpectedResponses, got.UnexpectedSince, want, since)
 		}
 	}
 }
@@ -441,11 +440,11 @@ func testReauthorizationRequired(t *testing.T, data Data) {
 		want := read(t, s, c.ID)
 		l := acquire(t, s, c.ID, "me")
 		recordIntent(t, s, l, want.Credential.Parent())
-		f := credstore.Failure{Code: "invalid_grant", Message: "refused", At: start()}
-		for range 2 { // as after a lost answer to COMMIT
+		f := credstore.Failure{Code: "invalid_grant", Message: "rejected", At: start()}
+		for range 2 { // as after a lost response to COMMIT
 			err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, want.Credential.Parent(), f, credstore.ReasonRefreshTokenRejected, drop)
 			if err != nil {
-				t.Fatalf("Condemn: %v", err)
+				t.Fatalf("MarkReauthorizationRequired: %v", err)
 			}
 		}
 		release(t, l)
@@ -455,7 +454,7 @@ func testReauthorizationRequired(t *testing.T, data Data) {
 			want.Credential.AccessToken = credstore.Secret{}
 			want.Credential.ExpiresAt, want.Connection.ExpiresAt = time.Time{}, time.Time{}
 		}
-		wantSame(t, "the condemned state", read(t, s, c.ID), want)
+		wantSame(t, "the state", read(t, s, c.ID), want)
 	}
 }
 
@@ -468,7 +467,7 @@ func testReauthorizationRequiredSuperseded(t *testing.T, data Data) {
 	save(t, s, next(stale, "2"))
 	want := read(t, s, c.ID)
 	err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, stale, credstore.Failure{At: start()}, credstore.ReasonRefreshTokenRejected, true)
-	wantErr(t, "Condemn of a spent token", err, credstore.ErrSuperseded)
+	wantErr(t, "MarkReauthorizationRequired for a used token", err, credstore.ErrSuperseded)
 	wantSame(t, "the state", read(t, s, c.ID), want)
 }
 
@@ -478,10 +477,10 @@ func testReauthorizationRequiredKey(t *testing.T, data Data) {
 	requireReauthorization(t, s, parentOf(t, s, c.ID), false)
 	got := read(t, s, c.ID)
 	if got.Connection.Status != credstore.ReauthorizationRequired || !got.Credential.RejectedAt.IsZero() {
-		t.Errorf("state = %+v, want reauthorization_required, no refused refresh token", got)
+		t.Errorf("state = %+v, want reauthorization_required without RejectedAt", got)
 	}
 	if !got.Credential.APIKey.Equal(secret("key-legacy")) {
-		t.Error("the key is gone; it may be probed again")
+		t.Error("the key was dropped, but must stay for later checks")
 	}
 }
 
@@ -499,7 +498,7 @@ func testDue(t *testing.T, data Data) {
 		}
 		return names
 	}
-	for i, name := range []string{"middle", "oldest", "newest", "failing", "refused", "doubtful"} {
+	for i, name := range []string{"middle", "oldest", "newest", "failing", "rejected", "unknown"} {
 		c := create(t, s, pair(name))
 		n := next(parentOf(t, s, c.ID), name)
 		n.ObtainedAt = start().Add(time.Duration([]int{-2, -3, -1, -9, -9, -9}[i]) * 24 * time.Hour)
@@ -517,15 +516,16 @@ func testDue(t *testing.T, data Data) {
 	wantSame(t, "Due before a time", dueNames(10, start().Add(-36*time.Hour)), []string{"oldest", "middle"})
 }
 
-// blockRefresh gives the connection the reason in its name not to be refreshed now.
+// blockRefresh puts the connection in the state that its name says, in which it is
+// not due for a refresh.
 func blockRefresh(t *testing.T, s Store, name, id string) {
 	t.Helper()
 	switch name {
 	case "failing":
 		recordFailure(t, s, id, failure(false))
-	case "refused":
+	case "rejected":
 		requireReauthorization(t, s, parentOf(t, s, id), false)
-	case "doubtful":
+	case "unknown":
 		l := acquire(t, s, id, "me")
 		defer release(t, l)
 		unknownOutcome(t, s, l)
@@ -540,7 +540,7 @@ func testUnsettled(t *testing.T, data Data) {
 		ids[c.ID] = name
 		blockRefresh(t, s, name, c.ID)
 		if name == "sending" {
-			l := acquire(t, s, c.ID, "dead")
+			l := acquire(t, s, c.ID, "first")
 			recordIntent(t, s, l, parentOf(t, s, c.ID))
 			release(t, l)
 		}

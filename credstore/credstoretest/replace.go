@@ -35,9 +35,9 @@ func testReplace(t *testing.T, data Data) {
 	wantSame(t, "a search for the company", listAll(t.Context(), t, s, credstore.Query{Search: "c-1"}), []string{"acme"})
 	reports := watch(t, data.Open(t))
 	kept := replace(t, s, l, grant("3"))
-	await(t, "a replacement", reports, c.ID)
+	await(t, "the replacement", reports, c.ID)
 	if kept.CompanyID != "c-1" || kept.Scope != "a b" || kept.Version != 3 || !kept.CompanyUnverified {
-		t.Errorf("Replace without company and scope = %+v, want them kept, and the company unproven", kept)
+		t.Errorf("Replace without company and scope = %+v, want both kept, and the company unverified", kept)
 	}
 	wantHistory(t, s, c.ID, len(history(t, s, c.ID))-2, credstore.EventRecovered, credstore.EventConnected)
 }
@@ -55,14 +55,14 @@ func testReplacePending(t *testing.T, data Data) {
 		l := acquire(t, s, c.ID, "me")
 		got := replace(t, s, l, credstore.Replacement{Credential: test.with})
 		if got.Status != credstore.Active || got.Reason != "" || got.Version != 1 || !got.ExpiresAt.Equal(test.with.ExpiresAt) {
-			t.Errorf("Replace of nothing = %+v, want version 1, active", got)
+			t.Errorf("Replace on a pending connection = %+v, want version 1, active", got)
 		}
 		state := read(t, s, c.ID)
 		if cred := state.Credential; !cred.APIKey.Equal(test.with.APIKey) || !cred.RefreshToken.Equal(test.with.RefreshToken) {
-			t.Errorf("%s: the credential is not the one that was given", test.kind)
+			t.Errorf("%s: the credential differs from the replacement", test.kind)
 		}
 		if test.kind.IsKey() != state.Credential.ExpiresAt.IsZero() || test.kind.IsKey() != got.RefreshedAt.IsZero() {
-			t.Errorf("%s: the credential expires %v, obtained %v; want that of tokens only", test.kind, state.Credential.ExpiresAt, got.RefreshedAt)
+			t.Errorf("%s: the credential expires %v, obtained %v; want these for tokens only", test.kind, state.Credential.ExpiresAt, got.RefreshedAt)
 		}
 		release(t, l)
 		wantHistory(t, s, c.ID, 0, credstore.EventCreated, credstore.EventConnected)
@@ -80,7 +80,7 @@ func testReplaceKey(t *testing.T, data Data) {
 	wantSame(t, "the credential", got, credstore.Credential{ConnectionID: c.ID, Version: 2, APIKey: secret("new")})
 	for name, wrong := range map[string]credstore.NewCredential{"tokens": grant("1").Credential, "nothing": {}} {
 		if _, err := s.Connections.Replace(t.Context(), l, credstore.Replacement{Credential: wrong}); err == nil || errors.Is(err, credstore.ErrUnavailable) {
-			t.Errorf("Replace of a key by %s = %v, want an error that stays", name, err)
+			t.Errorf("Replace of a key by %s = %v, want a permanent error", name, err)
 		}
 	}
 	wantSame(t, "the credential", read(t, s, c.ID).Credential, got)
@@ -96,19 +96,19 @@ func testReplaceDisabled(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	if got := replace(t, s, l, grant("2")); got.Status != credstore.Disabled || got.Reason != credstore.ReasonOperator {
-		t.Errorf("Replace of a disabled one = %s (%s), want it to stay so", got.Status, got.Reason)
+		t.Errorf("Replace on a disabled connection = %s (%s), want it to stay disabled", got.Status, got.Reason)
 	}
 	if err := s.Connections.Enable(t.Context(), c.ID); err != nil {
 		t.Fatalf("Enable: %v", err)
 	}
 	if got := read(t, s, c.ID).Connection; got.Status != credstore.Active {
-		t.Errorf("enabled = %s, want active", got.Status)
+		t.Errorf("status after Enable = %s, want active", got.Status)
 	}
 	wantHistory(t, s, c.ID, 2, credstore.EventDisabled, credstore.EventConnected, credstore.EventEnabled, credstore.EventRecovered)
 }
 
-// testReplaceErrors: whatever the reason, everything stays as it was, and the
-// link can be used.
+// testReplaceErrors checks that a Replace that fails changes nothing and leaves the link
+// usable.
 func testReplaceErrors(t *testing.T, data Data) {
 	s := data.Open(t)
 	n := pair("acme")
@@ -137,9 +137,9 @@ func testReplaceErrors(t *testing.T, data Data) {
 		{"another company", with(func(g *credstore.Replacement) { g.Company.ID = "c-3" }), credstore.ErrOtherCompany},
 		{"an organisation", with(func(g *credstore.Replacement) { g.Company.Subject = "urn:pleo:organisation:1" }), credstore.ErrOtherCompany},
 		{"a bound company", with(func(g *credstore.Replacement) { g.Company.ID, g.AllowOtherCompany = "c-2", true }), credstore.ErrCompanyBound},
-		{"another's token", with(func(g *credstore.Replacement) { g.Credential.RefreshToken = secret("refresh-other-2") }), credstore.ErrTokenTaken},
-		{"another's spent token", with(func(g *credstore.Replacement) { g.Credential.RefreshToken = secret("refresh-1-other") }), credstore.ErrTokenTaken},
-		{"another's link", with(func(g *credstore.Replacement) { g.LinkToken = looseLink }), credstore.ErrLinkExpired},
+		{"a refresh token of another connection", with(func(g *credstore.Replacement) { g.Credential.RefreshToken = secret("refresh-other-2") }), credstore.ErrTokenTaken},
+		{"a used refresh token of another connection", with(func(g *credstore.Replacement) { g.Credential.RefreshToken = secret("refresh-1-other") }), credstore.ErrTokenTaken},
+		{"a link of another connection", with(func(g *credstore.Replacement) { g.LinkToken = looseLink }), credstore.ErrLinkExpired},
 		{"an unknown link", with(func(g *credstore.Replacement) { g.LinkToken = secret("nothing") }), credstore.ErrLinkExpired},
 	} {
 		_, err := s.Connections.Replace(t.Context(), l, test.by)
@@ -151,7 +151,7 @@ func testReplaceErrors(t *testing.T, data Data) {
 	}
 	wantHistory(t, s, c.ID, events)
 	_, err := data.Open(t).Connections.Replace(t.Context(), l, grant("2"))
-	wantErr(t, "Replace under the lease of another process", err, credstore.ErrLeaseLost)
+	wantErr(t, "Replace with the lease of another process", err, credstore.ErrLeaseLost)
 }
 
 func testReplaceLeaseLost(t *testing.T, data Data) {
@@ -160,7 +160,7 @@ func testReplaceLeaseLost(t *testing.T, data Data) {
 	l := acquire(t, s, c.ID, "me")
 	release(t, l)
 	_, err := s.Connections.Replace(t.Context(), l, grant("2"))
-	wantErr(t, "Replace under a lease that was released", err, credstore.ErrLeaseLost)
+	wantErr(t, "Replace with a released lease", err, credstore.ErrLeaseLost)
 	l = acquire(t, s, c.ID, "me")
 	if err := s.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
@@ -196,8 +196,8 @@ func testReplaceOverrides(t *testing.T, data Data) {
 	testSharingEndsWithTheCompany(t, s, l)
 }
 
-// testSharingEndsWithTheCompany: that a connection may share one company says
-// nothing about the company that it moves to.
+// testSharingEndsWithTheCompany checks that the permission to share one company does
+// not extend to another company.
 func testSharingEndsWithTheCompany(t *testing.T, s Store, shared credstore.Lease) {
 	n := pair("third")
 	n.Company.ID = "c-3"
@@ -205,34 +205,34 @@ func testSharingEndsWithTheCompany(t *testing.T, s Store, shared credstore.Lease
 	g := grant("4")
 	g.Company, g.AllowOtherCompany = credstore.Company{ID: "c-3"}, true
 	_, err := s.Connections.Replace(t.Context(), shared, g)
-	wantErr(t, "Replace by a company of another connection, after one that may be shared", err, credstore.ErrCompanyBound)
+	wantErr(t, "Replace with a company of another connection, after a shared company", err, credstore.ErrCompanyBound)
 	g.Company.ID = "c-4"
 	if got := replace(t, s, shared, g); got.CompanyID != "c-4" || got.SharedCompany {
-		t.Errorf("Replace by a company of nobody's = %+v, want it not to be shared", got)
+		t.Errorf("Replace with a company of no other connection = %+v, want it not to be shared", got)
 	}
 }
 
 func testReplaceSpendsLinks(t *testing.T, data Data) {
 	s := data.Open(t)
 	c, d := create(t, s, pair("acme")), create(t, s, pair("other"))
-	link, beside := openLink(t, s, c.ID, credstore.LinkRequest{}), openLink(t, s, c.ID, credstore.LinkRequest{ReturnURL: "https://example.com"})
-	stranger := openLink(t, s, d.ID, credstore.LinkRequest{})
+	link, second := openLink(t, s, c.ID, credstore.LinkRequest{}), openLink(t, s, c.ID, credstore.LinkRequest{ReturnURL: "https://example.com"})
+	other := openLink(t, s, d.ID, credstore.LinkRequest{})
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	g := grant("2")
 	g.LinkToken = link
-	for range 2 { // as after a lost answer to COMMIT
+	for range 2 { // as after a lost response to COMMIT
 		if got := replace(t, s, l, g); got.Version != 2 {
 			t.Errorf("Replace = version %d, want 2", got.Version)
 		}
 	}
-	spent, err := s.Links.FindLink(t.Context(), link)
+	used, err := s.Links.FindLink(t.Context(), link)
 	wantErr(t, "FindLink of the link", err, credstore.ErrLinkUsed)
-	if spent.UsedAt.IsZero() {
+	if used.UsedAt.IsZero() {
 		t.Error("UsedAt is zero")
 	}
-	wantErr(t, "FindLink of the other link", findErr(t, s, beside), credstore.ErrLinkExpired)
-	wantErr(t, "FindLink of a stranger's link", findErr(t, s, stranger), nil)
+	wantErr(t, "FindLink of the second link", findErr(t, s, second), credstore.ErrLinkExpired)
+	wantErr(t, "FindLink of a link of another connection", findErr(t, s, other), nil)
 
 	again := grant("3")
 	again.LinkToken = link
@@ -240,7 +240,7 @@ func testReplaceSpendsLinks(t *testing.T, data Data) {
 	wantErr(t, "Replace with a used link", err, credstore.ErrLinkUsed)
 	open := openLink(t, s, c.ID, credstore.LinkRequest{})
 	replace(t, s, l, grant("4"))
-	wantErr(t, "FindLink after a replacement without it", findErr(t, s, open), credstore.ErrLinkExpired)
+	wantErr(t, "FindLink after a replacement without a link", findErr(t, s, open), credstore.ErrLinkExpired)
 }
 
 func testSaveOnPending(t *testing.T, data Data) {
@@ -248,20 +248,20 @@ func testSaveOnPending(t *testing.T, data Data) {
 	c := create(t, s, credstore.NewConnection{Name: "acme", Kind: credstore.OAuth})
 	parent := read(t, s, c.ID).Parent()
 	if parent.ConnectionID != c.ID || parent.Version != 0 {
-		t.Fatalf("Parent of a pending connection = %+v, want version 0 of it", parent)
+		t.Fatalf("Parent of a pending connection = %+v, want version 0", parent)
 	}
 	n := next(parent, "1")
 	n.Consent = true
 	for range 2 {
 		if got := save(t, s, n); got.Version != 1 || got.Status != credstore.Active || !got.CompanyUnverified {
-			t.Errorf("Save = %+v, want version 1, active, and its company unproven", got)
+			t.Errorf("Save = %+v, want version 1, active, with an unverified company", got)
 		}
 	}
 	if err := s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{}); err != nil {
-		t.Errorf("Identify where nobody names a company: %v", err)
+		t.Errorf("SetCompany without a company: %v", err)
 	}
 	if got := read(t, s, c.ID).Connection; got.CompanyUnverified || got.Status != credstore.Active || !got.Company().IsZero() {
-		t.Errorf("after Identify with no company: %+v, want it active, proven and without one", got)
+		t.Errorf("after SetCompany without a company: %+v, want it active and verified without a company", got)
 	}
 	if got := read(t, s, c.ID).Credential; !got.RefreshToken.Equal(n.RefreshToken) || got.ConnectionID != c.ID {
 		t.Errorf("credential = %+v, want the pair", got)
@@ -275,15 +275,15 @@ func testSaveOnPending(t *testing.T, data Data) {
 	wantErr(t, "Save onto a pending key", err, credstore.ErrSuperseded)
 }
 
-// testSaveConsent: a consent that was cut short may be anybody's until the API
-// has said whose.
+// testSaveConsent checks that the company of a consent that was saved before the API
+// confirmed it is unverified until SetCompany or Replace.
 func testSaveConsent(t *testing.T, data Data) {
 	s := data.Open(t)
 	company, other := credstore.Company{ID: "c-1", Name: "Acme"}, credstore.Company{ID: "c-2", Name: "Other"}
 	for _, test := range []struct {
-		name string
-		who  credstore.Company
-		want error
+		name  string
+		found credstore.Company
+		want  error
 	}{{"same", company, nil}, {"other", other, credstore.ErrOtherCompany}} {
 		n := pair(test.name)
 		n.Company, n.SharedCompany = company, true
@@ -291,16 +291,16 @@ func testSaveConsent(t *testing.T, data Data) {
 		successor := next(parentOf(t, s, c.ID), "2-"+test.name)
 		successor.Consent = true
 		if got := save(t, s, successor); !got.CompanyUnverified || got.CompanyID != "c-1" {
-			t.Fatalf("Save of a consent = %+v, want it unproven", got)
+			t.Fatalf("Save of a consent = %+v, want the company unverified", got)
 		}
 		if got := save(t, s, next(parentOf(t, s, c.ID), "3-"+test.name)); !got.CompanyUnverified {
-			t.Fatal("a refresh has proven the company")
+			t.Fatal("a refresh verified the company")
 		}
-		err := s.Connections.SetCompany(t.Context(), c.ID, test.who)
+		err := s.Connections.SetCompany(t.Context(), c.ID, test.found)
 		got := read(t, s, c.ID).Connection
-		wantErr(t, "Identify", err, test.want)
+		wantErr(t, "SetCompany", err, test.want)
 		if disabled := got.Status == credstore.Disabled; disabled != (test.want != nil) || got.CompanyUnverified != disabled || got.CompanyID != "c-1" {
-			t.Errorf("%s: connection = %+v, want it disabled and unproven only if it is another company's", test.name, got)
+			t.Errorf("%s: connection = %+v, want it disabled and unverified only if the company differs", test.name, got)
 		}
 		if test.want == nil {
 			continue
@@ -309,15 +309,15 @@ func testSaveConsent(t *testing.T, data Data) {
 		g := grant("4")
 		g.Company = company
 		if got := replace(t, s, l, g); got.CompanyUnverified {
-			t.Error("a proven grant left the connection unproven")
+			t.Error("the company is unverified after Replace")
 		}
 		release(t, l)
 	}
 }
 
-// testCompanyConflictEnds: a connection that was disabled for the company of its
-// credential is in use again once it has one of a company that it may have. One
-// that an operator has disabled is not.
+// testCompanyConflictEnds checks that a connection that was disabled because of a company
+// conflict becomes active with a credential of a permitted company. One that an operator
+// disabled stays disabled.
 func testCompanyConflictEnds(t *testing.T, data Data) {
 	s := data.Open(t)
 	taken := pair("taken")
@@ -327,19 +327,19 @@ func testCompanyConflictEnds(t *testing.T, data Data) {
 	first := next(read(t, s, c.ID).Parent(), "1")
 	first.Consent = true
 	save(t, s, first)
-	wantErr(t, "Identify", s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}), credstore.ErrCompanyBound)
+	wantErr(t, "SetCompany", s.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}), credstore.ErrCompanyBound)
 	if got := read(t, s, c.ID).Connection; got.Status != credstore.Disabled || got.Reason != credstore.ReasonCompanyConflict {
-		t.Fatalf("after a conflict: %+v, want it disabled for its company", got)
+		t.Fatalf("after a conflict: %+v, want it disabled because of its company", got)
 	}
 	l := acquire(t, s, c.ID, "me")
 	defer release(t, l)
 	if got := replace(t, s, l, grant("2")); got.Status != credstore.Disabled {
-		t.Errorf("after a credential of nobody knows whom: %+v, want it still disabled", got)
+		t.Errorf("after a credential of an unknown company: %+v, want it still disabled", got)
 	}
 	g := grant("3")
 	g.Company = credstore.Company{ID: "c-2"}
 	if got := replace(t, s, l, g); got.Status != credstore.Active || got.Reason != "" || got.CompanyUnverified || got.CompanyID != "c-2" {
-		t.Errorf("after one of its own company: %+v, want it active", got)
+		t.Errorf("after a credential of a permitted company: %+v, want it active", got)
 	}
 	wantHistory(t, s, c.ID, 1, credstore.EventConnected, credstore.EventDisabled, credstore.EventReauthorizationRequired,
 		credstore.EventConnected, credstore.EventRecovered)
@@ -349,12 +349,12 @@ func testCompanyConflictEnds(t *testing.T, data Data) {
 	g = grant("4")
 	g.Company = credstore.Company{ID: "c-2"}
 	if got := replace(t, s, l, g); got.Status != credstore.Disabled || got.Reason != credstore.ReasonOperator {
-		t.Errorf("one that an operator has disabled is %s after a new credential, want disabled", got.Status)
+		t.Errorf("status after a new credential = %s, want disabled", got.Status)
 	}
 }
 
-// testReplaceDuringRefresh (F22): whether a refresh under way is saved before or after a
-// new consent, the newer grant is there in the end.
+// testReplaceDuringRefresh checks that a new consent wins over a concurrent refresh of the
+// old grant, in whichever order the two are saved (F22).
 func testReplaceDuringRefresh(t *testing.T, data Data) {
 	s, other := data.Open(t), data.Open(t)
 	c := create(t, s, pair("acme"))
@@ -379,7 +379,7 @@ func testReplaceDuringRefresh(t *testing.T, data Data) {
 		}
 		release(t, l)
 		if got := read(t, s, c.ID).Credential; !got.RefreshToken.Equal(g.Credential.RefreshToken) {
-			t.Fatalf("trial %d: the new grant was overwritten", i)
+			t.Fatalf("attempt %d: the new grant was overwritten", i)
 		}
 	}
 }

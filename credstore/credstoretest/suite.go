@@ -19,16 +19,17 @@ type Store struct {
 	Close func() error                // ends the leases
 }
 
-// Data is what outlives the processes that have a store open.
+// Data is the data of a store, which outlives the processes that open it.
 type Data interface {
-	// Open opens the store as one more process would. The test closes it.
+	// Open opens the store as another process would, and closes it when the test
+	// ends.
 	Open(t *testing.T) Store
-	// Dump returns all bytes that stores have left behind where others might
-	// find them. The stores that were opened are closed by then.
+	// Dump returns everything that the stores have written, for example the
+	// database files. It may close the stores: the test does not use them any more.
 	Dump(t *testing.T) []byte
 }
 
-// TestStore runs the suite. fresh makes a place without any data.
+// TestStore runs the suite. fresh returns an empty Data for each test.
 func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 	for _, test := range []struct {
 		name string
@@ -36,119 +37,119 @@ func TestStore(t *testing.T, fresh func(t *testing.T) Data) {
 	}{
 		{"create and find", testCreate},
 		{"create without a credential", testCreatePending},
-		{"create refuses what cannot be", testCreateInvalid},
-		{"create refuses a taken name", testNameTaken},
-		{"times that cannot be written", testOutOfRangeTimes},
-		{"create refuses a bound company", testCompanyBound},
-		{"create refuses another's refresh token", testTokenTaken},
-		{"read what was created", testRead},
+		{"create rejects invalid connections", testCreateInvalid},
+		{"create rejects a name in use", testNameTaken},
+		{"times that cannot be encoded", testOutOfRangeTimes},
+		{"create rejects a company of another connection", testCompanyBound},
+		{"create rejects a refresh token of another connection", testTokenTaken},
+		{"read", testRead},
 		{"read an unknown connection", testReadUnknown},
 		{"list by page", testPages},
-		{"list what stays exactly once", testPagesWhileChanging},
+		{"list by page while connections change", testPagesWhileChanging},
 		{"list by status and text", testSearch},
 		{"list by reason", testListByReason},
-		{"list refuses bad pages", testBadPages},
+		{"list rejects invalid queries", testBadPages},
 		{"count", testCount},
-		{"identify", testSetCompany},
-		{"identify refuses a bound company", testSetCompanyConflict},
+		{"set company", testSetCompany},
+		{"set company rejects a company of another connection", testSetCompanyConflict},
 		{"remove", testRemove},
 		{"facts", testFacts},
 		{"position", testPosition},
 		{"ping", testPing},
 
-		{"save onto the parent", testSave},
-		{"save onto anything else", testSaveSuperseded},
+		{"save", testSave},
+		{"save with another parent", testSaveSuperseded},
 		{"save twice", testSaveTwice},
-		{"save what half an answer held", testSaveWithoutAccess},
+		{"save without an access token", testSaveWithoutAccess},
 		{"save without a refresh token", testSaveInvalid},
-		{"save onto a condemned credential", testSaveAfterRejection},
-		{"save paces forced refreshes", testForced},
-		{"save ends setbacks", testSaveClearsFailures},
-		{"save with a setback", testSaveWithFailure},
+		{"save after reauthorization is required", testSaveAfterRejection},
+		{"save records forced refreshes", testForced},
+		{"save clears refresh failures", testSaveClearsFailures},
+		{"save with a refresh failure", testSaveWithFailure},
 		{"save keeps the scope", testSaveScope},
-		{"identify disables, and save does not enable", testSaveDisabled},
+		{"save does not enable a disabled connection", testSaveDisabled},
 
-		{"intend", testRecordIntent},
-		{"intend once more", testRecordIntentAgain},
-		{"intend without right", testRecordIntentErrors},
-		{"withdraw", testCancelIntent},
-		{"withdraw back to unknown", testCancelIntentAfterUnknownOutcome},
-		{"withdraw twice", testCancelIntentTwice},
-		{"withdraw leaves a stranger's intent", testCancelOrphanedIntent},
-		{"withdraw keeps a worse status", testFailureAfterRejection},
-		{"doubt", testMarkOutcomeUnknown},
-		{"unusual answers are counted", testUnexpectedResponses},
-		{"condemn", testReauthorizationRequired},
-		{"condemn only the parent", testReauthorizationRequiredSuperseded},
-		{"condemn a key", testReauthorizationRequiredKey},
-		{"acquit", testReinstate},
+		{"record intent", testRecordIntent},
+		{"record intent again", testRecordIntentAgain},
+		{"record intent errors", testRecordIntentErrors},
+		{"cancel intent", testCancelIntent},
+		{"cancel intent after an unknown outcome", testCancelIntentAfterUnknownOutcome},
+		{"cancel intent twice", testCancelIntentTwice},
+		{"cancel intent keeps an orphaned intent", testCancelOrphanedIntent},
+		{"failure keeps reauthorization required", testFailureAfterRejection},
+		{"mark outcome unknown", testMarkOutcomeUnknown},
+		{"unexpected responses are counted", testUnexpectedResponses},
+		{"mark reauthorization required", testReauthorizationRequired},
+		{"mark reauthorization required with another parent", testReauthorizationRequiredSuperseded},
+		{"mark reauthorization required for a key", testReauthorizationRequiredKey},
+		{"reinstate", testReinstate},
 		{"request a refresh", testRequestRefresh},
-		{"requests end when a refresh is settled", testRequestSettled},
-		{"retry", testRetryRejected},
-		{"retry what was not refused", testRetryNotRejected},
+		{"refresh request ends with the refresh", testRequestSettled},
+		{"retry rejected", testRetryRejected},
+		{"retry what was not rejected", testRetryNotRejected},
 		{"promote a staged key", testPromoteKey},
-		{"promote nothing", testPromoteNothing},
+		{"promote without a staged key", testPromoteNothing},
 		{"due", testDue},
 		{"unsettled", testUnsettled},
 
-		{"save onto nothing", testSaveOnPending},
+		{"save on a pending connection", testSaveOnPending},
 		{"save a consent", testSaveConsent},
 		{"company conflict ends", testCompanyConflictEnds},
 
 		{"replace", testReplace},
-		{"replace nothing", testReplacePending},
+		{"replace on a pending connection", testReplacePending},
 		{"replace a key", testReplaceKey},
-		{"replace what is disabled", testReplaceDisabled},
-		{"replace refused", testReplaceErrors},
+		{"replace on a disabled connection", testReplaceDisabled},
+		{"replace errors", testReplaceErrors},
 		{"replace without a lease", testReplaceLeaseLost},
-		{"replace by what an operator allows", testReplaceOverrides},
-		{"replace spends links", testReplaceSpendsLinks},
-		{"replace wins against refreshes", testReplaceDuringRefresh},
+		{"replace with overrides", testReplaceOverrides},
+		{"replace uses up links", testReplaceSpendsLinks},
+		{"replace during a refresh", testReplaceDuringRefresh},
 		{"disable and enable", testDisable},
-		{"disable what is pending", testDisablePending},
-		{"enable what needs a person", testEnableAlarms},
+		{"disable a pending connection", testDisablePending},
+		{"enable notifies", testEnableAlarms},
 		{"export", testExport},
 		{"list by kind", testListByKind},
 
 		{"history", testHistory},
-		{"history of odd texts", testInvalidText},
+		{"history with invalid text", testInvalidText},
 		{"history by page", testHistoryPages},
-		{"history within bounds", testHistoryBounded},
-		{"history of what is removed", testHistoryOfRemoved},
+		{"history is bounded", testHistoryBounded},
+		{"history of removed connections", testHistoryOfRemoved},
 		{"history of refreshes", testHistoryOfRefreshes},
 		{"history of keys", testHistoryOfKeys},
 		{"history of the company", testHistoryOfCompany},
 
 		{"links", testLinks},
-		{"links end with a fresh one", testReplaceExistingLinks},
+		{"link that replaces existing links", testReplaceExistingLinks},
 		{"links expire", testLinkExpires},
-		{"links within bounds", testLinksBounded},
+		{"links are bounded", testLinksBounded},
 		{"consent", testConsent},
-		{"consent refused", testConsentErrors},
+		{"consent errors", testConsentErrors},
 		{"consent is taken once", testConsentOnce},
-		{"consents within bounds", testConsentsBounded},
+		{"consents are bounded", testConsentsBounded},
 
 		{"lease excludes", testLeaseExcludes},
-		{"lease of each connection is its own", testLeasePerConnection},
+		{"lease per connection", testLeasePerConnection},
 		{"lease is released once", testLeaseRelease},
-		{"lease ends with its store", testLeaseClose},
-		{"lease that was released guards nothing", testLeaseLost},
-		{"lease on nothing", testLeaseUnknown},
+		{"lease ends when its store closes", testLeaseClose},
+		{"lease lost", testLeaseLost},
+		{"lease on an unknown connection", testLeaseUnknown},
 		{"fence grows", testFence},
 
 		{"watch", testWatch},
 		{"watch own changes", testWatchOwn},
-		{"watch requests", testWatchRequests},
+		{"watch refresh requests", testWatchRequests},
 		{"watch ends with its context", testWatchEnds},
-		{"one by one", testOneByOne},
-		{"secrets are sealed", testSecrets},
-		{"secrets of people are sealed", testLinkSecrets},
+		{"concurrent refreshes", testOneByOne},
+		{"secrets are encrypted", testSecrets},
+		{"secrets of links and consents are encrypted", testLinkSecrets},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })
 	}
 }
 
-// start is a time that a store can keep exactly.
+// start returns the current time, truncated to what every store can represent.
 func start() time.Time { return time.Now().UTC().Truncate(time.Second) }
 
 func secret(value string) credstore.Secret { return credstore.NewSecret(value) }
@@ -166,7 +167,7 @@ func pair(name string) credstore.NewConnection {
 	}
 }
 
-// key returns a new connection with an API key.
+// key returns a new connection of kind integrated_key with an API key.
 func key(name string) credstore.NewConnection {
 	return credstore.NewConnection{
 		Name:       name,
@@ -194,7 +195,7 @@ func read(t *testing.T, s Store, id string) credstore.State {
 	return state
 }
 
-// parentOf reads what a refresh would name as its parent.
+// parentOf returns the parent that a refresh would send now.
 func parentOf(t *testing.T, s Store, id string) credstore.Parent {
 	t.Helper()
 	return read(t, s, id).Credential.Parent()
@@ -220,12 +221,12 @@ func recordIntent(t *testing.T, s Store, l credstore.Lease, parent credstore.Par
 	t.Helper()
 	i, err := s.Credentials.RecordIntent(t.Context(), l, parent, start())
 	if err != nil {
-		t.Fatalf("Intend(%v): %v", parent, err)
+		t.Fatalf("RecordIntent(%v): %v", parent, err)
 	}
 	return i
 }
 
-// next is what a refresh of the parent may bring.
+// next returns a possible result of a refresh of the parent.
 func next(parent credstore.Parent, tokens string) credstore.Successor {
 	return credstore.Successor{
 		Parent:       parent,
@@ -247,11 +248,11 @@ func save(t *testing.T, s Store, n credstore.Successor) credstore.Connection {
 
 func requireReauthorization(t *testing.T, s Store, parent credstore.Parent, dropAccess bool) {
 	t.Helper()
-	l := acquire(t, s, parent.ConnectionID, "condemner")
+	l := acquire(t, s, parent.ConnectionID, "refresher")
 	defer release(t, l)
-	f := credstore.Failure{Code: "refused", Message: "no longer", At: start()}
+	f := credstore.Failure{Code: "invalid_grant", Message: "rejected", At: start()}
 	if err := s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f, credstore.ReasonRefreshTokenRejected, dropAccess); err != nil {
-		t.Fatalf("Condemn(%v): %v", parent, err)
+		t.Fatalf("MarkReauthorizationRequired(%v): %v", parent, err)
 	}
 }
 
@@ -263,8 +264,8 @@ func wantErr(t *testing.T, call string, err, want error) {
 	}
 }
 
-// wantConflict fails the test unless err is a Conflict of the sentinel with the
-// connection called with.
+// wantConflict fails the test unless err is a ConflictError that matches sentinel and
+// names the connection with.
 func wantConflict(t *testing.T, call string, err, sentinel error, with string) {
 	t.Helper()
 	wantErr(t, call, err, sentinel)
@@ -274,17 +275,17 @@ func wantConflict(t *testing.T, call string, err, sentinel error, with string) {
 	}
 }
 
-// wantSame fails the test unless got and want are equal, secrets compared by
-// what they hold.
+// wantSame fails the test unless got and want are equal. Secrets are equal if their
+// values are.
 func wantSame(t *testing.T, what string, got, want any) {
 	t.Helper()
 	sameSecret := cmp.Comparer(func(a, b credstore.Secret) bool { return a.Equal(b) })
 	if diff := cmp.Diff(want, got, sameSecret); diff != "" {
-		t.Fatalf("%s is not as wanted (-want +got):\n%s", what, diff)
+		t.Fatalf("%s (-want +got):\n%s", what, diff)
 	}
 }
 
-// listAll returns the names on all pages.
+// listAll returns the names of the connections on all pages.
 func listAll(ctx context.Context, t *testing.T, s Store, q credstore.Query) []string {
 	t.Helper()
 	names := []string{}

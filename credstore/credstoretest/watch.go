@@ -11,7 +11,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// watch starts a watcher that ends with the test, and returns what it reports.
+// watch starts a watcher that runs until the test ends, and returns its reports.
 func watch(t *testing.T, s Store) <-chan []credstore.Change {
 	t.Helper()
 	reports, done := make(chan []credstore.Change, 100), make(chan error, 1)
@@ -46,38 +46,37 @@ func testWatch(t *testing.T, data Data) {
 	s, other := data.Open(t), data.Open(t)
 	before := create(t, other, pair("before"))
 	reports := watch(t, s)
-	await(t, "what was created between Open and Watch", reports, before.ID)
+	await(t, "a creation between Open and Watch", reports, before.ID)
 
 	c := create(t, other, pair("acme"))
-	await(t, "a creation", reports, c.ID)
+	await(t, "the creation", reports, c.ID)
 	save(t, other, next(parentOf(t, other, c.ID), "2"))
-	await(t, "a save", reports, c.ID)
+	await(t, "the save", reports, c.ID)
 	recordFailure(t, other, c.ID, failure(false))
-	await(t, "a setback", reports, c.ID)
+	await(t, "the failure", reports, c.ID)
 	requireReauthorization(t, other, parentOf(t, other, c.ID), false)
-	await(t, "a condemnation", reports, c.ID)
+	await(t, "the rejection", reports, c.ID)
 	if err := other.Connections.SetCompany(t.Context(), c.ID, credstore.Company{ID: "c-1"}); err != nil {
-		t.Fatalf("Identify: %v", err)
+		t.Fatalf("SetCompany: %v", err)
 	}
-	await(t, "a company", reports, c.ID)
+	await(t, "the company", reports, c.ID)
 	if err := other.Connections.Remove(t.Context(), c.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
 	}
-	await(t, "a removal", reports, c.ID)
+	await(t, "the removal", reports, c.ID)
 }
 
 func testWatchOwn(t *testing.T, data Data) {
 	s := data.Open(t)
 	reports := watch(t, s)
 	c := create(t, s, pair("acme"))
-	await(t, "an own creation", reports, c.ID)
+	await(t, "its own creation", reports, c.ID)
 	save(t, s, next(parentOf(t, s, c.ID), "2"))
-	await(t, "an own save", reports, c.ID)
+	await(t, "its own save", reports, c.ID)
 }
 
-// testWatchRequests: whoever holds nothing of a connection hears of an
-// operator's request all the same, and of nothing else about it that he would
-// have to look at.
+// testWatchRequests checks that a watcher can tell the change that requests a refresh
+// from every other change, without reading the connection.
 func testWatchRequests(t *testing.T, data Data) {
 	s, other := data.Open(t), data.Open(t)
 	c := create(t, other, pair("acme"))
@@ -88,9 +87,9 @@ func testWatchRequests(t *testing.T, data Data) {
 		change func() error
 		want   bool
 	}{
-		{"before", nil, false},
-		{"a request", func() error { return other.Credentials.RequestRefresh(t.Context(), c.ID, start()) }, true},
-		{"what settles it", func() error { _, err := other.Credentials.Save(t.Context(), next(parent, "2")); return err }, false},
+		{"creation", nil, false},
+		{"request", func() error { return other.Credentials.RequestRefresh(t.Context(), c.ID, start()) }, true},
+		{"save", func() error { _, err := other.Credentials.Save(t.Context(), next(parent, "2")); return err }, false},
 	} {
 		if test.change != nil {
 			if err := test.change(); err != nil {
@@ -101,7 +100,7 @@ func testWatchRequests(t *testing.T, data Data) {
 	}
 }
 
-// awaitChange fails the test unless the very change is reported within a second.
+// awaitChange fails the test unless exactly this change is reported within a second.
 func awaitChange(t *testing.T, what string, reports <-chan []credstore.Change, want credstore.Change) {
 	t.Helper()
 	timeout := time.After(time.Second)
@@ -121,7 +120,7 @@ func testWatchEnds(t *testing.T, data Data) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := data.Open(t).Changes.Watch(ctx, func([]credstore.Change) {})
-	wantErr(t, "Watch with an ended context", err, context.Canceled)
+	wantErr(t, "Watch with a canceled context", err, context.Canceled)
 
 	s := data.Open(t)
 	done := make(chan error, 1)
@@ -149,10 +148,10 @@ func testSecrets(t *testing.T, data Data) {
 	dump := data.Dump(t)
 	for _, plain := range planted {
 		if bytes.Contains(dump, []byte(plain)) {
-			t.Errorf("%q stands in the store's data", plain)
+			t.Errorf("%q is in the data of the store in plain text", plain)
 		}
 	}
 	if !bytes.Contains(dump, []byte("acme")) {
-		t.Error("the dump does not hold the connection's name: it is not of the store's data")
+		t.Error("the dump does not contain the name of the connection, so it is not the data of the store")
 	}
 }
