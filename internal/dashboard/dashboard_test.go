@@ -241,6 +241,28 @@ func TestChangesRequireSessionForm(t *testing.T) {
 	}
 }
 
+// TestSessionDoesNotAuthorizeAPI checks that the cookie of a session is no substitute
+// for the admin token: the API has no CSRF tokens.
+func TestSessionDoesNotAuthorizeAPI(t *testing.T) {
+	store := &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}
+	b := signedIn(t, newTestDashboard(t, store, withLinks).handler)
+	const all, one = "/api/v1/connections", "/api/v1/connections/acme"
+	for _, route := range []string{
+		"POST " + all, "DELETE " + one, "POST " + one + "/link", "POST " + one + "/check", "POST " + one + "/refresh",
+		"POST " + one + "/retry", "POST " + one + "/disable", "POST " + one + "/enable", "POST " + one + "/key", "POST /api/v1/import",
+	} {
+		method, target, _ := strings.Cut(route, " ")
+		r := httptest.NewRequest(method, target, nil)
+		r.Header.Set("Content-Type", "application/json")
+		if w := b.send(r); w.Code != http.StatusUnauthorized {
+			t.Errorf("%s with a session = %d, want 401", route, w.Code)
+		}
+	}
+	if len(store.Recorded) > 0 || len(store.Connections) != 1 {
+		t.Errorf("something was changed: %v", store.Recorded)
+	}
+}
+
 func TestCrossSiteNavigation(t *testing.T) {
 	h := newTestDashboard(t, &managetest.Store{Connections: []credstore.Connection{managetest.FullConnection()}}, withLinks).handler
 	b := &browser{t: t, h: h, change: func(r *http.Request) {
