@@ -37,7 +37,7 @@ func (db *database) checkBinding(ctx context.Context, want credstore.Binding) er
 	if err := compareBindings(row.binding, want); err != nil {
 		return err
 	}
-	if err := db.checkKeyset(row); err != nil {
+	if err := checkKeyset(db.keys, row); err != nil {
 		return err
 	}
 	if row.binding.ClientID != "" || want.ClientID == "" {
@@ -104,16 +104,16 @@ func compareBindings(have, want credstore.Binding) error {
 	return nil
 }
 
-func (db *database) checkKeyset(row bindingRow) error {
+func checkKeyset(keys *keyset.Keyset, row bindingRow) error {
 	const hint = "use the keyset that the store was made with, from its backup if need be"
-	if !db.keys.Contains(row.fingerprint) {
+	if !keys.Contains(row.fingerprint) {
 		return &credstore.SetupError{
 			Err: fmt.Errorf("the store was sealed under the key %s, and the keyset, whose primary key is %s, does not hold it",
-				row.fingerprint, db.keys.Fingerprint()),
+				row.fingerprint, keys.Fingerprint()),
 			Hint: hint,
 		}
 	}
-	opened, err := db.keys.Decrypt(canaryLabel(row.id), row.canary)
+	opened, err := keys.Decrypt(canaryLabel(row.id), row.canary)
 	if err != nil || string(opened) != canary {
 		return &credstore.SetupError{
 			Err:  errors.New("the keyset does not open the store, although it holds the key: the store is damaged"),

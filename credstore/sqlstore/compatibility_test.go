@@ -185,8 +185,8 @@ func TestPostgresRenamesStoredReasons(t *testing.T) {
 		}
 	}
 	postgrestest.Exec(t, dsn, `
-		INSERT INTO connections (id, name, folded_name, kind, status, reason, own_status, own_reason, error_code, error_at, search, created_at)
-			VALUES ('id', 'acme', 'acme', 'oauth', 'disabled', 'operator', 'degraded', 'mass_refusal', 'mass_refusal', 1, 'acme', 1);
+		INSERT INTO connections (id, name, folded_name, kind, status, reason, own_status, own_reason, error_code, error_at, search, created_at, refresh_hash)
+			VALUES ('id', 'acme', 'acme', 'oauth', 'disabled', 'operator', 'degraded', 'mass_refusal', 'mass_refusal', 1, 'acme', 1, decode(repeat('00', 32), 'hex'));
 		INSERT INTO events (number, id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
 			VALUES (1, 'e', 'id', 'acme', 0, 'connection.link_made', 9000000000000, 'proxy', 'degraded', 'mass_refusal', 1, 'mass_refusal', '');
 		INSERT INTO deliveries (subscription, event, connection_id, connection, due_at)

@@ -36,16 +36,12 @@ func (s links) BeginConsent(ctx context.Context, c credstore.Consent) error {
 		if err := l.usable(s.db.now()); err != nil {
 			return err
 		}
-		return s.db.insertConsent(ctx, tx, l.number, c)
+		return s.insertConsent(ctx, tx, l.number, c)
 	})
 }
 
-func (db *database) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c credstore.Consent) error {
-	link, err := db.encrypt(ctx, tx, c.ConnectionID, columnConsentLink, c.Link)
-	if err != nil {
-		return err
-	}
-	verifier, err := db.encrypt(ctx, tx, c.ConnectionID, columnConsentVerifier, c.Verifier)
+func (s links) insertConsent(ctx context.Context, tx *sql.Tx, number int64, c credstore.Consent) error {
+	encrypted, err := s.db.encrypt(ctx, tx, c.ConnectionID, namedSecret{columnConsentLink, c.Link}, namedSecret{columnConsentVerifier, c.Verifier})
 	if err != nil {
 		return err
 	}
@@ -53,7 +49,7 @@ func (db *database) insertConsent(ctx context.Context, tx *sql.Tx, number int64,
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO consents (state_hash, connection, link, verifier, browser, redirect_uri, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		hash[:], number, link, verifier, c.Browser, c.RedirectURI, db.consentEnd(c).UnixMilli())
+		hash[:], number, encrypted[0], encrypted[1], c.Browser, c.RedirectURI, s.consentEnd(c).UnixMilli())
 	if err != nil {
 		return err
 	}
@@ -64,8 +60,8 @@ func (db *database) insertConsent(ctx context.Context, tx *sql.Tx, number int64,
 	return err
 }
 
-func (db *database) consentEnd(c credstore.Consent) time.Time {
-	latest := db.now().Add(credstore.ConsentTimeout)
+func (s links) consentEnd(c credstore.Consent) time.Time {
+	latest := s.db.now().Add(credstore.ConsentTimeout)
 	if c.ExpiresAt.IsZero() || c.ExpiresAt.After(latest) {
 		return latest
 	}
@@ -76,20 +72,20 @@ func (db *database) consentEnd(c credstore.Consent) time.Time {
 func (s links) TakeConsent(ctx context.Context, state credstore.Secret, browser []byte) (credstore.Consent, error) {
 	var c credstore.Consent
 	err := s.db.write(ctx, "taking a consent", func(tx *sql.Tx) (err error) {
-		c, err = s.db.takeConsent(ctx, tx, state, browser)
+		c, err = s.takeConsent(ctx, tx, state, browser)
 		return err
 	})
 	return c, err
 }
 
-func (db *database) takeConsent(ctx context.Context, tx *sql.Tx, state credstore.Secret, browser []byte) (credstore.Consent, error) {
+func (s links) takeConsent(ctx context.Context, tx *sql.Tx, state credstore.Secret, browser []byte) (credstore.Consent, error) {
 	c := credstore.Consent{State: state}
 	hash := state.Hash()
 	var link, verifier []byte
 	var expires sql.NullInt64
 	err := tx.QueryRowContext(ctx, `
 		SELECT id, link, verifier, browser, redirect_uri, consents.expires_at FROM consents JOIN connections ON number = connection
-		WHERE state_hash = $1 AND consents.expires_at > $2`, hash[:], db.now().UnixMilli()).
+		WHERE state_hash = $1 AND consents.expires_at > $2`, hash[:], s.db.now().UnixMilli()).
 		Scan(&c.ConnectionID, &link, &verifier, &c.Browser, &c.RedirectURI, &expires)
 	if err != nil {
 		return credstore.Consent{}, orNotFound(err)
@@ -98,12 +94,16 @@ func (db *database) takeConsent(ctx context.Context, tx *sql.Tx, state credstore
 		return credstore.Consent{}, credstore.ErrOtherBrowser
 	}
 	// Of two who have read it, one deletes it.
-	if err := changedOne(tx.ExecContext(ctx, `DELETE FROM consents WHERE state_hash = $1`, hash[:])); err != nil {
+	deleted, err := affected(tx.ExecContext(ctx, `DELETE FROM consents WHERE state_hash = $1`, hash[:]))
+	if err == nil && !deleted {
+		err = credstore.ErrNotFound
+	}
+	if err != nil {
 		return credstore.Consent{}, err
 	}
 	var errs [2]error
 	c.ExpiresAt = timeOf(expires)
-	c.Link, errs[0] = db.decrypt(c.ConnectionID, columnConsentLink, link)
-	c.Verifier, errs[1] = db.decrypt(c.ConnectionID, columnConsentVerifier, verifier)
+	c.Link, errs[0] = s.db.decrypt(c.ConnectionID, columnConsentLink, link)
+	c.Verifier, errs[1] = s.db.decrypt(c.ConnectionID, columnConsentVerifier, verifier)
 	return c, errors.Join(errs[:]...)
 }

@@ -24,9 +24,6 @@ type dialect interface {
 	// shareLock ends a SELECT whose rows must stay as they are until the transaction
 	// ends.
 	shareLock() string
-	// snapshot returns the options of a transaction in which all reads see the
-	// same state.
-	snapshot() *sql.TxOptions
 	// classify says what an error of the database means, in the words of
 	// package credstore.
 	classify(err error) error

@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql"
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
@@ -22,7 +21,7 @@ const needsReminder = keyExpiresSoon + ` AND (reminded_within IS NULL OR reminde
 
 // KeysExpiring returns connections whose key ends soon; see [credstore.Outbox].
 func (s outbox) KeysExpiring(ctx context.Context, within time.Duration, limit int) ([]credstore.Connection, error) {
-	found, err := s.db.connections(ctx, `
+	found, err := queryConnections(ctx, s.db, `
 		SELECT `+connectionColumns+` FROM connections WHERE `+needsReminder+` AND NOT `+hasLongerStagedKey+`
 		ORDER BY expires_at LIMIT $3`, s.db.now().Add(within).UnixMilli(), within.Milliseconds(), limit)
 	return found, s.db.failure("finding keys that end soon", err)
@@ -30,18 +29,5 @@ func (s outbox) KeysExpiring(ctx context.Context, within time.Duration, limit in
 
 // RecordKeyExpiring writes that a key ends soon; see [credstore.Outbox].
 func (s outbox) RecordKeyExpiring(ctx context.Context, id string, within time.Duration) error {
-	return s.db.change(ctx, "reminding of a key's end", id, func(tx *sql.Tx) error {
-		reminded, err := affected(tx.ExecContext(ctx, `UPDATE connections SET reminded_within = $2 WHERE id = $3 AND `+needsReminder,
-			s.db.now().Add(within).UnixMilli(), within.Milliseconds(), id))
-		if err != nil {
-			return err
-		}
-		c, err := connectionWithID(ctx, tx, id)
-		if err != nil || !reminded {
-			return err
-		}
-		return s.db.record(ctx, tx, c, credstore.Event{
-			Type: credstore.EventKeyExpiring, Message: "the API key ends at " + c.ExpiresAt.Format(time.RFC3339),
-		})
-	})
+	return s.db.applyTo(ctx, "recording that a key expires", id, credstore.RecordKeyExpiring{Within: within})
 }

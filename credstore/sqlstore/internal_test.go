@@ -208,7 +208,7 @@ func TestRemovalsArePruned(t *testing.T) {
 		now = now.Add(test.after)
 		s.db.pruneIfDue(t.Context())
 		now = start
-		ids, _, _, err := s.db.changesSince(t.Context(), "0")
+		ids, _, _, err := changes{s.db}.since(t.Context(), "0")
 		if err != nil || len(ids) != test.want {
 			t.Errorf("changes known after %v = %d, %v, want %d", test.after, len(ids), err, test.want)
 		}
@@ -310,12 +310,12 @@ func fill(b *testing.B, s *Store, n int) []string {
 }
 
 func (s *Store) fillOne(ctx context.Context, tx *sql.Tx, id string) error {
-	n := newOAuth("c-" + id)
-	number, err := s.db.insert(ctx, tx, id, n)
+	t := credstore.Begin(id, newOAuth("c-"+id), s.db.now())
+	number, _, err := insertConnection(ctx, tx, t.State)
 	if err != nil {
 		return err
 	}
-	if err := s.db.insertCredential(ctx, tx, number, id, n.Credential); err != nil {
+	if err := s.db.storeSecrets(ctx, tx, number, id, t.Secrets); err != nil {
 		return err
 	}
 	return s.db.dialect.recordChange(ctx, tx, id, s.db.now())

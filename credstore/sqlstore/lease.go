@@ -125,76 +125,30 @@ func (l *lease) writeEnded() bool {
 	return l.released && l.writes == 0
 }
 
-// leasedWrite is a write under a lease about the credential that is the parent.
-type leasedWrite struct {
-	tx     *sql.Tx
-	number int64 // of the connection
-	fence  int64
-}
+// runner runs f in a transaction, as transact and change do.
+type runner func(ctx context.Context, doing, id string, f func(*sql.Tx) error) error
 
-// underLease runs f in a transaction if the lease is held and the stored
-// credential is parent; else it returns ErrLeaseLost or ErrSuperseded.
-func (db *database) underLease(ctx context.Context, l credstore.Lease, parent credstore.Parent, run runner, f func(leasedWrite) error) error {
-	return db.withLease(ctx, l, parent.ConnectionID, run, func(tx *sql.Tx, held *lease) error {
-		g := leasedWrite{tx: tx, fence: held.Fence()}
-		err := tx.QueryRowContext(ctx, `
-			UPDATE connections SET fence = $1
-			WHERE id = $2 AND version = $3 AND refresh_hash = $4 AND fence <= $1 RETURNING number`,
-			g.fence, parent.ConnectionID, parent.Version, parent.RefreshHash[:]).Scan(&g.number)
-		if errors.Is(err, sql.ErrNoRows) {
-			return rejectReason(ctx, tx, held)
-		}
-		if err != nil {
-			return err
-		}
-		return f(g)
-	})
-}
-
-// withLease runs f in a transaction if the lease is held, and is on the
-// connection with the id; else it returns ErrLeaseLost.
-func (db *database) withLease(ctx context.Context, l credstore.Lease, id string, run runner, f func(*sql.Tx, *lease) error) (err error) {
+// underLease runs f in a transaction in which the lease is held on the connection
+// with the id; else it returns ErrLeaseLost. The fence is checked in the same
+// transaction: a process that was paused until its lease ended, and did not notice,
+// finds the fence of its successor.
+func (db *database) underLease(ctx context.Context, doing string, l credstore.Lease, id string, run runner, f func(*sql.Tx, row) error) (err error) {
 	held, ok := l.(*lease)
 	if !ok || held.db != db || held.id != id || !held.beginWrite() {
-		return db.failure("using a lease", credstore.ErrLeaseLost)
+		return db.failure(doing, credstore.ErrLeaseLost)
 	}
 	defer func() { err = errors.Join(err, held.endWrite()) }()
-	return run(func(tx *sql.Tx) error {
+	return run(ctx, doing, id, func(tx *sql.Tx) error {
 		if err := held.handle.check(ctx, tx); err != nil {
 			return err
 		}
-		return f(tx, held)
+		r, err := readRow(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if r.fence > held.Fence() {
+			return credstore.ErrLeaseLost
+		}
+		return f(tx, r)
 	})
-}
-
-// takeFence records that something is written under the lease, whatever the
-// stored credential, and returns the number of the connection. It returns
-// ErrLeaseLost if somebody has written after it, and ErrNotFound.
-func takeFence(ctx context.Context, tx *sql.Tx, l *lease) (number int64, err error) {
-	err = tx.QueryRowContext(ctx, `
-		UPDATE connections SET fence = $1 WHERE id = $2 AND fence <= $1 RETURNING number`, l.Fence(), l.id).Scan(&number)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return number, err
-	}
-	if _, err := connectionWithID(ctx, tx, l.id); err != nil {
-		return 0, err
-	}
-	return 0, credstore.ErrLeaseLost
-}
-
-// runner runs a function in a transaction.
-type runner func(func(*sql.Tx) error) error
-
-// rejectReason tells a lease that somebody has written after from a credential
-// that is not the parent.
-func rejectReason(ctx context.Context, tx *sql.Tx, l *lease) error {
-	var fence int64
-	err := tx.QueryRowContext(ctx, `SELECT fence FROM connections WHERE id = $1`, l.id).Scan(&fence)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return err
-	}
-	if fence > l.Fence() {
-		return credstore.ErrLeaseLost
-	}
-	return credstore.ErrSuperseded
 }

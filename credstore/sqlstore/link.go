@@ -47,7 +47,7 @@ func (s links) OpenLink(ctx context.Context, id string, r credstore.LinkRequest)
 		return token, l, fmt.Errorf("%s: it needs a time to live of %v at most", doing, credstore.MaxLinkTTL)
 	}
 	if !r.ReplaceExisting {
-		token, l, err = s.db.openLink(ctx, s.db.dialect.readers(), id, r)
+		token, l, err = s.openLink(ctx, s.db.dialect.readers(), id, r)
 		if !errors.Is(err, sql.ErrNoRows) {
 			return token, l, s.db.failure(doing, err)
 		}
@@ -58,14 +58,14 @@ func (s links) OpenLink(ctx context.Context, id string, r credstore.LinkRequest)
 			return err
 		}
 		if !r.ReplaceExisting { // somebody else may just have made one
-			token, l, err = s.db.openLink(ctx, tx, id, r)
+			token, l, err = s.openLink(ctx, tx, id, r)
 			if !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
 		} else if err := endLinks(ctx, tx, number); err != nil {
 			return err
 		}
-		token, l, err = s.db.makeLink(ctx, tx, number, id, r)
+		token, l, err = s.makeLink(ctx, tx, number, id, r)
 		return err
 	})
 	return token, l, err
@@ -78,8 +78,8 @@ func numberOf(ctx context.Context, q querier, id string) (number int64, err erro
 
 // openLink finds a link that can be used and is as requested; else it returns
 // sql.ErrNoRows.
-func (db *database) openLink(ctx context.Context, q querier, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
-	now := db.now()
+func (s links) openLink(ctx context.Context, q querier, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
+	now := s.db.now()
 	row := q.QueryRowContext(ctx, `
 		SELECT `+linkColumns+` FROM links JOIN connections ON number = connection
 		WHERE connections.id = $1 AND token IS NOT NULL AND links.expires_at > $2 AND links.expires_at <= $6
@@ -92,7 +92,7 @@ func (db *database) openLink(ctx context.Context, q querier, id string, r credst
 		return credstore.Secret{}, credstore.Link{}, err
 	}
 	// One that does not open, or is not the one it was, is as good as none.
-	token, err := db.decrypt(id, linkTokenLabel, l.sealed)
+	token, err := s.db.decrypt(id, linkTokenLabel, l.sealed)
 	hash := token.Hash()
 	if err != nil || !bytes.Equal(hash[:], l.hash) {
 		return credstore.Secret{}, credstore.Link{}, sql.ErrNoRows
@@ -101,18 +101,18 @@ func (db *database) openLink(ctx context.Context, q querier, id string, r credst
 }
 
 // makeLink forgets the oldest ones if there are too many.
-func (db *database) makeLink(ctx context.Context, tx *sql.Tx, number int64, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
+func (s links) makeLink(ctx context.Context, tx *sql.Tx, number int64, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
 	token = newToken()
 	hash := token.Hash()
-	sealed, err := db.encrypt(ctx, tx, id, linkTokenLabel, token)
+	encrypted, err := s.db.encrypt(ctx, tx, id, namedSecret{linkTokenLabel, token})
 	if err != nil {
 		return token, l, err
 	}
-	now := db.now()
+	now := s.db.now()
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO links (token_hash, connection, token, created_at, expires_at, return_url, other_company, shared_company)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		hash[:], number, sealed, now.UnixMilli(), now.Add(r.TTL).UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany))
+		hash[:], number, encrypted[0], now.UnixMilli(), now.Add(r.TTL).UnixMilli(), r.ReturnURL, asInt(r.AllowOtherCompany), asInt(r.AllowSharedCompany))
 	if err != nil {
 		return token, l, err
 	}
@@ -131,9 +131,7 @@ func (db *database) makeLink(ctx context.Context, tx *sql.Tx, number int64, id s
 	if err != nil {
 		return token, l, err
 	}
-	return token, made.Link, db.record(ctx, tx, c, credstore.Event{
-		Type: credstore.EventLinkCreated, Message: made.Summary(),
-	})
+	return token, made.Link, s.db.record(ctx, tx, c, credstore.Event{Type: credstore.EventLinkCreated, Message: made.Summary()}, false)
 }
 
 // newToken returns 256 random bits in base64url.
@@ -177,14 +175,14 @@ func (l storedLink) usable(at time.Time) error {
 
 // spendLink spends the link on the connection, and ends all others. Without a
 // token it only ends them.
-func (db *database) spendLink(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret) error {
-	if err := db.markUsed(ctx, tx, number, token); err != nil {
+func spendLink(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret, now time.Time) error {
+	if err := markUsed(ctx, tx, number, token, now); err != nil {
 		return err
 	}
 	return endLinks(ctx, tx, number)
 }
 
-func (db *database) markUsed(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret) error {
+func markUsed(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret, now time.Time) error {
 	if token.IsZero() {
 		return nil
 	}
@@ -195,9 +193,9 @@ func (db *database) markUsed(ctx context.Context, tx *sql.Tx, number int64, toke
 	if err != nil {
 		return err
 	}
-	if err := l.usable(db.now().Add(-credstore.ConsentTimeout)); err != nil {
+	if err := l.usable(now.Add(-credstore.ConsentTimeout)); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE links SET used_at = $2 WHERE token_hash = $1`, l.hash, db.now().UnixMilli())
+	_, err = tx.ExecContext(ctx, `UPDATE links SET used_at = $2 WHERE token_hash = $1`, l.hash, now.UnixMilli())
 	return err
 }

@@ -34,7 +34,7 @@ func (s connections) List(ctx context.Context, q credstore.Query) (credstore.Pag
 	}
 	// One more than asked for tells whether there is a next page. The names alone
 	// are looked for first, since an index holds all that decides.
-	found, err := s.db.connections(ctx, `
+	found, err := queryConnections(ctx, s.db, `
 		SELECT `+connectionColumns+` FROM connections WHERE name IN (
 			SELECT name FROM connections WHERE name > $2 AND `+selection(q)+` ORDER BY name LIMIT $6)
 		ORDER BY name`, ends, after, string(q.Status), string(q.Kind), pattern(q.Search), limit+1, q.Reason)
@@ -148,7 +148,7 @@ func (s connections) Count(ctx context.Context) (map[credstore.Group]int, error)
 
 // Due returns the connections to refresh; see [credstore.Store].
 func (s credentials) Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]credstore.Connection, error) {
-	found, err := s.db.connections(ctx, `
+	found, err := queryConnections(ctx, s.db, `
 		SELECT `+connectionColumns+` FROM connections
 		WHERE kind = 'oauth' AND status IN ('active', 'degraded') AND refreshed_at < $1
 			AND refused_at IS NULL AND (retry_at IS NULL OR retry_at <= $2)
@@ -179,7 +179,7 @@ func (s credentials) Unsettled(ctx context.Context, limit int) ([]string, error)
 	return ids, s.db.failure("finding unsettled refreshes", err)
 }
 
-func (db *database) connections(ctx context.Context, query string, args ...any) ([]credstore.Connection, error) {
+func queryConnections(ctx context.Context, db *database, query string, args ...any) ([]credstore.Connection, error) {
 	var found []credstore.Connection
 	err := db.each(ctx, func(rows *sql.Rows) error {
 		c, err := scanConnection(rows.Scan)

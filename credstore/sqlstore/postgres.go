@@ -139,10 +139,6 @@ func (d *postgresDialect) writer() *sql.DB { return d.db }
 
 func (d *postgresDialect) readers() *sql.DB { return d.db }
 
-func (d *postgresDialect) snapshot() *sql.TxOptions {
-	return &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead}
-}
-
 func (d *postgresDialect) shareLock() string { return ` FOR SHARE` }
 
 func (d *postgresDialect) storeName() string { return d.identity }

@@ -204,7 +204,7 @@ func TestPostgresRotateWaitsForWriters(t *testing.T) {
 	sealed, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- s.db.transact(context.Background(), "sealing", c.ID, func(tx *sql.Tx) error {
-			_, err := s.db.encrypt(context.Background(), tx, c.ID, columnAccessToken, credstore.NewSecret("x"))
+			_, err := s.db.encrypt(context.Background(), tx, c.ID, namedSecret{columnAccessToken, credstore.NewSecret("x")})
 			close(sealed)
 			<-release
 			return err

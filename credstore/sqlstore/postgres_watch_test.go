@@ -74,7 +74,7 @@ func TestPostgresChangesAreReportedInAnyCommitOrder(t *testing.T) {
 	}
 	look := func(when string, want ...string) {
 		t.Helper()
-		found, latest, _, err := s.db.changesSince(t.Context(), seen)
+		found, latest, _, err := changes{s.db}.since(t.Context(), seen)
 		if err != nil || !slices.Equal(idsOf(found), want) {
 			t.Errorf("changes %s = %v, %v, want %v", when, idsOf(found), err, want)
 		}
@@ -239,13 +239,13 @@ func TestPostgresRestoredChangesAreReportedOnce(t *testing.T) {
 	s := openPostgresStore(t, Server.Schema(t), newKeyset(t))
 	c := mustCreate(t, s, newOAuth("acme"))
 	mustExec(t, s.db.dialect.writer(), `UPDATE changes SET xact = '999999999999'`)
-	found, latest, _, err := s.db.changesSince(t.Context(), s.db.opened)
+	found, latest, _, err := changes{s.db}.since(t.Context(), s.db.opened)
 	if err != nil || len(found) != 0 {
 		t.Errorf("changes = %v, %v, want none of the future", idsOf(found), err)
 	}
 	end := holdOpen(t, s, c.ID)
 	end()
-	if found, _, _, err = s.db.changesSince(t.Context(), latest); err != nil || !slices.Equal(idsOf(found), []string{c.ID}) {
+	if found, _, _, err = (changes{s.db}).since(t.Context(), latest); err != nil || !slices.Equal(idsOf(found), []string{c.ID}) {
 		t.Errorf("changes after one = %v, %v, want it", idsOf(found), err)
 	}
 }

@@ -32,7 +32,7 @@ func (db *database) rebind(ctx context.Context, stamp credstore.Binding) (before
 	if err != nil {
 		return before, db.failure("reading the store's stamp", err)
 	}
-	if err := db.checkKeyset(row); err != nil {
+	if err := checkKeyset(db.keys, row); err != nil {
 		return before, err
 	}
 	return row.binding, db.write(ctx, "writing the stamp", func(tx *sql.Tx) error {

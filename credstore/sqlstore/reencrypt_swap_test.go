@@ -65,11 +65,13 @@ func savePair(t *testing.T, s *Store, id, access, refresh string) error {
 // record and its sealing stays.
 func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 	s, ids := rotated(t, t.TempDir(), 3)
-	key, err := s.db.currentKey(t.Context())
+	key, err := s.Keys.currentKey(t.Context())
 	if err != nil {
 		t.Fatalf("stampKey: %v", err)
 	}
-	read, err := s.db.oldRecords(t.Context(), key, 0)
+	tables := encryptedTables()
+	credentials := tables[len(tables)-1]
+	read, err := s.Keys.oldRecords(t.Context(), credentials, key, 0)
 	if err != nil || len(read) != len(ids) {
 		t.Fatalf("oldRecords = %d, %v, want %d", len(read), err, len(ids))
 	}
@@ -82,7 +84,7 @@ func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 		t.Fatalf("dropping a token: %v", err)
 	}
 	p := reencryptionPass{key: key}
-	if err := s.db.reencryptRecords(t.Context(), &p, read); err != nil || p.done != 1 || p.missed != 2 {
+	if err := s.Keys.reencryptRecords(t.Context(), &p, credentials, read); err != nil || p.done != 1 || p.missed != 2 {
 		t.Errorf("resealRecords = %d done, %d missed, %v, want 1 and 2", p.done, p.missed, err)
 	}
 	for id, want := range map[string]string{ids[0]: "newer", ids[1]: ""} {
@@ -123,7 +125,7 @@ func TestReencryptConcurrently(t *testing.T) {
 			t.Errorf("access token = %q, %v, want %q", state.Credential.AccessToken.Reveal(), err, want)
 		}
 	}
-	key, err := s.db.currentKey(t.Context())
+	key, err := s.Keys.currentKey(t.Context())
 	if err != nil {
 		t.Fatalf("stampKey: %v", err)
 	}

@@ -104,8 +104,6 @@ func (d *sqliteDialect) lockAll(context.Context, *sql.Tx) error { return nil } /
 
 func (d *sqliteDialect) shareLock() string { return "" } // nothing is written beside it
 
-func (d *sqliteDialect) snapshot() *sql.TxOptions { return &sql.TxOptions{ReadOnly: true} }
-
 func (d *sqliteDialect) acquire(ctx context.Context, id, _ string) (leaseHandle, error) {
 	return acquireLock(ctx, d.read, id, d.locks.lock)
 }

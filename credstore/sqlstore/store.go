@@ -195,16 +195,6 @@ func (db *database) change(ctx context.Context, doing, id string, f func(*sql.Tx
 	return err
 }
 
-// snapshot runs f in a transaction in which all reads see the same state.
-func (db *database) snapshot(ctx context.Context, doing string, f func(*sql.Tx) error) error {
-	tx, err := db.dialect.readers().BeginTx(ctx, db.dialect.snapshot())
-	if err != nil {
-		return db.failure(doing, err)
-	}
-	defer tx.Rollback() //nolint:errcheck // there is nothing to undo
-	return db.failure(doing, f(tx))
-}
-
 // failure wraps what went wrong; nil stays nil. What is not an answer of our own
 // comes from the database.
 func (db *database) failure(doing string, err error) error {
@@ -249,4 +239,13 @@ func timeOf(n sql.NullInt64) time.Time {
 		return time.Time{}
 	}
 	return time.UnixMilli(min(max(n.Int64, firstMilli), lastMilli)).UTC()
+}
+
+// affected reports whether a statement has changed a row.
+func affected(result sql.Result, err error) (bool, error) {
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
 }

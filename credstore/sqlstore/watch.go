@@ -39,7 +39,7 @@ type watcher struct {
 // poll reports all that has changed. On an error it has reported some of it.
 func (w *watcher) poll(ctx context.Context) error {
 	for {
-		found, latest, more, err := w.db.changesSince(ctx, w.seen)
+		found, latest, more, err := changes{w.db}.since(ctx, w.seen)
 		if err != nil {
 			return err
 		}
@@ -80,12 +80,12 @@ func (w *watcher) wait(ctx context.Context, wake <-chan struct{}, wait time.Dura
 	return nil
 }
 
-// changesSince returns what has changed since the position seen, and the
-// position that this comes to.
-func (db *database) changesSince(ctx context.Context, seen string) (found []credstore.Change, latest string, more bool, err error) {
-	query, limit := db.dialect.changes()
+// since returns what has changed since the position seen, and the position that it
+// comes to.
+func (s changes) since(ctx context.Context, seen string) (found []credstore.Change, latest string, more bool, err error) {
+	query, limit := s.db.dialect.changes()
 	latest = seen
-	err = db.each(ctx, func(rows *sql.Rows) error {
+	err = s.db.each(ctx, func(rows *sql.Rows) error {
 		var id sql.NullString
 		var c credstore.Change
 		err := rows.Scan(&latest, &id, &c.RefreshRequested, &c.DeliveriesPending)
@@ -95,7 +95,7 @@ func (db *database) changesSince(ctx context.Context, seen string) (found []cred
 		return err
 	}, query, seen)
 	if err != nil {
-		return nil, seen, false, db.failure("looking for changes", err)
+		return nil, seen, false, s.db.failure("looking for changes", err)
 	}
 	return found, latest, limit > 0 && len(found) == limit, nil
 }

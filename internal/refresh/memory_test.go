@@ -54,16 +54,36 @@ type memory struct {
 	serial int
 }
 
-// row is one connection as stored.
+// row is a connection as stored, with its secrets.
 type row struct {
-	credstore.State
-	saved credstore.Successor // what the current credential was saved as
-	fence int64
+	credstore.StoredState
+	fence int64  // of the latest lease that wrote
+	actor string // of the current change
+	lease *memoryLease
+}
 
-	own     status // what the credential says
-	alarmed bool   // from reauthorization_required to recovered
-	actor   string // of the change under way
-	lease   *memoryLease
+// apply applies an action to the row, with the rules of the real store.
+func (m *memory) apply(r *row, a credstore.Action) error {
+	if promote, ok := a.(credstore.PromoteKey); ok {
+		promote.NextKey = r.Credential.NextKey
+		a = promote
+	}
+	t, err := credstore.Apply(r.StoredState, a, time.Now())
+	if err != nil {
+		return err
+	}
+	m.store(r, t)
+	return t.Conflict
+}
+
+// store writes a transition.
+func (m *memory) store(r *row, t credstore.Transition) {
+	r.StoredState = t.State
+	t.Secrets.Update(&r.Credential)
+	r.Connection.ExpiresAt = writable(r.Connection.ExpiresAt)
+	for _, e := range t.History {
+		m.record(r, e)
+	}
 }
 
 func newMemory() *memory {
@@ -157,46 +177,24 @@ func (m *memory) send(id string) {
 	m.logged = make(chan struct{})
 }
 
-func (s *memoryStore) Create(ctx context.Context, c credstore.NewConnection) (conn credstore.Connection, err error) {
-	if err := c.Validate(); err != nil {
+func (s *memoryStore) Create(ctx context.Context, n credstore.NewConnection) (created credstore.Connection, err error) {
+	if err := n.Validate(); err != nil {
 		return credstore.Connection{}, err
 	}
 	err = s.locked("create", func() error {
-		if err := s.free(c); err != nil {
+		if err := s.free(n); err != nil {
 			return err
 		}
 		s.serial++
-		r := newRow(fmt.Sprintf("id-%d", s.serial), c)
-		r.actor = credstore.Actor(ctx)
-		s.rows[r.Connection.ID] = r
-		s.recordCreated(r)
-		s.send(r.Connection.ID)
-		conn = r.Connection
+		id := fmt.Sprintf("id-%d", s.serial)
+		r := &row{actor: credstore.Actor(ctx)}
+		s.rows[id] = r
+		s.store(r, credstore.Begin(id, n, time.Now()))
+		s.send(id)
+		created = r.Connection
 		return nil
 	})
-	return conn, err
-}
-
-func newRow(id string, c credstore.NewConnection) *row {
-	r := &row{own: status{credstore.Pending, credstore.ReasonNoCredential}}
-	r.Connection = credstore.Connection{
-		ID: id, Name: c.Name, Kind: c.Kind, Status: credstore.Pending, Reason: credstore.ReasonNoCredential,
-		CompanyID: c.Company.ID, CompanyName: c.Company.Name, Subject: c.Company.Subject, Scope: c.Scope,
-		SharedCompany: c.SharedCompany, ExternalTenant: c.ExternalTenant, CreatedAt: time.Now(),
-	}
-	first := c.Credential
-	if first == nil {
-		return r
-	}
-	r.Credential = credstore.Credential{
-		ConnectionID: id, Version: 1, APIKey: first.APIKey,
-		AccessToken: first.AccessToken, RefreshToken: first.RefreshToken,
-	}
-	if c.Kind == credstore.OAuth {
-		r.Credential.ObtainedAt, r.Credential.ExpiresAt = time.Now(), first.ExpiresAt
-	}
-	r.activate(first.ExpiresAt)
-	return r
+	return created, err
 }
 
 // free returns a conflict if the name or the company is not to be had.
@@ -221,7 +219,7 @@ func (m *memory) free(c credstore.NewConnection) error {
 // than the one with the id, or was until its last refresh.
 func (m *memory) unowned(id string, token credstore.Secret) error {
 	for other, r := range m.rows {
-		taken := r.Credential.RefreshToken.Equal(token) || r.saved.Parent.RefreshHash == token.Hash()
+		taken := r.Credential.RefreshToken.Equal(token) || r.ParentHash == token.Hash()
 		if !token.IsZero() && other != id && taken {
 			return &credstore.ConflictError{Err: credstore.ErrTokenTaken, With: r.Connection.Name}
 		}
@@ -243,14 +241,6 @@ func (m *memory) unbound(id string, kind credstore.Kind, company string) error {
 		return nil
 	}
 	return &credstore.ConflictError{Err: credstore.ErrCompanyBound, With: with}
-}
-
-// activate makes the connection show its new credential.
-func (r *row) activate(expiresAt time.Time) {
-	c := &r.Connection
-	r.become(credstore.Active, "")
-	c.LastError, c.Version, c.ExpiresAt, c.RefreshedAt = nil, r.Credential.Version, writable(expiresAt), r.Credential.ObtainedAt
-	r.State = credstore.State{Connection: *c, Credential: r.Credential}
 }
 
 // writable returns the nearest time that JSON can say.
@@ -392,37 +382,99 @@ func (r *row) unsettledAt() time.Time {
 
 func (s *memoryStore) Remove(ctx context.Context, id string) error {
 	return s.write(ctx, "remove", id, func(r *row) error {
-		s.record(r, credstore.Event{Type: credstore.EventRemoved})
 		delete(s.rows, id)
 		maps.DeleteFunc(s.links, func(_ credstore.Hash, l *memoryLink) bool { return l.ConnectionID == id })
 		maps.DeleteFunc(s.begun, func(_ credstore.Hash, c credstore.Consent) bool { return c.ConnectionID == id })
-		return nil
+		return s.apply(r, credstore.Remove{})
 	})
+}
+
+func (s *memoryStore) Disable(ctx context.Context, id, reason string) error {
+	return s.applyTo(ctx, "disable", id, credstore.Disable{Reason: reason})
+}
+
+func (s *memoryStore) Enable(ctx context.Context, id string) error {
+	return s.applyTo(ctx, "enable", id, credstore.Enable{})
+}
+
+func (s *memoryStore) StageKey(ctx context.Context, id string, key credstore.Secret, expiresAt time.Time) error {
+	return s.applyTo(ctx, "stage key", id, credstore.StageKey{Key: key, ExpiresAt: expiresAt})
+}
+
+// applyTo applies an action to the connection with the id.
+func (s *memoryStore) applyTo(ctx context.Context, op, id string, a credstore.Action) error {
+	return s.write(ctx, op, id, func(r *row) error { return s.apply(r, a) })
+}
+
+func (s *memoryStore) Export(ctx context.Context, id string) (state credstore.State, err error) {
+	err = s.write(ctx, "export", id, func(r *row) error {
+		if r.lease != nil {
+			return credstore.ErrBusy
+		}
+		err := s.apply(r, credstore.Export{})
+		state = r.State
+		return err
+	})
+	return state, err
 }
 
 func (s *memoryStore) SetCompany(ctx context.Context, id string, company credstore.Company) error {
 	var conflict error
 	err := s.write(ctx, "identify", id, func(r *row) error {
-		c := &r.Connection
-		if c.CompanyUnverified && !c.Company().IsZero() && !c.Company().Same(company) {
-			conflict = &credstore.OtherCompanyError{Have: c.Company(), Got: company}
-		} else if !c.SharedCompany {
-			conflict = s.unbound(id, c.Kind, company.ID)
-		}
-		if conflict != nil {
-			c.Status, c.Reason = credstore.Disabled, credstore.ReasonCompanyConflict
-			s.record(r, credstore.Event{Type: credstore.EventDisabled, Message: conflict.Error()})
-			s.alarm(r, credstore.Event{Type: credstore.EventReauthorizationRequired, Code: credstore.ReasonCompanyConflict, Message: conflict.Error()})
-			return nil //nolint:nilerr // that is recorded, and conflict returned
-		}
-		known := company.IsZero() || c.Company().Same(company)
-		r.setCompany(company)
-		if !known {
-			s.record(r, credstore.Event{Type: credstore.EventCompanyLearned, Message: cmp.Or(company.Name, company.ID, company.Subject)})
-		}
-		return nil
+		conflict = s.apply(r, credstore.SetCompany{Company: company, Bound: s.unbound(id, r.Connection.Kind, company.ID)})
+		return nil //nolint:nilerr // the conflict is recorded
 	})
 	return cmp.Or(err, conflict)
+}
+
+func (s *memoryStore) Replace(ctx context.Context, l credstore.Lease, n credstore.Replacement) (replaced credstore.Connection, err error) {
+	held, ok := l.(*memoryLease)
+	if !ok || held.store != s {
+		return replaced, credstore.ErrLeaseLost
+	}
+	err = s.write(ctx, "replace", held.id, func(r *row) error {
+		if r.lease != held {
+			return credstore.ErrLeaseLost
+		}
+		if err := n.Credential.Validate(r.Connection.Kind); err != nil {
+			return err
+		}
+		err := s.replace(r, n)
+		r.fence = held.fence
+		replaced = r.Connection
+		return err
+	})
+	return replaced, err
+}
+
+func (m *memory) replace(r *row, n credstore.Replacement) error {
+	id := r.Connection.ID
+	spent, err := m.spendable(id, n.LinkToken)
+	if err == credstore.ErrLinkUsed && r.holds(n.Credential) { //nolint:errorlint // spendable has just made it
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.unowned(id, n.Credential.RefreshToken); err != nil {
+		return err
+	}
+	err = m.apply(r, credstore.Replace{Replacement: n, Bound: m.unbound(id, r.Connection.Kind, n.Company.ID)})
+	if err != nil {
+		return err
+	}
+	if spent != nil {
+		spent.UsedAt = time.Now()
+	}
+	for _, l := range m.links {
+		l.ended = l.ended || l.ConnectionID == id
+	}
+	return nil
+}
+
+func (r *row) holds(n credstore.NewCredential) bool {
+	c := r.Credential
+	return c.APIKey.Equal(n.APIKey) && c.AccessToken.Equal(n.AccessToken) && c.RefreshToken.Equal(n.RefreshToken)
 }
 
 func (s *memoryStore) Fact(_ context.Context, name string) (value string, err error) {

@@ -21,15 +21,21 @@ type mutation struct {
 
 type edit struct{ file, from, to string }
 
+// transitions is the status machine, which the store of the simulation runs too.
+const transitions = "../../credstore/transition.go"
+
 func protocolMutations() []mutation {
 	return []mutation{
 		{"the state is not read again under the lease", "which was exchanged, while", []edit{
 			{"refresh.go", "	lease, err := r.acquireLease(ctx, e, f)\n", "	state, err := r.loadState(ctx, e)\n	if err != nil || e.current.Load().satisfies(f.purpose, r.Now()) {\n		return nil, err\n	}\n	lease, err := r.acquireLease(ctx, e, f)\n"},
 			{"refresh.go", "	state, err := r.loadState(ctx, e)\n	if err != nil || e.current.Load().satisfies(f.purpose, r.Now()) {\n		return nil, err\n	}\n	l := leased{", "	l := leased{"},
-			{"memory_refresh_test.go", "if r.Parent() != parent {", "if r.Parent() != parent && op != \"intend\" {"},
+			{transitions, "apply(t *Transition, _ time.Time) error {\n	s := &t.State\n	if err := s.checkParent(a.Parent); err != nil {\n		return err\n	}\n	if s.Intent == nil || s.Intent.Parent != a.Parent {\n		s.Intent = &Intent", "apply(t *Transition, _ time.Time) error {\n	s := &t.State\n	if s.Intent == nil || s.Intent.Parent != a.Parent {\n		s.Intent = &Intent"},
 		}},
 		{"saved onto anything", "an older pair over a newer one", []edit{
-			{"memory_refresh_test.go", "if r.Parent() != n.Parent && !again || r.Connection.Kind != credstore.OAuth {", "if false {"},
+			{transitions, "if err := s.checkParent(n.Parent); err != nil || s.Connection.Kind != OAuth {", "if false {"},
+		}},
+		{"a saved pair leaves the status as it is", "want it to work", []edit{
+			{transitions, "	s.setStatus(Active, \"\")\n	switch {\n	case s.Alarmed", "	switch {\n	case s.Alarmed"},
 		}},
 		{"used before it is saved", "before it is durable", []edit{
 			{"save.go", "	attempt := s.trySave(p)\n", "	s.handOut(p)\n	attempt := s.trySave(p)\n"},
@@ -97,7 +103,7 @@ func overlayEdit(t *testing.T, overlay map[string]string, file, from, to string)
 	if n := strings.Count(string(text), from); n != 1 {
 		t.Fatalf("%s holds %q %d times, want once: bring the mutation up to date", file, from, n)
 	}
-	edited := filepath.Join(t.TempDir(), file)
+	edited := filepath.Join(t.TempDir(), filepath.Base(file))
 	if err := os.WriteFile(edited, []byte(strings.Replace(string(text), from, to, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -489,11 +489,14 @@ func TestRule6SavedOntoItsParentOnly(t *testing.T) {
 func (w *env) regrant(id string) {
 	w.data.mu.Lock()
 	defer w.data.mu.Unlock()
-	r := w.data.rows[id]
-	r.Credential.Version++
-	r.Credential.AccessToken, r.Credential.RefreshToken = credstore.NewSecret("consented"), credstore.NewSecret("consented-refresh")
-	r.Credential.ExpiresAt, r.Credential.ObtainedAt = time.Now().Add(time.Hour), time.Now()
-	r.activate(r.Credential.ExpiresAt)
+	err := w.data.apply(w.data.rows[id], credstore.Replace{Replacement: credstore.Replacement{
+		Credential: credstore.NewCredential{
+			AccessToken: credstore.NewSecret("consented"), RefreshToken: credstore.NewSecret("consented-refresh"), ExpiresAt: time.Now().Add(time.Hour),
+		},
+	}})
+	if err != nil {
+		w.t.Error(err)
+	}
 }
 
 func TestRule7ServeWhileValid(t *testing.T) {

@@ -25,12 +25,12 @@ func scanEvent(scan func(...any) error, more ...any) (e credstore.Event, err err
 	return e, err
 }
 
-// record adds an event to the history of the connection, which is c after the
-// change, and queues it for those who subscribe to it. Of e, the type, code and
-// message count.
-func (db *database) record(ctx context.Context, tx *sql.Tx, c credstore.Connection, e credstore.Event) error {
+// record adds an event to the history of the connection, which is c after the change,
+// and queues it for subscribers if deliver is set. Of e, only the type, code and
+// message are used.
+func (db *database) record(ctx context.Context, tx *sql.Tx, c credstore.Connection, e credstore.Event, deliver bool) error {
 	number, err := db.addEvent(ctx, tx, c, e)
-	if err != nil || !e.Type.Public() {
+	if err != nil || !deliver {
 		return err
 	}
 	return db.queue(ctx, tx, c, e.Type, number)
@@ -57,58 +57,6 @@ func (db *database) addEvent(ctx context.Context, tx *sql.Tx, c credstore.Connec
 	return number, err
 }
 
-// recordFailure adds an event about what went wrong, unless it is what went
-// wrong the time before too.
-func (db *database) recordFailure(ctx context.Context, tx *sql.Tx, before, after credstore.Connection) error {
-	e := credstore.Event{Type: credstore.EventRefreshFailed, Code: after.LastError.Code, Message: after.LastError.Message}
-	if before.Status != after.Status {
-		e.Type = credstore.EventDegraded
-	} else if before.LastError != nil && before.LastError.Code == e.Code {
-		return nil
-	}
-	return db.record(ctx, tx, after, e)
-}
-
-// recordStatus adds what follows from the status that a connection has come to:
-// an alarm when it needs a person, the end of the alarm when it works again.
-// Between the two the column alarmed is 1, and subscribers hear of the first
-// alarm only.
-func (db *database) recordStatus(ctx context.Context, tx *sql.Tx, c credstore.Connection) error {
-	switch c.Status {
-	case credstore.ReauthorizationRequired:
-		return db.recordAlarm(ctx, tx, c)
-	case credstore.Active:
-		ended, err := affected(tx.ExecContext(ctx, `UPDATE connections SET alarmed = 0 WHERE id = $1 AND alarmed = 1`, c.ID))
-		if err != nil || !ended {
-			return err
-		}
-		return db.record(ctx, tx, c, credstore.Event{Type: credstore.EventRecovered})
-	}
-	return nil
-}
-
-func (db *database) recordAlarm(ctx context.Context, tx *sql.Tx, c credstore.Connection) error {
-	e := credstore.Event{Type: credstore.EventReauthorizationRequired}
-	if f := c.LastError; f != nil {
-		e.Code, e.Message = f.Code, f.Message
-	}
-	return db.alarm(ctx, tx, c, e)
-}
-
-// alarm records that the connection needs a person. Subscribers are not told
-// again before that has ended.
-func (db *database) alarm(ctx context.Context, tx *sql.Tx, c credstore.Connection, e credstore.Event) error {
-	first, err := affected(tx.ExecContext(ctx, `UPDATE connections SET alarmed = 1 WHERE id = $1 AND alarmed = 0`, c.ID))
-	if err != nil {
-		return err
-	}
-	if first {
-		return db.record(ctx, tx, c, e)
-	}
-	_, err = db.addEvent(ctx, tx, c, e)
-	return err
-}
-
 // RecordEvent adds an event by itself; see [credstore.Store].
 func (s history) RecordEvent(ctx context.Context, id string, e credstore.Event) error {
 	return s.db.transact(ctx, "noting an event", id, func(tx *sql.Tx) error {
@@ -116,7 +64,7 @@ func (s history) RecordEvent(ctx context.Context, id string, e credstore.Event) 
 		if err != nil {
 			return err
 		}
-		return s.db.record(ctx, tx, c, e)
+		return s.db.record(ctx, tx, c, e, e.Type.Public())
 	})
 }
 
@@ -131,7 +79,7 @@ func (s history) Events(ctx context.Context, id, before string, limit int) (cred
 	if err != nil {
 		return credstore.HistoryPage{}, fmt.Errorf("%s: %w", doing, err)
 	}
-	page, err := s.db.historyPage(ctx, id, older, limit)
+	page, err := s.historyPage(ctx, id, older, limit)
 	if err == nil && len(page.Events) == 0 && before == "" {
 		_, err = connectionWithID(ctx, s.db.dialect.readers(), id)
 	}
@@ -151,9 +99,9 @@ func (s history) Removed(ctx context.Context, name string) (id string, err error
 
 // historyPage reads all events of a connection that are older than the number,
 // up to one more than the limit, which tells whether there is a next page.
-func (db *database) historyPage(ctx context.Context, id string, older int64, limit int) (page credstore.HistoryPage, err error) {
+func (s history) historyPage(ctx context.Context, id string, older int64, limit int) (page credstore.HistoryPage, err error) {
 	var last int64
-	err = db.each(ctx, func(rows *sql.Rows) error {
+	err = s.db.each(ctx, func(rows *sql.Rows) error {
 		var number int64
 		e, err := scanEvent(rows.Scan, &number)
 		if len(page.Events) == limit {
