@@ -277,6 +277,47 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// The head of a response, and each piece of its body, reach the client before the
+// API sends more, also if the length is known.
+func TestSlowResponse(t *testing.T) {
+	for name, head := range map[string]string{"length": "Content-Length: 3\r\n", "until close": "Connection: close\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			received := make(chan struct{})
+			api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+				readHead(r)
+				_, _ = io.WriteString(w, "HTTP/1.1 200 OK\r\n"+head+"\r\n")
+				for _, piece := range []string{"a", "b", "c"} {
+					<-received
+					_, _ = io.WriteString(w, piece)
+				}
+				<-received
+			})
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
+			conn, err := net.Dial("tcp", r.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			_, _ = io.WriteString(conn, "GET /@acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []string{"a", "b", "c"} {
+				received <- struct{}{}
+				got := make([]byte, 1)
+				if _, err := io.ReadFull(res.Body, got); string(got) != want || err != nil {
+					t.Fatalf("read %q, %v, want %q", got, err, want)
+				}
+			}
+			received <- struct{}{}
+			if rest, err := io.ReadAll(res.Body); len(rest) > 0 || err != nil {
+				t.Errorf("rest = %q, %v, want none", rest, err)
+			}
+		})
+	}
+}
+
 // A response before the end of the request body reaches a client that waits for
 // it.
 func TestEarlyResponse(t *testing.T) {

@@ -16,40 +16,41 @@ import (
 // Limits of connections and responses.
 const (
 	connectTimeout  = 10 * time.Second // to dial, and for the handshakes of proxy and TLS
-	continueTimeout = time.Second      // before a body is sent that the server has not asked for
+	continueTimeout = time.Second      // for a 100 response, until the body is sent without it
 
 	maxHeadBytes        = 1 << 20 // of all heads of one response, 1xx included
 	maxInterimResponses = 32
 
 	maxIdleConns = 256
-	maxConnAge   = time.Minute // a server that has moved is called at its old address for so long
+	maxConnAge   = time.Minute // bounds the use of the old address after a server has moved
 
-	// Load balancers commonly close idle connections after 60 seconds. The client
-	// is first, to avoid sending a request on a connection that is being closed.
+	// Load balancers commonly close idle connections after 60 seconds. Closing them
+	// earlier avoids requests on a connection that is being closed.
 	idleConnTimeout = 55 * time.Second
 )
 
 // Config is the configuration of a [Client]. URL is required.
 type Config struct {
-	// URL is the server's: scheme http or https, host, and a path, which the
-	// client ignores.
+	// URL has the scheme, http or https, and the host of the server. The client
+	// ignores its path.
 	URL *url.URL
 
 	// RootCAs verify the certificates of server and proxy. Nil means those of
 	// the system.
 	RootCAs *x509.CertPool
 
-	// ProxyURL is a forward proxy of scheme http, https or socks5, with user and
-	// password if it needs them. Nil means none; the environment is ignored.
+	// ProxyURL is the URL of a forward proxy: http, https or socks5, with an optional
+	// user and password. Requests are tunneled (CONNECT), also to http URLs. Nil
+	// means no proxy; environment variables are ignored.
 	ProxyURL *url.URL
 
-	// ResponseTimeout is how long the server may take from the last byte of a
-	// request that it was sent to the head of its response. Waiting for the
-	// request body's reader does not count. 0 means no limit.
+	// ResponseTimeout limits the time from the last byte of the request that was
+	// sent to the head of the response. Waiting for the reader of the request body
+	// does not count. 0 means no limit.
 	ResponseTimeout time.Duration
 
-	// BodyTimeout is how long the server may take between two pieces of a
-	// response body. 0 means no limit.
+	// BodyTimeout limits the time between two pieces of a response body. 0 means no
+	// limit.
 	BodyTimeout time.Duration
 
 	// Dial opens connections. Nil means TCP.
@@ -67,8 +68,7 @@ type Client struct {
 	pool            pool
 }
 
-// New returns a client. Its error reports what is wrong with c, and no password
-// in a URL.
+// New returns a client. Its error does not contain passwords of URLs.
 func New(c Config) (*Client, error) {
 	if err := errors.Join(checkURL(c.URL), checkProxyURL(c.ProxyURL)); err != nil {
 		return nil, err
@@ -115,14 +115,14 @@ func checkProxyURL(u *url.URL) error {
 // URL returns the server's URL.
 func (c *Client) URL() *url.URL { return c.url }
 
-// Close closes the connections that no request is using, and the others as soon
-// as their responses were read.
+// Close closes the idle connections, and each other one when its response has been
+// read.
 func (c *Client) Close() { c.pool.close() }
 
-// Do sends a request and returns the head of its final response, of status 200
-// or above. The caller reads the body and closes it; the connection is used again
-// if the body was read to its end. The end of ctx closes the connection, also
-// while the body is read. The error is an [*Error].
+// Do sends a request and returns the head of the final response, whose status is
+// 200 or above. The caller must close the body; the connection is reused only if
+// the body was read to its end. If ctx ends before that, the connection is closed.
+// A deadline of ctx thus limits the whole exchange. The error is an [*Error].
 func (c *Client) Do(ctx context.Context, r *Request) (*http.Response, error) {
 	if err := r.validate(); err != nil {
 		return nil, &Error{NotSent, err}
@@ -142,9 +142,8 @@ func (c *Client) Do(ctx context.Context, r *Request) (*http.Response, error) {
 	return c.send(ctx, cn, r)
 }
 
-// dialError returns the error of a request for which no connection could be
-// opened. If it was sent on another one before, that is what its caller must
-// know.
+// dialError returns the error of a request for which no connection was opened. If
+// it was sent on another one before, the caller must know that.
 func dialError(ctx context.Context, err, failed error) error {
 	if e, ok := errors.AsType[*Error](failed); ok && e.Phase != NotSent {
 		return failed

@@ -56,8 +56,8 @@ func parseURL(t testing.TB, s string) *url.URL {
 	return u
 }
 
-// What is written is what the caller gave, byte for byte, and nothing of its own
-// but Host and framing.
+// The client writes what the caller passes, byte for byte, and adds nothing but
+// Host and framing.
 func TestRequestBytes(t *testing.T) {
 	chunked := func(parts ...string) *Request {
 		var readers []io.Reader
@@ -86,7 +86,7 @@ func TestRequestBytes(t *testing.T) {
 			"GET / HTTP/1.1\r\nHost: H\r\nIdempotency-Key: k\r\nX-Empty: \r\nX-Two: a\r\nX-Two: b\r\nx-lower: a\r\n\r\n",
 		},
 		{
-			"fields that are the client's",
+			"fields of the client",
 			&Request{Method: "GET", Target: "/", Header: http.Header{
 				"Host": {"evil"}, "Content-Length": {"5"}, "Transfer-Encoding": {"chunked"}, "Upgrade": {"h2c"}, "connection": {"upgrade"},
 				"Trailer": {"X"}, "Te": {"trailers"}, "Keep-Alive": {"x"}, "Proxy-Connection": {"x"},
@@ -125,6 +125,7 @@ func TestLargeBodies(t *testing.T) {
 	c := newClient(t, s.address)
 	for _, length := range []int64{int64(len(body)), -1} {
 		do(t, c, &Request{Method: "POST", Target: "/", Body: strings.NewReader(body), ContentLength: length}).check(t, 200, body)
+		waitIdle(t, c)
 	}
 	if n := s.connections(); n != 1 {
 		t.Errorf("connections = %d, want 1 for both", n)
@@ -151,15 +152,15 @@ func TestInvalidRequestsAreNotSent(t *testing.T) {
 	}
 }
 
-// deadConns dials connections that can be made to fail after they were idle:
-// reading blocks, and writing fails after as many bytes as they still take.
+// deadConns dials connections that can be killed while they are idle: reading
+// blocks, and writing fails after a number of bytes.
 type deadConns struct {
 	mu    sync.Mutex // guards conns
 	conns []*deadConn
 }
 
 type deadConn struct {
-	net.Conn // not a syscall.Conn: it cannot be probed
+	net.Conn // hides that it is a socket, so it cannot be probed
 	mu       sync.Mutex
 	dead     bool
 	takes    int
@@ -196,8 +197,8 @@ func (c *deadConn) Write(p []byte) (int, error) {
 	return n, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
 }
 
-// A pooled connection that cannot be written to is no reason to fail, over TLS or
-// not. As soon as a byte was written, only safe requests are sent again.
+// If an idle connection cannot be written to, the request is sent on a new one. As
+// soon as a byte was written, this holds for safe requests only.
 func TestWriteFailsOnPooledConnection(t *testing.T) {
 	requests := map[string]func() *Request{
 		"GET":    func() *Request { return get("/x") },
@@ -256,12 +257,12 @@ func TestWriteFailsOnNewConnection(t *testing.T) {
 	}
 }
 
-// A connection that the server has closed, or sent something on, while it was idle
-// is found before a request is written: so that also requests that must not be
-// sent twice are served.
+// A connection on which the server has closed or sent something while it was idle
+// is detected before a request is written, so that even requests that must not be
+// sent twice succeed.
 func TestDeadIdleConnectionIsNotUsed(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		for name, after := range map[string]string{"closed": "", "unasked response": okResponse, "408 and closed": "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"} {
+		for name, after := range map[string]string{"closed": "", "unsolicited response": okResponse, "408 and closed": "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"} {
 			t.Run(fmt.Sprintf("%s, TLS: %v", name, secure), func(t *testing.T) {
 				l, adjust := listen(t), func(*Config) {}
 				if secure {
@@ -289,7 +290,7 @@ func TestDeadIdleConnectionIsNotUsed(t *testing.T) {
 				do(t, c, get("/")).check(t, 200, "ok")
 				close(idle)
 				<-dead
-				time.Sleep(20 * time.Millisecond) // until it has arrived
+				time.Sleep(20 * time.Millisecond) // until the client has received it
 				do(t, c, post("hi")).check(t, 200, "ok")
 				if n := strings.Count(s.received(), "POST"); n != 1 || s.connections() != 2 {
 					t.Errorf("requests = %d on %d connections, want 1 on the second", n, s.connections())
@@ -299,8 +300,7 @@ func TestDeadIdleConnectionIsNotUsed(t *testing.T) {
 	}
 }
 
-// The keep-alive race: the server closes an idle connection while a request is on
-// its way.
+// The server closes an idle connection while a request is on its way.
 func TestReusedConnectionEndsBeforeResponse(t *testing.T) {
 	reset := func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }
 	tests := []struct {
@@ -362,7 +362,7 @@ func TestReusedConnectionEndsBeforeResponse(t *testing.T) {
 	}
 }
 
-// Over all calls with one Request, there is one retry of this sort.
+// Over all calls with one Request, there is one retry of this kind.
 func TestRequestIsResentOnce(t *testing.T) {
 	s := serveRaw(t, func(r *bufio.Reader, c net.Conn, n int) {
 		readRequest(r)
@@ -375,7 +375,7 @@ func TestRequestIsResentOnce(t *testing.T) {
 	do(t, c, r).check(t, 200, "ok")        // on the second connection
 	do(t, c, r).checkPhase(t, NoResponse)  // which ends now
 	do(t, c, r).check(t, 200, "ok")        // on a new one
-	do(t, c, get("/")).check(t, 200, "ok") // another request has its own retry
+	do(t, c, get("/")).check(t, 200, "ok") // another request has a retry of its own
 	if n := strings.Count(s.received(), " /x "); n != 4 {
 		t.Errorf("the request was sent %d times, want 4", n)
 	}
@@ -385,12 +385,11 @@ func TestNewConnectionEndsBeforeResponse(t *testing.T) {
 	s := serveRaw(t, func(r *bufio.Reader, _ net.Conn, _ int) { readRequest(r) })
 	do(t, newClient(t, s.address), get("/")).checkPhase(t, NoResponse)
 	if n := s.connections(); n != 1 {
-		t.Errorf("connections = %d, want 1: this is not the race", n)
+		t.Errorf("connections = %d, want 1: only reused connections are replaced", n)
 	}
 }
 
-// The server is gone when the request is to be sent again: what counts is that it
-// was sent before.
+// If the retry cannot connect, the error says that the request was sent before.
 func TestRetryWithoutConnection(t *testing.T) {
 	l := listen(t)
 	s := serveRawOn(t, l, func(r *bufio.Reader, c net.Conn, _ int) {

@@ -17,23 +17,27 @@ type conn struct {
 	reader   *bufio.Reader
 	writer   *bufio.Writer
 	born     time.Time
-	idle     time.Time // since when the pool has it
+	idle     time.Time // when it was last returned to the pool
 
-	headLimit int64        // bytes that may be read before the final response's body
+	headLimit int64        // bytes that may be read before the body of the final response
 	request   http.Request // for http.ReadResponse, which needs the method
 	names     []string     // scratch space of writeFields
-	abort     func()       // ends the connection at once, whatever other goroutines do with it
+	abort     func()       // closes the connection at once; other goroutines may be using it
 }
+
+// readBufferSize is also the size of the largest response head that is checked
+// before it is parsed, in bytes. See transfer.readHead.
+const readBufferSize = 8 << 10
 
 func newConn(c net.Conn, raw *rawConn) *conn {
 	cn := &conn{Conn: c, raw: raw, born: time.Now(), headLimit: math.MaxInt64}
-	cn.reader = bufio.NewReader(limitedReader{cn})
+	cn.reader = bufio.NewReaderSize(limitedReader{cn}, readBufferSize)
 	cn.writer = bufio.NewWriter(c)
 	cn.abort = func() { _ = raw.Close() }
 	return cn
 }
 
-// limitedReader reads the connection up to its limit for heads.
+// limitedReader reads from the connection up to headLimit.
 type limitedReader struct{ *conn }
 
 // Read implements io.Reader.
@@ -46,11 +50,11 @@ func (r limitedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ready reports whether reading returns without waiting for the server: with
-// data, the end of the connection or an error. It costs a system call at most.
+// ready reports whether a read returns without waiting for the server: with data,
+// at the end of the connection or with an error. It takes one system call at most.
 //
-// TLS is asked for a byte rather than the socket. It may hold data that it has
-// read already, and messages such as new session tickets are its own.
+// It reads through TLS and not from the socket, because TLS may have buffered data
+// and consumes messages of its own, such as session tickets.
 func (c *conn) ready() bool {
 	if c.reader.Buffered() > 0 {
 		return true
@@ -61,9 +65,9 @@ func (c *conn) ready() bool {
 	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// peekHead returns the head of the next response without consuming it. whole
-// is false if the head does not fit into the buffer; the beginning is checked
-// then.
+// peekHead waits for the next response head and checks it, without consuming it.
+// It reports whether the whole head fits into the buffer; otherwise only the
+// beginning has been checked.
 func (c *conn) peekHead() (whole bool, err error) {
 	for n := 1; ; n = c.reader.Buffered() + 1 {
 		if n > c.reader.Size() {
@@ -82,25 +86,25 @@ func (c *conn) peekHead() (whole bool, err error) {
 	}
 }
 
-// close ends the connection and tells TLS so.
+// close closes the connection, after a closing message of TLS.
 func (c *conn) close() { _ = c.Close() }
 
-// rawConn is a connection below TLS. It counts what is written, since TLS does
-// not report that part of a record was, and can read without blocking.
+// rawConn is a connection below TLS. It counts the bytes that are written, because
+// TLS does not report partly written records, and can read without blocking.
 type rawConn struct {
 	net.Conn
 	written int64 // bytes, since the request began
 	probing bool  // reads do not block
 	probe   prober
-	err     error // of probing; the system reports some errors once
+	err     error // of probing; kept because the system reports some errors once only
 }
 
 func newRawConn(c net.Conn) *rawConn {
 	return &rawConn{Conn: c, probe: newProber(c)}
 }
 
-// Read implements io.Reader. While probing it returns [os.ErrDeadlineExceeded]
-// instead of blocking, which TLS takes for an error that passes.
+// Read implements io.Reader. While probing, it returns [os.ErrDeadlineExceeded]
+// instead of blocking. For TLS this is a temporary error.
 func (c *rawConn) Read(p []byte) (int, error) {
 	if c.err != nil {
 		return 0, c.err

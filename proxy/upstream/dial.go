@@ -16,8 +16,7 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// dial opens a connection to the server, through the forward proxy if there is
-// one.
+// dial opens a connection to the server, through the forward proxy if there is one.
 func (c *Client) dial(ctx context.Context) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -31,7 +30,7 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 		return nil, err
 	}
 	raw := newRawConn(dialed)
-	// Closing is the only way to interrupt a proxy that does not respond.
+	// Closing the connection interrupts a proxy that does not respond.
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	over, err := c.connect(ctx, raw)
 	if !stop() {
@@ -42,13 +41,13 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 		return nil, err
 	}
 	cn := newConn(over, raw)
-	// Connections that were opened together are not replaced together.
+	// Not all connections that were opened together should expire together.
 	cn.born = cn.born.Add(-rand.N(c.pool.maxAge/4 + 1)) //nolint:gosec // not a secret
 	return cn, nil
 }
 
-// connect makes raw, a connection to the server or to the forward proxy, one to
-// the server.
+// connect turns a raw connection, to the server or to the forward proxy, into one
+// to the server.
 func (c *Client) connect(ctx context.Context, raw net.Conn) (net.Conn, error) {
 	conn := raw
 	if c.proxy != nil {
@@ -63,7 +62,7 @@ func (c *Client) connect(ctx context.Context, raw net.Conn) (net.Conn, error) {
 	return conn, nil
 }
 
-// tunnel makes a connection to the forward proxy one to the server.
+// tunnel turns a connection to the forward proxy into one to the server.
 func (c *Client) tunnel(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	if c.proxy.Scheme == "socks5" {
 		return conn, requestSOCKS(ctx, conn, c.proxy, addressOf(c.url))
@@ -93,8 +92,7 @@ func requestSOCKS(ctx context.Context, conn net.Conn, server *url.URL, address s
 	return nil
 }
 
-// socksDialer is the part of what [proxy.SOCKS5] returns that uses a connection
-// there is already.
+// socksDialer is implemented by what [proxy.SOCKS5] returns.
 type socksDialer interface {
 	DialWithConn(ctx context.Context, c net.Conn, network, address string) (net.Addr, error)
 }
@@ -115,8 +113,7 @@ func (c *Client) startTLS(ctx context.Context, conn net.Conn, to *url.URL) (net.
 // maxTunnelHead is how large a proxy's response to CONNECT may be, in bytes.
 const maxTunnelHead = 64 << 10
 
-// requestTunnel asks a forward proxy for a tunnel to address (RFC 9110 section
-// 9.3.6).
+// requestTunnel sends a CONNECT request to a forward proxy (RFC 9110 section 9.3.6).
 func requestTunnel(conn net.Conn, address string, user *url.Userinfo) error {
 	head := "CONNECT " + address + " HTTP/1.1\r\nHost: " + address + "\r\n"
 	if user != nil {

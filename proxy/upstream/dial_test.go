@@ -68,7 +68,7 @@ func TestTLSIsVerified(t *testing.T) {
 	}
 }
 
-// forwardProxy is an HTTP proxy that understands CONNECT.
+// forwardProxy is an HTTP proxy that supports CONNECT.
 type forwardProxy struct {
 	address string
 
@@ -76,8 +76,8 @@ type forwardProxy struct {
 	heads []http.Header
 }
 
-// newForwardProxy serves a proxy that responds with status, behind which target
-// stands for all hosts.
+// newForwardProxy serves a proxy that responds with status and connects to target
+// whatever the client requests.
 func newForwardProxy(t *testing.T, l net.Listener, target, status string) *forwardProxy {
 	t.Helper()
 	p := &forwardProxy{}
@@ -142,6 +142,7 @@ func TestForwardProxy(t *testing.T) {
 					c.ProxyURL = &url.URL{Scheme: scheme, Host: p.address, User: url.UserPassword("user", "pass:word")}
 				})
 				do(t, c, post("hi")).check(t, 200, "ok")
+				waitIdle(t, c)
 				do(t, c, get("/")).check(t, 200, "ok")
 				port := map[bool]string{false: "80", true: "443"}[secure]
 				if got, want := fmt.Sprint(p.header("X-Line")), fmt.Sprintf("[CONNECT example.com:%s example.com:%s]", port, port); got != want {
@@ -173,7 +174,7 @@ func TestForwardProxyRejects(t *testing.T) {
 func TestForwardProxyFails(t *testing.T) {
 	for name, response := range map[string]string{
 		"closes": "", "not HTTP": "SSH-2.0-evil\r\n", "endless head": "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: evil\r\n", 10_000),
-		"speaks for the server": "HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 evil\r\n\r\n",
+		"sends data first": "HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 evil\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serveRaw(t, func(r *bufio.Reader, c net.Conn, _ int) {
@@ -183,7 +184,7 @@ func TestForwardProxyFails(t *testing.T) {
 			c := newClient(t, "example.com", func(c *Config) { c.ProxyURL = &url.URL{Scheme: "http", Host: s.address} })
 			got := do(t, c, get("/"))
 			if got.checkPhase(t, NotSent); got.err == nil || strings.Contains(got.err.Error(), "evil") {
-				t.Errorf("error = %v, want one that repeats nothing of the response", got.err)
+				t.Errorf("error = %v, want one without anything of the response", got.err)
 			}
 		})
 	}
@@ -240,9 +241,9 @@ func TestSOCKSProxyFails(t *testing.T) {
 	do(t, c, get("/")).checkPhase(t, NotSent)
 }
 
-// Whatever the server sends: no panic, an Error or a response whose body is not
-// longer than its framing says, and no connection that is used again after what
-// is not a whole response.
+// FuzzResponse checks that for everything a server can send, Do does not panic, the
+// body is not longer than its framing says, and the connection is not reused after
+// anything but a complete response.
 func FuzzResponse(f *testing.F) {
 	for _, raw := range []string{
 		okResponse, okResponse + okResponse, "HTTP/1.1 103 Early Hints\r\n\r\n" + okResponse, "HTTP/1.0 200 OK\r\n\r\nok",
@@ -285,7 +286,7 @@ func FuzzResponse(f *testing.F) {
 		}
 		second := do(t, c, &Request{Method: "POST", Target: "/"})
 		if second.err != nil || second.body != "ok" {
-			t.Errorf("the next response = %d %q, %v, want one of its own", second.status, second.body, second.err)
+			t.Errorf("the next response = %d %q, %v, want its own", second.status, second.body, second.err)
 		}
 		if conns != 2 && !pooled {
 			t.Errorf("connections = %d, want 2", conns)
@@ -293,8 +294,8 @@ func FuzzResponse(f *testing.F) {
 	})
 }
 
-// fuzzDialer dials connections in memory. The server of the first responds with
-// raw; it, and those of the others, serve what follows as they should.
+// fuzzDialer dials connections in memory. The first response on the first one is
+// raw; all others are valid.
 func fuzzDialer(raw string, conns *int) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()

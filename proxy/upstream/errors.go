@@ -27,8 +27,8 @@ const (
 	BrokenResponse
 )
 
-// Error is the error of [Client.Do] and of the response bodies it returns. It
-// repeats nothing that the server sent.
+// Error is the error of [Client.Do] and of the response bodies it returns. Its text
+// contains nothing that the server sent.
 type Error struct {
 	Phase Phase
 	Err   error
@@ -36,7 +36,7 @@ type Error struct {
 
 // Error implements error.
 func (e *Error) Error() string {
-	doing := [...]string{NotSent: "connecting", NoResponse: "waiting for a response", BrokenResponse: "reading the response"}
+	doing := [...]string{NotSent: "sending the request", NoResponse: "waiting for a response", BrokenResponse: "reading the response"}
 	return doing[e.Phase] + ": " + e.Err.Error()
 }
 

@@ -8,18 +8,18 @@ import (
 
 // pool holds the idle connections.
 type pool struct {
-	size        int           // of idle connections
-	idleTimeout time.Duration // a connection is closed when it was not used for so long,
-	maxAge      time.Duration // and when it is so old
+	size        int           // idle connections at most
+	idleTimeout time.Duration // idle connections are closed after this time
+	maxAge      time.Duration // connections are not reused after this time
 
 	mu     sync.Mutex  // guards the fields below
-	conns  []*conn     // the one used last at the end
-	timer  *time.Timer // for prune; nil while no connection is idle
-	closed bool        // connections are not taken back
+	conns  []*conn     // the one used last is at the end
+	timer  *time.Timer // calls prune; nil while there is no idle connection
+	closed bool        // no more connections are put into it
 }
 
-// get returns a connection that can be used, nil if there is none. The one used
-// last comes first, so that the others can grow idle.
+// get returns a usable connection, nil if there is none. It prefers the one used
+// last, so that those not needed expire.
 func (p *pool) get() *conn {
 	for {
 		p.mu.Lock()
@@ -31,7 +31,8 @@ func (p *pool) get() *conn {
 		p.conns[len(p.conns)-1] = nil
 		p.conns = p.conns[:len(p.conns)-1]
 		p.mu.Unlock()
-		// What the server sends while no request is under way is not a response.
+		// An idle connection with data is as unusable as a closed one: no request has
+		// been sent to which the data could be a response.
 		if !p.expired(c, time.Now()) && !c.ready() {
 			return c
 		}
@@ -39,7 +40,7 @@ func (p *pool) get() *conn {
 	}
 }
 
-// put takes a connection back, or closes it.
+// put adds a connection, or closes it if it is not to be reused.
 func (p *pool) put(c *conn) {
 	c.idle = time.Now()
 	p.mu.Lock()
@@ -82,7 +83,7 @@ func (p *pool) prune() {
 	}
 }
 
-// close closes all idle connections, and the others when they are put back.
+// close closes the idle connections, and further ones when they are put back.
 func (p *pool) close() {
 	p.mu.Lock()
 	conns := p.conns

@@ -10,10 +10,9 @@ import (
 	"syscall"
 )
 
-// prober reads a socket without blocking. Its zero value never has anything to
-// read.
+// prober reads from a socket without blocking. The zero value never has data.
 type prober struct {
-	socket  syscall.RawConn // nil for a connection that is not one
+	socket  syscall.RawConn // nil if the connection is not a socket
 	attempt func(fd uintptr) bool
 	result  *probeResult
 }
@@ -34,7 +33,7 @@ func newProber(c net.Conn) prober {
 		return prober{}
 	}
 	r := &probeResult{}
-	attempt := func(fd uintptr) bool { // once for all, since a closure is an allocation
+	attempt := func(fd uintptr) bool { // created once, because a closure is an allocation
 		r.n, r.err = syscall.Read(int(fd), r.p)
 		return true
 	}

@@ -7,8 +7,7 @@ import (
 	"os"
 )
 
-// prober never has anything to read: a connection that has died is found when
-// it is used.
+// prober never has data, so a dead connection is detected when it is used.
 type prober struct{}
 
 func newProber(net.Conn) prober { return prober{} }

@@ -17,42 +17,40 @@ import (
 
 // Request is a request to the server of a [Client].
 //
-// The same Request may be passed to Do again after Do has returned, for example
-// with another header value. At most one of its sends, over all calls, is a
-// retry after a reused connection ended.
+// After Do has returned, it may be changed and passed to Do again, for example with
+// another header value. Over all calls, it is resent at most once because a reused
+// connection ended.
 type Request struct {
 	Method string
 
 	// Target is the request target in origin form. It is written byte for byte.
 	Target string
 
-	// Header is written as it is, sorted by name. The fields that frame a
-	// message or belong to a connection, and Host, are the client's: they are
-	// left out.
+	// Header is written as it is, sorted by name, but without Host and the fields
+	// that frame the message or belong to the connection. Those are written by the
+	// client.
 	Header http.Header
 
-	// Body is nil for a request without a body. It is read by another goroutine,
-	// which may still be in a call of Read when Do returns, and even when the
-	// response body has been closed.
+	// Body is nil for a request without a body. Another goroutine reads it, which
+	// may still be blocked in Read after the response body has been closed.
 	Body io.Reader
 
-	// ContentLength is the length of Body. Less than 0 means that it is not
-	// known and that the body is chunked.
+	// ContentLength is the length of Body. Less than 0 means that it is unknown and
+	// that the body is chunked.
 	ContentLength int64
 
-	// Trailer is the trailer section of a chunked body. Its names are announced
-	// in the header; it is read again, with its values and further fields, once
-	// Body has returned io.EOF.
+	// Trailer is the trailer section of a chunked body. Its names are announced in
+	// the header. Body may add values and fields until it returns io.EOF.
 	Trailer http.Header
 
-	// Interim is called for each 1xx response but 100, on the goroutine that
+	// Interim is called for each 1xx response other than 100, on the goroutine that
 	// called Do. Nil ignores them.
 	Interim func(status int, header http.Header)
 
-	resent bool // after a reused connection ended
+	resent bool // because a reused connection ended
 }
 
-// validate reports what cannot be written without changing what it means.
+// validate returns an error if the request cannot be written unchanged.
 func (r *Request) validate() error {
 	if !httpguts.ValidHeaderFieldName(r.Method) {
 		return fmt.Errorf("checking the request: %q is not a method", r.Method)
@@ -79,8 +77,7 @@ func validateFields(h http.Header) error {
 	return nil
 }
 
-// expectsContinue reports whether the body is sent only once the server has
-// asked for it.
+// expectsContinue reports whether the body is to be sent only after a 100 response.
 func (r *Request) expectsContinue() bool {
 	return httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue")
 }
@@ -109,8 +106,8 @@ func endedByServer(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// writeHead writes request line and header section. names is scratch space; it
-// is returned for the next call. Errors of w stay until it is flushed.
+// writeHead writes request line and header section. names is scratch space, and
+// returned for the next call. Errors are returned when w is flushed.
 func (r *Request) writeHead(w *bufio.Writer, host string, names []string) []string {
 	writeAll(w, r.Method, " ", r.Target, " HTTP/1.1\r\nHost: ", host, "\r\n")
 	switch {
@@ -128,7 +125,7 @@ func (r *Request) writeHead(w *bufio.Writer, host string, names []string) []stri
 	return writeFields(w, r.Header, names)
 }
 
-// writeFields writes a header or trailer section and the empty line behind it.
+// writeFields writes a header or trailer section and the empty line after it.
 func writeFields(w *bufio.Writer, h http.Header, names []string) []string {
 	names = appendNames(names, h)
 	for _, name := range names {
@@ -140,8 +137,8 @@ func writeFields(w *bufio.Writer, h http.Header, names []string) []string {
 	return names
 }
 
-// appendNames returns the names of h that may be written, sorted, in the space
-// of names.
+// appendNames returns the sorted names of the fields in h that are written. It
+// overwrites names.
 func appendNames(names []string, h http.Header) []string {
 	names = names[:0]
 	for name := range h {
@@ -153,8 +150,7 @@ func appendNames(names []string, h http.Header) []string {
 	return names
 }
 
-// ownedByClient reports whether a field frames the message, belongs to the
-// connection or names the host.
+// ownedByClient reports whether a field is written by the client only.
 func ownedByClient(name string) bool {
 	switch textproto.CanonicalMIMEHeaderKey(name) {
 	case "Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
@@ -165,6 +161,6 @@ func ownedByClient(name string) bool {
 
 func writeAll(w *bufio.Writer, parts ...string) {
 	for _, s := range parts {
-		_, _ = w.WriteString(s) // the writer keeps its first error
+		_, _ = w.WriteString(s) // the error is returned by Flush
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// bodySender sends a request body on a goroutine of its own.
+// bodySender sends a request body on its own goroutine.
 type bodySender struct {
 	client  *Client
 	conn    *conn
@@ -18,20 +18,20 @@ type bodySender struct {
 	length  int64 // less than 0: chunked
 	trailer http.Header
 
-	mu        sync.Mutex // guards the fields below, and deadlines while the response has not arrived
+	mu        sync.Mutex // guards the fields below, and the deadlines until responded
 	state     sendState
-	responded bool  // the head of the final response was read
-	ended     bool  // its end was read; who sends releases the connection
+	responded bool  // the head of the final response has been read
+	ended     bool  // its body too; run releases the connection
 	err       error // of sending
 }
 
 type sendState int
 
 const (
-	stateReading sendState = iota // waits for the body's reader
-	stateWriting                  // writes what it returned
-	stateSent                     // the request is complete
-	stateFailed                   // it never will be
+	stateReading sendState = iota // waits for the reader of the body
+	stateWriting
+	stateSent
+	stateFailed
 )
 
 func startBody(c *Client, cn *conn, r *Request) *bodySender {
@@ -58,9 +58,9 @@ func (b *bodySender) run() {
 	case ended:
 		b.client.release(b.conn, err == nil)
 	case errors.Is(err, ErrRequestBody):
-		b.conn.abort() // or the server would wait for the rest
+		b.conn.abort() // the server must see that the body is not complete
 	}
-	// After an error of writing, a response may still be read.
+	// After a write error there may still be a response.
 }
 
 const (
@@ -93,8 +93,8 @@ func (b *bodySender) sendBytes(left int64) error {
 	return nil
 }
 
-// sendChunks sends a body of unknown length and its trailer section. What one
-// call of Read returns is one chunk, and written at once.
+// sendChunks sends a body of unknown length and its trailer section. Each read of
+// the body becomes a chunk that is written at once.
 func (b *bodySender) sendChunks() error {
 	buf := sendBuffers.Get().(*[maxChunkHead + sendBufferSize + len("\r\n")]byte)
 	defer sendBuffers.Put(buf)
@@ -114,8 +114,8 @@ func (b *bodySender) sendChunks() error {
 	}
 }
 
-// frameChunk puts size and line ends around the n bytes that begin at
-// maxChunkHead.
+// frameChunk returns the n bytes at maxChunkHead as a chunk, with size and line ends
+// around them.
 func frameChunk(buf []byte, n int) []byte {
 	var head [maxChunkHead]byte
 	size := append(strconv.AppendInt(head[:0], int64(n), 16), "\r\n"...)
@@ -134,8 +134,7 @@ func (b *bodySender) sendTrailer() error {
 	return b.conn.writer.Flush()
 }
 
-// read reads from the request body. Meanwhile it is not the server that is
-// waited for.
+// read reads from the request body. The response timeout is stopped meanwhile.
 func (b *bodySender) read(p []byte) (int, error) {
 	if err := b.enter(stateReading, 0); err != nil {
 		return 0, err
@@ -147,7 +146,7 @@ func (b *bodySender) read(p []byte) (int, error) {
 	return n, err
 }
 
-// enter changes the state, and restarts or stops the wait for the response.
+// enter changes the state and restarts the response timeout, or stops it if 0.
 func (b *bodySender) enter(s sendState, timeout time.Duration) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -160,12 +159,12 @@ func (b *bodySender) enter(s sendState, timeout time.Duration) error {
 		if timeout > 0 {
 			deadline = time.Now().Add(timeout)
 		}
-		_ = b.conn.SetDeadline(deadline) // on a closed connection, writing fails
+		_ = b.conn.SetDeadline(deadline) // if this fails, so does writing
 	}
 	return nil
 }
 
-// stopTimeout ends the wait for the response, which has arrived.
+// stopTimeout stops the response timeout because the response has arrived.
 func (b *bodySender) stopTimeout() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -173,9 +172,9 @@ func (b *bodySender) stopTimeout() {
 	_ = b.conn.SetDeadline(time.Time{})
 }
 
-// responseEnded is called when the response was read to its end. A server
-// commonly responds once it has the whole request, so the last write may just not
-// have returned yet: then the connection is released when it has.
+// responseEnded is called at the end of the response. As servers usually respond
+// when they have the whole request, the last write may not have returned yet; the
+// connection is then released when it has.
 func (b *bodySender) responseEnded(reusable bool) {
 	b.mu.Lock()
 	sent := b.state == stateSent

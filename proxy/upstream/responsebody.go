@@ -10,11 +10,11 @@ import (
 type responseBody struct {
 	transfer *transfer
 	source   io.Reader
-	limited  bool  // reading has a deadline
-	err      error // that Read returns from now on; the connection is no longer used
+	limited  bool  // a read deadline has been set
+	err      error // the result of further reads; the connection is no longer used
 }
 
-// Read implements io.Reader. At the end of the body it releases the connection.
+// Read implements io.Reader. It releases the connection at the end of the body.
 func (b *responseBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
@@ -35,8 +35,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// Close implements io.Closer. It closes the connection if the body has not been
-// read to its end.
+// Close implements io.Closer. It closes the connection unless the body was read to
+// its end.
 func (b *responseBody) Close() error {
 	if b.err == nil {
 		b.err = b.transfer.fail(BrokenResponse, ErrClosed)
@@ -49,7 +49,7 @@ func (b *responseBody) Ready() bool { return b.err != nil || b.transfer.conn.rea
 
 func (b *responseBody) setDeadline(t time.Time) {
 	b.limited = true
-	_ = b.transfer.conn.SetReadDeadline(t) // on a closed connection, reading fails
+	_ = b.transfer.conn.SetReadDeadline(t) // if this fails, so does reading
 }
 
 // Limits of Discard.
@@ -58,18 +58,17 @@ const (
 	discardTimeout  = 100 * time.Millisecond
 )
 
-// Discard reads what is left of the body of a response that is not needed, so
-// that its connection can be used again, and closes it. It gives up where that
-// takes longer than a new connection would.
+// Discard closes a response body that is not needed. If little is left of it, it is
+// read first, so that the connection can be reused.
 func Discard(body io.ReadCloser) {
 	if b, ok := body.(*responseBody); ok && b.err == nil && b.transfer.client.bodyTimeout == 0 {
 		b.setDeadline(time.Now().Add(discardTimeout))
-		_, _ = io.CopyN(io.Discard, b, maxDiscardBytes) // Close ends the connection after an error
+		_, _ = io.CopyN(io.Discard, b, maxDiscardBytes) // Close handles errors
 	}
 	_ = body.Close()
 }
 
-// noEOF returns err, which ended the reading of something incomplete.
+// noEOF returns the error for reading something incomplete.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

@@ -2,10 +2,10 @@ package upstream
 
 import "bytes"
 
-// scanHead looks for the end of a response head in p, and checks in the lines
-// before it what [net/http.ReadResponse] lets pass and RFC 9112 tells a proxy not
-// to. Another server or client might read such a response in another way, and
-// take a part of its body for a response of its own.
+// scanHead reports whether p contains a whole response head, and checks its lines
+// for what [net/http.ReadResponse] accepts although RFC 9112 tells a proxy to
+// reject it. Clients may parse such a response in another way and take part of its
+// body for the next response.
 func scanHead(p []byte) (whole bool, err error) {
 	var f framing
 	for first := true; ; first = false {
@@ -32,15 +32,15 @@ func scanHead(p []byte) (whole bool, err error) {
 	}
 }
 
-// framing is what the head of a response says about the end of its body.
+// framing is what a response head says about the end of the body.
 type framing struct {
 	http10, length, coding bool
 }
 
-// add takes a header line into account.
+// add adds a header line.
 func (f *framing) add(line []byte) error {
 	if line[0] == ' ' || line[0] == '\t' {
-		return nil // continues the line before it
+		return nil // a continuation of the line before
 	}
 	name, _, ok := bytes.Cut(line, []byte(":"))
 	if !ok || bytes.ContainsAny(name, " \t") {
@@ -51,7 +51,7 @@ func (f *framing) add(line []byte) error {
 	return nil
 }
 
-// check reports framing that is in doubt (section 6.1).
+// check returns an error if the framing is ambiguous (section 6.1).
 func (f *framing) check() error {
 	if f.coding && (f.length || f.http10) {
 		return errFraming

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// transfer is one send of a request, and its response. Its methods run on the
-// goroutine that called Do or reads the response body.
+// transfer is one send of a request on a connection, with its response. Its methods
+// run on the goroutine that calls Do and reads the response body.
 type transfer struct {
 	client    *Client
 	conn      *conn
 	request   *Request
 	ctx       context.Context
-	stop      func() bool // ends the watch on ctx; reports whether ctx had not ended
+	stop      func() bool // stops watching ctx; false if ctx has ended already
 	body      *bodySender // nil as long as no body is sent
 	started   bool        // a byte of a response was read
 	interim   int         // 1xx responses read
-	keepAlive bool        // as far as the response decides, the connection can be used again
+	keepAlive bool        // the response permits to reuse the connection
 }
 
 // send sends a request on a connection and returns the head of its response.
@@ -47,16 +47,15 @@ func (c *Client) send(ctx context.Context, cn *conn, r *Request) (*http.Response
 	return t.receive()
 }
 
-// setDeadline begins the wait for a response.
+// setDeadline starts the response timeout.
 func (t *transfer) setDeadline() {
 	if limit := t.client.responseTimeout; limit > 0 {
-		_ = t.conn.SetDeadline(time.Now().Add(limit)) // on a closed connection, the next operation fails
+		_ = t.conn.SetDeadline(time.Now().Add(limit)) // if this fails, so does the next operation
 	}
 }
 
-// awaitContinue waits until the server has asked for the body. It returns the
-// final response if the server does not want the body, and nil if it is to be
-// sent.
+// awaitContinue waits until the server requests the body. It returns nil if the
+// body is to be sent, and the final response if the server has sent that instead.
 func (t *transfer) awaitContinue() (*http.Response, error) {
 	wait := time.Now().Add(continueTimeout)
 	for {
@@ -75,7 +74,7 @@ func (t *transfer) awaitContinue() (*http.Response, error) {
 			return nil, err
 		}
 		if res.StatusCode >= http.StatusOK {
-			t.keepAlive = false // the server may still wait for a body
+			t.keepAlive = false // the server may still expect a body
 			return t.deliver(res), nil
 		}
 	}
@@ -94,8 +93,8 @@ func (t *transfer) receive() (*http.Response, error) {
 	}
 }
 
-// nextHead reads the head of an interim or the final response, and passes the
-// former on.
+// nextHead reads the head of an interim or final response, and passes interim ones
+// on.
 func (t *transfer) nextHead() (*http.Response, error) {
 	res, err := t.readHead()
 	if err != nil {
@@ -117,6 +116,8 @@ func (t *transfer) nextHead() (*http.Response, error) {
 	return res, nil
 }
 
+// readHead reads a response head. If it is too large to be checked first, the
+// connection is not reused, so that nothing can be taken for the next response.
 func (t *transfer) readHead() (*http.Response, error) {
 	if _, err := t.conn.reader.Peek(1); err != nil {
 		return nil, err
@@ -126,19 +127,17 @@ func (t *transfer) readHead() (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !whole {
-		t.keepAlive = false // its framing has not been checked
-	}
+	t.keepAlive = t.keepAlive && whole
 	t.conn.request.Method = t.request.Method
 	res, err := http.ReadResponse(t.conn.reader, &t.conn.request)
 	if err != nil {
 		return nil, err
 	}
-	res.Request = nil // it is the connection's
+	res.Request = nil // belongs to the connection
 	return res, nil
 }
 
-// deliver hands out the final response.
+// deliver prepares the final response for the caller.
 func (t *transfer) deliver(res *http.Response) *http.Response {
 	if t.body != nil {
 		t.body.stopTimeout()
@@ -155,8 +154,8 @@ func (t *transfer) deliver(res *http.Response) *http.Response {
 	return res
 }
 
-// finish is called when the response has been read to its end. The connection
-// is used again if the request has been sent to its end as well.
+// finish is called at the end of the response. The connection is reused if the
+// request has been sent to its end as well.
 func (t *transfer) finish() {
 	reusable := t.stop() && t.keepAlive && t.conn.reader.Buffered() == 0
 	if t.body != nil {
@@ -166,7 +165,7 @@ func (t *transfer) finish() {
 	}
 }
 
-// release takes a connection back that no request is using.
+// release returns an unused connection to the pool or closes it.
 func (c *Client) release(cn *conn, reusable bool) {
 	if reusable {
 		c.pool.put(cn)
@@ -175,7 +174,7 @@ func (c *Client) release(cn *conn, reusable bool) {
 	}
 }
 
-// failReading ends the transfer after an error of reading.
+// failReading ends the transfer after a read error.
 func (t *transfer) failReading(err error) error {
 	if !t.started {
 		return t.fail(NoResponse, err)
@@ -183,13 +182,13 @@ func (t *transfer) failReading(err error) error {
 	return t.fail(BrokenResponse, noEOF(err))
 }
 
-// fail closes the connection, and returns the error for the caller.
+// fail closes the connection and returns the error for the caller.
 func (t *transfer) fail(p Phase, err error) error {
 	t.stop()
 	t.conn.abort()
 	if t.body != nil {
 		if bodyErr := t.body.readError(); bodyErr != nil {
-			err = bodyErr // it has closed the connection
+			err = bodyErr // which is why the connection was closed
 		}
 	}
 	return &Error{p, causeOf(t.ctx, err)}

@@ -163,6 +163,28 @@ func doContext(ctx context.Context, c *Client, r *Request) result {
 	return result{res.StatusCode, res.Header, string(body), res.Trailer, err}
 }
 
+// waitIdle waits until the client has an idle connection. The connection of a
+// request with a body may be released only after its response was read.
+func waitIdle(t testing.TB, c *Client) {
+	t.Helper()
+	waitFor(t, func() bool {
+		c.pool.mu.Lock()
+		defer c.pool.mu.Unlock()
+		return len(c.pool.conns) > 0
+	})
+}
+
+func waitFor(t testing.TB, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the condition did not become true")
+}
+
 func (r result) check(t testing.TB, status int, body string) {
 	t.Helper()
 	if r.status != status || r.body != body || r.err != nil {

@@ -17,7 +17,7 @@ import (
 // pipeDialer dials in-memory connections, so that time can be simulated. handle
 // serves the other ends.
 func pipeDialer(t *testing.T, handle func(net.Conn)) func(*Config) {
-	t.Cleanup(func() { time.Sleep(48 * time.Hour) }) // what still runs has ended then
+	t.Cleanup(func() { time.Sleep(48 * time.Hour) }) // by then, everything has ended
 	return func(c *Config) {
 		c.Dial = func(context.Context, string, string) (net.Conn, error) {
 			client, server := net.Pipe()
@@ -136,7 +136,7 @@ func TestBodyTimeout(t *testing.T) {
 	}
 }
 
-// The end of the context ends everything, wherever the request is.
+// The end of the context ends a request in every phase.
 func TestContextEnds(t *testing.T) {
 	cause := errors.New("the caller left")
 	hang := func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
@@ -180,7 +180,7 @@ func TestContextEnds(t *testing.T) {
 	}
 }
 
-// A deadline of the context is a limit for all of it.
+// A deadline of the context limits the whole exchange.
 func TestTotalTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(t, "api.test", pipeDialer(t, func(c net.Conn) {
@@ -201,8 +201,8 @@ func TestTotalTimeout(t *testing.T) {
 	})
 }
 
-// A context that ends after the response must not close the connection of another
-// request.
+// The end of a context after its response does not close the connection, which
+// another request may be using.
 func TestContextEndsAfterResponse(t *testing.T) {
 	s := serveRaw(t, respondForever)
 	c := newClient(t, s.address)
@@ -255,7 +255,7 @@ func TestPool(t *testing.T) {
 			t.Errorf("idle connections after %v = %d, want none", idleConnTimeout, n)
 		}
 		c.Close()
-		do(t, c, get("/")).check(t, 200, "ok") // works, and keeps no connection
+		do(t, c, get("/")).check(t, 200, "ok") // is possible, but the connection is not kept
 		if n := len(c.pool.conns); n != 0 {
 			t.Errorf("idle connections after Close = %d, want none", n)
 		}
