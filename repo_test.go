@@ -143,12 +143,28 @@ func TestLinkedModules(t *testing.T) {
 // imports. It is exact, so that a new dependency between packages is a decision.
 var imports = map[string][]string{
 	"cmd/pleo-auth-proxy": {
-		"cmd/pleo-auth-proxy/internal/autocert", "cmd/pleo-auth-proxy/internal/config", "credstore",
-		"credstore/keyset", "credstore/sqlstore", "internal/api", "internal/apikey", "internal/connect",
-		"internal/dashboard", "internal/durable", "internal/manage", "internal/outbound", "internal/pleo",
-		"internal/refresh", "internal/refresh/rollback", "internal/refresh/spool", "internal/webhook", "proxy",
-		"proxy/upstream",
+		"cmd/pleo-auth-proxy/internal/autocert", "cmd/pleo-auth-proxy/internal/config",
+		"cmd/pleo-auth-proxy/internal/doctor", "cmd/pleo-auth-proxy/internal/listen",
+		"cmd/pleo-auth-proxy/internal/setup", "credstore", "credstore/keyset", "credstore/sqlstore",
+		"internal/api", "internal/apikey", "internal/connect", "internal/dashboard", "internal/durable",
+		"internal/manage", "internal/pleo", "internal/refresh", "internal/refresh/rollback",
+		"internal/refresh/spool", "internal/webhook", "proxy",
 	},
+	"cmd/pleo-auth-proxy/internal/doctor": {
+		"cmd/pleo-auth-proxy/internal/config", "cmd/pleo-auth-proxy/internal/listen",
+		"cmd/pleo-auth-proxy/internal/setup", "credstore", "credstore/keyset", "internal/outbound",
+		"internal/pleo", "internal/refresh", "internal/refresh/rollback", "internal/refresh/spool",
+	},
+	"cmd/pleo-auth-proxy/internal/setup": {
+		"cmd/pleo-auth-proxy/internal/config", "cmd/pleo-auth-proxy/internal/listen", "credstore",
+		"credstore/keyset", "credstore/sqlstore", "internal/connect", "internal/durable", "internal/manage",
+		"internal/outbound", "internal/pleo", "internal/refresh", "internal/refresh/spool", "internal/webhook",
+		"proxy", "proxy/upstream",
+	},
+	"cmd/pleo-auth-proxy/internal/listen": {
+		"cmd/pleo-auth-proxy/internal/config",
+	},
+	"cmd/pleo-auth-proxy/internal/testca":   {},
 	"cmd/pleo-auth-proxy/internal/config":   {"credstore", "internal/durable", "internal/outbound", "internal/pleo", "internal/webguard", "proxy"},
 	"internal/api":                          {"credstore", "internal/manage", "internal/webguard"},
 	"internal/dashboard":                    {"credstore", "internal/apikey", "internal/manage", "internal/refresh", "internal/webguard"},

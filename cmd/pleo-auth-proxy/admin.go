@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/dashboard"
@@ -19,7 +20,7 @@ func newAdmin(cfg *config.Config, operator *manage.Operator, manager *refresh.Ma
 	var token func() credstore.Secret
 	if !cfg.Admin.Listen.Off() {
 		var err error
-		if token, err = openAdminToken(cfg, log); err != nil {
+		if token, err = setup.OpenAdminToken(cfg, log); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/testca"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
@@ -35,7 +37,7 @@ func (w *env) adminAPI(p *process) *adminAPI {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return &adminAPI{t: w.t, at: "http://" + p.addresses[adminListener], token: strings.TrimSpace(string(token))}
+	return &adminAPI{t: w.t, at: "http://" + p.addresses["admin"], token: strings.TrimSpace(string(token))}
 }
 
 // request sends a request with the admin token and reads the answer into v, if that
@@ -293,21 +295,21 @@ func TestF23ThroughTheAPI(t *testing.T) {
 // TestAdminListenerOverTLS: with a certificate of its own, and with certificates
 // of clients, without which nobody gets in.
 func TestAdminListenerOverTLS(t *testing.T) {
-	server, clients := newAuthority(t), newAuthority(t)
-	files := newTLSEnv(t, server, clients)
+	server, clients := testca.New(t), testca.New(t)
 	w := newEnv(t, simulator.Settings{})
+	cert, key := server.Issue(x509.ExtKeyUsageServerAuth)
 	raw, err := os.ReadFile(w.config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.write("config.yaml", replaceOnce(t, string(raw), `admin: {listen: "127.0.0.1:0"}`, fmt.Sprintf(
 		`admin: {listen: "127.0.0.1:0", tls: {cert_file: %q, key_file: %q, client_ca_file: %q}}`,
-		files.paths.CertFile, files.paths.KeyFile, files.paths.ClientCAFile)))
+		w.write("cert.pem", string(cert)), w.write("key.pem", string(key)), w.write("ca.pem", string(clients.PEM)))))
 	p := w.serve()
-	at := "https://" + p.addresses[adminListener] + "/api/v1/connections"
-	for _, certificates := range [][]tls.Certificate{{clients.clientPair()}, nil} {
+	at := "https://" + p.addresses["admin"] + "/api/v1/connections"
+	for _, certificates := range [][]tls.Certificate{{clients.ClientPair()}, nil} {
 		known := len(certificates) > 0
-		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: server.pool(), Certificates: certificates}, ForceAttemptHTTP2: true}}
+		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: server.Pool(), Certificates: certificates}, ForceAttemptHTTP2: true}}
 		response, err := c.Get(at)
 		if (err == nil) != known {
 			t.Errorf("with a certificate: %v; asking ends with %v", known, err)
@@ -330,7 +332,7 @@ func TestBadAdminRequestsDoNotAffectOthers(t *testing.T) {
 	_, line := w.grant("acme", simulator.GrantRequest{})
 	w.importLines(line)
 	p := w.serve()
-	at := p.addresses[adminListener]
+	at := p.addresses["admin"]
 	bad := []string{
 		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "GET / HTTP/9.9\r\n\r\n", "\r\n\r\n\r\n",
 		"GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n",

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/autocert"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
 // certificatesDirName is the name, in the data directory, of the directory for
@@ -47,16 +45,6 @@ func newCertificates(cfg *config.Config, roots *x509.CertPool, log *zap.Logger) 
 	return autocert.New(a), nil
 }
 
-// readACMERoots returns the CA certificates for requests to the certificate
-// authority; nil stands for the system's.
-func readACMERoots(cfg *config.Config) (*x509.CertPool, error) {
-	roots, err := outbound.ReadRoots(cfg.Connect.ACME.CARootFile)
-	if err != nil {
-		return nil, cfg.ErrorAt("connect.tls.acme.ca_root_file", err)
-	}
-	return roots, nil
-}
-
 func hostAndPort(at config.Listen) (host string, port int, err error) {
 	host, text, err := net.SplitHostPort(at.Address)
 	if err == nil {
@@ -66,15 +54,6 @@ func hostAndPort(at config.Listen) (host string, port int, err error) {
 		return "", 0, fmt.Errorf("parsing the port of %s: %w", at, err)
 	}
 	return host, port, nil
-}
-
-// pagesTLS returns the TLS configuration of the connect listener; nil for plain HTTP
-// and for unix sockets.
-func (p *components) pagesTLS(l *listener) *tls.Config {
-	if p.certificates != nil {
-		return p.certificates.TLSConfig()
-	}
-	return l.tls(p.tls.connect)
 }
 
 // newPlainPages returns the handler of connect.http.listen; nil without pages.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/testca"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -18,16 +19,16 @@ import (
 func TestConnectPagesOverTLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	install := func(a *authority) {
+	install := func(a *testca.Authority) {
 		t.Helper()
-		certPEM, keyPEM := a.issue(x509.ExtKeyUsageServerAuth)
+		certPEM, keyPEM := a.Issue(x509.ExtKeyUsageServerAuth)
 		for path, data := range map[string][]byte{cert: certPEM, key: keyPEM} {
 			if err := os.WriteFile(path, data, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	first, second := newAuthority(t), newAuthority(t)
+	first, second := testca.New(t), testca.New(t)
 	install(first)
 	public := freeAddress(t)
 	w := newEnv(t, simulator.Settings{}, fmt.Sprintf(`connect:
@@ -40,7 +41,7 @@ func TestConnectPagesOverTLS(t *testing.T) {
 	if a, err := send(clientTrusting(t, first), requestTo(t, "https://"+public+"/connect/unknown")); err != nil || a.status != http.StatusNotFound {
 		t.Errorf("an unknown link over TLS: %d, %v, want 404", a.status, err)
 	}
-	r := requestTo(t, "http://"+p.addresses[plainListener]+"/connect/unknown?x=1")
+	r := requestTo(t, "http://"+p.addresses["connect.http"]+"/connect/unknown?x=1")
 	r.Host = "evil.example"
 	plain := client(t)
 	plain.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -99,9 +100,9 @@ func requestTo(t *testing.T, url string) *http.Request {
 	return r
 }
 
-// clientTrusting returns a client that trusts only the authority.
-func clientTrusting(t *testing.T, a *authority) *http.Client {
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.pool()}}
+// clientTrusting returns a client that trusts the authority alone.
+func clientTrusting(t *testing.T, a *testca.Authority) *http.Client {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.Pool()}}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: time.Minute}
 }

@@ -5,13 +5,11 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/refresh"
 )
 
 func newCheckCommand(p *program) *cobra.Command {
@@ -27,36 +25,17 @@ depend on is rejected, unknown, or of another company.`,
 		Example: `  pleo-auth-proxy connections check acme`,
 		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withStore(cmd.Context(), p, func(cfg *config.Config, v *openedStore) error {
-				checker, err := openChecker(cfg, v.store.Store, p.logger())
+			return withStore(cmd.Context(), p, func(cfg *config.Config, v *setup.OpenedStore) error {
+				checker, err := setup.OpenChecker(cfg, v.Store.Store, p.logger())
 				if err != nil {
 					return err
 				}
-				o := newOperator(cfg, v.store.Store)
+				o := setup.NewOperator(cfg, v.Store.Store)
 				o.Checker = checker
 				return check(cmd.Context(), p, o, args[0])
 			})
 		},
 	}
-}
-
-// openChecker returns a checker for a command other than serve.
-func openChecker(cfg *config.Config, store credstore.Store, log *zap.Logger) (refresh.Checker, error) {
-	transport, err := upstreamTransport(cfg)
-	if err != nil {
-		return refresh.Checker{}, err
-	}
-	server, err := newAuthorizationServer(cfg, transport, log)
-	return newChecker(store, newAPI(cfg.Upstream.APIURL, transport), server), err
-}
-
-// newChecker returns a checker; server is nil if only API keys are used.
-func newChecker(store credstore.Store, api *pleo.API, server *pleo.AuthorizationServer) refresh.Checker {
-	c := refresh.Checker{Connections: store.Connections, Facts: store.Changes, API: api}
-	if server != nil { // a nil pointer in the interface would not be nil
-		c.Server = server
-	}
-	return c
 }
 
 func check(ctx context.Context, p *program, o *manage.Operator, name string) error {

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/testca"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
@@ -20,8 +20,8 @@ import (
 // may use some connections, and a socket for one connection.
 func TestSharedGateway(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
-	ca := newAuthority(t)
-	cert, key := ca.issue(x509.ExtKeyUsageServerAuth)
+	ca := testca.New(t)
+	cert, key := ca.Issue(x509.ExtKeyUsageServerAuth)
 	w.write("cert.pem", string(cert))
 	w.write("key.pem", string(key))
 	token := w.write("token", "token-of-erp\n")
@@ -37,11 +37,11 @@ func TestSharedGateway(t *testing.T) {
 	w.importLines(acme, shop)
 	p := w.serve()
 
-	_, port, err := net.SplitHostPort(p.addresses[proxyListener])
+	_, port, err := net.SplitHostPort(p.addresses["proxy"])
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.pool()}, ForceAttemptHTTP2: true}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool()}, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
 	base := "https://127.0.0.1:" + port
 	overSocket := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
@@ -89,27 +89,6 @@ func request(t *testing.T, transport *http.Transport, method, url, connection, t
 		t.Fatal(err)
 	}
 	return a
-}
-
-// The file of a token is checked at most once a second, not for every request.
-func TestTokenFileReadsAreRateLimited(t *testing.T) {
-	now := time.Now()
-	reads, current := 0, "old"
-	hash := cachedHash(func() credstore.Secret {
-		reads++
-		return credstore.NewSecret(current)
-	}, func() time.Time { return now })
-	before := hash()
-	for range 100 {
-		hash()
-	}
-	if reads != 1 {
-		t.Errorf("the file was read %d times within a second, want once", reads)
-	}
-	current, now = "new", now.Add(fileCheckInterval)
-	if hash() == before {
-		t.Error("after a second the hash is still that of the old token")
-	}
 }
 
 func replaceOnce(t testing.TB, s, old, replacement string) string {

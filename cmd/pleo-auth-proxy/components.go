@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -15,7 +15,8 @@ import (
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/autocert"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/listen"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/dashboard"
@@ -39,62 +40,62 @@ type components struct {
 	keysetRotation *rotation
 	configKeys     *manage.ConfigKeys
 	notifier       *webhook.Dispatcher
-	tls            listenerTLS
+	tls            setup.ListenerTLS
 
 	certificates *autocert.Certificates // of the pages; nil where nothing gets any
 	plainPages   http.Handler           // beside the pages; nil where there are none
 }
 
-// assemble makes the parts. ready is what /readyz asks.
-func assemble(cfg *config.Config, in *inputs, v *openedStore, log *zap.Logger, ready func() error) (*components, error) {
+// newComponents creates the components. /readyz calls ready.
+func newComponents(cfg *config.Config, in *setup.Inputs, v *setup.OpenedStore, log *zap.Logger, ready func() error) (*components, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	pleoAPI := newAPI(cfg.Upstream.APIURL, in.transport)
-	notifier := newNotifier(cfg, in.webhooks, v, registry, log)
+	pleoAPI := setup.NewAPI(cfg.Upstream.APIURL, in.Transport)
+	notifier := newNotifier(cfg, in.Webhooks, v, registry, log)
 	manager, err := newManager(cfg, in, v, pleoAPI, notifier.Wake, registry, log)
 	if err != nil {
 		return nil, err
 	}
-	pages, err := newPages(cfg, in, v.store.Store, manager, log)
+	pages, err := newPages(cfg, in, v.Store.Store, manager, log)
 	if err != nil {
 		return nil, err
 	}
-	certificates, err := newCertificates(cfg, in.acmeRoots, log)
+	certificates, err := newCertificates(cfg, in.ACMERoots, log)
 	if err != nil {
 		return nil, err
 	}
-	p, err := newProxy(cfg, in.proxy, manager, newLinkIssuer(cfg, v.store.Store), registry)
+	p, err := newProxy(cfg, in.Proxy, manager, setup.NewLinkIssuer(cfg, v.Store.Store), registry)
 	if err != nil {
 		return nil, err
 	}
-	o := newOperator(cfg, v.store.Store)
-	o.API, o.Keys, o.Checker, o.Logger = pleoAPI, manager, newChecker(v.store.Store, pleoAPI, in.server), log.Named("admin")
-	a, d, err := newAdmin(cfg, o, manager, registry, log.Named("admin"), ready, v.store.Ping)
+	o := setup.NewOperator(cfg, v.Store.Store)
+	o.API, o.Keys, o.Checker, o.Logger = pleoAPI, manager, setup.NewChecker(v.Store.Store, pleoAPI, in.Server), log.Named("admin")
+	a, d, err := newAdmin(cfg, o, manager, registry, log.Named("admin"), ready, v.Store.Ping)
 	if err != nil {
 		return nil, err
 	}
 	configKeys := &manage.ConfigKeys{
-		Store: v.store.Connections, Facts: v.store.Changes, Keys: manager, API: pleoAPI, Logger: log.Named("connections"),
+		Store: v.Store.Connections, Facts: v.Store.Changes, Keys: manager, API: pleoAPI, Logger: log.Named("connections"),
 	}
-	for _, c := range in.connections {
+	for _, c := range in.Connections {
 		configKeys.Add(c)
 	}
 	return &components{
 		manager: manager, notifier: notifier, proxy: p, pages: pages, api: a, dashboard: d,
 		configKeys:     configKeys,
 		keysetRotation: newRotation(cfg, v, log.Named("keyset")),
-		tls:            in.tls, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
+		tls:            in.TLS, certificates: certificates, plainPages: newPlainPages(cfg, certificates),
 	}, nil
 }
 
-func newManager(cfg *config.Config, in *inputs, v *openedStore, api *pleo.API, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
+func newManager(cfg *config.Config, in *setup.Inputs, v *setup.OpenedStore, api *pleo.API, wake func(), registry prometheus.Registerer, log *zap.Logger) (*refresh.Manager, error) {
 	c := refresh.Config{
-		Store:            refresh.StoreOf(notifyingStore(v.store.Store, wake)),
+		Store:            refresh.StoreOf(notifyingStore(v.Store.Store, wake)),
 		API:              api,
-		OtherEnvironment: newOtherEnvironmentAPI(cfg, in.transport),
+		OtherEnvironment: setup.NewOtherEnvironmentAPI(cfg, in.Transport),
 		Owner:            processName(),
 		Shared:           cfg.Store.Driver == config.DriverPostgres,
 		BeforeExpiry:     cfg.OAuth.RefreshBeforeExpiry,
@@ -102,37 +103,19 @@ func newManager(cfg *config.Config, in *inputs, v *openedStore, api *pleo.API, w
 		Logger:           log.Named("refresh"),
 		Registerer:       registry,
 	}
-	if in.server == nil {
+	if in.Server == nil {
 		log.Info("oauth.client_id is not set: only API keys can be used")
 		return refresh.New(c)
 	}
-	if err := checkSpoolKeys(cfg, v.keyset); err != nil {
+	if err := checkSpoolKeys(cfg, v.Keyset); err != nil {
 		return nil, err
 	}
-	records, err := spool.Open(cfg.Store.SpoolDir, v.keyset)
+	records, err := spool.Open(cfg.Store.SpoolDir, v.Keyset)
 	if err != nil {
 		return nil, err
 	}
-	c.Server, c.Spool, c.HighWaterMark = in.server, records, rollback.MarkIn(cfg.Store.SpoolDir)
+	c.Server, c.Spool, c.HighWaterMark = in.Server, records, rollback.MarkIn(cfg.Store.SpoolDir)
 	return refresh.New(c)
-}
-
-// secretFile returns a function that gives the secret of r and logs when its
-// file cannot be used, once for each reason until it can be.
-func secretFile(key string, r *config.SecretReader, log *zap.Logger) func() credstore.Secret {
-	var logged atomic.Pointer[string] // why the file could not be used the last time; nil: it could
-	return func() credstore.Secret {
-		secret, err := r.Secret(), r.Err()
-		if err == nil {
-			logged.Store(nil)
-			return secret
-		}
-		why := err.Error()
-		if before := logged.Swap(&why); before == nil || *before != why {
-			log.Warn("a secret file cannot be used; going on with what it held before", zap.String("key", key), zap.Error(err))
-		}
-		return secret
-	}
 }
 
 // newProxy returns the proxy of c, with what depends on the store.
@@ -166,4 +149,40 @@ func processName() string {
 		host = "localhost"
 	}
 	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), rand.Text())
+}
+
+// attach sets what the listener serves.
+func (c *components) attach(l *listen.Listener, log *zap.Logger) {
+	errorLog, err := zap.NewStdLogAt(log.Named("http").With(zap.String("listener", l.Name)), zap.DebugLevel)
+	if err != nil {
+		errorLog = zap.NewStdLog(log) // only an unknown level fails
+	}
+	switch l.Role {
+	case listen.Proxy:
+		var handler http.Handler = c.proxy
+		if l.Connection != "" {
+			handler = c.proxy.ForConnection(l.Connection)
+		}
+		l.SetServer(proxy.NewServer(handler, tlsOf(l, c.tls.Proxy), errorLog), proxy.TrackConnections)
+	case listen.Connect:
+		tlsConfig := tlsOf(l, c.tls.Connect)
+		if c.certificates != nil {
+			tlsConfig = c.certificates.TLSConfig()
+		}
+		l.SetServer(connect.NewServer(c.pages, tlsConfig, errorLog), connect.LimitConnections)
+	case listen.ConnectHTTP:
+		l.SetServer(connect.NewServer(c.plainPages, nil, errorLog), connect.LimitConnections)
+	case listen.Admin:
+		l.SetServer(api.NewServer(c.api.Handler(c.dashboard.Handler()), tlsOf(l, c.tls.Admin), errorLog), nil)
+	case listen.Health:
+		l.SetServer(api.NewServer(c.api.HealthHandler(), nil, errorLog), nil)
+	}
+}
+
+// tlsOf returns nil for a listener with plain HTTP.
+func tlsOf(l *listen.Listener, files *setup.TLSFiles) *tls.Config {
+	if l.TLS.Off() {
+		return nil
+	}
+	return files.Config()
 }

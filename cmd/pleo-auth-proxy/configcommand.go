@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 )
 
 func newConfigCommand(p *program) *cobra.Command {
@@ -38,7 +39,7 @@ type validation struct {
 func validateConfig(p *program) error {
 	cfg, err := p.loadConfig()
 	if err == nil {
-		_, err = validInputs(cfg, zap.NewNop())
+		_, err = setup.ValidInputs(cfg, zap.NewNop())
 	}
 	if p.asJSON {
 		v := validation{Valid: err == nil, Mistakes: []config.Mistake{}}

@@ -180,7 +180,7 @@ func TestConfigKeyCannotBeChangedElsewhere(t *testing.T) {
 	})
 	t.Run("another key would be gone after the next start", func(t *testing.T) {
 		w.configureKey(k, dataDir, `connect: {listen: "127.0.0.1:0", public_url: "http://127.0.0.1:1"}`)
-		const want = `connection "acme" has its key from the configuration`
+		const want = `connection "acme" has its key in the configuration`
 		for _, command := range [][]string{{"connections", "set-key", "acme"}, {"connections", "set-key", "acme", "--next"}, {"connect", "acme"}} {
 			if code, _, stderr := w.run(k.Value, command...); code != exitFailed || !strings.Contains(stderr, want) {
 				t.Errorf("%s exits %d, want 1 and where the key is:\n%s", strings.Join(command, " "), code, stderr)
@@ -189,8 +189,8 @@ func TestConfigKeyCannotBeChangedElsewhere(t *testing.T) {
 		p := w.serve()
 		b := w.adminAPI(p)
 		for path, body := range map[string]string{"/acme/key": `{"api_key":"k"}`, "/acme/link": "{}"} {
-			if got := b.request("POST", path, body, http.StatusConflict, nil); !strings.Contains(got, "has its key from the configuration") {
-				t.Errorf("POST %s is answered %s", path, got)
+			if got := b.request("POST", path, body, http.StatusConflict, nil); !strings.Contains(got, "has its key in the configuration") {
+				t.Errorf("POST %s = %s, want where the key is", path, got)
 			}
 		}
 		const back = "the next start brings it back unless you delete it there"

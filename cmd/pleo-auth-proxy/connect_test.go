@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/api"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
@@ -94,7 +95,7 @@ func (w *connectEnv) connectLink(name string, flags ...string) string {
 func (w *connectEnv) inStore(work func(context.Context, credstore.Store) error) {
 	w.t.Helper()
 	p := program{stdout: io.Discard, stderr: io.Discard, environ: []string{"HOME=" + w.dir}, configPath: w.config}
-	if err := withStore(w.t.Context(), &p, func(_ *config.Config, v *openedStore) error { return work(w.t.Context(), v.store.Store) }); err != nil {
+	if err := withStore(w.t.Context(), &p, func(_ *config.Config, v *setup.OpenedStore) error { return work(w.t.Context(), v.Store.Store) }); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -403,7 +404,7 @@ func TestConnectURLOnlyForKnownClients(t *testing.T) {
 	w.write("config.yaml", replaceOnce(t, open, "proxy:\n", "proxy:\n  listen: 0.0.0.0:0\n"))
 	w.add("acme", "oauth", "Acme Holding")
 	p := w.serve()
-	p.addresses[proxyListener] = strings.Replace(p.addresses[proxyListener], "[::]", "127.0.0.1", 1)
+	p.addresses["proxy"] = strings.Replace(p.addresses["proxy"], "[::]", "127.0.0.1", 1)
 	if link := p.connectURL("acme"); link != "" {
 		t.Errorf("connect_url = %q, want none", link)
 	}

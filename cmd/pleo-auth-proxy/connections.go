@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
@@ -228,6 +229,8 @@ func reportStatus(p *program, c credstore.Connection, err error) error {
 	return printChanged(p, c)
 }
 
+var errNotUninstalled = errors.New("the connection is removed here, but the integration is not uninstalled at Pleo")
+
 func newRemoveCommand(p *program) *cobra.Command {
 	var uninstall bool
 	cmd := &cobra.Command{
@@ -247,7 +250,7 @@ then 1.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withOperator(cmd.Context(), p, func(cfg *config.Config, o *manage.Operator) (err error) {
 				if uninstall {
-					if o.API, err = openAPI(cfg); err != nil {
+					if o.API, err = setup.OpenAPI(cfg); err != nil {
 						return err
 					}
 				}
@@ -260,7 +263,10 @@ then 1.`,
 					return errors.Join(err, removal.Err)
 				}
 				p.notef("removed connection %q. %s", c.Name, removal.Message)
-				return errors.Join(printChanged(p, c), removal.Err)
+				if removal.Err != nil {
+					err = errNotUninstalled
+				}
+				return errors.Join(printChanged(p, c), err)
 			})
 		},
 	}

@@ -30,7 +30,7 @@ func TestBrowserOperatorFixesConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	operator := browser.Tab()
-	operator.Open("http://" + p.addresses[adminListener])
+	operator.Open("http://" + p.addresses["admin"])
 	operator.WantText("Reauthorization required", "acme", "Acme ApS", "Create a connect link and send it", "1 connection is waiting for the customer")
 	operator.Inspect("story-overview")
 	operator.Follow(".card .button") // the first thing there is to do
@@ -51,7 +51,7 @@ func TestBrowserOperatorFixesConnection(t *testing.T) {
 	operator.Follow("main a.button")
 	operator.WantText("Working.", "Recovered", "customer", "Connect link created", "Reauthorization required")
 	operator.Inspect("story-recovered")
-	operator.Open("http://" + p.addresses[adminListener])
+	operator.Open("http://" + p.addresses["admin"])
 	operator.WantText("No connection needs attention.")
 	operator.Follow(".who button")
 	operator.WantText("Sign in to make changes")

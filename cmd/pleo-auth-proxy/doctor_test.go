@@ -22,13 +22,15 @@ import (
 	"time"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/doctor"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/testca"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
 // diagnose runs doctor with more of an environment.
-func (w *env) diagnose(environ []string, args ...string) (code int, d diagnosis) {
+func (w *env) diagnose(environ []string, args ...string) (code int, d doctor.Diagnosis) {
 	w.t.Helper()
 	var out, errs bytes.Buffer
 	p := program{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, environ: append(environ, "HOME="+w.dir)}
@@ -88,9 +90,9 @@ func (w *env) statement(s string) {
 
 // serverFor starts a server over TLS with a certificate, and returns its URL and
 // a file with the authority that signed it.
-func (w *env) serverFor(a *authority, template *x509.Certificate) (url, caFile string) {
+func (w *env) serverFor(a *testca.Authority, template *x509.Certificate) (url, caFile string) {
 	w.t.Helper()
-	cert, key := a.sign(template)
+	cert, key := a.Sign(template)
 	der, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
 		w.t.Fatal(err)
@@ -104,7 +106,7 @@ func (w *env) serverFor(a *authority, template *x509.Certificate) (url, caFile s
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes are meant to fail
 	server.StartTLS()
 	w.t.Cleanup(server.Close)
-	return server.URL, w.write("ca.pem", string(a.pem))
+	return server.URL, w.write("ca.pem", string(a.PEM))
 }
 
 // plain starts a server that answers everything in one way.
@@ -116,14 +118,14 @@ func (w *env) plain(answer http.HandlerFunc) (url string) {
 
 // doctorCase is something that somebody has got wrong.
 type doctorCase struct {
-	name    string
-	plant   func(w *env) (environ []string)
-	check   string
-	grade   severity
-	subject string // part of it
-	found   string // part of it
-	mend    string // part of it
-	code    int
+	name     string
+	plant    func(w *env) (environ []string)
+	check    string
+	severity doctor.Severity
+	subject  string // part of it
+	message  string // part of it
+	fix      string // part of it
+	code     int
 }
 
 // setUp makes a plant function of one that needs no environment.
@@ -146,38 +148,38 @@ func configurationCases() []doctorCase {
 	return []doctorCase{
 		{
 			"a key that does not exist", setUp(func(w *env) { w.reconfigure("proxy: {listen:", "proxy: {lisen:") }),
-			"configuration", severityError, "proxy.lisen", "did you mean proxy.listen?", "line 4", exitUsage,
+			"configuration", doctor.Error, "proxy.lisen", "did you mean proxy.listen?", "line 4", exitUsage,
 		},
 		{
 			"a variable that does not exist", func(*env) []string { return []string{"PLEO_PROXY_LISEN=:1"} },
-			"configuration", severityError, "", "did you mean PLEO_PROXY_LISTEN?", "variable PLEO_PROXY_LISEN", exitUsage,
+			"configuration", doctor.Error, "", "did you mean PLEO_PROXY_LISTEN?", "variable PLEO_PROXY_LISEN", exitUsage,
 		},
 		{
 			"hosts of two environments",
 			setUp(func(w *env) { w.upstream("https://external.staging.pleo.io", "https://auth.pleo.io", "") }),
-			"configuration", severityError, "upstream", "do not belong together", "environment: staging", exitFailed,
+			"configuration", doctor.Error, "upstream", "do not belong together", "environment: staging", exitFailed,
 		},
 		{
 			"a forward proxy in the environment", func(*env) []string { return []string{"HTTPS_PROXY=http://127.0.0.1:3128"} },
-			"configuration", severityWarning, "HTTPS_PROXY", "are ignored", "upstream.proxy_url", exitDone,
+			"configuration", doctor.Warning, "HTTPS_PROXY", "are ignored", "upstream.proxy_url", exitDone,
 		},
 		{
 			"a secret file that is not there",
 			setUp(func(w *env) { w.secretInFile("s", 0o600); must(w, os.Remove(filepath.Join(w.dir, "secret"))) }),
-			"files", severityError, "oauth.client_secret_file", "no such file", "line 7", exitUsage,
+			"files", doctor.Error, "oauth.client_secret_file", "no such file", "line 7", exitUsage,
 		},
 		{
 			"a secret file that is empty", setUp(func(w *env) { w.secretInFile("\n", 0o600) }),
-			"files", severityError, "oauth.client_secret_file", "it is empty", "put the file right", exitUsage,
+			"files", doctor.Error, "oauth.client_secret_file", "it is empty", "correct the file that it names", exitUsage,
 		},
 		{
 			"a secret that everybody can read", setUp(func(w *env) { w.secretInFile(simulator.DefaultClientSecret+"\n", 0o644) }),
-			"files", severityWarning, "secret", "every user of this machine", "chmod o= ", exitDone,
+			"files", doctor.Warning, "secret", "every user of this machine", "chmod o= ", exitDone,
 		},
 		{
 			"a volume that is not mounted",
 			setUp(func(w *env) { w.reconfigure(filepath.Join(w.dir, "data"), filepath.Join(w.dir, "volume", "data")) }),
-			"store", severityError, "volume/data", "volume is not there", "mount the volume", exitFailed,
+			"store", doctor.Error, "volume/data", "volume does not exist", "mount the volume", exitFailed,
 		},
 	}
 }
@@ -186,27 +188,27 @@ func keysetCases() []doctorCase {
 	return []doctorCase{
 		{
 			"no keyset", setUp(func(w *env) { w.fill(1); must(w, os.Remove(w.keysetFile())) }),
-			"store", severityError, "store.db", "but not the keyset", "put the keyset back from its backup", exitUsage,
+			"store", doctor.Error, "store.db", "but not the keyset", "put the keyset back from its backup", exitUsage,
 		},
 		{
 			"a damaged keyset", setUp(func(w *env) { w.fill(1); must(w, os.WriteFile(w.keysetFile(), []byte("{"), 0o600)) }),
-			"keyset", severityError, "keyset.json", "damaged", "restore the file from a backup", exitUsage,
+			"keyset", doctor.Error, "keyset.json", "damaged", "restore the file from a backup", exitUsage,
 		},
 		{
 			"another keyset", setUp(func(w *env) { w.fill(1); must(w, os.Remove(w.keysetFile())); w.keysetAlone() }),
-			"store", severityError, "store.db", "does not hold it", "use the keyset that the store was made with", exitUsage,
+			"store", doctor.Error, "store.db", "does not hold it", "use the keyset that the store was made with", exitUsage,
 		},
 		{
 			"a keyset that everybody can read", setUp(func(w *env) { w.fill(1); must(w, os.Chmod(w.keysetFile(), 0o644)) }),
-			"keyset", severityWarning, "keyset.json", "every user of this machine", "chmod o= ", exitDone,
+			"keyset", doctor.Warning, "keyset.json", "every user of this machine", "chmod o= ", exitDone,
 		},
 		{
 			"a keyset beside the store", setUp(func(w *env) { w.fill(1) }),
-			"keyset", severityWarning, "keyset.json", "beside the store", "store.keyset_file", exitDone,
+			"keyset", doctor.Warning, "keyset.json", "beside the store", "store.keyset_file", exitDone,
 		},
 		{
 			"a rotation that was not finished", setUp(func(w *env) { w.fill(1); w.keyset("add"); w.halfPromote() }),
-			"keyset", severityNote, "", "1 connection still sealed", "keyset promote", exitDone,
+			"keyset", doctor.Note, "", "1 connection still encrypted", "keyset promote", exitDone,
 		},
 	}
 }
@@ -216,16 +218,16 @@ func storeCases() []doctorCase {
 		{
 			"a store of another client",
 			setUp(func(w *env) { w.fill(1); w.reconfigure(simulator.DefaultClientID, "somebody-else") }),
-			"store", severityError, "store.db", "somebody-else", "oauth.client_id", exitUsage,
+			"store", doctor.Error, "store.db", "somebody-else", "oauth.client_id", exitUsage,
 		},
 		{
 			"a store of a newer program", setUp(func(w *env) { w.fill(1); w.statement("PRAGMA user_version = 9999") }),
-			"store", severityError, "store.db", "9999", "newer", exitUsage,
+			"store", doctor.Error, "store.db", "9999", "newer", exitUsage,
 		},
 		{
 			"a file that is no store",
 			setUp(func(w *env) { w.fill(1); w.write("data/store.db", strings.Repeat("no database ", 100)) }),
-			"store", severityError, "store.db", "", "backup", exitUsage,
+			"store", doctor.Error, "store.db", "", "backup", exitUsage,
 		},
 		{
 			"a restored store",
@@ -234,7 +236,7 @@ func storeCases() []doctorCase {
 				must(w, os.MkdirAll(filepath.Join(w.dir, "data/spool"), 0o700))
 				w.write("data/spool/high-water-mark.json", `{"store":"another","change":7}`)
 			}),
-			"store", severityError, "store.db", "older than its high-water mark", "store accept-restore", exitFailed,
+			"store", doctor.Error, "store.db", "older than its high-water mark", "store accept-restore", exitFailed,
 		},
 		{
 			"a store that has gone",
@@ -242,16 +244,16 @@ func storeCases() []doctorCase {
 				must(w, os.MkdirAll(filepath.Join(w.dir, "data/spool"), 0o700))
 				w.write("data/spool/high-water-mark.json", `{"store":"another","change":7}`)
 			}),
-			"store", severityError, "store.db", "the store is gone", "put the store back", exitFailed,
+			"store", doctor.Error, "store.db", "the store is missing", "put the store back", exitFailed,
 		},
 		{
 			"a token pair that waits in the spool", setUp(func(w *env) { w.fill(1); w.spoolPair(w.readKeyset()) }),
-			"store", severityWarning, "spool", "1 token pair waiting", "start the server", exitDone,
+			"store", doctor.Warning, "spool", "1 token pair not saved yet", "start the server", exitDone,
 		},
 		{
 			"a spool that cannot be written",
 			setUp(func(w *env) { w.fill(1); w.write("data/spool", "a file") }),
-			"store", severityError, "spool", "not a directory", "spool directory", exitFailed,
+			"store", doctor.Error, "spool", "not a directory", "spool directory", exitFailed,
 		},
 		{
 			"a file system that does not last",
@@ -262,7 +264,7 @@ func storeCases() []doctorCase {
 				w.reconfigure(filepath.Join(w.dir, "data"), filepath.Join(dir, "data"))
 				w.fill(1)
 			}),
-			"store", severityWarning, "", "may not survive a restart", "local disk", exitDone,
+			"store", doctor.Warning, "", "may not survive a restart", "local disk", exitDone,
 		},
 	}
 }
@@ -275,41 +277,41 @@ func networkCases() []doctorCase {
 	return []doctorCase{
 		{
 			"a host that does not exist", reached(func(*env) string { return "https://pleo.invalid" }, ""),
-			"network", severityError, "pleo.invalid", "looking up", "name servers", exitFailed,
+			"network", doctor.Error, "pleo.invalid", "looking up", "name servers", exitFailed,
 		},
 		{
 			"a port where nothing listens", reached(func(*env) string { return "http://127.0.0.1:1" }, ""),
-			"network", severityError, "127.0.0.1:1", "connection refused", "no program listens there", exitFailed,
+			"network", doctor.Error, "127.0.0.1:1", "connection refused", "no program listens there", exitFailed,
 		},
 		{
 			"an authority that nobody knows", reached(func(w *env) string {
-				url, _ := w.serverFor(newAuthority(w.t.(*testing.T)), &x509.Certificate{IPAddresses: loopback})
+				url, _ := w.serverFor(testca.New(w.t.(*testing.T)), &x509.Certificate{IPAddresses: loopback})
 				return url
 			}, ""),
-			"network", severityError, "127.0.0.1:", "unknown authority", "upstream.ca_file", exitFailed,
+			"network", doctor.Error, "127.0.0.1:", "unknown authority", "upstream.ca_file", exitFailed,
 		},
 		{
 			"the certificate of another host", setUp(func(w *env) {
-				url, ca := w.serverFor(newAuthority(w.t.(*testing.T)), &x509.Certificate{DNSNames: []string{"elsewhere.example"}})
+				url, ca := w.serverFor(testca.New(w.t.(*testing.T)), &x509.Certificate{DNSNames: []string{"elsewhere.example"}})
 				w.upstream(url, url, fmt.Sprintf(", ca_file: %q", ca))
 			}),
-			"network", severityError, "127.0.0.1:", "it is not valid for", "check the URL", exitFailed,
+			"network", doctor.Error, "127.0.0.1:", "it is not valid for", "check the URL", exitFailed,
 		},
 		{
 			"a certificate that has expired", setUp(func(w *env) {
 				old := &x509.Certificate{IPAddresses: loopback, NotAfter: time.Now().Add(-time.Minute)}
-				url, ca := w.serverFor(newAuthority(w.t.(*testing.T)), old)
+				url, ca := w.serverFor(testca.New(w.t.(*testing.T)), old)
 				w.upstream(url, url, fmt.Sprintf(", ca_file: %q", ca))
 			}),
-			"network", severityError, "127.0.0.1:", "expired or not yet valid", "clock", exitFailed,
+			"network", doctor.Error, "127.0.0.1:", "expired or not yet valid", "clock", exitFailed,
 		},
 		{
 			"plain HTTP where TLS is expected", reached(func(w *env) string { return strings.Replace(w.url, "http:", "https:", 1) }, ""),
-			"network", severityError, "127.0.0.1:", "does not use TLS", "http://", exitFailed,
+			"network", doctor.Error, "127.0.0.1:", "does not use TLS", "http://", exitFailed,
 		},
 		{
 			"a forward proxy that is away", reached(func(w *env) string { return "http://127.0.0.1:1" }, `, proxy_url: "http://127.0.0.1:2"`),
-			"network", severityError, "127.0.0.1:1", "connection refused", "no program listens", exitFailed,
+			"network", doctor.Error, "127.0.0.1:1", "connection refused", "no program listens", exitFailed,
 		},
 		{
 			"a clock that is behind", reached(func(w *env) string {
@@ -317,7 +319,7 @@ func networkCases() []doctorCase {
 					rw.Header().Set("Date", time.Now().Add(10*time.Minute).UTC().Format(http.TimeFormat))
 				})
 			}, ""),
-			"clock", severityWarning, "127.0.0.1:", "s behind", "chrony", exitDone,
+			"clock", doctor.Warning, "127.0.0.1:", "s behind", "chrony", exitDone,
 		},
 	}
 }
@@ -326,21 +328,21 @@ func clientCases() []doctorCase {
 	return []doctorCase{
 		{
 			"a wrong client secret", setUp(func(w *env) { w.reconfigure(simulator.DefaultClientSecret, "of-staging") }),
-			"client", severityError, simulator.DefaultClientID, "refuses the client or its secret", "oauth.client_secret", exitFailed,
+			"client", doctor.Error, simulator.DefaultClientID, "rejects the client or its secret", "oauth.client_secret", exitFailed,
 		},
 		{
 			"a wrong way to prove it", setUp(func(w *env) { w.reconfigure("client_secret:", "client_auth: post, client_secret:") }),
-			"client", severityError, simulator.DefaultClientID, "refuses the client", "oauth.client_auth", exitFailed,
+			"client", doctor.Error, simulator.DefaultClientID, "rejects the client", "oauth.client_auth", exitFailed,
 		},
 		{
 			"a new secret before its time", setUp(func(w *env) {
 				w.reconfigure("client_secret: ", `client_secret: "new", previous_client_secret: `)
 			}),
-			"client", severityWarning, simulator.DefaultClientID, "accepts oauth.previous_client_secret", "once it is in force", exitDone,
+			"client", doctor.Warning, simulator.DefaultClientID, "accepts oauth.previous_client_secret", "once Pleo accepts it", exitDone,
 		},
 		{
 			"a server without introspection", setUp(func(w *env) { w.upstream(w.url, w.plain(http.NotFound), "") }),
-			"client", severityWarning, "127.0.0.1:", "does not support token introspection", "upstream.auth_url", exitDone,
+			"client", doctor.Warning, "127.0.0.1:", "does not support token introspection", "upstream.auth_url", exitDone,
 		},
 	}
 }
@@ -352,19 +354,19 @@ func listenerCases() []doctorCase {
 				other := strings.TrimPrefix(w.plain(http.NotFound), "http://")
 				w.reconfigure(`admin: {listen: "127.0.0.1:0"}`, fmt.Sprintf("admin: {listen: %q}", other))
 			}),
-			"listeners", severityError, "admin.listen", "another program listens", "set admin.listen", exitFailed,
+			"listeners", doctor.Error, "admin.listen", "another program listens", "set admin.listen", exitFailed,
 		},
 		{
 			"an address of another machine", setUp(func(w *env) {
 				w.reconfigure(`health: {listen: "127.0.0.1:0"}`, `health: {listen: "192.0.2.1:8487"}`)
 			}),
-			"listeners", severityError, "health.listen", "does not have the address", "set health.listen", exitFailed,
+			"listeners", doctor.Error, "health.listen", "does not have the address", "set health.listen", exitFailed,
 		},
 		{
 			"a socket in a directory that is not there", setUp(func(w *env) {
 				w.reconfigure(`proxy: {listen: "127.0.0.1:0"}`, fmt.Sprintf("proxy: {listen: %q}", "unix:"+filepath.Join(w.dir, "run/pleo.sock")))
 			}),
-			"listeners", severityError, "proxy.listen", "the directory does not exist", "set proxy.listen", exitFailed,
+			"listeners", doctor.Error, "proxy.listen", "the directory does not exist", "set proxy.listen", exitFailed,
 		},
 	}
 }
@@ -379,11 +381,11 @@ func connectionCases() []doctorCase {
 	return []doctorCase{
 		{
 			"two owners of one grant", condemned(credstore.ReasonRefreshTokenInactive),
-			"connections", severityError, "c000", "spent by another program", "second owner", exitFailed,
+			"connections", doctor.Error, "c000", "used by another program", "another program that has the same tokens", exitFailed,
 		},
 		{
 			"a key that was deleted", condemned(credstore.ReasonKeyRejected),
-			"connections", severityError, "c000", "key that Pleo does not accept", "new key", exitFailed,
+			"connections", doctor.Error, "c000", "key that Pleo no longer accepts", "new key", exitFailed,
 		},
 		{
 			"tokens that somebody else has refreshed", setUp(func(w *env) {
@@ -395,25 +397,25 @@ func connectionCases() []doctorCase {
 				p.stop()
 				w.sim.ExpireRefreshTokens(g.ID, "")
 			}),
-			"connections", severityError, "acme", "nobody here has spent it", "second owner", exitFailed,
+			"connections", doctor.Error, "acme", "no server has used it", "another program that has the same tokens", exitFailed,
 		},
 		{
 			"a key that was deleted since", setUp(func(w *env) { w.revokeKey(w.addKey("acme")) }),
-			"connections", severityError, "acme", "api key: the API does not accept it", "new key", exitFailed,
+			"connections", doctor.Error, "acme", "api key: the API does not accept it", "new key", exitFailed,
 		},
 		{
 			"a credential of another company", setUp(func(w *env) {
 				w.addKey("acme")
 				w.statement("UPDATE connections SET company_id = '00000000-0000-4000-8000-000000000000'")
 			}),
-			"connections", severityError, "acme", "it belongs to company", "which company is meant", exitFailed,
+			"connections", doctor.Error, "acme", "it belongs to company", "which company is right", exitFailed,
 		},
 		{
 			"a declared key of another environment", setUp(func(w *env) {
 				w.write("config.yaml", fmt.Sprintf("environment: custom\nupstream: {api_url: %q, auth_url: %q}\n", w.url, w.url)+
 					"store: {driver: memory}\nconnections: [{name: acme, kind: standalone_key, api_key: of-staging}]\n")
 			}),
-			"connections", severityError, "acme", "does not accept its key", `for the environment "custom"`, exitFailed,
+			"connections", doctor.Error, "acme", "does not accept its key", `for the environment "custom"`, exitFailed,
 		},
 		{
 			"a connection without a credential", setUp(func(w *env) {
@@ -421,14 +423,14 @@ func connectionCases() []doctorCase {
 					w.t.Fatal(stderr)
 				}
 			}),
-			"connections", severityNote, "new", "no credential yet", "consent", exitDone,
+			"connections", doctor.Note, "new", "no credential yet", "consent", exitDone,
 		},
 		{
 			"a store that nobody serves", setUp(func(w *env) {
 				w.fill(1)
 				w.statement(fmt.Sprintf("UPDATE connections SET refreshed_at = %d", time.Now().Add(-30*24*time.Hour).UnixMilli()))
 			}),
-			"connections", severityWarning, "c000", "not been refreshed for two weeks", "keep a server running", exitDone,
+			"connections", doctor.Warning, "c000", "not been refreshed for two weeks", "keep a server running", exitDone,
 		},
 	}
 }
@@ -472,7 +474,7 @@ func (w *env) halfPromote() {
 
 // countCommands checks that what an operator is told to run can be run, and
 // returns how many commands that were.
-func countCommands(t *testing.T, findings []finding) (named int) {
+func countCommands(t *testing.T, findings []doctor.Finding) (named int) {
 	t.Helper()
 	command := regexp.MustCompile(`pleo-auth-proxy ((?:[a-z-]+ ?)+)`)
 	for _, f := range findings {
@@ -500,13 +502,13 @@ func TestDoctorFindings(t *testing.T) {
 				t.Errorf("doctor exits %d, healthy %v, want %d", code, d.Healthy, m.code)
 			}
 			for _, f := range d.Findings {
-				if f.Check == m.check && f.Severity == m.grade && strings.Contains(f.Subject, m.subject) &&
-					strings.Contains(f.Message, m.found) && strings.Contains(f.Fix, m.mend) {
+				if f.Check == m.check && f.Severity == m.severity && strings.Contains(f.Subject, m.subject) &&
+					strings.Contains(f.Message, m.message) && strings.Contains(f.Fix, m.fix) {
 					return
 				}
 			}
 			found, _ := json.MarshalIndent(d.Findings, "", "  ")
-			t.Errorf("doctor finds\n%s\nwant %s in %s about %q: %q, and to do %q", found, m.grade, m.check, m.subject, m.found, m.mend)
+			t.Errorf("doctor finds\n%s\nwant %s in %s about %q: %q, and to do %q", found, m.severity, m.check, m.subject, m.message, m.fix)
 		})
 	}
 	if commands == 0 {
@@ -542,7 +544,7 @@ func TestDoctorNeverRefreshes(t *testing.T) {
 func TestDoctorBesideRunningServer(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	p := w.serve()
-	for _, name := range []string{proxyListener, adminListener, healthListener} {
+	for _, name := range []string{"proxy", "admin", "health"} {
 		w.reconfigure(name+`: {listen: "127.0.0.1:0"}`, fmt.Sprintf("%s: {listen: %q}", name, p.addresses[name]))
 	}
 	code, d := w.diagnose(nil)
@@ -551,7 +553,7 @@ func TestDoctorBesideRunningServer(t *testing.T) {
 	}
 	ours := 0
 	for _, f := range d.Findings {
-		if f.Check == checkListeners && f.Severity == severityOK && strings.Contains(f.Message, "a server of ours answers") {
+		if f.Check == "listeners" && f.Severity == doctor.OK && strings.Contains(f.Message, "a server of pleo-auth-proxy listens") {
 			ours++
 		}
 	}
@@ -571,7 +573,7 @@ func TestDoctorReportsReadyz(t *testing.T) {
 	w.reconfigure(`admin: {listen: "127.0.0.1:0"}`, fmt.Sprintf("admin: {listen: %q}", strings.TrimPrefix(server, "http://")))
 	_, d := w.diagnose(nil)
 	for _, f := range d.Findings {
-		if f.Check == checkListeners && strings.Contains(f.Message, "the running server says: store: the disk is full") {
+		if f.Check == "listeners" && strings.Contains(f.Message, "the running server reports: store: the disk is full") {
 			return
 		}
 	}
@@ -581,18 +583,18 @@ func TestDoctorReportsReadyz(t *testing.T) {
 // TestDoctorChecksPublicURL: browsers that go there have to come to our pages.
 func TestDoctorChecksPublicURL(t *testing.T) {
 	w := newEnv(t, simulator.Settings{}, `connect: {listen: "127.0.0.1:0", public_url: "http://localhost:1"}`)
-	at := w.serve().addresses[connectListener]
+	at := w.serve().addresses["connect"]
 	w.reconfigure(`connect: {listen: "127.0.0.1:0"`, fmt.Sprintf("connect: {listen: %q", at))
 	others := strings.Replace(w.plain(http.NotFound), "127.0.0.1", "localhost", 1)
 	for _, test := range []struct {
 		name, url string
-		grade     severity
+		severity  doctor.Severity
 		found     string
 		code      int
 	}{
-		{"nobody", "http://localhost:1", severityWarning, "connection refused", exitDone},
-		{"somebody else", others, severityError, "something else than our pages", exitFailed},
-		{"our pages", "http://localhost:" + at[strings.LastIndex(at, ":")+1:], severityOK, "leads to our pages", exitDone},
+		{"nobody", "http://localhost:1", doctor.Warning, "connection refused", exitDone},
+		{"somebody else", others, doctor.Error, "another site responds", exitFailed},
+		{"our pages", "http://localhost:" + at[strings.LastIndex(at, ":")+1:], doctor.OK, "leads to our pages", exitDone},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			whole, err := os.ReadFile(w.config)
@@ -602,10 +604,10 @@ func TestDoctorChecksPublicURL(t *testing.T) {
 			if code != test.code {
 				t.Errorf("doctor exits %d, want %d", code, test.code)
 			}
-			if !slices.ContainsFunc(d.Findings, func(f finding) bool {
-				return f.Check == checkConnect && f.Severity == test.grade && strings.Contains(f.Message, test.found)
+			if !slices.ContainsFunc(d.Findings, func(f doctor.Finding) bool {
+				return f.Check == "connect" && f.Severity == test.severity && strings.Contains(f.Message, test.found)
 			}) {
-				t.Errorf("doctor finds %+v, want %s: %q", d.Findings, test.grade, test.found)
+				t.Errorf("doctor finds %+v, want %s: %q", d.Findings, test.severity, test.found)
 			}
 		})
 	}

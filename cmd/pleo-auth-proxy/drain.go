@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/listen"
 )
 
-// phase is where a server is in its life. The zero phase is the start.
+// phase is the phase of a server's life. The zero phase is starting.
 type phase struct{ now atomic.Int32 }
 
 const (
@@ -22,13 +24,13 @@ const (
 
 func (p *phase) set(now int32) { p.now.Store(now) }
 
-// Why a server is not ready, as /readyz says it.
+// Why a server is not ready, as /readyz reports it.
 var (
 	errStarting = errors.New("starting")
 	errDraining = errors.New("draining")
 )
 
-// ready returns nil while requests should be sent here.
+// ready returns nil while the server accepts requests.
 func (p *phase) ready() error {
 	switch p.now.Load() {
 	case starting:
@@ -39,10 +41,10 @@ func (p *phase) ready() error {
 	return nil
 }
 
-// drain ends the server in order: not ready any more; no new requests, those
-// under way finished; no new refreshes, those under way answered and saved.
-// Probes and metrics are answered until the last token pair is safe. Only the
-// requests are cut off after shutdown.drain: a token pair that nobody has saved
+// drain shuts the server down in order. It first reports that it is not ready, then
+// stops accepting requests and finishes those in flight, and starts no refreshes and
+// saves those in flight. Probes and metrics are served until the last token pair is
+// saved. shutdown.drain only limits the requests: a token pair that is not saved yet
 // is worth waiting for.
 func (s *server) drain(signals <-chan os.Signal) {
 	s.phase.set(draining)
@@ -58,19 +60,21 @@ func (s *server) drain(signals <-chan os.Signal) {
 	s.closeOperatorListeners()
 }
 
-// drainsRequests reports whether requests under way are worth waiting for: those of
-// clients, and those of customers who have just given something.
-func (l *listener) drainsRequests() bool { return l.forClients() || l.name == connectListener }
+// drainsRequests reports whether requests in flight are worth waiting for: those of
+// clients, and those of customers who have just given consent or a key.
+func drainsRequests(l *listen.Listener) bool {
+	return l.Role == listen.Proxy || l.Role == listen.Connect
+}
 
 func (s *server) finishRequests(ctx context.Context) {
 	var running sync.WaitGroup
 	for _, l := range s.listeners {
-		if !l.drainsRequests() {
+		if !drainsRequests(l) {
 			continue
 		}
 		running.Go(func() {
-			if !l.shutdown(ctx) {
-				s.log.Warn("requests were cut off, since they took longer than shutdown.drain", zap.String("listener", l.name))
+			if !l.Shutdown(ctx) {
+				s.log.Warn("closed connections with requests in flight, after shutdown.drain", zap.String("listener", l.Name))
 			}
 		})
 	}
@@ -79,25 +83,25 @@ func (s *server) finishRequests(ctx context.Context) {
 
 func (s *server) finishRefreshes(ctx context.Context) {
 	if err := s.parts.manager.Drain(ctx); err != nil {
-		s.log.Warn("refreshes took longer than shutdown.drain; what they brought is saved, at least in the spool")
+		s.log.Warn("refreshes took longer than shutdown.drain; their token pairs are saved, at least in the spool")
 	}
 }
 
-// operatorShutdownTimeout is for the answer to a scrape that is under way.
+// operatorShutdownTimeout lets a scrape in flight end.
 const operatorShutdownTimeout = time.Second
 
 func (s *server) closeOperatorListeners() {
 	ctx, cancel := context.WithTimeout(context.Background(), operatorShutdownTimeout)
 	defer cancel()
 	for _, l := range s.listeners {
-		if !l.drainsRequests() {
-			_ = l.shutdown(ctx) // a probe cut off now is no loss
+		if !drainsRequests(l) {
+			_ = l.Shutdown(ctx) // an interrupted probe is no loss
 		}
 	}
 }
 
-// logSignals answers signals that come while the server drains: they do not
-// hurry it, because the only copy of a token pair may be what it waits for.
+// logSignals logs signals that arrive while the server drains. They do not speed it
+// up: it may be waiting for the only copy of a token pair to be saved.
 func (s *server) logSignals(signals <-chan os.Signal) (stop func()) {
 	done := make(chan struct{})
 	var running sync.WaitGroup
@@ -107,7 +111,7 @@ func (s *server) logSignals(signals <-chan os.Signal) (stop func()) {
 			case <-done:
 				return
 			case sig := <-signals:
-				s.log.Warn("draining already; killing the program now may lose a token that is not saved yet", zap.Stringer("signal", sig))
+				s.log.Warn("already draining; killing the program now may lose a token that is not saved yet", zap.Stringer("signal", sig))
 			}
 		}
 	})

@@ -252,7 +252,7 @@ func client(t testing.TB) *http.Client {
 
 // get asks for a path of the API on behalf of a connection.
 func (p *process) get(c *http.Client, connection, path string) (response, error) {
-	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses[proxyListener]+path, nil)
+	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["proxy"]+path, nil)
 	if err != nil {
 		return response{}, err
 	}
@@ -260,10 +260,10 @@ func (p *process) get(c *http.Client, connection, path string) (response, error)
 	return send(c, r)
 }
 
-// admin asks for a path of the admin listener.
+// Admin asks for a path of the admin listener.
 func (p *process) admin(path string) response {
 	p.t.Helper()
-	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses[adminListener]+path, nil)
+	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["admin"]+path, nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}

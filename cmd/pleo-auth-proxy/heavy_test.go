@@ -46,7 +46,7 @@ func startBehind(t *testing.T, api http.HandlerFunc, settings ...string) *proces
 	return w.serve()
 }
 
-// status returns a number from /proc/PID/status, in KiB.
+// Status returns a number from /proc/PID/status, in KiB.
 func (p *process) status(name string) int64 {
 	p.t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
@@ -102,7 +102,7 @@ func TestGigabyteBothWays(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r, err := http.NewRequest(tt.method, "http://"+p.addresses[proxyListener]+"/@acme/x", zeros(tt.sent))
+			r, err := http.NewRequest(tt.method, "http://"+p.addresses["proxy"]+"/@acme/x", zeros(tt.sent))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -206,7 +206,7 @@ func (p *process) connectSlowClients() (leave func()) {
 
 func (p *process) dialSlow(first string) net.Conn {
 	p.t.Helper()
-	conn, err := net.Dial("tcp", p.addresses[proxyListener])
+	conn, err := net.Dial("tcp", p.addresses["proxy"])
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -369,7 +369,7 @@ func (s *soak) one(connection string) {
 	s.requests.Add(1)
 	switch rand.IntN(10) {
 	case 0: // leaves in the middle
-		conn, err := net.Dial("tcp", s.p.addresses[proxyListener])
+		conn, err := net.Dial("tcp", s.p.addresses["proxy"])
 		if err != nil {
 			s.wrong.Add(1)
 			return
@@ -388,7 +388,7 @@ func (s *soak) one(connection string) {
 }
 
 func (s *soak) post(connection string, body io.Reader) {
-	res, err := s.c.Post("http://"+s.p.addresses[proxyListener]+"/@"+connection+"/echo", "text/plain", body)
+	res, err := s.c.Post("http://"+s.p.addresses["proxy"]+"/@"+connection+"/echo", "text/plain", body)
 	if err != nil {
 		s.count(0, "", err)
 		return

@@ -42,11 +42,11 @@ func (w *env) revokeKey(k simulator.Key) {
 func (w *env) stage(name string, k simulator.Key) {
 	w.t.Helper()
 	v := w.openStore()
-	c, err := v.store.Connections.Find(w.t.Context(), name)
+	c, err := v.Store.Connections.Find(w.t.Context(), name)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := v.store.Connections.StageKey(w.t.Context(), c.ID, credstore.NewSecret(k.Value), time.Time{}); err != nil {
+	if err := v.Store.Connections.StageKey(w.t.Context(), c.ID, credstore.NewSecret(k.Value), time.Time{}); err != nil {
 		w.t.Fatal(err)
 	}
 }

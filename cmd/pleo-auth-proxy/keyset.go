@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
@@ -66,14 +67,14 @@ when it starts for the first time. An existing keyset is left unchanged.`,
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(createDataDir(cfg), checkKeysetNotLost(cmd.Context(), cfg)); err != nil {
+			if err := errors.Join(setup.CreateDataDir(cfg), setup.CheckKeysetNotLost(cmd.Context(), cfg)); err != nil {
 				return err
 			}
 			key, err := keyset.Create(cfg.Store.KeysetFile)
 			if err != nil {
 				return err
 			}
-			p.notef("%s: %s", keysetBackupNotice, cfg.Store.KeysetFile)
+			p.notef("%s: %s", setup.KeysetBackupNotice, cfg.Store.KeysetFile)
 			return printKey(p, key)
 		},
 	}
@@ -113,34 +114,34 @@ moment: a running server finishes it, and so does the same command.`,
   pleo-auth-proxy keyset promote 1f3a`,
 		Args: optionalArg("FINGERPRINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withKeyset(cmd.Context(), p, func(k *keysetFiles) error {
-				key, err := newestOrNamed(k.keyset.Keys(), args)
+			return withKeyset(cmd.Context(), p, func(cfg *config.Config, v *setup.OpenedStore) error {
+				key, err := newestOrNamed(v.Keyset.Keys(), args)
 				if err != nil {
 					return err
 				}
-				return promote(cmd.Context(), p, k, key)
+				return promote(cmd.Context(), p, cfg, v, key)
 			})
 		},
 	}
 }
 
-func promote(ctx context.Context, p *program, k *keysetFiles, key keyset.Key) error {
+func promote(ctx context.Context, p *program, cfg *config.Config, v *setup.OpenedStore, key keyset.Key) error {
 	if key.Primary { // the file stays as it is: it may be on a read-only mount
 		p.notef("key %s is already the primary one", key.Fingerprint)
 	} else {
-		if _, err := keyset.Promote(k.cfg.Store.KeysetFile, key.Fingerprint); err != nil {
+		if _, err := keyset.Promote(cfg.Store.KeysetFile, key.Fingerprint); err != nil {
 			return err
 		}
 		p.notef("promoted key %s", key.Fingerprint)
 	}
 	key.Primary = true
-	if k.store == nil {
+	if v.Store == nil {
 		return printKey(p, key)
 	}
-	if _, err := k.store.Keys.Rotate(ctx, true); err != nil {
+	if _, err := v.Store.Keys.Rotate(ctx, true); err != nil {
 		return err
 	}
-	done, err := k.store.Keys.Reencrypt(ctx, func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
+	done, err := v.Store.Keys.Reencrypt(ctx, func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
 	if err != nil {
 		return fmt.Errorf("%w; %s done, and a running server does the rest", err, plural(done.Records, "connection"))
 	}
@@ -161,12 +162,12 @@ one key besides the primary one.`,
 		Example: `  pleo-auth-proxy keyset retire`,
 		Args:    optionalArg("FINGERPRINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withKeyset(cmd.Context(), p, func(k *keysetFiles) error {
-				key, err := otherOrNamed(k.keyset.Keys(), args)
+			return withKeyset(cmd.Context(), p, func(cfg *config.Config, v *setup.OpenedStore) error {
+				key, err := otherOrNamed(v.Keyset.Keys(), args)
 				if err != nil {
 					return err
 				}
-				err = keyset.Retire(k.cfg.Store.KeysetFile, key.Fingerprint, func() error { return k.retire(cmd.Context(), key) })
+				err = keyset.Retire(cfg.Store.KeysetFile, key.Fingerprint, func() error { return checkUnused(cmd.Context(), cfg, v, key) })
 				if err != nil {
 					return err
 				}
@@ -177,27 +178,6 @@ one key besides the primary one.`,
 	}
 }
 
-// keyStatus is a key as keyset status prints it.
-type keyStatus struct {
-	Fingerprint  string `json:"fingerprint"`
-	Primary      bool   `json:"primary"`
-	Rows         int    `json:"rows"`          // connections with a secret that is encrypted under it
-	SpoolRecords int    `json:"spool_records"` // token pairs in this machine's spool
-	Store        bool   `json:"store"`         // the store encrypts new secrets under it
-	CanRetire    bool   `json:"can_retire"`
-}
-
-// keysetStatus is what keyset status prints.
-type keysetStatus struct {
-	File    string      `json:"file"`
-	Primary string      `json:"primary"`
-	Keys    []keyStatus `json:"keys"`
-	// UnknownRows counts the connections that are damaged, or encrypted under keys
-	// that are not in the keyset.
-	UnknownRows         int `json:"unknown_rows"`
-	UnknownSpoolRecords int `json:"unknown_spool_records"`
-}
-
 func newKeysetStatusCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
@@ -206,8 +186,8 @@ func newKeysetStatusCommand(p *program) *cobra.Command {
   pleo-auth-proxy keyset status --json`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withKeyset(cmd.Context(), p, func(k *keysetFiles) error {
-				status, err := k.status(cmd.Context())
+			return withKeyset(cmd.Context(), p, func(cfg *config.Config, v *setup.OpenedStore) error {
+				status, err := setup.ReadKeysetStatus(cmd.Context(), cfg, v.Keyset, v.Store)
 				if err != nil {
 					return err
 				}
@@ -217,7 +197,7 @@ func newKeysetStatusCommand(p *program) *cobra.Command {
 	}
 }
 
-func printKeysetStatus(p *program, s keysetStatus) error {
+func printKeysetStatus(p *program, s setup.KeysetStatus) error {
 	if p.asJSON {
 		return p.printJSON(s)
 	}
@@ -235,7 +215,7 @@ func printKeysetStatus(p *program, s keysetStatus) error {
 	return p.printTable(rows)
 }
 
-func keyUse(k keyStatus) string {
+func keyUse(k setup.KeyStatus) string {
 	switch {
 	case k.Primary && k.Store:
 		return "primary"
@@ -247,30 +227,23 @@ func keyUse(k keyStatus) string {
 	return dash
 }
 
-// keysetFiles is what the commands on a keyset use.
-type keysetFiles struct {
-	cfg    *config.Config
-	keyset *keyset.Keyset
-	store  *sqlstore.Store // nil if there is none
-}
-
-// withKeyset calls do with the keyset, which must exist, and with the store if that
-// exists.
-func withKeyset(ctx context.Context, p *program, do func(*keysetFiles) error) error {
+// withKeyset calls do with the keyset, which must exist, and with the store, which is
+// nil if it does not exist.
+func withKeyset(ctx context.Context, p *program, do func(*config.Config, *setup.OpenedStore) error) error {
 	cfg, err := loadStoreConfig(p)
 	if err != nil {
 		return err
 	}
-	exists, err := storeExists(ctx, cfg)
+	exists, err := setup.StoreExists(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	if exists {
-		v, err := openOrCreate(ctx, cfg, p.logger())
+		v, err := setup.OpenOrCreate(ctx, cfg, p.logger())
 		if err != nil {
 			return err
 		}
-		return errors.Join(do(&keysetFiles{cfg: cfg, keyset: v.keyset, store: v.store}), v.store.Close())
+		return errors.Join(do(cfg, v), v.Store.Close())
 	}
 	keys, err := keyset.Open(cfg.Store.KeysetFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -282,59 +255,7 @@ func withKeyset(ctx context.Context, p *program, do func(*keysetFiles) error) er
 	if err != nil {
 		return err
 	}
-	return do(&keysetFiles{cfg: cfg, keyset: keys})
-}
-
-// retire makes sure that nothing needs the key, now or later.
-func (k *keysetFiles) retire(ctx context.Context, key keyset.Key) error {
-	pairs, err := spool.Keys(k.cfg.Store.SpoolDir)
-	if err != nil {
-		return err
-	}
-	if n := pairs[key.ID]; n > 0 {
-		return fmt.Errorf("%w: %d token pairs in the spool are sealed under it, until a server has saved them", sqlstore.ErrKeyInUse, n)
-	}
-	if k.store == nil {
-		return nil
-	}
-	return k.store.Keys.Retire(ctx, key)
-}
-
-func (k *keysetFiles) status(ctx context.Context) (keysetStatus, error) {
-	status := keysetStatus{File: k.cfg.Store.KeysetFile, Primary: k.keyset.Fingerprint()}
-	pairs, err := spool.Keys(k.cfg.Store.SpoolDir)
-	if err != nil {
-		return status, err
-	}
-	var use sqlstore.KeyUsage
-	if k.store != nil {
-		if use, err = k.store.Keys.Usage(ctx); err != nil {
-			return status, err
-		}
-	}
-	for _, key := range k.keyset.Keys() {
-		status.Keys = append(status.Keys, describeKey(key, use, pairs))
-		delete(use.Connections, key.ID)
-		delete(pairs, key.ID)
-	}
-	status.UnknownRows, status.UnknownSpoolRecords = use.Damaged+sum(use.Connections), sum(pairs)
-	return status, nil
-}
-
-func describeKey(key keyset.Key, use sqlstore.KeyUsage, pairs map[uint32]int) keyStatus {
-	s := keyStatus{
-		Fingerprint: key.Fingerprint, Primary: key.Primary, Store: key.Fingerprint == use.Current,
-		Rows: use.Connections[key.ID], SpoolRecords: pairs[key.ID],
-	}
-	s.CanRetire = !s.Primary && !s.Store && s.Rows == 0 && s.SpoolRecords == 0
-	return s
-}
-
-func sum(counts map[uint32]int) (total int) {
-	for _, n := range counts {
-		total += n
-	}
-	return total
+	return do(cfg, &setup.OpenedStore{Keyset: keys})
 }
 
 // newestOrNamed returns the key that args name, or the newest one.
@@ -382,4 +303,19 @@ func keyNamed(keys []keyset.Key, name string) (keyset.Key, error) {
 		return found[0], nil
 	}
 	return keyset.Key{}, fmt.Errorf("the fingerprints of %d keys begin like this; give more of it", len(found))
+}
+
+// checkUnused returns an error if anything needs the key, now or later.
+func checkUnused(ctx context.Context, cfg *config.Config, v *setup.OpenedStore, key keyset.Key) error {
+	pairs, err := spool.Keys(cfg.Store.SpoolDir)
+	if err != nil {
+		return err
+	}
+	if n := pairs[key.ID]; n > 0 {
+		return fmt.Errorf("%w: %s in the spool, until a server has saved them", sqlstore.ErrKeyInUse, plural(n, "token pair"))
+	}
+	if v.Store == nil {
+		return nil
+	}
+	return v.Store.Keys.Retire(ctx, key)
 }

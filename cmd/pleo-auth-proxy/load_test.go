@@ -79,7 +79,7 @@ func (l *load) run(connection, company string) {
 
 // one asks once, for an answer about the company.
 func (l *load) one(connection, company string) {
-	r, err := http.NewRequest(http.MethodGet, "http://"+l.p.addresses[proxyListener]+"/v1/companies", nil)
+	r, err := http.NewRequest(http.MethodGet, "http://"+l.p.addresses["proxy"]+"/v1/companies", nil)
 	if err != nil {
 		l.fail(err.Error())
 		return

@@ -3,52 +3,27 @@ package main
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 )
 
-// newOperator returns the use cases on connections that need no server of Pleo.
-func newOperator(cfg *config.Config, store credstore.Store) *manage.Operator {
-	o := &manage.Operator{Store: manage.StoreOf(store), ReturnURLs: cfg.Connect.ReturnURLs, InConfig: inConfig(cfg)}
-	if cfg.Connect.PublicURL != nil {
-		o.Links = newLinkIssuer(cfg, store)
-	}
-	return o
-}
-
-func newLinkIssuer(cfg *config.Config, store credstore.Store) *connect.LinkIssuer {
-	return connect.NewLinkIssuer(connect.LinkIssuerConfig{
-		Store:     manage.ConfigLinkStore{LinkStore: store.Links, Store: manage.StoreOf(store), InConfig: inConfig(cfg)},
-		PublicURL: cfg.Connect.PublicURL, TTL: cfg.Connect.LinkTTL, ReturnURLs: cfg.Connect.ReturnURLs,
-	})
-}
-
-// inConfig returns nil if the configuration has no keys of connections.
-func inConfig(cfg *config.Config) func(name string) bool {
-	if len(cfg.Connections) == 0 {
-		return nil
-	}
-	return func(name string) bool {
-		return slices.ContainsFunc(cfg.Connections, func(c config.Connection) bool { return c.Name == name })
-	}
-}
-
 // withStore calls do with the store, which must exist, and closes it.
-func withStore(ctx context.Context, p *program, do func(*config.Config, *openedStore) error) error {
+func withStore(ctx context.Context, p *program, do func(*config.Config, *setup.OpenedStore) error) error {
 	cfg, v, err := openExisting(ctx, p)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(cfg, v), v.store.Close())
+	return errors.Join(do(cfg, v), v.Store.Close())
 }
 
 // withOperator is withStore for a command that only needs the use cases.
 func withOperator(ctx context.Context, p *program, do func(*config.Config, *manage.Operator) error) error {
-	return withStore(ctx, p, func(cfg *config.Config, v *openedStore) error { return do(cfg, newOperator(cfg, v.store.Store)) })
+	return withStore(ctx, p, func(cfg *config.Config, v *setup.OpenedStore) error {
+		return do(cfg, setup.NewOperator(cfg, v.Store.Store))
+	})
 }
 
 // withConnection is withOperator for a command on the connection with the name.
@@ -69,12 +44,55 @@ func withNewConnections(ctx context.Context, p *program, offline bool, do func(*
 	if err != nil {
 		return err
 	}
-	o := newOperator(cfg, v.store.Store)
+	o := setup.NewOperator(cfg, v.Store.Store)
 	if !offline {
-		o.API, err = openAPI(cfg)
+		o.API, err = setup.OpenAPI(cfg)
 	}
 	if err == nil {
 		err = do(o)
 	}
-	return errors.Join(err, v.store.Close())
+	return errors.Join(err, v.Store.Close())
+}
+
+// openExisting opens the store, which must exist, with its keyset, for a command
+// that may work beside a running server. A store that does not exist is more likely
+// somewhere else than empty.
+func openExisting(ctx context.Context, p *program) (*config.Config, *setup.OpenedStore, error) {
+	cfg, err := loadStoreConfig(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := setup.CheckStoreExists(ctx, cfg); err != nil {
+		return nil, nil, err
+	}
+	v, err := setup.OpenOrCreate(ctx, cfg, p.logger())
+	return cfg, v, err
+}
+
+// openOrCreateStore opens or creates the store for a command that adds connections.
+func openOrCreateStore(ctx context.Context, p *program) (*config.Config, *setup.OpenedStore, error) {
+	cfg, err := loadStoreConfig(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := setup.OpenOrCreate(ctx, cfg, p.logger())
+	if err != nil {
+		return nil, nil, err
+	}
+	if v.CreatedKeyset {
+		p.notef("%s: %s", setup.KeysetBackupNotice, cfg.Store.KeysetFile)
+	}
+	return cfg, v, nil
+}
+
+// loadStoreConfig loads the configuration for a command that works on the store itself.
+func loadStoreConfig(p *program) (*config.Config, error) {
+	cfg, err := p.loadConfig()
+	if err == nil && cfg.Store.Driver == config.DriverMemory {
+		return nil, &credstore.SetupError{
+			Err:  errors.New("with store.driver memory the store is in the server, where no other program can look"),
+			Hint: "ask the server: GET /api/v1/connections on its admin listener",
+		}
+	}
+	return cfg, err
 }

@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/listen"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
@@ -76,26 +78,26 @@ func (w *env) replica(cfg *config.Config, i int) *config.Config {
 // begin starts a server in this process, which ends with ctx.
 func begin(ctx context.Context, t *testing.T, running *sync.WaitGroup, cfg *config.Config) {
 	t.Helper()
-	s := newServer(cfg, zap.NewNop())
+	s := &server{cfg: cfg, log: zap.NewNop(), listeners: listen.New(cfg)}
 	if err := s.bind(ctx); err != nil {
 		t.Fatal(err)
 	}
-	in, err := openInputs(cfg, zap.NewNop())
+	in, err := setup.OpenInputs(cfg, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := openOrCreate(ctx, cfg, zap.NewNop())
+	v, err := setup.OpenOrCreate(ctx, cfg, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.assemble(in, v); err != nil {
+	if err := s.assemble(ctx, in, v); err != nil {
 		t.Fatal(err)
 	}
 	running.Go(func() {
-		if err := s.run(ctx, nil, func(map[string]string) error { return nil }); err != nil {
+		if err := s.run(ctx, nil, func() error { return nil }); err != nil {
 			t.Errorf("running a replica: %v", err)
 		}
-		if err := v.store.Close(); err != nil {
+		if err := v.Store.Close(); err != nil {
 			t.Errorf("closing a store: %v", err)
 		}
 	})

@@ -8,6 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/listen"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
@@ -54,14 +56,14 @@ func TestHealthcheckListener(t *testing.T) {
 		"10.0.0.1:8487":  "10.0.0.1:8487",
 		"localhost:8487": "localhost:8487",
 	} {
-		if got := dialAddress(config.Listen{Network: "tcp", Address: address}); got != want {
+		if got := listen.DialAddress(config.Listen{Network: "tcp", Address: address}); got != want {
 			t.Errorf("dialable(%q) = %q, want %q", address, got, want)
 		}
 	}
 }
 
 func TestIgnoredProxyVariables(t *testing.T) {
-	got := ignoredProxyVariables([]string{"HTTP_PROXY=http://u:p@h", "https_proxy=x", "ALL_PROXY=", "NO_PROXY=x", "HTTP_PROXYX=x"})
+	got := setup.IgnoredProxyVariables([]string{"HTTP_PROXY=http://u:p@h", "https_proxy=x", "ALL_PROXY=", "NO_PROXY=x", "HTTP_PROXYX=x"})
 	if diff := cmp.Diff([]string{"HTTP_PROXY", "https_proxy"}, got); diff != "" {
 		t.Errorf("ignored (-want +got), names only:\n%s", diff)
 	}

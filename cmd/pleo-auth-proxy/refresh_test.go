@@ -209,7 +209,7 @@ func TestShutdownDuringRefresh(t *testing.T) {
 // awaitNotReady asks the health listener until it says that the server drains.
 func (p *process) awaitNotReady() {
 	p.t.Helper()
-	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses[healthListener]+"/readyz", nil)
+	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["health"]+"/readyz", nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -67,11 +67,11 @@ func TestRefreshCommandDoesNotRefreshItself(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
 	code, stdout, stderr := w.run("", "connections", "refresh", "c000", "--wait", "100ms")
-	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "no server has taken it up within 100ms") {
+	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "no server has started it within 100ms") {
 		t.Errorf("connections refresh without a server exits %d, want 1 and why:\n%s", code, stderr)
 	}
 	if got := w.sim.Counters().MaxTimesSent; got != 0 {
-		t.Errorf("the command has presented a refresh token %d times", got)
+		t.Errorf("the command has sent a refresh token %d times", got)
 	}
 	w.serve()
 	for deadline := time.Now().Add(time.Minute); *w.show("c000").Version != 2; time.Sleep(20 * time.Millisecond) {
@@ -105,20 +105,20 @@ func TestRetrySendsRejectedTokenAgain(t *testing.T) {
 		w.awaitStatus(name, credstore.ReauthorizationRequired)
 	}
 	code, _, stderr := w.run("", "connections", "refresh", "c000")
-	if code != exitFailed || !strings.Contains(stderr, "connections retry") {
-		t.Errorf("connections refresh of a refused one exits %d, want 1 and a pointer to retry:\n%s", code, stderr)
+	if code != exitFailed || !strings.Contains(stderr, "use retry") {
+		t.Errorf("connections refresh of a rejected one exits %d, want 1 and a pointer to retry:\n%s", code, stderr)
 	}
 
 	w.sim.ClearFaults()
 	code, _, stderr = w.run("", "connections", "retry", "c000")
-	if code != exitDone || !strings.Contains(stderr, `connection "c000" again`) {
+	if code != exitDone || !strings.Contains(stderr, `requested a retry for connection "c000"`) {
 		t.Fatalf("connections retry exits %d, want 0:\n%s", code, stderr)
 	}
 	if c := w.awaitStatus("c000", credstore.Active); *c.Version != 2 {
 		t.Errorf("retried = version %d, want 2", *c.Version)
 	}
 	code, _, stderr = w.run("", "connections", "retry", "--all")
-	if code != exitDone || !strings.Contains(stderr, "of 1 connections again; 0 others") {
+	if code != exitDone || !strings.Contains(stderr, "for 1 connection; 0 others") {
 		t.Fatalf("connections retry --all exits %d, want 0 and 1 connection:\n%s", code, stderr)
 	}
 	w.awaitStatus("c001", credstore.Active)

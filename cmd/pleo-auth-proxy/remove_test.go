@@ -26,7 +26,7 @@ func (w *env) wantRemoved(name string) {
 	}
 }
 
-// TestRemoveUninstallsAfterARefresh: only servers present refresh tokens, so a
+// TestRemoveUninstallsAfterARefresh: only servers send refresh tokens, so a
 // connection that was not used for an hour is uninstalled with the help of one.
 func TestRemoveUninstallsAfterARefresh(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
@@ -34,7 +34,7 @@ func TestRemoveUninstallsAfterARefresh(t *testing.T) {
 	w.importLines(line)
 	p := w.serve()
 	code, stdout, stderr := w.run("", "connections", "remove", "acme", "--uninstall", "--json")
-	if code != exitDone || !strings.Contains(stderr, `uninstalled the integration at Pleo and removed connection "acme"`) {
+	if code != exitDone || !strings.Contains(stderr, `removed connection "acme". The integration was uninstalled at Pleo.`) {
 		t.Fatalf("connections remove --uninstall exits %d, want 0:\n%s", code, stderr)
 	}
 	if !strings.Contains(stdout, `"name": "acme"`) {
@@ -58,10 +58,10 @@ func TestRemoveUninstalls(t *testing.T) {
 		stderr  string
 		ended   bool
 	}{
-		{name: "done", code: exitDone, stderr: "uninstalled the integration at Pleo", ended: true},
+		{name: "done", code: exitDone, stderr: "The integration was uninstalled at Pleo.", ended: true},
 		{
-			name: "Pleo is ill", fault: &simulator.Fault{Target: "api", Kind: "status", Status: 502}, code: exitFailed,
-			stderr: "the connection is removed here, but not at Pleo: uninstalling the integration: the server returned status 502",
+			name: "Pleo fails", fault: &simulator.Fault{Target: "api", Kind: "status", Status: 502}, code: exitFailed,
+			stderr: "could not be uninstalled at Pleo (uninstalling the integration: the server returned status 502), so the customer should remove it there",
 		},
 		{
 			name: "nothing is installed", fault: &simulator.Fault{Target: "api", Kind: "status", Status: 404}, code: exitDone,
@@ -69,11 +69,11 @@ func TestRemoveUninstalls(t *testing.T) {
 		},
 		{
 			name: "Pleo hangs up", fault: &simulator.Fault{Target: "api", Kind: "reset"}, code: exitFailed,
-			stderr: `removed connection "acme"; the customer should remove the integration or key in Pleo`,
+			stderr: `error: the connection is removed here, but the integration is not uninstalled at Pleo`,
 		},
 		{
 			name: "expired and no server to refresh it", expired: true, code: exitFailed,
-			stderr: "the access token has expired: no server has taken it up within 5s",
+			stderr: "no server has started it within 5s",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestRemoveUninstalls(t *testing.T) {
 			}
 			w.wantRemoved("acme")
 			if n := w.sim.Counters().MaxTimesSent; n != 0 {
-				t.Errorf("the command has presented a refresh token %d times", n)
+				t.Errorf("the command has sent a refresh token %d times", n)
 			}
 		})
 	}

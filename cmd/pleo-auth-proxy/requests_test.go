@@ -119,7 +119,7 @@ func (r *recorder) since(n int) []string {
 // closes the connection.
 func (f *recordingEnv) exchange(pieces ...string) string {
 	f.t.Helper()
-	conn, err := net.Dial("tcp", f.process.addresses[proxyListener])
+	conn, err := net.Dial("tcp", f.process.addresses["proxy"])
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ var statusLine = regexp.MustCompile(`HTTP/1\.[01] ([2-5][0-9][0-9]) `)
 func (f *recordingEnv) try(t *testing.T, tt rawRequest) {
 	t.Helper()
 	before := len(f.api.since(0))
-	raw := strings.NewReplacer("HOST", f.process.addresses[proxyListener], "EVIL", f.elsewhere.address).Replace(tt.raw)
+	raw := strings.NewReplacer("HOST", f.process.addresses["proxy"], "EVIL", f.elsewhere.address).Replace(tt.raw)
 	answer := f.exchange(raw)
 	got := statusLine.FindAllStringSubmatch(answer, -1)
 	if len(got) == 0 || got[len(got)-1][1] != fmt.Sprint(tt.status) {

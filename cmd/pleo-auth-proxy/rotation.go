@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
@@ -44,8 +45,8 @@ type rotation struct {
 	retryAt     time.Time // not before this are unopened records tried again
 }
 
-func newRotation(cfg *config.Config, v *openedStore, log *zap.Logger) *rotation {
-	r := &rotation{keyset: v.keyset, store: v.store, log: log}
+func newRotation(cfg *config.Config, v *setup.OpenedStore, log *zap.Logger) *rotation {
+	r := &rotation{keyset: v.Keyset, store: v.Store, log: log}
 	if cfg.Store.Driver == config.DriverPostgres {
 		r.idleInterval = storeIdleInterval
 	}

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
@@ -34,7 +35,7 @@ func (w *env) fill(n int) {
 	w.importLines(lines...)
 }
 
-// keyset runs a keyset command, which must work.
+// Keyset runs a keyset command, which must work.
 func (w *env) keyset(args ...string) string {
 	w.t.Helper()
 	code, stdout, stderr := w.run("", append([]string{"keyset"}, args...)...)
@@ -44,7 +45,7 @@ func (w *env) keyset(args ...string) string {
 	return strings.TrimSpace(stdout)
 }
 
-func (w *env) keysetStatus() (s keysetStatus) {
+func (w *env) keysetStatus() (s setup.KeysetStatus) {
 	w.t.Helper()
 	if err := json.Unmarshal([]byte(w.keyset("status", "--json")), &s); err != nil {
 		w.t.Fatal(err)
@@ -56,18 +57,18 @@ func (w *env) keysetStatus() (s keysetStatus) {
 func (w *env) keysetFile() string { return filepath.Join(w.dir, "data", config.KeysetFileName) }
 
 // openStore opens the store beside a server, until the test ends.
-func (w *env) openStore() *openedStore {
+func (w *env) openStore() *setup.OpenedStore {
 	w.t.Helper()
 	cfg, err := config.Load(config.Source{Path: w.config, Environ: []string{"HOME=" + w.dir}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	v, err := openOrCreate(w.t.Context(), cfg, zap.NewNop())
+	v, err := setup.OpenOrCreate(w.t.Context(), cfg, zap.NewNop())
 	if err != nil {
 		w.t.Fatalf("opening the store: %v", err)
 	}
 	w.t.Cleanup(func() {
-		if err := v.store.Close(); err != nil {
+		if err := v.Store.Close(); err != nil {
 			w.t.Error(err)
 		}
 	})
@@ -79,12 +80,12 @@ func (w *env) openStore() *openedStore {
 func (w *env) wantAllOpen(n int) {
 	w.t.Helper()
 	v := w.openStore()
-	page, err := v.store.Connections.List(w.t.Context(), credstore.Query{Limit: maxPageSize})
+	page, err := v.Store.Connections.List(w.t.Context(), credstore.Query{Limit: maxPageSize})
 	if err != nil || len(page.Connections) != n {
 		w.t.Fatalf("List = %d connections, %v, want %d", len(page.Connections), err, n)
 	}
 	for _, c := range page.Connections {
-		if _, err := v.store.Connections.Read(w.t.Context(), c.ID); err != nil {
+		if _, err := v.Store.Connections.Read(w.t.Context(), c.ID); err != nil {
 			w.t.Errorf("connection %q does not open: %v", c.Name, err)
 		}
 	}
@@ -268,7 +269,7 @@ func TestKeysetOnReadOnlyMount(t *testing.T) {
 	if out, err := readOnly("keyset", "status"); err != nil {
 		t.Errorf("keyset status = %v, want nil:\n%s", err, out)
 	}
-	if out, err := readOnly("keyset", "promote"); err != nil || !strings.Contains(string(out), "primary one already") {
+	if out, err := readOnly("keyset", "promote"); err != nil || !strings.Contains(string(out), "already the primary one") {
 		t.Errorf("keyset promote of the primary key = %v, want nil:\n%s", err, out)
 	}
 	if out, err := readOnly("connections", "add", "new", "--kind", "oauth"); err != nil {

@@ -78,10 +78,10 @@ func TestExportSkipsUnknownOutcomes(t *testing.T) {
 		t.Fatalf("a request while answers are lost: %d, %v, want 503", a.status, err)
 	}
 	code, stdout, stderr := w.run("", "connections", "export", "--with-secrets")
-	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "acme: left out: the outcome of a refresh is not known yet") {
-		t.Errorf("connections export exits %d with %q, want 1 and why acme is left out:\n%s", code, stdout, stderr)
+	if code != exitFailed || stdout != "" || !strings.Contains(stderr, `skipped: connection "acme" has a refresh of unknown outcome`) {
+		t.Errorf("connections export exits %d with %q, want 1 and why acme is skipped:\n%s", code, stdout, stderr)
 	}
 	if c := w.show("acme"); c.Status == string(credstore.Disabled) {
-		t.Errorf("acme is %s although it was left out", c.Status)
+		t.Errorf("acme is %s although it was skipped", c.Status)
 	}
 }

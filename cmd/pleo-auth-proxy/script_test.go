@@ -197,9 +197,9 @@ func serverOf(ts *testscript.TestScript) **process { return ts.Value(serverKey{}
 func startCommand(ts *testscript.TestScript, _ bool, _ []string) {
 	p := startServer(scriptT{ts: ts}, os.Args[0], ts.MkAbs("."), ts.MkAbs("config.yaml"))
 	*serverOf(ts) = p
-	ts.Setenv("PROXY", p.addresses[proxyListener])
-	ts.Setenv("ADMIN", p.addresses[adminListener])
-	ts.Setenv("HEALTH", p.addresses[healthListener])
+	ts.Setenv("PROXY", p.addresses["proxy"])
+	ts.Setenv("ADMIN", p.addresses["admin"])
+	ts.Setenv("HEALTH", p.addresses["health"])
 }
 
 func logsCommand(ts *testscript.TestScript, _ bool, args []string) {

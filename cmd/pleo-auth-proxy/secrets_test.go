@@ -188,7 +188,7 @@ func (w *env) causeFailures(p *process, said *strings.Builder) {
 		w.t.Fatal(err)
 	}
 	ask("key", "/v2/employees", 401)
-	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses[proxyListener]+"/echo", nil)
+	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["proxy"]+"/echo", nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/listen"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
@@ -37,12 +39,12 @@ standard output once everything is ready.`,
 }
 
 func serve(ctx context.Context, p *program) error {
-	// From the first moment, so that a signal during the start is not lost.
+	// First of all, so that a signal during the start is not lost.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	// Else the end of whoever reads the log would end the program at once, and
-	// with it the only copy of a token pair that is not saved yet.
+	// Otherwise a log reader that ends would end the program at once, and with it the
+	// only copy of a token pair that is not saved yet.
 	signal.Ignore(syscall.SIGPIPE)
 
 	cfg, err := p.loadConfig()
@@ -51,57 +53,58 @@ func serve(ctx context.Context, p *program) error {
 	}
 	log := newLogger(p.stderr, cfg.Log)
 	// Before anything is created: a mistake leaves nothing behind.
-	in, err := validInputs(cfg, log)
+	in, err := setup.ValidInputs(cfg, log)
 	if err != nil {
 		return err
 	}
-	s := newServer(cfg, log)
-	// Before the store is touched: a port that is taken leaves nothing behind.
+	s := &server{cfg: cfg, log: log, listeners: listen.New(cfg)}
+	// Before the store is opened: a port that is taken leaves nothing behind.
+	defer s.closeListeners()
 	if err := s.bind(ctx); err != nil {
 		return err
 	}
-	defer s.closeListeners()
-	v, err := openOrCreate(ctx, cfg, log.Named("store"))
+	v, err := setup.OpenOrCreate(ctx, cfg, log.Named("store"))
 	if err != nil {
 		return err
 	}
-	warnAtStartup(p, cfg, v, log)
-	if err := s.assemble(in, v); err != nil {
-		return errors.Join(err, v.store.Close())
+	warnAtStartup(cfg, v.CreatedKeyset, p.environ, log)
+	err = s.assemble(ctx, in, v)
+	if err == nil {
+		err = s.run(ctx, signals, func() error { return printAddresses(p, s.listeners) })
 	}
-	if err := s.parts.configKeys.Start(ctx); err != nil {
-		return errors.Join(err, v.store.Close())
-	}
-	return errors.Join(s.run(ctx, signals, func(addresses map[string]string) error { return printAddresses(p, addresses) }), v.store.Close())
+	return errors.Join(err, v.Store.Close())
 }
 
 // warnAtStartup logs what an operator should know about this start.
-func warnAtStartup(p *program, cfg *config.Config, v *openedStore, log *zap.Logger) {
-	if v.createdKeyset {
-		log.Warn(keysetBackupNotice, zap.String("file", cfg.Store.KeysetFile))
+func warnAtStartup(cfg *config.Config, createdKeyset bool, environ []string, log *zap.Logger) {
+	file := zap.String("file", cfg.Store.KeysetFile)
+	if createdKeyset {
+		log.Warn(setup.KeysetBackupNotice, file)
 	}
 	if cfg.KeysetBesideStore() {
-		log.Warn("the keyset lies beside the store: sealing then protects a copy of the database only; set store.keyset_file to another place",
-			zap.String("file", cfg.Store.KeysetFile))
+		log.Warn("the keyset is beside the store, so encryption only protects copies of the database; set store.keyset_file to another place", file)
 	}
 	if info, err := os.Stat(cfg.Store.KeysetFile); err == nil && info.Mode().Perm()&0o007 != 0 {
-		log.Warn("other users of this machine can read the keyset; take the permission from them",
-			zap.String("file", cfg.Store.KeysetFile), zap.Stringer("mode", info.Mode().Perm()))
+		log.Warn("other users of this machine can access the keyset; remove their permission", file, zap.Stringer("mode", info.Mode().Perm()))
 	}
 	if cfg.Proxy.DangerouslyAllowAnyone && !cfg.Proxy.Listen.Local() && len(cfg.Proxy.Clients) == 0 && len(cfg.Proxy.ClientNetworks) == 0 {
-		log.Warn("whoever reaches the proxy listener acts with every connection, as proxy.dangerously_allow_anyone says",
+		log.Warn("every program that reaches the proxy listener can use every connection, as proxy.dangerously_allow_anyone is set",
 			zap.Stringer("listen", cfg.Proxy.Listen))
 	}
-	if ignored := ignoredProxyVariables(p.environ); len(ignored) > 0 {
-		log.Warn("variables that name a forward proxy are ignored; upstream.proxy_url is the way", zap.Strings("variables", ignored))
+	if ignored := setup.IgnoredProxyVariables(environ); len(ignored) > 0 {
+		log.Warn("ignoring environment variables for a forward proxy; set upstream.proxy_url instead", zap.Strings("variables", ignored))
 	}
 }
 
-// printAddresses says on standard output where the server listens, for programs that
-// let it choose its ports.
-func printAddresses(p *program, addresses map[string]string) error {
+// printAddresses prints where the server listens, for programs that let it choose
+// its ports.
+func printAddresses(p *program, listeners []*listen.Listener) error {
 	if !p.asJSON {
 		return nil
+	}
+	addresses := map[string]string{}
+	for _, l := range listeners {
+		addresses[l.Name] = l.Address()
 	}
 	return json.NewEncoder(p.stdout).Encode(addresses)
 }
@@ -111,79 +114,73 @@ type server struct {
 	cfg       *config.Config
 	log       *zap.Logger
 	phase     phase
-	listeners []*listener
+	listeners []*listen.Listener
 	parts     *components
 }
 
-func newServer(cfg *config.Config, log *zap.Logger) *server {
-	return &server{cfg: cfg, log: log, listeners: listenersOf(cfg)}
-}
-
-// bind opens all listeners. Clients that come early wait for their answer
-// until the server is ready.
 func (s *server) bind(ctx context.Context) error {
 	for _, l := range s.listeners {
-		bound, err := bind(ctx, l.name+".listen", l.at)
-		if err != nil {
-			s.closeListeners()
+		if err := l.Bind(ctx); err != nil {
 			return err
 		}
-		l.bound = bound
 	}
 	return nil
 }
 
-// closeListeners closes what bind has opened. It does nothing to listeners that
-// are closed already.
+// closeListeners closes what bind has opened, unless it is closed already.
 func (s *server) closeListeners() {
 	for _, l := range s.listeners {
-		if l.bound != nil {
-			_ = l.bound.Close() // a second close is all that can fail
-		}
+		l.Close()
 	}
 }
 
-// assemble puts handlers behind the listeners.
-func (s *server) assemble(in *inputs, v *openedStore) error {
-	parts, err := assemble(s.cfg, in, v, s.log, s.phase.ready)
-	if err != nil {
+// assemble creates the components and sets what the listeners serve.
+func (s *server) assemble(ctx context.Context, in *setup.Inputs, v *setup.OpenedStore) (err error) {
+	if s.parts, err = newComponents(s.cfg, in, v, s.log, s.phase.ready); err != nil {
 		return err
 	}
-	s.parts = parts
 	for _, l := range s.listeners {
-		l.serve(parts, s.log)
+		s.parts.attach(l, s.log)
 	}
-	return nil
+	return s.parts.configKeys.Start(ctx)
 }
 
-// run serves until ctx ends, a signal comes or a listener fails, and then ends
-// in order. announce is called once everything is ready.
-func (s *server) run(ctx context.Context, signals <-chan os.Signal, announce func(map[string]string) error) error {
+// run serves until ctx ends, a signal arrives or a listener fails, and then shuts
+// down. It calls announce once everything is ready.
+func (s *server) run(ctx context.Context, signals <-chan os.Signal, announce func() error) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	failed := make(chan error, len(s.listeners)+1)
 	background := s.start(work, failed)
 
 	s.phase.set(serving)
-	s.log.Info("ready", s.addressFields()...)
-	cause := announce(s.addresses())
+	var addresses []zap.Field
+	for _, l := range s.listeners {
+		addresses = append(addresses, zap.String(l.Name, l.Address()))
+	}
+	s.log.Info("ready", addresses...)
+	cause := announce()
 	if cause == nil {
 		cause = s.wait(ctx, signals, failed)
 	}
 	s.drain(signals)
 	stopWork()
-	<-background
+	background.Wait()
 	s.log.Info("stopped")
 	return cause
 }
 
-// start runs everything that goes on until the end. The channel that it returns
-// is closed once the background work has ended.
-func (s *server) start(work context.Context, failed chan<- error) <-chan struct{} {
+// start starts all listeners and background work, and returns what waits for the
+// work to end.
+func (s *server) start(work context.Context, failed chan<- error) *sync.WaitGroup {
 	for _, l := range s.listeners {
-		go l.run(failed)
+		go func() {
+			if err := l.Serve(); err != nil {
+				failed <- err
+			}
+		}()
 	}
-	var running sync.WaitGroup
+	running := new(sync.WaitGroup)
 	running.Go(func() {
 		if err := s.parts.manager.Run(work); err != nil && work.Err() == nil {
 			failed <- fmt.Errorf("running background work: %w", err)
@@ -196,42 +193,20 @@ func (s *server) start(work context.Context, failed chan<- error) <-chan struct{
 	}
 	running.Go(func() { s.parts.dashboard.Run(work) })
 	running.Go(func() { s.parts.configKeys.Run(work) })
-	background := make(chan struct{})
-	go func() {
-		running.Wait()
-		close(background)
-	}()
-	return background
+	return running
 }
 
-// wait returns when the server should end: with an error if that is because
-// something failed.
+// wait returns when the server is to shut down, with an error if something failed.
 func (s *server) wait(ctx context.Context, signals <-chan os.Signal, failed <-chan error) error {
 	select {
 	case <-ctx.Done():
-		s.log.Info("told to stop")
+		s.log.Info("shutting down")
 		return nil
 	case sig := <-signals:
-		s.log.Info("told to stop", zap.Stringer("signal", sig))
+		s.log.Info("shutting down", zap.Stringer("signal", sig))
 		return nil
 	case err := <-failed:
-		s.log.Error("cannot go on", zap.Error(err))
+		s.log.Error("shutting down after a failure", zap.Error(err))
 		return err
 	}
-}
-
-func (s *server) addresses() map[string]string {
-	addresses := map[string]string{}
-	for _, l := range s.listeners {
-		addresses[l.name] = l.address()
-	}
-	return addresses
-}
-
-func (s *server) addressFields() []zap.Field {
-	var fields []zap.Field
-	for _, l := range s.listeners {
-		fields = append(fields, zap.String(l.name, l.address()))
-	}
-	return fields
 }

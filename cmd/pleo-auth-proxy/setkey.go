@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -38,9 +39,9 @@ so the customer can delete the old key at any time.`,
 			if err != nil {
 				return &usageError{command: cmd.CommandPath(), err: err}
 			}
-			return withStore(cmd.Context(), p, func(cfg *config.Config, v *openedStore) error {
-				o := newOperator(cfg, v.store.Store)
-				if o.Keys, err = newKeySetter(cfg, p, v.store.Store); err != nil {
+			return withStore(cmd.Context(), p, func(cfg *config.Config, v *setup.OpenedStore) error {
+				o := setup.NewOperator(cfg, v.Store.Store)
+				if o.Keys, err = newKeySetter(cfg, p, v.Store.Store); err != nil {
 					return err
 				}
 				c, err := o.Find(cmd.Context(), args[0])
@@ -63,12 +64,12 @@ so the customer can delete the old key at any time.`,
 
 // newKeySetter returns a manager that only sets keys: it refreshes nothing.
 func newKeySetter(cfg *config.Config, p *program, store credstore.Store) (manage.KeySetter, error) {
-	transport, err := upstreamTransport(cfg)
+	transport, err := setup.UpstreamTransport(cfg)
 	if err != nil {
 		return nil, err
 	}
 	return refresh.New(refresh.Config{
-		Store: refresh.StoreOf(store), API: newAPI(cfg.Upstream.APIURL, transport), OtherEnvironment: newOtherEnvironmentAPI(cfg, transport),
+		Store: refresh.StoreOf(store), API: setup.NewAPI(cfg.Upstream.APIURL, transport), OtherEnvironment: setup.NewOtherEnvironmentAPI(cfg, transport),
 		Owner: processName(), Logger: p.logger(),
 	})
 }

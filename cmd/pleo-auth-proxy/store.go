@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
@@ -48,7 +49,7 @@ since, so that connections refreshed after the backup may need a new consent.`,
 			if err != nil {
 				return err
 			}
-			return errors.Join(backup(cmd.Context(), p, v, args[0]), v.store.Close())
+			return errors.Join(backup(cmd.Context(), p, v, args[0]), v.Store.Close())
 		},
 	}
 }
@@ -59,20 +60,20 @@ type backupResult struct {
 	Keys []string `json:"keys"` // fingerprints of the keys that it opens with
 }
 
-func backup(ctx context.Context, p *program, v *openedStore, path string) error {
-	name, copyTo := path, v.store.Backup
+func backup(ctx context.Context, p *program, v *setup.OpenedStore, path string) error {
+	name, copyTo := path, v.Store.Backup
 	if path == "-" {
-		name, copyTo = "standard output", func(ctx context.Context, _ string) error { return backupToOutput(ctx, p, v.store) }
+		name, copyTo = "standard output", func(ctx context.Context, _ string) error { return backupToOutput(ctx, p, v.Store) }
 	}
 	if err := copyTo(ctx, path); err != nil {
 		return err
 	}
-	use, err := v.store.Keys.Usage(ctx)
+	use, err := v.Store.Keys.Usage(ctx)
 	if err != nil {
 		return err
 	}
 	result := backupResult{File: path}
-	for _, key := range v.keyset.Keys() {
+	for _, key := range v.Keyset.Keys() {
 		if use.Connections[key.ID] > 0 || key.Fingerprint == use.Current {
 			result.Keys = append(result.Keys, key.Fingerprint)
 		}
@@ -126,7 +127,7 @@ be found.`,
 			if err != nil {
 				return err
 			}
-			return errors.Join(acceptRestore(cmd.Context(), p, cfg, v.store.Store), v.store.Close())
+			return errors.Join(acceptRestore(cmd.Context(), p, cfg, v.Store.Store), v.Store.Close())
 		},
 	}
 }
@@ -141,9 +142,9 @@ func acceptRestore(ctx context.Context, p *program, cfg *config.Config, store cr
 	if err := acceptStore(ctx, cfg, store); err != nil {
 		return err
 	}
-	p.notef("accepted the store %s; a running server goes on with it within seconds", storeLocation(cfg))
+	p.notef("accepted the store %s; a running server goes on with it within seconds", setup.StoreLocation(cfg))
 	if p.asJSON {
-		return p.printJSON(acceptResult{Store: storeLocation(cfg), AcceptedAt: time.Now().UTC().Truncate(time.Second)})
+		return p.printJSON(acceptResult{Store: setup.StoreLocation(cfg), AcceptedAt: time.Now().UTC().Truncate(time.Second)})
 	}
 	return nil
 }
@@ -187,7 +188,7 @@ type stampResult struct {
 }
 
 func restamp(ctx context.Context, p *program, cfg *config.Config) error {
-	if err := errors.Join(checkStoreExists(ctx, cfg), checkKeysetNotLost(ctx, cfg)); err != nil {
+	if err := errors.Join(setup.CheckStoreExists(ctx, cfg), setup.CheckKeysetNotLost(ctx, cfg)); err != nil {
 		return err
 	}
 	keyset, err := keyset.Open(cfg.Store.KeysetFile)
@@ -195,7 +196,7 @@ func restamp(ctx context.Context, p *program, cfg *config.Config) error {
 		return err
 	}
 	log := p.logger()
-	c, err := storeConfig(cfg, keyset, log)
+	c, err := setup.StoreConfig(cfg, keyset, log)
 	if err != nil {
 		return err
 	}

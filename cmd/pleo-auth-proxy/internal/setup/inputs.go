@@ -1,14 +1,20 @@
-package main
+package setup
 
 import (
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/listen"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/connect"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/manage"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -17,25 +23,25 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy/upstream"
 )
 
-// inputs is everything that serve reads besides the configuration and the store:
+// Inputs is everything that serve reads besides the configuration and the store:
 // each file that the configuration names, read and checked once. `config validate`
 // opens the same inputs, so it accepts what serve accepts.
-type inputs struct {
-	transport   *http.Transport           // for Pleo's servers
-	server      *pleo.AuthorizationServer // nil if only API keys are used
-	proxy       proxy.Config              // without what depends on the store
-	connections []manage.ConfigConnection
-	webhooks    []webhook.Endpoint
-	tls         listenerTLS
-	logo        []byte         // nil: none
-	acmeRoots   *x509.CertPool // nil: the system's
+type Inputs struct {
+	Transport   *http.Transport           // for Pleo's servers
+	Server      *pleo.AuthorizationServer // nil if only API keys are used
+	Proxy       proxy.Config              // without what depends on the store
+	Connections []manage.ConfigConnection
+	Webhooks    []webhook.Endpoint
+	TLS         ListenerTLS
+	Logo        []byte         // nil: none
+	ACMERoots   *x509.CertPool // nil: the system's
 }
 
-// validInputs is openInputs for serve and for config validate, which must not accept
+// ValidInputs is OpenInputs for serve and for config validate, which must not accept
 // what serve rejects after that.
-func validInputs(cfg *config.Config, log *zap.Logger) (*inputs, error) {
+func ValidInputs(cfg *config.Config, log *zap.Logger) (*Inputs, error) {
 	var wrong config.Error
-	in, err := openInputs(cfg, log)
+	in, err := OpenInputs(cfg, log)
 	if err := wrong.Add(err); err != nil {
 		return nil, err
 	}
@@ -47,28 +53,28 @@ func validInputs(cfg *config.Config, log *zap.Logger) (*inputs, error) {
 	return in, wrong.AsError()
 }
 
-// openInputs reads the inputs. It creates nothing. Its error is a *config.Error with
+// OpenInputs reads the inputs. It creates nothing. Its error is a *config.Error with
 // every mistake, or something that is not a mistake in the configuration.
-func openInputs(cfg *config.Config, log *zap.Logger) (*inputs, error) {
+func OpenInputs(cfg *config.Config, log *zap.Logger) (*Inputs, error) {
 	var (
-		in    inputs
+		in    Inputs
 		wrong config.Error
 	)
 	for _, open := range []func() error{
-		func() (err error) { in.transport, err = upstreamTransport(cfg); return err },
-		func() (err error) { in.server, err = newAuthorizationServer(cfg, in.transport, log); return err },
+		func() (err error) { in.Transport, err = UpstreamTransport(cfg); return err },
+		func() (err error) { in.Server, err = NewAuthorizationServer(cfg, in.Transport, log); return err },
 		func() error { _, err := openDSN(cfg); return err },
-		func() (err error) { in.proxy, err = proxyConfig(cfg, in.transport, log); return err },
+		func() (err error) { in.Proxy, err = proxyConfig(cfg, in.Transport, log); return err },
 		func() (err error) {
-			in.connections, err = openConfigConnections(cfg, log.Named("connections"))
+			in.Connections, err = openConfigConnections(cfg, log.Named("connections"))
 			return err
 		},
-		func() (err error) { in.tls, err = openListenerTLS(cfg, log.Named("tls")); return err },
-		func() (err error) { in.webhooks, err = openWebhooks(cfg, log.Named("webhook")); return err },
-		func() (err error) { in.logo, err = readLogo(cfg); return err },
-		func() (err error) { in.acmeRoots, err = readACMERoots(cfg); return err },
+		func() (err error) { in.TLS, err = openListenerTLS(cfg, log.Named("tls")); return err },
+		func() (err error) { in.Webhooks, err = openWebhooks(cfg, log.Named("webhook")); return err },
+		func() (err error) { in.Logo, err = readLogo(cfg); return err },
+		func() (err error) { in.ACMERoots, err = readACMERoots(cfg); return err },
 		func() error { return checkAdminToken(cfg) },
-		func() error { return checkSocketGroups(cfg) },
+		func() error { return listen.CheckSocketGroups(cfg) },
 	} {
 		if err := wrong.Add(open()); err != nil {
 			return nil, err
@@ -77,8 +83,8 @@ func openInputs(cfg *config.Config, log *zap.Logger) (*inputs, error) {
 	return &in, wrong.AsError()
 }
 
-// upstreamTransport returns the transport for Pleo's servers.
-func upstreamTransport(cfg *config.Config) (*http.Transport, error) {
+// UpstreamTransport returns the transport for Pleo's servers.
+func UpstreamTransport(cfg *config.Config) (*http.Transport, error) {
 	roots, err := outbound.ReadRoots(cfg.Upstream.CAFile)
 	if err != nil {
 		return nil, cfg.ErrorAt("upstream.ca_file", err)
@@ -90,8 +96,8 @@ func upstreamTransport(cfg *config.Config) (*http.Transport, error) {
 	return transport, nil
 }
 
-// newAuthorizationServer returns nil if only API keys are used.
-func newAuthorizationServer(cfg *config.Config, transport *http.Transport, log *zap.Logger) (*pleo.AuthorizationServer, error) {
+// NewAuthorizationServer returns nil if only API keys are used.
+func NewAuthorizationServer(cfg *config.Config, transport *http.Transport, log *zap.Logger) (*pleo.AuthorizationServer, error) {
 	if cfg.OAuth.ClientID == "" || transport == nil { // without a transport there is an error already
 		return nil, nil //nolint:nilnil // nil means that there is none
 	}
@@ -189,4 +195,79 @@ func openConfigConnections(cfg *config.Config, log *zap.Logger) ([]manage.Config
 		})
 	}
 	return connections, wrong.AsError()
+}
+
+// readACMERoots returns the CA certificates for requests to the certificate
+// authority; nil stands for the system's.
+func readACMERoots(cfg *config.Config) (*x509.CertPool, error) {
+	roots, err := outbound.ReadRoots(cfg.Connect.ACME.CARootFile)
+	if err != nil {
+		return nil, cfg.ErrorAt("connect.tls.acme.ca_root_file", err)
+	}
+	return roots, nil
+}
+
+const maxLogoSize = 512 << 10
+
+// readLogo returns nil where there is none to show.
+func readLogo(cfg *config.Config) ([]byte, error) {
+	path := cfg.Connect.Branding.LogoFile
+	if path == "" {
+		return nil, nil
+	}
+	logo, err := readLimited(path, maxLogoSize)
+	if err == nil {
+		err = connect.CheckLogo(logo)
+	}
+	if err != nil {
+		return nil, cfg.ErrorAt("connect.branding.logo_file", err)
+	}
+	return logo, nil
+}
+
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // dash was written to it
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return content, err
+}
+
+// secretFile returns a function that gives the secret of r and logs when its
+// file cannot be used, once for each reason until it can be.
+func secretFile(key string, r *config.SecretReader, log *zap.Logger) func() credstore.Secret {
+	var logged atomic.Pointer[string] // why the file could not be used the last time; nil: it could
+	return func() credstore.Secret {
+		secret, err := r.Secret(), r.Err()
+		if err == nil {
+			logged.Store(nil)
+			return secret
+		}
+		why := err.Error()
+		if before := logged.Swap(&why); before == nil || *before != why {
+			log.Warn("a secret file cannot be used; going on with what it held before", zap.String("key", key), zap.Error(err))
+		}
+		return secret
+	}
+}
+
+// IgnoredProxyVariables returns the variables of environ from which other programs
+// take a forward proxy.
+func IgnoredProxyVariables(environ []string) []string {
+	var ignored []string
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		switch strings.ToUpper(name) {
+		case "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY":
+			if value != "" {
+				ignored = append(ignored, name)
+			}
+		}
+	}
+	return ignored
 }

@@ -1,4 +1,4 @@
-package main
+package setup
 
 import (
 	"crypto/tls"
@@ -15,11 +15,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/outbound"
 )
 
-// tlsFiles is the TLS configuration of a listener whose certificates come from
+// TLSFiles is the TLS configuration of a listener whose certificates come from
 // files, which are read again when they change. Its methods may be called by
 // several goroutines at once.
-type tlsFiles struct {
-	section string // of the configuration, such as proxy.tls
+type TLSFiles struct {
+	section string // of the configuration, such as proxy.TLS
 	paths   config.TLS
 	log     *zap.Logger
 	now     func() time.Time
@@ -30,28 +30,28 @@ type tlsFiles struct {
 	current *tls.Config     // nil while all clients are rejected
 }
 
-// listenerTLS is the TLS of the listeners; nil for those with plain HTTP.
-type listenerTLS struct{ proxy, admin, connect *tlsFiles }
+// ListenerTLS is the TLS of the listeners; nil for those with plain HTTP.
+type ListenerTLS struct{ Proxy, Admin, Connect *TLSFiles }
 
 // openListenerTLS reads the files for the first time. Its error is a *config.Error
 // with every file that cannot be used.
-func openListenerTLS(cfg *config.Config, log *zap.Logger) (listenerTLS, error) {
+func openListenerTLS(cfg *config.Config, log *zap.Logger) (ListenerTLS, error) {
 	var (
-		files listenerTLS
+		files ListenerTLS
 		wrong config.Error
 	)
 	for _, of := range []struct {
 		section string
 		paths   config.TLS
-		into    **tlsFiles
+		into    **TLSFiles
 	}{
-		{"proxy.tls", cfg.Proxy.TLS, &files.proxy},
-		{"admin.tls", cfg.Admin.TLS, &files.admin},
-		{"connect.tls", cfg.Connect.TLS, &files.connect},
+		{"proxy.tls", cfg.Proxy.TLS, &files.Proxy},
+		{"admin.tls", cfg.Admin.TLS, &files.Admin},
+		{"connect.tls", cfg.Connect.TLS, &files.Connect},
 	} {
 		opened, err := openTLS(cfg, of.section, of.paths, log)
 		if err := wrong.Add(err); err != nil {
-			return listenerTLS{}, err
+			return ListenerTLS{}, err
 		}
 		*of.into = opened
 	}
@@ -60,11 +60,11 @@ func openListenerTLS(cfg *config.Config, log *zap.Logger) (listenerTLS, error) {
 
 // openTLS reads the files of one section of the configuration for the first time.
 // It returns nil for plain HTTP, and a *config.Error for files that cannot be used.
-func openTLS(cfg *config.Config, section string, paths config.TLS, log *zap.Logger) (*tlsFiles, error) {
+func openTLS(cfg *config.Config, section string, paths config.TLS, log *zap.Logger) (*TLSFiles, error) {
 	if paths.Off() {
 		return nil, nil
 	}
-	t := &tlsFiles{section: section, paths: paths, log: log, now: time.Now, stamps: stampsOf(paths)}
+	t := &TLSFiles{section: section, paths: paths, log: log, now: time.Now, stamps: stampsOf(paths)}
 	current, certErr, caErr := readTLS(paths)
 	var wrong config.Error
 	if certErr != nil {
@@ -77,9 +77,9 @@ func openTLS(cfg *config.Config, section string, paths config.TLS, log *zap.Logg
 	return t, wrong.AsError()
 }
 
-// config returns a configuration that follows the files: each handshake uses their
+// Config returns a configuration that follows the files: each handshake uses their
 // current content. Open connections are not affected by a change.
-func (t *tlsFiles) config() *tls.Config {
+func (t *TLSFiles) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
@@ -102,7 +102,7 @@ var errNoClientCAs = errors.New("client certificates cannot be verified: client_
 //
 // A certificate that cannot be read leaves the previous one in use. Client
 // certificates fail closed instead: the CA file may have changed to revoke access.
-func (t *tlsFiles) reload() {
+func (t *TLSFiles) reload() {
 	t.checked = t.now()
 	stamps := stampsOf(t.paths)
 	changed := !slices.EqualFunc(stamps, t.stamps, durable.Stamp.Equal)

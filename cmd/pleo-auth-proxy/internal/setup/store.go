@@ -1,4 +1,8 @@
-package main
+// Package setup opens what the configuration names.
+//
+// That is secrets, certificates, the keyset and the store, and clients of Pleo's
+// servers. The server, the other commands and the doctor use the same ones.
+package setup
 
 import (
 	"context"
@@ -17,35 +21,34 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
 )
 
-// openStore is the keyset and the store that it opens.
-type openedStore struct {
-	keyset *keyset.Keyset
-	store  *sqlstore.Store
-	// createdKeyset says that there was no keyset before: somebody should be told
-	// to back it up.
-	createdKeyset bool
+// OpenedStore is a store with the keyset that decrypts it.
+type OpenedStore struct {
+	Keyset *keyset.Keyset
+	Store  *sqlstore.Store
+	// CreatedKeyset is set if there was no keyset before: the operator must back it
+	// up, see [KeysetBackupNotice].
+	CreatedKeyset bool
 }
 
-// openOrCreate opens the keyset and the store, and makes both where there is
+// OpenOrCreate opens the keyset and the store, and makes both where there is
 // neither.
-func openOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*openedStore, error) {
+func OpenOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*OpenedStore, error) {
 	if cfg.Store.Driver == config.DriverMemory {
 		return openMemoryStore(ctx, cfg, log)
 	}
-	if err := createDataDir(cfg); err != nil {
+	if err := CreateDataDir(cfg); err != nil {
 		return nil, err
 	}
-	if err := checkKeysetNotLost(ctx, cfg); err != nil {
+	if err := CheckKeysetNotLost(ctx, cfg); err != nil {
 		return nil, err
 	}
 	keyset, made, err := keyset.OpenOrCreate(cfg.Store.KeysetFile)
 	if err != nil {
 		return nil, err
 	}
-	c, err := storeConfig(cfg, keyset, log)
+	c, err := StoreConfig(cfg, keyset, log)
 	if err != nil {
 		return nil, err
 	}
@@ -53,18 +56,18 @@ func openOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*op
 	if err != nil {
 		return nil, err
 	}
-	return &openedStore{keyset: keyset, store: store, createdKeyset: made}, nil
+	return &OpenedStore{Keyset: keyset, Store: store, CreatedKeyset: made}, nil
 }
 
 // openMemoryStore makes a store that ends with the process, as does the keyset that
 // opens it.
-func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (*openedStore, error) {
+func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (*OpenedStore, error) {
 	keyset, err := keyset.NewTemporary()
 	if err != nil {
 		return nil, err
 	}
 	// It is new at each start, which is worth a warning of other stores only.
-	c, err := storeConfig(cfg, keyset, log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))
+	c, err := StoreConfig(cfg, keyset, log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))
 	if err != nil {
 		return nil, err
 	}
@@ -73,11 +76,11 @@ func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (
 	if err != nil {
 		return nil, err
 	}
-	return &openedStore{keyset: keyset, store: store}, nil
+	return &OpenedStore{Keyset: keyset, Store: store}, nil
 }
 
-// storeConfig says which store the configuration means.
-func storeConfig(cfg *config.Config, keyset *keyset.Keyset, log *zap.Logger) (sqlstore.Config, error) {
+// StoreConfig says which store the configuration means.
+func StoreConfig(cfg *config.Config, keyset *keyset.Keyset, log *zap.Logger) (sqlstore.Config, error) {
 	dsn, err := openDSN(cfg)
 	if err != nil {
 		return sqlstore.Config{}, err
@@ -111,26 +114,26 @@ func openDSN(cfg *config.Config) (func() credstore.Secret, error) {
 	return reader.Secret, nil
 }
 
-// storeExists reports whether there is a store where the configuration says.
-func storeExists(ctx context.Context, cfg *config.Config) (bool, error) {
-	c, err := storeConfig(cfg, nil, zap.NewNop())
+// StoreExists reports whether there is a store where the configuration says.
+func StoreExists(ctx context.Context, cfg *config.Config) (bool, error) {
+	c, err := StoreConfig(cfg, nil, zap.NewNop())
 	if err != nil {
 		return false, err
 	}
 	return sqlstore.Exists(ctx, c)
 }
 
-// storeLocation names the store of the configuration for people.
-func storeLocation(cfg *config.Config) string {
+// StoreLocation names the store of the configuration for people.
+func StoreLocation(cfg *config.Config) string {
 	if cfg.Store.Driver == config.DriverPostgres {
 		return "in the database of store.dsn"
 	}
 	return cfg.Store.Path
 }
 
-// createDataDir creates the data directory if it does not exist.
-func createDataDir(cfg *config.Config) error {
-	if !needsDataDir(cfg) {
+// CreateDataDir creates the data directory if it does not exist.
+func CreateDataDir(cfg *config.Config) error {
+	if !NeedsDataDir(cfg) {
 		return nil
 	}
 	if err := checkDataDir(cfg); err != nil {
@@ -148,7 +151,7 @@ func createDataDir(cfg *config.Config) error {
 // checkDataDir returns a *config.Error if the parent of a configured data directory
 // does not exist: a volume that is not mounted must not pass for an empty store.
 func checkDataDir(cfg *config.Config) error {
-	if !cfg.DataDirConfigured || !needsDataDir(cfg) {
+	if !cfg.DataDirConfigured || !NeedsDataDir(cfg) {
 		return nil
 	}
 	return checkParent(cfg, "data_dir", cfg.DataDir)
@@ -178,14 +181,14 @@ func checkCreatable(cfg *config.Config) error {
 }
 
 func checkParent(cfg *config.Config, key, path string) error {
-	if parent := filepath.Dir(path); !isDir(parent) {
+	if parent := filepath.Dir(path); !IsDir(parent) {
 		return cfg.ErrorAt(key, fmt.Errorf("must be in a directory that exists, and %s does not", parent))
 	}
 	return nil
 }
 
-// needsDataDir reports whether anything is kept in the data directory itself.
-func needsDataDir(cfg *config.Config) bool {
+// NeedsDataDir reports whether anything is kept in the data directory itself.
+func NeedsDataDir(cfg *config.Config) bool {
 	if !cfg.Admin.Listen.Off() && cfg.Admin.TokenFile == cfg.InDataDir(config.AdminTokenFileName) {
 		return true
 	}
@@ -196,20 +199,20 @@ func needsDataDir(cfg *config.Config) bool {
 	return s.Path == cfg.InDataDir(config.StoreFileName) || s.KeysetFile == cfg.InDataDir(config.KeysetFileName) || s.SpoolDir == cfg.InDataDir(config.SpoolDirName)
 }
 
-func isDir(path string) bool {
+func IsDir(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
 }
 
-// checkKeysetNotLost refuses to make a keyset for a store that exists: it was made
+// CheckKeysetNotLost refuses to make a keyset for a store that exists: it was made
 // under another, and nothing in it could be opened. The keyset is looked for
 // again after the store, since a process that makes both at this moment begins
 // with the keyset.
-func checkKeysetNotLost(ctx context.Context, cfg *config.Config) error {
+func CheckKeysetNotLost(ctx context.Context, cfg *config.Config) error {
 	if hasKeyset(cfg) {
 		return nil
 	}
-	exists, err := storeExists(ctx, cfg)
+	exists, err := StoreExists(ctx, cfg)
 	if err != nil || !exists || hasKeyset(cfg) {
 		return err
 	}
@@ -218,7 +221,7 @@ func checkKeysetNotLost(ctx context.Context, cfg *config.Config) error {
 		hint = "bring it here from where the store was made, or from its backup, or set store.keyset_file to where it is"
 	}
 	return &credstore.SetupError{
-		Err:  fmt.Errorf("the store %s exists, but not the keyset %s that opens it", storeLocation(cfg), cfg.Store.KeysetFile),
+		Err:  fmt.Errorf("the store %s exists, but not the keyset %s that opens it", StoreLocation(cfg), cfg.Store.KeysetFile),
 		Hint: hint,
 	}
 }
@@ -230,26 +233,12 @@ func hasKeyset(cfg *config.Config) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// keysetBackupNotice is what is said once, when a keyset is made.
-const keysetBackupNotice = "made a new keyset; back it up apart from the store, which cannot be opened without it"
+// KeysetBackupNotice is what is said once, when a keyset is made.
+const KeysetBackupNotice = "made a new keyset; back it up apart from the store, which cannot be opened without it"
 
-// openExisting opens the store, which must exist, with its keyset, for a command
-// that may work beside a running server. A store that does not exist is more likely
-// somewhere else than empty.
-func openExisting(ctx context.Context, p *program) (*config.Config, *openedStore, error) {
-	cfg, err := loadStoreConfig(p)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := checkStoreExists(ctx, cfg); err != nil {
-		return nil, nil, err
-	}
-	v, err := openOrCreate(ctx, cfg, p.logger())
-	return cfg, v, err
-}
-
-func checkStoreExists(ctx context.Context, cfg *config.Config) error {
-	exists, err := storeExists(ctx, cfg)
+// CheckStoreExists returns a *[credstore.SetupError] if there is no store.
+func CheckStoreExists(ctx context.Context, cfg *config.Config) error {
+	exists, err := StoreExists(ctx, cfg)
 	if err != nil || exists {
 		return err
 	}
@@ -257,42 +246,5 @@ func checkStoreExists(ctx context.Context, cfg *config.Config) error {
 	if cfg.Store.Driver == config.DriverPostgres {
 		hint = "if there should be one, correct store.dsn or restore it; else serve, connections add and connections import make one"
 	}
-	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", storeLocation(cfg)), Hint: hint}
-}
-
-// openOrCreateStore opens or creates the store for a command that adds connections.
-func openOrCreateStore(ctx context.Context, p *program) (*config.Config, *openedStore, error) {
-	cfg, err := loadStoreConfig(p)
-	if err != nil {
-		return nil, nil, err
-	}
-	v, err := openOrCreate(ctx, cfg, p.logger())
-	if err != nil {
-		return nil, nil, err
-	}
-	if v.createdKeyset {
-		p.notef("%s: %s", keysetBackupNotice, cfg.Store.KeysetFile)
-	}
-	return cfg, v, nil
-}
-
-// loadStoreConfig loads the configuration for a command that works on the store itself.
-func loadStoreConfig(p *program) (*config.Config, error) {
-	cfg, err := p.loadConfig()
-	if err == nil && cfg.Store.Driver == config.DriverMemory {
-		return nil, &credstore.SetupError{
-			Err:  errors.New("with store.driver memory the store is in the server, where no other program can look"),
-			Hint: "ask the server: GET /api/v1/connections on its admin listener",
-		}
-	}
-	return cfg, err
-}
-
-// openAPI returns the API for a command other than serve.
-func openAPI(cfg *config.Config) (*pleo.API, error) {
-	transport, err := upstreamTransport(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return newAPI(cfg.Upstream.APIURL, transport), nil
+	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", StoreLocation(cfg)), Hint: hint}
 }

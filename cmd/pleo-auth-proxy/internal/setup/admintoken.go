@@ -1,4 +1,4 @@
-package main
+package setup
 
 import (
 	"crypto/rand"
@@ -18,9 +18,9 @@ import (
 // guessed.
 const minTokenLength = 20
 
-// openAdminToken returns a function that returns the admin token and follows its
+// OpenAdminToken returns a function that returns the admin token and follows its
 // file; nil if there is no admin token. It creates the file if that does not exist.
-func openAdminToken(cfg *config.Config, log *zap.Logger) (func() credstore.Secret, error) {
+func OpenAdminToken(cfg *config.Config, log *zap.Logger) (func() credstore.Secret, error) {
 	if cfg.Admin.TokenFile == "" {
 		return nil, nil
 	}
