@@ -401,7 +401,7 @@ func connectionCases() []doctorCase {
 		},
 		{
 			"a key that was deleted since", setUp(func(w *env) { w.revokeKey(w.addKey("acme")) }),
-			"connections", doctor.Error, "acme", "api key: the API does not accept it", "new key", exitFailed,
+			"connections", doctor.Error, "acme", "api key: the API rejects it", "new key", exitFailed,
 		},
 		{
 			"a credential of another company", setUp(func(w *env) {

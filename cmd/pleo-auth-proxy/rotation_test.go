@@ -239,12 +239,15 @@ func (w *env) spoolPair(keyset *keyset.Keyset) (path string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	record := append(make([]byte, 512), 0, 0, 0, byte(len(sealed)))
+	const headerSize, recordSize = 512, 64 << 10
+	record := make([]byte, recordSize)
 	copy(record, `{}`)
+	record[headerSize+3] = byte(len(sealed))
+	copy(record[headerSize+4:], sealed)
 	if err := os.MkdirAll(filepath.Join(w.dir, "data", config.SpoolDirName), 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	return w.write(filepath.Join("data", config.SpoolDirName, "x-1-0.pair"), string(append(record, sealed...)))
+	return w.write(filepath.Join("data", config.SpoolDirName, "x-1-0.pair"), string(record))
 }
 
 // TestKeysetOnReadOnlyMount: it serves, and says what cannot be done with it.
