@@ -205,7 +205,7 @@ func TestRetireFailsForSpooledPair(t *testing.T) {
 	w.keyset("add")
 	w.keyset("promote")
 	code, _, stderr := w.run("", "keyset", "retire", old)
-	if code != exitFailed || !strings.Contains(stderr, "1 token pairs in the spool") {
+	if code != exitFailed || !strings.Contains(stderr, "1 token pair in the spool") {
 		t.Errorf("keyset retire exits %d, want 1 and why:\n%s", code, stderr)
 	}
 	if s := w.keysetStatus(); s.Keys[0].SpoolRecords != 1 || s.Keys[0].CanRetire {
