@@ -62,7 +62,7 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 }
 
 // anchor is a link within a page, or to a heading of another one.
-var anchor = regexp.MustCompile(`\]\(([a-z-]*\.md)?#([a-z0-9-]+)\)`)
+var anchor = regexp.MustCompile(`\]\(((?:\.\./)?[A-Za-z-]*\.md)?#([a-z0-9-]+)\)`)
 
 // TestAnchorsLeadToHeadings checks the headings that links lead to; repo_test.go checks
 // the files.
