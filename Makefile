@@ -73,7 +73,7 @@ unused = found=$$($(DEADCODE) $(1)) && echo "$$found" && test -z "$$found"
 
 # The tools are not part of the module, so their versions are above and not in
 # go.mod. Each is installed as TOOL-VERSION, and under its own name for scripts.
-install = @mkdir -p $(TOOLS) && GOBIN=$(TOOLS) GOFLAGS= $(GO) install -trimpath $(1) && cp $(TOOLS)/$(notdir $(firstword $(subst @, ,$(1)))) $@
+install = @mkdir -p $(TOOLS) && GOBIN=$(TOOLS) GOFLAGS= $(GO) install -trimpath $(1) && cp $(TOOLS)/$(notdir $(firstword $(subst @, ,$(1)))) $@.part && mv $@.part $@
 
 $(GOLANGCI_LINT):
 	$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION))
@@ -105,7 +105,7 @@ $(TOOLS)/buildkitd $(TOOLS)/buildctl &: deploy/go.mod
 	cd deploy && $(GO) build -trimpath -o $(TOOLS)/ github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
 
 .PHONY: image
-image: image-files $(TOOLS)/buildkitd ## Build the images for linux/amd64 and linux/arm64 into dist/image/, as OCI layouts (needs root and runc)
+image: image-files $(TOOLS)/buildkitd ## Build the images for linux/amd64 and linux/arm64 into dist/image/, as OCI layouts; needs root and runc
 	PATH=$(TOOLS):$$PATH deploy/image dist/image/pleo-auth-proxy --opt build-arg:REVISION=$$(git rev-parse HEAD)
 	PATH=$(TOOLS):$$PATH deploy/image dist/image/pleo-sim --opt target=simulator
 
