@@ -31,7 +31,7 @@ func Keys(dir string) (map[uint32]int, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the spool: %w", err)
 		}
-		if len(raw) < recordSize || binary.BigEndian.Uint32(raw[headerSize:]) == 0 {
+		if len(raw) < headerSize+4 || binary.BigEndian.Uint32(raw[headerSize:]) == 0 {
 			continue // no pair has been written to it
 		}
 		if id, ok := keyset.KeyID(raw[headerSize+4:]); ok {
