@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// Kind says what sort of credential a connection has.
+// Kind is the kind of credential that a connection has.
 type Kind string
 
 // The kinds of credential that Pleo knows.
@@ -20,7 +20,7 @@ const (
 	StandaloneKey Kind = "standalone_key"
 )
 
-// Kinds lists every kind.
+// Kinds returns all kinds.
 func Kinds() []Kind { return []Kind{OAuth, IntegratedKey, StandaloneKey} }
 
 // IsKey reports whether credentials of the kind are API keys.
@@ -36,11 +36,11 @@ func ParseKind(s string) (Kind, error) {
 	return "", fmt.Errorf("unknown kind %q: use oauth, integrated_key or standalone_key", s)
 }
 
-// Status says whether a connection can be used, and if not, who can help.
+// Status says whether a connection can be used.
 type Status string
 
-// The statuses. A connection is Degraded while its refreshes fail and it may
-// still recover by itself; in ReauthorizationRequired only a person can mend it.
+// The statuses. A connection is Degraded while its refreshes fail but it may recover by
+// itself; in ReauthorizationRequired only a person can fix it. [Apply] decides on them.
 const (
 	Pending                 Status = "pending"
 	Active                  Status = "active"
@@ -49,7 +49,7 @@ const (
 	Disabled                Status = "disabled"
 )
 
-// Statuses lists every status.
+// Statuses returns all statuses.
 func Statuses() []Status {
 	return []Status{Pending, Active, Degraded, ReauthorizationRequired, Disabled}
 }
@@ -73,42 +73,41 @@ const (
 	ReasonExported             = "exported"                // disabled: its secrets were exported
 )
 
-// Connection is a named link between one Pleo company and one tenant of the
-// external system. It holds nothing secret. Zero times and empty strings mean
-// that there is nothing to say.
+// Connection is a named link between one Pleo company and one tenant of the external
+// system. It holds nothing secret. Zero times and empty strings mean unknown or none.
 type Connection struct {
-	ID   string // immutable; never used again, even when the name is
+	ID   string // immutable, and unlike the name never used again
 	Name string // a label: what clients call the connection
 	Kind Kind
 
 	Status    Status
 	Reason    string
-	LastError *Failure // the latest failure to get or use a credential; nil after a success
+	LastError *Failure // of the latest attempt to get or use a credential; nil if it succeeded
 
-	CompanyID     string // of Pleo, a UUID; empty until it is learned
+	CompanyID     string // a UUID; empty until it is learned
 	CompanyName   string
-	Subject       string // the URN that introspection gave, e.g. urn:pleo:company:UUID
+	Subject       string // the URN that introspection returned, such as urn:pleo:company:UUID
 	SharedCompany bool   // the company may be bound to other connections of this kind too
-	// Unproven: the credential comes from a consent of which is not known whether
-	// the connection may have its company. It must not be sent before Identify has
-	// settled that.
+	// CompanyUnverified: the credential comes from a consent, and whether the
+	// connection may have its company is unknown. It must not be sent before
+	// [Connections.SetCompany] has verified the company.
 	CompanyUnverified bool
 	ExternalTenant    string
 	Scope             string // as granted, space-separated
 
-	Version     int64     // of the credential; 0 while there is none
-	ExpiresAt   time.Time // of the access token, or of the key where that is known
+	Version     int64     // of the credential; 0 if there is none
+	ExpiresAt   time.Time // of the access token, or of the key if known
 	RefreshedAt time.Time // when the stored token pair was obtained
 	CreatedAt   time.Time
 }
 
-// Company returns what is known of the company that the connection is linked to.
+// Company returns what is known about the company of the connection.
 func (c Connection) Company() Company {
 	return Company{ID: c.CompanyID, Name: c.CompanyName, Subject: c.Subject}
 }
 
-// Failure is the latest thing that went wrong with a connection, for people.
-// Message never holds a secret. Both texts are kept as [CleanText] gives them.
+// Failure is an error for operators. It holds nothing secret. Both texts are stored as
+// [CleanText] returns them.
 type Failure struct {
 	Code    string
 	Message string
@@ -117,22 +116,21 @@ type Failure struct {
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~:-]{0,127}$`)
 
-// ValidName reports whether name can be the name of a connection: 1 to 128
-// letters, digits and . _ ~ : -, the first a letter or a digit.
+// ValidName reports whether name can be the name of a connection: 1 to 128 letters,
+// digits and . _ ~ : -, the first a letter or a digit.
 func ValidName(name string) bool { return namePattern.MatchString(name) }
 
 const maxTenantLength = 256 // bytes of an external tenant
 
-// ValidateTenant says what is wrong with the external tenant of a connection: it
-// has at most 256 bytes and no control characters, and may be empty. Nor has it
-// U+FFFD, or what is read as that: of two such tenants nobody knows whether they
-// were one.
+// ValidateTenant returns an error if tenant cannot be the external tenant of a
+// connection. It may be empty, and has at most 256 bytes, no control characters and no
+// invalid UTF-8. U+FFFD is rejected too: it is what different invalid texts become.
 func ValidateTenant(tenant string) error {
 	if len(tenant) > maxTenantLength || strings.ContainsFunc(tenant, unicode.IsControl) {
-		return fmt.Errorf("the external tenant is not usable: it takes up to %d bytes without control characters", maxTenantLength)
+		return fmt.Errorf("the external tenant must have at most %d bytes and no control characters", maxTenantLength)
 	}
-	if strings.ContainsRune(tenant, utf8.RuneError) { // also where it is no UTF-8
-		return errors.New("the external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one")
+	if strings.ContainsRune(tenant, utf8.RuneError) { // also what invalid UTF-8 is read as
+		return errors.New("the external tenant must not have invalid UTF-8 or the replacement character U+FFFD")
 	}
 	return nil
 }

@@ -5,33 +5,31 @@ import (
 	"fmt"
 )
 
-// What a store answers when it does not do what it was asked to.
+// The errors of a store.
 var (
-	// ErrNotFound: there is no such connection.
+	// ErrNotFound: the connection does not exist.
 	ErrNotFound = errors.New("no such connection")
 	// ErrNameTaken: another connection has the name, or one that differs only
 	// by case.
 	ErrNameTaken = errors.New("the name is taken")
 	// ErrCompanyBound: another connection of the same kind is bound to the company.
 	ErrCompanyBound = errors.New("the company is bound to another connection of this kind")
-	// ErrBadQuery: a listing was asked for with a limit or cursor that no page
-	// can have.
+	// ErrBadQuery: the limit or cursor of a listing is invalid.
 	ErrBadQuery = errors.New("no such page")
-	// ErrTokenTaken: another connection has the same refresh token, or had it
-	// until its last refresh. Two owners of one refresh token kill it for both.
+	// ErrTokenTaken: another connection has the same refresh token, or had it until its
+	// last refresh. Two owners of one refresh token end the grant for both.
 	ErrTokenTaken = errors.New("the refresh token belongs to another connection")
-	// ErrSuperseded: the stored credential is not the one that was named. What
-	// came with it is of no use any more.
+	// ErrSuperseded: another credential is stored than the one that was named. A
+	// successor of the named one must be dropped.
 	ErrSuperseded = errors.New("superseded by another credential")
 	// ErrBusy: another process or goroutine holds the lease.
 	ErrBusy = errors.New("another process is changing this credential")
 	// ErrLeaseLost: the lease ended before the work did.
 	ErrLeaseLost = errors.New("the lease has ended")
-	// ErrNotRejected: the connection has no refused refresh token that could be
-	// presented again.
-	ErrNotRejected = errors.New("there is no refused refresh token to present again")
-	// ErrOtherCompany: the credential belongs to another company than the
-	// connection does; see [OtherCompanyError].
+	// ErrNotRejected: the connection has no rejected refresh token to send again.
+	ErrNotRejected = errors.New("there is no rejected refresh token to send again")
+	// ErrOtherCompany: the credential and the connection belong to different companies;
+	// see [OtherCompanyError].
 	ErrOtherCompany = errors.New("the credential belongs to another company")
 	// ErrLinkUsed: the connect link has been used.
 	ErrLinkUsed = errors.New("the connect link has been used")
@@ -39,13 +37,13 @@ var (
 	ErrLinkExpired = errors.New("the connect link has expired")
 	// ErrOtherBrowser: the consent began in another browser.
 	ErrOtherBrowser = errors.New("the consent began in another browser")
-	// ErrUnavailable: the store cannot be read or written now. Whether a write
-	// happened is not known; read again.
+	// ErrUnavailable: the store cannot be read or written now. Whether a write happened
+	// is unknown: read again.
 	ErrUnavailable = errors.New("the store is unavailable")
 )
 
-// ConflictError is an ErrNameTaken, ErrTokenTaken or ErrCompanyBound that says which connection is
-// in the way.
+// ConflictError is an ErrNameTaken, ErrTokenTaken or ErrCompanyBound with the
+// connection that is the reason.
 type ConflictError struct {
 	Err  error  // ErrNameTaken, ErrTokenTaken or ErrCompanyBound
 	With string // the name of the other connection
@@ -56,7 +54,7 @@ func (e *ConflictError) Error() string { return fmt.Sprintf("%v: connection %q",
 // Unwrap returns the sentinel.
 func (e *ConflictError) Unwrap() error { return e.Err }
 
-// OtherCompanyError is an ErrOtherCompany that says which companies.
+// OtherCompanyError is an ErrOtherCompany with the companies.
 type OtherCompanyError struct {
 	Have Company // of the connection
 	Got  Company // of the credential
@@ -69,9 +67,9 @@ func (e *OtherCompanyError) Error() string {
 // Unwrap returns ErrOtherCompany.
 func (e *OtherCompanyError) Unwrap() error { return ErrOtherCompany }
 
-// SetupError is a store, keyset or directory that cannot be used as it is: the
-// wrong keyset, a newer schema, another environment, a damaged file. A person
-// has to mend it; trying again does not help.
+// SetupError means that a store, keyset or directory cannot be used as it is: the
+// keyset is another one, the schema is newer, a file is damaged. Retrying does not
+// help; a person has to fix it.
 type SetupError struct {
 	Err  error  // what is wrong
 	Hint string // what to do about it

@@ -2,87 +2,85 @@ package credstore
 
 import "time"
 
-// MaxLinkTTL is how long a connect link can be used at most: one that is never
-// used should not lie in a mailbox for years.
+// MaxLinkTTL is the maximum lifetime of a connect link: an unused link should not stay
+// valid in a mailbox for years.
 const MaxLinkTTL = 90 * 24 * time.Hour
 
-// LinkRequest is what a connect link is made of.
+// LinkRequest describes the connect link to open.
 type LinkRequest struct {
-	TTL       time.Duration // how long it can be used; above 0, at most MaxLinkTTL
+	TTL       time.Duration // of a new link; above 0, at most MaxLinkTTL
 	ReturnURL string        // where the browser goes at the end; empty: nowhere
-	// MinRemaining is how long a link that is there has to last for not making another.
+	// MinRemaining is how long an existing link must be valid to be returned.
 	MinRemaining time.Duration
-	// ReplaceExisting has a new link made, and ends all others of the connection.
+	// ReplaceExisting creates a new link, and ends all others of the connection.
 	ReplaceExisting bool
-	// AllowOtherCompany and AllowSharedCompany are passed on to what is done
-	// with the link; see [Replacement].
+	// AllowOtherCompany and AllowSharedCompany apply to the credential that comes by
+	// the link; see [Replacement].
 	AllowOtherCompany  bool
 	AllowSharedCompany bool
 }
 
-// Link is what a store knows of a connect link, but for its token.
+// Link is a connect link without its token.
 type Link struct {
 	ConnectionID string
 	CreatedAt    time.Time
 	ExpiresAt    time.Time
-	UsedAt       time.Time // zero while it is not used
+	UsedAt       time.Time // zero if it is not used
 
 	ReturnURL          string
 	AllowOtherCompany  bool
 	AllowSharedCompany bool
 }
 
-// ConsentTimeout is how long a person has at most to give consent. A connect link
-// may be spent for as long after it has expired by itself.
+// ConsentTimeout is how long a person has to give consent. A consent that began in time
+// may spend a connect link that long after the link has expired.
 const ConsentTimeout = 10 * time.Minute
 
-// A connection has at most MaxLinks connect links, those that cannot be used
-// any more included, and MaxConsents attempts to get consent; the oldest go.
+// A connection has at most MaxLinks connect links, used and expired ones included, and
+// MaxConsents attempts to give consent; the oldest are deleted.
 const (
 	MaxLinks    = 20
 	MaxConsents = 20
 )
 
-// Consent is what the callback has to know of an attempt to get consent, in
-// whichever process it lands.
+// Consent is what the callback must know about an attempt to give consent, in any
+// process.
 type Consent struct {
-	ConnectionID string // given by TakeConsent; BeginConsent takes it from Link
+	ConnectionID string // set by TakeConsent; BeginConsent takes it from Link
 	State        Secret // of the authorization request
 	Link         Secret // the token of the connect link
 	Verifier     Secret // of PKCE
-	Browser      []byte // a hash of what only the browser that began it holds
+	Browser      []byte // a hash of a secret that only the browser holds
 	RedirectURI  string
-	ExpiresAt    time.Time // zero, or later than ConsentTimeout from now: that
+	ExpiresAt    time.Time // zero, or later than ConsentTimeout from now: then
 }
 
-// Replacement is a new grant, or a new key, that takes the place of whatever
-// credential a connection has.
+// Replacement is a new grant or key that replaces any credential of a connection.
 type Replacement struct {
 	Credential NewCredential // of the connection's kind
 	ObtainedAt time.Time     // when the token request was sent; zero for a key
-	Scope      string        // empty: as before
-	// Company is whom the credential belongs to. Zero: that is not known, and a
-	// connection whose company was known is Unproven then.
+	Scope      string        // empty: unchanged
+	// Company is the owner of the credential. Zero: it is unknown, and a connection
+	// with a known company becomes CompanyUnverified.
 	Company Company
-	// CompanyUnverified has the connection be so: nobody could be asked.
+	// CompanyUnverified makes the connection CompanyUnverified in any case.
 	CompanyUnverified bool
-	LinkToken         Secret // spent with it; empty: no link is
-	// AllowOtherCompany lets the connection move to another company than it
-	// belonged to.
+	LinkToken         Secret // of the link to spend; empty: none
+	// AllowOtherCompany lets the connection move to another company.
 	AllowOtherCompany bool
-	// AllowSharedCompany lets it have a company that is bound to another
-	// connection of its kind.
+	// AllowSharedCompany lets it have a company that is bound to another connection of
+	// its kind.
 	AllowSharedCompany bool
 }
 
-// Summary says for the history what can be done with the link, and until when.
+// Summary describes for the history what the link permits, and until when.
 func (l Link) Summary() string {
-	text := "it can be used until " + l.ExpiresAt.Format(time.RFC3339)
+	text := "valid until " + l.ExpiresAt.Format(time.RFC3339)
 	if l.AllowOtherCompany {
-		text += ", also for another company than before"
+		text += ", also for another company"
 	}
 	if l.AllowSharedCompany {
-		text += ", also for a company that another connection has"
+		text += ", also for a company of another connection"
 	}
 	return text
 }

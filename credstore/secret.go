@@ -13,7 +13,7 @@ const redactedText = "[redacted]"
 
 // Secret holds a value that must not be seen: a token, a key, a client secret.
 // Every way of printing or encoding it gives "[redactedText]"; [Secret.Reveal] is
-// the only way out, and belongs where bytes leave for the wire or the seal.
+// the only way out, and belongs where bytes leave for the wire or are encrypted.
 //
 // The zero Secret holds the empty string. A Secret is immutable and may be
 // copied and used by several goroutines at once.

@@ -237,27 +237,26 @@ type Changes interface {
 // Lease is the right to change one credential.
 type Lease interface {
 	ConnectionID() string
-	// Fence is larger than that of every earlier lease on the credential under
-	// which anything was written.
+	// Fence is larger than that of every earlier lease on the credential under which
+	// anything was written.
 	Fence() int64
-	// Owner is the process that holds it.
+	// Owner names the process that holds the lease.
 	Owner() string
-	// Remaining is how long the lease still lasts if it is not renewed: a lease
-	// that ends only with its process says a large number.
+	// Remaining is how long the lease lasts if it is not renewed: a large number for a
+	// lease that ends only with its process.
 	Remaining() time.Duration
-	// Release gives the lease back. It does nothing the second time.
+	// Release ends the lease. It does nothing the second time.
 	Release() error
 }
 
-// Change tells of a connection that has changed.
+// Change reports that a connection has changed.
 type Change struct {
-	ID               string
-	RefreshRequested bool // an operator's request for a refresh of it is open
-	// DeliveriesPending says that events about it wait to be told; see [Outbox].
-	DeliveriesPending bool
+	ID                string
+	RefreshRequested  bool // an operator's request for a refresh is open
+	DeliveriesPending bool // the Outbox has deliveries about it
 }
 
-// NewConnection is what Create makes a connection of.
+// NewConnection describes a connection to create.
 type NewConnection struct {
 	Name           string
 	Kind           Kind
@@ -268,8 +267,8 @@ type NewConnection struct {
 	Credential     *NewCredential
 }
 
-// Validate finds what no store takes: a name or kind that cannot be, or a
-// credential that is not of the kind.
+// Validate returns an error about an invalid name or kind, or a credential that is not
+// of the kind.
 func (n NewConnection) Validate() error {
 	if !ValidName(n.Name) {
 		return errors.New("the name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit")
@@ -283,16 +282,16 @@ func (n NewConnection) Validate() error {
 	return n.Credential.Validate(n.Kind)
 }
 
-// NewCredential is the credential a connection starts with: a token pair for
-// kind oauth, an API key for the others.
+// NewCredential is a credential from outside of the store: a token pair for kind
+// oauth, an API key for the others.
 type NewCredential struct {
 	AccessToken  Secret
 	RefreshToken Secret
-	ExpiresAt    time.Time // of the access token or the key; zero when it has no known expiry
+	ExpiresAt    time.Time // of the access token or the key; zero if unknown
 	APIKey       Secret
 }
 
-// Validate finds a credential that is not of the kind.
+// Validate returns an error if the credential is not of the kind.
 func (c NewCredential) Validate(k Kind) error {
 	hasTokens := !c.AccessToken.IsZero() || !c.RefreshToken.IsZero()
 	if k.IsKey() && (c.APIKey.IsZero() || hasTokens) {
@@ -304,7 +303,7 @@ func (c NewCredential) Validate(k Kind) error {
 	return nil
 }
 
-// Company is what introspection says about whom a credential belongs to.
+// Company is the owner of a credential, according to introspection.
 type Company struct {
 	ID      string // a UUID; empty for an organisation's credential
 	Name    string
@@ -314,8 +313,8 @@ type Company struct {
 // IsZero reports whether nothing is known about the company.
 func (c Company) IsZero() bool { return c.ID == "" && c.Subject == "" }
 
-// Same reports whether both are known to be the same. The case of ids does not
-// matter (RFC 9562 section 4); an organisation is known by its subject only.
+// Same reports whether both are known to be the same. The case of ids is ignored
+// (RFC 9562 section 4); an organisation is identified by its subject only.
 func (c Company) Same(other Company) bool {
 	if c.ID != "" || other.ID != "" {
 		return strings.EqualFold(c.ID, other.ID)
@@ -323,27 +322,19 @@ func (c Company) Same(other Company) bool {
 	return c.Subject != "" && c.Subject == other.Subject
 }
 
-// displayName is how messages name the company.
+// displayName returns the company for messages.
 func (c Company) displayName() string { return strconv.Quote(cmp.Or(c.Name, c.ID, c.Subject)) }
-
-// RefreshFailure is an answered or lost refresh that did not condemn the connection.
-type RefreshFailure struct {
-	Failure    Failure
-	Reason     string    // of status degraded
-	RetryAt    time.Time // when to try again
-	Unexpected bool      // an answer that no rule names
-}
 
 // Query selects a page of connections.
 type Query struct {
 	Limit  int    // 1 to 200; 0 means 50
-	Cursor string // Page.Next of the page before; empty for the first
+	Cursor string // Page.Next of the previous page; empty for the first
 	Status Status // empty: any
 	Kind   Kind   // empty: any
 	Reason string // of the status; empty: any
-	Search string // part of the name, tenant or company, without regard to case
-	// KeyExpiresBefore selects the connections in use whose API key ends before it and
-	// has none staged that goes on; zero: any.
+	Search string // part of the name, tenant or company, case-insensitive
+	// KeyExpiresBefore selects the connections in use whose API key expires before it,
+	// without a staged key that expires later; zero: any.
 	KeyExpiresBefore time.Time
 }
 
@@ -353,7 +344,7 @@ type Page struct {
 	Next        string // the cursor of the next page; empty on the last
 }
 
-// Group is what connections are counted by.
+// Group is a set of connections that are counted together.
 type Group struct {
 	Kind   Kind
 	Status Status

@@ -66,8 +66,8 @@ func testLinks(t *testing.T, data Data) {
 		ReturnURL: request.ReturnURL, AllowOtherCompany: true, AllowSharedCompany: true,
 	}
 	wantSame(t, "OpenLink", l, want)
-	wantSame(t, "the message of the event", history(t, s, c.ID)[1].Message, "it can be used until "+l.ExpiresAt.Format(time.RFC3339)+
-		", also for another company than before, also for a company that another connection has")
+	wantSame(t, "the message of the event", history(t, s, c.ID)[1].Message, "valid until "+l.ExpiresAt.Format(time.RFC3339)+
+		", also for another company, also for a company of another connection")
 	if bits, err := base64.RawURLEncoding.DecodeString(token.Reveal()); err == nil && len(bits) < 32 || time.Since(l.CreatedAt).Abs() > time.Minute {
 		t.Errorf("the token has %d bytes, created %v, want 32 bytes, created now", len(bits), l.CreatedAt)
 	}

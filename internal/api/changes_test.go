@@ -156,8 +156,8 @@ func TestBodiesAreStrict(t *testing.T) {
 		{"cut off in a value", create, `{"name":"a`, "The input is not a single JSON object."},
 		{"no kind", create, `{"name":"a"}`, `Unknown kind "": use oauth, integrated_key or standalone_key.`},
 		{"no name", create, `{"kind":"oauth"}`, "The name must have 1 to 128 letters, digits or . _ ~ : -, the first a letter or a digit."},
-		{"unpaired surrogate in tenant", create, `{"name":"a","kind":"oauth","external_tenant":"Caf\ud83d"}`, "The external tenant is not usable: it holds half a character, or U+FFFD, which stands for a lost one."},
-		{"long tenant", create, `{"name":"a","kind":"oauth","external_tenant":"` + strings.Repeat("x", 257) + `"}`, "The external tenant is not usable: it takes up to 256 bytes without control characters."},
+		{"unpaired surrogate in tenant", create, `{"name":"a","kind":"oauth","external_tenant":"Caf\ud83d"}`, "The external tenant must not have invalid UTF-8 or the replacement character U+FFFD."},
+		{"long tenant", create, `{"name":"a","kind":"oauth","external_tenant":"` + strings.Repeat("x", 257) + `"}`, "The external tenant must have at most 256 bytes and no control characters."},
 		{"key with a line break", key, `{"api_key":"` + managetest.CanaryKey + `\n"}`, "The token or key contains spaces, control characters or characters that are not ASCII, so it cannot be one of Pleo's."},
 		{"number for a key", key, `{"api_key":123}`, "The field api_key must be a string."},
 	} {

@@ -55,7 +55,7 @@ func TestMistakesInConnections(t *testing.T) {
 		{"refresh token", minimal + "connections:\n  - {name: a, kind: standalone_key, api_key: k, refresh_token: canary}\n",
 			[]string{"c.yaml:3: connections[0].refresh_token: unknown key"}},
 		{"tenant with a line break", minimal + "connections:\n  - {name: a, kind: standalone_key, api_key: k, external_tenant: \"b\\nc\"}\n",
-			[]string{`c.yaml:3: connections[0].external_tenant: the external tenant is not usable: it takes up to 256 bytes without control characters (it is "b\nc")`}},
+			[]string{`c.yaml:3: connections[0].external_tenant: the external tenant must have at most 256 bytes and no control characters (it is "b\nc")`}},
 		{"memory without connections", minimal + "store: {driver: memory}\n",
 			[]string{"c.yaml:2: store.driver: is memory, which is for connections in the configuration; add one under connections, or use sqlite"}},
 		{"memory with OAuth and a path", minimal + "store: {driver: memory, path: /p}\noauth: {client_id: c, client_secret: s}\nconnections: [{name: a, kind: standalone_key, api_key: k}]\n", []string{
