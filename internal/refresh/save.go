@@ -63,11 +63,12 @@ func (s *saver) complete(p obtained) (saved bool, err error) {
 	attempt := s.trySave(p)
 	var (
 		first    = time.After(spoolDelay)
-		written  <-chan error     // while the spool is being written
 		retry    <-chan time.Time // between two attempts; another pair that is saved ends it too
 		wake     <-chan struct{}
-		failures int
+		written  <-chan error // while the spool is being written
+		toSpool  bool         // the pair must be written to the spool
 		spooled  bool
+		failures int
 		handOut  = sync.OnceFunc(func() { s.handOut(p) })
 	)
 	for {
@@ -75,22 +76,20 @@ func (s *saver) complete(p obtained) (saved bool, err error) {
 		if spooled && retry != nil {
 			giveUp = s.life.ctx.Done()
 		}
+		if toSpool && !spooled && written == nil {
+			toSpool, written = false, writeSpool(p)
+		}
 		select {
 		case r := <-attempt:
 			if !r.undecided() {
 				return s.finish(p, r, written)
 			}
-			failures++
 			s.metrics.storeErrors.Inc()
 			s.cache.logger(p.entry).Error("saving a new token pair failed; retrying", zap.Bool("spooled", spooled), zap.Error(r.err))
-			if !spooled && written == nil {
-				written = writeSpool(p)
-			}
-			retry, wake = time.After(s.retryDelay(failures)), s.stored.Wait()
+			failures++
+			toSpool, retry, wake = true, time.After(s.retryDelay(failures)), s.stored.Wait()
 		case <-first:
-			if !spooled && written == nil {
-				written = writeSpool(p)
-			}
+			toSpool = true
 		case err := <-written:
 			written, spooled = nil, err == nil
 			if err != nil {
@@ -111,7 +110,7 @@ func (s *saver) complete(p obtained) (saved bool, err error) {
 }
 
 // retryDelay is the delay after that many failures. Pairs that wait for the store
-// are tried at different times; the first to succeed wakes the others.
+// are tried at different times; the first to be saved wakes the others.
 func (s *saver) retryDelay(failures int) time.Duration {
 	delay := min(minSaveRetryDelay<<min(failures-1, 8), maxSaveRetryDelay)
 	return delay/2 + s.Jitter(delay/2)
@@ -146,7 +145,7 @@ func (s *saver) finish(p obtained, r saveResult, written <-chan error) (saved bo
 		p.flight.land(nil)
 	}
 	if written != nil {
-		<-written
+		<-written //nolint:errcheck // the store has the pair, or a newer one
 	}
 	if r.err != nil {
 		s.metrics.count(resultSuperseded, p.flight.purpose.reason)
