@@ -107,7 +107,7 @@ func newManager(cfg *config.Config, in *setup.Inputs, v *setup.OpenedStore, api 
 		log.Info("oauth.client_id is not set: only API keys can be used")
 		return refresh.New(c)
 	}
-	if err := checkSpoolKeys(cfg, v.Keyset); err != nil {
+	if err := checkSpoolKeys(cfg.Store.SpoolDir, v.Keyset); err != nil {
 		return nil, err
 	}
 	records, err := spool.Open(cfg.Store.SpoolDir, v.Keyset)

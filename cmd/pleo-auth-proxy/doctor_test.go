@@ -188,7 +188,7 @@ func keysetCases() []doctorCase {
 	return []doctorCase{
 		{
 			"no keyset", setUp(func(w *env) { w.fill(1); must(w, os.Remove(w.keysetFile())) }),
-			"store", doctor.Error, "store.db", "but not the keyset", "put the keyset back from its backup", exitUsage,
+			"store", doctor.Error, "store.db", "but not its keyset", "put the keyset back from its backup", exitUsage,
 		},
 		{
 			"a damaged keyset", setUp(func(w *env) { w.fill(1); must(w, os.WriteFile(w.keysetFile(), []byte("{"), 0o600)) }),

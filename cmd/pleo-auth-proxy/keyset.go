@@ -280,15 +280,15 @@ func otherOrNamed(keys []keyset.Key, args []string) (keyset.Key, error) {
 	}
 	switch len(others) {
 	case 0:
-		return keyset.Key{}, errors.New("there is no key beside the primary one, which cannot be retired")
+		return keyset.Key{}, errors.New("the primary key is the only one, and cannot be retired")
 	case 1:
 		return others[0], nil
 	}
-	return keyset.Key{}, fmt.Errorf("there are %d keys beside the primary one; name the one that you mean, see keyset status", len(others))
+	return keyset.Key{}, fmt.Errorf("there are %d keys besides the primary one; name one of them, see keyset status", len(others))
 }
 
-// keyNamed returns the key whose fingerprint begins with the name. Its errors do
-// not repeat the name: somebody may have given key material.
+// keyNamed returns the key whose fingerprint begins with the name. Its errors do not
+// repeat the name, which may be key material by mistake.
 func keyNamed(keys []keyset.Key, name string) (keyset.Key, error) {
 	var found []keyset.Key
 	for _, key := range keys {
@@ -302,7 +302,7 @@ func keyNamed(keys []keyset.Key, name string) (keyset.Key, error) {
 	case 1:
 		return found[0], nil
 	}
-	return keyset.Key{}, fmt.Errorf("the fingerprints of %d keys begin like this; give more of it", len(found))
+	return keyset.Key{}, fmt.Errorf("the fingerprints of %d keys begin with this; give more of it", len(found))
 }
 
 // checkUnused returns an error if anything needs the key, now or later.

@@ -15,7 +15,7 @@ import (
 func newLogger(w io.Writer, cfg config.Log) *zap.Logger {
 	level, err := zapcore.ParseLevel(cfg.Level)
 	if err != nil {
-		level = zapcore.InfoLevel // Config has checked the level
+		level = zapcore.InfoLevel // config has checked the level
 	}
 	shape := zapcore.EncoderConfig{
 		TimeKey:        "time",

@@ -25,12 +25,12 @@ func main() {
 	os.Exit(p.Run(context.Background(), os.Args[1:]))
 }
 
-// discardStandardLog discards what packages write to the standard library's logger, since
-// nothing of ours does. net/http quotes there what an API has sent unasked, such as
-// the rest of an answer that is longer than it says: data of customers.
-func discardStandardLog() { log.SetOutput(io.Discard) } //nolint:forbidigo // this is how nobody writes to it
+// discardStandardLog discards what packages write to the standard library's logger,
+// which we do not use. net/http quotes unsolicited data of a server there, such as
+// the rest of a response that is longer than it says: data of customers.
+func discardStandardLog() { log.SetOutput(io.Discard) } //nolint:forbidigo // nothing may write to it
 
-// disableCoreDumps has the kernel write no core file of this process, whose memory
-// holds tokens and keys, whatever GOTRACEBACK asks for. Where that is forbidden
-// the limit that the process was given holds.
+// disableCoreDumps prevents core files of this process, whose memory has tokens and
+// keys, whatever GOTRACEBACK says. If the system does not allow it, the limit of the
+// process stays.
 func disableCoreDumps() { _ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }

@@ -85,13 +85,13 @@ func openOrCreateStore(ctx context.Context, p *program) (*config.Config, *setup.
 	return cfg, v, nil
 }
 
-// loadStoreConfig loads the configuration for a command that works on the store itself.
+// loadStoreConfig loads the configuration for a command that uses the store itself.
 func loadStoreConfig(p *program) (*config.Config, error) {
 	cfg, err := p.loadConfig()
 	if err == nil && cfg.Store.Driver == config.DriverMemory {
 		return nil, &credstore.SetupError{
-			Err:  errors.New("with store.driver memory the store is in the server, where no other program can look"),
-			Hint: "ask the server: GET /api/v1/connections on its admin listener",
+			Err:  errors.New("with store.driver memory, only the server can use the store"),
+			Hint: "use the server's API: GET /api/v1/connections on its admin listener",
 		}
 	}
 	return cfg, err

@@ -17,32 +17,33 @@ import (
 )
 
 const (
-	// keysetCheckInterval is how often a server looks for a new primary key; the look
-	// is a stat of the keyset file and two reads of the store, by their keys.
+	// keysetCheckInterval is how often a server looks for a new primary key. Each time
+	// it stats the keyset file and reads two rows of the store.
 	keysetCheckInterval = 500 * time.Millisecond
-	// storeIdleInterval is how often it reads a store that others share, while the file
-	// stays as it is: whoever changes the file moves the store.
+	// storeIdleInterval is how often it reads a shared store while the file is
+	// unchanged: a process that changes its own file also changes the store.
 	storeIdleInterval = 5 * time.Minute
-	// undecryptableRetryDelay is how often records that did not open are tried again.
+	// undecryptableRetryDelay is when records that could not be decrypted are tried
+	// again.
 	undecryptableRetryDelay = time.Hour
-	// reencryptPauseFactor is how many times as long as it has worked re-sealing pauses:
-	// the rest of the time belongs to the requests.
+	// reencryptPauseFactor is the length of a pause of re-encryption, as a multiple of
+	// the work before it. The rest of the time belongs to requests.
 	reencryptPauseFactor = 4
-	minReencryptPause    = 10 * time.Millisecond // the shortest
+	minReencryptPause    = 10 * time.Millisecond
 )
 
-// keysetRotation keeps the store sealed under the primary key of the keyset file,
-// whoever changes the file.
+// rotation keeps the store encrypted under the primary key of the keyset file, which
+// any process may change.
 type rotation struct {
 	keyset       *keyset.Keyset
 	store        *sqlstore.Store
 	log          *zap.Logger
-	idleInterval time.Duration // how long the store is not read while the file stays as it is
+	idleInterval time.Duration // how long the store is not read while the file is unchanged
 
-	key         string    // the primary key when the store was read last
-	nextRead    time.Time // when it is read again although nothing has changed
-	loggedError string    // what was wrong at the latest look, so that it is logged once
-	retryAt     time.Time // not before this are unopened records tried again
+	key         string    // the primary key when the store was last read
+	nextRead    time.Time // when it is read again even if nothing has changed
+	loggedError string    // the last error, so that it is logged once
+	retryAt     time.Time // when undecryptable records are tried again
 }
 
 func newRotation(cfg *config.Config, v *setup.OpenedStore, log *zap.Logger) *rotation {
@@ -53,7 +54,7 @@ func newRotation(cfg *config.Config, v *setup.OpenedStore, log *zap.Logger) *rot
 	return r
 }
 
-// run looks again and again until ctx ends.
+// run follows the keyset until ctx ends.
 func (r *rotation) run(ctx context.Context) {
 	ticker := time.NewTicker(keysetCheckInterval)
 	defer ticker.Stop()
@@ -71,8 +72,8 @@ func (r *rotation) run(ctx context.Context) {
 	}
 }
 
-// warnAtStartup logs what is wrong, once. That the store is away others say, who need
-// it more.
+// logChange logs an error once, and its end. It does not log that the store is
+// unavailable: others do.
 func (r *rotation) logChange(err error) {
 	if errors.Is(err, credstore.ErrUnavailable) {
 		return
@@ -82,47 +83,48 @@ func (r *rotation) logChange(err error) {
 		text = err.Error()
 	}
 	if text != "" && text != r.loggedError {
-		r.log.Error("the keyset cannot be followed; sealing goes on under the keys that were read before", zap.Error(err))
+		r.log.Error("cannot follow the keyset; encrypting under the keys that were read before", zap.Error(err))
 	}
 	if text == "" && r.loggedError != "" {
-		r.log.Info("the keyset can be followed again")
+		r.log.Info("following the keyset again")
 	}
 	r.loggedError = text
 }
 
-// reload moves the store to the primary key, and its records after it.
+// followKeyset moves the store to the primary key, and then its records.
 func (r *rotation) followKeyset(ctx context.Context) error {
 	changed, err := r.keyset.Reload()
 	if err != nil {
 		return fmt.Errorf("reading the keyset file again: %w", err)
 	}
+	primary := r.keyset.Fingerprint()
 	if changed {
-		r.log.Info("the keyset has changed", zap.String("primary", r.keyset.Fingerprint()), zap.Int("keys", len(r.keyset.Keys())))
+		r.log.Info("the keyset has changed", zap.String("primary", primary), zap.Int("keys", len(r.keyset.Keys())))
 	}
-	if r.keyset.Fingerprint() == r.key && time.Now().Before(r.nextRead) {
+	if primary == r.key && time.Now().Before(r.nextRead) {
 		return nil
 	}
-	found, err := r.store.Keys.Rotate(ctx, false)
+	result, err := r.store.Keys.Rotate(ctx, false)
 	if err != nil {
 		return err
 	}
-	switch found {
+	switch result {
 	case sqlstore.RotationDone:
-		r.log.Info("sealing under another key from now on", zap.String("key", r.keyset.Fingerprint()))
+		r.log.Info("encrypting under another key from now on", zap.String("key", primary))
 	case sqlstore.RotationBehind:
-		return fmt.Errorf("the primary key %s was replaced by another one before: promote that one in this keyset file too", r.keyset.Fingerprint())
+		return fmt.Errorf("another key replaced the primary key %s before: promote that key in this keyset file too", primary)
 	case sqlstore.RotationKeyMissing:
-		return fmt.Errorf("the keyset file does not hold the key that the store is sealed under; put it back, or the store does not open at the next start")
+		return errors.New("the keyset file lacks the key that the store is encrypted under; put it back, or the store cannot be opened at the next start")
 	case sqlstore.RotationCurrent:
 	}
 	if err := r.reencrypt(ctx); err != nil {
 		return err
 	}
-	r.key, r.nextRead = r.keyset.Fingerprint(), time.Now().Add(r.idleInterval)
+	r.key, r.nextRead = primary, time.Now().Add(r.idleInterval)
 	return nil
 }
 
-// reencrypt seals records anew if any are under another key than the store's.
+// reencrypt re-encrypts records that are under another key than the store's.
 func (r *rotation) reencrypt(ctx context.Context) error {
 	done, err := r.store.Keys.Reencrypted(ctx)
 	if err != nil || done || time.Now().Before(r.retryAt) {
@@ -130,47 +132,45 @@ func (r *rotation) reencrypt(ctx context.Context) error {
 	}
 	result, err := r.store.Keys.Reencrypt(ctx, pauseReencryption)
 	if result.Records > 0 {
-		r.log.Info("sealed records anew under the new key", zap.Int("records", result.Records), zap.Bool("all", err == nil && result.Undecryptable == 0))
+		r.log.Info("re-encrypted records under the new key", zap.Int("records", result.Records), zap.Bool("all", err == nil && result.Undecryptable == 0))
 	}
 	if err != nil {
 		return err
 	}
 	if result.Undecryptable > 0 {
 		r.retryAt = time.Now().Add(undecryptableRetryDelay)
-		r.log.Error("records do not open, and stay under their old key: they are damaged, or the key was taken out of the keyset too early",
+		r.log.Error("cannot decrypt records; they stay under their old key: they are damaged, or the key was removed from the keyset too early",
 			zap.Int("records", result.Undecryptable))
 	}
 	return nil
 }
 
-// pauseReencryption lets others at the store.
+// pauseReencryption lets others use the store.
 func pauseReencryption(ctx context.Context, took time.Duration) error {
-	timer := time.NewTimer(max(reencryptPauseFactor*took, minReencryptPause))
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-timer.C:
+	case <-time.After(max(reencryptPauseFactor*took, minReencryptPause)):
 		return nil
 	}
 }
 
-// checkSpoolKeys refuses to start with a keyset that lacks the key of a token pair
-// in the spool: the pair would pass for one that was never received, and its
-// parent, which is spent, be presented.
-func checkSpoolKeys(cfg *config.Config, keyset *keyset.Keyset) error {
-	pairs, err := spool.Keys(cfg.Store.SpoolDir)
+// checkSpoolKeys returns a *[credstore.SetupError] if the keyset lacks the key of a
+// token pair in the spool. The server would otherwise treat the pair as never
+// received, and send its parent, which has been used.
+func checkSpoolKeys(dir string, keys *keyset.Keyset) error {
+	pairs, err := spool.Keys(dir)
 	if err != nil {
 		return err
 	}
-	for _, key := range keyset.Keys() {
+	for _, key := range keys.Keys() {
 		delete(pairs, key.ID)
 	}
 	if len(pairs) == 0 {
 		return nil
 	}
 	return &credstore.SetupError{
-		Err:  fmt.Errorf("the spool %s holds token pairs that are sealed under a key that the keyset does not hold", cfg.Store.SpoolDir),
-		Hint: "put the key back into the keyset, from its backup if need be; the pairs are the only copies of new tokens",
+		Err:  fmt.Errorf("the spool %s has token pairs that are encrypted under a key that is not in the keyset", dir),
+		Hint: "put the key back into the keyset, from its backup if necessary; the pairs are the only copies of new tokens",
 	}
 }

@@ -127,7 +127,7 @@ func TestServerFollowsTheKeyset(t *testing.T) {
 	if code := p.stop(); code != exitDone {
 		t.Errorf("the server exits %d, want 0:\n%s", code, p.log)
 	}
-	for _, want := range []string{"the keyset has changed", "sealing under another key from now on", "sealed records anew"} {
+	for _, want := range []string{"the keyset has changed", "encrypting under another key from now on", "re-encrypted records"} {
 		if !strings.Contains(p.log.String(), want) {
 			t.Errorf("the log does not say %q:\n%s", want, p.log)
 		}
@@ -167,12 +167,12 @@ func TestServerReportsMissingKeyset(t *testing.T) {
 	if err := os.Remove(w.keysetFile()); err != nil {
 		t.Fatal(err)
 	}
-	p.waitForLog("the keyset cannot be followed")
+	p.waitForLog("cannot follow the keyset")
 	if a, err := p.get(client(t), "c000", "/v2/employees"); err != nil || a.status != http.StatusOK {
 		t.Errorf("a request without the keyset file = %d, %v, want 200", a.status, err)
 	}
 	w.write(filepath.Join("data", config.KeysetFileName), string(whole))
-	p.waitForLog("the keyset can be followed again")
+	p.waitForLog("following the keyset again")
 }
 
 // waitForLog waits until the process has logged the words.
@@ -221,7 +221,7 @@ func TestRetireFailsForSpooledPair(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, stderr = w.run("", "serve")
-	if code != exitUsage || !strings.Contains(stderr, "sealed under a key that the keyset does not hold") {
+	if code != exitUsage || !strings.Contains(stderr, "encrypted under a key that is not in the keyset") {
 		t.Errorf("serve without the key of a spooled pair exits %d, want 2 and why:\n%s", code, stderr)
 	}
 	w.write(filepath.Join("data", config.KeysetFileName), string(whole))
@@ -390,7 +390,7 @@ func TestServerKilledDuringReencryption(t *testing.T) {
 		if _, err := keyset.Promote(w.keysetFile(), key.Fingerprint); err != nil {
 			t.Fatal(err)
 		}
-		p.waitForLog("sealing under another key from now on")
+		p.waitForLog("encrypting under another key from now on")
 		time.Sleep(rand.N(100 * time.Millisecond)) // lands somewhere in the work
 		p.kill()
 		w.wantAllOpen(connections)

@@ -23,7 +23,9 @@ import (
 func newStoreCommand(p *program) *cobra.Command {
 	cmd := newCommandGroup(&cobra.Command{
 		Use:   "store",
-		Short: "Backs the store up, and takes a restored one into use",
+		Short: "Back up the store, or accept a restored one",
+		Example: `  pleo-auth-proxy store backup store-backup.db
+  pleo-auth-proxy store accept-restore`,
 	})
 	cmd.AddCommand(newStoreBackupCommand(p), newStoreAcceptRestoreCommand(p), newStoreRestampCommand(p))
 	return cmd
@@ -32,40 +34,42 @@ func newStoreCommand(p *program) *cobra.Command {
 func newStoreBackupCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE",
-		Short: "Copies the store to a new file, beside a running server",
-		Long: `Copies the store, as it is at this moment, to a new file that only its owner can
-read. Servers may go on meanwhile. An existing file is left alone. FILE can be -,
-for standard output; the copy is then made in the directory for temporary files.
+		Short: "Copy the store to a new file, also while a server is running",
+		Long: `Copy the store, as it is at this moment, to a new file that only its owner can
+read. Servers may keep running. An existing file is left unchanged. FILE can be -
+for standard output; the copy then goes through the directory for temporary files.
 
-The copy opens with the same keyset, which should be backed up elsewhere. It is
-for disasters: what is restored from it holds refresh tokens that have been spent
-since, so that connections refreshed after the backup may need a new consent.`,
+The copy needs the same keyset, which you should back up elsewhere. It is for
+disasters: it has refresh tokens that are used after the backup, so connections
+that were refreshed since may need a new consent after a restore.`,
+		Example: `  pleo-auth-proxy store backup store-backup.db
+  pleo-auth-proxy store backup - > store-backup.db`,
 		Args: exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] == "-" && p.asJSON {
-				return &usageError{command: cmd.CommandPath(), err: errors.New("standard output has room for the store or for JSON, not for both")}
+				return &usageError{command: cmd.CommandPath(), err: errors.New("standard output cannot have both the store and JSON")}
 			}
-			_, v, err := openExisting(cmd.Context(), p)
-			if err != nil {
-				return err
-			}
-			return errors.Join(backup(cmd.Context(), p, v, args[0]), v.Store.Close())
+			return withStore(cmd.Context(), p, func(_ *config.Config, v *setup.OpenedStore) error {
+				return backup(cmd.Context(), p, v, args[0])
+			})
 		},
 	}
 }
 
-// backupResult is what store backup prints.
+// backupResult is what store backup prints with --json.
 type backupResult struct {
 	File string   `json:"file"`
-	Keys []string `json:"keys"` // fingerprints of the keys that it opens with
+	Keys []string `json:"keys"` // fingerprints of the keys that decrypt it
 }
 
 func backup(ctx context.Context, p *program, v *setup.OpenedStore, path string) error {
-	name, copyTo := path, v.Store.Backup
+	name, err := path, error(nil)
 	if path == "-" {
-		name, copyTo = "standard output", func(ctx context.Context, _ string) error { return backupToOutput(ctx, p, v.Store) }
+		name, err = "standard output", backupToOutput(ctx, p.stdout, v.Store)
+	} else {
+		err = v.Store.Backup(ctx, path)
 	}
-	if err := copyTo(ctx, path); err != nil {
+	if err != nil {
 		return err
 	}
 	use, err := v.Store.Keys.Usage(ctx)
@@ -78,32 +82,32 @@ func backup(ctx context.Context, p *program, v *setup.OpenedStore, path string) 
 			result.Keys = append(result.Keys, key.Fingerprint)
 		}
 	}
-	p.notef("backed up the store to %s; it opens with the keys %v", name, result.Keys)
+	p.notef("backed up the store to %s; it needs the keys %v", name, result.Keys)
 	if p.asJSON {
 		return p.printJSON(result)
 	}
 	return nil
 }
 
-// backupToOutput writes a copy of the store to standard output, for images out of
-// which nothing copies files. A database is not written from start to end, so it
-// goes by way of a file.
-func backupToOutput(ctx context.Context, p *program, store *sqlstore.Store) (err error) {
+// backupToOutput writes a copy of the store to out, for container images from which
+// no file can be copied. A database is not written from start to end, so the copy
+// is a file first.
+func backupToOutput(ctx context.Context, out io.Writer, store *sqlstore.Store) (err error) {
 	dir, err := os.MkdirTemp("", "pleo-auth-proxy-backup-*")
 	if err != nil {
-		return fmt.Errorf("making room for the copy: %w", err)
+		return fmt.Errorf("creating a directory for the copy: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	path := filepath.Join(dir, "store.db")
 	if err := store.Backup(ctx, path); err != nil {
 		return err
 	}
-	f, err := os.Open(path) //nolint:gosec // G304: we have just made it
+	f, err := os.Open(path) //nolint:gosec // G304: this function has created it
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := io.Copy(p.stdout, f); err != nil {
+	if _, err := io.Copy(out, f); err != nil {
 		return fmt.Errorf("writing the copy: %w", err)
 	}
 	return nil
@@ -112,64 +116,60 @@ func backupToOutput(ctx context.Context, p *program, store *sqlstore.Store) (err
 func newStoreAcceptRestoreCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "accept-restore",
-		Short: "Takes a store that was restored from a backup into use",
-		Long: `Takes a store that is older than its high-water mark into use. Until then servers serve
-the tokens that are valid still, and present no refresh token, since one that was
-spent after the backup would end its grant.
+		Short: "Accept a store that was restored from a backup",
+		Long: `Accept a store that is older than its high-water mark. Until then, servers use the
+access tokens that are still valid, and send no refresh token: one that was used
+after the backup would end its grant.
 
-Afterwards each refresh token of the store is asked about at the authorization
-server before it is presented; connections whose token is spent need a new
-consent. Before you accept, look for the newer store: nothing is lost if it can
-be found.`,
-		Args: exactArgs(),
+Afterwards, each refresh token in the store is introspected before it is sent;
+connections whose token has been used need a new consent. Before you accept, look
+for the newer store: nothing is lost if you can find it.`,
+		Example: `  pleo-auth-proxy store accept-restore`,
+		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, v, err := openExisting(cmd.Context(), p)
-			if err != nil {
-				return err
-			}
-			return errors.Join(acceptRestore(cmd.Context(), p, cfg, v.Store.Store), v.Store.Close())
+			return withStore(cmd.Context(), p, func(cfg *config.Config, v *setup.OpenedStore) error {
+				if err := acceptStore(cmd.Context(), cfg.Store.SpoolDir, v.Store.Changes); err != nil {
+					return err
+				}
+				location := setup.StoreLocation(cfg)
+				p.notef("accepted the store %s; a running server continues with it within seconds", location)
+				if !p.asJSON {
+					return nil
+				}
+				return p.printJSON(acceptResult{Store: location, AcceptedAt: time.Now().UTC().Truncate(time.Second)})
+			})
 		},
 	}
 }
 
-// acceptResult is what store accept-restore prints.
+// acceptResult is what store accept-restore prints with --json.
 type acceptResult struct {
-	Store      string    `json:"store"` // path, or where else it is
+	Store      string    `json:"store"` // its path, or where else it is
 	AcceptedAt time.Time `json:"accepted_at"`
 }
 
-func acceptRestore(ctx context.Context, p *program, cfg *config.Config, store credstore.Store) error {
-	if err := acceptStore(ctx, cfg, store); err != nil {
-		return err
-	}
-	p.notef("accepted the store %s; a running server goes on with it within seconds", setup.StoreLocation(cfg))
-	if p.asJSON {
-		return p.printJSON(acceptResult{Store: setup.StoreLocation(cfg), AcceptedAt: time.Now().UTC().Truncate(time.Second)})
-	}
-	return nil
-}
-
-// acceptStore has each refresh token that the store holds now asked about before it
-// is presented.
-func acceptStore(ctx context.Context, cfg *config.Config, store credstore.Store) error {
-	if err := durable.MkdirAll(cfg.Store.SpoolDir); err != nil {
+// acceptStore makes servers introspect each refresh token that the store has now
+// before they send it.
+func acceptStore(ctx context.Context, spoolDir string, changes credstore.Changes) error {
+	if err := durable.MkdirAll(spoolDir); err != nil {
 		return fmt.Errorf("creating the spool directory: %w", err)
 	}
-	return rollback.MarkIn(cfg.Store.SpoolDir).Accept(ctx, store.Changes, time.Now())
+	return rollback.MarkIn(spoolDir).Accept(ctx, changes, time.Now())
 }
 
 func newStoreRestampCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restamp",
-		Short: "Makes the store one for the configured environment and client",
-		Long: `A store remembers the environment, the authorization server and the OAuth client
-that it was made for, and refuses others. This makes it remember those of the
-configuration instead. Stop every server that uses the store first.
+		Short: "Bind the store to the configured environment and client",
+		Long: `Bind the store to the configured environment, authorization server and OAuth
+client. A store is bound to those that it was created for, and cannot be opened
+for others. Stop every server that uses the store first.
 
-Credentials stay as they are. A refresh token belongs to the client that it was
-issued to: presented by another one it is refused. Each is asked about at the
-authorization server before it is presented.`,
-		Args: exactArgs(),
+Credentials stay unchanged. A refresh token belongs to the client that it was
+issued to, and is rejected for another one. Each token is introspected before it is
+sent.`,
+		Example: `  pleo-auth-proxy store restamp`,
+		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadStoreConfig(p)
 			if err != nil {
@@ -180,27 +180,30 @@ authorization server before it is presented.`,
 	}
 }
 
-// stampResult is what store restamp prints of a stamp.
-type stampResult struct {
+// binding is what store restamp prints of a binding with --json.
+type binding struct {
 	Environment string `json:"environment"`
 	AuthURL     string `json:"auth_url"`
 	ClientID    string `json:"client_id"`
+}
+
+func (b binding) String() string {
+	return fmt.Sprintf("%s, %s, client %q", b.Environment, b.AuthURL, b.ClientID)
 }
 
 func restamp(ctx context.Context, p *program, cfg *config.Config) error {
 	if err := errors.Join(setup.CheckStoreExists(ctx, cfg), setup.CheckKeysetNotLost(ctx, cfg)); err != nil {
 		return err
 	}
-	keyset, err := keyset.Open(cfg.Store.KeysetFile)
+	keys, err := keyset.Open(cfg.Store.KeysetFile)
 	if err != nil {
 		return err
 	}
-	log := p.logger()
-	c, err := setup.StoreConfig(cfg, keyset, log)
+	c, err := setup.StoreConfig(cfg, keys, p.logger())
 	if err != nil {
 		return err
 	}
-	before, err := sqlstore.Rebind(ctx, c)
+	rebound, err := sqlstore.Rebind(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -208,13 +211,13 @@ func restamp(ctx context.Context, p *program, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(acceptStore(ctx, cfg, store.Store), store.Close()); err != nil {
+	if err := errors.Join(acceptStore(ctx, cfg.Store.SpoolDir, store.Changes), store.Close()); err != nil {
 		return err
 	}
-	p.notef("the store was made for %s, %s, client %q; it is now for %s, %s, client %q",
-		before.Environment, before.AuthURL, before.ClientID, c.Binding.Environment, c.Binding.AuthURL, c.Binding.ClientID)
+	before, after := binding(rebound), binding(c.Binding)
+	p.notef("the store was bound to %v; it is now bound to %v", before, after)
 	if p.asJSON {
-		return p.printJSON(map[string]stampResult{"before": stampResult(before), "after": stampResult(c.Binding)})
+		return p.printJSON(map[string]binding{"before": before, "after": after})
 	}
 	return nil
 }

@@ -209,7 +209,7 @@ func readACMERoots(cfg *config.Config) (*x509.CertPool, error) {
 
 const maxLogoSize = 512 << 10
 
-// readLogo returns nil where there is none to show.
+// readLogo returns nil if there is none.
 func readLogo(cfg *config.Config) ([]byte, error) {
 	path := cfg.Connect.Branding.LogoFile
 	if path == "" {
@@ -230,7 +230,7 @@ func readLimited(path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }() // dash was written to it
+	defer func() { _ = f.Close() }() // nothing was written
 	content, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(content)) > limit {
 		err = fmt.Errorf("%s has more than %d bytes", path, limit)
@@ -238,10 +238,10 @@ func readLimited(path string, limit int64) ([]byte, error) {
 	return content, err
 }
 
-// secretFile returns a function that gives the secret of r and logs when its
-// file cannot be used, once for each reason until it can be.
+// secretFile returns a function that returns the secret of r. It logs each new reason
+// why the file cannot be used.
 func secretFile(key string, r *config.SecretReader, log *zap.Logger) func() credstore.Secret {
-	var logged atomic.Pointer[string] // why the file could not be used the last time; nil: it could
+	var logged atomic.Pointer[string] // the last error; nil: none
 	return func() credstore.Secret {
 		secret, err := r.Secret(), r.Err()
 		if err == nil {
@@ -250,7 +250,7 @@ func secretFile(key string, r *config.SecretReader, log *zap.Logger) func() cred
 		}
 		why := err.Error()
 		if before := logged.Swap(&why); before == nil || *before != why {
-			log.Warn("a secret file cannot be used; going on with what it held before", zap.String("key", key), zap.Error(err))
+			log.Warn("cannot read a secret file; using its previous content", zap.String("key", key), zap.Error(err))
 		}
 		return secret
 	}

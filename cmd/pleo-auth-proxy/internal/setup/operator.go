@@ -24,6 +24,7 @@ func NewOperator(cfg *config.Config, store credstore.Store) *manage.Operator {
 	return o
 }
 
+// NewLinkIssuer returns what issues connect links.
 func NewLinkIssuer(cfg *config.Config, store credstore.Store) *connect.LinkIssuer {
 	return connect.NewLinkIssuer(connect.LinkIssuerConfig{
 		Store:     manage.ConfigLinkStore{LinkStore: store.Links, Store: manage.StoreOf(store), InConfig: inConfig(cfg)},
@@ -80,6 +81,7 @@ func NewOtherEnvironmentAPI(cfg *config.Config, transport *http.Transport) refre
 	return NewAPI(endpoints.API, transport)
 }
 
+// NewAPI returns a client of the API at a URL.
 func NewAPI(at *url.URL, transport *http.Transport) *pleo.API {
 	return pleo.NewAPI(pleo.APIConfig{URL: at, Transport: transport})
 }

@@ -32,8 +32,7 @@ type OpenedStore struct {
 	CreatedKeyset bool
 }
 
-// OpenOrCreate opens the keyset and the store, and makes both where there is
-// neither.
+// OpenOrCreate opens the keyset and the store, and creates both if neither exists.
 func OpenOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*OpenedStore, error) {
 	if cfg.Store.Driver == config.DriverMemory {
 		return openMemoryStore(ctx, cfg, log)
@@ -59,14 +58,13 @@ func OpenOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*Op
 	return &OpenedStore{Keyset: keyset, Store: store, CreatedKeyset: made}, nil
 }
 
-// openMemoryStore makes a store that ends with the process, as does the keyset that
-// opens it.
+// openMemoryStore creates a store and a keyset that end with the process.
 func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (*OpenedStore, error) {
 	keyset, err := keyset.NewTemporary()
 	if err != nil {
 		return nil, err
 	}
-	// It is new at each start, which is worth a warning of other stores only.
+	// That it is new deserves no warning.
 	c, err := StoreConfig(cfg, keyset, log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))
 	if err != nil {
 		return nil, err
@@ -79,7 +77,7 @@ func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (
 	return &OpenedStore{Keyset: keyset, Store: store}, nil
 }
 
-// StoreConfig says which store the configuration means.
+// StoreConfig returns the configuration of the store.
 func StoreConfig(cfg *config.Config, keyset *keyset.Keyset, log *zap.Logger) (sqlstore.Config, error) {
 	dsn, err := openDSN(cfg)
 	if err != nil {
@@ -98,8 +96,8 @@ func StoreConfig(cfg *config.Config, keyset *keyset.Keyset, log *zap.Logger) (sq
 	}, nil
 }
 
-// openDSN reads the connection string of the database for the first time, and
-// returns what gives it from then on; nil where there is none.
+// openDSN reads the connection string of the database for the first time, and returns
+// a function that follows its file; nil if there is no database.
 func openDSN(cfg *config.Config) (func() credstore.Secret, error) {
 	if cfg.Store.Driver != config.DriverPostgres {
 		return nil, nil
@@ -114,7 +112,7 @@ func openDSN(cfg *config.Config) (func() credstore.Secret, error) {
 	return reader.Secret, nil
 }
 
-// StoreExists reports whether there is a store where the configuration says.
+// StoreExists reports whether the configured store exists.
 func StoreExists(ctx context.Context, cfg *config.Config) (bool, error) {
 	c, err := StoreConfig(cfg, nil, zap.NewNop())
 	if err != nil {
@@ -123,7 +121,7 @@ func StoreExists(ctx context.Context, cfg *config.Config) (bool, error) {
 	return sqlstore.Exists(ctx, c)
 }
 
-// StoreLocation names the store of the configuration for people.
+// StoreLocation returns where the store is, for messages.
 func StoreLocation(cfg *config.Config) string {
 	if cfg.Store.Driver == config.DriverPostgres {
 		return "in the database of store.dsn"
@@ -199,15 +197,16 @@ func NeedsDataDir(cfg *config.Config) bool {
 	return s.Path == cfg.InDataDir(config.StoreFileName) || s.KeysetFile == cfg.InDataDir(config.KeysetFileName) || s.SpoolDir == cfg.InDataDir(config.SpoolDirName)
 }
 
+// IsDir reports whether path is a directory.
 func IsDir(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
 }
 
-// CheckKeysetNotLost refuses to make a keyset for a store that exists: it was made
-// under another, and nothing in it could be opened. The keyset is looked for
-// again after the store, since a process that makes both at this moment begins
-// with the keyset.
+// CheckKeysetNotLost returns a *[credstore.SetupError] if the store exists without its
+// keyset: a new keyset could decrypt nothing in it. The keyset is checked again after
+// the store, because a process that creates both at this moment begins with the
+// keyset.
 func CheckKeysetNotLost(ctx context.Context, cfg *config.Config) error {
 	if hasKeyset(cfg) {
 		return nil
@@ -218,23 +217,22 @@ func CheckKeysetNotLost(ctx context.Context, cfg *config.Config) error {
 	}
 	hint := "put the keyset back from its backup, or set store.keyset_file to where it is"
 	if cfg.Store.Driver == config.DriverPostgres {
-		hint = "bring it here from where the store was made, or from its backup, or set store.keyset_file to where it is"
+		hint = "copy it from the machine where the store was created, or from its backup, or set store.keyset_file to where it is"
 	}
 	return &credstore.SetupError{
-		Err:  fmt.Errorf("the store %s exists, but not the keyset %s that opens it", StoreLocation(cfg), cfg.Store.KeysetFile),
+		Err:  fmt.Errorf("the store %s exists, but not its keyset %s", StoreLocation(cfg), cfg.Store.KeysetFile),
 		Hint: hint,
 	}
 }
 
-// hasKeyset reports whether there is a keyset; opening it says what is wrong with
-// it.
+// hasKeyset reports whether there is a keyset file, which may not be valid.
 func hasKeyset(cfg *config.Config) bool {
 	_, err := os.Stat(cfg.Store.KeysetFile)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// KeysetBackupNotice is what is said once, when a keyset is made.
-const KeysetBackupNotice = "made a new keyset; back it up apart from the store, which cannot be opened without it"
+// KeysetBackupNotice is the message after a keyset was created.
+const KeysetBackupNotice = "created a new keyset; back it up apart from the store, which cannot be decrypted without it"
 
 // CheckStoreExists returns a *[credstore.SetupError] if there is no store.
 func CheckStoreExists(ctx context.Context, cfg *config.Config) error {
@@ -242,9 +240,9 @@ func CheckStoreExists(ctx context.Context, cfg *config.Config) error {
 	if err != nil || exists {
 		return err
 	}
-	hint := "if there should be one, correct data_dir or store.path, or mount its volume; else serve, connections add and connections import make one"
+	hint := "if there should be one, correct data_dir or store.path, or mount its volume; otherwise serve, connections add and connections import create one"
 	if cfg.Store.Driver == config.DriverPostgres {
-		hint = "if there should be one, correct store.dsn or restore it; else serve, connections add and connections import make one"
+		hint = "if there should be one, correct store.dsn or restore it; otherwise serve, connections add and connections import create one"
 	}
 	return &credstore.SetupError{Err: fmt.Errorf("there is no store %s", StoreLocation(cfg)), Hint: hint}
 }

@@ -10,12 +10,12 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/webhook"
 )
 
-// openWebhooks returns the receivers that the configuration names. Its error
-// holds every file that cannot be used.
+// openWebhooks returns the webhooks in the configuration. Its error is a *config.Error
+// with every file that cannot be used.
 func openWebhooks(cfg *config.Config, log *zap.Logger) ([]webhook.Endpoint, error) {
 	var (
-		webhooks []webhook.Endpoint
-		wrong    config.Error
+		endpoints []webhook.Endpoint
+		wrong     config.Error
 	)
 	for i, w := range cfg.Webhooks {
 		key := fmt.Sprintf("webhooks[%d].secret_file", i)
@@ -23,19 +23,16 @@ func openWebhooks(cfg *config.Config, log *zap.Logger) ([]webhook.Endpoint, erro
 		if err != nil {
 			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(key, err))
 		}
-		// Receivers are our user's own: upstream.proxy_url is not on the way.
+		// The operator's own servers are not reached through upstream.proxy_url.
 		roots, err := outbound.ReadRoots(w.CAFile)
 		if err != nil {
 			wrong.Mistakes = append(wrong.Mistakes, cfg.MistakeAt(fmt.Sprintf("webhooks[%d].ca_file", i), err))
 		}
 		transport, err := outbound.NewTransport(outbound.Config{Roots: roots})
 		if err != nil || len(wrong.Mistakes) > 0 {
-			continue // the transport fails for a forward proxy only
+			continue // the transport only fails for a forward proxy
 		}
-		webhooks = append(webhooks, webhook.Endpoint{URL: w.URL, Types: w.Events, Secrets: secretFile(key, secrets, log), Transport: transport})
+		endpoints = append(endpoints, webhook.Endpoint{URL: w.URL, Types: w.Events, Secrets: secretFile(key, secrets, log), Transport: transport})
 	}
-	if len(wrong.Mistakes) > 0 {
-		return nil, &wrong
-	}
-	return webhooks, nil
+	return endpoints, wrong.AsError()
 }

@@ -23,6 +23,7 @@ type Authority struct {
 	PEM  []byte
 }
 
+// New returns a certificate authority of its own.
 func New(t *testing.T) *Authority {
 	t.Helper()
 	a := &Authority{t: t}
@@ -35,6 +36,7 @@ func New(t *testing.T) *Authority {
 	return a
 }
 
+// Sign returns a certificate in PEM and its private key.
 func (a *Authority) Sign(template *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -58,7 +60,7 @@ func (a *Authority) Sign(template *x509.Certificate) ([]byte, *ecdsa.PrivateKey)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key
 }
 
-// Issue returns a certificate and its key.
+// Issue returns a certificate for 127.0.0.1 and its key, in PEM.
 func (a *Authority) Issue(usage x509.ExtKeyUsage) (cert, key []byte) {
 	a.t.Helper()
 	cert, k := a.Sign(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{usage}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
@@ -69,6 +71,7 @@ func (a *Authority) Issue(usage x509.ExtKeyUsage) (cert, key []byte) {
 	return cert, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
 }
 
+// ClientPair returns a client certificate.
 func (a *Authority) ClientPair() tls.Certificate {
 	a.t.Helper()
 	pair, err := tls.X509KeyPair(a.Issue(x509.ExtKeyUsageClientAuth))
@@ -78,6 +81,7 @@ func (a *Authority) ClientPair() tls.Certificate {
 	return pair
 }
 
+// Pool returns a pool with the authority only.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
