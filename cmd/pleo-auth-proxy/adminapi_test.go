@@ -23,7 +23,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// adminAPI is the API of a server, for whoever has the admin token.
+// adminAPI is a client of a server's JSON API with the admin token.
 type adminAPI struct {
 	t     testing.TB
 	at    string // the URL of the admin listener
@@ -40,7 +40,7 @@ func (w *env) adminAPI(p *process) *adminAPI {
 	return &adminAPI{t: w.t, at: "http://" + p.addresses["admin"], token: strings.TrimSpace(string(token))}
 }
 
-// request sends a request with the admin token and reads the answer into v, if that
+// request sends a request with the admin token and decodes the response into v if that
 // is not nil and the status is the wanted one.
 func (b *adminAPI) request(method, path, body string, want int, v any) string {
 	b.t.Helper()
@@ -53,7 +53,7 @@ func (b *adminAPI) request(method, path, body string, want int, v any) string {
 	}
 	if v != nil {
 		if err := json.Unmarshal([]byte(a.body), v); err != nil {
-			b.t.Fatalf("%s %s answers %s: %v", method, path, a.body, err)
+			b.t.Fatalf("%s %s = %s: %v", method, path, a.body, err)
 		}
 	}
 	return a.body
@@ -70,7 +70,7 @@ func (b *adminAPI) try(method, path, body string) (response, error) {
 	return send(client(b.t), r)
 }
 
-// consent is what a customer does with a link: all that the pages ask for.
+// consent gives consent by a link, as a customer does.
 func consent(t testing.TB, link string) {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
@@ -90,7 +90,7 @@ func consent(t testing.TB, link string) {
 		body, err := io.ReadAll(response.Body)
 		_ = response.Body.Close()
 		if err != nil || response.StatusCode != http.StatusOK {
-			t.Fatalf("a page on the way answers %d: %v\n%s", response.StatusCode, err, body)
+			t.Fatalf("a page on the way = %d: %v\n%s", response.StatusCode, err, body)
 		}
 	}
 }
@@ -109,7 +109,7 @@ func TestAdminAPI(t *testing.T) {
 	var again api.CreateResponse
 	b.request("POST", "", fmt.Sprintf(`{"name":"acme","kind":"oauth","external_tenant":"4711","return_url":%q}`, returnURL), 200, &again)
 	if *again.ConnectURL != *created.ConnectURL {
-		t.Errorf("asked again the link is %s, want %s", *again.ConnectURL, *created.ConnectURL)
+		t.Errorf("the link of a repeated request is %s, want %s", *again.ConnectURL, *created.ConnectURL)
 	}
 	b.request("POST", "", `{"name":"other","kind":"oauth","return_url":"https://evil.example.com"}`, 400, nil)
 	b.request("GET", "/other", "", 404, nil) // dash was made
@@ -133,7 +133,7 @@ func TestAdminAPI(t *testing.T) {
 		t.Errorf("after a refresh the version is %d, want more than %d", *after.Version, *c.Version)
 	}
 	b.request("POST", "/acme/disable", "", 200, &after)
-	b.request("POST", "/acme/disable", "", 200, &after) // a lost answer
+	b.request("POST", "/acme/disable", "", 200, &after) // as after a lost response
 	if after.Status != "disabled" || *after.Reason != "operator" {
 		t.Errorf("disabled it is %s, want disabled by the operator", after.Status)
 	}
@@ -197,7 +197,7 @@ func (w *env) liveGrants() int {
 	return live
 }
 
-// waitForRefresh sends requests until one is answered with the status: a server hears of
+// waitForRefresh sends requests until one gets the status: a server receives
 // changes within a second.
 func (p *process) await(t testing.TB, connection, path string, status int) {
 	t.Helper()
@@ -230,19 +230,19 @@ func TestAdminAPISetsKeys(t *testing.T) {
 		return b.request("POST", "/acme/key", fmt.Sprintf(`{"api_key":%q%s}`, key, more), want, nil)
 	}
 	if got := set(plantedKey, "", 422); !strings.Contains(got, `"key_rejected"`) || strings.Contains(got, plantedKey) {
-		t.Errorf("a key that nobody knows is answered %s, want key_rejected and not the key", got)
+		t.Errorf("an unknown key = %s, want key_rejected and not the key", got)
 	}
 	set(key.Value, "", 200)
 	p.await(t, "acme", "/v2/employees", 200)
 	if got := set(foreign.Value, "", 409); !strings.Contains(got, `"other_company"`) {
-		t.Errorf("a key of another company is answered %s, want other_company", got)
+		t.Errorf("a key of another company = %s, want other_company", got)
 	}
 	set(foreign.Value, `,"allow_other_company":true,"next":true`, 400) // the next key is one of the same company
 	set(foreign.Value, `,"allow_other_company":true`, 200)
 	set(key.Value, `,"allow_other_company":true`, 200)
 	w.fault(simulator.Fault{Target: "api", Kind: "reset", Count: 10})
 	if got := set(next.Value, "", 502); !strings.Contains(got, `"upstream_unreachable"`) {
-		t.Errorf("while Pleo is away a key is answered %s, want upstream_unreachable", got)
+		t.Errorf("a key while Pleo is unreachable = %s, want upstream_unreachable", got)
 	}
 	w.sim.ClearFaults()
 	set(next.Value, `,"next":true,"expires_at":"2099-01-01T00:00:00Z"`, 200)

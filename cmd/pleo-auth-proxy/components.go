@@ -29,8 +29,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/proxy"
 )
 
-// components are what a server is assembled of, in the order in which each needs
-// the one before.
+// components are the parts of a server.
 type components struct {
 	manager        *refresh.Manager
 	proxy          *proxy.Proxy
@@ -42,8 +41,8 @@ type components struct {
 	notifier       *webhook.Dispatcher
 	tls            setup.ListenerTLS
 
-	certificates *autocert.Certificates // of the pages; nil where nothing gets any
-	plainPages   http.Handler           // beside the pages; nil where there are none
+	certificates *autocert.Certificates // of the pages; nil if they do not come by ACME
+	plainPages   http.Handler           // of connect.http.listen; nil without pages
 }
 
 // newComponents creates the components. /readyz calls ready.

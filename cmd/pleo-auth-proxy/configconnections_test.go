@@ -83,7 +83,7 @@ func TestConfigKeysWithMemoryStore(t *testing.T) {
 	}
 }
 
-// A key is rotated by replacing its file: nobody restarts anything, and no
+// A key is rotated by replacing its file, without a restart, and no
 // request fails.
 func TestConfigKeyFollowsItsFile(t *testing.T) {
 	for _, settings := range []string{inMemory, "data_dir: DIR"} {
@@ -127,7 +127,7 @@ func TestConfigKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
 	}
 }
 
-// A key that was revoked before its file was replaced is mended by the file.
+// A key that was revoked before its file was replaced is replaced by the file.
 func TestConfigKeyReplacesRejectedKey(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	company := w.sim.Companies()[0].ID
@@ -195,7 +195,7 @@ func TestConfigKeyCannotBeChangedElsewhere(t *testing.T) {
 		}
 		const back = "the next start brings it back unless you delete it there"
 		if got := b.request("DELETE", "/acme", "", http.StatusOK, nil); !strings.Contains(got, back) {
-			t.Errorf("DELETE is answered %s, want that the connection comes back", got)
+			t.Errorf("DELETE = %s, want that the connection comes back", got)
 		}
 		p.stop()
 		w.serve().stop()
@@ -204,7 +204,7 @@ func TestConfigKeyCannotBeChangedElsewhere(t *testing.T) {
 		}
 		w.serve().stop()
 	})
-	t.Run("one that is not declared any more stays", func(t *testing.T) {
+	t.Run("one that is no longer in the configuration stays", func(t *testing.T) {
 		w.write("config.yaml", strings.Replace(configFor(w.sim, w.url, filepath.Join(w.dir, "data")), "oauth:", "#", 1))
 		p := w.serve()
 		p.waitForLog("a connection is no longer in the configuration")

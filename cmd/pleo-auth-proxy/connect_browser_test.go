@@ -170,7 +170,7 @@ func TestBrowserConsentFailures(t *testing.T) {
 				t.Errorf("the page names another customer:\n%s", text)
 			}
 		},
-		"Pleo is away": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
+		"Pleo is unreachable": func(t *testing.T, w *connectEnv, browser *browsertest.Browser, tab *browsertest.Tab) {
 			tab.Open(w.connectLink("old"))
 			tab.Follow(ourButton)
 			fault, err := w.sim.SetFault(simulator.Fault{Kind: simulator.FaultStatus, Status: 503})

@@ -355,7 +355,7 @@ func TestConnectURLInProblems(t *testing.T) {
 	}
 }
 
-// TestIntrospectionWithoutIdentity checks that the authorization server is asked for the
+// TestIntrospectionWithoutIdentity checks that the authorization server is requested for the
 // company of a consent, and that a key of an unknown company does not replace one that
 // works.
 func TestIntrospectionWithoutIdentity(t *testing.T) {

@@ -33,7 +33,7 @@ func pages(t *testing.T) map[string]string {
 	return texts
 }
 
-// TestMentionedCommandsExist: what a page tells to run can be run.
+// TestMentionedCommandsExist checks that the commands in the pages exist.
 func TestMentionedCommandsExist(t *testing.T) {
 	mentions := 0
 	for page, text := range pages(t) {

@@ -109,14 +109,14 @@ func (w *env) serverFor(a *testca.Authority, template *x509.Certificate) (url, c
 	return server.URL, w.write("ca.pem", string(a.PEM))
 }
 
-// plain starts a server that answers everything in one way.
-func (w *env) plain(answer http.HandlerFunc) (url string) {
-	server := httptest.NewServer(answer)
+// plain starts an HTTP server without TLS.
+func (w *env) plain(handler http.HandlerFunc) (url string) {
+	server := httptest.NewServer(handler)
 	w.t.Cleanup(server.Close)
 	return server.URL
 }
 
-// doctorCase is something that somebody has got wrong.
+// doctorCase is a mistake that doctor must find.
 type doctorCase struct {
 	name     string
 	plant    func(w *env) (environ []string)
@@ -173,7 +173,7 @@ func configurationCases() []doctorCase {
 			"files", doctor.Error, "oauth.client_secret_file", "it is empty", "correct the file that it names", exitUsage,
 		},
 		{
-			"a secret that everybody can read", setUp(func(w *env) { w.secretInFile(simulator.DefaultClientSecret+"\n", 0o644) }),
+			"a secret that every user can read", setUp(func(w *env) { w.secretInFile(simulator.DefaultClientSecret+"\n", 0o644) }),
 			"files", doctor.Warning, "secret", "every user of this machine", "chmod o= ", exitDone,
 		},
 		{
@@ -199,7 +199,7 @@ func keysetCases() []doctorCase {
 			"store", doctor.Error, "store.db", "does not hold it", "use the keyset that the store was made with", exitUsage,
 		},
 		{
-			"a keyset that everybody can read", setUp(func(w *env) { w.fill(1); must(w, os.Chmod(w.keysetFile(), 0o644)) }),
+			"a keyset that every user can read", setUp(func(w *env) { w.fill(1); must(w, os.Chmod(w.keysetFile(), 0o644)) }),
 			"keyset", doctor.Warning, "keyset.json", "every user of this machine", "chmod o= ", exitDone,
 		},
 		{
@@ -217,8 +217,8 @@ func storeCases() []doctorCase {
 	return []doctorCase{
 		{
 			"a store of another client",
-			setUp(func(w *env) { w.fill(1); w.reconfigure(simulator.DefaultClientID, "somebody-else") }),
-			"store", doctor.Error, "store.db", "somebody-else", "oauth.client_id", exitUsage,
+			setUp(func(w *env) { w.fill(1); w.reconfigure(simulator.DefaultClientID, "another-client") }),
+			"store", doctor.Error, "store.db", "another-client", "oauth.client_id", exitUsage,
 		},
 		{
 			"a store of a newer program", setUp(func(w *env) { w.fill(1); w.statement("PRAGMA user_version = 9999") }),
@@ -284,7 +284,7 @@ func networkCases() []doctorCase {
 			"network", doctor.Error, "127.0.0.1:1", "connection refused", "no program listens there", exitFailed,
 		},
 		{
-			"an authority that nobody knows", reached(func(w *env) string {
+			"an unknown certificate authority", reached(func(w *env) string {
 				url, _ := w.serverFor(testca.New(w.t.(*testing.T)), &x509.Certificate{IPAddresses: loopback})
 				return url
 			}, ""),
@@ -310,7 +310,7 @@ func networkCases() []doctorCase {
 			"network", doctor.Error, "127.0.0.1:", "does not use TLS", "http://", exitFailed,
 		},
 		{
-			"a forward proxy that is away", reached(func(w *env) string { return "http://127.0.0.1:1" }, `, proxy_url: "http://127.0.0.1:2"`),
+			"an unreachable forward proxy", reached(func(w *env) string { return "http://127.0.0.1:1" }, `, proxy_url: "http://127.0.0.1:2"`),
 			"network", doctor.Error, "127.0.0.1:1", "connection refused", "no program listens", exitFailed,
 		},
 		{
@@ -372,7 +372,7 @@ func listenerCases() []doctorCase {
 }
 
 func connectionCases() []doctorCase {
-	condemned := func(reason string) func(*env) []string {
+	rejected := func(reason string) func(*env) []string {
 		return setUp(func(w *env) {
 			w.fill(1)
 			w.statement(fmt.Sprintf("UPDATE connections SET status = 'reauthorization_required', reason = '%s'", reason))
@@ -380,15 +380,15 @@ func connectionCases() []doctorCase {
 	}
 	return []doctorCase{
 		{
-			"two owners of one grant", condemned(credstore.ReasonRefreshTokenInactive),
+			"two owners of one grant", rejected(credstore.ReasonRefreshTokenInactive),
 			"connections", doctor.Error, "c000", "used by another program", "another program that has the same tokens", exitFailed,
 		},
 		{
-			"a key that was deleted", condemned(credstore.ReasonKeyRejected),
+			"a key that was deleted", rejected(credstore.ReasonKeyRejected),
 			"connections", doctor.Error, "c000", "key that Pleo no longer accepts", "new key", exitFailed,
 		},
 		{
-			"tokens that somebody else has refreshed", setUp(func(w *env) {
+			"tokens that another program has refreshed", setUp(func(w *env) {
 				g, line := w.grant("acme", simulator.GrantRequest{})
 				_, other := w.grant("bolt", simulator.GrantRequest{})
 				w.importLines(line, other)
@@ -411,7 +411,7 @@ func connectionCases() []doctorCase {
 			"connections", doctor.Error, "acme", "it belongs to company", "which company is right", exitFailed,
 		},
 		{
-			"a declared key of another environment", setUp(func(w *env) {
+			"a key in the configuration of another environment", setUp(func(w *env) {
 				w.write("config.yaml", fmt.Sprintf("environment: custom\nupstream: {api_url: %q, auth_url: %q}\n", w.url, w.url)+
 					"store: {driver: memory}\nconnections: [{name: acme, kind: standalone_key, api_key: of-staging}]\n")
 			}),
@@ -426,7 +426,7 @@ func connectionCases() []doctorCase {
 			"connections", doctor.Note, "new", "no credential yet", "consent", exitDone,
 		},
 		{
-			"a store that nobody serves", setUp(func(w *env) {
+			"a store without a server", setUp(func(w *env) {
 				w.fill(1)
 				w.statement(fmt.Sprintf("UPDATE connections SET refreshed_at = %d", time.Now().Add(-30*24*time.Hour).UnixMilli()))
 			}),
@@ -472,7 +472,7 @@ func (w *env) halfPromote() {
 	must(w, err)
 }
 
-// countCommands checks that what an operator is told to run can be run, and
+// countCommands checks that the commands in the fixes exist, and
 // returns how many commands that were.
 func countCommands(t *testing.T, findings []doctor.Finding) (named int) {
 	t.Helper()
@@ -512,7 +512,7 @@ func TestDoctorFindings(t *testing.T) {
 		})
 	}
 	if commands == 0 {
-		t.Error("no mend names a command, so none was checked")
+		t.Error("no fix names a command, so none was checked")
 	}
 }
 
@@ -535,8 +535,8 @@ func TestDoctorNeverRefreshes(t *testing.T) {
 			}
 		}
 	}
-	if asked := w.sim.Counters().TokenRequests; len(asked) > 0 {
-		t.Errorf("the token endpoint was asked: %v, want never", asked)
+	if requests := w.sim.Counters().TokenRequests; len(requests) > 0 {
+		t.Errorf("the token endpoint got requests: %v, want none", requests)
 	}
 }
 
@@ -567,8 +567,8 @@ func TestDoctorBesideRunningServer(t *testing.T) {
 func TestDoctorReportsReadyz(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	server := w.plain(func(rw http.ResponseWriter, r *http.Request) {
-		answers := map[string]string{"/livez": "ok\n", "/readyz?verbose": "[+] credentials: ok\n[-] store: the disk is full\nready\n"}
-		_, _ = io.WriteString(rw, answers[r.URL.String()])
+		responses := map[string]string{"/livez": "ok\n", "/readyz?verbose": "[+] credentials: ok\n[-] store: the disk is full\nready\n"}
+		_, _ = io.WriteString(rw, responses[r.URL.String()])
 	})
 	w.reconfigure(`admin: {listen: "127.0.0.1:0"}`, fmt.Sprintf("admin: {listen: %q}", strings.TrimPrefix(server, "http://")))
 	_, d := w.diagnose(nil)
@@ -592,8 +592,8 @@ func TestDoctorChecksPublicURL(t *testing.T) {
 		found     string
 		code      int
 	}{
-		{"nobody", "http://localhost:1", doctor.Warning, "connection refused", exitDone},
-		{"somebody else", others, doctor.Error, "another site responds", exitFailed},
+		{"nothing", "http://localhost:1", doctor.Warning, "connection refused", exitDone},
+		{"another site", others, doctor.Error, "another site responds", exitFailed},
 		{"our pages", "http://localhost:" + at[strings.LastIndex(at, ":")+1:], doctor.OK, "leads to our pages", exitDone},
 	} {
 		t.Run(test.name, func(t *testing.T) {

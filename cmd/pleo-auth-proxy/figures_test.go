@@ -76,7 +76,7 @@ func sizeOf(b *testing.B, path string) int64 {
 var residentPattern = regexp.MustCompile(`(?m)^VmRSS:\s+([0-9]+) kB$`)
 
 // resident returns the resident memory of the process in bytes; 0 where the
-// system does not tell.
+// system does not report it.
 func (p *process) resident() int {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {

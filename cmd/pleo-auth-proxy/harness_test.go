@@ -28,7 +28,7 @@ type env struct {
 	url    string
 	config string // path of the configuration
 
-	arrived chan string // the paths of requests, as long as somebody reads them
+	arrived chan string // the paths of requests, while awaitRequest reads them
 }
 
 // newEnv starts a simulator. The settings are lines of configuration beside
@@ -173,7 +173,7 @@ func startServer(t testing.TB, executable, dir, config string) *process {
 	return p
 }
 
-// start starts the server, with its log going to where it is told.
+// start starts the server, which logs to log.
 func (p *process) start(executable, dir, config string, log io.Writer) {
 	t := p.t
 	t.Helper()
@@ -218,7 +218,7 @@ func (p *process) signal(s os.Signal) {
 	}
 }
 
-// stop asks the process to end and returns its exit code.
+// stop sends SIGTERM to the process and returns its exit code.
 func (p *process) stop() int {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
@@ -250,7 +250,7 @@ func client(t testing.TB) *http.Client {
 	return &http.Client{Transport: transport, Timeout: time.Minute}
 }
 
-// get asks for a path of the API on behalf of a connection.
+// get requests a path of the API for a connection.
 func (p *process) get(c *http.Client, connection, path string) (response, error) {
 	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["proxy"]+path, nil)
 	if err != nil {
@@ -260,7 +260,7 @@ func (p *process) get(c *http.Client, connection, path string) (response, error)
 	return send(c, r)
 }
 
-// Admin asks for a path of the admin listener.
+// admin requests a path of the admin listener.
 func (p *process) admin(path string) response {
 	p.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["admin"]+path, nil)

@@ -173,7 +173,7 @@ func measure(p *process, c *http.Client) time.Duration {
 	for range 3000 {
 		began := time.Now()
 		if a, err := p.get(c, "acme", "/x"); err != nil || a.status != http.StatusOK {
-			p.t.Fatalf("answer = %d, %v, want 200", a.status, err)
+			p.t.Fatalf("response = %d, %v, want 200", a.status, err)
 		}
 		took = append(took, time.Since(began))
 	}
@@ -239,7 +239,7 @@ func drip(conns []net.Conn) (stop func()) {
 	return func() { close(done); running.Wait() }
 }
 
-// TestManyConnectionsAtOnce has 200 clients for each of 50 connections ask at
+// TestManyConnectionsAtOnce has 200 clients for each of 50 connections send requests at
 // once, again and again, while tokens rotate and all of them die together once.
 func TestManyConnectionsAtOnce(t *testing.T) {
 	const connections, clients, rounds = 50, 200, 4
@@ -304,7 +304,7 @@ func (p *process) usage() usage {
 }
 
 // TestSoak mixes everything that clients do for a while, under rotation, and
-// looks at what is left when they rest.
+// checks what is left when they are idle.
 func TestSoak(t *testing.T) {
 	const connections, workers = 50, 40
 	settings := simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: simulator.Duration(5 * time.Second)}}
@@ -326,7 +326,7 @@ func TestSoak(t *testing.T) {
 	after := p.idleUsage()
 	t.Logf("%d requests, of which %d were given up; before %+v, after %+v", s.requests.Load(), s.left.Load(), before, after)
 	if n := s.wrong.Load(); n > 0 {
-		t.Errorf("%d answers other than 200", n)
+		t.Errorf("%d responses other than 200", n)
 	}
 	if after.files > before.files+8 || after.goroutines > before.goroutines+8 || after.resident > before.resident*5/4+8<<10 {
 		t.Errorf("after %v the program holds %+v, before %+v, want no more", *soakTime, after, before)
@@ -337,7 +337,7 @@ func TestSoak(t *testing.T) {
 // poolTime is longer than a connection to the API stays in the pool.
 const poolTime = 100 * time.Second
 
-// idleUsage looks once idle connections have been closed.
+// idleUsage returns the usage after idle connections have been closed.
 func (p *process) idleUsage() usage {
 	p.t.Helper()
 	time.Sleep(poolTime)
@@ -408,7 +408,7 @@ func (s *soak) post(connection string, body io.Reader) {
 func (s *soak) count(status int, body string, err error) {
 	if err != nil || status != http.StatusOK {
 		if s.wrong.Add(1) == 1 {
-			s.p.t.Logf("the first wrong answer, at %v: %d, %v\n%s", time.Now().UTC(), status, err, body)
+			s.p.t.Logf("the first wrong response, at %v: %d, %v\n%s", time.Now().UTC(), status, err, body)
 		}
 	}
 }

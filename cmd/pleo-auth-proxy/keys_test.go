@@ -51,18 +51,18 @@ func (w *env) stage(name string, k simulator.Key) {
 	}
 }
 
-// connection asks the server about a connection.
+// connection returns a connection as the server's API shows it.
 func (p *process) connection(name string) manage.Connection {
 	p.t.Helper()
 	a := p.admin("/api/v1/connections/" + name)
 	var c manage.Connection
 	if err := json.Unmarshal([]byte(a.body), &c); err != nil {
-		p.t.Fatalf("the server answers %d %s: %v", a.status, a.body, err)
+		p.t.Fatalf("the server responds %d %s: %v", a.status, a.body, err)
 	}
 	return c
 }
 
-// A key that Pleo does not accept any more is asked about once, however many
+// A key that Pleo no longer accepts is checked once, however many
 // requests it has failed; then the connection needs a person, and clients get
 // Pleo's own 401 or ours.
 func TestRevokedKeyIsRejectedAfterOneCheck(t *testing.T) {
@@ -77,15 +77,15 @@ func TestRevokedKeyIsRejectedAfterOneCheck(t *testing.T) {
 	if got := p.requestConcurrently(50, "acme"); got[http.StatusUnauthorized] != 50 {
 		t.Errorf("after the revocation the statuses are %v, want 50 times 401", got)
 	}
-	if asked := w.sim.Counters().APIIntrospections - before; asked != 1 {
-		t.Errorf("the API was asked about the key %d times, want once", asked)
+	if checks := w.sim.Counters().APIIntrospections - before; checks != 1 {
+		t.Errorf("the key was checked %d times, want once", checks)
 	}
 	if c := p.connection("acme"); c.Status != "reauthorization_required" || c.Reason == nil || *c.Reason != credstore.ReasonKeyRejected {
 		t.Errorf("the connection is %s, want reauthorization_required with reason %s", c.Status, credstore.ReasonKeyRejected)
 	}
 }
 
-// A staged key takes over within the request that found the old one refused.
+// A staged key takes over within the request in which the old one is rejected.
 func TestStagedKeyTakesOver(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	k := w.addKey("acme")
@@ -120,7 +120,7 @@ func TestStagedKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
 	}
 }
 
-// An API that answers 401 to everything but introspection does not condemn the
+// An API that responds 401 to everything but introspection does not reject the
 // key.
 func TestKeyIsNotRejectedForOneFailedRequest(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})

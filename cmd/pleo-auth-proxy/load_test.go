@@ -62,7 +62,7 @@ type load struct {
 	client *http.Client
 	ends   time.Time
 	sent   atomic.Int64
-	failed atomic.Pointer[string] // the latest answer that was not 200
+	failed atomic.Pointer[string] // the last response that was not 200
 }
 
 // think is the time between the requests of one client: it keeps the machine
@@ -77,7 +77,7 @@ func (l *load) run(connection, company string) {
 	}
 }
 
-// one asks once, for an answer about the company.
+// one sends one request, whose response names the company.
 func (l *load) one(connection, company string) {
 	r, err := http.NewRequest(http.MethodGet, "http://"+l.p.addresses["proxy"]+"/v1/companies", nil)
 	if err != nil {

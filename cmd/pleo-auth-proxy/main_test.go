@@ -8,7 +8,7 @@ import (
 )
 
 // asProgram makes the test binary be pleo-auth-proxy itself, so that tests can
-// run, kill and look at the real program.
+// run, kill and inspect the real program.
 const asProgram = "TEST_AS_PROGRAM"
 
 // quickExit makes a program with the race detector end without its usual pause

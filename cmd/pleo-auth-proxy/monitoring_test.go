@@ -113,7 +113,7 @@ func TestAlertsAndDashboardUseExistingMetrics(t *testing.T) {
 					family = families[strings.TrimSuffix(m[1], "_bucket")]
 				}
 				if family == nil {
-					t.Errorf("%s: %q asks for %s, which the program does not have", file, title, m[1])
+					t.Errorf("%s: %q uses %s, which the program does not have", file, title, m[1])
 					continue
 				}
 				for _, wanted := range matcher.FindAllStringSubmatch(m[2], -1) {
@@ -140,7 +140,7 @@ func checkLabel(t *testing.T, title string, family *dto.MetricFamily, label, val
 			})
 		})
 		if !has {
-			t.Errorf("%q asks for %s with %s %q, which the program does not have", title, family.GetName(), label, value)
+			t.Errorf("%q uses %s with %s %q, which the program does not have", title, family.GetName(), label, value)
 		}
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// notef prints a message for people on standard error. If that fails, there is
-// nobody to tell.
+// notef prints a message for people on standard error. It cannot report that this
+// fails.
 func (p *program) notef(format string, args ...any) {
 	_, _ = fmt.Fprintf(p.stderr, "pleo-auth-proxy: "+format+"\n", args...)
 }

@@ -18,11 +18,10 @@ type pageStore struct {
 	credstore.History
 }
 
-// newPages returns the pages for customers, or nil where browsers have no way to
-// them.
+// newPages returns the pages for customers; nil if there is no public URL.
 func newPages(cfg *config.Config, in *setup.Inputs, store credstore.Store, manager *refresh.Manager, log *zap.Logger) (*connect.Pages, error) {
 	if cfg.Connect.PublicURL == nil {
-		return nil, nil //nolint:nilnil // no pages, and that is no error
+		return nil, nil //nolint:nilnil // nil means that there are none
 	}
 	c := connect.Config{
 		Store: pageStore{store.Connections, store.Links, store.History}, Grants: manager,
@@ -32,14 +31,14 @@ func newPages(cfg *config.Config, in *setup.Inputs, store credstore.Store, manag
 		Branding: connect.Branding{Name: cfg.Connect.Branding.Name, Logo: in.Logo},
 		Logger:   log.Named("connect"),
 	}
-	if in.Server != nil { // else the interface would hold something
+	if in.Server != nil { // a nil pointer in the interface would not be nil
 		c.Server = in.Server
 	}
 	return connect.New(c)
 }
 
-// shownEnvironment is what customers are told of the environment: nothing, where
-// it is the real one.
+// shownEnvironment returns the name of the environment for customers; "" in
+// production.
 func shownEnvironment(cfg *config.Config) string {
 	if cfg.Environment == "staging" {
 		return "test"
@@ -47,8 +46,8 @@ func shownEnvironment(cfg *config.Config) string {
 	return ""
 }
 
-// mayShowConnectLinks reports whether clients of the proxy may be told connect links:
-// where they are known, or programs of this machine.
+// mayShowConnectLinks reports whether clients of the proxy may get connect links: if
+// they authenticate, or are programs on this machine.
 func mayShowConnectLinks(cfg *config.Config) bool {
 	if cfg.Connect.PublicURL == nil {
 		return false

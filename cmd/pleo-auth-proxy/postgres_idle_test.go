@@ -22,7 +22,7 @@ import (
 var idleFor = flag.Duration("idle", 0, "how long to count the queries of idle replicas; 0: not at all")
 
 // TestPostgresIdleReplicas: replicas that have nothing to do leave the database
-// alone. A hundred together ask fewer than ten times in a second.
+// alone. A hundred together send fewer than ten queries a second.
 func TestPostgresIdleReplicas(t *testing.T) {
 	if *idleFor == 0 {
 		t.Skip("counting takes minutes: make postgres")

@@ -67,7 +67,7 @@ func postgresCommand(ts *testscript.TestScript, _ bool, _ []string) {
 		"wrong-password": func(u *url.URL) { u.User = url.UserPassword("postgres", "wrong-canary") },
 		"no-database":    func(u *url.URL) { u.Path = "/nowhere" },
 		"no-schema":      func(u *url.URL) { u.RawQuery += "&search_path=nowhere" },
-		"nobody-there":   func(u *url.URL) { u.Host = "127.0.0.1:1" },
+		"unreachable":    func(u *url.URL) { u.Host = "127.0.0.1:1" },
 	} {
 		u, err := url.Parse(superuser)
 		ts.Check(err)

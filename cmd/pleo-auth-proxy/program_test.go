@@ -22,7 +22,7 @@ func TestExitCodes(t *testing.T) {
 		{"done", nil, 0},
 		{"anything else", errors.New("x"), 1},
 		{"name taken", &credstore.ConflictError{Err: credstore.ErrNameTaken, With: "a"}, 1},
-		{"store away", fmt.Errorf("reading: %w", credstore.ErrUnavailable), 1},
+		{"store unavailable", fmt.Errorf("reading: %w", credstore.ErrUnavailable), 1},
 		{"usage", &usageError{err: errors.New("x")}, 2},
 		{"configuration", &config.Error{}, 2},
 		{"keyset or schema", fmt.Errorf("opening: %w", &credstore.SetupError{Err: errors.New("x")}), 2},

@@ -16,8 +16,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// requestConcurrently sends n requests of one connection at once and counts the answers
-// by status. 0 counts the requests that were not answered.
+// requestConcurrently sends n requests of one connection at once and counts the responses
+// by status. 0 counts the requests without a response.
 func (p *process) requestConcurrently(n int, connection string) map[int]int {
 	c := client(p.t)
 	var (
@@ -66,16 +66,16 @@ func (w *env) expired(name string) (simulator.Grant, string) {
 }
 
 // checkAlive reports a grant that was revoked, and refresh tokens that were
-// presented more often than allowed.
-func (w *env) checkAlive(presentations int) {
+// sent more often than allowed.
+func (w *env) checkAlive(timesSent int) {
 	w.t.Helper()
 	for _, g := range w.sim.Grants() {
 		if !g.Live {
 			w.t.Errorf("grant %s was lost: %s", g.ID, g.Reason)
 		}
 	}
-	if got := w.sim.Counters().MaxTimesSent; got > presentations {
-		w.t.Errorf("a refresh token was presented %d times, want at most %d", got, presentations)
+	if got := w.sim.Counters().MaxTimesSent; got > timesSent {
+		w.t.Errorf("a refresh token was sent %d times, want at most %d", got, timesSent)
 	}
 }
 
@@ -105,14 +105,14 @@ func TestManyClientsShareOneRefresh(t *testing.T) {
 			p := w.serve()
 			w.sim.ResetCounters()
 			if diff := cmp.Diff(map[int]int{http.StatusOK: 200}, p.requestConcurrently(200, "acme")); diff != "" {
-				t.Errorf("answers by status (-want +got):\n%s", diff)
+				t.Errorf("responses by status (-want +got):\n%s", diff)
 			}
 			counters := w.sim.Counters()
 			if counters.Refreshes != 1 {
 				t.Errorf("%d refreshes, want 1", counters.Refreshes)
 			}
 			if test.api != nil && !cmp.Equal(test.api, counters.APIRequests) {
-				t.Errorf("the API answered %v, want %v", counters.APIRequests, test.api)
+				t.Errorf("the API responded %v, want %v", counters.APIRequests, test.api)
 			}
 			w.checkAlive(1)
 		})
@@ -127,14 +127,14 @@ func TestKilledBeforeTokenEndpointCommits(t *testing.T) {
 	w.importLines(line)
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true, Count: 1})
 	p := w.serve()
-	asked := make(chan struct{})
+	requested := make(chan struct{})
 	go func() {
-		defer close(asked)
+		defer close(requested)
 		_, _ = p.get(client(t), "acme", "/v2/employees") // it is killed under this request
 	}()
 	w.waitForRefresh(simulator.PhaseReceived)
 	p.kill()
-	<-asked
+	<-requested
 	w.checkServesAgain(2)
 }
 
@@ -147,21 +147,21 @@ func TestKilledWhenNewTokenIsUsed(t *testing.T) {
 		_, line := w.expired("acme")
 		w.importLines(line)
 		p := w.serve()
-		asked := make(chan struct{})
+		requested := make(chan struct{})
 		go func() {
-			defer close(asked)
+			defer close(requested)
 			_, _ = p.get(client(t), "acme", "/v2/employees") // it may be killed under this request
 		}()
 		w.awaitRequest("/v2/employees")
 		p.kill()
-		<-asked
+		<-requested
 		w.checkServesAgain(1)
 	}
 }
 
 // checkServesAgain starts the program again on what is left and sends a
 // request.
-func (w *env) checkServesAgain(presentations int) {
+func (w *env) checkServesAgain(timesSent int) {
 	w.t.Helper()
 	p := w.serve()
 	began := time.Now()
@@ -169,15 +169,15 @@ func (w *env) checkServesAgain(presentations int) {
 	if err != nil || a.status != http.StatusOK {
 		w.t.Errorf("after the restart: %d %v, want 200\n%s\n%s", a.status, err, a.body, p.log)
 	}
-	w.t.Logf("first answer %v after the restart was ready", time.Since(began).Round(time.Millisecond))
+	w.t.Logf("first response %v after the restart was ready", time.Since(began).Round(time.Millisecond))
 	if code := p.stop(); code != 0 {
 		w.t.Errorf("exit code %d, want 0", code)
 	}
-	w.checkAlive(presentations)
+	w.checkAlive(timesSent)
 }
 
-// TestShutdownDuringRefresh tells the program to stop, more than once, while a
-// refresh is under way. It answers probes, waits, saves, and then ends.
+// TestShutdownDuringRefresh sends several signals during a refresh. The program
+// serves probes, waits, saves, and then exits.
 func TestShutdownDuringRefresh(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	_, line := w.expired("acme")
@@ -185,9 +185,9 @@ func TestShutdownDuringRefresh(t *testing.T) {
 	w.fault(simulator.Fault{Kind: "hang", Count: 1})
 	p := w.serve()
 	var got response
-	asked := make(chan struct{})
+	requested := make(chan struct{})
 	go func() {
-		defer close(asked)
+		defer close(requested)
 		got, _ = p.get(client(t), "acme", "/v2/employees") // an error shows as status 0
 	}()
 	w.waitForRefresh(simulator.PhaseReceived)
@@ -199,14 +199,14 @@ func TestShutdownDuringRefresh(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Errorf("exit code %d, want 0:\n%s", code, p.log)
 	}
-	<-asked
+	<-requested
 	if got.status != http.StatusOK {
 		t.Errorf("the request under way got %d, want 200: %s", got.status, got.body)
 	}
 	w.checkServesAgain(1)
 }
 
-// awaitNotReady asks the health listener until it says that the server drains.
+// awaitNotReady polls the health listener until the server is draining.
 func (p *process) awaitNotReady() {
 	p.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["health"]+"/readyz", nil)
@@ -232,16 +232,16 @@ func TestShutdownFinishesRequestsInFlight(t *testing.T) {
 	w.fault(simulator.Fault{Target: "api", Kind: "hang", Count: 1})
 	p := w.serve()
 	var got response
-	asked := make(chan struct{})
+	requested := make(chan struct{})
 	go func() {
-		defer close(asked)
+		defer close(requested)
 		got, _ = p.get(client(t), "acme", "/v2/employees") // an error shows as status 0
 	}()
 	w.awaitRequest("/v2/employees")
 	p.signal(syscall.SIGTERM)
 	p.awaitNotReady()
 	w.sim.ClearFaults()
-	<-asked
+	<-requested
 	if got.status != http.StatusOK {
 		t.Errorf("the request under way got %d, want 200: %s", got.status, got.body)
 	}

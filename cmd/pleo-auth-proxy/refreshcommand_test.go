@@ -12,8 +12,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// refuse makes the authorization server refuse every refresh token.
-func (w *env) refuse() {
+// rejectAll makes the authorization server reject every refresh token.
+func (w *env) rejectAll() {
 	w.t.Helper()
 	w.fault(simulator.Fault{Kind: simulator.FaultStatus, Status: http.StatusBadRequest, Body: `{"error":"invalid_grant"}`})
 }
@@ -61,8 +61,8 @@ func TestRefreshCommandUsesRunningServer(t *testing.T) {
 	w.checkAlive(1)
 }
 
-// TestRefreshCommandDoesNotRefreshItself: without a server nothing is presented, and
-// the next server does what was asked for.
+// TestRefreshCommandDoesNotRefreshItself: without a server no token is sent, and
+// the next server refreshes.
 func TestRefreshCommandDoesNotRefreshItself(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
@@ -76,7 +76,7 @@ func TestRefreshCommandDoesNotRefreshItself(t *testing.T) {
 	w.serve()
 	for deadline := time.Now().Add(time.Minute); *w.show("c000").Version != 2; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the server does not do what was asked for before it started")
+			t.Fatal("the server does not refresh what was requested before it started")
 		}
 	}
 	w.checkAlive(1)
@@ -96,11 +96,11 @@ func TestRefreshCommandReportsFailure(t *testing.T) {
 func TestRetrySendsRejectedTokenAgain(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(3)
-	w.refuse()
+	w.rejectAll()
 	w.serve()
 	for _, name := range []string{"c000", "c001"} {
 		if code, _, stderr := w.run("", "connections", "refresh", name); code != exitFailed || !strings.Contains(stderr, "invalid_grant") {
-			t.Fatalf("connections refresh during refusals exits %d, want 1 and why:\n%s", code, stderr)
+			t.Fatalf("connections refresh during rejections exits %d, want 1 and why:\n%s", code, stderr)
 		}
 		w.awaitStatus(name, credstore.ReauthorizationRequired)
 	}
@@ -123,6 +123,6 @@ func TestRetrySendsRejectedTokenAgain(t *testing.T) {
 	}
 	w.awaitStatus("c001", credstore.Active)
 	if c := w.show("c002"); *c.Version != 1 {
-		t.Errorf("the connection that nobody spoke of has version %d, want 1", *c.Version)
+		t.Errorf("the connection that was not named has version %d, want 1", *c.Version)
 	}
 }

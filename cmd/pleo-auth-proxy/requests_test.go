@@ -21,7 +21,7 @@ import (
 
 // The tests below speak raw bytes to the real program, and read the raw bytes
 // that it sends. Whatever the input: exactly one Authorization leaves and it is
-// ours, no more requests leave than should, no secret is in an answer, nothing
+// ours, no more requests leave than should, no secret is in a response, nothing
 // goes elsewhere, and the program goes on serving.
 
 const requestsKey = "canary-key-of-acme"
@@ -31,7 +31,7 @@ type recordingEnv struct {
 	t         *testing.T
 	process   *process
 	api       *recorder
-	elsewhere *recorder // whom nothing may be sent to
+	elsewhere *recorder // nothing may be sent to it
 }
 
 func newRecordingEnv(t *testing.T, settings ...string) *recordingEnv {
@@ -49,8 +49,8 @@ func newRecordingEnv(t *testing.T, settings ...string) *recordingEnv {
 	return f
 }
 
-// recorder is a server that keeps the bytes of every request. It answers as the
-// header X-Answer of the request says, by a name of [waitForStatus].
+// recorder is a server that records the bytes of every request. It sends the
+// response that the header X-Response of the request names, see [rawResponses].
 type recorder struct {
 	address string
 	mu      sync.Mutex // guards seen
@@ -98,11 +98,11 @@ func (r *recorder) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		answer, known := answers[request.Header.Get("X-Answer")]
+		response, known := rawResponses[request.Header.Get("X-Response")]
 		if !known {
-			answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+			response = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 		}
-		if _, err := io.WriteString(conn, answer); err != nil || known {
+		if _, err := io.WriteString(conn, response); err != nil || known {
 			return
 		}
 	}
@@ -129,7 +129,7 @@ func (f *recordingEnv) exchange(pieces ...string) string {
 	}
 	for _, piece := range pieces {
 		if _, err := io.WriteString(conn, piece); err != nil {
-			break // the program may have refused already
+			break // the program may have rejected it already
 		}
 	}
 	all, _ := io.ReadAll(conn)
@@ -140,8 +140,8 @@ func (f *recordingEnv) exchange(pieces ...string) string {
 type rawRequest struct {
 	name      string
 	raw       string // the request; HOST, EVIL stand for addresses, and the last request should close
-	status    int    // of the last answer
-	code      string // of our problem; empty for answers of the API
+	status    int    // of the last response
+	code      string // of our problem; empty for responses of the API
 	forwarded int    // requests that reach the API; partly: how much does is a matter of time
 }
 
@@ -153,28 +153,28 @@ func (f *recordingEnv) try(t *testing.T, tt rawRequest) {
 	t.Helper()
 	before := len(f.api.since(0))
 	raw := strings.NewReplacer("HOST", f.process.addresses["proxy"], "EVIL", f.elsewhere.address).Replace(tt.raw)
-	answer := f.exchange(raw)
-	got := statusLine.FindAllStringSubmatch(answer, -1)
+	response := f.exchange(raw)
+	got := statusLine.FindAllStringSubmatch(response, -1)
 	if len(got) == 0 || got[len(got)-1][1] != fmt.Sprint(tt.status) {
-		t.Errorf("answer = %.300q, want %d", answer, tt.status)
+		t.Errorf("response = %.300q, want %d", response, tt.status)
 	}
-	if tt.code != "" && !strings.Contains(answer, `"code": "`+tt.code+`"`) {
-		t.Errorf("answer = %.600q, want code %s", answer, tt.code)
+	if tt.code != "" && !strings.Contains(response, `"code": "`+tt.code+`"`) {
+		t.Errorf("response = %.600q, want code %s", response, tt.code)
 	}
 	sent := f.api.since(before)
 	if len(sent) != tt.forwarded && tt.forwarded != partly {
 		t.Errorf("%d requests reached the API, want %d: %.300q", len(sent), tt.forwarded, sent)
 	}
-	f.checkInvariants(t, answer, sent)
+	f.checkInvariants(t, response, sent)
 }
 
 // forwardedHeader matches the fields that a request upstream may have in these tests.
-var forwardedHeader = regexp.MustCompile(`(?i)^(host|authorization|user-agent|accept|content-length|transfer-encoding|trailer|expect|idempotency-key|x-kept|x-answer|via): `)
+var forwardedHeader = regexp.MustCompile(`(?i)^(host|authorization|user-agent|accept|content-length|transfer-encoding|trailer|expect|idempotency-key|x-kept|x-response|via): `)
 
 // authorizationOf matches the field as such, in headers and trailers.
 var authorization = regexp.MustCompile(`(?im)^[\t ]*authorization[\t ]*:`)
 
-func (f *recordingEnv) checkInvariants(t *testing.T, answer string, sent []string) {
+func (f *recordingEnv) checkInvariants(t *testing.T, response string, sent []string) {
 	t.Helper()
 	ours := "Basic " + base64.StdEncoding.EncodeToString([]byte(requestsKey+":"))
 	for _, request := range sent {
@@ -192,15 +192,15 @@ func (f *recordingEnv) checkInvariants(t *testing.T, answer string, sent []strin
 		}
 	}
 	for _, secret := range []string{requestsKey, base64.StdEncoding.EncodeToString([]byte(requestsKey + ":"))} {
-		if strings.Contains(answer, secret) {
-			t.Errorf("answer = %.500q, which shows the key", answer)
+		if strings.Contains(response, secret) {
+			t.Errorf("response = %.500q, which shows the key", response)
 		}
 	}
 	if stray := f.elsewhere.since(0); len(stray) > 0 {
 		t.Errorf("elsewhere got %.300q, want nothing", stray)
 	}
-	if after := f.exchange("GET /v1/alive HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(after, "HTTP/1.1 200 ") {
-		t.Errorf("answer to the next request = %.200q, want 200", after)
+	if after := f.exchange("GET /v1/next HTTP/1.1\r\nHost: localhost\r\nPleo-Connection: acme\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(after, "HTTP/1.1 200 ") {
+		t.Errorf("response to the next request = %.200q, want 200", after)
 	}
 }
 
@@ -243,7 +243,7 @@ func TestSelector(t *testing.T) {
 		{"encoded prefix", get("/%40acme/v1", ""), 200, "", 1},
 		{"empty", get("/v1", "Pleo-Connection:\r\n"), 400, "connection_required", 0},
 		{"empty prefix", get("/@/v1", acme), 400, "connection_required", 0},
-		{"unknown", get("/v1", "Pleo-Connection: nobody\r\n"), 400, "connection_unknown", 0},
+		{"unknown", get("/v1", "Pleo-Connection: unknown\r\n"), 400, "connection_unknown", 0},
 		{"another case", get("/v1", "Pleo-Connection: Acme\r\n"), 400, "connection_unknown", 0},
 		{"traversal", get("/v1", "Pleo-Connection: ../acme\r\n"), 400, "connection_unknown", 0},
 		{"traversal in the prefix", get("/@..%2facme/v1", ""), 400, "connection_unknown", 0},
@@ -305,7 +305,7 @@ func TestUpgrade(t *testing.T) {
 		{"h2c", get("/v1", acme+"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"), 400, "upgrade_refused", 0},
 		{"websocket", get("/v1", acme+"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n"), 400, "upgrade_refused", 0},
 		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request_target", 0},
-		{"unasked 101", get("/v1", acme+"X-Answer: switching\r\n"), 502, "upstream_protocol_error", 1},
+		{"unsolicited 101", get("/v1", acme+"X-Response: switching\r\n"), 502, "upstream_protocol_error", 1},
 	})
 }
 
@@ -326,9 +326,9 @@ func TestBrowser(t *testing.T) {
 	})
 }
 
-// waitForStatus are what the API may be made to answer. It closes the connection
+// rawResponses are the responses of the API. It closes the connection
 // afterwards.
-var answers = map[string]string{
+var rawResponses = map[string]string{
 	"switching": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
 	"redirect":  "HTTP/1.1 302 Found\r\nLocation: https://evil.example/v1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
 	"hints":     "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
@@ -345,27 +345,27 @@ var answers = map[string]string{
 
 func TestResponses(t *testing.T) {
 	f := newRecordingEnv(t)
-	ask := func(answer string) string { return get("/v1", acme+"X-Answer: "+answer+"\r\n") }
+	responding := func(name string) string { return get("/v1", acme+"X-Response: "+name+"\r\n") }
 	f.tryAll([]rawRequest{
-		{"redirect elsewhere", ask("redirect"), 302, "", 1},
-		{"early hints", ask("hints"), 200, "", 1},
-		{"gzip", ask("gzip"), 200, "", 1},
-		{"trailers", ask("trailers"), 200, "", 1},
-		{"no answer", ask("nothing"), 502, "upstream_protocol_error", 1},
-		{"no answer to a key", strings.Replace(ask("nothing"), "GET /v1", "POST /v1", 1), 502, "upstream_protocol_error", 1},
-		{"garbage", ask("garbage"), 502, "upstream_protocol_error", 1},
-		{"12 MB of header", ask("huge"), 502, "upstream_protocol_error", 1},
+		{"redirect elsewhere", responding("redirect"), 302, "", 1},
+		{"early hints", responding("hints"), 200, "", 1},
+		{"gzip", responding("gzip"), 200, "", 1},
+		{"trailers", responding("trailers"), 200, "", 1},
+		{"no response", responding("nothing"), 502, "upstream_protocol_error", 1},
+		{"no response to a POST", strings.Replace(responding("nothing"), "GET /v1", "POST /v1", 1), 502, "upstream_protocol_error", 1},
+		{"garbage", responding("garbage"), 502, "upstream_protocol_error", 1},
+		{"12 MB of header", responding("huge"), 502, "upstream_protocol_error", 1},
 	})
 	for _, name := range []string{"truncated", "chunks"} {
-		answer := f.exchange(ask(name))
-		if strings.HasSuffix(answer, "0\r\n\r\n") || !strings.HasSuffix(strings.TrimRight(answer, "\r\n"), "half") {
-			t.Errorf("answer to %s = %q, want one that is visibly not whole", name, answer)
+		response := f.exchange(responding(name))
+		if strings.HasSuffix(response, "0\r\n\r\n") || !strings.HasSuffix(strings.TrimRight(response, "\r\n"), "half") {
+			t.Errorf("response to %s = %q, want one that is visibly incomplete", name, response)
 		}
 	}
-	if answer := f.exchange(ask("cors")); strings.Contains(answer, "Access-Control") || strings.Contains(answer, "Set-Cookie") || strings.Contains(answer, "Strict-Transport") {
-		t.Errorf("answer = %q, want none of what speaks for the API's origin", answer)
+	if response := f.exchange(responding("cors")); strings.Contains(response, "Access-Control") || strings.Contains(response, "Set-Cookie") || strings.Contains(response, "Strict-Transport") {
+		t.Errorf("response = %q, want no field that concerns the API's origin", response)
 	}
-	if answer := f.exchange(ask("trailers")); !strings.HasSuffix(answer, "0\r\nX-Sum: 42\r\n\r\n") {
-		t.Errorf("answer = %q, want its trailer", answer)
+	if response := f.exchange(responding("trailers")); !strings.HasSuffix(response, "0\r\nX-Sum: 42\r\n\r\n") {
+		t.Errorf("response = %q, want its trailer", response)
 	}
 }

@@ -104,7 +104,7 @@ func (w *env) waitUntilRetirable(fingerprint string) {
 	w.t.Fatalf("the key %s is still in use: %+v", fingerprint, w.keysetStatus())
 }
 
-// TestServerFollowsTheKeyset: nobody tells the server, and nobody but the server
+// TestServerFollowsTheKeyset: no command notifies the server, and only the server
 // touches the store.
 func TestServerFollowsTheKeyset(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
@@ -192,7 +192,7 @@ func waitForText(t testing.TB, log *output, words string) {
 }
 
 // TestRetireFailsForSpooledPair: the only copy of a token pair may be
-// sealed under the key.
+// encrypted under the key.
 func TestRetireFailsForSpooledPair(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
@@ -235,15 +235,15 @@ func TestRetireFailsForSpooledPair(t *testing.T) {
 // its beginning.
 func (w *env) spoolPair(keyset *keyset.Keyset) (path string) {
 	w.t.Helper()
-	sealed, err := keyset.Encrypt("label", []byte("pair"))
+	encrypted, err := keyset.Encrypt("label", []byte("pair"))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	const headerSize, recordSize = 512, 64 << 10
 	record := make([]byte, recordSize)
 	copy(record, `{}`)
-	record[headerSize+3] = byte(len(sealed))
-	copy(record[headerSize+4:], sealed)
+	record[headerSize+3] = byte(len(encrypted))
+	copy(record[headerSize+4:], encrypted)
 	if err := os.MkdirAll(filepath.Join(w.dir, "data", config.SpoolDirName), 0o700); err != nil {
 		w.t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func (w *env) do(stdin string, args ...string) {
 	}
 }
 
-// waitForStatus waits until requests of the connection are answered with the status.
+// waitForStatus waits until requests of the connection get the status.
 func (p *process) waitForStatus(connection string, status int) {
 	p.t.Helper()
 	c := client(p.t)
@@ -28,7 +28,7 @@ func (p *process) waitForStatus(connection string, status int) {
 			return
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("requests of %s are answered %d, %v, want %d", connection, a.status, err, status)
+			p.t.Fatalf("requests of %s get %d, %v, want %d", connection, a.status, err, status)
 		}
 	}
 }
@@ -67,7 +67,7 @@ func TestCommandsBesideRunningServer(t *testing.T) {
 }
 
 // TestExportSkipsUnknownOutcomes: while the outcome of a refresh is not
-// known nobody else should get the token, and the connection goes on here.
+// known, no other program may get the token, and the connection stays in use here.
 func TestExportSkipsUnknownOutcomes(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	_, line := w.expired("acme")
@@ -75,7 +75,7 @@ func TestExportSkipsUnknownOutcomes(t *testing.T) {
 	w.fault(simulator.Fault{Kind: simulator.FaultTruncate, Cut: 10})
 	p := w.serve()
 	if a, err := p.get(client(t), "acme", "/v2/employees"); err != nil || a.status != http.StatusServiceUnavailable {
-		t.Fatalf("a request while answers are lost: %d, %v, want 503", a.status, err)
+		t.Fatalf("a request while responses are lost: %d, %v, want 503", a.status, err)
 	}
 	code, stdout, stderr := w.run("", "connections", "export", "--with-secrets")
 	if code != exitFailed || stdout != "" || !strings.Contains(stderr, `skipped: connection "acme" has a refresh of unknown outcome`) {

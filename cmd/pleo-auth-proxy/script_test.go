@@ -32,13 +32,13 @@ import (
 //	otherkey FILE           issues a key of another company and writes it to the file
 //	revoke FILE             revokes the key that the file holds
 //	set VAR FILE            sets VAR to what stands in the file
-//	taken VAR               sets VAR to an address that somebody listens on
+//	taken VAR               sets VAR to an address that is in use
 //	sql FILE STATEMENT      changes a store behind the program's back
 //	start                   starts the server, and sets PROXY, ADMIN and HEALTH
 //	logs WORDS              waits until the server has logged the words
 //	end SIGNAL CODE         signals the server, which must end with the code
 //	get URL [HEADER VALUE]  prints status and body
-//	stale FILE              leaves a socket behind that nobody listens at
+//	stale FILE              leaves a stale socket behind
 //	readonly FILE...        makes files and directories unwritable
 //
 // and, where there is a PostgreSQL:

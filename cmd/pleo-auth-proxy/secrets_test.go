@@ -40,7 +40,7 @@ func secretForms(clientID string) []string {
 }
 
 // TestNoSecretInOutput plants secrets, lets everything happen to them that can,
-// and looks for them in all that the program says at debug level and in all
+// and looks for them in all that the program logs at debug level and in all
 // that it leaves on disk.
 func TestNoSecretInOutput(t *testing.T) {
 	w := newEnv(t, simulator.Settings{}, "log: {level: debug}")
@@ -50,14 +50,14 @@ func TestNoSecretInOutput(t *testing.T) {
 	p := w.serve()
 	w.causeFailures(p, &said)
 	for _, path := range []string{
-		"/", "/connections", "/connections/acme", "/connections/dead", "/connections/acme/key", "/api/v1/connections/dead/history",
-		"/metrics", "/readyz?verbose", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/dead",
+		"/", "/connections", "/connections/acme", "/connections/rejected", "/connections/acme/key", "/api/v1/connections/rejected/history",
+		"/metrics", "/readyz?verbose", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/rejected",
 		"/api/v1/connections/nobody", "/api/v1/connections?cursor=" + plantedKey,
 	} {
 		a := p.admin(path)
 		fmt.Fprintf(&said, "%v %s\n", a.header, a.body)
 	}
-	for _, args := range [][]string{{"connections", "list"}, {"connections", "list", "--json"}, {"connections", "show", "dead"}, {"config", "validate", "--json"}} {
+	for _, args := range [][]string{{"connections", "list"}, {"connections", "list", "--json"}, {"connections", "show", "rejected"}, {"config", "validate", "--json"}} {
 		_, stdout, stderr := w.run("", args...)
 		said.WriteString(stdout + stderr)
 	}
@@ -68,16 +68,16 @@ func TestNoSecretInOutput(t *testing.T) {
 	w.search("what the program said", said.String())
 	w.search("the log", p.log.String())
 	w.searchFiles(filepath.Join(w.dir, "data"))
-	for _, happened := range []string{`"msg":"refreshed"`, `"connection":"ill"`, `"code":"reauthorization_required"`, `"msg":"stopped"`} {
+	for _, happened := range []string{`"msg":"refreshed"`, `"connection":"failing"`, `"code":"reauthorization_required"`, `"msg":"stopped"`} {
 		if !strings.Contains(p.log.String(), happened) {
 			t.Errorf("the log lacks %s, so that did not happen and was not tested:\n%s", happened, p.log)
 		}
 	}
 }
 
-// TestUnsolicitedResponseIsNotLogged: the API sends more than the length of its answer.
+// TestUnsolicitedResponseIsNotLogged: the API sends more than the length of its response.
 func TestUnsolicitedResponseIsNotLogged(t *testing.T) {
-	const unasked = "somebody's expenses"
+	const unsolicited = "expenses of a customer"
 	w := newEnv(t, simulator.Settings{})
 	api, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -101,15 +101,15 @@ func TestUnsolicitedResponseIsNotLogged(t *testing.T) {
 		}
 		defer func() { _ = conn.Close() }()
 		_, _ = http.ReadRequest(bufio.NewReader(conn))
-		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"+unasked)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"+unsolicited)
 		_, _ = io.Copy(io.Discard, conn) // until the proxy has seen it
 	}()
 	if a, err := p.get(client(t), "acme", "/v1/x"); a.body != "ok" || err != nil {
-		t.Errorf("answer = %q, %v, want ok", a.body, err)
+		t.Errorf("response = %q, %v, want ok", a.body, err)
 	}
 	<-hungUp
 	p.stop()
-	if strings.Contains(p.log.String(), unasked) {
+	if strings.Contains(p.log.String(), unsolicited) {
 		t.Errorf("the log quotes the API:\n%s", p.log)
 	}
 }
@@ -137,8 +137,8 @@ func (w *env) plantClientSecret() {
 func (w *env) plantConnections(said *strings.Builder) {
 	w.t.Helper()
 	_, acme := w.expired("acme")
-	_, ill := w.expired("ill")
-	grant, dead := w.expired("dead")
+	_, failing := w.expired("failing")
+	grant, rejected := w.expired("rejected")
 	if err := w.sim.RevokeGrant(grant.ID); err != nil {
 		w.t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func (w *env) plantConnections(said *strings.Builder) {
 		stdin string
 		args  []string
 	}{
-		{strings.Join([]string{acme, dead, ill, "broken " + acme, `{"name":"` + plantedKey}, "\n"), []string{"connections", "import", "-"}},
+		{strings.Join([]string{acme, rejected, failing, "broken " + acme, `{"name":"` + plantedKey}, "\n"), []string{"connections", "import", "-"}},
 		{acme, []string{"connections", "import", "-", "--json"}},
 		{plantedKey, []string{"connections", "add", "key", "--kind", "standalone_key", "--key-file", "-"}},
 		{plantedKey + "\nmore", []string{"connections", "add", "key2", "--kind", "standalone_key", "--key-file", "-"}},
@@ -165,7 +165,7 @@ func (w *env) plantConnections(said *strings.Builder) {
 func (w *env) causeFailures(p *process, said *strings.Builder) {
 	w.t.Helper()
 	c := client(w.t)
-	ask := func(connection, path string, want int) {
+	request := func(connection, path string, want int) {
 		w.t.Helper()
 		a, err := p.get(c, connection, path)
 		if err != nil || a.status != want {
@@ -173,21 +173,21 @@ func (w *env) causeFailures(p *process, said *strings.Builder) {
 		}
 		fmt.Fprintf(said, "%d %v %s\n", a.status, a.header, a.body)
 	}
-	ask("acme", "/v2/employees", 200)
-	ask("acme", "/v2/employees?q="+url.QueryEscape(plantedClientSecret), 200)
-	ask("dead", "/v2/employees", 401)
-	ask("key", "/echo/x", 200)
-	ask("nobody", "/echo", 400)
+	request("acme", "/v2/employees", 200)
+	request("acme", "/v2/employees?q="+url.QueryEscape(plantedClientSecret), 200)
+	request("rejected", "/v2/employees", 401)
+	request("key", "/echo/x", 200)
+	request("nobody", "/echo", 400)
 	for _, f := range []simulator.Fault{{Kind: "status", Status: 429, Count: 1}, {Kind: "html", Count: 1}} {
 		w.fault(f)
-		ask("ill", "/v2/employees", 503)
+		request("failing", "/v2/employees", 503)
 	}
 	w.fault(simulator.Fault{Target: "api", Kind: "reset", Count: 2}) // a GET is sent again, once
-	ask("key", "/v2/employees", 502)
+	request("key", "/v2/employees", 502)
 	if err := w.sim.RevokeKey("k"); err != nil {
 		w.t.Fatal(err)
 	}
-	ask("key", "/v2/employees", 401)
+	request("key", "/v2/employees", 401)
 	r, err := http.NewRequest(http.MethodGet, "http://"+p.addresses["proxy"]+"/echo", nil)
 	if err != nil {
 		w.t.Fatal(err)

@@ -79,9 +79,9 @@ const (
 const maxLineSize = 1 << 20
 
 // Import adds the connections of JSON lines, one after another: a line that fails
-// does not keep the others from being imported. It returns an error if it could
-// not go on to the end, because in cannot be read, the store is unavailable or ctx
-// has ended; the report then has the results up to there.
+// does not keep the others from being imported. It returns an error if it stopped
+// early, because in cannot be read, the store is unavailable or ctx has ended; the
+// report then has the results so far.
 func (o *Operator) Import(ctx context.Context, in io.Reader, opts ImportOptions) (ImportReport, error) {
 	i := importer{adder: o.adder(opts.Offline), opts: opts, report: ImportReport{Lines: []ImportResult{}}}
 	lines := bufio.NewReaderSize(in, maxLineSize)
