@@ -279,7 +279,7 @@ func TestKeysetOnReadOnlyMount(t *testing.T) {
 		t.Errorf("connections add = %v, want nil:\n%s", err, out)
 	}
 	out, err := readOnly("keyset", "add")
-	if err == nil || !strings.Contains(string(out), "read-only file system; the keyset is on a read-only mount: change it where it comes from") {
+	if err == nil || !strings.Contains(string(out), "read-only file system; the keyset is on a read-only mount: edit the original") {
 		t.Errorf("keyset add = %v, want what to do instead:\n%s", err, out)
 	}
 }
