@@ -85,7 +85,7 @@ func (c *cache) add(state credstore.State) *entry {
 	found, loaded := c.byID.LoadOrStore(fresh.id, fresh)
 	e := found.(*entry)
 	c.install(e, state)
-	// The first version was imported: whoever had it before may have used it since.
+	// A first version was imported, and may have been used since where it came from.
 	if !loaded && state.Credential.Version > 1 && e.current.Load().valid(c.Now()) {
 		e.proven.Store(state.Credential.Version)
 	}

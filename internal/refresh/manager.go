@@ -122,7 +122,7 @@ func (m *Manager) CheckServer(context.Context) error { return m.health.server.ge
 // a restored store, or an open circuit breaker.
 func (m *Manager) CheckCredentials(context.Context) error {
 	errs := []error{m.health.check()}
-	if m.Restored() {
+	if m.guard.Detected() {
 		errs = append(errs, rollback.ErrRestored)
 	}
 	if m.breaker.Open() {
@@ -130,10 +130,6 @@ func (m *Manager) CheckCredentials(context.Context) error {
 	}
 	return errors.Join(errs...)
 }
-
-// Restored reports whether refreshes wait for an operator to accept a store that
-// is older than its high-water mark.
-func (m *Manager) Restored() bool { return m.guard.Detected() }
 
 // Sole reports whether the store holds at most one connection.
 func (m *Manager) Sole(ctx context.Context) (bool, error) {

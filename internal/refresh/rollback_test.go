@@ -48,8 +48,8 @@ func TestRestoredStoreWaitsToBeAccepted(t *testing.T) {
 		for _, name := range []string{"refreshed", "untouched"} {
 			_, err := p.Authorize(t.Context(), name)
 			e := wantCode(t, err, ServerUnavailable)
-			if !strings.Contains(e.Error(), "accept-restore") || !p.Restored() {
-				t.Errorf("error %q, Restored %v; want it to name the command", e, p.Restored())
+			if !strings.Contains(e.Error(), "accept-restore") || !p.guard.Detected() {
+				t.Errorf("error %q, detected %v; want it to name the command", e, p.guard.Detected())
 			}
 		}
 		time.Sleep(time.Hour)
@@ -97,8 +97,8 @@ func TestRestoredStoreWaitsDespiteLaterChanges(t *testing.T) {
 			time.Sleep(time.Minute)
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, ServerUnavailable)
-			if n := w.server.count() - before; n != 0 || !p.Restored() {
-				t.Errorf("restarted %v: sent %d times, Restored %v; want 0 and true", restarted, n, p.Restored())
+			if n := w.server.count() - before; n != 0 || !p.guard.Detected() {
+				t.Errorf("restarted %v: sent %d times, detected %v; want 0 and true", restarted, n, p.guard.Detected())
 			}
 			p.stop()
 		}
@@ -107,7 +107,7 @@ func TestRestoredStoreWaitsDespiteLaterChanges(t *testing.T) {
 		}
 		p = w.start(dir)
 		defer p.stop()
-		if p.Restored() {
+		if p.guard.Detected() {
 			t.Error("still waiting after the store was accepted")
 		}
 	})
@@ -147,7 +147,7 @@ func TestHighWaterMarkFollowsTheStore(t *testing.T) {
 		defer p.stop()
 		expire()
 		p.mustAuthorize("acme")
-		if p.Restored() {
+		if p.guard.Detected() {
 			t.Error("a store that was not restored is detected as restored")
 		}
 		if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
