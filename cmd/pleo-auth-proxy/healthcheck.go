@@ -68,7 +68,7 @@ func healthListen(cfg *config.Config) (config.Listen, error) {
 	if at.Off() {
 		at = cfg.Admin.Listen
 	}
-	problem := ""
+	var problem string
 	switch {
 	case at == cfg.Admin.Listen && at.Network == "tcp" && !cfg.Admin.TLS.Off():
 		problem = "is required for a health check, because admin.listen uses TLS"

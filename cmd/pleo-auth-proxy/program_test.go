@@ -3,13 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/config"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/listen"
-	"github.com/pleo-auth-proxy/pleo-auth-proxy/cmd/pleo-auth-proxy/internal/setup"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
@@ -48,23 +47,19 @@ func TestTerminalEscapesAreQuoted(t *testing.T) {
 	}
 }
 
-func TestHealthcheckListener(t *testing.T) {
-	for address, want := range map[string]string{
-		":8487":          "127.0.0.1:8487",
-		"0.0.0.0:8487":   "127.0.0.1:8487",
-		"[::]:8487":      "[::1]:8487",
-		"10.0.0.1:8487":  "10.0.0.1:8487",
-		"localhost:8487": "localhost:8487",
-	} {
-		if got := listen.DialAddress(config.Listen{Network: "tcp", Address: address}); got != want {
-			t.Errorf("dialable(%q) = %q, want %q", address, got, want)
+// TestCommandsHaveHelp checks that every command has a short description in the
+// imperative, and an example.
+func TestCommandsHaveHelp(t *testing.T) {
+	each(newRootCommand(&program{}), func(cmd *cobra.Command) {
+		if cmd.Hidden || cmd.Name() == "help" || cmd.Parent() != nil && cmd.Parent().Name() == "completion" || cmd.Name() == "completion" {
+			return // those of cobra
 		}
-	}
-}
-
-func TestIgnoredProxyVariables(t *testing.T) {
-	got := setup.IgnoredProxyVariables([]string{"HTTP_PROXY=http://u:p@h", "https_proxy=x", "ALL_PROXY=", "NO_PROXY=x", "HTTP_PROXYX=x"})
-	if diff := cmp.Diff([]string{"HTTP_PROXY", "https_proxy"}, got); diff != "" {
-		t.Errorf("ignored (-want +got), names only:\n%s", diff)
-	}
+		verb, _, _ := strings.Cut(cmd.Short, " ")
+		if verb == "" || strings.HasSuffix(verb, "s") {
+			t.Errorf("%s: the short description is %q, want one in the imperative", cmd.CommandPath(), cmd.Short)
+		}
+		if !strings.Contains(cmd.Example, cmd.CommandPath()) {
+			t.Errorf("%s has no example", cmd.CommandPath())
+		}
+	})
 }

@@ -63,13 +63,11 @@ type backupResult struct {
 }
 
 func backup(ctx context.Context, p *program, v *setup.OpenedStore, path string) error {
-	name, err := path, error(nil)
+	name, copyTo := path, v.Store.Backup
 	if path == "-" {
-		name, err = "standard output", backupToOutput(ctx, p.stdout, v.Store)
-	} else {
-		err = v.Store.Backup(ctx, path)
+		name, copyTo = "standard output", func(ctx context.Context, _ string) error { return backupToOutput(ctx, p.stdout, v.Store) }
 	}
-	if err != nil {
+	if err := copyTo(ctx, path); err != nil {
 		return err
 	}
 	use, err := v.Store.Keys.Usage(ctx)
