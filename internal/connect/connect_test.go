@@ -144,7 +144,7 @@ func newEnv(t *testing.T, publicURL string, change func(*Config)) *env {
 	if o.pages, err = New(c); err != nil {
 		t.Fatal(err)
 	}
-	o.links = NewLinkIssuer(LinkIssuerConfig{Store: store.Links, PublicURL: public, ReturnURLs: []string{returnURL}})
+	o.links = NewLinkIssuer(LinkIssuerConfig{Store: store.Links, PublicURL: public})
 	return o
 }
 

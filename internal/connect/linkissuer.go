@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,12 +21,8 @@ const (
 	maxCachedLinks     = 4096
 )
 
-var (
-	// ErrNoPublicURL means that there are no connect pages.
-	ErrNoPublicURL = errors.New("connect links need connect.public_url: set it to the URL at which browsers reach the connect listener")
-	// ErrReturnURL means that links may not return to the requested URL.
-	ErrReturnURL = errors.New("the return URL is not one of connect.return_urls")
-)
+// ErrNoPublicURL means that there are no connect pages.
+var ErrNoPublicURL = errors.New("connect links need connect.public_url: set it to the URL at which browsers reach the connect listener")
 
 // LinkStore is the part of the credential store that creates links.
 type LinkStore interface {
@@ -36,20 +31,18 @@ type LinkStore interface {
 
 // LinkIssuerConfig configures a [LinkIssuer].
 type LinkIssuerConfig struct {
-	Store      LinkStore        // required
-	PublicURL  *url.URL         // of the pages for browsers; nil means that there are no links
-	TTL        time.Duration    // the lifetime of a link; 0 means 7 days
-	ReturnURLs []string         // the URLs that links may return to
-	Now        func() time.Time // nil means time.Now
+	Store     LinkStore        // required
+	PublicURL *url.URL         // of the pages for browsers; nil means that there are no links
+	TTL       time.Duration    // the lifetime of a link; 0 means 7 days
+	Now       func() time.Time // nil means time.Now
 }
 
 // LinkIssuer creates connect links. It is safe for concurrent use.
 type LinkIssuer struct {
-	store      LinkStore
-	publicURL  *url.URL
-	ttl        time.Duration
-	returnURLs []string
-	now        func() time.Time
+	store     LinkStore
+	publicURL *url.URL
+	ttl       time.Duration
+	now       func() time.Time
 
 	opening singleflight.Group
 
@@ -77,14 +70,14 @@ func NewLinkIssuer(c LinkIssuerConfig) *LinkIssuer {
 		c.Now = time.Now
 	}
 	return &LinkIssuer{
-		store: c.Store, publicURL: c.PublicURL, ttl: c.TTL, returnURLs: c.ReturnURLs, now: c.Now,
+		store: c.Store, publicURL: c.PublicURL, ttl: c.TTL, now: c.Now,
 		cache: map[linkKey]cachedLink{},
 	}
 }
 
 // Issue returns the URL of a link to send to a customer. It returns an existing link
 // if at least half of its lifetime is left. r.TTL overrides the configured lifetime.
-// Errors are ErrNoPublicURL, ErrReturnURL and those of the store.
+// Errors are ErrNoPublicURL and those of the store. The caller checks r.ReturnURL.
 //
 // The URL is a secret until the link is used: with it anyone can connect a company.
 func (l *LinkIssuer) Issue(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
@@ -98,9 +91,6 @@ func (l *LinkIssuer) Issue(ctx context.Context, id string, r credstore.LinkReque
 func (l *LinkIssuer) issue(ctx context.Context, id string, r credstore.LinkRequest) (string, credstore.Link, error) {
 	if l.publicURL == nil {
 		return "", credstore.Link{}, ErrNoPublicURL
-	}
-	if r.ReturnURL != "" && !slices.Contains(l.returnURLs, r.ReturnURL) {
-		return "", credstore.Link{}, ErrReturnURL
 	}
 	token, link, err := l.store.OpenLink(ctx, id, r)
 	if err != nil {

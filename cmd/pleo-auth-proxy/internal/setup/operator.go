@@ -28,7 +28,7 @@ func NewOperator(cfg *config.Config, store credstore.Store) *manage.Operator {
 func NewLinkIssuer(cfg *config.Config, store credstore.Store) *connect.LinkIssuer {
 	return connect.NewLinkIssuer(connect.LinkIssuerConfig{
 		Store:     manage.ConfigLinkStore{LinkStore: store.Links, Store: manage.StoreOf(store), InConfig: inConfig(cfg)},
-		PublicURL: cfg.Connect.PublicURL, TTL: cfg.Connect.LinkTTL, ReturnURLs: cfg.Connect.ReturnURLs,
+		PublicURL: cfg.Connect.PublicURL, TTL: cfg.Connect.LinkTTL,
 	})
 }
 
