@@ -13,7 +13,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/keyset"
 )
 
-// canary is sealed into every store; whoever opens it has the right keyset.
+// canary is encrypted into every store: a keyset that decrypts it is the right one.
 const canary = "the keyset opens this store"
 
 // bindingRow is the row of the table store.
@@ -24,15 +24,15 @@ type bindingRow struct {
 	canary      []byte
 }
 
-// checkBinding compares what the store was made for with what it is opened for.
-// It stamps a new store, and adds a client id to one that had none.
+// checkBinding compares the binding of the store with the one that it is opened for. It
+// binds a new store, and adds a client id to a store without one.
 func (db *database) checkBinding(ctx context.Context, want credstore.Binding) error {
 	row, err := readBinding(ctx, db.dialect.readers())
 	if errors.Is(err, sql.ErrNoRows) {
 		row, err = db.bindOnce(ctx, want)
 	}
 	if err != nil {
-		return db.failure("reading the store's stamp", err)
+		return db.failure("reading the store's binding", err)
 	}
 	if err := compareBindings(row.binding, want); err != nil {
 		return err
@@ -59,19 +59,19 @@ func readBinding(ctx context.Context, q querier) (r bindingRow, err error) {
 	return r, err
 }
 
-// bindOnce stamps the store unless somebody else has just done so, and returns
-// the stamp it has then.
-func (db *database) bindOnce(ctx context.Context, stamp credstore.Binding) (r bindingRow, err error) {
+// bindOnce binds the store unless another process has just done so, and returns the
+// binding that it has then.
+func (db *database) bindOnce(ctx context.Context, binding credstore.Binding) (r bindingRow, err error) {
 	id, key := rand.Text(), db.keys.Fingerprint()
-	sealed, err := db.keys.EncryptWith(key, canaryLabel(id), []byte(canary))
+	ciphertext, err := db.keys.EncryptWith(key, canaryLabel(id), []byte(canary))
 	if err != nil {
 		return r, err
 	}
-	err = db.write(ctx, "stamping the store", func(tx *sql.Tx) error {
+	err = db.write(ctx, "binding the store", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `
 			INSERT INTO store (one, id, environment, auth_url, client_id, key_fingerprint, canary, created_at)
 			VALUES (1, $1, $2, $3, $4, $5, $6, $7) ON CONFLICT (one) DO NOTHING`,
-			id, stamp.Environment, stamp.AuthURL, stamp.ClientID, key, sealed, db.now().UnixMilli())
+			id, binding.Environment, binding.AuthURL, binding.ClientID, key, ciphertext, db.now().UnixMilli())
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func (db *database) bindOnce(ctx context.Context, stamp credstore.Binding) (r bi
 		return err
 	})
 	if err == nil && r.id == id {
-		db.log.Warn("made a new store; if there was one before, stop and put it back", zap.String("environment", stamp.Environment))
+		db.log.Warn("created a new store; if there was one before, stop and restore it", zap.String("environment", binding.Environment))
 	}
 	return r, err
 }
@@ -92,12 +92,12 @@ func compareBindings(have, want credstore.Binding) error {
 		{"authorization server", have.AuthURL, want.AuthURL, "upstream.auth_url"},
 		{"OAuth client", have.ClientID, want.ClientID, "oauth.client_id"},
 	} {
-		// Without a client id no refresh token can be presented to the wrong place.
+		// Without a client id no refresh token can be sent to the wrong client.
 		if part.have == part.want || part.what == "OAuth client" && (part.have == "" || part.want == "") {
 			continue
 		}
 		return &credstore.SetupError{
-			Err:  fmt.Errorf("the store was made for the %s %q, not %q", part.what, part.have, part.want),
+			Err:  fmt.Errorf("the store belongs to the %s %q, not %q", part.what, part.have, part.want),
 			Hint: "correct " + part.hint + ", or give this configuration a store of its own",
 		}
 	}
@@ -105,18 +105,18 @@ func compareBindings(have, want credstore.Binding) error {
 }
 
 func checkKeyset(keys *keyset.Keyset, row bindingRow) error {
-	const hint = "use the keyset that the store was made with, from its backup if need be"
+	const hint = "use the keyset that the store was created with, from its backup if necessary"
 	if !keys.Contains(row.fingerprint) {
 		return &credstore.SetupError{
-			Err: fmt.Errorf("the store was sealed under the key %s, and the keyset, whose primary key is %s, does not hold it",
+			Err: fmt.Errorf("the store is encrypted with the key %s, which the keyset, whose primary key is %s, does not hold",
 				row.fingerprint, keys.Fingerprint()),
 			Hint: hint,
 		}
 	}
-	opened, err := keys.Decrypt(canaryLabel(row.id), row.canary)
-	if err != nil || string(opened) != canary {
+	decrypted, err := keys.Decrypt(canaryLabel(row.id), row.canary)
+	if err != nil || string(decrypted) != canary {
 		return &credstore.SetupError{
-			Err:  errors.New("the keyset does not open the store, although it holds the key: the store is damaged"),
+			Err:  errors.New("the keyset holds the key of the store but cannot decrypt it: the store is damaged"),
 			Hint: "restore the store from a backup",
 		}
 	}

@@ -11,13 +11,13 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Columns of the table consents, as the labels of the seal name them.
+// The labels that the encryption of consents is bound to.
 const (
 	columnConsentLink     = "consent_link"
 	columnConsentVerifier = "consent_verifier"
 )
 
-// BeginConsent remembers an attempt; see [credstore.Store].
+// BeginConsent implements [credstore.Links].
 func (s links) BeginConsent(ctx context.Context, c credstore.Consent) error {
 	const doing = "beginning a consent"
 	if c.State.IsZero() || c.Verifier.IsZero() || len(c.Browser) == 0 {
@@ -68,7 +68,7 @@ func (s links) consentEnd(c credstore.Consent) time.Time {
 	return c.ExpiresAt
 }
 
-// TakeConsent returns an attempt once; see [credstore.Store].
+// TakeConsent implements [credstore.Links].
 func (s links) TakeConsent(ctx context.Context, state credstore.Secret, browser []byte) (credstore.Consent, error) {
 	var c credstore.Consent
 	err := s.db.write(ctx, "taking a consent", func(tx *sql.Tx) (err error) {
@@ -93,7 +93,7 @@ func (s links) takeConsent(ctx context.Context, tx *sql.Tx, state credstore.Secr
 	if subtle.ConstantTimeCompare(c.Browser, browser) != 1 {
 		return credstore.Consent{}, credstore.ErrOtherBrowser
 	}
-	// Of two who have read it, one deletes it.
+	// Of two transactions that have read it, one deletes it.
 	deleted, err := affected(tx.ExecContext(ctx, `DELETE FROM consents WHERE state_hash = $1`, hash[:]))
 	if err == nil && !deleted {
 		err = credstore.ErrNotFound

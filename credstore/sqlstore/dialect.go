@@ -6,68 +6,65 @@ import (
 	"time"
 )
 
-// dialect is what databases do each in their own way.
+// dialect is what the databases do differently.
 type dialect interface {
 	// writer returns the pool for transactions that write.
 	writer() *sql.DB
 	// readers returns the pool for everything else.
 	readers() *sql.DB
-	// transact runs f in a transaction, and commits it durably unless f returns
-	// an error. Beside a transaction about a connection, named by its id, no
-	// other runs that is about the same one; an empty id stands for none. f may be
-	// called again after what it did was undone, so it must not add to what an
-	// earlier call has left outside the transaction.
+	// transact runs f in a transaction, and commits it durably unless f returns an
+	// error. Transactions about the same connection, named by its id, run one at a
+	// time; an empty id stands for none. f may be called again after its effects were
+	// rolled back, so it must not depend on what an earlier call has left outside of
+	// the transaction.
 	transact(ctx context.Context, id string, f func(*sql.Tx) error) error
-	// lockAll makes the transaction wait for all others that have called alone: they
-	// decide on more than one connection, such as which of them has a name.
+	// lockAll makes the transaction wait for all others that have called lockAll. They
+	// depend on more than one connection, such as on which one has a name.
 	lockAll(ctx context.Context, tx *sql.Tx) error
-	// shareLock ends a SELECT whose rows must stay as they are until the transaction
-	// ends.
+	// shareLock ends a SELECT whose rows must not change until the transaction ends.
 	shareLock() string
-	// classify says what an error of the database means, in the words of
-	// package credstore.
+	// classify maps an error of the database to the errors of package credstore.
 	classify(err error) error
 
-	// acquire takes what is behind the lease on the connection's credential. It
-	// returns credstore.ErrBusy while anyone holds it.
+	// acquire takes the database's part of a lease. It returns credstore.ErrBusy while
+	// another process or goroutine has it.
 	acquire(ctx context.Context, id, owner string) (leaseHandle, error)
 
 	// recordChange gives the change of a connection the next number.
 	recordChange(ctx context.Context, tx *sql.Tx, id string, at time.Time) error
-	// position is a query for where the changes have come to, which watchers
-	// begin from.
+	// position is a query for the current position in the sequence of changes, at which
+	// watchers begin.
 	position() string
-	// changes is a query for what has changed since position $1, in rows of a
-	// later position, a connection's id, NULL where there is none, and whether a
-	// refresh of it is requested and deliveries about it wait. It gives no more rows
-	// than limit; 0: all.
+	// changes is a query for the changes after position $1: a later position, the id of
+	// a connection or NULL, whether a refresh of it is requested, and whether
+	// deliveries about it are pending. It returns at most limit rows; 0: all.
 	changes() (query string, limit int)
-	// watch keeps the watcher looking until ctx ends or the store is closed, and
-	// returns why it ended.
+	// watch keeps the watcher polling until ctx ends or the store is closed, and
+	// returns the reason.
 	watch(ctx context.Context, w *watcher) error
-	// storeName is an SQL expression for what Position names the store by.
+	// storeName is an SQL expression for the store's id in Position.
 	storeName() string
-	// lastChange is an SQL expression for the largest number that a change has
-	// ever had, also when its row is gone.
+	// lastChange is an SQL expression for the highest number that a change has ever
+	// had, even if its row was deleted.
 	lastChange() string
 
-	// checkInPlace returns an error if the data are no longer where others would find
-	// them: what is written then is lost with this process.
+	// checkFiles returns an error if the database is no longer where other processes
+	// would find it: what is written then is lost with this process.
 	checkFiles() error
 	// close ends all leases and closes the pools.
 	close() error
 }
 
-// handle is a database's part of a lease.
+// leaseHandle is a database's part of a lease.
 type leaseHandle interface {
-	// fence is larger than that of every hold before under which anything was
+	// fence is larger than that of every earlier handle under which anything was
 	// written.
 	fence() int64
-	// remaining is how long it lasts if nothing is done about it.
+	// remaining is how long the handle lasts if it is not renewed.
 	remaining() time.Duration
-	// check returns credstore.ErrLeaseLost if it has ended; else nobody else gets
-	// it before the transaction ends.
+	// check returns credstore.ErrLeaseLost if the handle has ended; otherwise no other
+	// process can acquire the lease before the transaction ends.
 	check(ctx context.Context, tx *sql.Tx) error
-	// release gives it back.
+	// release ends the handle.
 	release() error
 }

@@ -1,25 +1,22 @@
-// Package sqlstore stores rows and takes locks and leases, on SQLite and
-// PostgreSQL.
+// Package sqlstore stores rows, takes locks and leases, on SQLite and PostgreSQL. What
+// becomes of a connection is decided by [credstore.Apply].
 //
-// The database is SQLite, embedded, for one host. Three tables hold a
-// connection: what everybody may see of it and what decides whether a write
-// applies (connections), what is sealed (credentials), and the intent
-// outstanding (intents). Beside them stand what people did and are to be told:
-// the history (events), who is told of it (subscriptions, deliveries), and the
-// ways to give consent (links, consents). The SQL keeps to what PostgreSQL
-// understands too; what does not is behind the dialect interface or in the
-// sqlite_*.go files.
+// Three tables hold a connection: its public state and what decides whether a write
+// applies (connections), its encrypted secrets (credentials), and the outstanding
+// intent (intents). Others hold the history (events), what webhooks get
+// (subscriptions, deliveries), and the ways to give consent (links, consents). The SQL
+// is restricted to what both databases understand; the rest is behind the dialect
+// interface, in the files sqlite_*.go and postgres_*.go.
 //
-// Every write is one transaction that takes the write lock when it begins, so
-// no write is decided on something that has changed since. A credential is
-// saved by an UPDATE that names its parent, which makes the check part of the
-// write.
+// Every write is one transaction that locks the connection when it begins, so no write
+// is decided on a state that has changed since.
 //
-// A Memory is the same database without files. Otherwise there are these, all
-// readable by their owner only:
+// The files of an SQLite database are readable by their owner only:
 //
 //	store.db          the database
-//	store.db-wal      what is committed and not yet moved into it
+//	store.db-wal      committed transactions that are not in it yet
 //	store.db-shm      SQLite's index of the above
 //	store.db.leases   empty; locked byte by byte, one byte per connection
+//
+// A [Memory] is an SQLite database without files.
 package sqlstore

@@ -13,9 +13,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Exists reports whether there is a store already where c says, whether or not it
-// can be opened. It writes nothing. Only of a database on a server it can be that
-// nobody knows; the error then is as that of [Open].
+// Exists reports whether there is a store already at the place that c names, whether or
+// not it can be opened. It writes nothing. Only a database on a server may be
+// unavailable; the error is then like that of [Open].
 func Exists(ctx context.Context, c Config) (bool, error) {
 	if c.Memory != nil {
 		return false, nil

@@ -7,7 +7,7 @@ import (
 	"fmt"
 )
 
-// Fact returns what SetFact recorded; see [credstore.Store].
+// Fact implements [credstore.Changes].
 func (s changes) Fact(ctx context.Context, name string) (string, error) {
 	var value string
 	err := s.db.dialect.readers().QueryRowContext(ctx, `SELECT value FROM facts WHERE name = $1`, name).Scan(&value)
@@ -17,7 +17,7 @@ func (s changes) Fact(ctx context.Context, name string) (string, error) {
 	return value, s.db.failure(fmt.Sprintf("reading fact %q", name), err)
 }
 
-// SetFact records a fact; see [credstore.Store].
+// SetFact implements [credstore.Changes].
 func (s changes) SetFact(ctx context.Context, name, value string) error {
 	return s.db.write(ctx, fmt.Sprintf("recording fact %q", name), func(tx *sql.Tx) error {
 		return setFact(ctx, tx, name, value)
@@ -31,8 +31,7 @@ func setFact(ctx context.Context, tx *sql.Tx, name, value string) error {
 	return err
 }
 
-// Position returns the store's id and its number of changes; see
-// [credstore.Store].
+// Position implements [credstore.Changes].
 func (s changes) Position(ctx context.Context) (store string, change int64, err error) {
 	err = s.db.dialect.readers().QueryRowContext(ctx, `SELECT `+s.db.dialect.storeName()+`, `+s.db.dialect.lastChange()+` FROM store`).Scan(&store, &change)
 	return store, change, s.db.failure("reading the store's position", err)

@@ -15,7 +15,7 @@ import (
 // eventColumns are what scanEvent reads.
 const eventColumns = `events.id, events.connection_id, events.connection, type, at, actor, status, reason, version, code, message`
 
-// scanEvent reads the eventColumns, and into more what comes after.
+// scanEvent reads the eventColumns, and the columns after them into more.
 func scanEvent(scan func(...any) error, more ...any) (e credstore.Event, err error) {
 	var at sql.NullInt64
 	err = scan(append([]any{
@@ -36,7 +36,7 @@ func (db *database) record(ctx context.Context, tx *sql.Tx, c credstore.Connecti
 	return db.queue(ctx, tx, c, e.Type, number)
 }
 
-// addEvent adds the event and forgets those that it drives out.
+// addEvent adds the event, and deletes those that exceed the limits.
 func (db *database) addEvent(ctx context.Context, tx *sql.Tx, c credstore.Connection, e credstore.Event) (number int64, err error) {
 	frequent, kept := asInt(e.Type.Frequent()), credstore.MaxEvents
 	if e.Type.Frequent() {
@@ -57,9 +57,9 @@ func (db *database) addEvent(ctx context.Context, tx *sql.Tx, c credstore.Connec
 	return number, err
 }
 
-// RecordEvent adds an event by itself; see [credstore.Store].
+// RecordEvent implements [credstore.History].
 func (s history) RecordEvent(ctx context.Context, id string, e credstore.Event) error {
-	return s.db.transact(ctx, "noting an event", id, func(tx *sql.Tx) error {
+	return s.db.transact(ctx, "recording an event", id, func(tx *sql.Tx) error {
 		c, err := connectionWithID(ctx, tx, id)
 		if err != nil {
 			return err
@@ -68,7 +68,7 @@ func (s history) RecordEvent(ctx context.Context, id string, e credstore.Event) 
 	})
 }
 
-// History returns a page of events; see [credstore.Store].
+// Events implements [credstore.History].
 func (s history) Events(ctx context.Context, id, before string, limit int) (credstore.HistoryPage, error) {
 	const doing = "reading a connection's history"
 	limit, err := pageSize(limit)
@@ -86,19 +86,19 @@ func (s history) Events(ctx context.Context, id, before string, limit int) (cred
 	return page, s.db.failure(doing, err)
 }
 
-// Removed returns the id of a connection that was removed; see [credstore.Store].
+// Removed implements [credstore.History].
 func (s history) Removed(ctx context.Context, name string) (id string, err error) {
 	err = s.db.dialect.readers().QueryRowContext(ctx, `
 		SELECT connection_id FROM events WHERE connection = $1 AND type = 'connection.removed' ORDER BY number DESC LIMIT 1`,
 		name).Scan(&id)
 	if err != nil {
-		return "", s.db.failure(fmt.Sprintf("finding a connection %q that was removed", name), orNotFound(err))
+		return "", s.db.failure(fmt.Sprintf("finding a removed connection %q", name), orNotFound(err))
 	}
 	return id, nil
 }
 
-// historyPage reads all events of a connection that are older than the number,
-// up to one more than the limit, which tells whether there is a next page.
+// historyPage reads one event more than the limit, which shows whether there is a next
+// page.
 func (s history) historyPage(ctx context.Context, id string, older int64, limit int) (page credstore.HistoryPage, err error) {
 	var last int64
 	err = s.db.each(ctx, func(rows *sql.Rows) error {
@@ -117,13 +117,12 @@ func (s history) historyPage(ctx context.Context, id string, older int64, limit 
 	return page, err
 }
 
-// cursorBefore makes the cursor of the page that begins before the number.
+// cursorBefore returns the cursor of the page that begins before the number.
 func cursorBefore(number int64) string {
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "before %d", number))
 }
 
-// numberBefore is the inverse of cursorBefore; for the first page it is beyond
-// all numbers.
+// numberBefore is the inverse of cursorBefore. The first page begins after all numbers.
 func numberBefore(cursor string) (int64, error) {
 	if cursor == "" {
 		return 1<<63 - 1, nil
@@ -132,7 +131,7 @@ func numberBefore(cursor string) (int64, error) {
 	digits, ok := strings.CutPrefix(string(text), "before ")
 	number, notNumber := strconv.ParseInt(digits, 10, 64)
 	if err != nil || !ok || notNumber != nil {
-		return 0, fmt.Errorf("%w: the cursor is not one that a history gave", credstore.ErrBadQuery)
+		return 0, fmt.Errorf("%w: the cursor is not one that a history returned", credstore.ErrBadQuery)
 	}
 	return number, nil
 }

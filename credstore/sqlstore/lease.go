@@ -11,7 +11,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// lease is a credstore.Lease.
+// lease implements credstore.Lease.
 type lease struct {
 	db     *database
 	id     string // of the connection
@@ -20,10 +20,10 @@ type lease struct {
 
 	mu       sync.Mutex // guards what follows
 	released bool
-	writes   int // under way; the hold outlasts them
+	writes   int // in progress; the handle outlasts them
 }
 
-// Acquire takes the lease on the connection's credential; see [credstore.Store].
+// Acquire implements [credstore.Credentials].
 func (s credentials) Acquire(ctx context.Context, id, owner string) (credstore.Lease, error) {
 	return s.db.acquire(ctx, id, owner)
 }
@@ -47,17 +47,16 @@ func orNotFound(err error) error {
 	return err
 }
 
-// ConnectionID returns the id of the connection whose credential it is about.
+// ConnectionID implements [credstore.Lease].
 func (l *lease) ConnectionID() string { return l.id }
 
-// Fence returns the lease's number; see [credstore.Lease].
+// Fence implements [credstore.Lease].
 func (l *lease) Fence() int64 { return l.handle.fence() }
 
-// Owner returns the name of the process that holds the lease.
+// Owner implements [credstore.Lease].
 func (l *lease) Owner() string { return l.owner }
 
-// Remaining returns how long the lease lasts if it is not renewed; 0 once it is
-// released.
+// Remaining implements [credstore.Lease]. It is 0 after Release.
 func (l *lease) Remaining() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,7 +66,8 @@ func (l *lease) Remaining() time.Duration {
 	return l.handle.remaining()
 }
 
-// Release gives the lease back as soon as no write under it is under way.
+// Release implements [credstore.Lease]. The lease ends once no write under it is in
+// progress.
 func (l *lease) Release() error {
 	if !l.markReleased() {
 		return nil
@@ -75,7 +75,7 @@ func (l *lease) Release() error {
 	return l.releaseHandle()
 }
 
-// markReleased marks the lease as released. It reports whether the hold can go now.
+// markReleased reports whether the handle can be released now.
 func (l *lease) markReleased() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,7 +84,7 @@ func (l *lease) markReleased() bool {
 	return first && l.writes == 0
 }
 
-// releaseHandle releases the hold, unless the store was closed, which has ended the lease already.
+// releaseHandle does nothing if the store was closed, which has ended all leases.
 func (l *lease) releaseHandle() error {
 	select {
 	case <-l.db.closed:
@@ -97,8 +97,8 @@ func (l *lease) releaseHandle() error {
 	return nil
 }
 
-// beginWrite announces a write under the lease. It returns false when the lease has
-// ended.
+// beginWrite reports false if the lease has ended; otherwise the handle is kept until
+// endWrite.
 func (l *lease) beginWrite() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,7 +109,7 @@ func (l *lease) beginWrite() bool {
 	return true
 }
 
-// endWrite ends what enter announced.
+// endWrite ends a write that beginWrite has allowed.
 func (l *lease) endWrite() error {
 	if !l.writeEnded() {
 		return nil
@@ -117,7 +117,7 @@ func (l *lease) endWrite() error {
 	return l.releaseHandle()
 }
 
-// writeEnded reports whether the hold can go now.
+// writeEnded reports whether the handle can be released now.
 func (l *lease) writeEnded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -13,19 +13,19 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// linkTokenLabel names the token of a connect link in the label of its seal.
+// linkTokenLabel is the label that the encryption of link tokens is bound to.
 const linkTokenLabel = "link_token"
 
-// linkRetention is how long a link that has expired is told from one that never
-// was.
+// linkRetention is how long an expired link is distinguished from one that never
+// existed.
 const linkRetention = 90 * 24 * time.Hour
 
 // storedLink is a row of the table links.
 type storedLink struct {
 	credstore.Link
-	number int64 // of the connection
-	hash   []byte
-	sealed []byte // nil once the link cannot be used any more
+	number     int64 // of the connection
+	hash       []byte
+	ciphertext []byte // of the token; nil once the link has ended
 }
 
 const linkColumns = `connections.id, links.created_at, links.expires_at, used_at, return_url, other_company, links.shared_company,
@@ -34,17 +34,16 @@ const linkColumns = `connections.id, links.created_at, links.expires_at, used_at
 func scanLink(scan func(...any) error) (l storedLink, err error) {
 	var created, expires, used sql.NullInt64
 	err = scan(&l.ConnectionID, &created, &expires, &used, &l.ReturnURL, &l.AllowOtherCompany, &l.AllowSharedCompany,
-		&l.number, &l.hash, &l.sealed)
+		&l.number, &l.hash, &l.ciphertext)
 	l.CreatedAt, l.ExpiresAt, l.UsedAt = timeOf(created), timeOf(expires), timeOf(used)
 	return l, err
 }
 
-// OpenLink returns the token of a link; see [credstore.Store]. It writes only if
-// it makes a new one.
+// OpenLink implements [credstore.Links]. It writes only if it creates a link.
 func (s links) OpenLink(ctx context.Context, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
 	const doing = "opening a connect link"
 	if r.TTL <= 0 || r.TTL > credstore.MaxLinkTTL {
-		return token, l, fmt.Errorf("%s: it needs a time to live of %v at most", doing, credstore.MaxLinkTTL)
+		return token, l, fmt.Errorf("%s: the time to live must be at most %v", doing, credstore.MaxLinkTTL)
 	}
 	if !r.ReplaceExisting {
 		token, l, err = s.openLink(ctx, s.db.dialect.readers(), id, r)
@@ -57,7 +56,7 @@ func (s links) OpenLink(ctx context.Context, id string, r credstore.LinkRequest)
 		if err != nil {
 			return err
 		}
-		if !r.ReplaceExisting { // somebody else may just have made one
+		if !r.ReplaceExisting { // another process may just have created one
 			token, l, err = s.openLink(ctx, tx, id, r)
 			if !errors.Is(err, sql.ErrNoRows) {
 				return err
@@ -76,8 +75,7 @@ func numberOf(ctx context.Context, q querier, id string) (number int64, err erro
 	return number, orNotFound(err)
 }
 
-// openLink finds a link that can be used and is as requested; else it returns
-// sql.ErrNoRows.
+// openLink returns an existing link that satisfies the request; else sql.ErrNoRows.
 func (s links) openLink(ctx context.Context, q querier, id string, r credstore.LinkRequest) (credstore.Secret, credstore.Link, error) {
 	now := s.db.now()
 	row := q.QueryRowContext(ctx, `
@@ -91,8 +89,8 @@ func (s links) openLink(ctx context.Context, q querier, id string, r credstore.L
 	if err != nil {
 		return credstore.Secret{}, credstore.Link{}, err
 	}
-	// One that does not open, or is not the one it was, is as good as none.
-	token, err := s.db.decrypt(id, linkTokenLabel, l.sealed)
+	// A token that cannot be decrypted, or was replaced, counts as none.
+	token, err := s.db.decrypt(id, linkTokenLabel, l.ciphertext)
 	hash := token.Hash()
 	if err != nil || !bytes.Equal(hash[:], l.hash) {
 		return credstore.Secret{}, credstore.Link{}, sql.ErrNoRows
@@ -100,7 +98,7 @@ func (s links) openLink(ctx context.Context, q querier, id string, r credstore.L
 	return token, l.Link, nil
 }
 
-// makeLink forgets the oldest ones if there are too many.
+// makeLink creates a link, and deletes the oldest ones if there are too many.
 func (s links) makeLink(ctx context.Context, tx *sql.Tx, number int64, id string, r credstore.LinkRequest) (token credstore.Secret, l credstore.Link, err error) {
 	token = newToken()
 	hash := token.Hash()
@@ -141,13 +139,13 @@ func newToken() credstore.Secret {
 	return credstore.NewSecret(base64.RawURLEncoding.EncodeToString(bits[:]))
 }
 
-// endLinks makes all links of the connection unusable.
+// endLinks ends all links of the connection.
 func endLinks(ctx context.Context, tx *sql.Tx, number int64) error {
 	_, err := tx.ExecContext(ctx, `UPDATE links SET token = NULL WHERE connection = $1 AND token IS NOT NULL`, number)
 	return err
 }
 
-// FindLink returns the link with the token; see [credstore.Store].
+// FindLink implements [credstore.Links].
 func (s links) FindLink(ctx context.Context, token credstore.Secret) (credstore.Link, error) {
 	l, err := findLink(ctx, s.db.dialect.readers(), token.Hash())
 	if err == nil {
@@ -162,19 +160,19 @@ func findLink(ctx context.Context, q querier, hash credstore.Hash) (storedLink, 
 	return l, orNotFound(err)
 }
 
-// usable says why a link cannot be used at the time.
+// usable returns why the link cannot be used at the time, or nil.
 func (l storedLink) usable(at time.Time) error {
 	switch {
 	case !l.UsedAt.IsZero():
 		return credstore.ErrLinkUsed
-	case l.sealed == nil || !l.ExpiresAt.After(at):
+	case l.ciphertext == nil || !l.ExpiresAt.After(at):
 		return credstore.ErrLinkExpired
 	}
 	return nil
 }
 
-// spendLink spends the link on the connection, and ends all others. Without a
-// token it only ends them.
+// spendLink spends the link and ends all others of the connection. Without a token it
+// only ends them.
 func spendLink(ctx context.Context, tx *sql.Tx, number int64, token credstore.Secret, now time.Time) error {
 	if err := markUsed(ctx, tx, number, token, now); err != nil {
 		return err

@@ -18,7 +18,7 @@ const (
 	maxPageSize     = 200
 )
 
-// List returns a page of connections; see [credstore.Store].
+// List implements [credstore.Connections].
 func (s connections) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
 	const doing = "listing connections"
 	limit, after, err := pageOf(q)
@@ -32,8 +32,8 @@ func (s connections) List(ctx context.Context, q credstore.Query) (credstore.Pag
 	if !q.KeyExpiresBefore.IsZero() {
 		ends = q.KeyExpiresBefore.UnixMilli()
 	}
-	// One more than asked for tells whether there is a next page. The names alone
-	// are looked for first, since an index holds all that decides.
+	// One more than requested shows whether there is a next page. The inner query
+	// returns names only, since an index has everything that decides.
 	found, err := queryConnections(ctx, s.db, `
 		SELECT `+connectionColumns+` FROM connections WHERE name IN (
 			SELECT name FROM connections WHERE name > $2 AND `+selection(q)+` ORDER BY name LIMIT $6)
@@ -48,13 +48,13 @@ func (s connections) List(ctx context.Context, q credstore.Query) (credstore.Pag
 	return credstore.Page{Connections: found, Next: cursorAfter(found[limit-1].Name)}, nil
 }
 
-// selection is true of the connections that a query selects, by its parameters
-// $1, $3 to $5 and $7. A term that stands alone makes an index serve; in a search
-// only the one that holds the text may.
+// selection is true of the connections that a query selects, by its parameters $1, $3
+// to $5 and $7. A condition without alternatives lets an index serve; in a search only
+// the index with the text may.
 func selection(q credstore.Query) string {
 	ends, reason := `$1 = 0`, `$7 = ''`
 	if !q.KeyExpiresBefore.IsZero() {
-		// By themselves, since they are few: an index has them.
+		// As a subquery, since they are few and an index has them.
 		ends = `number IN (SELECT number FROM connections WHERE ` + keyExpiresSoon + `) AND NOT ` + hasLongerStagedKey
 	}
 	if q.Reason != "" {
@@ -91,8 +91,8 @@ func pageSize(limit int) (int, error) {
 	return limit, nil
 }
 
-// cursorAfter makes the cursor of the page that begins after name. A name, and
-// not a position, since it stays right when connections come and go.
+// cursorAfter returns the cursor of the page that begins after name. Unlike a position,
+// a name stays valid when connections are created or removed.
 func cursorAfter(name string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte("after " + name))
 }
@@ -105,22 +105,23 @@ func nameBefore(cursor string) (string, error) {
 	text, err := base64.RawURLEncoding.DecodeString(cursor)
 	name, ok := strings.CutPrefix(string(text), "after ")
 	if err != nil || !ok || !credstore.ValidName(name) {
-		return "", fmt.Errorf("%w: the cursor is not one that a listing gave", credstore.ErrBadQuery)
+		return "", fmt.Errorf("%w: the cursor is not one that a listing returned", credstore.ErrBadQuery)
 	}
 	return name, nil
 }
 
-// maxSearchLength is longer than what anybody searches for, and shorter than what
-// SQLite refuses to compare with.
+// maxSearchLength is longer than any useful search, and shorter than what SQLite
+// refuses to compare.
 const maxSearchLength = 10_000
 
-// searchable reports whether a connection can hold the text at all. Of one that
-// none can hold, databases complain in ways of their own.
+// searchable reports whether a connection can contain the text. Databases reject other
+// texts, each with its own error.
 func searchable(text string) bool {
 	return len(text) <= maxSearchLength && utf8.ValidString(text) && !strings.Contains(text, "\x00")
 }
 
-// pattern is for LIKE ... ESCAPE '\'; empty when there is nothing to search for.
+// pattern returns the argument for LIKE ... ESCAPE '\'; empty if there is nothing to
+// search for.
 func pattern(search string) string {
 	if search == "" {
 		return ""
@@ -129,7 +130,7 @@ func pattern(search string) string {
 	return "%" + escape.Replace(strings.ToLower(search)) + "%"
 }
 
-// Count counts the connections; see [credstore.Store].
+// Count implements [credstore.Connections].
 func (s connections) Count(ctx context.Context) (map[credstore.Group]int, error) {
 	const doing = "counting connections"
 	counts := make(map[credstore.Group]int)
@@ -146,7 +147,7 @@ func (s connections) Count(ctx context.Context) (map[credstore.Group]int, error)
 	return counts, nil
 }
 
-// Due returns the connections to refresh; see [credstore.Store].
+// Due implements [credstore.Credentials].
 func (s credentials) Due(ctx context.Context, obtainedBefore time.Time, limit int) ([]credstore.Connection, error) {
 	found, err := queryConnections(ctx, s.db, `
 		SELECT `+connectionColumns+` FROM connections
@@ -158,8 +159,7 @@ func (s credentials) Due(ctx context.Context, obtainedBefore time.Time, limit in
 	return found, s.db.failure("finding connections to refresh", err)
 }
 
-// Unsettled returns ids of connections with something outstanding; see
-// [credstore.Store].
+// Unsettled implements [credstore.Credentials].
 func (s credentials) Unsettled(ctx context.Context, limit int) ([]string, error) {
 	var ids []string
 	err := s.db.each(ctx, func(rows *sql.Rows) error {
@@ -189,7 +189,7 @@ func queryConnections(ctx context.Context, db *database, query string, args ...a
 	return found, err
 }
 
-// each calls f for every row that the query gives.
+// each calls f for every row of the query.
 func (db *database) each(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) error {
 	return each(ctx, db.dialect.readers(), f, query, args...)
 }

@@ -20,7 +20,7 @@ type subscriber struct {
 	delay time.Duration
 }
 
-// Subscribe replaces the subscriptions; see [credstore.Outbox].
+// Subscribe implements [credstore.Outbox].
 func (s outbox) Subscribe(ctx context.Context, subscriptions []credstore.Subscription) (ended []string, err error) {
 	const doing = "subscribing to events"
 	wanted, err := subscribers(subscriptions)
@@ -56,7 +56,7 @@ func (s outbox) Subscribe(ctx context.Context, subscriptions []credstore.Subscri
 	return ended, err
 }
 
-// endedBy returns the names of those stored that nobody wants any more, once each.
+// endedBy returns the names of stored subscriptions that are not in wanted, once each.
 func endedBy(wanted, stored []subscriber) (names []string) {
 	for _, sub := range stored {
 		isIt := func(other subscriber) bool { return other.name == sub.name }
@@ -67,17 +67,17 @@ func endedBy(wanted, stored []subscriber) (names []string) {
 	return names
 }
 
-// subscribers returns the rows that stand for the subscriptions, in their order.
+// subscribers returns the rows for the subscriptions, sorted.
 func subscribers(subscriptions []credstore.Subscription) (rows []subscriber, err error) {
 	names := make(map[string]bool)
 	for _, sub := range subscriptions {
 		if names[sub.Name] {
-			return nil, fmt.Errorf("the subscription %q is there twice", sub.Name)
+			return nil, fmt.Errorf("duplicate subscription %q", sub.Name)
 		}
 		names[sub.Name] = true
 		for _, t := range sub.Types {
 			if !t.Public() {
-				return nil, fmt.Errorf("subscription %q: nobody can subscribe to %q", sub.Name, t)
+				return nil, fmt.Errorf("subscription %q: events of type %q are not public", sub.Name, t)
 			}
 			rows = append(rows, subscriber{sub.Name, t, sub.Delay.Truncate(time.Millisecond)})
 		}
@@ -99,13 +99,13 @@ func subscribersIn(ctx context.Context, q rowsQuerier, where string, args ...any
 	return rows, err
 }
 
-// queue adds a delivery about the connection for each subscription to events of
-// the type. It goes away with its event.
+// queue adds a delivery for each subscription to events of the type. It is deleted with
+// its event.
 func (db *database) queue(ctx context.Context, tx *sql.Tx, c credstore.Connection, t credstore.EventType, event int64) error {
-	var untold []string // subscriptions that have not heard of what ends with this event
+	var unsent []string // subscriptions to which the alarm that ends was not sent
 	if t == credstore.EventRecovered {
 		var err error
-		if untold, err = dropUnsentAlarms(ctx, tx, c.ID); err != nil {
+		if unsent, err = dropUnsentAlarms(ctx, tx, c.ID); err != nil {
 			return err
 		}
 	}
@@ -118,7 +118,7 @@ func (db *database) queue(ctx context.Context, tx *sql.Tx, c credstore.Connectio
 		return err
 	}
 	for _, sub := range subs {
-		if slices.Contains(untold, sub.name) {
+		if slices.Contains(unsent, sub.name) {
 			continue
 		}
 		_, err := tx.ExecContext(ctx, `INSERT INTO deliveries (subscription, event, connection_id, connection, due_at) VALUES ($1, $2, $3, $4, $5)`,
@@ -130,9 +130,8 @@ func (db *database) queue(ctx context.Context, tx *sql.Tx, c credstore.Connectio
 	return nil
 }
 
-// dropUnsentAlarms drops the alarms about the connection that subscribers have not been
-// told yet, and returns the names of their subscriptions: also of those to alarms
-// alone.
+// dropUnsentAlarms deletes the deliveries of alarms that no receiver has claimed, and
+// returns their subscriptions, including those to alarms alone.
 func dropUnsentAlarms(ctx context.Context, tx *sql.Tx, id string) (subscriptions []string, err error) {
 	err = each(ctx, tx, func(rows *sql.Rows) error {
 		var name string
@@ -146,12 +145,12 @@ func dropUnsentAlarms(ctx context.Context, tx *sql.Tx, id string) (subscriptions
 	return subscriptions, err
 }
 
-// isNextInOrder is true of a delivery, d, that is the earliest about its connection.
+// isNextInOrder is true of a delivery d that is the earliest about its connection.
 const isNextInOrder = `NOT EXISTS (SELECT 1 FROM deliveries AS earlier
 	WHERE earlier.connection_id = d.connection_id AND earlier.subscription = d.subscription AND earlier.number < d.number)`
 
-// ClaimDeliveries gives out deliveries; see [credstore.Outbox]. What is claimed
-// is due again when the hold ends.
+// ClaimDeliveries implements [credstore.Outbox]. A claimed delivery is due again when
+// the claim ends.
 func (s outbox) ClaimDeliveries(ctx context.Context, subscription, owner string, now time.Time, hold time.Duration, limit int) ([]credstore.Delivery, error) {
 	const doing = "claiming deliveries"
 	next, err := s.NextDelivery(ctx, subscription)
@@ -160,7 +159,7 @@ func (s outbox) ClaimDeliveries(ctx context.Context, subscription, owner string,
 	}
 	var claimed []credstore.Delivery
 	err = s.db.write(ctx, doing, func(tx *sql.Tx) error {
-		// A claim that waited for another one looks at due_at again (PostgreSQL).
+		// A claim that waited for another one evaluates due_at again (PostgreSQL).
 		numbers, err := numbersIn(ctx, tx, `
 			UPDATE deliveries SET due_at = $1, owner = $2, attempts = attempts + 1
 			WHERE due_at <= $3 AND number IN (
@@ -202,14 +201,14 @@ func readDeliveries(ctx context.Context, tx *sql.Tx, numbers []int64) ([]credsto
 			return nil, err
 		}
 		if err := json.Unmarshal(about, &d.Connection); err != nil {
-			return nil, fmt.Errorf("reading what a connection was: %w", err)
+			return nil, fmt.Errorf("decoding the connection of a delivery: %w", err)
 		}
 		found = append(found, d)
 	}
 	return found, nil
 }
 
-// NextDelivery returns when the next delivery is due; see [credstore.Outbox].
+// NextDelivery implements [credstore.Outbox].
 func (s outbox) NextDelivery(ctx context.Context, subscription string) (time.Time, error) {
 	var due sql.NullInt64
 	err := s.db.dialect.readers().QueryRowContext(ctx, `
@@ -220,15 +219,15 @@ func (s outbox) NextDelivery(ctx context.Context, subscription string) (time.Tim
 	return timeOf(due), s.db.failure("looking for deliveries", err)
 }
 
-// MarkDelivered forgets a delivery; see [credstore.Outbox].
+// MarkDelivered implements [credstore.Outbox].
 func (s outbox) MarkDelivered(ctx context.Context, id int64) error {
-	return s.db.write(ctx, "forgetting a delivery", func(tx *sql.Tx) error {
+	return s.db.write(ctx, "deleting a delivery", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM deliveries WHERE number = $1`, id)
 		return err
 	})
 }
 
-// PostponeDelivery gives a delivery back; see [credstore.Outbox].
+// PostponeDelivery implements [credstore.Outbox].
 func (s outbox) PostponeDelivery(ctx context.Context, id int64, next time.Time, lastError string) error {
 	return s.db.write(ctx, "postponing a delivery", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE deliveries SET due_at = $2, owner = '', last_error = $3 WHERE number = $1`,
@@ -237,13 +236,13 @@ func (s outbox) PostponeDelivery(ctx context.Context, id int64, next time.Time, 
 	})
 }
 
-// AbandonDelivery gives a delivery up; see [credstore.Outbox].
+// AbandonDelivery implements [credstore.Outbox].
 func (s outbox) AbandonDelivery(ctx context.Context, id int64, why string) error {
-	return s.db.write(ctx, "giving up a delivery", func(tx *sql.Tx) error {
+	return s.db.write(ctx, "abandoning a delivery", func(tx *sql.Tx) error {
 		var subscription string
 		row := tx.QueryRowContext(ctx, `
 			SELECT `+eventColumns+`, subscription FROM deliveries JOIN events ON events.number = event WHERE deliveries.number = $1`, id)
-		told, err := scanEvent(row.Scan, &subscription)
+		e, err := scanEvent(row.Scan, &subscription)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -253,9 +252,9 @@ func (s outbox) AbandonDelivery(ctx context.Context, id int64, why string) error
 		if _, err := tx.ExecContext(ctx, `DELETE FROM deliveries WHERE number = $1`, id); err != nil {
 			return err
 		}
-		c := credstore.Connection{ID: told.ConnectionID, Name: told.Connection, Status: told.Status, Reason: told.Reason, Version: told.Version}
+		c := credstore.Connection{ID: e.ConnectionID, Name: e.Connection, Status: e.Status, Reason: e.Reason, Version: e.Version}
 		_, err = s.db.addEvent(ctx, tx, c, credstore.Event{
-			Type: credstore.EventNotDelivered, Code: string(told.Type), Message: fmt.Sprintf("%s was not told: %s", subscription, why),
+			Type: credstore.EventNotDelivered, Code: string(e.Type), Message: fmt.Sprintf("not delivered to %s: %s", subscription, why),
 		})
 		return err
 	})

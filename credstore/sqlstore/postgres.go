@@ -16,35 +16,35 @@ import (
 )
 
 const (
-	// maxConnections bounds what one process asks of the server, beside the
-	// connection that it listens on.
+	// maxConnections bounds the connections of one process, not counting the one that
+	// it listens on.
 	maxConnections = 10
-	// maxIdleConnections are kept for the next request, for connectionIdleTimeout.
+	// maxIdleConnections are kept for the next query, for connectionIdleTimeout.
 	maxIdleConnections    = 2
 	connectionIdleTimeout = 5 * time.Minute
-	// versionTimeout is how long a server may take to say who it is.
+	// versionTimeout bounds the first query to a server.
 	versionTimeout = 10 * time.Second
-	// maxConnectionLifetime ends connections that a change of the cluster has left with
-	// a server that should not be written to any more.
+	// maxConnectionLifetime ends connections to a server that a change of the cluster
+	// has demoted.
 	maxConnectionLifetime = time.Hour
 )
 
 // postgresDialect is the dialect of PostgreSQL, 15 or later. All state is in the
-// database, so that it also works behind a pooler that gives each transaction
-// another connection; only listening needs one of its own.
+// database, so that it also works behind a pooler that gives each transaction another
+// connection; only listening needs a connection of its own.
 type postgresDialect struct {
 	db            *sql.DB
 	log           *zap.Logger
-	channel       string // of the notices about changes
-	identity      string // SQL expression for what Position names the store by
-	timeline      string // when the store was opened; empty where the server does not tell
-	process       string // begins the names of this store's holds
+	channel       string // of the notifications of changes
+	identity      string // SQL expression for the store's id in Position
+	timeline      string // when the store was opened; empty if the server does not report it
+	process       string // begins the names of this store's leases
 	leaseDuration time.Duration
 
 	closing context.Context // ends when the dialect is closed
 	stop    context.CancelFunc
 
-	mu      sync.Mutex // guards holds
+	mu      sync.Mutex // guards handles
 	handles map[*rowHandle]struct{}
 }
 
@@ -75,8 +75,7 @@ func newPostgres(config *pgx.ConnConfig, dsn func() credstore.Secret, log *zap.L
 	return d
 }
 
-// prepare makes sure that the server will do, and that the database is of a
-// schema that this program can work with.
+// prepare checks the server, and migrates the schema.
 func (d *postgresDialect) prepare(ctx context.Context) error {
 	if err := d.checkServer(ctx); err != nil {
 		return err
@@ -90,7 +89,7 @@ func (d *postgresDialect) prepare(ctx context.Context) error {
 	return d.nameStore(ctx)
 }
 
-// checkServer refuses a server whose release lacks what the store relies on.
+// checkServer rejects a release that lacks what the store relies on.
 func (d *postgresDialect) checkServer(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
@@ -99,7 +98,7 @@ func (d *postgresDialect) checkServer(ctx context.Context) error {
 	err := d.db.QueryRowContext(ctx, `
 		SELECT current_setting('server_version_num')::bigint, current_setting('server_version')`).Scan(&number, &name)
 	if err != nil {
-		return fmt.Errorf("asking for the server's version: %w", err)
+		return fmt.Errorf("querying the server's version: %w", err)
 	}
 	if number < minServerVersion*10000 {
 		return &credstore.SetupError{
@@ -110,24 +109,24 @@ func (d *postgresDialect) checkServer(ctx context.Context) error {
 	return nil
 }
 
-// nameStore sets what depends on where the tables are. Stores of one database
-// live in schemas of their own, and have a channel each.
+// nameStore sets what depends on the schema of the tables. Stores in one database have
+// a schema and a channel each.
 func (d *postgresDialect) nameStore(ctx context.Context) error {
 	err := d.db.QueryRowContext(ctx, `SELECT 'pleo_auth_proxy_' || md5(current_schema())`).Scan(&d.channel)
 	if err != nil {
-		return fmt.Errorf("asking for the schema's name: %w", err)
+		return fmt.Errorf("querying the name of the schema: %w", err)
 	}
 	d.identity = `id || '/' || ` + timeline
 	if d.timeline, err = queryTimeline(ctx, d.db); err != nil {
-		d.log.Debug("the server does not tell its timeline", zap.Error(err))
+		d.log.Debug("the server does not report its timeline", zap.Error(err))
 		d.identity = `id`
 	}
 	return nil
 }
 
-// timeline names the history of the server that a connection has come to. One
-// that was promoted, or recovered to a point in time, has begun another: it may
-// lack what the server before it had confirmed.
+// timeline identifies the history of the server. A server that was promoted, or
+// recovered to a point in time, has begun another: it may lack what its predecessor had
+// confirmed.
 const timeline = `substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)`
 
 func queryTimeline(ctx context.Context, q querier) (name string, err error) {
@@ -143,20 +142,20 @@ func (d *postgresDialect) shareLock() string { return ` FOR SHARE` }
 
 func (d *postgresDialect) storeName() string { return d.identity }
 
-// lastChange is what rows say, and not the sequence: that is written ahead, so
-// that a server which has lost changes may still have it right.
+// lastChange reads the rows, not the sequence: a sequence is written ahead, so a server
+// that has lost changes may still have it right.
 func (d *postgresDialect) lastChange() string { return `(SELECT coalesce(max(seq), 0) FROM changes)` }
 
-// classify calls everything that the server or the network may say at run time
-// unavailable: a person may mend even what does not pass by itself, and a token
-// pair that could not be saved must be tried again then.
+// classify treats all errors of the server and the network at run time as
+// unavailability: a person may fix even what is not temporary, and a token pair that
+// could not be saved must be tried again then.
 func (d *postgresDialect) classify(err error) error {
 	return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
 }
 
 func (d *postgresDialect) checkFiles() error { return nil }
 
-// close ends the leases first, since the pool is what ends them.
+// close ends the leases first, since that takes the pool.
 func (d *postgresDialect) close() error {
 	d.stop()
 	return errors.Join(d.releaseAll(), d.db.Close())

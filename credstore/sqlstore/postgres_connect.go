@@ -28,26 +28,25 @@ const (
 	connectTimeout = 5 * time.Second
 )
 
-// CheckDSN returns a [credstore.SetupError] if the connection string cannot be
-// read. It does not connect.
+// CheckDSN returns a [credstore.SetupError] if the connection string is invalid. It
+// does not connect.
 func CheckDSN(dsn credstore.Secret) error {
 	_, err := parseDSN(dsn)
 	return err
 }
 
-// parseDSN reads a connection string, as libpq's URLs and keywords. What is wrong
-// with one is not repeated from the parser: a string that cannot be read may have
-// its password anywhere.
+// parseDSN accepts libpq's URLs and keywords. It does not repeat the error of the
+// parser: in an invalid string the password may be anywhere.
 func parseDSN(dsn credstore.Secret) (*pgx.ConnConfig, error) {
 	text := dsn.Reveal()
 	c, err := pgx.ParseConfig(text)
 	if err != nil || passwordMisread(text) {
 		return nil, &credstore.SetupError{
-			Err:  errors.New("the connection string of the database cannot be read"),
+			Err:  errors.New("the connection string of the database is invalid"),
 			Hint: "write store.dsn like postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full, with special characters of the password percent-encoded",
 		}
 	}
-	// Statements are not prepared under names, which a pooler would confuse.
+	// Named prepared statements would fail behind a pooler.
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	c.StatementCacheCapacity, c.DescriptionCacheCapacity = 0, 0
 	if c.ConnectTimeout == 0 {
@@ -64,8 +63,8 @@ func parseDSN(dsn credstore.Secret) (*pgx.ConnConfig, error) {
 	return c, nil
 }
 
-// passwordMisread reports whether a part of the password has been taken for something
-// else: in a URL that has one, everything before the last @ is about the user.
+// passwordMisread reports whether a part of the password was taken for something else:
+// in a URL with a user, everything before the last @ belongs to the user.
 func passwordMisread(dsn string) bool {
 	rest, isURL := strings.CutPrefix(dsn, "postgres://")
 	if !isURL {
@@ -78,8 +77,8 @@ func passwordMisread(dsn string) bool {
 	return err != nil || u.User == nil || u.Fragment != ""
 }
 
-// warnUnverifiedTLS says so where others in the network could read along, or pass
-// for the server.
+// warnUnverifiedTLS warns if others in the network could read the traffic or
+// impersonate the server.
 func warnUnverifiedTLS(c *pgx.ConnConfig, log *zap.Logger) {
 	if strings.HasPrefix(c.Host, "/") || c.Host == "localhost" || net.ParseIP(c.Host).IsLoopback() {
 		return
@@ -89,13 +88,13 @@ func warnUnverifiedTLS(c *pgx.ConnConfig, log *zap.Logger) {
 	}
 }
 
-// connector opens connections on which texts are clean, with the connection
-// string as it is at that moment: a password may have changed.
+// connector opens connections that clean texts, with the current connection string: a
+// password may have changed.
 type connector struct{ driver.Connector }
 
 func newConnector(c *pgx.ConnConfig, dsn func() credstore.Secret) connector {
 	renew := func(_ context.Context, at *pgx.ConnConfig) error {
-		if now, err := parseDSN(dsn()); err == nil { // else the one before is as good as any
+		if now, err := parseDSN(dsn()); err == nil { // else keep the previous one
 			*at = *now
 		}
 		return nil
@@ -111,12 +110,12 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return cleanConn{conn.(*stdlib.Conn)}, nil //nolint:errcheck // GetConnector makes no others
 }
 
-// cleanConn is a connection that takes from texts what PostgreSQL does not store:
-// NUL, and what is not UTF-8. They come from others, such as an authorization
-// server that puts one into a scope, and must not keep a token from being saved.
+// cleanConn is a connection that removes from texts what PostgreSQL does not store: NUL
+// and invalid UTF-8. A text from outside, such as a scope of the authorization server,
+// must not keep a token from being saved.
 type cleanConn struct{ *stdlib.Conn }
 
-// CheckNamedValue is asked about each argument of a statement.
+// CheckNamedValue is called for each argument of a statement.
 func (cleanConn) CheckNamedValue(v *driver.NamedValue) error {
 	if text := reflect.ValueOf(v.Value); text.Kind() == reflect.String {
 		v.Value = strings.ToValidUTF8(strings.ReplaceAll(text.String(), "\x00", ""), "\uFFFD")
@@ -124,7 +123,7 @@ func (cleanConn) CheckNamedValue(v *driver.NamedValue) error {
 	return nil
 }
 
-// location names the database for people, without anything secret.
+// location describes the database for people, without anything secret.
 func location(c *pgx.ConnConfig) string {
 	if strings.HasPrefix(c.Host, "/") {
 		return fmt.Sprintf("%s, database %q", c.Host, c.Database)
@@ -132,7 +131,7 @@ func location(c *pgx.ConnConfig) string {
 	return fmt.Sprintf("%s, database %q", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.Database)
 }
 
-// postgresError says what to do about a database that cannot be opened; nil
+// postgresError adds a hint to the error about a database that cannot be opened; nil
 // stays nil.
 func postgresError(err error, c *pgx.ConnConfig) error {
 	if err == nil || isStoreError(err) {
@@ -145,7 +144,7 @@ func postgresError(err error, c *pgx.ConnConfig) error {
 	return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
 }
 
-// postgresHint is empty for what may pass by itself.
+// postgresHint is empty for what may be temporary.
 func postgresHint(err error, c *pgx.ConnConfig) string {
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
@@ -161,24 +160,24 @@ func postgresHint(err error, c *pgx.ConnConfig) string {
 		return "give the server a certificate for this host name, and store.dsn its authority as sslrootcert"
 	}
 	if c.TLSConfig != nil && strings.Contains(err.Error(), "refused TLS") {
-		return "switch TLS on at the server; only where nobody can listen on the way, set sslmode=disable in store.dsn"
+		return "enable TLS at the server; set sslmode=disable in store.dsn only if the network in between is trusted"
 	}
 	return ""
 }
 
-// postgresHints are about what the server says, by SQLSTATE.
+// postgresHints are the hints by SQLSTATE.
 var postgresHints = map[string]string{
 	"28P01": "correct the user or the password in store.dsn",
-	"28000": "correct the user in store.dsn, or let it in by the server's pg_hba.conf",
+	"28000": "correct the user in store.dsn, or allow it in the server's pg_hba.conf",
 	"3D000": "create the database, or correct its name in store.dsn",
 	"3F000": "create the schema, or correct search_path in store.dsn",
 	"42501": "make the user of store.dsn the owner of the database, or grant it CREATE and USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on the tables",
-	"42704": "correct store.dsn: the server does not know one of its parameters",
-	"22023": "correct store.dsn: the server does not take one of its parameters",
+	"42704": "correct store.dsn: the server does not know one of the parameters",
+	"22023": "correct store.dsn: the server rejects one of the parameters",
 }
 
-// shortenConnectError leaves out what pgx says about each address and port that it tried,
-// which repeats what place says.
+// shortenConnectError removes what pgx reports about each address and port, which
+// repeats the location.
 func shortenConnectError(err error) error {
 	var failed *pgconn.ConnectError
 	if !errors.As(err, &failed) {

@@ -15,19 +15,18 @@ import (
 )
 
 const (
-	// leaseDuration is how long a lease lasts that is not renewed: how long others
-	// wait for what a process that has died was about to do.
+	// leaseDuration is how long a lease lasts without renewal: how long other processes
+	// wait to continue the work of a process that has died.
 	leaseDuration = 12 * time.Second
-	// renewalsPerLease in the life of a lease.
+	// renewalsPerLease is how often a lease is renewed within its duration.
 	renewalsPerLease = 3
-	// releaseTimeout bounds how long giving a lease back may take. One that is not
-	// given back ends by itself.
+	// releaseTimeout bounds a release. A lease that is not released ends by itself.
 	releaseTimeout = 2 * time.Second
 )
 
-// rowHandle is a row of the table leases, which is this hold's while it bears its
-// name and the database's clock has not come to its end. It is renewed until it
-// is released.
+// rowHandle is a row of the table leases. The lease is held while the row has the name
+// of the handle and its end is in the future by the clock of the database. It is
+// renewed until it is released.
 type rowHandle struct {
 	dialect *postgresDialect
 	number  int64 // of the connection
@@ -37,12 +36,12 @@ type rowHandle struct {
 	begin   time.Time
 
 	ended   sync.Once
-	stopped chan struct{} // closed when it need not be renewed any more
+	stopped chan struct{} // closed when renewal ends
 }
 
-// acquireStatement takes the row if nobody has it, and gives no fence if somebody
-// has. The row stays when a lease ends, so that the fence goes on from it. That
-// it is taken is mostly found without a lock, which its holder would wait for.
+// acquireStatement takes the row if no lease is held, and returns a NULL fence
+// otherwise. The row stays when a lease ends, so that the fence continues from it. A
+// held lease is mostly found without a lock, which its holder would wait for.
 const acquireStatement = `
 	WITH wanted AS (
 		SELECT number, fence FROM connections WHERE id = $1
@@ -62,7 +61,7 @@ func (d *postgresDialect) acquire(ctx context.Context, id, owner string) (leaseH
 	var fence sql.NullInt64
 	err := d.db.QueryRowContext(ctx, acquireStatement, id, h.name, owner, d.leaseDuration.Seconds()).Scan(&h.number, &fence)
 	var said *pgconn.PgError
-	if errors.As(err, &said) && said.Code == "23503" { // the connection was removed at this moment
+	if errors.As(err, &said) && said.Code == "23503" { // the connection was removed concurrently
 		return nil, credstore.ErrNotFound
 	}
 	if err != nil {
@@ -72,7 +71,7 @@ func (d *postgresDialect) acquire(ctx context.Context, id, owner string) (leaseH
 		return nil, credstore.ErrBusy
 	}
 	h.fenced = fence.Int64
-	h.ends.Store(int64(d.leaseDuration)) // from before it was asked for: the end cannot be earlier
+	h.ends.Store(int64(d.leaseDuration)) // counted from before the query: the end cannot be earlier
 	d.addHandle(h)
 	go h.renew()
 	return h, nil
@@ -90,7 +89,7 @@ func (d *postgresDialect) removeHandle(h *rowHandle) {
 	delete(d.handles, h)
 }
 
-// releaseAll gives back what is held still.
+// releaseAll releases all handles.
 func (d *postgresDialect) releaseAll() error {
 	d.mu.Lock()
 	held := make([]*rowHandle, 0, len(d.handles))
@@ -111,9 +110,9 @@ func (h *rowHandle) remaining() time.Duration {
 	return time.Duration(h.ends.Load()) - time.Since(h.begin)
 }
 
-// check locks the row, so that whoever takes the lease next finds all that was
-// written under this one. The row of a removed connection is gone with it, which
-// others have the word for.
+// check locks the row, so that the next holder of the lease finds everything that was
+// written under this one. For a removed connection the row is missing; the caller
+// reports that.
 func (h *rowHandle) check(ctx context.Context, tx *sql.Tx) error {
 	var held bool
 	err := tx.QueryRowContext(ctx, `
@@ -128,7 +127,7 @@ func (h *rowHandle) check(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-// renew puts the end off until the hold is released, or has ended.
+// renew extends the lease until it is released or has ended.
 func (h *rowHandle) renew() {
 	ticker := time.NewTicker(h.dialect.leaseDuration / renewalsPerLease)
 	defer ticker.Stop()
@@ -142,8 +141,8 @@ func (h *rowHandle) renew() {
 	}
 }
 
-// renewOnce leaves the end as it is when it fails. A hold that has ended is not
-// revived, even if nobody has taken it: its process may have acted on that.
+// renewOnce leaves the end as it is if it fails. It never revives a lease that has
+// ended, even if no other process has taken it: its holder may have acted on the end.
 func (h *rowHandle) renewOnce() {
 	asked := time.Since(h.begin)
 	ctx, cancel := context.WithTimeout(h.dialect.closing, h.dialect.leaseDuration/renewalsPerLease)
@@ -159,7 +158,7 @@ func (h *rowHandle) renewOnce() {
 	}
 }
 
-// release ends the lease if it is this hold's still.
+// release ends the lease if this handle still has it.
 func (h *rowHandle) release() (err error) {
 	h.ended.Do(func() {
 		close(h.stopped)

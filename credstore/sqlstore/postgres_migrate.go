@@ -9,8 +9,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// versionTable says which schema the tables are of, and the oldest version whose
-// programs may use them.
+// versionTable holds the version of the schema, and the oldest version whose programs
+// may use it.
 const versionTable = `
 CREATE TABLE IF NOT EXISTS schema_version (
 	one     BIGINT PRIMARY KEY CHECK (one = 1),
@@ -18,10 +18,9 @@ CREATE TABLE IF NOT EXISTS schema_version (
 	oldest  BIGINT NOT NULL
 );`
 
-// migratePostgres brings the database to the newest schema. Of several processes
-// that would do so at once one does, and the others wait. A database of a schema
-// that this program cannot work with, or of another program, is refused, and
-// nothing written to it.
+// migratePostgres migrates the database to the newest schema. One process at a time
+// does so; others wait. A database with an incompatible schema, or of another program,
+// is rejected without writing to it.
 func migratePostgres(ctx context.Context, db *sql.DB, migrations []postgresMigration) error {
 	version, err := postgresVersion(ctx, db, len(migrations))
 	if err != nil {
@@ -35,8 +34,8 @@ func migratePostgres(ctx context.Context, db *sql.DB, migrations []postgresMigra
 	return nil
 }
 
-// postgresVersion returns the version of the schema; 0 where there is none. It
-// may be newer than this program's if that works with it.
+// postgresVersion returns the version of the schema; 0 if there is none. It may be
+// newer than the version of this program if that is compatible.
 func postgresVersion(ctx context.Context, q querier, newest int) (version int, err error) {
 	var schema sql.NullString
 	var marked, tables int
@@ -50,7 +49,7 @@ func postgresVersion(ctx context.Context, q querier, newest int) (version int, e
 	}
 	if !schema.Valid {
 		return 0, &credstore.SetupError{
-			Err:  errors.New("the search path of the database's user names no schema that there is"),
+			Err:  errors.New("the search path of the database user has no existing schema"),
 			Hint: postgresHints["3F000"],
 		}
 	}
@@ -84,7 +83,7 @@ func markedVersion(ctx context.Context, q querier, newest int) (version int, err
 	return version, nil
 }
 
-// applyPostgres does nothing if another process has done it meanwhile.
+// applyPostgres does nothing if another process has done it.
 func applyPostgres(ctx context.Context, db *sql.DB, version int, m postgresMigration) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -99,7 +98,7 @@ func applyPostgres(ctx context.Context, db *sql.DB, version int, m postgresMigra
 	if err != nil || have >= version {
 		return err
 	}
-	// Without arguments several statements may go at once.
+	// Several statements may be sent at once if they have no arguments.
 	_, err = tx.ExecContext(ctx, `SET LOCAL synchronous_commit = 'on';`+versionTable+m.statements+fmt.Sprintf(`
 		INSERT INTO schema_version (one, version, oldest) VALUES (1, %d, %d)
 			ON CONFLICT (one) DO UPDATE SET version = excluded.version, oldest = excluded.oldest`, version, m.oldest))
@@ -109,8 +108,8 @@ func applyPostgres(ctx context.Context, db *sql.DB, version int, m postgresMigra
 	return tx.Commit()
 }
 
-// checkRights makes sure that the user may use every table before anything is
-// written: what is missing later would be missed in the middle of a refresh.
+// checkRights checks that the user may use every table before anything is written: a
+// missing privilege must not be found in the middle of a refresh.
 func checkRights(ctx context.Context, db *sql.DB) error {
 	var table sql.NullString
 	var user string
@@ -123,7 +122,7 @@ func checkRights(ctx context.Context, db *sql.DB) error {
 		FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
 			AND (relkind = 'r' OR relkind = 'S') AND relname <> 'schema_version'`).Scan(&table, &user)
 	if err != nil {
-		return fmt.Errorf("looking at the rights: %w", err)
+		return fmt.Errorf("checking privileges: %w", err)
 	}
 	if !table.Valid {
 		return nil

@@ -8,20 +8,18 @@ import (
 // postgresMigration is one step of the schema on PostgreSQL.
 type postgresMigration struct {
 	statements string
-	// oldest is the oldest version whose programs work with the schema as it is
-	// after this step.
+	// oldest is the oldest version whose programs work with the schema after this step.
 	oldest int
 }
 
-// postgresSchema returns the migrations in their order: those of schema, in
-// PostgreSQL's words, each with what only PostgreSQL needs.
+// postgresSchema returns the migrations in order: those of schema, translated, with
+// what only PostgreSQL needs.
 //
-// Replicas are replaced one by one, so programs of the version before work on
-// beside the one that migrates, and may be started again. A step therefore adds:
-// tables, indexes, and columns that have a default or may be NULL. What it takes
-// away must have been of no use to the version before already. A step for which
-// that cannot be names itself as its oldest, and its release says that all
-// replicas have to be stopped.
+// Replicas are replaced one by one, so programs of the previous version run beside the
+// one that migrates, and may be restarted. A step therefore adds only: tables, indexes,
+// and columns that have a default or may be NULL. What it removes must have been unused
+// by the previous version. A step that cannot do so sets its own version as the oldest,
+// and its release notes require all replicas to be stopped.
 func postgresSchema() []postgresMigration {
 	oldest := 1
 	var all []postgresMigration
@@ -35,26 +33,26 @@ func postgresSchema() []postgresMigration {
 	return all
 }
 
-// postgresExtra is what a step needs beyond the portable schema, by version.
+// postgresExtra is what a step needs besides the portable schema, by version.
 var postgresExtra = map[int]string{1: `
--- A lease is its row, while the row bears the holder's name and has not ended. The
--- clock is the database's.
+-- A lease is held while its row has the name of the holder and has not ended by the
+-- clock of the database.
 CREATE TABLE leases (
 	connection BIGINT PRIMARY KEY REFERENCES connections (number) ON DELETE CASCADE,
-	name       TEXT NOT NULL,             -- of this very lease; never used again
+	name       TEXT NOT NULL,             -- of this lease; never used again
 	owner      TEXT NOT NULL,             -- the process, for people
 	fence      BIGINT NOT NULL,
 	ends       TIMESTAMPTZ NOT NULL
 );
 
--- Who watches remembers a snapshot, and asks for what it could not see: numbers
--- alone would not do, since transactions do not commit in their order.
+-- Watchers remember a snapshot, and query what it does not include: numbers alone would
+-- not suffice, since transactions do not commit in their order.
 ALTER TABLE changes ADD COLUMN xact xid8 NOT NULL DEFAULT pg_current_xact_id();
 CREATE INDEX changes_xact ON changes (xact);
 `}
 
-// dialects maps words of the portable schema to PostgreSQL's. Texts are compared
-// byte by byte, as SQLite does, whatever the database's locale is.
+// dialects maps keywords of the portable schema to PostgreSQL's. Texts are compared
+// byte by byte, like in SQLite, regardless of the locale of the database.
 var dialects = []struct {
 	pattern *regexp.Regexp
 	words   string

@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	// maxTransactionAttempts is how often a transaction is run that others were in the way of.
+	// maxTransactionAttempts bounds the attempts of a transaction that conflicts with
+	// others.
 	maxTransactionAttempts = 5
-	// outcomeTimeout bounds the search for what has become of a COMMIT.
+	// outcomeTimeout bounds the search for the outcome of a COMMIT.
 	outcomeTimeout      = 2 * time.Second
 	outcomePollInterval = 50 * time.Millisecond
 )
 
-// beginStatement is the first of a transaction that writes. It makes the commit
-// durable whatever the server's default is; ends the transaction of a process
-// that is paused, or cut off, in the middle of it, so that others do not wait;
-// learns the number to ask for the outcome by; and lets nobody else write about
-// the connection.
+// beginStatement is the first statement of a transaction that writes. It makes the
+// commit durable whatever the default of the server is; ends the transaction of a
+// process that is paused or cut off, for which others would wait; returns the
+// transaction id, for the search of the outcome; and locks the connection.
 const beginStatement = `
 	SELECT pg_current_xact_id()::text,
 		set_config('synchronous_commit', CASE current_setting('synchronous_commit')
@@ -30,8 +30,8 @@ const beginStatement = `
 		set_config('idle_in_transaction_session_timeout', '5s', true),
 		(SELECT number FROM connections WHERE id = $1 FOR NO KEY UPDATE)`
 
-// transact runs f under READ COMMITTED with the row of the connection locked:
-// each statement sees what was committed by whoever had it before.
+// transact runs f under READ COMMITTED with the row of the connection locked: each
+// statement sees what the previous holder of the lock has committed.
 func (d *postgresDialect) transact(ctx context.Context, id string, f func(*sql.Tx) error) error {
 	for try := 1; ; try++ {
 		err := d.try(ctx, id, f)
@@ -41,8 +41,8 @@ func (d *postgresDialect) transact(ctx context.Context, id string, f func(*sql.T
 	}
 }
 
-// isConflict reports whether others have kept the transaction from happening. Run
-// again it finds what they have done, such as a name that is taken by now.
+// isConflict reports whether the transaction conflicted with others. The next attempt
+// sees what they did, such as a name that is taken now.
 func isConflict(err error) bool {
 	var said *pgconn.PgError
 	if !errors.As(err, &said) {
@@ -78,9 +78,9 @@ func (d *postgresDialect) try(ctx context.Context, id string, f func(*sql.Tx) er
 	return d.commitOutcome(ctx, xact, err)
 }
 
-// commitOutcome asks the server what has become of a transaction whose COMMIT was not
-// answered. It returns nil if that took place, and lost if it did not or nobody
-// can tell.
+// commitOutcome queries the outcome of a COMMIT whose response was lost. It returns nil
+// if the transaction was committed, and lost if it was not or the outcome cannot be
+// found out.
 func (d *postgresDialect) commitOutcome(ctx context.Context, xact string, lost error) error {
 	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
 	defer cancel()
@@ -103,8 +103,7 @@ func (d *postgresDialect) commitOutcome(ctx context.Context, xact string, lost e
 	}
 }
 
-// lockAll holds a lock of the store's until the transaction ends. The transactions
-// that ask for it add connections or bind them to companies.
+// lockAll holds a lock of the store until the transaction ends.
 func (d *postgresDialect) lockAll(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, d.channel)
 	return err

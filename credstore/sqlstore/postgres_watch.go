@@ -17,19 +17,18 @@ import (
 )
 
 const (
-	// pollInterval is how often changes are looked for without a connection to listen
-	// on.
+	// pollInterval is how often changes are polled without a connection to listen on.
 	pollInterval = time.Second
-	// listenRetryDelay is when listening is tried again that was of no use.
+	// listenRetryDelay is when listening behind a pooler is tried again.
 	listenRetryDelay = 5 * time.Minute
-	// checkpointInterval is how often a listener makes sure of its connection, and notes how
-	// far it has come. A hundred idle replicas do so twice in a second.
+	// checkpointInterval is how often a listener checks its connection and records its
+	// position. A hundred idle replicas do so twice per second.
 	checkpointInterval = time.Minute
-	// checkpointTimeout bounds a question on the connection that is listened on.
+	// checkpointTimeout bounds a query on the connection that is listened on.
 	checkpointTimeout = 10 * time.Second
 )
 
-// recordChange writes the change and sends its notice, which leaves with the commit.
+// recordChange writes the change, and a notification that is sent with the commit.
 func (d *postgresDialect) recordChange(ctx context.Context, tx *sql.Tx, id string, at time.Time) error {
 	_, err := tx.ExecContext(ctx, `
 		WITH noted AS (
@@ -46,7 +45,7 @@ func (d *postgresDialect) recordChange(ctx context.Context, tx *sql.Tx, id strin
 	return err
 }
 
-// What follows the id in a notice.
+// Suffixes of the id in a notification.
 const (
 	requestedMark  = " requested"
 	deliveriesMark = " deliveries"
@@ -58,12 +57,12 @@ func parseNotice(payload string) credstore.Change {
 	return credstore.Change{ID: id, RefreshRequested: requested, DeliveriesPending: deliveries}
 }
 
-// position is a snapshot: which transactions had committed at that moment.
+// position is a snapshot: the set of transactions that had committed.
 func (d *postgresDialect) position() string { return `SELECT pg_current_snapshot()::text` }
 
-// changes asks for the rows of transactions that the snapshot could not see, and
-// of none that lies ahead: rows that were restored from another server may bear
-// any number. There is one row at least, for the new position.
+// changes returns the rows of transactions that the snapshot does not include, and of
+// none in the future: rows that were restored from another server may have any
+// transaction id. There is at least one row, with the new position.
 func (d *postgresDialect) changes() (query string, limit int) {
 	return `
 		SELECT now.position::text, c.connection_id, coalesce(c.requested, false), coalesce(c.deliveries, false)
@@ -75,13 +74,12 @@ func (d *postgresDialect) changes() (query string, limit int) {
 		) AS c ON true ORDER BY c.seq`, 0
 }
 
-// errPooled: the connection is shared with others between transactions, and
-// notices would come to anyone.
-var errPooled = errors.New("a pooler stands before the database")
+// errPooled: a pooler shares the connection between clients, and notifications would go
+// to any of them.
+var errPooled = errors.New("the database is behind a pooler")
 
-// watch listens, and looks each second while it cannot. Notices say all there is
-// to know while they come; when they begin to, or have been missed, the table
-// does.
+// watch listens, and polls each second while it cannot. Notifications are complete
+// while they come; when listening begins or was interrupted, a poll finds the rest.
 func (d *postgresDialect) watch(ctx context.Context, w *watcher) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -90,10 +88,10 @@ func (d *postgresDialect) watch(ctx context.Context, w *watcher) error {
 	for {
 		err := d.listen(ctx, w)
 		if errors.Is(err, errPooled) {
-			w.db.log.Warn("changes are looked for each second: a pooler stands before the database; to hear of them at once, give store.dsn a direct connection")
+			w.db.log.Warn("polling for changes each second: the database is behind a pooler; for immediate notifications give store.dsn a direct connection")
 			err = d.poll(ctx, w, listenRetryDelay)
 		} else if err != nil && ctx.Err() == nil {
-			w.db.log.Warn("listening for changes; trying again", zap.Error(err))
+			w.db.log.Warn("cannot listen for changes; trying again", zap.Error(err))
 			err = d.poll(ctx, w, pollInterval)
 		}
 		if err != nil {
@@ -102,10 +100,10 @@ func (d *postgresDialect) watch(ctx context.Context, w *watcher) error {
 	}
 }
 
-// poll looks each second for the time given.
+// poll polls each second for the period.
 func (d *postgresDialect) poll(ctx context.Context, w *watcher, period time.Duration) error {
 	for end := time.Now().Add(period); ; {
-		_ = w.poll(ctx) // nothing is lost: the next look begins where this one did
+		_ = w.poll(ctx) // nothing is lost: the next poll begins at the same position
 		if err := w.wait(ctx, nil, pollInterval); err != nil {
 			return err
 		}
@@ -115,14 +113,14 @@ func (d *postgresDialect) poll(ctx context.Context, w *watcher, period time.Dura
 	}
 }
 
-// listen passes notices on until the connection ends or the context does. Its
-// error is errPooled, or why the connection is of no use any more.
+// listen reports notifications until the connection or the context ends. Its error is
+// errPooled, or why the connection cannot be used any more.
 func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 	conn, err := d.db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	// It is not to go back to the pool, where it would go on listening.
+	// The connection must not return to the pool, where it would keep listening.
 	defer func() { err = errors.Join(err, discard(conn)) }()
 	if err := d.detectNewTimeline(ctx, conn, w); err != nil {
 		return err
@@ -130,7 +128,7 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 	if err := d.subscribe(ctx, conn); err != nil {
 		return err
 	}
-	// What was committed before the first notice.
+	// Report what was committed before the first notification.
 	if err := w.poll(ctx); err != nil {
 		return err
 	}
@@ -139,8 +137,8 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 		if err != nil && !pgconn.Timeout(err) || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
-		// The notices of what the mark before had seen have come by now. Those of
-		// the new one may be on their way.
+		// The notifications of changes before the previous checkpoint have arrived by
+		// now. Those before the new one may be in flight.
 		w.seen = mark
 		if mark, err = d.checkpoint(ctx, conn); err != nil {
 			return err
@@ -148,29 +146,29 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 	}
 }
 
-// subscribe begins to listen on the connection.
+// subscribe starts to listen on the connection.
 func (d *postgresDialect) subscribe(ctx context.Context, conn *sql.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
 	var process uint32
 	if err := conn.QueryRowContext(ctx, `SELECT pg_backend_pid()`).Scan(&process); err != nil {
-		return fmt.Errorf("asking for the server process: %w", err)
+		return fmt.Errorf("querying the server process: %w", err)
 	}
 	err := withPgx(conn, func(c *pgx.Conn) error {
-		if c.PgConn().PID() != process { // a pooler gives numbers of its own
+		if c.PgConn().PID() != process { // a pooler reports process ids of its own
 			return errPooled
 		}
 		_, err := c.Exec(ctx, "LISTEN "+pgx.Identifier{d.channel}.Sanitize())
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("beginning to listen: %w", err)
+		return fmt.Errorf("starting to listen: %w", err)
 	}
 	return nil
 }
 
-// detectNewTimeline makes the watcher begin at the beginning where the server is another
-// than the one before, which may have confirmed what this one has never seen.
+// detectNewTimeline makes the watcher report everything again if the server has another
+// timeline than before: it may lack what its predecessor had confirmed.
 func (d *postgresDialect) detectNewTimeline(ctx context.Context, conn *sql.Conn, w *watcher) error {
 	if w.timeline == "" {
 		w.timeline = d.timeline
@@ -182,7 +180,7 @@ func (d *postgresDialect) detectNewTimeline(ctx context.Context, conn *sql.Conn,
 	defer cancel()
 	now, err := queryTimeline(ctx, conn)
 	if err != nil {
-		return fmt.Errorf("asking for the timeline: %w", err)
+		return fmt.Errorf("querying the timeline: %w", err)
 	}
 	if now != w.timeline {
 		w.timeline, w.seen = now, "1:1:"
@@ -190,7 +188,8 @@ func (d *postgresDialect) detectNewTimeline(ctx context.Context, conn *sql.Conn,
 	return nil
 }
 
-// reencryptionPass passes notices on for checkpointInterval. Its error then is a timeout.
+// forwardNotifications reports notifications for checkpointInterval. Then its error is
+// a timeout.
 func (d *postgresDialect) forwardNotifications(ctx context.Context, conn *sql.Conn, w *watcher) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointInterval)
 	defer cancel()
@@ -205,28 +204,28 @@ func (d *postgresDialect) forwardNotifications(ctx context.Context, conn *sql.Co
 	})
 }
 
-// checkpoint returns the position of this moment.
+// checkpoint returns the current position.
 func (d *postgresDialect) checkpoint(ctx context.Context, conn *sql.Conn) (position string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
 	if err := conn.QueryRowContext(ctx, d.position()).Scan(&position); err != nil {
-		return "", fmt.Errorf("making sure of the connection: %w", err)
+		return "", fmt.Errorf("checking the connection: %w", err)
 	}
 	return position, nil
 }
 
-// withPgx runs f on the connection itself.
+// withPgx runs f on the underlying connection.
 func withPgx(conn *sql.Conn, f func(*pgx.Conn) error) error {
 	return conn.Raw(func(raw any) error {
 		c, ok := raw.(cleanConn)
 		if !ok {
-			return errors.New("the connection is not one of ours")
+			return errors.New("unexpected type of connection")
 		}
 		return f(c.Conn.Conn())
 	})
 }
 
-// discard closes the connection and takes it from its pool.
+// discard closes the connection and removes it from its pool.
 func discard(conn *sql.Conn) error {
 	err := conn.Raw(func(any) error { return driver.ErrBadConn })
 	if errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {

@@ -12,12 +12,13 @@ import (
 
 const (
 	pruneInterval = time.Hour
-	// removalRetention is how long a removal can be heard of. Nobody watches with a
-	// longer break: who opens the store anew remembers nothing.
+	// removalRetention is how long watchers can learn of a removal. A process that
+	// watches is never interrupted for longer, and one that opens the store has nothing
+	// to forget.
 	removalRetention = 7 * 24 * time.Hour
 )
 
-// pruneIfDue tidies if that was not done lately.
+// pruneIfDue prunes unless that was done recently.
 func (db *database) pruneIfDue(ctx context.Context) {
 	last, now := db.lastPruned.Load(), db.now()
 	if now.Sub(time.UnixMilli(last)) >= pruneInterval && db.lastPruned.CompareAndSwap(last, now.UnixMilli()) {
@@ -25,29 +26,29 @@ func (db *database) pruneIfDue(ctx context.Context) {
 	}
 }
 
-// prune forgets what has been kept long enough. It is of no consequence when it
-// fails: it is done again later.
+// prune deletes what was kept long enough. A failure has no consequences: the next run
+// deletes it.
 func (db *database) prune(ctx context.Context) {
 	now := db.now()
 	db.lastPruned.Store(now.UnixMilli())
 	for _, c := range pruneTasks() {
 		if err := db.runPruneTask(ctx, c, now); err != nil {
-			db.log.Warn("tidying the store failed; it is done again later", zap.Error(err))
+			db.log.Warn("pruning the store failed; it is repeated later", zap.Error(err))
 			return
 		}
 	}
 }
 
-// A chore works on so many rows in a transaction, which a token pair that is to
-// be saved may have to wait for, and in so many transactions at a time; what is
-// left then is left to the next time.
+// A task deletes a limited number of rows in a transaction, which a token pair that is
+// to be saved may have to wait for, and runs a limited number of transactions; the rest
+// is left to the next run.
 const (
 	pruneBatchSize  = 500
 	maxPruneBatches = 20
 )
 
-// pruneTask is a statement that forgets what is older than $1, at most $2 rows of
-// it, and does not find again what it has forgotten.
+// pruneTask is a statement that deletes what is older than $1, at most $2 rows, and
+// does not find again what it has deleted.
 type pruneTask struct {
 	age       time.Duration
 	statement string
@@ -69,7 +70,7 @@ func pruneTasks() []pruneTask {
 				SELECT token_hash FROM links WHERE expires_at <= $1 AND token IS NOT NULL LIMIT $2)`},
 		{linkRetention, `
 			DELETE FROM links WHERE token_hash IN (SELECT token_hash FROM links WHERE expires_at <= $1 LIMIT $2)`},
-		// The oldest have the lowest numbers.
+		// The oldest events have the lowest numbers.
 		{credstore.EventRetention, `
 			DELETE FROM events WHERE at <= $1 AND number IN (SELECT number FROM events ORDER BY number LIMIT $2)`},
 	}
@@ -78,7 +79,7 @@ func pruneTasks() []pruneTask {
 func (db *database) runPruneTask(ctx context.Context, c pruneTask, now time.Time) error {
 	for range maxPruneBatches {
 		var done int64
-		err := db.write(ctx, "tidying the store", func(tx *sql.Tx) error {
+		err := db.write(ctx, "pruning the store", func(tx *sql.Tx) error {
 			result, err := tx.ExecContext(ctx, c.statement, now.Add(-c.age).UnixMilli(), pruneBatchSize)
 			if err != nil {
 				return err

@@ -9,9 +9,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Rebind gives an existing store the stamp of c in the place of its own, which
-// it returns. What was known about the environment before (see Fact) is
-// forgotten. Credentials stay, whether the new environment takes them or not.
+// Rebind gives an existing store the binding of c, and returns the previous one. Facts
+// about the previous environment are deleted; credentials stay, whether or not they are
+// valid in the new one.
 func Rebind(ctx context.Context, c Config) (before credstore.Binding, err error) {
 	db, err := openDatabase(ctx, c)
 	if err != nil {
@@ -19,25 +19,25 @@ func Rebind(ctx context.Context, c Config) (before credstore.Binding, err error)
 	}
 	before, err = db.rebind(ctx, c.Binding)
 	if err = errors.Join(err, db.close()); err != nil {
-		return before, fmt.Errorf("stamping %s anew: %w", c.name(), err)
+		return before, fmt.Errorf("rebinding %s: %w", c.name(), err)
 	}
 	return before, nil
 }
 
-func (db *database) rebind(ctx context.Context, stamp credstore.Binding) (before credstore.Binding, err error) {
+func (db *database) rebind(ctx context.Context, binding credstore.Binding) (before credstore.Binding, err error) {
 	row, err := readBinding(ctx, db.dialect.readers())
 	if errors.Is(err, sql.ErrNoRows) {
-		row, err = db.bindOnce(ctx, stamp)
+		row, err = db.bindOnce(ctx, binding)
 	}
 	if err != nil {
-		return before, db.failure("reading the store's stamp", err)
+		return before, db.failure("reading the store's binding", err)
 	}
 	if err := checkKeyset(db.keys, row); err != nil {
 		return before, err
 	}
-	return row.binding, db.write(ctx, "writing the stamp", func(tx *sql.Tx) error {
+	return row.binding, db.write(ctx, "writing the binding", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE store SET environment = $1, auth_url = $2, client_id = $3`,
-			stamp.Environment, stamp.AuthURL, stamp.ClientID)
+			binding.Environment, binding.AuthURL, binding.ClientID)
 		if err != nil {
 			return err
 		}

@@ -1,11 +1,10 @@
 package sqlstore
 
-// schema returns the migrations in their order. The n-th brings a store from
-// version n-1 to version n of the schema, in one transaction. One that has been
-// released is never edited.
+// schema returns the migrations in order. The n-th migrates a store from version n-1 to
+// version n of the schema, in one transaction. A released migration is never edited.
 //
-// Times are Unix milliseconds, UTC, NULL where there is none. A connection's
-// number is never used again, not even after a removal: leases stand on it.
+// Times are Unix milliseconds, UTC, NULL if there is none. The number of a connection
+// is never used again, not even after its removal: leases depend on it.
 func schema() []string { return []string{schema1, schema2, schema3, schema4} }
 
 const schema1 = `
@@ -15,7 +14,7 @@ CREATE TABLE store (
 	environment     TEXT NOT NULL,
 	auth_url        TEXT NOT NULL,
 	client_id       TEXT NOT NULL,    -- empty until one is known
-	key_fingerprint TEXT NOT NULL,    -- of the key that sealed the canary
+	key_fingerprint TEXT NOT NULL,    -- of the key that the canary is encrypted with
 	canary          BLOB NOT NULL,
 	created_at      INTEGER NOT NULL
 ) STRICT;
@@ -41,13 +40,13 @@ CREATE TABLE connections (
 	subject         TEXT NOT NULL DEFAULT '',
 	shared_company  INTEGER NOT NULL DEFAULT 0,
 	external_tenant TEXT NOT NULL DEFAULT '',
-	search          TEXT NOT NULL,          -- what can be searched, in lower case
+	search          TEXT NOT NULL,          -- the text that is searched, in lower case
 	scope           TEXT NOT NULL DEFAULT '',
 	created_at      INTEGER NOT NULL,
 
 	version         INTEGER NOT NULL DEFAULT 0,
-	refresh_hash    BLOB,                   -- with the version: who may be a parent
-	parent_hash     BLOB,                   -- refresh_hash of the version before
+	refresh_hash    BLOB,                   -- with the version: identifies a parent
+	parent_hash     BLOB,                   -- refresh_hash of the previous version
 	expires_at      INTEGER,
 	refreshed_at    INTEGER,
 
@@ -72,7 +71,7 @@ CREATE INDEX connections_retry ON connections (retry_at) WHERE retry_at IS NOT N
 CREATE INDEX connections_requested ON connections (requested_at) WHERE requested_at IS NOT NULL;
 CREATE INDEX connections_refused ON connections (refused_at) WHERE refused_at IS NOT NULL;
 
--- Each column is sealed with a label of its own.
+-- Each column is encrypted with its own associated data.
 CREATE TABLE credentials (
 	connection    INTEGER PRIMARY KEY REFERENCES connections (number) ON DELETE CASCADE,
 	access_token  BLOB,
@@ -106,10 +105,9 @@ CREATE TABLE changes (
 CREATE INDEX changes_removed ON changes (at) WHERE removed = 1;
 `
 
-// schema2 is for the people around a connection: its history, the links by
-// which they give consent, and whom to tell.
+// schema2 adds the history, connect links and consents, and the outbox.
 const schema2 = `
--- What the credential says: status and reason, unless the connection is disabled.
+-- The status and reason of the credential: those of the connection unless it is disabled.
 ALTER TABLE connections ADD COLUMN own_status TEXT NOT NULL DEFAULT '';
 ALTER TABLE connections ADD COLUMN own_reason TEXT NOT NULL DEFAULT '';
 -- 1 from an event reauthorization_required to the next event recovered.
@@ -117,7 +115,7 @@ ALTER TABLE connections ADD COLUMN alarmed INTEGER NOT NULL DEFAULT 0;
 -- 1 while the credential may be another company's.
 ALTER TABLE connections ADD COLUMN unproven INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE connections ADD COLUMN next_expires_at INTEGER; -- of the staged key
--- The shortest time before the key's end of which somebody was reminded.
+-- The shortest time before the expiry of the key at which an event was recorded.
 ALTER TABLE connections ADD COLUMN reminded_within INTEGER;
 
 UPDATE connections SET
@@ -133,12 +131,12 @@ UPDATE connections SET
 		ELSE '' END,
 	alarmed = CASE WHEN status = 'reauthorization_required' THEN 1 ELSE 0 END;
 
--- Without a credential a connection may be a parent too: of the empty token.
+-- A connection without a credential may be a parent too, with the empty token.
 UPDATE connections SET refresh_hash = x'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
 	WHERE refresh_hash IS NULL;
 
 CREATE INDEX connections_kind ON connections (kind, name);
--- All that a search looks at, so that it need not look at the connections.
+-- All columns that a search reads, so that it need not read the table.
 CREATE INDEX connections_search ON connections (name, status, kind, search);
 CREATE INDEX connections_expiring ON connections (expires_at) WHERE kind <> 'oauth' AND expires_at IS NOT NULL;
 
@@ -147,8 +145,8 @@ CREATE TABLE events (
 	number        INTEGER PRIMARY KEY,
 	id            TEXT NOT NULL,
 	connection_id TEXT NOT NULL,
-	connection    TEXT NOT NULL,    -- its name then
-	frequent      INTEGER NOT NULL, -- so much that it is counted apart
+	connection    TEXT NOT NULL,    -- its name at that time
+	frequent      INTEGER NOT NULL, -- 1: limited separately
 	type          TEXT NOT NULL,
 	at            INTEGER NOT NULL,
 	actor         TEXT NOT NULL,
@@ -168,7 +166,7 @@ CREATE TABLE subscriptions (
 	PRIMARY KEY (name, type)
 ) STRICT;
 
--- What is to be told. One that is claimed is due again when the claim ends.
+-- A claimed delivery is due again when the claim ends.
 CREATE TABLE deliveries (
 	number        INTEGER PRIMARY KEY AUTOINCREMENT,
 	subscription  TEXT NOT NULL,
@@ -188,7 +186,7 @@ CREATE INDEX deliveries_event ON deliveries (event);
 CREATE TABLE links (
 	token_hash     BLOB PRIMARY KEY,
 	connection     INTEGER NOT NULL REFERENCES connections (number) ON DELETE CASCADE,
-	token          BLOB,             -- sealed; NULL once it cannot be used any more
+	token          BLOB,             -- encrypted; NULL once the link has ended
 	created_at     INTEGER NOT NULL,
 	expires_at     INTEGER NOT NULL,
 	used_at        INTEGER,
@@ -201,12 +199,12 @@ CREATE INDEX links_connection ON links (connection, created_at);
 CREATE INDEX links_expires ON links (expires_at);
 CREATE INDEX links_open ON links (expires_at) WHERE token IS NOT NULL;
 
--- Attempts to get consent, between the request and the callback.
+-- Attempts to give consent, between the request and the callback.
 CREATE TABLE consents (
 	state_hash   BLOB PRIMARY KEY,
 	connection   INTEGER NOT NULL REFERENCES connections (number) ON DELETE CASCADE,
-	link         BLOB NOT NULL, -- sealed
-	verifier     BLOB NOT NULL, -- sealed
+	link         BLOB NOT NULL, -- encrypted
+	verifier     BLOB NOT NULL, -- encrypted
 	browser      BLOB NOT NULL,
 	redirect_uri TEXT NOT NULL,
 	expires_at   INTEGER NOT NULL
@@ -216,7 +214,7 @@ CREATE INDEX consents_connection ON consents (connection, expires_at);
 CREATE INDEX consents_expires ON consents (expires_at);
 `
 
-// schema3 is for who asks about a connection that was removed, by its name.
+// schema3 adds an index to find removed connections by name.
 const schema3 = `
 CREATE INDEX events_removed ON events (connection, number) WHERE type = 'connection.removed';
 `

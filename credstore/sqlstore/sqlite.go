@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// applicationID marks our files in the header of SQLite's: "PLEO".
+	// applicationID is in the header of the database files: "PLEO".
 	applicationID = 0x504c454f
 	// busyTimeout is how long a transaction waits for those of other processes.
 	busyTimeout = 5 * time.Second
-	// maxReaders bounds the connections that read, and with them the memory.
+	// maxReaders bounds the connections for reading, and their memory.
 	maxReaders = 4
 )
 
@@ -50,9 +50,9 @@ func openSQLite(ctx context.Context, path string, log *zap.Logger) (_ *sqliteDia
 	return d, nil
 }
 
-// connect opens the pools, the database being of the newest schema then.
+// connect opens the pools, and migrates the schema.
 func (d *sqliteDialect) connect(ctx context.Context, path string) (err error) {
-	// A file that is gone is not made anew.
+	// Mode rw does not create the file if it was deleted.
 	d.write, err = openPool(path, url.Values{"mode": {"rw"}, "_txlock": {"immediate"}, "_synchronous": {"FULL"}}, 1)
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func (d *sqliteDialect) connect(ctx context.Context, path string) (err error) {
 func openPool(path string, options url.Values, size int) (*sql.DB, error) {
 	options.Set("_busy_timeout", fmt.Sprint(busyTimeout.Milliseconds()))
 	options.Set("_foreign_keys", "1")
-	options.Set("_pragma", "secure_delete(1)") // what is removed is overwritten
+	options.Set("_pragma", "secure_delete(1)") // overwrite deleted content
 	options.Set("_dqs", "0")
 	options.Set("_defensive", "1")
 	options.Set("_error_rc", "1")
@@ -86,8 +86,8 @@ func (d *sqliteDialect) writer() *sql.DB { return d.write }
 
 func (d *sqliteDialect) readers() *sql.DB { return d.read }
 
-// transact serialises all transactions that write, in this process and in
-// others, from their beginning.
+// transact serializes all transactions that write, in all processes, from their
+// beginning.
 func (d *sqliteDialect) transact(ctx context.Context, _ string, f func(*sql.Tx) error) error {
 	tx, err := d.write.BeginTx(ctx, nil)
 	if err != nil {
@@ -100,15 +100,15 @@ func (d *sqliteDialect) transact(ctx context.Context, _ string, f func(*sql.Tx) 
 	return tx.Commit()
 }
 
-func (d *sqliteDialect) lockAll(context.Context, *sql.Tx) error { return nil } // interval one is
+func (d *sqliteDialect) lockAll(context.Context, *sql.Tx) error { return nil } // transactions are serialized
 
-func (d *sqliteDialect) shareLock() string { return "" } // nothing is written beside it
+func (d *sqliteDialect) shareLock() string { return "" } // transactions are serialized
 
 func (d *sqliteDialect) acquire(ctx context.Context, id, _ string) (leaseHandle, error) {
 	return acquireLock(ctx, d.read, id, d.locks.lock)
 }
 
-// checkInPlace compares the files that are open with those that the paths name.
+// checkFiles compares the open files with those that the paths name.
 func (d *sqliteDialect) checkFiles() error {
 	for _, f := range d.files {
 		if err := f.checkInPlace(); err != nil {
@@ -118,8 +118,7 @@ func (d *sqliteDialect) checkFiles() error {
 	return nil
 }
 
-// close closes the lock file last, so that no lease ends before the writes
-// under it.
+// close closes the lock file last, so that no lease ends before the writes under it.
 func (d *sqliteDialect) close() error {
 	var errs []error
 	for _, pool := range []*sql.DB{d.write, d.read} {
@@ -133,14 +132,14 @@ func (d *sqliteDialect) close() error {
 	return errors.Join(errs...)
 }
 
-// classify calls everything that SQLite may say at run time unavailable. Some of
-// it does not pass by itself, like a damaged file, but a person may mend it
-// meanwhile, and a token pair that could not be saved must be tried again then.
+// classify treats all errors of SQLite at run time as unavailability. Some are not
+// temporary, like a damaged file, but a person may fix it, and a token pair that could
+// not be saved must be tried again then.
 func (d *sqliteDialect) classify(err error) error {
 	return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
 }
 
-// setupError says what to do about a database that cannot be opened.
+// setupError adds a hint to the error about a database that cannot be opened.
 func setupError(err error) error {
 	if isStoreError(err) {
 		return err
@@ -148,18 +147,18 @@ func setupError(err error) error {
 	var hint string
 	switch primaryCode(err) {
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		hint = "the file is damaged or no SQLite database; restore it from a backup"
+		hint = "the file is damaged or not an SQLite database; restore it from a backup"
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN:
 		hint = "the file and its directory must be writable for this user, and the disk not read-only"
 	case sqlite3.SQLITE_FULL:
-		hint = "the disk is full; make room on it"
+		hint = "the disk is full; free some space"
 	default:
 		return fmt.Errorf("%w: %w", credstore.ErrUnavailable, err)
 	}
 	return &credstore.SetupError{Err: err, Hint: hint}
 }
 
-// primaryCode is SQLite's result code without the details; 0 for other errors.
+// primaryCode returns SQLite's result code without the details; 0 for other errors.
 func primaryCode(err error) int {
 	var e *sqlite.Error
 	if !errors.As(err, &e) {

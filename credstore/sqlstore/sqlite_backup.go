@@ -12,23 +12,22 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
-// backuper is a dialect that can copy its data into a file. Others have tools of
-// their own for that.
+// backuper is a dialect that can copy its data into a file. Other databases have their
+// own tools.
 type backuper interface {
 	backup(ctx context.Context, path string) error
 }
 
-// Backup writes the store, as it is at this moment, to a new file that only its
-// owner can read. Other processes may go on writing. The file is there once it
-// is whole and durable; one that is there already is left alone, with an error
-// that matches fs.ErrExist. What it holds is sealed as in the store: it opens
-// under the same keyset only.
+// Backup writes the store as it is at this moment to a new file that only its owner can
+// read. Other processes may write meanwhile. The file appears when it is complete and
+// durable; if it exists, it is left unchanged, and the error matches fs.ErrExist. Its
+// secrets are encrypted as in the store, with the same keyset.
 func (s *Store) Backup(ctx context.Context, path string) error {
 	b, ok := s.db.dialect.(backuper)
 	if !ok {
 		return &credstore.SetupError{
-			Err:  fmt.Errorf("backing up the store to %s: the program does not back up a store in PostgreSQL", path),
-			Hint: fmt.Sprintf("use pg_dump --format=custom --file=%s, and keep the keyset elsewhere", path),
+			Err:  fmt.Errorf("backing up the store to %s: the program cannot back up a store in PostgreSQL", path),
+			Hint: fmt.Sprintf("use pg_dump --format=custom --file=%s, and store the keyset elsewhere", path),
 		}
 	}
 	if err := b.backup(ctx, path); err != nil {
@@ -50,7 +49,7 @@ func (d *sqliteDialect) backup(ctx context.Context, path string) (err error) {
 	return f.Create()
 }
 
-// copyTo copies all pages in one step, in which SQLite holds one snapshot.
+// copyTo copies all pages in one step, which is one snapshot.
 func (d *sqliteDialect) copyTo(ctx context.Context, path string) error {
 	conn, err := d.read.Conn(ctx)
 	if err != nil {

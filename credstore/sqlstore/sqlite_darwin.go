@@ -13,7 +13,7 @@ import (
 // sys/fcntl.h, which package unix does not name.
 const fcntlSetLock = 90
 
-// checkFilesystem refuses a directory on a file system that is not local.
+// checkFilesystem rejects a directory on a file system that is not local.
 func checkFilesystem(dir string, _ *zap.Logger) error {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(dir, &stat); err != nil {

@@ -13,9 +13,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
-// prepareFile makes sure that there is a private file for the database on a
-// local file system, and returns its one true path: processes that reach it by
-// different symbolic links must find the same lock file.
+// prepareFile creates a private file for the database if necessary, and returns its
+// path without symbolic links: processes that use different links must find the same
+// lock file.
 func prepareFile(path string, log *zap.Logger) (string, error) {
 	path, err := resolvePath(path)
 	if err != nil {
@@ -24,7 +24,7 @@ func prepareFile(path string, log *zap.Logger) (string, error) {
 	if err := checkFilesystem(filepath.Dir(path), log); err != nil {
 		return "", err
 	}
-	// SQLite gives the files that it puts beside the database its permissions.
+	// SQLite creates its other files with the same permissions.
 	if err := createPrivate(path); err != nil {
 		return "", pathError(err)
 	}
@@ -52,10 +52,10 @@ func resolvePath(path string) (string, error) {
 	return filepath.Join(dir, filepath.Base(path)), err
 }
 
-// createPrivate creates an empty file unless there is one. It does not open one
-// that is there: closing it again would end the locks that SQLite holds on it in
-// this process (POSIX, fcntl: "all locks associated with a file for a given
-// process shall be removed when a file descriptor for that file is closed").
+// createPrivate creates an empty file unless it exists. It does not open an existing
+// one: closing it would release the locks that SQLite has on it in this process (POSIX,
+// fcntl: "all locks associated with a file for a given process shall be removed when a
+// file descriptor for that file is closed").
 func createPrivate(path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return nil
@@ -70,8 +70,8 @@ func createPrivate(path string) error {
 	return errors.Join(f.Close(), durable.SyncDir(filepath.Dir(path)))
 }
 
-// makePrivate refuses what is not a regular file, and takes from everybody but
-// the owner what they may do with it.
+// makePrivate rejects what is not a regular file, and removes the permissions of all
+// but the owner.
 func makePrivate(path string, log *zap.Logger) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -83,7 +83,7 @@ func makePrivate(path string, log *zap.Logger) error {
 	if info.Mode().Perm()&0o077 == 0 {
 		return nil
 	}
-	log.Warn("the store was open to other users of this host", zap.String("path", path), zap.Stringer("mode", info.Mode()))
+	log.Warn("other users of this host could read the store; restricted its permissions", zap.String("path", path), zap.Stringer("mode", info.Mode()))
 	if err := os.Chmod(path, 0o600); err != nil {
 		return pathError(err)
 	}

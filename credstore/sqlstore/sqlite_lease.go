@@ -14,7 +14,7 @@ type lockHandle struct {
 	unlock func() error
 }
 
-// acquireLock takes the lock on the number of the connection.
+// acquireLock locks the number of the connection.
 func acquireLock(ctx context.Context, db *sql.DB, id string, lock func(int64) (func() error, error)) (leaseHandle, error) {
 	var number int64
 	err := db.QueryRowContext(ctx, `SELECT number FROM connections WHERE id = $1`, id).Scan(&number)
@@ -26,7 +26,7 @@ func acquireLock(ctx context.Context, db *sql.DB, id string, lock func(int64) (f
 		return nil, err
 	}
 	h := &lockHandle{unlock: unlock}
-	// Read only now: the holder before may just have written.
+	// Read it under the lock: the previous holder may just have written.
 	err = db.QueryRowContext(ctx, `SELECT fence + 1 FROM connections WHERE number = $1`, number).Scan(&h.number)
 	if err != nil {
 		return nil, errors.Join(orNotFound(err), unlock())

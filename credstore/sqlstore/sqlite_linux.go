@@ -12,15 +12,15 @@ import (
 // fcntlSetLock sets a lock of the open file description.
 const fcntlSetLock = unix.F_OFD_SETLK
 
-// filesystem is what matters about a kind of file system. Neither is said of an
-// ordinary local one.
+// filesystem describes a kind of file system. Neither flag is set for an ordinary local
+// one.
 type filesystem struct {
 	name     string
 	remote   bool // its locks or its shared memory cannot be relied on
 	volatile bool // it may not survive a restart
 }
 
-// filesystemOf knows the magic numbers that statfs(2) gives.
+// filesystemOf maps the magic numbers of statfs(2).
 func filesystemOf(magic uint32) filesystem {
 	switch magic {
 	case unix.NFS_SUPER_MAGIC:
@@ -48,8 +48,8 @@ func filesystemOf(magic uint32) filesystem {
 	}
 }
 
-// checkFilesystem refuses a directory on a network file system and warns of one
-// that is likely to vanish with the container or the host's next start.
+// checkFilesystem rejects a directory on a network file system, and warns about one
+// that is likely to vanish with the container or the next start of the host.
 func checkFilesystem(dir string, log *zap.Logger) error {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(dir, &stat); err != nil {

@@ -12,28 +12,29 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// lockFile takes locks that the kernel ends together with the process, however
-// that ends, and keeps while it is merely stopped. Each lock is on one byte of
-// the file, at the offset of the connection's number.
+// lockFile takes locks that the kernel releases when the process ends in any way, and
+// keeps while it is paused. Each lock is on one byte of the file, at the offset of the
+// number of the connection.
 //
-// The locks belong to the open file description (fcntl F_OFD_SETLK). Those of
-// POSIX belong to the process, and any other close of the file would end them.
+// The locks belong to the open file description (fcntl F_OFD_SETLK). POSIX locks belong
+// to the process, and any other close of the file would release them.
 type lockFile struct {
 	file *os.File
 
 	mu   sync.Mutex         // guards held
-	held map[int64]struct{} // numbers locked here: an open file does not exclude itself
+	held map[int64]struct{} // numbers locked by this process, which the kernel does not exclude
 }
 
-// openLockFile opens or creates the file, and makes sure that its file system
-// can lock.
+// openLockFile opens or creates the file, and checks that its file system supports
+// locks.
 func openLockFile(path string) (*lockFile, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, pathError(err)
 	}
 	l := &lockFile{file: file, held: make(map[int64]struct{})}
-	// Byte 0 is no connection's. The lock is shared, so all may try it at once.
+	// Byte 0 belongs to no connection. The lock is shared, so all processes may try it
+	// at once.
 	if err := l.fcntl(unix.F_RDLCK, 0); err != nil {
 		return nil, &credstore.SetupError{
 			Err:  errors.Join(fmt.Errorf("locking %s: %w", path, err), file.Close()),
@@ -43,7 +44,7 @@ func openLockFile(path string) (*lockFile, error) {
 	return l, nil
 }
 
-// lock returns credstore.ErrBusy while the number is locked, by whomever.
+// lock returns credstore.ErrBusy while the number is locked.
 func (l *lockFile) lock(number int64) (unlock func() error, err error) {
 	if !l.reserve(number) {
 		return nil, credstore.ErrBusy
@@ -85,9 +86,9 @@ func (l *lockFile) forget(number int64) {
 	delete(l.held, number)
 }
 
-// fcntl sets or ends the lock on one byte, without waiting.
+// fcntl takes or releases the lock on one byte, without waiting.
 func (l *lockFile) fcntl(kind int16, offset int64) error {
-	conn, err := l.file.SyscallConn() // keeps the descriptor from being closed meanwhile
+	conn, err := l.file.SyscallConn() // prevents a concurrent close
 	if err != nil {
 		return err
 	}

@@ -11,15 +11,14 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// Memory is a database in the memory of this process, which ends with the last
-// store that is open on it. It is for credentials that somebody else keeps.
-// Stores opened on the same Memory share what is in it. Use NewMemory to make
-// one.
+// Memory is a database in the memory of this process. It ends with the last store that
+// is open on it. It is for credentials that are kept elsewhere. Stores opened on the
+// same Memory share its content. Use NewMemory to create one.
 type Memory struct {
 	name string // no other Memory of this process has it
 
 	mu   sync.Mutex               // guards held
-	held map[int64]*memoryDialect // number of a connection → who holds its lock
+	held map[int64]*memoryDialect // number of a connection → holder of its lock
 }
 
 // NewMemory returns an empty database.
@@ -47,7 +46,7 @@ func openMemory(ctx context.Context, m *Memory) (_ *memoryDialect, err error) {
 	return d, nil
 }
 
-// openPool opens connections to the database, the first of which makes it.
+// openPool opens connections to the database, which the first one creates.
 func (d *memoryDialect) openPool(options url.Values, size int) (*sql.DB, error) {
 	options.Set("vfs", "memdb")
 	return openPool("/"+d.memory.name, options, size)
@@ -57,7 +56,7 @@ func (d *memoryDialect) acquire(ctx context.Context, id, _ string) (leaseHandle,
 	return acquireLock(ctx, d.read, id, d.lock)
 }
 
-// lock takes the lock for this store alone, of those open on the same memory.
+// lock excludes other stores that are open on the same memory.
 func (d *memoryDialect) lock(number int64) (unlock func() error, err error) {
 	m := d.memory
 	m.mu.Lock()

@@ -12,9 +12,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// migrate brings the database to the newest schema. Several processes may do so
-// at once. A database of a newer schema, or of another program, is refused, and
-// nothing written to it.
+// migrate migrates the database to the newest schema. Several processes may do so at
+// once. A database with a newer schema, or of another program, is rejected without
+// writing to it.
 func migrate(ctx context.Context, db *sql.DB, migrations []string) error {
 	if _, err := checkVersion(ctx, db, len(migrations)); err != nil {
 		return err
@@ -25,7 +25,7 @@ func migrate(ctx context.Context, db *sql.DB, migrations []string) error {
 	return applyMigrations(ctx, db, migrations)
 }
 
-// applyMigrations is migrate for a database whose journal is as it should be.
+// applyMigrations is migrate without switching to WAL.
 func applyMigrations(ctx context.Context, db *sql.DB, migrations []string) error {
 	version, err := checkVersion(ctx, db, len(migrations))
 	if err != nil {
@@ -52,7 +52,7 @@ func checkVersion(ctx context.Context, q querier, newest int) (version int, err 
 	if tables > 0 && application != applicationID {
 		return 0, &credstore.SetupError{
 			Err:  errors.New("the database belongs to another program"),
-			Hint: "name a path of its own for the store",
+			Hint: "use another path for the store",
 		}
 	}
 	if version > newest {
@@ -64,8 +64,8 @@ func checkVersion(ctx context.Context, q querier, newest int) (version int, err 
 	return version, nil
 }
 
-// switchToWAL makes the database keep a write-ahead log, which lets readers and
-// a writer work side by side. The mode stays with the file.
+// switchToWAL enables the write-ahead log, which allows reading during a write. The
+// mode is stored in the file.
 func switchToWAL(ctx context.Context, db *sql.DB) error {
 	for {
 		var mode string
@@ -76,8 +76,7 @@ func switchToWAL(ctx context.Context, db *sql.DB) error {
 				Hint: "keep the store on a local file system",
 			}
 		}
-		// Two processes that make the switch at once stand in each other's way,
-		// and SQLite does not wait then.
+		// Two processes that switch at once conflict, and SQLite does not wait then.
 		if code := primaryCode(err); code != sqlite3.SQLITE_BUSY && code != sqlite3.SQLITE_LOCKED {
 			return err
 		}
@@ -89,8 +88,8 @@ func switchToWAL(ctx context.Context, db *sql.DB) error {
 	}
 }
 
-// applyMigration brings the database to the version. It does nothing if another
-// process has done so, or more, meanwhile.
+// applyMigration migrates to the version. It does nothing if another process has done
+// so.
 func applyMigration(ctx context.Context, db *sql.DB, version int, migrations []string) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -101,7 +100,7 @@ func applyMigration(ctx context.Context, db *sql.DB, version int, migrations []s
 	if err != nil || have >= version {
 		return err
 	}
-	// PRAGMA takes no parameters; these are our own numbers.
+	// PRAGMA does not accept parameters; the numbers are our own.
 	_, err = tx.ExecContext(ctx, fmt.Sprintf("%s; PRAGMA user_version = %d; PRAGMA application_id = %d", migrations[version-1], version, applicationID))
 	if err != nil {
 		return err

@@ -10,8 +10,7 @@ import (
 // watchBatch is how many changes are reported at once.
 const watchBatch = 500
 
-// recordChange writes a new row in the place of the old one, so that it gets the next
-// number.
+// recordChange replaces the row, so that it gets the next number.
 func (d *sqliteDialect) recordChange(ctx context.Context, tx *sql.Tx, id string, at time.Time) error {
 	_, err := tx.ExecContext(ctx, `DELETE FROM changes WHERE connection_id = $1`, id)
 	if err != nil {
@@ -38,10 +37,10 @@ func (d *sqliteDialect) lastChange() string {
 	return `coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)`
 }
 
-// watch looks again and again: SQLite does not tell.
+// watch polls, since SQLite has no notifications.
 func (d *sqliteDialect) watch(ctx context.Context, w *watcher) error {
 	for wait := w.interval; ; {
-		own := w.db.changes.Wait() // before the look, so that nothing falls in between
+		own := w.db.changes.Wait() // before the poll, so that no change is missed
 		err := w.poll(ctx)
 		wait = w.pause(ctx, wait, w.interval, err)
 		if err := w.wait(ctx, own, wait); err != nil {

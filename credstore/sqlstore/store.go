@@ -17,22 +17,21 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/broadcast"
 )
 
-// Config says which store to open, and what for.
+// Config says which store to open, and how.
 type Config struct {
-	// Path of the SQLite database. It is created if it does not exist, and so
-	// is its directory. It must be on a local file system.
+	// Path of the SQLite database, which is created with its directory if it does not
+	// exist. It must be on a local file system.
 	Path string
-	// DSN, if not nil, gives the connection string of a PostgreSQL database, in
-	// place of the one at Path. It is asked for each connection, so that a changed
+	// DSN, if not nil, returns the connection string of a PostgreSQL database, which is
+	// used instead of Path. It is called for each connection, so that a changed
 	// password is used.
 	DSN func() credstore.Secret
-	// Memory is the database, in place of the one at Path. Nil: that one.
+	// Memory, if not nil, is the database to use instead of Path.
 	Memory *Memory
-	// Keyset seals what is secret. It must hold the key that the store was made
-	// with.
+	// Keyset encrypts the secrets. It must contain the key that the store names.
 	Keyset *keyset.Keyset
-	// Current must be the one that the store was made with, but for a client id
-	// that is given for the first time.
+	// Binding must be the one that the store was first opened with; only a client id
+	// may be added later.
 	Binding credstore.Binding
 
 	Logger *zap.Logger      // nil: nothing is logged
@@ -59,24 +58,23 @@ type (
 	changes     struct{ db *database }
 )
 
-// database is what the parts of a store have in common.
+// database is what the parts of a store share.
 type database struct {
 	dialect dialect
 	keys    *keyset.Keyset
 	log     *zap.Logger
 	now     func() time.Time
 
-	opened     string           // position of the changes when the store was opened
-	changes    broadcast.Signal // of the changes that this process makes
+	opened     string           // position in the changes when the store was opened
+	changes    broadcast.Signal // of changes by this process
 	closed     chan struct{}    // closed by Close
 	close      func() error     // closes once
-	lastPruned atomic.Int64     // when tidy ran last, in Unix milliseconds
+	lastPruned atomic.Int64     // when prune ran last, in Unix milliseconds
 }
 
-// Open opens the store, and makes or migrates it where necessary. What a person
-// has to mend is a [credstore.SetupError]: a path that cannot be used, a file
-// that is damaged or no store, a newer schema, another stamp, a keyset that
-// lacks the key. Nothing is written then.
+// Open opens the store, and creates or migrates it if necessary. What a person must fix
+// is a [credstore.SetupError]: an invalid path, a file that is damaged or not a store,
+// a newer schema, another binding, a keyset without the key. Nothing is written then.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Keyset == nil {
 		return nil, errors.New("opening the store: Config.Keyset is missing")
@@ -101,8 +99,8 @@ func newStore(db *database) *Store {
 	}
 }
 
-// name is the store's in messages, which say where the database is if it is not
-// known here.
+// name returns the store for messages. The dialect adds the location of a database that
+// is not at Path.
 func (c Config) name() string {
 	if c.DSN != nil || c.Memory != nil {
 		return "the store"
@@ -120,7 +118,7 @@ func openDialect(ctx context.Context, c Config, log *zap.Logger) (dialect, error
 	return openSQLite(ctx, c.Path, log)
 }
 
-// openDatabase opens the database of c, whatever store is in it.
+// openDatabase opens the database, without checking which store is in it.
 func openDatabase(ctx context.Context, c Config) (*database, error) {
 	log := cmp.Or(c.Logger, zap.NewNop())
 	d, err := openDialect(ctx, c, log)
@@ -160,8 +158,8 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.db.failure("reading from the store", err)
 }
 
-// Close waits for running transactions, ends all leases and closes the store.
-// It does nothing the second time.
+// Close waits for running transactions, ends all leases and closes the store. It does
+// nothing the second time.
 func (s *Store) Close() error { return s.db.close() }
 
 // write runs f in a transaction and commits it unless f returns an error.
@@ -169,8 +167,7 @@ func (db *database) write(ctx context.Context, doing string, f func(*sql.Tx) err
 	return db.transact(ctx, doing, "", f)
 }
 
-// transact is write for what is about one connection: no other such transaction
-// about it runs beside f.
+// transact is write about one connection: such transactions about it run one at a time.
 func (db *database) transact(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
 	err := db.dialect.checkFiles()
 	if err == nil {
@@ -179,8 +176,7 @@ func (db *database) transact(ctx context.Context, doing, id string, f func(*sql.
 	return db.failure(doing, err)
 }
 
-// change is transact for what other processes want to hear of: it records that
-// the connection has changed.
+// change is transact for changes that watchers hear of.
 func (db *database) change(ctx context.Context, doing, id string, f func(*sql.Tx) error) error {
 	err := db.transact(ctx, doing, id, func(tx *sql.Tx) error {
 		if err := f(tx); err != nil {
@@ -195,8 +191,8 @@ func (db *database) change(ctx context.Context, doing, id string, f func(*sql.Tx
 	return err
 }
 
-// failure wraps what went wrong; nil stays nil. What is not an answer of our own
-// comes from the database.
+// failure adds what was done to an error, and classifies errors of the database; nil
+// stays nil.
 func (db *database) failure(doing string, err error) error {
 	if err == nil {
 		return nil
@@ -207,15 +203,15 @@ func (db *database) failure(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// isStoreError reports whether err is a decision of the store's, not a failure of
-// the database.
+// isStoreError reports whether err is a decision of the store, not a failure of the
+// database.
 func isStoreError(err error) bool {
-	for _, answer := range []error{
+	for _, sentinel := range []error{
 		credstore.ErrNotFound, credstore.ErrNameTaken, credstore.ErrTokenTaken, credstore.ErrCompanyBound, credstore.ErrBadQuery,
 		credstore.ErrSuperseded, credstore.ErrBusy, credstore.ErrLeaseLost, credstore.ErrNotRejected, credstore.ErrUnavailable, ErrKeyInUse,
 		credstore.ErrOtherCompany, credstore.ErrLinkUsed, credstore.ErrLinkExpired, credstore.ErrOtherBrowser,
 	} {
-		if errors.Is(err, answer) {
+		if errors.Is(err, sentinel) {
 			return true
 		}
 	}
@@ -223,15 +219,15 @@ func isStoreError(err error) bool {
 	return errors.As(err, &setup)
 }
 
-// millis is how a time is stored: Unix milliseconds, NULL for the zero time.
+// millis returns a time as it is stored: in Unix milliseconds, NULL for the zero time.
 func millis(t time.Time) sql.NullInt64 {
 	return sql.NullInt64{Int64: t.UnixMilli(), Valid: !t.IsZero()}
 }
 
-// firstMilli and lastMilli are the first time that is not zero and the last one of
-// the year 9999, in Unix milliseconds: times before and after cannot be written (RFC 3339 section 1),
-// and a connection that has one could be shown and told to nobody. People say
-// 9999-12-31 of keys that do not end.
+// firstMilli and lastMilli are the first time that is not zero and the last one of the
+// year 9999, in Unix milliseconds. Times outside cannot be formatted (RFC 3339 section
+// 1), so a connection with one could not be shown or delivered. Keys without an expiry
+// are given one like 9999-12-31.
 const firstMilli, lastMilli = -62135596799_999, 253402300799_999
 
 func timeOf(n sql.NullInt64) time.Time {

@@ -12,31 +12,31 @@ import (
 )
 
 const (
-	// watchInterval is how often the changes of other processes are looked for where
-	// the database does not tell; the look is one search in an index.
+	// watchInterval is how often a database without notifications is polled for changes
+	// of other processes; a poll is one search in an index.
 	watchInterval = 250 * time.Millisecond
-	// maxWatchRetryDelay is how long a watcher waits at most while the store is away.
+	// maxWatchRetryDelay bounds the interval while the store is unavailable.
 	maxWatchRetryDelay = 2 * time.Second
 )
 
-// Watch reports changes; see [credstore.Store]. It ends with an error when the
-// store is closed.
+// Watch implements [credstore.Changes]. It ends with an error when the store is closed.
 func (s changes) Watch(ctx context.Context, changed func([]credstore.Change)) error {
 	return s.db.dialect.watch(ctx, &watcher{db: s.db, seen: s.db.opened, interval: watchInterval, changed: changed})
 }
 
-// watcher reports what has changed since it last looked.
+// watcher reports changes since the last poll.
 type watcher struct {
 	db   *database
-	seen string // the position that it has come to
-	// interval is how often it looks where the database does not tell.
+	seen string // the position reached
+	// interval is how often a database without notifications is polled.
 	interval time.Duration
-	// timeline is the server's that it listens to; empty before, and of SQLite.
+	// timeline is that of the server it listens to; empty before, and for SQLite.
 	timeline string
 	changed  func([]credstore.Change)
 }
 
-// poll reports all that has changed. On an error it has reported some of it.
+// poll reports everything that has changed. If it returns an error, it has reported a
+// part.
 func (w *watcher) poll(ctx context.Context) error {
 	for {
 		found, latest, more, err := changes{w.db}.since(ctx, w.seen)
@@ -53,19 +53,19 @@ func (w *watcher) poll(ctx context.Context) error {
 	}
 }
 
-// pause is how long to wait for the next look: longer each time while the store
-// is unavailable.
+// pause returns how long to wait for the next poll: longer each time while the store is
+// unavailable.
 func (w *watcher) pause(ctx context.Context, last, usual time.Duration, err error) time.Duration {
 	if err == nil {
 		return usual
 	}
 	if last == usual && ctx.Err() == nil {
-		w.db.log.Warn("changes to connections cannot be watched; trying again", zap.Error(err))
+		w.db.log.Warn("cannot watch connections for changes; trying again", zap.Error(err))
 	}
 	return max(usual, min(2*last, maxWatchRetryDelay))
 }
 
-// wait returns nil when it is time to look again.
+// wait returns nil when it is time to poll.
 func (w *watcher) wait(ctx context.Context, wake <-chan struct{}, wait time.Duration) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -80,8 +80,7 @@ func (w *watcher) wait(ctx context.Context, wake <-chan struct{}, wait time.Dura
 	return nil
 }
 
-// since returns what has changed since the position seen, and the position that it
-// comes to.
+// since returns the changes after the position seen, and the position reached.
 func (s changes) since(ctx context.Context, seen string) (found []credstore.Change, latest string, more bool, err error) {
 	query, limit := s.db.dialect.changes()
 	latest = seen
@@ -95,12 +94,12 @@ func (s changes) since(ctx context.Context, seen string) (found []credstore.Chan
 		return err
 	}, query, seen)
 	if err != nil {
-		return nil, seen, false, s.db.failure("looking for changes", err)
+		return nil, seen, false, s.db.failure("reading changes", err)
 	}
 	return found, latest, limit > 0 && len(found) == limit, nil
 }
 
-// What is true of a row of changes whose connection has more to it.
+// Conditions about the connection of a row of changes.
 const (
 	isRequested   = `EXISTS (SELECT 1 FROM connections WHERE id = changes.connection_id AND requested_at IS NOT NULL)`
 	hasDeliveries = `EXISTS (SELECT 1 FROM deliveries WHERE deliveries.connection_id = changes.connection_id)`
