@@ -293,7 +293,7 @@ func TestF23ThroughTheAPI(t *testing.T) {
 }
 
 // TestAdminListenerOverTLS: with a certificate of its own, and with certificates
-// of clients, without which nobody gets in.
+// of clients, without which no client is accepted.
 func TestAdminListenerOverTLS(t *testing.T) {
 	server, clients := testca.New(t), testca.New(t)
 	w := newEnv(t, simulator.Settings{})

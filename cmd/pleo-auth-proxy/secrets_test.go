@@ -52,7 +52,7 @@ func TestNoSecretInOutput(t *testing.T) {
 	for _, path := range []string{
 		"/", "/connections", "/connections/acme", "/connections/rejected", "/connections/acme/key", "/api/v1/connections/rejected/history",
 		"/metrics", "/readyz?verbose", "/api/v1/connections", "/api/v1/connections/acme", "/api/v1/connections/rejected",
-		"/api/v1/connections/nobody", "/api/v1/connections?cursor=" + plantedKey,
+		"/api/v1/connections/unknown", "/api/v1/connections?cursor=" + plantedKey,
 	} {
 		a := p.admin(path)
 		fmt.Fprintf(&said, "%v %s\n", a.header, a.body)
@@ -177,7 +177,7 @@ func (w *env) causeFailures(p *process, said *strings.Builder) {
 	request("acme", "/v2/employees?q="+url.QueryEscape(plantedClientSecret), 200)
 	request("rejected", "/v2/employees", 401)
 	request("key", "/echo/x", 200)
-	request("nobody", "/echo", 400)
+	request("unknown", "/echo", 400)
 	for _, f := range []simulator.Fault{{Kind: "status", Status: 429, Count: 1}, {Kind: "html", Count: 1}} {
 		w.fault(f)
 		request("failing", "/v2/employees", 503)

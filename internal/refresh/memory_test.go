@@ -94,8 +94,7 @@ func newMemory() *memory {
 }
 
 // memoryStore is one process's store on the memory. Operations can be made to
-// fail before they take effect (fail), or their answer to be lost after it
-// (lose).
+// fail before they take effect (fail), or after it (loseResponses).
 type memoryStore struct {
 	*memory
 	opened        int  // how long the log was then
@@ -109,10 +108,11 @@ func (s *memoryStore) parts() credstore.Store {
 	return credstore.Store{Connections: s, Credentials: s, Links: s, History: s, Changes: s}
 }
 
-// fail asks f before each operation and answers with its error; nil ends it.
+// fail makes each operation call f first and return its error; nil ends it.
 func (s *memoryStore) fail(f func(op string) error) { s.before.Store(&f) }
 
-// loseResponses asks f after each write has taken effect and answers with its error.
+// loseResponses makes each write call f after it has taken effect, and return its
+// error.
 func (s *memoryStore) loseResponses(f func(op string) error) { s.after.Store(&f) }
 
 var errClosed = fmt.Errorf("%w: closed", credstore.ErrUnavailable)
