@@ -1,6 +1,9 @@
 package refresh
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
 
 type metrics struct {
 	refreshes   *prometheus.CounterVec
@@ -36,29 +39,30 @@ func results() []result {
 
 // newMetrics registers the metrics of refreshes. No label names a connection.
 func newMetrics(r prometheus.Registerer) *metrics {
+	with := promauto.With(r)
 	m := &metrics{
-		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
+		refreshes: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "pleo_refreshes_total",
 			Help: "Refreshes by result and reason.",
 		}, []string{"result", "reason"}),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+		duration: with.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pleo_refresh_duration_seconds",
 			Help:    "Time from sending a refresh token to the response.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
-		unknown: prometheus.NewCounter(prometheus.CounterOpts{
+		unknown: with.NewCounter(prometheus.CounterOpts{
 			Name: "pleo_refresh_unknown_outcomes_total",
 			Help: "Refreshes that were sent and had no readable response.",
 		}),
-		unsaved: prometheus.NewGauge(prometheus.GaugeOpts{
+		unsaved: with.NewGauge(prometheus.GaugeOpts{
 			Name: "pleo_unsaved_credentials",
 			Help: "New token pairs that the store has not saved yet.",
 		}),
-		storeErrors: prometheus.NewCounter(prometheus.CounterOpts{
+		storeErrors: with.NewCounter(prometheus.CounterOpts{
 			Name: "pleo_store_errors_total",
 			Help: "Reads and writes that the store failed.",
 		}),
-		breakerOpen: prometheus.NewGauge(prometheus.GaugeOpts{
+		breakerOpen: with.NewGauge(prometheus.GaugeOpts{
 			Name: "pleo_circuit_breaker_open",
 			Help: "1 while refreshes are stopped because many connections were rejected at once.",
 		}),
@@ -68,9 +72,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		for _, reason := range reasons() {
 			m.refreshes.WithLabelValues(string(result), string(reason))
 		}
-	}
-	if r != nil {
-		r.MustRegister(m.refreshes, m.duration, m.unknown, m.unsaved, m.storeErrors, m.breakerOpen)
 	}
 	return m
 }
