@@ -556,7 +556,7 @@ type SetCompany struct {
 	Bound   error
 }
 
-func (a SetCompany) apply(t *Transition, _ time.Time) error {
+func (a SetCompany) apply(t *Transition, _ time.Time) error { //nolint:unparam // implements Action
 	s := &t.State
 	have := s.Connection.Company()
 	conflict := a.Bound
@@ -583,7 +583,7 @@ func (a SetCompany) apply(t *Transition, _ time.Time) error {
 // Disable is [Connections.Disable].
 type Disable struct{ Reason string }
 
-func (a Disable) apply(t *Transition, _ time.Time) error {
+func (a Disable) apply(t *Transition, _ time.Time) error { //nolint:unparam // implements Action
 	if t.State.Connection.Status != Disabled {
 		t.State.disable(a.Reason)
 		t.record(EventDisabled, "", "")
@@ -594,7 +594,7 @@ func (a Disable) apply(t *Transition, _ time.Time) error {
 // Enable is [Connections.Enable].
 type Enable struct{}
 
-func (Enable) apply(t *Transition, _ time.Time) error {
+func (Enable) apply(t *Transition, _ time.Time) error { //nolint:unparam // implements Action
 	if t.State.Connection.Status == Disabled {
 		t.State.restoreStatus()
 		t.record(EventEnabled, "", "")
@@ -606,7 +606,7 @@ func (Enable) apply(t *Transition, _ time.Time) error {
 // Export is [Connections.Export].
 type Export struct{}
 
-func (Export) apply(t *Transition, _ time.Time) error {
+func (Export) apply(t *Transition, _ time.Time) error { //nolint:unparam // implements Action
 	t.State.disable(ReasonExported)
 	t.record(EventExported, "", "")
 	return nil
@@ -615,7 +615,7 @@ func (Export) apply(t *Transition, _ time.Time) error {
 // RequestRefresh is [Credentials.RequestRefresh].
 type RequestRefresh struct{ At time.Time }
 
-func (a RequestRefresh) apply(t *Transition, _ time.Time) error {
+func (a RequestRefresh) apply(t *Transition, _ time.Time) error { //nolint:unparam // implements Action
 	t.State.RequestedAt = a.At
 	t.record(EventRefreshRequested, "", "")
 	return nil
@@ -638,7 +638,7 @@ func (a RetryRejected) apply(t *Transition, _ time.Time) error {
 // RecordKeyExpiring is [Outbox.RecordKeyExpiring].
 type RecordKeyExpiring struct{ Within time.Duration }
 
-func (a RecordKeyExpiring) apply(t *Transition, now time.Time) error {
+func (a RecordKeyExpiring) apply(t *Transition, now time.Time) error { //nolint:unparam // implements Action
 	s := &t.State
 	c := s.Connection
 	inUse := c.Kind.IsKey() && (c.Status == Active || c.Status == Degraded)
@@ -653,7 +653,7 @@ func (a RecordKeyExpiring) apply(t *Transition, now time.Time) error {
 // Remove is [Connections.Remove]: the connection ends with its last event.
 type Remove struct{}
 
-func (Remove) apply(t *Transition, _ time.Time) error {
+func (Remove) apply(t *Transition, _ time.Time) error { //nolint:unparam // implements Action
 	t.record(EventRemoved, "", "")
 	return nil
 }

@@ -26,7 +26,7 @@ func openStore(t testing.TB, path string) *Store {
 	t.Helper()
 	keys, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
-		t.Fatalf("OpenKeyset: %v", err)
+		t.Fatalf("keyset.OpenOrCreate: %v", err)
 	}
 	s, err := Open(context.Background(), Config{Path: path, Keyset: keys})
 	if err != nil {
@@ -215,8 +215,8 @@ func TestRemovalsArePruned(t *testing.T) {
 	}
 }
 
-// TestOwnChangesAreReportedAtOnce: whoever changes a connection sees it without
-// waiting for the next look at the database, which here never comes.
+// TestOwnChangesAreReportedAtOnce: the process that changes a connection need not wait
+// for a poll.
 func TestOwnChangesAreReportedAtOnce(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 	reports := make(chan []string, 1)

@@ -39,7 +39,7 @@ func versionOne(t *testing.T, keys *keyset.Keyset) (path string) {
 		}
 		sealed, err := keys.EncryptWith(keys.Fingerprint(), keyset.AssociatedData(id, columnRefreshToken), []byte(token.Reveal()))
 		if err != nil {
-			t.Fatalf("SealUnder: %v", err)
+			t.Fatalf("EncryptWith: %v", err)
 		}
 		mustExec(t, db, `INSERT INTO credentials (connection, refresh_token) VALUES ($1, $2)`, i+1, sealed)
 	}
@@ -52,7 +52,7 @@ func versionOne(t *testing.T, keys *keyset.Keyset) (path string) {
 func TestStoreOfVersionOneIsMigrated(t *testing.T) {
 	keys, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
-		t.Fatalf("OpenKeyset: %v", err)
+		t.Fatalf("keyset.OpenOrCreate: %v", err)
 	}
 	s, err := Open(context.Background(), Config{Path: versionOne(t, keys), Keyset: keys})
 	if err != nil {
@@ -81,7 +81,7 @@ func TestStoreOfVersionOneIsMigrated(t *testing.T) {
 			want = credstore.EventRecovered
 		}
 		if err != nil || len(page.Events) != 1 || page.Events[0].Type != want {
-			t.Errorf("History of one that was %s = %+v, %v, want %s", status, page.Events, err, want)
+			t.Errorf("Events of one that was %s = %+v, %v, want %s", status, page.Events, err, want)
 		}
 	}
 }

@@ -23,8 +23,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore"
 )
 
-// wantSetupError fails the test unless opening is refused with a hint, and with
-// all of the words in its message.
+// wantSetupError fails the test unless Open returns a SetupError with a hint that
+// contains the words.
 func wantSetupError(t *testing.T, c sqlstore.Config, words ...string) {
 	t.Helper()
 	s, err := sqlstore.Open(t.Context(), c)
@@ -99,7 +99,7 @@ func TestClientIDIsFilledInOnce(t *testing.T) {
 		c.Binding.ClientID = test.client
 		s, err := sqlstore.Open(t.Context(), c)
 		if (err != nil) != test.refused {
-			t.Fatalf("Open with client id %q = %v, want refused = %v", test.client, err, test.refused)
+			t.Fatalf("Open with client id %q = %v, want an error: %v", test.client, err, test.refused)
 		}
 		if err == nil && s.Close() != nil {
 			t.Fatal("Close failed")
@@ -129,7 +129,7 @@ func TestKeysetWithNewPrimaryKeyIsAccepted(t *testing.T) {
 	defer func() { _ = s.Close() }()
 	state, err := s.Connections.Read(t.Context(), c.ID)
 	if err != nil || state.Credential.AccessToken.Reveal() != "access-1" {
-		t.Errorf("Read after the rotation = %v, want what was sealed before", err)
+		t.Errorf("Read after the rotation = %v, want what was encrypted before", err)
 	}
 }
 
@@ -354,7 +354,7 @@ func TestRejectedTokenIsDeleted(t *testing.T) {
 			t.Fatalf("Close: %v", err)
 		}
 	}
-	// Its successor, in somebody's spool, can be saved for ever.
+	// Its successor, in a spool, can be saved without a time limit.
 	if _, err := s.Credentials.Save(t.Context(), successor(parent)); err != nil {
 		t.Errorf("Save onto a forgotten token: %v", err)
 	}
@@ -369,7 +369,7 @@ func condemn(t *testing.T, s credstore.Store, parent credstore.Parent) {
 	f := credstore.Failure{Code: "refused", At: time.Now()}
 	err = errors.Join(s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f, credstore.ReasonRefreshTokenRejected, false), l.Release())
 	if err != nil {
-		t.Fatalf("Condemn: %v", err)
+		t.Fatalf("MarkReauthorizationRequired: %v", err)
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// TestDeliveryHoldsConnectionSnapshot: a subscriber that is told late, or told
-// again, gets what was true when it happened, also of what is gone.
+// TestDeliveryHoldsConnectionSnapshot: a late or repeated delivery has the connection
+// as it was after the event.
 func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 	s, ctx := newDirectory(t).open(t), t.Context()
 	if _, err := s.Outbox.Subscribe(ctx, []credstore.Subscription{{Name: "books", Types: credstore.PublicEvents()}}); err != nil {

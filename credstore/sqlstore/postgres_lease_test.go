@@ -52,16 +52,16 @@ func TestPostgresLeaseIsRenewed(t *testing.T) {
 		}
 	}
 	if _, err := s.Credentials.RecordIntent(t.Context(), l, mustRead(t, s, c.ID).Credential.Parent(), time.Now()); err != nil {
-		t.Errorf("Intend under a lease that was renewed = %v, want nil", err)
+		t.Errorf("RecordIntent under a lease that was renewed = %v, want nil", err)
 	}
 	if left := l.Remaining(); left <= 0 || left > time.Second {
 		t.Errorf("Remaining = %v, want what is left of a second", left)
 	}
 }
 
-// TestPostgresPausedOwnerHasNoLease: who was paused for longer than the lease
-// lasts finds it ended, taken by somebody else or not. What it has got in the
-// meantime is saved all the same, since nobody else has it.
+// TestPostgresPausedOwnerHasNoLease: a process that was paused for longer than its
+// lease has lost it, whether or not another process has taken it. What it has received
+// in the meantime is saved nevertheless, since it is the only copy.
 func TestPostgresPausedOwnerHasNoLease(t *testing.T) {
 	for _, taken := range []bool{false, true} {
 		t.Run(map[bool]string{false: "and nobody took it", true: "and another took it"}[taken], func(t *testing.T) {
@@ -72,7 +72,7 @@ func TestPostgresPausedOwnerHasNoLease(t *testing.T) {
 			parent := mustRead(t, s, c.ID).Credential.Parent()
 			l := mustAcquire(t, s, c.ID)
 			if _, err := s.Credentials.RecordIntent(t.Context(), l, parent, time.Now()); err != nil {
-				t.Fatalf("Intend: %v", err)
+				t.Fatalf("RecordIntent: %v", err)
 			}
 			pause(l)
 			if taken {
@@ -139,7 +139,7 @@ func TestPostgresLeaseEndsWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
-// TestPostgresUnavailableIsNotBusy: three answers.
+// TestPostgresUnavailableIsNotBusy: acquiring has three results.
 func TestPostgresUnavailableIsNotBusy(t *testing.T) {
 	s, _, relay := relayed(t)
 	c := mustCreate(t, s, newOAuth("acme"))

@@ -113,7 +113,7 @@ func TestPostgresOldServerIsRejected(t *testing.T) {
 	wantPostgresRejected(t, err, "PostgreSQL 14.2; use PostgreSQL 15 or later")
 }
 
-// playOldServer answers every query with the version of an old release.
+// playOldServer responds to every query with the version of an old release.
 func playOldServer(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	b := pgproto3.NewBackend(conn, conn)

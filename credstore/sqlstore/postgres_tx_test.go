@@ -45,8 +45,8 @@ func nextPair(parent credstore.Parent) credstore.Successor {
 	}
 }
 
-// TestPostgresCommitWithoutResponse: a transaction of which nobody hears that it
-// took place did take place, and is not repeated.
+// TestPostgresCommitWithoutResponse: the outcome of a COMMIT whose response was lost is
+// found out.
 func TestPostgresCommitWithoutResponse(t *testing.T) {
 	s, direct, relay := relayed(t)
 	c := mustCreate(t, s, newOAuth("acme"))
@@ -56,14 +56,14 @@ func TestPostgresCommitWithoutResponse(t *testing.T) {
 	relay.LoseResponse(func(sent []byte) bool { return postgrestest.Commits(sent) && lost.Add(1) == 1 })
 	saved, err := s.Credentials.Save(t.Context(), nextPair(parent))
 	if err != nil || saved.Version != 2 {
-		t.Errorf("Save whose COMMIT was not answered = version %d, %v, want 2", saved.Version, err)
+		t.Errorf("Save whose response to COMMIT was lost = version %d, %v, want 2", saved.Version, err)
 	}
 	lost.Store(0)
 	if _, err := s.Connections.Create(t.Context(), newOAuth("other")); err != nil {
-		t.Errorf("Create whose COMMIT was not answered = %v, want nil", err)
+		t.Errorf("Create whose response to COMMIT was lost = %v, want nil", err)
 	}
 	if n := lost.Load(); n < 1 {
-		t.Error("no answer was lost")
+		t.Error("no response was lost")
 	}
 	if got := mustRead(t, direct, c.ID).Connection.Version; got != 2 {
 		t.Errorf("version = %d, want 2", got)
@@ -77,7 +77,7 @@ func TestPostgresCommitWithoutResponse(t *testing.T) {
 	})
 	n := nextPair(parent)
 	if _, err := s.Credentials.Save(t.Context(), n); !errors.Is(err, credstore.ErrUnavailable) {
-		t.Errorf("Save that nobody can tell about = %v, want %v", err, credstore.ErrUnavailable)
+		t.Errorf("Save with an unknown outcome = %v, want %v", err, credstore.ErrUnavailable)
 	}
 	relay.LoseResponse(nil)
 	if saved, err := s.Credentials.Save(t.Context(), n); err != nil || saved.Version != 3 {
@@ -136,7 +136,7 @@ func TestPostgresConflictsAtOnce(t *testing.T) {
 					case err == nil:
 						made.Add(1)
 					case !errors.Is(err, test.want) || !errors.As(err, &conflict) || conflict.With == "":
-						t.Errorf("Create = %v, want a conflict of %v with somebody", err, test.want)
+						t.Errorf("Create = %v, want a conflict of %v", err, test.want)
 					}
 				})
 			}
@@ -195,8 +195,8 @@ func TestPostgresPausedTransactionIsEnded(t *testing.T) {
 	}
 }
 
-// TestPostgresRotateWaitsForWriters: once the stamp has moved to another key,
-// nothing is written under the old one any more.
+// TestPostgresRotateWaitsForWriters: once the store names another key, nothing is
+// written with the old one.
 func TestPostgresRotateWaitsForWriters(t *testing.T) {
 	dsn, keys := Server.Schema(t), newKeyset(t)
 	s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)
@@ -218,7 +218,7 @@ func TestPostgresRotateWaitsForWriters(t *testing.T) {
 	}()
 	select {
 	case err := <-moved:
-		t.Errorf("the stamp moved (%v) while something was sealed under the old key", err)
+		t.Errorf("the store moved to the new key (%v) during a write with the old one", err)
 	case <-time.After(300 * time.Millisecond):
 	}
 	close(release)

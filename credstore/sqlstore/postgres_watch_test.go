@@ -35,7 +35,7 @@ func newKeyset(t testing.TB) *keyset.Keyset {
 	t.Helper()
 	k, _, err := keyset.OpenOrCreate(filepath.Join(t.TempDir(), "keyset.json"))
 	if err != nil {
-		t.Fatalf("OpenKeyset: %v", err)
+		t.Fatalf("keyset.OpenOrCreate: %v", err)
 	}
 	return k
 }
@@ -136,7 +136,7 @@ func awaitListening(t testing.TB, s *Store, others int) {
 			return
 		}
 	}
-	t.Fatal("nobody listens after 10 s")
+	t.Fatal("no listener after 10 s")
 }
 
 // listeners counts the connections whose last statement was to listen, which
@@ -196,15 +196,15 @@ func TestPostgresReportsMissedChanges(t *testing.T) {
 	relay.Restore()
 	awaitReport(t, "what changed during the cut", all, missed.ID, 10*time.Second)
 	if logged.FilterMessageSnippet("cannot listen").Len() == 0 {
-		t.Errorf("log = %v, want it to say that nobody listened", logged.All())
+		t.Errorf("log = %v, want a warning that listening failed", logged.All())
 	}
 	awaitListening(t, s, 0)
 	c := mustCreate(t, s, newOAuth("acme"))
 	awaitReport(t, "what changed afterwards", all, c.ID, 10*time.Second)
 }
 
-// TestPostgresWatchBehindAPooler: PgBouncer shares connections between
-// transactions, so that nobody can listen on one; a look each second does.
+// TestPostgresWatchBehindAPooler: a pooler shares connections between transactions, so
+// that listening is impossible; changes are polled instead.
 func TestPostgresWatchBehindAPooler(t *testing.T) {
 	dsn, keys := Server.Schema(t), newKeyset(t)
 	pooled := postgrestest.StartPooler(t, dsn)

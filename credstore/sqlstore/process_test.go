@@ -308,8 +308,8 @@ func TestCrashLeavesWholeReplacements(t *testing.T) {
 	}
 }
 
-// checkWhole fails the test unless the credential is one that was saved, and not
-// older than seen, which the child was told is durable.
+// checkWhole fails the test unless the credential is complete, and of a version no
+// older than seen, which the child has reported as durable.
 func checkWhole(t *testing.T, d *directory, id string, seen int64) {
 	t.Helper()
 	state, err := d.open(t).Connections.Read(t.Context(), id)

@@ -15,12 +15,12 @@ func TestRebind(t *testing.T) {
 	wantSetupError(t, c, "http://127.0.0.1:2")
 	before, err := sqlstore.Rebind(t.Context(), c)
 	if err != nil || before != d.config().Binding {
-		t.Errorf("Restamp = %v, %v, want the stamp before, %v", before, err, d.config().Binding)
+		t.Errorf("Rebind = %v, %v, want the previous binding, %v", before, err, d.config().Binding)
 	}
 	wantSetupError(t, d.config(), "http://127.0.0.1:1")
 	s, err := sqlstore.Open(t.Context(), c)
 	if err != nil {
-		t.Fatalf("Open as it is stamped now: %v", err)
+		t.Fatalf("Open with the new binding: %v", err)
 	}
 	if _, err := s.Connections.Find(t.Context(), "acme"); err != nil {
 		t.Errorf("Find: %v", err)
@@ -36,7 +36,7 @@ func TestRebindNeedsTheKeyset(t *testing.T) {
 	c.Keyset = openKeyset(t, filepath.Join(t.TempDir(), "other.json"))
 	c.Binding.ClientID = "client-2"
 	if _, err := sqlstore.Rebind(t.Context(), c); err == nil {
-		t.Error("Restamp under a foreign keyset = nil, want an error")
+		t.Error("Rebind with a foreign keyset = nil, want an error")
 	}
 	d.open(t)
 }
@@ -53,14 +53,14 @@ func TestRebindDeletesFacts(t *testing.T) {
 	d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
 	if _, err := sqlstore.Rebind(t.Context(), d.config()); err != nil {
-		t.Fatalf("Restamp: %v", err)
+		t.Fatalf("Rebind: %v", err)
 	}
 	if got, err := s.Changes.Fact(t.Context(), "known"); err != nil || got != "" {
-		t.Errorf("Fact after Restamp = %q, %v, want none", got, err)
+		t.Errorf("Fact after Rebind = %q, %v, want none", got, err)
 	}
 	// That a key was replaced has nothing to do with the server.
 	if _, err := keyset.Promote(d.keysetPath(), old.Fingerprint); err != nil {
-		t.Fatalf("PromoteKey: %v", err)
+		t.Fatalf("Promote: %v", err)
 	}
 	rotate(t, s, false, sqlstore.RotationBehind)
 }

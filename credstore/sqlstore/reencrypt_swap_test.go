@@ -14,14 +14,14 @@ import (
 
 func pauseNever(context.Context, time.Duration) error { return nil }
 
-// rotated returns a store in dir with n connections under an old key, whose
-// stamp has moved to a new one.
+// rotated makes a store of n connections that names a new key, with their records still
+// encrypted with the old one.
 func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
 	t.Helper()
 	path := filepath.Join(dir, "keyset.json")
 	keys, _, err := keyset.OpenOrCreate(path)
 	if err != nil {
-		t.Fatalf("OpenKeyset: %v", err)
+		t.Fatalf("keyset.OpenOrCreate: %v", err)
 	}
 	s, err = Open(t.Context(), Config{Path: filepath.Join(dir, "store.db"), Keyset: keys})
 	if err != nil {
@@ -37,13 +37,13 @@ func rotated(t *testing.T, dir string, n int) (s *Store, ids []string) {
 	}
 	key, err := keyset.Add(path)
 	if err != nil {
-		t.Fatalf("AddKey: %v", err)
+		t.Fatalf("keyset.Add: %v", err)
 	}
 	if _, err := keyset.Promote(path, key.Fingerprint); err != nil {
-		t.Fatalf("PromoteKey: %v", err)
+		t.Fatalf("Promote: %v", err)
 	}
 	if found, err := s.Keys.Rotate(t.Context(), false); err != nil || found != RotationDone {
-		t.Fatalf("Rekey = %q, %v, want %q", found, err, RotationDone)
+		t.Fatalf("Rotate = %q, %v, want %q", found, err, RotationDone)
 	}
 	return s, ids
 }
@@ -61,13 +61,13 @@ func savePair(t *testing.T, s *Store, id, access, refresh string) error {
 	return err
 }
 
-// TestReencryptComparesBeforeItSwaps: what others write between the reading of a
-// record and its sealing stays.
+// TestReencryptComparesBeforeItSwaps: what others write between the reading and the
+// re-encryption of a record stays.
 func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 	s, ids := rotated(t, t.TempDir(), 3)
 	key, err := s.Keys.currentKey(t.Context())
 	if err != nil {
-		t.Fatalf("stampKey: %v", err)
+		t.Fatalf("currentKey: %v", err)
 	}
 	tables := encryptedTables()
 	credentials := tables[len(tables)-1]
@@ -85,7 +85,7 @@ func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 	}
 	p := reencryptionPass{key: key}
 	if err := s.Keys.reencryptRecords(t.Context(), &p, credentials, read); err != nil || p.done != 1 || p.missed != 2 {
-		t.Errorf("resealRecords = %d done, %d missed, %v, want 1 and 2", p.done, p.missed, err)
+		t.Errorf("reencryptRecords = %d done, %d missed, %v, want 1 and 2", p.done, p.missed, err)
 	}
 	for id, want := range map[string]string{ids[0]: "newer", ids[1]: ""} {
 		state, err := s.Connections.Read(t.Context(), id)
@@ -95,8 +95,8 @@ func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 	}
 }
 
-// TestReencryptConcurrently: several processes may seal anew at once, while pairs
-// are saved.
+// TestReencryptConcurrently: several processes may re-encrypt at once, while pairs are
+// saved.
 func TestReencryptConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	s, ids := rotated(t, dir, 40)
@@ -109,7 +109,7 @@ func TestReencryptConcurrently(t *testing.T) {
 	for _, store := range []*Store{s, other} {
 		running.Go(func() {
 			if _, err := store.Keys.Reencrypt(t.Context(), pauseNever); err != nil {
-				t.Errorf("Reseal: %v", err)
+				t.Errorf("Reencrypt: %v", err)
 			}
 		})
 	}
@@ -127,9 +127,9 @@ func TestReencryptConcurrently(t *testing.T) {
 	}
 	key, err := s.Keys.currentKey(t.Context())
 	if err != nil {
-		t.Fatalf("stampKey: %v", err)
+		t.Fatalf("currentKey: %v", err)
 	}
 	if use, err := s.Keys.Usage(t.Context()); err != nil || use.Connections[key.ID] != len(ids) || len(use.Connections) != 1 {
-		t.Errorf("KeyUse = %+v, %v, want all under %d", use, err, key.ID)
+		t.Errorf("Usage = %+v, %v, want everything encrypted with %d", use, err, key.ID)
 	}
 }

@@ -27,10 +27,10 @@ func (d *directory) promote(t testing.TB) keyset.Key {
 	t.Helper()
 	key, err := keyset.Add(d.keysetPath())
 	if err != nil {
-		t.Fatalf("AddKey: %v", err)
+		t.Fatalf("keyset.Add: %v", err)
 	}
 	if _, err := keyset.Promote(d.keysetPath(), key.Fingerprint); err != nil {
-		t.Fatalf("PromoteKey: %v", err)
+		t.Fatalf("Promote: %v", err)
 	}
 	return key
 }
@@ -44,7 +44,7 @@ func (d *directory) another(t *testing.T) *sqlstore.Store {
 func rotate(t *testing.T, s *sqlstore.Store, again bool, want sqlstore.Rotation) {
 	t.Helper()
 	if got, err := s.Keys.Rotate(t.Context(), again); err != nil || got != want {
-		t.Fatalf("Rekey(%v) = %q, %v, want %q", again, got, err, want)
+		t.Fatalf("Rotate(%v) = %q, %v, want %q", again, got, err, want)
 	}
 }
 
@@ -54,21 +54,21 @@ func reencrypt(t *testing.T, s *sqlstore.Store) sqlstore.Reencryption {
 	t.Helper()
 	done, err := s.Keys.Reencrypt(t.Context(), noPause)
 	if err != nil {
-		t.Fatalf("Reseal: %v", err)
+		t.Fatalf("Reencrypt: %v", err)
 	}
 	return done
 }
 
-// wantUsage fails the test unless the records are sealed as rows says: key →
-// connections.
-func wantUsage(t *testing.T, s *sqlstore.Store, stamp keyset.Key, rows map[uint32]int) {
+// wantUsage fails the test unless rows (key id → connections) are encrypted with the
+// keys, and the store names the key.
+func wantUsage(t *testing.T, s *sqlstore.Store, current keyset.Key, rows map[uint32]int) {
 	t.Helper()
 	got, err := s.Keys.Usage(t.Context())
 	if err != nil {
-		t.Fatalf("KeyUse: %v", err)
+		t.Fatalf("Usage: %v", err)
 	}
-	if diff := cmp.Diff(sqlstore.KeyUsage{Current: stamp.Fingerprint, Connections: rows}, got); diff != "" {
-		t.Errorf("KeyUse (-want +got):\n%s", diff)
+	if diff := cmp.Diff(sqlstore.KeyUsage{Current: current.Fingerprint, Connections: rows}, got); diff != "" {
+		t.Errorf("Usage (-want +got):\n%s", diff)
 	}
 }
 
@@ -116,14 +116,14 @@ func TestReencryptChangesOnlyTheKey(t *testing.T) {
 
 	rotate(t, s, false, sqlstore.RotationDone)
 	if done, err := s.Keys.Reencrypted(t.Context()); err != nil || done {
-		t.Errorf("Resealed before = %v, %v, want false", done, err)
+		t.Errorf("Reencrypted before = %v, %v, want false", done, err)
 	}
 	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 40}) {
-		t.Errorf("Reseal = %+v, want 40 records", got)
+		t.Errorf("Reencrypt = %+v, want 40 records", got)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: 40})
 	if done, err := s.Keys.Reencrypted(t.Context()); err != nil || !done {
-		t.Errorf("Resealed afterwards = %v, %v, want true", done, err)
+		t.Errorf("Reencrypted afterwards = %v, %v, want true", done, err)
 	}
 	if err := s.Keys.Retire(t.Context(), old); err != nil {
 		t.Fatalf("Retire: %v", err)
@@ -136,8 +136,8 @@ func TestReencryptChangesOnlyTheKey(t *testing.T) {
 	}
 }
 
-// TestNothingIsEncryptedWithAReplacedKey: a process that has not looked at the
-// keyset file since it was changed seals under the new key all the same.
+// TestNothingIsEncryptedWithAReplacedKey: a process that has not read the keyset file
+// since it changed encrypts with the new key nevertheless.
 func TestNothingIsEncryptedWithAReplacedKey(t *testing.T) {
 	d := newDirectory(t)
 	stale := d.open(t)
@@ -170,7 +170,7 @@ func TestReplacedKeyDoesNotComeBack(t *testing.T) {
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
 	if _, err := keyset.Promote(d.keysetPath(), old.Fingerprint); err != nil {
-		t.Fatalf("PromoteKey: %v", err)
+		t.Fatalf("Promote: %v", err)
 	}
 	replica := d.another(t)
 	rotate(t, replica, false, sqlstore.RotationBehind)
@@ -180,13 +180,13 @@ func TestReplacedKeyDoesNotComeBack(t *testing.T) {
 	rotate(t, replica, true, sqlstore.RotationDone) // by hand
 	rotate(t, s, false, sqlstore.RotationCurrent)
 	if got := reencrypt(t, s); got.Records != 1 {
-		t.Errorf("Reseal after going back = %+v, want 1 record", got)
+		t.Errorf("Reencrypt after going back = %+v, want 1 record", got)
 	}
 	wantUsage(t, s, old, map[uint32]int{old.ID: 1})
 }
 
-// TestForeignKeysetFileIsIgnored: somebody puts a keyset in the place of
-// the one that a server runs with.
+// TestForeignKeysetFileIsIgnored: a keyset file that is replaced by a foreign one
+// changes nothing.
 func TestForeignKeysetFileIsIgnored(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
@@ -211,16 +211,16 @@ func TestRetireFailsWhileTheKeyIsInUse(t *testing.T) {
 	create(t, s.Store, "acme")
 	old := d.keys.Keys()[0]
 	if err := s.Keys.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
-		t.Errorf("Retire of the key that the store seals under = %v, want %v", err, sqlstore.ErrKeyInUse)
+		t.Errorf("Retire of the key that the store names = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
 	d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
 	if err := s.Keys.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
-		t.Errorf("Retire of a key that records are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
+		t.Errorf("Retire of a key that records are encrypted with = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
 	reencrypt(t, s)
 	if err := s.Keys.Retire(t.Context(), old); err != nil {
-		t.Errorf("Retire of a key that nothing is sealed under = %v, want nil", err)
+		t.Errorf("Retire of an unused key = %v, want nil", err)
 	}
 }
 
@@ -230,7 +230,7 @@ func TestReencryptYieldsToOtherWrites(t *testing.T) {
 	connections := fillMixed(t, s, 70)
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
-	// At each pause somebody saves a pair, and condemns another connection's.
+	// At each pause a pair is saved, and that of another connection is rejected.
 	saved, dropped := connections[67], connections[1]
 	lease, err := s.Credentials.Acquire(t.Context(), dropped.ID, "me")
 	if err != nil {
@@ -242,7 +242,7 @@ func TestReencryptYieldsToOtherWrites(t *testing.T) {
 		return errors.Join(err, s.Credentials.MarkReauthorizationRequired(ctx, lease, parent, credstore.Failure{At: time.Now()}, credstore.ReasonRefreshTokenRejected, true))
 	})
 	if err != nil {
-		t.Fatalf("Reseal: %v", err)
+		t.Fatalf("Reencrypt: %v", err)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: 70})
 	state := readAll(t, s.Store, connections)
@@ -250,7 +250,7 @@ func TestReencryptYieldsToOtherWrites(t *testing.T) {
 		t.Errorf("the pair saved meanwhile = version %d, %q, want the latest", c.Version, c.AccessToken.Reveal())
 	}
 	if c := state[dropped.Name].Credential; !c.AccessToken.IsZero() || c.RefreshToken.IsZero() {
-		t.Error("the token dropped meanwhile is back, or the refused one gone")
+		t.Error("the token dropped meanwhile is back, or the rejected one gone")
 	}
 }
 
@@ -264,12 +264,12 @@ func TestReencryptStopsAndContinues(t *testing.T) {
 	enough := errors.New("enough")
 	got, err := s.Keys.Reencrypt(t.Context(), func(context.Context, time.Duration) error { return enough })
 	if !errors.Is(err, enough) || got.Records == 0 || got.Records == 40 {
-		t.Fatalf("Reseal that is stopped = %+v, %v, want a part of the records and %v", got, err, enough)
+		t.Fatalf("Reencrypt that is stopped = %+v, %v, want a part of the records and %v", got, err, enough)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: got.Records, old.ID: 40 - got.Records})
 	readAll(t, d.another(t).Store, connections)
 	if rest := reencrypt(t, s); got.Records+rest.Records != 40 {
-		t.Errorf("Reseal again = %d records after %d, want 40 in all", rest.Records, got.Records)
+		t.Errorf("Reencrypt again = %d records after %d, want 40 in all", rest.Records, got.Records)
 	}
 }
 
@@ -297,10 +297,10 @@ func TestReencryptSkipsUndecryptableRecords(t *testing.T) {
 	damage(t, d.path, `UPDATE credentials SET refresh_token = substr(refresh_token, 1, 20)
 		WHERE connection = (SELECT number FROM connections WHERE name = 'oauth-1')`)
 	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 9, Undecryptable: 1}) {
-		t.Errorf("Reseal = %+v, want 9 records and 1 that does not open", got)
+		t.Errorf("Reencrypt = %+v, want 9 records and 1 that cannot be decrypted", got)
 	}
 	if done, err := s.Keys.Reencrypted(t.Context()); err != nil || done {
-		t.Errorf("Resealed with a record left = %v, %v, want false", done, err)
+		t.Errorf("Reencrypted with a record left = %v, %v, want false", done, err)
 	}
 }
 
@@ -323,10 +323,10 @@ func TestReencryptIncludesLinksAndConsents(t *testing.T) {
 	key := d.promote(t)
 	rotate(t, s, false, sqlstore.RotationDone)
 	if err := s.Keys.Retire(t.Context(), old); !errors.Is(err, sqlstore.ErrKeyInUse) {
-		t.Errorf("Retire of a key that links are sealed under = %v, want %v", err, sqlstore.ErrKeyInUse)
+		t.Errorf("Retire of a key that links are encrypted with = %v, want %v", err, sqlstore.ErrKeyInUse)
 	}
 	if got := reencrypt(t, s); got != (sqlstore.Reencryption{Records: 120}) {
-		t.Errorf("Reseal = %+v, want a link's token, and a consent's link and verifier, of 40", got)
+		t.Errorf("Reencrypt = %+v, want a link's token, and a consent's link and verifier, of 40", got)
 	}
 	wantUsage(t, s, key, map[uint32]int{key.ID: 40})
 	if err := s.Keys.Retire(t.Context(), old); err != nil {
@@ -365,8 +365,8 @@ func beginConsent(t *testing.T, s credstore.Store, c credstore.Connection) creds
 	return link
 }
 
-// TestReencryptSkipsEndedLinks: what was spent while it was sealed anew
-// stays spent.
+// TestReencryptSkipsEndedLinks: a link or consent that was spent during the
+// re-encryption stays so.
 func TestReencryptSkipsEndedLinks(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
@@ -387,7 +387,7 @@ func TestReencryptSkipsEndedLinks(t *testing.T) {
 		return err
 	})
 	if err != nil {
-		t.Fatalf("Reseal: %v", err)
+		t.Fatalf("Reencrypt: %v", err)
 	}
 	if _, err := s.Links.FindLink(t.Context(), first); !errors.Is(err, credstore.ErrLinkExpired) {
 		t.Errorf("FindLink of a link that was ended meanwhile = %v, want %v", err, credstore.ErrLinkExpired)
@@ -398,7 +398,8 @@ func TestReencryptSkipsEndedLinks(t *testing.T) {
 	wantUsage(t, s, key, map[uint32]int{key.ID: 1})
 }
 
-// TestUndecryptableLinkIsReplaced: nobody is kept from connecting by it.
+// TestUndecryptableLinkIsReplaced: a damaged link does not keep a customer from
+// connecting.
 func TestUndecryptableLinkIsReplaced(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)

@@ -42,7 +42,7 @@ func openKeyset(t testing.TB, path string) *keyset.Keyset {
 	t.Helper()
 	k, _, err := keyset.OpenOrCreate(path)
 	if err != nil {
-		t.Fatalf("OpenKeyset(%q): %v", path, err)
+		t.Fatalf("keyset.OpenOrCreate(%q): %v", path, err)
 	}
 	return k
 }

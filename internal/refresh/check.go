@@ -73,6 +73,7 @@ type Checker struct {
 	Facts  factStore           // required; [credstore.Changes]
 	API    API                 // required
 	Server AuthorizationServer // nil: refresh tokens are not checked
+	Now    func() time.Time    // nil: time.Now
 }
 
 // maxCheckRounds is how often a check is repeated because the credential has
@@ -115,7 +116,11 @@ func (c Checker) check(ctx context.Context, state credstore.State) []Finding {
 }
 
 func (c Checker) checkAccessToken(ctx context.Context, conn credstore.Connection, cred credstore.Credential) Finding {
-	if !cred.ExpiresAt.IsZero() && !time.Now().Before(cred.ExpiresAt) {
+	now := time.Now
+	if c.Now != nil {
+		now = c.Now
+	}
+	if !cred.ExpiresAt.IsZero() && !now().Before(cred.ExpiresAt) {
 		return Finding{Part: PartAccessToken, Result: Expired, Message: "it has expired; the next request refreshes it"}
 	}
 	return c.checkWithAPI(ctx, PartAccessToken, conn, cred)

@@ -62,13 +62,14 @@ type consents struct {
 
 // run is the sequence of one consent.
 func (c *consents) run(ctx context.Context, g ConsentGrant) (credstore.Connection, error) {
-	lease, state, err := c.acquireLease(ctx, g.ConnectionID)
+	lease, err := c.acquireLease(ctx, g.ConnectionID)
 	if err != nil {
 		return credstore.Connection{}, err
 	}
 	defer func() { _ = lease.Release() }() // the latest one; it ends with the process at the latest
-	if state.Connection.Kind != credstore.OAuth {
-		return credstore.Connection{}, errNotOAuth
+	state, err := c.loadState(ctx, g.ConnectionID)
+	if err != nil {
+		return credstore.Connection{}, err
 	}
 	name := state.Connection.Name
 	record, err := c.refresher.Spool.Reserve(state.Parent())
@@ -100,22 +101,31 @@ func (c *consents) run(ctx context.Context, g ConsentGrant) (credstore.Connectio
 }
 
 // acquireLease acquires the lease when no process refreshes the pair that is about
-// to be replaced, and reads the state under it.
-func (c *consents) acquireLease(ctx context.Context, id string) (credstore.Lease, credstore.State, error) {
+// to be replaced.
+func (c *consents) acquireLease(ctx context.Context, id string) (credstore.Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
 	if err := c.refresher.recovered(ctx); err != nil {
-		return nil, credstore.State{}, unavailable("", err)
+		return nil, unavailable("", err)
 	}
 	lease, err := credstore.AcquireWait(ctx, c.refresher.Store, id, c.refresher.Owner)
 	if err != nil {
-		return nil, credstore.State{}, c.replacer.storeError("", err)
+		return nil, c.replacer.storeError("", err)
 	}
+	return lease, nil
+}
+
+func (c *consents) loadState(ctx context.Context, id string) (credstore.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	state, err := c.refresher.Store.Read(ctx, id)
 	if err != nil {
-		return nil, state, errors.Join(c.replacer.storeError("", err), lease.Release())
+		return state, c.replacer.storeError("", err)
 	}
-	return lease, state, nil
+	if state.Connection.Kind != credstore.OAuth {
+		return state, errNotOAuth
+	}
+	return state, nil
 }
 
 // exchange obtains the tokens and spools them at once: what follows may take long.

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/pleo"
@@ -74,17 +73,22 @@ func (h *health) check() error {
 
 // register registers gauges of what stops refreshes.
 func (h *health) register(r prometheus.Registerer, restored func() bool) {
-	gauge := func(name, help string, on func() bool) {
-		promauto.With(r).NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+	if r == nil {
+		return
+	}
+	gauge := func(name, help string, on func() bool) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
 			if on() {
 				return 1
 			}
 			return 0
 		})
 	}
-	gauge("pleo_store_rollback_detected", "1 while no refresh token is sent because the store is older than its high-water mark.", restored)
-	gauge("pleo_spool_unusable", "1 while no refresh is started because the spool cannot be written.",
-		func() bool { return h.spool.get() != nil })
-	gauge("pleo_store_unwritable", "1 while no refresh is started because the store cannot be written.",
-		func() bool { return h.store.get() != nil })
+	r.MustRegister(
+		gauge("pleo_store_rollback_detected", "1 while no refresh token is sent because the store is older than its high-water mark.", restored),
+		gauge("pleo_spool_unusable", "1 while no refresh is started because the spool cannot be written.",
+			func() bool { return h.spool.get() != nil }),
+		gauge("pleo_store_unwritable", "1 while no refresh is started because the store cannot be written.",
+			func() bool { return h.store.get() != nil }),
+	)
 }

@@ -18,8 +18,9 @@ const keyCheckTimeout = time.Minute
 // end.
 func (m *Manager) authorizeKey(ctx context.Context, e *entry) (*Authorization, error) {
 	if e.current.Load().conn.Reason == credstore.ReasonKeyRejected {
-		if err := m.waitKeyCheck(ctx, e); err != nil {
-			return nil, err
+		m.waitKeyCheck(ctx, e)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 	}
 	s := e.current.Load()
@@ -38,8 +39,9 @@ func (m *Manager) reauthorizeKey(ctx context.Context, e *entry, rejected *Author
 	if a := e.current.Load().newerThan(rejected, m.Now()); a != nil {
 		return a, nil
 	}
-	if err := m.waitKeyCheck(ctx, e); err != nil {
-		return nil, err
+	m.waitKeyCheck(ctx, e)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
 	if a := e.current.Load().newerThan(rejected, m.Now()); a != nil {
 		return a, nil
@@ -48,9 +50,8 @@ func (m *Manager) reauthorizeKey(ctx context.Context, e *entry, rejected *Author
 }
 
 // waitKeyCheck waits for a check of the connection's key: the one in progress, or
-// a new one if the last is not recent. The result is in e.current. The error is
-// ctx's.
-func (m *Manager) waitKeyCheck(ctx context.Context, e *entry) error {
+// a new one if the last is not recent. The result is in e.current.
+func (m *Manager) waitKeyCheck(ctx context.Context, e *entry) {
 	checked := m.keyChecks.DoChan(e.id, func() (any, error) {
 		done := make(chan struct{})
 		if m.API != nil && e.mayCheck(m.Now()) && m.life.run(func() {
@@ -66,7 +67,6 @@ func (m *Manager) waitKeyCheck(ctx context.Context, e *entry) error {
 	case <-time.After(m.Wait):
 	case <-ctx.Done():
 	}
-	return ctx.Err()
 }
 
 // checkKey checks the key, records the result and brings memory up to date.

@@ -55,10 +55,12 @@ func New(c Config) (*Manager, error) {
 	m.breaker = breaker.New(c.Logger, m.metrics.breakerOpen, c.Now)
 	m.companies = &companies{m.core}
 	m.keys = &apikey.Keys{Store: c.Store, API: c.API, OtherEnvironment: c.OtherEnvironment, Owner: c.Owner, Now: c.Now, Logger: c.Logger}
-	m.guard = rollback.NewGuard(rollback.Config{
-		Mark: c.HighWaterMark, Store: c.Store, Shared: c.Shared, Now: c.Now, Logger: c.Logger,
-		OnLoss: m.cache.saveAllLost, OnStoreError: m.metrics.storeErrors.Inc,
-	})
+	if c.HighWaterMark != nil {
+		m.guard = rollback.NewGuard(rollback.Config{
+			Mark: c.HighWaterMark, Store: c.Store, Shared: c.Shared, Now: c.Now, Logger: c.Logger,
+			OnLoss: m.cache.saveAllLost, OnStoreError: m.metrics.storeErrors.Inc,
+		})
+	}
 	m.health.register(c.Registerer, m.guard.Detected)
 	introspection := &introspection{server: c.Server, facts: c.Store}
 	r := &refresher{

@@ -16,7 +16,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/credstoretest"
 )
 
-// The store that these tests stand on is held to the promises of the real one.
+// The store of these tests keeps the guarantees of the real one.
 func TestMemoryStoreIsAStore(t *testing.T) {
 	credstoretest.TestStore(t, func(*testing.T) credstoretest.Data { return memoryData{newMemory()} })
 }
@@ -37,9 +37,8 @@ func (d memoryData) Dump(*testing.T) []byte {
 	return dump
 }
 
-// memory is the data of a store that keeps everything in memory, shared by the
-// stores of several pretended processes. It keeps the promises of
-// credstore.Store, as its run of the conformance suite shows.
+// memory is the data of a store in memory, shared by the stores of several simulated
+// processes.
 type memory struct {
 	mu     sync.Mutex // guards everything below
 	rows   map[string]*row
@@ -150,7 +149,7 @@ func (s *memoryStore) locked(op string, f func() error) error {
 	return f()
 }
 
-// write runs f on the row with the lock held and tells the watchers.
+// write runs f on the row with the lock held, and notifies the watchers.
 func (s *memoryStore) write(ctx context.Context, op, id string, f func(*row) error) error {
 	err := s.locked(op, func() error {
 		r, ok := s.rows[id]
@@ -420,7 +419,7 @@ func (s *memoryStore) Export(ctx context.Context, id string) (state credstore.St
 
 func (s *memoryStore) SetCompany(ctx context.Context, id string, company credstore.Company) error {
 	var conflict error
-	err := s.write(ctx, "identify", id, func(r *row) error {
+	err := s.write(ctx, "set company", id, func(r *row) error {
 		conflict = s.apply(r, credstore.SetCompany{Company: company, Bound: s.unbound(id, r.Connection.Kind, company.ID)})
 		return nil //nolint:nilerr // the conflict is recorded
 	})

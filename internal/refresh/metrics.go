@@ -1,9 +1,6 @@
 package refresh
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	refreshes   *prometheus.CounterVec
@@ -39,30 +36,29 @@ func results() []result {
 
 // newMetrics registers the metrics of refreshes. No label names a connection.
 func newMetrics(r prometheus.Registerer) *metrics {
-	with := promauto.With(r)
 	m := &metrics{
-		refreshes: with.NewCounterVec(prometheus.CounterOpts{
+		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pleo_refreshes_total",
 			Help: "Refreshes by result and reason.",
 		}, []string{"result", "reason"}),
-		duration: with.NewHistogram(prometheus.HistogramOpts{
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pleo_refresh_duration_seconds",
 			Help:    "Time from sending a refresh token to the response.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
-		unknown: with.NewCounter(prometheus.CounterOpts{
+		unknown: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pleo_refresh_unknown_outcomes_total",
 			Help: "Refreshes that were sent and had no readable response.",
 		}),
-		unsaved: with.NewGauge(prometheus.GaugeOpts{
+		unsaved: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pleo_unsaved_credentials",
 			Help: "New token pairs that the store has not saved yet.",
 		}),
-		storeErrors: with.NewCounter(prometheus.CounterOpts{
+		storeErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pleo_store_errors_total",
 			Help: "Reads and writes that the store failed.",
 		}),
-		breakerOpen: with.NewGauge(prometheus.GaugeOpts{
+		breakerOpen: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pleo_circuit_breaker_open",
 			Help: "1 while refreshes are stopped because many connections were rejected at once.",
 		}),
@@ -72,6 +68,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		for _, reason := range reasons() {
 			m.refreshes.WithLabelValues(string(result), string(reason))
 		}
+	}
+	if r != nil {
+		r.MustRegister(m.refreshes, m.duration, m.unknown, m.unsaved, m.storeErrors, m.breakerOpen)
 	}
 	return m
 }

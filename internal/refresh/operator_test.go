@@ -216,7 +216,7 @@ func TestRule12InactiveTokenIsNeverSent(t *testing.T) {
 		defer p.stop()
 		var once sync.Once
 		p.store.loseResponses(func(op string) (err error) {
-			if op == "condemn" {
+			if op == "require reauthorization" {
 				once.Do(func() { err = w.command().RetryRejected(context.Background(), conn.ID, time.Now()) })
 			}
 			return err

@@ -469,7 +469,7 @@ func TestStoreUnavailable(t *testing.T) {
 		p := w.start("")
 		defer p.stop()
 		first := p.mustAuthorize("acme")
-		p.store.fail(failing("find", "read", "acquire", "intend", "save", "unsettled"))
+		p.store.fail(failing("find", "read", "acquire", "record intent", "save", "unsettled"))
 		if a := p.mustAuthorize("acme"); a != first {
 			t.Error("a valid token in memory is not served while the store is unavailable")
 		}
@@ -579,7 +579,7 @@ func TestHealthChecks(t *testing.T) {
 			t.Errorf("CheckCredentials after the save = %v, want nil", err)
 		}
 		// It can be read and not written: full, read-only, or locked by another process.
-		for _, op := range []string{"intend", "acquire"} {
+		for _, op := range []string{"record intent", "acquire"} {
 			p.store.fail(failing(op))
 			expire()
 			_, err := p.Authorize(t.Context(), "acme")

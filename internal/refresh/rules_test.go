@@ -152,7 +152,7 @@ func TestRule3NothingIsSentWithoutIntentAndSpool(t *testing.T) {
 			w.connect("acme")
 			p := w.start("")
 			defer p.stop()
-			p.store.fail(failing("intend"))
+			p.store.fail(failing("record intent"))
 			expire()
 			_, err := p.Authorize(t.Context(), "acme")
 			wantCode(t, err, StoreUnavailable)
@@ -557,7 +557,7 @@ func TestRule7ValidTokenDoesNotWaitForTheStore(t *testing.T) {
 		defer p.stop()
 		p.mustAuthorize("acme")
 		p.store.fail(func(op string) error {
-			if op == "intend" {
+			if op == "record intent" {
 				time.Sleep(5 * time.Second)
 			}
 			return nil

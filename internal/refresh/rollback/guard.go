@@ -20,9 +20,9 @@ const (
 	sharedCheckInterval = 2 * time.Minute
 )
 
-// Config is what a [Guard] needs. All fields but Mark and Shared are required.
+// Config is what a [Guard] needs. All fields but Shared are required.
 type Config struct {
-	Mark  *Mark // nil: nothing is detected
+	Mark  *Mark
 	Store Store
 	// Shared says that other processes use the store too. Such a store is accepted
 	// at once when it has lost changes, as one does that fails over to a lagging
@@ -38,7 +38,8 @@ type Config struct {
 }
 
 // Guard compares a store with its high-water mark while a process runs, and keeps
-// the mark up to date. Its methods may be called by several goroutines at once.
+// the mark up to date. Its methods may be called by several goroutines at once. A
+// nil Guard detects nothing.
 type Guard struct {
 	Config
 
@@ -46,26 +47,29 @@ type Guard struct {
 	mark     atomic.Pointer[position]  // as written last; nil before the first comparison
 	accepted atomic.Pointer[time.Time] // when a restored store was accepted; nil: never
 
-	compared, trusted       chan struct{}
-	setCompared, setTrusted func() // close them, once
+	compared signal // the store was compared with its mark once
+	trusted  signal // the store does not wait to be accepted
 }
+
+// signal is a channel that is closed at most once.
+type signal struct {
+	once sync.Once
+	done chan struct{}
+}
+
+func (s *signal) set() { s.once.Do(func() { close(s.done) }) }
 
 // NewGuard returns a Guard, which does nothing before Run is called.
 func NewGuard(c Config) *Guard {
-	g := &Guard{Config: c, compared: make(chan struct{}), trusted: make(chan struct{})}
-	g.setCompared = sync.OnceFunc(func() { close(g.compared) })
-	g.setTrusted = sync.OnceFunc(func() { close(g.trusted) })
-	if c.Mark == nil {
-		g.setCompared()
-		g.setTrusted()
-	}
+	g := &Guard{Config: c}
+	g.compared.done, g.trusted.done = make(chan struct{}), make(chan struct{})
 	return g
 }
 
 // Run compares the store with its mark and raises the mark until ctx ends. It
 // returns ctx's error.
 func (g *Guard) Run(ctx context.Context) error {
-	if g.Mark == nil {
+	if g == nil {
 		return nil
 	}
 	for {
@@ -82,19 +86,38 @@ func (g *Guard) Run(ctx context.Context) error {
 }
 
 // Detected reports whether the store is below its mark and waits to be accepted.
-func (g *Guard) Detected() bool { return g.detected.Load() }
+func (g *Guard) Detected() bool { return g != nil && g.detected.Load() }
 
 // Compared returns a channel that is closed when the store has been compared with
 // its mark.
-func (g *Guard) Compared() <-chan struct{} { return g.compared }
+func (g *Guard) Compared() <-chan struct{} {
+	if g == nil {
+		return closed()
+	}
+	return g.compared.done
+}
 
 // Trusted returns a channel that is closed when the store is known not to be below
 // its mark, or to be accepted.
-func (g *Guard) Trusted() <-chan struct{} { return g.trusted }
+func (g *Guard) Trusted() <-chan struct{} {
+	if g == nil {
+		return closed()
+	}
+	return g.trusted.done
+}
+
+func closed() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
 
 // SuspectSince returns when the restored store was accepted that a token obtained
 // at the time comes from. It returns the zero time if it comes from none.
 func (g *Guard) SuspectSince(obtained time.Time) time.Time {
+	if g == nil {
+		return time.Time{}
+	}
 	if at := g.accepted.Load(); at != nil && obtained.Before(*at) {
 		return *at
 	}
@@ -104,7 +127,7 @@ func (g *Guard) SuspectSince(obtained time.Time) time.Time {
 // Recheck is called before a token is sent: a shared store may have failed over a
 // moment ago. The error says that the store could not be read.
 func (g *Guard) Recheck(ctx context.Context) error {
-	if g.Mark == nil || !g.Shared {
+	if g == nil || !g.Shared {
 		return nil
 	}
 	now, err := positionOf(ctx, g.Store)
@@ -161,8 +184,8 @@ func (g *Guard) trust(ctx context.Context) error {
 	if g.detected.Swap(false) {
 		g.Logger.Info("the restored store was accepted")
 	}
-	g.setCompared()
-	g.setTrusted()
+	g.compared.set()
+	g.trusted.set()
 	return nil
 }
 
@@ -188,11 +211,11 @@ func (g *Guard) handle(ctx context.Context, err error) {
 			g.Logger.Error("rollback detected: no refresh token is sent until the store is accepted", zap.Error(err))
 		}
 		g.recordDetected(ctx)
-		g.setCompared()
+		g.compared.set()
 	default:
 		g.Logger.Error("cannot update the high-water mark of the store", zap.Error(err), zap.String("file", g.Mark.path()))
-		g.setCompared()
-		g.setTrusted()
+		g.compared.set()
+		g.trusted.set()
 	}
 }
 

@@ -85,7 +85,7 @@ func supersededIfRemoved(err error) error {
 }
 
 func (s *memoryStore) RecordIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, at time.Time) (credstore.Intent, error) {
-	r, err := s.applyLeased(ctx, "intend", l, parent.ConnectionID, credstore.RecordIntent{Parent: parent, Owner: l.Owner(), Fence: l.Fence(), At: at})
+	r, err := s.applyLeased(ctx, "record intent", l, parent.ConnectionID, credstore.RecordIntent{Parent: parent, Owner: l.Owner(), Fence: l.Fence(), At: at})
 	if err != nil {
 		return credstore.Intent{}, err
 	}
@@ -93,24 +93,24 @@ func (s *memoryStore) RecordIntent(ctx context.Context, l credstore.Lease, paren
 }
 
 func (s *memoryStore) CancelIntent(ctx context.Context, l credstore.Lease, parent credstore.Parent, f *credstore.RefreshFailure) error {
-	_, err := s.applyLeased(ctx, "withdraw", l, parent.ConnectionID, credstore.CancelIntent{Parent: parent, Fence: l.Fence(), Failure: f})
+	_, err := s.applyLeased(ctx, "cancel intent", l, parent.ConnectionID, credstore.CancelIntent{Parent: parent, Fence: l.Fence(), Failure: f})
 	return err
 }
 
 func (s *memoryStore) MarkOutcomeUnknown(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.RefreshFailure) error {
-	_, err := s.applyLeased(ctx, "doubt", l, parent.ConnectionID, credstore.MarkOutcomeUnknown{Parent: parent, Failure: f})
+	_, err := s.applyLeased(ctx, "mark outcome unknown", l, parent.ConnectionID, credstore.MarkOutcomeUnknown{Parent: parent, Failure: f})
 	return err
 }
 
 func (s *memoryStore) MarkReauthorizationRequired(ctx context.Context, l credstore.Lease, parent credstore.Parent, f credstore.Failure, reason string, dropAccess bool) error {
-	_, err := s.applyLeased(ctx, "condemn", l, parent.ConnectionID, credstore.MarkReauthorizationRequired{
+	_, err := s.applyLeased(ctx, "require reauthorization", l, parent.ConnectionID, credstore.MarkReauthorizationRequired{
 		Parent: parent, Failure: f, Reason: reason, DropAccessToken: dropAccess,
 	})
 	return err
 }
 
 func (s *memoryStore) Reinstate(ctx context.Context, l credstore.Lease, parent credstore.Parent) error {
-	_, err := s.applyLeased(ctx, "acquit", l, parent.ConnectionID, credstore.Reinstate{Parent: parent})
+	_, err := s.applyLeased(ctx, "reinstate", l, parent.ConnectionID, credstore.Reinstate{Parent: parent})
 	return err
 }
 
