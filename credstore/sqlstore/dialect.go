@@ -8,9 +8,7 @@ import (
 
 // dialect is what the databases do differently.
 type dialect interface {
-	// writer returns the pool for transactions that write.
-	writer() *sql.DB
-	// readers returns the pool for everything else.
+	// readers returns the pool for everything but transact.
 	readers() *sql.DB
 	// transact runs f in a transaction, and commits it durably unless f returns an
 	// error. Transactions about the same connection, named by its id, run one at a

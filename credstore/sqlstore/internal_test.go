@@ -151,7 +151,7 @@ func TestFullDiskIsUnavailableAndRollsBack(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Read: %v", err)
 	}
-	mustExec(t, s.db.dialect.writer(), `PRAGMA max_page_count = 1`) // no more pages than there are
+	mustExec(t, writer(s), `PRAGMA max_page_count = 1`) // no more pages than there are
 	n := credstore.Successor{
 		Parent:       before.Credential.Parent(),
 		AccessToken:  credstore.NewSecret(strings.Repeat("long", 1<<16)),
@@ -164,7 +164,7 @@ func TestFullDiskIsUnavailableAndRollsBack(t *testing.T) {
 	if err != nil || after.Credential.Parent() != before.Credential.Parent() || !after.Credential.AccessToken.Equal(before.Credential.AccessToken) {
 		t.Errorf("Read after a failed save = %+v, %v, want it as before", after, err)
 	}
-	mustExec(t, s.db.dialect.writer(), `PRAGMA max_page_count = 1000000`)
+	mustExec(t, writer(s), `PRAGMA max_page_count = 1000000`)
 	if saved, err := s.Credentials.Save(t.Context(), n); err != nil || saved.Version != 2 {
 		t.Errorf("Save with room again = version %d, %v, want 2", saved.Version, err)
 	}
@@ -180,7 +180,7 @@ func TestMovedRecordDoesNotDecrypt(t *testing.T) {
 			s := openStore(t, filepath.Join(t.TempDir(), "store.db"))
 			c := mustCreate(t, s, newOAuth("acme"))
 			mustCreate(t, s, newOAuth("other"))
-			mustExec(t, s.db.dialect.writer(), move)
+			mustExec(t, writer(s), move)
 			state, err := s.Connections.Read(t.Context(), c.ID)
 			var setup *credstore.SetupError
 			if !errors.As(err, &setup) || !state.Credential.AccessToken.IsZero() {
@@ -392,7 +392,7 @@ func BenchmarkListOfMany(b *testing.B) {
 func benchmarkListOfMany(b *testing.B, s *Store) {
 	ids := fillMany(b, s)
 	for i := range 10 {
-		mustExec(b, s.db.dialect.writer(), `UPDATE connections SET status = 'degraded', kind = 'integrated_key' WHERE id = $1`, ids[i*(len(ids)/10)])
+		mustExec(b, writer(s), `UPDATE connections SET status = 'degraded', kind = 'integrated_key' WHERE id = $1`, ids[i*(len(ids)/10)])
 	}
 	for _, bm := range []struct {
 		name  string
@@ -422,7 +422,7 @@ func benchmarkListOfMany(b *testing.B, s *Store) {
 func BenchmarkHistoryOfMany(b *testing.B) {
 	s := openStore(b, filepath.Join(b.TempDir(), "store.db"))
 	ids := fillMany(b, s)
-	mustExec(b, s.db.dialect.writer(), `
+	mustExec(b, writer(s), `
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
 		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
 		SELECT id || i, id, name, 1, 'connection.refreshed', i, 'proxy', 'active', '', i, '', '' FROM n, connections`)
@@ -459,7 +459,7 @@ func BenchmarkHistoryOfMany(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	s, _ := filledStore(b)
 	path := filepath.Join(b.TempDir(), "copy.db")
-	if _, err := s.db.dialect.writer().ExecContext(b.Context(), `VACUUM INTO ?`, path); err != nil {
+	if _, err := writer(s).ExecContext(b.Context(), `VACUUM INTO ?`, path); err != nil {
 		b.Fatal(err)
 	}
 	c := Config{Path: path, Keyset: s.db.keys}

@@ -77,7 +77,7 @@ func newPostgres(config *pgx.ConnConfig, dsn func() credstore.Secret, log *zap.L
 
 // prepare checks the server, and migrates the schema.
 func (d *postgresDialect) prepare(ctx context.Context) error {
-	if err := d.checkServer(ctx); err != nil {
+	if err := checkServer(ctx, d.db); err != nil {
 		return err
 	}
 	if err := migratePostgres(ctx, d.db, postgresSchema()); err != nil {
@@ -90,12 +90,12 @@ func (d *postgresDialect) prepare(ctx context.Context) error {
 }
 
 // checkServer rejects a release that lacks what the store relies on.
-func (d *postgresDialect) checkServer(ctx context.Context) error {
+func checkServer(ctx context.Context, db *sql.DB) error {
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	var number int
 	var name string
-	err := d.db.QueryRowContext(ctx, `
+	err := db.QueryRowContext(ctx, `
 		SELECT current_setting('server_version_num')::bigint, current_setting('server_version')`).Scan(&number, &name)
 	if err != nil {
 		return fmt.Errorf("querying the server's version: %w", err)
@@ -133,8 +133,6 @@ func queryTimeline(ctx context.Context, q querier) (name string, err error) {
 	err = q.QueryRowContext(ctx, `SELECT `+timeline).Scan(&name)
 	return name, err
 }
-
-func (d *postgresDialect) writer() *sql.DB { return d.db }
 
 func (d *postgresDialect) readers() *sql.DB { return d.db }
 

@@ -75,18 +75,18 @@ func (d *postgresDialect) try(ctx context.Context, id string, f func(*sql.Tx) er
 	if err == nil || ctx.Err() != nil || errors.Is(err, pgx.ErrTxCommitRollback) {
 		return err
 	}
-	return d.commitOutcome(ctx, xact, err)
+	return commitOutcome(ctx, d.db, xact, err)
 }
 
 // commitOutcome queries the outcome of a COMMIT whose response was lost. It returns nil
 // if the transaction was committed, and lost if it was not or the outcome cannot be
 // found out.
-func (d *postgresDialect) commitOutcome(ctx context.Context, xact string, lost error) error {
+func commitOutcome(ctx context.Context, db *sql.DB, xact string, lost error) error {
 	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
 	defer cancel()
 	for {
 		var status sql.NullString
-		err := d.db.QueryRowContext(ctx, `SELECT pg_xact_status($1::xid8)`, xact).Scan(&status)
+		err := db.QueryRowContext(ctx, `SELECT pg_xact_status($1::xid8)`, xact).Scan(&status)
 		if err == nil && status.String == "committed" {
 			return nil
 		}

@@ -213,7 +213,7 @@ func TestPostgresRotateWaitsForWriters(t *testing.T) {
 	<-sealed
 	moved := make(chan error, 1)
 	go func() {
-		_, err := other.db.dialect.writer().ExecContext(context.Background(), `UPDATE store SET key_fingerprint = 'another'`)
+		_, err := writer(other).ExecContext(context.Background(), `UPDATE store SET key_fingerprint = 'another'`)
 		moved <- err
 	}()
 	select {

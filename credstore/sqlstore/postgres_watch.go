@@ -89,10 +89,10 @@ func (d *postgresDialect) watch(ctx context.Context, w *watcher) error {
 		err := d.listen(ctx, w)
 		if errors.Is(err, errPooled) {
 			w.db.log.Warn("polling for changes each second: the database is behind a pooler; for immediate notifications give store.dsn a direct connection")
-			err = d.poll(ctx, w, listenRetryDelay)
+			err = pollFor(ctx, w, listenRetryDelay)
 		} else if err != nil && ctx.Err() == nil {
 			w.db.log.Warn("cannot listen for changes; trying again", zap.Error(err))
-			err = d.poll(ctx, w, pollInterval)
+			err = pollFor(ctx, w, pollInterval)
 		}
 		if err != nil {
 			return err
@@ -100,8 +100,8 @@ func (d *postgresDialect) watch(ctx context.Context, w *watcher) error {
 	}
 }
 
-// poll polls each second for the period.
-func (d *postgresDialect) poll(ctx context.Context, w *watcher, period time.Duration) error {
+// pollFor polls each second for the period.
+func pollFor(ctx context.Context, w *watcher, period time.Duration) error {
 	for end := time.Now().Add(period); ; {
 		_ = w.poll(ctx) // nothing is lost: the next poll begins at the same position
 		if err := w.wait(ctx, nil, pollInterval); err != nil {
@@ -125,7 +125,7 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 	if err := d.detectNewTimeline(ctx, conn, w); err != nil {
 		return err
 	}
-	if err := d.subscribe(ctx, conn); err != nil {
+	if err := subscribe(ctx, conn, d.channel); err != nil {
 		return err
 	}
 	// Report what was committed before the first notification.
@@ -133,7 +133,7 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 		return err
 	}
 	for mark := w.seen; ; {
-		err := d.forwardNotifications(ctx, conn, w)
+		err := forwardNotifications(ctx, conn, w)
 		if err != nil && !pgconn.Timeout(err) || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
@@ -147,7 +147,7 @@ func (d *postgresDialect) listen(ctx context.Context, w *watcher) (err error) {
 }
 
 // subscribe starts to listen on the connection.
-func (d *postgresDialect) subscribe(ctx context.Context, conn *sql.Conn) error {
+func subscribe(ctx context.Context, conn *sql.Conn, channel string) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
 	var process uint32
@@ -158,7 +158,7 @@ func (d *postgresDialect) subscribe(ctx context.Context, conn *sql.Conn) error {
 		if c.PgConn().PID() != process { // a pooler reports process ids of its own
 			return errPooled
 		}
-		_, err := c.Exec(ctx, "LISTEN "+pgx.Identifier{d.channel}.Sanitize())
+		_, err := c.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize())
 		return err
 	})
 	if err != nil {
@@ -190,7 +190,7 @@ func (d *postgresDialect) detectNewTimeline(ctx context.Context, conn *sql.Conn,
 
 // forwardNotifications reports notifications for checkpointInterval. Then its error is
 // a timeout.
-func (d *postgresDialect) forwardNotifications(ctx context.Context, conn *sql.Conn, w *watcher) error {
+func forwardNotifications(ctx context.Context, conn *sql.Conn, w *watcher) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointInterval)
 	defer cancel()
 	return withPgx(conn, func(c *pgx.Conn) error {

@@ -238,7 +238,7 @@ func TestPostgresWatchBehindAPooler(t *testing.T) {
 func TestPostgresRestoredChangesAreReportedOnce(t *testing.T) {
 	s := openPostgresStore(t, Server.Schema(t), newKeyset(t))
 	c := mustCreate(t, s, newOAuth("acme"))
-	mustExec(t, s.db.dialect.writer(), `UPDATE changes SET xact = '999999999999'`)
+	mustExec(t, writer(s), `UPDATE changes SET xact = '999999999999'`)
 	found, latest, _, err := changes{s.db}.since(t.Context(), s.db.opened)
 	if err != nil || len(found) != 0 {
 		t.Errorf("changes = %v, %v, want none of the future", idsOf(found), err)

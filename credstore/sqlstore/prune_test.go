@@ -126,7 +126,7 @@ func TestOldEventsArePruned(t *testing.T) {
 func TestPruningIsBounded(t *testing.T) {
 	s, now := clockedStore(t)
 	const more = 300
-	mustExec(t, s.db.dialect.writer(), `
+	mustExec(t, writer(s), `
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
 		INSERT INTO events (id, connection_id, connection, frequent, type, at, actor, status, reason, version, code, message)
 		SELECT i, i, 'c', 0, 't', 1, 'a', 's', 'r', 1, '', '' FROM n`, pruneBatchSize*maxPruneBatches+more)

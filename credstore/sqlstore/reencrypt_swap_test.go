@@ -79,7 +79,7 @@ func TestReencryptComparesBeforeItSwaps(t *testing.T) {
 		t.Fatalf("saving: %v", err)
 	}
 	// As dropAccess does: the version stays.
-	if _, err := s.db.dialect.writer().ExecContext(t.Context(), `
+	if _, err := writer(s).ExecContext(t.Context(), `
 		UPDATE credentials SET access_token = NULL WHERE connection = (SELECT number FROM connections WHERE id = $1)`, ids[1]); err != nil {
 		t.Fatalf("dropping a token: %v", err)
 	}

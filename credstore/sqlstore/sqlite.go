@@ -82,8 +82,6 @@ func openPool(path string, options url.Values, size int) (*sql.DB, error) {
 	return pool, nil
 }
 
-func (d *sqliteDialect) writer() *sql.DB { return d.write }
-
 func (d *sqliteDialect) readers() *sql.DB { return d.read }
 
 // transact serializes all transactions that write, in all processes, from their

@@ -44,13 +44,6 @@ func KeyedConnection() credstore.Connection {
 	return c
 }
 
-// RejectedConnection returns a connection with a rejected refresh token.
-func RejectedConnection() credstore.Connection {
-	c := BareConnection()
-	c.ID, c.Name, c.Kind, c.Status = "r", "rejected", credstore.OAuth, credstore.ReauthorizationRequired
-	return c
-}
-
 // NewOperator returns an Operator on the store.
 func NewOperator(store *Store) *manage.Operator {
 	o := &manage.Operator{Store: store, Logger: zap.NewNop()}
