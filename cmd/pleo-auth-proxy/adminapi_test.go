@@ -26,11 +26,11 @@ import (
 // adminAPI is a client of a server's JSON API with the admin token.
 type adminAPI struct {
 	t     testing.TB
-	at    string // the URL of the admin listener
+	at    string // URL of the admin listener
 	token string
 }
 
-// adminAPI returns that of the process, with the token.
+// adminAPI returns a client of the process's API.
 func (w *env) adminAPI(p *process) *adminAPI {
 	w.t.Helper()
 	token, err := os.ReadFile(filepath.Join(w.dir, "data", "admin-token"))
@@ -41,7 +41,7 @@ func (w *env) adminAPI(p *process) *adminAPI {
 }
 
 // request sends a request with the admin token and decodes the response into v if that
-// is not nil and the status is the wanted one.
+// is not nil and the status is as wanted.
 func (b *adminAPI) request(method, path, body string, want int, v any) string {
 	b.t.Helper()
 	a, err := b.try(method, path, body)
@@ -95,8 +95,8 @@ func consent(t testing.TB, link string) {
 	}
 }
 
-// TestAdminAPI is the life of a connection, by the API alone: made, connected
-// by its customer, used, refreshed, disabled, connected again, and removed.
+// TestAdminAPI manages a connection with the API alone: it is created, connected by
+// its customer, used, refreshed, disabled, connected again, and removed.
 func TestAdminAPI(t *testing.T) {
 	w := newConnectEnv(t, simulator.Settings{})
 	p := w.serve()
@@ -112,7 +112,7 @@ func TestAdminAPI(t *testing.T) {
 		t.Errorf("the link of a repeated request is %s, want %s", *again.ConnectURL, *created.ConnectURL)
 	}
 	b.request("POST", "", `{"name":"other","kind":"oauth","return_url":"https://evil.example.com"}`, 400, nil)
-	b.request("GET", "/other", "", 404, nil) // dash was made
+	b.request("GET", "/other", "", 404, nil) // nothing was created
 
 	consent(t, *created.ConnectURL)
 	c := p.connection("acme")
@@ -212,8 +212,8 @@ func (p *process) await(t testing.TB, connection, path string, status int) {
 	}
 }
 
-// TestAdminAPISetsKeys: one that Pleo knows, none that it does not, and none of
-// another company.
+// TestAdminAPISetsKeys checks that the API stores a key that Pleo accepts, and neither
+// an unknown one nor one of another company.
 func TestAdminAPISetsKeys(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	p := w.serve()
@@ -237,7 +237,7 @@ func TestAdminAPISetsKeys(t *testing.T) {
 	if got := set(foreign.Value, "", 409); !strings.Contains(got, `"other_company"`) {
 		t.Errorf("a key of another company = %s, want other_company", got)
 	}
-	set(foreign.Value, `,"allow_other_company":true,"next":true`, 400) // the next key is one of the same company
+	set(foreign.Value, `,"allow_other_company":true,"next":true`, 400) // the next key must belong to the same company
 	set(foreign.Value, `,"allow_other_company":true`, 200)
 	set(key.Value, `,"allow_other_company":true`, 200)
 	w.fault(simulator.Fault{Target: "api", Kind: "reset", Count: 10})
@@ -292,8 +292,8 @@ func TestF23ThroughTheAPI(t *testing.T) {
 	}
 }
 
-// TestAdminListenerOverTLS: with a certificate of its own, and with certificates
-// of clients, without which no client is accepted.
+// TestAdminListenerOverTLS checks the admin listener with a certificate, and that it
+// rejects clients without one if client certificates are required.
 func TestAdminListenerOverTLS(t *testing.T) {
 	server, clients := testca.New(t), testca.New(t)
 	w := newEnv(t, simulator.Settings{})
@@ -325,8 +325,8 @@ func TestAdminListenerOverTLS(t *testing.T) {
 	}
 }
 
-// TestBadAdminRequestsDoNotAffectOthers: 1,000 of them, and as many clients that send
-// nothing, read nothing or stop in the middle, leave the proxy as it was.
+// TestBadAdminRequestsDoNotAffectOthers checks the proxy during 1,000 bad requests and
+// as many clients that send nothing, read nothing or stop in the middle.
 func TestBadAdminRequestsDoNotAffectOthers(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	_, line := w.grant("acme", simulator.GrantRequest{})
@@ -354,7 +354,7 @@ func TestBadAdminRequestsDoNotAffectOthers(t *testing.T) {
 		crowd.Go(func() {
 			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 			_, _ = io.WriteString(conn, bad[i%len(bad)])
-			if i%3 == 0 { // the others neither read nor leave
+			if i%3 == 0 { // the others neither read nor disconnect
 				_, _ = io.Copy(io.Discard, conn)
 			}
 		})

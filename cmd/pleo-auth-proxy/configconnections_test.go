@@ -28,7 +28,7 @@ connections:
 	return keyFile
 }
 
-// replaceFile replaces a file as Kubernetes and careful people do.
+// replaceFile replaces a file atomically, as Kubernetes does.
 func (w *env) replaceFile(path, content string) {
 	w.t.Helper()
 	next := path + ".next"
@@ -52,7 +52,7 @@ func (p *process) awaitCompany(name string) string {
 	return ""
 }
 
-// inMemory is a program that has nothing to keep.
+// inMemory configures a store in memory.
 const inMemory = "store: {driver: memory}"
 
 func TestConfigKeysWithMemoryStore(t *testing.T) {
@@ -107,7 +107,7 @@ func TestConfigKeyFollowsItsFile(t *testing.T) {
 	}
 }
 
-// A file that holds the key of another company is a mix-up, not a rotation.
+// A file with the key of another company is a mix-up, not a rotation.
 func TestConfigKeyOfAnotherCompanyIsNotUsed(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	file := w.configureKey(w.issueKey(w.sim.Companies()[0].ID), inMemory)
@@ -149,7 +149,7 @@ func TestConfigKeyReplacesRejectedKey(t *testing.T) {
 	}
 }
 
-// What the configuration says wins over what a command has stored.
+// The configuration takes precedence over what a command has stored.
 func TestConfigKeyCannotBeChangedElsewhere(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	k := w.issueKey(w.sim.Companies()[0].ID)

@@ -10,8 +10,8 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// TestNoCoreDump: tokens and keys are in the memory of the server, and its memory
-// is written to no file, also where it was started with leave to do so.
+// TestNoCoreDump checks that the memory of the server, which has tokens and keys, is
+// never written to a file, even if the limit of its parent allows it.
 func TestNoCoreDump(t *testing.T) {
 	var given syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_CORE, &given); err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/browsertest"
 )
 
-// TestBrowserOperatorFixesConnection is the day on which a customer's grant has
-// ended: an operator who has never seen the program opens it, is led to the
-// connection, gets a link, and the customer connects with it.
+// TestBrowserOperatorFixesConnection checks the path of an operator after a customer's
+// grant has ended: from the overview to the connection, to a connect link, with which
+// the customer connects.
 func TestBrowserOperatorFixesConnection(t *testing.T) {
 	w := newConnectEnv(t, consentPage())
 	w.add("acme", "oauth", "Acme (4711)")

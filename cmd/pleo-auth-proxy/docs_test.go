@@ -49,7 +49,7 @@ func TestMentionedCommandsExist(t *testing.T) {
 	}
 }
 
-// wrongCommand says what is wrong with a command line, if anything is.
+// wrongCommand returns what is wrong with a command line, or "".
 func wrongCommand(root *cobra.Command, words []string) string {
 	cmd := root
 	for _, word := range words {
@@ -77,8 +77,8 @@ func wrongCommand(root *cobra.Command, words []string) string {
 // excerpt is a block of YAML in a page.
 var excerpt = regexp.MustCompile("(?ms)^```yaml[^\n]*\n(.*?)^```$")
 
-// TestConfigurationExcerptsAreValid: what a page shows of a configuration
-// can be put into one. Manifests, compose files and values of charts are tried in
+// TestConfigurationExcerptsAreValid checks that the excerpts of configuration in the
+// pages are valid. Manifests, compose files and values of charts are tested in
 // deploy/.
 func TestConfigurationExcerptsAreValid(t *testing.T) {
 	tried := 0

@@ -29,7 +29,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// diagnose runs doctor with more of an environment.
+// diagnose runs doctor with additional environment variables.
 func (w *env) diagnose(environ []string, args ...string) (code int, d doctor.Diagnosis) {
 	w.t.Helper()
 	var out, errs bytes.Buffer
@@ -41,7 +41,7 @@ func (w *env) diagnose(environ []string, args ...string) (code int, d doctor.Dia
 	return code, d
 }
 
-// reconfigure replaces a part of the configuration, which must be there.
+// reconfigure replaces a part of the configuration, which must exist.
 func (w *env) reconfigure(old, replacement string) {
 	w.t.Helper()
 	whole, err := os.ReadFile(w.config)
@@ -54,7 +54,7 @@ func (w *env) reconfigure(old, replacement string) {
 	w.write("config.yaml", strings.Replace(string(whole), old, replacement, 1))
 }
 
-// upstream puts other servers in the place of the simulator.
+// upstream configures other servers instead of the simulator.
 func (w *env) upstream(api, auth, more string) {
 	w.t.Helper()
 	w.reconfigure(fmt.Sprintf("{api_url: %q, auth_url: %q}", w.url, w.url), fmt.Sprintf("{api_url: %q, auth_url: %q%s}", api, auth, more))
@@ -75,21 +75,21 @@ func (w *env) secretInFile(content string, mode os.FileMode) {
 	w.write("config.yaml", regexp.MustCompile(`, x: "[^"]*"`).ReplaceAllString(string(whole), ""))
 }
 
-// statement changes the store behind the program's back.
+// statement executes an SQL statement on the store.
 func (w *env) statement(s string) {
 	w.t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(w.dir, "data", config.StoreFileName))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer func() { _ = db.Close() }() // it is a test's
+	defer func() { _ = db.Close() }() // nothing depends on it
 	if _, err := db.ExecContext(w.t.Context(), s); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
 // serverFor starts a server over TLS with a certificate, and returns its URL and
-// a file with the authority that signed it.
+// the file of the CA certificate.
 func (w *env) serverFor(a *testca.Authority, template *x509.Certificate) (url, caFile string) {
 	w.t.Helper()
 	cert, key := a.Sign(template)
@@ -103,7 +103,7 @@ func (w *env) serverFor(a *testca.Authority, template *x509.Certificate) (url, c
 	}
 	server := httptest.NewUnstartedServer(w.sim.Handler())
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes are meant to fail
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes fail intentionally
 	server.StartTLS()
 	w.t.Cleanup(server.Close)
 	return server.URL, w.write("ca.pem", string(a.PEM))
@@ -128,7 +128,7 @@ type doctorCase struct {
 	code     int
 }
 
-// setUp makes a plant function of one that needs no environment.
+// setUp returns a plant function without environment variables.
 func setUp(f func(w *env)) func(*env) []string {
 	return func(w *env) []string { f(w); return nil }
 }
@@ -450,7 +450,7 @@ func must(w *env, err error) {
 	}
 }
 
-// keysetAlone makes a keyset that no store knows.
+// keysetAlone creates a keyset without a store.
 func (w *env) keysetAlone() {
 	w.t.Helper()
 	_, err := keyset.Create(w.keysetFile())
@@ -464,7 +464,7 @@ func (w *env) readKeyset() *keyset.Keyset {
 	return keyset
 }
 
-// halfPromote makes the newest key the primary one, and goes no further.
+// halfPromote promotes the newest key in the file, and re-encrypts nothing.
 func (w *env) halfPromote() {
 	w.t.Helper()
 	keys := w.readKeyset().Keys()
@@ -472,8 +472,7 @@ func (w *env) halfPromote() {
 	must(w, err)
 }
 
-// countCommands checks that the commands in the fixes exist, and
-// returns how many commands that were.
+// countCommands checks that the commands in the fixes exist, and returns their number.
 func countCommands(t *testing.T, findings []doctor.Finding) (named int) {
 	t.Helper()
 	command := regexp.MustCompile(`pleo-auth-proxy ((?:[a-z-]+ ?)+)`)
@@ -489,7 +488,7 @@ func countCommands(t *testing.T, findings []doctor.Finding) (named int) {
 	return named
 }
 
-// TestDoctorFindings: each is found, and what to do about it is said.
+// TestDoctorFindings checks that doctor finds each mistake and its fix.
 func TestDoctorFindings(t *testing.T) {
 	commands := 0
 	for _, m := range doctorCases() {
@@ -508,7 +507,7 @@ func TestDoctorFindings(t *testing.T) {
 				}
 			}
 			found, _ := json.MarshalIndent(d.Findings, "", "  ")
-			t.Errorf("doctor finds\n%s\nwant %s in %s about %q: %q, and to do %q", found, m.severity, m.check, m.subject, m.message, m.fix)
+			t.Errorf("doctor finds\n%s\nwant %s in %s about %q: %q, and the fix %q", found, m.severity, m.check, m.subject, m.message, m.fix)
 		})
 	}
 	if commands == 0 {
@@ -516,8 +515,8 @@ func TestDoctorFindings(t *testing.T) {
 	}
 }
 
-// TestDoctorNeverRefreshes: beside a running server it finds all well, no token
-// is presented, and what is secret is not said.
+// TestDoctorNeverRefreshes checks that doctor, beside a running server, finds no
+// problem, sends no refresh token, and shows no secret.
 func TestDoctorNeverRefreshes(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	g, line := w.grant("acme", simulator.GrantRequest{})
@@ -531,7 +530,7 @@ func TestDoctorNeverRefreshes(t *testing.T) {
 		said := fmt.Sprint(f)
 		for _, secret := range []string{g.AccessToken, g.RefreshToken, simulator.DefaultClientSecret} {
 			if strings.Contains(said, secret) {
-				t.Errorf("doctor says a secret: %s", said)
+				t.Errorf("doctor shows a secret: %s", said)
 			}
 		}
 	}
@@ -540,7 +539,8 @@ func TestDoctorNeverRefreshes(t *testing.T) {
 	}
 }
 
-// TestDoctorBesideRunningServer: a port that our server has is in order.
+// TestDoctorBesideRunningServer checks that a port in use by our own server is no
+// problem.
 func TestDoctorBesideRunningServer(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	p := w.serve()
@@ -558,12 +558,11 @@ func TestDoctorBesideRunningServer(t *testing.T) {
 		}
 	}
 	if ours != 3 {
-		t.Errorf("doctor knows %d listeners for ours, want 3: %+v", ours, d.Findings)
+		t.Errorf("doctor finds %d listeners of ours, want 3: %+v", ours, d.Findings)
 	}
 }
 
-// TestDoctorReportsReadyz: /readyz?verbose knows what only a running
-// server can.
+// TestDoctorReportsReadyz checks that doctor reports what only a running server knows.
 func TestDoctorReportsReadyz(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	server := w.plain(func(rw http.ResponseWriter, r *http.Request) {
@@ -577,10 +576,10 @@ func TestDoctorReportsReadyz(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("doctor does not pass on what /readyz?verbose says: %+v", d.Findings)
+	t.Errorf("doctor does not report what /readyz?verbose says: %+v", d.Findings)
 }
 
-// TestDoctorChecksPublicURL: browsers that go there have to come to our pages.
+// TestDoctorChecksPublicURL checks whether the public URL leads to our pages.
 func TestDoctorChecksPublicURL(t *testing.T) {
 	w := newEnv(t, simulator.Settings{}, `connect: {listen: "127.0.0.1:0", public_url: "http://localhost:1"}`)
 	at := w.serve().addresses["connect"]

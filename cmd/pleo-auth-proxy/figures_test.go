@@ -13,16 +13,15 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// What the program is promised to need at most.
+// The limits that the documentation promises.
 const (
 	maxStartTime      = 100 * time.Millisecond // from the start of the process, with 1,000 connections
 	maxBinarySize     = 30 << 20               // bytes, stripped
 	maxResidentMemory = 30 << 20               // bytes, idle
 )
 
-// BenchmarkStart measures the program as users get it: how long it takes until
-// it is ready with 1,000 connections in the store, how large it is, and how
-// much memory it holds then.
+// BenchmarkStart measures a release build: the time until it is ready with 1,000
+// connections in the store, its size, and its memory.
 func BenchmarkStart(b *testing.B) {
 	executable := buildProgram(b)
 	w := newEnv(b, simulator.Settings{}, "log: {level: warn}")
@@ -75,7 +74,7 @@ func sizeOf(b *testing.B, path string) int64 {
 
 var residentPattern = regexp.MustCompile(`(?m)^VmRSS:\s+([0-9]+) kB$`)
 
-// resident returns the resident memory of the process in bytes; 0 where the
+// resident returns the resident memory of the process in bytes; 0 if the
 // system does not report it.
 func (p *process) resident() int {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))

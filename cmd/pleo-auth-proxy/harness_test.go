@@ -20,7 +20,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// env is a simulated Pleo and a place for one proxy.
+// env is a simulated Pleo, and a directory with the configuration of a proxy.
 type env struct {
 	t      testing.TB
 	dir    string
@@ -31,8 +31,8 @@ type env struct {
 	arrived chan string // the paths of requests, while awaitRequest reads them
 }
 
-// newEnv starts a simulator. The settings are lines of configuration beside
-// those that every test needs.
+// newEnv starts a simulator. lines are added to the configuration that every test
+// needs.
 func newEnv(t testing.TB, settings simulator.Settings, lines ...string) *env {
 	t.Helper()
 	sim, err := simulator.New(simulator.Config{Settings: settings})
@@ -92,7 +92,7 @@ func (w *env) write(name, content string) string {
 	return path
 }
 
-// grant issues a grant, and returns it as a line to import.
+// grant issues a grant, and returns its line for an import.
 func (w *env) grant(name string, r simulator.GrantRequest) (simulator.Grant, string) {
 	w.t.Helper()
 	g, err := w.sim.IssueGrant(r)
@@ -109,7 +109,7 @@ func (w *env) grant(name string, r simulator.GrantRequest) (simulator.Grant, str
 	return g, string(line)
 }
 
-// importLines imports connections without asking the simulator about them.
+// importLines imports connections offline.
 func (w *env) importLines(lines ...string) {
 	w.t.Helper()
 	path := w.write("import.jsonl", strings.Join(lines, "\n"))
@@ -137,7 +137,7 @@ type process struct {
 	cmd       *exec.Cmd
 	log       *output
 	addresses map[string]string // listener → address
-	exited    chan struct{}     // closed when it has ended
+	exited    chan struct{}     // closed when the process has ended
 	took      time.Duration     // until it was ready
 }
 
@@ -165,7 +165,7 @@ func (w *env) serve() *process {
 	return startServer(w.t, os.Args[0], w.dir, w.config)
 }
 
-// startServer starts the server that the executable holds.
+// startServer starts the executable as a server.
 func startServer(t testing.TB, executable, dir, config string) *process {
 	t.Helper()
 	p := &process{t: t, log: &output{}, exited: make(chan struct{})}
@@ -205,7 +205,7 @@ func (p *process) start(executable, dir, config string, log io.Writer) {
 	}
 }
 
-// kill ends the process as a crash does.
+// kill ends the process like a crash.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended already
 	<-p.exited
@@ -236,14 +236,14 @@ func (p *process) wait() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// response is what came back to a request.
+// response is a response that has been read.
 type response struct {
 	status int
 	body   string
 	header http.Header
 }
 
-// client returns a client with connections of its own.
+// client returns a client that shares no connections.
 func client(t testing.TB) *http.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 256}
 	t.Cleanup(transport.CloseIdleConnections)

@@ -46,7 +46,7 @@ func startBehind(t *testing.T, api http.HandlerFunc, settings ...string) *proces
 	return w.serve()
 }
 
-// Status returns a number from /proc/PID/status, in KiB.
+// status returns a number from /proc/PID/status, in KiB.
 func (p *process) status(name string) int64 {
 	p.t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
@@ -66,7 +66,7 @@ func (p *process) status(name string) int64 {
 
 const (
 	gigabyte = 1 << 30
-	// residentLimit is what bodies of any size may make the program take.
+	// residentLimit is the memory that the program may use for bodies of any size.
 	residentLimit = 64 << 10 // KiB
 )
 
@@ -131,10 +131,10 @@ func TestGigabyteBothWays(t *testing.T) {
 }
 
 const (
-	// slowClients is how many clients of each slow sort there are at once.
+	// slowClients is how many clients of each slow kind there are at once.
 	slowClients = 200
-	// visits is how often the crowd comes and goes. What else the machine does
-	// changes from moment to moment, so only neighbours are compared.
+	// visits is how often the slow clients connect and disconnect. Because the load of
+	// the machine varies, only consecutive measurements are compared.
 	visits = 9
 )
 
@@ -181,7 +181,7 @@ func measure(p *process, c *http.Client) time.Duration {
 	return took[len(took)/2]
 }
 
-// connectSlowClients lets slow clients of every sort in, until leave is called.
+// connectSlowClients connects slow clients of every kind, until leave is called.
 func (p *process) connectSlowClients() (leave func()) {
 	p.t.Helper()
 	var dripping, reading []net.Conn
@@ -232,7 +232,7 @@ func drip(conns []net.Conn) (stop func()) {
 			case <-tick.C:
 			}
 			for _, conn := range conns {
-				_, _ = io.WriteString(conn, "x") // it may have been cut off, as it should
+				_, _ = io.WriteString(conn, "x") // the connection may have been closed, as it should
 			}
 		}
 	})
@@ -240,10 +240,10 @@ func drip(conns []net.Conn) (stop func()) {
 }
 
 // TestManyConnectionsAtOnce has 200 clients for each of 50 connections send requests at
-// once, again and again, while tokens rotate and all of them die together once.
+// once, repeatedly, while tokens rotate, and once all tokens expire together.
 func TestManyConnectionsAtOnce(t *testing.T) {
 	const connections, clients, rounds = 50, 200, 4
-	// As many on the wire as the descriptors of the test and the program allow.
+	// As many in flight as the file descriptors of the test and the program allow.
 	const onTheWire = 2000
 	life := simulator.Duration(4 * time.Second)
 	w := newEnv(t, simulator.Settings{OAuth: simulator.OAuthSettings{AccessTokenLifetime: life}}, "log: {level: warn}")
@@ -283,7 +283,7 @@ func TestManyConnectionsAtOnce(t *testing.T) {
 	t.Logf("%d requests, %d refreshes", l.sent.Load(), counters.Refreshes)
 }
 
-// What a program that runs for long holds on to.
+// usage is what a program must not accumulate over time.
 type usage struct{ files, goroutines, resident int64 }
 
 func (p *process) usage() usage {
@@ -364,7 +364,7 @@ func (s *soak) run(workers, connections int, how time.Duration) {
 	s.c.CloseIdleConnections()
 }
 
-// one sends a request of a random sort.
+// one sends a request of a random kind.
 func (s *soak) one(connection string) {
 	s.requests.Add(1)
 	switch rand.IntN(10) {

@@ -38,7 +38,7 @@ func (w *env) revokeKey(k simulator.Key) {
 	}
 }
 
-// stage stores the key that is to follow that of the connection.
+// stage stages the next key of the connection.
 func (w *env) stage(name string, k simulator.Key) {
 	w.t.Helper()
 	v := w.openStore()
@@ -63,7 +63,7 @@ func (p *process) connection(name string) manage.Connection {
 }
 
 // A key that Pleo no longer accepts is checked once, however many
-// requests it has failed; then the connection needs a person, and clients get
+// requests it has failed; then the connection requires reauthorization, and clients get
 // Pleo's own 401 or ours.
 func TestRevokedKeyIsRejectedAfterOneCheck(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})

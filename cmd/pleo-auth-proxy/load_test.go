@@ -12,11 +12,11 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// How long TestLoadUnderRotation lasts. The figure that is promised is 30s.
+// loadFor is how long TestLoadUnderRotation lasts. The documentation promises 30s.
 var loadFor = flag.Duration("load", 6*time.Second, "how long the load test lasts")
 
 // TestLoadUnderRotation sends requests on 10 connections by 40 clients each,
-// while each token lives 4 seconds only: less than refresh_before_expiry.
+// while each token lives only 4 seconds, less than refresh_before_expiry.
 func TestLoadUnderRotation(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes seconds")
@@ -56,7 +56,7 @@ func TestLoadUnderRotation(t *testing.T) {
 	t.Logf("%d requests, %d refreshes", l.sent.Load(), counters.Refreshes)
 }
 
-// load is what the clients of one test share.
+// load is the shared state of the clients of a test.
 type load struct {
 	p      *process
 	client *http.Client

@@ -7,12 +7,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// asProgram makes the test binary be pleo-auth-proxy itself, so that tests can
+// asProgram makes the test binary run as pleo-auth-proxy, so that tests can
 // run, kill and inspect the real program.
 const asProgram = "TEST_AS_PROGRAM"
 
-// quickExit makes a program with the race detector end without its usual pause
-// of a second.
+// quickExit removes the pause of a second at the exit of a program with the race
+// detector.
 const quickExit = "GORACE=atexit_sleep_ms=0"
 
 func TestMain(m *testing.M) {

@@ -12,7 +12,8 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-// A test writes the man pages, so that the program need not carry what does it.
+// TestManPages writes the man pages in a test, so that the program does not contain
+// the generator.
 var (
 	manDir  = flag.String("man", "", "leave the man pages in this `directory`")
 	manDate = flag.String("man-date", "2006-01-02", "the `date` in the man pages")
@@ -50,7 +51,7 @@ func TestManPages(t *testing.T) {
 func each(cmd *cobra.Command, visit func(*cobra.Command)) {
 	visit(cmd)
 	for _, sub := range cmd.Commands() {
-		if sub.Name() != "help" { // has no page, since --help says the same
+		if sub.Name() != "help" { // has no page: --help shows the same
 			each(sub, visit)
 		}
 	}

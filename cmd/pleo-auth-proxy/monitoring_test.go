@@ -23,7 +23,7 @@ const (
 	dashboardFile = "../../deploy/grafana/pleo-auth-proxy.json"
 )
 
-// alerts returns the expressions of the alerts by their names.
+// alerts returns the expressions of the alerts by name.
 func alerts(t *testing.T) map[string]string {
 	t.Helper()
 	var file struct {
@@ -74,7 +74,7 @@ func readFile(t *testing.T, path string) []byte {
 	return raw
 }
 
-// scrape returns what the real program, in use, shows to Prometheus.
+// scrape returns the metrics of the program after some use.
 func scrape(t *testing.T) map[string]*dto.MetricFamily {
 	t.Helper()
 	w := newEnv(t, simulator.Settings{})
@@ -96,11 +96,11 @@ var (
 	matcher  = regexp.MustCompile(`([a-z_]+)=~?"([^"]*)"`)
 )
 
-// targetLabels are those that Prometheus adds to what it scrapes.
+// targetLabels are the labels that Prometheus adds.
 var targetLabels = []string{"job", "instance", "namespace", "le"}
 
-// TestAlertsAndDashboardUseExistingMetrics: an alert on a metric that is not there never
-// fires, and a panel stays empty.
+// TestAlertsAndDashboardUseExistingMetrics checks the names of metrics and labels: an
+// alert on a metric that does not exist never fires, and a panel stays empty.
 func TestAlertsAndDashboardUseExistingMetrics(t *testing.T) {
 	families := scrape(t)
 	named := 0
@@ -145,7 +145,7 @@ func checkLabel(t *testing.T, title string, family *dto.MetricFamily, label, val
 	}
 }
 
-// TestEveryMetricIsOnTheDashboard: what is worth counting is worth seeing.
+// TestEveryMetricIsOnTheDashboard checks that no metric is left out.
 func TestEveryMetricIsOnTheDashboard(t *testing.T) {
 	shown := strings.Join(slices.Collect(maps.Values(dashboardPanels(t))), "\n")
 	for name := range scrape(t) {

@@ -21,8 +21,8 @@ import (
 
 var idleFor = flag.Duration("idle", 0, "how long to count the queries of idle replicas; 0: not at all")
 
-// TestPostgresIdleReplicas: replicas that have nothing to do leave the database
-// alone. A hundred together send fewer than ten queries a second.
+// TestPostgresIdleReplicas checks that idle replicas hardly use the database: a
+// hundred of them send fewer than ten queries a second together.
 func TestPostgresIdleReplicas(t *testing.T) {
 	if *idleFor == 0 {
 		t.Skip("counting takes minutes: make postgres")
@@ -42,7 +42,7 @@ func TestPostgresIdleReplicas(t *testing.T) {
 	for i := range replicas {
 		begin(ctx, t, &running, w.replica(cfg, i))
 	}
-	const settle = 20 * time.Second // what a start has to do; and the server counts late
+	const settle = 20 * time.Second // for the work of a start; and the server counts late
 	time.Sleep(settle)
 	before, began := transactions(t, name), time.Now()
 	time.Sleep(*idleFor)
@@ -65,7 +65,8 @@ func (w *env) load() *config.Config {
 	return cfg
 }
 
-// replica is the configuration of one of several that share keyset and store.
+// replica returns the configuration of one of several replicas that share keyset and
+// store.
 func (w *env) replica(cfg *config.Config, i int) *config.Config {
 	c := *cfg
 	c.Store.KeysetFile = filepath.Join(w.dir, "keyset.json")
@@ -103,7 +104,7 @@ func begin(ctx context.Context, t *testing.T, running *sync.WaitGroup, cfg *conf
 	})
 }
 
-// transactions is what the server has run in the database so far.
+// transactions returns how many transactions there were in the database.
 func transactions(t *testing.T, name string) (n int64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

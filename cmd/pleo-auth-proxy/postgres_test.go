@@ -52,7 +52,7 @@ func TestPostgresScripts(t *testing.T) {
 type superuserKey struct{}
 
 // postgresCommand configures a store in PostgreSQL, and writes files with
-// connection strings that have something wrong about each.
+// connection strings that each have a mistake.
 func postgresCommand(ts *testscript.TestScript, _ bool, _ []string) {
 	t := scriptT{ts: ts}
 	superuser := ts.Value(superuserKey{}).(string)
@@ -90,8 +90,8 @@ func psqlCommand(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// TestPostgresFromSQLite: the way is an export and an import. Nothing is
-// refreshed on it, nothing is lost, and the old store serves nothing any more.
+// TestPostgresFromSQLite moves a store by an export and an import. Nothing is
+// refreshed in between, nothing is lost, and the old store serves nothing.
 func TestPostgresFromSQLite(t *testing.T) {
 	const moved = 20
 	old := newEnv(t, simulator.Settings{})

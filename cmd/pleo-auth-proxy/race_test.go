@@ -2,6 +2,6 @@
 
 package main
 
-// raceDetector says that the program under test runs several times slower than
-// the one that users run.
+// raceDetector is whether the program under test is several times slower than the one
+// that users run.
 const raceDetector = true

@@ -59,7 +59,7 @@ func (w *env) fault(f simulator.Fault) {
 	}
 }
 
-// expired makes an import line whose access token has expired.
+// expired returns an import line whose access token has expired.
 func (w *env) expired(name string) (simulator.Grant, string) {
 	g, line := w.grant(name, simulator.GrantRequest{})
 	return g, strings.Replace(line, g.ExpiresAt.Format(time.RFC3339Nano), "2001-01-01T00:00:00Z", 1)
@@ -83,7 +83,7 @@ func TestManyClientsShareOneRefresh(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		prepare func(*env) string // returns the line to import
-		api     map[string]int    // waitForStatus of the API by status
+		api     map[string]int    // responses of the API by status
 	}{
 		{
 			name:    "token has expired",
@@ -120,7 +120,7 @@ func TestManyClientsShareOneRefresh(t *testing.T) {
 }
 
 // TestKilledBeforeTokenEndpointCommits kills the program while its refresh token is
-// under way and nothing has changed at the authorization server.
+// in flight and nothing has changed at the authorization server.
 func TestKilledBeforeTokenEndpointCommits(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	_, line := w.expired("acme")
@@ -130,7 +130,7 @@ func TestKilledBeforeTokenEndpointCommits(t *testing.T) {
 	requested := make(chan struct{})
 	go func() {
 		defer close(requested)
-		_, _ = p.get(client(t), "acme", "/v2/employees") // it is killed under this request
+		_, _ = p.get(client(t), "acme", "/v2/employees") // the program is killed during this request
 	}()
 	w.waitForRefresh(simulator.PhaseReceived)
 	p.kill()
@@ -139,8 +139,8 @@ func TestKilledBeforeTokenEndpointCommits(t *testing.T) {
 }
 
 // TestKilledWhenNewTokenIsUsed kills the program at the moment when the first
-// request with the new access token arrives: the refresh token that came with it
-// is safe by then. How soon after the commit it is, the faults measure.
+// request with the new access token arrives: by then the refresh token that came with
+// it is durable. The fault tests measure how soon after the commit that is.
 func TestKilledWhenNewTokenIsUsed(t *testing.T) {
 	for range 3 {
 		w := newEnv(t, simulator.Settings{})
@@ -150,7 +150,7 @@ func TestKilledWhenNewTokenIsUsed(t *testing.T) {
 		requested := make(chan struct{})
 		go func() {
 			defer close(requested)
-			_, _ = p.get(client(t), "acme", "/v2/employees") // it may be killed under this request
+			_, _ = p.get(client(t), "acme", "/v2/employees") // the program may be killed during this request
 		}()
 		w.awaitRequest("/v2/employees")
 		p.kill()
@@ -159,8 +159,7 @@ func TestKilledWhenNewTokenIsUsed(t *testing.T) {
 	}
 }
 
-// checkServesAgain starts the program again on what is left and sends a
-// request.
+// checkServesAgain starts the program again with the same files and sends a request.
 func (w *env) checkServesAgain(timesSent int) {
 	w.t.Helper()
 	p := w.serve()
@@ -251,7 +250,7 @@ func TestShutdownFinishesRequestsInFlight(t *testing.T) {
 }
 
 // TestClosedLogPipeDoesNotStopServer closes the pipe that the program logs to, as
-// happens when the program that reads the log dies.
+// happens when the program that reads the log ends.
 func TestClosedLogPipeDoesNotStopServer(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	_, line := w.expired("acme")

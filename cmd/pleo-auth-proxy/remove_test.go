@@ -7,7 +7,7 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// reasonOf says why the grant is not live.
+// reasonOf returns why the grant is not active.
 func (w *env) reasonOf(grant string) string {
 	w.t.Helper()
 	for _, g := range w.sim.Grants() {
@@ -27,7 +27,7 @@ func (w *env) wantRemoved(name string) {
 }
 
 // TestRemoveUninstallsAfterARefresh: only servers send refresh tokens, so a
-// connection that was not used for an hour is uninstalled with the help of one.
+// connection whose access token has expired needs one to be uninstalled.
 func TestRemoveUninstallsAfterARefresh(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	grant, line := w.expired("acme")

@@ -19,10 +19,10 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/simulator"
 )
 
-// The tests below speak raw bytes to the real program, and read the raw bytes
-// that it sends. Whatever the input: exactly one Authorization leaves and it is
-// ours, no more requests leave than should, no secret is in a response, nothing
-// goes elsewhere, and the program goes on serving.
+// The tests below send raw bytes to the real program, and read the raw bytes that it
+// sends. For every input, it sends exactly one Authorization field, which is ours, and
+// no more requests than it should, no secret is in a response, nothing is sent to
+// another server, and the program keeps serving.
 
 const requestsKey = "canary-key-of-acme"
 
@@ -115,7 +115,7 @@ func (r *recorder) since(n int) []string {
 	return slices.Clone(r.seen[n:])
 }
 
-// exchange writes bytes in pieces and returns what comes back until the program
+// exchange writes bytes in pieces and returns the response bytes until the program
 // closes the connection.
 func (f *recordingEnv) exchange(pieces ...string) string {
 	f.t.Helper()
@@ -136,13 +136,13 @@ func (f *recordingEnv) exchange(pieces ...string) string {
 	return string(all)
 }
 
-// rawRequest is one input and what becomes of it.
+// rawRequest is an input and its expected outcome.
 type rawRequest struct {
 	name      string
 	raw       string // the request; HOST, EVIL stand for addresses, and the last request should close
 	status    int    // of the last response
 	code      string // of our problem; empty for responses of the API
-	forwarded int    // requests that reach the API; partly: how much does is a matter of time
+	forwarded int    // requests that reach the API; partly: it depends on timing
 }
 
 const partly = -1
@@ -171,7 +171,7 @@ func (f *recordingEnv) try(t *testing.T, tt rawRequest) {
 // forwardedHeader matches the fields that a request upstream may have in these tests.
 var forwardedHeader = regexp.MustCompile(`(?i)^(host|authorization|user-agent|accept|content-length|transfer-encoding|trailer|expect|idempotency-key|x-kept|x-response|via): `)
 
-// authorizationOf matches the field as such, in headers and trailers.
+// authorization matches the field in headers and trailers.
 var authorization = regexp.MustCompile(`(?im)^[\t ]*authorization[\t ]*:`)
 
 func (f *recordingEnv) checkInvariants(t *testing.T, response string, sent []string) {

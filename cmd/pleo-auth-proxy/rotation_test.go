@@ -35,7 +35,7 @@ func (w *env) fill(n int) {
 	w.importLines(lines...)
 }
 
-// Keyset runs a keyset command, which must work.
+// keyset runs a keyset command, which must succeed.
 func (w *env) keyset(args ...string) string {
 	w.t.Helper()
 	code, stdout, stderr := w.run("", append([]string{"keyset"}, args...)...)
@@ -53,10 +53,10 @@ func (w *env) keysetStatus() (s setup.KeysetStatus) {
 	return s
 }
 
-// keysetFile is where the keyset of the configuration is.
+// keysetFile returns the path of the keyset file.
 func (w *env) keysetFile() string { return filepath.Join(w.dir, "data", config.KeysetFileName) }
 
-// openStore opens the store beside a server, until the test ends.
+// openStore opens the store, also beside a server, until the test ends.
 func (w *env) openStore() *setup.OpenedStore {
 	w.t.Helper()
 	cfg, err := config.Load(config.Source{Path: w.config, Environ: []string{"HOME=" + w.dir}})
@@ -75,8 +75,8 @@ func (w *env) openStore() *setup.OpenedStore {
 	return v
 }
 
-// wantAllOpen fails the test unless the keyset file opens the store and each of
-// n connections in it.
+// wantAllOpen fails the test unless the keyset file decrypts the store and each of n
+// connections in it.
 func (w *env) wantAllOpen(n int) {
 	w.t.Helper()
 	v := w.openStore()
@@ -104,8 +104,8 @@ func (w *env) waitUntilRetirable(fingerprint string) {
 	w.t.Fatalf("the key %s is still in use: %+v", fingerprint, w.keysetStatus())
 }
 
-// TestServerFollowsTheKeyset: no command notifies the server, and only the server
-// touches the store.
+// TestServerFollowsTheKeyset changes only the keyset file, and checks that the server
+// re-encrypts the store.
 func TestServerFollowsTheKeyset(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(100)
@@ -135,8 +135,8 @@ func TestServerFollowsTheKeyset(t *testing.T) {
 	w.wantAllOpen(100)
 }
 
-// TestServerSurvivesEarlyRetire: the whole rotation passes between two looks
-// of the server at the file.
+// TestServerSurvivesEarlyRetire does a whole rotation between two checks of the file
+// by the server.
 func TestServerSurvivesEarlyRetire(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(10)
@@ -155,7 +155,8 @@ func TestServerSurvivesEarlyRetire(t *testing.T) {
 	w.wantAllOpen(10)
 }
 
-// TestServerReportsMissingKeyset: it goes on with the keys that it has.
+// TestServerReportsMissingKeyset checks that the server continues with the keys that
+// it has read.
 func TestServerReportsMissingKeyset(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
@@ -191,8 +192,8 @@ func waitForText(t testing.TB, log *output, words string) {
 	t.Fatalf("the log does not say %q:\n%s", words, log)
 }
 
-// TestRetireFailsForSpooledPair: the only copy of a token pair may be
-// encrypted under the key.
+// TestRetireFailsForSpooledPair checks that the key of a token pair in the spool cannot
+// be retired: the pair may be the only copy.
 func TestRetireFailsForSpooledPair(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	w.fill(1)
@@ -212,7 +213,7 @@ func TestRetireFailsForSpooledPair(t *testing.T) {
 		t.Errorf("keyset status = %+v, want a record in the spool and no retirement", s.Keys[0])
 	}
 
-	// Without the key the server must not take the pair for one that never came.
+	// Without the key, the server must not treat the pair as never received.
 	whole, err := os.ReadFile(w.keysetFile())
 	if err != nil {
 		t.Fatal(err)
@@ -231,8 +232,7 @@ func TestRetireFailsForSpooledPair(t *testing.T) {
 	w.keyset("retire", old)
 }
 
-// spoolPair puts something into the spool that a pair could be: its key shows at
-// its beginning.
+// spoolPair writes a record with an encrypted pair to the spool.
 func (w *env) spoolPair(keyset *keyset.Keyset) (path string) {
 	w.t.Helper()
 	encrypted, err := keyset.Encrypt("label", []byte("pair"))
@@ -250,7 +250,8 @@ func (w *env) spoolPair(keyset *keyset.Keyset) (path string) {
 	return w.write(filepath.Join("data", config.SpoolDirName, "x-1-0.pair"), string(record))
 }
 
-// TestKeysetOnReadOnlyMount: it serves, and says what cannot be done with it.
+// TestKeysetOnReadOnlyMount checks that commands work with a keyset on a read-only
+// mount, except for those that change it.
 func TestKeysetOnReadOnlyMount(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	keys := filepath.Join(w.dir, "keys")
@@ -284,8 +285,7 @@ func TestKeysetOnReadOnlyMount(t *testing.T) {
 	}
 }
 
-// killedAt lists at which of its writes, as each thread counts them, a command
-// is killed.
+// killedAt returns at which of its writes, counted per thread, a command is killed.
 func killedAt() []int {
 	if raceDetector {
 		return []int{2, 5, 12, 28}
@@ -296,8 +296,8 @@ func killedAt() []int {
 // writes are the system calls that change something on disk.
 const writes = "write,pwrite64,fsync,fdatasync,ftruncate,fchmod,chmod,fchmodat,lchown,fchown,fchownat,rename,renameat,renameat2,unlink,unlinkat"
 
-// TestKeysetRotationKilledAtAnyWrite: all records open after a kill at any write
-// of any step, and the step can be done again (F24).
+// TestKeysetRotationKilledAtAnyWrite checks that all records can be decrypted after a
+// kill at any write of any step, and that the step can be repeated (F24).
 func TestKeysetRotationKilledAtAnyWrite(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("strace is not installed")
@@ -323,7 +323,7 @@ func TestKeysetRotationKilledAtAnyWrite(t *testing.T) {
 	}
 }
 
-// copyOf returns a world with a copy of all that is on disk.
+// copyOf returns an env with a copy of all files.
 func (w *env) copyOf(name string) *env {
 	w.t.Helper()
 	c := *w
@@ -345,8 +345,8 @@ func (w *env) copyOf(name string) *env {
 	return &c
 }
 
-// killed runs the program and has it killed at the n-th of its writes. It reports
-// false if there were not that many.
+// killed runs the program and kills it at its n-th write. It returns false if there
+// were fewer.
 func (w *env) killed(n int, args ...string) bool {
 	w.t.Helper()
 	inject := fmt.Sprintf("inject=%s:signal=KILL:when=%d", writes, n)
@@ -366,7 +366,7 @@ func (w *env) killed(n int, args ...string) bool {
 	return true
 }
 
-// finish does a step again that was killed, unless it had been done already.
+// finish repeats a step that was killed, unless it was already done.
 func (w *env) finish(step string) {
 	w.t.Helper()
 	if step == "retire" && len(w.keysetStatus().Keys) == 1 {
@@ -375,8 +375,7 @@ func (w *env) finish(step string) {
 	w.keyset(step)
 }
 
-// TestServerKilledDuringReencryption kills the server at some moment in
-// the middle of its work.
+// TestServerKilledDuringReencryption kills the server at a random moment of its work.
 func TestServerKilledDuringReencryption(t *testing.T) {
 	const connections = 150
 	w := newEnv(t, simulator.Settings{})
@@ -391,7 +390,7 @@ func TestServerKilledDuringReencryption(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.waitForLog("encrypting under another key from now on")
-		time.Sleep(rand.N(100 * time.Millisecond)) // lands somewhere in the work
+		time.Sleep(rand.N(100 * time.Millisecond)) // somewhere during the work
 		p.kill()
 		w.wantAllOpen(connections)
 	}
@@ -404,8 +403,8 @@ func TestServerKilledDuringReencryption(t *testing.T) {
 	w.wantAllOpen(connections)
 }
 
-// TestProcessesStartTogetherWithoutStore: commands and servers that find neither a
-// keyset nor a store end up with one of each (F29).
+// TestProcessesStartTogetherWithoutStore checks that commands and servers that start
+// together without a keyset and a store end up with one of each (F29).
 func TestProcessesStartTogetherWithoutStore(t *testing.T) {
 	const adders = 6
 	for range 3 {
@@ -446,7 +445,7 @@ func TestProcessesStartTogetherWithoutStore(t *testing.T) {
 	}
 }
 
-// command returns the program as a process of its own.
+// command returns a command that runs the program in another process.
 func (w *env) command(args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(w.t.Context(), os.Args[0], append([]string{"--config", w.config}, args...)...)
 	cmd.Env = append(os.Environ(), asProgram+"=1", quickExit)

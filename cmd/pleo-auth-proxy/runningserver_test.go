@@ -33,8 +33,8 @@ func (p *process) waitForStatus(connection string, status int) {
 	}
 }
 
-// TestCommandsBesideRunningServer: what commands change counts for the server that
-// runs, without a restart.
+// TestCommandsBesideRunningServer checks that a running server applies what commands
+// change, without a restart.
 func TestCommandsBesideRunningServer(t *testing.T) {
 	w := newEnv(t, simulator.Settings{})
 	_, line := w.grant("acme", simulator.GrantRequest{})

@@ -41,7 +41,7 @@ import (
 //	stale FILE              leaves a stale socket behind
 //	readonly FILE...        makes files and directories unwritable
 //
-// and, where there is a PostgreSQL:
+// and, if there is a PostgreSQL server:
 //
 //	postgres                keeps the store in it, in an empty schema, which the file dsn is for
 //	psql STATEMENT          runs a statement there, and prints the first value that it gives
@@ -81,7 +81,7 @@ func runScripts(t *testing.T, dir string, setup func(*testscript.Env) error) {
 	})
 }
 
-// What scripts keep between their commands.
+// The state of scripts between their commands.
 type (
 	simulatorKey struct{}
 	serverKey    struct{}
@@ -182,7 +182,7 @@ func sqlCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(errors.Join(err, db.Close()))
 }
 
-// scriptT lets a script use what is made for tests.
+// scriptT makes helpers of tests usable in scripts.
 type scriptT struct {
 	testing.TB
 	ts *testscript.TestScript

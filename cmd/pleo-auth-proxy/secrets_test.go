@@ -39,9 +39,8 @@ func secretForms(clientID string) []string {
 	}
 }
 
-// TestNoSecretInOutput plants secrets, lets everything happen to them that can,
-// and looks for them in all that the program logs at debug level and in all
-// that it leaves on disk.
+// TestNoSecretInOutput plants secrets, uses them in every way, and searches for them in
+// everything that the program logs at debug level or leaves on disk.
 func TestNoSecretInOutput(t *testing.T) {
 	w := newEnv(t, simulator.Settings{}, "log: {level: debug}")
 	w.plantClientSecret()
@@ -61,7 +60,7 @@ func TestNoSecretInOutput(t *testing.T) {
 		_, stdout, stderr := w.run("", args...)
 		said.WriteString(stdout + stderr)
 	}
-	w.searchFiles(filepath.Join(w.dir, "data")) // while it runs, with the write-ahead log
+	w.searchFiles(filepath.Join(w.dir, "data")) // while the server is running, with the write-ahead log
 	if code := p.stop(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
@@ -75,7 +74,8 @@ func TestNoSecretInOutput(t *testing.T) {
 	}
 }
 
-// TestUnsolicitedResponseIsNotLogged: the API sends more than the length of its response.
+// TestUnsolicitedResponseIsNotLogged has the API send more than the length of its
+// response.
 func TestUnsolicitedResponseIsNotLogged(t *testing.T) {
 	const unsolicited = "expenses of a customer"
 	w := newEnv(t, simulator.Settings{})
@@ -133,7 +133,7 @@ func (w *env) plantClientSecret() {
 }
 
 // plantConnections makes one connection of each kind, one of them with a grant
-// that will die.
+// that is revoked later.
 func (w *env) plantConnections(said *strings.Builder) {
 	w.t.Helper()
 	_, acme := w.expired("acme")
@@ -161,7 +161,7 @@ func (w *env) plantConnections(said *strings.Builder) {
 	}
 }
 
-// causeFailures sends requests that go well, and requests that do not.
+// causeFailures sends requests that succeed, and requests that fail.
 func (w *env) causeFailures(p *process, said *strings.Builder) {
 	w.t.Helper()
 	c := client(w.t)
