@@ -196,7 +196,7 @@ func keysetCases() []doctorCase {
 		},
 		{
 			"another keyset", setUp(func(w *env) { w.fill(1); must(w, os.Remove(w.keysetFile())); w.keysetAlone() }),
-			"store", doctor.Error, "store.db", "does not hold it", "use the keyset that the store was made with", exitUsage,
+			"store", doctor.Error, "store.db", "which the keyset, whose primary key is", "use the keyset that the store was created with", exitUsage,
 		},
 		{
 			"a keyset that every user can read", setUp(func(w *env) { w.fill(1); must(w, os.Chmod(w.keysetFile(), 0o644)) }),

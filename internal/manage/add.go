@@ -55,39 +55,23 @@ var companyID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA
 
 // Validate returns an *[InvalidError] if n cannot be created.
 func Validate(n credstore.NewConnection) error {
-	pending := n
-	pending.Credential = nil // validateCredential is more precise
-	if err := pending.Validate(); err != nil {
-		return invalid("%v", err)
+	for _, err := range []error{n.Validate(), credstore.ValidateTenant(n.ExternalTenant)} {
+		if err != nil {
+			return invalid("%v", err)
+		}
 	}
 	if n.Company.ID != "" && !companyID.MatchString(n.Company.ID) {
 		return invalid("the company id is not a UUID")
 	}
-	if err := credstore.ValidateTenant(n.ExternalTenant); err != nil {
-		return invalid("%v", err)
-	}
-	if n.Credential == nil {
+	c := n.Credential
+	if c == nil {
 		return nil
 	}
-	return validateCredential(n.Kind, *n.Credential)
-}
-
-func validateCredential(kind credstore.Kind, c credstore.NewCredential) error {
-	hasKey, hasRefresh, hasAccess := !c.APIKey.IsZero(), !c.RefreshToken.IsZero(), !c.AccessToken.IsZero()
-	switch {
-	case kind.IsKey() && (hasRefresh || hasAccess):
-		return invalid("a connection of kind %s has an API key and no tokens", kind)
-	case kind.IsKey() && !hasKey:
-		return invalid("a connection of kind %s needs an API key", kind)
-	case !kind.IsKey() && hasKey:
-		return invalid("a connection of kind oauth has tokens and no API key")
-	case !kind.IsKey() && !hasRefresh:
+	if n.Kind == credstore.OAuth && c.RefreshToken.IsZero() {
 		return invalid("a connection of kind oauth needs a refresh token")
 	}
-	for _, secret := range []credstore.Secret{c.APIKey, c.RefreshToken, c.AccessToken} {
-		if !secret.Sendable() {
-			return ErrNotSendable
-		}
+	if !c.APIKey.Sendable() || !c.RefreshToken.Sendable() || !c.AccessToken.Sendable() {
+		return ErrNotSendable
 	}
 	return nil
 }
