@@ -37,11 +37,11 @@ func versionOne(t *testing.T, keys *keyset.Keyset) (path string) {
 		if version == 0 {
 			continue
 		}
-		sealed, err := keys.EncryptWith(keys.Fingerprint(), keyset.AssociatedData(id, columnRefreshToken), []byte(token.Reveal()))
+		encrypted, err := keys.EncryptWith(keys.Fingerprint(), keyset.AssociatedData(id, columnRefreshToken), []byte(token.Reveal()))
 		if err != nil {
 			t.Fatalf("EncryptWith: %v", err)
 		}
-		mustExec(t, db, `INSERT INTO credentials (connection, refresh_token) VALUES ($1, $2)`, i+1, sealed)
+		mustExec(t, db, `INSERT INTO credentials (connection, refresh_token) VALUES ($1, $2)`, i+1, encrypted)
 	}
 	if err := db.Close(); err != nil {
 		t.Fatalf("Close: %v", err)

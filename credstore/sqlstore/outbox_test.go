@@ -32,8 +32,8 @@ func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := credstore.Failure{Code: "key_rejected", Message: "the API answers 401 to the key", At: time.Now().UTC().Truncate(time.Second)}
-	if err := s.Credentials.MarkReauthorizationRequired(ctx, lease, state.Parent(), refused, credstore.ReasonKeyRejected, false); err != nil {
+	rejected := credstore.Failure{Code: "key_rejected", Message: "the API rejected the key with status 401", At: time.Now().UTC().Truncate(time.Second)}
+	if err := s.Credentials.MarkReauthorizationRequired(ctx, lease, state.Parent(), rejected, credstore.ReasonKeyRejected, false); err != nil {
 		t.Fatal(err)
 	}
 	wasTold := func(event credstore.EventType, was credstore.Connection) {

@@ -64,7 +64,7 @@ func TestPostgresLeaseIsRenewed(t *testing.T) {
 // in the meantime is saved nevertheless, since it is the only copy.
 func TestPostgresPausedOwnerHasNoLease(t *testing.T) {
 	for _, taken := range []bool{false, true} {
-		t.Run(map[bool]string{false: "and nobody took it", true: "and another took it"}[taken], func(t *testing.T) {
+		t.Run(map[bool]string{false: "and not taken", true: "and taken by another process"}[taken], func(t *testing.T) {
 			dsn, keys := Server.Schema(t), newKeyset(t)
 			s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)
 			setLife(s, 300*time.Millisecond)

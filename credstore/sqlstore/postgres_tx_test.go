@@ -201,16 +201,16 @@ func TestPostgresRotateWaitsForWriters(t *testing.T) {
 	dsn, keys := Server.Schema(t), newKeyset(t)
 	s, other := openPostgresStore(t, dsn, keys), openPostgresStore(t, dsn, keys)
 	c := mustCreate(t, s, newOAuth("acme"))
-	sealed, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	encrypted, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- s.db.transact(context.Background(), "sealing", c.ID, func(tx *sql.Tx) error {
+		done <- s.db.transact(context.Background(), "encrypting", c.ID, func(tx *sql.Tx) error {
 			_, err := s.db.encrypt(context.Background(), tx, c.ID, namedSecret{columnAccessToken, credstore.NewSecret("x")})
-			close(sealed)
+			close(encrypted)
 			<-release
 			return err
 		})
 	}()
-	<-sealed
+	<-encrypted
 	moved := make(chan error, 1)
 	go func() {
 		_, err := writer(other).ExecContext(context.Background(), `UPDATE store SET key_fingerprint = 'another'`)

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 // perform is what a child does. It prints one line for each thing done.
 func perform(task, path string) error {
 	if task == "open unprivileged" {
-		if err := becomeNobody(); err != nil {
+		if err := dropPrivileges(); err != nil {
 			return err
 		}
 	}
@@ -69,13 +69,14 @@ func perform(task, path string) error {
 	return s.Close()
 }
 
-// becomeNobody gives up root's right to write everywhere.
-func becomeNobody() error {
+// dropPrivileges changes to an unprivileged user if this process runs as root, which can
+// write everywhere.
+func dropPrivileges() error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	const nobody = 65534
-	return errors.Join(unix.Setgroups(nil), unix.Setgid(nobody), unix.Setuid(nobody))
+	const unprivileged = 65534
+	return errors.Join(unix.Setgroups(nil), unix.Setgid(unprivileged), unix.Setuid(unprivileged))
 }
 
 func holdLease(s credstore.Store) error {

@@ -404,14 +404,14 @@ func TestUndecryptableLinkIsReplaced(t *testing.T) {
 	d := newDirectory(t)
 	s := d.open(t)
 	c, other := create(t, s.Store, "acme"), create(t, s.Store, "other")
-	was, strangers := beginConsent(t, s.Store, c), beginConsent(t, s.Store, other)
+	was, others := beginConsent(t, s.Store, c), beginConsent(t, s.Store, other)
 	for name, statement := range map[string]string{
-		"damaged":     `UPDATE links SET token = substr(token, 1, 20)`,
-		"a strangers": `UPDATE links SET token = (SELECT token FROM links ORDER BY connection DESC LIMIT 1) WHERE connection = 1`,
+		"damaged":               `UPDATE links SET token = substr(token, 1, 20)`,
+		"of another connection": `UPDATE links SET token = (SELECT token FROM links ORDER BY connection DESC LIMIT 1) WHERE connection = 1`,
 	} {
 		damage(t, d.path, statement)
 		link, _, err := s.Links.OpenLink(t.Context(), c.ID, credstore.LinkRequest{TTL: time.Hour})
-		if err != nil || link.Equal(was) || link.Equal(strangers) {
+		if err != nil || link.Equal(was) || link.Equal(others) {
 			t.Errorf("OpenLink where the link is %s = the old one or %v, want a new one", name, err)
 		}
 		was = link
