@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -34,6 +35,9 @@ nothing, and uses neither the store nor the network.`,
 type validation struct {
 	Valid    bool             `json:"valid"`
 	Mistakes []config.Mistake `json:"mistakes"`
+
+	// UnknownVariables are the environment variables of which there is a warning.
+	UnknownVariables []string `json:"unknown_variables"`
 }
 
 func validateConfig(p *program) error {
@@ -42,7 +46,10 @@ func validateConfig(p *program) error {
 		_, err = setup.ValidInputs(cfg, zap.NewNop())
 	}
 	if p.asJSON {
-		v := validation{Valid: err == nil, Mistakes: []config.Mistake{}}
+		v := validation{Valid: err == nil, Mistakes: []config.Mistake{}, UnknownVariables: []string{}}
+		if err == nil {
+			v.UnknownVariables = append(v.UnknownVariables, cfg.UnknownVariables...)
+		}
 		var mistakes *config.Error
 		if errors.As(err, &mistakes) {
 			v.Mistakes = mistakes.Mistakes
@@ -51,13 +58,17 @@ func validateConfig(p *program) error {
 			return err
 		}
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case cfg.File == "":
-		p.notef("the configuration is valid; there is no file")
-	default:
-		p.notef("the configuration is valid: %s", cfg.File)
 	}
+	if len(cfg.UnknownVariables) > 0 {
+		names := strings.Join(cfg.UnknownVariables, ", ")
+		p.notef("warning: %s: %s", config.UnknownVariablesNotice, terminalText(&names))
+	}
+	if cfg.File == "" {
+		p.notef("the configuration is valid; there is no file")
+		return nil
+	}
+	p.notef("the configuration is valid: %s", cfg.File)
 	return nil
 }

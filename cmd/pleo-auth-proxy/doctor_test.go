@@ -155,6 +155,11 @@ func configurationCases() []doctorCase {
 			"configuration", doctor.Error, "", "did you mean PLEO_PROXY_LISTEN?", "variable PLEO_PROXY_LISEN", exitUsage,
 		},
 		{
+			"variables of other programs",
+			func(*env) []string { return []string{"PLEO_WORKSPACE=s3cret", "PLEO_API_KEY=s3cret", "PLEO_REGION=eu"} },
+			"configuration", doctor.Warning, "PLEO_REGION, PLEO_WORKSPACE", "ignoring unknown environment variables", "check their spelling", exitDone,
+		},
+		{
 			"hosts of two environments",
 			setUp(func(w *env) { w.upstream("https://external.staging.pleo.io", "https://auth.pleo.io", "") }),
 			"configuration", doctor.Error, "upstream", "do not belong together", "environment: staging", exitFailed,

@@ -165,22 +165,23 @@ func (w *env) serve() *process {
 	return startServer(w.t, os.Args[0], w.dir, w.config)
 }
 
-// startServer starts the executable as a server.
-func startServer(t testing.TB, executable, dir, config string) *process {
+// startServer starts the executable as a server, with the variables of environ
+// besides those that it needs.
+func startServer(t testing.TB, executable, dir, config string, environ ...string) *process {
 	t.Helper()
 	p := &process{t: t, log: &output{}, exited: make(chan struct{})}
-	p.start(executable, dir, config, p.log)
+	p.start(executable, dir, config, p.log, environ...)
 	return p
 }
 
 // start starts the server, which logs to log.
-func (p *process) start(executable, dir, config string, log io.Writer) {
+func (p *process) start(executable, dir, config string, log io.Writer, environ ...string) {
 	t := p.t
 	t.Helper()
 	began := time.Now()
 	p.cmd = exec.Command(executable, "serve", "--json", "--config", config)
 	p.cmd.Dir = dir
-	p.cmd.Env = []string{asProgram + "=1", quickExit, "HOME=" + dir}
+	p.cmd.Env = append([]string{asProgram + "=1", quickExit, "HOME=" + dir}, environ...)
 	p.cmd.Stderr = log
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {

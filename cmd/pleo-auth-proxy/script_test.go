@@ -34,7 +34,7 @@ import (
 //	set VAR FILE            sets VAR to what stands in the file
 //	taken VAR               sets VAR to an address that is in use
 //	sql FILE STATEMENT      changes a store behind the program's back
-//	start                   starts the server, and sets PROXY, ADMIN and HEALTH
+//	start [VAR=VALUE...]    starts the server with the variables, and sets PROXY, ADMIN and HEALTH
 //	logs WORDS              waits until the server has logged the words
 //	end SIGNAL CODE         signals the server, which must end with the code
 //	get URL [HEADER VALUE]  prints status and body
@@ -194,8 +194,8 @@ func (t scriptT) Fatalf(f string, args ...any)     { t.ts.Fatalf(f, args...) }
 func (t scriptT) Cleanup(f func())                 { t.ts.Defer(f) }
 func serverOf(ts *testscript.TestScript) **process { return ts.Value(serverKey{}).(**process) }
 
-func startCommand(ts *testscript.TestScript, _ bool, _ []string) {
-	p := startServer(scriptT{ts: ts}, os.Args[0], ts.MkAbs("."), ts.MkAbs("config.yaml"))
+func startCommand(ts *testscript.TestScript, _ bool, environ []string) {
+	p := startServer(scriptT{ts: ts}, os.Args[0], ts.MkAbs("."), ts.MkAbs("config.yaml"), environ...)
 	*serverOf(ts) = p
 	ts.Setenv("PROXY", p.addresses["proxy"])
 	ts.Setenv("ADMIN", p.addresses["admin"])

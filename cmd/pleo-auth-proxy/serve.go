@@ -91,6 +91,9 @@ func warnAtStartup(cfg *config.Config, createdKeyset bool, environ []string, log
 		log.Warn("every program that reaches the proxy listener can use every connection, as proxy.dangerously_allow_anyone is set",
 			zap.Stringer("listen", cfg.Proxy.Listen))
 	}
+	if len(cfg.UnknownVariables) > 0 {
+		log.Warn(config.UnknownVariablesNotice, zap.Strings("variables", cfg.UnknownVariables))
+	}
 	if ignored := setup.IgnoredProxyVariables(environ); len(ignored) > 0 {
 		log.Warn("ignoring environment variables for a forward proxy; set upstream.proxy_url instead", zap.Strings("variables", ignored))
 	}

@@ -25,6 +25,9 @@ type Config struct {
 	// DataDirConfigured reports whether the configuration names DataDir. Its
 	// parent must then exist.
 	DataDirConfigured bool
+	// UnknownVariables are the names of the environment variables that begin with
+	// PLEO_ and that no known program reads, in alphabetical order. They are ignored.
+	UnknownVariables []string
 
 	// The Pleo environment: production, staging, or custom, which requires upstream.api_url and
 	// upstream.auth_url. This is the only required key.

@@ -292,17 +292,69 @@ func TestEnvironmentWinsOverFile(t *testing.T) {
 	}
 }
 
-func TestVariablesOfKubernetesServices(t *testing.T) {
-	mustLoad(t, minimal,
-		"PLEO_SERVICE_HOST=10.0.0.1", "PLEO_SERVICE_PORT=80", "PLEO_PORT=tcp://10.0.0.1:80",
-		"PLEO_PROXY_SERVICE_HOST=10.0.0.1", "PLEO_PROXY_SERVICE_PORT_HTTP=80",
-		"PLEO_PROXY_PORT=tcp://10.0.0.1:80", "PLEO_X_PORT_8484_TCP=tcp://10.0.0.1:8484",
-		"PLEO_X_PORT_8484_TCP_ADDR=10.0.0.1", "PLEO_X_PORT_8484_TCP_PORT=8484", "PLEO_X_PORT_8484_TCP_PROTO=tcp")
-
-	_, err := load(t, minimal, "PLEO_PROXY_PORT=8484")
-	want := []string{"PLEO_PROXY_PORT: unknown variable"}
-	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
-		t.Errorf("mistakes (-want +got):\n%s", diff)
+func TestUnknownVariables(t *testing.T) {
+	tests := []struct {
+		name     string
+		environ  []string
+		mistakes []string
+		unknown  []string
+	}{
+		{name: "clients of the Pleo API", environ: []string{
+			"PLEO_API_KEY=s3cret", "PLEO_API_BASE=https://a.example", "PLEO_BASE_URL=http://127.0.0.1:8484",
+			"PLEO_COMPANY_ID=1", "PLEO_TOKEN=s3cret",
+		}},
+		{name: "Kubernetes Services", environ: []string{
+			"PLEO_SERVICE_HOST=10.0.0.1", "PLEO_SERVICE_PORT=80", "PLEO_PORT=tcp://10.0.0.1:80",
+			"PLEO_PROXY_SERVICE_HOST=10.0.0.1", "PLEO_PROXY_SERVICE_PORT_HTTP=80", "PLEO_PROXY_PORT=tcp://10.0.0.1:80",
+			"PLEO_AUTH_PROXY_SERVICE_HOST=10.0.0.1", "PLEO_AUTH_PROXY_SERVICE_PORT=8484",
+			"PLEO_AUTH_PROXY_PORT=tcp://10.0.0.1:8484", "PLEO_AUTH_PROXY_PORT_8484_TCP=tcp://10.0.0.1:8484",
+			"PLEO_AUTH_PROXY_PORT_8484_TCP_ADDR=10.0.0.1", "PLEO_AUTH_PROXY_PORT_8484_TCP_PORT=8484",
+			"PLEO_AUTH_PROXY_PORT_8484_TCP_PROTO=tcp",
+		}},
+		{name: "other prefix", environ: []string{"PLEOX=1", "pleo_proxy_listn=1"}},
+		{
+			name: "one edit", environ: []string{"PLEO_PROXY_LISTN=:1"},
+			mistakes: []string{"PLEO_PROXY_LISTN: unknown variable; did you mean PLEO_PROXY_LISTEN?"},
+		},
+		{
+			name: "two edits", environ: []string{"PLEO_PROXY_LITSEN=:1"},
+			mistakes: []string{"PLEO_PROXY_LITSEN: unknown variable; did you mean PLEO_PROXY_LISTEN?"},
+		},
+		{name: "three edits", environ: []string{"PLEO_PROXY_LITSENS=:1"}, unknown: []string{"PLEO_PROXY_LITSENS"}},
+		{
+			name: "variable of the file", environ: []string{"PLEO_CONFIGS=c.yaml"},
+			mistakes: []string{"PLEO_CONFIGS: unknown variable; did you mean PLEO_CONFIG?"},
+		},
+		{
+			name: "list of mappings", environ: []string{"PLEO_PROXY_CLIENTS=erp"},
+			mistakes: []string{"PLEO_PROXY_CLIENTS: proxy.clients can only be set in the configuration file"},
+		},
+		{
+			name:    "port of no Service",
+			environ: []string{"PLEO_PROXY_PORT=8484"}, unknown: []string{"PLEO_PROXY_PORT"},
+		},
+		{
+			name:    "other programs",
+			environ: []string{"PLEO_WORKSPACE=s3cret", "PLEO_CONNECTION=acme", "PLEO_API_KEY=s3cret", "PLEO_REGION="},
+			unknown: []string{"PLEO_CONNECTION", "PLEO_WORKSPACE"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := load(t, minimal, tt.environ...)
+			if tt.mistakes != nil {
+				if diff := cmp.Diff(tt.mistakes, problems(t, err)); diff != "" {
+					t.Errorf("mistakes (-want +got):\n%s", diff)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatalf("Load: %v", err)
+			}
+			if diff := cmp.Diff(tt.unknown, c.UnknownVariables); diff != "" {
+				t.Errorf("UnknownVariables (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -16,22 +16,54 @@ const (
 // the file. An empty variable counts as not set: compose files and charts leave
 // such variables behind for options that are not used.
 func (l *loader) readEnvironment(env map[string]string) {
-	known := map[string]bool{fileVariable: true}
+	known := []string{fileVariable}
+	fileOnly := map[string]string{} // variable → path of a list of mappings
 	for _, k := range l.keys {
+		name := k.variable()
 		if k.items != nil {
+			fileOnly[name] = k.path
 			continue
 		}
-		name := k.variable()
-		known[name] = true
+		known = append(known, name)
 		if value := env[name]; value != "" {
 			l.set(l.root(), k, k.path, place{variable: name}, k.split(value))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		if strings.HasPrefix(name, variablePrefix) && !known[name] && !isServiceVariable(name, env[name]) {
-			l.report.mistake(place{variable: name}, "", "unknown variable%s", suggest(name, slices.Sorted(maps.Keys(known))))
+	slices.Sort(known)
+	for _, name := range unknownVariables(env, known) {
+		switch similar := nearest(name, known, maxTypos); {
+		case fileOnly[name] != "":
+			l.report.mistake(place{variable: name}, "", "%s can only be set in the configuration file", fileOnly[name])
+		case similar != "":
+			l.report.mistake(place{variable: name}, "", "unknown variable; did you mean %s?", similar)
+		case env[name] != "":
+			l.config.UnknownVariables = append(l.config.UnknownVariables, name)
 		}
 	}
+}
+
+// UnknownVariablesNotice is the warning about [Config.UnknownVariables].
+const UnknownVariablesNotice = "ignoring unknown environment variables that begin with PLEO_"
+
+// maxTypos is how many edits away from the variable of a key another variable is a
+// misspelling of it. One that is further away belongs to another program.
+const maxTypos = 2
+
+// foreignVariables are read by clients of the Pleo API, which may share a file of
+// variables with the proxy.
+var foreignVariables = []string{"PLEO_API_BASE", "PLEO_API_KEY", "PLEO_BASE_URL", "PLEO_COMPANY_ID", "PLEO_TOKEN"}
+
+// unknownVariables returns the names with our prefix that are not known to belong to
+// the proxy, to a client of the Pleo API or to a Service, in alphabetical order.
+func unknownVariables(env map[string]string, known []string) []string {
+	var unknown []string
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if strings.HasPrefix(name, variablePrefix) && !slices.Contains(known, name) &&
+			!slices.Contains(foreignVariables, name) && !isServiceVariable(name, env[name]) {
+			unknown = append(unknown, name)
+		}
+	}
+	return unknown
 }
 
 // split returns the texts in the value of a variable.

@@ -136,16 +136,22 @@ func (f format) explain(err error, text string) string {
 // suggest returns "; did you mean X?" for the candidate most similar to what was
 // written, or "" if none is similar.
 func suggest(written string, candidates []string) string {
-	best, bestDistance := "", min(len(written)/4+2, 4)
+	if similar := nearest(written, candidates, min(len(written)/4+1, 3)); similar != "" {
+		return "; did you mean " + similar + "?"
+	}
+	return ""
+}
+
+// nearest returns the candidate most similar to what was written, or "" if all are
+// more than maxDistance edits away.
+func nearest(written string, candidates []string, maxDistance int) string {
+	best, bestDistance := "", maxDistance+1
 	for _, c := range candidates {
 		if d := distance(written, c); d < bestDistance {
 			best, bestDistance = c, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return "; did you mean " + best + "?"
+	return best
 }
 
 // distance returns the Levenshtein distance between a and b.

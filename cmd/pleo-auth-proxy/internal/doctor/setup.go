@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -29,6 +30,10 @@ func checkConfig(r *report, o Options) *config.Config {
 	r.add(checkConfiguration, OK, cfg.File, "valid, for "+cfg.Environment, "")
 	if cfg.File == "" {
 		r.add(checkConfiguration, Note, "", "there is no configuration file; everything comes from the environment", "")
+	}
+	if unknown := cfg.UnknownVariables; len(unknown) > 0 {
+		r.add(checkConfiguration, Warning, strings.Join(unknown, ", "), config.UnknownVariablesNotice,
+			"check their spelling if they are for pleo-auth-proxy, else unset them for it")
 	}
 	if ignored := setup.IgnoredProxyVariables(o.Environ); len(ignored) > 0 && cfg.Upstream.ProxyURL == nil {
 		r.add(checkConfiguration, Warning, ignored[0], "environment variables for a forward proxy are ignored",
