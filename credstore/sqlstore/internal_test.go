@@ -66,8 +66,10 @@ func mustExec(t testing.TB, db *sql.DB, statement string, args ...any) {
 // raw opens a database file without any of our checks.
 func raw(t *testing.T, path string) *sql.DB {
 	t.Helper()
-	if err := createPrivate(path); err != nil {
-		t.Fatalf("creating a file: %v", err)
+	if _, err := os.Lstat(path); err != nil {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatalf("creating a file: %v", err)
+		}
 	}
 	db, err := openPool(path, url.Values{"_txlock": {"immediate"}}, 1)
 	if err != nil {

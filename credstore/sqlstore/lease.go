@@ -20,7 +20,8 @@ type lease struct {
 
 	mu       sync.Mutex // guards what follows
 	released bool
-	writes   int // in progress; the handle outlasts them
+	writes   int  // in progress; the handle outlasts them
+	ended    bool // the handle is released
 }
 
 // Acquire implements [credstore.Credentials].
@@ -68,26 +69,23 @@ func (l *lease) Remaining() time.Duration {
 
 // Release implements [credstore.Lease]. The lease ends once no write under it is in
 // progress.
-func (l *lease) Release() error {
-	if !l.markReleased() {
+func (l *lease) Release() error { return l.update(func() { l.released = true }) }
+
+// endWrite ends a write that beginWrite has allowed.
+func (l *lease) endWrite() error { return l.update(func() { l.writes-- }) }
+
+// update makes a change, after which it releases the handle if it is not used any more.
+func (l *lease) update(change func()) error {
+	l.mu.Lock()
+	change()
+	unused := l.released && l.writes == 0 && !l.ended
+	l.ended = l.ended || unused
+	l.mu.Unlock()
+	if !unused {
 		return nil
 	}
-	return l.releaseHandle()
-}
-
-// markReleased reports whether the handle can be released now.
-func (l *lease) markReleased() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	first := !l.released
-	l.released = true
-	return first && l.writes == 0
-}
-
-// releaseHandle does nothing if the store was closed, which has ended all leases.
-func (l *lease) releaseHandle() error {
 	select {
-	case <-l.db.closed:
+	case <-l.db.closed: // which has ended all leases
 		return nil
 	default:
 	}
@@ -107,22 +105,6 @@ func (l *lease) beginWrite() bool {
 	}
 	l.writes++
 	return true
-}
-
-// endWrite ends a write that beginWrite has allowed.
-func (l *lease) endWrite() error {
-	if !l.writeEnded() {
-		return nil
-	}
-	return l.releaseHandle()
-}
-
-// writeEnded reports whether the handle can be released now.
-func (l *lease) writeEnded() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.writes--
-	return l.released && l.writes == 0
 }
 
 // runner runs f in a transaction, as transact and change do.

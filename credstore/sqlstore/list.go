@@ -21,8 +21,9 @@ const (
 // List implements [credstore.Connections].
 func (s connections) List(ctx context.Context, q credstore.Query) (credstore.Page, error) {
 	const doing = "listing connections"
-	limit, after, err := pageOf(q)
-	if err != nil {
+	limit, err := pageSize(q.Limit)
+	after, invalid := nameBefore(q.Cursor)
+	if err := errors.Join(err, invalid); err != nil {
 		return credstore.Page{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	if !searchable(q.Search) {
@@ -71,14 +72,6 @@ func selection(q credstore.Query) string {
 		kind = `kind = $4`
 	}
 	return status + ` AND ` + kind + ` AND $5 = '' AND ` + ends + ` AND ` + reason
-}
-
-func pageOf(q credstore.Query) (limit int, after string, err error) {
-	if limit, err = pageSize(q.Limit); err != nil {
-		return 0, "", err
-	}
-	after, err = nameBefore(q.Cursor)
-	return limit, after, err
 }
 
 func pageSize(limit int) (int, error) {

@@ -193,10 +193,8 @@ func readDeliveries(ctx context.Context, tx *sql.Tx, numbers []int64) ([]credsto
 		row := tx.QueryRowContext(ctx, `
 			SELECT `+eventColumns+`, deliveries.connection, attempts, last_error FROM deliveries JOIN events ON events.number = event
 			WHERE deliveries.number = $1`, n)
-		var (
-			about []byte
-			err   error
-		)
+		var about []byte
+		var err error
 		if d.Event, err = scanEvent(row.Scan, &about, &d.Attempts, &d.LastError); err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
+	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore/sqlstore/sqlitefile"
 )
 
 const (
@@ -28,21 +29,21 @@ const (
 type sqliteDialect struct {
 	write *sql.DB // one connection: SQLite has one writer at a time anyway
 	read  *sql.DB
-	locks *lockFile
-	files []openedFile
+	locks *sqlitefile.Locks
+	files []sqlitefile.File
 }
 
 func openSQLite(ctx context.Context, path string, log *zap.Logger) (_ *sqliteDialect, err error) {
-	path, err = prepareFile(path, log)
+	path, err = sqlitefile.Prepare(path, log)
 	if err != nil {
 		return nil, err
 	}
 	d := new(sqliteDialect)
 	if err = d.connect(ctx, path); err == nil {
-		d.locks, err = openLockFile(path + ".leases")
+		d.locks, err = sqlitefile.OpenLocks(path + ".leases")
 	}
 	if err == nil {
-		d.files, err = statFiles(path, path+".leases")
+		d.files, err = sqlitefile.Remember(path, path+".leases")
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.close())
@@ -103,13 +104,13 @@ func (d *sqliteDialect) lockAll(context.Context, *sql.Tx) error { return nil } /
 func (d *sqliteDialect) shareLock() string { return "" } // transactions are serialized
 
 func (d *sqliteDialect) acquire(ctx context.Context, id, _ string) (leaseHandle, error) {
-	return acquireLock(ctx, d.read, id, d.locks.lock)
+	return acquireLock(ctx, d.read, id, d.locks.Lock)
 }
 
 // checkFiles compares the open files with those that the paths name.
 func (d *sqliteDialect) checkFiles() error {
 	for _, f := range d.files {
-		if err := f.checkInPlace(); err != nil {
+		if err := f.CheckInPlace(); err != nil {
 			return err
 		}
 	}
@@ -125,7 +126,7 @@ func (d *sqliteDialect) close() error {
 		}
 	}
 	if d.locks != nil {
-		errs = append(errs, d.locks.close())
+		errs = append(errs, d.locks.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -1,4 +1,4 @@
-package sqlstore
+package sqlitefile
 
 import (
 	"errors"
@@ -12,27 +12,27 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
 
-// lockFile takes locks that the kernel releases when the process ends in any way, and
+// Locks takes locks that the kernel releases when the process ends in any way, and
 // keeps while it is paused. Each lock is on one byte of the file, at the offset of the
 // number of the connection.
 //
 // The locks belong to the open file description (fcntl F_OFD_SETLK). POSIX locks belong
 // to the process, and any other close of the file would release them.
-type lockFile struct {
+type Locks struct {
 	file *os.File
 
 	mu   sync.Mutex         // guards held
 	held map[int64]struct{} // numbers locked by this process, which the kernel does not exclude
 }
 
-// openLockFile opens or creates the file, and checks that its file system supports
+// OpenLocks opens or creates the file, and checks that its file system supports
 // locks.
-func openLockFile(path string) (*lockFile, error) {
+func OpenLocks(path string) (*Locks, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, pathError(err)
 	}
-	l := &lockFile{file: file, held: make(map[int64]struct{})}
+	l := &Locks{file: file, held: make(map[int64]struct{})}
 	// Byte 0 belongs to no connection. The lock is shared, so all processes may try it
 	// at once.
 	if err := l.fcntl(unix.F_RDLCK, 0); err != nil {
@@ -44,8 +44,8 @@ func openLockFile(path string) (*lockFile, error) {
 	return l, nil
 }
 
-// lock returns credstore.ErrBusy while the number is locked.
-func (l *lockFile) lock(number int64) (unlock func() error, err error) {
+// Lock returns credstore.ErrBusy while the number is locked.
+func (l *Locks) Lock(number int64) (unlock func() error, err error) {
 	if !l.reserve(number) {
 		return nil, credstore.ErrBusy
 	}
@@ -59,7 +59,7 @@ func (l *lockFile) lock(number int64) (unlock func() error, err error) {
 	}, nil
 }
 
-func (l *lockFile) take(number int64) error {
+func (l *Locks) take(number int64) error {
 	err := l.fcntl(unix.F_WRLCK, number)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 		return credstore.ErrBusy
@@ -70,7 +70,7 @@ func (l *lockFile) take(number int64) error {
 	return nil
 }
 
-func (l *lockFile) reserve(number int64) bool {
+func (l *Locks) reserve(number int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, taken := l.held[number]; taken {
@@ -80,14 +80,14 @@ func (l *lockFile) reserve(number int64) bool {
 	return true
 }
 
-func (l *lockFile) forget(number int64) {
+func (l *Locks) forget(number int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.held, number)
 }
 
 // fcntl takes or releases the lock on one byte, without waiting.
-func (l *lockFile) fcntl(kind int16, offset int64) error {
+func (l *Locks) fcntl(kind int16, offset int64) error {
 	conn, err := l.file.SyscallConn() // prevents a concurrent close
 	if err != nil {
 		return err
@@ -100,4 +100,5 @@ func (l *lockFile) fcntl(kind int16, offset int64) error {
 	return errors.Join(err, errno)
 }
 
-func (l *lockFile) close() error { return l.file.Close() }
+// Close releases all locks.
+func (l *Locks) Close() error { return l.file.Close() }

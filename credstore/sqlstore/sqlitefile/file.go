@@ -1,4 +1,6 @@
-package sqlstore
+// Package sqlitefile keeps the files of an SQLite store private and on a local disk, and
+// locks connections in them.
+package sqlitefile
 
 import (
 	"errors"
@@ -13,10 +15,10 @@ import (
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/internal/durable"
 )
 
-// prepareFile creates a private file for the database if necessary, and returns its
+// Prepare creates a private file for the database if necessary, and returns its
 // path without symbolic links: processes that use different links must find the same
 // lock file.
-func prepareFile(path string, log *zap.Logger) (string, error) {
+func Prepare(path string, log *zap.Logger) (string, error) {
 	path, err := resolvePath(path)
 	if err != nil {
 		return "", pathError(err)
@@ -90,26 +92,27 @@ func makePrivate(path string, log *zap.Logger) error {
 	return nil
 }
 
-// openedFile is a file as it was when it was opened.
-type openedFile struct {
+// File remembers which file a path named.
+type File struct {
 	path  string
 	stamp durable.Stamp
 }
 
-func statFiles(paths ...string) (files []openedFile, err error) {
+// Remember returns the files that the paths name now.
+func Remember(paths ...string) (files []File, err error) {
 	for _, path := range paths {
 		stamp, err := durable.StampOf(path)
 		if err != nil {
 			return nil, pathError(err)
 		}
-		files = append(files, openedFile{path, stamp})
+		files = append(files, File{path, stamp})
 	}
 	return files, nil
 }
 
-// checkInPlace returns an error if the path no longer names the file: the program
+// CheckInPlace returns an error if the path no longer names the file: the program
 // would go on writing to a file that no other process can find.
-func (f openedFile) checkInPlace() error {
+func (f File) CheckInPlace() error {
 	stamp, err := durable.StampOf(f.path)
 	if err == nil && stamp.SameFile(f.stamp) {
 		return nil
