@@ -1,8 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"encoding/base64"
+	"io"
+	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -162,6 +166,11 @@ func TestPolicy(t *testing.T) {
 		{"a colon", "GET", "/v1/expenses/1:enrich", "", read, true},
 		{"encoded but plain", "GET", "/v1/%65xpenses", "", read, true},
 		{"two segments", "GET", "/v1/expenses/1/x", "", read, false},
+		{"an empty segment", "GET", "/v2/employees/", "", []Rule{{Paths: []string{"/v2/employees/*"}}}, false},
+		{"an empty segment after any number", "GET", "/v2/employees/", "", []Rule{{Paths: []string{"/v2/**/*"}}}, false},
+		{"only an empty segment after any number", "GET", "/v2/", "", []Rule{{Paths: []string{"/v2/**/*"}}}, false},
+		{"several stars and an empty segment", "GET", "/v2/employees/", "", []Rule{{Paths: []string{"/v2/employees/***"}}}, false},
+		{"a pattern with a slash at the end", "GET", "/v2/employees/", "", []Rule{{Paths: []string{"/v2/employees/"}}}, true},
 		{"no segment", "GET", "/v2/exports", "", read, true},
 		{"many segments", "GET", "/v2/exports/1/items/2", "", read, true},
 		{"in the middle", "GET", "/v1/a/b/items", "", read, true},
@@ -171,7 +180,7 @@ func TestPolicy(t *testing.T) {
 		{"another path", "GET", "/v1/employees", "", read, false},
 		{"longer", "GET", "/v1/expensesx", "", read, false},
 		{"another case", "GET", "/V1/expenses", "", read, false},
-		{"slash at the end", "GET", "/v1/expenses/", "", read, true},
+		{"slash at the end", "GET", "/v1/expenses/", "", read, false},
 		{"dot segments", "GET", "/v2/exports/../v1/employees", "", read, false},
 		{"encoded dot segments", "GET", "/v2/exports/%2e%2E/employees", "", read, false},
 		{"half-encoded dot segments", "GET", "/v2/exports/.%2e/employees", "", read, false},
@@ -185,8 +194,6 @@ func TestPolicy(t *testing.T) {
 		{"NUL", "GET", "/v2/exports/x%00", "", read, false},
 		{"encoded question mark", "GET", "/v2/exports/x%3fy", "", read, false},
 		{"overlong dot", "GET", "/v2/exports/%c0%ae%c0%ae/x", "", read, false},
-		{"method override", "GET", "/v1/expenses", "X-HTTP-Method-Override: DELETE\r\n", read, false},
-		{"method override by underscores", "GET", "/v1/expenses", "X_HTTP_Method_Override: DELETE\r\n", read, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -204,6 +211,93 @@ func TestPolicy(t *testing.T) {
 				t.Errorf("code = %s, want policy_denied", bodyOrCode(t, got))
 			}
 		})
+	}
+}
+
+// Fields by which some servers replace method or path would let a client around
+// its policy.
+func TestOverridesAreRemovedForClientsWithPolicy(t *testing.T) {
+	fields := []string{"X-HTTP-Method-Override", "X_HTTP_Method_Override", "X-HTTP-Method", "x-method-override", "X-Original-URL", "x_original_url", "X-Rewrite-URL"}
+	tests := []struct {
+		name    string
+		clients []Client
+		removed bool
+	}{
+		{"policy", []Client{{Name: "erp", TokenHash: hashOf("token"), Allow: []Rule{{Methods: []string{"POST"}}}}}, true},
+		{"no policy", []Client{{Name: "erp", TokenHash: hashOf("token")}}, false},
+		{"no clients", nil, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+				if req, err := http.ReadRequest(r); err == nil {
+					_, _ = io.Copy(io.Discard, req.Body)
+					_, _ = io.WriteString(w, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				}
+			})
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url, func(c *Config) { c.Clients = tt.clients })
+			request := "POST /@acme/v1 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer token\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+			trailer := "0\r\nX-Sum: 42\r\n"
+			for _, name := range fields {
+				request += name + ": in-header\r\n"
+				trailer += name + ": in-trailer\r\n"
+			}
+			if status := statusOf(t, r.raw(request+"\r\n"+trailer+"\r\n")); status != http.StatusOK {
+				t.Errorf("status = %d, want 200", status)
+			}
+			want := len(fields)
+			if tt.removed {
+				want = 0
+			}
+			sent := api.bytes()
+			if header, trailer := strings.Count(sent, "in-header"), strings.Count(sent, "in-trailer"); header != want || trailer != want {
+				t.Errorf("upstream got %d of the fields in its header and %d in its trailer, want %d: %q", header, trailer, want, sent)
+			}
+			if !strings.Contains(sent, "X-Sum: 42\r\n") {
+				t.Errorf("upstream got %q, want other fields unchanged", sent)
+			}
+		})
+	}
+}
+
+func TestMatchSegments(t *testing.T) {
+	tests := []struct {
+		pattern, path string
+		want          bool
+	}{
+		{"/**", "/", true},
+		{"/**", "/a/b", true},
+		{"/**/**", "/", true},
+		{"/**/a/**", "/a", true},
+		{"/**/a/**", "/b/a/c", true},
+		{"/**/a/**", "/b/c", false},
+		{"/**/a/b", "/a/a/b", true},
+		{"/**/a/b", "/a/b/a/b", true},
+		{"/**/a/b", "/a/b/c", false},
+		{"/**/a/**/b", "/b/a", false},
+		{"/**/a/**/b", "/a/b/a/c/b", true},
+		{"/a/**/a", "/a", false},
+		{"/a/**/*/c", "/a/c", false},
+		{"/a/**/*/c", "/a/b/b/c", true},
+	}
+	for _, tt := range tests {
+		pattern, segments := strings.Split(tt.pattern, "/")[1:], strings.Split(tt.path, "/")[1:]
+		if got := matchSegments(pattern, segments); got != tt.want {
+			t.Errorf("matchSegments(%q, %q) = %v, want %v", tt.pattern, tt.path, got, tt.want)
+		}
+	}
+}
+
+// Trying every split of the path between the ** would take longer than any test may
+// run.
+func TestPatternsWithManyWildcardsMatchInLinearTime(t *testing.T) {
+	pattern := strings.Split(strings.Repeat("/**/items", 10)+"/files", "/")[1:]
+	segments := strings.Split(strings.Repeat("/items", 30_000), "/")[1:]
+	if matchSegments(pattern, segments) {
+		t.Error("a path without /files matches a pattern that ends in it")
+	}
+	if !matchSegments(pattern, append(segments, "files")) {
+		t.Error("a path that ends in /files does not match")
 	}
 }
 

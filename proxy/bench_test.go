@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -94,5 +96,19 @@ func benchmark(b *testing.B, handler func(*httptest.Server, *x509.CertPool) http
 			b.Fatalf("response = %d with %d bytes, %v, want 200 with %d", res.StatusCode, n, err, benchmarkResponseSize)
 		}
 		_ = res.Body.Close()
+	}
+}
+
+// BenchmarkMatchSegments measures paths that almost match, per segment.
+func BenchmarkMatchSegments(b *testing.B) {
+	pattern := strings.Split("/v1/**/items/**/files", "/")[1:]
+	for _, n := range []int{100, 1_000, 10_000} {
+		segments := strings.Split("/v1"+strings.Repeat("/items", n), "/")[1:]
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			for b.Loop() {
+				matchSegments(pattern, segments)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/segment")
+		})
 	}
 }

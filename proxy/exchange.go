@@ -139,11 +139,11 @@ func (x *exchange) prepare() {
 	x.out = &upstream.Request{
 		Method:        x.in.Method,
 		Target:        x.proxy.api.locate(x.target),
-		Header:        x.proxy.strip(x.in.Header, x.in.Header["Connection"]),
+		Header:        x.strip(x.in.Header, x.in.Header["Connection"]),
 		ContentLength: x.in.ContentLength,
 		Interim:       x.relayInterim,
 	}
-	x.upload = newUpload(x.ctx, x.in, x.proxy.replayBuffers, x.proxy.stripTrailer)
+	x.upload = newUpload(x.ctx, x.in, x.proxy.replayBuffers, x.stripTrailer)
 	if x.upload != nil {
 		// Otherwise the server reads the rest of the body itself as soon as an early
 		// response begins. HTTP/2 does not need this.

@@ -45,10 +45,10 @@ func isReserved(canonical string) bool {
 //
 // connection contains the values of the request's Connection field, which name
 // further fields to remove (RFC 9110 section 7.6.1).
-func (p *Proxy) strip(h http.Header, connection []string) http.Header {
+func (x *exchange) strip(h http.Header, connection []string) http.Header {
 	out := make(http.Header, len(h)+2)
 	for name, values := range h {
-		if !p.strips(name) {
+		if !x.strips(name) {
 			out[name] = values
 		}
 	}
@@ -61,8 +61,8 @@ func (p *Proxy) strip(h http.Header, connection []string) http.Header {
 // stripTrailer is strip for a trailer section. It also removes what frames and
 // routes a request, because a server may merge trailer fields into the header
 // (RFC 9110 section 6.5.1).
-func (p *Proxy) stripTrailer(trailer http.Header, connection []string) http.Header {
-	out := p.strip(trailer, connection)
+func (x *exchange) stripTrailer(trailer http.Header, connection []string) http.Header {
+	out := x.strip(trailer, connection)
 	for name := range out {
 		switch normalizedField(name) {
 		case "Content-Length", "Host":
@@ -73,9 +73,9 @@ func (p *Proxy) stripTrailer(trailer http.Header, connection []string) http.Head
 }
 
 // strips reports whether strip removes the field called name, in canonical form.
-func (p *Proxy) strips(name string) bool {
+func (x *exchange) strips(name string) bool {
 	name = normalizedField(name)
-	return alwaysStripped(name) || p.strippedFields[name]
+	return alwaysStripped(name) || x.proxy.strippedFields[name] || x.client.hasPolicy() && overridesRequestLine(name)
 }
 
 // normalizedField returns a field name as servers read it that turn fields into

@@ -18,8 +18,9 @@ type Rule struct {
 	Methods []string
 
 	// Paths are patterns for the path at the API, without prefix and query. Each
-	// segment is matched in the syntax of [path.Match]; ** matches any number of
-	// segments. Nil means all paths.
+	// segment is matched in the syntax of [path.Match], with the difference that *
+	// matches no empty segment; ** matches any number of segments, and empty ones
+	// too. Nil means all paths.
 	//
 	// A pattern matches only paths that all servers interpret alike; see
 	// unambiguousSegments.
@@ -35,7 +36,7 @@ func (c *Client) checkPermission(r *http.Request, t target, name string) error {
 	if c.Connections != nil && !matchesAny(c.Connections, name) {
 		return clientNotAllowed(c.Name, name)
 	}
-	if c.Allow != nil && !c.allows(r, t.path) {
+	if c.hasPolicy() && !c.allows(r.Method, t.path) {
 		return policyDenied(c.Name, name)
 	}
 	return nil
@@ -51,13 +52,13 @@ func matches(pattern, s string) bool {
 	return ok && err == nil
 }
 
-func (c *Client) allows(r *http.Request, path string) bool {
+func (c *Client) allows(method, path string) bool {
 	segments, ok := unambiguousSegments(path)
-	if !ok || overridesMethod(r.Header) {
+	if !ok {
 		return false
 	}
 	return slices.ContainsFunc(c.Allow, func(rule Rule) bool {
-		return (rule.Methods == nil || slices.Contains(rule.Methods, r.Method)) && rule.covers(segments)
+		return (rule.Methods == nil || slices.Contains(rule.Methods, method)) && rule.covers(segments)
 	})
 }
 
@@ -68,21 +69,37 @@ func (rule Rule) covers(segments []string) bool {
 }
 
 // matchSegments matches segment by segment; ** matches any number of them.
+//
+// Each ** first matches no segment, and one more whenever what follows does not
+// match. Only the last one reached is extended: an earlier one would only move the
+// same search to a later segment. So the time is at most proportional to the
+// product of both lengths.
 func matchSegments(pattern, segments []string) bool {
-	for i, p := range pattern {
-		if p == "**" {
-			for skip := i; skip <= len(segments); skip++ {
-				if matchSegments(pattern[i+1:], segments[skip:]) {
-					return true
-				}
-			}
-			return false
-		}
-		if i >= len(segments) || !matches(p, segments[i]) {
+	p, s := 0, 0
+	retryPattern, retrySegment := -1, 0 // behind the last ** and what it matches
+	for s < len(segments) || p < len(pattern) {
+		switch {
+		case p < len(pattern) && pattern[p] == "**":
+			p++
+			retryPattern, retrySegment = p, s
+		case p < len(pattern) && s < len(segments) && matchSegment(pattern[p], segments[s]):
+			p++
+			s++
+		case retryPattern >= 0 && retrySegment < len(segments):
+			retrySegment++
+			p, s = retryPattern, retrySegment
+		default:
 			return false
 		}
 	}
-	return len(pattern) == len(segments)
+	return true
+}
+
+// matchSegment reports whether pattern matches a segment. An empty segment, which
+// follows a slash at the end of a path, is matched by an empty pattern only: a path
+// with that slash may be the collection, not one of its members.
+func matchSegment(pattern, segment string) bool {
+	return (pattern == "") == (segment == "") && matches(pattern, segment)
 }
 
 // unambiguousSegments returns the decoded segments of a path, and false if
@@ -111,14 +128,15 @@ func ambiguous(r rune) bool {
 	return r <= ' ' || r == 0x7f || strings.ContainsRune(`/\%;?#`, r) || r == '\uFFFD'
 }
 
-// overridesMethod reports whether a server may execute another method than that
-// of the request line.
-func overridesMethod(h http.Header) bool {
-	for name := range h {
-		switch normalizedField(name) {
-		case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override":
-			return true
-		}
+// hasPolicy reports whether rules limit what the client may send.
+func (c *Client) hasPolicy() bool { return c != nil && c.Allow != nil }
+
+// overridesRequestLine reports whether some servers take the value of a request
+// field, in canonical form, for the method or the path, which a policy has checked.
+func overridesRequestLine(canonical string) bool {
+	switch canonical {
+	case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url":
+		return true
 	}
 	return false
 }
