@@ -76,6 +76,7 @@ func TestRequestUpstream(t *testing.T) {
 		{"chunked", "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"},
 		{"chunked and empty", "DELETE / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "DELETE / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 		{"trailer", "POST / HTTP/1.1\r\nHost: localhost\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 42\r\n\r\n", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 42\r\n\r\n"},
+		{"trailer with invalid names", "POST / HTTP/1.1\r\nHost: localhost\r\nTrailer: A B, X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA B: 1\r\nC D: 2\r\nX-Sum: 42\r\n\r\n", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n0\r\nX-Sum: 42\r\n\r\n"},
 		{"fields", "GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: old/1\r\nAccept-Encoding: br\r\nIdempotency-Key: k\r\nVia: 1.0 x\r\nX-Two: a\r\nX-Two: b\r\n\r\n", "GET / HTTP/1.1\r\nAccept-Encoding: br\r\nIdempotency-Key: k\r\nUser-Agent: old/1\r\nVia: 1.0 x\r\nX-Two: a\r\nX-Two: b\r\n\r\n"},
 	}
 	for _, tt := range tests {
@@ -108,7 +109,7 @@ func TestResponse(t *testing.T) {
 		{"gzip stays", "GET", "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\nDate: D\r\n\r\nabc", "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\nDate: D\r\nConnection: close\r\n\r\nabc"},
 		{"chunked", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: D\r\n\r\n2\r\nok\r\n0\r\n\r\n", "HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"},
 		{"trailers", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\nDate: D\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 42\r\n\r\n", "HTTP/1.1 200 OK\r\nDate: D\r\nTrailer: X-Sum\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 42\r\n\r\n"},
-		{"unannounced trailer, stripped trailer", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: D\r\n\r\n0\r\nX-Sum: 42\r\nSet-Cookie: a=b\r\n\r\n", "HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 42\r\n\r\n"},
+		{"unannounced trailer, stripped trailer", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: D\r\n\r\n0\r\nX-Sum: 42\r\nSet-Cookie: a=b\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\n", "HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 42\r\n\r\n"},
 		{"head", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: D\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: D\r\nConnection: close\r\n\r\n"},
 		{"no content", "DELETE", "HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n", "HTTP/1.1 204 No Content\r\nDate: D\r\nConnection: close\r\n\r\n"},
 		{"not modified", "GET", "HTTP/1.1 304 Not Modified\r\nEtag: x\r\nDate: D\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nDate: D\r\nEtag: x\r\nConnection: close\r\n\r\n"},

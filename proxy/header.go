@@ -64,12 +64,18 @@ func (x *exchange) strip(h http.Header, connection []string) http.Header {
 func (x *exchange) stripTrailer(trailer http.Header, connection []string) http.Header {
 	out := x.strip(trailer, connection)
 	for name := range out {
-		switch normalizedField(name) {
-		case "Content-Length", "Host":
+		if framesOrRoutes(name) || !httpguts.ValidHeaderFieldName(name) { // net/http accepts any
 			delete(out, name)
 		}
 	}
 	return out
+}
+
+// framesOrRoutes reports whether a field that a header section may have must not be
+// taken from a trailer section.
+func framesOrRoutes(name string) bool {
+	name = normalizedField(name)
+	return name == "Content-Length" || name == "Host"
 }
 
 // strips reports whether strip removes the field called name, in canonical form.

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // copyBufferSize is how much of a response is read at a time, in bytes.
@@ -129,7 +131,7 @@ func (x *exchange) reject(err error) {
 func announceTrailer(h, trailer http.Header) []string {
 	var names []string
 	for name := range trailer {
-		if !strippedFromResponse(name) {
+		if !strippedFromTrailer(name) {
 			names = append(names, name)
 		}
 	}
@@ -146,8 +148,14 @@ func copyResponseTrailer(h, trailer http.Header, announced []string) {
 		delete(trailer, name)
 	}
 	for name, values := range trailer {
-		if !strippedFromResponse(name) {
+		if !strippedFromTrailer(name) {
 			h[http.TrailerPrefix+name] = values
 		}
 	}
+}
+
+// strippedFromTrailer reports whether a field of a response's trailer section is not
+// passed on. A client may merge the section into the header.
+func strippedFromTrailer(name string) bool {
+	return strippedFromResponse(name) || framesOrRoutes(name) || !httpguts.ValidHeaderFieldName(name)
 }

@@ -58,7 +58,7 @@ func (r *Request) validate() error {
 	if !strings.HasPrefix(r.Target, "/") || strings.ContainsFunc(r.Target, endsTarget) {
 		return errors.New("checking the request: invalid target")
 	}
-	return validateFields(r.Header)
+	return errors.Join(validateFields(r.Header), validateFields(r.Trailer))
 }
 
 func endsTarget(c rune) bool { return c <= ' ' || c == 0x7f }
