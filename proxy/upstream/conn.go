@@ -65,6 +65,12 @@ func (c *conn) ready() bool {
 	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
+// buffered returns what was read and not consumed. It is valid until the next read.
+func (c *conn) buffered() []byte {
+	p, _ := c.reader.Peek(c.reader.Buffered()) // cannot fail
+	return p
+}
+
 // peekHead waits for the next response head and checks it, without consuming it.
 // It reports whether the whole head fits into the buffer; otherwise only the
 // beginning has been checked.
@@ -76,11 +82,7 @@ func (c *conn) peekHead() (whole bool, err error) {
 		if _, err := c.reader.Peek(n); err != nil {
 			return false, err
 		}
-		buffered, err := c.reader.Peek(c.reader.Buffered())
-		if err != nil {
-			return false, err
-		}
-		if whole, err := scanHead(buffered); whole || err != nil {
+		if whole, err := scanHead(c.buffered()); whole || err != nil {
 			return whole, err
 		}
 	}

@@ -56,6 +56,7 @@ func (b *bodySender) run() {
 	b.mu.Unlock()
 	switch {
 	case ended:
+		_ = b.conn.SetWriteDeadline(time.Time{}) // if this fails, so does the next request
 		b.client.release(b.conn, err == nil)
 	case errors.Is(err, ErrRequestBody):
 		b.conn.abort() // the server must see that the body is not complete
@@ -172,14 +173,21 @@ func (b *bodySender) stopTimeout() {
 	_ = b.conn.SetDeadline(time.Time{})
 }
 
+// lastWriteTimeout limits the write that has not returned at the end of the response.
+const lastWriteTimeout = time.Second
+
 // responseEnded is called at the end of the response. As servers usually respond
 // when they have the whole request, the last write may not have returned yet; the
-// connection is then released when it has.
+// connection is then released when it has. But a server that responds early may
+// never read the rest, so that write is limited.
 func (b *bodySender) responseEnded(reusable bool) {
 	b.mu.Lock()
 	sent := b.state == stateSent
 	b.ended = reusable && b.state == stateWriting
 	ended := b.ended
+	if ended {
+		_ = b.conn.SetWriteDeadline(time.Now().Add(lastWriteTimeout)) // if this fails, so does writing
+	}
 	b.mu.Unlock()
 	if !ended {
 		b.client.release(b.conn, reusable && sent)

@@ -325,10 +325,25 @@ func TestRequestBodyFails(t *testing.T) {
 	}
 }
 
+func TestInvalidTrailerNameIsNotSent(t *testing.T) {
+	s := serveRaw(t, respondForever)
+	r := &Request{Method: "POST", Target: "/", Body: strings.NewReader("hi"), ContentLength: -1, Trailer: http.Header{"A b": nil}}
+	got := do(t, newClient(t, s.address), r)
+	got.checkPhase(t, NotSent)
+	if s.received() != "" {
+		t.Errorf("the server got %q, want nothing", s.received())
+	}
+}
+
 func TestInvalidTrailerIsNotSent(t *testing.T) {
 	whole := make(chan bool, 1)
 	s := serveRaw(t, func(r *bufio.Reader, _ net.Conn, _ int) { whole <- readRequest(r) })
-	r := &Request{Method: "POST", Target: "/", Body: strings.NewReader("hi"), ContentLength: -1, Trailer: http.Header{"X": {"a\r\nY: b"}}}
+	trailer := http.Header{"X": nil}
+	end := readerFunc(func([]byte) (int, error) {
+		trailer["X"] = []string{"a\r\nY: b"}
+		return 0, io.EOF
+	})
+	r := &Request{Method: "POST", Target: "/", Body: io.MultiReader(strings.NewReader("hi"), end), ContentLength: -1, Trailer: trailer}
 	if got := do(t, newClient(t, s.address), r); !errors.Is(got.err, ErrRequestBody) {
 		t.Errorf("error = %v, want ErrRequestBody", got.err)
 	}
@@ -423,6 +438,51 @@ func TestReady(t *testing.T) {
 		if !body.Ready() {
 			t.Error("Ready = false after an error, want true")
 		}
+	}
+}
+
+// What is between two chunks is not data: Read would wait for that.
+func TestReadyBetweenChunks(t *testing.T) {
+	for _, between := range []string{"\r", "\r\n", "\r\n1", "\r\n2;a=b", "\r\n2\r", "\r\n2\r\n"} {
+		more := make(chan struct{})
+		s := serveRaw(t, func(r *bufio.Reader, c net.Conn, _ int) {
+			readRequest(r)
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello")
+			<-more
+			_, _ = io.WriteString(c, between)
+			<-more
+		})
+		res, err := newClient(t, s.address).Do(t.Context(), get("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := res.Body.(*responseBody)
+		if _, err := io.ReadFull(b, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		more <- struct{}{}
+		waitFor(t, b.transfer.conn.ready)
+		if b.Ready() {
+			t.Errorf("Ready = true after %q, want false", between)
+		}
+		_ = b.Close()
+		more <- struct{}{}
+	}
+}
+
+func TestReadyWithinChunks(t *testing.T) {
+	for _, rest := range []string{"\r\n64\r\n" + strings.Repeat("x", 100), "\r\n0\r\n\r\n"} {
+		s := serveRaw(t, respond("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello"+rest))
+		res, err := newClient(t, s.address).Do(t.Context(), get("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := res.Body.(*responseBody)
+		waitFor(t, b.Ready)
+		if _, err := io.ReadFull(b, make([]byte, 5)); err != nil || !b.Ready() {
+			t.Errorf("Ready = false before %q (%v), want true", rest, err)
+		}
+		_ = b.Close()
 	}
 }
 

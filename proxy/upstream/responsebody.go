@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"time"
@@ -10,6 +11,7 @@ import (
 type responseBody struct {
 	transfer *transfer
 	source   io.Reader
+	chunked  bool
 	limited  bool  // a read deadline has been set
 	err      error // the result of further reads; the connection is no longer used
 }
@@ -44,8 +46,25 @@ func (b *responseBody) Close() error {
 	return nil
 }
 
-// Ready reports whether Read returns without waiting for the server.
-func (b *responseBody) Ready() bool { return b.err != nil || b.transfer.conn.ready() }
+// Ready reports whether Read returns without waiting for the server. It may report
+// false although Read would return.
+func (b *responseBody) Ready() bool {
+	if b.err != nil {
+		return true
+	}
+	return b.transfer.conn.ready() && !(b.chunked && endsBetweenChunks(b.transfer.conn.buffered()))
+}
+
+// endsBetweenChunks reports whether p may end before the first byte of a chunk, or
+// before the end of the last one, which is empty. What is not small is data.
+func endsBetweenChunks(p []byte) bool {
+	const maxChunkLines = 64 // bytes; more than most servers send between the data of two chunks
+	if len(p) == 0 || len(p) > maxChunkLines {
+		return false
+	}
+	_, data, ok := bytes.Cut(bytes.TrimPrefix(p, []byte("\r\n")), []byte("\n"))
+	return !ok || len(data) == 0
+}
 
 func (b *responseBody) setDeadline(t time.Time) {
 	b.limited = true

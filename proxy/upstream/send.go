@@ -149,7 +149,7 @@ func (t *transfer) deliver(res *http.Response) *http.Response {
 	if res.Body == http.NoBody {
 		t.finish()
 	} else {
-		res.Body = &responseBody{transfer: t, source: res.Body}
+		res.Body = &responseBody{transfer: t, source: res.Body, chunked: len(res.TransferEncoding) > 0}
 	}
 	return res
 }

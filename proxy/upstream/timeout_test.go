@@ -43,6 +43,10 @@ func (r *slowReader) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 func TestResponseTimeout(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -181,6 +185,29 @@ func TestContextEnds(t *testing.T) {
 }
 
 // A deadline of the context limits the whole exchange.
+// A server may respond early, and read nothing more while it leaves the connection
+// open. Sending the rest of the body must end nevertheless.
+func TestServerStopsReadingAfterResponse(t *testing.T) {
+	endless := readerFunc(func(p []byte) (int, error) { return len(p), nil })
+	for _, length := range []int64{-1, 1 << 40} {
+		synctest.Test(t, func(t *testing.T) {
+			closed := make(chan error, 1)
+			c := newClient(t, "api.test", pipeDialer(t, func(conn net.Conn) {
+				readHead(bufio.NewReader(conn))
+				_, _ = io.WriteString(conn, okResponse)
+				time.Sleep(time.Hour)
+				_ = conn.SetDeadline(time.Now().Add(time.Second))
+				_, err := io.WriteString(conn, "x")
+				closed <- err
+			}))
+			do(t, c, &Request{Method: "POST", Target: "/", Body: endless, ContentLength: length}).check(t, 200, "ok")
+			if err := <-closed; !errors.Is(err, io.ErrClosedPipe) {
+				t.Errorf("the server's connection after an hour: %v, want io.ErrClosedPipe", err)
+			}
+		})
+	}
+}
+
 func TestTotalTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(t, "api.test", pipeDialer(t, func(c net.Conn) {
