@@ -32,49 +32,41 @@ type OpenedStore struct {
 	CreatedKeyset bool
 }
 
-// OpenOrCreate opens the keyset and the store, and creates both if neither exists.
+// OpenOrCreate opens the keyset and the store, and creates both if neither exists. A
+// store in memory and its keyset are new, and end with the process.
 func OpenOrCreate(ctx context.Context, cfg *config.Config, log *zap.Logger) (*OpenedStore, error) {
-	if cfg.Store.Driver == config.DriverMemory {
-		return openMemoryStore(ctx, cfg, log)
-	}
-	if err := CreateDataDir(cfg); err != nil {
-		return nil, err
-	}
-	if err := CheckKeysetNotLost(ctx, cfg); err != nil {
-		return nil, err
-	}
-	keyset, made, err := keyset.OpenOrCreate(cfg.Store.KeysetFile)
+	inMemory := cfg.Store.Driver == config.DriverMemory
+	keys, created, err := openKeyset(ctx, cfg, inMemory)
 	if err != nil {
 		return nil, err
 	}
-	c, err := StoreConfig(cfg, keyset, log)
+	c, err := StoreConfig(cfg, keys, log)
 	if err != nil {
 		return nil, err
+	}
+	if inMemory {
+		c.Memory = sqlstore.NewMemory()
+		c.Logger = log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)) // that it is new deserves no warning
 	}
 	store, err := sqlstore.Open(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	return &OpenedStore{Keyset: keyset, Store: store, CreatedKeyset: made}, nil
+	return &OpenedStore{Keyset: keys, Store: store, CreatedKeyset: created}, nil
 }
 
-// openMemoryStore creates a store and a keyset that end with the process.
-func openMemoryStore(ctx context.Context, cfg *config.Config, log *zap.Logger) (*OpenedStore, error) {
-	keyset, err := keyset.NewTemporary()
-	if err != nil {
-		return nil, err
+func openKeyset(ctx context.Context, cfg *config.Config, inMemory bool) (keys *keyset.Keyset, created bool, err error) {
+	if inMemory {
+		keys, err = keyset.NewTemporary()
+		return keys, false, err
 	}
-	// That it is new deserves no warning.
-	c, err := StoreConfig(cfg, keyset, log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))
-	if err != nil {
-		return nil, err
+	if err := CreateDataDir(cfg); err != nil {
+		return nil, false, err
 	}
-	c.Memory = sqlstore.NewMemory()
-	store, err := sqlstore.Open(ctx, c)
-	if err != nil {
-		return nil, err
+	if err := CheckKeysetNotLost(ctx, cfg); err != nil {
+		return nil, false, err
 	}
-	return &OpenedStore{Keyset: keyset, Store: store}, nil
+	return keyset.OpenOrCreate(cfg.Store.KeysetFile)
 }
 
 // StoreConfig returns the configuration of the store.
