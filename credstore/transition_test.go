@@ -306,7 +306,7 @@ func status(s credstore.StoredState) string {
 // TestApplyToIntent: an intent ends with its outcome. The last of several attempts may
 // be cancelled, and an orphaned intent is never: its token may be on the way.
 func TestApplyToIntent(t *testing.T) {
-	doubtful := with(intend(otherFence), unknown())
+	afterUnknownOutcome := with(intend(otherFence), unknown())
 	for _, tt := range []struct {
 		name   string
 		state  credstore.StoredState
@@ -314,11 +314,11 @@ func TestApplyToIntent(t *testing.T) {
 		want   *credstore.Intent // without its parent, owner and times
 	}{
 		{"first attempt", oauth(), intend(ownFence), &credstore.Intent{Fence: ownFence, Outcome: credstore.OutcomePending, Attempts: 1}},
-		{"attempt after an unknown outcome", oauth(doubtful), intend(ownFence), &credstore.Intent{Fence: ownFence, Outcome: credstore.OutcomePending, Attempts: 2}},
+		{"attempt after an unknown outcome", oauth(afterUnknownOutcome), intend(ownFence), &credstore.Intent{Fence: ownFence, Outcome: credstore.OutcomePending, Attempts: 2}},
 		{"unknown outcome", oauth(with(intend(ownFence))), unknown(), &credstore.Intent{Fence: ownFence, Outcome: credstore.OutcomeUnknown, Attempts: 1, NextAt: retryAt}},
 		{"cancelled", oauth(with(intend(ownFence))), cancel(nil), nil},
-		{"second attempt cancelled", oauth(doubtful, with(intend(ownFence))), cancel(&busy), &credstore.Intent{Fence: ownFence, Outcome: credstore.OutcomeUnknown, Attempts: 1, NextAt: retryAt}},
-		{"cancelled twice", oauth(doubtful, with(intend(ownFence), cancel(nil))), cancel(nil), &credstore.Intent{Fence: ownFence, Outcome: credstore.OutcomeUnknown, Attempts: 1}},
+		{"second attempt cancelled", oauth(afterUnknownOutcome, with(intend(ownFence))), cancel(&busy), &credstore.Intent{Fence: ownFence, Outcome: credstore.OutcomeUnknown, Attempts: 1, NextAt: retryAt}},
+		{"cancelled twice", oauth(afterUnknownOutcome, with(intend(ownFence), cancel(nil))), cancel(nil), &credstore.Intent{Fence: ownFence, Outcome: credstore.OutcomeUnknown, Attempts: 1}},
 		{"orphaned", oauth(with(intend(otherFence))), cancel(&busy), &credstore.Intent{Fence: otherFence, Outcome: credstore.OutcomePending, Attempts: 1}},
 		{"saved", oauth(with(intend(ownFence))), save(first()), nil},
 		{"rejected", oauth(with(intend(ownFence))), reject(first(), credstore.ReasonRefreshTokenRejected), nil},

@@ -335,7 +335,7 @@ func TestRejectedTokenIsDeleted(t *testing.T) {
 		t.Fatalf("Read: %v", err)
 	}
 	parent := state.Credential.Parent()
-	condemn(t, s.Store, parent)
+	requireReauthorization(t, s.Store, parent)
 	for _, test := range []struct {
 		after time.Duration
 		kept  bool
@@ -360,7 +360,7 @@ func TestRejectedTokenIsDeleted(t *testing.T) {
 	}
 }
 
-func condemn(t *testing.T, s credstore.Store, parent credstore.Parent) {
+func requireReauthorization(t *testing.T, s credstore.Store, parent credstore.Parent) {
 	t.Helper()
 	l, err := s.Credentials.Acquire(t.Context(), parent.ConnectionID, "me")
 	if err != nil {

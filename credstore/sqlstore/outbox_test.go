@@ -36,7 +36,7 @@ func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 	if err := s.Credentials.MarkReauthorizationRequired(ctx, lease, state.Parent(), rejected, credstore.ReasonKeyRejected, false); err != nil {
 		t.Fatal(err)
 	}
-	wasTold := func(event credstore.EventType, was credstore.Connection) {
+	wantDelivery := func(event credstore.EventType, was credstore.Connection) {
 		t.Helper()
 		claimed, err := s.Outbox.ClaimDeliveries(ctx, "books", "test", time.Now(), time.Minute, 10)
 		if err != nil || len(claimed) != 1 {
@@ -57,15 +57,15 @@ func TestDeliveryHoldsConnectionSnapshot(t *testing.T) {
 		}
 		return found
 	}
-	condemned := find()
-	wasTold(credstore.EventReauthorizationRequired, condemned)
+	needsPerson := find()
+	wantDelivery(credstore.EventReauthorizationRequired, needsPerson)
 	if err := s.Credentials.Reinstate(ctx, lease, state.Parent()); err != nil {
 		t.Fatal(err)
 	}
-	acquitted := find()
+	reinstated := find()
 	if err := s.Connections.Remove(ctx, c.ID); err != nil {
 		t.Fatal(err)
 	}
-	wasTold(credstore.EventRecovered, acquitted)
-	wasTold(credstore.EventRemoved, acquitted)
+	wantDelivery(credstore.EventRecovered, reinstated)
+	wantDelivery(credstore.EventRemoved, reinstated)
 }

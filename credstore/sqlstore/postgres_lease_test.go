@@ -106,10 +106,10 @@ func wantLost(t *testing.T, s *Store, l credstore.Lease, parent credstore.Parent
 	f := credstore.RefreshFailure{Failure: credstore.Failure{Code: "x", At: time.Now()}, RetryAt: time.Now()}
 	_, intend := s.Credentials.RecordIntent(t.Context(), l, parent, time.Now())
 	for call, err := range map[string]error{
-		"Intend":   intend,
-		"Doubt":    s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f),
-		"Withdraw": s.Credentials.CancelIntent(t.Context(), l, parent, &f),
-		"Condemn":  s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, credstore.ReasonRefreshTokenRejected, true),
+		"RecordIntent":                intend,
+		"MarkOutcomeUnknown":          s.Credentials.MarkOutcomeUnknown(t.Context(), l, parent, f),
+		"CancelIntent":                s.Credentials.CancelIntent(t.Context(), l, parent, &f),
+		"MarkReauthorizationRequired": s.Credentials.MarkReauthorizationRequired(t.Context(), l, parent, f.Failure, credstore.ReasonRefreshTokenRejected, true),
 	} {
 		if !errors.Is(err, credstore.ErrLeaseLost) {
 			t.Errorf("%s after the lease had ended = %v, want %v", call, err, credstore.ErrLeaseLost)
