@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"net/textproto"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -31,20 +32,31 @@ func (p *Proxy) guard(r *http.Request) (target, error) {
 	if webguard.FromWebPage(r.Header) { // the proxy serves no pages
 		return t, crossSiteRequest()
 	}
-	if wantsUpgrade(r.Header) {
-		return t, upgradeNotSupported()
+	if isWebSocketHandshake(r.Header) {
+		return t, webSocketNotSupported()
 	}
 	return t, nil
 }
 
-// wantsUpgrade reports whether the client offers to change protocols (RFC 9110
-// section 7.8). Upgrade counts only if Connection lists it.
-func wantsUpgrade(h http.Header) bool {
-	if len(h["Upgrade"]) == 0 {
-		return false
-	}
-	for name := range listMembers(h["Connection"]) {
-		if strings.EqualFold(name, "upgrade") {
+// isWebSocketHandshake reports whether the request is of no use to the client
+// without a change to the WebSocket protocol (RFC 6455 section 4.1). Offers of other
+// protocols may be ignored (RFC 9110 section 7.8): Upgrade is not forwarded. It
+// counts only if Connection lists it.
+func isWebSocketHandshake(h http.Header) bool {
+	return len(h["Upgrade"]) > 0 &&
+		anyMember(h["Connection"], func(name string) bool { return strings.EqualFold(name, "upgrade") }) &&
+		anyMember(h["Upgrade"], isWebSocket)
+}
+
+// isWebSocket reports whether a protocol is WebSocket, in any version.
+func isWebSocket(protocol string) bool {
+	name, _, _ := strings.Cut(protocol, "/")
+	return strings.EqualFold(textproto.TrimString(name), "websocket")
+}
+
+func anyMember(lists []string, f func(member string) bool) bool {
+	for member := range listMembers(lists) {
+		if f(member) {
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -38,8 +39,10 @@ func TestRejectedRequestsAreNotForwarded(t *testing.T) {
 		{"connect", "CONNECT evil.com:443 HTTP/1.1\r\nHost: localhost\r\n", 405, "method_not_supported"},
 		{"connect to a path", "CONNECT /v1 HTTP/1.1\r\nHost: localhost\r\n", 405, "method_not_supported"},
 		{"trace", "TRACE / HTTP/1.1\r\nHost: localhost\r\n", 405, "method_not_supported"},
-		{"h2c", "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nConnection: Upgrade, HTTP2-Settings\r\n", 400, "upgrade_refused"},
 		{"websocket", "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, upgrade\r\nSec-WebSocket-Key: x\r\n", 400, "upgrade_refused"},
+		{"websocket in capitals", "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n", 400, "upgrade_refused"},
+		{"websocket among others", "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c, websocket/13\r\nConnection: Upgrade\r\n", 400, "upgrade_refused"},
+		{"websocket in a second field", "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n", 400, "upgrade_refused"},
 		{"cross-site post", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nOrigin: https://evil.com\r\n", 403, "cross_site_request"},
 		{"origin null", "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\n", 403, "cross_site_request"},
 		{"our own origin", "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n", 403, "cross_site_request"},
@@ -60,6 +63,43 @@ func TestRejectedRequestsAreNotForwarded(t *testing.T) {
 	}
 	if got := api.bytes(); got != "" {
 		t.Errorf("upstream got %q, want nothing", got)
+	}
+}
+
+// A server may ignore Upgrade (RFC 9110 section 7.8). Some clients offer HTTP/2 with
+// each request.
+func TestOptionalUpgradeIsIgnored(t *testing.T) {
+	tests := []struct{ name, fields string }{
+		{"h2c by java.net.http.HttpClient", "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"},
+		{"TLS by Apache HttpClient 5", "Upgrade: TLS/1.2\r\nConnection: Upgrade\r\n"},
+		{"several", "Upgrade: h2c, IRC/6.9\r\nConnection: upgrade\r\n"},
+		{"a name that begins like websocket", "Upgrade: websocketx\r\nConnection: upgrade\r\n"},
+		{"websocket that Connection does not list", "Upgrade: websocket\r\n"},
+		{"empty", "Upgrade:\r\nConnection: upgrade\r\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			api := newTCPUpstream(t, func(r *bufio.Reader, w net.Conn) {
+				if req, err := http.ReadRequest(r); err == nil {
+					_, _ = io.Copy(io.Discard, req.Body)
+					_, _ = io.WriteString(w, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+				}
+			})
+			r := newTestProxyTo(t, newFakeCredentials("acme"), api.url)
+			got := r.raw("POST /@acme/v1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n" + tt.fields + "\r\nhiGET /@acme/next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+			if responses := strings.Count(got, "HTTP/1.1 200 OK\r\n"); responses != 2 {
+				t.Errorf("responses = %q, want two with status 200", got)
+			}
+			sent := api.bytes()
+			if !strings.Contains(sent, "POST /v1 HTTP/1.1\r\n") || !strings.Contains(sent, "\r\n\r\nhi") {
+				t.Errorf("upstream got %q, want the request with its body", sent)
+			}
+			for _, name := range []string{"upgrade", "http2-settings", "connection:"} {
+				if strings.Contains(strings.ToLower(sent), name) {
+					t.Errorf("upstream got %q, want no %s", sent, name)
+				}
+			}
+		})
 	}
 }
 

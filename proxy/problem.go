@@ -200,8 +200,8 @@ func badRequestBody(name string, cause error) *problem {
 	return &problem{code: codeBadRequestBody, connection: name, cause: cause, detail: "The request body ended early or was malformed. Pleo may have received part of it."}
 }
 
-func upgradeNotSupported() *problem {
-	return &problem{code: codeUpgradeRefused, detail: "The proxy does not support protocol upgrades. Use HTTP/1.1 without h2c or WebSocket (in Java: HttpClient.newBuilder().version(HTTP_1_1))."}
+func webSocketNotSupported() *problem {
+	return &problem{code: codeUpgradeRefused, detail: "The proxy does not support WebSocket. Send a plain HTTP request. Nothing was sent to Pleo."}
 }
 
 func methodNotSupported(method string) *problem {

@@ -28,7 +28,7 @@ func everyProblem() []*problem {
 		badRequestTarget(),
 		conflictingFramingProblem(),
 		badRequestBody("acme", errors.New("unexpected EOF")),
-		upgradeNotSupported(),
+		webSocketNotSupported(),
 		methodNotSupported("TRACE"),
 		hostNotAllowed(),
 		crossSiteRequest(),

@@ -302,7 +302,7 @@ func TestFraming(t *testing.T) {
 
 func TestUpgrade(t *testing.T) {
 	newRecordingEnv(t).tryAll([]rawRequest{
-		{"h2c", get("/v1", acme+"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"), 400, "upgrade_refused", 0},
+		{"h2c", get("/v1", acme+"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"), 200, "", 1},
 		{"websocket", get("/v1", acme+"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n"), 400, "upgrade_refused", 0},
 		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request_target", 0},
 		{"unsolicited 101", get("/v1", acme+"X-Response: switching\r\n"), 502, "upstream_protocol_error", 1},

@@ -16,8 +16,7 @@ public class Employees {
         String connection = args[0];
         String proxy = args.length > 1 ? args[1] : "http://127.0.0.1:8484";
 
-        // By default HttpClient offers an upgrade to HTTP/2.
-        HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+        HttpClient client = HttpClient.newHttpClient();
         ObjectMapper json = new ObjectMapper();
 
         String query = "?limit=10";
