@@ -21,7 +21,7 @@ func TestTargetIsForwardedByteForByte(t *testing.T) {
 		"/", "/v1/x", "/v1/x/", "/v1//x", "/v1/./x", "/v1/../x", "/../../x", "/v2/accounting-entries:enrich",
 		"/v1/a%2Fb", "/v1/a%2fb", "/v1/%7Euser", "/v1/~user", "/v1/a;b=c", "/v1/a b"[:5], "/v1/%20%2B+", "/v1/ø", "/v1/[x]|^`{}\"<>\\",
 		"/v1/x?", "/v1/x?a", "/v1/x?a=b&a=c", "/v1/x?a=b;c=d", "/v1/x?a=%zz", "/v1/x?a=%", "/v1/x?=&=&", "/v1/x?cursor=YWJj==~", "/v1/x?a=b?c=d",
-		"/v1/x?q=a+b%20c", "/v1/x?next=http://evil.com//x", "/v1/x?ø", "/v1/x#f?a=b", "/v1/@acme/x", "/%41",
+		"/v1/x?q=a+b%20c", "/v1/x?next=http://evil.com//x", "/v1/x?ø", "/v1/x%23f?a=%23", "/v1/@acme/x", "/%41",
 		longQuery, manyParameters,
 	}
 	for _, prefix := range []string{"", "/@acme", "/%40acme"} {

@@ -180,7 +180,7 @@ func connectionUnknown(name string) *problem {
 }
 
 func badRequestTarget() *problem {
-	return &problem{code: codeBadRequestTarget, detail: "The request target must be a path that begins with a single slash, such as /v1/companies. Configure the proxy as the base URL of the client, not as its HTTP proxy."}
+	return &problem{code: codeBadRequestTarget, detail: "The request target must be a path that begins with a single slash, such as /v1/companies, and contain no # (send it as %23). Configure the proxy as the base URL of the client, not as its HTTP proxy."}
 }
 
 // badRequest is a request that could not be parsed. text says why, if known.

@@ -19,7 +19,9 @@ type target struct {
 
 // parseTarget parses a target in origin form. It rejects other forms; a path that
 // begins with two slashes, because a server might take what follows for a host;
-// and characters that end a request line, which HTTP/2 allows.
+// and characters that end the target for some servers: a number sign, which no
+// target contains, since the fragment stays with the client; and those that end a
+// request line, which HTTP/2 allows.
 func parseTarget(uri string) (target, error) {
 	if !strings.HasPrefix(uri, "/") || strings.ContainsFunc(uri, endsTarget) {
 		return target{}, badRequestTarget()
@@ -34,7 +36,7 @@ func parseTarget(uri string) (target, error) {
 }
 
 // endsTarget reports whether a character may end the target for a server.
-func endsTarget(r rune) bool { return r <= ' ' || r == 0x7f }
+func endsTarget(r rune) bool { return r <= ' ' || r == '#' || r == 0x7f }
 
 // cutPrefix moves a leading /@NAME or /%40NAME from path to prefix.
 func (t *target) cutPrefix() {
