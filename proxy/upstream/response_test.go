@@ -152,6 +152,15 @@ func TestBrokenResponses(t *testing.T) {
 	}
 }
 
+// The limit may cut a line where the rest looks malformed.
+func TestHeadLimit(t *testing.T) {
+	line := strings.Repeat("X", 30) + ": of 41 \r\n"
+	s := serveRaw(t, respond("HTTP/1.1 200 OK\r\n"+strings.Repeat(line, maxHeadBytes/len(line)+1)+"\r\n"))
+	if got := do(t, newClient(t, s.address), get("/")); !errors.Is(got.err, errHeadTooLarge) {
+		t.Errorf("error = %v, want errHeadTooLarge", got.err)
+	}
+}
+
 func TestInterimResponses(t *testing.T) {
 	s := serveRaw(t, respond("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"+okResponse, okResponse))
 	c := newClient(t, s.address)

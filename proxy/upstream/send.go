@@ -130,6 +130,9 @@ func (t *transfer) readHead() (*http.Response, error) {
 	t.keepAlive = t.keepAlive && whole
 	t.conn.request.Method = t.request.Method
 	res, err := http.ReadResponse(t.conn.reader, &t.conn.request)
+	if err != nil && t.conn.headLimit <= 0 {
+		err = errHeadTooLarge // and not that a line is malformed because it is cut off
+	}
 	if err != nil {
 		return nil, err
 	}
