@@ -108,7 +108,7 @@ func (x *exchange) abort() {
 	panic(http.ErrAbortHandler)
 }
 
-// reject responds to a request that was not forwarded, or in vain.
+// reject responds to a request that was not forwarded, or got no valid response.
 func (x *exchange) reject(err error) {
 	p, ok := errors.AsType[*problem](err)
 	if !ok {

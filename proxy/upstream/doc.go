@@ -22,6 +22,6 @@
 // was on its way; a GET, HEAD or OPTIONS without a body is then sent once more
 // (RFC 9110 section 9.2.2). Both use a new connection, on which neither can happen.
 //
-// Responses are parsed by [net/http.ReadResponse]. What it tolerates but a proxy
-// must reject is checked before; see scanHead.
+// Responses are parsed by [net/http.ReadResponse]. What it accepts although a
+// proxy must reject it is checked first; see scanHead.
 package upstream

@@ -3,8 +3,8 @@ package upstream
 import "bytes"
 
 // scanHead reports whether p contains a whole response head, and checks its lines
-// for what [net/http.ReadResponse] accepts although RFC 9112 tells a proxy to
-// reject it. Clients may parse such a response in another way and take part of its
+// for what [net/http.ReadResponse] accepts although RFC 9112 requires a proxy
+// to reject it. Clients may parse such a response differently and take part of its
 // body for the next response.
 func scanHead(p []byte) (whole bool, err error) {
 	var f framing

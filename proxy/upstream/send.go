@@ -20,7 +20,7 @@ type transfer struct {
 	body      *bodySender // nil as long as no body is sent
 	started   bool        // a byte of a response was read
 	interim   int         // 1xx responses read
-	keepAlive bool        // the response permits to reuse the connection
+	keepAlive bool        // the response permits reuse of the connection
 }
 
 // send sends a request on a connection and returns the head of its response.
