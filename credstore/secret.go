@@ -12,7 +12,7 @@ import (
 const redactedText = "[redacted]"
 
 // Secret holds a value that must not be seen: a token, a key, a client secret.
-// Every way of printing or encoding it gives "[redactedText]"; [Secret.Reveal] is
+// Every way of printing or encoding it gives "[redacted]"; [Secret.Reveal] is
 // the only way out, and belongs where bytes leave for the wire or are encrypted.
 //
 // The zero Secret holds the empty string. A Secret is immutable and may be
