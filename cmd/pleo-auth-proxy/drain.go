@@ -48,7 +48,7 @@ func (p *phase) ready() error {
 // is worth waiting for.
 func (s *server) drain(signals <-chan os.Signal) {
 	s.phase.set(draining)
-	s.log.Info("draining", zap.Duration("at_most", s.cfg.Shutdown.Drain))
+	s.log.Info("draining", zap.Duration("timeout", s.cfg.Shutdown.Drain))
 	stop := s.logSignals(signals)
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Shutdown.Drain)

@@ -146,7 +146,7 @@ func TestWebhooks(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	b.await("connection.removed", "acme", 1)
-	p.waitForLog(`"msg":"connection.removed"`)
+	p.waitForLog(`"event":"connection.removed"`)
 	// They are counted after the response, which the receiver cannot observe.
 	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(p.admin("/metrics").body, `pleo_webhook_deliveries_total{result="delivered"} 2`); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -3,7 +3,7 @@
 // A key is never refreshed. It is in use until the API rejects it: a 401 to a
 // request proves nothing about the key, a 401 to a credential check does. Then the
 // staged key takes its place, if there is one that belongs to the same company;
-// otherwise the connection needs a person.
+// otherwise the connection requires reauthorization.
 package apikey
 
 import (
@@ -194,7 +194,7 @@ func (k *Keys) reject(ctx context.Context, lease credstore.Lease, state credstor
 	if state.Connection.Status == credstore.ReauthorizationRequired {
 		return nil // as before
 	}
-	log.Error("the connection needs a person: the API rejects its key", zap.NamedError("next_key", err))
+	log.Error("reauthorization required: the API rejects the key", zap.NamedError("next_key", err))
 	return k.Store.MarkReauthorizationRequired(ctx, lease, parent, credstore.Failure{
 		Code: codeKeyRejected, Message: "the API returns 401 for the key", At: k.Now(),
 	}, credstore.ReasonKeyRejected, false)

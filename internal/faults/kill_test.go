@@ -208,7 +208,7 @@ func (w *env) checkSpoolEmpty(p *process) {
 	if !eventually(10*time.Second, func() bool { return len(w.spooledPairs()) == 0 }) {
 		w.violation("the spool contains pairs: %q\n%s", w.spooledPairs(), p.log)
 	}
-	if log := p.log.String(); strings.Contains(log, `"level":"error"`) && !strings.Contains(log, "needs a person") {
+	if log := p.log.String(); strings.Contains(log, `"level":"error"`) && !strings.Contains(log, "reauthorization required") {
 		w.violation("the restarted process logs errors:\n%s", log)
 	}
 }

@@ -220,7 +220,7 @@ func (r *recorder) reject(l leased, why rejection) error {
 		return r.cache.entryError(l.entry, err)
 	}
 	if err := l.entry.current.Load().unusable(); err != nil {
-		r.cache.logger(l.entry).Error("the connection needs a person: its grant has ended",
+		r.cache.logger(l.entry).Error("reauthorization required",
 			zap.String("reason", why.reason), zap.String("message", why.message))
 		return err
 	}

@@ -19,6 +19,7 @@ func (l logSender) send(_ context.Context, d credstore.Delivery) error {
 		level = zapcore.WarnLevel
 	}
 	fields := []zap.Field{
+		zap.String("event", string(e.Type)),
 		zap.String("connection", e.Connection), zap.String("status", string(e.Status)), zap.String("actor", e.Actor),
 		zap.Time("at", e.At.UTC()), zap.String("id", e.ID),
 	}
@@ -27,6 +28,6 @@ func (l logSender) send(_ context.Context, d credstore.Delivery) error {
 			fields = append(fields, zap.String(f.name, f.value))
 		}
 	}
-	l.log.Log(level, string(e.Type), fields...)
+	l.log.Log(level, "connection event", fields...)
 	return nil
 }
