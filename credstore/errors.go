@@ -26,8 +26,8 @@ var (
 	ErrBusy = errors.New("another process is changing this credential")
 	// ErrLeaseLost: the lease ended before the work did.
 	ErrLeaseLost = errors.New("the lease has ended")
-	// ErrNotRejected: the connection has no rejected refresh token to send again.
-	ErrNotRejected = errors.New("there is no rejected refresh token to send again")
+	// ErrNotRejected: the connection has no rejected refresh token to retry.
+	ErrNotRejected = errors.New("the connection has no rejected refresh token")
 	// ErrOtherCompany: the credential and the connection belong to different companies;
 	// see [OtherCompanyError].
 	ErrOtherCompany = errors.New("the credential belongs to another company")

@@ -54,7 +54,7 @@ func check(ctx context.Context, p *program, o *manage.Operator, name string) err
 	case c.Status != credstore.Active:
 		return fmt.Errorf("connection %q is %s", name, statusOf(c))
 	case !result.Healthy():
-		return fmt.Errorf("connection %q is active, but a part of its credential is not valid", name)
+		return fmt.Errorf("connection %q is active, but its credential did not pass the check; see the results", name)
 	}
 	p.notef("connection %q is active", name)
 	return nil

@@ -209,7 +209,7 @@ func newEnableCommand(p *program) *cobra.Command {
 		Short: "Enable a disabled connection",
 		Long: `Enable a disabled connection. It gets the status that it would have if it had not
 been disabled. Do not enable a connection whose exported secrets are in use
-elsewhere: of two owners of one refresh token, one ends the grant for both.`,
+elsewhere: if another program refreshes its tokens too, Pleo revokes the grant.`,
 		Example: `  pleo-auth-proxy connections enable acme`,
 		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -229,16 +229,14 @@ func reportStatus(p *program, c credstore.Connection, err error) error {
 	return printChanged(p, c)
 }
 
-var errNotUninstalled = errors.New("the connection is removed here, but the integration is not uninstalled at Pleo")
-
 func newRemoveCommand(p *program) *cobra.Command {
 	var uninstall bool
 	cmd := &cobra.Command{
 		Use:   "remove NAME",
 		Short: "Remove a connection and its credential",
 		Long: `Remove a connection and its credential. Pleo has no endpoint that revokes a grant
-or a key: the credential stays valid for everyone who has a copy until the
-customer removes the integration or the key in Pleo.
+or a key: any copy of the credential stays valid until the customer removes the
+integration or the key in Pleo.
 
 With --uninstall, first uninstall the integration at the customer's company
 (DELETE /v1/installations/me), which ends all tokens that your client has there; a
@@ -262,9 +260,10 @@ then 1.`,
 				if err != nil {
 					return errors.Join(err, removal.Err)
 				}
-				p.notef("removed connection %q. %s", c.Name, removal.Message)
 				if removal.Err != nil {
-					err = errNotUninstalled
+					err = fmt.Errorf("removed connection %q. %s", c.Name, removal.Message)
+				} else {
+					p.notef("removed connection %q. %s", c.Name, removal.Message)
 				}
 				return errors.Join(printChanged(p, c), err)
 			})

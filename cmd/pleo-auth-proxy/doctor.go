@@ -22,7 +22,8 @@ how to fix it.
 
 You can run it beside a server: it sends no refresh token to the token endpoint,
 and uses introspection only. Run it as the user that the server runs as, because
-another user may be able to read other files.
+another user may be able to read other files. It sends a TRACE request to each
+listener of a running proxy, which logs it with status 405.
 
 It exits 0 if there are no errors; warnings do not count.`,
 		Example: `  pleo-auth-proxy doctor

@@ -29,8 +29,7 @@ pending; with a company_id, for that company only. A line fails if its name or
 company is taken; the other lines are imported, and the exit code is 1.
 
 Nothing is refreshed during the import. From then on only this proxy may refresh
-the imported tokens: of two owners of one refresh token, one ends the grant for
-both.`,
+the imported tokens: if another program refreshes them too, Pleo revokes the grant.`,
 		Example: `  pleo-auth-proxy connections import connections.jsonl
   pleo-auth-proxy connections import - --offline < connections.jsonl`,
 		Args: exactArgs("FILE"),
@@ -71,7 +70,7 @@ func printImportReport(p *program, report manage.ImportReport) error {
 		p.notef("%d of them are pending: pleo-auth-proxy connect NAME prints a connect link for the customer", report.Pending)
 	}
 	if report.Tokens > 0 {
-		p.notef("warning: from now on only this proxy may refresh the imported tokens; of two owners of one refresh token, one ends the grant for both")
+		p.notef("warning: from now on only this proxy may refresh the imported tokens; if another program refreshes them too, Pleo revokes the grant")
 	}
 	if p.asJSON {
 		if err := p.printJSON(report); err != nil {
@@ -95,10 +94,10 @@ now.
 
 With --with-secrets the lines contain the tokens and keys, so that another program
 or another store can take over. Each connection is disabled here in the same
-transaction, because of two owners of one refresh token, one ends the grant for
-both; connections enable reverses that if the export was not used. A connection
-with a refresh in flight or of unknown outcome, or with a rejected token, is
-skipped. Protect the output as you would protect the keys.`,
+transaction, because Pleo revokes the grant if two programs refresh the same tokens;
+connections enable reverses that if the export was not used. A connection with a
+refresh in flight or of unknown outcome, or with a rejected token, is skipped.
+Protect the output as you would protect the keys.`,
 		Example: `  pleo-auth-proxy connections export > connections.jsonl
   pleo-auth-proxy connections export acme --with-secrets > acme.jsonl`,
 		Args: cobra.ArbitraryArgs,
@@ -137,7 +136,7 @@ func export(cmd *cobra.Command, p *program, o *manage.Operator, names []string, 
 	}
 	p.notef("exported %s", plural(len(connections)-skipped, "connection"))
 	if withSecrets && len(connections) > skipped {
-		p.notef("the exported connections are disabled here: of two owners of one refresh token, one ends the grant for both")
+		p.notef("the exported connections are disabled here: if two programs refresh the same tokens, Pleo revokes the grant")
 	}
 	if skipped > 0 {
 		return fmt.Errorf("skipped %s", plural(skipped, "connection"))

@@ -280,7 +280,7 @@ func otherOrNamed(keys []keyset.Key, args []string) (keyset.Key, error) {
 	}
 	switch len(others) {
 	case 0:
-		return keyset.Key{}, errors.New("the primary key is the only one, and cannot be retired")
+		return keyset.Key{}, errors.New("the primary key is the only key, and cannot be retired; add another key and promote it first")
 	case 1:
 		return others[0], nil
 	}

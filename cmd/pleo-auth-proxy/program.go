@@ -134,7 +134,11 @@ Exit codes: 0 done; 1 failed; 2 wrong usage, configuration, keyset or schema;
 	flags := root.PersistentFlags()
 	flags.StringVar(&p.configPath, "config", "", "configuration `FILE` (default $PLEO_CONFIG, ./pleo-auth-proxy.yaml or /etc/pleo-auth-proxy/config.yaml)")
 	flags.BoolVar(&p.asJSON, "json", false, "print one JSON document on standard output")
+	flags.BoolP("help", "h", false, "show help")
+	root.Flags().BoolP("version", "v", false, "print the version")
 	root.AddGroup(&cobra.Group{ID: groupUse, Title: "Commands:"}, &cobra.Group{ID: groupOperate, Title: "Commands for operation:"})
+	root.SetHelpCommandGroupID(groupOperate)
+	root.SetCompletionCommandGroupID(groupOperate)
 	for id, commands := range map[string][]*cobra.Command{
 		groupUse:     {newServeCommand(p), newConnectionsCommand(p), newConnectCommand(p), newDoctorCommand(p)},
 		groupOperate: {newConfigCommand(p), newKeysetCommand(p), newStoreCommand(p), newHealthcheckCommand(p), newVersionCommand(p)},
@@ -182,6 +186,9 @@ func argsBetween(least, most int, expected string) cobra.PositionalArgs {
 			return nil
 		}
 		err := fmt.Errorf("expected %s, got %s", cmp.Or(expected, "no arguments"), plural(len(given), "argument"))
+		if len(given) < least {
+			err = fmt.Errorf("%s is missing", expected)
+		}
 		return &usageError{command: cmd.CommandPath(), err: err}
 	}
 }

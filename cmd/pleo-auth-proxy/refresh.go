@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,7 +27,7 @@ not refresh now, the request stays in the store for the next one that can.`,
 			return withConnection(cmd.Context(), p, args[0], func(o *manage.Operator, c credstore.Connection) error {
 				c, err := o.Refresh(cmd.Context(), c, manage.RefreshWait{Start: start, Outcome: start + manage.RefreshOutcomeTimeout})
 				if err != nil {
-					return err
+					return withNextStep(cmd.Context(), o, c.Name, err)
 				}
 				p.notef("refreshed connection %q: version %d", c.Name, c.Version)
 				return printConnection(p, c)
@@ -33,6 +36,23 @@ not refresh now, the request stays in the store for the next one that can.`,
 	}
 	cmd.Flags().DurationVar(&start, "wait", manage.DefaultRefreshStart, "how long to wait for a server to start the refresh")
 	return cmd
+}
+
+// withNextStep adds to the error of a failed refresh what the operator can do.
+func withNextStep(ctx context.Context, o *manage.Operator, name string, err error) error {
+	if _, failed := errors.AsType[*manage.RefreshError](err); !failed {
+		return err
+	}
+	c, findErr := o.Find(ctx, name)
+	switch {
+	case findErr != nil:
+		return err
+	case c.Status == credstore.ReauthorizationRequired:
+		return fmt.Errorf("%w; let the customer give consent again: pleo-auth-proxy connect %s", err, name)
+	case c.Status == credstore.Degraded:
+		return fmt.Errorf("%w; the server retries by itself, and pleo-auth-proxy doctor may find the cause", err)
+	}
+	return fmt.Errorf("%w; see pleo-auth-proxy connections show %s", err, name)
 }
 
 func newRetryCommand(p *program) *cobra.Command {

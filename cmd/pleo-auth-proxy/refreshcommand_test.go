@@ -99,8 +99,8 @@ func TestRetrySendsRejectedTokenAgain(t *testing.T) {
 	w.rejectAll()
 	w.serve()
 	for _, name := range []string{"c000", "c001"} {
-		if code, _, stderr := w.run("", "connections", "refresh", name); code != exitFailed || !strings.Contains(stderr, "invalid_grant") {
-			t.Fatalf("connections refresh during rejections exits %d, want 1 and why:\n%s", code, stderr)
+		if code, _, stderr := w.run("", "connections", "refresh", name); code != exitFailed || !strings.Contains(stderr, "invalid_grant") || !strings.Contains(stderr, "; let the customer give consent again: pleo-auth-proxy connect "+name) {
+			t.Fatalf("connections refresh during rejections exits %d, want 1, why and what to do:\n%s", code, stderr)
 		}
 		w.awaitStatus(name, credstore.ReauthorizationRequired)
 	}

@@ -61,7 +61,7 @@ func TestRemoveUninstalls(t *testing.T) {
 		{name: "done", code: exitDone, stderr: "The integration was uninstalled at Pleo.", ended: true},
 		{
 			name: "Pleo fails", fault: &simulator.Fault{Target: "api", Kind: "status", Status: 502}, code: exitFailed,
-			stderr: "could not be uninstalled at Pleo (uninstalling the integration: the server returned status 502), so the customer should remove it there",
+			stderr: "could not be uninstalled at Pleo (uninstalling the integration: the server returned status 502). Ask the customer to remove it there",
 		},
 		{
 			name: "nothing is installed", fault: &simulator.Fault{Target: "api", Kind: "status", Status: 404}, code: exitDone,
@@ -69,7 +69,7 @@ func TestRemoveUninstalls(t *testing.T) {
 		},
 		{
 			name: "Pleo hangs up", fault: &simulator.Fault{Target: "api", Kind: "reset"}, code: exitFailed,
-			stderr: `error: the connection is removed here, but the integration is not uninstalled at Pleo`,
+			stderr: `error: removed connection "`,
 		},
 		{
 			name: "expired and no server to refresh it", expired: true, code: exitFailed,

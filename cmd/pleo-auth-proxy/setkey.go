@@ -22,8 +22,8 @@ func newSetKeyCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set-key NAME",
 		Short: "Set the API key of a connection",
-		Long: `Set the API key of a connection, from a file or standard input. Pleo is asked about
-the key first. A key that Pleo does not accept, or that belongs to another company
+		Long: `Set the API key of a connection, from a file or standard input. The key is checked
+with Pleo first. A key that Pleo does not accept, or that belongs to another company
 than the connection's, is not stored, and the connection keeps its present key.
 
 With --next the key is staged: it replaces the present one once Pleo rejects that,

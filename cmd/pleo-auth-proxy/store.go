@@ -23,7 +23,7 @@ import (
 func newStoreCommand(p *program) *cobra.Command {
 	cmd := newCommandGroup(&cobra.Command{
 		Use:   "store",
-		Short: "Back up the store, or accept a restored one",
+		Short: "Back up the store, accept a restored one, or bind it to another client",
 		Example: `  pleo-auth-proxy store backup store-backup.db
   pleo-auth-proxy store accept-restore`,
 	})
@@ -39,9 +39,9 @@ func newStoreBackupCommand(p *program) *cobra.Command {
 read. Servers may keep running. An existing file is left unchanged. FILE can be -
 for standard output; the copy then goes through the directory for temporary files.
 
-The copy needs the same keyset, which you should back up elsewhere. It is for
-disasters: it has refresh tokens that are used after the backup, so connections
-that were refreshed since may need a new consent after a restore.`,
+The copy can be decrypted only with the same keyset: back that up elsewhere. After a
+restore, connections that were refreshed since the backup may need a new consent,
+because each refresh replaces the refresh token.`,
 		Example: `  pleo-auth-proxy store backup store-backup.db
   pleo-auth-proxy store backup - > store-backup.db`,
 		Args: exactArgs("FILE"),
@@ -116,21 +116,27 @@ func newStoreAcceptRestoreCommand(p *program) *cobra.Command {
 		Use:   "accept-restore",
 		Short: "Accept a store that was restored from a backup",
 		Long: `Accept a store that is older than its high-water mark. Until then, servers use the
-access tokens that are still valid, and send no refresh token: one that was used
-after the backup would end its grant.
+access tokens that are still valid, and refresh nothing: sending a refresh token
+that was used after the backup would revoke its grant.
 
-Afterwards, each refresh token in the store is introspected before it is sent;
-connections whose token has been used need a new consent. Before you accept, look
-for the newer store: nothing is lost if you can find it.`,
+After that, servers introspect each refresh token before they send it. Connections
+whose refresh token is no longer active need a new consent. Look for the newer store
+before you accept this one: if you find it, nothing is lost.`,
 		Example: `  pleo-auth-proxy store accept-restore`,
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withStore(cmd.Context(), p, func(cfg *config.Config, v *setup.OpenedStore) error {
+				// An error does not stop it: a mark that cannot be read is replaced.
+				restored, err := rollback.MarkIn(cfg.Store.SpoolDir).Restored(cmd.Context(), v.Store.Changes)
 				if err := acceptStore(cmd.Context(), cfg.Store.SpoolDir, v.Store.Changes); err != nil {
 					return err
 				}
 				location := setup.StoreLocation(cfg)
-				p.notef("accepted the store %s; a running server continues with it within seconds", location)
+				if restored || err != nil {
+					p.notef("accepted the store %s; a running server continues with it within seconds", location)
+				} else {
+					p.notef("accepted the store %s, although it is not older than its high-water mark; each refresh token is introspected before it is sent", location)
+				}
 				if !p.asJSON {
 					return nil
 				}
@@ -160,12 +166,12 @@ func newStoreRestampCommand(p *program) *cobra.Command {
 		Use:   "restamp",
 		Short: "Bind the store to the configured environment and client",
 		Long: `Bind the store to the configured environment, authorization server and OAuth
-client. A store is bound to those that it was created for, and cannot be opened
-for others. Stop every server that uses the store first.
+client. A store is bound to the ones that it was created with, and cannot be opened
+with others. Stop every server that uses the store first.
 
-Credentials stay unchanged. A refresh token belongs to the client that it was
-issued to, and is rejected for another one. Each token is introspected before it is
-sent.`,
+Credentials stay unchanged, and each refresh token is introspected before it is
+sent. A refresh token belongs to the client that it was issued to: if the client ID
+changes, the customers have to give consent again.`,
 		Example: `  pleo-auth-proxy store restamp`,
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

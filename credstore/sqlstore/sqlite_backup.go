@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 
 	"modernc.org/sqlite"
@@ -30,11 +31,24 @@ func (s *Store) Backup(ctx context.Context, path string) error {
 			Hint: fmt.Sprintf("use pg_dump --format=custom --file=%s, and store the keyset elsewhere", path),
 		}
 	}
-	if err := b.backup(ctx, path); err != nil {
+	err := b.backup(ctx, path)
+	if errors.Is(err, fs.ErrExist) {
+		return &existsError{path}
+	}
+	if err != nil {
 		return fmt.Errorf("backing up the store to %s: %w", path, err)
 	}
 	return nil
 }
+
+// existsError is an [fs.ErrExist] that does not name the temporary file.
+type existsError struct{ path string }
+
+func (e *existsError) Error() string {
+	return "backing up the store: " + e.path + " already exists; choose another name"
+}
+
+func (e *existsError) Is(target error) bool { return target == fs.ErrExist }
 
 func (d *sqliteDialect) backup(ctx context.Context, path string) (err error) {
 	f, err := durable.New(path)

@@ -617,7 +617,7 @@ func TestOperations(t *testing.T) {
 		{"/connections/acme/link", nil, nil, 200, managetest.CanaryLink + "-acme"},
 		{"/connections/acme/link", map[string]string{"fresh": "on"}, nil, 200, managetest.CanaryLink + "-acme-fresh"},
 		{"/connections/acme/link", map[string]string{"return_url": "https://evil.example"}, nil, 400, "not listed in connect.return_urls"},
-		{"/connections/acme/check", nil, nil, 200, "calls it inactive"},
+		{"/connections/acme/check", nil, nil, 200, "reports it as inactive"},
 		{"/connections/acme/refresh", nil, nil, 303, "Pleo returned a new token pair."},
 		{"/connections/acme/refresh", nil, manage.ErrRefreshPending, 303, "still in progress"},
 		{"/connections/acme/refresh", nil, &manage.RefreshError{Message: "the server responded with 429"}, 502, "The refresh failed: the server responded with 429."},

@@ -12,7 +12,7 @@ import (
 const exportTimeout = 5 * time.Second
 
 // Export returns the connection with its secrets and disables it, in one
-// transaction: of two owners of one refresh token, one ends it for both. A staged
+// transaction: Pleo revokes the grant if two programs refresh the same tokens. A staged
 // key is not part of the line; staged reports that there is one. Export returns a
 // *[NotPossibleError] if the refresh token may have been used up; the connection is
 // then as it was before.

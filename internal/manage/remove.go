@@ -21,7 +21,10 @@ type Removal struct {
 // asks Pleo to uninstall the integration, and removes the connection even if that
 // fails: then Removal.Err is set.
 func (o *Operator) Remove(ctx context.Context, c credstore.Connection, uninstall bool) (Removal, error) {
-	r := Removal{Message: "Pleo keeps what the customer granted until the customer removes the integration or the key there."}
+	r := Removal{Message: "The grant stays valid at Pleo until the customer removes the integration there."}
+	if c.Kind.IsKey() {
+		r.Message = "The key stays valid at Pleo until the customer removes it there."
+	}
 	if uninstall {
 		r = uninstallFirst(ctx, o, c)
 	}
@@ -35,7 +38,7 @@ func uninstallFirst(ctx context.Context, o *Operator, c credstore.Connection) Re
 	notInstalled, err := requestUninstall(ctx, o, c)
 	switch {
 	case err != nil:
-		return Removal{Err: err, Message: fmt.Sprintf("The integration could not be uninstalled at Pleo (%v), so the customer should remove it there.", err)}
+		return Removal{Err: err, Message: fmt.Sprintf("The integration could not be uninstalled at Pleo (%v). Ask the customer to remove it there.", err)}
 	case notInstalled != "":
 		return Removal{Uninstalled: true, Message: "There was nothing to uninstall: " + notInstalled + "."}
 	}

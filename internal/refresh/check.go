@@ -149,11 +149,11 @@ func (c Checker) checkRefreshToken(ctx context.Context, token credstore.Secret) 
 	introspection := &introspection{server: c.Server, facts: c.Facts}
 	switch introspection.check(ctx, token) {
 	case tokenActive:
-		f.Result, f.Message = Valid, "the authorization server calls it active"
+		f.Result, f.Message = Valid, "the authorization server reports it as active"
 	case tokenInactive:
-		f.Result, f.Message = Rejected, "the authorization server calls it inactive"
+		f.Result, f.Message = Rejected, "the authorization server reports it as inactive"
 	case tokenUntrusted:
-		f.Message = "the authorization server calls it inactive, but has not shown yet that it knows refresh tokens"
+		f.Message = "the authorization server reports it as inactive, but has not shown yet that it knows refresh tokens"
 	case introspectionUnsupported:
 		f.Result, f.Message = NotChecked, "the authorization server does not support token introspection for this client"
 	case introspectionFailed:

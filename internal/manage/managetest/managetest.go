@@ -350,7 +350,7 @@ func (p *Pleo) Check(ctx context.Context, id string) (refresh.CredentialCheck, e
 	state, err := p.Store.Read(ctx, id)
 	return refresh.CredentialCheck{Connection: state.Connection, Findings: []refresh.Finding{
 		{Part: "access_token", Result: refresh.Valid, CompanyID: state.Connection.CompanyID, Message: "the API accepts it"},
-		{Part: "refresh_token", Result: refresh.Rejected, Message: "the authorization server calls it inactive"},
+		{Part: "refresh_token", Result: refresh.Rejected, Message: "the authorization server reports it as inactive"},
 	}}, errors.Join(err, p.Err)
 }
 

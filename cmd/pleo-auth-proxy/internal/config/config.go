@@ -244,7 +244,7 @@ type Branding struct {
 }
 
 // Connection is a connection with an API key in the configuration. Refresh tokens
-// cannot be configured: a restart would bring back a spent one.
+// cannot be configured: a restart would restore one that was already used.
 type Connection struct {
 	// The name of the connection.
 	Name string `key:"name" as:"connection"`

@@ -134,12 +134,18 @@ func defaultDataDir(env map[string]string, root bool) string {
 	return ""
 }
 
+// DefaultFiles returns where a configuration file is looked for that neither --config
+// nor PLEO_CONFIG names; the first one that exists is read.
+func DefaultFiles() []string {
+	return []string{"pleo-auth-proxy.yaml", "/etc/pleo-auth-proxy/config.yaml"}
+}
+
 // find returns the path of the file to read; "" if there is none.
 func find(src Source, env map[string]string) string {
 	if named := cmp.Or(src.Path, env[fileVariable]); named != "" {
 		return named
 	}
-	for _, path := range []string{"pleo-auth-proxy.yaml", "/etc/pleo-auth-proxy/config.yaml"} {
+	for _, path := range DefaultFiles() {
 		if _, err := os.Stat(path); err == nil {
 			return path
 		}

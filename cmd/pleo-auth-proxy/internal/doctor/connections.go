@@ -67,6 +67,9 @@ func checkCredentials(ctx context.Context, r *report, cfg *config.Config, v *set
 
 const secondOwnerFix = "look for another program that has the same tokens and stop it, then let the customer give consent again: pleo-auth-proxy connect NAME"
 
+// fixFor returns a fix with the name of the connection that it is for.
+func fixFor(fix, name string) string { return strings.ReplaceAll(fix, "NAME", name) }
+
 // reportCredential reports a part of a credential that Pleo does not accept.
 func reportCredential(r *report, c credstore.Connection, f refresh.Finding) {
 	message := strings.ReplaceAll(f.Part, "_", " ") + ": " + f.Message
@@ -75,13 +78,13 @@ func reportCredential(r *report, c credstore.Connection, f refresh.Finding) {
 	case f.Result == refresh.OtherCompany:
 		r.add(checkConnections, Error, c.Name, message, "find out which company is right before any program uses the connection again")
 	case f.Result == refresh.CheckFailed:
-		r.add(checkConnections, Warning, c.Name, message, "fix the network and client findings above, then run pleo-auth-proxy connections check")
+		r.add(checkConnections, Warning, c.Name, message, "fix the network and client findings above, then run pleo-auth-proxy connections check "+c.Name)
 	case f.Part == refresh.PartRefreshToken:
-		r.add(checkConnections, Error, c.Name, message+", and no server has used it: it was revoked by the customer, or used by another program that has the same token", secondOwnerFix)
+		r.add(checkConnections, Error, c.Name, message+", and no server has used it: it was revoked by the customer, or used by another program that has the same token", fixFor(secondOwnerFix, c.Name))
 	case f.Part == refresh.PartAccessToken:
 		r.add(checkConnections, Warning, c.Name, message+" although it has not expired", "nothing, if the refresh token is valid: the next request refreshes it; otherwise look for another program that has the same tokens")
 	default:
-		r.add(checkConnections, Error, c.Name, message, "create a new key in Pleo, then run pleo-auth-proxy connections set-key NAME")
+		r.add(checkConnections, Error, c.Name, message, "create a new key in Pleo, then run pleo-auth-proxy connections set-key "+c.Name)
 	}
 }
 
@@ -145,7 +148,7 @@ func problems() []problem {
 		{Note, status(credstore.Pending), "has no credential yet", "let the customer give consent or enter a key: pleo-auth-proxy connect NAME"},
 		{Warning, isOverdue, "has not been refreshed for two weeks, and refresh tokens live about 60 days", "keep a server running: it refreshes each connection every week"},
 		{Warning, expiresSoon, "has a key that expires within 30 days", "create a new key in Pleo, then run pleo-auth-proxy connections set-key NAME --next"},
-		{Note, lacksCompany, "has no known company", "check whether Pleo's API can be reached: it names the company"},
+		{Note, lacksCompany, "belongs to a company that is not known yet", "check whether Pleo's API can be reached: it identifies the company"},
 	}
 }
 
@@ -174,7 +177,7 @@ func reportProblems(r *report, all []credstore.Connection, now time.Time) {
 		}
 		switch {
 		case len(names) == 1:
-			r.add(checkConnections, p.severity, names[0], p.message, p.fix)
+			r.add(checkConnections, p.severity, names[0], p.message, fixFor(p.fix, names[0]))
 		case len(names) > maxNames:
 			names = append(names[:maxNames:maxNames], fmt.Sprintf("and %d more", len(names)-maxNames))
 			fallthrough

@@ -113,7 +113,7 @@ func reportReadyz(ctx context.Context, r *report, cfg *config.Config, l *listen.
 	}
 }
 
-// checkPublicURL checks whether connect.public_url leads browsers to our pages.
+// checkPublicURL checks whether connect.public_url leads browsers to the connect pages.
 func checkPublicURL(ctx context.Context, r *report, u *url.URL) {
 	const key = "connect.public_url"
 	r.add(checkConnect, Note, key, "Pleo sends customers back to "+u.JoinPath("oauth/callback").String(),
@@ -133,7 +133,7 @@ func checkPublicURL(ctx context.Context, r *report, u *url.URL) {
 	case !isConnectPage(header):
 		r.add(checkConnect, Error, key, "another site responds at "+u.String(), "let the ingress for this host send everything to connect.listen")
 	default:
-		r.add(checkConnect, OK, key, "leads to our pages", "")
+		r.add(checkConnect, OK, key, "leads to the pages of pleo-auth-proxy", "")
 	}
 }
 

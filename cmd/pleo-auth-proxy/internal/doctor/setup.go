@@ -29,7 +29,8 @@ func checkConfig(r *report, o Options) *config.Config {
 	}
 	r.add(checkConfiguration, OK, cfg.File, "valid, for "+cfg.Environment, "")
 	if cfg.File == "" {
-		r.add(checkConfiguration, Note, "", "there is no configuration file; everything comes from the environment", "")
+		r.add(checkConfiguration, Note, "", "found no configuration file, neither "+strings.Join(config.DefaultFiles(), " nor ")+"; everything comes from the environment",
+			"if there should be one, use --config FILE or set PLEO_CONFIG")
 	}
 	if unknown := cfg.UnknownVariables; len(unknown) > 0 {
 		r.add(checkConfiguration, Warning, strings.Join(unknown, ", "), config.UnknownVariablesNotice,
