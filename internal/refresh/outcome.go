@@ -78,7 +78,7 @@ type rejection struct {
 // inactiveToken is the rejection of a token that introspection calls inactive.
 var inactiveToken = rejection{
 	reason: credstore.ReasonRefreshTokenInactive, code: codeInactive,
-	message: "the authorization server calls the refresh token inactive",
+	message: "the authorization server reports the refresh token as inactive",
 }
 
 // failureOf is a failure after which the refresh is tried again.

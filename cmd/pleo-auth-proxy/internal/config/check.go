@@ -27,12 +27,21 @@ func check(c *Config, r *report) {
 	checkMemory(c, r)
 }
 
+// fileHint returns where a configuration file was looked for, if there is none: then
+// a required key is missing because the program runs in another directory.
+func fileHint(c *Config) string {
+	if c.File != "" {
+		return ""
+	}
+	return "; found no configuration file, neither " + strings.Join(DefaultFiles(), " nor ")
+}
+
 func checkEnvironment(c *Config, r *report) {
 	urls := []string{"upstream.api_url", "upstream.auth_url"}
 	switch {
 	case r.invalid("environment"):
 	case c.Environment == "":
-		r.wrong("environment", "is required: production, staging, or custom with upstream.api_url and upstream.auth_url")
+		r.wrong("environment", "is required: production, staging, or custom with upstream.api_url and upstream.auth_url%s", fileHint(c))
 	case !c.EndpointsFixed():
 		for _, path := range urls {
 			if !r.given(path) {

@@ -434,3 +434,13 @@ func TestExampleContainsTheDefaults(t *testing.T) {
 		t.Errorf("example (-defaults +got):\n%s", diff)
 	}
 }
+
+func TestMissingFileIsReported(t *testing.T) {
+	t.Chdir(t.TempDir())
+	_, err := Load(Source{Environ: []string{"HOME=/home/user"}})
+	want := []string{"environment: is required: production, staging, or custom with upstream.api_url and upstream.auth_url" +
+		"; found no configuration file, neither pleo-auth-proxy.yaml nor /etc/pleo-auth-proxy/config.yaml"}
+	if diff := cmp.Diff(want, problems(t, err)); diff != "" {
+		t.Errorf("mistakes (-want +got):\n%s", diff)
+	}
+}
