@@ -139,7 +139,7 @@ func (t *Transition) recordSilently(kind EventType, code, message string) {
 }
 
 // recordStatus records what follows from the status that the connection has now: an
-// alarm if it needs a person, and the end of the alarm if it works again.
+// alarm if it requires reauthorization, and the end of the alarm if it works again.
 func (t *Transition) recordStatus() {
 	s := &t.State
 	switch {

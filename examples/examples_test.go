@@ -30,7 +30,7 @@ type example struct {
 	// command returns the command that a user runs for a connection.
 	command func(w *env, connection string) *exec.Cmd
 	// exitCode and message are the exit code, and what the client prints to stderr,
-	// once the connection needs a person.
+	// once the connection requires reauthorization.
 	exitCode int
 	message  string
 }

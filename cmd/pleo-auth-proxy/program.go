@@ -132,7 +132,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage, configuration, keyset or schema;
 		return &usageError{command: cmd.CommandPath(), err: err}
 	})
 	flags := root.PersistentFlags()
-	flags.StringVar(&p.configPath, "config", "", "configuration `FILE` (default $PLEO_CONFIG, ./pleo-auth-proxy.yaml or /etc/pleo-auth-proxy/config.yaml)")
+	flags.StringVar(&p.configPath, "config", "", "read the configuration from `FILE` (default $PLEO_CONFIG, ./pleo-auth-proxy.yaml or /etc/pleo-auth-proxy/config.yaml)")
 	flags.BoolVar(&p.asJSON, "json", false, "print one JSON document on standard output")
 	flags.BoolP("help", "h", false, "show help")
 	root.Flags().BoolP("version", "v", false, "print the version")

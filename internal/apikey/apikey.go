@@ -159,9 +159,9 @@ func (k *Keys) Stage(ctx context.Context, c Change, company credstore.Company) (
 
 // Recheck checks the connection's current key, which the API has rejected or had
 // rejected before, and records the result: a staged key is promoted, the
-// connection needs a person, or a key that is accepted again is reinstated. It
-// does nothing if the credential has changed, or if the API cannot tell. It
-// reports whether the stored state may have changed.
+// connection requires reauthorization, or a key that is accepted again is
+// reinstated. It does nothing if the credential has changed, or if the API cannot
+// tell. It reports whether the stored state may have changed.
 func (k *Keys) Recheck(ctx context.Context, conn credstore.Connection, header credstore.Secret) (changed bool, err error) {
 	_, err = k.API.Introspect(ctx, header)
 	record := k.reject
@@ -181,7 +181,7 @@ func (k *Keys) Recheck(ctx context.Context, conn credstore.Connection, header cr
 }
 
 // reject promotes the staged key in place of the rejected one. If it cannot, the
-// connection needs a person.
+// connection requires reauthorization.
 func (k *Keys) reject(ctx context.Context, lease credstore.Lease, state credstore.State) error {
 	parent, log := state.Credential.Parent(), k.Logger.With(zap.String("connection", state.Connection.Name))
 	err := k.checkNext(ctx, state)
