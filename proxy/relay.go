@@ -32,7 +32,6 @@ func (x *exchange) relay(res *http.Response) {
 	x.w.WriteHeader(res.StatusCode)
 	if c, err := x.copyBody(res.Body); err != nil {
 		x.entry.code, x.entry.err = c, err
-		_ = http.NewResponseController(x.w).Flush() // what has arrived, Request-Id included
 		x.abort()
 	}
 	copyResponseTrailer(h, res.Trailer, announced)
@@ -64,15 +63,26 @@ func (x *exchange) copyBody(body io.Reader) (code, error) {
 				return codeClientClosed, err
 			}
 		}
-		switch {
-		case errors.Is(readErr, io.EOF):
+		if errors.Is(readErr, io.EOF) {
 			return "", nil
-		case readErr != nil && x.clientGone(): // which is why reading failed
-			return codeClientClosed, readErr
-		case readErr != nil:
-			return codeUpstreamProtocolError, readErr
+		}
+		if readErr != nil {
+			return x.brokenBody(readErr, flush)
 		}
 	}
+}
+
+// brokenBody returns which side broke off when reading a response body has failed,
+// after what has arrived was flushed, Request-Id included. If that fails too, or if
+// the client has disconnected, which ends reading, it is the client.
+func (x *exchange) brokenBody(readErr error, flush func() error) (code, error) {
+	if err := flush(); err != nil {
+		return codeClientClosed, err
+	}
+	if x.clientGone() {
+		return codeClientClosed, readErr
+	}
+	return codeUpstreamProtocolError, readErr
 }
 
 // closeAfterPartialBody makes the response the last one of its connection if it
