@@ -69,7 +69,7 @@ lint: $(GOLANGCI_LINT) $(DEADCODE) ## Run the linters of .golangci.yml, and find
 	cd deploy && $(call unused,-test ./...)
 
 # deadcode exits 0 whatever it finds.
-unused = found=$$($(DEADCODE) $(1)) && echo "$$found" && test -z "$$found"
+unused = found=$$($(DEADCODE) $(1)) && { [ -z "$$found" ] || { echo "$$found"; false; }; }
 
 # The tools are not part of the module, so their versions are above and not in
 # go.mod. Each is installed as TOOL-VERSION, and under its own name for scripts.
