@@ -70,7 +70,7 @@ func (n connectionNames) set(name *string, given string) error {
 
 func (n connectionNames) fallback(ctx context.Context) (string, error) {
 	if n.defaultName == "" {
-		return "", connectionRequired("The request does not name a connection.", n.fields[0])
+		return "", connectionRequired("The request names no connection.", n.fields[0])
 	}
 	if n.shared {
 		return n.defaultName, nil
@@ -80,7 +80,7 @@ func (n connectionNames) fallback(ctx context.Context) (string, error) {
 		return "", storeUnavailable(n.defaultName, err)
 	}
 	if !single {
-		return "", connectionRequired("The request does not name a connection, and the default is not used because there is more than one.", n.fields[0])
+		return "", connectionRequired("The request names no connection, and with more than one there is no default.", n.fields[0])
 	}
 	return n.defaultName, nil
 }

@@ -80,7 +80,8 @@ var problemKinds = map[code]struct {
 // to it. The client sees all of it but cause.
 type problem struct {
 	code            code
-	detail          string
+	message         string        // what happened and what to do; short, see [webguard.Problem]
+	more            string        // further sentences, for the detail; may be empty
 	connection      string        // the name; empty if no valid one was given
 	connectURL      string        // where a person can fix it; empty if it is not shown
 	retryAfter      time.Duration // 0: waiting does not help
@@ -101,8 +102,12 @@ func (p *problem) Unwrap() error { return p.cause }
 // document returns the problem as the response that clients see.
 func (p *problem) document() *webguard.Problem {
 	kind := problemKinds[p.code]
+	detail := p.message
+	if p.more != "" {
+		detail += " " + p.more
+	}
 	return &webguard.Problem{
-		Code: string(p.code), Status: kind.status, Title: kind.title, Detail: p.detail,
+		Code: string(p.code), Status: kind.status, Title: kind.title, Message: p.message, Detail: detail,
 		Connection: p.connection, ConnectURL: p.connectURL, RetryAfter: p.retryAfter,
 	}
 }
@@ -162,94 +167,98 @@ func (p *problem) challenges() []string {
 const defaultRetryAfter = 5 * time.Second
 
 func connectionRequired(what, field string) *problem {
-	return &problem{code: codeConnectionRequired, detail: fmt.Sprintf("%s Send the header \"%s: NAME\", or put /@NAME in front of the path.", what, field)}
+	return &problem{code: codeConnectionRequired, message: fmt.Sprintf("%s Send the header \"%s: NAME\", or begin the path with /@NAME.", what, field)}
 }
 
 func connectionConflict(what string) *problem {
-	return &problem{code: codeConnectionConflict, detail: what + " The request was not forwarded, because it could reach the wrong company."}
+	return &problem{code: codeConnectionConflict, message: what + " The request was not forwarded, because it could reach the wrong company."}
 }
 
 // connectionUnknown has an empty name if what the client sent is not a valid one,
 // which is not repeated.
 func connectionUnknown(name string) *problem {
-	detail := "The request names a connection that cannot exist. Names have 1 to 128 letters, digits and . _ ~ : - and begin with a letter or a digit."
+	message := "The request names a connection that cannot exist. Names have 1 to 128 letters, digits and . _ ~ : - and begin with a letter or a digit."
 	if name != "" {
-		detail = fmt.Sprintf("There is no connection called %q. Names are case-sensitive; `pleo-auth-proxy connections list` shows them.", name)
+		message = fmt.Sprintf("There is no connection called %q. Names are case-sensitive; `pleo-auth-proxy connections list` shows them.", name)
 	}
-	return &problem{code: codeConnectionUnknown, connection: name, detail: detail}
+	return &problem{code: codeConnectionUnknown, connection: name, message: message}
 }
 
 func badRequestTarget() *problem {
-	return &problem{code: codeBadRequestTarget, detail: "The request target must be a path that begins with a single slash, such as /v1/companies, and contain no # (send it as %23). Configure the proxy as the base URL of the client, not as its HTTP proxy."}
+	return &problem{
+		code:    codeBadRequestTarget,
+		message: "The request target must be a path such as /v1/companies, without # (send it as %23). Configure the proxy as the base URL, not as an HTTP proxy.",
+		more:    "The path must begin with a single slash.",
+	}
 }
 
 // badRequest is a request that could not be parsed. text says why, if known.
 func badRequest(text string) *problem {
-	detail := "The request is not valid HTTP/1.1; its path may have an invalid percent encoding."
+	message := "The request is not valid HTTP/1.1; its path may have an invalid percent encoding."
 	if text != "" {
-		detail = "The request is not valid HTTP/1.1: " + text + "."
+		message = "The request is not valid HTTP/1.1: " + text + "."
 	}
-	return &problem{code: codeBadRequest, closeConnection: true, detail: detail + " Nothing was sent to Pleo."}
+	return &problem{code: codeBadRequest, closeConnection: true, message: message + " Nothing was sent to Pleo."}
 }
 
 func conflictingFramingProblem() *problem {
-	return &problem{code: codeBadRequest, closeConnection: true, detail: "The request has both Content-Length and Transfer-Encoding, or uses HTTP/1.0 with Transfer-Encoding, so its end is ambiguous. Nothing was sent to Pleo."}
+	return &problem{code: codeBadRequest, closeConnection: true, message: "The request has both Content-Length and Transfer-Encoding, or uses HTTP/1.0 with Transfer-Encoding, so its end is ambiguous. Nothing was sent to Pleo."}
 }
 
 func badRequestBody(name string, cause error) *problem {
-	return &problem{code: codeBadRequestBody, connection: name, cause: cause, detail: "The request body ended early or was malformed. Pleo may have received part of it."}
+	return &problem{code: codeBadRequestBody, connection: name, cause: cause, message: "The request body ended early or was malformed. Pleo may have received part of it: check before you send it again."}
 }
 
 func webSocketNotSupported() *problem {
-	return &problem{code: codeUpgradeRefused, detail: "The proxy does not support WebSocket. Send a plain HTTP request. Nothing was sent to Pleo."}
+	return &problem{code: codeUpgradeRefused, message: "The proxy does not support WebSocket. Send a plain HTTP request. Nothing was sent to Pleo."}
 }
 
 func methodNotSupported(method string) *problem {
-	return &problem{code: codeMethodNotSupported, detail: method + " is not supported. Configure the proxy as the base URL of the client, not as its HTTP proxy."}
+	return &problem{code: codeMethodNotSupported, message: method + " is not supported. Configure the proxy as the base URL of the client, not as its HTTP proxy."}
 }
 
 func hostNotAllowed() *problem {
-	return &problem{code: codeHostNotAllowed, detail: "The Host of the request is a name that a public website could have. Use localhost, an IP address or a local name, or add the name to proxy.allowed_hosts."}
+	return &problem{code: codeHostNotAllowed, message: "The Host of the request is a name that a public website could have. Use localhost, an IP address or a local name, or add the name to proxy.allowed_hosts."}
 }
 
 func crossSiteRequest() *problem {
-	return &problem{code: codeCrossSiteRequest, detail: "The request comes from a web page: it has Origin, or Sec-Fetch-Site other than none. Call the proxy from a server, not from a browser."}
+	return &problem{code: codeCrossSiteRequest, message: "The request comes from a web page: it has Origin, or Sec-Fetch-Site other than none. Call the proxy from a server, not from a browser."}
 }
 
 func clientUnauthenticated() *problem {
-	return &problem{code: codeClientUnauthenticated, detail: "Client authentication is required. Send \"Authorization: Bearer TOKEN\" or \"Basic NAME:TOKEN\" once, with the token of this client in proxy.clients."}
+	return &problem{code: codeClientUnauthenticated, message: "Client authentication is required. Send \"Authorization: Bearer TOKEN\" or \"Basic NAME:TOKEN\" once, with the token of this client in proxy.clients."}
 }
 
 func networkNotAllowed() *problem {
-	return &problem{code: codeClientNotAllowed, detail: "The client's address is not in proxy.client_networks."}
+	return &problem{code: codeClientNotAllowed, message: "The client's address is not in proxy.client_networks."}
 }
 
 // clientNotAllowed does not reveal whether the connection exists.
 func clientNotAllowed(client, name string) *problem {
-	return &problem{code: codeClientNotAllowed, connection: name, detail: fmt.Sprintf("Client %q may not use connection %q: no pattern in its connections matches. Nothing was sent to Pleo.", client, name)}
+	return &problem{code: codeClientNotAllowed, connection: name, message: fmt.Sprintf("Client %q may not use connection %q: no pattern in its connections matches. Nothing was sent to Pleo.", client, name)}
 }
 
 func policyDenied(client, name string) *problem {
-	return &problem{code: codePolicyDenied, connection: name, detail: fmt.Sprintf("Client %q may not send this request: no rule in its allow list matches method and path, or the path is ambiguous. Nothing was sent to Pleo.", client)}
+	return &problem{code: codePolicyDenied, connection: name, message: fmt.Sprintf("Client %q may not send this request: no rule in its allow list matches method and path, or the path is ambiguous. Nothing was sent to Pleo.", client)}
 }
 
 func companyMismatch(name string) *problem {
-	return &problem{code: codeCompanyMismatch, connection: name, detail: fmt.Sprintf("Connection %q does not belong to the company in %s, or its company is not known. Nothing was sent to Pleo.", name, expectCompanyHeader)}
+	return &problem{code: codeCompanyMismatch, connection: name, message: fmt.Sprintf("Connection %q does not belong to the company in %s, or its company is not known. Nothing was sent to Pleo.", name, expectCompanyHeader)}
 }
 
 func storeUnavailable(name string, cause error) *problem {
-	return &problem{code: codeStoreUnavailable, connection: name, cause: cause, retryAfter: defaultRetryAfter, detail: "The credential store is unavailable. Nothing was sent to Pleo; try again later."}
+	return &problem{code: codeStoreUnavailable, connection: name, cause: cause, retryAfter: defaultRetryAfter, message: "The credential store is unavailable. Nothing was sent to Pleo; try again later."}
 }
 
 // upstreamProblem is a request without a valid response. What the client may do
 // next depends on whether it was sent.
 func upstreamProblem(c code, name string, cause error) *problem {
-	detail := map[code]string{
+	message := map[code]string{
 		codeUpstreamUnreachable:   "The proxy could not connect to the Pleo API. The request was not sent; it is safe to try again.",
 		codeUpstreamProtocolError: "The Pleo API closed the connection or sent an invalid response. It may have processed the request: check before you send it again.",
 		codeUpstreamTimeout:       "The Pleo API did not respond in time. It may still process the request: check before you send it again.",
 	}[c]
-	return &problem{code: c, connection: name, cause: cause, detail: detail}
+	return &problem{code: c, connection: name, cause: cause, message: message}
 }
 
 // credentialProblem says why there is no credential.
@@ -257,7 +266,7 @@ func credentialProblem(e *refresh.Error) *problem {
 	if e.Code == refresh.ConnectionUnknown {
 		return connectionUnknown(e.Connection)
 	}
-	detail, ok := credentialDetails[e.Code]
+	message, ok := credentialMessages[e.Code]
 	if !ok {
 		return storeUnavailable(e.Connection, e)
 	}
@@ -265,20 +274,20 @@ func credentialProblem(e *refresh.Error) *problem {
 	if problemKinds[p.code].status == http.StatusServiceUnavailable && p.retryAfter <= 0 {
 		p.retryAfter = defaultRetryAfter
 	}
-	p.detail = fmt.Sprintf(detail, e.Connection)
+	p.message = fmt.Sprintf(message, e.Connection)
 	if e.Reason != "" {
-		p.detail += " Reason: " + e.Reason + "."
+		p.more = fmt.Sprintf("Reason: %s; `pleo-auth-proxy connections show` has details.", e.Reason)
 	}
 	return p
 }
 
-// credentialDetails has the detail for each code; %q is the name of the connection.
-var credentialDetails = map[refresh.Code]string{
+// credentialMessages has the message for each code; %q is the name of the connection.
+var credentialMessages = map[refresh.Code]string{
 	refresh.ConnectionPending:       "Connection %q has no credential yet. A person must give consent or enter a key first.",
 	refresh.ConnectionDisabled:      "Connection %q is disabled until an operator enables it.",
-	refresh.ReauthorizationRequired: "Pleo no longer accepts the credential of connection %q. A person must give consent again or enter a new key; `pleo-auth-proxy connections show` has details.",
-	refresh.ServerUnavailable:       "The access token of connection %q has expired, and Pleo's authorization server is unavailable. Nothing is lost; try again later.",
-	refresh.StoreUnavailable:        "The credential of connection %q cannot be read or saved, because the store or the spool is unavailable or full. Nothing is lost; try again later.",
+	refresh.ReauthorizationRequired: "Pleo no longer accepts the credential of connection %q. A person must give consent again or enter a new key.",
+	refresh.ServerUnavailable:       "The access token of connection %q has expired, and Pleo's authorization server is unavailable. Try again later.",
+	refresh.StoreUnavailable:        "The credential of connection %q cannot be read or saved: the store or the spool is unavailable or full. Try again later.",
 	refresh.ShuttingDown:            "The proxy is shutting down and does not refresh the token of connection %q. Try again in a moment.",
 }
 

@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +25,7 @@ var update = flag.Bool("update", false, "write the golden files in testdata")
 // everyProblem returns one problem for each code.
 func everyProblem() []*problem {
 	all := []*problem{
-		connectionRequired("The request does not name a connection.", "Pleo-Connection"),
+		connectionRequired("The request names no connection.", "Pleo-Connection"),
 		connectionUnknown("acme"),
 		connectionConflict("The request names two different connections."),
 		badRequestTarget(),
@@ -48,7 +51,7 @@ func everyProblem() []*problem {
 		{Code: refresh.StoreUnavailable, Err: errors.New("disk I/O error")},
 		{Code: refresh.ShuttingDown},
 	} {
-		e.Connection = "acme"
+		e.Connection = "acme-denmark"
 		all = append(all, credentialProblem(e))
 	}
 	return all
@@ -78,6 +81,72 @@ func TestProblemResponses(t *testing.T) {
 			t.Errorf("no problem of code %s was written", c)
 		}
 	}
+}
+
+// TestProblemBeginsWithWhatClientsPrint checks that the code and the message are
+// among the first 200 bytes of every document, where clients that cut a response
+// off show them, and that a link for a person is among the first 300.
+func TestProblemBeginsWithWhatClientsPrint(t *testing.T) {
+	const link = "https://connect.integrations.example.com/connect/Zm9vYmFyYmF6Zm9vYmFyYmF6Zm9vYmFyYmF6Zm9vYmFyYmE"
+	all := append(everyProblem(),
+		connectionRequired("The request names no connection, and with more than one there is no default.", "Pleo-Connection"),
+		connectionRequired("The request names a connection, but the name is empty.", "Pleo-Connection"),
+		connectionUnknown(""),
+		connectionConflict("The header Pleo-Connection must name one connection, once."),
+		badRequest(""),
+		badRequest("the method is not a token"),
+		networkNotAllowed(),
+		storeUnavailable("acme", nil),
+	)
+	seen := map[string]bool{}
+	for _, p := range all {
+		seen[string(p.code)] = true
+		if p.code == codeReauthorizationRequired || p.code == codeConnectionPending {
+			p.connectURL = link
+		}
+		body, err := p.document().Body()
+		if err != nil {
+			t.Fatal(err)
+		}
+		message, err := json.Marshal(p.message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := fmt.Sprintf(`{"code":%q,"message":%s`, p.code, message)
+		if p.connectURL != "" {
+			linked := fmt.Sprintf(`%s,"connect_url":%q`, start, link)
+			if got := string(body[:min(300, len(body))]); !strings.HasPrefix(got, linked) {
+				t.Errorf("the first 300 bytes are\n%s\nwant all of\n%s", got, linked)
+			}
+		}
+		if got := string(body[:min(200, len(body))]); !strings.HasPrefix(got, start) {
+			t.Errorf("the first 200 bytes are\n%s\nwant all of\n%s", got, start)
+		}
+	}
+	for _, c := range codesInReadme(t) {
+		if !seen[c] {
+			t.Errorf("README.md has the code %s, of which no problem was checked", c)
+		}
+	}
+}
+
+// codesInReadme returns the codes in README.md's table of errors.
+func codesInReadme(t *testing.T) []string {
+	t.Helper()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var codes []string
+	for _, row := range regexp.MustCompile(`(?m)^\| [45]\d\d \|([^|]*)\|`).FindAllStringSubmatch(string(readme), -1) {
+		for _, c := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(row[1], -1) {
+			codes = append(codes, c[1])
+		}
+	}
+	if len(codes) < len(problemKinds) {
+		t.Errorf("README.md has %d codes, want %d", len(codes), len(problemKinds))
+	}
+	return codes
 }
 
 func compareGolden(t *testing.T, name, got string) {

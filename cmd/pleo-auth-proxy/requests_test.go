@@ -158,7 +158,7 @@ func (f *recordingEnv) try(t *testing.T, tt rawRequest) {
 	if len(got) == 0 || got[len(got)-1][1] != fmt.Sprint(tt.status) {
 		t.Errorf("response = %.300q, want %d", response, tt.status)
 	}
-	if tt.code != "" && !strings.Contains(response, `"code": "`+tt.code+`"`) {
+	if tt.code != "" && !strings.Contains(response, `"code":"`+tt.code+`"`) {
 		t.Errorf("response = %.600q, want code %s", response, tt.code)
 	}
 	sent := f.api.since(before)

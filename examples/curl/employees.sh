@@ -14,7 +14,7 @@ while :; do
     -G "$proxy/v2/employees" -d limit=10 ${after:+--data-urlencode "after=$after"})
   if [ "$status" != 200 ]; then
     if [ "$(jq -r '.code?' "$body")" = reauthorization_required ]; then
-      jq -r '"\(.connection) must be connected again: \(.connect_url // .detail)"' "$body" >&2
+      jq -r '"\(.connection) must be connected again: \(.connect_url // .message)"' "$body" >&2
       exit 2
     fi
     echo "status $status: $(cat "$body")" >&2

@@ -27,7 +27,7 @@ public class Employees {
             if (isProblem(response.headers().firstValue("Content-Type").orElse(""))) {
                 JsonNode problem = json.readTree(response.body());
                 if (problem.path("code").asText().equals("reauthorization_required")) {
-                    String instructions = problem.path("connect_url").asText(problem.path("detail").asText());
+                    String instructions = problem.path("connect_url").asText(problem.path("message").asText());
                     System.err.println(problem.path("connection").asText() + " must be connected again: " + instructions);
                     System.exit(2);
                 }

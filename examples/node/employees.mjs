@@ -5,7 +5,7 @@
 /**
  * @typedef {{ id: string, firstName: string, lastName: string, email: string }} Employee
  * @typedef {{ data: Employee[], pagination: { hasNextPage: boolean, endCursor?: string } }} Page
- * @typedef {{ code: string, detail: string, connection?: string, connect_url?: string }} Problem
+ * @typedef {{ code: string, message: string, connection?: string, connect_url?: string }} Problem
  */
 
 const [connection, proxy = "http://127.0.0.1:8484"] = process.argv.slice(2);
@@ -14,7 +14,7 @@ const [connection, proxy = "http://127.0.0.1:8484"] = process.argv.slice(2);
 class ProxyError extends Error {
   /** @param {Problem} problem */
   constructor(problem) {
-    super(problem.detail);
+    super(problem.message);
     this.problem = problem;
   }
 }
@@ -44,7 +44,7 @@ try {
   }
 } catch (error) {
   if (!(error instanceof ProxyError) || error.problem.code !== "reauthorization_required") throw error;
-  const { connection, connect_url, detail } = error.problem;
-  console.error(`${connection} must be connected again: ${connect_url ?? detail}`);
+  const { connection, connect_url, message } = error.problem;
+  console.error(`${connection} must be connected again: ${connect_url ?? message}`);
   process.exitCode = 2;
 }

@@ -22,7 +22,7 @@ do {
     }
     $document = json_decode($body, true);
     if (($document['code'] ?? null) === 'reauthorization_required') {
-        $instructions = $document['connect_url'] ?? $document['detail'];
+        $instructions = $document['connect_url'] ?? $document['message'];
         fwrite(STDERR, "{$document['connection']} must be connected again: $instructions\n");
         exit(2);
     }

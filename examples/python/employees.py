@@ -20,7 +20,7 @@ def employees():
         if response.headers.get("Content-Type") == "application/problem+json":
             problem = response.json()  # from the proxy; Pleo's errors have another form
             if problem["code"] == "reauthorization_required":
-                instructions = problem.get("connect_url") or problem["detail"]
+                instructions = problem.get("connect_url") or problem["message"]
                 print(f"{problem['connection']} must be connected again: {instructions}", file=sys.stderr)
                 sys.exit(2)
         response.raise_for_status()

@@ -170,7 +170,7 @@ func (d *Dashboard) create(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil {
 		problem := d.Operator.Problem(err)
-		return d.renderCreate(w, r, problem.Status, createPage{Connection: n, Error: problem.Detail})
+		return d.renderCreate(w, r, problem.Status, createPage{Connection: n, Error: problem.Message})
 	}
 	return d.pages.redirect(w, r, "/connections/"+c.Name, notice{Text: "Connection " + c.Name + " was created."})
 }

@@ -209,7 +209,7 @@ func (d *Dashboard) runOperation(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil {
 		problem := d.Operator.Problem(err)
-		return d.renderConfirm(w, r, problem.Status, confirmPage{Connection: c, Operation: o, Error: problem.Detail, Form: r.PostForm})
+		return d.renderConfirm(w, r, problem.Status, confirmPage{Connection: c, Operation: o, Error: problem.Message, Form: r.PostForm})
 	}
 	if result.Page != "" {
 		return d.pages.render(w, r, http.StatusOK, result.Page, view{Title: o.Label + ": " + c.Name, Current: "/connections", Page: result.Data})

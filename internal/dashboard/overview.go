@@ -88,7 +88,7 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil { // all the more reason to show how the program is
 		problem := d.Operator.Problem(err)
-		page.Error, status = problem.Detail, problem.Status
+		page.Error, status = problem.Message, problem.Status
 	}
 	page.Charts = d.series.charts(page.Period)
 	page.Checks = d.Health(r.Context())

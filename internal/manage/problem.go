@@ -70,11 +70,11 @@ var problemKinds = map[string]struct {
 // retryDelay is when clients should try again after a 503.
 const retryDelay = 5 * time.Second
 
-// NewProblem returns a problem of one of the codes above. The detail is formatted
+// NewProblem returns a problem of one of the codes above. The message is formatted
 // as by [fmt.Sprintf], and must be whole sentences.
 func NewProblem(code, format string, args ...any) *webguard.Problem {
 	kind := problemKinds[code]
-	p := &webguard.Problem{Code: code, Status: kind.status, Title: kind.title, Detail: fmt.Sprintf(format, args...)}
+	p := &webguard.Problem{Code: code, Status: kind.status, Title: kind.title, Message: fmt.Sprintf(format, args...)}
 	if kind.status == http.StatusServiceUnavailable {
 		p.RetryAfter = retryDelay
 	}
@@ -141,7 +141,7 @@ func explainOwnError(err error) *webguard.Problem {
 	return nil
 }
 
-// newErrorProblem returns a problem whose detail is the text of err as a sentence.
+// newErrorProblem returns a problem whose message is the text of err as a sentence.
 func newErrorProblem(code string, err error) *webguard.Problem {
 	text := err.Error()
 	return NewProblem(code, "%s%s.", strings.ToUpper(text[:1]), text[1:])

@@ -1,6 +1,7 @@
 package webguard
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -15,10 +16,14 @@ const typePrefix = "urn:pleo-auth-proxy:problem:"
 // Problem is an error response: a problem document (RFC 9457), and the error that
 // leads to it. Clients see all of it.
 type Problem struct { //nolint:errname // the term of RFC 9457
-	Code       string // identifies the problem to programs
-	Status     int
-	Title      string // the same for all problems of the code
-	Detail     string // sentences for people
+	Code   string // identifies the problem to programs
+	Status int
+	Title  string // the same for all problems of the code
+
+	// Message is sentences for people: what happened, and what to do next. It should
+	// be short, because many clients print only the first 200 bytes of a response.
+	Message    string
+	Detail     string // Message with further sentences; empty: just Message
 	Connection string // name of the connection; empty: none
 	ConnectURL string // where a person can fix the problem; empty: nowhere
 
@@ -28,26 +33,27 @@ type Problem struct { //nolint:errname // the term of RFC 9457
 }
 
 // Error implements [error].
-func (p *Problem) Error() string { return p.Detail }
+func (p *Problem) Error() string { return p.Message }
 
-// document is the JSON form of a Problem.
+// document is the JSON form of a Problem. What a person needs comes first, for
+// clients that print the beginning only.
 type document struct {
+	Code       string `json:"code"`
+	Message    string `json:"message"`
+	ConnectURL string `json:"connect_url,omitempty"`
+	Connection string `json:"connection,omitempty"`
+	Status     int    `json:"status"`
 	Type       string `json:"type"`
 	Title      string `json:"title"`
-	Status     int    `json:"status"`
 	Detail     string `json:"detail"`
-	Code       string `json:"code"`
-	Message    string `json:"message"` // = Detail; clients of Pleo's own errors print it
-	Connection string `json:"connection,omitempty"`
-	ConnectURL string `json:"connect_url,omitempty"`
 }
 
 // Body returns the problem document.
 func (p *Problem) Body() ([]byte, error) {
-	body, err := json.MarshalIndent(document{
-		Type: typePrefix + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail,
-		Code: p.Code, Message: p.Detail, Connection: p.Connection, ConnectURL: p.ConnectURL,
-	}, "", "  ")
+	body, err := json.Marshal(document{
+		Code: p.Code, Message: p.Message, ConnectURL: p.ConnectURL, Connection: p.Connection,
+		Status: p.Status, Type: typePrefix + p.Code, Title: p.Title, Detail: cmp.Or(p.Detail, p.Message),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding problem: %w", err)
 	}
