@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // TrackConnections returns a listener whose connections record what net/http
@@ -21,9 +22,11 @@ import (
 //     net/http takes for one that has disconnected;
 //   - rejects a request with both Content-Length and Transfer-Encoding, and one
 //     of HTTP/1.0 with the latter, which net/http takes for one without a body;
-//   - responds to what is not HTTP with problem+json.
+//   - responds to what is not HTTP with problem+json;
+//   - reads on for a while after a response that came before the end of the request
+//     body, so that a client that sends its body first gets the response.
 //
-// Over TLS it does only the first.
+// Over TLS it does only the first and the last.
 func TrackConnections(l net.Listener) net.Listener { return trackedListener{l} }
 
 type trackedListener struct{ net.Listener }
@@ -41,8 +44,9 @@ func (l trackedListener) Accept() (net.Conn, error) {
 type clientConn struct {
 	net.Conn
 
-	broken  atomic.Bool // reading failed, other than by io.EOF
-	handled atomic.Bool // a request of it is with the proxy
+	broken    atomic.Bool // reading failed, other than by io.EOF
+	handled   atomic.Bool // a request of it is with the proxy
+	lingering atomic.Bool // Close waits for the rest of a request body
 
 	mu sync.Mutex // guards the fields below
 	// head is what was read since the last response, up to the end of a header
@@ -76,6 +80,46 @@ func (c *clientConn) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
+}
+
+// Limits of reading after the last response.
+const (
+	lingerIdleTimeout = 5 * time.Second // without data from the client
+	lingerTimeout     = 30 * time.Second
+	maxLingerBytes    = 64 << 20
+)
+
+// Close implements [net.Conn]. If the client may still be sending a body, only the
+// writing side is closed at first: closing a connection with unread data resets it,
+// and the client may lose the response (RFC 9112 section 9.6). Close does not wait
+// for that, because the server closes its connections one after the other.
+func (c *clientConn) Close() error {
+	if c.lingering.Swap(false) && c.CloseWrite() == nil {
+		go c.linger() // ends by its limits
+		return nil
+	}
+	return c.Conn.Close()
+}
+
+// linger discards what the client sends, within limits, and closes the connection.
+func (c *clientConn) linger() {
+	defer func() { _ = c.Conn.Close() }()
+	buf := make([]byte, 16<<10)
+	end := time.Now().Add(lingerTimeout)
+	for left := maxLingerBytes; left > 0; {
+		deadline := time.Now().Add(lingerIdleTimeout)
+		if deadline.After(end) {
+			deadline = end
+		}
+		if c.SetReadDeadline(deadline) != nil {
+			return
+		}
+		n, err := c.Conn.Read(buf)
+		if err != nil {
+			return
+		}
+		left -= n
+	}
 }
 
 func (c *clientConn) recordHead(p []byte) {
@@ -198,6 +242,15 @@ func connOf(r *http.Request) *clientConn {
 func markHandled(r *http.Request) {
 	if c := connOf(r); c != nil {
 		c.handled.Store(true)
+		c.lingering.Store(false)
+	}
+}
+
+// lingerOnClose keeps the client's connection readable for a while after it is
+// closed, unless another request follows.
+func lingerOnClose(r *http.Request) {
+	if c := connOf(r); c != nil {
+		c.lingering.Store(true)
 	}
 }
 
@@ -216,6 +269,7 @@ func resetConnection(r *http.Request) {
 	if c == nil {
 		return
 	}
+	c.lingering.Store(false)
 	if tcp, ok := c.Conn.(interface{ SetLinger(seconds int) error }); ok {
 		_ = tcp.SetLinger(0) // fails for a connection that is closed already
 	}

@@ -90,8 +90,15 @@ func (x *exchange) brokenBody(readErr error, flush func() error) (code, error) {
 // that end after a full-duplex handler has returned, and must not find another
 // request behind it: reading the body of that one panics on a goroutine that does
 // not recover. And the end of a malformed body is unknown.
+//
+// Without an upload nothing of the body was read, and net/http decides whether to
+// close the connection.
 func (x *exchange) closeAfterPartialBody() {
-	if x.upload != nil && x.in.ProtoMajor == 1 && !x.upload.complete() {
+	if x.in.ProtoMajor != 1 || x.in.ContentLength == 0 || x.upload != nil && x.upload.complete() {
+		return
+	}
+	lingerOnClose(x.in)
+	if x.upload != nil {
 		closeAfterResponse(x.w)
 	}
 }
