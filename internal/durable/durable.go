@@ -99,8 +99,9 @@ func (f *File) Close() error {
 // power failure.
 func Create(path string, data []byte) error { return write(path, data, (*File).Create) }
 
-// Replace writes data to path in place of any content, readable by its owner only. When Replace returns nil, the new content survives a power failure; when
-// it returns an error, the file holds the old content or the new content.
+// Replace writes data to path in place of any content, readable by its owner only.
+// When Replace returns nil, the new content survives a power failure; when it
+// returns an error, the file holds the old content or the new content.
 func Replace(path string, data []byte) error { return write(path, data, (*File).Replace) }
 
 func write(path string, data []byte, publish func(*File) error) error {
