@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"go.uber.org/zap"
 
 	"github.com/pleo-auth-proxy/pleo-auth-proxy/credstore"
 )
@@ -75,8 +76,8 @@ func TestDeliversEvents(t *testing.T) {
 		}
 	}
 	var logged []string
-	for _, entry := range w.log.FilterMessageSnippet("connection.").All() {
-		logged = append(logged, fmt.Sprintf("%s %v %v", entry.Message, entry.ContextMap()["connection"], entry.ContextMap()["status"]))
+	for _, entry := range w.log.FilterMessage("connection event").All() {
+		logged = append(logged, fmt.Sprintf("%v %v %v", entry.ContextMap()["event"], entry.ContextMap()["connection"], entry.ContextMap()["status"]))
 	}
 	if diff := cmp.Diff(want, logged); diff != "" {
 		t.Errorf("logged events differ (-want +got):\n%s", diff)
@@ -391,7 +392,7 @@ func TestReplicasShareDeliveries(t *testing.T) {
 	if len(ids) != connections || len(r.deliveries()) != connections {
 		t.Errorf("%d deliveries of %d events, want %d of each", len(r.deliveries()), len(ids), connections)
 	}
-	if n := w.log.FilterMessage("connection.reauthorization_required").Len(); n != connections {
+	if n := w.log.FilterField(zap.String("event", "connection.reauthorization_required")).Len(); n != connections {
 		t.Errorf("logged %d times, want %d", n, connections)
 	}
 }
