@@ -319,12 +319,14 @@ func (r *refresher) checkSuccessor(ctx context.Context, l leased) (done bool, er
 	if intent != nil && intent.Outcome == credstore.OutcomeUnknown {
 		return false, nil // no process can have the successor, and retryAt has passed
 	}
-	suspectSince := r.suspectSince(l.state)
-	if intent == nil && l.entry.proven.Load() == token.Version && suspectSince.IsZero() {
+	if intent == nil && l.entry.proven.Load() == token.Version && r.suspectSince(l.state).IsZero() {
 		return false, nil
 	}
-	ownerLeft := r.ownerTimeLeft(l.state)
-	switch r.introspection.check(ctx, token.RefreshToken) {
+	result := r.introspection.check(ctx, token.RefreshToken)
+	// Both are read after the introspection, which takes its time: meanwhile the store
+	// may have failed over, or the spool may have been found empty.
+	suspectSince, ownerLeft := r.suspectSince(l.state), r.ownerTimeLeft(l.state)
+	switch result {
 	case tokenActive:
 		return false, nil
 	case tokenInactive:
