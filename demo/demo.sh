@@ -80,7 +80,7 @@ wait_until() {
 rm -rf "$work" && mkdir -m 700 "$work"
 if ! command -v curl >/dev/null; then
   echo 'curl is not installed; the demo builds a substitute for the requests below.'
-  go build -o "$work/bin/curl" ./demo/curl
+  CGO_ENABLED=0 go build -o "$work/bin/curl" ./demo/curl
   PATH="$(cd "$work/bin" && pwd):$PATH"
 fi
 
