@@ -81,7 +81,7 @@ func (w *env) outage(connections []connection) *process {
 type refreshFailure struct {
 	Time       time.Time `json:"time"`
 	Connection string    `json:"connection"`
-	NextAt     time.Time `json:"next_at"`
+	RetryAt    time.Time `json:"retry_at"`
 }
 
 // refreshFailures reads them from the log, by connection.
@@ -89,7 +89,7 @@ func (p *process) refreshFailures() map[string][]refreshFailure {
 	found := map[string][]refreshFailure{}
 	for line := range strings.Lines(p.log.String()) {
 		var s refreshFailure
-		if json.Unmarshal([]byte(line), &s) == nil && !s.NextAt.IsZero() {
+		if json.Unmarshal([]byte(line), &s) == nil && !s.RetryAt.IsZero() {
 			found[s.Connection] = append(found[s.Connection], s)
 		}
 	}
@@ -108,11 +108,11 @@ func (w *env) checkBackoff(p *process, connections []connection) {
 		}
 		for i, s := range all[l.name] {
 			most, slack := time.Second<<i, 20*time.Millisecond
-			if wait := s.NextAt.Sub(s.Time); wait < most/2-slack || wait > most+slack {
+			if wait := s.RetryAt.Sub(s.Time); wait < most/2-slack || wait > most+slack {
 				w.violation("%s: delay %d is %v, want between %v and %v", l.name, i+1, wait, most/2, most)
 			}
 			if i == 0 {
-				first[s.NextAt.Sub(s.Time)] = true
+				first[s.RetryAt.Sub(s.Time)] = true
 			}
 		}
 	}

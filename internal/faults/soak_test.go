@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -54,11 +53,11 @@ func soak(r *run) {
 	w := r.newEnv(simulator.Settings{}, `log: {level: warn}`)
 	connections := w.connect(10, simulator.GrantRequest{AccessTokenLifetime: simulator.Duration(5 * time.Second)}, time.Time{})
 	var slots [3]atomic.Pointer[process]
-	var doors [3]*httptest.Server
+	var proxies [3]*forwardProxy
 	for i := range slots {
-		p, door := w.startInSlot(i)
+		p, forward := w.startInSlot(i)
 		slots[i].Store(p)
-		doors[i] = door
+		proxies[i] = forward
 	}
 	clients, stop := context.WithCancel(r.Context())
 	var running sync.WaitGroup
@@ -72,10 +71,10 @@ func soak(r *run) {
 	for range r.trials {
 		time.Sleep(every)
 		i := 1 + rand.IntN(2)
-		killed := w.killQuietly(slots[i].Load(), doors[i], connections)
-		p, door := w.startInSlot(i)
+		killed := w.killQuietly(slots[i].Load(), proxies[i], connections)
+		p, forward := w.startInSlot(i)
 		slots[i].Store(p)
-		doors[i] = door
+		proxies[i] = forward
 		w.refreshedSince(killed, connections)
 	}
 	stop()
@@ -120,7 +119,7 @@ func (p *process) killPending() bool {
 // killQuietly kills the process at a moment when every committed pair is durable and
 // some refresh is in flight that is not committed. It returns the number of the last
 // event before the others continue.
-func (w *env) killQuietly(p *process, door *httptest.Server, connections []connection) (last int64) {
+func (w *env) killQuietly(p *process, forward *forwardProxy, connections []connection) (last int64) {
 	w.Helper()
 	events, stop := w.sim.Subscribe()
 	w.fault(simulator.Fault{Kind: "hang", Abandon: true}) // before the commit
@@ -154,7 +153,7 @@ func (w *env) killQuietly(p *process, door *httptest.Server, connections []conne
 		}
 	}
 	p.kill()
-	door.Close() // returns once the simulator has noticed closed connections
+	forward.Close() // returns once the simulator has noticed closed connections
 	stop()
 	for len(events) > 0 {
 		see(<-events)
@@ -178,19 +177,19 @@ func (w *env) refreshedSince(last int64, connections []connection) {
 	}
 }
 
-// startInSlot starts a process that reaches the simulator through its own server.
+// startInSlot starts a process that reaches the simulator through its own forward proxy.
 // Replicas have separate spools, processes on one machine share one.
-func (w *env) startInSlot(i int) (*process, *httptest.Server) {
+func (w *env) startInSlot(i int) (*process, *forwardProxy) {
 	w.Helper()
-	door := httptest.NewServer(w.server.Config.Handler)
-	w.Cleanup(door.Close)
+	forward := newForwardProxy(w.server.Config.Handler)
+	w.Cleanup(forward.Close)
 	name := "data"
 	if w.database != nil {
 		name = fmt.Sprint("data-", i)
 	}
-	upstream := fmt.Sprintf("upstream: {api_url: %[1]q, auth_url: %[1]q, proxy_url: %q}", w.server.URL, door.URL)
+	upstream := fmt.Sprintf("upstream: {api_url: %[1]q, auth_url: %[1]q, proxy_url: %q}", w.server.URL, forward.URL)
 	settings := replaceLine(w.settings, "upstream:", upstream) + w.dataLine(name)
-	return w.startWith(w.write(fmt.Sprintf("slot-%d.yaml", i), settings)), door
+	return w.startWith(w.write(fmt.Sprintf("slot-%d.yaml", i), settings)), forward
 }
 
 // footprint is the resource usage of a process.
