@@ -599,7 +599,7 @@ func TestDoctorChecksPublicURL(t *testing.T) {
 	}{
 		{"nothing", "http://localhost:1", doctor.Warning, "connection refused", exitDone},
 		{"another site", others, doctor.Error, "another site responds", exitFailed},
-		{"our pages", "http://localhost:" + at[strings.LastIndex(at, ":")+1:], doctor.OK, "leads to the pages of pleo-auth-proxy", exitDone},
+		{"our pages", "http://localhost:" + at[strings.LastIndex(at, ":")+1:], doctor.OK, "is served by pleo-auth-proxy", exitDone},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			whole, err := os.ReadFile(w.config)

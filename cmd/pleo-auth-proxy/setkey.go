@@ -24,9 +24,9 @@ func newSetKeyCommand(p *program) *cobra.Command {
 		Short: "Set the API key of a connection",
 		Long: `Set the API key of a connection, from a file or standard input. The key is checked
 with Pleo first. A key that Pleo does not accept, or that belongs to another company
-than the connection's, is not stored, and the connection keeps its present key.
+than the connection's, is not stored, and the connection keeps its current key.
 
-With --next the key is staged: it replaces the present one once Pleo rejects that,
+With --next the key is staged: it replaces the current one once Pleo rejects it,
 so the customer can delete the old key at any time.`,
 		Example: `  pass show pleo/acme | pleo-auth-proxy connections set-key acme
   pleo-auth-proxy connections set-key acme --next --key-file new.key --expires 2031-01-31`,
@@ -56,7 +56,7 @@ so the customer can delete the old key at any time.`,
 	flags := cmd.Flags()
 	flags.StringVar(&keyFile, "key-file", "-", "read the API key from `FILE`; - for standard input")
 	flags.StringVar(&expires, "expires", "", expiresUsage)
-	flags.BoolVar(&k.Next, "next", false, "use the key once Pleo rejects the present one")
+	flags.BoolVar(&k.Next, "next", false, "use the key once Pleo rejects the current one")
 	flags.BoolVar(&k.AllowOtherCompany, "allow-other-company", false, allowOtherUsage)
 	flags.BoolVar(&k.AllowSharedCompany, "allow-shared-company", false, allowSharedUsage)
 	return cmd
@@ -79,7 +79,7 @@ func reportKey(p *program, c credstore.Connection, next bool, err error) error {
 	case err != nil:
 		return keyError(c.Name, next, err)
 	case next:
-		p.notef("staged the next key of connection %q: it replaces the present one once Pleo rejects that", c.Name)
+		p.notef("staged the next key of connection %q: it replaces the current one once Pleo rejects it", c.Name)
 	default:
 		p.notef("connection %q has a new key and is %s", c.Name, statusOf(c))
 	}

@@ -219,7 +219,7 @@ const schema3 = `
 CREATE INDEX events_removed ON events (connection, number) WHERE type = 'connection.removed';
 `
 
-// schema4 converts reasons, codes and event types to their present names. A
+// schema4 converts reasons, codes and event types to their current names. A
 // delivery holds its connection in JSON, where quotation marks within a value are
 // escaped: the patterns match members only.
 const schema4 = `

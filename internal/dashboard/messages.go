@@ -65,7 +65,7 @@ func activeAdvice(c credstore.Connection, now time.Time) advice {
 	}
 	return advice{
 		Summary:  "Working. " + expiry + ".",
-		NextStep: "Create a new key in Pleo and set it here as the next key, which replaces the present one without downtime. If the history shows that a next key is already stored, no action is needed.",
+		NextStep: "Create a new key in Pleo and set it here as the next key, which replaces the current one without downtime. If the history shows that a next key is already stored, no action is needed.",
 		Action:   actionKey,
 	}
 }
@@ -110,7 +110,7 @@ var adviceByReason = map[credstore.Status]map[string]advice{
 	},
 	credstore.Degraded: {
 		"": {
-			"Pleo's authorization server is unavailable or busy. Requests keep working while the present access token is valid.",
+			"Pleo's authorization server is unavailable or busy. Requests keep working while the current access token is valid.",
 			retriesAutomatically + " If this continues, check Pleo's status page and the network connection of this machine, then refresh.", actionRefresh,
 		},
 		credstore.ReasonClientRejected: {

@@ -249,7 +249,7 @@ func setKey(ctx context.Context, o *manage.Operator, c credstore.Connection, for
 		return result{}, err
 	}
 	if k.Next {
-		return result{Notice: "The next API key was stored. It replaces the present one as soon as Pleo rejects that."}, nil
+		return result{Notice: "The next API key was stored. It replaces the current one as soon as Pleo rejects it."}, nil
 	}
 	return result{Notice: "The API key was stored. Pleo accepts it."}, nil
 }

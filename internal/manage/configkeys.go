@@ -34,7 +34,7 @@ type ConfigConnection struct {
 	Name           string
 	Kind           credstore.Kind
 	ExternalTenant string
-	Key            func() credstore.Secret // the present key, such as the content of a file
+	Key            func() credstore.Secret // the current key, such as the content of a file
 }
 
 // ConfigKeyStore is what [ConfigKeys] reads and changes.

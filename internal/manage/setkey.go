@@ -13,7 +13,7 @@ import (
 // NewKey is an API key for a connection.
 type NewKey struct {
 	Key       credstore.Secret
-	Next      bool      // stages the key: it replaces the present one once Pleo rejects that
+	Next      bool      // stages the key: it replaces the current one once Pleo rejects it
 	ExpiresAt time.Time // zero: unknown
 
 	AllowOtherCompany  bool // the connection may move to another company

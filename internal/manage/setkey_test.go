@@ -32,7 +32,7 @@ func TestSetKeyValidation(t *testing.T) {
 	}{
 		{"kind oauth", credstore.Connection{Kind: credstore.OAuth}, NewKey{Key: key}, true},
 		{"key in the configuration", credstore.Connection{Name: "config", Kind: credstore.StandaloneKey}, NewKey{Key: key}, true},
-		{"next without a present key", pending, NewKey{Key: key, Next: true}, true},
+		{"next without a current key", pending, NewKey{Key: key, Next: true}, true},
 		{"no key", keyed, NewKey{}, false},
 		{"line break", keyed, NewKey{Key: credstore.NewSecret("a\nb")}, false},
 		{"next key of another company", keyed, NewKey{Key: key, Next: true, AllowOtherCompany: true}, false},

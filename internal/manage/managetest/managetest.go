@@ -257,7 +257,7 @@ func (s *Store) Read(_ context.Context, id string) (credstore.State, error) {
 	return credstore.State{}, credstore.ErrNotFound
 }
 
-// Export is not implemented: neither the API nor the pages export secrets.
+// Export returns [errors.ErrUnsupported]: neither the API nor the pages export secrets.
 func (s *Store) Export(context.Context, string) (credstore.State, error) {
 	return credstore.State{}, errors.ErrUnsupported
 }

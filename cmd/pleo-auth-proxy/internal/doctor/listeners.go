@@ -133,7 +133,7 @@ func checkPublicURL(ctx context.Context, r *report, u *url.URL) {
 	case !isConnectPage(header):
 		r.add(checkConnect, Error, key, "another site responds at "+u.String(), "let the ingress for this host send everything to connect.listen")
 	default:
-		r.add(checkConnect, OK, key, "leads to the pages of pleo-auth-proxy", "")
+		r.add(checkConnect, OK, key, "is served by pleo-auth-proxy", "")
 	}
 }
 
